@@ -1,0 +1,54 @@
+"""[batch]: how much text each optimizer step sees, and how much of it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
+from llamac.spec.section import DERIVED, Section, only_one
+from llamac.spec.units import Count, Tokens
+
+
+class Batch(Section):
+    """Exactly one of `tokens` and `sequences` is given; both are ints after validation."""
+
+    sequence_length: Count = Field(default=2048, description="Tokens in one training sequence.")
+    tokens: Tokens = Field(
+        default=DERIVED,
+        description="Tokens per optimizer step, over all ranks; or give `sequences`.",
+    )
+    sequences: Count = Field(
+        default=DERIVED,
+        description="Sequences per optimizer step, over all ranks; or give `tokens`.",
+    )
+    micro_batch: Count = Field(default=1, description="Sequences in one forward pass.")
+
+    def rules(self) -> Iterator[Problem]:
+        if broken := list(only_one(self, "tokens", "sequences")):
+            yield from broken
+            return
+        length = self.sequence_length
+        if self.given("tokens") and self.tokens % length:
+            message = f"tokens = {self.tokens} is not a multiple of sequence_length = {length}"
+            ways = f"tokens = {either(nearest_multiples(self.tokens, of=length))} works"
+            yield Problem(("tokens",), message, ways)
+            return
+        sequences = self.sequences or self.tokens // length
+        if sequences % self.micro_batch:
+            message = f"a step of {sequences} sequences is not a multiple of micro_batch"
+            message += f" = {self.micro_batch}"
+            ways = f"micro_batch = {either(nearest_divisors(self.micro_batch, of=sequences))}"
+            ways += f" or sequences = {either(nearest_multiples(sequences, of=self.micro_batch))}"
+            yield Problem(("micro_batch",), message, ways + " works")
+
+    def derived(self) -> dict[str, Any]:
+        sequences = self.sequences or self.tokens // self.sequence_length
+        return {"sequences": sequences, "tokens": sequences * self.sequence_length}
+
+    def written(self) -> dict[str, Any]:
+        keys = super().written()
+        implied = "sequences" if self.given("tokens") else "tokens"
+        return {key: keys[key] for key in keys if key != implied}

@@ -1,0 +1,13 @@
+"""[checkpoint]: how often a run is saved, and how many saves it keeps."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from llamac.spec.section import Section
+from llamac.spec.units import Count
+
+
+class Checkpoint(Section):
+    every: Count = Field(default=1000, description="Steps between checkpoints.")
+    keep: Count = Field(default=3, description="Newest checkpoints kept.")

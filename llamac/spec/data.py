@@ -1,0 +1,80 @@
+"""[data] and [[data.source]]: which text, in which proportion, and where it is prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem
+from llamac.spec.section import FromArray, Section, Text
+from llamac.spec.units import Bytes, Tokens
+
+SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Safe as a directory's name on any system."""
+
+Pattern = Annotated[Text, Field(min_length=1)]
+
+
+class Source(Section):
+    """One ingredient of the mixture."""
+
+    name: str = Field(pattern=SLUG, description="Names the source in shards, logs and errors.")
+    kind: Literal["python-docs", "python-source", "files"] = Field(
+        description="python-docs and python-source come with every Python; files reads `paths`."
+    )
+    share: Annotated[float, Field(gt=0, le=1e9)] = Field(
+        description="Weight in the mixture, normalised over all sources."
+    )
+    paths: Annotated[tuple[Pattern, ...], FromArray] = Field(
+        default=(),
+        description="Globs of txt, md, jsonl (.gz, .zst) or parquet files; `files` only.",
+    )
+    text_field: Pattern = Field(
+        default="text",
+        description="Field or column that holds the text in jsonl and parquet; `files` only.",
+    )
+    max_bytes: Bytes | None = Field(
+        default=None, description="Read at most this much text, bytes. Default: all of it."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.kind == "files":
+            if not self.paths:
+                hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'
+                yield Problem(("paths",), 'kind = "files" needs `paths`', hint)
+            return
+        for key in ("paths", "text_field"):
+            if key in self.model_fields_set:
+                message = f'`{key}` has no effect with kind = "{self.kind}"'
+                yield Problem((key,), message, 'remove it, or use kind = "files"', at="key")
+
+    def written(self) -> dict[str, Any]:
+        keys = super().written()
+        unused = () if self.kind == "files" else ("paths", "text_field")
+        return {key: keys[key] for key in keys if key not in unused}
+
+
+class Data(Section):
+    source: Annotated[tuple[Source, ...], FromArray] = Field(
+        min_length=1, description="The mixture: one [[data.source]] for each ingredient."
+    )
+    directory: Pattern | None = Field(
+        default=None,
+        description="Where the prepared shards live. Default: data/ in the run directory.",
+    )
+    validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        default=0.01, description="Fraction of the documents held out for validation."
+    )
+    shard_tokens: Tokens = Field(
+        default=64_000_000, description="Tokens in one prepared shard file."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        first: dict[str, int] = {}
+        for index, source in enumerate(self.source):
+            # Shards are directories, and some file systems do not tell case apart.
+            if first.setdefault(source.name.lower(), index) != index:
+                message = f'two sources are named "{source.name}"'
+                yield Problem(("source", index, "name"), message, "give each source its own name")

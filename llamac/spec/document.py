@@ -1,0 +1,196 @@
+"""A TOML document and where each of its values came from, bases merged in."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from llamac.resources import find_spec
+from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe
+from llamac.spec.positions import Lines, Place, scan
+
+LONGEST_INTEGER = 64
+"""Digits; no number in a spec is near it, and Python refuses to read beyond 4300."""
+
+
+_EITHER_OR = (
+    (("schedule", "steps"), ("schedule", "tokens")),
+    (("batch", "tokens"), ("batch", "sequences")),
+)
+"""Pairs of which a spec gives one: whoever speaks later replaces the other one as well."""
+
+
+@dataclass
+class Document:
+    """Plain parsed TOML, and the place of every path in it."""
+
+    file: str
+    data: dict[str, Any] = field(default_factory=dict)
+    places: dict[Path, Place] = field(default_factory=dict)
+
+    def value(self, path: Path) -> Any:
+        """The value at `path`; KeyError if there is none."""
+        value: Any = self.data
+        for part in path:
+            try:
+                value = value[part]
+            except (IndexError, TypeError) as error:
+                raise KeyError(path) from error
+        return value
+
+    def place(self, path: Path) -> Place:
+        """The place of `path`, else of the nearest thing around it, else the file itself."""
+        for size in range(len(path), 0, -1):
+            if place := self.places.get(path[:size]):
+                return place
+        whole = Location(self.file)
+        return Place(whole, whole)
+
+    def put(self, path: Path, value: Any, place: Place) -> None:
+        """Sets `path`, whose parents are tables or arrays; missing tables are made on the way."""
+        self._drop_alternative(path)
+        parent: Any = self.data
+        for size, part in enumerate(path[:-1], start=1):
+            if isinstance(parent, dict) and part not in parent:
+                parent[part] = {}
+                self.places.setdefault(path[:size], place)
+            parent = parent[part]
+        parent[path[-1]] = value
+        self._forget(path)
+        self.places[path] = place
+
+    def drop(self, path: Path) -> None:
+        """Removes the key at `path`, if it is there."""
+        parent: Any = self.data
+        for part in path[:-1]:
+            parent = parent.get(part) if isinstance(parent, dict) else None
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        self._forget(path)
+
+    def _drop_alternative(self, path: Path) -> None:
+        for first, second in _EITHER_OR:
+            if path in (first, second):
+                self.drop(second if path == first else first)
+
+    def _forget(self, path: Path) -> None:
+        for known in [known for known in self.places if known[: len(path)] == path]:
+            del self.places[known]
+
+    def merge(self, over: Document, at: Path = ()) -> None:
+        """Lays `over` on top: tables merge key by key, anything else (arrays too) is replaced."""
+        mine, theirs = self.value(at), over.value(at)
+        # All at once and first: a layer that gives both is itself at fault, and must say so.
+        for key in theirs:
+            self._drop_alternative((*at, key))
+        for key, value in theirs.items():
+            path = (*at, key)
+            if isinstance(value, dict) and isinstance(mine.get(key), dict):
+                self.merge(over, path)
+            else:
+                mine[key] = value
+                self._forget(path)
+                below = over.places.items()
+                self.places.update((p, q) for p, q in below if p[: len(path)] == path)
+            if path in over.places:
+                self.places[path] = over.places[path]
+
+
+def read(file: str) -> Document:
+    """The document in `file`, laid over the one that its `extends` names. Raises SpecError."""
+    return _read(file, find_spec_file(file, Location(file)), [])
+
+
+def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
+    """`find_spec`, for names that no file system could hold too. Raises SpecError at `blame`."""
+    try:
+        return find_spec(name, near)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise _failure(blame, f"cannot look up {describe(name)}: {reason}") from error
+
+
+def _read(
+    file: str, path: FilePath, chain: list[FilePath], blame: Location | None = None
+) -> Document:
+    document = parse(_text(file, path, blame or Location(file)), file)
+    if "extends" not in document.data:
+        return document
+    base = document.data.pop("extends")
+    place = document.places.pop(("extends",)).value
+    if not isinstance(base, str) or not base:
+        message = f"`extends` must be the path of another spec, not {describe(base)}"
+        raise _failure(place, message, 'for instance extends = "7b.toml"')
+    chain = [*chain, path.resolve()]
+    base_path = find_spec_file(base, place, near=path.parent)
+    if base_path.resolve() in chain:
+        names = [step.name for step in [*chain[chain.index(base_path.resolve()) :], base_path]]
+        message = f"`extends` goes round in a circle: {' → '.join(names)}"
+        raise _failure(place, message, "a spec cannot extend itself: remove one of the links")
+    merged = _read(_shown(file, base, base_path), base_path, chain, place)
+    merged.file = file
+    merged.merge(document)
+    return merged
+
+
+def _shown(file: str, base: str, base_path: FilePath) -> str:
+    """How messages name the base of `file`: relative as `file` is, unless it is a shipped one."""
+    beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
+    return beside if os.path.exists(beside) else _relative(base_path)
+
+
+def _relative(path: FilePath) -> str:
+    """`path` from here, where it is below here."""
+    here = FilePath.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _text(file: str, path: FilePath, blame: Location) -> str:
+    """The file's text, line ends normalised as tomllib does."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        named = "" if blame.file == file else f" {describe(file)}"
+        hint = "llamac check also takes a shipped spec by name, such as tiny or 65b"
+        raise _failure(blame, f"cannot read the spec{named}: {reason}", hint) from error
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        message = f"not a text file in UTF-8: byte 0x{raw[error.start]:02x} here"
+        raise _failure(Location(file, line, column), message, "save the file as UTF-8") from error
+
+
+def parse(text: str, file: str) -> Document:
+    """TOML `text` and its places. Raises SpecError on a syntax error."""
+    too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
+    try:
+        return Document(file, tomllib.loads(text), scan(text, file))
+    except RecursionError as error:
+        raise _failure(Location(file), "nested too deeply to be a spec") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text, file) from error
+    except ValueError as error:  # digits beyond Python's limit
+        where = Lines(text, file).locate(*too_long.span()) if too_long else Location(file)
+        raise _failure(where, "not valid TOML: this number has too many digits") from error
+
+
+def _syntax_error(message: str, text: str, file: str) -> SpecError:
+    """tomllib's message, `… (at line 3, column 7)`, as a diagnostic."""
+    reason, _, position = message.rpartition(" (at ")
+    reason = reason or message
+    found = re.match(r"line (\d+), column (\d+)", position)
+    lines = Lines(text, file)
+    where = lines.at(*map(int, found.groups())) if found else lines.locate(len(text), len(text))
+    help = "a string needs quotes, a table its brackets; numbers and true/false stand bare"
+    return _failure(where, f"not valid TOML: {reason[0].lower()}{reason[1:]}", help)
+
+
+def _failure(location: Location, message: str, help: str = "") -> SpecError:
+    return SpecError([Diagnostic(location, message, help)])

@@ -1,0 +1,142 @@
+"""What is wrong with a spec, where, and the way out: collected, then rendered all at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Path = tuple[str | int, ...]
+"""Where a value sits in the document: `("data", "source", 0, "share")`."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A rule broken at `path`; `at` says whether the key or its value is to blame."""
+
+    path: Path
+    message: str
+    help: str = ""
+    at: Literal["key", "value"] = "value"
+
+
+class Broken(ValueError):
+    """Raised by a section's validator; carries every rule broken there, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A stretch of one source line. `line` and `column` count from 1; line 0 is the whole file."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+    length: int = 1
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    location: Location
+    message: str
+    help: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.location}: error: {printable(self.message)}"]
+        if self.location.source.strip():
+            lines += _excerpt(self.location)
+        if self.help:
+            lines.append(f"  help: {printable(self.help)}")
+        return "\n".join(lines)
+
+
+class SpecError(Exception):
+    """Everything wrong with one spec; `str()` renders it for the terminal."""
+
+    exit_code = 2
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(diagnostic) for diagnostic in self.diagnostics)
+
+
+def _excerpt(location: Location) -> list[str]:
+    before = location.source[: location.column - 1]
+    marked = location.source[location.column - 1 :][: max(1, location.length)].rstrip()
+    # The padding copies tabs, so that the caret stands under the same column in any tab width.
+    padding = "".join("\t" if char == "\t" else " " * _width(char) for char in before)
+    carets = "^" * max(1, sum(map(_width, marked)))
+    return ["  " + printable(location.source), "  " + padding + carets]
+
+
+def _width(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def printable(text: str) -> str:
+    """`text` with control characters masked, so that a spec cannot drive the terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
+
+
+def describe(value: Any) -> str:
+    """A value found in a spec, in words: `the string "abc"`, `an array`."""
+    match value:
+        case bool():
+            return f"the boolean {str(value).lower()}"
+        case int() if abs(value) >= 10**20:
+            return f"a number of about 10^{int(abs(value).bit_length() * math.log10(2))}"
+        case int() | float():
+            return str(value)
+        case str():
+            text = value if len(value) <= 40 else value[:39] + "…"
+            return f"the string {json.dumps(text, ensure_ascii=False)}"
+        case list() | tuple():
+            return "an array"
+        case dict():
+            return "a table"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def quoted(key: str | int) -> str:
+    """A key as TOML would write it: bare where it may be, else in quotes."""
+    text = str(key)
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    return ".".join(quoted(part) for part in path)
+
+
+def either(options: Iterable[Any]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    words = [str(option) for option in options]
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def nearest_multiples(value: int, of: int) -> list[int]:
+    """The positive multiples of `of` just below and above `value`."""
+    below = value // of * of
+    return [multiple for multiple in (below, below + of) if multiple > 0]
+
+
+def nearest_divisors(value: int, of: int) -> list[int]:
+    """The divisors of `of` just below and above `value`."""
+    small = [n for n in range(1, math.isqrt(of) + 1) if of % n == 0]
+    divisors = sorted({*small, *(of // n for n in small)})
+    below = [n for n in divisors if n < value][-1:]
+    return below + [n for n in divisors if n > value][:1]

@@ -1,0 +1,23 @@
+"""[kernels]: which implementations the compiler may choose."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llamac.spec.section import Section
+from llamac.spec.units import Count
+
+
+class Kernels(Section):
+    attention: Literal["auto", "xformers", "sdpa", "math"] = Field(
+        default="auto", description="Attention kernel; auto takes the best that the device can run."
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="torch.compile the regions: auto does where a compiler is present.",
+    )
+    loss_chunk: Count = Field(
+        default=1024, description="Tokens whose logits are alive at once in the loss."
+    )

@@ -1,0 +1,83 @@
+"""Files and `--set` → a validated Spec, or a SpecError that says everything at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from llamac.spec.document import Document, read
+from llamac.spec.errors import Diagnostic, Location, Path, Problem, SpecError
+from llamac.spec.explain import explain
+from llamac.spec.overrides import OPTION, apply_overrides
+from llamac.spec.positions import Place
+from llamac.spec.root import Spec
+from llamac.spec.rules import broken_rules
+from llamac.spec.section import written
+
+
+def load_spec(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+    """The spec in a TOML file, its `extends` merged and `overrides` (`"model.dim=64"`) applied.
+
+    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. Raises SpecError.
+    """
+    document = read(fspath(path))
+    apply_overrides(document, overrides)
+    return _validated(document)
+
+
+def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
+    """`Spec.replace`."""
+    document = copy.deepcopy(spec._document) or Document(spec.name, spec.written())
+    document.data.setdefault("name", spec.name)
+    for key, value in changes.items():
+        path: Path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+        if value is None:
+            document.drop(path)
+        else:
+            here = Location("replace", 1, 1, len(key), f"{key} = {value!r}")
+            document.put(path, written(value), Place(here, here))
+    return _validated(document)
+
+
+def _validated(document: Document) -> Spec:
+    stem = PurePath(document.file).name.removesuffix(".toml")
+    data = {"name": stem, **document.data}
+    try:
+        spec = Spec.model_validate(data)
+    except ValidationError as error:
+        problems = [*explain(error, Spec, data), *broken_rules(_valid_sections(data))]
+        found = [_diagnostic(problem, document) for problem in dict.fromkeys(problems)]
+        raise SpecError(sorted(found, key=_order)) from None
+    spec._document = document
+    return spec
+
+
+def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections that are valid by themselves."""
+    sections: dict[str, Any] = {}
+    for name, field in Spec.model_fields.items():
+        if isinstance(kind := field.annotation, type) and issubclass(kind, BaseModel):
+            try:
+                sections[name] = kind.model_validate(data.get(name, {}))
+            except ValidationError:
+                continue
+    return sections
+
+
+def _diagnostic(problem: Problem, document: Document) -> Diagnostic:
+    if problem.path == ("name",) and "name" not in document.data:
+        hint = f'rename the file, or give a name at its top: name = "my-run" ({problem.help})'
+        message = problem.message.replace("`name`", "the default name, which is the file's,")
+        return Diagnostic(Location(document.file), message, hint)
+    place = document.place(problem.path)
+    return Diagnostic(getattr(place, problem.at), problem.message, problem.help)
+
+
+def _order(diagnostic: Diagnostic) -> tuple[Any, ...]:
+    where = diagnostic.location
+    return where.file == OPTION, where.file, where.line, where.column

@@ -1,0 +1,13 @@
+"""[log]: what a run says about itself."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from llamac.spec.section import Section
+from llamac.spec.units import Count
+
+
+class Log(Section):
+    every: Count = Field(default=10, description="Steps between lines of metrics.jsonl.")
+    tensorboard: bool = Field(default=True, description="Write TensorBoard event files as well.")

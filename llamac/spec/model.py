@@ -1,0 +1,157 @@
+"""[model]: the shape of the network, LLaMA by default, and the paper's choices to ablate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
+from llamac.spec.section import DERIVED, Section
+from llamac.spec.units import Count, Positive
+
+Width = Annotated[int, Field(ge=1, le=2**20)]
+Factor = Annotated[float, Field(ge=1, description="How many times longer the context becomes.")]
+
+
+class LinearScaling(Section):
+    """Position interpolation: every position is divided by `factor` (Chen et al. 2023)."""
+
+    kind: Literal["linear"]
+    factor: Factor
+
+
+class Llama3Scaling(Section):
+    """LLaMA 3.1's scaling: only wavelengths long against the original context are stretched."""
+
+    kind: Literal["llama3"]
+    factor: Factor
+    low_freq_factor: Positive = Field(
+        default=1.0,
+        description="Wavelengths above original_context / low_freq_factor are divided by factor.",
+    )
+    high_freq_factor: Positive = Field(
+        default=4.0,
+        description="Wavelengths below original_context / high_freq_factor stay as they are.",
+    )
+    original_context: Count = Field(
+        default=8192, description="Context the model was first trained with, tokens."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.low_freq_factor >= self.high_freq_factor:
+            message = (
+                f"low_freq_factor = {self.low_freq_factor} must be below "
+                f"high_freq_factor = {self.high_freq_factor}"
+            )
+            yield Problem(("low_freq_factor",), message, "LLaMA 3.1 uses 1.0 and 4.0")
+
+
+RopeScaling = Annotated[LinearScaling | Llama3Scaling, Field(discriminator="kind")]
+
+
+class Model(Section):
+    """The network. Resolved: `n_kv_heads`, `head_dim` and `ffn_dim` are ints after validation."""
+
+    dim: Width = Field(description="Width of the residual stream.")
+    n_layers: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of blocks.")
+    n_heads: Width = Field(description="Query heads per layer.")
+    n_kv_heads: Width = Field(
+        default=DERIVED,
+        description="Key and value heads per layer, shared by groups of query heads. "
+        "Default: n_heads.",
+    )
+    head_dim: Width = Field(
+        default=DERIVED, description="Width of one head. Default: dim / n_heads."
+    )
+    vocab_size: Annotated[int, Field(ge=2, le=2**24)] = Field(
+        default=32_000, description="Tokens in the vocabulary: rows of the embedding."
+    )
+    multiple_of: Width = Field(
+        default=256,
+        description="The default ffn_dim of swiglu is rounded up to a multiple of this.",
+    )
+    ffn_dim: Annotated[int, Field(ge=1, le=2**22)] = Field(
+        default=DERIVED,
+        description="Hidden width of the feed-forward network. Default: 8·dim/3 rounded up to "
+        "multiple_of for swiglu, 4·dim for gelu and relu.",
+    )
+    activation: Literal["swiglu", "gelu", "relu"] = Field(
+        default="swiglu",
+        description="Non-linearity of the feed-forward network; swiglu adds a gate (w3).",
+    )
+    norm: Literal["rmsnorm", "layernorm"] = Field(
+        default="rmsnorm", description="Normalisation; layernorm has a bias as well as a gain."
+    )
+    norm_position: Literal["pre", "post"] = Field(
+        default="pre",
+        description="Normalise the input of each sublayer (pre) or the sum after it (post).",
+    )
+    norm_eps: Annotated[float, Field(gt=0, le=0.1)] = Field(
+        default=1e-5, description="Added to the variance before its root."
+    )
+    position: Literal["rope", "learned"] = Field(
+        default="rope", description="Rotary embedding of q and k, or a learned vector per position."
+    )
+    rope_theta: Positive = Field(default=10_000.0, description="Base of the rotary frequencies.")
+    rope_layout: Literal["interleaved", "half_split"] = Field(
+        default="interleaved",
+        description="Which coordinates rotate together: neighbours (Meta's checkpoints) or the "
+        "two halves of a head (Hugging Face's).",
+    )
+    rope_scaling: RopeScaling | None = Field(
+        default=None, description="Stretches the rotary frequencies for a longer context."
+    )
+    tied_embeddings: bool = Field(
+        default=False, description="The output projection shares the token embedding's weights."
+    )
+    bias: bool = Field(default=False, description="Biases in the linear layers.")
+    init_std: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.02, description="Standard deviation of the initial weights."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        yield from self._head_rules()
+        if self.position == "learned":
+            for key in sorted(self.model_fields_set):
+                if key.startswith("rope_") and self.given(key):
+                    message = f'`{key}` has no effect with position = "learned"'
+                    yield Problem((key,), message, 'remove it, or use position = "rope"', at="key")
+
+    def _head_rules(self) -> Iterator[Problem]:
+        dim, heads = self.dim, self.n_heads
+        given = self.given("head_dim")
+        if not given and dim % heads:
+            message = f"dim = {dim} does not divide into n_heads = {heads} heads"
+            ways = f"n_heads = {either(nearest_divisors(heads, of=dim))}"
+            ways += f" or dim = {either(nearest_multiples(dim, of=heads))} works"
+            yield Problem(("n_heads",), message, f"{ways}; or give head_dim")
+        elif self.position == "rope" and (head_dim := self.head_dim if given else dim // heads) % 2:
+            message = f"rotary embedding turns pairs of coordinates, but head_dim = {head_dim}"
+            if not given:
+                message += f" (dim / n_heads = {dim} / {heads})"
+            ways = f"head_dim = {either(nearest_multiples(head_dim, of=2))} works"
+            yield Problem(("head_dim" if given else "n_heads",), message, ways)
+        if self.given("n_kv_heads") and heads % self.n_kv_heads:
+            message = f"n_heads = {heads} is not a multiple of n_kv_heads = {self.n_kv_heads}"
+            ways = f"n_kv_heads = {either(nearest_divisors(self.n_kv_heads, of=heads))} works"
+            yield Problem(("n_kv_heads",), message, ways)
+
+    def derived(self) -> dict[str, Any]:
+        return {
+            "n_kv_heads": self.n_kv_heads or self.n_heads,
+            "head_dim": self.head_dim or self.dim // self.n_heads,
+            "ffn_dim": self.ffn_dim or self._default_ffn_dim(),
+        }
+
+    def _default_ffn_dim(self) -> int:
+        """Touvron et al. 2023 §2.2: 2/3·4d for swiglu, so that its three matrices cost as two."""
+        if self.activation != "swiglu":
+            return 4 * self.dim
+        return self.multiple_of * -(-(8 * self.dim // 3) // self.multiple_of)
+
+    def written(self) -> dict[str, Any]:
+        learned = self.position == "learned"
+        keys = super().written()
+        return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}

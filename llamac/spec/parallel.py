@@ -1,0 +1,25 @@
+"""[parallel]: degrees of the device mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem
+from llamac.spec.section import Section
+from llamac.spec.units import Count
+
+
+class Parallel(Section):
+    tensor: Count = Field(default=1, description="Ranks that share each weight matrix.")
+    context: Count = Field(default=1, description="Ranks that share each sequence.")
+    pipeline: Count = Field(default=1, description="Ranks that share the layers.")
+    data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
+    data_replicate: Count = Field(default=1, description="Copies of the sharded model (HSDP).")
+
+    def rules(self) -> Iterator[Problem]:
+        for axis, degree in self:
+            if degree != 1:
+                message = f"{axis} = {degree}, but this version compiles for one process"
+                yield Problem((axis,), message, f"use {axis} = 1")

@@ -1,0 +1,187 @@
+"""Where every key and value of a TOML document stands; `tomllib` does the parsing.
+
+The scanner walks text that `tomllib` has already accepted, so it only has to find where things
+begin and end, never to judge them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from llamac.spec.errors import Location, Path
+
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SPACE = re.compile(r"[ \t]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SCALAR = re.compile(r"[^,\]}\n#]+")
+_STRING = re.compile(
+    r'"""(?:[^"\\]|\\[\s\S]|"(?!""))*"{3,5}'
+    r"|'''(?:[^']|'(?!''))*'{3,5}"
+    r'|"(?:[^"\\\n]|\\.)*"'
+    r"|'[^'\n]*'"
+)
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The key that set something, and its value; for a table, both are its header."""
+
+    key: Location
+    value: Location
+
+
+def scan(text: str, file: str) -> dict[Path, Place]:
+    """Places of every key, table and array element in `text`, valid TOML without `\\r\\n`."""
+    scanner = _Scanner(text)
+    scanner.document()
+    lines = Lines(text, file)
+    return {
+        path: Place(lines.locate(*key), lines.locate(*value))
+        for path, (key, value) in scanner.spans.items()
+    }
+
+
+class Lines:
+    """Offsets of a text → lines and columns."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._text, self._file = text, file
+        self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
+
+    def locate(self, start: int, end: int) -> Location:
+        """The location of text[start:end], cut at the end of its first line."""
+        line = bisect_right(self._starts, start)
+        begin = self._starts[line - 1]
+        source = self._text[begin:].split("\n", 1)[0] if line else ""
+        length = max(1, min(end, begin + len(source)) - start)
+        return Location(self._file, line, start - begin + 1, length, source)
+
+    def at(self, line: int, column: int) -> Location:
+        """The location of one character, by its line and column counted from 1."""
+        line = min(line, len(self._starts))
+        start = self._starts[line - 1] + column - 1
+        return self.locate(start, start + 1)
+
+
+class _Scanner:
+    def __init__(self, text: str) -> None:
+        self.text, self.pos = text, 0
+        self.spans: dict[Path, tuple[Span, Span]] = {}
+        self._entries: dict[Path, int] = {}  # arrays of tables → their latest index
+
+    def document(self) -> None:
+        table: Path = ()
+        self._skip(_BLANK)
+        while self.pos < len(self.text):
+            if self.text[self.pos] == "[":
+                table = self._header()
+            else:
+                self._assignment(table)
+            self._skip(_BLANK)
+
+    def _header(self) -> Path:
+        start, array = self.pos, self.text.startswith("[[", self.pos)
+        self.pos += 2 if array else 1
+        self._skip(_SPACE)
+        parts, _ = self._key()
+        self._skip(_SPACE)
+        self.pos += 2 if array else 1
+        span = (start, self.pos)
+        path = self._within(parts[:-1], span)
+        if array:
+            path = (*path, parts[-1])
+            self._entries[path] = self._entries.get(path, -1) + 1
+            self.spans.setdefault(path, (span, span))
+            path = (*path, self._entries[path])
+        else:
+            path = self._latest((*path, parts[-1]))
+        self.spans[path] = (span, span)
+        return path
+
+    def _within(self, parts: Path, span: Span) -> Path:
+        """The path of a header's parents: in an array of tables, its latest entry."""
+        path: Path = ()
+        for part in parts:
+            path = self._latest((*path, part))
+            self.spans.setdefault(path, (span, span))
+        return path
+
+    def _latest(self, path: Path) -> Path:
+        return (*path, self._entries[path]) if path in self._entries else path
+
+    def _assignment(self, table: Path) -> None:
+        parts, span = self._key()
+        self._skip(_SPACE)
+        self.pos += 1  # =
+        self._skip(_SPACE)
+        path = table
+        for part in parts[:-1]:
+            path = (*path, part)
+            self.spans.setdefault(path, (span, span))
+        path = (*path, parts[-1])
+        self.spans[path] = (span, self._value(path))
+
+    def _key(self) -> tuple[Path, Span]:
+        """A dotted key's parts, and where it stands."""
+        start, parts = self.pos, []
+        while True:
+            begin = self.pos
+            if bare := _BARE_KEY.match(self.text, self.pos):
+                self.pos = bare.end()
+                parts.append(bare.group())
+            else:
+                self._skip(_STRING)
+                parts.append(tomllib.loads("key = " + self.text[begin : self.pos])["key"])
+            end = self.pos
+            self._skip(_SPACE)
+            if not self.text.startswith(".", self.pos):
+                return tuple(parts), (start, end)
+            self.pos += 1
+            self._skip(_SPACE)
+
+    def _value(self, path: Path) -> Span:
+        start = self.pos
+        match self.text[start]:
+            case '"' | "'":
+                self._skip(_STRING)
+            case "[":
+                self._array(path)
+            case "{":
+                self._inline_table(path)
+            case _:
+                self._skip(_SCALAR)
+                self.pos = start + len(self.text[start : self.pos].rstrip())
+        return start, self.pos
+
+    def _array(self, path: Path) -> None:
+        self.pos += 1
+        index = 0
+        while not self._closes("]"):
+            element = (*path, index)
+            span = self._value(element)
+            self.spans[element] = (span, span)
+            index += 1
+
+    def _inline_table(self, path: Path) -> None:
+        self.pos += 1
+        while not self._closes("}"):
+            self._assignment(path)
+
+    def _closes(self, bracket: str) -> bool:
+        """Steps over blanks, commas and `bracket`; whether the bracket was there."""
+        self._skip(_BLANK)
+        if self.text.startswith(",", self.pos):
+            self.pos += 1
+            self._skip(_BLANK)
+        closed = self.text.startswith(bracket, self.pos)
+        self.pos += closed
+        return closed
+
+    def _skip(self, pattern: re.Pattern[str]) -> None:
+        if found := pattern.match(self.text, self.pos):
+            self.pos = found.end()

@@ -1,0 +1,97 @@
+"""The whole spec. Only the compiler holds it: everything else receives the section it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import Field, PrivateAttr
+
+from llamac.spec.activation import Activation
+from llamac.spec.batch import Batch
+from llamac.spec.checkpoint import Checkpoint
+from llamac.spec.data import SLUG, Data
+from llamac.spec.document import Document
+from llamac.spec.errors import Path, Problem
+from llamac.spec.eval import Eval
+from llamac.spec.hardware import Hardware
+from llamac.spec.kernels import Kernels
+from llamac.spec.launch import Launch
+from llamac.spec.log import Log
+from llamac.spec.model import Model
+from llamac.spec.optimizer import Optimizer
+from llamac.spec.parallel import Parallel
+from llamac.spec.precision import Precision
+from llamac.spec.rules import broken_rules, total_steps
+from llamac.spec.schedule import Schedule
+from llamac.spec.section import Section
+from llamac.spec.tokenizer import Tokenizer
+from llamac.spec.writer import to_toml
+
+
+class Spec(Section):
+    """A validated, resolved spec: one model per TOML section, none of them optional to readers."""
+
+    name: str = Field(
+        pattern=SLUG, description="Names build/<name> and runs/<name>. Default: the file's stem."
+    )
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        default=42, description="Seed of the initial weights, of the data order and of sampling."
+    )
+    model: Model
+    tokenizer: Tokenizer = Tokenizer()
+    data: Data
+    optimizer: Optimizer
+    schedule: Schedule
+    batch: Batch
+    precision: Precision = Precision()
+    activation: Activation = Activation()
+    parallel: Parallel = Parallel()
+    kernels: Kernels = Kernels()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    eval: Eval = Eval()
+    launch: Launch = Launch()
+    hardware: Hardware = Hardware()
+
+    _document: Document | None = PrivateAttr(None)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return total_steps(self.schedule, self.batch)
+
+    def where(self, path: str) -> str:
+        """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`."""
+        parts: Path = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
+        if self._document is None:
+            return "default"
+        location = self._document.place(parts).key
+        if not location.line:
+            return "default"
+        name = PurePath(location.file).name
+        return f"{name} {location.source}" if name == "--set" else f"{name}:{location.line}"
+
+    def to_toml(self) -> str:
+        """The resolved spec: every value written out, byte for byte the same for equal specs."""
+        return to_toml(self.written())
+
+    def replace(self, changes: Mapping[str, Any]) -> Spec:
+        """A validated copy with other values, by dotted key; None takes a key away.
+
+        Values derived from a changed one follow it, unless the spec gave them itself.
+        Raises SpecError.
+        """
+        from llamac.spec.loader import revise
+
+        return revise(self, changes)
+
+    def rules(self) -> Iterator[Problem]:
+        yield from broken_rules(dict(self))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal values; where they were written does not matter."""
+        return isinstance(other, Spec) and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,71 @@
+"""Rules between sections. A rule names the sections it reads as its parameters, and runs when
+all of them are valid by themselves, so that one broken section hides nothing about the others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from llamac.spec.batch import Batch
+from llamac.spec.data import Data
+from llamac.spec.errors import Problem
+from llamac.spec.hardware import Hardware
+from llamac.spec.kernels import Kernels
+from llamac.spec.model import Model
+from llamac.spec.schedule import Schedule
+from llamac.spec.tokenizer import Tokenizer
+
+SMALLEST_TRAINED_VOCABULARY = 320
+"""256 byte pieces, the control pieces, ten digits, and some room for real ones."""
+
+
+def total_steps(schedule: Schedule, batch: Batch) -> int:
+    """Optimizer steps; a budget in tokens is rounded up to whole steps."""
+    return schedule.steps or -(-(schedule.tokens or 0) // batch.tokens)
+
+
+def _warmup_ends_before_training(schedule: Schedule, batch: Batch) -> Iterator[Problem]:
+    steps = total_steps(schedule, batch)
+    if schedule.warmup_steps >= steps:
+        message = f"warmup_steps = {schedule.warmup_steps}, but training takes {steps} steps"
+        ways = f"warmup_steps = {steps - 1} or fewer works" if steps > 1 else "train for longer"
+        ways += f"; the paper warms up for {2000 / 333_000:.1%} of its steps"
+        yield Problem(("schedule", "warmup_steps"), message, ways)
+
+
+def _vocabulary_holds_bytes(model: Model, tokenizer: Tokenizer) -> Iterator[Problem]:
+    if tokenizer.path is None and model.vocab_size < SMALLEST_TRAINED_VOCABULARY:
+        message = f"vocab_size = {model.vocab_size} has no room for the 256 bytes of byte fallback"
+        ways = f"use {SMALLEST_TRAINED_VOCABULARY} or more, or give an existing tokenizer.path"
+        yield Problem(("model", "vocab_size"), message, ways)
+
+
+def _shard_holds_a_sequence(data: Data, batch: Batch) -> Iterator[Problem]:
+    if data.shard_tokens <= batch.sequence_length:
+        message = f"shard_tokens = {data.shard_tokens} is too small for a sequence"
+        ways = f"a sequence and its next token take {batch.sequence_length + 1}"
+        yield Problem(("data", "shard_tokens"), message, ways)
+
+
+def _kernel_runs_on_device(kernels: Kernels, hardware: Hardware) -> Iterator[Problem]:
+    if kernels.attention == "xformers" and hardware.device == "cpu":
+        message = 'attention = "xformers" needs CUDA, but hardware.device = "cpu"'
+        yield Problem(("kernels", "attention"), message, 'use "auto", "sdpa" or "math"')
+
+
+RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
+    _warmup_ends_before_training,
+    _vocabulary_holds_bytes,
+    _shard_holds_a_sequence,
+    _kernel_runs_on_device,
+)
+
+
+def broken_rules(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Every rule broken between the given valid sections."""
+    for rule in RULES:
+        names = list(inspect.signature(rule).parameters)
+        if all(name in sections for name in names):
+            yield from rule(**{name: sections[name] for name in names})

@@ -1,0 +1,33 @@
+"""[schedule]: how long to train, and how the learning rate moves meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem
+from llamac.spec.section import Section, only_one
+from llamac.spec.units import Count, Fraction, Tokens
+
+
+class Schedule(Section):
+    """Exactly one of `steps` and `tokens` is set; `Spec.total_steps` resolves it."""
+
+    kind: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="Shape of the learning rate after the warm-up."
+    )
+    warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
+        default=2000, description="The learning rate first rises linearly over this many steps."
+    )
+    min_lr_ratio: Fraction = Field(
+        default=0.1, description="Last learning rate as a fraction of the peak; cosine and linear."
+    )
+    steps: Count | None = Field(
+        default=None, description="Optimizer steps to train; or give `tokens`."
+    )
+    tokens: Tokens | None = Field(default=None, description="Tokens to train on; or give `steps`.")
+
+    def rules(self) -> Iterator[Problem]:
+        yield from only_one(self, "steps", "tokens")

@@ -1,0 +1,72 @@
+"""What every section of a spec shares: strict types, no unknown keys, rules reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from llamac.spec.errors import Broken, Problem
+
+DERIVED: Any = None
+"""Default of a field that `derived()` fills in from the others, so that its type stays `int`."""
+
+FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""Accepts a TOML array where a strict, immutable tuple is asked for."""
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain the character U+0000: no path or variable can hold it")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_without_nul)]
+"""A string that may become a path, an environment variable or a key."""
+
+
+class Section(BaseModel):
+    """A frozen section. Subclasses say their rules in `rules` and fill gaps in `derived`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    def rules(self) -> Iterator[Problem]:
+        """Every rule broken inside this section, paths relative to it."""
+        yield from ()
+
+    def derived(self) -> dict[str, Any]:
+        """Values of the fields left as DERIVED; called once the rules hold."""
+        return {}
+
+    def given(self, key: str) -> bool:
+        """Whether the spec itself gave this key, rather than a default or `derived`."""
+        return key in self.model_fields_set and getattr(self, key) is not None
+
+    def written(self) -> dict[str, Any]:
+        """The keys and values that `to_toml` writes; unset ones are left out."""
+        return {key: written(value) for key, value in self if value is not None}
+
+    @model_validator(mode="after")
+    def _settle(self) -> Any:
+        if problems := list(self.rules()):
+            raise Broken(problems)
+        vars(self).update(self.derived())
+        return self
+
+
+def written(value: Any) -> Any:
+    """A field's value as plain TOML data."""
+    if isinstance(value, tuple):
+        return [written(entry) for entry in value]
+    return value.written() if isinstance(value, Section) else value
+
+
+def only_one(section: Section, first: str, second: str) -> Iterator[Problem]:
+    """Exactly one of two keys may be given."""
+    given = [key for key in (first, second) if section.given(key)]
+    if len(given) == 2:
+        message = f"`{first}` and `{second}` say the same thing twice"
+        yield Problem((second,), message, f"keep one of `{first}` and `{second}`", at="key")
+    elif not given:
+        yield Problem((), f"either `{first}` or `{second}` is required", at="key")

@@ -1,0 +1,61 @@
+"""Plain values → TOML, deterministic and safe for any string."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llamac.spec.errors import quoted
+
+
+def to_toml(document: Mapping[str, Any]) -> str:
+    """TOML of a document whose top-level tables are sections. None is left out."""
+    return "\n".join(_lines(document)) + "\n"
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{key} = {literal(value)}" for key, value in document.items() if _plain(value))
+    for name, section in document.items():
+        if _plain(section):
+            continue
+        tables = {key: value for key, value in section.items() if _is_array_of_tables(value)}
+        yield from ("", f"[{quoted(name)}]")
+        for key, value in section.items():
+            if key not in tables:
+                yield f"{quoted(key)} = {literal(value)}"
+        for key, entries in tables.items():
+            for entry in entries:
+                yield from ("", f"[[{quoted(name)}.{quoted(key)}]]")
+                yield from (f"{quoted(k)} = {literal(v)}" for k, v in entry.items())
+
+
+def _plain(value: Any) -> bool:
+    return not isinstance(value, Mapping)
+
+
+def _is_array_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def literal(value: Any) -> str:
+    """One TOML value. Whole numbers get thousands separators: 1_400_000_000_000."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}"
+        case float():
+            return repr(value)
+        case str():
+            return string(value)
+        case Mapping():
+            pairs = ", ".join(f"{quoted(k)} = {literal(v)}" for k, v in value.items())
+            return f"{{ {pairs} }}" if pairs else "{}"
+        case _:
+            return f"[{', '.join(map(literal, value))}]"
+
+
+def string(text: str) -> str:
+    """A basic TOML string: JSON's escapes, and DEL, which JSON leaves bare."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
