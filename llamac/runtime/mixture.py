@@ -12,14 +12,16 @@ Nothing is built that grows with the data, and no state is kept: any index, on a
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .shards import PreparedDataError, load_manifest
+from .prepared import PreparedDataError, load_manifest
 
 PERIOD = 10_000
 ROUNDS = 5
@@ -31,13 +33,13 @@ class _Tokens:
 
     name: str
     shards: list[np.ndarray]
-    starts: np.ndarray  # int64 [shards + 1]: the stream's position at which each shard begins
+    starts: list[int]  # where in the stream each shard begins; then the stream's length
 
     def read(self, start: int, out: np.ndarray) -> None:
         """Copies the tokens from `start` into `out`, int64 [n], across shards."""
-        shard, filled = int(np.searchsorted(self.starts, start, side="right")) - 1, 0
+        shard, filled = bisect_right(self.starts, start) - 1, 0
         while filled < len(out):
-            begin = start + filled - int(self.starts[shard])
+            begin = start + filled - self.starts[shard]
             piece = self.shards[shard][begin : begin + len(out) - filled]
             out[filled : filled + len(piece)] = piece
             filled, shard = filled + len(piece), shard + 1
@@ -174,20 +176,20 @@ def _period(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _open(root: Path, manifest: dict[str, Any], source: dict[str, Any], split: str) -> _Tokens:
     shards = source[split]["shards"]
     maps = [np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r") for shard in shards]
-    sizes = [len(shard) for shard in maps]
+    starts = [0, *accumulate(shard["tokens"] for shard in shards)]
     # As plain arrays: slicing a memmap object costs more than copying a sequence.
-    return _Tokens(source["name"], [np.asarray(m) for m in maps], np.cumsum([0, *sizes]))
+    return _Tokens(source["name"], [np.asarray(m) for m in maps], starts)
 
 
 def _windows(source: _Tokens, sequence_length: int) -> int:
-    return (int(source.starts[-1]) - 1) // sequence_length
+    return (source.starts[-1] - 1) // sequence_length
 
 
 def _too_short(name: str, split: str, sequence_length: int) -> str:
     way_out = (
         "give it more text or lower batch.sequence_length"
         if split == "train"
-        else "raise data.validation, or set it to 0 to train without"
+        else "raise data.validation or lower batch.sequence_length"
     )
     return (
         f"source {name!r} has fewer than {sequence_length + 1} tokens in its {split} split, "

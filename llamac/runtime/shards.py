@@ -1,15 +1,8 @@
 """From sources to token shards: a directory that a training run can map into memory.
 
-    manifest.json                  settings, tokenizer, per source and split: documents, bytes,
-                                   tokens, entropy, and each shard with its sha256
-    tokenizer.model
-    <source>/train-00000.bin       tokens, little-endian uint16 or uint32, nothing else;
-    <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
-    <source>/source.json           this source's part of the manifest, written when it is whole
-    <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
-
-Every file is written aside, flushed to disk and renamed; `manifest.json` comes last. Kill it
-anywhere and run it again: finished sources are kept, and the bytes come out the same.
+`prepare` reads each source twice: a sample trains the tokenizer, then every document is
+tokenised. The directory's layout is in `prepared`. `manifest.json` comes last; kill it anywhere
+and run it again: the tokenizer and finished sources are kept, and the bytes come out the same.
 """
 
 from __future__ import annotations
@@ -18,29 +11,63 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from .prepared import (
+    SPLITS,
+    PreparedDataError,
+    ShardWriter,
+    clear,
+    load_manifest,
+    read_json,
+    token_dtype,
+    verify,
+    write_array,
+    write_bytes,
+    write_json,
+)
 from .sources import Skipped, SourceError, documents, fingerprint
 from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
 
-FORMAT = 1
+__all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
+
+FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
 BATCH_BYTES = 1 << 21  # text tokenised together
-SPLITS = ("train", "validation")
+RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
 Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
 
 
-class PreparedDataMismatch(ValueError):
+class PreparedDataMismatch(PreparedDataError):
     """The directory was prepared from other settings or other inputs."""
 
 
-class PreparedDataError(ValueError):
-    """The directory is unfinished or damaged."""
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `prepare`."""
+
+    root: Path
+    sources: list[dict[str, Any]]
+    tokenizer: dict[str, Any]
+    vocab_size: int
+    validation: float
+    shard_tokens: int
+    seed: int
+    progress: Progress
+
+    @property
+    def shares(self) -> list[float]:
+        total = sum(source["share"] for source in self.sources)
+        return [source["share"] / total for source in self.sources]
+
+    def is_held_out(self, data: bytes) -> bool:
+        """Whether a document, as UTF-8, belongs to the validation split: by its hash alone."""
+        digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
+        return int.from_bytes(digest, "little") < self.validation * 2**64
 
 
 def prepare(
@@ -61,106 +88,59 @@ def prepare(
     validation: the fraction of documents held out, chosen by a hash of the document, so that
     equal documents fall on the same side and no document moves when others are added.
 
-    A directory that is already prepared from the same settings is returned as it is.
-    Raises PreparedDataMismatch, SourceError, TokenizerError.
+    A directory that is already prepared from the same settings is returned as it is. One process
+    at a time may prepare a directory.
+    Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
-    root, progress = Path(directory), progress or (lambda stage, done: None)
-    settings = _settings(sources, tokenizer, vocab_size, validation, shard_tokens, seed)
-    if (root / "manifest.json").exists():
-        manifest = load_manifest(root)
-        _check_same(root, manifest, settings, sources, tokenizer)
+    job = _Job(
+        Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
+        progress or (lambda stage, done: None),
+    )  # fmt: skip
+    settings = _settings(job)
+    if (job.root / "manifest.json").exists():
+        manifest = load_manifest(job.root)
+        _check_same(job, manifest, settings)
         return manifest
-    root.mkdir(parents=True, exist_ok=True)
-    inputs = _inputs(sources, tokenizer)
-    key = _key(settings, inputs)
-    model = _tokenizer(root, key, sources, tokenizer, vocab_size, validation, seed, progress)
-    parts = [
-        _prepare_source(
-            root / source["name"], source, model, key, vocab_size, validation, shard_tokens, seed,
-            progress,
-        )
-        for source in sources
-    ]  # fmt: skip
-    manifest = _manifest(root, parts, model, settings, inputs, vocab_size)
-    _write_json(root / "manifest.json", manifest)
+    job.root.mkdir(parents=True, exist_ok=True)
+    inputs = _inputs(job)
+    key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
+    model = _tokenizer(job, key)
+    parts = [_prepare_source(job, source, model, key) for source in sources]
+    manifest = {"settings": settings, "inputs": inputs} | _summary(job, model, parts)
+    write_json(job.root / "manifest.json", manifest)
     return manifest
-
-
-def load_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared directory, with every shard checked to be there in full size."""
-    root = Path(directory)
-    try:
-        manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PreparedDataError(f"{root} holds no prepared data (no manifest.json)") from error
-    width = np.dtype(manifest["dtype"]).itemsize
-    for path, shard in _shards(root, manifest):
-        size = path.stat().st_size if path.exists() else -1
-        if size != shard["tokens"] * width:
-            what = "is missing" if size < 0 else f"has {size} bytes, not {shard['tokens'] * width}"
-            raise PreparedDataError(f"{path} {what}: delete {root} and prepare the data again")
-    return manifest
-
-
-def verify(directory: str | Path) -> dict[str, Any]:
-    """`load_manifest`, with every shard and the tokenizer read and compared with their hashes."""
-    root, manifest = Path(directory), load_manifest(directory)
-    for path, shard in _shards(root, manifest):
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                raise PreparedDataError(f"{path} is damaged: delete {root} and prepare again")
-    model = root / "tokenizer.model"
-    if Tokenizer.load(model).pieces_sha256 != manifest["tokenizer"]["pieces_sha256"]:
-        raise PreparedDataError(f"{model} is not the tokenizer these shards were made with")
-    return manifest
-
-
-def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for source in manifest["sources"]:
-        for split in SPLITS:
-            for shard in source[split]["shards"]:
-                yield root / shard["file"], shard
 
 
 # --- Settings: what makes prepared data the same -------------------------------------------
 
 
-def _settings(
-    sources: list[dict[str, Any]],
-    tokenizer: dict[str, Any],
-    vocab_size: int,
-    validation: float,
-    shard_tokens: int,
-    seed: int,
-) -> dict[str, Any]:
+def _settings(job: _Job) -> dict[str, Any]:
     """Flat, named as in the spec, so that a difference can be told in the spec's words."""
-    names = [source["name"] for source in sources]
+    names = [source["name"] for source in job.sources]
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or names.count(name) > 1:
+        legal = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name not in RESERVED
+        if not legal or names.count(name) > 1:
             raise SourceError(
-                f"source name {name!r}: names are directories, so each must be unique and of "
-                "letters, digits, '-', '_' and '.'"
+                f"source name {name!r}: names become directories, so each must be unique, of "
+                f"letters, digits, '-', '_' and '.', and none of {', '.join(sorted(RESERVED))}"
             )
-    if not names or any(source["share"] <= 0 for source in sources):
+    if not names or any(source["share"] <= 0 for source in job.sources):
         raise SourceError("the data needs at least one source, and every share must be positive")
     settings: dict[str, Any] = {
         "format": FORMAT,
-        "model.vocab_size": vocab_size,
-        "data.validation": validation,
-        "data.shard_tokens": shard_tokens,
-        "seed": seed,
+        "model.vocab_size": job.vocab_size,
+        "data.validation": job.validation,
+        "data.shard_tokens": job.shard_tokens,
+        "seed": job.seed,
         "data.source": names,
     }
-    used = ("path",) if tokenizer.get("path") else ("kind", "train_bytes")
-    settings |= {f"tokenizer.{name}": _plain(tokenizer[name]) for name in used}
-    total = sum(source["share"] for source in sources)
-    for source in sources:
-        prefix = f"data.source.{source['name']}"
-        fields = ("kind", "max_bytes") + (
-            ("paths", "text_field") if source["kind"] == "files" else ()
-        )
+    used = ("path",) if job.tokenizer.get("path") else ("kind", "train_bytes")
+    settings |= {f"tokenizer.{name}": _plain(job.tokenizer[name]) for name in used}
+    for source, share in zip(job.sources, job.shares, strict=True):
+        prefix, of_files = f"data.source.{source['name']}", source["kind"] == "files"
+        fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
         settings |= {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
-        settings[f"{prefix}.share"] = source["share"] / total
+        settings[f"{prefix}.share"] = share
     return settings
 
 
@@ -171,23 +151,21 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _inputs(sources: list[dict[str, Any]], tokenizer: dict[str, Any]) -> dict[str, Any]:
+def _inputs(job: _Job) -> dict[str, Any]:
     """What the settings refer to but do not contain."""
-    inputs = {f"data.source.{source['name']}": fingerprint(source) for source in sources}
-    if tokenizer.get("path"):
-        inputs["tokenizer.path"] = Tokenizer.load(tokenizer["path"]).pieces_sha256
-    return {name: value for name, value in inputs.items() if value is not None}
+    inputs: dict[str, Any] = {
+        f"data.source.{source['name']}.paths": fingerprint(source)
+        for source in job.sources
+        if source["kind"] == "files"
+    }
+    if path := job.tokenizer.get("path"):
+        inputs["tokenizer.path"] = Tokenizer.load(path).pieces_sha256
+    return inputs
 
 
-def _check_same(
-    root: Path,
-    manifest: dict[str, Any],
-    settings: dict[str, Any],
-    sources: list[dict[str, Any]],
-    tokenizer: dict[str, Any],
-) -> None:
+def _check_same(job: _Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
-    made from: those that are gone are not compared."""
+    made from: if they are gone, only the settings are compared."""
     before = manifest["settings"]
     changes = [
         f"  {name}: {before.get(name, 'not set')!r} then, {settings.get(name, 'not set')!r} now"
@@ -196,199 +174,100 @@ def _check_same(
     ]
     if not changes:
         try:
-            now = _inputs(sources, tokenizer)
+            now = _inputs(job)
         except (SourceError, OSError):
             now = manifest["inputs"]
         changes = [
-            f"  {name}: its files have changed, {then!r} then, {now.get(name)!r} now"
+            f"  {name}: the files have changed, {then!r} then, {now.get(name)!r} now"
             for name, then in manifest["inputs"].items()
             if now.get(name) != then
         ]
     if changes:
         raise PreparedDataMismatch(
-            f"{root} was prepared with other settings:\n" + "\n".join(changes) + "\n"
-            f"Undo the change, delete {root} to prepare it anew, or set data.directory to "
+            f"{job.root} was prepared with other settings:\n" + "\n".join(changes) + "\n"
+            f"Undo the change, delete {job.root} to prepare it anew, or set data.directory to "
             "another place."
         )
-
-
-def _key(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 # --- The tokenizer -------------------------------------------------------------------------
 
 
-def _tokenizer(
-    root: Path,
-    key: str,
-    sources: list[dict[str, Any]],
-    settings: dict[str, Any],
-    vocab_size: int,
-    validation: float,
-    seed: int,
-    progress: Progress,
-) -> Tokenizer:
-    """The tokenizer of `tokenizer.path`, or one trained on a sample of the training documents,
-    each source giving bytes in proportion to its share (or all it has). Kept across a kill."""
-    note, model_path = root / "tokenizer.json", root / "tokenizer.model"
-    if _read_json(note).get("key") == key and model_path.exists():
-        return Tokenizer.load(model_path)
-    if settings.get("path"):
-        model = Tokenizer.load(settings["path"])
-        if model.vocab_size > vocab_size:
-            raise TokenizerError(
-                f"{settings['path']} has {model.vocab_size} pieces, more than model.vocab_size = "
-                f"{vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
-            )
-    else:
-        total, lines = sum(source["share"] for source in sources), []
-        for source in sources:
-            progress(f"sampling {source['name']}", 0)
-            texts = (
-                text
-                for text in documents(source)
-                if not is_held_out(text, validation, seed)
-            )  # fmt: skip
-            budget = int(settings["train_bytes"] * source["share"] / total)
-            lines += training_lines(sample(texts, budget, f"{seed}\0{source['name']}"))
-        progress("training the tokenizer", sum(map(len, lines)))
-        model = train_tokenizer(lines, kind=settings["kind"], vocab_size=vocab_size)
-    _write(model_path, model.model)
-    _write_json(note, {"key": key})
+def _tokenizer(job: _Job, key: str) -> Tokenizer:
+    """The tokenizer of `tokenizer.path`, or a trained one. Kept across a kill."""
+    note, path = job.root / "tokenizer.json", job.root / "tokenizer.model"
+    if read_json(note).get("key") == key and path.exists():
+        return Tokenizer.load(path)
+    given = job.tokenizer.get("path")
+    model = Tokenizer.load(given) if given else _train_tokenizer(job)
+    if model.vocab_size > job.vocab_size:
+        raise TokenizerError(
+            f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
+            f"{job.vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
+        )
+    write_bytes(path, model.model)
+    write_json(note, {"key": key})
     return model
 
 
-def is_held_out(text: str, validation: float, seed: int) -> bool:
-    """Whether a document belongs to the validation split: by its hash alone."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=f"{seed}".encode()).digest()
-    return int.from_bytes(digest, "little") < validation * 2**64
+def _train_tokenizer(job: _Job) -> Tokenizer:
+    """Trains on a sample of the training documents, each source giving bytes in proportion to its
+    share, or all it has."""
+    lines: list[str] = []
+    for source, share in zip(job.sources, job.shares, strict=True):
+        job.progress(f"sampling {source['name']}", 0)
+        texts = (text for text in documents(source) if not job.is_held_out(text.encode()))
+        budget = int(job.tokenizer["train_bytes"] * share)
+        lines += training_lines(sample(texts, budget, f"{job.seed}\0{source['name']}"))
+    job.progress("training the tokenizer", sum(map(len, lines)))
+    return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
 
 
 # --- One source ----------------------------------------------------------------------------
 
 
-@dataclass
-class _Split:
-    """A split of a source being written: a stream of tokens cut into shards of equal size."""
-
-    path: Path  # of the shards, without "-00000.bin"
-    dtype: np.dtype
-    shard_tokens: int
-    documents: int = 0
-    bytes: int = 0
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    _file: IO[bytes] | None = None
-    _digest: Any = None
-    _tokens: int = 0
-
-    def add(self, tokens: np.ndarray) -> None:
-        while len(tokens):
-            if self._file is None:
-                self._file = self._aside.open("wb")
-                self._digest, self._tokens = hashlib.sha256(), 0
-            head = tokens[: self.shard_tokens - self._tokens]
-            data = head.astype(self.dtype).tobytes()
-            self._file.write(data)
-            self._digest.update(data)
-            self._tokens += len(head)
-            tokens = tokens[len(head) :]
-            if self._tokens == self.shard_tokens:
-                self.close()
-
-    def close(self) -> None:
-        if self._file is None:
-            return
-        _settle(self._file)
-        self._file = None
-        target = self.path.with_name(f"{self.path.name}-{len(self.shards):05}.bin")
-        os.replace(self._aside, target)
-        name = f"{target.parent.name}/{target.name}"
-        self.shards.append(
-            {"file": name, "tokens": self._tokens, "sha256": self._digest.hexdigest()}
-        )
-
-    @property
-    def _aside(self) -> Path:
-        return self.path.with_name(self.path.name + ".tmp")
-
-    def summary(self) -> dict[str, Any]:
-        tokens = sum(shard["tokens"] for shard in self.shards)
-        return {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "tokens": tokens,
-            "bytes_per_token": self.bytes / tokens if tokens else None,
-            "shards": self.shards,
-        }
-
-
-def _prepare_source(
-    directory: Path,
-    source: dict[str, Any],
-    model: Tokenizer,
-    key: str,
-    vocab_size: int,
-    validation: float,
-    shard_tokens: int,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
+def _prepare_source(job: _Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
-    kept = _read_json(directory / "source.json")
+    directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
+    kept = read_json(directory / "source.json")
     if kept.get("key") == key:
         return kept["source"]
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    dtype, skipped = token_dtype(vocab_size), Skipped()
-    splits = {name: _Split(directory / name, dtype, shard_tokens) for name in SPLITS}
-    counts, done = np.zeros(vocab_size, dtype=np.int64), 0
-    progress(f"tokenizing {source['name']}", 0)
+    clear(directory)
+    dtype, skipped = token_dtype(job.vocab_size), Skipped()
+    writers = {name: ShardWriter(directory / name, dtype, job.shard_tokens) for name in SPLITS}
+    unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
+    job.progress(stage, done)
     for texts in _batches(documents(source, skipped)):
         for text, tokens in zip(texts, model.encode_batch(texts, _threads()), strict=True):
-            tokens = np.append(tokens, np.int32(model.eos))
-            name = "validation" if is_held_out(text, validation, seed) else "train"
-            splits[name].add(tokens)
-            splits[name].documents += 1
-            splits[name].bytes += len(text.encode())
-            if name == "train":
-                counts += np.bincount(tokens, minlength=vocab_size)
-        done += sum(len(text.encode()) for text in texts)
-        progress(f"tokenizing {source['name']}", done)
-    for split in splits.values():
-        split.close()
-    part = {name: split.summary() for name, split in splits.items()}
-    if not part["train"]["tokens"]:
-        _no_documents(source, part["validation"]["documents"], skipped)
-    part["train"]["unigram_entropy"] = _entropy(counts)
-    with (directory / "unigrams.tmp").open("wb") as file:
-        np.save(file, counts)
-        _settle(file, close=False)
-    os.replace(directory / "unigrams.tmp", directory / "unigrams.npy")
-    result = {
+            data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
+            held_out = job.is_held_out(data)
+            writers["validation" if held_out else "train"].add(tokens, len(data))
+            if not held_out:
+                unigrams += np.bincount(tokens, minlength=job.vocab_size)
+            done += len(data)
+        job.progress(stage, done)
+    splits = {name: writer.close() for name, writer in writers.items()}
+    if not splits["train"]["tokens"]:
+        raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
+    splits["train"]["unigram_entropy"] = _entropy(unigrams)
+    write_array(directory / "unigrams.npy", unigrams)
+    part = {
         "name": source["name"],
         "kind": source["kind"],
-        "share": source["share"],
-        **part,
+        **splits,
         "skipped": dict(sorted(skipped.counts.items())),
         "skipped_examples": skipped.examples,
     }
-    _write_json(directory / "source.json", {"key": key, "source": result})
-    return result
+    write_json(directory / "source.json", {"key": key, "source": part})
+    return part
 
 
-def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> None:
+def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> str:
     why = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
     if held_out:
-        why = f"all {held_out} were held out; lower data.validation or give more documents"
+        why = f"all {held_out} were held out: lower data.validation or give more documents"
     examples = "".join(f"\n  {example}" for example in skipped.examples[:3])
-    raise SourceError(
-        f"source {source['name']!r} has no document to train on ({why or 'it is empty'}){examples}"
-    )
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    return f"source {source['name']!r} has no document to train on ({why or 'empty'}){examples}"
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -407,28 +286,15 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _entropy(weights: np.ndarray) -> float:
-    """Of a distribution given by weights, in nats: the loss of the best context-free model."""
-    p = weights[weights > 0] / weights.sum()
-    return float(-(p * np.log(p)).sum())
+# --- All sources ---------------------------------------------------------------------------
 
 
-def _manifest(
-    root: Path,
-    parts: list[dict[str, Any]],
-    model: Tokenizer,
-    settings: dict[str, Any],
-    inputs: dict[str, Any],
-    vocab_size: int,
-) -> dict[str, Any]:
-    total, mixed = sum(part["share"] for part in parts), np.zeros(vocab_size)
-    for part in parts:
-        part["share"] /= total
-        counts = np.load(root / part["name"] / "unigrams.npy")
-        mixed += part["share"] * counts / counts.sum()
+def _summary(job: _Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    mixed = np.zeros(job.vocab_size)
+    for part, share in zip(parts, job.shares, strict=True):
+        unigrams = np.load(job.root / part["name"] / "unigrams.npy")
+        mixed += share * unigrams / unigrams.sum()
     return {
-        "settings": settings,
-        "inputs": inputs,
         "tokenizer": {
             "pieces": model.vocab_size,
             "pieces_sha256": model.pieces_sha256,
@@ -437,37 +303,15 @@ def _manifest(
             "eos": model.eos,
             "lossless": model.lossless,
         },
-        "vocab_size": vocab_size,
-        "dtype": token_dtype(vocab_size).str,
+        "vocab_size": job.vocab_size,
+        "dtype": token_dtype(job.vocab_size).str,
         "unigram_entropy": _entropy(mixed),
-        "sources": parts,
+        "sources": [part | {"share": share} for part, share in zip(parts, job.shares, strict=True)],
     }
 
 
-# --- Files that are whole or not there -----------------------------------------------------
-
-
-def _settle(file: IO[bytes], close: bool = True) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    if close:
-        file.close()
-
-
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        _settle(file, close=False)
-    os.replace(aside, path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    _write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+def _entropy(weights: np.ndarray) -> float:
+    """Of the distribution with these weights, in nats: the loss of the best model that ignores
+    all context."""
+    p = weights[weights > 0] / weights.sum()
+    return float(-(p * np.log(p)).sum())

@@ -76,7 +76,7 @@ def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterato
 
 
 def file_list(source: dict[str, Any]) -> list[str]:
-    """The sorted paths that the globs of a `files` source match. SourceError if one matches none."""
+    """The sorted files that a `files` source's globs match. SourceError if one matches none."""
     found: set[str] = set()
     for pattern in source["paths"]:
         matches = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
@@ -86,10 +86,8 @@ def file_list(source: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def fingerprint(source: dict[str, Any]) -> dict[str, Any] | None:
-    """Count, bytes and a hash of names and sizes of a `files` source; None for other kinds."""
-    if source["kind"] != "files":
-        return None
+def fingerprint(source: dict[str, Any]) -> dict[str, Any]:
+    """How many files a `files` source has, their bytes, and a hash of their names and sizes."""
     sizes = [(path, os.path.getsize(path)) for path in file_list(source)]
     return {
         "files": len(sizes),
@@ -265,8 +263,8 @@ def _json_text(line: bytes, text_field: str, where: str, skipped: Skipped) -> st
         return skipped.add("invalid UTF-8", where)
     except (ValueError, RecursionError):
         return skipped.add("invalid JSON", where)
-    return _record_text(record.get(text_field) if isinstance(record, dict) else None,
-                        text_field, where, skipped)  # fmt: skip
+    text = record.get(text_field) if isinstance(record, dict) else None
+    return _record_text(text, text_field, where, skipped)
 
 
 def _record_text(text: Any, text_field: str, where: str, skipped: Skipped) -> str | None:
@@ -324,7 +322,7 @@ def _chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
         skipped.add(f"unreadable file ({error.strerror})", path)
 
 
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
+def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     while block := file.read(CHUNK_BYTES):
         yield block
 

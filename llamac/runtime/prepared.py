@@ -1,0 +1,183 @@
+"""Prepared data on disk: its layout, how it is written, and how it is checked.
+
+    manifest.json                  settings, tokenizer, per source and split: documents, bytes,
+                                   tokens, entropy, and each shard with its sha256
+    tokenizer.model
+    <source>/train-00000.bin       tokens, little-endian uint16 or uint32, nothing else;
+    <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
+    <source>/source.json           this source's part of the manifest, written when it is whole
+    <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
+
+Every file is written aside, flushed to disk and renamed, so a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .tokenizer import Tokenizer
+
+SPLITS = ("train", "validation")
+
+
+class PreparedDataError(ValueError):
+    """A directory of prepared data that is unfinished, damaged, or too small for its use."""
+
+
+def load_manifest(directory: str | Path) -> dict[str, Any]:
+    """The manifest of a prepared directory, with every shard checked to be there in full size."""
+    root = Path(directory)
+    try:
+        manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PreparedDataError(f"{root} holds no prepared data (no manifest.json)") from error
+    width = np.dtype(manifest["dtype"]).itemsize
+    for path, shard in _shards(root, manifest):
+        size = path.stat().st_size if path.exists() else -1
+        if size != shard["tokens"] * width:
+            what = "is missing" if size < 0 else f"has {size} bytes, not {shard['tokens'] * width}"
+            raise PreparedDataError(f"{path} {what}: delete {root} and prepare the data again")
+    return manifest
+
+
+def verify(directory: str | Path) -> dict[str, Any]:
+    """`load_manifest`, with every shard and the tokenizer read and compared with their hashes."""
+    root, manifest = Path(directory), load_manifest(directory)
+    for path, shard in _shards(root, manifest):
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
+                raise PreparedDataError(
+                    f"{path} is damaged: delete {root} and prepare the data again"
+                )
+    model = root / "tokenizer.model"
+    if Tokenizer.load(model).pieces_sha256 != manifest["tokenizer"]["pieces_sha256"]:
+        raise PreparedDataError(f"{model} is not the tokenizer these shards were made with")
+    return manifest
+
+
+def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for source in manifest["sources"]:
+        for split in SPLITS:
+            for shard in source[split]["shards"]:
+                yield root / shard["file"], shard
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of the two shard types that holds every id."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+@dataclass
+class ShardWriter:
+    """Writes one split of one source: a stream of tokens, cut into shards of equal size."""
+
+    path: Path  # of the shards, without "-00000.bin"
+    dtype: np.dtype
+    shard_tokens: int
+    documents: int = 0
+    bytes: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    _file: IO[bytes] | None = None
+    _digest: Any = None
+    _tokens: int = 0
+
+    def add(self, tokens: np.ndarray, text_bytes: int) -> None:
+        """Appends a document: its tokens with their EOS, and the bytes of its text."""
+        self.documents += 1
+        self.bytes += text_bytes
+        while len(tokens):
+            head = tokens[: self.shard_tokens - self._tokens]
+            self._write(head.astype(self.dtype).tobytes())
+            self._tokens += len(head)
+            tokens = tokens[len(head) :]
+            if self._tokens == self.shard_tokens:
+                self._finish_shard()
+
+    def close(self) -> dict[str, Any]:
+        """Finishes the last shard and returns the split's part of the manifest."""
+        if self._file is not None:
+            self._finish_shard()
+        tokens = sum(shard["tokens"] for shard in self.shards)
+        return {
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "tokens": tokens,
+            "bytes_per_token": self.bytes / tokens if tokens else None,
+            "shards": self.shards,
+        }
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self._file, self._digest = _aside(self.path).open("wb"), hashlib.sha256()
+        self._file.write(data)
+        self._digest.update(data)
+
+    def _finish_shard(self) -> None:
+        assert self._file is not None
+        target = self.path.with_name(f"{self.path.name}-{len(self.shards):05}.bin")
+        _settle(self._file)
+        os.replace(_aside(self.path), target)
+        self.shards.append(
+            {
+                "file": f"{target.parent.name}/{target.name}",
+                "tokens": self._tokens,
+                "sha256": self._digest.hexdigest(),
+            }
+        )
+        self._file, self._tokens = None, 0
+
+
+def clear(directory: Path) -> None:
+    """Makes a source's directory and removes an unfinished preparation from it; nothing else, as
+    someone may keep their texts there too."""
+    directory.mkdir(exist_ok=True)
+    ours = re.compile(r"(train|validation)(-\d{5}\.bin|\.tmp)|(unigrams\.npy|source\.json)(\.tmp)?")
+    for path in directory.iterdir():
+        if ours.fullmatch(path.name):
+            path.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    file = _aside(path).open("wb")
+    file.write(data)
+    _settle(file)
+    os.replace(_aside(path), path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    file = _aside(path).open("wb")
+    np.save(file, array)
+    _settle(file)
+    os.replace(_aside(path), path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, or an empty one if there is no whole file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _settle(file: IO[bytes]) -> None:
+    """Closes a file once its bytes are on the disk: a rename may otherwise outrun them."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
