@@ -1,0 +1,122 @@
+"""The command line: `llamac VERB …`.
+
+A verb is one line in `VERBS` and one module beside this file, imported only when that verb is
+called; so `llamac --help` stays quick however heavy a verb is. To add the verb `build`, write
+`"build": "compile SPEC into a trainer"` below and `llamac/cli/build.py` with
+
+    app = typer.Typer()
+
+    @app.command()
+    def build(spec: SpecArgument, overrides: SetOption = None) -> None: ...
+
+(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common`.) A verb with verbs of its own,
+such as `data prepare`, gives its `app` several commands.
+
+A verb that fails raises: `typer.Exit(3)` where it has said why, or any exception with an
+`exit_code`, whose text is then the message. Exit codes: 0 ok · 1 failed while running ·
+2 usage or spec error · 3 verification failed · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+    "check": "validate SPEC: every error at once, with its place and the way out",
+    "schema": "print the JSON Schema of specs, for completion in your editor",
+}
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: this process's) and returns its exit code."""
+    verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may know fewer characters than a spec
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        if verb in ("-h", "--help", "help"):
+            print(_overview())
+        elif verb in ("-V", "--version"):
+            print(_version())
+        elif verb in VERBS:
+            code = _run(verb, rest)
+            if code == INTERRUPTED:  # newer typers turn the interrupt into its exit code
+                raise KeyboardInterrupt
+            return code
+        else:
+            return _unknown(verb)
+    except KeyboardInterrupt:
+        print("llamac: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader left, as `head` does; flushing at exit must not complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return OK
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in VERBS.items())
+    return (
+        "Usage: llamac VERB SPEC [--set section.key=value]… [OPTIONS]\n\n"
+        "Compiles a declarative spec of a LLaMA-style pretraining run into a trainer you can\n"
+        "read, own and launch. SPEC is a TOML file, or a shipped spec such as tiny or 65b.\n\n"
+        f"Verbs:\n{verbs}\n\n"
+        "Options:\n"
+        "  -h, --help     this page; llamac VERB --help for one verb\n"
+        "  -V, --version  the version"
+    )
+
+
+def _version() -> str:
+    from llamac import __version__
+
+    return f"llamac {__version__}"
+
+
+def _unknown(verb: str) -> int:
+    from difflib import get_close_matches
+
+    from llamac.spec.errors import printable
+
+    close = get_close_matches(verb[:80], VERBS, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(VERBS)}"
+    print(f"llamac: there is no verb {printable(verb)!r}; {hint}", file=sys.stderr)
+    return USAGE
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    from importlib import import_module
+
+    import typer
+
+    command = typer.main.get_command(import_module(f"llamac.cli.{verb}").app)
+    try:
+        result = command.main(arguments, prog_name=f"llamac {verb}", standalone_mode=False)
+        return result if isinstance(result, int) else OK
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        code = getattr(error, "exit_code", FAILED if isinstance(error, OSError) else None)
+        if code is None:  # a fault of ours: the traceback is what helps, and exits with 1 as well
+            raise
+        _say(error, verb)
+        return code
+
+
+def _say(error: Exception, verb: str) -> None:
+    """An exception that knows its exit code, as its message alone."""
+    from llamac.spec.errors import SpecError
+
+    usage = getattr(error, "format_message", None)  # of typer's own, about the command line
+    text = f"llamac {verb}: {usage()}\nTry: llamac {verb} --help" if usage else str(error)
+    if text and not isinstance(error, SpecError) and not usage:
+        text = f"llamac {verb}: {text}"
+    if text:
+        print(text, file=sys.stderr)

@@ -10,6 +10,8 @@ from llamac.spec.section import Section
 
 
 class Activation(Section):
+    """Which activations are kept for the backward pass."""
+
     checkpoint: Literal["none", "full", "selective"] = Field(
         default="selective",
         description="none keeps every value; selective keeps the outputs of linear layers and "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -13,10 +13,13 @@ from llamac.spec.units import Count, Tokens
 
 
 class Batch(Section):
-    """Exactly one of `tokens` and `sequences` is given; both are ints after validation."""
+    """How much text an optimizer step sees: either `tokens` or `sequences`.
+
+    Both are ints after validation.
+    """
 
     sequence_length: Count = Field(default=2048, description="Tokens in one training sequence.")
-    tokens: Tokens = Field(
+    tokens: Annotated[Tokens, Field(le=2**40)] = Field(
         default=DERIVED,
         description="Tokens per optimizer step, over all ranks; or give `sequences`.",
     )

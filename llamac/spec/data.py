@@ -14,6 +14,8 @@ from llamac.spec.units import Bytes, Tokens
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Safe as a directory's name on any system."""
 
+SMALLEST_SHARE = 1e-6
+
 Pattern = Annotated[Text, Field(min_length=1)]
 
 
@@ -57,6 +59,8 @@ class Source(Section):
 
 
 class Data(Section):
+    """The text to learn from, its mixture, and where it is prepared."""
+
     source: Annotated[tuple[Source, ...], FromArray] = Field(
         min_length=1, description="The mixture: one [[data.source]] for each ingredient."
     )
@@ -78,3 +82,8 @@ class Data(Section):
             if first.setdefault(source.name.lower(), index) != index:
                 message = f'two sources are named "{source.name}"'
                 yield Problem(("source", index, "name"), message, "give each source its own name")
+        total = sum(source.share for source in self.source)
+        for index, source in enumerate(self.source):
+            if source.share / total < SMALLEST_SHARE:
+                message = f"share = {source.share:g} is less than a millionth of the mixture"
+                yield Problem(("source", index, "share"), message, "remove the source")

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from llamac.resources import find_spec
+from llamac.resources import find_spec, shipped_specs
 from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe
 from llamac.spec.positions import Lines, Place, scan
 
+LARGEST_FILE = 1024 * 1024
+"""Bytes; a spec is a few thousand. Keeps `llamac check /dev/zero` from reading for ever."""
 LONGEST_INTEGER = 64
 """Digits; no number in a spec is near it, and Python refuses to read beyond 4300."""
 
@@ -152,12 +154,15 @@ def _relative(path: FilePath) -> str:
 def _text(file: str, path: FilePath, blame: Location) -> str:
     """The file's text, line ends normalised as tomllib does."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            raw = stream.read(LARGEST_FILE + 1)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         named = "" if blame.file == file else f" {describe(file)}"
-        hint = "llamac check also takes a shipped spec by name, such as tiny or 65b"
+        hint = f"the shipped specs go by name: {', '.join(shipped_specs())}"
         raise _failure(blame, f"cannot read the spec{named}: {reason}", hint) from error
+    if len(raw) > LARGEST_FILE:
+        raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: this is no spec")
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -11,6 +11,8 @@ from llamac.spec.units import Count
 
 
 class Eval(Section):
+    """Validation loss and a sample, while training."""
+
     every: Count = Field(default=500, description="Steps between evaluations.")
     batches: Count = Field(
         default=20, description="Micro-batches of held-out text in one evaluation."

@@ -89,8 +89,8 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
         case "model_type" | "model_attributes_type":
             return f"must be a table, not {found}", ""
         case "string_pattern_mismatch":
-            rule = "must be made of letters, digits, '.', '_' and '-', and start with one of the"
-            return f"{rule} first two, not {found}", "at most 64 characters"
+            rule = "must be letters, digits, '.', '_' and '-' after a first letter or digit"
+            return f"{rule}, not {found}", "it names directories; 64 characters are the most"
         case "string_too_short":
             return "must not be empty", ""
         case "too_short" | "too_long":

@@ -10,6 +10,8 @@ from llamac.spec.section import Section
 
 
 class Hardware(Section):
+    """The machine a run is for."""
+
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to train; auto takes CUDA where there is one."
     )

@@ -13,6 +13,8 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Launch(Section):
+    """The process a run starts in."""
+
     threads: Count | None = Field(
         default=None, description="Threads inside one torch operation. Default: torch's own choice."
     )

@@ -25,9 +25,14 @@ def load_spec(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Spec:
 
     `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. Raises SpecError.
     """
-    document = read(fspath(path))
-    apply_overrides(document, overrides)
-    return _validated(document)
+    file = fspath(path)
+    try:
+        document = read(file)
+        apply_overrides(document, overrides)
+        return _validated(document)
+    except RecursionError:
+        message = "nested too deeply to be a spec"
+        raise SpecError([Diagnostic(Location(file), message)]) from None
 
 
 def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:

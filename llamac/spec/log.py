@@ -9,5 +9,7 @@ from llamac.spec.units import Count
 
 
 class Log(Section):
+    """What a run says about itself."""
+
     every: Count = Field(default=10, description="Steps between lines of metrics.jsonl.")
     tensorboard: bool = Field(default=True, description="Write TensorBoard event files as well.")

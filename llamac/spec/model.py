@@ -52,7 +52,10 @@ RopeScaling = Annotated[LinearScaling | Llama3Scaling, Field(discriminator="kind
 
 
 class Model(Section):
-    """The network. Resolved: `n_kv_heads`, `head_dim` and `ffn_dim` are ints after validation."""
+    """The shape of the network; defaults are LLaMA's.
+
+    `n_kv_heads`, `head_dim` and `ffn_dim` are resolved: ints after validation.
+    """
 
     dim: Width = Field(description="Width of the residual stream.")
     n_layers: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Number of blocks.")

@@ -13,6 +13,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Section):
+    """AdamW, as the paper used it (Touvron et al. 2023, section 2.3)."""
+
     kind: Literal["adamw"] = Field(default="adamw", description="Decoupled weight decay Adam.")
     lr: Annotated[float, Field(gt=0, le=10)] = Field(
         description="Peak learning rate, reached at the end of the warm-up."

@@ -12,6 +12,8 @@ from llamac.spec.units import Count
 
 
 class Parallel(Section):
+    """Degrees of the device mesh."""
+
     tensor: Count = Field(default=1, description="Ranks that share each weight matrix.")
     context: Count = Field(default=1, description="Ranks that share each sequence.")
     pipeline: Count = Field(default=1, description="Ranks that share the layers.")

@@ -50,14 +50,13 @@ class Lines:
     """Offsets of a text → lines and columns."""
 
     def __init__(self, text: str, file: str) -> None:
-        self._text, self._file = text, file
+        self._lines, self._file = text.split("\n"), file
         self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def locate(self, start: int, end: int) -> Location:
         """The location of text[start:end], cut at the end of its first line."""
         line = bisect_right(self._starts, start)
-        begin = self._starts[line - 1]
-        source = self._text[begin:].split("\n", 1)[0] if line else ""
+        begin, source = self._starts[line - 1], self._lines[line - 1]
         length = max(1, min(end, begin + len(source)) - start)
         return Location(self._file, line, start - begin + 1, length, source)
 

@@ -10,6 +10,8 @@ from llamac.spec.section import Section
 
 
 class Precision(Section):
+    """What the arithmetic is done in; master weights are always fp32."""
+
     compute: Literal["bf16", "fp32"] = Field(
         default="bf16",
         description="Type of weights, activations and gradients in forward and backward.",

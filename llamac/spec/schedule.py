@@ -13,7 +13,10 @@ from llamac.spec.units import Count, Fraction, Tokens
 
 
 class Schedule(Section):
-    """Exactly one of `steps` and `tokens` is set; `Spec.total_steps` resolves it."""
+    """How long to train (either `steps` or `tokens`), and the learning rate meanwhile.
+
+    `Spec.total_steps` resolves the two.
+    """
 
     kind: Literal["cosine", "linear", "constant"] = Field(
         default="cosine", description="Shape of the learning rate after the warm-up."

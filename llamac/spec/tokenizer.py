@@ -11,6 +11,8 @@ from llamac.spec.units import Bytes
 
 
 class Tokenizer(Section):
+    """Splits text into tokens: a SentencePiece model, trained on the sources or given."""
+
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
     path: Text | None = Field(
         default=None,

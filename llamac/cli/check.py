@@ -1,0 +1,66 @@
+"""`llamac check SPEC`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import typer
+
+from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.spec import Spec
+from llamac.spec.data import Data
+from llamac.spec.model import Model
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def check(spec: SpecArgument, overrides: SetOption = None) -> None:
+    """Validate SPEC: every error at once, with its place and the way out."""
+    print("\n".join(_summary(load(spec, overrides))))
+
+
+def _summary(spec: Spec) -> Iterator[str]:
+    batch, schedule = spec.batch, spec.schedule
+    yield f"{spec.name} is valid"
+    yield f"  model      {_shape(spec.model)}"
+    yield f"  data       {_mixture(spec.data)}"
+    yield (
+        f"  batch      {batch.tokens:,} tokens = {batch.sequences:,} sequences of "
+        f"{batch.sequence_length:,}, {batch.micro_batch:,} at a time"
+    )
+    yield (
+        f"  schedule   {spec.total_steps:,} steps = {_short(spec.total_steps * batch.tokens)} "
+        f"tokens, {schedule.kind} after {schedule.warmup_steps:,} steps of warm-up"
+    )
+    yield f"  optimizer  {spec.optimizer.kind}, learning rate {spec.optimizer.lr:g}"
+    yield (
+        f"  compute    {spec.precision.compute}, {spec.activation.checkpoint} checkpointing, "
+        f"device {spec.hardware.device}"
+    )
+
+
+def _shape(model: Model) -> str:
+    heads = f"{model.n_heads} heads of {model.head_dim}"
+    if model.n_kv_heads != model.n_heads:
+        heads += f" sharing {model.n_kv_heads} of keys and values"
+    return (
+        f"{model.n_layers} layers of {model.dim:,}, {heads}, ffn {model.ffn_dim:,}, "
+        f"{model.norm_position}-{model.norm}, {model.activation}, {model.position}, "
+        f"vocabulary {model.vocab_size:,}"
+    )
+
+
+def _mixture(data: Data) -> str:
+    total = sum(source.share for source in data.source)
+    return ", ".join(f"{source.name} {source.share / total:.1%}" for source in data.source)
+
+
+def _short(count: float) -> str:
+    """1_400_000_000_000 → 1.4T."""
+    unit = ""
+    for larger in "KMGT":
+        if count < 1000:
+            break
+        count, unit = count / 1000, larger
+    return f"{count:.3g}{unit}"

@@ -1,0 +1,31 @@
+"""`llamac schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamac.spec.schema import json_schema
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def schema(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write to this file instead.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of specs, for completion in your editor.
+
+    With Taplo or VS Code's Even Better TOML, write it to llamac.schema.json and start a spec with
+    the line `#:schema llamac.schema.json`.
+    """
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The JSON Schema of a spec, from the same models that validate it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamac.spec.root import Spec
+
+_EXTENDS = {
+    "type": "string",
+    "minLength": 1,
+    "description": "Another spec, relative to this file or shipped ('65b'), which this one "
+    "changes: tables merge key by key, arrays are replaced.",
+}
+_WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
+"""Tables that `extends` never merges into by halves, so that their required keys are required."""
+
+
+def json_schema() -> dict[str, Any]:
+    """A schema for editors. It asks for no key that `extends` may give: `llamac check` does."""
+    schema = _tidy(Spec.model_json_schema())
+    for table in [schema, *schema["$defs"].values()]:
+        if table["title"] not in _WHOLE:
+            table.pop("required", None)
+    schema["properties"] = {"extends": _EXTENDS, **schema["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "llamac spec",
+    }
+
+
+def _tidy(node: Any) -> Any:
+    """Without nulls: TOML has none, they only stand for absent keys."""
+    if isinstance(node, list):
+        return [_tidy(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    tidy = {
+        key: _tidy(value) for key, value in node.items() if not (key == "default" and value is None)
+    }
+    options = [option for option in tidy.get("anyOf", []) if option != {"type": "null"}]
+    if len(options) == 1:
+        del tidy["anyOf"]
+        return {**options[0], **tidy}
+    return {**tidy, "anyOf": options} if options else tidy
