@@ -1,0 +1,155 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """Appends one JSON object per step to RUN/metrics.jsonl, and scalars to RUN/tensorboard.
+
+    A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
+    a crash, so that the file is always one clean curve.
+    """
+
+    def __init__(self, run: Path, *, resumed: int, tensorboard: bool) -> None:
+        self.path = run / "metrics.jsonl"
+        self._truncate(resumed)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed + 1)
+
+    def write(self, row: Row) -> None:
+        finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, row["step"])
+
+    def sync(self) -> None:
+        """Force the rows to disk: before a checkpoint, so that none is newer than its curve."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _truncate(self, resumed: int) -> None:
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_bytes().splitlines(True) if _step(line) <= resumed]
+        temporary = self.path.with_name(".metrics.jsonl")
+        with open(temporary, "wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path)
+
+
+class Display:
+    """The run as a person watches it: a live line on a terminal, else a line every few steps."""
+
+    def __init__(self, start: int, stop: int, every: int) -> None:
+        self.stop = stop
+        self.every = every
+        self._pace: float | None = None  # seconds per step, smoothed, for the ETA
+        self._live = _live_line() if sys.stdout.isatty() else None
+        self._task = (
+            self._live.add_task("first step", total=stop, completed=start) if self._live else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print `text` as it is, above the live line if there is one."""
+        if self._live is not None:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def step(self, row: Row) -> None:
+        self._pace = row["step_seconds"] if self._pace is None else self._pace
+        self._pace += (row["step_seconds"] - self._pace) / 10
+        line = describe(row, self.stop, (self.stop - row["step"]) * self._pace)
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=row["step"], description=line)
+        elif row["step"] % self.every == 0 or row["step"] == self.stop:
+            self.say(line)
+
+
+def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
+    """A progress callback that says each stage as it begins."""
+    said: list[str] = []
+
+    def progress(stage: str, _: int) -> None:
+        if stage not in said:
+            said.append(stage)
+            say(f"{stage} …")
+
+    return progress
+
+
+def describe(row: Row, stop: int, remaining_seconds: float) -> str:
+    """One step in one line."""
+    text = (
+        f"step {row['step']:,}/{stop:,} · loss {row['loss']:.4f} · lr {row['lr']:.2e} · "
+        f"norm {row['grad_norm']:.2f} · {row['tokens_per_second']:,.0f} tok/s · "
+        f"MFU {row['mfu']:.1%} · ETA {duration(remaining_seconds)}"
+    )
+    if "validation_loss" in row:
+        text += f" · validation {row['validation_loss']:.4f}"
+    return text + (" · SKIPPED" if "skipped_steps" in row else "")
+
+
+def duration(seconds: float) -> str:
+    """4000.0 → "1:06:40"; days in front when there are any."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}d " * (days > 0) + f"{hour}:{minute:02}:{second:02}"
+
+
+def _live_line() -> Progress:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    return Progress(*columns, transient=True)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _step(line: bytes) -> float:
+    """The step of a row of metrics.jsonl; a line that is not whole is beyond every step."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
