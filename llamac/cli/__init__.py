@@ -25,6 +25,8 @@ from collections.abc import Sequence
 
 VERBS = {
     "check": "validate SPEC: every error at once, with its place and the way out",
+    "build": "compile SPEC into a trainer you can read, own and launch",
+    "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "schema": "print the JSON Schema of specs, for completion in your editor",
 }
 

@@ -1,0 +1,13 @@
+"""The vocabulary of the IR: importing this package defines every op (`llamac.ir.op.OPS`)."""
+
+from llamac.ops import (  # noqa: F401
+    activation,
+    attention,
+    cross_entropy,
+    elementwise,
+    embedding,
+    linear,
+    norm,
+    rope,
+    views,
+)

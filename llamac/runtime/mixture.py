@@ -73,18 +73,21 @@ class Mixture:
         self.windows = np.array([_windows(s, sequence_length) for s in self._sources])
         self.slots = _slots([shares[name] for name in self.names], self.names)
         self._source_of, self._rank_of = _period(self.slots)
+        self._end = self._first_beyond()
 
     def __len__(self) -> int:
         """How many sequences the validation split has."""
         if self.shuffled:
             raise TypeError("the training split has no end")
-        # The first sequence that would need window n of its source.
+        return self._end
+
+    def _first_beyond(self) -> int:
+        """The first sequence that would need a source's window beyond its last."""
         periods, ranks = np.divmod(self.windows, self.slots)
-        ends = [
+        return min(
             int(period) * PERIOD + int(np.flatnonzero(self._source_of == source)[rank])
             for source, (period, rank) in enumerate(zip(periods, ranks, strict=True))
-        ]
-        return min(ends)
+        )
 
     def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(source, epoch, window) of sequences start … start + count − 1, each int64 [count].
@@ -107,8 +110,8 @@ class Mixture:
 
         Raises IndexError beyond the end of the validation split.
         """
-        if start < 0 or (not self.shuffled and start + count > len(self)):
-            raise IndexError(f"sequences {start} to {start + count} of {len(self)}")
+        if start < 0 or (not self.shuffled and start + count > self._end):
+            raise IndexError(f"sequences {start} to {start + count} of {self._end}")
         source, _, window = self.locate(start, count)
         out = np.empty((count, self.sequence_length + 1), dtype=np.int64)
         for row, s, w in zip(out, source.tolist(), window.tolist(), strict=True):

@@ -216,11 +216,23 @@ def _train_tokenizer(job: _Job) -> Tokenizer:
     lines: list[str] = []
     for source, share in zip(job.sources, job.shares, strict=True):
         job.progress(f"sampling {source['name']}", 0)
-        texts = (text for text in documents(source) if not job.is_held_out(text.encode()))
         budget = int(job.tokenizer["train_bytes"] * share)
-        lines += training_lines(sample(texts, budget, f"{job.seed}\0{source['name']}"))
+        drawn = sample(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
+        lines += training_lines(drawn)
     job.progress("training the tokenizer", sum(map(len, lines)))
     return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
+
+
+def _training_texts(job: _Job, source: dict[str, Any]) -> Iterator[str]:
+    skipped, kept, held_out = Skipped(), 0, 0
+    for text in documents(source, skipped):
+        if job.is_held_out(text.encode()):
+            held_out += 1
+        else:
+            kept += 1
+            yield text
+    if not kept:
+        raise SourceError(_no_documents(source, held_out, skipped))
 
 
 # --- One source ----------------------------------------------------------------------------

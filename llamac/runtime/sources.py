@@ -304,7 +304,8 @@ def _parquet(path: str, text_field: str, skipped: Skipped) -> Iterator[str]:
 
 
 def _chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """The decompressed bytes of a file; what comes before a break in it is kept."""
+    """The decompressed bytes of a file; what comes before a break in it is kept. (In a garbled
+    gzip file the break may be noticed only at its checksum, at the end.)"""
     try:
         with open(path, "rb") as raw:
             if path.endswith(".gz"):
@@ -322,8 +323,8 @@ def _chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
         skipped.add(f"unreadable file ({error.strerror})", path)
 
 
-def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
-    while block := file.read(CHUNK_BYTES):
+def _blocks(file: io.BufferedReader | gzip.GzipFile) -> Iterator[bytes]:
+    while block := file.read1(CHUNK_BYTES):  # `read` would lose what comes before a break
         yield block
 
 
@@ -367,10 +368,11 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            self._rest = next(self._chunks, None) or b""
-            if not self._rest:
+        while not self._rest:  # a chunk may be empty without being the last
+            chunk = next(self._chunks, None)
+            if chunk is None:
                 return 0
+            self._rest = chunk
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size

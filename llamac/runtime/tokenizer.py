@@ -52,7 +52,7 @@ class Tokenizer:
         # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
         # text's beginning may have it: later segments are led in by a newline, which is cut off.
         lead = self._pieces.encode("\n")
-        prefixed = self._pieces.id_to_piece(lead[0]).startswith(SPACE_MARK)
+        prefixed = bool(lead) and self._pieces.id_to_piece(lead[0]).startswith(SPACE_MARK)
         self._lead, self._lead_tokens = ("\n", len(lead)) if prefixed else ("", 0)
         mark = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self._mark: list[int] = [] if self.unk in mark else mark
@@ -173,6 +173,8 @@ def _vocabulary_error(message: str, vocab_size: int) -> str:
             f"a vocabulary of {vocab_size} pieces cannot hold the 259 special and byte pieces and "
             f"this text's characters: set model.vocab_size to more than {found[2]}"
         )
+    if "sentences_.empty()" in message:
+        return "there is no text to train a tokenizer on"
     return f"SentencePiece cannot train on this text: {message}"
 
 

@@ -8,15 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llamac.spec.errors import Problem
-from llamac.spec.section import FromArray, Section, Text
+from llamac.spec.section import FromArray, NonEmpty, Section
 from llamac.spec.units import Bytes, Tokens
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Safe as a directory's name on any system."""
 
 SMALLEST_SHARE = 1e-6
-
-Pattern = Annotated[Text, Field(min_length=1)]
 
 
 class Source(Section):
@@ -29,11 +27,11 @@ class Source(Section):
     share: Annotated[float, Field(gt=0, le=1e9)] = Field(
         description="Weight in the mixture, normalised over all sources."
     )
-    paths: Annotated[tuple[Pattern, ...], FromArray] = Field(
+    paths: Annotated[tuple[NonEmpty, ...], FromArray] = Field(
         default=(),
         description="Globs of txt, md, jsonl (.gz, .zst) or parquet files; `files` only.",
     )
-    text_field: Pattern = Field(
+    text_field: NonEmpty = Field(
         default="text",
         description="Field or column that holds the text in jsonl and parquet; `files` only.",
     )
@@ -64,7 +62,7 @@ class Data(Section):
     source: Annotated[tuple[Source, ...], FromArray] = Field(
         min_length=1, description="The mixture: one [[data.source]] for each ingredient."
     )
-    directory: Pattern | None = Field(
+    directory: NonEmpty | None = Field(
         default=None,
         description="Where the prepared shards live. Default: data/ in the run directory.",
     )

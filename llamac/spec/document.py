@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from llamac.resources import find_spec, shipped_specs
-from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe
+from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe, quoted
 from llamac.spec.positions import Lines, Place, scan
 
 LARGEST_FILE = 1024 * 1024
@@ -104,16 +104,18 @@ class Document:
 
 def read(file: str) -> Document:
     """The document in `file`, laid over the one that its `extends` names. Raises SpecError."""
-    return _read(file, find_spec_file(file, Location(file)), [])
+    path = find_spec_file(file, Location(file))
+    return _read(file if path == FilePath(file) else _relative(path), path, [])
 
 
 def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
     """`find_spec`, for names that no file system could hold too. Raises SpecError at `blame`."""
+    if "\0" in name:
+        raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
     try:
         return find_spec(name, near)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise _failure(blame, f"cannot look up {describe(name)}: {reason}") from error
+    except OSError as error:
+        raise _failure(blame, f"cannot read the spec: {error.strerror}") from error
 
 
 def _read(
@@ -133,16 +135,12 @@ def _read(
         names = [step.name for step in [*chain[chain.index(base_path.resolve()) :], base_path]]
         message = f"`extends` goes round in a circle: {' → '.join(names)}"
         raise _failure(place, message, "a spec cannot extend itself: remove one of the links")
-    merged = _read(_shown(file, base, base_path), base_path, chain, place)
+    beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
+    shown = beside if base_path == path.parent / base else _relative(base_path)
+    merged = _read(shown, base_path, chain, place)
     merged.file = file
     merged.merge(document)
     return merged
-
-
-def _shown(file: str, base: str, base_path: FilePath) -> str:
-    """How messages name the base of `file`: relative as `file` is, unless it is a shipped one."""
-    beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
-    return beside if os.path.exists(beside) else _relative(base_path)
 
 
 def _relative(path: FilePath) -> str:
@@ -157,10 +155,12 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
         with path.open("rb") as stream:
             raw = stream.read(LARGEST_FILE + 1)
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        named = "" if blame.file == file else f" {describe(file)}"
+        reason = error.strerror or str(error)
+        named = "" if blame.file == file else f" {quoted(file)}"
         hint = f"the shipped specs go by name: {', '.join(shipped_specs())}"
-        raise _failure(blame, f"cannot read the spec{named}: {reason}", hint) from error
+        raise _failure(
+            blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", hint
+        ) from error
     if len(raw) > LARGEST_FILE:
         raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: this is no spec")
     try:

@@ -57,6 +57,8 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
             yield Problem((*path, *problem.path), problem.message, problem.help, problem.at)
     elif kind == "value_error":
         yield Problem(path, f"{name} {context['error']}")
+    elif kind == "missing" and isinstance(path[-1], int):
+        yield Problem(path[:-1], f"{_name(path[:-1])} needs more than {_entries(path[-1])}")
     elif kind == "missing":
         yield _missing(path, model, data)
     elif kind == "extra_forbidden":
@@ -91,16 +93,18 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
         case "string_pattern_mismatch":
             rule = "must be letters, digits, '.', '_' and '-' after a first letter or digit"
             return f"{rule}, not {found}", "it names directories; 64 characters are the most"
-        case "string_too_short":
+        case "too_short" if value == "":
             return "must not be empty", ""
         case "too_short" | "too_long":
             size = context.get("min_length", context.get("max_length"))
             few = "at least" if kind == "too_short" else "at most"
-            return f"must have {few} {size} {'entry' if size == 1 else 'entries'}", ""
-        case "missing":
-            return "is required", ""
+            return f"must have {few} {_entries(size)}", ""
         case _:
             return f"cannot be {found}", ""
+
+
+def _entries(count: Any) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _quoting_hint(kind: str, value: Any) -> str:

@@ -37,13 +37,18 @@ class Place:
 
 def scan(text: str, file: str) -> dict[Path, Place]:
     """Places of every key, table and array element in `text`, valid TOML without `\\r\\n`."""
-    scanner = _Scanner(text)
-    scanner.document()
     lines = Lines(text, file)
     return {
         path: Place(lines.locate(*key), lines.locate(*value))
-        for path, (key, value) in scanner.spans.items()
+        for path, (key, value) in spans(text).items()
     }
+
+
+def spans(text: str) -> dict[Path, tuple[Span, Span]]:
+    """Offsets of every key and value: `text[slice(*span)]` is its source."""
+    scanner = _Scanner(text)
+    scanner.document()
+    return scanner.spans
 
 
 class Lines:

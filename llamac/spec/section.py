@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from llamac.spec.errors import Broken, Problem
 
@@ -24,6 +24,9 @@ def _without_nul(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_without_nul)]
 """A string that may become a path, an environment variable or a key."""
+
+
+NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from llamac.spec.section import Section, Text
+from llamac.spec.section import NonEmpty, Section
 from llamac.spec.units import Bytes
 
 
@@ -14,9 +14,8 @@ class Tokenizer(Section):
     """Splits text into tokens: a SentencePiece model, trained on the sources or given."""
 
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
-    path: Text | None = Field(
+    path: NonEmpty | None = Field(
         default=None,
-        min_length=1,
         description="An existing SentencePiece .model file. Default: train one on the sources.",
     )
     train_bytes: Bytes = Field(

@@ -35,7 +35,7 @@ def _plain(value: Any) -> bool:
 
 
 def _is_array_of_tables(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+    return isinstance(value, list) and value != [] and all(isinstance(v, Mapping) for v in value)
 
 
 def literal(value: Any) -> str:

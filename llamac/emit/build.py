@@ -1,0 +1,111 @@
+"""Writing an emitted directory: only our own files, each whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import llamac
+from llamac.emit.model import render_model
+from llamac.emit.trainer import PACKAGE, render_trainer, runtime_files
+from llamac.ir.printer import print_program
+from llamac.passes.pipeline import Stage
+from llamac.spec import Spec
+
+MANIFEST = "MANIFEST.json"
+
+
+class BuildError(Exception):
+    """The directory cannot be written as it stands; says why, and the way out."""
+
+    exit_code = 2
+
+
+def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
+    """Every file of the emitted directory, by relative path. The same spec gives the same bytes."""
+    files: dict[str, str] = {}
+    last = None
+    for number, last in enumerate(stages, 1):
+        files[f"ir/{number:02d}-{last.name}.ir"] = print_program(last.program)
+    assert last is not None
+    files["model.py"] = render_model(last.program)
+    files |= render_trainer(spec)
+    files["spec.toml"] = spec.to_toml()
+    for name in runtime_files(files["model.py"], files["train.py"]):
+        files[f"runtime/{name}"] = (PACKAGE / "runtime" / name).read_text(encoding="utf-8")
+    return files
+
+
+def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> None:
+    """Bring `directory` up to date with `files`, and leave everything else in it alone.
+
+    Raises BuildError rather than write into a directory that is not ours, or over a file that was
+    edited since we wrote it (`overwrite` allows the latter).
+    """
+    recorded = _recorded(directory)
+    if not overwrite:
+        _refuse_edited(directory, files, recorded)
+    for name, text in files.items():
+        path = directory / name
+        if not (path.is_file() and _digest(path.read_bytes()) == _digest(text.encode())):
+            _replace(path, text)
+    for name in recorded.keys() - files.keys():
+        (directory / name).unlink(missing_ok=True)
+    hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
+    manifest = {"llamac": llamac.__version__, "sha256": hashes}
+    _replace(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _recorded(directory: Path) -> dict[str, str]:
+    """What we wrote there before: relative path → sha256."""
+    if directory.exists() and not directory.is_dir():
+        raise BuildError(f"{directory} is a file; name another directory with -o")
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        if directory.exists() and any(directory.iterdir()):
+            raise BuildError(
+                f"{directory} is not empty and llamac did not make it; name another with -o"
+            )
+        return {}
+    try:
+        return dict(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise BuildError(
+            f"{manifest} is damaged, so edited files cannot be told apart; remove it or use -o"
+        ) from None
+
+
+def _refuse_edited(
+    directory: Path, files: Mapping[str, str], recorded: Mapping[str, str]
+) -> None:
+    edited = [
+        name
+        for name in sorted({*recorded, *files})
+        if (path := directory / name).is_file()
+        and (found := _digest(path.read_bytes())) != recorded.get(name)
+        and found != _digest(files.get(name, "").encode())
+    ]
+    if edited:
+        raise BuildError(
+            f"{', '.join(edited)} in {directory} changed since llamac wrote it; "
+            "keep your version by building elsewhere with -o, or give it up with --overwrite"
+        )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        if path.suffix == ".sh":
+            temporary.chmod(0o755)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BuildError(f"cannot write {path}: {error.strerror}") from None

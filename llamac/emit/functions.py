@@ -1,0 +1,204 @@
+"""Region → the source of its forward and backward functions, as a person would write them.
+
+One statement a line, the shape of what it makes in a comment, a blank line between the attention
+and the feed-forward half, and a word on what the backward pass computes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from llamac.emit.source import WIDTH, literal
+from llamac.ir.graph import is_differentiable, op_of, ops_in, output_of, placeholders, results
+from llamac.ir.program import Region
+from llamac.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a region's two functions take and return, by argument name.
+
+    inputs: the forward's arguments. kept: those of the saved values that it computes and returns
+    beside its output. restored: the backward's arguments after the cotangent. gradients: one entry
+    per forward input, None where nothing flows back.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    kept: tuple[str, ...]
+    cotangent: str
+    restored: tuple[str, ...]
+    gradients: tuple[str | None, ...]
+
+
+def signature(region: Region) -> Signature:
+    forward = region.forward.graph
+    arguments = placeholders(forward, "input", "constant", "param")
+    inputs = tuple(node.name for node in arguments)
+    output = output_of(forward).name
+    if region.backward is None:
+        return Signature(inputs, output, (), "", (), ())
+    backward = region.backward.graph
+    returned = output_of(backward)
+    return Signature(
+        inputs=inputs,
+        output=output,
+        kept=tuple(name for name in region.saved if name not in inputs),
+        cotangent=placeholders(backward, "cotangent")[0].name,
+        restored=tuple(n.name for n in placeholders(backward, "saved", "constant", "param")),
+        gradients=tuple(
+            returned[_key(node)].name if is_differentiable(node) else None for node in arguments
+        ),
+    )
+
+
+def forward_source(region: Region, docstring: str) -> str:
+    """`def <region>_forward(...)`: returns the output, and what the backward pass keeps."""
+    sign = signature(region)
+    graph = region.forward.graph
+    value = sign.output
+    if sign.kept:
+        value = f"{sign.output}, ({', '.join(sign.kept)}{',' if len(sign.kept) == 1 else ''})"
+    return "\n".join(
+        [
+            *_definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept)),
+            f'    """{docstring}"""',
+            *_body(graph, recomputed=frozenset()),
+            *wrapped("return ", value),
+        ]
+    )
+
+
+def backward_source(region: Region, docstring: str) -> str:
+    """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
+    assert region.backward is not None
+    sign = signature(region)
+    graph = region.backward.graph
+    again = frozenset(node.name for node in region.forward.graph.nodes)
+    value = ", ".join(name for name in sign.gradients if name is not None)
+    return "\n".join(
+        [
+            *_definition(f"{region.name}_backward", placeholders(graph), several="," in value),
+            f'    """{docstring}"""',
+            *_body(graph, again),
+            *wrapped("return ", value),
+        ]
+    )
+
+
+def functions_used(region: Region) -> Iterator[tuple[str, str]]:
+    """(module, name) of every runtime function that the region's source calls."""
+    for module in filter(None, (region.forward, region.backward)):
+        for node in ops_in(module.graph):
+            if "kernel" in node.kwargs:
+                yield f"attention_{node.kwargs['kernel']}", op_of(node).name
+            elif op_of(node).emit is None:
+                eager = op_of(node).eager
+                yield eager.__module__.rpartition(".")[2], eager.__name__
+
+
+def _key(node: fx.Node) -> str:
+    return node.meta["param"] if node.meta["role"] == "param" else node.name
+
+
+def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Iterator[str]:
+    """The signature, one argument a line with its shape."""
+    yield f"def {name}("
+    for node in arguments:
+        yield f"    {node.name}: Tensor,  # {shape(node.meta['type'])}"
+    yield ") -> tuple[Tensor, ...]:" if several else ") -> Tensor:"
+
+
+def _body(graph: fx.Graph, recomputed: frozenset[str]) -> Iterator[str]:
+    section = None
+    for node in ops_in(graph):
+        half = _half(node)
+        if section is not None and half not in (None, section):
+            yield ""
+        section = half or section
+        yield from _statement(node, recomputed)
+
+
+def _half(node: fx.Node) -> str | None:
+    """Which half of a block an op belongs to, told by the parameters it reads."""
+    for operand in node.args:
+        if isinstance(operand, fx.Node) and operand.meta.get("role") == "param":
+            name = operand.meta["param"]
+            return "attention" if "attention" in name else "feed_forward"
+    return None
+
+
+def _statement(node: fx.Node, recomputed: frozenset[str]) -> Iterator[str]:
+    values = results(node)
+    names = ["_" if value is None else value.name for value in values]
+    kinds = node.meta["type"]
+    shapes = list(dict.fromkeys(map(shape, [kinds] if isinstance(kinds, TensorType) else kinds)))
+    comment = "  # " + ", ".join(shapes)
+    if len(names) > 1 and len(shapes) == 1:
+        comment += " each"
+    if recomputed.issuperset(names) and op_of(node).cost != "view":
+        comment += ", recomputed"
+    yield from wrapped(f"{', '.join(names)} = ", _expression(node), comment)
+
+
+def _expression(node: fx.Node) -> str:
+    op = op_of(node)
+    operands = ["None" if operand is None else str(operand) for operand in node.args]
+    if op.emit is not None:
+        return op.emit(*operands, **{key: _Source(value) for key, value in node.kwargs.items()})
+    named = [f"{key}={literal(value)}" for key, value in node.kwargs.items()]
+    return f"{op.eager.__name__}({', '.join(operands + named)})"
+
+
+class _Source:
+    """An attribute as an emit rule sees it: formatting it gives its Python literal."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __format__(self, _spec: str) -> str:
+        return literal(self.value)
+
+    __str__ = __repr__ = lambda self: literal(self.value)
+
+
+def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
+    """One line if it fits; else split where ruff would split it. right: a call, or a bare tuple."""
+    margin = " " * indent
+    line = f"{margin}{left}{right}{comment}"
+    if len(line) <= WIDTH:
+        yield line
+        return
+    opening = right.find("(") if right.endswith(")") and not right.startswith("(") else -1
+    if "," in right[: max(opening, 0)]:  # the bracket belongs to a later element of a tuple
+        opening = -1
+    head, inside, tail = right[: opening + 1], right[opening + 1 : -1], right[-1]
+    if opening < 0:
+        head, inside, tail = "(", right, ")"
+    yield f"{margin}{left}{head}"
+    if opening >= 0 and len(inside) + indent + 4 <= WIDTH:
+        yield f"{margin}    {inside}"
+    else:
+        yield from (f"{margin}    {item}," for item in _elements(inside))
+    yield f"{margin}{tail}{comment}"
+
+
+def _elements(text: str) -> Iterator[str]:
+    """Split at the commas that no bracket encloses."""
+    depth, start = 0, 0
+    for index, char in enumerate(text):
+        depth += char in "([{"
+        depth -= char in ")]}"
+        if char == "," and depth == 0:
+            yield text[start:index].strip()
+            start = index + 1
+    yield text[start:].strip()
+
+
+def shape(kind: TensorType) -> str:
+    """`[B, S, 256]`; a scalar is `scalar`."""
+    return f"[{', '.join(map(str, kind.shape))}]" if kind.shape else "scalar"

@@ -1,0 +1,251 @@
+"""Program → model.py: the regions' functions, and the nn.Module that chains them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import llamac
+from llamac.emit.functions import (
+    backward_source,
+    forward_source,
+    functions_used,
+    shape,
+    signature,
+    wrapped,
+)
+from llamac.emit.source import environment
+from llamac.ir.graph import is_op, ops_in, output_of, placeholders, type_of
+from llamac.ir.program import Parameter, Program, Region
+from llamac.ops.linear import linear
+
+DTYPES = {"bf16": "torch.bfloat16", "f32": "torch.float32", "f64": "torch.float64"}
+SPECIAL = {
+    "embed": "Token ids → the residual stream.",
+    "head": "The residual stream → the mean loss over all tokens.",
+    "evaluate": "As `head_forward`, without the gradients: for validation.",
+    "logits": "The residual stream → scores of every next token: for generation.",
+}
+
+
+def render_model(program: Program) -> str:
+    """The text of model.py. Same Program, same text."""
+    blocks = list(dict.fromkeys(program.layers))
+    order = ["embed", *blocks, "head", "evaluate" if "evaluate" in program.regions else "", "logits"]
+    regions = [program.regions[name] for name in order if name]
+    matmul = matmul_parameters(program)
+    values = {
+        "name": program.name,
+        "version": llamac.__version__,
+        "layers": len(program.layers),
+        "parameters": program.parameter_count,
+        "matmul_parameters": matmul,
+        "flops_per_token": flops_per_token(program),
+        "imports": list(_imports(regions)),
+        "init": _init(program),
+        "packs": {
+            p.name: tuple((piece.name, piece.rows) for piece in p.pieces)
+            for p in program.parameters.values()
+            if p.packed
+        },
+        "regions": [_region(region) for region in regions],
+        "functions": [_function(r) for r in regions if r.backward is not None],
+        "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
+        "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
+        "dtype": DTYPES[next(iter(program.parameters.values())).type.dtype],
+        "block": _block(program, blocks),
+        "model": _model(program),
+    }
+    return environment().get_template("model.py.j2").render(values)
+
+
+def matmul_parameters(program: Program) -> int:
+    """Parameters that take part in matmuls: all weights of linears, the output projection's too."""
+    weights = {
+        node.args[1].meta["param"]
+        for name in (*dict.fromkeys(program.layers), "logits")
+        for node in ops_in(program.regions[name].forward.graph)
+        if is_op(node, linear)
+    }
+    return sum(
+        program.parameters[name].type.elements({}) * program.copies(program.parameters[name])
+        for name in weights
+    )
+
+
+def flops_per_token(program: Program) -> int:
+    """6N + 12·L·d·s: forward and backward, attention counted in full (PaLM, appendix B)."""
+    attention = 0
+    for name in program.layers:
+        for node in ops_in(program.regions[name].forward.graph):
+            if node.target.name == "attention":  # type: ignore[union-attr]
+                _batch, _length, heads, head_dim = type_of(node.args[0]).shape  # type: ignore[arg-type]
+                assert isinstance(heads, int)
+                assert isinstance(head_dim, int)
+                attention += 12 * heads * head_dim * program.symbols["S"]
+    return 6 * matmul_parameters(program) + attention
+
+
+def _imports(regions: list[Region]) -> Iterator[str]:
+    used: dict[str, set[str]] = {"parameters": {"expand_layers", "initialise_parameters"}}
+    for region in regions:
+        for module, function in functions_used(region):
+            used.setdefault(module, set()).add(function)
+        if placeholders(region.forward.graph, "constant"):
+            used.setdefault("rope", set()).add("rope_tables")
+    for module, functions in sorted(used.items()):
+        yield from wrapped(
+            f"from runtime.{module} import ", ", ".join(sorted(functions)), indent=0
+        )
+
+
+def _init(program: Program) -> dict[str, tuple[str, float]]:
+    return {
+        piece.name: (piece.init.kind, piece.init.std)
+        for parameter in program.parameters.values()
+        for piece in parameter.pieces
+    }
+
+
+def _function(region: Region) -> str:
+    return "".join(part.title() for part in region.name.split("_")) + "Function"
+
+
+def _region(region: Region) -> dict[str, Any]:
+    sign = signature(region)
+    about = SPECIAL.get(region.name, "One layer: the residual stream → the residual stream.")
+    values: dict[str, Any] = {"name": region.name, "forward": forward_source(region, about)}
+    if region.backward is None:
+        return values
+    function = _function(region)
+    kept = [name for name in sign.restored if name not in sign.kept]
+    if sign.kept:
+        first = next(i for i, name in enumerate(sign.restored) if name in sign.kept)
+        kept.insert(first, "*kept")
+    gradients = [name or "None" for name in sign.gradients]
+    flowing = [name for name in sign.gradients if name is not None]
+    values |= {
+        "function": function,
+        "backward": backward_source(region, f"The gradients of `{region.name}_forward`."),
+        "output": sign.output,
+        "cotangent": sign.cotangent,
+        "forward_call": [
+            *wrapped(
+                f"{sign.output}, kept = " if sign.kept else f"{sign.output} = ",
+                f"{function}.run_forward({', '.join(sign.inputs)})",
+                indent=8,
+            ),
+            *wrapped("", f"ctx.save_for_backward({', '.join(kept)})", indent=8),
+        ],
+        "definition": list(
+            wrapped(
+                "def ",
+                f"forward(ctx: Any, {', '.join(f'{name}: Tensor' for name in sign.inputs)})",
+                " -> Tensor:",
+            )
+        ),
+        "returned": list(wrapped("return ", ", ".join(gradients), indent=8)),
+        "backward_call": list(
+            wrapped(
+                ", ".join(flowing) + " = ",
+                f"{function}.run_backward({sign.cotangent}, *ctx.saved_tensors)",
+                indent=8,
+            )
+        ),
+    }
+    return values
+
+
+def _block(program: Program, blocks: list[str]) -> dict[str, Any]:
+    region = program.regions[blocks[0]]
+    constants = [node.name for node in placeholders(region.forward.graph, "constant")]
+    names = [node.meta["param"] for node in placeholders(region.forward.graph, "param")]
+    attributes: list[str] = []
+    for owner, members in _by_owner(names).items():
+        if owner == "":
+            attributes += [
+                line
+                for name in members
+                for line in _parameter(f"self.{_last(name)} = ", program.parameters[name], 8)
+            ]
+            continue
+        attributes.append(f"        self.{owner} = nn.ParameterDict(")
+        attributes.append("            {")
+        for name in members:
+            attributes += _parameter(f'"{_last(name)}": ', program.parameters[name], 16, ",")
+        attributes += ["            }", "        )"]
+    weights = ", ".join(_attribute(name) for name in names)
+    return {
+        "attributes": attributes,
+        "weights": list(wrapped("return ", weights, indent=8)),
+        "constants": constants,
+        "functions": [
+            (_function(program.regions[name]), program.layers.count(name)) for name in blocks
+        ],
+        "layers": _layer_functions(program),
+        # Variants differ in what they keep, not in what they compute.
+        "eager": f"x{', _' if signature(region).kept else ''} = "
+        f"{region.name}_forward(x, *tables, *layer.weights())",
+    }
+
+
+def _layer_functions(program: Program) -> str:
+    """The function of each layer, as an expression: `(BlockFunction,) * 6`."""
+    runs: list[list[Any]] = []
+    for name in program.layers:
+        if runs and runs[-1][0] == name:
+            runs[-1][1] += 1
+        else:
+            runs.append([name, 1])
+    return " + ".join(f"({_function(program.regions[name])},) * {n}" for name, n in runs)
+
+
+def _by_owner(names: list[str]) -> dict[str, list[str]]:
+    """`layers.*.attention.wq` belongs to `attention`, `layers.*.ffn_norm` to the block itself."""
+    owners: dict[str, list[str]] = {}
+    for name in names:
+        owner = name.removeprefix("layers.*.").rpartition(".")[0]
+        owners.setdefault(owner, []).append(name)
+    return owners
+
+
+def _attribute(name: str) -> str:
+    owner, _, last = name.removeprefix("layers.*.").rpartition(".")
+    return f'self.{owner}["{last}"]' if owner else f"self.{last}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _parameter(left: str, parameter: Parameter, indent: int, end: str = "") -> Iterator[str]:
+    sizes = ", ".join(map(str, parameter.type.shape))
+    yield f"{' ' * indent}{left}nn.Parameter(torch.empty({sizes}, **placement)){end}"
+
+
+def _model(program: Program) -> dict[str, Any]:
+    """The attributes of Model, and how it calls each region."""
+    once = [p for p in program.parameters.values() if not p.per_layer]
+    calls = {}
+    for name in ("embed", "head", "evaluate", "logits"):
+        if name in program.regions:
+            nodes = placeholders(program.regions[name].forward.graph)
+            calls[name] = ", ".join(
+                f"self.{n.meta['param']}" if n.meta["role"] == "param" else n.name for n in nodes
+            )
+    buffer = next(iter(program.buffers.values()), None)
+    return {
+        "before": [line for p in once if p.name in _embedding(program) for line in _once(p)],
+        "after": [line for p in once if p.name not in _embedding(program) for line in _once(p)],
+        "calls": calls,
+        "tables": buffer and dict(buffer.arguments),
+    }
+
+
+def _embedding(program: Program) -> set[str]:
+    graph = program.regions["embed"].forward.graph
+    return {node.meta["param"] for node in placeholders(graph, "param")}
+
+
+def _once(parameter: Parameter) -> Iterator[str]:
+    return _parameter(f"self.{parameter.name} = ", parameter, 8)

@@ -1,0 +1,77 @@
+"""Writing Python source: literals as `ruff format` would leave them, and the template environment."""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from llamac.resources import directory
+
+WIDTH = 100
+
+
+def environment() -> Environment:
+    """The shipped templates. A template that names something unknown fails; values of the spec enter
+    Python through the filter `py` (or `constant`), and shell through `sh`."""
+    templates = Environment(
+        loader=FileSystemLoader(directory("templates")),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    templates.filters |= {"py": literal, "sh": shlex.quote}
+    templates.globals["constant"] = constant
+    return templates
+
+
+def constant(name: str, value: Any) -> str:
+    """`NAME = literal`, on several lines where one is too long."""
+    text = literal(value, used=len(name) + 3)
+    if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
+        text = f"(\n    {text}\n)"
+    return f"{name} = {text}"
+
+
+def literal(value: Any, used: int = 0, indent: int = 0) -> str:
+    """A Python literal for what TOML can say; `used` columns of its first line are taken."""
+    if isinstance(value, str):
+        return _string(value)
+    if not isinstance(value, dict | list | tuple):
+        return repr(value)
+    opening, closing = {dict: "{}", list: "[]", tuple: "()"}[type(value)]
+    line = opening + ", ".join(_items(value, None)) + closing
+    if isinstance(value, tuple) and len(value) == 1:
+        line = f"{opening}{line[1:-1]},{closing}"
+    if not value or used + _width(line) <= WIDTH:
+        return line
+    inside = " " * (indent + 4)
+    body = "".join(f"{inside}{item},\n" for item in _items(value, indent + 4))
+    return f"{opening}\n{body}{' ' * indent}{closing}"
+
+
+def _items(value: Any, indent: int | None) -> Iterator[str]:
+    """Each element, as one line where `indent` is None, else as wide as that indent leaves it."""
+    pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
+    for key, item in pairs:
+        prefix = "" if key is None else f"{literal(key)}: "
+        if indent is None:
+            yield prefix + literal(item, used=-(10**9))
+        else:  # one column for the comma
+            yield prefix + literal(item, used=indent + _width(prefix) + 1, indent=indent)
+
+
+def _string(text: str) -> str:
+    """`repr(text)`, but in double quotes unless single ones need fewer escapes, as ruff has it."""
+    quote = "'" if text.count('"') > text.count("'") else '"'
+    quoted = {quote: "\\" + quote, "'" if quote == '"' else '"': "'" if quote == '"' else '"'}
+    return quote + "".join(quoted.get(c) or repr(c)[1:-1] for c in text) + quote
+
+
+def _width(text: str) -> int:
+    return len(text) + sum(unicodedata.east_asian_width(c) in "WF" for c in text)

@@ -1,0 +1,120 @@
+"""Running a Program eagerly, at any stage: how every pass is checked against plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from llamac.ir.graph import output_of, placeholders
+from llamac.ir.program import Parameter, Program, Region
+
+
+def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Run a graph on values by placeholder name; returns every value by name."""
+    env: dict[str, Any] = {}
+
+    def value(node: fx.Node) -> Any:
+        return env[node.name]
+
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            env[node.name] = values[node.name]
+        elif node.op == "call_function":
+            args = fx.map_arg(node.args, value)
+            env[node.name] = node.target(*args, **node.kwargs)
+    return env
+
+
+def gather(parameter: Parameter, weights: Mapping[str, Tensor], layer: int | None = None) -> Tensor:
+    """One held parameter out of canonical weights: its pieces stacked along dim 0."""
+    names = [piece.name.replace("*", str(layer)) for piece in parameter.pieces]
+    return torch.cat([weights[name] for name in names]) if parameter.packed else weights[names[0]]
+
+
+def loss_and_gradients(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    tokens: Tensor,
+    labels: Tensor,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run a differentiated Program: the loss and the gradient of every canonical parameter.
+
+    weights: canonical name → tensor, in any one floating dtype. buffers: name → table.
+    tokens, labels: int64 [B, S]. Only what the saved set names reaches a backward graph.
+    """
+    run = _Run(program, weights, buffers)
+    x, tape = tokens, []
+    for name, layer in _sequence(program):
+        region = program.regions[name]
+        extra = {"labels": labels} if name == "head" else {}
+        x, saved = run.forward(region, x, layer, extra)
+        tape.append((region, layer, saved))
+    loss, cotangent = x, torch.ones_like(x)
+    for region, layer, saved in reversed(tape):
+        cotangent = run.backward(region, cotangent, layer, saved)
+    return loss, run.gradients
+
+
+def logits(
+    program: Program, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tokens: Tensor
+) -> Tensor:
+    """Run the inference path: tokens int64 [B, S] → logits [B, S, vocabulary]."""
+    run = _Run(program, weights, buffers)
+    x = tokens
+    for name, layer in _sequence(program):
+        region = program.regions["logits" if name == "head" else name]
+        x, _ = run.forward(region, x, layer, {})
+    return x
+
+
+def _sequence(program: Program) -> list[tuple[str, int | None]]:
+    layers: list[tuple[str, int | None]] = [(name, i) for i, name in enumerate(program.layers)]
+    return [("embed", None), *layers, ("head", None)]
+
+
+class _Run:
+    def __init__(
+        self, program: Program, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> None:
+        self.program, self.weights, self.buffers = program, weights, buffers
+        self.gradients: dict[str, Tensor] = {}
+
+    def _parameters(self, graph: fx.Graph, layer: int | None) -> dict[str, Tensor]:
+        return {
+            node.name: gather(self.program.parameters[node.meta["param"]], self.weights, layer)
+            for node in placeholders(graph, "param")
+        }
+
+    def forward(
+        self, region: Region, x: Tensor, layer: int | None, extra: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        graph = region.forward.graph
+        first = placeholders(graph, "input")[0].name
+        values = {first: x, **extra, **self.buffers, **self._parameters(graph, layer)}
+        env = run_graph(graph, values)
+        return env[output_of(graph).name], {name: env[name] for name in region.saved}
+
+    def backward(
+        self, region: Region, cotangent: Tensor, layer: int | None, saved: dict[str, Tensor]
+    ) -> Tensor:
+        assert region.backward is not None, f"{region.name} is not differentiated yet"
+        graph = region.backward.graph
+        values = {**saved, **self.buffers, **self._parameters(graph, layer)}
+        values[placeholders(graph, "cotangent")[0].name] = cotangent
+        env = run_graph(graph, values)
+        for name, node in output_of(graph).items():
+            if name in self.program.parameters:
+                self._add(self.program.parameters[name], env[node.name], layer)
+            else:
+                cotangent = env[node.name]
+        return cotangent
+
+    def _add(self, parameter: Parameter, gradient: Tensor, layer: int | None) -> None:
+        rows = [piece.rows for piece in parameter.pieces]
+        for piece, part in zip(parameter.pieces, gradient.split(rows), strict=True):
+            name = piece.name.replace("*", str(layer))
+            self.gradients[name] = self.gradients[name] + part if name in self.gradients else part

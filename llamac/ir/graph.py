@@ -1,0 +1,196 @@
+"""Building and reading fx graphs whose nodes are typed ops.
+
+A node carries `meta["type"]` (a TensorType, or a tuple of them for an op with several results),
+`meta["where"]` (the spec's file:line it came from) and, for placeholders, `meta["role"]`:
+`input`, `constant` (a table no gradient flows to), `param` (with `meta["param"]`, the parameter's
+name), `saved` or `cotangent`.
+An op with several results is followed by one `getitem` node for each result that is used.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from llamac.ir.op import Op
+from llamac.ir.types import DTYPES, TensorType, TypeRuleError, Types
+
+Role = Literal["input", "constant", "param", "saved", "cotangent"]
+
+
+def is_op(node: Any, *ops: Op) -> bool:
+    """Does this node call one of these ops (any op, if none is named)?"""
+    if not (isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)):
+        return False
+    return not ops or node.target in ops
+
+
+def is_result(node: fx.Node) -> bool:
+    """Is this node the picking of one result out of an op with several?"""
+    return node.op == "call_function" and node.target is operator.getitem
+
+
+def op_of(node: fx.Node) -> Op:
+    assert isinstance(node.target, Op), node
+    return node.target
+
+
+def producer(value: fx.Node) -> tuple[fx.Node, int]:
+    """The op or placeholder that makes a value, and which of its results it is."""
+    if is_result(value):
+        source, index = value.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(index, int)
+        return source, index
+    return value, 0
+
+
+def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
+    """The values an op makes: the node itself, or one getitem (None if unused) per result."""
+    types = node.meta["type"]
+    if isinstance(types, TensorType):
+        return (node,)
+    found: list[fx.Node | None] = [None] * len(types)
+    for user in node.users:
+        if is_result(user):
+            found[producer(user)[1]] = user
+    return tuple(found)
+
+
+def type_of(value: fx.Node) -> TensorType:
+    """The type of a single value. Shapes and dtypes were inferred when it was built."""
+    kind = value.meta["type"]
+    assert isinstance(kind, TensorType), f"{value} has several results; ask one of them"
+    return kind
+
+
+def ops_in(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The op nodes of a graph, in order."""
+    return (node for node in graph.nodes if is_op(node))
+
+
+def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
+    """The graph's placeholders with one of these roles (all, if none is named), in order."""
+    return [
+        node
+        for node in graph.nodes
+        if node.op == "placeholder" and (not roles or node.meta["role"] in roles)
+    ]
+
+
+def is_differentiable(placeholder: fx.Node) -> bool:
+    """Parameters and activations are; token ids and constant tables are not."""
+    floating = DTYPES[type_of(placeholder).dtype].is_floating_point
+    return floating and placeholder.meta["role"] in ("param", "input")
+
+
+def output_of(graph: fx.Graph) -> Any:
+    """What the graph returns: one node (forward) or {name: gradient node} (backward)."""
+    return graph.output_node().args[0]
+
+
+class Builder:
+    """Adds typed nodes to a graph, at its insertion point."""
+
+    def __init__(self, graph: fx.Graph | None = None) -> None:
+        self.graph = graph if graph is not None else fx.Graph()
+        self.where = ""
+
+    def placeholder(
+        self, name: str, kind: TensorType, role: Role = "input", param: str = "", where: str = ""
+    ) -> fx.Node:
+        node = self.graph.create_node("placeholder", name, name=name)
+        node.meta.update(type=kind, role=role, where=where or self.where)
+        if role == "param":
+            node.meta["param"] = param
+        return node
+
+    def op(
+        self,
+        op: Op,
+        *operands: fx.Node | None,
+        name: str | tuple[str, ...] | None = None,
+        where: str = "",
+        **attributes: Any,
+    ) -> Any:
+        """Add a call of `op`: returns its value, or a tuple of values if it has several results."""
+        types = infer(op, operands, attributes)
+        several = isinstance(types, tuple)
+        label = name if isinstance(name, str) else op.name
+        node = self.graph.create_node("call_function", op, tuple(operands), attributes, name=label)
+        node.meta.update(type=types, where=where or self.where)
+        if not several:
+            return node
+        names = name if isinstance(name, tuple) else op.results
+        return tuple(self.result(node, i, names[i]) for i in range(len(types)))
+
+    def result(self, node: fx.Node, index: int, name: str) -> fx.Node:
+        """Pick result `index` of an op that has several."""
+        value = self.graph.create_node(
+            "call_function", operator.getitem, (node, index), name=name
+        )
+        value.meta.update(type=node.meta["type"][index], where=node.meta["where"])
+        return value
+
+    def output(self, value: Any) -> fx.GraphModule:
+        """Close the graph: what it returns, dead code removed."""
+        self.graph.output(value)
+        return finish(self.graph)
+
+
+def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Types:
+    """Apply the op's typing rule to operand nodes."""
+    kinds = [None if operand is None else type_of(operand) for operand in operands]
+    try:
+        return op.infer(*kinds, **attributes)
+    except TypeRuleError as error:
+        shown = ", ".join("none" if kind is None else str(kind) for kind in kinds)
+        raise TypeRuleError(f"{op.name}({shown}): {error}") from None
+
+
+def finish(graph: fx.Graph, keep: Collection[str] = ()) -> fx.GraphModule:
+    """Drop what nobody uses and wrap for execution.
+
+    Placeholders stay, for they are the signature; so do the values named in `keep`, which another
+    graph reads.
+    """
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and node.name not in keep:
+            graph.erase_node(node)
+    graph.lint()
+    return fx.GraphModule(nn.Module(), graph)
+
+
+def rename(node: fx.Node, name: str) -> None:
+    """Give a node the name of one that was erased: fx's own rename would never reuse it."""
+    node.name = name
+
+
+def copy_graph(module: fx.GraphModule) -> fx.Graph:
+    """A copy a pass may rewrite, node names and types kept."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in module.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    return graph
+
+
+def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
+    """Put placeholders first: by role, then in the order the forward graph `like` has them."""
+    roles = ("cotangent", "input", "saved", "constant", "param")
+    order = {node.name: index for index, node in enumerate(like.nodes)}
+    nodes = sorted(
+        placeholders(graph), key=lambda n: (roles.index(n.meta["role"]), order.get(n.name, -1))
+    )
+    for node in reversed(nodes):
+        graph._root.append(node)
+
+
+def rewrite(module: fx.GraphModule, change: Callable[[fx.Graph], object]) -> fx.GraphModule:
+    """Apply an in-place change to a copy of the graph."""
+    graph = copy_graph(module)
+    change(graph)
+    return finish(graph)

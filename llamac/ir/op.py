@@ -1,0 +1,73 @@
+"""The form of an op. The ops themselves live in `llamac.ops`, one file each.
+
+An op's operands are its positional arguments (values, or None where optional); its attributes are
+its keyword arguments (plain Python literals). That is also how an fx node calling it is laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from llamac.ir.types import TensorType, Types
+
+if TYPE_CHECKING:
+    from torch import fx
+
+OPS: dict[str, Op] = {}
+
+# What a backward pass may do to have a forward value again:
+#   save       computing it costs a matmul or an attention: the selective policy keeps it
+#   recompute  a memory-bound op: cheaper to run again than to keep
+#   view       no data of its own: never kept, its operand is
+Cost = Literal["save", "recompute", "view"]
+
+
+def _no_flops(*_operands: Any, **_attributes: Any) -> float:
+    return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation with all its rules. Calling it runs the eager implementation.
+
+    infer(*operand types, **attributes) gives the type(s) of the result(s) or raises TypeRuleError.
+    eager(*tensors, **attributes) computes them; it lives in `llamac.runtime`, so that the emitted
+        trainer runs the very code that was verified.
+    vjp(gradient builder, node, *cotangents) gives one cotangent (or None) per operand.
+    flops(*operand types as concrete shapes, **attributes) counts multiply-adds as two.
+    emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
+        `eager` imported from its module.
+    augmented is the op that takes this one's place in a forward pass that will be differentiated.
+    results names the results of an op with several.
+    """
+
+    name: str
+    infer: Callable[..., Types]
+    eager: Callable[..., Any]
+    vjp: Callable[..., tuple[fx.Node | None, ...]] | None = None
+    flops: Callable[..., float] = _no_flops
+    emit: Callable[..., str] | None = None
+    cost: Cost = "recompute"
+    augmented: Op | None = None
+    results: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.name in OPS:
+            raise ValueError(f"op {self.name} is defined twice")
+        OPS[self.name] = self
+        # torch.fx prints and looks up call_function targets by these two names.
+        object.__setattr__(self, "__name__", self.name)
+        object.__setattr__(self, "__module__", "llamac.ops")
+
+    def __call__(self, *operands: Any, **attributes: Any) -> Any:
+        return self.eager(*operands, **attributes)
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+def same_type(*operands: TensorType, **_attributes: Any) -> TensorType:
+    """The typing rule of elementwise ops: the result has the first operand's type."""
+    return operands[0]

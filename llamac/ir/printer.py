@@ -1,0 +1,124 @@
+"""Program → text, one line per node. `llamac.ir.parser` reads the same text back.
+
+    %h: f32[B,S,256] = add(%x, %attention_out)  # tiny.toml:14
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.graph import op_of, output_of, placeholders, results, type_of
+from llamac.ir.program import Parameter, Program, Region
+from llamac.ir.types import TensorType
+
+
+def print_program(program: Program) -> str:
+    """The whole program as text, ending in a newline."""
+    return "\n".join([*_header(program), *_regions(program)]) + "\n"
+
+
+def print_region(region: Region) -> str:
+    """One region as text: its forward graph, then its backward graph if it has one."""
+    lines = [line for line, _ in graph_lines(region, "forward")]
+    if region.backward is not None:
+        lines += ["", *(line for line, _ in graph_lines(region, "backward"))]
+    return "\n".join(lines)
+
+
+def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
+    """The lines of one graph, each with the node it shows."""
+    module = region.forward if direction == "forward" else region.backward
+    assert module is not None
+    yield f"{region.name}.{direction}:", None
+    saved = set(region.saved) if direction == "forward" else set()
+    for node in placeholders(module.graph):
+        yield f"  {_placeholder(node, saved)}", node
+    for node in module.graph.nodes:
+        if node.op == "call_function" and not _is_getitem(node):
+            yield f"  {_statement(node, saved)}", node
+    yield f"  return {_returned(output_of(module.graph))}", module.graph.output_node()
+
+
+def _header(program: Program) -> Iterator[str]:
+    yield f"program {program.name}"
+    yield "symbols " + " ".join(f"{name}={size}" for name, size in program.symbols.items())
+    for parameter in program.parameters.values():
+        yield _with_where(f"parameter {_parameter(parameter)}", parameter.where)
+    for buffer in program.buffers.values():
+        arguments = ", ".join(f"{key}={value!r}" for key, value in buffer.arguments)
+        yield f"buffer {buffer.name}: {buffer.type} = rope_tables({arguments})"
+    for region, count in _runs(program.layers):
+        yield f"layers {count} × {region}"
+    for note in program.notes:
+        yield f"note {note!r}"
+
+
+def _parameter(parameter: Parameter) -> str:
+    if not parameter.packed:
+        return f"{parameter.name}: {parameter.type} = {parameter.pieces[0].init}"
+    pieces = ", ".join(f"{piece.name}[{piece.rows}] {piece.init}" for piece in parameter.pieces)
+    return f"{parameter.name}: {parameter.type} = pack({pieces})"
+
+
+def _runs(layers: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    start = 0
+    for index in range(1, len(layers) + 1):
+        if index == len(layers) or layers[index] != layers[start]:
+            yield layers[start], index - start
+            start = index
+
+
+def _regions(program: Program) -> Iterator[str]:
+    for region in program.regions.values():
+        yield ""
+        yield print_region(region)
+
+
+def _is_getitem(node: fx.Node) -> bool:
+    return not hasattr(node.target, "infer")
+
+
+def _placeholder(node: fx.Node, saved: set[str]) -> str:
+    role = node.meta["role"]
+    name = f"{node.meta['param']} as %{node.name}" if role == "param" else f"%{node.name}"
+    mark = " {save}" if node.name in saved else ""
+    return _with_where(f"{role} {name}: {type_of(node)}{mark}", node.meta["where"])
+
+
+def _statement(node: fx.Node, saved: set[str]) -> str:
+    values = results(node)
+    kinds = node.meta["type"]
+    kinds = (kinds,) if isinstance(kinds, TensorType) else kinds
+    left = ", ".join(
+        f"_: {kind}" if value is None else f"%{value.name}: {kind}"
+        for value, kind in zip(values, kinds, strict=True)
+    )
+    right = [_operand(operand) for operand in node.args]
+    right += [f"{key}={value!r}" for key, value in node.kwargs.items()]
+    kept = [value.name for value in values if value is not None and value.name in saved]
+    mark = ""
+    if kept:
+        mark = " {save}" if len(values) == 1 else f" {{save {', '.join('%' + k for k in kept)}}}"
+    return _with_where(
+        f"{left} = {op_of(node).name}({', '.join(right)}){mark}", node.meta["where"]
+    )
+
+
+def _operand(operand: Any) -> str:
+    if operand is None:
+        return "none"
+    assert isinstance(operand, fx.Node), operand
+    return operand.meta["param"] if operand.meta.get("role") == "param" else f"%{operand.name}"
+
+
+def _returned(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return _operand(value)
+    return ", ".join(f"{name}={_operand(node)}" for name, node in value.items())
+
+
+def _with_where(text: str, where: str) -> str:
+    return f"{text}  # {where}" if where else text

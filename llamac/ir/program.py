@@ -1,0 +1,121 @@
+"""The Program: everything the passes rewrite. Layers are rolled — a block is held once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import fx
+
+from llamac.ir.graph import copy_graph
+from llamac.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a canonical parameter starts: `normal` with `std`, `ones` or `zeros`."""
+
+    kind: str
+    std: float = 0.0
+
+    def __str__(self) -> str:
+        return f"normal({self.std!r})" if self.kind == "normal" else self.kind
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One canonical parameter, as rows (dim 0) of the parameter that holds it."""
+
+    name: str
+    rows: int
+    init: Init
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor the trainer holds. `*` in a name stands for the layer's number.
+
+    `pieces` are the canonical parameters stacked in it along dim 0, in order: one with its own
+    name, until `pack` puts several together. Checkpoints only ever know the pieces.
+    """
+
+    name: str
+    type: TensorType
+    pieces: tuple[Piece, ...]
+    where: str = ""
+
+    @property
+    def per_layer(self) -> bool:
+        return "*" in self.name
+
+    @property
+    def packed(self) -> bool:
+        return len(self.pieces) > 1
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A constant table that regions read, made by `runtime.rope.rope_tables(**arguments)`."""
+
+    name: str
+    type: TensorType
+    arguments: tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One part of the model: a forward graph and, once differentiated, a backward graph.
+
+    saved: names of forward values (inputs included) kept from the forward to the backward pass.
+    """
+
+    name: str
+    forward: fx.GraphModule
+    backward: fx.GraphModule | None = None
+    saved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as the compiler sees it.
+
+    regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and what passes add.
+    layers: the region each layer runs, in order. symbols: the sizes of B (sequences in a
+    micro-batch) and S (positions). notes: what passes want their reader to know.
+    """
+
+    name: str
+    symbols: Mapping[str, int]
+    parameters: Mapping[str, Parameter]
+    buffers: Mapping[str, Buffer]
+    regions: Mapping[str, Region]
+    layers: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def with_region(self, region: Region) -> Program:
+        return replace(self, regions={**self.regions, region.name: region})
+
+    def with_notes(self, *notes: str) -> Program:
+        return replace(self, notes=(*self.notes, *notes))
+
+    def clone(self) -> Program:
+        """A copy that shares no graph with this one."""
+        regions = {
+            name: replace(
+                region,
+                forward=fx.GraphModule(region.forward, copy_graph(region.forward)),
+                backward=region.backward
+                and fx.GraphModule(region.backward, copy_graph(region.backward)),
+            )
+            for name, region in self.regions.items()
+        }
+        return replace(self, regions=regions)
+
+    def copies(self, parameter: Parameter) -> int:
+        """How many tensors this entry of the table stands for."""
+        return len(self.layers) if parameter.per_layer else 1
+
+    @property
+    def parameter_count(self) -> int:
+        """Exact number of trained parameters."""
+        return sum(p.type.elements({}) * self.copies(p) for p in self.parameters.values())

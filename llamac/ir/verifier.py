@@ -1,0 +1,164 @@
+"""Checks a Program after every pass. A failure is shown inside the IR it was found in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import fx
+
+from llamac.ir.graph import infer, is_differentiable, is_result, op_of, ops_in, output_of, placeholders, type_of
+from llamac.ir.printer import graph_lines
+from llamac.ir.program import Program, Region
+from llamac.ir.types import TensorType, TypeRuleError
+
+
+class VerificationError(Exception):
+    """The Program broke a rule: says which, inside the text of the graph."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, region: Region, direction: str, node: fx.Node | None) -> None:
+        self.message = message
+        lines = []
+        placed = False
+        for line, shown in graph_lines(region, direction):
+            lines.append(line)
+            if node is not None and shown is node:
+                indent = len(line) - len(line.lstrip())
+                lines.append(f"{' ' * indent}{'^' * (len(line) - indent)} {message}")
+                placed = True
+        if not placed:
+            lines.append(f"^^^ {message}")
+        super().__init__("\n".join(lines))
+
+
+def verify(program: Program) -> None:
+    """Raise VerificationError at the first rule the program breaks."""
+    for region in program.regions.values():
+        for rule in RULES:
+            rule(program, region)
+    _verify_layers(program)
+
+
+def _graphs(region: Region) -> Iterator[tuple[str, fx.Graph]]:
+    yield "forward", region.forward.graph
+    if region.backward is not None:
+        yield "backward", region.backward.graph
+
+
+def _single_assignment(_program: Program, region: Region) -> None:
+    for direction, graph in _graphs(region):
+        defined: set[fx.Node] = set()
+        for node in graph.nodes:
+            for operand in node.all_input_nodes:
+                if operand not in defined:
+                    raise VerificationError(
+                        f"%{operand.name} is used before it is defined", region, direction, node
+                    )
+            defined.add(node)
+
+
+def _types(_program: Program, region: Region) -> None:
+    for direction, graph in _graphs(region):
+        for node in ops_in(graph):
+            try:
+                kind = infer(op_of(node), node.args, dict(node.kwargs))
+            except TypeRuleError as error:
+                raise VerificationError(str(error), region, direction, node) from None
+            if kind != node.meta["type"]:
+                raise VerificationError(
+                    f"recorded type {_show(node.meta['type'])}, but the op gives {_show(kind)}",
+                    region,
+                    direction,
+                    node,
+                )
+        for node in graph.nodes:
+            if is_result(node):
+                source, index = node.args
+                if type_of(node) != source.meta["type"][index]:
+                    raise VerificationError("a result lost its type", region, direction, source)
+
+
+def _show(kind: object) -> str:
+    return ", ".join(map(str, kind)) if isinstance(kind, tuple) else str(kind)
+
+
+def _parameters(program: Program, region: Region) -> None:
+    for direction, graph in _graphs(region):
+        for node in placeholders(graph, "param"):
+            entry = program.parameters.get(node.meta["param"])
+            if entry is None or entry.type != type_of(node):
+                wanted = "nothing" if entry is None else str(entry.type)
+                raise VerificationError(
+                    f"the parameter table has {wanted} under this name", region, direction, node
+                )
+
+
+def _saved(_program: Program, region: Region) -> None:
+    known = {node.name: node for node in region.forward.graph.nodes if node.op != "output"}
+    for name in region.saved:
+        if name not in known:
+            raise VerificationError(
+                f"%{name} is in the saved set but not a forward value", region, "forward", None
+            )
+    if region.backward is None:
+        return
+    for node in placeholders(region.backward.graph, "saved"):
+        if node.name not in region.saved:
+            raise VerificationError(
+                f"%{node.name} is read here but not in the saved set", region, "backward", node
+            )
+        if type_of(node) != type_of(known[node.name]):
+            raise VerificationError("saved with another type", region, "backward", node)
+
+
+def _gradients(_program: Program, region: Region) -> None:
+    """Every parameter and every floating-point input has exactly one gradient, of its own type."""
+    if region.backward is None:
+        return
+    owed = {
+        node.meta["param"] if node.meta["role"] == "param" else node.name: type_of(node)
+        for node in placeholders(region.forward.graph, "input", "param")
+        if is_differentiable(node)
+    }
+    given = output_of(region.backward.graph)
+    end = region.backward.graph.output_node()
+    for name, kind in owed.items():
+        if name not in given:
+            raise VerificationError(f"no gradient for {name}", region, "backward", end)
+        if type_of(given[name]) != kind:
+            raise VerificationError(
+                f"the gradient of {name}: {kind} is {type_of(given[name])}", region, "backward", end
+            )
+    for name in given:
+        if name not in owed:
+            raise VerificationError(f"{name} is owed no gradient", region, "backward", end)
+
+
+def _verify_layers(program: Program) -> None:
+    for name in dict.fromkeys(program.layers):
+        if name not in program.regions:
+            raise ValueError(f"layers name a region {name!r} that the program does not hold")
+        region = program.regions[name]
+        stream = placeholders(region.forward.graph, "input")[0]
+        out: TensorType = type_of(output_of(region.forward.graph))
+        if out != type_of(stream):
+            raise VerificationError(
+                f"layers cannot be chained: they take {type_of(stream)} and give {out}",
+                region,
+                "forward",
+                region.forward.graph.output_node(),
+            )
+    for parameter in program.parameters.values():
+        rows = sum(piece.rows for piece in parameter.pieces)
+        if rows != parameter.type.shape[0]:
+            raise ValueError(f"{parameter.name} has {parameter.type.shape[0]} rows, its pieces {rows}")
+
+
+RULES: tuple[Callable[[Program, Region], None], ...] = (
+    _single_assignment,
+    _types,
+    _parameters,
+    _saved,
+    _gradients,
+)

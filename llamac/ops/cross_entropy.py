@@ -1,0 +1,83 @@
+"""cross_entropy of logits, and linear_cross_entropy: the output projection fused with it, in chunks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, expect
+from llamac.ops.elementwise import scale
+from llamac.runtime import cross_entropy as runtime
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def _loss(x: TensorType) -> TensorType:
+    return TensorType("f64" if x.dtype == "f64" else "f32", ())
+
+
+def _infer(logits: TensorType, labels: TensorType) -> TensorType:
+    expect(
+        logits.shape[:-1] == labels.shape and labels.dtype == "i64",
+        f"labels must be i64, one for each of {logits}, not {labels}",
+    )
+    return _loss(logits)
+
+
+def _vjp(b: GradientBuilder, node: fx.Node, d_loss: fx.Node) -> tuple[fx.Node | None, ...]:
+    logits, labels = node.args
+    d_logits = b.op(
+        cross_entropy_backward, d_loss, b.primal(logits), b.primal(labels), name=b.name(logits)
+    )
+    return d_logits, None
+
+
+def _infer_linear(
+    x: TensorType, weight: TensorType, labels: TensorType, *, chunk: int
+) -> TensorType:
+    expect(chunk > 0, "a chunk has at least one token")
+    expect(x.shape[-1] == weight.shape[-1], f"x is {x}, the weight {weight}")
+    return _infer(x.with_shape(*x.shape[:-1], weight.shape[0]), labels)
+
+
+def _infer_with_gradients(
+    x: TensorType, weight: TensorType, labels: TensorType, *, chunk: int
+) -> tuple[TensorType, TensorType, TensorType]:
+    return _infer_linear(x, weight, labels, chunk=chunk), x, weight
+
+
+def _vjp_with_gradients(
+    b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
+) -> tuple[fx.Node | None, ...]:
+    x, weight, _labels = node.args
+    d_x = b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(x))
+    return d_x, b.op(scale, b.primal_result(node, 2), d_loss, name=b.name(weight)), None
+
+
+cross_entropy = Op("cross_entropy", _infer, runtime.cross_entropy, vjp=_vjp)
+cross_entropy_backward = Op(
+    "cross_entropy_backward",
+    infer=lambda d_loss, logits, labels: logits,
+    eager=runtime.cross_entropy_backward,
+)
+
+linear_cross_entropy_with_gradients = Op(
+    "linear_cross_entropy_with_gradients",
+    _infer_with_gradients,
+    runtime.linear_cross_entropy_with_gradients,
+    vjp=_vjp_with_gradients,
+    flops=lambda x, weight, labels, chunk: 6 * math.prod(x) * weight[0],
+    cost="save",
+)
+linear_cross_entropy = Op(
+    "linear_cross_entropy",
+    _infer_linear,
+    runtime.linear_cross_entropy,
+    flops=lambda x, weight, labels, chunk: 2 * math.prod(x) * weight[0],
+    cost="save",
+    augmented=linear_cross_entropy_with_gradients,
+)

@@ -1,0 +1,41 @@
+"""What a vjp rule may use while it writes its part of a backward graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.graph import Builder, op_of, results
+
+
+class GradientBuilder(Builder):
+    """Adds backward ops to a backward graph.
+
+    primal_of: forward value → the backward graph's node for it. name_of: forward value → the name
+    of its gradient.
+    """
+
+    def __init__(
+        self, primal_of: Callable[[fx.Node], fx.Node], name_of: Callable[[fx.Node], str]
+    ) -> None:
+        super().__init__()
+        self._primal_of, self._name_of = primal_of, name_of
+
+    def primal(self, value: Any) -> fx.Node:
+        """The forward value, as the backward graph knows it."""
+        return self._primal_of(value)
+
+    def primal_result(self, node: fx.Node, index: int) -> fx.Node:
+        """Result `index` of a forward op with several, kept alive for the backward pass."""
+        value = results(node)[index]
+        if value is None:
+            forward = Builder(node.graph)
+            with node.graph.inserting_after(node):
+                value = forward.result(node, index, op_of(node).results[index])
+        return self._primal_of(value)
+
+    def name(self, value: Any) -> str:
+        """What the gradient of a forward value is called."""
+        return self._name_of(value)

@@ -1,0 +1,73 @@
+"""linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, expect
+from llamac.runtime.linear import bias_gradient, weight_gradient
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def _infer(x: TensorType, weight: TensorType, bias: TensorType | None = None) -> TensorType:
+    expect(len(weight.shape) == 2, f"the weight must be [out, in], not {weight}")
+    out, inner = weight.shape
+    expect(x.shape[-1] == inner, f"x has {x.shape[-1]} features, the weight takes {inner}")
+    expect(x.dtype == weight.dtype, f"x is {x.dtype}, the weight {weight.dtype}")
+    expect(bias is None or bias.shape == (out,), f"the bias must be [{out}], not {bias}")
+    return x.with_shape(*x.shape[:-1], out)
+
+
+def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    x, weight, *bias = node.args
+    d_x = b.op(linear_input_gradient, d_y, b.primal(weight), name=b.name(x))
+    d_weight = b.op(linear_weight_gradient, d_y, b.primal(x), name=b.name(weight))
+    return (d_x, d_weight, *(b.op(linear_bias_gradient, d_y, name=b.name(one)) for one in bias))
+
+
+def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_bias: tuple[int, ...]) -> float:
+    return 2 * math.prod(x) * weight[0]
+
+
+def _emit(x: str, weight: str, bias: str | None = None) -> str:
+    return f"F.linear({x}, {weight})" if bias is None else f"F.linear({x}, {weight}, {bias})"
+
+
+linear = Op(
+    "linear", _infer, F.linear, vjp=_vjp, flops=_flops, emit=_emit, cost="save"
+)
+
+
+def _input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:
+    return d_y @ weight
+
+
+linear_input_gradient = Op(
+    "linear_input_gradient",
+    infer=lambda d_y, weight: d_y.with_shape(*d_y.shape[:-1], weight.shape[1]),
+    eager=_input_gradient,
+    flops=lambda d_y, weight: 2 * math.prod(d_y) * weight[1],
+    emit=lambda d_y, weight: f"{d_y} @ {weight}",
+)
+
+linear_weight_gradient = Op(
+    "linear_weight_gradient",
+    infer=lambda d_y, x: d_y.with_shape(d_y.shape[-1], x.shape[-1]),
+    eager=weight_gradient,
+    flops=lambda d_y, x: 2 * math.prod(d_y) * x[-1],
+)
+
+linear_bias_gradient = Op(
+    "linear_bias_gradient",
+    infer=lambda d_y: d_y.with_shape(d_y.shape[-1]),
+    eager=bias_gradient,
+)

@@ -1,0 +1,48 @@
+"""rope: rotary position embedding of the first heads of a tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, expect
+from llamac.runtime.rope import rope as eager
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def _infer(
+    x: TensorType,
+    cos: TensorType,
+    sin: TensorType,
+    *,
+    layout: str,
+    heads: int | None = None,
+    inverse: bool = False,
+) -> TensorType:
+    _batch, length, count, head_dim = x.shape
+    assert isinstance(head_dim, int)
+    assert isinstance(count, int)
+    expect(layout in ("interleaved", "half_split"), f"unknown layout {layout!r}")
+    expect(heads is None or heads <= count, f"{x} has no {heads} heads")
+    expect(
+        cos.shape == sin.shape == (length, head_dim // 2),
+        f"the tables must be [{length},{head_dim // 2}], not {cos} and {sin}",
+    )
+    return x
+
+
+def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    # A rotation's adjoint is the rotation back: it needs the angles, not the values.
+    x, cos, sin = node.args
+    d_x = b.op(
+        rope, d_y, b.primal(cos), b.primal(sin), inverse=True, name=b.name(x), **node.kwargs
+    )
+    return d_x, None, None
+
+
+# Saved rather than its input: rotated or not, q and k are as large, and attention needs them rotated.
+rope = Op("rope", _infer, eager, vjp=_vjp, cost="save")

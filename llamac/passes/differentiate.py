@@ -1,0 +1,152 @@
+"""differentiate: reverse mode, from the ops' vjp rules, into an explicit backward graph per region.
+
+Every forward value a rule asks for becomes a `saved` placeholder of the backward graph: this is the
+`none` policy, keep everything. The `checkpoint` pass decides afterwards what is kept in truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from llamac.ir.graph import (
+    Builder,
+    copy_graph,
+    finish,
+    is_differentiable,
+    op_of,
+    ops_in,
+    output_of,
+    placeholders,
+    rename,
+    results,
+    sort_placeholders,
+    type_of,
+)
+from llamac.ir.program import Program, Region
+from llamac.ops.elementwise import add
+from llamac.ops.gradient import GradientBuilder
+
+INFERENCE = ("logits", "evaluate")  # regions no loss flows back through
+
+
+@dataclass(frozen=True)
+class Differentiate:
+    name: str = "differentiate"
+
+    def apply(self, program: Program) -> Program:
+        for region in list(program.regions.values()):
+            if region.name in INFERENCE:
+                continue
+            augmented = augment(region)
+            if augmented is not region:  # the plain form stays, for evaluation
+                program = program.with_region(Region("evaluate", region.forward))
+            program = program.with_region(differentiate(augmented))
+        return program
+
+
+def augment(region: Region) -> Region:
+    """Ops that find their gradient while computing their value are replaced by the form that does."""
+    if not any(op_of(node).augmented for node in ops_in(region.forward.graph)):
+        return region
+    graph = copy_graph(region.forward)
+    build = Builder(graph)
+    for node in list(ops_in(graph)):
+        augmented = op_of(node).augmented
+        if augmented is None:
+            continue
+        build.where = node.meta["where"]
+        extra = [f"d_{operand.name}_per_loss" for operand in node.args if type_of(operand).dtype != "i64"]
+        with graph.inserting_before(node):
+            value, *_ = build.op(augmented, *node.args, name=("augmented", *extra), **node.kwargs)
+        name = node.name
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+        rename(value, name)
+    # Not `finish`: the gradients it found have no reader until the backward graph is written.
+    return replace(region, forward=fx.GraphModule(region.forward, graph))
+
+
+def differentiate(region: Region) -> Region:
+    """Write the backward graph of a region's forward graph."""
+    forward = copy_graph(region.forward)
+    tape = _Tape(forward)
+    for node in reversed(list(ops_in(forward))):
+        tape.visit(node)
+    backward = tape.close()
+    saved = tuple(node.name for node in placeholders(backward.graph, "saved"))
+    return replace(region, forward=finish(forward, keep=saved), backward=backward, saved=saved)
+
+
+class _Tape:
+    """The cotangents found so far, by forward value, and the backward graph they live in."""
+
+    def __init__(self, forward: fx.Graph) -> None:
+        self.forward = forward
+        self.build = GradientBuilder(self._primal, self._gradient_name)
+        self.primals: dict[fx.Node, fx.Node] = {}
+        self.cotangents: dict[fx.Node, list[fx.Node]] = {}
+        self.reader = forward.output_node()
+        out = output_of(forward)
+        self.seed = self.build.placeholder(f"d_{out.name}", type_of(out), "cotangent")
+        self.cotangents[out] = [self.seed]
+
+    def visit(self, node: fx.Node) -> None:
+        rule = op_of(node).vjp
+        d_results = [value and self._total(value) for value in results(node)]
+        if not any(d_results):
+            return
+        assert rule is not None, f"{op_of(node).name} has no vjp rule"
+        self.reader = node
+        self.build.where = node.meta["where"]
+        for operand, cotangent in zip(
+            node.args, rule(self.build, node, *d_results), strict=True
+        ):
+            if cotangent is not None and isinstance(operand, fx.Node):
+                self.cotangents.setdefault(operand, []).append(cotangent)
+
+    def close(self) -> fx.GraphModule:
+        gradients = {}
+        for node in placeholders(self.forward, "input", "param"):
+            if is_differentiable(node):
+                name = node.meta["param"] if node.meta["role"] == "param" else node.name
+                gradients[name] = self._total(node)
+        self.build.graph.output(gradients)
+        sort_placeholders(self.build.graph, self.forward)
+        return finish(self.build.graph)
+
+    def _total(self, value: fx.Node) -> fx.Node | None:
+        """The sum of what each reader of a forward value sends back."""
+        parts = self.cotangents.get(value, [])
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        total = parts[0]
+        for part in parts[1:]:
+            total = self.build.op(add, total, part, name=f"d_{value.name}")
+        self.cotangents[value] = [total]
+        return total
+
+    def _gradient_name(self, value: fx.Node) -> str:
+        readers = [user for user in value.users if user.op != "output"]
+        several = len(readers) > 1 and value.meta.get("role") != "param"
+        return f"d_{value.name}_from_{_label(self.reader)}" if several else f"d_{value.name}"
+
+    def _primal(self, value: fx.Node) -> fx.Node:
+        """The backward graph's placeholder for a forward value."""
+        if value not in self.primals:
+            role = value.meta.get("role", "saved")
+            with self.build.graph.inserting_after(self.seed):
+                self.primals[value] = self.build.placeholder(
+                    value.name,
+                    type_of(value),
+                    role if role in ("param", "constant") else "saved",
+                    param=value.meta.get("param", ""),
+                    where=value.meta["where"],
+                )
+        return self.primals[value]
+
+
+def _label(node: fx.Node) -> str:
+    first = next((value for value in reversed(results(node)) if value is not None), node)
+    return first.name

@@ -1,0 +1,172 @@
+"""fuse: neighbouring memory-bound operations become one op, each with a backward of its own.
+
+Every rewrite is a function over one graph: what it looks for is in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from llamac.ir.graph import (
+    Builder,
+    is_op,
+    is_result,
+    ops_in,
+    producer,
+    rename,
+    results,
+    rewrite,
+    type_of,
+)
+from llamac.ir.program import Program
+from llamac.ops.activation import packed_swiglu, silu, swiglu
+from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
+from llamac.ops.elementwise import add, mul
+from llamac.ops.linear import linear
+from llamac.ops.norm import add_rms_norm, rms_norm
+from llamac.ops.rope import rope
+from llamac.ops.views import split, split_heads
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """loss_chunk: how many tokens' logits are alive at once in the fused loss."""
+
+    loss_chunk: int
+    name: str = "fuse"
+
+    def apply(self, program: Program) -> Program:
+        rewrites = (_add_rms_norm, _swiglu, _rope, self._linear_cross_entropy)
+
+        def change(graph: fx.Graph) -> None:
+            for one in rewrites:
+                for node in list(ops_in(graph)):
+                    if not node._erased:
+                        one(graph, node)
+
+        for region in program.regions.values():
+            forward = rewrite(region.forward, change)
+            program = program.with_region(replace(region, forward=forward))
+        return program
+
+    def _linear_cross_entropy(self, graph: fx.Graph, node: fx.Node) -> None:
+        """cross_entropy(linear(x, w), labels): the logits never exist whole."""
+        if not is_op(node, cross_entropy):
+            return
+        logits, labels = node.args
+        if not is_op(logits, linear) or len(logits.users) > 1:
+            return
+        x, weight = logits.args
+        _replace(
+            graph,
+            node,
+            lambda b, name: b.op(
+                linear_cross_entropy, x, weight, labels, chunk=self.loss_chunk, name=name
+            ),
+        )
+
+
+def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """rms_norm(x + r, w): the sum is normalised while it is still in registers."""
+    if not is_op(node, rms_norm):
+        return
+    total, weight = node.args
+    if not is_op(total, add):
+        return
+    build = Builder(graph)
+    build.where = total.meta["where"]
+    names = (total.name, node.name)
+    with graph.inserting_before(node):
+        new_total, normed = build.op(
+            add_rms_norm, *total.args, weight, name=("total", "normed"), **node.kwargs
+        )
+    _move_up_to(total, new_total)
+    for old, new, name in zip((node, total), (normed, new_total), reversed(names), strict=True):
+        old.replace_all_uses_with(new)
+        graph.erase_node(old)
+        rename(new, name)
+
+
+def _move_up_to(old: fx.Node, new: fx.Node) -> None:
+    """The fused op must stand before every reader of the value it now makes."""
+    first = min(user for user in old.users if user is not new)
+    source, _ = producer(new)
+    if first < source:
+        block = [source, *(value for value in results(source) if value is not None)]
+        for node in block:
+            first.prepend(node)
+
+
+def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
+    """silu(gate) · up, of two tensors or of the two halves of one."""
+    if not is_op(node, mul):
+        return
+    activated, up = node.args
+    if not is_op(activated, silu) or len(activated.users) > 1:
+        return
+    (gate,) = activated.args
+    halves = _parts_of_split([gate, up])
+    if halves is None:
+        _replace(graph, node, lambda b, name: b.op(swiglu, gate, up, name=name))
+    else:
+        _replace(graph, node, lambda b, name: b.op(packed_swiglu, halves, name=name))
+
+
+def _rope(graph: fx.Graph, node: fx.Node) -> None:
+    """split → split_heads → rope of q and of k: one rotation of the first heads of the packed qkv."""
+    if not (is_op(node, split) and len(results(node)) == 3):
+        return
+    flat = results(node)
+    heads = [next(iter(part.users)) for part in flat if part is not None and len(part.users) == 1]
+    if len(heads) != 3 or not all(is_op(one, split_heads) for one in heads):
+        return
+    turned = [next(iter(one.users)) for one in heads[:2]]
+    if not all(is_op(one, rope) for one in turned):
+        return
+    cos, sin = turned[0].args[1:]
+    counts = tuple(int(type_of(one).shape[2]) for one in heads)
+    build = Builder(graph)
+    build.where = turned[0].meta["where"]
+    with graph.inserting_before(node):
+        qkv = build.op(split_heads, node.args[0], name="qkv_heads", **heads[0].kwargs)
+        rotated = build.op(
+            rope, qkv, cos, sin, heads=counts[0] + counts[1], name="qkv_rotated", **turned[0].kwargs
+        )
+        parts = build.op(split, rotated, sizes=counts, dim=2, name=("q_new", "k_new", "v_new"))
+    old_values = [*turned, heads[2]]
+    for old, new in zip(old_values, parts, strict=True):
+        old.replace_all_uses_with(new)
+    graph.eliminate_dead_code()
+    for which, new in zip("qkv", parts, strict=True):
+        rename(new, which)
+
+
+def _parts_of_split(values: list[fx.Node]) -> fx.Node | None:
+    """The tensor whose parts these are, in order and all of them, if they are nobody else's."""
+    if not all(is_result(value) and len(value.users) == 1 for value in values):
+        return None
+    sources = [producer(value)[0] for value in values]
+    source = sources[0]
+    whole = sources == [source] * len(values) and is_op(source, split)
+    if whole and list(results(source)) == values:
+        packed = source.args[0]
+        assert isinstance(packed, fx.Node)
+        return packed
+    return None
+
+
+def _replace(graph: fx.Graph, node: fx.Node, make: Callable[[Builder, str], fx.Node]) -> None:
+    """Put a new op in the place, and under the name, of an old one; drop what it made dead."""
+    build = Builder(graph)
+    build.where = node.meta["where"]
+    with graph.inserting_before(node):
+        new = make(build, "fused")
+    name = node.name
+    node.replace_all_uses_with(new)
+    graph.eliminate_dead_code()
+    rename(new, name)
+
+

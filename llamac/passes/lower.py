@@ -1,0 +1,275 @@
+"""lower: spec → Program, in the paper's own terms: one node for each operation of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from llamac.ir.graph import Builder, placeholders, type_of
+from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
+from llamac.ir.types import TensorType
+from llamac.ops.activation import gelu, relu, silu
+from llamac.ops.attention import attention
+from llamac.ops.cross_entropy import cross_entropy
+from llamac.ops.elementwise import add, mul
+from llamac.ops.embedding import add_positions, embedding
+from llamac.ops.linear import linear
+from llamac.ops.norm import layer_norm, rms_norm
+from llamac.ops.rope import rope
+from llamac.ops.views import merge_heads, split_heads
+
+if TYPE_CHECKING:
+    from llamac.spec import Spec
+
+COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
+
+
+@dataclass(frozen=True)
+class Lower:
+    """The one pass that reads the spec; every other reads the Program it made."""
+
+    name: str = "lower"
+
+    def apply(self, spec: Spec) -> Program:
+        lowering = _Lowering(spec)
+        regions = (lowering.embed(), lowering.block(), lowering.head(), lowering.logits())
+        return Program(
+            name=spec.name,
+            symbols={"B": spec.batch.micro_batch, "S": spec.batch.sequence_length},
+            parameters=lowering.parameters,
+            buffers=lowering.buffers,
+            regions={region.name: region for region in regions},
+            layers=("block",) * spec.model.n_layers,
+        )
+
+
+class _Lowering:
+    """Writes the regions, and the parameter table as it meets each parameter."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.model = spec, spec.model
+        self.dtype = COMPUTE_DTYPE[spec.precision.compute]
+        self.stream = TensorType(self.dtype, ("B", "S", self.model.dim))
+        self.tokens = TensorType("i64", ("B", "S"))
+        self.parameters: dict[str, Parameter] = {}
+        self.buffers = self._buffers()
+
+    # -- regions -----------------------------------------------------------------------------
+
+    def embed(self) -> Region:
+        g = self._region("model.dim")
+        tokens = g.placeholder("tokens", self.tokens)
+        table = self._embedding_table(g)
+        positions = None
+        if self.model.position == "learned":
+            rows = self.spec.batch.sequence_length
+            positions = self._weight(
+                g, "pos_embeddings", (rows, self.model.dim), where="model.position"
+            )
+        x = g.op(embedding, tokens, table, name="x")
+        if positions is not None:
+            x = g.op(add_positions, x, positions, name="x", where=self._at("model.position"))
+        return Region("embed", g.output(x))
+
+    def block(self) -> Region:
+        g = self._region("model.n_layers")
+        x = g.placeholder("x", self.stream)
+        tables = {
+            name: g.placeholder(name, buffer.type, "constant", where=self._at("model.position"))
+            for name, buffer in self.buffers.items()
+        }
+        pre = self.model.norm_position == "pre"
+        weights = self._block_weights(g)
+
+        attention_in = self._norm(g, x, weights, "attention_norm", "attention_in") if pre else x
+        attended = self._attention(g, attention_in, tables, weights)
+        h = g.op(add, x, attended, name="h")
+        if not pre:
+            h = self._norm(g, h, weights, "attention_norm", "h")
+
+        ffn_in = self._norm(g, h, weights, "ffn_norm", "ffn_in") if pre else h
+        fed = self._feed_forward(g, ffn_in, weights)
+        out = g.op(add, h, fed, name="out")
+        if not pre:
+            out = self._norm(g, out, weights, "ffn_norm", "out")
+        return Region("block", g.output(out))
+
+    def head(self) -> Region:
+        g = self._region("model.vocab_size")
+        x = g.placeholder("x", self.stream)
+        labels = g.placeholder("labels", self.tokens)
+        logits = self._logits(g, x)
+        return Region("head", g.output(g.op(cross_entropy, logits, labels, name="loss")))
+
+    def logits(self) -> Region:
+        g = self._region("model.vocab_size")
+        return Region("logits", g.output(self._logits(g, g.placeholder("x", self.stream))))
+
+    # -- parts of regions --------------------------------------------------------------------
+
+    def _attention(
+        self, g: Builder, x: fx.Node, tables: dict[str, fx.Node], weights: dict[str, fx.Node]
+    ) -> fx.Node:
+        at = self._at("model.n_heads")
+        heads = {}
+        for which in "qkv":
+            flat = self._linear(g, x, weights, f"attention.w{which}", name=which, where=at)
+            heads[which] = g.op(
+                split_heads, flat, head_dim=self.model.head_dim, name=f"{which}_heads", where=at
+            )
+        if tables:
+            layout, at = self.model.rope_layout, self._at("model.position")
+            for which in "qk":
+                heads[which] = g.op(
+                    rope,
+                    heads[which],
+                    tables["rope_cos"],
+                    tables["rope_sin"],
+                    layout=layout,
+                    name=f"{which}_rotated",
+                    where=at,
+                )
+        context, _ = g.op(
+            attention,
+            heads["q"],
+            heads["k"],
+            heads["v"],
+            scale=self.model.head_dim**-0.5,
+            kernel="math",
+            name=("context", "logsumexp"),
+            where=self._at("kernels.attention"),
+        )
+        merged = g.op(merge_heads, context, name="merged")
+        return self._linear(g, merged, weights, "attention.wo", name="attended")
+
+    def _feed_forward(self, g: Builder, x: fx.Node, weights: dict[str, fx.Node]) -> fx.Node:
+        at = self._at("model.activation")
+        if self.model.activation == "swiglu":
+            gate = self._linear(g, x, weights, "feed_forward.w1", name="gate", where=at)
+            up = self._linear(g, x, weights, "feed_forward.w3", name="up", where=at)
+            activated = g.op(silu, gate, name="activated", where=at)
+            hidden = g.op(mul, activated, up, name="hidden", where=at)
+        else:
+            wide = self._linear(g, x, weights, "feed_forward.w1", name="wide", where=at)
+            activation = gelu if self.model.activation == "gelu" else relu
+            hidden = g.op(activation, wide, name="hidden", where=at)
+        return self._linear(g, hidden, weights, "feed_forward.w2", name="fed", where=at)
+
+    def _logits(self, g: Builder, x: fx.Node) -> fx.Node:
+        weights = self._norm_weights(g, "norm", "norm")
+        if self.model.tied_embeddings:
+            weights["output"] = self._embedding_table(g)
+        else:
+            shape = (self.model.vocab_size, self.model.dim)
+            weights["output"] = self._weight(g, "output", shape)
+        normed = self._norm(g, x, weights, "norm", "normed")
+        return g.op(linear, normed, weights["output"], name="logits")
+
+    def _linear(
+        self, g: Builder, x: fx.Node, weights: dict[str, fx.Node], key: str, **meta: Any
+    ) -> fx.Node:
+        bias = (weights[f"{key}_bias"],) if f"{key}_bias" in weights else ()
+        return g.op(linear, x, weights[key], *bias, **meta)
+
+    def _norm(
+        self, g: Builder, x: fx.Node, weights: dict[str, fx.Node], key: str, name: str
+    ) -> fx.Node:
+        options: dict[str, Any] = {
+            "eps": self.model.norm_eps,
+            "name": name,
+            "where": self._at("model.norm"),
+        }
+        if self.model.norm == "rmsnorm":
+            return g.op(rms_norm, x, weights[key], **options)
+        return g.op(layer_norm, x, weights[key], weights[f"{key}_bias"], **options)
+
+    # -- parameters --------------------------------------------------------------------------
+
+    def _block_weights(self, g: Builder) -> dict[str, fx.Node]:
+        model = self.model
+        q_rows, kv_rows = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
+        residual_std = model.init_std / (2 * model.n_layers) ** 0.5  # GPT-2, section 2.3
+        weights = self._norm_weights(g, "layers.*.attention_norm", "attention_norm")
+        matrices = {
+            "attention.wq": (q_rows, model.dim),
+            "attention.wk": (kv_rows, model.dim),
+            "attention.wv": (kv_rows, model.dim),
+            "attention.wo": (model.dim, q_rows),
+            "ffn": (),
+            "feed_forward.w1": (model.ffn_dim, model.dim),
+            "feed_forward.w3": (model.ffn_dim, model.dim),
+            "feed_forward.w2": (model.dim, model.ffn_dim),
+        }
+        if model.activation != "swiglu":
+            del matrices["feed_forward.w3"]
+        for key, shape in matrices.items():
+            if key == "ffn":
+                weights |= self._norm_weights(g, "layers.*.ffn_norm", "ffn_norm")
+                continue
+            std = residual_std if key.endswith(("wo", "w2")) else model.init_std
+            weights[key] = self._weight(g, f"layers.*.{key}", shape, Init("normal", std))
+            if model.bias:
+                weights[f"{key}_bias"] = self._weight(
+                    g, f"layers.*.{key}_bias", shape[:1], Init("zeros"), where="model.bias"
+                )
+        return weights
+
+    def _norm_weights(self, g: Builder, name: str, key: str) -> dict[str, fx.Node]:
+        shape = (self.model.dim,)
+        weights = {key: self._weight(g, name, shape, Init("ones"), where="model.norm")}
+        if self.model.norm == "layernorm":
+            weights[f"{key}_bias"] = self._weight(
+                g, f"{name}_bias", shape, Init("zeros"), where="model.norm"
+            )
+        return weights
+
+    def _embedding_table(self, g: Builder) -> fx.Node:
+        shape = (self.model.vocab_size, self.model.dim)
+        return self._weight(g, "tok_embeddings", shape, where="model.vocab_size")
+
+    def _weight(
+        self,
+        g: Builder,
+        name: str,
+        shape: tuple[int, ...],
+        init: Init | None = None,
+        where: str = "model.dim",
+    ) -> fx.Node:
+        kind = TensorType(self.dtype, shape)
+        piece = Piece(name, shape[0], init or Init("normal", self.model.init_std))
+        self.parameters.setdefault(name, Parameter(name, kind, (piece,), self._at(where)))
+        return g.placeholder(
+            name.rpartition(".")[2], kind, "param", param=name, where=self._at(where)
+        )
+
+    # -- the rest ----------------------------------------------------------------------------
+
+    def _buffers(self) -> dict[str, Buffer]:
+        model, length = self.model, self.spec.batch.sequence_length
+        if model.position != "rope":
+            return {}
+        scaling = model.rope_scaling and model.rope_scaling.model_dump()
+        arguments = (
+            ("positions", length),
+            ("head_dim", model.head_dim),
+            ("theta", model.rope_theta),
+            ("scaling", scaling),
+        )
+        kind = TensorType("f32", ("S", model.head_dim // 2))
+        return {name: Buffer(name, kind, arguments) for name in ("rope_cos", "rope_sin")}
+
+    def _region(self, where: str) -> Builder:
+        g = Builder()
+        g.where = self._at(where)
+        return g
+
+    def _at(self, key: str) -> str:
+        where = self.spec.where(key)
+        return "" if where == "default" else where
+
+
+def stream_type(region: Region) -> TensorType:
+    """The type of the residual stream a region reads."""
+    return type_of(placeholders(region.forward.graph, "input")[0])

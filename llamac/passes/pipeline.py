@@ -1,0 +1,74 @@
+"""The pipeline: the only list of passes, and what happens between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from llamac.ir.program import Program
+from llamac.ir.verifier import verify
+from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.differentiate import Differentiate
+from llamac.passes.fuse import Fuse
+from llamac.passes.lower import Lower
+from llamac.passes.pack import Pack
+from llamac.passes.select_kernels import SelectKernels
+
+if TYPE_CHECKING:
+    from llamac.spec import Spec
+
+
+class Pass(Protocol):
+    """A frozen dataclass: its fields are its options."""
+
+    @property
+    def name(self) -> str: ...
+
+    def apply(self, program: Program) -> Program: ...
+
+
+OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
+NAMES = ("lower", "pack", "fuse", "select_kernels", "differentiate", "checkpoint")
+
+
+def passes_for(spec: Spec) -> tuple[Pass, ...]:
+    """The passes after `lower`, in order, with the options the spec gives them."""
+    return (
+        Pack(),
+        Fuse(loss_chunk=spec.kernels.loss_chunk),
+        SelectKernels(attention=spec.kernels.attention, device=spec.hardware.device),
+        Differentiate(),
+        Checkpoint(policy=spec.activation.checkpoint),
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The Program as one pass left it. seconds: what the pass took; verifying: what checking took."""
+
+    name: str
+    program: Program
+    seconds: float
+    verifying: float
+
+
+def stages(spec: Spec, disable: Collection[str] = (), stop_after: str = "") -> Iterator[Stage]:
+    """Compile: yields each stage once it is verified. Raises VerificationError inside the IR."""
+    program = None
+    for step in (Lower(), *passes_for(spec)):
+        if step.name not in disable:
+            start = time.perf_counter()
+            program = step.apply(spec if program is None else program)  # type: ignore[arg-type]
+            applied = time.perf_counter()
+            verify(program)
+            yield Stage(step.name, program, applied - start, time.perf_counter() - applied)
+        if step.name == stop_after:
+            return
+
+
+def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
+    """The Program after the last pass."""
+    *_, last = stages(spec, disable)
+    return last.program

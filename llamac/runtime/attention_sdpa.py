@@ -1,0 +1,74 @@
+"""Causal attention by PyTorch's own flash kernels, with an explicit backward.
+
+q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, FlashAttention
+takes 16-bit values only: other dtypes use the memory-efficient kernel. The CPU has a flash kernel of
+its own for every floating dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+CAUSAL_FROM_TOP_LEFT = 1  # the memory-efficient kernel's code for this mask
+
+
+def _uses_flash(q: Tensor) -> bool:
+    return q.dtype in (torch.bfloat16, torch.float16)
+
+
+def _repeat(x: Tensor, heads: int) -> Tensor:
+    """[B, S, K, D] → [B, S, heads, D]: each key head stands beside the query heads it serves."""
+    return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
+
+
+def _reduce(d_x: Tensor, heads: int) -> Tensor:
+    """The adjoint of `_repeat`."""
+    return d_x if d_x.shape[2] == heads else d_x.unflatten(2, (heads, -1)).sum(3)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
+    if q.device.type == "cpu":
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, True, scale=scale
+        )
+        return out.transpose(1, 2), logsumexp
+    length, heads = q.shape[1], q.shape[2]
+    if _uses_flash(q):
+        return aten._flash_attention_forward(
+            q, k, v, None, None, length, length, 0.0, True, False, scale=scale
+        )[:2]
+    k, v = _repeat(k, heads), _repeat(v, heads)
+    return aten._efficient_attention_forward(
+        q, k, v, None, None, None, None, None, 0.0, CAUSAL_FROM_TOP_LEFT, True, scale=scale
+    )[:2]
+
+
+def attention_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    if q.device.type == "cpu":
+        d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
+        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            d_out, q, k, v, out, logsumexp, 0.0, True, scale=scale
+        )
+        d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
+        return d_q, d_k, d_v
+    length, heads, groups = q.shape[1], q.shape[2], k.shape[2]
+    unused = torch.empty(0, dtype=torch.int64, device=q.device)  # no dropout, so no seed
+    if _uses_flash(q):
+        d_q, d_k, d_v = aten._flash_attention_backward(
+            d_out, q, k, v, out, logsumexp, None, None, length, length, 0.0, True, unused, unused,
+            scale=scale,
+        )
+        return d_q, d_k, d_v
+    k, v = _repeat(k, heads), _repeat(v, heads)
+    d_q, d_k, d_v, _ = aten._efficient_attention_backward(
+        d_out, q, k, v, None, out, None, None, length, length, logsumexp, 0.0, unused, unused,
+        CAUSAL_FROM_TOP_LEFT, False, scale=scale,
+    )
+    return d_q, _reduce(d_k, groups), _reduce(d_v, groups)

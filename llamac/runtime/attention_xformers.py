@@ -1,0 +1,75 @@
+"""Causal attention by xformers' kernels, the ones LLaMA trained with, with an explicit backward.
+
+q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention). Each
+call is one opaque operator to torch.compile: xformers picks its kernel in Python.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from xformers.ops import LowerTriangularMask  # pyright: ignore[reportMissingImports]
+from xformers.ops.fmha import (  # pyright: ignore[reportMissingImports]
+    memory_efficient_attention_backward,
+    memory_efficient_attention_forward_requires_grad,
+)
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """[B, S, H, D] → [B, S, K, H/K, D], xformers' form of grouped-query attention."""
+    return x.unflatten(2, (groups, -1))
+
+
+def _shared(x: Tensor, heads: int) -> Tensor:
+    """[B, S, K, D] → [B, S, K, H/K, D], every query head of a group seeing one key head."""
+    return x.unsqueeze(3).expand(-1, -1, -1, heads // x.shape[2], -1)
+
+
+@torch.library.custom_op("llamac::xformers_attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
+    heads, groups = q.shape[2], k.shape[2]
+    mask = LowerTriangularMask()
+    if heads == groups:
+        return memory_efficient_attention_forward_requires_grad(q, k, v, mask, scale=scale)
+    out, logsumexp = memory_efficient_attention_forward_requires_grad(
+        _grouped(q, groups), _shared(k, heads), _shared(v, heads), mask, scale=scale
+    )
+    return out.flatten(2, 3), logsumexp.flatten(1, 2)
+
+
+@attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _head_dim = q.shape
+    return torch.empty_like(q), q.new_empty((batch, heads, length), dtype=torch.float32)
+
+
+@torch.library.custom_op("llamac::xformers_attention_backward", mutates_args=())
+def attention_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    heads, groups = q.shape[2], k.shape[2]
+    mask = LowerTriangularMask()
+    if heads == groups:
+        return memory_efficient_attention_backward(
+            d_out, out, logsumexp, q, k, v, mask, scale=scale
+        )
+    d_q, d_k, d_v = memory_efficient_attention_backward(
+        _grouped(d_out, groups),
+        _grouped(out, groups),
+        logsumexp.unflatten(1, (groups, -1)),
+        _grouped(q, groups),
+        _shared(k, heads),
+        _shared(v, heads),
+        mask,
+        scale=scale,
+    )
+    return d_q.flatten(2, 3), d_k.sum(3), d_v.sum(3)
+
+
+@attention_backward.register_fake
+def _(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)

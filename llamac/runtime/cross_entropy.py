@@ -1,0 +1,59 @@
+"""Mean cross-entropy over tokens (natural log), from logits or fused with the output projection.
+
+Fused, the logits [B, S, V] never exist whole: they are made a few tokens at a time. The loss is the
+last thing computed, so its gradient is taken while a chunk's logits are still at hand, and scaled
+by d_loss in the backward pass (the idea of Liger-Kernel, Hsu et al. 2024): three matmuls, not four.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .numerics import upcast
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits [B, S, V], labels int64 [B, S] → the mean loss, a float32 scalar."""
+    return F.cross_entropy(upcast(logits).flatten(0, -2), labels.flatten())
+
+
+def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """d_logits = (softmax(logits) - one_hot(labels)) · d_loss / tokens."""
+    probabilities = upcast(logits).softmax(-1)
+    target = F.one_hot(labels, logits.shape[-1])
+    return ((probabilities - target) * (d_loss / labels.numel())).to(logits.dtype)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    """x [B, S, D], weight [V, D], labels int64 [B, S] → the mean loss, `chunk` tokens at a time."""
+    x, labels = x.flatten(0, -2), labels.flatten()
+    total = x.new_zeros((), dtype=upcast(x).dtype)
+    for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
+        total = total + F.cross_entropy(upcast(F.linear(rows, weight)), targets, reduction="sum")
+    return total / labels.numel()
+
+
+def linear_cross_entropy_with_gradients(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `linear_cross_entropy`, and the loss's gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
+    flat, targets = x.flatten(0, -2), labels.flatten()
+    tokens = targets.numel()
+    total = flat.new_zeros((), dtype=upcast(flat).dtype)
+    d_rows: list[Tensor] = []
+    d_weight: Tensor | None = None
+    for rows, target in zip(flat.split(chunk), targets.split(chunk), strict=True):
+        target = target.unsqueeze(-1)
+        logits = upcast(F.linear(rows, weight))  # [chunk, V]
+        log_total = logits.logsumexp(-1, keepdim=True)
+        total = total + (log_total - logits.gather(-1, target)).sum()
+        hot = torch.arange(weight.shape[0], device=x.device) == target
+        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) / tokens).to(x.dtype)
+        d_rows.append(d_logits @ weight)
+        # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
+        part = upcast(d_logits.T @ rows)
+        d_weight = part if d_weight is None else d_weight + part
+    assert d_weight is not None, "a batch has at least one token"
+    return total / tokens, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)

@@ -1,0 +1,69 @@
+"""Parameters by their canonical names, however the compiler packed them together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Pieces = tuple[tuple[str, int], ...]  # (canonical name, rows), in order along dim 0
+
+
+def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]:
+    """Write a table for `layers.*` out for every layer."""
+    expanded: dict[str, Pieces] = {}
+    for name, pieces in packs.items():
+        for layer in range(layers) if "*" in name else (0,):
+            number = str(layer)
+            expanded[name.replace("*", number)] = tuple(
+                (piece.replace("*", number), rows) for piece, rows in pieces
+            )
+    return expanded
+
+
+def canonical_views(
+    name: str, tensor: Tensor, packed: Mapping[str, Pieces]
+) -> Iterator[tuple[str, Tensor]]:
+    """(canonical name, view) for each canonical parameter that the tensor `name` holds.
+
+    Writing to a view writes to the tensor. Works for anything shaped like the parameter: its
+    gradient, its master copy, an optimizer moment.
+    """
+    if name not in packed:
+        yield name, tensor
+        return
+    names, rows = zip(*packed[name], strict=True)
+    yield from zip(names, tensor.split(rows), strict=True)
+
+
+@torch.no_grad()
+def initialise_parameters(
+    model: nn.Module,
+    init: Mapping[str, tuple[str, float]],
+    packed: Mapping[str, Pieces],
+    seed: int,
+) -> None:
+    """Fill every parameter: `normal` with a standard deviation, `ones` or `zeros`.
+
+    Each canonical parameter draws from a generator of its own, seeded by `seed` and its name, on the
+    CPU in float32: neither packing nor the device changes what a model starts from.
+    """
+    for name, parameter in model.named_parameters():
+        for canonical, view in canonical_views(name, parameter, packed):
+            kind, std = init[_pattern(canonical)]
+            if kind == "normal":
+                digest = hashlib.sha256(f"{seed}:{canonical}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+                view.copy_(torch.randn(view.shape, generator=generator) * std)
+            else:
+                view.fill_({"ones": 1.0, "zeros": 0.0}[kind])
+
+
+def _pattern(name: str) -> str:
+    """`layers.3.ffn_norm` → `layers.*.ffn_norm`."""
+    parts = name.split(".")
+    if parts[0] == "layers":
+        parts[1] = "*"
+    return ".".join(parts)
