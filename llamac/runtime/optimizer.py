@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-Packed = Mapping[str, tuple[tuple[str, int], ...]]
+from .parameters import Pieces, canonical_views
 
 
 class Outcome(NamedTuple):
@@ -117,7 +117,7 @@ class MasterWeights:
         """Updates applied, which skipped steps are not: AdamW's bias correction counts these."""
         return int(next(iter(self.adamw.state.values()))["step"].item())
 
-    def tensors(self, packed: Packed) -> dict[str, dict[str, Tensor]]:
+    def tensors(self, packed: Mapping[str, Pieces]) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint holds, fp32, under canonical names, as views.
 
         A packed parameter appears as its canonical row slices, so a checkpoint does not depend on
@@ -126,15 +126,13 @@ class MasterWeights:
         sections: dict[str, dict[str, Tensor]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
         for name, master in self.masters.items():
             state = self.adamw.state[master]
-            rows = packed.get(name, ((name, master.shape[0]),))
             whole = {
                 "model": master.detach(),
                 "exp_avg": state["exp_avg"],
                 "exp_avg_sq": state["exp_avg_sq"],
             }
             for section, tensor in whole.items():
-                pieces = tensor.split([count for _, count in rows])
-                sections[section] |= {part: t for (part, _), t in zip(rows, pieces, strict=True)}
+                sections[section] |= canonical_views(name, tensor, packed)
         return sections
 
     def loaded(self, updates: int) -> None:

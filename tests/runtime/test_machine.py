@@ -1,0 +1,111 @@
+"""Device, compiler, matmul peak and signals, as far as any machine can show them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llamac.runtime import machine
+from llamac.runtime.machine import Compiler, RunError, StopSignals
+
+CPU = torch.device("cpu")
+
+
+def script(path: Path, body: str) -> str:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_missing_gpu_is_an_error_only_when_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.choose_device("auto") == machine.choose_device("cpu") == CPU
+    with pytest.raises(RunError, match=r"hardware\.device"):
+        machine.choose_device("cuda")
+
+
+def test_to_device_keeps_the_numbers():
+    array = np.arange(6).reshape(2, 3)
+    assert machine.to_device(array, CPU).tolist() == array.tolist()
+
+
+def test_without_a_compiler_the_reason_says_where_it_looked(monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    available, why = machine.compiler_available(CPU)
+    assert not available
+    assert "g++" in why
+    assert "clang++" in why
+
+
+def test_a_compiler_that_cannot_compile_does_not_count(monkeypatch, tmp_path):
+    broken = script(tmp_path / "c++", "echo 'fatal error: omp.h: no such file' >&2; exit 1")
+    monkeypatch.setenv("CXX", broken)
+    available, why = machine.compiler_available(CPU)
+    assert not available
+    assert "omp.h" in why
+
+
+def test_the_second_compiler_is_left_where_inductor_looks(monkeypatch, tmp_path):
+    script(tmp_path / "g++", "exit 1")
+    script(tmp_path / "clang++", "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "to be restored")
+    monkeypatch.delenv("CXX")
+    assert machine.compiler_available(CPU) == Compiler(True, "clang++")
+    assert os.environ["CXX"] == "clang++"
+
+
+@pytest.mark.parametrize(
+    ("setting", "available", "called", "says"),
+    [
+        ("auto", True, 1, "torch.compile (g++)"),
+        ("auto", False, 0, "eager, as g++"),
+        ("always", True, 1, "torch.compile"),
+        ("never", True, 0, "never"),
+    ],
+)
+def test_compile_or_eager(monkeypatch, setting, available, called, says):
+    monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(available, "g++"))
+    calls: list[int] = []
+    assert says in machine.compile_or_eager(setting, CPU, lambda: calls.append(1))
+    assert len(calls) == called
+
+
+def test_always_without_a_compiler_is_an_error(monkeypatch):
+    monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(False, "no g++ here"))
+    with pytest.raises(RunError, match="no g\\+\\+ here"):
+        machine.compile_or_eager("always", CPU, lambda: None)
+
+
+def test_matmul_peak_is_a_rate_and_leaves_randomness_alone():
+    state = torch.get_rng_state()
+    assert machine.matmul_peak(CPU, torch.float32, seconds=0.05) > 1e6
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_peak_memory_covers_this_process():
+    assert machine.peak_memory_bytes(CPU) > 50e6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_remembered_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopSignals() as signals:
+        assert signals.received is None
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGTERM
