@@ -1,0 +1,192 @@
+"""Every rule: what breaks it, where it points, and that the way out it names does work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llamac.spec import Spec
+from tests.spec.conftest import VALID
+
+Errors = Callable[..., str]
+Load = Callable[..., Spec]
+
+# overrides → the message, the way out, overrides that take it
+BROKEN = [
+    (
+        "model.n_heads=5",
+        "dim = 64 does not divide into n_heads = 5 heads",
+        "n_heads = 4 or 8 or dim = 60 or 65 works; or give head_dim",
+        ["model.n_heads=8", "model.dim=60 model.n_heads=5", "model.n_heads=5 model.head_dim=8"],
+    ),
+    (
+        "model.n_kv_heads=3",
+        "n_heads = 4 is not a multiple of n_kv_heads = 3",
+        "n_kv_heads = 2 or 4 works",
+        ["model.n_kv_heads=2", "model.n_kv_heads=4"],
+    ),
+    (
+        "model.dim=60 model.n_heads=4",
+        "rotary embedding turns pairs of coordinates, but head_dim = 15 (dim / n_heads = 60 / 4)",
+        "head_dim = 14 or 16 works",
+        ["model.dim=60 model.head_dim=14", "model.dim=60 model.position=learned"],
+    ),
+    ("model.head_dim=7", "but head_dim = 7", "head_dim = 6 or 8 works", ["model.head_dim=6"]),
+    (
+        "model.position=learned model.rope_theta=5e5",
+        '`rope_theta` has no effect with position = "learned"',
+        'remove it, or use position = "rope"',
+        ["model.rope_theta=5e5", "model.position=learned"],
+    ),
+    (
+        'model.rope_scaling={kind="llama3",factor=8,low_freq_factor=4}',
+        "low_freq_factor = 4.0 must be below high_freq_factor = 4.0",
+        "LLaMA 3.1 uses 1.0 and 4.0",
+        ['model.rope_scaling={kind="llama3",factor=8}'],
+    ),
+    (
+        "model.vocab_size=300",
+        "vocab_size = 300 has no room for the 256 bytes of byte fallback",
+        "use 320 or more, or give an existing tokenizer.path",
+        ["model.vocab_size=320", "model.vocab_size=300 tokenizer.path=my.model"],
+    ),
+    (
+        "batch.micro_batch=3",
+        "a step of 8 sequences is not a multiple of micro_batch = 3",
+        "micro_batch = 2 or 4 or sequences = 6 or 9 works",
+        ["batch.micro_batch=2", "batch.micro_batch=3 batch.sequences=9"],
+    ),
+    (
+        "batch.tokens=1000",
+        "tokens = 1000 is not a multiple of sequence_length = 32",
+        "tokens = 992 or 1024 works",
+        ["batch.tokens=1024", "batch.tokens=992 batch.micro_batch=1"],
+    ),
+    (
+        "schedule.warmup_steps=100",
+        "warmup_steps = 100, but training takes 100 steps",
+        "warmup_steps = 99 or fewer works",
+        ["schedule.warmup_steps=99"],
+    ),
+    (
+        "schedule.tokens=1000",
+        "warmup_steps = 10, but training takes 4 steps",
+        "warmup_steps = 3 or fewer works",
+        ["schedule.tokens=1000 schedule.warmup_steps=3"],
+    ),
+    (
+        "data.source.1.name=Docs",
+        'two sources are named "Docs"',
+        "give each source its own name",
+        ["data.source.1.name=papers"],
+    ),
+    (
+        "data.source.1.paths=[]",
+        'kind = "files" needs `paths`',
+        'for instance paths = ["data/books/**/*.jsonl.zst"]',
+        ['data.source.1.paths=["data/books/**/*.jsonl.zst"]'],
+    ),
+    (
+        'data.source.0.paths=["a"]',
+        '`paths` has no effect with kind = "python-docs"',
+        'remove it, or use kind = "files"',
+        ['data.source.0.paths=["a"] data.source.0.kind=files'],
+    ),
+    (
+        "data.source.0.share=1e-9",
+        "share = 1e-09 is less than a millionth of the mixture",
+        "remove the source",
+        ["data.source.0.share=1e-3"],
+    ),
+    (
+        "data.shard_tokens=32",
+        "shard_tokens = 32 is too small for a sequence",
+        "a sequence and its next token take 33",
+        ["data.shard_tokens=33"],
+    ),
+    (
+        "parallel.tensor=2",
+        "tensor = 2, but this version compiles for one process",
+        "use tensor = 1",
+        ["parallel.tensor=1"],
+    ),
+    (
+        "kernels.attention=xformers hardware.device=cpu",
+        'attention = "xformers" needs CUDA, but hardware.device = "cpu"',
+        'use "auto", "sdpa" or "math"',
+        ["kernels.attention=sdpa hardware.device=cpu", "kernels.attention=xformers"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("broken", "message", "help", "ways_out"), BROKEN)
+def test_a_broken_rule_names_a_way_out_that_works(
+    load: Load, errors: Errors, broken: str, message: str, help: str, ways_out: list[str]
+) -> None:
+    said = errors(VALID, *broken.split())
+    assert said.count("error:") == 1
+    assert message in said
+    assert f"help: {help}" in said
+    for way in ways_out:
+        load(VALID, *way.split())
+
+
+def test_exactly_one_of_two(errors: Errors) -> None:
+    both = VALID.replace("steps = 100\n", 'steps = 100\ntokens = "4M"\n')
+    assert "run.toml:23:1: error: `steps` and `tokens` say the same thing twice" in errors(both)
+    neither = VALID.replace("sequences = 8\n", "")
+    assert "run.toml:25:1: error: either `tokens` or `sequences` is required" in errors(neither)
+
+
+def test_rules_between_sections_speak_beside_other_mistakes(errors: Errors) -> None:
+    said = errors(VALID, "log.every=0", "schedule.warmup_steps=100", "model.vocab_size=300")
+    assert said.count("error:") == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "`seed` must be at least 0, not -1"),
+        ("seed=true", "`seed` must be a whole number, not the boolean true"),
+        ("seed=1.0", "`seed` must be a whole number, not 1.0"),
+        ("name=../up", "`name` must be letters, digits, '.', '_' and '-'"),
+        ("name=125", "`name` must be a string in quotes, not 125\n"),
+        ("model.dim=0", "`dim` must be at least 1, not 0"),
+        ("model.dim=-64", "`dim` must be at least 1, not -64"),
+        ("model.dim=10000000000000000000000", "`dim` must be at most 1048576, not a number of"),
+        ("model.dim=nan", "`dim` must be a whole number, not nan"),
+        ("model.bias=1", "`bias` must be true or false, not 1"),
+        ("model.norm_eps=inf", "`norm_eps` must be a finite number, not inf"),
+        ("model.norm_eps=true", "`norm_eps` must be a number, not the boolean true"),
+        ("model.rope_scaling=3", "`rope_scaling` must be a table, not 3"),
+        ("model.rope_scaling={factor=2}", '`rope_scaling` needs a kind: "linear" or "llama3"'),
+        ('model.rope_scaling={kind="yarn"}', "`rope_scaling` must have kind ="),
+        ("optimizer.betas=[0.9]", "`betas` needs more than 1 entry"),
+        ("optimizer.betas=[0.9,0.9,0.9]", "`betas` must have at most 2 entries"),
+        ("optimizer.betas=[0.9,1.0]", "each entry of `betas` must be less than 1.0, not 1.0"),
+        ("optimizer.betas=0.9", "`betas` must be an array, not 0.9"),
+        ("optimizer.lr=0", "`lr` must be more than 0"),
+        ("optimizer={}", "`lr` is required in [optimizer]"),
+        ("data.source.0.share=0", "`share` must be more than 0"),
+        ("data.source.0.share=-1", "`share` must be more than 0"),
+        ("data.source.0=3", "this [[data.source]] must be a table, not 3"),
+        ("data.source=[]", "[[data.source]] must have at least 1 entry"),
+        ("data.source={}", "[[data.source]] must be an array, not a table"),
+        ("data.source.1.paths=x", '`paths` must be an array, not the string "x"'),
+        ('data.source.1.paths=["\\u0000"]', "each entry of `paths` must not contain the character"),
+        ("data.directory=1979-05-27", "`directory` must be a string in quotes, not a date"),
+        ("data.shard_tokens=64MB", "`shard_tokens` must be a count such as 4_000_000"),
+        ("data.validation=0", "`validation` must be more than 0"),
+        ("tokenizer.path=", "`path` must not be empty"),
+        ("launch.environment={'A B'=''}", 'the string "A B" cannot be the name of a variable'),
+        ("launch.environment.A=1", "`A` must be a string in quotes, not 1"),
+        ("batch.tokens=10T", "`tokens` must be at most"),
+        ("eval.top_p=0", "`top_p` must be more than 0"),
+    ],
+)
+def test_wrong_values_in_plain_words(errors: Errors, override: str, message: str) -> None:
+    said = errors(VALID, override)
+    assert message in said
+    assert said.startswith("--set:1:")
+    assert said.count("error:") == 1
