@@ -103,10 +103,12 @@ def _modules() -> list[tuple[str, Path]]:
     """(dotted name, file) of the standard library's modules in Python, tests left out."""
     root = Path(sysconfig.get_paths()["stdlib"])
     modules = []
-    for path in root.rglob("*.py"):
-        parts = path.relative_to(root).with_suffix("").parts
-        if NOT_TEXT.isdisjoint(parts) and parts[0] not in GENERATED:
-            modules.append((".".join(parts).removesuffix(".__init__"), path))
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if name not in NOT_TEXT]
+        for path in (Path(folder, name) for name in files if name.endswith(".py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if parts[0] not in GENERATED:
+                modules.append((".".join(parts).removesuffix(".__init__"), path))
     if not modules:
         raise SourceError(
             f"no Python source under {root}: this Python comes without its standard library's "

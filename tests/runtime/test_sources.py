@@ -179,7 +179,7 @@ def test_a_broken_archive_is_counted_and_what_came_before_is_kept(
     path.write_bytes(packed)
     texts, skipped = read(path)
     assert skipped.counts["broken gzip" if suffix == "gz" else "broken zstd"] == 1
-    intact = 0 if damage == "not compressed" else len(parts) // 3
+    intact = 0 if damage == "not compressed" else len(parts) // 16
     assert texts[:intact] == parts[:intact]
     assert damage == "garbled" or texts == parts[: len(texts)]
 
