@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .prepared import PreparedDataError, load_manifest
+from .prepared import SPLITS, PreparedDataError, load_manifest
 
 PERIOD = 10_000
 ROUNDS = 5
@@ -60,6 +60,8 @@ class Mixture:
     def __init__(self, directory: str | Path, split: str, sequence_length: int, seed: int):
         manifest = load_manifest(directory)
         self.sequence_length, self.seed, self.shuffled = sequence_length, seed, split == "train"
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}: {' or '.join(SPLITS)}")
         sources = [
             _open(Path(directory), manifest, source, split) for source in manifest["sources"]
         ]
@@ -70,7 +72,8 @@ class Mixture:
         self.left_out = tuple(short)
         self._sources = [source for source in sources if source.name not in short]
         self.names = tuple(source.name for source in self._sources)
-        self.windows = np.array([_windows(s, sequence_length) for s in self._sources])
+        windows = [_windows(source, sequence_length) for source in self._sources]
+        self.windows = np.array(windows, dtype=np.int64)
         self.slots = _slots([shares[name] for name in self.names], self.names)
         self._source_of, self._rank_of = _period(self.slots)
         self._end = self._first_beyond()

@@ -241,22 +241,24 @@ def _training_texts(job: _Job, source: dict[str, Any]) -> Iterator[str]:
 def _prepare_source(job: _Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
-    kept = read_json(directory / "source.json")
-    if kept.get("key") == key:
-        return kept["source"]
+    finished = read_json(directory / "source.json")
+    if finished.get("key") == key:
+        return finished["source"]
     clear(directory)
     dtype, skipped = token_dtype(job.vocab_size), Skipped()
     writers = {name: ShardWriter(directory / name, dtype, job.shard_tokens) for name in SPLITS}
     unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
     job.progress(stage, done)
     for texts in _batches(documents(source, skipped)):
+        kept = [np.empty(0, dtype=np.int32)]
         for text, tokens in zip(texts, model.encode_batch(texts, _threads()), strict=True):
             data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
             held_out = job.is_held_out(data)
             writers["validation" if held_out else "train"].add(tokens, len(data))
             if not held_out:
-                unigrams += np.bincount(tokens, minlength=job.vocab_size)
+                kept.append(tokens)
             done += len(data)
+        unigrams += np.bincount(np.concatenate(kept), minlength=job.vocab_size)
         job.progress(stage, done)
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
