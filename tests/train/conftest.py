@@ -1,0 +1,188 @@
+"""A real emitted trainer, small enough to run to its end in a second."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from llamac.emit.build import files_of, write
+from llamac.passes.pipeline import stages
+from llamac.spec import Spec, load_spec
+
+SPEC = """
+name = "twelve-steps"
+[model]
+dim = 16
+n_layers = 2
+n_heads = 2
+n_kv_heads = 1
+multiple_of = 8
+vocab_size = 344
+[tokenizer]
+train_bytes = "60KB"
+[data]
+validation = 0.2
+[[data.source]]
+name = "rhymes"
+kind = "files"
+share = 3
+paths = ["{texts}/rhyme*.txt"]
+[[data.source]]
+name = "sums"
+kind = "files"
+share = 1
+paths = ["{texts}/sums*.md"]
+[optimizer]
+lr = 1e-2
+max_skipped_steps = 3
+[schedule]
+steps = 12
+warmup_steps = 3
+[batch]
+sequence_length = 32
+sequences = 4
+micro_batch = 2
+[kernels]
+compile = "never"
+loss_chunk = 64
+[checkpoint]
+every = 4
+keep = 2
+[log]
+tensorboard = false
+[eval]
+every = 5
+batches = 2
+sample_tokens = 4
+[launch]
+threads = 1
+[hardware]
+device = "cpu"
+peak_tflops = 0.1
+"""
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("texts")
+    for n in range(40):
+        rhyme = f"Number {n} went up the hill to fetch {n + 1} pails of water.\n" * 12
+        (directory / f"rhyme{n}.txt").write_text(rhyme)
+        lines = [f"{n} + {k} = {n + k}; {n} * {k} = {n * k}\n" for k in range(30)]
+        (directory / f"sums{n}.md").write_text("".join(lines))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_spec(tmp_path_factory, texts) -> Callable[..., Spec]:
+    file = tmp_path_factory.mktemp("spec") / "spec.toml"
+    file.write_text(SPEC.format(texts=texts))
+    data = tmp_path_factory.mktemp("prepared") / "data"  # prepared once, by the first run
+    return lambda *changes: load_spec(file, [f'data.directory="{data}"', *changes])
+
+
+class Trainer:
+    """An emitted directory; runs of its train.py go elsewhere."""
+
+    def __init__(self, directory: Path, spec: Spec) -> None:
+        self.directory = directory
+        write(directory, files_of(spec, stages(spec)))
+        self.train = _imported(directory)
+        self.model = self.train.Model
+
+    def run(self, run: Path, *arguments: str) -> int:
+        """train.py in this process, for its exit code."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["train.py", "--run", str(run), *arguments])
+            return self.train.main()
+
+    def process(
+        self, run: Path, *arguments: str, before: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """train.py in a process of its own, after the code in `before`."""
+        argv = [str(self.directory / "train.py"), "--run", str(run), *arguments]
+        code = f"import sys; sys.path.insert(0, {str(self.directory)!r}); sys.argv = {argv!r}\n"
+        code += f"import os, signal, train\n{before}\nsys.exit(train.main())"
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    def weights(self, run: Path) -> dict[str, torch.Tensor]:
+        """Every tensor of the newest checkpoint: weights and moments, by canonical name."""
+        train = self.train
+        model = train.Model(device="cpu", dtype=train.DTYPE)
+        sections = train.MasterWeights(model.named_parameters(), **train.OPTIMIZER).tensors(
+            train.PACKED
+        )
+        newest = max((run / "checkpoints").glob("step-*"))
+        train.checkpoint.load(newest, sections)
+        return {f"{s}.{n}": t for s, tensors in sections.items() for n, t in tensors.items()}
+
+
+def _imported(directory: Path) -> ModuleType:
+    """train.py with the model and runtime of its own directory, leaving no module behind."""
+    own = ("train", "model", "runtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(directory))
+        patch.setattr(sys, "dont_write_bytecode", True)
+        try:
+            return importlib.import_module("train")
+        finally:
+            for name in [name for name in sys.modules if name.split(".")[0] in own]:
+                del sys.modules[name]
+
+
+@pytest.fixture(scope="session", params=["fp32", "bf16"])
+def trainer(request, tmp_path_factory, make_spec) -> Trainer:
+    spec = make_spec(f'precision.compute="{request.param}"')
+    return Trainer(tmp_path_factory.mktemp(request.param), spec)
+
+
+@pytest.fixture(scope="session")
+def fp32(tmp_path_factory, make_spec) -> Trainer:
+    return Trainer(tmp_path_factory.mktemp("only-fp32"), make_spec('precision.compute="fp32"'))
+
+
+@pytest.fixture(scope="session")
+def straight(trainer, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    run = tmp_path_factory.mktemp("straight")
+    assert trainer.run(run) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def fp32_straight(fp32, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("fp32-straight")
+    assert fp32.run(run) == 0
+    return run
+
+
+@pytest.fixture
+def patched(fp32) -> Iterator[Callable[..., None]]:
+    """Changes constants of the fp32 trainer for one test."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def change(**values: Any) -> None:
+            for name, value in values.items():
+                patch.setattr(fp32.train, name, value)
+
+        yield change
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def curve(run: Path) -> list[tuple[Any, ...]]:
+    """What must be the same in every run of one spec on one machine."""
+    keys = ("step", "tokens", "loss", "lr", "grad_norm", "validation_loss", "skipped_steps")
+    return [tuple(row.get(key) for key in keys) for row in rows(run)]

@@ -1,0 +1,160 @@
+"""Kill it anywhere: the curve and the weights are those of the run that nothing interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import Trainer, curve, rows
+
+AT_STEP_SEVEN = """
+write = train.Metrics.write
+def act(self, row):
+    write(self, row)
+    if row["step"] == 7:
+        os.kill(os.getpid(), signal.{signal})
+train.Metrics.write = act
+"""
+
+
+def same_end(trainer: Trainer, run: Path, straight: Path) -> bool:
+    ours, theirs = trainer.weights(run), trainer.weights(straight)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in theirs)
+
+
+def steps(run: Path) -> list[int]:
+    return [row["step"] for row in rows(run)]
+
+
+def damage(path: Path) -> None:
+    file = next((path / "tensors").glob("*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 255
+    file.write_bytes(data)
+
+
+def test_the_run_learns_and_its_rows_are_complete(trainer, straight):
+    recorded = rows(straight)
+    expected = "step tokens loss lr grad_norm tokens_per_second mfu peak_memory_bytes step_seconds"
+    for row in recorded:
+        evaluated = {"validation_loss"} if row["step"] in (5, 10, 12) else set()
+        assert row.keys() == set(expected.split()) | evaluated
+    assert [row["tokens"] for row in recorded] == [128 * n for n in range(1, 13)]
+    assert recorded[-1]["loss"] < recorded[0]["loss"]
+    assert recorded[-1]["validation_loss"] < recorded[4]["validation_loss"]
+
+
+def test_checkpoints_hold_canonical_names_in_fp32_and_only_the_newest_are_kept(trainer, straight):
+    names = sorted(path.name for path in (straight / "checkpoints").iterdir())
+    assert names == ["step-00000008", "step-00000012"]
+    weights = trainer.weights(straight)
+    assert {"model.layers.1.attention.wk", "exp_avg.layers.0.feed_forward.w3"} <= weights.keys()
+    assert not any("wqkv" in name or "w13" in name for name in weights)
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+def test_stopping_at_a_step_and_going_on(trainer, straight, tmp_path):
+    for stop in ("5", "9", "12"):
+        assert trainer.run(tmp_path, "--steps", stop) == 0
+    # Stopping evaluates once more; the curve itself is the same.
+    assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(straight)]
+    assert same_end(trainer, tmp_path, straight)
+
+
+def test_kill_9(trainer, straight, tmp_path):
+    killed = trainer.process(tmp_path, before=AT_STEP_SEVEN.format(signal="SIGKILL"))
+    assert killed.returncode == -signal.SIGKILL
+    assert steps(tmp_path) == list(range(1, 8))  # saved up to 4, and three rows to be replaced
+    assert trainer.run(tmp_path) == 0
+    assert curve(tmp_path) == curve(straight)
+    assert same_end(trainer, tmp_path, straight)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 0), ("SIGINT", 130)])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    fp32, fp32_straight, tmp_path, name, code
+):
+    stopped = fp32.process(tmp_path, before=AT_STEP_SEVEN.format(signal=name))
+    assert stopped.returncode == code, stopped.stderr
+    assert f"{name}: step 7 is saved, resume with: python" in stopped.stdout
+    assert f"--run {tmp_path}" in stopped.stdout
+    assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
+    assert fp32.run(tmp_path) == 0
+    assert curve(tmp_path) == curve(fp32_straight)
+    assert same_end(fp32, tmp_path, fp32_straight)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    trainer, straight, tmp_path, capsys
+):
+    assert trainer.run(tmp_path) == 0
+    damage(tmp_path / "checkpoints" / "step-00000012")
+    assert trainer.run(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint step-00000012 is damaged" in printed
+    assert "step-00000008" in printed
+    assert curve(tmp_path) == curve(straight)
+    assert same_end(trainer, tmp_path, straight)
+
+
+def test_a_run_at_its_end_has_nothing_to_do(fp32, tmp_path, capsys):
+    assert fp32.run(tmp_path, "--steps", "4") == 0
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert fp32.run(tmp_path, "--steps", "4") == 0
+    assert "nothing to do: step 4 is already saved" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
+    fp32, fp32_straight, tmp_path, capsys
+):
+    assert fp32.run(tmp_path) == 0
+    older = tmp_path / "checkpoints" / "step-00000008"
+    assert fp32.run(tmp_path, "--resume", str(older), "--steps", "9") == 0
+    assert "step-00000012 lies beyond step 8: set aside" in capsys.readouterr().out
+    assert steps(tmp_path) == list(range(1, 10))
+    assert fp32.run(tmp_path) == 0
+    assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(fp32_straight)]
+    assert same_end(fp32, tmp_path, fp32_straight)
+
+
+def test_never_does_not_overwrite_a_run(fp32, tmp_path, capsys):
+    assert fp32.run(tmp_path, "--resume", "never", "--steps", "1") == 0
+    assert fp32.run(tmp_path, "--resume", "never") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "up to step 1" in error
+    assert "--run DIR" in error
+
+
+def test_other_settings_are_refused_by_name(fp32, patched, tmp_path, capsys):
+    assert fp32.run(tmp_path, "--steps", "1") == 0
+    schedule = {**fp32.train.SCHEDULE, "peak": 0.5}
+    patched(SCHEDULE=schedule, CURVE=fp32.train.CURVE | {"schedule": schedule})
+    assert fp32.run(tmp_path) == 1
+    assert "schedule.peak: 0.01 → 0.5" in capsys.readouterr().err
+
+
+def test_other_data_under_the_same_settings_is_refused(fp32, patched, tmp_path, capsys):
+    assert fp32.run(tmp_path, "--steps", "1") == 0
+    prepare = fp32.train.prepare
+    patched(prepare=lambda *a, **k: prepare(*a, **k) | {"unigram_entropy": 1.0})
+    assert fp32.run(tmp_path) == 1
+    assert "prepared_data" in capsys.readouterr().err
+
+
+def test_evaluating_and_sampling_do_not_disturb_training(fp32, fp32_straight, patched, tmp_path):
+    patched(EVAL_EVERY=1, SAMPLE=fp32.train.SAMPLE | {"count": 2}, CHECKPOINT_EVERY=3)
+    assert fp32.run(tmp_path) == 0
+    assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(fp32_straight)]
+
+
+def test_a_second_trainer_is_turned_away(fp32, tmp_path, capsys):
+    with fp32.train.checkpoint.run_lock(tmp_path):
+        assert fp32.run(tmp_path) == 1
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "metrics.jsonl").exists()

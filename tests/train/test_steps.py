@@ -1,0 +1,112 @@
+"""One step: accumulation is exact, what is not finite is skipped, and what is printed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .conftest import Trainer, rows
+
+
+def poisoned(trainer: Trainer, bad_steps: set[int]):
+    """The trainer's model, with a loss of NaN in the second micro-batch of some steps."""
+
+    class Poisoned(trainer.model):
+        calls = 0
+
+        def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            loss = super().forward(tokens, labels)
+            if torch.is_grad_enabled():
+                type(self).calls += 1
+                if self.calls % 2 == 0 and self.calls // 2 in bad_steps:
+                    return loss * float("nan")
+            return loss
+
+    return Poisoned
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_the_size_of_micro_batches_does_not_matter(fp32, patched, tmp_path, micro_batch):
+    assert fp32.run(tmp_path / "two", "--steps", "4") == 0
+    patched(MICRO_BATCH=micro_batch)
+    assert fp32.run(tmp_path / "other", "--steps", "4") == 0
+    for ours, theirs in zip(rows(tmp_path / "two"), rows(tmp_path / "other"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+
+
+def test_the_first_loss_is_the_mean_over_the_whole_batch(fp32, tmp_path):
+    train = fp32.train
+    assert fp32.run(tmp_path, "--steps", "1") == 0
+    model = train.Model(device="cpu", dtype=train.DTYPE)
+    train.initialise(model, train.SEED)
+    mixture = train.Mixture(train.DATA_DIRECTORY, "train", train.SEQUENCE_LENGTH, train.SEED)
+    batch = torch.from_numpy(mixture.sequences(0, train.SEQUENCES))
+    logits = model.logits(batch[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    assert rows(tmp_path)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_use_up_their_data(
+    trainer, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(trainer.train, "Model", poisoned(trainer, {3, 4, 9}))
+    assert trainer.run(tmp_path) == 0
+    recorded = rows(tmp_path)
+    skipped = {row["step"]: row["skipped_steps"] for row in recorded if "skipped_steps" in row}
+    assert skipped == {3: 1, 4: 2, 9: 3}
+    assert [row["loss"] is None for row in recorded] == [s in skipped for s in range(1, 13)]
+    assert [row["tokens"] for row in recorded] == [128 * n for n in range(1, 13)]
+    state = trainer.train.checkpoint.read_state(max((tmp_path / "checkpoints").iterdir()))
+    assert (state["sequences"], state["skipped_steps"]) == (48, 3)
+    assert all(tensor.isfinite().all() for tensor in trainer.weights(tmp_path).values())
+
+
+def test_skips_are_remembered_across_a_resume(fp32, patched, tmp_path):
+    patched(Model=poisoned(fp32, {3, 4}))
+    assert fp32.run(tmp_path / "straight") == 0
+    patched(Model=poisoned(fp32, {3, 4}))
+    assert fp32.run(tmp_path / "halves", "--steps", "6") == 0
+    patched(Model=poisoned(fp32, set()))
+    assert fp32.run(tmp_path / "halves") == 0
+    ends = [fp32.weights(tmp_path / name) for name in ("straight", "halves")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_too_many_in_a_row_stop_the_run_without_saving(fp32, patched, tmp_path, capsys):
+    patched(Model=poisoned(fp32, {6, 7, 8}))
+    assert fp32.run(tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "last 3 steps, up to step 8" in error
+    assert "optimizer.lr" in error
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert names == ["step-00000004"]
+
+
+def test_what_is_printed_from_start_to_end(fp32, patched, tmp_path, capsys):
+    patched(PROMPT="Number {{ 7 }} [bold]")
+    assert fp32.run(tmp_path) == 0
+    out = capsys.readouterr().out
+    head, tail = out[: out.index("step 10/12")], out[out.index("step 10/12") :]
+    for words in (
+        "model: twelve-steps,",
+        "torch.float32 on cpu, eager (kernels.compile",
+        "rhymes",
+        "nats per token",
+        "128 tokens a step, 12 steps",
+        "6N + 12·L·d·s FLOPs per token (PaLM)",
+        "sample after step 5: Number {{ 7 }} [bold]",
+    ):
+        assert words in head
+    assert "MFU" in tail
+    assert "ETA" in tail
+    done = tail.splitlines()[-1]
+    assert done.startswith("done: loss ")
+    assert "validation" in done
+    assert "unigram entropy" in done
+
+
+def test_bad_data_is_one_message_not_a_traceback(fp32, patched, tmp_path, capsys):
+    patched(SEQUENCE_LENGTH=10**7)
+    assert fp32.run(tmp_path) == 1
+    assert capsys.readouterr().err.startswith("error: ")
