@@ -78,9 +78,7 @@ def _recorded(directory: Path) -> dict[str, str]:
         ) from None
 
 
-def _refuse_edited(
-    directory: Path, files: Mapping[str, str], recorded: Mapping[str, str]
-) -> None:
+def _refuse_edited(directory: Path, files: Mapping[str, str], recorded: Mapping[str, str]) -> None:
     edited = [
         name
         for name in sorted({*recorded, *files})

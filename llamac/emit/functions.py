@@ -163,7 +163,8 @@ class _Source:
     def __format__(self, _spec: str) -> str:
         return literal(self.value)
 
-    __str__ = __repr__ = lambda self: literal(self.value)
+    def __repr__(self) -> str:
+        return literal(self.value)
 
 
 def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:

@@ -15,8 +15,9 @@ from llamac.emit.functions import (
     wrapped,
 )
 from llamac.emit.source import environment
-from llamac.ir.graph import is_op, ops_in, output_of, placeholders, type_of
+from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
+from llamac.ops.attention import attention
 from llamac.ops.linear import linear
 
 DTYPES = {"bf16": "torch.bfloat16", "f32": "torch.float32", "f64": "torch.float64"}
@@ -31,7 +32,13 @@ SPECIAL = {
 def render_model(program: Program) -> str:
     """The text of model.py. Same Program, same text."""
     blocks = list(dict.fromkeys(program.layers))
-    order = ["embed", *blocks, "head", "evaluate" if "evaluate" in program.regions else "", "logits"]
+    order = [
+        "embed",
+        *blocks,
+        "head",
+        "evaluate" if "evaluate" in program.regions else "",
+        "logits",
+    ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
     values = {
@@ -62,7 +69,7 @@ def render_model(program: Program) -> str:
 def matmul_parameters(program: Program) -> int:
     """Parameters that take part in matmuls: all weights of linears, the output projection's too."""
     weights = {
-        node.args[1].meta["param"]
+        operands(node)[1].meta["param"]
         for name in (*dict.fromkeys(program.layers), "logits")
         for node in ops_in(program.regions[name].forward.graph)
         if is_op(node, linear)
@@ -75,15 +82,15 @@ def matmul_parameters(program: Program) -> int:
 
 def flops_per_token(program: Program) -> int:
     """6N + 12·L·d·s: forward and backward, attention counted in full (PaLM, appendix B)."""
-    attention = 0
+    flops = 0
     for name in program.layers:
         for node in ops_in(program.regions[name].forward.graph):
-            if node.target.name == "attention":  # type: ignore[union-attr]
-                _batch, _length, heads, head_dim = type_of(node.args[0]).shape  # type: ignore[arg-type]
+            if is_op(node, attention):
+                _batch, _length, heads, head_dim = type_of(operands(node)[0]).shape
                 assert isinstance(heads, int)
                 assert isinstance(head_dim, int)
-                attention += 12 * heads * head_dim * program.symbols["S"]
-    return 6 * matmul_parameters(program) + attention
+                flops += 12 * heads * head_dim * program.symbols["S"]
+    return 6 * matmul_parameters(program) + flops
 
 
 def _imports(regions: list[Region]) -> Iterator[str]:
@@ -94,9 +101,7 @@ def _imports(regions: list[Region]) -> Iterator[str]:
         if placeholders(region.forward.graph, "constant"):
             used.setdefault("rope", set()).add("rope_tables")
     for module, functions in sorted(used.items()):
-        yield from wrapped(
-            f"from runtime.{module} import ", ", ".join(sorted(functions)), indent=0
-        )
+        yield from wrapped(f"from runtime.{module} import ", ", ".join(sorted(functions)), indent=0)
 
 
 def _init(program: Program) -> dict[str, tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Writing Python source: literals as `ruff format` would leave them, and the template environment."""
+"""Writing Python: literals as `ruff format` would leave them, and the template environment."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WIDTH = 100
 
 
 def environment() -> Environment:
-    """The shipped templates. A template that names something unknown fails; values of the spec enter
-    Python through the filter `py` (or `constant`), and shell through `sh`."""
+    """The shipped templates. One that names something unknown fails; the spec's values enter Python
+    through the filter `py` (or `constant`), and shell through `sh`."""
     templates = Environment(
         loader=FileSystemLoader(directory("templates")),
         undefined=StrictUndefined,

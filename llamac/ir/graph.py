@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from torch import fx, nn
 
@@ -21,9 +21,11 @@ from llamac.ir.types import DTYPES, TensorType, TypeRuleError, Types
 Role = Literal["input", "constant", "param", "saved", "cotangent"]
 
 
-def is_op(node: Any, *ops: Op) -> bool:
+def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
     """Does this node call one of these ops (any op, if none is named)?"""
-    if not (isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)):
+    if not (
+        isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)
+    ):
         return False
     return not ops or node.target in ops
 
@@ -38,12 +40,20 @@ def op_of(node: fx.Node) -> Op:
     return node.target
 
 
+def operands(node: fx.Node) -> tuple[Any, ...]:
+    """The op's operands at this node: values, or None where an optional one is absent."""
+    return tuple(node.args)
+
+
+def attributes(node: fx.Node) -> dict[str, Any]:
+    """The op's attributes at this node."""
+    return dict(node.kwargs)
+
+
 def producer(value: fx.Node) -> tuple[fx.Node, int]:
     """The op or placeholder that makes a value, and which of its results it is."""
     if is_result(value):
-        source, index = value.args
-        assert isinstance(source, fx.Node)
-        assert isinstance(index, int)
+        source, index = operands(value)
         return source, index
     return value, 0
 
@@ -129,9 +139,7 @@ class Builder:
 
     def result(self, node: fx.Node, index: int, name: str) -> fx.Node:
         """Pick result `index` of an op that has several."""
-        value = self.graph.create_node(
-            "call_function", operator.getitem, (node, index), name=name
-        )
+        value = self.graph.create_node("call_function", operator.getitem, (node, index), name=name)
         value.meta.update(type=node.meta["type"][index], where=node.meta["where"])
         return value
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
-from llamac.ir.graph import Builder, finish
+from llamac.ir.graph import Builder, Role, finish
 from llamac.ir.op import OPS
 from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType
@@ -66,9 +66,8 @@ class _GraphText:
 
     def placeholder(self, match: re.Match[str], where: str) -> None:
         role, param, name, kind, save = match.groups()
-        node = self.build.placeholder(
-            name, TensorType.parse(kind), role, param=param or "", where=where  # type: ignore[arg-type]
-        )
+        kind = TensorType.parse(kind)
+        node = self.build.placeholder(name, kind, cast(Role, role), param or "", where)
         self._name(name, node)
         if param:
             self.params[param] = node

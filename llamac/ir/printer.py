@@ -1,6 +1,6 @@
 """Program → text, one line per node. `llamac.ir.parser` reads the same text back.
 
-    %h: f32[B,S,256] = add(%x, %attention_out)  # tiny.toml:14
+%h: f32[B,S,256] = add(%x, %attention_out)  # tiny.toml:14
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def _statement(node: fx.Node, saved: set[str]) -> str:
     mark = ""
     if kept:
         mark = " {save}" if len(values) == 1 else f" {{save {', '.join('%' + k for k in kept)}}}"
-    return _with_where(
-        f"{left} = {op_of(node).name}({', '.join(right)}){mark}", node.meta["where"]
-    )
+    return _with_where(f"{left} = {op_of(node).name}({', '.join(right)}){mark}", node.meta["where"])
 
 
 def _operand(operand: Any) -> str:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator
 
 from torch import fx
 
-from llamac.ir.graph import infer, is_differentiable, is_result, op_of, ops_in, output_of, placeholders, type_of
+from llamac.ir.graph import (
+    infer,
+    is_differentiable,
+    is_result,
+    op_of,
+    ops_in,
+    output_of,
+    placeholders,
+    type_of,
+)
 from llamac.ir.printer import graph_lines
 from llamac.ir.program import Program, Region
 from llamac.ir.types import TensorType, TypeRuleError
@@ -152,7 +161,9 @@ def _verify_layers(program: Program) -> None:
     for parameter in program.parameters.values():
         rows = sum(piece.rows for piece in parameter.pieces)
         if rows != parameter.type.shape[0]:
-            raise ValueError(f"{parameter.name} has {parameter.type.shape[0]} rows, its pieces {rows}")
+            raise ValueError(
+                f"{parameter.name} has {parameter.type.shape[0]} rows, its pieces {rows}"
+            )
 
 
 RULES: tuple[Callable[[Program, Region], None], ...] = (

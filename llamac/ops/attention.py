@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 
@@ -51,7 +52,7 @@ def _vjp(
     primals = [b.primal(operand) for operand in node.args]
     kept = (b.primal_result(node, 0), b.primal_result(node, 1))
     names = tuple(b.name(operand) for operand in node.args)
-    return b.op(attention_backward, d_out, *primals, *kept, name=names, **node.kwargs)
+    return b.op(attention_backward, d_out, *primals, *kept, name=names, **attributes(node))
 
 
 def _matmul_flops(q: tuple[int, ...], matmuls: int) -> float:
@@ -74,7 +75,5 @@ attention_backward = Op(
     infer=lambda d_out, q, k, v, out, logsumexp, scale, kernel: (q, k, v),
     eager=_eager_backward,
     flops=lambda d_out, q, k, v, out, logsumexp, scale, kernel: _matmul_flops(q, 5),
-    emit=lambda *tensors, scale, kernel: (
-        f"attention_backward({', '.join(tensors)}, scale={scale})"
-    ),
+    emit=lambda *tensors, scale, kernel: f"attention_backward({', '.join(tensors)}, scale={scale})",
 )

@@ -1,4 +1,4 @@
-"""cross_entropy of logits, and linear_cross_entropy: the output projection fused with it, in chunks."""
+"""cross_entropy of logits, and linear_cross_entropy: fused with the projection that makes them."""
 
 from __future__ import annotations
 

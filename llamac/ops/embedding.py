@@ -1,4 +1,4 @@
-"""embedding: rows of a table by token id; add_positions: plus the first rows of a position table."""
+"""embedding: rows of a table by token id; add_positions: learned positions on top of them."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ def _emit(x: str, weight: str, bias: str | None = None) -> str:
     return f"F.linear({x}, {weight})" if bias is None else f"F.linear({x}, {weight}, {bias})"
 
 
-linear = Op(
-    "linear", _infer, F.linear, vjp=_vjp, flops=_flops, emit=_emit, cost="save"
-)
+linear = Op("linear", _infer, F.linear, vjp=_vjp, flops=_flops, emit=_emit, cost="save")
 
 
 def _input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""rms_norm, layer_norm, and add_rms_norm: a residual addition together with the norm that reads it."""
+"""rms_norm, layer_norm, and add_rms_norm: a residual addition and the norm that reads it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.runtime import norm
@@ -40,7 +41,7 @@ def _vjp_rms(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node |
         b.primal(x),
         b.primal(weight),
         name=(b.name(x), b.name(weight)),
-        **node.kwargs,
+        **attributes(node),
     )
 
 
@@ -52,7 +53,7 @@ def _vjp_layer(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node
         b.primal(x),
         b.primal(weight),
         name=(b.name(x), b.name(weight), b.name(bias)),
-        **node.kwargs,
+        **attributes(node),
     )
 
 
@@ -68,7 +69,7 @@ def _vjp_add_rms(
         total,
         b.primal(weight),
         name=(f"d_{total.name}", b.name(weight)),
-        **node.kwargs,
+        **attributes(node),
     )
     return d_x, d_x, d_weight
 

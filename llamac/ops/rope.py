@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.runtime.rope import rope as eager
@@ -39,10 +40,10 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | Non
     # A rotation's adjoint is the rotation back: it needs the angles, not the values.
     x, cos, sin = node.args
     d_x = b.op(
-        rope, d_y, b.primal(cos), b.primal(sin), inverse=True, name=b.name(x), **node.kwargs
+        rope, d_y, b.primal(cos), b.primal(sin), inverse=True, name=b.name(x), **attributes(node)
     )
     return d_x, None, None
 
 
-# Saved rather than its input: rotated or not, q and k are as large, and attention needs them rotated.
+# Saved rather than its input: both are as large, and attention needs q and k rotated.
 rope = Op("rope", _infer, eager, vjp=_vjp, cost="save")

@@ -1,4 +1,4 @@
-"""Views, which move no data: split_heads, merge_heads and split; and concat, the adjoint of split."""
+"""Views, which move no data: split_heads, merge_heads, split; and concat, split's adjoint."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def _split(x: Tensor, sizes: tuple[int, ...], dim: int) -> tuple[Tensor, ...]:
 
 
 def _infer_split(x: TensorType, *, sizes: tuple[int, ...], dim: int) -> tuple[TensorType, ...]:
-    expect(x.shape[dim] == sum(sizes), f"{x} has {x.shape[dim]} along {dim}, the parts {sum(sizes)}")
+    expect(
+        x.shape[dim] == sum(sizes), f"{x} has {x.shape[dim]} along {dim}, the parts {sum(sizes)}"
+    )
     parts = []
     for size in sizes:
         shape = list(x.shape)

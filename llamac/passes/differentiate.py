@@ -12,10 +12,12 @@ from torch import fx
 
 from llamac.ir.graph import (
     Builder,
+    attributes,
     copy_graph,
     finish,
     is_differentiable,
     op_of,
+    operands,
     ops_in,
     output_of,
     placeholders,
@@ -47,7 +49,7 @@ class Differentiate:
 
 
 def augment(region: Region) -> Region:
-    """Ops that find their gradient while computing their value are replaced by the form that does."""
+    """Replace ops that can find their gradient with their value by the form that does."""
     if not any(op_of(node).augmented for node in ops_in(region.forward.graph)):
         return region
     graph = copy_graph(region.forward)
@@ -57,9 +59,15 @@ def augment(region: Region) -> Region:
         if augmented is None:
             continue
         build.where = node.meta["where"]
-        extra = [f"d_{operand.name}_per_loss" for operand in node.args if type_of(operand).dtype != "i64"]
+        extra = [
+            f"d_{operand.name}_per_loss"
+            for operand in node.all_input_nodes
+            if type_of(operand).dtype != "i64"
+        ]
         with graph.inserting_before(node):
-            value, *_ = build.op(augmented, *node.args, name=("augmented", *extra), **node.kwargs)
+            value, *_ = build.op(
+                augmented, *operands(node), name=("augmented", *extra), **attributes(node)
+            )
         name = node.name
         node.replace_all_uses_with(value)
         graph.erase_node(node)
@@ -101,7 +109,7 @@ class _Tape:
         self.reader = node
         self.build.where = node.meta["where"]
         for operand, cotangent in zip(
-            node.args, rule(self.build, node, *d_results), strict=True
+            operands(node), rule(self.build, node, *d_results), strict=True
         ):
             if cotangent is not None and isinstance(operand, fx.Node):
                 self.cotangents.setdefault(operand, []).append(cotangent)

@@ -12,8 +12,10 @@ from torch import fx
 
 from llamac.ir.graph import (
     Builder,
+    attributes,
     is_op,
     is_result,
+    operands,
     ops_in,
     producer,
     rename,
@@ -56,10 +58,10 @@ class Fuse:
         """cross_entropy(linear(x, w), labels): the logits never exist whole."""
         if not is_op(node, cross_entropy):
             return
-        logits, labels = node.args
+        logits, labels = operands(node)
         if not is_op(logits, linear) or len(logits.users) > 1:
             return
-        x, weight = logits.args
+        x, weight = operands(logits)
         _replace(
             graph,
             node,
@@ -73,7 +75,7 @@ def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
     """rms_norm(x + r, w): the sum is normalised while it is still in registers."""
     if not is_op(node, rms_norm):
         return
-    total, weight = node.args
+    total, weight = operands(node)
     if not is_op(total, add):
         return
     build = Builder(graph)
@@ -81,7 +83,7 @@ def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
     names = (total.name, node.name)
     with graph.inserting_before(node):
         new_total, normed = build.op(
-            add_rms_norm, *total.args, weight, name=("total", "normed"), **node.kwargs
+            add_rms_norm, *operands(total), weight, name=("total", "normed"), **attributes(node)
         )
     _move_up_to(total, new_total)
     for old, new, name in zip((node, total), (normed, new_total), reversed(names), strict=True):
@@ -104,10 +106,10 @@ def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
     """silu(gate) · up, of two tensors or of the two halves of one."""
     if not is_op(node, mul):
         return
-    activated, up = node.args
+    activated, up = operands(node)
     if not is_op(activated, silu) or len(activated.users) > 1:
         return
-    (gate,) = activated.args
+    (gate,) = operands(activated)
     halves = _parts_of_split([gate, up])
     if halves is None:
         _replace(graph, node, lambda b, name: b.op(swiglu, gate, up, name=name))
@@ -116,7 +118,7 @@ def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rope(graph: fx.Graph, node: fx.Node) -> None:
-    """split → split_heads → rope of q and of k: one rotation of the first heads of the packed qkv."""
+    """split → split_heads → rope of q and of k: one rotation of qkv's first heads."""
     if not (is_op(node, split) and len(results(node)) == 3):
         return
     flat = results(node)
@@ -126,14 +128,20 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
     turned = [next(iter(one.users)) for one in heads[:2]]
     if not all(is_op(one, rope) for one in turned):
         return
-    cos, sin = turned[0].args[1:]
+    cos, sin = operands(turned[0])[1:]
     counts = tuple(int(type_of(one).shape[2]) for one in heads)
     build = Builder(graph)
     build.where = turned[0].meta["where"]
     with graph.inserting_before(node):
-        qkv = build.op(split_heads, node.args[0], name="qkv_heads", **heads[0].kwargs)
+        qkv = build.op(split_heads, operands(node)[0], name="qkv_heads", **attributes(heads[0]))
         rotated = build.op(
-            rope, qkv, cos, sin, heads=counts[0] + counts[1], name="qkv_rotated", **turned[0].kwargs
+            rope,
+            qkv,
+            cos,
+            sin,
+            heads=counts[0] + counts[1],
+            name="qkv_rotated",
+            **attributes(turned[0]),
         )
         parts = build.op(split, rotated, sizes=counts, dim=2, name=("q_new", "k_new", "v_new"))
     old_values = [*turned, heads[2]]
@@ -152,7 +160,7 @@ def _parts_of_split(values: list[fx.Node]) -> fx.Node | None:
     source = sources[0]
     whole = sources == [source] * len(values) and is_op(source, split)
     if whole and list(results(source)) == values:
-        packed = source.args[0]
+        packed = operands(source)[0]
         assert isinstance(packed, fx.Node)
         return packed
     return None
@@ -168,5 +176,3 @@ def _replace(graph: fx.Graph, node: fx.Node, make: Callable[[Builder, str], fx.N
     node.replace_all_uses_with(new)
     graph.eliminate_dead_code()
     rename(new, name)
-
-

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from llamac.ir.graph import Builder, is_op, ops_in, placeholders, rename, rewrite, type_of
+from llamac.ir.graph import Builder, is_op, operands, ops_in, placeholders, rename, rewrite, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import TensorType
 from llamac.ops.linear import linear
@@ -38,7 +38,7 @@ def _groups(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
     readers: dict[object, list[str]] = {}
     for node in ops_in(graph):
         if is_op(node, linear):
-            readers.setdefault(node.args[0], []).append(node.args[1].name)
+            readers.setdefault(operands(node)[0], []).append(operands(node)[1].name)
     for names in readers.values():
         if tuple(names) in PACKS:
             yield tuple(names)
@@ -88,13 +88,17 @@ def _stack(
 
 
 def _join_linears(graph: fx.Graph, group: tuple[str, ...], packed: list[fx.Node]) -> None:
-    linears = [node for node in ops_in(graph) if is_op(node, linear) and node.args[1].name in group]
+    linears = [
+        node for node in ops_in(graph) if is_op(node, linear) and operands(node)[1].name in group
+    ]
     build = Builder(graph)
     build.where = linears[0].meta["where"]
     with graph.inserting_before(linears[0]):
-        joined = build.op(linear, linears[0].args[0], *packed, name=OUTPUTS[packed[0].name])
+        joined = build.op(linear, operands(linears[0])[0], *packed, name=OUTPUTS[packed[0].name])
         sizes = tuple(int(type_of(node).shape[-1]) for node in linears)
-        parts = build.op(split, joined, sizes=sizes, dim=-1, name=tuple(f"{n.name}_part" for n in linears))
+        parts = build.op(
+            split, joined, sizes=sizes, dim=-1, name=tuple(f"{n.name}_part" for n in linears)
+        )
     for old, new in zip(linears, parts, strict=True):
         name = old.name
         old.replace_all_uses_with(new)

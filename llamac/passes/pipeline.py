@@ -46,7 +46,7 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
 
 @dataclass(frozen=True)
 class Stage:
-    """The Program as one pass left it. seconds: what the pass took; verifying: what checking took."""
+    """The Program as one pass left it; seconds the pass took, and checking what it made."""
 
     name: str
     program: Program

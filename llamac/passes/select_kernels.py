@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from llamac.ir.graph import is_op, ops_in, rewrite, type_of
+from llamac.ir.graph import is_op, operands, ops_in, rewrite, type_of
 from llamac.ir.program import Program
 from llamac.ir.types import TensorType
 from llamac.ops.attention import attention
@@ -24,7 +24,7 @@ class NoKernelError(ValueError):
 
 @dataclass(frozen=True)
 class SelectKernels:
-    """attention: `auto` or a kernel's name. device: `auto` (known only when it runs), `cpu`, `cuda`."""
+    """attention: `auto` or a kernel. device: `cpu`, `cuda`, or `auto`: known only when it runs."""
 
     attention: str
     device: str
@@ -39,10 +39,11 @@ class SelectKernels:
         ]
         if not sites:
             return program
-        q = type_of(sites[0].args[0])  # every layer's attention is alike
+        q = type_of(operands(sites[0])[0])  # every layer's attention is alike
         positions = program.symbols["S"]
         verdicts = {
-            kernel: list(objections(q, positions, self.device)) for kernel, objections in RULES.items()
+            kernel: list(objections(q, positions, self.device))
+            for kernel, objections in RULES.items()
         }
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
@@ -58,10 +59,16 @@ class SelectKernels:
             forward = rewrite(region.forward, lambda graph: _choose(graph, chosen))
             program = program.with_region(replace(region, forward=forward))
         notes = [
-            f"attention: {kernel} — {'chosen' if kernel == chosen else '; '.join(why_not) or 'a candidate of higher priority was chosen'}"
+            f"attention: {kernel} — {_verdict(kernel, chosen, why_not)}"
             for kernel, why_not in verdicts.items()
         ]
         return program.with_notes(*notes)
+
+
+def _verdict(kernel: str, chosen: str, why_not: list[str]) -> str:
+    if kernel == chosen:
+        return "chosen"
+    return "; ".join(why_not) or f"{chosen} comes first"
 
 
 def _choose(graph: fx.Graph, kernel: str) -> None:

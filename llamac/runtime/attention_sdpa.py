@@ -1,8 +1,8 @@
 """Causal attention by PyTorch's own flash kernels, with an explicit backward.
 
-q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, FlashAttention
-takes 16-bit values only: other dtypes use the memory-efficient kernel. The CPU has a flash kernel of
-its own for every floating dtype.
+q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
+kernel takes 16-bit values only: other dtypes use the memory-efficient one. The CPU has a flash
+kernel of its own, for every floating dtype.
 """
 
 from __future__ import annotations
@@ -62,13 +62,41 @@ def attention_backward(
     unused = torch.empty(0, dtype=torch.int64, device=q.device)  # no dropout, so no seed
     if _uses_flash(q):
         d_q, d_k, d_v = aten._flash_attention_backward(
-            d_out, q, k, v, out, logsumexp, None, None, length, length, 0.0, True, unused, unused,
+            d_out,
+            q,
+            k,
+            v,
+            out,
+            logsumexp,
+            None,
+            None,
+            length,
+            length,
+            0.0,
+            True,
+            unused,
+            unused,
             scale=scale,
         )
         return d_q, d_k, d_v
     k, v = _repeat(k, heads), _repeat(v, heads)
     d_q, d_k, d_v, _ = aten._efficient_attention_backward(
-        d_out, q, k, v, None, out, None, None, length, length, logsumexp, 0.0, unused, unused,
-        CAUSAL_FROM_TOP_LEFT, False, scale=scale,
+        d_out,
+        q,
+        k,
+        v,
+        None,
+        out,
+        None,
+        None,
+        length,
+        length,
+        logsumexp,
+        0.0,
+        unused,
+        unused,
+        CAUSAL_FROM_TOP_LEFT,
+        False,
+        scale=scale,
     )
     return d_q, _reduce(d_k, groups), _reduce(d_v, groups)

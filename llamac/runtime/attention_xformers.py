@@ -1,7 +1,7 @@
 """Causal attention by xformers' kernels, the ones LLaMA trained with, with an explicit backward.
 
-q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention). Each
-call is one opaque operator to torch.compile: xformers picks its kernel in Python.
+q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention).
+Each call is one opaque operator to torch.compile: xformers picks its kernel in Python.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +74,9 @@ class Display:
     def __init__(self, start: int, stop: int, every: int) -> None:
         self.stop = stop
         self.every = every
-        self._pace: float | None = None  # seconds per step, smoothed, for the ETA
+        self._recent: deque[float] = deque(
+            maxlen=21
+        )  # seconds; their median outlives a compilation
         self._live = _live_line() if sys.stdout.isatty() else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
@@ -95,9 +99,9 @@ class Display:
             print(text, flush=True)
 
     def step(self, row: Row) -> None:
-        self._pace = row["step_seconds"] if self._pace is None else self._pace
-        self._pace += (row["step_seconds"] - self._pace) / 10
-        line = describe(row, self.stop, (self.stop - row["step"]) * self._pace)
+        self._recent.append(row["step_seconds"])
+        remaining = (self.stop - row["step"]) * statistics.median_low(self._recent)
+        line = describe(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=row["step"], description=line)
         elif row["step"] % self.every == 0 or row["step"] == self.stop:

@@ -47,8 +47,8 @@ def initialise_parameters(
 ) -> None:
     """Fill every parameter: `normal` with a standard deviation, `ones` or `zeros`.
 
-    Each canonical parameter draws from a generator of its own, seeded by `seed` and its name, on the
-    CPU in float32: neither packing nor the device changes what a model starts from.
+    Each canonical parameter draws from a generator of its own, seeded by `seed` and its name, on
+    the CPU in float32: neither packing nor the device changes what a model starts from.
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):

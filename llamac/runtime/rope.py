@@ -1,7 +1,8 @@
 """Rotary position embedding (Su et al. 2021) in both layouts, with linear and Llama-3 scaling.
 
 `interleaved` rotates the pairs (0, 1), (2, 3), … as Meta's code does; `half_split` rotates
-(0, D/2), (1, D/2 + 1), … as Hugging Face's does. They differ by a permutation of wq's and wk's rows.
+(0, D/2), (1, D/2 + 1), … as Hugging Face's does. They differ by a permutation of the rows of wq
+and wk.
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ def _scale(frequencies: Tensor, scaling: dict[str, float | str] | None) -> Tenso
 
 
 def rope(
-    x: Tensor, cos: Tensor, sin: Tensor, layout: str, heads: int | None = None, inverse: bool = False
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    layout: str,
+    heads: int | None = None,
+    inverse: bool = False,
 ) -> Tensor:
     """Rotate the first `heads` heads of x [B, S, H, D] by their position; pass the others through.
 
