@@ -72,6 +72,13 @@ def test_without_a_terminal_there_is_a_line_every_few_steps_and_at_the_end(capsy
     assert printed == ["step 3/7", "step 6/7", "step 7/7"]
 
 
+def test_a_slow_first_step_does_not_spoil_the_eta(capsys):
+    with Display(0, 12, 1) as display:
+        display.step(row(1, step_seconds=600.0))
+        display.step(row(2, step_seconds=3.0))
+    assert "ETA 0:00:30" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
