@@ -14,6 +14,10 @@ Path = tuple[str | int, ...]
 """Where a value sits in the document: `("data", "source", 0, "share")`."""
 
 
+OPTION, REPLACED = "--set", "replace"
+"""What stands for the file in locations that are in none: `--set` and `Spec.replace`."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A rule broken at `path`; `at` says whether the key or its value is to blame."""

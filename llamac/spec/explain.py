@@ -146,11 +146,8 @@ def _elsewhere(key: str, model: type[BaseModel]) -> str:
 def _missing(path: Path, model: type[BaseModel], data: Any) -> Problem:
     if len(path) == 1:
         section = _first_model(model.model_fields[str(path[0])].annotation)
-        keys = (
-            [f"`{key}`" for key, field in section.model_fields.items() if field.is_required()]
-            if section
-            else []
-        )
+        fields = section.model_fields.items() if section else ()
+        keys = [f"`{key}`" for key, field in fields if field.is_required()]
         needs = _ALTERNATIVES.get(str(path[0])) or " and ".join(keys)
         return Problem(path, f"the section {_name(path)} is missing", f"it needs {needs}")
     owner = _model_at(model, path[:-1], data)
@@ -180,13 +177,8 @@ def _document_path(loc: tuple[str | int, ...], data: Any, keep_last: bool) -> Pa
     """Pydantic's location without the tags of unions, which are not in the document."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
-        last = index == len(loc) - 1
-        if (
-            isinstance(data, dict)
-            and part not in data
-            and part != "[key]"
-            and not (last and keep_last)
-        ):
+        expected = part == "[key]" or (keep_last and index == len(loc) - 1)
+        if isinstance(data, dict) and part not in data and not expected:
             continue
         path.append(part)
         try:
@@ -202,9 +194,7 @@ def _model_at(model: type[BaseModel] | None, path: Path, data: Any) -> type[Base
         if isinstance(part, str) and model:
             options = list(_models(model.model_fields[part].annotation))
             kind = data.get("kind") if isinstance(data, dict) else None
-            model = next((m for m in options if _tagged(m, kind)), None) or next(
-                iter(options), None
-            )
+            model = next((m for m in options if _tagged(m, kind)), options[0] if options else None)
     return model
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from llamac.spec.document import Document, read
-from llamac.spec.errors import Diagnostic, Location, Path, Problem, SpecError
+from llamac.spec.errors import OPTION, REPLACED, Diagnostic, Location, Path, Problem, SpecError
 from llamac.spec.explain import explain
-from llamac.spec.overrides import OPTION, apply_overrides
+from llamac.spec.overrides import apply_overrides
 from llamac.spec.positions import Place
 from llamac.spec.root import Spec
 from llamac.spec.rules import broken_rules
@@ -44,7 +44,7 @@ def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
         if value is None:
             document.drop(path)
         else:
-            here = Location("replace", 1, 1, len(key), f"{key} = {value!r}")
+            here = Location(REPLACED, 1, 1, len(key), f"{key} = {value!r}")
             document.put(path, written(value), Place(here, here))
     return _validated(document)
 

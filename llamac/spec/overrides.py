@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamac.spec.document import Document
-from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe, dotted
+from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, dotted
 from llamac.spec.positions import Place
 
-OPTION = "--set"
 _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 
 

@@ -13,7 +13,7 @@ from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
 from llamac.spec.document import Document
-from llamac.spec.errors import Path, Problem
+from llamac.spec.errors import OPTION, REPLACED, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
@@ -63,15 +63,19 @@ class Spec(Section):
         return total_steps(self.schedule, self.batch)
 
     def where(self, path: str) -> str:
-        """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`."""
+        """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`.
+
+        One printable line, fit for a comment: `--set` shows as its text.
+        """
         parts: Path = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
         if self._document is None:
             return "default"
         location = self._document.place(parts).key
         if not location.line:
             return "default"
-        name = PurePath(location.file).name
-        return f"{name} {location.source}" if name == "--set" else f"{name}:{location.line}"
+        if location.file in (OPTION, REPLACED):
+            return printable(f"{location.file} {location.source}")
+        return printable(f"{PurePath(location.file).name}:{location.line}")
 
     def to_toml(self) -> str:
         """The resolved spec: every value written out, byte for byte the same for equal specs."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamac.spec import Spec, SpecError, load_spec
+from llamac.spec.errors import printable
 from tests.spec.conftest import VALID
 
 Load = Callable[..., Spec]
@@ -101,7 +102,7 @@ def test_set_takes_toml_and_falls_back_to_text(
         else:
             found = found[int(part)] if isinstance(found, tuple) else getattr(found, part)
     assert found == value
-    assert spec.where(key) == f"--set {override}"
+    assert spec.where(key) == printable(f"--set {override}")
 
 
 @pytest.mark.parametrize(

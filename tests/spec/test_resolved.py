@@ -57,6 +57,12 @@ def test_where(load: Load, here: Path) -> None:
     assert load_spec(here / "run.toml").where("model.dim") == "run.toml:2"
 
 
+def test_where_is_one_printable_line(load: Load) -> None:
+    """It becomes a comment in generated files, where a line break would become code."""
+    spec = load(VALID, "eval.prompt=x\nimport os\r\u2028")
+    assert spec.where("eval.prompt") == "--set eval.prompt=x\ufffdimport os\ufffd\ufffd"
+
+
 def test_sections_are_frozen(load: Load) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(VALID).model.dim = 3
@@ -68,6 +74,7 @@ def test_replace_validates_and_lets_derived_values_follow(load: Load) -> None:
     assert (small.model.head_dim, small.batch.sequences) == (8, 4)
     assert (small.name, small.data.source[0].share, spec.model.dim) == ("run", 9.0, 64)
     assert small.where("model.n_heads") == "run.toml:4"
+    assert small.where("model.dim") == "replace model.dim = 32"
     assert spec.replace({"model.vocab_size": None}).model.vocab_size == 32_000
     with pytest.raises(SpecError, match="dim = 66 does not divide"):
         spec.replace({"model.dim": 66})
