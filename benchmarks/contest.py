@@ -40,7 +40,8 @@ def import_emitted(directory: Path) -> ModuleType:
     found = importlib.util.spec_from_file_location(
         f"{directory.name}_model", directory / "model.py"
     )
-    assert found is not None and found.loader is not None
+    assert found is not None, directory
+    assert found.loader is not None, directory
     module = importlib.util.module_from_spec(found)
     sys.modules[module.__name__] = module
     sys.path.insert(0, str(directory))
@@ -88,7 +89,7 @@ def hf_model(
     """transformers' LlamaForCausalLM with scaled_dot_product_attention and the same weights."""
     hf = build_hf(model, max_positions=length, attention="sdpa")
     load_canonical(hf, model, weights)
-    return hf.to(device=torch.device(device), dtype=dtype)
+    return nn.Module.to(hf, device=torch.device(device), dtype=dtype)  # HF's `to` has no types
 
 
 def hf_loss(hf: nn.Module) -> Loss:
@@ -119,9 +120,11 @@ class MasterAdamW:
     """torch's fused AdamW on float32 copies of low-precision parameters, or on them if float32."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self.parameters = list(parameters)
+        self.parameters: list[Tensor] = list(parameters)
         half = self.parameters[0].dtype != torch.float32
-        self.masters = [nn.Parameter(p.detach().float()) for p in self.parameters] if half else None
+        self.masters: list[Tensor] | None = (
+            [nn.Parameter(p.detach().float()) for p in self.parameters] if half else None
+        )
         self.adamw = torch.optim.AdamW(
             self.masters or self.parameters,
             lr=1e-4,
@@ -143,7 +146,8 @@ class MasterAdamW:
         self.adamw.zero_grad(set_to_none=True)
         if self.masters is not None:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self.masters)
+                for master, parameter in zip(self.masters, self.parameters, strict=True):
+                    parameter.copy_(master)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
     python benchmarks/train_cpu.py [--rounds 15] [--only hf-eager hf-compiled]
 
 How each figure is taken:
-- Time: wall clock of a whole step (forward, backward, clip, fused AdamW; the same optimizer code for
-  all) on the same weights and batch, after the losses and gradient norms were seen to agree.
+- Time: wall clock of a whole step (forward, backward, clip, fused AdamW; the same optimizer code
+  for all) on the same weights and batch, after losses and gradient norms were seen to agree.
   Contestants take turns step by step, starting with another one each round, so that the machine's
   drift meets all alike. A ratio is the median over rounds of the ratios within a round.
 - Peak: the best float32 matmul of several large sizes seen in the same rounds, by torch.mm and by
@@ -188,6 +188,7 @@ def report(result: dict[str, Any]) -> None:
             f"{row['fraction_of_peak']:9.3f}{row['activation_bytes'] / 1e6:10.0f} MB"
             + (f"{resident / 1e6:7.0f} MB" if resident is not None else "")
         )
+    print()
     hero = next(iter(result["contestants"]))
     for other, ratio in result["speedup"].items():
         memory = (
@@ -195,11 +196,9 @@ def report(result: dict[str, Any]) -> None:
             / result["contestants"][other]["activation_bytes"]
         )
         print(
-            f"\n{hero} is {ratio['median']:.2f}× as fast as {other} "
-            f"(rounds {ratio['min']:.2f} to {ratio['max']:.2f}), with {memory:.2f}× the activations",
-            end="",
+            f"{hero} is {ratio['median']:.2f}× as fast as {other} (rounds {ratio['min']:.2f} to "
+            f"{ratio['max']:.2f}), with {memory:.2f}× the activation memory"
         )
-    print()
 
 
 def main() -> None:
