@@ -27,6 +27,7 @@ VERBS = {
     "check": "validate SPEC: every error at once, with its place and the way out",
     "build": "compile SPEC into a trainer you can read, own and launch",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
+    "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
     "schema": "print the JSON Schema of specs, for completion in your editor",
 }
 

@@ -1,0 +1,104 @@
+"""`llamac verify SPEC`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamac.cli.common import SetOption, SpecArgument, load
+
+if TYPE_CHECKING:
+    from llamac.spec import Spec
+    from llamac.verify.stages import Verdict
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def verify(
+    spec: SpecArgument,
+    overrides: SetOption = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="List the error of every gradient, stage by stage")
+    ] = False,
+) -> None:
+    """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
+    loaded = load(spec, overrides)
+
+    from llamac.emit.build import files_of
+    from llamac.verify.stages import verdicts
+    from llamac.verify.twin import shrink
+
+    twin = shrink(loaded)
+    print("\n".join(_preamble(loaded, twin)))
+    width = 16
+    print(f"\n{'stage':<{width}}{'loss':>9}{'evaluate':>10}{'logits':>9}{'gradients':>11}  worst")
+    found: list[Verdict] = []
+    for verdict in verdicts(twin, files_of):
+        found.append(verdict)
+        print(f"{verdict.stage:<{width}}{_row(verdict)}", flush=True)
+        if verbose:
+            for name, error in verdict.errors.items():
+                print(f"    {name:<44}{error:>9.1e}")
+    first = next((verdict for verdict in found if verdict.missed), None)
+    if first is not None:
+        raise VerificationMissed(_complaint(first, loaded.name))
+    print(f"\n{loaded.name} is compiled correctly: {len(found)} stages agree with the reference")
+
+
+class VerificationMissed(Exception):
+    """A stage computes something else than the reference; says which, and what."""
+
+    exit_code = 3
+
+
+def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
+    from llamac.verify.oracle import TOLERANCE
+    from llamac.verify.twin import attention_kernel
+
+    model, batch = twin.model, twin.batch
+    heads = f"{model.n_heads} heads of {model.head_dim}"
+    if model.n_kv_heads != model.n_heads:
+        heads += f" sharing {model.n_kv_heads} of keys and values"
+    yield (
+        f"{spec.name}, shrunk: {model.n_layers} layers of {model.dim}, {heads}, "
+        f"ffn {model.ffn_dim}, vocabulary {model.vocab_size}; {batch.sequences} sequences of "
+        f"{batch.sequence_length}, loss {twin.kernels.loss_chunk} tokens at a time"
+    )
+    wanted, run = attention_kernel(spec), attention_kernel(twin)
+    if wanted != run:
+        yield (
+            f"attention: the spec runs {wanted}, which has 16-bit CUDA kernels only; "
+            f"verified with {run}"
+        )
+    yield f"max relative error against eager PyTorch, in float64 on the CPU; tolerance {TOLERANCE:g}"
+
+
+def _row(verdict: Verdict) -> str:
+    if verdict.problem:
+        return "   cannot be verified"
+    name, error = verdict.worst_gradient
+    loss, evaluated, logits = (verdict.errors[key] for key in ("loss", "evaluated", "logits"))
+    mark = "   MISSED" if verdict.missed else ""
+    return f"{loss:>9.1e}{evaluated:>10.1e}{logits:>9.1e}{error:>11.1e}  {name}{mark}"
+
+
+def _complaint(verdict: Verdict, name: str) -> str:
+    from llamac.verify.oracle import TOLERANCE
+
+    if verdict.problem:
+        what = verdict.problem
+    else:
+        key, error = verdict.worst
+        kind = f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
+        what = f"{kind} is off by {error:.1e}, relative to the reference; tolerance {TOLERANCE:g}"
+    return f"{name} is wrong from stage `{verdict.stage}` on: {what}"
+
+
+WHAT = {
+    "loss": "the loss",
+    "evaluated": "the loss in evaluation",
+    "logits": "the logits of a prompt",
+}

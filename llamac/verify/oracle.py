@@ -1,0 +1,114 @@
+"""What the reference makes of one random batch, and how far something else is from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llamac.spec import Spec
+from llamac.verify.reference import Reference
+
+TOLERANCE = 1e-9
+"""Largest relative error in float64: rounding stays below 1e-12, a mistake above 1e-6."""
+
+NEGLIGIBLE = 1e-3
+"""A gradient this much smaller than the largest one is measured on that one's scale."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model makes of a batch, in float64.
+
+    loss, evaluated: 0-d, the latter without any backward work. logits: of the prompt, [B, P, V].
+    gradients: by canonical name.
+    """
+
+    loss: Tensor
+    evaluated: Tensor
+    logits: Tensor
+    gradients: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """A batch, random weights by canonical name, and what the reference makes of them.
+
+    tokens, labels: int64 [B, S]. prompt: int64 [B, P], with P < S where S > 1.
+    """
+
+    weights: Mapping[str, Tensor]
+    tokens: Tensor
+    labels: Tensor
+    prompt: Tensor
+    outcome: Outcome
+
+
+def consult(spec: Spec, seed: int = 0) -> Oracle:
+    """Ask the reference about a spec, which must be small: it runs eagerly in float64."""
+    random = torch.Generator().manual_seed(seed)
+    length = spec.batch.sequence_length
+    reference = Reference(spec.model, length)
+    weights = {
+        name: _draw(name, weight.shape, random)
+        for name, weight in reference.parameters_by_name().items()
+    }
+    reference.load(weights)
+    shape = (2, spec.batch.micro_batch, length)
+    tokens, labels = torch.randint(spec.model.vocab_size, shape, generator=random)
+    prompt = tokens[:, : max(1, length * 3 // 4)]
+    loss = reference(tokens, labels)
+    loss.backward()
+    gradients = {}
+    for name, weight in reference.parameters_by_name().items():
+        assert weight.grad is not None, f"the reference has no gradient for {name}"
+        gradients[name] = weight.grad
+    with torch.no_grad():
+        outcome = Outcome(loss.detach(), loss.detach(), reference.logits(prompt), gradients)
+    return Oracle(weights, tokens, labels, prompt, outcome)
+
+
+def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+    """No special values: gains are not 1, biases not 0, and matrices keep what they read in size."""
+    values = torch.randn(shape, generator=random, dtype=torch.float64)
+    if len(shape) > 1:
+        return values / math.sqrt(shape[-1])
+    return 0.2 * values + (0 if name.endswith("_bias") else 1)
+
+
+def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
+    """Relative error of everything that `wanted` holds, by what it is; infinite where it is absent,
+    misshapen or not a number. What is not wanted at all counts as wrong, too."""
+    result = {
+        key: relative_error(getattr(found, key), getattr(wanted, key))
+        for key in ("loss", "evaluated", "logits")
+    }
+    # Some gradients are zero in exact arithmetic: a bias of wk adds one constant to all scores of a
+    # query, which softmax does not see. What is left is rounding, and is judged by the scale of the
+    # other gradients rather than by its own.
+    scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
+    for name, gradient in wanted.gradients.items():
+        result[gradient_of(name)] = relative_error(
+            found.gradients.get(name), gradient, at_least=NEGLIGIBLE * scale
+        )
+    unknown = found.gradients.keys() - wanted.gradients.keys()
+    return result | {gradient_of(name): math.inf for name in sorted(unknown)}
+
+
+def gradient_of(name: str) -> str:
+    """What the gradient of a parameter is called in `errors`."""
+    return f"d {name}"
+
+
+def relative_error(found: Tensor | None, wanted: Tensor, at_least: float = 0.0) -> float:
+    """Largest difference over largest value, or over `at_least` where that is more."""
+    if found is None or found.shape != wanted.shape:
+        return math.inf
+    difference = (found - wanted).abs().max().item()
+    if not math.isfinite(difference):  # a NaN compares as false with everything: never let it pass
+        return math.inf
+    scale = max(wanted.abs().max().item(), at_least)
+    return difference / scale if scale else (math.inf if difference else 0.0)

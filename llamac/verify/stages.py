@@ -1,0 +1,118 @@
+"""Runs every stage of a twin, and its emitted trainer, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from llamac.ir.execute import gather, logits, loss_and_gradients, run_graph
+from llamac.ir.graph import output_of, placeholders
+from llamac.ir.program import Program
+from llamac.ir.verifier import VerificationError, verify
+from llamac.passes.differentiate import Differentiate
+from llamac.passes.pipeline import NAMES, Stage, stages
+from llamac.runtime.rope import rope_tables
+from llamac.spec import Spec
+from llamac.verify.emitted import run_emitted
+from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
+from llamac.verify.packing import packing_problem
+
+EMITTED = "model.py"
+
+Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
+"""(spec, its stages) → the files of the emitted directory: `llamac.emit.build.files_of`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far one stage is from the reference. problem: why it could not even be measured."""
+
+    stage: str
+    errors: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """What is furthest off, and its relative error."""
+        return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
+
+    @property
+    def worst_gradient(self) -> tuple[str, float]:
+        """Canonical name and relative error of the worst gradient."""
+        gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
+        name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
+        return name.removeprefix("d "), error
+
+    @property
+    def missed(self) -> bool:
+        return bool(self.problem) or not self.worst[1] <= TOLERANCE
+
+
+def verdicts(twin: Spec, emit: Emit) -> Iterator[Verdict]:
+    """One verdict per stage, in order, then one for the emitted model.py."""
+    oracle = consult(twin)
+    made: list[Stage] = []
+    try:
+        for stage in stages(twin):
+            made.append(stage)
+            yield _verdict(stage.name, oracle, partial(run_program, stage.program))
+    except VerificationError as error:  # the pass itself left something that is no Program
+        yield Verdict(NAMES[len(made)], problem=str(error))
+        return
+    yield _verdict(EMITTED, oracle, partial(run_emitted, emit(twin, made)))
+
+
+def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], Outcome]) -> Verdict:
+    try:
+        return Verdict(stage, errors(run(oracle), oracle.outcome))
+    except Exception as error:  # whatever it is, this stage cannot be run: that is the finding
+        return Verdict(stage, problem=f"{type(error).__name__}: {error}")
+
+
+def run_program(program: Program, oracle: Oracle) -> Outcome:
+    """Run a Program of any stage; one without a backward is differentiated on the side."""
+    if problem := packing_problem(program, oracle.weights):
+        raise ValueError(problem)
+    if program.regions["head"].backward is None:
+        program = Differentiate().apply(program)
+        verify(program)
+    with torch.no_grad():
+        tables = _tables(program, oracle.tokens.shape[1])
+        loss, gradients = loss_and_gradients(
+            program, oracle.weights, tables, oracle.tokens, oracle.labels
+        )
+        prompted = _tables(program, oracle.prompt.shape[1])
+        return Outcome(
+            loss=loss,
+            evaluated=evaluate(program, oracle, tables),
+            logits=logits(program, oracle.weights, prompted, oracle.prompt),
+            gradients=gradients,
+        )
+
+
+def evaluate(program: Program, oracle: Oracle, tables: Mapping[str, Tensor]) -> Tensor:
+    """The loss as validation computes it: by forward graphs alone."""
+    head = "evaluate" if "evaluate" in program.regions else "head"
+    x = oracle.tokens
+    for layer, name in enumerate(("embed", *program.layers, head), -1):
+        graph = program.regions[name].forward.graph
+        values = {"labels": oracle.labels, **tables, placeholders(graph, "input")[0].name: x}
+        for node in placeholders(graph, "param"):
+            parameter = program.parameters[node.meta["param"]]
+            values[node.name] = gather(parameter, oracle.weights, layer)
+        x = run_graph(graph, values)[output_of(graph).name]
+    return x
+
+
+def _tables(program: Program, positions: int) -> dict[str, Tensor]:
+    """The constant tables in float64, for this many positions."""
+    if not program.buffers:
+        return {}
+    arguments = dict(next(iter(program.buffers.values())).arguments)
+    arguments |= {"positions": positions, "dtype": torch.float64}
+    cos, sin = rope_tables(**arguments)  # type: ignore[arg-type]
+    return {"rope_cos": cos, "rope_sin": sin}

@@ -1,0 +1,82 @@
+"""The small twin of a spec: every feature and ratio kept, sizes that a laptop runs in a second.
+
+Only sizes change: what the passes look at (norms, positions, biases, ties, policies, kernels) stays.
+"""
+
+from __future__ import annotations
+
+from llamac.ir.graph import is_op, ops_in
+from llamac.ir.program import Program
+from llamac.ops.attention import attention
+from llamac.passes.pipeline import stages
+from llamac.spec import Spec
+
+LAYERS = 2  # the fewest that are chained
+SEQUENCES = 2
+POSITIONS = 23  # odd and prime, so that no other size is mistaken for it
+VOCABULARY = 331  # the fewest a trained tokenizer may have is 320
+KV_HEADS = 3
+GROUP = 16  # query heads per kv head
+DIM, FFN_DIM = 256, 1024
+
+
+def shrink(spec: Spec) -> Spec:
+    """The twin. Raises NoKernelError if no kernel can run what `spec` itself describes.
+
+    It runs on the CPU and in float64, where xformers has no kernel: the next best takes its place.
+    """
+    model = spec.model
+    heads, kv_heads = _heads(model.n_heads, model.n_kv_heads)
+    head_dim = _head_dim(model.head_dim)
+    stretch = _within(model.dim / (model.n_heads * model.head_dim), 1 / 4, 4)
+    dim = min(max(1, round(heads * head_dim * stretch)), DIM)
+    ffn_dim = min(max(1, round(dim * _within(model.ffn_dim / model.dim, 1 / 4, 8))), FFN_DIM)
+    positions = min(spec.batch.sequence_length, POSITIONS)
+    kernel = attention_kernel(spec)
+    return spec.replace(
+        {
+            "model.n_layers": min(model.n_layers, LAYERS),
+            "model.dim": dim,
+            "model.n_heads": heads,
+            "model.n_kv_heads": kv_heads,
+            "model.head_dim": head_dim,
+            "model.ffn_dim": ffn_dim,
+            "model.vocab_size": min(model.vocab_size, VOCABULARY),
+            "batch.sequence_length": positions,
+            "batch.sequences": SEQUENCES,
+            "batch.micro_batch": SEQUENCES,
+            # Several chunks, the last one ragged: 13 + 13 + 13 + 7 of 2 × 23 tokens.
+            "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
+            "kernels.attention": "auto" if kernel == "xformers" else kernel,
+            "hardware.device": "cpu",
+        }
+    )
+
+
+def attention_kernel(spec: Spec) -> str:
+    """The attention kernel that the compiler chooses for a spec."""
+    *_, last = stages(spec, stop_after="select_kernels")
+    return _kernels(last.program).pop()
+
+
+def _kernels(program: Program) -> set[str]:
+    return {
+        node.kwargs["kernel"]
+        for name in program.layers[:1]
+        for node in ops_in(program.regions[name].forward.graph)
+        if is_op(node, attention)
+    }
+
+
+def _heads(heads: int, kv_heads: int) -> tuple[int, int]:
+    fewer = min(kv_heads, KV_HEADS)
+    return fewer * min(heads // kv_heads, GROUP), fewer
+
+
+def _head_dim(head_dim: int) -> int:
+    """Up to 15, and as even or as aligned as it was: kernels and RoPE look at that."""
+    return head_dim if head_dim < 16 else 8 + head_dim % 8
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
