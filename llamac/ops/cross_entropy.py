@@ -72,6 +72,7 @@ linear_cross_entropy_with_gradients = Op(
     vjp=_vjp_with_gradients,
     flops=lambda x, weight, labels, chunk: 6 * math.prod(x) * weight[0],
     cost="save",
+    results=("loss", "d_x_per_loss", "d_weight_per_loss"),
 )
 linear_cross_entropy = Op(
     "linear_cross_entropy",

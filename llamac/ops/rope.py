@@ -39,9 +39,9 @@ def _infer(
 def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
     # A rotation's adjoint is the rotation back: it needs the angles, not the values.
     x, cos, sin = node.args
-    d_x = b.op(
-        rope, d_y, b.primal(cos), b.primal(sin), inverse=True, name=b.name(x), **attributes(node)
-    )
+    given = attributes(node)
+    back = {**given, "inverse": not given.get("inverse", False)}
+    d_x = b.op(rope, d_y, b.primal(cos), b.primal(sin), name=b.name(x), **back)
     return d_x, None, None
 
 
