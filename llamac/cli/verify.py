@@ -73,7 +73,7 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
             f"attention: the spec runs {wanted}, which has 16-bit CUDA kernels only; "
             f"verified with {run}"
         )
-    yield f"max relative error against eager PyTorch, in float64 on the CPU; tolerance {TOLERANCE:g}"
+    yield f"largest relative error against eager PyTorch, float64 on the CPU, {TOLERANCE:g} allowed"
 
 
 def _row(verdict: Verdict) -> str:
@@ -89,11 +89,11 @@ def _complaint(verdict: Verdict, name: str) -> str:
     from llamac.verify.oracle import TOLERANCE
 
     if verdict.problem:
-        what = verdict.problem
+        what = verdict.problem if "\n" not in verdict.problem else f"\n{verdict.problem}"
     else:
         key, error = verdict.worst
         kind = f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
-        what = f"{kind} is off by {error:.1e}, relative to the reference; tolerance {TOLERANCE:g}"
+        what = f"relative error {error:.1e} in {kind}; {TOLERANCE:g} is allowed"
     return f"{name} is wrong from stage `{verdict.stage}` on: {what}"
 
 

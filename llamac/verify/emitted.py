@@ -44,7 +44,7 @@ def run_emitted(files: Mapping[str, str], oracle: Oracle) -> Outcome:
 
 
 @contextmanager
-def imported(files: Mapping[str, str]) -> Iterator[ModuleType]:
+def imported(files: Mapping[str, str]) -> Iterator[Any]:
     """The module `model` of an emitted directory, beside its own `runtime` package.
 
     Modules of these names that this process knows already are put aside meanwhile. The module stays

@@ -1,4 +1,4 @@
-"""Packed parameters and canonical ones: each way and back, nothing may be lost, doubled or moved."""
+"""Packed parameters and canonical ones: each way and back, nothing is lost, doubled or moved."""
 
 from __future__ import annotations
 

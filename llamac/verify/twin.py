@@ -1,6 +1,6 @@
 """The small twin of a spec: every feature and ratio kept, sizes that a laptop runs in a second.
 
-Only sizes change: what the passes look at (norms, positions, biases, ties, policies, kernels) stays.
+Only sizes change. What the passes look at stays: norms, positions, biases, ties, policies, kernels.
 """
 
 from __future__ import annotations
