@@ -72,7 +72,7 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
 
 
 def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
-    """No special values: gains are not 1, biases not 0; matrices keep the size of what they read."""
+    """No special values: gains are not 1, biases not 0; matrices keep their input's size."""
     values = torch.randn(shape, generator=random, dtype=torch.float64)
     if len(shape) > 1:
         return values / math.sqrt(shape[-1])

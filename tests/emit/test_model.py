@@ -1,0 +1,144 @@
+"""model.py as a module: dtypes, compilation, initial weights, and what it says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+
+from llamac.passes.pipeline import compile_spec
+from llamac.spec import Spec
+from tests.emit.conftest import batch, gradients, load, random_weights, relative_error, small
+
+
+def run(module: Any, spec: Spec, weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, and the gradients by canonical name."""
+    model = module.Model()
+    load(model, module.PACKED, weights)
+    loss = model(*batch(spec))
+    loss.backward()
+    return loss.detach(), gradients(model, module.PACKED)
+
+
+@pytest.mark.parametrize("policy", ["none", "selective", "full"])
+def test_the_policy_changes_no_bit_of_the_gradients(policy: str, emitted) -> None:
+    plain = small()
+    spec = small(f"activation.checkpoint={policy}")
+    module = emitted(spec)
+    weights = random_weights(spec, module)
+    loss, found = run(module, spec, weights)
+    wanted_loss, wanted = run(emitted(plain), plain, weights)
+    assert torch.equal(loss, wanted_loss)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("base", ["tiny", "gpt3-block", "post-norm"])
+def test_bfloat16_is_close_to_float32(base: str, emitted) -> None:
+    spec = small("precision.compute=bf16", base=base)
+    module = emitted(spec)
+    weights = {
+        name: weight.bfloat16().float()  # so that both start from the very same values
+        for name, weight in random_weights(spec, module).items()
+    }
+    loss, found = run(module, spec, weights)
+    fp32 = small("precision.compute=fp32", base=base)
+    wanted_loss, wanted = run(emitted(fp32), fp32, weights)
+    assert loss.dtype == torch.float32
+    assert {gradient.dtype for gradient in found.values()} == {torch.bfloat16}
+    assert relative_error(loss, wanted_loss) < 0.01  # bfloat16 holds 8 bits: 2⁻⁸ = 0.4 %
+    for name, gradient in found.items():
+        if not name.endswith("wk_bias"):  # zero but for rounding
+            error = (gradient.float() - wanted[name]).norm() / wanted[name].norm()
+            assert error < 0.05, (name, error)
+
+
+def test_all_layers_share_one_compilation(emitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small("model.n_layers=5")
+    module = emitted(spec)
+    weights = random_weights(spec, module)
+    wanted_loss, wanted = run(module, spec, weights)
+    counter, compiler = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compiler(function, backend=counter, **options)
+    )
+    torch._dynamo.reset()
+    module.compile_regions()
+    for _ in range(2):
+        loss, found = run(module, spec, weights)
+    assert counter.frame_count == 6  # forward and backward of embed, block and head
+    assert torch.equal(loss, wanted_loss)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    with torch.no_grad():
+        module.Model()(*batch(spec))
+    assert counter.frame_count == 7
+
+
+@pytest.mark.slow
+def test_compiled_regions_compute_the_same(emitted) -> None:
+    spec = small("model.n_kv_heads=2")
+    module = emitted(spec)
+    weights = random_weights(spec, module)
+    wanted_loss, wanted = run(module, spec, weights)
+    torch._dynamo.reset()
+    module.compile_regions()
+    loss, found = run(module, spec, weights)
+    assert relative_error(loss, wanted_loss) < 1e-5
+    for name, gradient in found.items():
+        assert relative_error(gradient, wanted[name]) < 1e-5, name
+
+
+def test_initial_weights_depend_on_seed_and_name_alone(emitted) -> None:
+    spec = small("model.bias=true", "model.norm=layernorm", "model.n_layers=3")
+    module = emitted(spec)
+
+    def drawn(seed: int) -> dict[str, Tensor]:
+        model = module.Model()
+        module.initialise(model, seed)
+        for parameter in model.parameters():
+            parameter.grad = parameter.detach().clone()
+        return gradients(model, module.PACKED)
+
+    one, again, other = drawn(1), drawn(1), drawn(2)
+    for name, weight in one.items():
+        assert torch.equal(weight, again[name])
+        if name.endswith("_bias"):
+            assert (weight == 0).all(), name
+        elif name.endswith("norm"):
+            assert (weight == 1).all(), name
+        else:
+            assert not torch.equal(weight, other[name]), name
+            residual = (2 * 3) ** -0.5 if name.endswith(("wo", "w2")) else 1.0
+            assert weight.std().item() == pytest.approx(0.02 * residual, rel=0.05), name
+            assert abs(weight.mean().item()) < 0.002, name
+
+
+@pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
+def test_it_counts_its_parameters_and_flops(base: str, emitted) -> None:
+    spec = small(base=base)
+    module, model = emitted(spec), spec.model
+    held = module.Model(device="meta")
+    assert sum(p.numel() for p in held.parameters()) == module.PARAMETERS
+    assert compile_spec(spec).parameter_count == module.PARAMETERS
+    # PaLM's 6N + 12·L·d·s, written out: q, k, v, o and the feed-forward, and the output layer.
+    width = model.n_heads * model.head_dim
+    matrices = 3 if model.activation == "swiglu" else 2
+    layer = 4 * model.dim * width + matrices * model.dim * model.ffn_dim
+    matmuls = model.n_layers * layer + model.vocab_size * model.dim
+    attention = 12 * model.n_layers * width * spec.batch.sequence_length
+    assert 6 * matmuls + attention == module.FLOPS_PER_TOKEN
+
+
+def test_shorter_prompts_and_larger_batches_run(emitted) -> None:
+    for base in ("tiny", "gpt3-block"):
+        spec = small("precision.compute=fp32", base=base)
+        module = emitted(spec)
+        model = module.Model()
+        load(model, module.PACKED, random_weights(spec, module))
+        tokens, _ = batch(spec)
+        whole = model.logits(tokens)
+        for length in (1, 7):  # causal: what comes after changes nothing
+            assert relative_error(model.logits(tokens[:, :length]), whole[:, :length]) < 1e-5
+        assert model.logits(tokens.repeat(3, 1)).shape == (6, 24, 331)
