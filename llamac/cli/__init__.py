@@ -28,6 +28,7 @@ VERBS = {
     "build": "compile SPEC into a trainer you can read, own and launch",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
+    "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",
     "schema": "print the JSON Schema of specs, for completion in your editor",
 }
 

@@ -1,0 +1,198 @@
+"""`llamac inspect SPEC`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamac.cli.common import SetOption, SpecArgument, load
+
+if TYPE_CHECKING:
+    from llamac.passes.pipeline import Stage
+
+app = typer.Typer(add_completion=False)
+
+
+class Format(StrEnum):
+    text = "text"
+    python = "python"
+    json = "json"
+    dot = "dot"
+    svg = "svg"
+    html = "html"
+
+
+@app.command()
+def inspect(
+    spec: SpecArgument,
+    after: Annotated[
+        str | None, typer.Option(metavar="PASS", help="As this pass left it [the last]")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One region: embed, block, head, …")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="What to write")] = Format.text,
+    diff: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="P Q", help="What changed between these two passes"),
+    ] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="What is saved and what recomputed, in bytes")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Show what SPEC becomes after each pass: the IR, Python, a drawing, what it keeps in memory."""
+    _refuse(form, diff, memory, after, region)
+    loaded = load(spec, overrides)
+
+    from llamac.passes.pipeline import NAMES, stages
+
+    for option, name in (("--after", after), *(("--diff", name) for name in diff or ())):
+        if name is not None and name not in NAMES:
+            raise typer.BadParameter(
+                f"{name!r} is not one of {', '.join(NAMES)}", param_hint=option
+            )
+    if diff and NAMES.index(diff[0]) > NAMES.index(diff[1]):
+        raise typer.BadParameter(
+            f"{diff[0]} runs after {diff[1]}; write --diff {diff[1]} {diff[0]}", param_hint="--diff"
+        )
+    made = list(stages(loaded, stop_after=diff[1] if diff else after or ""))
+    shown = [stage for stage in made if stage.name in diff] if diff else made[-1:]
+    _known_region(region, shown)
+    if diff:
+        by_name = {stage.name: stage for stage in made}
+        text = _diff(by_name[diff[0]], by_name[diff[1]], form, region)
+        if form == Format.text and output is None and _in_colour():
+            from llamac.inspect.diff import coloured
+
+            text = coloured(text)
+    elif memory:
+        text = _memory(made[-1], form, region)
+    else:
+        text = _render(made, form, region)
+    if output is None:
+        print(text, end="")
+    else:
+        _write(output, text)
+
+
+def _refuse(
+    form: Format, diff: tuple[str, str] | None, memory: bool, after: str | None, region: str | None
+) -> None:
+    """Options that make no sense together."""
+    if diff and memory:
+        raise typer.BadParameter("it cannot be combined with --memory", param_hint="--diff")
+    if diff and after:
+        raise typer.BadParameter("it names both passes; leave out --after", param_hint="--diff")
+    what = "--diff" if diff else "--memory" if memory else ""
+    if what and form not in (Format.text, Format.json):
+        raise typer.BadParameter(
+            f"{what} can be written as text or json, not as {form}", param_hint="--format"
+        )
+    if form == Format.html and region:
+        raise typer.BadParameter(
+            "the html page shows all regions; leave it out, or use --format svg",
+            param_hint="--region",
+        )
+
+
+def _known_region(region: str | None, shown: list[Stage]) -> None:
+    names = list(dict.fromkeys(name for stage in shown for name in stage.program.regions))
+    if region is not None and region not in names:
+        places = " or ".join(stage.name for stage in shown)
+        raise typer.BadParameter(
+            f"{region!r} does not exist after {places}; there are {', '.join(names)}",
+            param_hint="--region",
+        )
+
+
+def _diff(before: Stage, after: Stage, form: Format, region: str | None) -> str:
+    from llamac.inspect.diff import diff_json, diff_text
+    from llamac.inspect.machine import dump
+
+    names = (before.name, after.name)
+    if form == Format.json:
+        return dump(diff_json(before.program, after.program, names, region))
+    return diff_text(before.program, after.program, names, region)
+
+
+def _memory(stage: Stage, form: Format, region: str | None) -> str:
+    from llamac.inspect.machine import dump
+    from llamac.inspect.report import memory_json, memory_text
+
+    kept = [r.name for r in stage.program.regions.values() if r.backward is not None]
+    if not kept:
+        raise typer.BadParameter(
+            f"after {stage.name} there is no backward pass yet that anything could be kept for; "
+            "use --after differentiate or checkpoint",
+            param_hint="--memory",
+        )
+    if region is not None and region not in kept:
+        raise typer.BadParameter(
+            f"{region} is for inference and keeps nothing; there are {', '.join(kept)}",
+            param_hint="--region",
+        )
+    if form == Format.json:
+        return dump(memory_json(stage.program, stage.name, region))
+    return memory_text(stage.program, stage.name, region)
+
+
+def _render(made: list[Stage], form: Format, region: str | None) -> str:
+    name, program = made[-1].name, made[-1].program
+    match form:
+        case Format.text:
+            from llamac.ir.printer import print_program, print_region
+
+            return print_region(program.regions[region]) + "\n" if region else print_program(program)
+        case Format.python:
+            from llamac.inspect.source import stage_source
+
+            return stage_source(program, name, region)
+        case Format.json:
+            from llamac.inspect.machine import dump, program_json
+
+            return dump(program_json(program, name, region))
+        case Format.dot:
+            from llamac.inspect.graphviz import program_dot
+
+            return program_dot(program, name, region)
+        case Format.svg:
+            from llamac.inspect.drawing.svg import program_svg
+
+            return program_svg(program, name, region)
+        case Format.html:
+            from llamac.inspect.page import page
+
+            return page([(stage.name, stage.program) for stage in made])
+
+
+def _in_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _write(path: Path, text: str) -> None:
+    """The file whole, or not at all."""
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory", param_hint="-o")
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent}", param_hint="-o")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # as any file the user writes, not private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

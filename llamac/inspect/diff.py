@@ -1,0 +1,229 @@
+"""What the passes between two stages changed: ops, nodes, bytes, and the IR line by line."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from llamac.inspect.memory import activation_bytes, readable_bytes, saved_bytes
+from llamac.inspect.tables import table
+from llamac.inspect.values import layer_count, values_of
+from llamac.ir.graph import op_of, ops_in
+from llamac.ir.printer import print_program, print_region
+from llamac.ir.program import Program, Region
+
+RED, GREEN, CYAN, RESET = "\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
+
+
+@dataclass(frozen=True)
+class GraphChange:
+    """One graph before and after. Nodes go by the names of their values.
+
+    counts: op → (before, after), ops of which there are as many as before left out.
+    changed: nodes that kept their name and got another op, other operands or attributes.
+    kept, dropped: forward values that joined and left the saved set.
+    """
+
+    region: str
+    direction: str
+    counts: dict[str, tuple[int, int]]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.kept or self.dropped)
+
+
+def graph_changes(before: Program, after: Program, only: str | None = None) -> list[GraphChange]:
+    """Every graph that either program has and that is not alike in both."""
+    names = [name for name in {**before.regions, **after.regions} if only in (None, name)]
+    changes = (
+        _change(before.regions.get(name), after.regions.get(name), direction)
+        for name in names
+        for direction in ("forward", "backward")
+    )
+    return [change for change in changes if change]
+
+
+def diff_text(
+    before: Program, after: Program, names: tuple[str, str], only: str | None = None
+) -> str:
+    """The whole comparison as text. names: of the two stages."""
+    lines = [f"{after.name}: {names[0]} → {names[1]}", "", *_bytes(before, after, names, only)]
+    changes = graph_changes(before, after, only)
+    for change in changes:
+        lines += ["", *_graph_lines(change, names)]
+    if not changes:
+        lines += ["", "no node was added, removed or changed"]
+    lines += ["", *ir_diff(_text(before, only), _text(after, only), names)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def diff_json(
+    before: Program, after: Program, names: tuple[str, str], only: str | None = None
+) -> dict[str, Any]:
+    """The comparison for programs: a pair is always (before, after)."""
+    return {
+        "program": after.name,
+        "stages": list(names),
+        "bytes": {
+            name: {"count": count, "activations": list(computed), "saved": list(saved)}
+            for name, count, computed, saved in _byte_rows(before, after, only)
+        },
+        "graphs": [
+            {
+                "region": change.region,
+                "direction": change.direction,
+                "ops": {op: list(pair) for op, pair in change.counts.items()},
+                "added": list(change.added),
+                "removed": list(change.removed),
+                "changed": list(change.changed),
+                "newly_kept": list(change.kept),
+                "no_longer_kept": list(change.dropped),
+            }
+            for change in graph_changes(before, after, only)
+        ],
+    }
+
+
+def ir_diff(before: str, after: str, names: tuple[str, str]) -> list[str]:
+    """Unified diff of two IR texts."""
+    return list(
+        difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=2)
+    )
+
+
+def coloured(text: str) -> str:
+    """The unified diff of `diff_text` in a terminal's colours."""
+    return "\n".join(_colour(line) for line in text.split("\n"))
+
+
+def op_counts(graph: fx.Graph | None) -> Counter[str]:
+    return Counter(op_of(node).name for node in ops_in(graph)) if graph else Counter()
+
+
+def counts_text(change: GraphChange) -> str:
+    """`linear 7 → 4, split 0 → 1`."""
+    return ", ".join(f"{op} {one} → {two}" for op, (one, two) in change.counts.items())
+
+
+def _change(before: Region | None, after: Region | None, direction: str) -> GraphChange:
+    graphs = _graph(before, direction), _graph(after, direction)
+    one, two = map(op_counts, graphs)
+    was, now = map(_statements, graphs)
+    saved = [r.saved if r and direction == "forward" else () for r in (before, after)]
+    region = after or before
+    assert region is not None
+    return GraphChange(
+        region.name,
+        direction,
+        {op: (one[op], two[op]) for op in {**one, **two} if one[op] != two[op]},
+        added=tuple(f"{name} = {now[name][0]}" for name in now if name not in was),
+        removed=tuple(f"{name} = {was[name][0]}" for name in was if name not in now),
+        changed=tuple(
+            f"{name} = {_was(was[name], now[name])}"
+            for name in now
+            if name in was and was[name] != now[name]
+        ),
+        kept=tuple(name for name in saved[1] if name not in saved[0]),
+        dropped=tuple(name for name in saved[0] if name not in saved[1]),
+    )
+
+
+def _was(before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    if before[0] != after[0]:
+        return f"{before[0]} → {after[0]}"
+    return f"{after[0]}({_only(after, before)}), before ({_only(before, after)})"
+
+
+def _only(one: tuple[str, ...], other: tuple[str, ...]) -> str:
+    return ", ".join(part for part in one[1:] if part not in other[1:]) or "fewer"
+
+
+def _statements(graph: fx.Graph | None) -> dict[str, tuple[str, ...]]:
+    """Names of a node's values → its op, operands and attributes."""
+    if graph is None:
+        return {}
+    return {
+        ", ".join(value.name for value in values_of(node)): (
+            op_of(node).name,
+            *("none" if operand is None else str(operand) for operand in node.args),
+            *(f"{key}={value!r}" for key, value in node.kwargs.items()),
+        )
+        for node in ops_in(graph)
+    }
+
+
+def _graph(region: Region | None, direction: str) -> fx.Graph | None:
+    module = getattr(region, direction, None)
+    return module.graph if module is not None else None
+
+
+def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
+    yield f"{change.region}.{change.direction}"
+    if change.counts:
+        rows = [("op", *names)]
+        rows += [(op, str(one), str(two)) for op, (one, two) in sorted(change.counts.items())]
+        yield from table(rows, "<>>")
+    for title, nodes in (
+        ("added", change.added),
+        ("removed", change.removed),
+        ("changed", change.changed),
+    ):
+        if nodes:
+            yield f"  {title}:"
+            yield from (f"    {node}" for node in nodes)
+    if change.kept:
+        yield f"  newly kept: {', '.join(change.kept)}"
+    if change.dropped:
+        yield f"  no longer kept: {', '.join(change.dropped)}"
+
+
+def _byte_rows(
+    before: Program, after: Program, only: str | None
+) -> Iterator[tuple[str, int, tuple[int, int], tuple[int, int]]]:
+    """Region, how often it runs, bytes computed (before, after), bytes saved (before, after)."""
+    for name in {**before.regions, **after.regions}:
+        if only in (None, name):
+            pair = [_region_bytes(program, program.regions.get(name)) for program in (before, after)]
+            computed, saved = zip(*pair, strict=True)
+            yield name, layer_count(name, after.layers), computed, saved
+
+
+def _region_bytes(program: Program, region: Region | None) -> tuple[int, int]:
+    if region is None:
+        return 0, 0
+    return activation_bytes(region, program.symbols), saved_bytes(region, program.symbols)
+
+
+def _bytes(
+    before: Program, after: Program, names: tuple[str, str], only: str | None
+) -> Iterator[str]:
+    rows = [("", "computed", "", "kept", ""), ("region", *names, *names)]
+    for name, count, computed, saved in _byte_rows(before, after, only):
+        label = f"{name}, one of {count}" if count > 1 else name
+        rows.append((label, *map(readable_bytes, computed), *map(readable_bytes, saved)))
+    yield "bytes of activations"
+    yield from table(rows, "<>>>>")
+
+
+def _text(program: Program, only: str | None) -> str:
+    if only is None:
+        return print_program(program)
+    return print_region(program.regions[only]) if only in program.regions else ""
+
+
+def _colour(line: str) -> str:
+    if line.startswith("@@"):
+        return f"{CYAN}{line}{RESET}"
+    if line.startswith(("+", "-")):
+        return f"{GREEN if line[0] == '+' else RED}{line}{RESET}"
+    return line

@@ -1,0 +1,83 @@
+"""Where the boxes of a sheet stand. Units are pixels; y grows downwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llamac.inspect.drawing.sheet import AGAIN, Box, Column, Sheet
+
+CHARACTER = 0.62  # of the font's size: as wide as a monospaced letter gets
+TITLE, TEXT, LINE = 11.0, 11.0, 15.0
+PADDING = (10.0, 7.0)
+STACK = 10.0  # between boxes of one column in one row
+ROOM = 28.0  # between rows
+
+
+@dataclass(frozen=True)
+class Rect:
+    """A box's extent on the page, its x left to `Frame`: column counts from the left."""
+
+    column: int
+    top: float
+    bottom: float
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+@dataclass(frozen=True)
+class Placed:
+    """rects: by the box's key. rows: top and bottom of each band of boxes. height: of all."""
+
+    rects: dict[str, Rect]
+    rows: tuple[tuple[float, float], ...]
+    height: float
+
+
+def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
+    """The columns that any sheet uses, from left to right, with the width each needs."""
+    widths: dict[Column, float] = {}
+    for sheet in sheets:
+        for box in sheet.boxes:
+            widths[box.column] = max(widths.get(box.column, 0.0), width_of(box))
+    return dict(sorted(widths.items()))
+
+
+def width_of(box: Box) -> float:
+    """Room for the longest line of text, with two spaces between a value and its type."""
+    title = len(box.title) * TITLE
+    lines = [(len(left) + len(right) + 2 * bool(right)) * TEXT for left, right in box.lines]
+    return max(title, *lines) * CHARACTER + 2 * PADDING[0]
+
+
+def height_of(box: Box) -> float:
+    return LINE * (1 + len(box.lines)) + 2 * PADDING[1]
+
+
+def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placed:
+    """Rows from top to bottom, each as high as its highest stack. extra: more room above a row."""
+    stacks: dict[int, dict[Column, list[Box]]] = {}
+    for box in sheet.boxes:
+        stacks.setdefault(box.row, {}).setdefault(box.column, []).append(box)
+    rects: dict[str, Rect] = {}
+    rows = []
+    y = 0.0
+    for row in sorted(stacks):
+        y += (ROOM if row else 0.0) + extra.get(row, 0.0)
+        high = max(_height(stack) for stack in stacks[row].values())
+        for column, stack in stacks[row].items():
+            top = y + (high - _height(stack)) / 2
+            down = column[0] <= AGAIN  # the others run up: what comes first is lowest
+            for box in stack if down else reversed(stack):
+                bottom = top + height_of(box)
+                rects[box.key] = Rect(columns.index(column), top, bottom)
+                top = bottom + STACK
+        rows.append((y, y + high))
+        y += high
+    return Placed(rects, tuple(rows), y)
+
+
+def _height(stack: Sequence[Box]) -> float:
+    return sum(map(height_of, stack)) + STACK * (len(stack) - 1)

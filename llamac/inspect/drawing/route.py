@@ -1,0 +1,309 @@
+"""How the lines run: upright and level stretches between boxes, no two values on one stretch.
+
+Between any two columns there is a gutter with as many lanes as its upright stretches need, and
+between any two rows room for level ones. Where a level stretch cannot be found a row is moved down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llamac.inspect.drawing.place import Placed, Rect, place
+from llamac.inspect.drawing.sheet import FORWARD, Column, Edge, Sheet
+
+APART = 6.0  # between stretches side by side
+MARGIN = 8.0  # from a box's corner to the nearest end of a line
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A corner or an end of a line. x is a place: a column's `left`, `right` or `middle`, or a
+    gutter's lane."""
+
+    at: Literal["left", "right", "middle", "lane"]
+    index: int
+    lane: int
+    y: float
+
+
+@dataclass(frozen=True)
+class Line:
+    edge: Edge
+    stops: tuple[Stop, ...]
+
+
+@dataclass(frozen=True)
+class Routed:
+    """lanes: how many each gutter needs; gutter i is left of column i."""
+
+    placed: Placed
+    lines: tuple[Line, ...]
+    lanes: tuple[int, ...]
+
+
+def route(sheet: Sheet, columns: Sequence[Column]) -> Routed:
+    """Place a sheet's boxes and run its lines."""
+    extra: dict[int, float] = {}
+    while True:
+        router = _Router(sheet, columns, place(sheet, columns, extra))
+        lines = tuple(router.run())
+        if not router.crowded:
+            return Routed(router.placed, lines, tuple(map(len, router.lanes)))
+        for row in router.crowded:
+            extra[row] = extra.get(row, 0.0) + 2 * APART
+
+
+@dataclass
+class _Router:
+    sheet: Sheet
+    columns: Sequence[Column]
+    placed: Placed
+    crowded: set[int] = field(default_factory=set)
+    # Level stretches taken: y, from and to slot (gutter g is 2g, column c is 2c + 1), whose.
+    level: list[tuple[float, int, int, str]] = field(default_factory=list)
+    # Upright stretches taken, by gutter and lane: from and to y, whose.
+    lanes: list[list[list[tuple[float, float, str]]]] = field(default_factory=list)
+    exits: dict[tuple[str, Side], float] = field(default_factory=dict)
+
+    def run(self) -> Iterator[Line]:
+        self.lanes = [[] for _ in range(len(self.columns) + 1)]
+        found: dict[Edge, tuple[Stop, ...]] = {}
+        for edge in sorted(self.sheet.edges, key=self._length):
+            found[edge] = self._stops(edge)
+        return (Line(edge, found[edge]) for edge in self.sheet.edges)
+
+    def _ends(self, edge: Edge) -> tuple[Rect, Rect]:
+        return self.placed.rects[edge.source], self.placed.rects[edge.target]
+
+    def _length(self, edge: Edge) -> tuple[int, float]:
+        one, two = self._ends(edge)
+        return abs(one.column - two.column), abs(one.middle - two.middle)
+
+    def _stops(self, edge: Edge) -> tuple[Stop, ...]:
+        source, target = self._ends(edge)
+        if source.column == target.column:
+            return self._upright(source, target) or self._around(edge, source, target)
+        for attempt in (self._straight, self._bent, self._channel):
+            stops = attempt(edge, source, target)
+            if stops:
+                return stops
+        raise AssertionError("a channel always has room, or is given some")
+
+    def _upright(self, source: Rect, target: Rect) -> tuple[Stop, ...]:
+        """Straight from one box to the next one of its column."""
+        down = source.bottom < target.top
+        top, bottom = (source.bottom, target.top) if down else (target.bottom, source.top)
+        for rect in self.placed.rects.values():
+            if rect.column == source.column and rect.top < bottom and rect.bottom > top:
+                return ()
+        ends = (top, bottom) if down else (bottom, top)
+        return tuple(Stop("middle", source.column, 0, y) for y in ends)
+
+    def _around(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
+        """Out at one side of the column, past the boxes between, and in again."""
+        side: Side = "left" if self.columns[source.column][0] == FORWARD else "right"
+        gutter = source.column + (side == "right")
+        start = self._exit(edge, source, side, (2 * gutter, 2 * gutter), target.middle)
+        end = self._entry(edge, target, (2 * gutter, 2 * gutter), source.middle)
+        lane = self._lane(gutter, start, end, edge.source)
+        return (
+            Stop(side, source.column, 0, start),
+            Stop("lane", gutter, lane, start),
+            Stop("lane", gutter, lane, end),
+            Stop(side, target.column, 0, end),
+        )
+
+    def _straight(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
+        """Level from side to side."""
+        out, into, first, last = _sides(source, target)
+        low = max(source.top, target.top) + MARGIN
+        high = min(source.bottom, target.bottom) - MARGIN
+        if low > high:
+            return ()
+        known = self.exits.get((edge.source, out))
+        wishes = [known] if known is not None and low <= known <= high else []
+        span = _span(2 * first, 2 * last)
+        for y in [*wishes, *_outwards((low + high) / 2, low, high)]:
+            if self._free(y, span, edge.source) and self._clear(y, source.column, target.column):
+                self._take(y, span, edge.source)
+                self.exits.setdefault((edge.source, out), y)
+                return Stop(out, source.column, 0, y), Stop(into, target.column, 0, y)
+        return ()
+
+    def _bent(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
+        """Level, upright, level: the upright stretch next to one box, the long one past others."""
+        out, into, first, last = _sides(source, target)
+        ends = (2 * first, 2 * first), _span(2 * first, 2 * last)
+        for gutter, spans in ((first, ends), (last, (ends[1], (2 * last, 2 * last)))):
+            if gutter == first:
+                start = self._exit_y(edge, source, out, spans[0], target.middle)
+                end = self._entry_y(edge, target, spans[1], source.middle, source.column)
+            else:
+                start = self._exit_y(edge, source, out, spans[0], target.middle, target.column)
+                end = self._entry_y(edge, target, spans[1], source.middle)
+            if start is None or end is None:
+                continue
+            self._leave(edge, out, start, spans[0])
+            self._take(end, spans[1], edge.source)
+            lane = self._lane(gutter, start, end, edge.source)
+            return (
+                Stop(out, source.column, 0, start),
+                Stop("lane", gutter, lane, start),
+                Stop("lane", gutter, lane, end),
+                Stop(into, target.column, 0, end),
+            )
+        return ()
+
+    def _channel(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
+        """Past the boxes between by the room between two rows."""
+        out, into, first, last = _sides(source, target)
+        start = self._exit(edge, source, out, (2 * first, 2 * first), target.middle)
+        end = self._entry(edge, target, (2 * last, 2 * last), source.middle)
+        between = self._between_rows(edge, source, target, _span(2 * first, 2 * last))
+        here = self._lane(first, start, between, edge.source)
+        there = self._lane(last, between, end, edge.source)
+        return (
+            Stop(out, source.column, 0, start),
+            Stop("lane", first, here, start),
+            Stop("lane", first, here, between),
+            Stop("lane", last, there, between),
+            Stop("lane", last, there, end),
+            Stop(into, target.column, 0, end),
+        )
+
+    def _between_rows(
+        self, edge: Edge, source: Rect, target: Rect, span: tuple[int, int]
+    ) -> float:
+        rows = self.placed.rows
+        row = next(i for i, (top, bottom) in enumerate(rows) if top <= target.middle <= bottom)
+        above = source.middle < target.middle or row == len(rows) - 1
+        row = max(row if above else row + 1, 1)
+        low, high = rows[row - 1][1] + MARGIN, rows[row][0] - MARGIN
+        for y in _outwards(high if above else low, low, high):
+            if self._free(y, span, edge.source):
+                self._take(y, span, edge.source)
+                return y
+        self.crowded.add(row)
+        return high
+
+    # -- ends of lines -----------------------------------------------------------------------
+
+    def _exit(
+        self, edge: Edge, box: Rect, side: Side, span: tuple[int, int], towards: float
+    ) -> float:
+        y = self._exit_y(edge, box, side, span, towards)
+        y = box.middle if y is None else y
+        self._leave(edge, side, y, span)
+        return y
+
+    def _leave(self, edge: Edge, side: Side, y: float, span: tuple[int, int]) -> None:
+        self.exits.setdefault((edge.source, side), y)
+        self._take(y, span, edge.source)
+
+    def _entry(self, edge: Edge, box: Rect, span: tuple[int, int], towards: float) -> float:
+        y = self._entry_y(edge, box, span, towards)
+        y = box.middle if y is None else y
+        self._take(y, span, edge.source)
+        return y
+
+    def _exit_y(
+        self,
+        edge: Edge,
+        box: Rect,
+        side: Side,
+        span: tuple[int, int],
+        towards: float,
+        past: int | None = None,
+    ) -> float | None:
+        """Where a value leaves its box: where it left before, or else where there is room."""
+        known = self.exits.get((edge.source, side))
+        wishes = [known] if known is not None else []
+        return self._port(edge, box, span, towards, past, wishes)
+
+    def _entry_y(
+        self,
+        edge: Edge,
+        box: Rect,
+        span: tuple[int, int],
+        towards: float,
+        past: int | None = None,
+    ) -> float | None:
+        return self._port(edge, box, span, towards, past, [])
+
+    def _port(
+        self,
+        edge: Edge,
+        box: Rect,
+        span: tuple[int, int],
+        towards: float,
+        past: int | None,
+        wishes: list[float],
+    ) -> float | None:
+        low, high = box.top + MARGIN, box.bottom - MARGIN
+        wish = min(max(towards, low), high)
+        for y in [*wishes, *_outwards(wish, low, high)]:
+            clear = past is None or self._clear(y, past, box.column)
+            if clear and self._free(y, span, edge.source):
+                return y
+        return None
+
+    # -- what is taken -----------------------------------------------------------------------
+
+    def _clear(self, y: float, one: int, other: int) -> bool:
+        """Is there no box at this height in the columns between two?"""
+        between = range(min(one, other) + 1, max(one, other))
+        return not any(
+            rect.column in between and rect.top - APART < y < rect.bottom + APART
+            for rect in self.placed.rects.values()
+        )
+
+    def _free(self, y: float, span: tuple[int, int], net: str) -> bool:
+        return all(
+            whose == net or abs(y - other) >= APART or span[1] < start or end < span[0]
+            for other, start, end, whose in self.level
+        )
+
+    def _take(self, y: float, span: tuple[int, int], net: str) -> None:
+        self.level.append((y, *span, net))
+
+    def _lane(self, gutter: int, start: float, end: float, net: str) -> int:
+        """A lane whose stretch between two heights is free, the value's own before others."""
+        low, high = min(start, end), max(start, end)
+        lanes = self.lanes[gutter]
+        own = [i for i, taken in enumerate(lanes) if any(whose == net for *_, whose in taken)]
+        for index in [*own, *range(len(lanes))]:
+            if all(
+                whose == net or high + APART < top or bottom + APART < low
+                for top, bottom, whose in lanes[index]
+            ):
+                lanes[index].append((low, high, net))
+                return index
+        lanes.append([(low, high, net)])
+        return len(lanes) - 1
+
+
+def _sides(source: Rect, target: Rect) -> tuple[Side, Side, int, int]:
+    """The sides a line leaves and enters by, and the gutters there."""
+    if source.column < target.column:
+        return "right", "left", source.column + 1, target.column
+    return "left", "right", source.column, target.column + 1
+
+
+def _span(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
+
+
+def _outwards(wish: float, low: float, high: float) -> Iterator[float]:
+    """Heights from `low` to `high`, those near to the wished one first."""
+    yield wish
+    step = 1
+    while wish - step * APART >= low or wish + step * APART <= high:
+        if wish - step * APART >= low:
+            yield wish - step * APART
+        if wish + step * APART <= high:
+            yield wish + step * APART
+        step += 1

@@ -1,0 +1,273 @@
+"""Region → boxes in columns and rows, and the edges between them. Nothing here knows a pixel.
+
+Columns, from left to right: the forward pass, running down; what it keeps; what the backward pass
+computes again, running down as well; the gradients of weights; the gradients of activations,
+running up. Everything in the backward pass stands in the row of the forward op it belongs to, so
+that each value crosses over level with where it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+from llamac.inspect.memory import operation_count
+from llamac.inspect.values import (
+    base_of,
+    forward_by_name,
+    is_recomputed,
+    operands_of,
+    values_of,
+)
+from llamac.ir.graph import is_op, op_of, ops_in, output_of, placeholders, producer, type_of
+from llamac.ir.program import Program, Region
+from llamac.ops.elementwise import add
+
+Kind = Literal["matmul", "attention", "plain", "view", "end", "kept"]
+Flow = Literal["value", "kept", "recomputed", "gradient"]
+
+FORWARD, KEPT, AGAIN, WEIGHTS, BACKWARD = range(5)
+Column = tuple[int, int]  # one of the above, and a lane within it
+
+
+@dataclass(frozen=True)
+class Box:
+    """title: what it is. lines: (values, their type) pairs. hover: all there is to say."""
+
+    key: str
+    column: Column
+    row: int
+    kind: Kind
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    again: bool = False
+    hover: str = ""
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: str
+    target: str
+    flow: Flow
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One region's drawing. Boxes of one column and row stack, the first lowest."""
+
+    region: str
+    boxes: tuple[Box, ...]
+    edges: tuple[Edge, ...]
+
+
+def sheet_of(
+    program: Program, region: Region, lines: dict[int, str], bytes_of: Callable[[fx.Node], str]
+) -> Sheet:
+    """Lay a region out. lines: node → its line of IR, by id. bytes_of: how a kept value's size is
+    written."""
+    forward = _Forward(program, region, lines)
+    boxes, edges = list(forward.boxes()), list(forward.edges())
+    if region.backward is not None:
+        backward = _Backward(program, region, forward, lines, bytes_of)
+        boxes += [*backward.kept(), *backward.boxes()]
+        edges += backward.edges()
+    return Sheet(region.name, tuple(boxes), tuple(dict.fromkeys(edges)))
+
+
+def lines_of(node: fx.Node) -> tuple[tuple[str, str], ...]:
+    """Names of an op's values with their type; values of one type share a line."""
+    by_type: dict[str, list[str]] = {}
+    for value in values_of(node):
+        by_type.setdefault(str(type_of(value)), []).append(value.name)
+    return tuple((", ".join(names), kind) for kind, names in by_type.items())
+
+
+def kind_of(node: fx.Node, program: Program) -> Kind:
+    op = op_of(node)
+    if op.name.startswith("attention"):
+        return "attention"
+    if operation_count(node, program.symbols):
+        return "matmul"
+    return "view" if op.cost == "view" else "plain"
+
+
+def title_of(node: fx.Node) -> str:
+    """The op, and the parameters it reads."""
+    weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
+    return f"{op_of(node).name} · {', '.join(weights)}" if weights else op_of(node).name
+
+
+class _Forward:
+    """The forward graph in rows: one more than the latest operand's."""
+
+    def __init__(self, program: Program, region: Region, lines: dict[int, str]) -> None:
+        self.program, self.region, self.lines = program, region, lines
+        graph = region.forward.graph
+        inputs = placeholders(graph, "input")
+        # The stream is drawn; labels, like weights, are only mentioned by those that read them.
+        self.inputs = [n for n in inputs if n is inputs[0] or n.name in region.saved]
+        self.ops = list(ops_in(graph))
+        self.row: dict[fx.Node, int] = dict.fromkeys(self.inputs, 0)
+        self.lane: dict[fx.Node, int] = {node: i for i, node in enumerate(self.inputs)}
+        for node in self.ops:
+            above = [p for p in self.sources(node) if p in self.row]
+            self.row[node] = 1 + max((self.row[p] for p in above), default=0)
+            self.lane[node] = self._free_lane(node, above)
+        self.last = max(self.row.values()) + 1
+        self.output = output_of(graph)
+        self.maker, _ = producer(self.output)
+
+    def _free_lane(self, node: fx.Node, above: list[fx.Node]) -> int:
+        taken = {self.lane[n] for n, row in self.row.items() if row == self.row[node] and n in self.lane}
+        wished = [self.lane[p] for p in above[:1]]
+        return next(lane for lane in [*wished, *range(len(taken) + 1)] if lane not in taken)
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        found = (producer(one)[0] for one in operands_of(node))
+        return list(dict.fromkeys(p for p in found if p.op == "call_function" or p in self.inputs))
+
+    def boxes(self) -> Iterator[Box]:
+        for node in self.inputs:
+            yield self.end(node, "input", (FORWARD, self.lane[node]), 0, "f")
+        yield self.end(self.output, "output", (FORWARD, self.lane[self.maker]), self.last, "out")
+        for node in self.ops:
+            yield Box(
+                f"f.{node.name}",
+                (FORWARD, self.lane[node]),
+                self.row[node],
+                kind_of(node, self.program),
+                title_of(node),
+                lines_of(node),
+                hover=self.lines.get(id(node), ""),
+            )
+
+    def end(self, node: fx.Node, title: str, column: Column, row: int, prefix: str) -> Box:
+        shown = ((node.name, str(type_of(node))),)
+        hover = self.lines.get(id(node), "")
+        return Box(f"{prefix}.{node.name}", column, row, "end", title, shown, hover=hover)
+
+    def edges(self) -> Iterator[Edge]:
+        for node in self.ops:
+            for source in self.sources(node):
+                yield Edge(f"f.{source.name}", f"f.{node.name}", "value")
+        yield Edge(f"f.{self.maker.name}", f"out.{self.output.name}", "value")
+
+
+class _Backward:
+    def __init__(
+        self,
+        program: Program,
+        region: Region,
+        forward: _Forward,
+        lines: dict[int, str],
+        bytes_of: Callable[[fx.Node], str],
+    ) -> None:
+        assert region.backward is not None
+        self.program, self.region, self.forward = program, region, forward
+        self.lines, self.bytes_of = lines, bytes_of
+        self.graph = region.backward.graph
+        self.by_name = forward_by_name(region)
+        self.row_of_value = {
+            name: forward.row[producer(value)[0]]
+            for name, value in self.by_name.items()
+            if producer(value)[0] in forward.row
+        }
+        self.place: dict[fx.Node, tuple[Column, int]] = {}
+        row = forward.last
+        for node in ops_in(self.graph):
+            if is_recomputed(node, self.by_name):
+                self.place[node] = (AGAIN, 0), self._row_again(node)
+                continue
+            wished = self._row_of_gradient(node)
+            weights = self._only_weights(node)
+            if weights:
+                self.place[node] = (WEIGHTS, 0), row if wished is None else wished
+                continue
+            row = row if wished is None else min(wished, row)  # gradients flow up
+            self.place[node] = (BACKWARD, 0), row
+
+    def _row_again(self, node: fx.Node) -> int:
+        rows = [self.row_of_value[v.name] for v in values_of(node) if v.name in self.row_of_value]
+        return rows[0]
+
+    def _only_weights(self, node: fx.Node) -> bool:
+        returned = output_of(self.graph)
+        weights = {value for name, value in returned.items() if name in self.program.parameters}
+        return all(v in weights and len(v.users) == 1 for v in values_of(node))
+
+    def _row_of_gradient(self, node: fx.Node) -> int | None:
+        """The row of the forward op this op finds gradients for, told by what they are called."""
+        found = (self._owner(value.name, node) for value in values_of(node))
+        owner = next((one for one in found if one is not None), None)
+        return None if owner is None else self.forward.row.get(owner)
+
+    def _owner(self, name: str, node: fx.Node) -> fx.Node | None:
+        stem, _, reader = name.removeprefix("d_").partition("_from_")
+        if reader in self.by_name:
+            return producer(self.by_name[reader])[0]
+        nodes = {n.name: n for n in placeholders(self.region.forward.graph)} | self.by_name
+        value = nodes.get(stem)
+        if value is None:
+            return None
+        readers = [user for user in value.users if user in self.forward.row]
+        maker, _ = producer(value)
+        if is_op(node, add):  # the sum of what all readers send back to the maker
+            return maker
+        alike = [one for one in [*readers, maker] if one.op == "call_function"]
+        named = [one for one in alike if op_of(node).name.startswith(op_of(one).name)]
+        if named:
+            return max(named, key=lambda one: len(op_of(one).name))
+        return readers[0] if len(readers) == 1 else maker
+
+    def kept(self) -> Iterator[Box]:
+        for name in self.region.saved:
+            value = self.by_name[name]
+            base = base_of(value)
+            size = self.bytes_of(value) if base is value else f"view of {base.name}"
+            row = self.row_of_value[name]
+            kind = str(type_of(value))
+            yield Box(f"k.{name}", (KEPT, 0), row, "kept", name, ((size, ""),), hover=kind)
+
+    def boxes(self) -> Iterator[Box]:
+        (seed,) = placeholders(self.graph, "cotangent")
+        yield self.forward.end(seed, "gradient in", (BACKWARD, 0), self.forward.last, "b")
+        for node, (column, row) in self.place.items():
+            yield Box(
+                f"b.{node.name}",
+                column,
+                row,
+                kind_of(node, self.program),
+                title_of(node),
+                lines_of(node),
+                again=column[0] == AGAIN,
+                hover=self.lines.get(id(node), ""),
+            )
+        for value in self._returned():
+            yield self.forward.end(value, "gradient out", (BACKWARD, 0), 0, "out")
+
+    def _returned(self) -> list[fx.Node]:
+        """Gradients that leave for the region before this one."""
+        returned = output_of(self.graph).items()
+        return [value for name, value in returned if name not in self.program.parameters]
+
+    def edges(self) -> Iterator[Edge]:
+        for name in self.region.saved:
+            maker = producer(self.by_name[name])[0]
+            yield Edge(f"f.{maker.name}", f"k.{name}", "kept")
+        for node in self.place:
+            for operand in operands_of(node):
+                source, _ = producer(operand)
+                role = source.meta.get("role")
+                if role == "saved":
+                    yield Edge(f"k.{source.name}", f"b.{node.name}", "kept")
+                elif role == "cotangent":
+                    yield Edge(f"b.{source.name}", f"b.{node.name}", "gradient")
+                elif role is None:
+                    again = self.place[source][0][0] == AGAIN
+                    flow: Flow = "recomputed" if again else "gradient"
+                    yield Edge(f"b.{source.name}", f"b.{node.name}", flow)
+        for value in self._returned():
+            yield Edge(f"b.{producer(value)[0].name}", f"out.{value.name}", "gradient")

@@ -1,0 +1,193 @@
+"""Colours, letters and strokes of the drawings, and their legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS
+
+Point = tuple[float, float]
+
+PAPER, INK, MUTED = "#fbfaf7", "#1f2937", "#6b7280"
+HEADINGS = {
+    FORWARD: "forward ↓",
+    KEPT: "kept",
+    AGAIN: "computed again ↓",
+    WEIGHTS: "gradients of weights",
+    BACKWARD: "backward ↑",
+}
+FLOWS = {"value": "#475569", "kept": "#d97706", "recomputed": "#0d9488", "gradient": "#be3455"}
+# kind → fill, border
+BOXES = {
+    "matmul": ("#dbe7fb", "#2f5fb3"),
+    "attention": ("#e8defa", "#6d3fb8"),
+    "plain": ("#ffffff", "#9aa3af"),
+    "view": ("#fbfaf7", "#b9bfc8"),
+    "end": ("#eceae3", "#b5b0a3"),
+    "kept": ("#fde9b8", "#d97706"),
+}
+MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+SANS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+LEGEND_BOXES = (
+    ("matmul", False, "matmul"),
+    ("attention", False, "attention"),
+    ("plain", False, "memory-bound"),
+    ("view", False, "view, no data of its own"),
+    ("kept", False, "kept for the backward pass"),
+    ("plain", True, "computed again"),
+)
+LEGEND_FLOWS = (
+    ("value", "value"),
+    ("kept", "kept value"),
+    ("recomputed", "recomputed value"),
+    ("gradient", "gradient"),
+)
+STEP, SWATCH = 22.0, 30.0
+
+
+def opening(width: float, height: float, title: str) -> Iterator[str]:
+    w, h = _n(width), _n(height)
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
+        f'viewBox="0 0 {w} {h}" role="img" aria-label={quoteattr(title)}>'
+    )
+    yield f"<title>{escape(title)}</title>"
+    yield "<style>"
+    yield f"text {{ font: 11px {MONO}; fill: {INK}; }}"
+    yield f".h1 {{ font: 600 20px {SANS}; }} .h2 {{ font: 600 15px {SANS}; }}"
+    yield f".muted {{ font: 12px {SANS}; fill: {MUTED}; }} .legend {{ font: 12px {SANS}; }}"
+    yield f".head {{ font: 600 12px {SANS}; text-anchor: middle; fill: {MUTED}; }}"
+    for group, flow in ((KEPT, "kept"), (AGAIN, "recomputed"), (WEIGHTS, "gradient")):
+        yield f".g{group} {{ fill: {FLOWS[flow]}; }}"
+    yield f".g{BACKWARD} {{ fill: {FLOWS['gradient']}; }}"
+    yield f".op {{ fill: {MUTED}; }}"
+    yield ".name { font-weight: 600; }"
+    yield f".type {{ text-anchor: end; fill: {MUTED}; }} .size {{ fill: #92580a; }}"
+    for kind in ("matmul", "attention"):
+        yield f".op.{kind} {{ fill: {BOXES[kind][1]}; font-weight: 600; }}"
+    yield f".op.kept {{ fill: {INK}; font-weight: 600; }}"
+    yield "path.line { fill: none; stroke-linejoin: round; }"
+    yield "</style>"
+    yield (
+        '<defs><pattern id="again" width="7" height="7" patternUnits="userSpaceOnUse" '
+        f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
+        'fill-opacity="0.22"/></pattern></defs>'
+    )
+    yield f'<rect width="{w}" height="{h}" rx="10" fill="{PAPER}"/>'
+
+
+def text(x: float, y: float, content: str, css: str) -> str:
+    return f'<text x="{_n(x)}" y="{_n(y)}" class="{css}">{escape(content)}</text>'
+
+
+def band(x: float, y: float, width: float, height: float) -> str:
+    """The ground of the column of kept values."""
+    return _rect(x, y, width, height, 8, "#fdf3d9", "none", "")
+
+
+def rectangle(
+    x: float, y: float, width: float, height: float, kind: str, again: bool
+) -> Iterator[str]:
+    fill, border = BOXES[kind]
+    dashed = ' stroke-dasharray="4 3"' if kind == "view" else ""
+    heavy = ' stroke-width="1.6"' if kind in ("matmul", "attention") else ""
+    radius = {"end": 14.0, "kept": 12.0}.get(kind, 6.0)
+    if again:
+        border = FLOWS["recomputed"]
+    yield _rect(x, y, width, height, radius, fill, border, dashed + heavy)
+    if again:
+        yield _rect(x, y, width, height, radius, "url(#again)", "none", "")
+
+
+def halo(points: Sequence[Point]) -> str:
+    """Under a line, so that what it crosses reads as passing below."""
+    return (
+        f'<path class="line" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
+        'stroke-opacity="0.9"/>'
+    )
+
+
+def arrow(points: Sequence[Point], flow: str) -> str:
+    """A line with round corners, and its head at the last point."""
+    colour = FLOWS[flow]
+    width = 2.0 if flow == "kept" else 1.5
+    (x0, y0), (x, y) = points[-2], points[-1]
+    dx, dy = _sign(x - x0), _sign(y - y0)
+    shaft = [*points[:-1], (x - 5 * dx, y - 5 * dy)]
+    tip = (
+        f"{_n(x - dx)},{_n(y - dy)} {_n(x - 7 * dx + 3.5 * dy)},{_n(y - 7 * dy + 3.5 * dx)} "
+        f"{_n(x - 7 * dx - 3.5 * dy)},{_n(y - 7 * dy - 3.5 * dx)}"
+    )
+    return (
+        f'<path class="line" d="{_path(shaft)}" stroke="{colour}" stroke-width="{width}"/>'
+        f'<polygon points="{tip}" fill="{colour}"/>'
+    )
+
+
+def legend(x: float, y: float, width: float) -> Iterator[str]:
+    """What the looks mean, in as many rows as the width asks for."""
+    places = list(_legend_places(width))
+    boxes = len(LEGEND_BOXES)
+    for (kind, again, label), (dx, dy) in zip(LEGEND_BOXES, places, strict=False):
+        yield from rectangle(x + dx, y + dy, SWATCH, 14, kind, again)
+        yield text(x + dx + SWATCH + 8, y + dy + 11.5, label, "legend")
+    for (flow, label), (dx, dy) in zip(LEGEND_FLOWS, places[boxes:], strict=True):
+        yield arrow([(x + dx, y + dy + 7), (x + dx + SWATCH, y + dy + 7)], flow)
+        yield text(x + dx + SWATCH + 8, y + dy + 11.5, label, "legend")
+
+
+def legend_height(width: float) -> float:
+    return max(y for _, y in _legend_places(width)) + STEP
+
+
+def _legend_places(width: float) -> Iterator[Point]:
+    x = y = 0.0
+    labels = [label for *_, label in LEGEND_BOXES] + [label for *_, label in LEGEND_FLOWS]
+    for label in labels:
+        wide = SWATCH + 8 + 7.2 * len(label) + 20
+        if x and x + wide > width:
+            x, y = 0.0, y + STEP
+        yield x, y
+        x += wide
+
+
+def _rect(
+    x: float, y: float, width: float, height: float, radius: float, fill: str, stroke: str, more: str
+) -> str:
+    return (
+        f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" '
+        f'rx="{_n(radius)}" fill="{fill}" stroke="{stroke}"{more}/>'
+    )
+
+
+def _path(points: Sequence[Point], radius: float = 5.0) -> str:
+    """A line along level and upright stretches, its corners rounded."""
+    parts = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
+    for before, corner, after in zip(points, points[1:], points[2:], strict=False):
+        reach = min(radius, _distance(before, corner) / 2, _distance(corner, after) / 2)
+        start, end = _towards(corner, before, reach), _towards(corner, after, reach)
+        parts.append(f"L{_n(start[0])} {_n(start[1])}")
+        parts.append(f"Q{_n(corner[0])} {_n(corner[1])} {_n(end[0])} {_n(end[1])}")
+    parts.append(f"L{_n(points[-1][0])} {_n(points[-1][1])}")
+    return "".join(parts)
+
+
+def _towards(start: Point, goal: Point, reach: float) -> Point:
+    return (
+        start[0] + reach * _sign(goal[0] - start[0]),
+        start[1] + reach * _sign(goal[1] - start[1]),
+    )
+
+
+def _distance(one: Point, other: Point) -> float:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _n(value: float) -> str:
+    """A number with at most one decimal."""
+    return f"{value:.1f}".removesuffix(".0")

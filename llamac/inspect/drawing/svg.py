@@ -1,0 +1,184 @@
+"""Regions as an SVG picture, drawn without any library. The same Program gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from torch import fx
+
+from llamac.inspect.drawing import style
+from llamac.inspect.drawing.place import (
+    CHARACTER,
+    LINE,
+    PADDING,
+    TEXT,
+    TITLE,
+    Rect,
+    columns_of,
+)
+from llamac.inspect.drawing.route import APART, Line, Routed, Stop, route
+from llamac.inspect.drawing.sheet import KEPT, Box, Column, Sheet, sheet_of
+from llamac.inspect.memory import program_memory, readable_bytes, stream_bytes
+from llamac.inspect.values import layer_count
+from llamac.ir.graph import type_of
+from llamac.ir.printer import graph_lines
+from llamac.ir.program import Program, Region
+
+BORDER = 28.0
+GUTTER = 26.0  # between columns where no line runs upright
+HEADING = 62.0  # above each region
+
+
+def program_svg(program: Program, stage: str, only: str | None = None) -> str:
+    """The regions one below the other, columns in line. only: one region."""
+    size = _sizes(program)
+    regions = [region for region in program.regions.values() if only in (None, region.name)]
+    sheets = [sheet_of(program, region, _ir_lines(region), size) for region in regions]
+    widths = columns_of(sheets)
+    routed = [route(sheet, list(widths)) for sheet in sheets]
+    frame = _frame(widths, routed)
+    body: list[str] = []
+    y = BORDER + 58.0
+    for region, sheet, one in zip(regions, sheets, routed, strict=True):
+        body += _region(program, region, sheet, one, frame, y)
+        y += HEADING + one.placed.height + 40.0
+    body += style.legend(BORDER, y, frame.width - 2 * BORDER)
+    y += style.legend_height(frame.width - 2 * BORDER) + BORDER
+    title = f"{program.name} after {stage}"
+    return "\n".join(
+        [
+            *style.opening(frame.width, y, title),
+            style.text(BORDER, BORDER + 20, title, "h1"),
+            style.text(BORDER, BORDER + 40, _summary(program), "muted"),
+            *body,
+            "</svg>\n",
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where each column begins and ends, and each gutter's first lane is."""
+
+    columns: tuple[Column, ...]
+    left: tuple[float, ...]
+    right: tuple[float, ...]
+    lanes: tuple[float, ...]
+    width: float
+
+    def x(self, stop: Stop) -> float:
+        if stop.at == "lane":
+            return self.lanes[stop.index] + stop.lane * 1.5 * APART
+        left, right = self.left[stop.index], self.right[stop.index]
+        return {"left": left, "right": right, "middle": (left + right) / 2}[stop.at]
+
+
+def _frame(widths: dict[Column, float], routed: Sequence[Routed]) -> _Frame:
+    counts = [max(counts) for counts in zip(*(one.lanes for one in routed), strict=True)]
+    lefts, rights, lanes = [], [], []
+    x = BORDER
+    for index, width in enumerate([*widths.values(), 0.0]):
+        inner = 0 < index < len(widths)
+        room = counts[index] * 1.5 * APART
+        lanes.append(x + GUTTER / 2 if inner else x + 6.0)
+        x += GUTTER + room if inner else room + (6.0 if room else 0.0)
+        if index < len(widths):
+            lefts.append(x)
+            x += width
+            rights.append(x)
+    width = max(x + BORDER, 560.0)
+    return _Frame(tuple(widths), tuple(lefts), tuple(rights), tuple(lanes), width)
+
+
+def _ir_lines(region: Region) -> dict[int, str]:
+    lines: dict[int, str] = {}
+    for direction in ("forward", "backward"):
+        if direction == "forward" or region.backward is not None:
+            for line, node in graph_lines(region, direction):
+                lines[id(node)] = line.strip()
+    return lines
+
+
+def _sizes(program: Program) -> Callable[[fx.Node], str]:
+    unit = stream_bytes(program)
+
+    def size(value: fx.Node) -> str:
+        nbytes = type_of(value).nbytes(program.symbols)
+        return f"{readable_bytes(nbytes)} · {nbytes / unit:.2f} sbh"
+
+    return size
+
+
+def _summary(program: Program) -> str:
+    symbols = " · ".join(f"{name} = {size:,}" for name, size in program.symbols.items())
+    return f"{program.parameter_count:,} parameters · {len(program.layers)} layers · {symbols}"
+
+
+def _region(
+    program: Program, region: Region, sheet: Sheet, routed: Routed, frame: _Frame, top: float
+) -> Iterator[str]:
+    count = layer_count(region.name, program.layers)
+    yield style.text(BORDER, top + 18, region.name + (f" × {count}" if count > 1 else ""), "h2")
+    yield style.text(BORDER, top + 35, _about(program, region), "muted")
+    top += HEADING
+    used = {frame.columns.index(box.column) for box in sheet.boxes}
+    yield from _columns(frame, used, top, routed.placed.height)
+    by_source: dict[str, list[Line]] = {}
+    for line in routed.lines:
+        by_source.setdefault(line.edge.source, []).append(line)
+    for lines in by_source.values():  # the halo of one value's lines does not cut its own
+        paths = [[(frame.x(stop), top + stop.y) for stop in line.stops] for line in lines]
+        yield from (style.halo(path) for path in paths)
+        yield from (
+            style.arrow(path, line.edge.flow) for path, line in zip(paths, lines, strict=True)
+        )
+    for box in sheet.boxes:
+        yield from _box(box, routed.placed.rects[box.key], frame, top)
+
+
+def _about(program: Program, region: Region) -> str:
+    if region.backward is None:
+        return "forward only"
+    memory = program_memory(program)
+    (one,) = (m for m in memory.regions if m.name == region.name)
+    each = " a layer" if one.count > 1 else ""
+    text = f"keeps {readable_bytes(one.saved)}{each} = {memory.sbh(one.saved):.2f} sbh"
+    if one.everything != one.saved:
+        text += f"; with nothing recomputed, {readable_bytes(one.everything)}"
+        text += f" = {memory.sbh(one.everything):.2f} sbh"
+    return text
+
+
+def _columns(frame: _Frame, used: set[int], top: float, height: float) -> Iterator[str]:
+    groups: dict[int, list[int]] = {}
+    for index in sorted(used):
+        groups.setdefault(frame.columns[index][0], []).append(index)
+    for group, members in groups.items():
+        left, right = frame.left[members[0]], frame.right[members[-1]]
+        if group == KEPT:
+            yield style.band(left - 6, top - 8, right - left + 12, height + 16)
+        yield style.text((left + right) / 2, top - 14, style.HEADINGS[group], f"head g{group}")
+
+
+def _box(box: Box, rect: Rect, frame: _Frame, top: float) -> Iterator[str]:
+    left, right = frame.left[rect.column], frame.right[rect.column]
+    y = top + rect.top
+    yield "<g>"
+    if box.hover:
+        yield f"<title>{escape(box.hover)}</title>"
+    yield from style.rectangle(left, y, right - left, rect.bottom - rect.top, box.kind, box.again)
+    y += PADDING[1] + TITLE
+    yield style.text(left + PADDING[0], y, box.title, f"op {box.kind}")
+    for names, kind in box.lines:
+        y += LINE
+        yield style.text(left + PADDING[0], y, names, "name" if kind else "size")
+        if kind:
+            yield style.text(right - PADDING[0], y, kind, "type")
+    yield "</g>"
+
+
+def text_width(text: str) -> float:
+    """How wide a line of text in a box may get."""
+    return len(text) * TEXT * CHARACTER

@@ -1,0 +1,208 @@
+"""What the forward pass keeps for the backward pass, region by region, value by value.
+
+The accounting is by storage: a view costs nothing of its own, and a kept view keeps all of the
+tensor it looks into. Parameters and constant tables are not counted, for they live anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+from llamac.inspect.values import (
+    base_of,
+    forward_by_name,
+    forward_values,
+    is_recomputed,
+    layer_count,
+    operands_of,
+    values_of,
+)
+from llamac.ir.graph import op_of, ops_in, placeholders, producer, type_of
+from llamac.ir.program import Program, Region
+from llamac.ir.types import TensorType
+
+Status = Literal["saved", "recomputed", "view", "not needed"]
+
+
+@dataclass(frozen=True)
+class ValueMemory:
+    """One forward value.
+
+    nbytes: its size, with B and S of the program. base: the value whose memory it is (its own name
+    unless `status` is `view`). kept: the bytes that it adds to what waits for the backward pass.
+    """
+
+    name: str
+    type: TensorType
+    nbytes: int
+    status: Status
+    base: str
+    kept: int
+
+
+@dataclass(frozen=True)
+class RegionMemory:
+    """One region, run once. Sizes are in bytes.
+
+    count: how often a forward pass of the model runs it. saved: what is kept each time.
+    everything: what would be kept if nothing were recomputed — all that gradients are found from.
+    """
+
+    name: str
+    count: int
+    values: tuple[ValueMemory, ...]
+    saved: int
+    everything: int
+
+
+@dataclass(frozen=True)
+class ProgramMemory:
+    """unit: bytes of batch·seq·dim elements of the residual stream, which papers call sbh."""
+
+    regions: tuple[RegionMemory, ...]
+    unit: int
+    parameters: int
+    parameter_bytes: int
+
+    @property
+    def saved(self) -> int:
+        return sum(region.saved * region.count for region in self.regions)
+
+    @property
+    def everything(self) -> int:
+        return sum(region.everything * region.count for region in self.regions)
+
+    def sbh(self, nbytes: float) -> float:
+        return nbytes / self.unit
+
+
+def program_memory(program: Program) -> ProgramMemory:
+    """The accounting of every region that has a backward graph (inference keeps nothing)."""
+    itemsizes = (
+        parameter.type.nbytes({}) * program.copies(parameter)
+        for parameter in program.parameters.values()
+    )
+    return ProgramMemory(
+        regions=tuple(
+            region_memory(region, program.symbols, layer_count(region.name, program.layers))
+            for region in program.regions.values()
+            if region.backward is not None
+        ),
+        unit=stream_bytes(program),
+        parameters=program.parameter_count,
+        parameter_bytes=sum(itemsizes),
+    )
+
+
+def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) -> RegionMemory:
+    """The accounting of one differentiated region."""
+    assert region.backward is not None, f"{region.name} has no backward graph"
+    forward = forward_by_name(region)
+    kept = {base_of(forward[name]).name for name in region.saved}
+    again = _recomputed(region.backward.graph, forward)
+    values = tuple(
+        _value(value, symbols, kept, again, forward) for value in forward_values(region)
+    )
+    return RegionMemory(
+        region.name,
+        count,
+        values,
+        saved=sum(value.kept for value in values),
+        everything=_everything(region.backward.graph, forward, symbols),
+    )
+
+
+def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
+    """Bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
+    forward = forward_by_name(region)
+    return _storage((forward[name] for name in region.saved), symbols)
+
+
+def activation_bytes(region: Region, symbols: Mapping[str, int]) -> int:
+    """Bytes of everything one run of a region's forward pass computes, views not counted."""
+    computed = (v for node in ops_in(region.forward.graph) for v in values_of(node))
+    return sum(type_of(v).nbytes(symbols) for v in computed if base_of(v) is v)
+
+
+def stream_bytes(program: Program) -> int:
+    """Bytes of the residual stream, batch·seq·dim elements in the compute dtype: 1 sbh."""
+    layer = program.regions[program.layers[0]]
+    return type_of(placeholders(layer.forward.graph, "input")[0]).nbytes(program.symbols)
+
+
+def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
+    """Floating-point operations of a matmul or an attention; 0 for all else."""
+    shapes = [
+        tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)
+        if isinstance(one, fx.Node)
+        else None
+        for one in node.args
+    ]
+    return op_of(node).flops(*shapes, **node.kwargs)
+
+
+def readable_bytes(nbytes: float) -> str:
+    """Three digits and a binary unit: 1536 → `1.50 KiB`."""
+    size, unit = float(nbytes), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    if unit == "B" or size >= 100:
+        return f"{size:.0f} {unit}"
+    return f"{size:#.3g} {unit}"
+
+
+def _value(
+    value: fx.Node,
+    symbols: Mapping[str, int],
+    kept: set[str],
+    again: set[str],
+    forward: Mapping[str, fx.Node],
+) -> ValueMemory:
+    nbytes = type_of(value).nbytes(symbols)
+    base = base_of(value)
+    status: Status = "not needed"
+    if base is not value:
+        status = "view"
+    elif value.name in kept:
+        status = "saved"
+    elif value.name in again:
+        status = "recomputed"
+    held = nbytes if status == "saved" else 0
+    return ValueMemory(value.name, type_of(value), nbytes, status, base.name, held)
+
+
+def _recomputed(backward: fx.Graph, forward: Mapping[str, fx.Node]) -> set[str]:
+    return {
+        value.name
+        for node in ops_in(backward)
+        if is_recomputed(node, forward)
+        for value in values_of(node)
+    }
+
+
+def _everything(
+    backward: fx.Graph, forward: Mapping[str, fx.Node], symbols: Mapping[str, int]
+) -> int:
+    """Bytes of the tensors behind all forward values that ops read which find gradients."""
+    found: dict[str, int] = {}
+    for node in ops_in(backward):
+        if is_recomputed(node, forward):
+            continue
+        for operand in operands_of(node):
+            base = base_of(operand)
+            base = base_of(forward.get(base.name, base))
+            again = base.op == "call_function" and is_recomputed(producer(base)[0], forward)
+            if base.name in forward or again:
+                found[base.name] = type_of(base).nbytes(symbols)
+    return sum(found.values())
+
+
+def _storage(values: Iterable[fx.Node], symbols: Mapping[str, int]) -> int:
+    """Bytes of the tensors behind these values, each counted once."""
+    return sum(type_of(base).nbytes(symbols) for base in {base_of(value) for value in values})

@@ -1,0 +1,58 @@
+"""What a drawing, a table and a diff all ask of a region: its values, its views, what is recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import fx
+
+from llamac.ir.graph import op_of, ops_in, producer, results
+from llamac.ir.program import Region
+
+
+def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The values an op makes that somebody uses."""
+    return tuple(value for value in results(node) if value is not None)
+
+
+def operands_of(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The values an op reads, each once, in order."""
+    return tuple(dict.fromkeys(one for one in node.args if isinstance(one, fx.Node)))
+
+
+def base_of(value: fx.Node) -> fx.Node:
+    """The value whose memory this one is: itself, unless views lie between."""
+    source, _ = producer(value)
+    if source.op == "call_function" and op_of(source).cost == "view":
+        return base_of(operands_of(source)[0])
+    return value
+
+
+def forward_values(region: Region) -> Iterator[fx.Node]:
+    """The region's inputs and everything its forward pass computes, in order.
+
+    Parameters and constant tables are not among them: they live whether kept or not.
+    """
+    graph = region.forward.graph
+    for node in graph.nodes:
+        if node.op == "placeholder" and node.meta["role"] == "input":
+            yield node
+    for node in ops_in(graph):
+        yield from values_of(node)
+
+
+def is_recomputed(node: fx.Node, forward: Mapping[str, fx.Node]) -> bool:
+    """Is this op of a backward graph a forward op run again? forward: its values by name.
+
+    Not all its results need be there: nothing in the forward pass may have asked for one of them.
+    """
+    return any(value.name in forward for value in values_of(node))
+
+
+def forward_by_name(region: Region) -> dict[str, fx.Node]:
+    return {value.name: value for value in forward_values(region)}
+
+
+def layer_count(region: str, layers: tuple[str, ...]) -> int:
+    """How often one forward pass of the model runs a region."""
+    return layers.count(region) if region in layers else 1
