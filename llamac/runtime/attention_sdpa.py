@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
-CAUSAL_FROM_TOP_LEFT = 1  # the memory-efficient kernel's code for this mask
 
 
 def _uses_flash(q: Tensor) -> bool:
@@ -41,10 +40,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
         return aten._flash_attention_forward(
             q, k, v, None, None, length, length, 0.0, True, False, scale=scale
         )[:2]
-    k, v = _repeat(k, heads), _repeat(v, heads)
-    return aten._efficient_attention_forward(
-        q, k, v, None, None, None, None, None, 0.0, CAUSAL_FROM_TOP_LEFT, True, scale=scale
-    )[:2]
+    q, k, v = (_repeat(x, heads).transpose(1, 2) for x in (q, k, v))
+    out, logsumexp, _seed, _offset = aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, True, 0.0, True, scale=scale
+    )
+    return out.transpose(1, 2), logsumexp
 
 
 def attention_backward(
@@ -79,24 +79,21 @@ def attention_backward(
             scale=scale,
         )
         return d_q, d_k, d_v
-    k, v = _repeat(k, heads), _repeat(v, heads)
-    d_q, d_k, d_v, _ = aten._efficient_attention_backward(
+    d_out, q, k, v, out = (_repeat(x, heads).transpose(1, 2) for x in (d_out, q, k, v, out))
+    *gradients, _d_bias = aten._scaled_dot_product_efficient_attention_backward(
         d_out,
         q,
         k,
         v,
         None,
         out,
-        None,
-        None,
-        length,
-        length,
         logsumexp,
+        unused,
+        unused,
         0.0,
-        unused,
-        unused,
-        CAUSAL_FROM_TOP_LEFT,
-        False,
+        [True, True, True, False],
+        True,
         scale=scale,
     )
+    d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
     return d_q, _reduce(d_k, groups), _reduce(d_v, groups)

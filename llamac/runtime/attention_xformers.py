@@ -55,17 +55,18 @@ def attention_backward(
         return memory_efficient_attention_backward(
             d_out, out, logsumexp, q, k, v, mask, scale=scale
         )
+    # xformers knows groups in the forward pass only: here each query head gets a key head.
     d_q, d_k, d_v = memory_efficient_attention_backward(
-        _grouped(d_out, groups),
-        _grouped(out, groups),
-        logsumexp.unflatten(1, (groups, -1)),
-        _grouped(q, groups),
-        _shared(k, heads),
-        _shared(v, heads),
+        d_out,
+        out,
+        logsumexp,
+        q,
+        _shared(k, heads).flatten(2, 3),
+        _shared(v, heads).flatten(2, 3),
         mask,
         scale=scale,
     )
-    return d_q.flatten(2, 3), d_k.sum(3), d_v.sum(3)
+    return d_q, _grouped(d_k, groups).sum(3), _grouped(d_v, groups).sum(3)
 
 
 @attention_backward.register_fake
