@@ -4,7 +4,7 @@ A golden holds structure, never numbers that a machine computed. Each one is als
 and dtypes at full size on fake tensors, its numbers in float64 (the golden's own text where it is
 small enough, else a twin with the same operations and small sizes).
 
-`pytest tests/test_goldens.py --update-goldens` rewrites them; read the difference before committing.
+`pytest tests/test_goldens.py --update-goldens` rewrites them; read the diff before committing.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def test_the_golden_has_the_operations_of_what_runs(case: Case) -> None:
 def test_every_stage_matches_the_reference(case: Case) -> None:
     known, running = twin(case)
     for program in (programs(case) if case.small else running).values():
-        attend_by(program, "math")  # xformers runs on CUDA only, and never in float64
+        without_xformers(program)
         assert_matches(program, known)
 
 
@@ -193,7 +193,7 @@ def test_every_stage_matches_the_reference(case: Case) -> None:
 def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
     known, running = twin(case)
     program = (programs(case) if case.small else running)["06-checkpoint.ir"]
-    attend_by(program, "math")
+    without_xformers(program)
     found = logits(program, known.weights, tables(program, 16), known.tokens)
     assert_close(found, known.logits, "logits")
 
@@ -201,18 +201,19 @@ def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
 @every_case
 def test_every_value_has_its_recorded_type_at_full_size(case: Case) -> None:
     program = programs(case)["06-checkpoint.ir"]
-    attend_by(program, "sdpa")
+    without_xformers(program)
     for region in program.regions.values():
         for module in filter(None, (region.forward, region.backward)):
             check_types(module.graph, program.symbols)
 
 
-def attend_by(program: Program, kernel: str) -> None:
+def without_xformers(program: Program) -> None:
+    """It runs on CUDA only, and never in float64."""
     for region in program.regions.values():
         for module in filter(None, (region.forward, region.backward)):
             for node in ops_in(module.graph):
-                if "kernel" in node.kwargs:
-                    node.kwargs = {**node.kwargs, "kernel": kernel}
+                if node.kwargs.get("kernel") == "xformers":
+                    node.kwargs = {**node.kwargs, "kernel": "sdpa"}
 
 
 def check_types(graph: torch.fx.Graph, symbols) -> None:

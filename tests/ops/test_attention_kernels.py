@@ -1,0 +1,179 @@
+"""Attention by kernels that do not run on this machine: what can be told without a GPU.
+
+The CUDA branches run on fake tensors, which hold PyTorch's operators to their signatures and
+shapes; xformers is played by a stand-in that keeps to its conventions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llamac.runtime import attention_math, attention_sdpa
+from tests.compare import assert_close
+
+B, S, H, D, SCALE = 2, 64, 8, 16, 0.2
+grouping = pytest.mark.parametrize("groups", [H, 2, 1])
+
+
+def qkv(groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(B, S, heads, D, dtype=torch.float64) for heads in (H, groups, groups))
+    return q, k, v
+
+
+def by_autograd(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor) -> tuple[Tensor, ...]:
+    """(out, d_q, d_k, d_v) by PyTorch's own attention and its autograd."""
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in leaves), is_causal=True, scale=SCALE, enable_gqa=True
+    ).transpose(1, 2)
+    return out.detach(), *torch.autograd.grad(out, leaves, d_out)
+
+
+@grouping
+@pytest.mark.parametrize("module", [attention_math, attention_sdpa], ids=["math", "sdpa"])
+def test_on_the_cpu_values_and_gradients_are_pytorch_s(module: ModuleType, groups: int) -> None:
+    q, k, v = qkv(groups)
+    d_out = torch.randn_like(q)
+    out, logsumexp = module.attention(q, k, v, SCALE)
+    gradients = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE)
+    for found, wanted in zip((out, *gradients), by_autograd(q, k, v, d_out), strict=True):
+        assert_close(found, wanted, "attention")
+
+
+@grouping
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_on_cuda_pytorch_s_operators_take_our_arguments(dtype: torch.dtype, groups: int) -> None:
+    with FakeTensorMode():
+        q, k, v = (
+            torch.empty(B, S, heads, D, dtype=dtype, device="cuda") for heads in (H, groups, groups)
+        )
+        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE)
+        assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "cuda")
+        assert (logsumexp.shape, logsumexp.dtype) == ((B, H, S), torch.float32)
+        gradients = attention_sdpa.attention_backward(
+            torch.empty_like(out), q, k, v, out, logsumexp, SCALE
+        )
+        for gradient, value in zip(gradients, (q, k, v), strict=True):
+            assert (gradient.shape, gradient.dtype) == (value.shape, dtype)
+
+
+# -- a stand-in for xformers -----------------------------------------------------------------------
+
+
+class LowerTriangularMask:
+    pass
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[B, M, G, H, K] → [B, M, G·H, K]; [B, M, H, K] as it is."""
+    return x.flatten(2, 3) if x.ndim == 5 else x
+
+
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: object = None,
+    p: float = 0.0,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As xformers.ops.fmha.memory_efficient_attention_forward_requires_grad: BMHK, or BMGHK."""
+    _check(query, key, value, attn_bias, scale)
+    out, logsumexp = attention_math.attention(_flat(query), _flat(key), _flat(value), scale or 0)
+    if query.ndim == 5:
+        logsumexp = logsumexp.unflatten(1, query.shape[2:4])
+    return out.reshape(query.shape).contiguous(), logsumexp
+
+
+def _backward(
+    grad: Tensor,
+    output: Tensor,
+    lse: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_bias: object = None,
+    p: float = 0.0,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As xformers.ops.fmha.memory_efficient_attention_backward."""
+    _check(query, key, value, attn_bias, scale)
+    assert query.ndim == 4, "no backward operator of xformers' supports BMGHK"
+    assert grad.shape == output.shape == query.shape
+    assert lse.shape == (query.shape[0], query.shape[2], query.shape[1])
+    d_q, d_k, d_v = attention_math.attention_backward(
+        grad, query, key, value, output, lse, scale or 0
+    )
+    return d_q.contiguous(), d_k.contiguous(), d_v.contiguous()
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, bias: object, scale: object) -> None:
+    assert isinstance(bias, LowerTriangularMask)
+    assert scale == SCALE
+    assert query.shape == key.shape == value.shape  # keys are given as often as they are read
+    assert query.ndim == 4 or key.stride(3) == 0 or key.shape[3] == 1
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[ModuleType]:
+    """`attention_xformers`, importing the stand-in."""
+    ops, fmha = ModuleType("xformers.ops"), ModuleType("xformers.ops.fmha")
+    vars(ops).update(LowerTriangularMask=LowerTriangularMask, fmha=fmha)
+    vars(fmha).update(
+        memory_efficient_attention_forward_requires_grad=_forward,
+        memory_efficient_attention_backward=_backward,
+    )
+    modules = {"xformers": ModuleType("xformers"), "xformers.ops": ops, "xformers.ops.fmha": fmha}
+    ours = "llamac.runtime.attention_xformers"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        patch.delitem(sys.modules, ours, raising=False)
+        yield importlib.import_module(ours)
+        sys.modules.pop(ours)
+
+
+@grouping
+def test_xformers_is_called_as_it_wants_to_be(kernel: SimpleNamespace, groups: int) -> None:
+    q, k, v = qkv(groups)
+    d_out = torch.randn_like(q)
+    out, logsumexp = kernel.attention(q, k, v, SCALE)
+    assert logsumexp.shape == (B, H, S)
+    gradients = kernel.attention_backward(d_out, q, k, v, out, logsumexp, SCALE)
+    for found, wanted in zip((out, *gradients), by_autograd(q, k, v, d_out), strict=True):
+        assert_close(found, wanted, "attention")
+
+
+@grouping
+def test_xformers_is_one_operator_to_torch_compile(kernel: SimpleNamespace, groups: int) -> None:
+    def there_and_back(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        out, logsumexp = kernel.attention(q, k, v, SCALE)
+        return out, *kernel.attention_backward(d_out, q, k, v, out, logsumexp, SCALE)
+
+    q, k, v = (x.float() for x in qkv(groups))
+    d_out = torch.randn_like(q)
+    compiled = torch.compile(there_and_back, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        wanted = there_and_back(d_out, q, k, v)
+        for found, value in zip(compiled(d_out, q, k, v), wanted, strict=True):
+            assert torch.equal(found, value)
+
+
+@grouping
+def test_xformers_operators_describe_themselves_truly(kernel: SimpleNamespace, groups: int) -> None:
+    q, k, v = (x.float() for x in qkv(groups))
+    out, logsumexp = kernel.attention(q, k, v, SCALE)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(kernel.attention, (q, k, v, SCALE), test_utils=checks)
+    arguments = (torch.randn_like(q), q, k, v, out, logsumexp, SCALE)
+    torch.library.opcheck(kernel.attention_backward, arguments, test_utils=checks)
