@@ -188,6 +188,16 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
     yield f"{margin}{tail}{comment}"
 
 
+def assigned(names: Sequence[str], call: str, indent: int) -> Iterator[str]:
+    """`names = call`, split where ruff would split it: in the call, or at many names instead."""
+    left, margin = f"{', '.join(names)} = ", " " * indent
+    if indent + len(left) + call.index("(") + 1 <= WIDTH:
+        yield from wrapped(left, call, indent=indent)
+    else:
+        yield from (f"{margin}(", *(f"{margin}    {name}," for name in names))
+        yield f"{margin}) = {call}"
+
+
 def _elements(text: str) -> Iterator[str]:
     """Split at the commas that no bracket encloses."""
     depth, start = 0, 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import llamac
 from llamac.emit.functions import (
+    assigned,
     backward_source,
     forward_source,
     functions_used,
@@ -14,7 +15,7 @@ from llamac.emit.functions import (
     signature,
     wrapped,
 )
-from llamac.emit.source import environment
+from llamac.emit.source import WIDTH, environment, literal
 from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ops.attention import attention
@@ -151,10 +152,8 @@ def _region(region: Region) -> dict[str, Any]:
         ),
         "returned": list(wrapped("return ", ", ".join(gradients), indent=8)),
         "backward_call": list(
-            wrapped(
-                ", ".join(flowing) + " = ",
-                f"{function}.run_backward({sign.cotangent}, *ctx.saved_tensors)",
-                indent=8,
+            assigned(
+                flowing, f"{function}.run_backward({sign.cotangent}, *ctx.saved_tensors)", indent=8
             )
         ),
     }
@@ -243,8 +242,23 @@ def _model(program: Program) -> dict[str, Any]:
         "before": [line for p in once if p.name in _embedding(program) for line in _once(p)],
         "after": [line for p in once if p.name not in _embedding(program) for line in _once(p)],
         "calls": calls,
-        "tables": buffer and dict(buffer.arguments),
+        "tables": buffer and list(_tables(dict(buffer.arguments))),
     }
+
+
+def _tables(arguments: dict[str, Any]) -> Iterator[str]:
+    """The call that makes the rotary tables, on as many lines as it takes."""
+    values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
+    sizes = [str(arguments["positions"]), str(arguments["head_dim"])]
+    short = [f"{key}={literal(value, used=-WIDTH)}" for key, value in values.items()]
+    inside = ", ".join([*sizes, *short, "device=device"])
+    if len(inside) + 12 <= WIDTH:
+        yield from wrapped("cos, sin = ", f"rope_tables({inside})", indent=8)
+        return
+    long = [f"{key}={literal(value, len(key) + 14, indent=12)}" for key, value in values.items()]
+    yield "        cos, sin = rope_tables("
+    yield from (f"            {argument}," for argument in [*sizes, *long, "device=device"])
+    yield "        )"
 
 
 def _embedding(program: Program) -> set[str]:

@@ -342,7 +342,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The whole model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
+    """The model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
 
     def __init__(
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16

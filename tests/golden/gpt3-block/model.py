@@ -273,9 +273,21 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_attention_norm_bias, d_wqkv, d_wqkv_bias, d_wo, d_wo_bias, d_ffn_norm, d_ffn_norm_bias, d_w1, d_w1_bias, d_w2, d_w2_bias = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
+        (
+            d_x,
+            d_attention_norm,
+            d_attention_norm_bias,
+            d_wqkv,
+            d_wqkv_bias,
+            d_wo,
+            d_wo_bias,
+            d_ffn_norm,
+            d_ffn_norm_bias,
+            d_w1,
+            d_w1_bias,
+            d_w2,
+            d_w2_bias,
+        ) = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
         return (
             d_x,
             d_attention_norm,
@@ -432,7 +444,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The whole model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
+    """The model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
 
     def __init__(
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16

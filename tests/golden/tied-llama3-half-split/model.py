@@ -339,7 +339,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """The whole model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
+    """The model. Its parameters hold nothing until `initialise` or a checkpoint fills them."""
 
     def __init__(
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
@@ -350,13 +350,19 @@ class Model(nn.Module):
         layers = (BlockFunction,) * 2
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
         self.norm = nn.Parameter(torch.empty(64, **placement))
-        cos, sin = rope_tables(256, 16, theta=10000.0, scaling={
-    "kind": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_context": 64,
-}, device=device)
+        cos, sin = rope_tables(
+            256,
+            16,
+            theta=10000.0,
+            scaling={
+                "kind": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_context": 64,
+            },
+            device=device,
+        )
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
