@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import llamac
 from llamac.emit.model import render_model
@@ -71,11 +71,20 @@ def _recorded(directory: Path) -> dict[str, str]:
             )
         return {}
     try:
-        return dict(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        recorded = dict(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
+        if not all(_inside(name) for name in recorded):
+            raise ValueError("it names files elsewhere")
+        return recorded
+    except (ValueError, KeyError, TypeError):
         raise BuildError(
             f"{manifest} is damaged, so edited files cannot be told apart; remove it or use -o"
         ) from None
+
+
+def _inside(name: str) -> bool:
+    """A path that stays below the directory: what is recorded may be deleted."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _refuse_edited(directory: Path, files: Mapping[str, str], recorded: Mapping[str, str]) -> None:
