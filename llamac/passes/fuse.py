@@ -59,8 +59,8 @@ class Fuse:
         if not is_op(node, cross_entropy):
             return
         logits, labels = operands(node)
-        if not is_op(logits, linear) or len(logits.users) > 1:
-            return
+        if not is_op(logits, linear) or len(logits.users) > 1 or len(operands(logits)) > 2:
+            return  # someone else reads them, or they have a bias
         x, weight = operands(logits)
         _replace(
             graph,
@@ -125,8 +125,11 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
     heads = [next(iter(part.users)) for part in flat if part is not None and len(part.users) == 1]
     if len(heads) != 3 or not all(is_op(one, split_heads) for one in heads):
         return
-    turned = [next(iter(one.users)) for one in heads[:2]]
-    if not all(is_op(one, rope) for one in turned):
+    turned = [next(iter(one.users)) for one in heads[:2] if len(one.users) == 1]
+    if len(turned) != 2 or not all(is_op(one, rope) for one in turned):
+        return
+    angles = [(operands(one)[1:], attributes(one)) for one in turned]
+    if angles[0] != angles[1] or "heads" in attributes(turned[0]):
         return
     cos, sin = operands(turned[0])[1:]
     counts = tuple(int(type_of(one).shape[2]) for one in heads)
