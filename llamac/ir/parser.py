@@ -44,8 +44,8 @@ def parse_program(text: str) -> Program:
 
 
 def _split_where(line: str) -> tuple[str, str]:
-    text, mark, where = line.rpartition("  # ")
-    return (text, where) if mark else (line, "")
+    text, _, where = line.partition("  # ")  # the first: a file's name may hold the mark, too
+    return text.rstrip(), where
 
 
 def _init(text: str) -> Init:
@@ -150,7 +150,7 @@ class _Parser:
         self.current: _GraphText | None = None
 
     def line(self, line: str) -> None:
-        text, where = _split_where(line.strip())
+        text, where = _split_where(line.lstrip())
         if match := _GRAPH.fullmatch(text):
             self.current = self.graphs[match[1], match[2]] = _GraphText()
         elif self.current is not None:
