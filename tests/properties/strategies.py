@@ -1,0 +1,85 @@
+"""Random valid specs of every feature, small enough to run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from llamac.spec import Spec
+
+SCALINGS = st.none() | st.one_of(
+    st.fixed_dictionaries({"kind": st.just("linear"), "factor": st.floats(1, 8)}),
+    st.fixed_dictionaries(
+        {
+            "kind": st.just("llama3"),
+            "factor": st.floats(1, 16),
+            "low_freq_factor": st.floats(0.5, 1.5),
+            "high_freq_factor": st.floats(2, 8),
+            "original_context": st.integers(1, 256),
+        }
+    ),
+)
+
+
+@st.composite
+def models(draw: st.DrawFn) -> dict[str, Any]:
+    rope = draw(st.booleans())
+    kv_heads = draw(st.integers(1, 3))
+    heads = kv_heads * draw(st.integers(1, 3))
+    head_dim = draw(st.integers(1, 5)) * (2 if rope else 1)
+    model: dict[str, Any] = {
+        "dim": heads * head_dim,
+        "n_layers": draw(st.integers(1, 3)),
+        "n_heads": heads,
+        "n_kv_heads": kv_heads,
+        "vocab_size": draw(st.integers(2, 41)),
+        "ffn_dim": draw(st.integers(1, 37)),
+        "activation": draw(st.sampled_from(["swiglu", "gelu", "relu"])),
+        "norm": draw(st.sampled_from(["rmsnorm", "layernorm"])),
+        "norm_position": draw(st.sampled_from(["pre", "post"])),
+        "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
+        "bias": draw(st.booleans()),
+        "tied_embeddings": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        model |= {"dim": draw(st.integers(2, 29)), "head_dim": head_dim}
+    if not rope:
+        return model | {"position": "learned"}
+    model["rope_theta"] = draw(st.sampled_from([1.0, 100.0, 10000.0, 5e5]))
+    model["rope_layout"] = draw(st.sampled_from(["interleaved", "half_split"]))
+    model["rope_scaling"] = draw(SCALINGS)
+    return model
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> Spec:
+    sequences = draw(st.integers(1, 3))
+    device, attention = draw(  # sdpa is refused where CUDA could be and the heads do not fit it
+        st.sampled_from([("auto", "auto"), ("auto", "math"), ("cpu", "auto"), ("cpu", "sdpa")])
+    )
+    return Spec.model_validate(
+        {
+            "name": "random",
+            "model": draw(models()),
+            "tokenizer": {"path": "given.model"},  # which lets the vocabulary be tiny
+            "data": {"source": [{"name": "docs", "kind": "python-docs", "share": 1.0}]},
+            "optimizer": {"lr": 1e-3},
+            "schedule": {"steps": 10, "warmup_steps": 1},
+            "batch": {
+                "sequence_length": draw(st.integers(1, 19)),
+                "sequences": sequences,
+                "micro_batch": sequences,
+            },
+            "precision": {"compute": draw(st.sampled_from(["bf16", "fp32"]))},
+            "activation": {"checkpoint": draw(st.sampled_from(["none", "selective", "full"]))},
+            "kernels": {
+                "attention": attention,
+                "loss_chunk": draw(st.integers(1, 23)),
+            },
+            "hardware": {"device": device},
+        }
+    )
+
+
+disabled = st.sets(st.sampled_from(["pack", "fuse"]))

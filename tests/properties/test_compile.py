@@ -1,0 +1,74 @@
+"""Any valid spec compiles, is verified, prints and parses, and computes what the reference does."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+
+from hypothesis import HealthCheck, given, settings
+
+from llamac.emit.build import files_of
+from llamac.ir.parser import parse_program
+from llamac.ir.printer import print_program
+from llamac.ir.program import Program
+from llamac.ir.verifier import verify
+from llamac.passes.pipeline import stages
+from llamac.spec import Spec
+from llamac.verify.emitted import run_emitted
+from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
+from llamac.verify.stages import run_program, verdicts
+from llamac.verify.twin import shrink
+from tests.properties.strategies import disabled, specs
+
+
+def bounded(examples: int) -> Callable:
+    """The same examples every time, so that a failure here is a failure for everyone."""
+    return settings(
+        derandomize=True,
+        deadline=None,
+        max_examples=examples,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+def assert_agrees(found: Outcome, oracle: Oracle) -> None:
+    wrong = {key: e for key, e in errors(found, oracle.outcome).items() if not e <= TOLERANCE}
+    assert not wrong
+
+
+@bounded(50)
+@given(specs(), disabled)
+def test_every_stage_and_the_emitted_model_match_eager(spec: Spec, without: set[str]) -> None:
+    oracle = consult(spec)
+    made = list(stages(spec, without))
+    for stage in made:
+        assert_agrees(run_program(stage.program, oracle), oracle)
+    assert_agrees(run_emitted(files_of(spec, made), oracle), oracle)
+
+
+@bounded(50)
+@given(specs(), disabled)
+def test_printing_and_parsing_lose_nothing(spec: Spec, without: set[str]) -> None:
+    read: Program | None = None
+    for stage in stages(spec, without):
+        text = print_program(stage.program)
+        read = parse_program(text)
+        verify(read)
+        assert print_program(read) == text
+    assert read is not None
+    oracle = consult(spec)
+    assert_agrees(run_program(read, oracle), oracle)
+
+
+@bounded(15)
+@given(specs())
+def test_every_twin_is_verified(spec: Spec) -> None:
+    twin = shrink(spec)
+    assert not [verdict for verdict in verdicts(twin, files_of) if verdict.missed]
+
+
+@bounded(25)
+@given(specs(), disabled)
+def test_the_same_spec_compiles_to_the_same_bytes(spec: Spec, without: set[str]) -> None:
+    again = Spec.model_validate(tomllib.loads(spec.to_toml()))
+    assert files_of(spec, stages(spec, without)) == files_of(again, stages(again, without))
