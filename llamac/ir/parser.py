@@ -11,7 +11,7 @@ from torch import fx
 from llamac.ir.graph import Builder, Role, finish
 from llamac.ir.op import OPS
 from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
-from llamac.ir.types import TensorType
+from llamac.ir.types import TensorType, TypeRuleError
 
 
 class ParseError(Exception):
@@ -38,7 +38,7 @@ def parse_program(text: str) -> Program:
             continue
         try:
             state.line(line)
-        except ParseError as error:
+        except (ParseError, TypeRuleError, TypeError, ValueError) as error:
             raise ParseError(f"line {number}: {error}: {line.strip()}") from None
     return state.program()
 
@@ -51,6 +51,8 @@ def _split_where(line: str) -> tuple[str, str]:
 def _init(text: str) -> Init:
     if text.startswith("normal("):
         return Init("normal", float(text[len("normal(") : -1]))
+    if text not in ("ones", "zeros"):
+        raise ParseError(f"unknown initialisation {text!r}")
     return Init(text)
 
 
@@ -79,6 +81,8 @@ class _GraphText:
         if op_name not in OPS:
             raise ParseError(f"unknown op {op_name!r}")
         names = [m.group(1) for m in _RESULT.finditer(left)]
+        if not names:
+            raise ParseError("cannot read the results")
         operands, attributes = self._arguments(right)
         node = self.build.graph.create_node(
             "call_function",
@@ -109,8 +113,10 @@ class _GraphText:
         self.module = finish(self.build.graph, keep=self.saved)
 
     def _name(self, name: str | None, node: fx.Node) -> None:
-        if name is None or node.name != name:
+        if name is None or name in self.values:
             raise ParseError(f"%{name} is defined twice")
+        if node.name != name:
+            raise ParseError(f"%{name} is a name Python has a use for; take another")
         self.values[name] = node
 
     def _value(self, text: str) -> fx.Node:

@@ -32,7 +32,8 @@ class GradientBuilder(Builder):
         value = results(node)[index]
         if value is None:
             forward = Builder(node.graph)
-            with node.graph.inserting_after(node):
+            earlier = [one for one in results(node)[:index] if one is not None]
+            with node.graph.inserting_after([node, *earlier][-1]):  # in the order they are printed
                 value = forward.result(node, index, op_of(node).results[index])
         return self._primal_of(value)
 
