@@ -271,16 +271,15 @@ def test_queries_and_keys_are_turned_while_packed() -> None:
           %q: f32[B,S,2,4], %k: f32[B,S,1,4], %v: f32[B,S,1,4] = split(%qkv_rotated, sizes=(2, 1, 1), dim=2)
           %context: f32[B,S,2,4], _: f32[B,2,S] = attention(%q, %k, %v, scale=0.5, kernel='math')
           return %context
-        """,
+        """,  # noqa: E501
     )
 
 
 def turn(which: str, layout: str, **more: int) -> str:
     heads = 2 if which == "q" else 1
     rest = "".join(f", {key}={value}" for key, value in more.items())
-    return f"""\
-          %{which}_rotated: f32[B,S,{heads},4] = rope(%{which}_heads, %cos, %sin, layout='{layout}'{rest})
-"""
+    call = f"rope(%{which}_heads, %cos, %sin, layout='{layout}'{rest})"
+    return f"          %{which}_rotated: f32[B,S,{heads},4] = {call}\n"
 
 
 def test_keys_that_are_not_turned_stay() -> None:

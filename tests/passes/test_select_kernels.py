@@ -1,0 +1,111 @@
+"""select_kernels: the first kernel without an objection, and a note on every other."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamac.ir.graph import ops_in
+from llamac.passes.select_kernels import NoKernelError, SelectKernels
+from tests.passes.programs import HEADER, program
+
+
+def attention(dtype: str = "bf16", head_dim: int = 64, positions: int = 64):
+    """One attention in a program of this many positions."""
+    kinds = {
+        "q": f"{dtype}[B,S,4,{head_dim}]",
+        "kv": f"{dtype}[B,S,2,{head_dim}]",
+        "lse": "f32[B,4,S]",
+    }
+    graph = """
+        block.forward:
+          input %x: {q}
+          input %k: {kv}
+          input %v: {kv}
+          %out: {q}, _: {lse} = attention(%x, %k, %v, scale=0.5, kernel='math')
+          return %out
+        """.format(**kinds)
+    given = program(graph)
+    assert given.symbols["S"] == 4, HEADER
+    return type(given)(**{**vars(given), "symbols": {"B": 2, "S": positions}})
+
+
+def chosen(result) -> str:
+    (node,) = ops_in(result.regions["block"].forward.graph)
+    return node.kwargs["kernel"]
+
+
+def note(result, kernel: str) -> str:
+    (found,) = [one for one in result.notes if one.startswith(f"attention: {kernel} ")]
+    return found.partition(" — ")[2]
+
+
+def test_on_cuda_in_16_bits_xformers_comes_first() -> None:
+    result = SelectKernels("auto", "cuda").apply(attention())
+    assert chosen(result) == "xformers"
+    assert note(result, "xformers") == "chosen"
+    assert note(result, "sdpa") == note(result, "math") == "xformers comes first"
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "words"),
+    [
+        ("cpu", {}, 'CUDA kernels only, and hardware.device is "cpu"'),
+        ("auto", {}, 'CUDA kernels only, and hardware.device is "auto"'),
+        ("cuda", {"dtype": "f32"}, "precision.compute gives f32"),
+        ("cuda", {"positions": 40}, "unless 32 divides batch.sequence_length (40)"),
+    ],
+    ids=["cpu", "unknown-device", "precision", "positions"],
+)
+def test_where_xformers_cannot_run_sdpa_does(device: str, size: dict, words: str) -> None:
+    result = SelectKernels("auto", device).apply(attention(**size))
+    assert chosen(result) == "sdpa"
+    assert words in note(result, "xformers")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize("head_dim", [12, 264])
+def test_heads_that_no_flash_kernel_takes_are_left_to_math(device: str, head_dim: int) -> None:
+    result = SelectKernels("auto", device).apply(attention(head_dim=head_dim))
+    assert chosen(result) == "math"
+    for kernel in ("xformers", "sdpa"):
+        assert f"a multiple of 8 up to 256, and is {head_dim}" in note(result, kernel)
+
+
+def test_the_cpu_s_flash_kernel_takes_any_head() -> None:
+    assert chosen(SelectKernels("auto", "cpu").apply(attention(head_dim=12))) == "sdpa"
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_flex_is_never_chosen_and_says_why(device: str) -> None:
+    assert "ours is explicit" in note(SelectKernels("auto", device).apply(attention()), "flex")
+
+
+@pytest.mark.parametrize("kernel", ["math", "sdpa", "xformers"])
+def test_the_kernel_the_spec_asks_for_is_used(kernel: str) -> None:
+    result = SelectKernels(kernel, "cuda").apply(attention())
+    assert chosen(result) == kernel
+    for other in {"math", "sdpa", "xformers"} - {kernel}:
+        assert f'the spec asks for "{kernel}"' in note(result, other)
+
+
+def test_a_kernel_asked_for_that_cannot_run_is_an_error_of_the_spec() -> None:
+    with pytest.raises(NoKernelError) as caught:
+        SelectKernels("xformers", "cpu").apply(attention(dtype="f32"))
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert message.startswith('kernels.attention = "xformers" cannot be used: ')
+    assert "CUDA kernels only" in message  # every objection,
+    assert "gives f32" in message
+    assert 'Set it to "auto"' in message  # and the way out
+
+
+def test_a_program_without_attention_passes_through() -> None:
+    given = program(
+        """
+        block.forward:
+          input %x: f32[B,S,8]
+          %y: f32[B,S,8] = silu(%x)
+          return %y
+        """
+    )
+    assert SelectKernels("xformers", "cpu").apply(given) is given

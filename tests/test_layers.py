@@ -1,0 +1,137 @@
+"""Imports go one way, and the runtime stands on its own (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llamac
+
+PACKAGE = Path(llamac.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
+every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
+
+# What each part may import of llamac, besides itself. `runtime` is the floor: it imports nothing.
+BELOW = {
+    "runtime": set(),
+    "spec": set(),
+    "ir": {"spec"},
+    "ops": {"ir", "spec", "runtime"},
+    "passes": {"ops", "ir", "spec"},
+    "emit": {"passes", "ops", "ir", "spec"},
+    "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
+    "inspect": {"emit", "passes", "ops", "ir", "spec"},
+    "cli": {"inspect", "verify", "emit", "passes", "ops", "ir", "spec", "runtime"},
+}
+SHARED = {"__version__", "resources"}  # the package itself and where its data files lie
+
+# The emitted trainer's own dependencies; the lazy ones are imported where they are first needed.
+RUNTIME_MAY_IMPORT = {"torch", "numpy"}
+RUNTIME_MAY_IMPORT_LATE = {"sentencepiece", "rich", "tensorboard", "pyarrow", "zstandard"}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(dotted name, whether it runs as the file is imported) for each absolute import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node not in late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((f"{node.module}.{alias.name}", node not in late) for alias in node.names)
+
+
+def parts(path: Path) -> Iterator[str]:
+    """The parts of llamac that a file imports."""
+    for name, _ in imports(path):
+        package, _, rest = name.partition(".")
+        if package == "llamac":
+            part = rest.partition(".")[0]
+            if part and part not in SHARED:
+                yield part
+
+
+def test_every_part_has_its_place() -> None:
+    found = {path.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
+    assert found == set(BELOW)
+
+
+def test_no_two_parts_stand_on_each_other() -> None:
+    for part, below in BELOW.items():
+        for other in below:
+            assert part not in BELOW[other], f"{part} and {other}"
+
+
+@every_file
+def test_imports_go_one_way(path: Path) -> None:
+    if path.parent == PACKAGE:
+        assert not set(parts(path))
+        return
+    part = path.relative_to(PACKAGE).parts[0]
+    wrong = set(parts(path)) - BELOW[part] - {part}
+    assert not wrong, f"{part} may import {sorted(BELOW[part])}, not {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.parent.name == "runtime"],
+    ids=lambda path: path.name,
+)
+def test_the_runtime_stands_on_its_own(path: Path) -> None:
+    chosen = {"xformers"} if path.name == "attention_xformers.py" else set()
+    for name, at_the_top in imports(path):
+        package = name.partition(".")[0]
+        if package in sys.stdlib_module_names or package in RUNTIME_MAY_IMPORT | chosen:
+            continue
+        # `torch.utils.tensorboard` is torch's; the package behind it is imported by it.
+        assert package in RUNTIME_MAY_IMPORT_LATE, f"{path.name} imports {name}"
+        assert not at_the_top, f"{path.name} imports {name} before it is needed"
+
+
+@every_file
+def test_files_stay_short(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= 400, f"{lines} lines: a file holds one idea"
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """The modules that `llamac` with these arguments has imported when it ends."""
+    code = (
+        "import sys\n"
+        "from llamac.cli import main\n"
+        f"sys.argv = ['llamac', *{list(arguments)!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("schema",)], ids=" ".join)
+def test_the_light_commands_do_not_wait_for_torch(arguments: tuple[str, ...]) -> None:
+    modules = modules_after(*arguments)
+    assert "llamac.cli" in modules
+    assert not modules & {"torch", "numpy", "sentencepiece", "tensorboard"}
+
+
+def test_checking_a_spec_does_not_wait_for_torch() -> None:
+    from llamac.resources import directory
+
+    modules = modules_after("check", str(directory("specs") / "tiny.toml"))
+    assert "llamac.spec" in modules
+    assert "torch" not in modules
