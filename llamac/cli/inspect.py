@@ -50,7 +50,7 @@ def inspect(
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Show what SPEC becomes after each pass: the IR, Python, a drawing, what it keeps in memory."""
+    """Show what SPEC becomes after each pass: the IR, Python, a drawing, what stays in memory."""
     _refuse(form, diff, memory, after, region)
     loaded = load(spec, overrides)
 
@@ -152,7 +152,9 @@ def _render(made: list[Stage], form: Format, region: str | None) -> str:
         case Format.text:
             from llamac.ir.printer import print_program, print_region
 
-            return print_region(program.regions[region]) + "\n" if region else print_program(program)
+            return (
+                print_region(program.regions[region]) + "\n" if region else print_program(program)
+            )
         case Format.python:
             from llamac.inspect.source import stage_source
 

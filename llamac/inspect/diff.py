@@ -193,7 +193,9 @@ def _byte_rows(
     """Region, how often it runs, bytes computed (before, after), bytes saved (before, after)."""
     for name in {**before.regions, **after.regions}:
         if only in (None, name):
-            pair = [_region_bytes(program, program.regions.get(name)) for program in (before, after)]
+            pair = [
+                _region_bytes(program, program.regions.get(name)) for program in (before, after)
+            ]
             computed, saved = zip(*pair, strict=True)
             yield name, layer_count(name, after.layers), computed, saved
 
@@ -207,7 +209,7 @@ def _region_bytes(program: Program, region: Region | None) -> tuple[int, int]:
 def _bytes(
     before: Program, after: Program, names: tuple[str, str], only: str | None
 ) -> Iterator[str]:
-    rows = [("", "computed", "", "kept", ""), ("region", *names, *names)]
+    rows: list[tuple[str, ...]] = [("", "computed", "", "kept", ""), ("region", *names, *names)]
     for name, count, computed, saved in _byte_rows(before, after, only):
         label = f"{name}, one of {count}" if count > 1 else name
         rows.append((label, *map(readable_bytes, computed), *map(readable_bytes, saved)))

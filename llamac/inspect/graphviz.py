@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from llamac.inspect.values import forward_by_name, is_recomputed, operands_of, values_of
+from llamac.inspect.values import forward_by_name, operands_of, recomputed_ops, values_of
 from llamac.ir.graph import op_of, ops_in, placeholders, producer, type_of
 from llamac.ir.program import Program, Region
 
@@ -47,12 +47,12 @@ def _region(region: Region) -> Iterator[str]:
 def _cluster(region: Region, direction: str, graph: fx.Graph) -> Iterator[str]:
     yield f"subgraph {quoted(f'cluster_{region.name}.{direction}')} {{"
     yield f"  label={quoted(f'{region.name}.{direction}')};"
-    again = forward_by_name(region) if direction == "backward" else {}
+    again = recomputed_ops(graph) if direction == "backward" else frozenset()
     for node in placeholders(graph, "cotangent", "input", "saved"):
         label = f"{node.meta['role']}\n{node.name}: {type_of(node)}"
         yield f"  {_id(region, direction, node)} [label={quoted(label)}, shape=ellipse];"
     for node in ops_in(graph):
-        looks = ', style="filled,dashed", fillcolor="#ccfbf1"' if is_recomputed(node, again) else ""
+        looks = ', style="filled,dashed", fillcolor="#ccfbf1"' if node in again else ""
         yield f"  {_id(region, direction, node)} [label={quoted(_label(node))}{looks}];"
         for operand in operands_of(node):
             if operand.meta.get("role") not in ("param", "constant"):
@@ -67,7 +67,11 @@ def _cluster(region: Region, direction: str, graph: fx.Graph) -> Iterator[str]:
 def _label(node: fx.Node) -> str:
     read = [one.name for one in operands_of(node) if one.meta.get("role") in ("param", "constant")]
     names = ", ".join(value.name for value in values_of(node))
-    return f"{op_of(node).name}({', '.join(read)})\n{names}" if read else f"{op_of(node).name}\n{names}"
+    return (
+        f"{op_of(node).name}({', '.join(read)})\n{names}"
+        if read
+        else f"{op_of(node).name}\n{names}"
+    )
 
 
 def _edge(source: str, target: str, label: str, looks: str = "") -> str:

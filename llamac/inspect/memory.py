@@ -16,12 +16,12 @@ from llamac.inspect.values import (
     base_of,
     forward_by_name,
     forward_values,
-    is_recomputed,
     layer_count,
     operands_of,
+    recomputed_ops,
     values_of,
 )
-from llamac.ir.graph import op_of, ops_in, placeholders, producer, type_of
+from llamac.ir.graph import ops_in, placeholders, producer, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.types import TensorType
 
@@ -103,10 +103,8 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
     kept = {base_of(forward[name]).name for name in region.saved}
-    again = _recomputed(region.backward.graph, forward)
-    values = tuple(
-        _value(value, symbols, kept, again, forward) for value in forward_values(region)
-    )
+    again = _recomputed(region.backward.graph)
+    values = tuple(_value(value, symbols, kept, again, forward) for value in forward_values(region))
     return RegionMemory(
         region.name,
         count,
@@ -132,17 +130,6 @@ def stream_bytes(program: Program) -> int:
     """Bytes of the residual stream, batch·seq·dim elements in the compute dtype: 1 sbh."""
     layer = program.regions[program.layers[0]]
     return type_of(placeholders(layer.forward.graph, "input")[0]).nbytes(program.symbols)
-
-
-def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
-    """Floating-point operations of a matmul or an attention; 0 for all else."""
-    shapes = [
-        tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)
-        if isinstance(one, fx.Node)
-        else None
-        for one in node.args
-    ]
-    return op_of(node).flops(*shapes, **node.kwargs)
 
 
 def readable_bytes(nbytes: float) -> str:
@@ -177,28 +164,21 @@ def _value(
     return ValueMemory(value.name, type_of(value), nbytes, status, base.name, held)
 
 
-def _recomputed(backward: fx.Graph, forward: Mapping[str, fx.Node]) -> set[str]:
-    return {
-        value.name
-        for node in ops_in(backward)
-        if is_recomputed(node, forward)
-        for value in values_of(node)
-    }
+def _recomputed(backward: fx.Graph) -> set[str]:
+    return {value.name for node in recomputed_ops(backward) for value in values_of(node)}
 
 
 def _everything(
     backward: fx.Graph, forward: Mapping[str, fx.Node], symbols: Mapping[str, int]
 ) -> int:
     """Bytes of the tensors behind all forward values that ops read which find gradients."""
+    again = recomputed_ops(backward)
     found: dict[str, int] = {}
     for node in ops_in(backward):
-        if is_recomputed(node, forward):
-            continue
-        for operand in operands_of(node):
+        for operand in operands_of(node) if node not in again else ():
             base = base_of(operand)
             base = base_of(forward.get(base.name, base))
-            again = base.op == "call_function" and is_recomputed(producer(base)[0], forward)
-            if base.name in forward or again:
+            if base.name in forward or producer(base)[0] in again:
                 found[base.name] = type_of(base).nbytes(symbols)
     return sum(found.values())
 

@@ -105,7 +105,11 @@ def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str]:
 def _total(program: Program, memory: ProgramMemory) -> Iterator[str]:
     yield "the model"
     rows = [
-        (times(region), *_sizes(region.saved, region, memory), *_sizes(region.everything, region, memory))
+        (
+            times(region),
+            *_sizes(region.saved, region, memory),
+            *_sizes(region.everything, region, memory),
+        )
         for region in memory.regions
     ]
     whole = (
@@ -117,7 +121,8 @@ def _total(program: Program, memory: ProgramMemory) -> Iterator[str]:
     head = ("region", "kept", "sbh", "if nothing were recomputed", "sbh")
     yield from table([head, *rows, ("total", *whole)], "<>>>>")
     dtype = next(iter(program.parameters.values())).type.dtype
-    yield f"  parameters: {memory.parameters:,} of {dtype}, {readable_bytes(memory.parameter_bytes)}"
+    size = readable_bytes(memory.parameter_bytes)
+    yield f"  parameters: {memory.parameters:,} of {dtype}, {size}"
 
 
 def _sizes(nbytes: int, region: RegionMemory, memory: ProgramMemory) -> tuple[str, str]:

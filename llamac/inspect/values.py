@@ -1,4 +1,4 @@
-"""What a drawing, a table and a diff all ask of a region: its values, its views, what is recomputed."""
+"""What drawings, tables and diffs all ask of a region: its values, views, recomputed ops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx
 
-from llamac.ir.graph import op_of, ops_in, producer, results
+from llamac.ir.graph import op_of, ops_in, producer, results, type_of
 from llamac.ir.program import Region
 
 
@@ -41,12 +41,13 @@ def forward_values(region: Region) -> Iterator[fx.Node]:
         yield from values_of(node)
 
 
-def is_recomputed(node: fx.Node, forward: Mapping[str, fx.Node]) -> bool:
-    """Is this op of a backward graph a forward op run again? forward: its values by name.
-
-    Not all its results need be there: nothing in the forward pass may have asked for one of them.
-    """
-    return any(value.name in forward for value in values_of(node))
+def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
+    """The ops of a backward graph that run forward ops again: those no cotangent flows into."""
+    flowing: set[fx.Node] = set()
+    for node in backward.nodes:
+        if node.meta.get("role") == "cotangent" or flowing.intersection(node.all_input_nodes):
+            flowing.add(node)
+    return frozenset(node for node in ops_in(backward) if node not in flowing)
 
 
 def forward_by_name(region: Region) -> dict[str, fx.Node]:
@@ -56,3 +57,14 @@ def forward_by_name(region: Region) -> dict[str, fx.Node]:
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
     """How often one forward pass of the model runs a region."""
     return layers.count(region) if region in layers else 1
+
+
+def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
+    """Floating-point operations of a matmul or an attention; 0 for all else."""
+    shapes = [
+        tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)
+        if isinstance(one, fx.Node)
+        else None
+        for one in node.args
+    ]
+    return op_of(node).flops(*shapes, **node.kwargs)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llamac.inspect.drawing.sheet import AGAIN, Box, Column, Sheet
+from llamac.inspect.drawing.sheet import AGAIN, KEPT, Box, Column, Sheet
 
 CHARACTER = 0.62  # of the font's size: as wide as a monospaced letter gets
 TITLE, TEXT, LINE = 11.0, 11.0, 15.0
 PADDING = (10.0, 7.0)
-STACK = 10.0  # between boxes of one column in one row
 ROOM = 28.0  # between rows
+ROUND = ("end", "kept")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class Rect:
     column: int
     top: float
     bottom: float
+    round: bool  # its corners leave less of its sides
+
+    @property
+    def ports(self) -> tuple[float, float]:
+        """The stretch of its sides that lines may end at."""
+        margin = 10.0 if self.round else 8.0
+        return self.top + margin, self.bottom - margin
 
     @property
     def middle(self) -> float:
@@ -52,8 +60,16 @@ def width_of(box: Box) -> float:
     return max(title, *lines) * CHARACTER + 2 * PADDING[0]
 
 
-def height_of(box: Box) -> float:
-    return LINE * (1 + len(box.lines)) + 2 * PADDING[1]
+def heights_of(sheet: Sheet) -> dict[str, float]:
+    """Room for the text, and for a line from each box of another column that this one reads."""
+    column = {box.key: box.column for box in sheet.boxes}
+    lines = Counter(
+        edge.target for edge in sheet.edges if column[edge.source] != column[edge.target]
+    )
+    return {
+        box.key: max(LINE * (1 + len(box.lines)) + 2 * PADDING[1], 16.0 + 9.0 * lines[box.key])
+        for box in sheet.boxes
+    }
 
 
 def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placed:
@@ -61,23 +77,30 @@ def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -
     stacks: dict[int, dict[Column, list[Box]]] = {}
     for box in sheet.boxes:
         stacks.setdefault(box.row, {}).setdefault(box.column, []).append(box)
+    heights = heights_of(sheet)
+
+    def high(stack: Sequence[Box]) -> float:
+        gaps = _space(stack[0].column) * (len(stack) - 1)
+        return sum(heights[box.key] for box in stack) + gaps
+
     rects: dict[str, Rect] = {}
     rows = []
     y = 0.0
     for row in sorted(stacks):
         y += (ROOM if row else 0.0) + extra.get(row, 0.0)
-        high = max(_height(stack) for stack in stacks[row].values())
+        height = max(map(high, stacks[row].values()))
         for column, stack in stacks[row].items():
-            top = y + (high - _height(stack)) / 2
+            top = y + (height - high(stack)) / 2
             down = column[0] <= AGAIN  # the others run up: what comes first is lowest
             for box in stack if down else reversed(stack):
-                bottom = top + height_of(box)
-                rects[box.key] = Rect(columns.index(column), top, bottom)
-                top = bottom + STACK
-        rows.append((y, y + high))
-        y += high
+                bottom = top + heights[box.key]
+                rects[box.key] = Rect(columns.index(column), top, bottom, box.kind in ROUND)
+                top = bottom + _space(column)
+        rows.append((y, y + height))
+        y += height
     return Placed(rects, tuple(rows), y)
 
 
-def _height(stack: Sequence[Box]) -> float:
-    return sum(map(height_of, stack)) + STACK * (len(stack) - 1)
+def _space(column: Column) -> float:
+    """Between boxes of one row: room for an arrow, except among kept values, which have none."""
+    return 8.0 if column[0] == KEPT else 14.0

@@ -14,7 +14,7 @@ from llamac.inspect.drawing.place import Placed, Rect, place
 from llamac.inspect.drawing.sheet import FORWARD, Column, Edge, Sheet
 
 APART = 6.0  # between stretches side by side
-MARGIN = 8.0  # from a box's corner to the nearest end of a line
+MARGIN = 8.0  # from a row's boxes to a level stretch
 
 Side = Literal["left", "right"]
 
@@ -72,16 +72,34 @@ class _Router:
     def run(self) -> Iterator[Line]:
         self.lanes = [[] for _ in range(len(self.columns) + 1)]
         found: dict[Edge, tuple[Stop, ...]] = {}
-        for edge in sorted(self.sheet.edges, key=self._length):
+        for edge in self._in_order():
             found[edge] = self._stops(edge)
         return (Line(edge, found[edge]) for edge in self.sheet.edges)
 
     def _ends(self, edge: Edge) -> tuple[Rect, Rect]:
         return self.placed.rects[edge.source], self.placed.rects[edge.target]
 
-    def _length(self, edge: Edge) -> tuple[int, float]:
-        one, two = self._ends(edge)
-        return abs(one.column - two.column), abs(one.middle - two.middle)
+    def _in_order(self) -> list[Edge]:
+        """Near columns before far ones, and the values that go least far before others, so that
+        short lines keep close to the boxes; of one value the longest line first, whose lane the
+        others share."""
+
+        def across(edge: Edge) -> int:
+            one, two = self._ends(edge)
+            return abs(one.column - two.column)
+
+        def along(edge: Edge) -> float:
+            one, two = self._ends(edge)
+            return abs(one.middle - two.middle)
+
+        reach: dict[tuple[int, str], float] = {}
+        for edge in self.sheet.edges:
+            key = across(edge), edge.source
+            reach[key] = max(reach.get(key, 0.0), along(edge))
+        return sorted(
+            self.sheet.edges,
+            key=lambda e: (across(e), reach[across(e), e.source], e.source, -along(e)),
+        )
 
     def _stops(self, edge: Edge) -> tuple[Stop, ...]:
         source, target = self._ends(edge)
@@ -120,9 +138,9 @@ class _Router:
     def _straight(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
         """Level from side to side."""
         out, into, first, last = _sides(source, target)
-        low = max(source.top, target.top) + MARGIN
-        high = min(source.bottom, target.bottom) - MARGIN
-        if low > high:
+        low = max(source.ports[0], target.ports[0])
+        high = min(source.ports[1], target.ports[1])
+        if low > high + 0.1:
             return ()
         known = self.exits.get((edge.source, out))
         wishes = [known] if known is not None and low <= known <= high else []
@@ -175,9 +193,7 @@ class _Router:
             Stop(into, target.column, 0, end),
         )
 
-    def _between_rows(
-        self, edge: Edge, source: Rect, target: Rect, span: tuple[int, int]
-    ) -> float:
+    def _between_rows(self, edge: Edge, source: Rect, target: Rect, span: tuple[int, int]) -> float:
         rows = self.placed.rows
         row = next(i for i, (top, bottom) in enumerate(rows) if top <= target.middle <= bottom)
         above = source.middle < target.middle or row == len(rows) - 1
@@ -243,12 +259,13 @@ class _Router:
         past: int | None,
         wishes: list[float],
     ) -> float | None:
-        low, high = box.top + MARGIN, box.bottom - MARGIN
+        low, high = box.ports
         wish = min(max(towards, low), high)
-        for y in [*wishes, *_outwards(wish, low, high)]:
-            clear = past is None or self._clear(y, past, box.column)
-            if clear and self._free(y, span, edge.source):
-                return y
+        for apart in (2 * APART, APART):
+            for y in [*wishes, *_outwards(wish, low, high)]:
+                clear = past is None or self._clear(y, past, box.column)
+                if clear and self._free(y, span, edge.source, apart):
+                    return y
         return None
 
     # -- what is taken -----------------------------------------------------------------------
@@ -261,9 +278,9 @@ class _Router:
             for rect in self.placed.rects.values()
         )
 
-    def _free(self, y: float, span: tuple[int, int], net: str) -> bool:
+    def _free(self, y: float, span: tuple[int, int], net: str, apart: float = APART) -> bool:
         return all(
-            whose == net or abs(y - other) >= APART or span[1] < start or end < span[0]
+            whose == net or abs(y - other) >= apart or span[1] < start or end < span[0]
             for other, start, end, whose in self.level
         )
 

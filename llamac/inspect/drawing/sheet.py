@@ -14,12 +14,12 @@ from typing import Literal
 
 from torch import fx
 
-from llamac.inspect.memory import operation_count
 from llamac.inspect.values import (
     base_of,
     forward_by_name,
-    is_recomputed,
     operands_of,
+    operation_count,
+    recomputed_ops,
     values_of,
 )
 from llamac.ir.graph import is_op, op_of, ops_in, output_of, placeholders, producer, type_of
@@ -94,6 +94,10 @@ def kind_of(node: fx.Node, program: Program) -> Kind:
     return "view" if op.cost == "view" else "plain"
 
 
+def _call(node: fx.Node) -> tuple[object, ...]:
+    return node.target, [str(operand) for operand in node.args], node.kwargs
+
+
 def title_of(node: fx.Node) -> str:
     """The op, and the parameters it reads."""
     weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
@@ -107,7 +111,7 @@ class _Forward:
         self.program, self.region, self.lines = program, region, lines
         graph = region.forward.graph
         inputs = placeholders(graph, "input")
-        # The stream is drawn; labels, like weights, are only mentioned by those that read them.
+        # The stream is drawn; labels, unless kept, are only in the hover text of what reads them.
         self.inputs = [n for n in inputs if n is inputs[0] or n.name in region.saved]
         self.ops = list(ops_in(graph))
         self.row: dict[fx.Node, int] = dict.fromkeys(self.inputs, 0)
@@ -115,13 +119,14 @@ class _Forward:
         for node in self.ops:
             above = [p for p in self.sources(node) if p in self.row]
             self.row[node] = 1 + max((self.row[p] for p in above), default=0)
-            self.lane[node] = self._free_lane(node, above)
+            # Beside a backward pass, the forward pass is one column: branches stack.
+            self.lane[node] = self._free_lane(node, above) if region.backward is None else 0
         self.last = max(self.row.values()) + 1
         self.output = output_of(graph)
         self.maker, _ = producer(self.output)
 
     def _free_lane(self, node: fx.Node, above: list[fx.Node]) -> int:
-        taken = {self.lane[n] for n, row in self.row.items() if row == self.row[node] and n in self.lane}
+        taken = {lane for other, lane in self.lane.items() if self.row[other] == self.row[node]}
         wished = [self.lane[p] for p in above[:1]]
         return next(lane for lane in [*wished, *range(len(taken) + 1)] if lane not in taken)
 
@@ -177,8 +182,9 @@ class _Backward:
         }
         self.place: dict[fx.Node, tuple[Column, int]] = {}
         row = forward.last
+        again = recomputed_ops(self.graph)
         for node in ops_in(self.graph):
-            if is_recomputed(node, self.by_name):
+            if node in again:
                 self.place[node] = (AGAIN, 0), self._row_again(node)
                 continue
             wished = self._row_of_gradient(node)
@@ -190,8 +196,8 @@ class _Backward:
             self.place[node] = (BACKWARD, 0), row
 
     def _row_again(self, node: fx.Node) -> int:
-        rows = [self.row_of_value[v.name] for v in values_of(node) if v.name in self.row_of_value]
-        return rows[0]
+        """The row of the forward op that is run again: the one that reads the same."""
+        return next(self.forward.row[op] for op in self.forward.ops if _call(op) == _call(node))
 
     def _only_weights(self, node: fx.Node) -> bool:
         returned = output_of(self.graph)

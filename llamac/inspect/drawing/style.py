@@ -56,7 +56,7 @@ def opening(width: float, height: float, title: str) -> Iterator[str]:
     yield "<style>"
     yield f"text {{ font: 11px {MONO}; fill: {INK}; }}"
     yield f".h1 {{ font: 600 20px {SANS}; }} .h2 {{ font: 600 15px {SANS}; }}"
-    yield f".muted {{ font: 12px {SANS}; fill: {MUTED}; }} .legend {{ font: 12px {SANS}; }}"
+    yield f".muted {{ font: 12px {SANS}; fill: {MUTED}; }}"
     yield f".head {{ font: 600 12px {SANS}; text-anchor: middle; fill: {MUTED}; }}"
     for group, flow in ((KEPT, "kept"), (AGAIN, "recomputed"), (WEIGHTS, "gradient")):
         yield f".g{group} {{ fill: {FLOWS[flow]}; }}"
@@ -145,7 +145,7 @@ def _legend_places(width: float) -> Iterator[Point]:
     x = y = 0.0
     labels = [label for *_, label in LEGEND_BOXES] + [label for *_, label in LEGEND_FLOWS]
     for label in labels:
-        wide = SWATCH + 8 + 7.2 * len(label) + 20
+        wide = SWATCH + 8 + 6.8 * len(label) + 20
         if x and x + wide > width:
             x, y = 0.0, y + STEP
         yield x, y
@@ -153,7 +153,14 @@ def _legend_places(width: float) -> Iterator[Point]:
 
 
 def _rect(
-    x: float, y: float, width: float, height: float, radius: float, fill: str, stroke: str, more: str
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    radius: float,
+    fill: str,
+    stroke: str,
+    more: str,
 ) -> str:
     return (
         f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" '

@@ -9,17 +9,10 @@ from xml.sax.saxutils import escape
 from torch import fx
 
 from llamac.inspect.drawing import style
-from llamac.inspect.drawing.place import (
-    CHARACTER,
-    LINE,
-    PADDING,
-    TEXT,
-    TITLE,
-    Rect,
-    columns_of,
-)
+from llamac.inspect.drawing.place import LINE, PADDING, TITLE, Rect, columns_of
 from llamac.inspect.drawing.route import APART, Line, Routed, Stop, route
 from llamac.inspect.drawing.sheet import KEPT, Box, Column, Sheet, sheet_of
+from llamac.inspect.drawing.untangle import untangle
 from llamac.inspect.memory import program_memory, readable_bytes, stream_bytes
 from llamac.inspect.values import layer_count
 from llamac.ir.graph import type_of
@@ -28,7 +21,7 @@ from llamac.ir.program import Program, Region
 
 BORDER = 28.0
 GUTTER = 26.0  # between columns where no line runs upright
-HEADING = 62.0  # above each region
+HEADING = 80.0  # above each region
 
 
 def program_svg(program: Program, stage: str, only: str | None = None) -> str:
@@ -37,8 +30,9 @@ def program_svg(program: Program, stage: str, only: str | None = None) -> str:
     regions = [region for region in program.regions.values() if only in (None, region.name)]
     sheets = [sheet_of(program, region, _ir_lines(region), size) for region in regions]
     widths = columns_of(sheets)
-    routed = [route(sheet, list(widths)) for sheet in sheets]
-    frame = _frame(widths, routed)
+    routed = [untangle(route(sheet, list(widths))) for sheet in sheets]
+    title, summary = f"{program.name} after {stage}", _summary(program)
+    frame = _frame(widths, routed, least=max(12.5 * len(title), 7.0 * len(summary)))
     body: list[str] = []
     y = BORDER + 58.0
     for region, sheet, one in zip(regions, sheets, routed, strict=True):
@@ -46,12 +40,11 @@ def program_svg(program: Program, stage: str, only: str | None = None) -> str:
         y += HEADING + one.placed.height + 40.0
     body += style.legend(BORDER, y, frame.width - 2 * BORDER)
     y += style.legend_height(frame.width - 2 * BORDER) + BORDER
-    title = f"{program.name} after {stage}"
     return "\n".join(
         [
             *style.opening(frame.width, y, title),
             style.text(BORDER, BORDER + 20, title, "h1"),
-            style.text(BORDER, BORDER + 40, _summary(program), "muted"),
+            style.text(BORDER, BORDER + 40, summary, "muted"),
             *body,
             "</svg>\n",
         ]
@@ -75,20 +68,22 @@ class _Frame:
         return {"left": left, "right": right, "middle": (left + right) / 2}[stop.at]
 
 
-def _frame(widths: dict[Column, float], routed: Sequence[Routed]) -> _Frame:
+def _frame(widths: dict[Column, float], routed: Sequence[Routed], least: float) -> _Frame:
     counts = [max(counts) for counts in zip(*(one.lanes for one in routed), strict=True)]
     lefts, rights, lanes = [], [], []
     x = BORDER
     for index, width in enumerate([*widths.values(), 0.0]):
         inner = 0 < index < len(widths)
         room = counts[index] * 1.5 * APART
-        lanes.append(x + GUTTER / 2 if inner else x + 6.0)
-        x += GUTTER + room if inner else room + (6.0 if room else 0.0)
+        lanes.append(x + GUTTER / 2 if inner or index else x)
+        x += (
+            GUTTER + room if inner else room + (3.0 if room else 0.0) + (GUTTER / 2 if index else 0)
+        )
         if index < len(widths):
             lefts.append(x)
             x += width
             rights.append(x)
-    width = max(x + BORDER, 560.0)
+    width = max(x, BORDER + least) + BORDER
     return _Frame(tuple(widths), tuple(lefts), tuple(rights), tuple(lanes), width)
 
 
@@ -113,7 +108,10 @@ def _sizes(program: Program) -> Callable[[fx.Node], str]:
 
 def _summary(program: Program) -> str:
     symbols = " · ".join(f"{name} = {size:,}" for name, size in program.symbols.items())
-    return f"{program.parameter_count:,} parameters · {len(program.layers)} layers · {symbols}"
+    return (
+        f"{program.parameter_count:,} parameters · {len(program.layers)} layers · {symbols} · "
+        f"sbh: batch·seq·dim elements, here {readable_bytes(stream_bytes(program))}"
+    )
 
 
 def _region(
@@ -177,8 +175,3 @@ def _box(box: Box, rect: Rect, frame: _Frame, top: float) -> Iterator[str]:
         if kind:
             yield style.text(right - PADDING[0], y, kind, "type")
     yield "</g>"
-
-
-def text_width(text: str) -> float:
-    """How wide a line of text in a box may get."""
-    return len(text) * TEXT * CHARACTER
