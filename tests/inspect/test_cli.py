@@ -45,7 +45,7 @@ def test_diff_writes_no_colours_to_what_is_no_terminal(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert out.startswith("tiny: pack → fuse\n")
     assert "\x1b" not in out
-    assert "head" not in out
+    assert "head.forward" not in out
 
 
 def test_diff_and_memory_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_selective_keeps_what_llama_kept(spec: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("spec", (*LLAMA, "gpt3-block", "post-norm"))
+@pytest.mark.parametrize("spec", [*LLAMA, "gpt3-block", "post-norm"])
 def test_selective_runs_no_matmul_and_no_attention_again(spec: str) -> None:
     backward = block(spec).backward
     assert backward is not None
