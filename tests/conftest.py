@@ -15,4 +15,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_goldens(request: pytest.FixtureRequest) -> bool:
-    return request.config.getoption("--update-goldens")
+    return bool(request.config.getoption("--update-goldens"))

@@ -33,8 +33,14 @@ def qkv(groups: int) -> tuple[Tensor, Tensor, Tensor]:
 def by_autograd(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor) -> tuple[Tensor, ...]:
     """(out, d_q, d_k, d_v) by PyTorch's own attention and its autograd."""
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    heads_first = [x.transpose(1, 2) for x in leaves]
     out = F.scaled_dot_product_attention(
-        *(x.transpose(1, 2) for x in leaves), is_causal=True, scale=SCALE, enable_gqa=True
+        heads_first[0],
+        heads_first[1],
+        heads_first[2],
+        is_causal=True,
+        scale=SCALE,
+        enable_gqa=True,
     ).transpose(1, 2)
     return out.detach(), *torch.autograd.grad(out, leaves, d_out)
 

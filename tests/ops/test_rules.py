@@ -178,7 +178,7 @@ COUNTED = [
 
 @pytest.mark.parametrize("example", COUNTED, ids=str)
 def test_flops_are_those_torch_counts(example: Example) -> None:
-    tensors = example.tensors("f32")
+    tensors = example.tensors("f64")
     shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
     with FlopCounterMode(display=False) as counter:
         example.the_op(*tensors, **example.attributes)
@@ -192,5 +192,5 @@ def test_ops_without_matmuls_count_no_flops() -> None:
     for op in set(OPS.values()) - {example.the_op for example in COUNTED}:
         example = next(example for example in EXAMPLES if example.the_op is op)
         with FlopCounterMode(display=False) as counter:
-            op(*example.tensors("f32"), **example.attributes)
+            op(*example.tensors("f64"), **example.attributes)
         assert counter.get_total_flops() == op.flops() == 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llamac.ir.graph import ops_in
+from llamac.ir.program import Program
 from llamac.passes.select_kernels import NoKernelError, SelectKernels
-from tests.passes.programs import HEADER, program
+from tests.passes.programs import program
 
 
-def attention(dtype: str = "bf16", head_dim: int = 64, positions: int = 64):
+def attention(dtype: str = "bf16", head_dim: int = 64, positions: int = 64) -> Program:
     """One attention in a program of this many positions."""
     kinds = {
         "q": f"{dtype}[B,S,4,{head_dim}]",
@@ -24,17 +27,15 @@ def attention(dtype: str = "bf16", head_dim: int = 64, positions: int = 64):
           %out: {q}, _: {lse} = attention(%x, %k, %v, scale=0.5, kernel='math')
           return %out
         """.format(**kinds)
-    given = program(graph)
-    assert given.symbols["S"] == 4, HEADER
-    return type(given)(**{**vars(given), "symbols": {"B": 2, "S": positions}})
+    return replace(program(graph), symbols={"B": 2, "S": positions})
 
 
-def chosen(result) -> str:
+def chosen(result: Program) -> str:
     (node,) = ops_in(result.regions["block"].forward.graph)
-    return node.kwargs["kernel"]
+    return str(node.kwargs["kernel"])
 
 
-def note(result, kernel: str) -> str:
+def note(result: Program, kernel: str) -> str:
     (found,) = [one for one in result.notes if one.startswith(f"attention: {kernel} ")]
     return found.partition(" — ")[2]
 
