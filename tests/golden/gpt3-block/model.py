@@ -149,15 +149,15 @@ def block_forward(
     hidden = F.gelu(wide)  # [B, S, 3072]
     fed = F.linear(hidden, w2, w2_bias)  # [B, S, 768]
     out = h + fed  # [B, S, 768]
-    return out, (qkv, logsumexp, context, attended, wide)
+    return out, (qkv, context, logsumexp, attended, wide)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 768]
     x: Tensor,  # [B, S, 768]
     qkv: Tensor,  # [B, S, 2304]
-    logsumexp: Tensor,  # [B, 12, S]
     context: Tensor,  # [B, S, 12, 64]
+    logsumexp: Tensor,  # [B, 12, S]
     attended: Tensor,  # [B, S, 768]
     wide: Tensor,  # [B, S, 3072]
     attention_norm: Tensor,  # [768]

@@ -134,15 +134,15 @@ def block_forward(
     hidden = packed_swiglu(gate_up)  # [B, S, 28672]
     fed = F.linear(hidden, w2)  # [B, S, 8192]
     out = h + fed  # [B, S, 8192]
-    return out, (qkv_rotated, logsumexp, context, attended, gate_up)
+    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 8192]
     x: Tensor,  # [B, S, 8192]
     qkv_rotated: Tensor,  # [B, S, 80, 128]
-    logsumexp: Tensor,  # [B, 64, S]
     context: Tensor,  # [B, S, 64, 128]
+    logsumexp: Tensor,  # [B, 64, S]
     attended: Tensor,  # [B, S, 8192]
     gate_up: Tensor,  # [B, S, 57344]
     rope_cos: Tensor,  # [S, 64]

@@ -131,15 +131,15 @@ def block_forward(
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
     fed = F.linear(hidden, w2)  # [B, S, 768]
     total, out_1 = add_rms_norm(h_1, fed, ffn_norm, eps=1e-05)  # [B, S, 768] each
-    return out_1, (qkv_rotated, logsumexp, context, total_1, h_1, gate_up, hidden, total)
+    return out_1, (qkv_rotated, context, logsumexp, total_1, h_1, gate_up, hidden, total)
 
 
 def block_backward(
     d_out_1: Tensor,  # [B, S, 768]
     x: Tensor,  # [B, S, 768]
     qkv_rotated: Tensor,  # [B, S, 36, 64]
-    logsumexp: Tensor,  # [B, 12, S]
     context: Tensor,  # [B, S, 12, 64]
+    logsumexp: Tensor,  # [B, 12, S]
     total_1: Tensor,  # [B, S, 768]
     h_1: Tensor,  # [B, S, 768]
     gate_up: Tensor,  # [B, S, 4096]

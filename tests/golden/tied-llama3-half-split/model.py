@@ -129,15 +129,15 @@ def block_forward(
     hidden = packed_swiglu(gate_up)  # [B, S, 256]
     fed = F.linear(hidden, w2)  # [B, S, 64]
     out = h + fed  # [B, S, 64]
-    return out, (qkv_rotated, logsumexp, context, attended, gate_up)
+    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 64]
     x: Tensor,  # [B, S, 64]
     qkv_rotated: Tensor,  # [B, S, 8, 16]
-    logsumexp: Tensor,  # [B, 4, S]
     context: Tensor,  # [B, S, 4, 16]
+    logsumexp: Tensor,  # [B, 4, S]
     attended: Tensor,  # [B, S, 64]
     gate_up: Tensor,  # [B, S, 512]
     rope_cos: Tensor,  # [S, 8]

@@ -132,15 +132,15 @@ def block_forward(
     hidden = packed_swiglu(gate_up)  # [B, S, 768]
     fed = F.linear(hidden, w2)  # [B, S, 256]
     out = h + fed  # [B, S, 256]
-    return out, (qkv_rotated, logsumexp, context, attended, gate_up)
+    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 256]
     x: Tensor,  # [B, S, 256]
     qkv_rotated: Tensor,  # [B, S, 24, 32]
-    logsumexp: Tensor,  # [B, 8, S]
     context: Tensor,  # [B, S, 8, 32]
+    logsumexp: Tensor,  # [B, 8, S]
     attended: Tensor,  # [B, S, 256]
     gate_up: Tensor,  # [B, S, 1536]
     rope_cos: Tensor,  # [S, 16]
