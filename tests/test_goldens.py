@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,9 +162,7 @@ def test_no_golden_is_stale(update_goldens: bool) -> None:
     stale = [path for path in GOLDEN.iterdir() if path.name not in names]
     if update_goldens:
         for path in stale:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
+            shutil.rmtree(path)
     else:
         assert not stale, f"no case in tests/test_goldens.py writes {stale}. {HOW}"
 
