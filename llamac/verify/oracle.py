@@ -86,9 +86,9 @@ def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
         key: relative_error(getattr(found, key), getattr(wanted, key))
         for key in ("loss", "evaluated", "logits")
     }
-    # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to all
-    # scores of a query, which softmax does not see. What is left is rounding, and is judged by the
-    # scale of the other gradients rather than by its own.
+    # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to
+    # all scores of a query, which softmax does not see. What is left is rounding, and is judged by
+    # the scale of the other gradients rather than by its own.
     scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
     for name, gradient in wanted.gradients.items():
         result[gradient_of(name)] = relative_error(

@@ -6,7 +6,6 @@ Only sizes change. What the passes look at stays: norms, positions, biases, ties
 from __future__ import annotations
 
 from llamac.ir.graph import is_op, ops_in
-from llamac.ir.program import Program
 from llamac.ops.attention import attention
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
@@ -56,16 +55,9 @@ def shrink(spec: Spec) -> Spec:
 def attention_kernel(spec: Spec) -> str:
     """The attention kernel that the compiler chooses for a spec."""
     *_, last = stages(spec, stop_after="select_kernels")
-    return _kernels(last.program).pop()
-
-
-def _kernels(program: Program) -> set[str]:
-    return {
-        node.kwargs["kernel"]
-        for name in program.layers[:1]
-        for node in ops_in(program.regions[name].forward.graph)
-        if is_op(node, attention)
-    }
+    program = last.program
+    layer = program.regions[program.layers[0]].forward.graph  # every layer's attention is alike
+    return next(str(node.kwargs["kernel"]) for node in ops_in(layer) if is_op(node, attention))
 
 
 def _heads(heads: int, kv_heads: int) -> tuple[int, int]:

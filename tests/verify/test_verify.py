@@ -153,9 +153,9 @@ def test_what_is_equal_has_no_error(outcome: Outcome) -> None:
 
 
 def test_rounding_around_zero_is_judged_by_the_other_gradients(outcome: Outcome) -> None:
-    rounded = outcome.gradients | {"wk_bias": torch.tensor([-3e-17, 2e-17])}
+    rounded = {**outcome.gradients, "wk_bias": torch.tensor([-3e-17, 2e-17])}
     assert errors(replace(outcome, gradients=rounded), outcome)["d wk_bias"] < 1e-13
-    wrong = outcome.gradients | {"wk_bias": torch.tensor([1e-6, 0.0])}
+    wrong = {**outcome.gradients, "wk_bias": torch.tensor([1e-6, 0.0])}
     assert errors(replace(outcome, gradients=wrong), outcome)["d wk_bias"] > 1e-4
 
 
@@ -169,7 +169,7 @@ def test_rounding_around_zero_is_judged_by_the_other_gradients(outcome: Outcome)
     ],
 )
 def test_no_number_and_no_shape_is_never_right(wrong: torch.Tensor, outcome: Outcome) -> None:
-    gradients = outcome.gradients | {"wq": wrong}
+    gradients = {**outcome.gradients, "wq": wrong}
     assert errors(replace(outcome, gradients=gradients), outcome)["d wq"] == math.inf
     assert relative_error(torch.tensor(1.0), torch.tensor(math.nan)) == math.inf
 
