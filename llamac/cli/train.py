@@ -18,7 +18,8 @@ app = typer.Typer(add_completion=False)
 def train(
     spec: SpecArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="RUN", help="Run directory [runs/<name>]")
+        Path | None,
+        typer.Option("-o", "--output", metavar="RUN", help="Run directory [runs/<name>]"),
     ] = None,
     overrides: SetOption = None,
     resume: Annotated[

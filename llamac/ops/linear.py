@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.runtime.linear import bias_gradient, weight_gradient
+from llamac.runtime import linear as runtime
 
 if TYPE_CHECKING:
     from torch import fx
@@ -38,34 +35,24 @@ def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_bias: tuple[int, ...])
     return 2 * math.prod(x) * weight[0]
 
 
-def _emit(x: str, weight: str, bias: str | None = None) -> str:
-    return f"F.linear({x}, {weight})" if bias is None else f"F.linear({x}, {weight}, {bias})"
-
-
-linear = Op("linear", _infer, F.linear, vjp=_vjp, flops=_flops, emit=_emit, cost="save")
-
-
-def _input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:
-    return d_y @ weight
-
+linear = Op("linear", _infer, runtime.linear, vjp=_vjp, flops=_flops, cost="save")
 
 linear_input_gradient = Op(
     "linear_input_gradient",
     infer=lambda d_y, weight: d_y.with_shape(*d_y.shape[:-1], weight.shape[1]),
-    eager=_input_gradient,
+    eager=runtime.input_gradient,
     flops=lambda d_y, weight: 2 * math.prod(d_y) * weight[1],
-    emit=lambda d_y, weight: f"{d_y} @ {weight}",
 )
 
 linear_weight_gradient = Op(
     "linear_weight_gradient",
     infer=lambda d_y, x: d_y.with_shape(d_y.shape[-1], x.shape[-1]),
-    eager=weight_gradient,
+    eager=runtime.weight_gradient,
     flops=lambda d_y, x: 2 * math.prod(d_y) * x[-1],
 )
 
 linear_bias_gradient = Op(
     "linear_bias_gradient",
     infer=lambda d_y: d_y.with_shape(d_y.shape[-1]),
-    eager=bias_gradient,
+    eager=runtime.bias_gradient,
 )

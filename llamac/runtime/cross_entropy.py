@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .linear import input_gradient, linear, weight_gradient
 from .numerics import upcast
 
 
@@ -31,7 +32,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) 
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
-        total = total + F.cross_entropy(upcast(F.linear(rows, weight)), targets, reduction="sum")
+        total = total + F.cross_entropy(upcast(linear(rows, weight)), targets, reduction="sum")
     return total / labels.numel()
 
 
@@ -46,14 +47,14 @@ def linear_cross_entropy_with_gradients(
     d_weight: Tensor | None = None
     for rows, target in zip(flat.split(chunk), targets.split(chunk), strict=True):
         target = target.unsqueeze(-1)
-        logits = upcast(F.linear(rows, weight))  # [chunk, V]
+        logits = upcast(linear(rows, weight))  # [chunk, V]
         log_total = logits.logsumexp(-1, keepdim=True)
         total = total + (log_total - logits.gather(-1, target)).sum()
         hot = torch.arange(weight.shape[0], device=x.device) == target
         d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) / tokens).to(x.dtype)
-        d_rows.append(d_logits @ weight)
+        d_rows.append(input_gradient(d_logits, weight))
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
-        part = upcast(d_logits.T @ rows)
+        part = upcast(weight_gradient(d_logits, rows))
         d_weight = part if d_weight is None else d_weight + part
     assert d_weight is not None, "a batch has at least one token"
     return total / tokens, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)

@@ -1,8 +1,40 @@
-"""The gradients of `y = x @ weight.T + bias`, over any leading dimensions."""
+"""The three matmuls of `y = x @ weight.T + bias`, over any leading dimensions: y, d_x and d_weight.
+
+On a CPU in float32, y and d_x are taken with oneDNN, as PyTorch itself does in bfloat16 only: its
+matmuls are faster than MKL's at these shapes (measured: benchmarks/results). d_weight, whose sum
+runs over tokens, is faster with MKL.
+"""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+# An operator of our own around it: Inductor takes oneDNN's for constant weights only.
+@torch.library.custom_op("llamac::onednn_linear", mutates_args=())
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@onednn_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [..., I], weight [O, I], bias [O] → [..., O]."""
+    if ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
+        return onednn_linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:
+    """d_y [..., O], weight [O, I] → d_x [..., I]."""
+    return linear(d_y, weight.T)
 
 
 def weight_gradient(d_y: Tensor, x: Tensor) -> Tensor:

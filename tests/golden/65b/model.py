@@ -21,7 +21,7 @@ from runtime.activation import packed_swiglu, packed_swiglu_backward
 from runtime.attention_sdpa import attention, attention_backward
 from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
 from runtime.embedding import embedding_gradient
-from runtime.linear import weight_gradient
+from runtime.linear import input_gradient, linear, weight_gradient
 from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
@@ -117,7 +117,7 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192]
-    qkv = F.linear(attention_in, wqkv)  # [B, S, 24576]
+    qkv = linear(attention_in, wqkv)  # [B, S, 24576]
     qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 192, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=128, layout="interleaved"
@@ -127,12 +127,12 @@ def block_forward(
         q, k, v, scale=0.08838834764831845
     )  # [B, S, 64, 128], [B, 64, S]
     merged = context.flatten(-2)  # [B, S, 8192]
-    attended = F.linear(merged, wo)  # [B, S, 8192]
+    attended = linear(merged, wo)  # [B, S, 8192]
 
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each
-    gate_up = F.linear(ffn_in, w13)  # [B, S, 44032]
+    gate_up = linear(ffn_in, w13)  # [B, S, 44032]
     hidden = packed_swiglu(gate_up)  # [B, S, 22016]
-    fed = F.linear(hidden, w2)  # [B, S, 8192]
+    fed = linear(hidden, w2)  # [B, S, 8192]
     out = h + fed  # [B, S, 8192]
     return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
@@ -155,18 +155,18 @@ def block_backward(
     w2: Tensor,  # [8192, 22016]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = d_out @ w2  # [B, S, 22016]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 22016], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [8192, 22016]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 44032]
-    d_ffn_in = d_gate_up @ w13  # [B, S, 8192]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [44032, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 8192], [8192]
 
-    d_merged = d_h @ wo  # [B, S, 8192]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
     merged = context.flatten(-2)  # [B, S, 8192]
     d_wo = weight_gradient(d_h, merged)  # [8192, 8192]
     d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 64, 128]
@@ -179,7 +179,7 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=128, layout="interleaved", inverse=True
     )  # [B, S, 192, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 24576]
-    d_attention_in = d_qkv @ wqkv  # [B, S, 8192]
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [24576, 8192]
     d_x_from_attention_in, d_attention_norm = rms_norm_backward(
@@ -298,7 +298,7 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 8192]
-    logits = F.linear(normed, output)  # [B, S, 32000]
+    logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
 

@@ -21,7 +21,7 @@ from runtime.activation import gelu_backward
 from runtime.attention_sdpa import attention, attention_backward
 from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
 from runtime.embedding import add_positions, embedding_gradient, position_gradient
-from runtime.linear import bias_gradient, weight_gradient
+from runtime.linear import bias_gradient, input_gradient, linear, weight_gradient
 from runtime.norm import layer_norm, layer_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 
@@ -132,7 +132,7 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=1e-05)  # [B, S, 768]
-    qkv = F.linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split((768, 768, 768), dim=-1)  # [B, S, 768] each
     q_heads = q.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
     k_heads = k.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
@@ -141,13 +141,13 @@ def block_forward(
         q_heads, k_heads, v_heads, scale=0.125
     )  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attended = F.linear(merged, wo, wo_bias)  # [B, S, 768]
+    attended = linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attended  # [B, S, 768]
 
     ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S, 768]
-    wide = F.linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
+    wide = linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
-    fed = F.linear(hidden, w2, w2_bias)  # [B, S, 768]
+    fed = linear(hidden, w2, w2_bias)  # [B, S, 768]
     out = h + fed  # [B, S, 768]
     return out, (qkv, context, logsumexp, attended, wide)
 
@@ -170,12 +170,12 @@ def block_backward(
     w2: Tensor,  # [768, 3072]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = d_out @ w2  # [B, S, 3072]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [768, 3072]
     d_w2_bias = bias_gradient(d_out)  # [768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 3072]
-    d_ffn_in = d_wide @ w1  # [B, S, 768]
+    d_ffn_in = input_gradient(d_wide, w1)  # [B, S, 768]
     h = x + attended  # [B, S, 768], recomputed
     ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S, 768], recomputed
     d_w1 = weight_gradient(d_wide, ffn_in)  # [3072, 768]
@@ -185,7 +185,7 @@ def block_backward(
     )  # [B, S, 768], [768]
     d_h = d_out + d_h_from_ffn_in  # [B, S, 768]
 
-    d_merged = d_h @ wo  # [B, S, 768]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 768]
     merged = context.flatten(-2)  # [B, S, 768]
     d_wo = weight_gradient(d_h, merged)  # [768, 768]
     d_wo_bias = bias_gradient(d_h)  # [768]
@@ -201,7 +201,7 @@ def block_backward(
     d_k = d_k_heads.flatten(-2)  # [B, S, 768]
     d_q = d_q_heads.flatten(-2)  # [B, S, 768]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 2304]
-    d_attention_in = d_qkv @ wqkv  # [B, S, 768]
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     attention_in = layer_norm(
         x, attention_norm, attention_norm_bias, eps=1e-05
     )  # [B, S, 768], recomputed
@@ -388,7 +388,7 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
     normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S, 768]
-    logits = F.linear(normed, tok_embeddings)  # [B, S, 32000]
+    logits = linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits
 
 

@@ -21,7 +21,7 @@ from runtime.activation import packed_swiglu, packed_swiglu_backward
 from runtime.attention_sdpa import attention, attention_backward
 from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
 from runtime.embedding import embedding_gradient
-from runtime.linear import weight_gradient
+from runtime.linear import input_gradient, linear, weight_gradient
 from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
@@ -116,7 +116,7 @@ def block_forward(
     w2: Tensor,  # [768, 2048]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    qkv = F.linear(x, wqkv)  # [B, S, 2304]
+    qkv = linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, 64))  # [B, S, 36, 64]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=24, layout="interleaved"
@@ -124,12 +124,12 @@ def block_forward(
     q, k, v = qkv_rotated.split((12, 12, 12), dim=2)  # [B, S, 12, 64] each
     context, logsumexp = attention(q, k, v, scale=0.125)  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attended = F.linear(merged, wo)  # [B, S, 768]
+    attended = linear(merged, wo)  # [B, S, 768]
     total_1, h_1 = add_rms_norm(x, attended, attention_norm, eps=1e-05)  # [B, S, 768] each
 
-    gate_up = F.linear(h_1, w13)  # [B, S, 4096]
+    gate_up = linear(h_1, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
-    fed = F.linear(hidden, w2)  # [B, S, 768]
+    fed = linear(hidden, w2)  # [B, S, 768]
     total, out_1 = add_rms_norm(h_1, fed, ffn_norm, eps=1e-05)  # [B, S, 768] each
     return out_1, (qkv_rotated, context, logsumexp, total_1, h_1, gate_up, hidden, total)
 
@@ -158,17 +158,17 @@ def block_backward(
     d_total, d_ffn_norm = add_rms_norm_backward(
         None, d_out_1, total, ffn_norm, eps=1e-05
     )  # [B, S, 768], [768]
-    d_hidden = d_total @ w2  # [B, S, 2048]
+    d_hidden = input_gradient(d_total, w2)  # [B, S, 2048]
     d_w2 = weight_gradient(d_total, hidden)  # [768, 2048]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 4096]
-    d_h_1_from_gate_up = d_gate_up @ w13  # [B, S, 768]
+    d_h_1_from_gate_up = input_gradient(d_gate_up, w13)  # [B, S, 768]
     d_w13 = weight_gradient(d_gate_up, h_1)  # [4096, 768]
     d_h_1 = d_total + d_h_1_from_gate_up  # [B, S, 768]
 
     d_total_1, d_attention_norm = add_rms_norm_backward(
         None, d_h_1, total_1, attention_norm, eps=1e-05
     )  # [B, S, 768], [768]
-    d_merged = d_total_1 @ wo  # [B, S, 768]
+    d_merged = input_gradient(d_total_1, wo)  # [B, S, 768]
     merged = context.flatten(-2)  # [B, S, 768]
     d_wo = weight_gradient(d_total_1, merged)  # [768, 768]
     d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
@@ -181,7 +181,7 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=24, layout="interleaved", inverse=True
     )  # [B, S, 36, 64]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 2304]
-    d_x_from_qkv = d_qkv @ wqkv  # [B, S, 768]
+    d_x_from_qkv = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     d_wqkv = weight_gradient(d_qkv, x)  # [2304, 768]
     d_x = d_total_1 + d_x_from_qkv  # [B, S, 768]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -296,7 +296,7 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 768]
-    logits = F.linear(normed, output)  # [B, S, 32000]
+    logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
 

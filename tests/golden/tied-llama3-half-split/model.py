@@ -21,7 +21,7 @@ from runtime.activation import packed_swiglu, packed_swiglu_backward
 from runtime.attention_math import attention, attention_backward
 from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
 from runtime.embedding import embedding_gradient
-from runtime.linear import weight_gradient
+from runtime.linear import input_gradient, linear, weight_gradient
 from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
@@ -116,18 +116,18 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 64]
-    qkv = F.linear(attention_in, wqkv)  # [B, S, 128]
+    qkv = linear(attention_in, wqkv)  # [B, S, 128]
     qkv_heads = qkv.unflatten(-1, (-1, 16))  # [B, S, 8, 16]
     qkv_rotated = rope(qkv_heads, rope_cos, rope_sin, heads=6, layout="half_split")  # [B, S, 8, 16]
     q, k, v = qkv_rotated.split((4, 2, 2), dim=2)  # [B, S, 4, 16], [B, S, 2, 16]
     context, logsumexp = attention(q, k, v, scale=0.25)  # [B, S, 4, 16], [B, 4, S]
     merged = context.flatten(-2)  # [B, S, 64]
-    attended = F.linear(merged, wo)  # [B, S, 64]
+    attended = linear(merged, wo)  # [B, S, 64]
 
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 64] each
-    gate_up = F.linear(ffn_in, w13)  # [B, S, 512]
+    gate_up = linear(ffn_in, w13)  # [B, S, 512]
     hidden = packed_swiglu(gate_up)  # [B, S, 256]
-    fed = F.linear(hidden, w2)  # [B, S, 64]
+    fed = linear(hidden, w2)  # [B, S, 64]
     out = h + fed  # [B, S, 64]
     return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
@@ -150,18 +150,18 @@ def block_backward(
     w2: Tensor,  # [64, 256]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = d_out @ w2  # [B, S, 256]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 256]
     hidden = packed_swiglu(gate_up)  # [B, S, 256], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [64, 256]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 512]
-    d_ffn_in = d_gate_up @ w13  # [B, S, 64]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 64]
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 64] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [512, 64]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 64], [64]
 
-    d_merged = d_h @ wo  # [B, S, 64]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 64]
     merged = context.flatten(-2)  # [B, S, 64]
     d_wo = weight_gradient(d_h, merged)  # [64, 64]
     d_context = d_merged.unflatten(-1, (-1, 16))  # [B, S, 4, 16]
@@ -174,7 +174,7 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=6, layout="half_split", inverse=True
     )  # [B, S, 8, 16]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 128]
-    d_attention_in = d_qkv @ wqkv  # [B, S, 64]
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 64]
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 64], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [128, 64]
     d_x_from_attention_in, d_attention_norm = rms_norm_backward(
@@ -295,7 +295,7 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 64]
-    logits = F.linear(normed, tok_embeddings)  # [B, S, 512]
+    logits = linear(normed, tok_embeddings)  # [B, S, 512]
     return logits
 
 

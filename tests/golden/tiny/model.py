@@ -21,7 +21,7 @@ from runtime.activation import packed_swiglu, packed_swiglu_backward
 from runtime.attention_sdpa import attention, attention_backward
 from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
 from runtime.embedding import embedding_gradient
-from runtime.linear import weight_gradient
+from runtime.linear import input_gradient, linear, weight_gradient
 from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
@@ -117,7 +117,7 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 256]
-    qkv = F.linear(attention_in, wqkv)  # [B, S, 768]
+    qkv = linear(attention_in, wqkv)  # [B, S, 768]
     qkv_heads = qkv.unflatten(-1, (-1, 32))  # [B, S, 24, 32]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=16, layout="interleaved"
@@ -125,12 +125,12 @@ def block_forward(
     q, k, v = qkv_rotated.split((8, 8, 8), dim=2)  # [B, S, 8, 32] each
     context, logsumexp = attention(q, k, v, scale=0.1767766952966369)  # [B, S, 8, 32], [B, 8, S]
     merged = context.flatten(-2)  # [B, S, 256]
-    attended = F.linear(merged, wo)  # [B, S, 256]
+    attended = linear(merged, wo)  # [B, S, 256]
 
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 256] each
-    gate_up = F.linear(ffn_in, w13)  # [B, S, 1536]
+    gate_up = linear(ffn_in, w13)  # [B, S, 1536]
     hidden = packed_swiglu(gate_up)  # [B, S, 768]
-    fed = F.linear(hidden, w2)  # [B, S, 256]
+    fed = linear(hidden, w2)  # [B, S, 256]
     out = h + fed  # [B, S, 256]
     return out, (qkv_rotated, context, logsumexp, attended, gate_up)
 
@@ -153,18 +153,18 @@ def block_backward(
     w2: Tensor,  # [256, 768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = d_out @ w2  # [B, S, 768]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 768]
     hidden = packed_swiglu(gate_up)  # [B, S, 768], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [256, 768]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 1536]
-    d_ffn_in = d_gate_up @ w13  # [B, S, 256]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 256]
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 256] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [1536, 256]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 256], [256]
 
-    d_merged = d_h @ wo  # [B, S, 256]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 256]
     merged = context.flatten(-2)  # [B, S, 256]
     d_wo = weight_gradient(d_h, merged)  # [256, 256]
     d_context = d_merged.unflatten(-1, (-1, 32))  # [B, S, 8, 32]
@@ -177,7 +177,7 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=16, layout="interleaved", inverse=True
     )  # [B, S, 24, 32]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 768]
-    d_attention_in = d_qkv @ wqkv  # [B, S, 256]
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 256]
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 256], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [768, 256]
     d_x_from_attention_in, d_attention_norm = rms_norm_backward(
@@ -296,7 +296,7 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 256]
-    logits = F.linear(normed, output)  # [B, S, 4096]
+    logits = linear(normed, output)  # [B, S, 4096]
     return logits
 
 
