@@ -6,14 +6,22 @@ and the feed-forward half, and a word on what the backward pass computes again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from llamac.emit.source import WIDTH, literal
-from llamac.ir.graph import is_differentiable, op_of, ops_in, output_of, placeholders, results
+from llamac.ir.graph import (
+    is_differentiable,
+    op_of,
+    ops_in,
+    output_of,
+    placeholders,
+    recomputed_ops,
+    results,
+)
 from llamac.ir.program import Region
 from llamac.ir.types import TensorType
 
@@ -78,13 +86,12 @@ def backward_source(region: Region, docstring: str) -> str:
     assert region.backward is not None
     sign = signature(region)
     graph = region.backward.graph
-    again = frozenset(node.name for node in region.forward.graph.nodes)
     value = ", ".join(name for name in sign.gradients if name is not None)
     return "\n".join(
         [
             *_definition(f"{region.name}_backward", placeholders(graph), several="," in value),
             f'    """{docstring}"""',
-            *_body(graph, again),
+            *_body(graph, recomputed_ops(graph)),
             *wrapped("return ", value),
         ]
     )
@@ -113,34 +120,35 @@ def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Itera
     yield ") -> tuple[Tensor, ...]:" if several else ") -> Tensor:"
 
 
-def _body(graph: fx.Graph, recomputed: frozenset[str]) -> Iterator[str]:
+def _body(graph: fx.Graph, recomputed: frozenset[fx.Node]) -> Iterator[str]:
     section = None
+    parameters = {node.name: node.meta["param"] for node in placeholders(graph, "param")}
     for node in ops_in(graph):
-        half = _half(node)
+        half = _half(node, parameters)
         if section is not None and half not in (None, section):
             yield ""
         section = half or section
         yield from _statement(node, recomputed)
 
 
-def _half(node: fx.Node) -> str | None:
-    """Which half of a block an op belongs to, told by the parameters it reads."""
-    for operand in node.args:
-        if isinstance(operand, fx.Node) and operand.meta.get("role") == "param":
-            name = operand.meta["param"]
-            return "attention" if "attention" in name else "feed_forward"
+def _half(node: fx.Node, parameters: Mapping[str, str]) -> str | None:
+    """Which half of a block an op belongs to: that of the parameter it reads or differentiates."""
+    names = [operand.name for operand in node.all_input_nodes]
+    names += [value.name.removeprefix("d_") for value in results(node) if value is not None]
+    for name in names:
+        if name in parameters:
+            return "attention" if "attention" in parameters[name] else "feed_forward"
     return None
 
 
-def _statement(node: fx.Node, recomputed: frozenset[str]) -> Iterator[str]:
+def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
     values = results(node)
     names = ["_" if value is None else value.name for value in values]
     kinds = node.meta["type"]
-    shapes = list(dict.fromkeys(map(shape, [kinds] if isinstance(kinds, TensorType) else kinds)))
-    comment = "  # " + ", ".join(shapes)
-    if len(names) > 1 and len(shapes) == 1:
-        comment += " each"
-    if recomputed.issuperset(names) and op_of(node).cost != "view":
+    shapes = [shape(kind) for kind in ([kinds] if isinstance(kinds, TensorType) else kinds)]
+    alike = len(shapes) > 1 and len(set(shapes)) == 1
+    comment = "  # " + (f"{shapes[0]} each" if alike else ", ".join(shapes))
+    if node in recomputed and op_of(node).cost != "view":
         comment += ", recomputed"
     yield from wrapped(f"{', '.join(names)} = ", _expression(node), comment)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from llamac.inspect.values import forward_by_name, operands_of, recomputed_ops, values_of
-from llamac.ir.graph import op_of, ops_in, placeholders, producer, type_of
+from llamac.inspect.values import forward_by_name, operands_of, values_of
+from llamac.ir.graph import op_of, ops_in, placeholders, producer, recomputed_ops, type_of
 from llamac.ir.program import Program, Region
 
 

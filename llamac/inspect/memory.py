@@ -18,10 +18,9 @@ from llamac.inspect.values import (
     forward_values,
     layer_count,
     operands_of,
-    recomputed_ops,
     values_of,
 )
-from llamac.ir.graph import ops_in, placeholders, producer, type_of
+from llamac.ir.graph import ops_in, placeholders, producer, recomputed_ops, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.types import TensorType
 

@@ -41,15 +41,6 @@ def forward_values(region: Region) -> Iterator[fx.Node]:
         yield from values_of(node)
 
 
-def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
-    """The ops of a backward graph that run forward ops again: those no cotangent flows into."""
-    flowing: set[fx.Node] = set()
-    for node in backward.nodes:
-        if node.meta.get("role") == "cotangent" or flowing.intersection(node.all_input_nodes):
-            flowing.add(node)
-    return frozenset(node for node in ops_in(backward) if node not in flowing)
-
-
 def forward_by_name(region: Region) -> dict[str, fx.Node]:
     return {value.name: value for value in forward_values(region)}
 

@@ -97,6 +97,15 @@ def is_differentiable(placeholder: fx.Node) -> bool:
     return floating and placeholder.meta["role"] in ("param", "input")
 
 
+def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
+    """The ops of a backward graph that run forward ops again: those no cotangent flows into."""
+    flowing: set[fx.Node] = set()
+    for node in backward.nodes:
+        if node.meta.get("role") == "cotangent" or flowing.intersection(node.all_input_nodes):
+            flowing.add(node)
+    return frozenset(node for node in ops_in(backward) if node not in flowing)
+
+
 def output_of(graph: fx.Graph) -> Any:
     """What the graph returns: one node (forward) or {name: gradient node} (backward)."""
     return graph.output_node().args[0]

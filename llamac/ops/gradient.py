@@ -34,9 +34,18 @@ class GradientBuilder(Builder):
             forward = Builder(node.graph)
             earlier = [one for one in results(node)[:index] if one is not None]
             with node.graph.inserting_after([node, *earlier][-1]):  # in the order they are printed
-                value = forward.result(node, index, op_of(node).results[index])
+                value = forward.result(node, index, _name(node, index))
         return self._primal_of(value)
 
     def name(self, value: Any) -> str:
         """What the gradient of a forward value is called."""
         return self._name_of(value)
+
+
+def _name(node: fx.Node, index: int) -> str:
+    """The result's own name, told apart by the result beside it where that one has another."""
+    names = op_of(node).results
+    for beside, usual in zip(results(node), names, strict=True):
+        if beside is not None and beside.name != usual:
+            return f"{beside.name}_{names[index]}"
+    return names[index]

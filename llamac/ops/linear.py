@@ -26,8 +26,9 @@ def _infer(x: TensorType, weight: TensorType, bias: TensorType | None = None) ->
 
 def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
     x, weight, *bias = node.args
-    d_x = b.op(linear_input_gradient, d_y, b.primal(weight), name=b.name(x))
+    # The weight's first: x, if it was computed again, is then done with.
     d_weight = b.op(linear_weight_gradient, d_y, b.primal(x), name=b.name(weight))
+    d_x = b.op(linear_input_gradient, d_y, b.primal(weight), name=b.name(x))
     return (d_x, d_weight, *(b.op(linear_bias_gradient, d_y, name=b.name(one)) for one in bias))
 
 

@@ -42,9 +42,9 @@ class Differentiate:
             if region.name in INFERENCE:
                 continue
             augmented = augment(region)
+            program = program.with_region(differentiate(augmented))
             if augmented is not region:  # the plain form stays, for evaluation
                 program = program.with_region(Region("evaluate", region.forward))
-            program = program.with_region(differentiate(augmented))
         return program
 
 
@@ -138,7 +138,7 @@ class _Tape:
     def _gradient_name(self, value: fx.Node) -> str:
         readers = [user for user in value.users if user.op != "output"]
         several = len(readers) > 1 and value.meta.get("role") != "param"
-        return f"d_{value.name}_from_{_label(self.reader)}" if several else f"d_{value.name}"
+        return f"d_{value.name}_from_{op_of(self.reader).name}" if several else f"d_{value.name}"
 
     def _primal(self, value: fx.Node) -> fx.Node:
         """The backward graph's placeholder for a forward value."""
@@ -153,8 +153,3 @@ class _Tape:
                     where=value.meta["where"],
                 )
         return self.primals[value]
-
-
-def _label(node: fx.Node) -> str:
-    first = next((value for value in reversed(results(node)) if value is not None), node)
-    return first.name

@@ -79,7 +79,7 @@ def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
     if not is_op(total, add):
         return
     build = Builder(graph)
-    build.where = total.meta["where"]
+    build.where = node.meta["where"]
     names = (total.name, node.name)
     with graph.inserting_before(node):
         new_total, normed = build.op(

@@ -34,7 +34,7 @@ class Lower:
 
     def apply(self, spec: Spec) -> Program:
         lowering = _Lowering(spec)
-        regions = (lowering.embed(), lowering.block(), lowering.head(), lowering.logits())
+        regions = (lowering.embed(), lowering.block(), lowering.logits(), lowering.head())
         return Program(
             name=spec.name,
             symbols={"B": spec.batch.micro_batch, "S": spec.batch.sequence_length},
@@ -68,13 +68,13 @@ class _Lowering:
             positions = self._weight(
                 g, "pos_embeddings", (rows, self.model.dim), where="model.position"
             )
-        x = g.op(embedding, tokens, table, name="x")
+        x = g.op(embedding, tokens, table, name="x" if positions is None else "embedded")
         if positions is not None:
             x = g.op(add_positions, x, positions, name="x", where=self._at("model.position"))
         return Region("embed", g.output(x))
 
     def block(self) -> Region:
-        g = self._region("model.n_layers")
+        g = self._region("model.dim")
         x = g.placeholder("x", self.stream)
         tables = {
             name: g.placeholder(name, buffer.type, "constant", where=self._at("model.position"))
@@ -85,13 +85,13 @@ class _Lowering:
 
         attention_in = self._norm(g, x, weights, "attention_norm", "attention_in") if pre else x
         attended = self._attention(g, attention_in, tables, weights)
-        h = g.op(add, x, attended, name="h")
+        h = g.op(add, x, attended, name="h" if pre else "h_sum")
         if not pre:
             h = self._norm(g, h, weights, "attention_norm", "h")
 
         ffn_in = self._norm(g, h, weights, "ffn_norm", "ffn_in") if pre else h
         fed = self._feed_forward(g, ffn_in, weights)
-        out = g.op(add, h, fed, name="out")
+        out = g.op(add, h, fed, name="out" if pre else "out_sum")
         if not pre:
             out = self._norm(g, out, weights, "ffn_norm", "out")
         return Region("block", g.output(out))
@@ -112,7 +112,7 @@ class _Lowering:
     def _attention(
         self, g: Builder, x: fx.Node, tables: dict[str, fx.Node], weights: dict[str, fx.Node]
     ) -> fx.Node:
-        at = self._at("model.n_heads")
+        at = attention_at = self._at("model.n_heads")
         heads = {}
         for which in "qkv":
             flat = self._linear(g, x, weights, f"attention.w{which}", name=which, where=at)
@@ -139,10 +139,10 @@ class _Lowering:
             scale=self.model.head_dim**-0.5,
             kernel="math",
             name=("context", "logsumexp"),
-            where=self._at("kernels.attention"),
+            where=self._at("kernels.attention") or attention_at,
         )
-        merged = g.op(merge_heads, context, name="merged")
-        return self._linear(g, merged, weights, "attention.wo", name="attended")
+        merged = g.op(merge_heads, context, name="merged", where=attention_at)
+        return self._linear(g, merged, weights, "attention.wo", name="attended", where=attention_at)
 
     def _feed_forward(self, g: Builder, x: fx.Node, weights: dict[str, fx.Node]) -> fx.Node:
         at = self._at("model.activation")

@@ -47,7 +47,7 @@ class SelectKernels:
         }
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
-                verdicts[kernel].insert(0, f'the spec asks for "{self.attention}"')
+                verdicts[kernel] = [f'the spec asks for "{self.attention}"']
         chosen = next((kernel for kernel, why_not in verdicts.items() if not why_not), None)
         if chosen is None:
             raise NoKernelError(

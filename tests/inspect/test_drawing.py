@@ -22,8 +22,7 @@ from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS
 from llamac.inspect.drawing.svg import program_svg
 from llamac.inspect.drawing.untangle import untangle
 from llamac.inspect.page import page
-from llamac.inspect.values import recomputed_ops
-from llamac.ir.graph import ops_in
+from llamac.ir.graph import ops_in, recomputed_ops
 from llamac.ir.program import Program
 from tests.inspect.conftest import compiled, last
 

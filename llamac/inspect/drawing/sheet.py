@@ -19,10 +19,18 @@ from llamac.inspect.values import (
     forward_by_name,
     operands_of,
     operation_count,
-    recomputed_ops,
     values_of,
 )
-from llamac.ir.graph import is_op, op_of, ops_in, output_of, placeholders, producer, type_of
+from llamac.ir.graph import (
+    is_op,
+    op_of,
+    ops_in,
+    output_of,
+    placeholders,
+    producer,
+    recomputed_ops,
+    type_of,
+)
 from llamac.ir.program import Program, Region
 from llamac.ops.elementwise import add
 

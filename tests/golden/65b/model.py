@@ -27,10 +27,10 @@ from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
 
 N_LAYERS = 2
-PARAMETERS = 2143330304
+PARAMETERS = 2_143_330_304
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 1,881,145,344 parameters of matmuls and attention is counted in full, not its causal half.
-FLOPS_PER_TOKEN = 11689525248
+FLOPS_PER_TOKEN = 11_689_525_248
 
 # How each canonical parameter starts: a distribution and its standard deviation.
 INIT = {
@@ -155,20 +155,20 @@ def block_backward(
     w2: Tensor,  # [8192, 22016]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = input_gradient(d_out, w2)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 22016], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [8192, 22016]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 22016]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 44032]
-    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [44032, 8192]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 8192], [8192]
-
-    d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
     merged = context.flatten(-2)  # [B, S, 8192]
+
     d_wo = weight_gradient(d_h, merged)  # [8192, 8192]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
     d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 64, 128]
     q, k, v = qkv_rotated.split((64, 64, 64), dim=2)  # [B, S, 64, 128] each
     d_q, d_k, d_v = attention_backward(
@@ -179,13 +179,13 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=128, layout="interleaved", inverse=True
     )  # [B, S, 192, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 24576]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [24576, 8192]
-    d_x_from_attention_in, d_attention_norm = rms_norm_backward(
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
+    d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
         d_attention_in, x, attention_norm, eps=1e-05
     )  # [B, S, 8192], [8192]
-    d_x = d_h + d_x_from_attention_in  # [B, S, 8192]
+    d_x = d_h + d_x_from_rms_norm  # [B, S, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
 

@@ -27,10 +27,10 @@ from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
 
 N_LAYERS = 2
-PARAMETERS = 666914816
+PARAMETERS = 666_914_816
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 535,822,336 parameters of matmuls and attention is counted in full, not its causal half.
-FLOPS_PER_TOKEN = 3416260608
+FLOPS_PER_TOKEN = 3_416_260_608
 
 # How each canonical parameter starts: a distribution and its standard deviation.
 INIT = {
@@ -148,8 +148,6 @@ def block_backward(
     w2: Tensor,  # [4096, 11008]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = input_gradient(d_out, w2)  # [B, S, 11008]
-
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 4096], recomputed
     qkv = linear(attention_in, wqkv)  # [B, S, 12288], recomputed
     qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 96, 128]
@@ -159,7 +157,7 @@ def block_backward(
     q, k, v = qkv_rotated.split((32, 32, 32), dim=2)  # [B, S, 32, 128] each
     context, logsumexp = attention(
         q, k, v, scale=0.08838834764831845
-    )  # [B, S, 32, 128], [B, 32, S]
+    )  # [B, S, 32, 128], [B, 32, S], recomputed
     merged = context.flatten(-2)  # [B, S, 4096]
     attended = linear(merged, wo)  # [B, S, 4096], recomputed
 
@@ -167,15 +165,16 @@ def block_backward(
     gate_up = linear(ffn_in, w13)  # [B, S, 22016], recomputed
     hidden = packed_swiglu(gate_up)  # [B, S, 11008], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [4096, 11008]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 11008]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 22016]
-    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 4096]
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [22016, 4096]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 4096]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 4096], [4096]
 
-    d_merged = input_gradient(d_h, wo)  # [B, S, 4096]
     d_wo = weight_gradient(d_h, merged)  # [4096, 4096]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 4096]
     d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 32, 128]
     d_q, d_k, d_v = attention_backward(
         d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
@@ -185,12 +184,12 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=64, layout="interleaved", inverse=True
     )  # [B, S, 96, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 12288]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [12288, 4096]
-    d_x_from_attention_in, d_attention_norm = rms_norm_backward(
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
+    d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
         d_attention_in, x, attention_norm, eps=1e-05
     )  # [B, S, 4096], [4096]
-    d_x = d_h + d_x_from_attention_in  # [B, S, 4096]
+    d_x = d_h + d_x_from_rms_norm  # [B, S, 4096]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
 

@@ -26,10 +26,10 @@ from runtime.norm import layer_norm, layer_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
-PARAMETERS = 39539712
+PARAMETERS = 39_539_712
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 38,731,776 parameters of matmuls and attention is counted in full, not its causal half.
-FLOPS_PER_TOKEN = 251265024
+FLOPS_PER_TOKEN = 251_265_024
 
 # How each canonical parameter starts: a distribution and its standard deviation.
 INIT = {
@@ -79,18 +79,18 @@ def embed_forward(
     pos_embeddings: Tensor,  # [1024, 768]
 ) -> Tensor:
     """Token ids → the residual stream."""
-    x = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
-    x_1 = add_positions(x, pos_embeddings)  # [B, S, 768]
-    return x_1
+    embedded = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
+    x = add_positions(embedded, pos_embeddings)  # [B, S, 768]
+    return x
 
 
 def embed_backward(
-    d_x_1: Tensor,  # [B, S, 768]
+    d_x: Tensor,  # [B, S, 768]
     tokens: Tensor,  # [B, S]
 ) -> tuple[Tensor, ...]:
     """The gradients of `embed_forward`."""
-    d_pos_embeddings = position_gradient(d_x_1, positions=1024)  # [1024, 768]
-    d_tok_embeddings = embedding_gradient(d_x_1, tokens, vocab_size=32000)  # [32000, 768]
+    d_pos_embeddings = position_gradient(d_x, positions=1024)  # [1024, 768]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=32000)  # [32000, 768]
     return d_tok_embeddings, d_pos_embeddings
 
 
@@ -102,13 +102,13 @@ class EmbedFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor, pos_embeddings: Tensor) -> Tensor:
-        x_1 = EmbedFunction.run_forward(tokens, tok_embeddings, pos_embeddings)
+        x = EmbedFunction.run_forward(tokens, tok_embeddings, pos_embeddings)
         ctx.save_for_backward(tokens)
-        return x_1
+        return x
 
     @staticmethod
-    def backward(ctx: Any, d_x_1: Tensor) -> Any:
-        d_tok_embeddings, d_pos_embeddings = EmbedFunction.run_backward(d_x_1, *ctx.saved_tensors)
+    def backward(ctx: Any, d_x: Tensor) -> Any:
+        d_tok_embeddings, d_pos_embeddings = EmbedFunction.run_backward(d_x, *ctx.saved_tensors)
         return None, d_tok_embeddings, d_pos_embeddings
 
 
@@ -170,24 +170,24 @@ def block_backward(
     w2: Tensor,  # [768, 3072]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = input_gradient(d_out, w2)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [768, 3072]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 3072]
     d_w2_bias = bias_gradient(d_out)  # [768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 3072]
-    d_ffn_in = input_gradient(d_wide, w1)  # [B, S, 768]
     h = x + attended  # [B, S, 768], recomputed
     ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S, 768], recomputed
     d_w1 = weight_gradient(d_wide, ffn_in)  # [3072, 768]
+    d_ffn_in = input_gradient(d_wide, w1)  # [B, S, 768]
     d_w1_bias = bias_gradient(d_wide)  # [3072]
-    d_h_from_ffn_in, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
+    d_h_from_layer_norm, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
         d_ffn_in, h, ffn_norm, eps=1e-05
-    )  # [B, S, 768], [768]
-    d_h = d_out + d_h_from_ffn_in  # [B, S, 768]
-
-    d_merged = input_gradient(d_h, wo)  # [B, S, 768]
+    )  # [B, S, 768], [768], [768]
+    d_h = d_out + d_h_from_layer_norm  # [B, S, 768]
     merged = context.flatten(-2)  # [B, S, 768]
+
     d_wo = weight_gradient(d_h, merged)  # [768, 768]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 768]
     d_wo_bias = bias_gradient(d_h)  # [768]
     d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
     q, k, v = qkv.split((768, 768, 768), dim=-1)  # [B, S, 768] each
@@ -201,16 +201,16 @@ def block_backward(
     d_k = d_k_heads.flatten(-2)  # [B, S, 768]
     d_q = d_q_heads.flatten(-2)  # [B, S, 768]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 2304]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     attention_in = layer_norm(
         x, attention_norm, attention_norm_bias, eps=1e-05
     )  # [B, S, 768], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [2304, 768]
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     d_wqkv_bias = bias_gradient(d_qkv)  # [2304]
-    d_x_from_attention_in, d_attention_norm, d_attention_norm_bias = layer_norm_backward(
+    d_x_from_layer_norm, d_attention_norm, d_attention_norm_bias = layer_norm_backward(
         d_attention_in, x, attention_norm, eps=1e-05
-    )  # [B, S, 768], [768]
-    d_x = d_h + d_x_from_attention_in  # [B, S, 768]
+    )  # [B, S, 768], [768], [768]
+    d_x = d_h + d_x_from_layer_norm  # [B, S, 768]
     return (
         d_x,
         d_attention_norm,
@@ -335,7 +335,7 @@ def head_backward(
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [32000, 768]
     d_x, d_norm, d_norm_bias = layer_norm_backward(
         d_normed, x, norm, eps=1e-05
-    )  # [B, S, 768], [768]
+    )  # [B, S, 768], [768], [768]
     return d_x, d_norm, d_norm_bias, d_tok_embeddings
 
 

@@ -27,10 +27,10 @@ from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
 
 N_LAYERS = 2
-PARAMETERS = 2235604992
+PARAMETERS = 2_235_604_992
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 1,973,420,032 parameters of matmuls and attention is counted in full, not its causal half.
-FLOPS_PER_TOKEN = 12645826560
+FLOPS_PER_TOKEN = 12_645_826_560
 
 # How each canonical parameter starts: a distribution and its standard deviation.
 INIT = {
@@ -122,7 +122,9 @@ def block_forward(
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=72, layout="interleaved"
     )  # [B, S, 80, 128]
-    q, k, v = qkv_rotated.split((64, 8, 8), dim=2)  # [B, S, 64, 128], [B, S, 8, 128]
+    q, k, v = qkv_rotated.split(
+        (64, 8, 8), dim=2
+    )  # [B, S, 64, 128], [B, S, 8, 128], [B, S, 8, 128]
     context, logsumexp = attention(
         q, k, v, scale=0.08838834764831845
     )  # [B, S, 64, 128], [B, 64, S]
@@ -155,37 +157,39 @@ def block_backward(
     w2: Tensor,  # [8192, 28672]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_hidden = input_gradient(d_out, w2)  # [B, S, 28672]
     hidden = packed_swiglu(gate_up)  # [B, S, 28672], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [8192, 28672]
+    d_hidden = input_gradient(d_out, w2)  # [B, S, 28672]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 57344]
-    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [57344, 8192]
+    d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
         d_out, d_ffn_in, h, ffn_norm, eps=1e-05
     )  # [B, S, 8192], [8192]
-
-    d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
     merged = context.flatten(-2)  # [B, S, 8192]
+
     d_wo = weight_gradient(d_h, merged)  # [8192, 8192]
+    d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
     d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 64, 128]
-    q, k, v = qkv_rotated.split((64, 8, 8), dim=2)  # [B, S, 64, 128], [B, S, 8, 128]
+    q, k, v = qkv_rotated.split(
+        (64, 8, 8), dim=2
+    )  # [B, S, 64, 128], [B, S, 8, 128], [B, S, 8, 128]
     d_q, d_k, d_v = attention_backward(
         d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
-    )  # [B, S, 64, 128], [B, S, 8, 128]
+    )  # [B, S, 64, 128], [B, S, 8, 128], [B, S, 8, 128]
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 80, 128]
     d_qkv_heads = rope(
         d_qkv_rotated, rope_cos, rope_sin, heads=72, layout="interleaved", inverse=True
     )  # [B, S, 80, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 10240]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
     attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [10240, 8192]
-    d_x_from_attention_in, d_attention_norm = rms_norm_backward(
+    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
+    d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
         d_attention_in, x, attention_norm, eps=1e-05
     )  # [B, S, 8192], [8192]
-    d_x = d_h + d_x_from_attention_in  # [B, S, 8192]
+    d_x = d_h + d_x_from_rms_norm  # [B, S, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
 

@@ -27,10 +27,10 @@ from runtime.parameters import expand_layers, initialise_parameters
 from runtime.rope import rope, rope_tables
 
 N_LAYERS = 2
-PARAMETERS = 63311616
+PARAMETERS = 63_311_616
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 38,731,776 parameters of matmuls and attention is counted in full, not its causal half.
-FLOPS_PER_TOKEN = 251265024
+FLOPS_PER_TOKEN = 251_265_024
 
 # How each canonical parameter starts: a distribution and its standard deviation.
 INIT = {
@@ -125,26 +125,26 @@ def block_forward(
     context, logsumexp = attention(q, k, v, scale=0.125)  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
     attended = linear(merged, wo)  # [B, S, 768]
-    total_1, h_1 = add_rms_norm(x, attended, attention_norm, eps=1e-05)  # [B, S, 768] each
+    h_total, h = add_rms_norm(x, attended, attention_norm, eps=1e-05)  # [B, S, 768] each
 
-    gate_up = linear(h_1, w13)  # [B, S, 4096]
+    gate_up = linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
     fed = linear(hidden, w2)  # [B, S, 768]
-    total, out_1 = add_rms_norm(h_1, fed, ffn_norm, eps=1e-05)  # [B, S, 768] each
-    return out_1, (qkv_rotated, context, logsumexp, total_1, h_1, gate_up, hidden, total)
+    out_total, out = add_rms_norm(h, fed, ffn_norm, eps=1e-05)  # [B, S, 768] each
+    return out, (qkv_rotated, context, logsumexp, h_total, h, gate_up, hidden, out_total)
 
 
 def block_backward(
-    d_out_1: Tensor,  # [B, S, 768]
+    d_out: Tensor,  # [B, S, 768]
     x: Tensor,  # [B, S, 768]
     qkv_rotated: Tensor,  # [B, S, 36, 64]
     context: Tensor,  # [B, S, 12, 64]
     logsumexp: Tensor,  # [B, 12, S]
-    total_1: Tensor,  # [B, S, 768]
-    h_1: Tensor,  # [B, S, 768]
+    h_total: Tensor,  # [B, S, 768]
+    h: Tensor,  # [B, S, 768]
     gate_up: Tensor,  # [B, S, 4096]
     hidden: Tensor,  # [B, S, 2048]
-    total: Tensor,  # [B, S, 768]
+    out_total: Tensor,  # [B, S, 768]
     rope_cos: Tensor,  # [S, 32]
     rope_sin: Tensor,  # [S, 32]
     attention_norm: Tensor,  # [768]
@@ -155,22 +155,22 @@ def block_backward(
     w2: Tensor,  # [768, 2048]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_total, d_ffn_norm = add_rms_norm_backward(
-        None, d_out_1, total, ffn_norm, eps=1e-05
+    d_out_total, d_ffn_norm = add_rms_norm_backward(
+        None, d_out, out_total, ffn_norm, eps=1e-05
     )  # [B, S, 768], [768]
-    d_hidden = input_gradient(d_total, w2)  # [B, S, 2048]
-    d_w2 = weight_gradient(d_total, hidden)  # [768, 2048]
+    d_w2 = weight_gradient(d_out_total, hidden)  # [768, 2048]
+    d_hidden = input_gradient(d_out_total, w2)  # [B, S, 2048]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 4096]
-    d_h_1_from_gate_up = input_gradient(d_gate_up, w13)  # [B, S, 768]
-    d_w13 = weight_gradient(d_gate_up, h_1)  # [4096, 768]
-    d_h_1 = d_total + d_h_1_from_gate_up  # [B, S, 768]
+    d_w13 = weight_gradient(d_gate_up, h)  # [4096, 768]
+    d_h_from_linear = input_gradient(d_gate_up, w13)  # [B, S, 768]
+    d_h = d_out_total + d_h_from_linear  # [B, S, 768]
 
-    d_total_1, d_attention_norm = add_rms_norm_backward(
-        None, d_h_1, total_1, attention_norm, eps=1e-05
+    d_h_total, d_attention_norm = add_rms_norm_backward(
+        None, d_h, h_total, attention_norm, eps=1e-05
     )  # [B, S, 768], [768]
-    d_merged = input_gradient(d_total_1, wo)  # [B, S, 768]
     merged = context.flatten(-2)  # [B, S, 768]
-    d_wo = weight_gradient(d_total_1, merged)  # [768, 768]
+    d_wo = weight_gradient(d_h_total, merged)  # [768, 768]
+    d_merged = input_gradient(d_h_total, wo)  # [B, S, 768]
     d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
     q, k, v = qkv_rotated.split((12, 12, 12), dim=2)  # [B, S, 12, 64] each
     d_q, d_k, d_v = attention_backward(
@@ -181,9 +181,9 @@ def block_backward(
         d_qkv_rotated, rope_cos, rope_sin, heads=24, layout="interleaved", inverse=True
     )  # [B, S, 36, 64]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 2304]
-    d_x_from_qkv = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     d_wqkv = weight_gradient(d_qkv, x)  # [2304, 768]
-    d_x = d_total_1 + d_x_from_qkv  # [B, S, 768]
+    d_x_from_linear = input_gradient(d_qkv, wqkv)  # [B, S, 768]
+    d_x = d_h_total + d_x_from_linear  # [B, S, 768]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
 
@@ -206,18 +206,18 @@ class BlockFunction(torch.autograd.Function):
         w13: Tensor,
         w2: Tensor,
     ) -> Tensor:
-        out_1, kept = BlockFunction.run_forward(
+        out, kept = BlockFunction.run_forward(
             x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
         )
         ctx.save_for_backward(
             x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
         )
-        return out_1
+        return out
 
     @staticmethod
-    def backward(ctx: Any, d_out_1: Tensor) -> Any:
+    def backward(ctx: Any, d_out: Tensor) -> Any:
         d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out_1, *ctx.saved_tensors
+            d_out, *ctx.saved_tensors
         )
         return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
