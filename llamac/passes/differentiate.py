@@ -131,7 +131,9 @@ class _Tape:
             return parts[0] if parts else None
         total = parts[0]
         for part in parts[1:]:
-            total = self.build.op(add, total, part, name=f"d_{value.name}")
+            last = part is parts[-1]
+            name = f"d_{value.name}" if last else f"d_{value.name}_so_far"
+            total = self.build.op(add, total, part, name=name)
         self.cotangents[value] = [total]
         return total
 
