@@ -12,11 +12,12 @@ from torch import fx
 from llamac.inspect.diff import coloured, diff_json, diff_text, graph_changes
 from llamac.inspect.graphviz import program_dot, quoted
 from llamac.inspect.machine import dump, program_json
+from llamac.inspect.memory import readable_bytes, stream_bytes
 from llamac.inspect.source import stage_source
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import ops_in, output_of, placeholders, type_of
 from llamac.passes.pipeline import NAMES
-from tests.inspect.conftest import compiled, last
+from tests.inspect.conftest import COMPUTED, EVERYTHING, KEPT, TINY, compiled, last
 
 
 def sizes(node: fx.Node) -> list[int]:
@@ -46,7 +47,7 @@ def test_python_has_backward_functions_once_there_are_any() -> None:
     source = stage_source(last("tiny"), "checkpoint", "block")
     assert "def block_backward(" in source
     assert "def head_forward(" not in source
-    assert "hidden = packed_swiglu(gate_up)  # [B, S, 768], recomputed" in source
+    assert f"hidden = packed_swiglu(gate_up)  # [B, S, {TINY.ffn_dim}], recomputed" in source
 
 
 def test_json_tells_the_whole_program() -> None:
@@ -111,10 +112,12 @@ def test_diff_says_what_checkpointing_saves() -> None:
     before, after = compiled("tiny")["differentiate"], last("tiny")
     text = diff_text(before, after, ("differentiate", "checkpoint"))
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "block, one of 6 44.1 MiB 44.1 MiB 34.1 MiB 24.1 MiB" in lines
+    columns = (COMPUTED, COMPUTED, EVERYTHING, KEPT)
+    shown = [readable_bytes(round(sbh * stream_bytes(after))) for sbh in columns]
+    assert f"block, one of {TINY.n_layers} {' '.join(shown)}" in lines
     assert "newly kept: qkv_rotated, attended" in lines
     assert "no longer kept: attention_in, q, k, v, merged, h, ffn_in, hidden" in lines
-    assert "+ %hidden: f32[B,S,768] = packed_swiglu(%gate_up) # tiny.toml:10" in lines
+    assert f"+ %hidden: f32[B,S,{TINY.ffn_dim}] = packed_swiglu(%gate_up) # tiny.toml:10" in lines
     found = diff_json(before, after, ("differentiate", "checkpoint"))
     activations, saved = (found["bytes"]["block"][key] for key in ("activations", "saved"))
     assert activations[0] == activations[1]

@@ -222,7 +222,7 @@ def test_the_message_reads_like_this() -> None:
           ^^^^^^^^^^^^^^^^^^^^ %y is read here but not in the saved set
           param layers.*.w as %w: f32[8,8]
           %d_y: f32[B,S,8] = silu_backward(%d_out, %y)
-          %d_x: f32[B,S,8] = linear_input_gradient(%d_y, layers.*.w)
           %d_w: f32[8,8] = linear_weight_gradient(%d_y, %x)
+          %d_x: f32[B,S,8] = linear_input_gradient(%d_y, layers.*.w)
           return x=%d_x, layers.*.w=%d_w"""
     )

@@ -73,9 +73,9 @@ def test_the_rest_is_computed_again_just_before_its_first_reader() -> None:
           %d_heads: f32[B,S,2,4] = split_heads(%d_flat_2, head_dim=4)
           %d_hidden: f32[B,S,8] = merge_heads(%d_heads)
           %d_wide: f32[B,S,8] = silu_backward(%d_hidden, %wide)
-          %d_normed: f32[B,S,8] = linear_input_gradient(%d_wide, layers.*.w)
           %normed: f32[B,S,8] = rms_norm(%x, norm, eps=1e-05)
           %d_w: f32[8,8] = linear_weight_gradient(%d_wide, %normed)
+          %d_normed: f32[B,S,8] = linear_input_gradient(%d_wide, layers.*.w)
           %d_x: f32[B,S,8], %d_norm: f32[8] = rms_norm_backward(%d_normed, %x, norm, eps=1e-05)
           return x=%d_x, norm=%d_norm, layers.*.w=%d_w
         """,

@@ -42,8 +42,8 @@ def test_each_value_s_gradient_comes_from_its_reader() -> None:
           saved %y: f32[B,S,8]  # a.toml:2
           param layers.*.w as %w: f32[8,8]  # a.toml:4
           %d_y: f32[B,S,8] = silu_backward(%d_out, %y)  # a.toml:3
-          %d_x: f32[B,S,8] = linear_input_gradient(%d_y, layers.*.w)  # a.toml:2
           %d_w: f32[8,8] = linear_weight_gradient(%d_y, %x)  # a.toml:2
+          %d_x: f32[B,S,8] = linear_input_gradient(%d_y, layers.*.w)  # a.toml:2
           return x=%d_x, layers.*.w=%d_w
         """,
     )
@@ -78,11 +78,11 @@ def test_a_value_with_several_readers_gets_the_sum_of_what_they_send() -> None:
           saved %b: f32[B,S,8]
           %d_a: f32[B,S,8] = mul(%d_out, %b)
           %d_b: f32[B,S,8] = mul(%d_out, %a)
-          %d_x_from_b: f32[B,S,8] = relu_backward(%d_b, %x)
-          %d_x_from_a: f32[B,S,8] = silu_backward(%d_a, %x)
-          %d_x: f32[B,S,8] = add(%d_out, %d_x_from_b)
-          %d_x_1: f32[B,S,8] = add(%d_x, %d_x_from_a)
-          return x=%d_x_1
+          %d_x_from_relu: f32[B,S,8] = relu_backward(%d_b, %x)
+          %d_x_from_silu: f32[B,S,8] = silu_backward(%d_a, %x)
+          %d_x_so_far: f32[B,S,8] = add(%d_out, %d_x_from_relu)
+          %d_x: f32[B,S,8] = add(%d_x_so_far, %d_x_from_silu)
+          return x=%d_x
         """,
     )
 
@@ -118,9 +118,9 @@ def test_a_result_nobody_uses_sends_nothing_back() -> None:
           return %y
         """
     )
-    assert "%y: f32[B,S,8] = add_rms_norm(%x, %r, norm, eps=1e-05) {save %total}" in shown
-    assert " = add_rms_norm_backward(none, %d_y, %total, norm, eps=1e-05)" in shown
-    assert shown.endswith("return x=%d_total, r=%d_total, norm=%d_norm")
+    assert "%y: f32[B,S,8] = add_rms_norm(%x, %r, norm, eps=1e-05) {save %y_total}" in shown
+    assert " = add_rms_norm_backward(none, %d_y, %y_total, norm, eps=1e-05)" in shown
+    assert shown.endswith("return x=%d_y_total, r=%d_y_total, norm=%d_norm")
 
 
 def test_nothing_flows_to_integers_or_constants() -> None:

@@ -41,7 +41,7 @@ def test_a_norm_takes_the_addition_before_it() -> None:
           input %x: f32[B,S,8]
           input %r: f32[B,S,8]
           param norm as %norm: f32[8]
-          %h: f32[B,S,8], %y: f32[B,S,8] = add_rms_norm(%x, %r, norm, eps=1e-05)  # a.toml:1
+          %h: f32[B,S,8], %y: f32[B,S,8] = add_rms_norm(%x, %r, norm, eps=1e-05)  # a.toml:2
           %out: f32[B,S,8] = mul(%h, %y)
           return %out
         """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -91,7 +92,9 @@ def negated(function: Callable) -> Callable:
 def test_a_wrong_sign_in_a_gradient(complaint, change) -> None:
     change("silu_backward", "eager", negated)
     said = complaint()
-    assert "from stage `lower` on: relative error 2.0e+00 in the gradient of layers." in said
+    # 2 for a gradient that passes one silu; the worst passes several, and is near 2.
+    wrong = r"from stage `lower` on: relative error 2\.\de\+00 in the gradient of layers\."
+    assert re.search(wrong, said)
     assert "1e-09 is allowed" in said
 
 
