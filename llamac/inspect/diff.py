@@ -110,11 +110,6 @@ def op_counts(graph: fx.Graph | None) -> Counter[str]:
     return Counter(op_of(node).name for node in ops_in(graph)) if graph else Counter()
 
 
-def counts_text(change: GraphChange) -> str:
-    """`linear 7 → 4, split 0 → 1`."""
-    return ", ".join(f"{op} {one} → {two}" for op, (one, two) in change.counts.items())
-
-
 def _change(before: Region | None, after: Region | None, direction: str) -> GraphChange:
     graphs = _graph(before, direction), _graph(after, direction)
     one, two = map(op_counts, graphs)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from llamac.ir.graph import copy_graph
 from llamac.ir.types import TensorType
 
 
@@ -97,19 +96,6 @@ class Program:
 
     def with_notes(self, *notes: str) -> Program:
         return replace(self, notes=(*self.notes, *notes))
-
-    def clone(self) -> Program:
-        """A copy that shares no graph with this one."""
-        regions = {
-            name: replace(
-                region,
-                forward=fx.GraphModule(region.forward, copy_graph(region.forward)),
-                backward=region.backward
-                and fx.GraphModule(region.backward, copy_graph(region.backward)),
-            )
-            for name, region in self.regions.items()
-        }
-        return replace(self, regions=regions)
 
     def copies(self, parameter: Parameter) -> int:
         """How many tensors this entry of the table stands for."""

@@ -38,9 +38,6 @@ class TensorType:
     def with_shape(self, *shape: Dim) -> TensorType:
         return replace(self, shape=shape)
 
-    def with_dtype(self, dtype: str) -> TensorType:
-        return replace(self, dtype=dtype)
-
     def elements(self, symbols: Mapping[str, int]) -> int:
         """Number of elements once B and S are known."""
         count = 1

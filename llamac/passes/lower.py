@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from llamac.ir.graph import Builder, placeholders, type_of
+from llamac.ir.graph import Builder
 from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType
 from llamac.ops.activation import gelu, relu, silu
@@ -268,8 +268,3 @@ class _Lowering:
     def _at(self, key: str) -> str:
         where = self.spec.where(key)
         return "" if where == "default" else where
-
-
-def stream_type(region: Region) -> TensorType:
-    """The type of the residual stream a region reads."""
-    return type_of(placeholders(region.forward.graph, "input")[0])
