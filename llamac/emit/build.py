@@ -34,7 +34,8 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     files["model.py"] = render_model(last.program)
     files |= render_trainer(spec)
     files["spec.toml"] = spec.to_toml()
-    for name in runtime_files(files["model.py"], files["train.py"]):
+    programs = [text for name, text in files.items() if name.endswith(".py")]
+    for name in runtime_files(*programs):
         files[f"runtime/{name}"] = (PACKAGE / "runtime" / name).read_text(encoding="utf-8")
     return files
 

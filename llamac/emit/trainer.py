@@ -1,4 +1,4 @@
-"""Spec → the files around model.py: train.py, README.md, requirements.txt, launch/local.sh.
+"""Spec → the files around model.py: train.py, generate.py, README.md and what else is in `FILES`.
 
 Values of the spec enter Python only as literals and shell only quoted; a template that names
 something unknown fails. The text is as `ruff format` would leave it, without needing ruff.
@@ -16,7 +16,7 @@ from llamac.emit.source import environment
 from llamac.spec import Spec
 
 PACKAGE = Path(llamac.__file__).parent
-FILES = ("train.py", "README.md", "requirements.txt", "launch/local.sh")
+FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "launch/local.sh")
 
 
 def render_trainer(spec: Spec) -> dict[str, str]:

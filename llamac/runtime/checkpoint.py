@@ -108,7 +108,7 @@ def save(
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
     state["random"] = random_state()
     directory = run / "checkpoints"
-    final = _path(run, progress.step)
+    final = path_of(run, progress.step)
     temporary = directory / f".writing-{final.name}"
     _remove_leftovers(directory)
     temporary.mkdir(parents=True)
@@ -126,7 +126,7 @@ def save(
     temporary.rename(final)
     _flush(directory)
     for old in steps(run)[:-keep]:
-        _path(run, old).rename(directory / f".deleting-{old}")
+        path_of(run, old).rename(directory / f".deleting-{old}")
     _remove_leftovers(directory)
     return final
 
@@ -147,6 +147,22 @@ def steps(run: Path) -> list[int]:
     """The steps that `run` has checkpoints of, oldest first."""
     names = (path.name for path in (run / "checkpoints").glob("step-*"))
     return sorted(int(n[5:]) for n in names if n[5:].isdigit())
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Where `run` keeps the checkpoint of a step, whether it has one or not."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def newest_whole(run: Path, say: Say) -> Path | None:
+    """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
+    for step in reversed(steps(run)):
+        path = path_of(run, step)
+        problem = damage(path)
+        if not problem:
+            return path
+        say(f"checkpoint {path.name} is damaged ({problem}): falling back to the one before")
+    return None
 
 
 def damage(path: Path) -> str | None:
@@ -193,18 +209,13 @@ def _choose(run: Path, resume: str, say: Say) -> Path | None:
         return None
     if resume != "auto":
         return _chosen(Path(resume).resolve(), run, bool(own))
-    for step in reversed(own):
-        path = _path(run, step)
-        problem = damage(path)
-        if not problem:
-            return path
-        say(f"checkpoint {path.name} is damaged ({problem}): falling back to the one before")
-    if own:
+    newest = newest_whole(run, say)
+    if own and newest is None:
         raise RunError(
             f"no checkpoint of {run} is whole: restore one from a backup, choose another "
             "--run DIR, or move its checkpoints/ away to start again from step 0"
         )
-    return None
+    return newest
 
 
 def _chosen(path: Path, run: Path, has_own: bool) -> Path:
@@ -222,7 +233,7 @@ def set_aside(run: Path, after: int, say: Say) -> None:
     """Rename checkpoints beyond step `after`: the curve goes on from there without them."""
     for step in steps(run):
         if step > after:
-            path = _path(run, step)
+            path = path_of(run, step)
             aside = path.with_name(f"aside-{path.name}")
             count = 1
             while aside.exists():
@@ -288,10 +299,6 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: list(values) if isinstance(values, tuple) else values}
     return {key: leaf for path, v in items for key, leaf in _flat(v, path).items()}
-
-
-def _path(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -24,7 +24,7 @@ class SpeaksTokens(Protocol):
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
-def sample_text(
+def continuation(
     model: GivesLogits,
     tokenizer: SpeaksTokens,
     prompt: str,
@@ -35,11 +35,15 @@ def sample_text(
     temperature: float,
     top_p: float,
     seed: int,
-) -> str:
-    """`prompt` continued as the beginning of a document: after the EOS of the one before."""
-    ids = generate(
+) -> Iterator[str]:
+    """What follows `prompt`, piece by piece as it comes, each ending with a whole character.
+
+    The prompt is read as the beginning of a document: after the EOS of the one before.
+    """
+    start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
+    tokens = generate(
         model,
-        [tokenizer.eos, *map(int, tokenizer.encode(prompt))],
+        start,
         count,
         context=context,
         device=device,
@@ -48,7 +52,24 @@ def sample_text(
         seed=seed,
         end=tokenizer.eos,
     )
-    return prompt + tokenizer.decode(ids)
+    return decoded(tokenizer, start[-1], tokens)
+
+
+def decoded(tokenizer: SpeaksTokens, before: int, ids: Iterable[int]) -> Iterator[str]:
+    """The text of `ids`, which follow the token `before`, each part as soon as it is certain.
+
+    A character may be spelled by several tokens, and until the last of them it reads as U+FFFD:
+    such an end waits. `before` is decoded along, because LLaMA's tokenizer drops the space that
+    a text's first token begins with.
+    """
+    held, known = [before], tokenizer.decode([before])
+    for token in ids:
+        held.append(token)
+        text = tokenizer.decode(held)
+        if not text.endswith("\ufffd"):
+            yield text[len(known) :]
+            held, known = [token], tokenizer.decode([token])
+    yield tokenizer.decode(held)[len(known) :]
 
 
 @torch.no_grad()
@@ -63,7 +84,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     end: int | None = None,
-) -> list[int]:
+) -> Iterator[int]:
     """Continue `prompt` (at least one token) by up to `count` tokens, stopping after `end`.
 
     Each token re-reads the last `context` tokens: no cache to keep in step with the model, and
@@ -73,14 +94,14 @@ def generate(
     if not prompt:
         raise ValueError("generate needs at least one prompt token, such as BOS")
     generator = torch.Generator().manual_seed(seed)
-    tokens = list(prompt)
+    tokens = list(prompt[-context:])
     for _ in range(count):
         window = torch.tensor([tokens[-context:]], device=device)  # 1 S
         logits = model.logits(window)[0, -1].float().cpu()  # V
         tokens.append(sample(logits, temperature, top_p, generator))
+        yield tokens[-1]
         if tokens[-1] == end:
             break
-    return tokens[len(prompt) :]
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
@@ -91,7 +112,8 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """
     if temperature == 0.0:
         return int(logits.argmax())
-    probabilities, ids = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
+    scores = (logits - logits.max()).double() / temperature  # finite, however cold it is
+    probabilities, ids = torch.softmax(scores, dim=-1).sort(descending=True)
     outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
     outside[0] = False
     probabilities[outside] = 0.0

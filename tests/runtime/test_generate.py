@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llamac.runtime.generate import generate, sample, sample_text
+from llamac.runtime.generate import continuation, decoded, generate, sample
+from llamac.runtime.tokenizer import Tokenizer, train_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -24,26 +29,30 @@ class CountsUp:
 
 
 def test_temperature_zero_takes_the_likeliest():
-    assert generate(CountsUp(), [3], 4, context=8, device=CPU, temperature=0.0) == [4, 5, 6, 7]
+    made = generate(CountsUp(), [3], 4, context=8, device=CPU, temperature=0.0)
+    assert list(made) == [4, 5, 6, 7]
 
 
 def test_generation_stops_after_the_end_token():
     made = generate(CountsUp(), [3], 9, context=8, device=CPU, temperature=0.0, end=5)
-    assert made == [4, 5]
+    assert list(made) == [4, 5]
 
 
 def test_the_model_never_sees_more_than_its_context():
     model = CountsUp()
-    generate(model, [1, 2], 5, context=4, device=CPU, temperature=0.0)
+    list(generate(model, [1, 2], 5, context=4, device=CPU, temperature=0.0))
     assert model.seen == [2, 3, 4, 4, 4]
 
 
 def test_the_same_seed_draws_the_same_and_leaves_global_randomness_alone():
     state = torch.get_rng_state()
     flat = CountsUp(sharpness=0.0)
-    first = generate(flat, [0], 20, context=8, device=CPU, seed=5)
-    assert first == generate(flat, [0], 20, context=8, device=CPU, seed=5)
-    assert first != generate(flat, [0], 20, context=8, device=CPU, seed=6)
+
+    def made(seed: int) -> list[int]:
+        return list(generate(flat, [0], 20, context=8, device=CPU, seed=seed))
+
+    assert made(5) == made(5)
+    assert made(5) != made(6)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -62,7 +71,7 @@ def test_sampled_frequencies_are_the_models():
 
 def test_an_empty_prompt_is_refused():
     with pytest.raises(ValueError, match="BOS"):
-        generate(CountsUp(), [], 1, context=8, device=CPU)
+        next(generate(CountsUp(), [], 1, context=8, device=CPU))
 
 
 def test_text_starts_as_documents_do_and_keeps_its_prompt():
@@ -75,18 +84,64 @@ def test_text_starts_as_documents_do_and_keeps_its_prompt():
         def decode(self, ids) -> str:
             return "".join(map(str, ids))
 
-    def text(prompt: str) -> str:
-        return sample_text(
-            CountsUp(),
-            Digits(),
-            prompt,
-            count=3,
-            context=8,
-            device=CPU,
-            temperature=0.0,
-            top_p=1.0,
-            seed=0,
-        )
+    def text(prompt: str) -> list[str]:
+        how: Any = {"count": 3, "context": 8, "device": CPU, "temperature": 0.0, "top_p": 1.0}
+        return list(continuation(CountsUp(), Digits(), prompt, seed=0, **how))
 
-    assert text("12") == "12345"
-    assert text("") == "012"
+    assert text("12") == ["3", "4", "5", ""]
+    assert text("") == ["0", "1", "2", ""]
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-300, 1e-3, 1e300, float("inf")])
+def test_any_temperature_can_be_sampled_at(temperature):
+    logits, generator = torch.tensor([3.0, -80.0, 4.0]), torch.Generator().manual_seed(0)
+    drawn = {sample(logits, temperature, 1.0, generator) for _ in range(100)}
+    assert drawn == ({2} if temperature < 1 else {0, 1, 2})
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    lines = [f"{n} foxes and {n + 1} hens, naïve café" for n in range(300)]
+    return train_tokenizer(lines, kind="bpe", vocab_size=320)
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "", " é🦙 漢字\n", "🦙🦙", "\ufffd", "a\ufffd\u2581b", "👩‍👩‍👧"]
+)
+def test_only_whole_characters_are_given_and_nothing_is_lost(tokenizer, text):
+    for before in ("", "foxes ", "naïve 🦙"):
+        start = [tokenizer.eos, *map(int, tokenizer.encode(before))]
+        pieces = list(decoded(tokenizer, start[-1], map(int, tokenizer.encode(text))))
+        assert "".join(pieces) == text
+        if "\ufffd" not in text:
+            assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(ids=st.lists(st.integers(0, 340), max_size=30), text=st.text(max_size=4))
+def test_whatever_tokens_come_their_text_does(tokenizer, ids, text):
+    start = [tokenizer.eos, *map(int, tokenizer.encode(text))]
+    pieces = "".join(decoded(tokenizer, start[-1], ids))
+    assert text + pieces == tokenizer.decode(start + ids)
+
+
+def test_text_that_is_certain_is_not_kept_waiting(tokenizer):
+    ids = [int(i) for i in tokenizer.encode("12ß")]
+    assert list(decoded(tokenizer, tokenizer.eos, ids)) == ["1", "2", "ß", ""]
+
+
+def test_a_space_that_begins_the_continuation_is_kept():
+    """LLaMA's own tokenizer drops the space before the first word that it decodes."""
+
+    class DropsTheFirstSpace:
+        eos = 0
+        words = ("", " Once", " upon", "time")
+
+        def encode(self, text: str) -> list[int]:
+            return [1]
+
+        def decode(self, ids) -> str:
+            return "".join(self.words[i] for i in ids).removeprefix(" ")
+
+    tokenizer = DropsTheFirstSpace()
+    assert "".join(decoded(tokenizer, 1, [2, 3])) == " upontime"
+    assert "".join(decoded(tokenizer, tokenizer.eos, [1, 2])) == "Once upon"

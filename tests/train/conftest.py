@@ -96,7 +96,7 @@ class Trainer:
     def __init__(self, directory: Path, spec: Spec) -> None:
         self.directory = directory
         write(directory, files_of(spec, stages(spec)))
-        self.train = _imported(directory)
+        self.train = imported(directory, "train")
         self.model = self.train.Model
 
     def run(self, run: Path, *arguments: str) -> int:
@@ -127,17 +127,17 @@ class Trainer:
         return {f"{s}.{n}": t for s, tensors in sections.items() for n, t in tensors.items()}
 
 
-def _imported(directory: Path) -> ModuleType:
-    """train.py with the model and runtime of its own directory, leaving no module behind."""
-    own = ("train", "model", "runtime")
+def imported(directory: Path, name: str) -> ModuleType:
+    """A program of an emitted directory with the modules beside it, leaving none of them behind."""
+    own = ("train", "generate", "model", "runtime")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         patch.setattr(sys, "dont_write_bytecode", True)
         try:
-            return importlib.import_module("train")
+            return importlib.import_module(name)
         finally:
-            for name in [name for name in sys.modules if name.split(".")[0] in own]:
-                del sys.modules[name]
+            for known in [known for known in sys.modules if known.split(".")[0] in own]:
+                del sys.modules[known]
 
 
 @pytest.fixture(scope="session", params=["fp32", "bf16"])

@@ -58,11 +58,11 @@ def test_a_literal_is_the_value_and_nothing_else(value):
     assert ast.literal_eval(constant("X", value).removeprefix("X = ").strip()) == value
 
 
-@pytest.mark.parametrize("name", ["train.py"])
+@pytest.mark.parametrize(("name", "lines"), [("train.py", 200), ("generate.py", 70)])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
-def test_train_py_is_short_valid_and_the_same_every_time(spec, name):
+def test_programs_are_short_valid_and_the_same_every_time(spec, name, lines):
     text = render_trainer(load_spec(spec))[name]
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) <= lines
     assert max(map(len, text.splitlines())) <= 100
     ast.parse(text)
     assert text == render_trainer(load_spec(spec))[name]
