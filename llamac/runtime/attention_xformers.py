@@ -14,6 +14,8 @@ from xformers.ops.fmha import (  # pyright: ignore[reportMissingImports]
     memory_efficient_attention_forward_requires_grad,
 )
 
+from .operators import opaque
+
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
     """[B, S, H, D] → [B, S, K, H/K, D], xformers' form of grouped-query attention."""
@@ -25,7 +27,12 @@ def _shared(x: Tensor, heads: int) -> Tensor:
     return x.unsqueeze(3).expand(-1, -1, -1, heads // x.shape[2], -1)
 
 
-@torch.library.custom_op("llamac::xformers_attention", mutates_args=())
+def _fake_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _head_dim = q.shape
+    return torch.empty_like(q), q.new_empty((batch, heads, length), dtype=torch.float32)
+
+
+@opaque("xformers_attention", _fake_attention)
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
     heads, groups = q.shape[2], k.shape[2]
@@ -38,13 +45,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
     return out.flatten(2, 3), logsumexp.flatten(1, 2)
 
 
-@attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    batch, length, heads, _head_dim = q.shape
-    return torch.empty_like(q), q.new_empty((batch, heads, length), dtype=torch.float32)
+def _fake_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-@torch.library.custom_op("llamac::xformers_attention_backward", mutates_args=())
+@opaque("xformers_attention_backward", _fake_backward)
 def attention_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,10 +74,3 @@ def attention_backward(
         scale=scale,
     )
     return d_q, _grouped(d_k, groups).sum(3), _grouped(d_v, groups).sum(3)
-
-
-@attention_backward.register_fake
-def _(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
