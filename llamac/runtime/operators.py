@@ -11,15 +11,16 @@ import torch
 def opaque(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a function as the operator `llamac::<name>`; `fake` makes results without values.
 
-    Operators belong to the process. Where another copy of this module has registered the name, that
-    one serves: registering again would destroy an operator its module still calls.
+    Operators belong to the process, and so do their definitions: where another copy of this module
+    has registered the name, that one serves. To register again would destroy an operator in use.
     """
 
     def register(function: Callable[..., Any]) -> Any:
-        if hasattr(torch.ops.llamac, name):
-            return getattr(torch.ops.llamac, name)
-        operator = torch.library.custom_op(f"llamac::{name}", function, mutates_args=())
-        operator.register_fake(fake)
-        return operator
+        definitions = vars(torch.ops.llamac).setdefault("definitions", {})
+        if name not in definitions:
+            definition = torch.library.custom_op(f"llamac::{name}", function, mutates_args=())
+            definition.register_fake(fake)
+            definitions[name] = definition
+        return getattr(torch.ops.llamac, name).default
 
     return register
