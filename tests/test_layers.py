@@ -24,7 +24,7 @@ BELOW = {
     "ir": {"spec"},
     "ops": {"ir", "spec", "runtime"},
     "passes": {"ops", "ir", "spec"},
-    "emit": {"passes", "ops", "ir", "spec"},
+    "emit": {"passes", "ops", "ir", "spec", "runtime"},
     "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
     "inspect": {"emit", "passes", "ops", "ir", "spec"},
     "cli": {"inspect", "verify", "emit", "passes", "ops", "ir", "spec", "runtime"},

@@ -4,7 +4,7 @@ A verb is one line in `VERBS` and one module beside this file, imported only whe
 called; so `llamac --help` stays quick however heavy a verb is. To add the verb `build`, write
 `"build": "compile SPEC into a trainer"` below and `llamac/cli/build.py` with
 
-    app = typer.Typer()
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
     @app.command()
     def build(spec: SpecArgument, overrides: SetOption = None) -> None: ...

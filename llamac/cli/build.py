@@ -12,7 +12,7 @@ from llamac.cli.common import SetOption, SpecArgument, load
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 OutputOption = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to write [build/<name>]")

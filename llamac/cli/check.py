@@ -11,7 +11,7 @@ from llamac.spec import Spec
 from llamac.spec.data import Data
 from llamac.spec.model import Model
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

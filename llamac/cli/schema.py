@@ -10,7 +10,7 @@ import typer
 
 from llamac.spec.schema import json_schema
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

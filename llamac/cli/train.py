@@ -11,7 +11,7 @@ import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -35,11 +35,10 @@ def train(
     """Build SPEC into a run directory and train it there; an interrupted run goes on."""
     loaded = load(spec, overrides)
 
-    from llamac.emit.build import files_of, write
-    from llamac.passes.pipeline import stages
+    from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
-    write(run, files_of(loaded, stages(loaded)), overwrite)
+    bring_up_to_date(run, loaded, overwrite)
     command = [sys.executable, str(run / "train.py"), "--resume", resume]
     if steps is not None:
         command += ["--steps", str(steps)]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import llamac
@@ -116,4 +117,6 @@ def _replace(path: Path, text: str) -> None:
             temporary.chmod(0o755)
         os.replace(temporary, path)
     except OSError as error:
+        with suppress(OSError):
+            path.with_name(f".{path.name}.tmp").unlink()
         raise BuildError(f"cannot write {path}: {error.strerror}") from None

@@ -14,7 +14,7 @@ from llamac.spec.units import Bytes, Tokens
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Safe as a directory's name on any system."""
 
-SMALLEST_SHARE = 1e-6
+SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.mixture.PERIOD
 
 
 class Source(Section):
@@ -83,5 +83,5 @@ class Data(Section):
         total = sum(source.share for source in self.source)
         for index, source in enumerate(self.source):
             if source.share / total < SMALLEST_SHARE:
-                message = f"share = {source.share:g} is less than a millionth of the mixture"
+                message = f"share = {source.share:g} is less than one in 10,000 of the mixture"
                 yield Problem(("source", index, "share"), message, "remove the source")

@@ -53,7 +53,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def sources(draw: st.DrawFn, name: str) -> dict[str, Any]:
-    source: dict[str, Any] = {"name": name, "share": draw(st.floats(0.01, 100))}
+    source: dict[str, Any] = {"name": name, "share": draw(st.floats(0.1, 100))}
     if draw(st.booleans()):
         return source | {"kind": draw(st.sampled_from(["python-docs", "python-source"]))}
     paths = draw(st.lists(path_text, min_size=1, max_size=3))

@@ -95,7 +95,7 @@ BROKEN = [
     ),
     (
         "data.source.0.share=1e-9",
-        "share = 1e-09 is less than a millionth of the mixture",
+        "share = 1e-09 is less than one in 10,000 of the mixture",
         "remove the source",
         ["data.source.0.share=1e-3"],
     ),

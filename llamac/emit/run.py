@@ -1,0 +1,66 @@
+"""Emitting into a run directory that may hold a run: nothing changes unless it can go on."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llamac.emit.build import MANIFEST, BuildError, files_of, write
+from llamac.passes.pipeline import stages
+from llamac.runtime.checkpoint import run_lock
+from llamac.runtime.machine import RunError
+from llamac.spec import Spec
+
+# What the loss curve depends on, as the emitted train.py's CURVE has it.
+CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
+NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
+
+
+def bring_up_to_date(run: Path, spec: Spec, overwrite: bool = False) -> None:
+    """Write the emitted files into `run`.
+
+    Raises BuildError, with the directory as it was, if another trainer is writing the run, or if
+    its checkpoints come from other values than the spec's.
+    """
+    files = files_of(spec, stages(spec))
+    if not (run / MANIFEST).is_file():
+        write(run, files, overwrite)
+        return
+    try:
+        with run_lock(run):
+            _refuse_another_curve(run, files["spec.toml"])
+            write(run, files, overwrite)
+    except RunError as error:
+        raise BuildError(str(error)) from None
+
+
+def _refuse_another_curve(run: Path, text: str) -> None:
+    old_spec = run / "spec.toml"
+    if not old_spec.is_file() or not any(run.glob("checkpoints/step-*")):
+        return
+    before = dict(_values(tomllib.loads(old_spec.read_text(encoding="utf-8"))))
+    after = dict(_values(tomllib.loads(text)))
+    changed = [
+        f"{key} was {before.get(key, 'not set')!r}, is {after.get(key, 'not set')!r}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    if changed:
+        raise BuildError(
+            f"{run} was trained with other values: {'; '.join(changed)}. A run goes on under the "
+            "same values only: set them back, or start another run with -o"
+        )
+
+
+def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of everything the curve depends on."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        if not prefix and key not in CURVE:
+            continue
+        if isinstance(value, dict):
+            yield from _values(value, f"{name}.")
+        elif name not in NOT_CURVE:
+            yield name, value

@@ -1,0 +1,58 @@
+"""Emitting into a directory that already holds a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamac.emit.build import BuildError
+from llamac.emit.run import bring_up_to_date
+from llamac.runtime.checkpoint import run_lock
+from llamac.spec import Spec, load_spec
+
+
+@pytest.fixture
+def spec() -> Spec:
+    return load_spec("tiny")
+
+
+@pytest.fixture
+def run(tmp_path: Path, spec: Spec) -> Path:
+    """A run with a checkpoint."""
+    run = tmp_path / "run"
+    bring_up_to_date(run, spec)
+    (run / "checkpoints" / "step-00000010").mkdir(parents=True)
+    return run
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
+def test_values_the_curve_depends_on_cannot_change_and_nothing_is_written(
+    run: Path, spec: Spec
+) -> None:
+    before = contents(run)
+    with pytest.raises(BuildError, match=r"optimizer\.lr was 0\.002, is 0\.001.*-o"):
+        bring_up_to_date(run, spec.replace({"optimizer.lr": 0.001}))
+    assert contents(run) == before
+
+
+def test_other_values_can(run: Path, spec: Spec) -> None:
+    bring_up_to_date(run, spec.replace({"log.every": 3, "data.directory": "elsewhere"}))
+    assert "LOG_EVERY = 3" in (run / "train.py").read_text(encoding="utf-8")
+
+
+def test_before_the_first_checkpoint_everything_can(run: Path, spec: Spec) -> None:
+    (run / "checkpoints" / "step-00000010").rmdir()
+    bring_up_to_date(run, spec.replace({"optimizer.lr": 0.001}))
+    assert "0.001" in (run / "train.py").read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_being_trained_is_left_alone(run: Path, spec: Spec) -> None:
+    before = contents(run)
+    with run_lock(run), pytest.raises(BuildError, match="another trainer"):
+        bring_up_to_date(run, spec.replace({"log.every": 3}))
+    assert contents(run) == before
