@@ -7,17 +7,20 @@
     <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
     <source>/source.json           this source's part of the manifest, written when it is whole
     <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
+    .prepare.lock                  locked by the process that prepares the directory
 
 Every file is written aside, flushed to disk and renamed, so a file that is there is whole.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -69,6 +72,50 @@ def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[s
         for split in SPLITS:
             for shard in source[split]["shards"]:
                 yield root / shard["file"], shard
+
+
+@contextmanager
+def alone(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Makes the directory and holds its lock, after calling `waiting` if another process has it.
+
+    The kernel frees the lock of a process that dies. Finished data on a read-only disk needs no
+    lock, as nothing will be written. Raises PreparedDataError if there cannot be a directory.
+    """
+    try:
+        file = _lock(root, waiting)
+    except OSError as error:
+        if not (root / "manifest.json").is_file():
+            raise PreparedDataError(
+                f"cannot prepare data in {root} ({error.strerror}): set data.directory to a "
+                "directory that can be written and locked"
+            ) from error
+        file = None
+    try:
+        yield
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _lock(root: Path, waiting: Callable[[], None]) -> IO[bytes]:
+    while True:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / ".prepare.lock").open("ab")
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # While this waited, someone may have deleted the directory, and the lock with it.
+            if os.path.exists(root / ".prepare.lock") and os.path.samefile(
+                root / ".prepare.lock", file.fileno()
+            ):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -22,6 +22,7 @@ from .prepared import (
     SPLITS,
     PreparedDataError,
     ShardWriter,
+    alone,
     clear,
     load_manifest,
     read_json,
@@ -88,8 +89,8 @@ def prepare(
     validation: the fraction of documents held out, chosen by a hash of the document, so that
     equal documents fall on the same side and no document moves when others are added.
 
-    A directory that is already prepared from the same settings is returned as it is. One process
-    at a time may prepare a directory.
+    A directory that is already prepared from the same settings is returned as it is. A second
+    process at the same directory waits for the first, says so, and finds the data ready.
     Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
     job = _Job(
@@ -97,15 +98,23 @@ def prepare(
         progress or (lambda stage, done: None),
     )  # fmt: skip
     settings = _settings(job)
-    if (job.root / "manifest.json").exists():
-        manifest = load_manifest(job.root)
-        _check_same(job, manifest, settings)
-        return manifest
-    job.root.mkdir(parents=True, exist_ok=True)
+    with alone(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
+        if (job.root / "manifest.json").exists():
+            return _reuse(job, settings)
+        return _prepare(job, settings)
+
+
+def _reuse(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
+    manifest = load_manifest(job.root)
+    _check_same(job, manifest, settings)
+    return manifest
+
+
+def _prepare(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
     inputs = _inputs(job)
     key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
     model = _tokenizer(job, key)
-    parts = [_prepare_source(job, source, model, key) for source in sources]
+    parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | _summary(job, model, parts)
     write_json(job.root / "manifest.json", manifest)
     return manifest

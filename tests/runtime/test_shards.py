@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,59 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
         prepare(root, **settings)
         assert tree(root) == expected
     assert deaths > 15
+
+
+def test_a_second_process_waits_and_finds_the_data_ready(texts: Path, tmp_path: Path) -> None:
+    """The first stops halfway, in a process of its own, until the second has begun to wait."""
+    context = multiprocessing.get_context("fork")
+    halfway, go_on = context.Event(), context.Event()
+
+    def first() -> None:
+        def halt(stage: str, _: int) -> None:
+            if stage == "tokenizing b":
+                halfway.set()
+                go_on.wait(60)
+
+        prepare(tmp_path / "data", **arguments(texts), progress=halt)
+
+    stages: list[str] = []
+
+    def progress(stage: str, _: int) -> None:
+        stages.append(stage)
+        go_on.set()
+
+    process = context.Process(target=first)
+    process.start()
+    assert halfway.wait(60)
+    manifest = prepare(tmp_path / "data", **arguments(texts), progress=progress)
+    process.join(60)
+    assert process.exitcode == 0
+    assert stages[0] == f"waiting for the process at {tmp_path / 'data'}"
+    assert not any(stage.startswith(("tokenizing", "sampling")) for stage in stages)
+    assert verify(tmp_path / "data") == manifest
+
+
+def test_a_killed_process_leaves_no_lock(texts: Path, tmp_path: Path) -> None:
+    def die(stage: str, _: int) -> None:
+        if stage == "tokenizing b":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    settings = arguments(texts)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: prepare(tmp_path / "data", **settings, progress=die)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    stages: list[str] = []
+    prepare(tmp_path / "data", **settings, progress=lambda stage, _: stages.append(stage))
+    assert set(stages) == {"tokenizing b"}
+
+
+def test_a_place_that_cannot_hold_data_is_an_error(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreparedDataError, match=r"cannot prepare data in .*set data\.directory"):
+        prepare(tmp_path / "file", **arguments(texts))
 
 
 def test_finished_work_is_not_done_again(
