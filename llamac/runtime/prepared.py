@@ -7,7 +7,8 @@
     <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
     <source>/source.json           this source's part of the manifest, written when it is whole
     <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
-    .prepare.lock                  locked by the process that prepares the directory
+    .prepare.lock                  locked by the process that prepares or checks the directory
+    .verified.json                 the shards found whole: size, time of change, sha256
 
 Every file is written aside, flushed to disk and renamed, so a file that is there is whole.
 """
@@ -20,7 +21,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -56,15 +57,51 @@ def verify(directory: str | Path) -> dict[str, Any]:
     """`load_manifest`, with every shard and the tokenizer read and compared with their hashes."""
     root, manifest = Path(directory), load_manifest(directory)
     for path, shard in _shards(root, manifest):
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                raise PreparedDataError(
-                    f"{path} is damaged: delete {root} and prepare the data again"
-                )
+        _check_hash(root, path, shard["sha256"])
     model = root / "tokenizer.model"
     if Tokenizer.load(model).pieces_sha256 != manifest["tokenizer"]["pieces_sha256"]:
         raise PreparedDataError(f"{model} is not the tokenizer these shards were made with")
     return manifest
+
+
+def verify_once(
+    directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
+) -> None:
+    """Compares each shard with its sha256, unless it was found whole before and has had the same
+    size and time of change since. Raises PreparedDataError at a damaged one.
+
+    It costs one reading of the new or changed shards, about a second per gigabyte, and later one
+    `stat` per shard. Where .verified.json cannot be written, every call reads everything.
+    """
+    root, note = Path(directory), Path(directory) / ".verified.json"
+    before, done = read_json(note), 0
+    now = dict(before)
+    try:
+        for path, shard in _shards(root, manifest):
+            status = path.stat()  # before reading: a change meanwhile will be seen next time
+            stamp = [status.st_size, status.st_mtime_ns, shard["sha256"]]
+            if before.get(shard["file"]) != stamp:
+                progress(f"checking {root}", done)
+                _check_hash(root, path, shard["sha256"])
+                done += status.st_size
+            now[shard["file"]] = stamp
+    finally:  # what was found whole needs no second look, however this ends
+        if now != before:
+            with suppress(OSError):
+                write_json(note, now)
+
+
+def _check_hash(root: Path, path: Path, sha256: str) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
+    if found != sha256:
+        raise PreparedDataError(
+            f"{path} is damaged: it does not have the checksum it was written with; delete {root} "
+            "and prepare the data again"
+        )
 
 
 def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -212,11 +249,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, or an empty one if there is no whole file."""
+    """The object in a file, or an empty one if there is no whole file that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _aside(path: Path) -> Path:

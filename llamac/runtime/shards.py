@@ -28,6 +28,7 @@ from .prepared import (
     read_json,
     token_dtype,
     verify,
+    verify_once,
     write_array,
     write_bytes,
     write_json,
@@ -89,7 +90,8 @@ def prepare(
     validation: the fraction of documents held out, chosen by a hash of the document, so that
     equal documents fall on the same side and no document moves when others are added.
 
-    A directory that is already prepared from the same settings is returned as it is. A second
+    A directory that is already prepared from the same settings is returned as it is, once its
+    shards have been compared with their hashes (see `prepared.verify_once` for the cost). A second
     process at the same directory waits for the first, says so, and finds the data ready.
     Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
@@ -107,6 +109,7 @@ def prepare(
 def _reuse(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
+    verify_once(job.root, manifest, job.progress)
     return manifest
 
 

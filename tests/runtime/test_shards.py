@@ -108,6 +108,7 @@ def test_a_prepared_directory_is_reused_untouched(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(tmp_path / "data", **arguments(texts))
+    prepare(tmp_path / "data", **arguments(texts))  # notes that the shards are whole
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
     monkeypatch.setattr(shards, "documents", None)  # would fail if anything were read
     assert prepare(tmp_path / "data", **arguments(texts)) == first
@@ -277,6 +278,35 @@ def test_verify_reads_every_byte(texts: Path, tmp_path: Path) -> None:
     (root / "tokenizer.model").write_bytes(other.model)
     with pytest.raises(PreparedDataError, match="not the tokenizer"):
         verify(root)
+
+
+def test_a_damaged_shard_is_found_when_it_is_used_again(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read = tmp_path / "data", []
+    real = prepared._check_hash
+    monkeypatch.setattr(prepared, "_check_hash", lambda *args: (read.append(args[1]), real(*args)))
+    manifest = prepare(root, **arguments(texts))
+    count = sum(len(s[split]["shards"]) for s in manifest["sources"] for split in prepared.SPLITS)
+    for reads in (count, 0):  # once per size and time of change
+        read.clear()
+        assert prepare(root, **arguments(texts)) == manifest
+        assert len(read) == reads
+    for garbage in ("", "[1]", "{"):  # a note that cannot be read is no note
+        (root / ".verified.json").write_text(garbage)
+        read.clear()
+        prepare(root, **arguments(texts))
+        assert len(read) == count
+    shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(1, 1))
+    for _ in range(2):  # and is not taken for whole the second time
+        read.clear()
+        with pytest.raises(PreparedDataError, match=rf"{shard} is damaged.*delete {root} and"):
+            prepare(root, **arguments(texts))
+        assert shard in read
 
 
 def test_held_out_documents_stay_when_others_come_and_equal_ones_stay_together(
