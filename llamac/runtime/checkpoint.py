@@ -13,6 +13,7 @@ first, for the same reason. What starts with a dot is unfinished business, safe 
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
@@ -103,6 +105,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of a step, then delete all but the newest `keep`.
 
+    Raises RunError if it cannot be written, and then frees what it took.
     `curve` holds the settings that a run must have kept in order to resume, see `find`.
     """
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
@@ -111,6 +114,24 @@ def save(
     final = path_of(run, progress.step)
     temporary = directory / f".writing-{final.name}"
     _remove_leftovers(directory)
+    try:
+        _write(temporary, tensors, state)
+        temporary.rename(final)
+    except (OSError, RuntimeError, CheckpointException) as error:  # mostly a full disk
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(
+            f"cannot save step {progress.step} in {directory}: {_cause(error)} "
+            f"({shutil.disk_usage(run).free / 1e6:,.0f} MB free there): make room, then resume"
+        ) from error
+    _flush(directory)
+    for old in steps(run)[:-keep]:
+        path_of(run, old).rename(directory / f".deleting-{old}")
+    _remove_leftovers(directory)
+    return final
+
+
+def _write(temporary: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
+    """Write all of a checkpoint into the new directory `temporary`, as far as the disk itself."""
     temporary.mkdir(parents=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "assuming the intent is to save in a single process"
@@ -123,12 +144,13 @@ def save(
     }
     (temporary / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
     _flush_tree(temporary)
-    temporary.rename(final)
-    _flush(directory)
-    for old in steps(run)[:-keep]:
-        path_of(run, old).rename(directory / f".deleting-{old}")
-    _remove_leftovers(directory)
-    return final
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong, from inside the wrapping of distributed checkpoints."""
+    if isinstance(error, CheckpointException):
+        error = next((wrapped[0] for wrapped in error.failures.values()), error)
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load(path: Path, tensors: Tensors) -> dict[str, Any]:
@@ -156,25 +178,32 @@ def path_of(run: Path, step: int) -> Path:
 
 def newest_whole(run: Path, say: Say) -> Path | None:
     """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
-    for step in reversed(steps(run)):
+    own = steps(run)
+    for step in reversed(own):
         path = path_of(run, step)
         problem = damage(path)
         if not problem:
             return path
-        say(f"checkpoint {path.name} is damaged ({problem}): falling back to the one before")
+        fall = ": falling back to the one before" if step != own[0] else ""
+        say(f"checkpoint {path.name} is damaged ({problem}){fall}")
     return None
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the checkpoint at `path`, or None if every checksum holds."""
+    """What is wrong with the checkpoint at `path`, or None if it has all its files, as written."""
     try:
         manifest = json.loads((path / "MANIFEST.json").read_text())
+        for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
+            if not fnmatch.filter(manifest, pattern):
+                return f"MANIFEST.json lists no {pattern}"
         for name, entry in manifest.items():
             file = path / name
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
             if _sha256(file) != entry["sha256"]:
                 return f"{name} does not have the checksum it was written with"
+        if not {"step", "curve", "random"} <= read_state(path).keys():
+            return "state.json lacks what a checkpoint holds"
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import importlib.util
+import io
+import math
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +28,55 @@ import torch
 
 class RunError(Exception):
     """A run cannot go on, and the message says what a person can do about it. Exit code 1."""
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Do `work` for its exit code; what a person can mend becomes one `error: …` and exit code 1.
+
+    Text that the terminal's encoding lacks is written with backslashes rather than not at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return work()
+    except (RunError, OSError) as error:  # OSError: disk full, read-only, not a directory, …
+        with contextlib.suppress(OSError):
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def say(text: str) -> None:
+    """Print; once stdout takes no more (its reader left, its disk is full), to nowhere instead.
+
+    A run is worth more than its log: it goes on, and saves.
+    """
+    try:
+        print(text, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def positive(text: str) -> int:
+    """An option's value as a whole number above 0, for argparse."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def this_command(without: str) -> str:
+    """The command line that started this program, for a shell, less one option and its value."""
+    words, kept = iter(sys.argv), [sys.executable]
+    for word in words:
+        if word == without:
+            next(words, None)
+        elif not word.startswith(f"{without}="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 class Compiler(NamedTuple):
@@ -132,30 +186,43 @@ def _try_cpp(compiler: str) -> str:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Measured peak of a dense n×n matmul in `dtype`, in FLOP/s: the best of growing n.
+    """Measured peak of a dense n×n matmul in `dtype`, in FLOP/s: the best of many short trials.
 
-    Takes about `seconds`: each size runs for a share of it, and sizes stop growing once a single
-    product would not fit. Leaves torch's random state alone.
+    Takes about `seconds`. n grows as long as trials of the next size are short beside that; what
+    decides is the fastest trial, as any single one may be slowed by something else on the machine.
+    Leaves torch's random state alone.
     """
-    best, deadline = 0.0, time.perf_counter() + seconds
+    best, deadline, share = 0.0, time.perf_counter() + seconds, seconds / 6
     generator = torch.Generator(device).manual_seed(0)
     for n in (256, 512, 1024, 2048, 4096, 8192):
         a, b = torch.randn(2, n, n, device=device, generator=generator).to(dtype)
-        torch.mm(a, b)
-        synchronize(device)
-        started, repeats, elapsed = time.perf_counter(), 0, 0.0
-        while elapsed < seconds / 6:
-            torch.mm(a, b)
-            repeats += 1
-            if device.type != "cuda" or repeats % 16 == 0:
-                synchronize(device)
-                elapsed = time.perf_counter() - started
-        rate = 2 * n**3 * repeats / elapsed
-        best = max(best, rate)
-        # The next size runs once to warm up and once at least to measure, at 8 times the work.
-        if time.perf_counter() + 2 * 8 * 2 * n**3 / rate > deadline + seconds / 2:
+        _fastest_trial(a, b, 0.0)  # the first one of a size warms up
+        fastest = _fastest_trial(a, b, time.perf_counter() + share)
+        largest = n == 8192 or 2 * 8 * fastest > share  # the next size has 8 times the work
+        if largest:
+            fastest = min(fastest, _fastest_trial(a, b, deadline))
+        best = max(best, 2 * n**3 * _products(device) / fastest)
+        if largest:
             break
     return best
+
+
+def _products(device: torch.device) -> int:
+    """In one trial: a GPU is waited for once in several, as in training."""
+    return 16 if device.type == "cuda" else 1
+
+
+def _fastest_trial(a: torch.Tensor, b: torch.Tensor, until: float) -> float:
+    """Seconds of the fastest trial that begins before `until`, of one at least."""
+    fastest, now = math.inf, time.perf_counter()
+    while fastest == math.inf or now < until:
+        started = now
+        for _ in range(_products(a.device)):
+            torch.mm(a, b)
+        synchronize(a.device)
+        now = time.perf_counter()
+        fastest = min(fastest, now - started)
+    return fastest
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .machine import say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -89,14 +92,16 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
 
     def say(self, text: str) -> None:
         """Print `text` as it is, above the live line if there is one."""
         if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            with contextlib.suppress(OSError):  # a terminal that is gone does not end the run
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, flush=True)
+            say(text)
 
     def step(self, row: Row) -> None:
         self._recent.append(row["step_seconds"])
@@ -104,6 +109,8 @@ class Display:
         line = describe(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=row["step"], description=line)
+            if "validation_loss" in row:
+                self.say(line)
         elif row["step"] % self.every == 0 or row["step"] == self.stop:
             self.say(line)
 
@@ -121,11 +128,11 @@ def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
 
 
 def describe(row: Row, stop: int, remaining_seconds: float) -> str:
-    """One step in one line."""
+    """One step in one line; what matters most comes first, as narrow terminals cut the end off."""
     text = (
-        f"step {row['step']:,}/{stop:,} · loss {row['loss']:.4f} · lr {row['lr']:.2e} · "
-        f"norm {row['grad_norm']:.2f} · {row['tokens_per_second']:,.0f} tok/s · "
-        f"MFU {row['mfu']:.1%} · ETA {duration(remaining_seconds)}"
+        f"step {row['step']:,}/{stop:,} · loss {row['loss']:.4f} · "
+        f"ETA {duration(remaining_seconds)} · lr {row['lr']:.2e} · norm {row['grad_norm']:.2f} · "
+        f"{row['tokens_per_second']:,.0f} tok/s · MFU {row['mfu']:.1%}"
     )
     if "validation_loss" in row:
         text += f" · validation {row['validation_loss']:.4f}"
@@ -143,7 +150,7 @@ def duration(seconds: float) -> str:
 def _live_line() -> Progress:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    columns = (BarColumn(10), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
     return Progress(*columns, transient=True)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from traceback import StackSummary
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from llamac.runtime import checkpoint
 from llamac.runtime.checkpoint import Progress
@@ -91,6 +95,27 @@ def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
     assert names(tmp_path) == ["step-00000001"]
 
 
+@pytest.mark.parametrize("moment", ["_flush_tree", "save_distributed"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed\nframe 1"),
+        CheckpointException("", {0: (OSError("No space"), StackSummary())}),
+    ],
+)
+def test_a_save_that_fails_says_why_and_frees_the_space(tmp_path, monkeypatch, moment, error):
+    save(tmp_path, 1)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoint, moment, fail)
+    with pytest.raises(RunError, match=r"cannot save step 2 .*(No space|Writer failed).* resume$"):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001"]
+
+
 def test_a_deletion_that_dies_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 1)
 
@@ -125,6 +150,28 @@ def test_the_newest_whole_one_is_chosen_and_the_fall_is_said(tmp_path):
     assert found(tmp_path, said=said) == good
     assert ["step-00000004" in said[0], "step-00000003" in said[1]] == [True, True]
     assert len(said) == 2
+    assert all("falling back to the one before" in line for line in said)
+
+
+@pytest.mark.parametrize("lost", ["tensors/.metadata", "tensors/*.distcp", "state.json"])
+def test_a_file_that_the_manifest_does_not_know_of_is_damage(tmp_path, lost):
+    path = save(tmp_path, 1)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    for file in path.glob(lost):
+        del manifest[str(file.relative_to(path))]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert lost in (checkpoint.damage(path) or "")
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", "{}", "\x00"])
+def test_a_state_that_cannot_be_read_is_damage_whatever_its_checksum(tmp_path, state):
+    path = save(tmp_path, 1)
+    (path / "state.json").write_text(state)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    digest = hashlib.sha256(state.encode()).hexdigest()
+    manifest["state.json"] = {"bytes": len(state), "sha256": digest}
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert checkpoint.damage(path)
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", '{"state.json": 3}', '{"gone": {}}'])
@@ -136,8 +183,11 @@ def test_a_manifest_that_makes_no_sense_is_damage(tmp_path, manifest):
 
 def test_if_none_is_whole_nothing_is_overwritten(tmp_path):
     damage_something(save(tmp_path, 1))
+    said: list[str] = []
     with pytest.raises(RunError, match="--run DIR"):
-        found(tmp_path)
+        found(tmp_path, said=said)
+    assert "step-00000001 is damaged" in said[0]
+    assert "falling back" not in said[0]
 
 
 def test_a_run_without_checkpoints_starts_afresh(tmp_path):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +93,75 @@ def test_matmul_peak_is_a_rate_and_leaves_randomness_alone():
     state = torch.get_rng_state()
     assert machine.matmul_peak(CPU, torch.float32, seconds=0.05) > 1e6
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_slow_trials_neither_lower_the_peak_nor_keep_the_matrices_small(monkeypatch):
+    clock, products, sizes = 0.0, 0, set()
+
+    def mm(a: torch.Tensor, _: torch.Tensor) -> None:
+        nonlocal clock, products
+        products += 1
+        sizes.add(len(a))
+        clock += 2 * len(a) ** 3 / 1e11 * (50 if products % 2 else 1)
+
+    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: clock))
+    monkeypatch.setattr(torch, "mm", mm)
+    assert machine.matmul_peak(CPU, torch.float32) == pytest.approx(1e11)
+    assert max(sizes) == 1024
+    assert clock >= 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (RunError("mend it"), 1, "error: mend it\n"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"), 1, "Not a directory: 'x'\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(capsys, error, code, says):
+    def work() -> int:
+        raise error
+
+    assert machine.exit_code(work) == code
+    printed = capsys.readouterr().err
+    assert printed.endswith(says)
+    assert printed.count("\n") == bool(says)
+
+
+def outside(code: str, **options) -> subprocess.CompletedProcess[bytes]:
+    code = f"from llamac.runtime import machine\n{code}"
+    return subprocess.run([sys.executable, "-c", code], check=False, stderr=-1, **options)
+
+
+def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
+    code = "machine.exit_code(lambda: machine.say('× 6N·L 長'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = outside(code, env=environment, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, rb"\xd7 6N\xb7L \u9577" + b"\n")
+
+
+def test_what_nobody_reads_any_more_stops_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "for _ in range(9): machine.say('x')\nprint('y')\nraise SystemExit(7)"
+    done = outside(code, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "", "many"])
+def test_positive_takes_whole_numbers_above_zero(text):
+    assert machine.positive("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number above 0"):
+        machine.positive(text)
+
+
+@pytest.mark.parametrize("option", [["--resume", "some path"], ["--resume=x"], []])
+def test_this_command_leaves_out_one_option_and_quotes_the_others(monkeypatch, option):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--run", "a b", *option, "--steps", "9"])
+    expected = [sys.executable, "train.py", "--run", "a b", "--steps", "9"]
+    assert shlex.split(machine.this_command("--resume")) == expected
 
 
 def test_peak_memory_covers_this_process():

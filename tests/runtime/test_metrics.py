@@ -79,14 +79,40 @@ def test_a_slow_first_step_does_not_spoil_the_eta(capsys):
     assert "ETA 0:00:30" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def on_terminal(monkeypatch) -> Terminal:
+    """A terminal of 80 columns in stdout's place (not a fixture: pytest would take it back)."""
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return terminal
+
+
+def test_evaluations_stay_on_a_terminal_and_other_steps_do_not(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    with Display(0, 4, 1) as display:
+        display.step(row(1))
+        display.step(row(2, validation_loss=1.5))
+        display.step(row(3))
+    stays = [line for line in terminal.getvalue().splitlines() if "MFU 50.0%" in line]
+    assert len(stays) == 1
+    assert stays[0].endswith("validation 1.5000")
+
+
+def test_the_eta_is_visible_at_eighty_columns(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    with Display(0, 1_000_000, 1) as display:
+        display.step(row(120_000))
+    assert "ETA 20d 8:53:20" in terminal.getvalue()
+
+
+def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
+    terminal = on_terminal(monkeypatch)
     with Display(0, 4, 10) as display:
         display.step(row(1))
         display.say("sample: [bold]a[/nonsense] {x}")
@@ -97,8 +123,8 @@ def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
 def test_a_step_in_one_line():
     line = describe(row(1200, validation_loss=1.5, skipped_steps=2), 5000, 3600.0)
     assert line == (
-        "step 1,200/5,000 · loss 2.0000 · lr 1.00e-03 · norm 1.00 · 5,000 tok/s · MFU 50.0% · "
-        "ETA 1:00:00 · validation 1.5000 · SKIPPED"
+        "step 1,200/5,000 · loss 2.0000 · ETA 1:00:00 · lr 1.00e-03 · norm 1.00 · 5,000 tok/s · "
+        "MFU 50.0% · validation 1.5000 · SKIPPED"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,11 @@ def test_kill_9(trainer, straight, tmp_path):
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     fp32, fp32_straight, tmp_path, name, code
 ):
-    stopped = fp32.process(tmp_path, before=AT_STEP_SEVEN.format(signal=name))
+    before = AT_STEP_SEVEN.format(signal=name)
+    stopped = fp32.process(tmp_path, "--resume", "auto", before=before)
     assert stopped.returncode == code, stopped.stderr
-    assert f"{name}: step 7 is saved, resume with: python" in stopped.stdout
-    assert f"--run {tmp_path}" in stopped.stdout
+    program = f"{sys.executable} {fp32.directory / 'train.py'}"
+    assert f"{name}: step 7 is saved, resume with: {program} --run {tmp_path}\n" in stopped.stdout
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
     assert fp32.run(tmp_path) == 0
     assert curve(tmp_path) == curve(fp32_straight)
@@ -120,6 +122,32 @@ def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
     assert fp32.run(tmp_path) == 0
     assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(fp32_straight)]
     assert same_end(fp32, tmp_path, fp32_straight)
+
+
+def test_a_full_disk_is_one_message_and_the_run_goes_on_afterwards(fp32, fp32_straight, tmp_path):
+    full = """
+import resource
+save = train.checkpoint.save
+def limited(run, tensors, progress, *rest):
+    if progress.step == 8:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    return save(run, tensors, progress, *rest)
+train.checkpoint.save = limited
+"""
+    failed = fp32.process(tmp_path, before=full)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: cannot save step 8 ")
+    assert failed.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    assert fp32.run(tmp_path) == 0
+    assert curve(tmp_path) == curve(fp32_straight)
+
+
+def test_a_file_where_the_run_should_be_is_one_message(fp32, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert fp32.run(run) == 1
+        assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_never_does_not_overwrite_a_run(fp32, tmp_path, capsys):

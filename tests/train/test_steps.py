@@ -106,6 +106,22 @@ def test_what_is_printed_from_start_to_end(fp32, patched, tmp_path, capsys):
     assert "unigram entropy" in done
 
 
+def test_a_step_that_beats_the_peak_raises_it(fp32, patched, tmp_path):
+    patched(PEAK_TFLOPS=1e-9)
+    assert fp32.run(tmp_path, "--steps", "3") == 0
+    utilisation = [row["mfu"] for row in rows(tmp_path)]
+    assert utilisation[0] == 1.0
+    assert max(utilisation) <= 1.0
+
+
+@pytest.mark.parametrize("steps", ["0", "-1"])
+def test_a_run_takes_a_step_at_least(fp32, tmp_path, capsys, steps):
+    with pytest.raises(SystemExit) as error:
+        fp32.run(tmp_path, "--steps", steps)
+    assert error.value.code == 2
+    assert "--steps" in capsys.readouterr().err
+
+
 def test_bad_data_is_one_message_not_a_traceback(fp32, patched, tmp_path, capsys):
     patched(SEQUENCE_LENGTH=10**7)
     assert fp32.run(tmp_path) == 1
