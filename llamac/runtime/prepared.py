@@ -31,6 +31,7 @@ import numpy as np
 from .tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
+KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
 class PreparedDataError(ValueError):
@@ -39,18 +40,38 @@ class PreparedDataError(ValueError):
 
 def load_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a prepared directory, with every shard checked to be there in full size."""
-    root = Path(directory)
+    root, path = Path(directory), Path(directory) / "manifest.json"
     try:
-        manifest = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        shards = list(_shards(root, _require(KEYS, manifest)))
+        for source in manifest["sources"]:
+            _require(("name", "share"), source)
+        width = np.dtype(manifest["dtype"]).itemsize
+        sizes = [(p, _require(("sha256",), shard)["tokens"] * width) for p, shard in shards]
     except FileNotFoundError as error:
         raise PreparedDataError(f"{root} holds no prepared data (no manifest.json)") from error
-    width = np.dtype(manifest["dtype"]).itemsize
-    for path, shard in _shards(root, manifest):
-        size = path.stat().st_size if path.exists() else -1
-        if size != shard["tokens"] * width:
-            what = "is missing" if size < 0 else f"has {size} bytes, not {shard['tokens'] * width}"
-            raise PreparedDataError(f"{path} {what}: delete {root} and prepare the data again")
+    except OSError as error:
+        raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else "it is damaged"
+        raise PreparedDataError(
+            f"{path} is not a manifest of prepared data ({why}): delete {root} and prepare the "
+            "data again"
+        ) from error
+    for file, expected in sizes:
+        size = file.stat().st_size if file.exists() else -1
+        if size != expected:
+            what = "is missing" if size < 0 else f"has {size} bytes, not {expected}"
+            raise PreparedDataError(f"{file} {what}: delete {root} and prepare the data again")
     return manifest
+
+
+def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
+    """The object, if it has these keys; KeyError otherwise."""
+    for key in keys:
+        if key not in value:
+            raise KeyError(key)
+    return value
 
 
 def verify(directory: str | Path) -> dict[str, Any]:

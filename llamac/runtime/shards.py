@@ -187,7 +187,9 @@ def _check_same(job: _Job, manifest: dict[str, Any], settings: dict[str, Any]) -
     if not changes:
         try:
             now = _inputs(job)
-        except (SourceError, OSError):
+        except (SourceError, TokenizerError, OSError) as error:
+            if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
+                raise  # the file is there, but no tokenizer
             now = manifest["inputs"]
         changes = [
             f"  {name}: the files have changed, {then!r} then, {now.get(name)!r} now"

@@ -24,6 +24,7 @@ LINE_BYTES = 4191  # SentencePiece skips longer training lines
 SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
 SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
+SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
 
 
 class TokenizerError(ValueError):
@@ -62,8 +63,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
+        """The model in a file. Raises TokenizerError, naming the file, if there is none."""
         try:
             return cls(Path(path).read_bytes())
+        except OSError as error:
+            raise TokenizerError(
+                f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
+                "SentencePiece .model file"
+            ) from error
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
 
@@ -163,6 +170,12 @@ def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Toke
 
 def _vocabulary_error(message: str, vocab_size: int) -> str:
     if found := re.search(r"value <= (\d+)", message):
+        if int(found[1]) < SMALLEST_VOCABULARY:
+            return (
+                f"the text is too small to train a tokenizer on, whatever model.vocab_size is: it "
+                f"allows {found[1]} pieces, and a vocabulary has at least {SMALLEST_VOCABULARY}; "
+                "give more text (tokenizer.train_bytes, or larger sources)"
+            )
         return (
             f"the text is too small for a vocabulary of {vocab_size} pieces: set "
             f"model.vocab_size to at most {found[1]}, or give more text "

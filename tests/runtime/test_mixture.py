@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llamac.runtime.mixture import PERIOD, Mixture, permute
 from llamac.runtime.prepared import (
+    KEYS,
     SPLITS,
     PreparedDataError,
     ShardWriter,
@@ -39,7 +40,8 @@ def prepared(
             writer.add(number * 100_000 + np.arange(size), size)
             part[split] = writer.close()
         parts.append(part)
-    write_json(root / "manifest.json", {"dtype": token_dtype(VOCAB).str, "sources": parts})
+    manifest = dict.fromkeys(KEYS) | {"dtype": token_dtype(VOCAB).str, "sources": parts}
+    write_json(root / "manifest.json", manifest)
     return root
 
 
@@ -199,4 +201,30 @@ def test_unfinished_and_truncated_data_are_refused(two: Path, tmp_path: Path) ->
         Mixture(two, "train", LENGTH, seed=1)
     shard.unlink()
     with pytest.raises(PreparedDataError, match="is missing"):
+        Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "damaged"),
+        ("", "damaged"),
+        ("[]", "lacks 'settings'"),
+        ("3", "damaged"),
+        ("\xff", "damaged"),
+        ("{}", "lacks 'settings'"),
+        ('{"sources": [{}], "dtype": "<u2"}', "lacks 'settings'"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_by_name(two: Path, text: str, why: str) -> None:
+    (two / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is not a .*{why}"):
+        Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize("key", ["train", "shards", "tokens", "file", "sha256", "share"])
+def test_a_manifest_that_lacks_a_part_is_refused_by_name(two: Path, key: str) -> None:
+    text = (two / "manifest.json").read_text().replace(f'"{key}"', '"other"')
+    (two / "manifest.json").write_text(text)
+    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json .*lacks '{key}'"):
         Mixture(two, "train", LENGTH, seed=1)

@@ -347,6 +347,23 @@ def test_an_existing_model_is_used_as_it_is(texts: Path, tmp_path: Path) -> None
         prepare(tmp_path / "tight", **tight)
 
 
+def test_a_missing_model_is_named_but_not_needed_by_finished_data(
+    texts: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "x.model"
+    settings = arguments(texts, tokenizer={"path": str(model)})
+    with pytest.raises(TokenizerError, match=rf"cannot read the tokenizer {model}: No such"):
+        prepare(tmp_path / "data", **settings)
+    prepare(tmp_path / "first", **arguments(texts))
+    model.write_bytes((tmp_path / "first" / "tokenizer.model").read_bytes())
+    manifest = prepare(tmp_path / "data", **settings)
+    model.unlink()
+    assert prepare(tmp_path / "data", **settings) == manifest
+    model.write_bytes(b"nothing")
+    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
+        prepare(tmp_path / "data", **settings)
+
+
 def test_what_was_skipped_is_in_the_manifest(texts: Path, tmp_path: Path) -> None:
     with (texts / "a.jsonl").open("a") as file:
         file.write("broken\n{}\n")

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from llamac.runtime import tokenizer as module
 from llamac.runtime.tokenizer import (
+    SMALLEST_VOCABULARY,
     Tokenizer,
     TokenizerError,
     sample,
     train_tokenizer,
     training_lines,
 )
+from llamac.spec.rules import SMALLEST_TRAINED_VOCABULARY
 
 KINDS = ["bpe", "unigram", "dummy prefix"]
 
@@ -157,11 +159,20 @@ def test_long_lines_are_learnt_from() -> None:
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_too_little_text_tells_the_vocabulary_that_works(kind: str) -> None:
-    lines = ["the cat sat on the mat, the dog sat on the cat"] * 3
+    lines = corpus()[:200]
     with pytest.raises(TokenizerError, match=r"at most \d+") as caught:
         train_tokenizer(lines, kind=kind, vocab_size=4096)
     works = int(str(caught.value).split("at most ")[1].split(",")[0])
     assert train_tokenizer(lines, kind=kind, vocab_size=works).vocab_size == works
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_far_too_little_text_asks_for_more_not_for_an_illegal_vocabulary(kind: str) -> None:
+    lines = ["the cat sat on the mat, the dog sat on the cat"] * 3
+    with pytest.raises(TokenizerError, match=r"too small .* at least 320; give more") as caught:
+        train_tokenizer(lines, kind=kind, vocab_size=4096)
+    assert "at most" not in str(caught.value)
+    assert SMALLEST_VOCABULARY == SMALLEST_TRAINED_VOCABULARY  # the runtime's and the spec's
 
 
 def test_too_small_a_vocabulary_tells_how_large_it_must_be() -> None:
@@ -189,6 +200,12 @@ def test_what_is_no_model_is_refused(tmp_path) -> None:
     (tmp_path / "x.model").write_bytes(b"not a model")
     with pytest.raises(TokenizerError, match=r"x\.model: not a SentencePiece model"):
         Tokenizer.load(tmp_path / "x.model")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
+    for path, why in ((tmp_path / "gone.model", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(TokenizerError, match=rf"cannot read the tokenizer {path}: {why}"):
+            Tokenizer.load(path)
 
 
 def test_a_sample_keeps_the_budget_the_order_and_is_spread_evenly() -> None:
