@@ -25,6 +25,7 @@ from .prepared import SPLITS, PreparedDataError, load_manifest
 
 PERIOD = 10_000
 ROUNDS = 5
+FEW_DOCUMENTS = 10  # so few that which are held out is luck
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Mixture:
         shares = {source["name"]: source["share"] for source in manifest["sources"]}
         short = [s.name for s in sources if _windows(s, sequence_length) < 1]
         if (self.shuffled and short) or len(short) == len(sources):
-            raise PreparedDataError(_too_short(short[0], split, sequence_length))
+            source = next(s for s in manifest["sources"] if s["name"] == short[0])
+            raise PreparedDataError(_too_short(source, split, sequence_length))
         self.left_out = tuple(short)
         self._sources = [source for source in sources if source.name not in short]
         self.names = tuple(source.name for source in self._sources)
@@ -191,13 +193,18 @@ def _windows(source: _Tokens, sequence_length: int) -> int:
     return (source.starts[-1] - 1) // sequence_length
 
 
-def _too_short(name: str, split: str, sequence_length: int) -> str:
-    way_out = (
-        "give it more text or lower batch.sequence_length"
-        if split == "train"
-        else "raise data.validation or lower batch.sequence_length"
-    )
+def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:
+    documents = sum(source[split]["documents"] for split in SPLITS)
+    if documents < FEW_DOCUMENTS:
+        way_out = (
+            f"of the source's few documents ({documents}), {source[split]['documents']} fell into "
+            "it; give it more documents (a short text file is one, each line of a .jsonl is one)"
+        )
+    elif split == "train":
+        way_out = "give it more text or lower batch.sequence_length"
+    else:
+        way_out = "raise data.validation or lower batch.sequence_length"
     return (
-        f"source {name!r} has fewer than {sequence_length + 1} tokens in its {split} split, "
-        f"not enough for one sequence: {way_out}"
+        f"source {source['name']!r} has fewer than {sequence_length + 1} tokens in its {split} "
+        f"split, not enough for one sequence: {way_out}"
     )

@@ -46,6 +46,8 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
         shards = list(_shards(root, _require(KEYS, manifest)))
         for source in manifest["sources"]:
             _require(("name", "share"), source)
+            for split in SPLITS:
+                _require(("documents",), source[split])
         width = np.dtype(manifest["dtype"]).itemsize
         sizes = [(p, _require(("sha256",), shard)["tokens"] * width) for p, shard in shards]
     except FileNotFoundError as error:

@@ -120,7 +120,18 @@ def _prepare(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | _summary(job, model, parts)
     write_json(job.root / "manifest.json", manifest)
+    for part in parts:
+        _say_skipped(job, part)
     return manifest
+
+
+def _say_skipped(job: _Job, part: dict[str, Any]) -> None:
+    """One line for a source of which something was left out that may have held text."""
+    counts = {reason: n for reason, n in part["skipped"].items() if reason != "empty"}
+    if counts:
+        why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
+        where = f"the first are listed in {job.root / 'manifest.json'}"
+        job.progress(f"source {part['name']!r}: skipped {why}; {where}", 0)
 
 
 # --- Settings: what makes prepared data the same -------------------------------------------
@@ -293,7 +304,8 @@ def _prepare_source(job: _Job, source: dict[str, Any], model: Tokenizer, key: st
 def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> str:
     why = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
     if held_out:
-        why = f"all {held_out} were held out: lower data.validation or give more documents"
+        lower = "" if held_out == 1 else "lower data.validation or "
+        why = f"all {held_out} were held out: {lower}give it more documents"
     examples = "".join(f"\n  {example}" for example in skipped.examples[:3])
     return f"source {source['name']!r} has no document to train on ({why or 'empty'}){examples}"
 

@@ -25,7 +25,10 @@ VOCAB = 1 << 20
 
 
 def prepared(
-    root: Path, sources: dict[str, tuple[float, int, int]], shard_tokens: int = 1000
+    root: Path,
+    sources: dict[str, tuple[float, int, int]],
+    shard_tokens: int = 1000,
+    documents: tuple[int, int] = (90, 10),
 ) -> Path:
     """Prepared data of which each source holds (share, train tokens, validation tokens).
 
@@ -35,10 +38,10 @@ def prepared(
     for number, (name, (share, *sizes)) in enumerate(sources.items()):
         (root / name).mkdir(parents=True)
         part = {"name": name, "share": share}
-        for split, size in zip(SPLITS, sizes, strict=True):
+        for split, size, count in zip(SPLITS, sizes, documents, strict=True):
             writer = ShardWriter(root / name / split, token_dtype(VOCAB), shard_tokens)
             writer.add(number * 100_000 + np.arange(size), size)
-            part[split] = writer.close()
+            part[split] = writer.close() | {"documents": count}
         parts.append(part)
     manifest = dict.fromkeys(KEYS) | {"dtype": token_dtype(VOCAB).str, "sources": parts}
     write_json(root / "manifest.json", manifest)
@@ -184,6 +187,14 @@ def test_too_little_text_is_an_error_with_a_way_out(tmp_path: Path) -> None:
         Mixture(root, "train", LENGTH, seed=1)
     with pytest.raises(PreparedDataError, match=r"raise data\.validation"):
         Mixture(root, "validation", LENGTH, seed=1)
+
+
+def test_too_few_documents_ask_for_more_of_them(tmp_path: Path) -> None:
+    """With one document, no fraction held out gives both splits one."""
+    root = prepared(tmp_path, {"a": (1, 100, 0)}, documents=(1, 0))
+    with pytest.raises(PreparedDataError, match=r"\(1\), 0 fell.*more documents") as caught:
+        Mixture(root, "validation", LENGTH, seed=1)
+    assert "data.validation" not in str(caught.value)
 
 
 def test_a_share_below_one_in_a_period_is_an_error(tmp_path: Path) -> None:

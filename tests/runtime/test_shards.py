@@ -364,10 +364,17 @@ def test_a_missing_model_is_named_but_not_needed_by_finished_data(
         prepare(tmp_path / "data", **settings)
 
 
-def test_what_was_skipped_is_in_the_manifest(texts: Path, tmp_path: Path) -> None:
+def test_what_was_skipped_is_said_and_in_the_manifest(texts: Path, tmp_path: Path) -> None:
     with (texts / "a.jsonl").open("a") as file:
         file.write("broken\n{}\n")
-    source = prepare(tmp_path / "data", **arguments(texts))["sources"][0]
+    (texts / "b.jsonl").open("a").write('{"text": " "}\n')  # no text is lost with it: not said
+    said: list[str] = []
+    progress = lambda stage, _: said.append(stage)  # noqa: E731
+    source = prepare(tmp_path / "data", **arguments(texts), progress=progress)["sources"][0]
+    assert [line for line in said if "skipped" in line] == [
+        "source 'a': skipped 1 × invalid JSON, 1 × no text in 'text'; "
+        f"the first are listed in {tmp_path / 'data' / 'manifest.json'}"
+    ]
     assert source["skipped"] == {"invalid JSON": 1, "no text in 'text'": 1}
     assert source["skipped_examples"][0] == f"{texts}/a.jsonl:301: invalid JSON"
 
@@ -382,6 +389,9 @@ def test_a_source_without_documents_says_why(texts: Path, tmp_path: Path) -> Non
     (texts / "b.jsonl").write_text('{"text": "alone"}\n')
     with pytest.raises(SourceError, match=r"all 300 were held out: lower data\.validation"):
         prepare(tmp_path / "held", **arguments(texts, validation=0.999999999))
+    (texts / "a.jsonl").write_text('{"text": "alone"}\n')
+    with pytest.raises(SourceError, match=r"all 1 were held out: give it more documents"):
+        prepare(tmp_path / "one", **arguments(texts, validation=0.999999999))
 
 
 def test_files_that_are_not_ours_stay(texts: Path, tmp_path: Path) -> None:
