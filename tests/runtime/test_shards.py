@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import random
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llamac.runtime import prepared, shards, tokenizer
-from llamac.runtime.prepared import PreparedDataError, load_manifest, verify
+from llamac.runtime import prepared, shards
+from llamac.runtime.prepared import PreparedDataError, load_manifest
 from llamac.runtime.shards import PreparedDataMismatch, prepare
 from llamac.runtime.sources import SourceError
 from llamac.runtime.tokenizer import Tokenizer, TokenizerError
 
 VOCAB = 320
-
-
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    """Two kinds of text: 300 words-and-numbers documents, 200 of another alphabet."""
-    source, folder = random.Random(0), tmp_path / "texts"
-    folder.mkdir()
-    for name, letters, count in (("a", "etaoin", 300), ("b", "srhldu", 200)):
-        words = ["".join(source.choices(letters, k=source.randint(1, 5))) for _ in range(50)]
-        documents = [" ".join(source.choices(words, k=30)) + f"\n {i}\n" for i in range(count)]
-        lines = "".join(json.dumps({"text": document}) + "\n" for document in documents)
-        (folder / f"{name}.jsonl").write_text(lines)
-    return folder
 
 
 def arguments(texts: Path, **changes: Any) -> dict[str, Any]:
@@ -147,59 +131,6 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     assert deaths > 15
 
 
-def test_a_second_process_waits_and_finds_the_data_ready(texts: Path, tmp_path: Path) -> None:
-    """The first stops halfway, in a process of its own, until the second has begun to wait."""
-    context = multiprocessing.get_context("fork")
-    halfway, go_on = context.Event(), context.Event()
-
-    def first() -> None:
-        def halt(stage: str, _: int) -> None:
-            if stage == "tokenizing b":
-                halfway.set()
-                go_on.wait(60)
-
-        prepare(tmp_path / "data", **arguments(texts), progress=halt)
-
-    stages: list[str] = []
-
-    def progress(stage: str, _: int) -> None:
-        stages.append(stage)
-        go_on.set()
-
-    process = context.Process(target=first)
-    process.start()
-    assert halfway.wait(60)
-    manifest = prepare(tmp_path / "data", **arguments(texts), progress=progress)
-    process.join(60)
-    assert process.exitcode == 0
-    assert stages[0] == f"waiting for the process at {tmp_path / 'data'}"
-    assert not any(stage.startswith(("tokenizing", "sampling")) for stage in stages)
-    assert verify(tmp_path / "data") == manifest
-
-
-def test_a_killed_process_leaves_no_lock(texts: Path, tmp_path: Path) -> None:
-    def die(stage: str, _: int) -> None:
-        if stage == "tokenizing b":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    settings = arguments(texts)
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: prepare(tmp_path / "data", **settings, progress=die)
-    )
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    stages: list[str] = []
-    prepare(tmp_path / "data", **settings, progress=lambda stage, _: stages.append(stage))
-    assert set(stages) == {"tokenizing b"}
-
-
-def test_a_place_that_cannot_hold_data_is_an_error(texts: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(PreparedDataError, match=r"cannot prepare data in .*set data\.directory"):
-        prepare(tmp_path / "file", **arguments(texts))
-
-
 def test_finished_work_is_not_done_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,54 +190,6 @@ def test_changed_files_are_refused_but_missing_ones_are_not_needed(
         prepare(tmp_path / "data", **arguments(texts))
     (texts / "a.jsonl").unlink()
     assert prepare(tmp_path / "data", **arguments(texts)) == first
-
-
-def test_verify_reads_every_byte(texts: Path, tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    manifest = prepare(root, **arguments(texts))
-    assert verify(root) == manifest
-    shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    load_manifest(root)  # sizes alone cannot tell
-    with pytest.raises(PreparedDataError, match="is damaged"):
-        verify(root)
-    data[100] ^= 1
-    shard.write_bytes(data)
-    other = tokenizer.train_tokenizer(["abc def " * 40], kind="bpe", vocab_size=270)
-    (root / "tokenizer.model").write_bytes(other.model)
-    with pytest.raises(PreparedDataError, match="not the tokenizer"):
-        verify(root)
-
-
-def test_a_damaged_shard_is_found_when_it_is_used_again(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, read = tmp_path / "data", []
-    real = prepared._check_hash
-    monkeypatch.setattr(prepared, "_check_hash", lambda *args: (read.append(args[1]), real(*args)))
-    manifest = prepare(root, **arguments(texts))
-    count = sum(len(s[split]["shards"]) for s in manifest["sources"] for split in prepared.SPLITS)
-    for reads in (count, 0):  # once per size and time of change
-        read.clear()
-        assert prepare(root, **arguments(texts)) == manifest
-        assert len(read) == reads
-    for garbage in ("", "[1]", "{"):  # a note that cannot be read is no note
-        (root / ".verified.json").write_text(garbage)
-        read.clear()
-        prepare(root, **arguments(texts))
-        assert len(read) == count
-    shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    os.utime(shard, ns=(1, 1))
-    for _ in range(2):  # and is not taken for whole the second time
-        read.clear()
-        with pytest.raises(PreparedDataError, match=rf"{shard} is damaged.*delete {root} and"):
-            prepare(root, **arguments(texts))
-        assert shard in read
 
 
 def test_held_out_documents_stay_when_others_come_and_equal_ones_stay_together(
