@@ -80,7 +80,7 @@ class Display:
         self._recent: deque[float] = deque(
             maxlen=21
         )  # seconds; their median outlives a compilation
-        self._live = _live_line() if sys.stdout.isatty() else None
+        self._live = _live_line() if sys.stdout and sys.stdout.isatty() else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
         )

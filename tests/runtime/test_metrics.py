@@ -104,6 +104,13 @@ def test_evaluations_stay_on_a_terminal_and_other_steps_do_not(monkeypatch):
     assert stays[0].endswith("validation 1.5000")
 
 
+def test_a_run_may_have_no_stdout_at_all(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
+    with Display(0, 4, 1) as display:
+        display.step(row(1))
+    assert display._live is None
+
+
 def test_the_eta_is_visible_at_eighty_columns(monkeypatch):
     terminal = on_terminal(monkeypatch)
     with Display(0, 1_000_000, 1) as display:
