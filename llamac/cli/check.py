@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, heads, load
 from llamac.spec import Spec
 from llamac.spec.data import Data
 from llamac.spec.model import Model
@@ -41,11 +41,8 @@ def _summary(spec: Spec) -> Iterator[str]:
 
 
 def _shape(model: Model) -> str:
-    heads = f"{model.n_heads} heads of {model.head_dim}"
-    if model.n_kv_heads != model.n_heads:
-        heads += f" sharing {model.n_kv_heads} of keys and values"
     return (
-        f"{model.n_layers} layers of {model.dim:,}, {heads}, ffn {model.ffn_dim:,}, "
+        f"{model.n_layers} layers of {model.dim:,}, {heads(model)}, ffn {model.ffn_dim:,}, "
         f"{model.norm_position}-{model.norm}, {model.activation}, {model.position}, "
         f"vocabulary {model.vocab_size:,}"
     )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llamac.spec import Spec, load_spec
+from llamac.spec.model import Model
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec file, or a shipped spec: tiny, 65b, …")
@@ -16,6 +17,14 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set model.dim=512"),
 ]
+
+
+def heads(model: Model) -> str:
+    """`8 heads of 32`, and how many of keys and values they share."""
+    text = f"{model.n_heads} heads of {model.head_dim}"
+    if model.n_kv_heads != model.n_heads:
+        text += f" sharing {model.n_kv_heads} of keys and values"
+    return text
 
 
 def load(spec: str, overrides: Sequence[str] | None) -> Spec:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, heads, load
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -59,11 +59,8 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
     from llamac.verify.twin import attention_kernel
 
     model, batch = twin.model, twin.batch
-    heads = f"{model.n_heads} heads of {model.head_dim}"
-    if model.n_kv_heads != model.n_heads:
-        heads += f" sharing {model.n_kv_heads} of keys and values"
     yield (
-        f"{spec.name}, shrunk: {model.n_layers} layers of {model.dim}, {heads}, "
+        f"{spec.name}, shrunk: {model.n_layers} layers of {model.dim}, {heads(model)}, "
         f"ffn {model.ffn_dim}, vocabulary {model.vocab_size}; {batch.sequences} sequences of "
         f"{batch.sequence_length}, loss {twin.kernels.loss_chunk} tokens at a time"
     )

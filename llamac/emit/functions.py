@@ -6,8 +6,9 @@ and the feed-forward half, and a word on what the backward pass computes again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import fx
@@ -24,6 +25,14 @@ from llamac.ir.graph import (
 )
 from llamac.ir.program import Region
 from llamac.ir.types import TensorType
+
+PURPOSE = {
+    "embed": "Token ids → the residual stream.",
+    "head": "The residual stream → the mean loss over all tokens.",
+    "evaluate": "As `head_forward`, without the gradients: for validation.",
+    "logits": "The residual stream → scores of every next token: for generation.",
+}
+LAYER = "One layer: the residual stream → the residual stream."
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def signature(region: Region) -> Signature:
     )
 
 
-def forward_source(region: Region, docstring: str) -> str:
+def forward_source(region: Region) -> str:
     """`def <region>_forward(...)`: returns the output, and what the backward pass keeps."""
     sign = signature(region)
     graph = region.forward.graph
@@ -74,14 +83,14 @@ def forward_source(region: Region, docstring: str) -> str:
     return "\n".join(
         [
             *_definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept)),
-            f'    """{docstring}"""',
+            f'    """{PURPOSE.get(region.name, LAYER)}"""',
             *_body(graph, recomputed=frozenset()),
             *wrapped("return ", value),
         ]
     )
 
 
-def backward_source(region: Region, docstring: str) -> str:
+def backward_source(region: Region) -> str:
     """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
     assert region.backward is not None
     sign = signature(region)
@@ -90,7 +99,7 @@ def backward_source(region: Region, docstring: str) -> str:
     return "\n".join(
         [
             *_definition(f"{region.name}_backward", placeholders(graph), several="," in value),
-            f'    """{docstring}"""',
+            f'    """The gradients of `{region.name}_forward`."""',
             *_body(graph, recomputed_ops(graph)),
             *wrapped("return ", value),
         ]
@@ -106,6 +115,19 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
             elif op_of(node).emit is None:
                 eager = op_of(node).eager
                 yield eager.__module__.rpartition(".")[2], eager.__name__
+
+
+def runtime_imports(
+    regions: Iterable[Region], package: str, more: Iterable[tuple[str, str]] = ()
+) -> Iterator[str]:
+    """`from <package>.norm import rms_norm`, …: all that the regions' sources call, and `more`."""
+    used: dict[str, set[str]] = {}
+    for module, function in chain(more, *map(functions_used, regions)):
+        used.setdefault(module, set()).add(function)
+    for module, functions in sorted(used.items()):
+        yield from wrapped(
+            f"from {package}.{module} import ", ", ".join(sorted(functions)), indent=0
+        )
 
 
 def _key(node: fx.Node) -> str:

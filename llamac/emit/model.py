@@ -10,7 +10,7 @@ from llamac.emit.functions import (
     assigned,
     backward_source,
     forward_source,
-    functions_used,
+    runtime_imports,
     shape,
     signature,
     wrapped,
@@ -18,16 +18,9 @@ from llamac.emit.functions import (
 from llamac.emit.source import WIDTH, environment, literal
 from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
+from llamac.ir.types import DTYPES
 from llamac.ops.attention import attention
 from llamac.ops.linear import linear
-
-DTYPES = {"bf16": "torch.bfloat16", "f32": "torch.float32", "f64": "torch.float64"}
-SPECIAL = {
-    "embed": "Token ids → the residual stream.",
-    "head": "The residual stream → the mean loss over all tokens.",
-    "evaluate": "As `head_forward`, without the gradients: for validation.",
-    "logits": "The residual stream → scores of every next token: for generation.",
-}
 
 
 def render_model(program: Program) -> str:
@@ -49,7 +42,7 @@ def render_model(program: Program) -> str:
         "parameters": program.parameter_count,
         "matmul_parameters": matmul,
         "flops_per_token": flops_per_token(program),
-        "imports": list(_imports(regions)),
+        "imports": list(runtime_imports(regions, "runtime", _own_imports(program))),
         "init": _init(program),
         "packs": {
             p.name: tuple((piece.name, piece.rows) for piece in p.pieces)
@@ -60,8 +53,8 @@ def render_model(program: Program) -> str:
         "functions": [_function(r) for r in regions if r.backward is not None],
         "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
         "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
-        "dtype": DTYPES[next(iter(program.parameters.values())).type.dtype],
-        "block": _block(program, blocks),
+        "dtype": str(DTYPES[next(iter(program.parameters.values())).type.dtype]),
+        "block": _block(program),
         "model": _model(program),
     }
     return environment().get_template("model.py.j2").render(values)
@@ -94,15 +87,10 @@ def flops_per_token(program: Program) -> int:
     return 6 * matmul_parameters(program) + flops
 
 
-def _imports(regions: list[Region]) -> Iterator[str]:
-    used: dict[str, set[str]] = {"parameters": {"expand_layers", "initialise_parameters"}}
-    for region in regions:
-        for module, function in functions_used(region):
-            used.setdefault(module, set()).add(function)
-        if placeholders(region.forward.graph, "constant"):
-            used.setdefault("rope", set()).add("rope_tables")
-    for module, functions in sorted(used.items()):
-        yield from wrapped(f"from runtime.{module} import ", ", ".join(sorted(functions)), indent=0)
+def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
+    yield from (("parameters", name) for name in ("expand_layers", "initialise_parameters"))
+    if program.buffers:
+        yield "rope", "rope_tables"
 
 
 def _init(program: Program) -> dict[str, tuple[str, float]]:
@@ -119,8 +107,7 @@ def _function(region: Region) -> str:
 
 def _region(region: Region) -> dict[str, Any]:
     sign = signature(region)
-    about = SPECIAL.get(region.name, "One layer: the residual stream → the residual stream.")
-    values: dict[str, Any] = {"name": region.name, "forward": forward_source(region, about)}
+    values: dict[str, Any] = {"name": region.name, "forward": forward_source(region)}
     if region.backward is None:
         return values
     function = _function(region)
@@ -132,7 +119,7 @@ def _region(region: Region) -> dict[str, Any]:
     flowing = [name for name in sign.gradients if name is not None]
     values |= {
         "function": function,
-        "backward": backward_source(region, f"The gradients of `{region.name}_forward`."),
+        "backward": backward_source(region),
         "output": sign.output,
         "cotangent": sign.cotangent,
         "forward_call": [
@@ -160,9 +147,8 @@ def _region(region: Region) -> dict[str, Any]:
     return values
 
 
-def _block(program: Program, blocks: list[str]) -> dict[str, Any]:
-    region = program.regions[blocks[0]]
-    constants = [node.name for node in placeholders(region.forward.graph, "constant")]
+def _block(program: Program) -> dict[str, Any]:
+    region = program.regions[program.layers[0]]
     names = [node.meta["param"] for node in placeholders(region.forward.graph, "param")]
     attributes: list[str] = []
     for owner, members in _by_owner(names).items():
@@ -182,10 +168,6 @@ def _block(program: Program, blocks: list[str]) -> dict[str, Any]:
     return {
         "attributes": attributes,
         "weights": list(wrapped("return ", weights, indent=8)),
-        "constants": constants,
-        "functions": [
-            (_function(program.regions[name]), program.layers.count(name)) for name in blocks
-        ],
         "layers": _layer_functions(program),
         # Variants differ in what they keep, not in what they compute.
         "eager": f"x{', _' if signature(region).kept else ''} = "
@@ -195,13 +177,9 @@ def _block(program: Program, blocks: list[str]) -> dict[str, Any]:
 
 def _layer_functions(program: Program) -> str:
     """The function of each layer, as an expression: `(BlockFunction,) * 6`."""
-    runs: list[list[Any]] = []
-    for name in program.layers:
-        if runs and runs[-1][0] == name:
-            runs[-1][1] += 1
-        else:
-            runs.append([name, 1])
-    return " + ".join(f"({_function(program.regions[name])},) * {n}" for name, n in runs)
+    return " + ".join(
+        f"({_function(program.regions[name])},) * {count}" for name, count in program.layer_runs
+    )
 
 
 def _by_owner(names: list[str]) -> dict[str, list[str]]:

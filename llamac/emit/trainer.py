@@ -13,6 +13,8 @@ from typing import Any
 
 import llamac
 from llamac.emit.source import environment
+from llamac.ir.types import DTYPES
+from llamac.passes.lower import COMPUTE_DTYPE
 from llamac.spec import Spec
 
 PACKAGE = Path(llamac.__file__).parent
@@ -44,7 +46,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "spec": spec,
         "version": llamac.__version__,
         "spec_sha256": hashlib.sha256(spec.to_toml().encode()).hexdigest(),
-        "dtype": {"bf16": "torch.bfloat16", "fp32": "torch.float32"}[spec.precision.compute],
+        "dtype": str(DTYPES[COMPUTE_DTYPE[spec.precision.compute]]),
         "optimizer": {
             "betas": tuple(optimizer.betas),
             "eps": optimizer.eps,

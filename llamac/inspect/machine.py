@@ -43,7 +43,7 @@ def program_json(program: Program, stage: str, only: str | None = None) -> dict[
             {"name": one.name, **_type(one.type), "arguments": dict(one.arguments)}
             for one in program.buffers.values()
         ],
-        "layers": _layers(program.layers),
+        "layers": [{"region": name, "count": count} for name, count in program.layer_runs],
         "notes": list(program.notes),
         "regions": [_region(r) for r in program.regions.values() if only in (None, r.name)],
     }
@@ -73,16 +73,6 @@ def _parameter(program: Program, entry: Parameter) -> dict[str, Any]:
             for piece in entry.pieces
         ],
     }
-
-
-def _layers(layers: tuple[str, ...]) -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = []
-    for region in layers:
-        if runs and runs[-1]["region"] == region:
-            runs[-1]["count"] += 1
-        else:
-            runs.append({"region": region, "count": 1})
-    return runs
 
 
 def _region(region: Region) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class ProgramMemory:
 
 def program_memory(program: Program) -> ProgramMemory:
     """The accounting of every region that has a backward graph (inference keeps nothing)."""
-    itemsizes = (
+    sizes = (
         parameter.type.nbytes({}) * program.copies(parameter)
         for parameter in program.parameters.values()
     )
@@ -93,7 +93,7 @@ def program_memory(program: Program) -> ProgramMemory:
         ),
         unit=stream_bytes(program),
         parameters=program.parameter_count,
-        parameter_bytes=sum(itemsizes),
+        parameter_bytes=sum(sizes),
     )
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from llamac.emit.functions import backward_source, forward_source, functions_used, wrapped
-from llamac.emit.model import SPECIAL
-from llamac.ir.program import Program, Region
+from llamac.emit.functions import backward_source, forward_source, runtime_imports
+from llamac.ir.program import Program
 
 
 def stage_source(program: Program, stage: str, only: str | None = None) -> str:
@@ -16,21 +13,9 @@ def stage_source(program: Program, stage: str, only: str | None = None) -> str:
     lines = ['"""' + "".join(c if c.isprintable() and c not in '"\\' else "?" for c in title)]
     lines += ["", "Shapes in comments: B sequences, S positions.", '"""', ""]
     lines += ["import torch", "import torch.nn.functional as F", "from torch import Tensor", ""]
-    lines += _imports(regions)
+    lines += runtime_imports(regions, "llamac.runtime")
     for region in regions:
-        about = SPECIAL.get(region.name, "One layer: the residual stream → the residual stream.")
-        lines += ["", "", forward_source(region, about)]
+        lines += ["", "", forward_source(region)]
         if region.backward is not None:
-            about = f"The gradients of `{region.name}_forward`."
-            lines += ["", "", backward_source(region, about)]
+            lines += ["", "", backward_source(region)]
     return "\n".join(lines) + "\n"
-
-
-def _imports(regions: Iterable[Region]) -> Iterator[str]:
-    used: dict[str, set[str]] = {}
-    for region in regions:
-        for module, function in functions_used(region):
-            used.setdefault(module, set()).add(function)
-    for module, functions in sorted(used.items()):
-        left = f"from llamac.runtime.{module} import "
-        yield from wrapped(left, ", ".join(sorted(functions)), indent=0)

@@ -63,11 +63,28 @@ def logits(
     program: Program, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tokens: Tensor
 ) -> Tensor:
     """Run the inference path: tokens int64 [B, S] → logits [B, S, vocabulary]."""
-    run = _Run(program, weights, buffers)
+    return _forward(_Run(program, weights, buffers), tokens, "logits", {})
+
+
+def evaluate(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    tokens: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """The loss as validation computes it: by forward graphs alone."""
+    head = "evaluate" if "evaluate" in program.regions else "head"
+    return _forward(_Run(program, weights, buffers), tokens, head, {"labels": labels})
+
+
+def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:
+    """All regions in order, `head` in the place of the last; nothing is kept."""
     x = tokens
-    for name, layer in _sequence(program):
-        region = program.regions["logits" if name == "head" else name]
-        x, _ = run.forward(region, x, layer, {})
+    for name, layer in _sequence(run.program):
+        last = name == "head"
+        region = run.program.regions[head if last else name]
+        x, _ = run.forward(region, x, layer, extra if last else {})
     return x
 
 

@@ -133,11 +133,16 @@ class _GraphText:
             item, _, rest = rest.partition(", ")
             operands.append(None if item == "none" else self._value(item))
         try:
-            call = ast.parse(f"f({rest})", mode="eval").body
-            assert isinstance(call, ast.Call)
-            return operands, {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
+            return operands, _keywords(rest)
         except (SyntaxError, ValueError):
             raise ParseError("cannot read the attributes") from None
+
+
+def _keywords(text: str) -> dict[str, Any]:
+    """`a=1, b='x'` → their values."""
+    call = ast.parse(f"f({text})", mode="eval").body
+    assert isinstance(call, ast.Call)
+    return {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
 def _kind(operand: fx.Node | None) -> Any:
@@ -183,9 +188,7 @@ class _Parser:
         elif match := _PARAMETER.fullmatch(text):
             self._parameter(match, where)
         elif match := _BUFFER.fullmatch(text):
-            call = ast.parse(f"f({match[3]})", mode="eval").body
-            assert isinstance(call, ast.Call)
-            arguments = tuple((k.arg or "", ast.literal_eval(k.value)) for k in call.keywords)
+            arguments = tuple(_keywords(match[3]).items())
             self.buffers[match[1]] = Buffer(match[1], TensorType.parse(match[2]), arguments)
         elif match := _LAYERS.fullmatch(text):
             self.layers += [match[2]] * int(match[1])

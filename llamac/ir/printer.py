@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import fx
 
-from llamac.ir.graph import op_of, output_of, placeholders, results, type_of
+from llamac.ir.graph import op_of, ops_in, output_of, placeholders, results, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import TensorType
 
@@ -36,9 +36,8 @@ def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node |
     saved = set(region.saved) if direction == "forward" else set()
     for node in placeholders(module.graph):
         yield f"  {_placeholder(node, saved)}", node
-    for node in module.graph.nodes:
-        if node.op == "call_function" and not _is_getitem(node):
-            yield f"  {_statement(node, saved)}", node
+    for node in ops_in(module.graph):
+        yield f"  {_statement(node, saved)}", node
     yield f"  return {_returned(output_of(module.graph))}", module.graph.output_node()
 
 
@@ -50,7 +49,7 @@ def _header(program: Program) -> Iterator[str]:
     for buffer in program.buffers.values():
         arguments = ", ".join(f"{key}={value!r}" for key, value in buffer.arguments)
         yield f"buffer {buffer.name}: {buffer.type} = rope_tables({arguments})"
-    for region, count in _runs(program.layers):
+    for region, count in program.layer_runs:
         yield f"layers {count} × {region}"
     for note in program.notes:
         yield f"note {note!r}"
@@ -63,22 +62,10 @@ def _parameter(parameter: Parameter) -> str:
     return f"{parameter.name}: {parameter.type} = pack({pieces})"
 
 
-def _runs(layers: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    start = 0
-    for index in range(1, len(layers) + 1):
-        if index == len(layers) or layers[index] != layers[start]:
-            yield layers[start], index - start
-            start = index
-
-
 def _regions(program: Program) -> Iterator[str]:
     for region in program.regions.values():
         yield ""
         yield print_region(region)
-
-
-def _is_getitem(node: fx.Node) -> bool:
-    return not hasattr(node.target, "infer")
 
 
 def _placeholder(node: fx.Node, saved: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from torch import fx
 
@@ -100,6 +101,11 @@ class Program:
     def copies(self, parameter: Parameter) -> int:
         """How many tensors this entry of the table stands for."""
         return len(self.layers) if parameter.per_layer else 1
+
+    @property
+    def layer_runs(self) -> list[tuple[str, int]]:
+        """Neighbouring layers that run the same region, in order: (region, how many)."""
+        return [(name, len(list(run))) for name, run in groupby(self.layers)]
 
     @property
     def parameter_count(self) -> int:

@@ -30,7 +30,8 @@ class Pass(Protocol):
 
 
 OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
-NAMES = ("lower", "pack", "fuse", "select_kernels", "differentiate", "checkpoint")
+PASSES = (Lower, Pack, Fuse, SelectKernels, Differentiate, Checkpoint)
+NAMES = tuple(step.name for step in PASSES)
 
 
 def passes_for(spec: Spec) -> tuple[Pass, ...]:

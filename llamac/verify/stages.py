@@ -9,8 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llamac.ir.execute import gather, logits, loss_and_gradients, run_graph
-from llamac.ir.graph import output_of, placeholders
+from llamac.ir.execute import evaluate, logits, loss_and_gradients
 from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.differentiate import Differentiate
@@ -88,24 +87,10 @@ def run_program(program: Program, oracle: Oracle) -> Outcome:
         prompted = _tables(program, oracle.prompt.shape[1])
         return Outcome(
             loss=loss,
-            evaluated=evaluate(program, oracle, tables),
+            evaluated=evaluate(program, oracle.weights, tables, oracle.tokens, oracle.labels),
             logits=logits(program, oracle.weights, prompted, oracle.prompt),
             gradients=gradients,
         )
-
-
-def evaluate(program: Program, oracle: Oracle, tables: Mapping[str, Tensor]) -> Tensor:
-    """The loss as validation computes it: by forward graphs alone."""
-    head = "evaluate" if "evaluate" in program.regions else "head"
-    x = oracle.tokens
-    for layer, name in enumerate(("embed", *program.layers, head), -1):
-        graph = program.regions[name].forward.graph
-        values = {"labels": oracle.labels, **tables, placeholders(graph, "input")[0].name: x}
-        for node in placeholders(graph, "param"):
-            parameter = program.parameters[node.meta["param"]]
-            values[node.name] = gather(parameter, oracle.weights, layer)
-        x = run_graph(graph, values)[output_of(graph).name]
-    return x
 
 
 def _tables(program: Program, positions: int) -> dict[str, Tensor]:

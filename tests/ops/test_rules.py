@@ -162,7 +162,7 @@ def test_the_emitted_expression_computes_the_eager_result(example: Example) -> N
         scope: dict[str, Any] = {"torch": torch, "F": F, "Tensor": Tensor}
         for module, function in functions_used(region):
             scope[function] = getattr(importlib.import_module(f"llamac.runtime.{module}"), function)
-        exec(forward_source(region, "One op."), scope)
+        exec(forward_source(region), scope)
         found = scope["block_forward"](**named(tensors))
         assert torch.equal(found, value), str(example)
 
