@@ -190,24 +190,27 @@ class _Lowering:
     def _block_weights(self, g: Builder) -> dict[str, fx.Node]:
         model = self.model
         q_rows, kv_rows = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-        residual_std = model.init_std / (2 * model.n_layers) ** 0.5  # GPT-2, section 2.3
-        weights = self._norm_weights(g, "layers.*.attention_norm", "attention_norm")
-        matrices = {
+        attention = {
             "attention.wq": (q_rows, model.dim),
             "attention.wk": (kv_rows, model.dim),
             "attention.wv": (kv_rows, model.dim),
             "attention.wo": (model.dim, q_rows),
-            "ffn": (),
-            "feed_forward.w1": (model.ffn_dim, model.dim),
-            "feed_forward.w3": (model.ffn_dim, model.dim),
-            "feed_forward.w2": (model.dim, model.ffn_dim),
         }
-        if model.activation != "swiglu":
-            del matrices["feed_forward.w3"]
-        for key, shape in matrices.items():
-            if key == "ffn":
-                weights |= self._norm_weights(g, "layers.*.ffn_norm", "ffn_norm")
-                continue
+        feed_forward = {"feed_forward.w1": (model.ffn_dim, model.dim)}
+        if model.activation == "swiglu":
+            feed_forward["feed_forward.w3"] = (model.ffn_dim, model.dim)
+        feed_forward["feed_forward.w2"] = (model.dim, model.ffn_dim)
+        return {
+            **self._norm_weights(g, "layers.*.attention_norm", "attention_norm"),
+            **self._linear_weights(g, attention),
+            **self._norm_weights(g, "layers.*.ffn_norm", "ffn_norm"),
+            **self._linear_weights(g, feed_forward),
+        }
+
+    def _linear_weights(self, g: Builder, shapes: dict[str, tuple[int, int]]) -> dict[str, fx.Node]:
+        model, weights = self.model, {}
+        residual_std = model.init_std / (2 * model.n_layers) ** 0.5  # GPT-2, section 2.3
+        for key, shape in shapes.items():
             std = residual_std if key.endswith(("wo", "w2")) else model.init_std
             weights[key] = self._weight(g, f"layers.*.{key}", shape, Init("normal", std))
             if model.bias:

@@ -149,8 +149,13 @@ def _write(temporary: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
 def _cause(error: BaseException) -> str:
     """The first line of what went wrong, from inside the wrapping of distributed checkpoints."""
     if isinstance(error, CheckpointException):
-        error = next((wrapped[0] for wrapped in error.failures.values()), error)
+        error = unwrapped(error)
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def unwrapped(error: CheckpointException) -> BaseException:
+    """What went wrong in a process that took part, the first of them."""
+    return next((wrapped[0] for wrapped in error.failures.values()), error)
 
 
 def load(path: Path, tensors: Tensors) -> dict[str, Any]:

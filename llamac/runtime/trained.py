@@ -89,7 +89,7 @@ def load_weights(
     try:
         checkpoint.load(path, {"model": views})
     except CheckpointException as error:  # it catches everything, an interrupt as well
-        cause = next(iter(error.failures.values()))[0]
+        cause = checkpoint.unwrapped(error)
         if not isinstance(cause, Exception):
             raise cause from None
         raise RunError(
