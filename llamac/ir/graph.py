@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeGuard
 
 from torch import fx, nn
 
+from llamac.ir.layout import with_layouts
 from llamac.ir.op import Op
 from llamac.ir.types import DTYPES, TensorType, TypeRuleError, Types
 
@@ -162,7 +163,8 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
     """Apply the op's typing rule to operand nodes."""
     kinds = [None if operand is None else type_of(operand) for operand in operands]
     try:
-        return op.infer(*kinds, **attributes)
+        types = op.infer(*kinds, **attributes)
+        return types if op.dims is None else with_layouts(op.dims, kinds, types)
     except TypeRuleError as error:
         shown = ", ".join("none" if kind is None else str(kind) for kind in kinds)
         raise TypeRuleError(f"{op.name}({shown}): {error}") from None

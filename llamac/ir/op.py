@@ -37,6 +37,8 @@ class Op:
         trainer runs the very code that was verified.
     vjp(gradient builder, node, *cotangents) gives one cotangent (or None) per operand.
     flops(*operand types as concrete shapes, **attributes) counts multiply-adds as two.
+    dims names the dimensions of operands and results, as `llamac.ir.layout` reads them; an op
+        without is a collective, whose `infer` gives the layouts of its results.
     emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
         `eager` imported from its module.
     augmented is the op that takes this one's place in a forward pass that will be differentiated.
@@ -49,6 +51,7 @@ class Op:
     vjp: Callable[..., tuple[fx.Node | None, ...]] | None = None
     flops: Callable[..., float] = _no_flops
     emit: Callable[..., str] | None = None
+    dims: str | None = None
     cost: Cost = "recompute"
     augmented: Op | None = None
     results: tuple[str, ...] = ()

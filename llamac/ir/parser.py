@@ -27,7 +27,7 @@ _PLACEHOLDER = re.compile(
     r"(input|constant|param|saved|cotangent) (?:(\S+) as )?%(\w+): ([^\s{]+)( \{save\})?"
 )
 _STATEMENT = re.compile(r"(.+?) = (\w+)\((.*)\)(?: \{save ?([^}]*)\})?")
-_RESULT = re.compile(r"(?:%(\w+)|_): (\w+\[[^\]]*\])(?:, )?")
+_RESULT = re.compile(r"(?:%(\w+)|_): (\w+\[[^\]]*\](?:@\S+?)?)(?:, |$)")
 
 
 def parse_program(text: str) -> Program:

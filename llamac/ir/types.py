@@ -1,13 +1,22 @@
-"""Tensor types: a dtype and a shape whose batch and sequence sizes stay symbolic."""
+"""Tensor types: a dtype, a shape whose batch and sequence sizes stay symbolic, and a layout.
+
+Shapes are those of one rank's part. How the parts make up the whole is the layout: for each axis
+of the device mesh, `S(dim)` split along a dimension, `P` a sum still to be taken, or nothing:
+every rank has the same (after GSPMD, Xu et al. 2021, and torch's DTensor).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-Dim = int | str  # a literal size, or a symbol: "B" sequences, "S" positions
+# A literal size, or a symbol: "B" sequences, "S" positions, "S/tp" a rank's part of them.
+Dim = int | str
+# (mesh axis, "S(dim)" or "P"), by axis; an axis that is not named holds copies.
+Layout = tuple[tuple[str, str], ...]
 
 DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -23,20 +32,33 @@ class TypeRuleError(Exception):
 
 @dataclass(frozen=True)
 class TensorType:
-    """The static type of one value: `bf16[B,S,4096]`."""
+    """The static type of one value: `bf16[B,S,4096]`, or `bf16[B,S/tp,4096]@tp:S(1)`."""
 
     dtype: str
     shape: tuple[Dim, ...]
+    layout: Layout = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise TypeRuleError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+        layout = ",".join(f"{axis}:{placement}" for axis, placement in self.layout)
+        shape = ",".join(map(str, self.shape))
+        return f"{self.dtype}[{shape}]" + (f"@{layout}" if layout else "")
 
     def with_shape(self, *shape: Dim) -> TensorType:
         return replace(self, shape=shape)
+
+    def placed(self, axis: str, placement: str) -> TensorType:
+        """The same part, placed otherwise on one axis: `S(dim)`, `P` or `R`."""
+        layout = dict(self.layout) | {axis: placement}
+        kept = ((name, place) for name, place in layout.items() if place != "R")
+        return replace(self, layout=tuple(sorted(kept)))
+
+    def placement(self, axis: str) -> str:
+        """`S(dim)`, `P` or `R`."""
+        return dict(self.layout).get(axis, "R")
 
     def elements(self, symbols: Mapping[str, int]) -> int:
         """Number of elements once B and S are known."""
@@ -52,12 +74,20 @@ class TensorType:
     @classmethod
     def parse(cls, text: str) -> TensorType:
         """Read back what `str()` wrote, e.g. `bf16[B,S,4096]`; `f32[]` is a scalar."""
-        dtype, _, rest = text.strip().partition("[")
-        if not rest.endswith("]"):
+        match = _TYPE.fullmatch(text.strip())
+        if match is None:
             raise TypeRuleError(f"not a tensor type: {text!r}")
-        dims = [dim.strip() for dim in rest[:-1].split(",") if dim.strip()]
-        return cls(dtype, tuple(int(dim) if dim.isdigit() else dim for dim in dims))
+        dtype, shape, layout = match.groups()
+        dims = [dim.strip() for dim in shape.split(",") if dim.strip()]
+        placements = [part.partition(":") for part in layout.split(",")] if layout else []
+        return cls(
+            dtype,
+            tuple(int(dim) if dim.isdigit() else dim for dim in dims),
+            tuple((axis, placement) for axis, _, placement in placements),
+        )
 
+
+_TYPE = re.compile(r"(\w*)\[([^\]]*)\](?:@(\w+:(?:S\(\d+\)|P)(?:,\w+:(?:S\(\d+\)|P))*))?")
 
 Types = TensorType | tuple[TensorType, ...]
 

@@ -3,6 +3,7 @@
 from llamac.ops import (  # noqa: F401
     activation,
     attention,
+    collectives,
     cross_entropy,
     elementwise,
     embedding,

@@ -23,8 +23,9 @@ def _elementwise(name: str, eager, backward) -> tuple[Op, Op]:
         (x,) = node.args
         return (b.op(backward_op, d_y, b.primal(x), name=b.name(x)),)
 
-    backward_op = Op(f"{name}_backward", same_type, backward)
-    return Op(name, same_type, eager, vjp=vjp, emit=lambda x: f"F.{name}({x})"), backward_op
+    backward_op = Op(f"{name}_backward", same_type, backward, dims="bsf,bsf->bsf")
+    emit = lambda x: f"F.{name}({x})"  # noqa: E731
+    return Op(name, same_type, eager, vjp=vjp, emit=emit, dims="bsf->bsf"), backward_op
 
 
 silu, silu_backward = _elementwise("silu", F.silu, activation.silu_backward)
@@ -55,12 +56,24 @@ def _vjp_packed(b: GradientBuilder, node: fx.Node, d_hidden: fx.Node) -> tuple[f
     return (b.op(packed_swiglu_backward, d_hidden, b.primal(gate_up), name=b.name(gate_up)),)
 
 
-swiglu = Op("swiglu", _infer_swiglu, activation.swiglu, vjp=_vjp_swiglu)
+swiglu = Op("swiglu", _infer_swiglu, activation.swiglu, vjp=_vjp_swiglu, dims="bsf,bsf->bsf")
 swiglu_backward = Op(
-    "swiglu_backward", lambda d_hidden, gate, up: (gate, up), activation.swiglu_backward
+    "swiglu_backward",
+    lambda d_hidden, gate, up: (gate, up),
+    activation.swiglu_backward,
+    dims="bsf,bsf,bsf->bsf,bsf",
 )
 
-packed_swiglu = Op("packed_swiglu", _infer_packed, activation.packed_swiglu, vjp=_vjp_packed)
+packed_swiglu = Op(
+    "packed_swiglu",
+    _infer_packed,
+    activation.packed_swiglu,
+    vjp=_vjp_packed,
+    dims="bsf->bsf",
+)
 packed_swiglu_backward = Op(
-    "packed_swiglu_backward", lambda d_hidden, gate_up: gate_up, activation.packed_swiglu_backward
+    "packed_swiglu_backward",
+    lambda d_hidden, gate_up: gate_up,
+    activation.packed_swiglu_backward,
+    dims="bsf,bsf->bsf",
 )

@@ -67,6 +67,7 @@ attention = Op(
     vjp=_vjp,
     flops=lambda q, k, v, scale, kernel: _matmul_flops(q, 2),
     emit=lambda q, k, v, scale, kernel: f"attention({q}, {k}, {v}, scale={scale})",
+    dims="bShD,bShD,bShD->bShD,bhS",
     cost="save",
     results=("context", "logsumexp"),
 )
@@ -76,4 +77,5 @@ attention_backward = Op(
     eager=_eager_backward,
     flops=lambda d_out, q, k, v, out, logsumexp, scale, kernel: _matmul_flops(q, 5),
     emit=lambda *tensors, scale, kernel: f"attention_backward({', '.join(tensors)}, scale={scale})",
+    dims="bShD,bShD,bShD,bShD,bShD,bhS->bShD,bShD,bShD",
 )

@@ -34,6 +34,14 @@ def _infer_scale(x: TensorType, factor: TensorType) -> TensorType:
     return x
 
 
-add = Op("add", _infer, operator.add, vjp=_vjp_add, emit=lambda x, y: f"{x} + {y}")
-mul = Op("mul", _infer, operator.mul, vjp=_vjp_mul, emit=lambda x, y: f"{x} * {y}")
-scale = Op("scale", _infer_scale, operator.mul, emit=lambda x, factor: f"{x} * {factor}")
+add = Op("add", _infer, operator.add, vjp=_vjp_add, emit=lambda x, y: f"{x} + {y}", dims="*,*->*")
+mul = Op(
+    "mul", _infer, operator.mul, vjp=_vjp_mul, emit=lambda x, y: f"{x} * {y}", dims="bsf,bsf->bsf"
+)
+scale = Op(
+    "scale",
+    _infer_scale,
+    operator.mul,
+    emit=lambda x, factor: f"{x} * {factor}",
+    dims="*,->*",
+)

@@ -47,15 +47,24 @@ embedding = Op(
     lambda tokens, table: F.embedding(tokens, table),
     vjp=_vjp,
     emit=lambda tokens, table: f"F.embedding({tokens}, {table})",
+    dims="bs,VD->bsD",
 )
 embedding_gradient = Op(
     "embedding_gradient",
     infer=lambda d_x, tokens, vocab_size: d_x.with_shape(vocab_size, d_x.shape[-1]),
     eager=runtime.embedding_gradient,
+    dims="bsD,bs->VD",
 )
-add_positions = Op("add_positions", _infer_positions, runtime.add_positions, vjp=_vjp_positions)
+add_positions = Op(
+    "add_positions",
+    _infer_positions,
+    runtime.add_positions,
+    vjp=_vjp_positions,
+    dims="bsD,sD->bsD",
+)
 position_gradient = Op(
     "position_gradient",
     infer=lambda d_x, positions: d_x.with_shape(positions, d_x.shape[-1]),
     eager=runtime.position_gradient,
+    dims="bsD->sD",
 )

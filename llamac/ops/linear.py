@@ -21,6 +21,8 @@ def _infer(x: TensorType, weight: TensorType, bias: TensorType | None = None) ->
     expect(x.shape[-1] == inner, f"x has {x.shape[-1]} features, the weight takes {inner}")
     expect(x.dtype == weight.dtype, f"x is {x.dtype}, the weight {weight.dtype}")
     expect(bias is None or bias.shape == (out,), f"the bias must be [{out}], not {bias}")
+    summed = all(placement != "S(1)" for _, placement in weight.layout)
+    expect(bias is None or summed, "every rank would add the bias to its part of the sum")
     return x.with_shape(*x.shape[:-1], out)
 
 
@@ -36,13 +38,16 @@ def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_bias: tuple[int, ...])
     return 2 * math.prod(x) * weight[0]
 
 
-linear = Op("linear", _infer, runtime.linear, vjp=_vjp, flops=_flops, cost="save")
+linear = Op(
+    "linear", _infer, runtime.linear, vjp=_vjp, flops=_flops, dims="bsi,oi,o->bso", cost="save"
+)
 
 linear_input_gradient = Op(
     "linear_input_gradient",
     infer=lambda d_y, weight: d_y.with_shape(*d_y.shape[:-1], weight.shape[1]),
     eager=runtime.input_gradient,
     flops=lambda d_y, weight: 2 * math.prod(d_y) * weight[1],
+    dims="bso,oi->bsi",
 )
 
 linear_weight_gradient = Op(
@@ -50,10 +55,12 @@ linear_weight_gradient = Op(
     infer=lambda d_y, x: d_y.with_shape(d_y.shape[-1], x.shape[-1]),
     eager=runtime.weight_gradient,
     flops=lambda d_y, x: 2 * math.prod(d_y) * x[-1],
+    dims="bso,bsi->oi",
 )
 
 linear_bias_gradient = Op(
     "linear_bias_gradient",
     infer=lambda d_y: d_y.with_shape(d_y.shape[-1]),
     eager=runtime.bias_gradient,
+    dims="bso->o",
 )

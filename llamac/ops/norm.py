@@ -74,18 +74,20 @@ def _vjp_add_rms(
     return d_x, d_x, d_weight
 
 
-rms_norm = Op("rms_norm", _infer_rms, norm.rms_norm, vjp=_vjp_rms)
+rms_norm = Op("rms_norm", _infer_rms, norm.rms_norm, vjp=_vjp_rms, dims="bsD,D->bsD")
 rms_norm_backward = Op(
     "rms_norm_backward",
     infer=lambda d_y, x, weight, eps: (x, weight),
     eager=norm.rms_norm_backward,
+    dims="bsD,bsD,D->bsD,D",
 )
 
-layer_norm = Op("layer_norm", _infer_layer, norm.layer_norm, vjp=_vjp_layer)
+layer_norm = Op("layer_norm", _infer_layer, norm.layer_norm, vjp=_vjp_layer, dims="bsD,D,D->bsD")
 layer_norm_backward = Op(
     "layer_norm_backward",
     infer=lambda d_y, x, weight, eps: (x, weight, weight),
     eager=norm.layer_norm_backward,
+    dims="bsD,bsD,D->bsD,D,D",
 )
 
 add_rms_norm = Op(
@@ -93,10 +95,12 @@ add_rms_norm = Op(
     _infer_add_rms,
     norm.add_rms_norm,
     vjp=_vjp_add_rms,
+    dims="bsD,bsD,D->bsD,bsD",
     results=("total", "normed"),
 )
 add_rms_norm_backward = Op(
     "add_rms_norm_backward",
     infer=lambda d_total, d_y, total, weight, eps: (total, weight),
     eager=norm.add_rms_norm_backward,
+    dims="bsD,bsD,bsD,D->bsD,D",
 )

@@ -46,4 +46,4 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | Non
 
 
 # Saved rather than its input: both are as large, and attention needs q and k rotated.
-rope = Op("rope", _infer, eager, vjp=_vjp, cost="save")
+rope = Op("rope", _infer, eager, vjp=_vjp, dims="bshD,sD,sD->bshD", cost="save")

@@ -89,6 +89,7 @@ split_heads = Op(
     _split_heads,
     vjp=_vjp_split_heads,
     emit=lambda x, head_dim: f"{x}.unflatten(-1, (-1, {head_dim}))",
+    dims="bsh->bshD",
     cost="view",
 )
 merge_heads = Op(
@@ -97,6 +98,7 @@ merge_heads = Op(
     _merge_heads,
     vjp=_vjp_merge_heads,
     emit=lambda x: f"{x}.flatten(-2)",
+    dims="bshD->bsh",
     cost="view",
 )
 split = Op(
@@ -105,6 +107,7 @@ split = Op(
     _split,
     vjp=_vjp_split,
     emit=lambda x, sizes, dim: f"{x}.split({sizes}, dim={dim})",
+    dims="*->*",
     cost="view",
 )
 concat = Op(
@@ -112,4 +115,5 @@ concat = Op(
     _infer_concat,
     _concat,
     emit=lambda *parts, dim: f"torch.cat(({', '.join(parts)}), dim={dim})",
+    dims="*->*",
 )

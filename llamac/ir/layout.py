@@ -1,0 +1,66 @@
+"""How layouts pass through an op: from its dims, written as einsum writes them.
+
+`linear` is `bsi,oi,o->bso`. A mesh axis may split one letter, and then splits it in every operand
+that has it. A result that has the letter is split there; one that lacks it summed over the letter,
+so each rank holds a part of the sum: `P`. A capital is a dimension the op must see whole. `*` is
+an operand of any dims taken element by element; the last `*` repeats. An op whose operands are all
+`*` is linear in them: sums still to be taken may pass through it together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llamac.ir.types import TensorType, Types, expect
+
+
+def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
+    """The results' types, their layouts inferred from the operands'. Raises TypeRuleError."""
+    several = results if isinstance(results, tuple) else (results,)
+    plain = tuple(TensorType(kind.dtype, kind.shape) for kind in several)
+    axes = sorted({axis for kind in operands if kind for axis, _ in kind.layout})
+    if axes:
+        left, _, right = dims.partition("->")
+        sources = _terms(left, len(operands))
+        targets = _terms(right, len(plain))
+        given = [(t, kind) for t, kind in zip(sources, operands, strict=True) if kind is not None]
+        for axis in axes:
+            places = _places(axis, given, targets)
+            plain = tuple(k.placed(axis, p) for k, p in zip(plain, places, strict=True))
+    return plain if isinstance(results, tuple) else plain[0]
+
+
+def _terms(text: str, count: int) -> list[str]:
+    terms = text.split(",")[:count]
+    return terms + terms[-1:] * (count - len(terms))
+
+
+def _places(
+    axis: str, given: Sequence[tuple[str, TensorType]], targets: Sequence[str]
+) -> list[str]:
+    """The placement of each result on one axis."""
+    placements = [(term, kind.placement(axis)) for term, kind in given]
+    if any(place == "P" for _, place in placements):
+        partial = all(place == "P" for term, place in placements if term)
+        expect(
+            partial and all(term in ("*", "") for term, _ in placements),
+            f"its operands hold sums over {axis} that are still to be taken",
+        )
+        return ["P"] * len(targets)
+    split = {_letter(term, place) for term, place in placements if place != "R"}
+    expect(len(split) == 1, f"{axis} splits its operands along different dimensions")
+    (letter,) = split
+    expect(not letter.isupper(), f"it must see the whole dimension that {axis} splits")
+    for term, place in placements:
+        where = f"S({term.index(letter)})" if letter in term else "R"
+        alike = term == "*" and place == f"S({letter})"
+        expect(alike or place == where, f"{axis} splits a dimension in some of its operands only")
+    if letter.isdigit():  # of `*`
+        return [f"S({letter})"] * len(targets)
+    return [f"S({term.index(letter)})" if letter in term else "P" for term in targets]
+
+
+def _letter(term: str, place: str) -> str:
+    """What `S(dim)` splits: the term's letter, or the dim itself where the term is `*`."""
+    dim = place[2:-1]
+    return dim if term == "*" else term[int(dim)]

@@ -1,0 +1,119 @@
+"""Collectives over a mesh axis, each with its adjoint: all that may change a value's layout.
+
+all_gather      S(dim) → R    its gradients come back by reduce_scatter
+reduce_scatter  P → S(dim)    … all_gather
+all_reduce      P → R         … as they are
+broadcast       R → R         … all_reduce: ranks that read one value differently each have a
+                              part of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from llamac.ir.op import Op
+from llamac.ir.types import Dim, TensorType, expect
+from llamac.runtime import collectives
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def whole(dim: Dim, size: int, axis: str) -> Dim:
+    """A dimension put together from `size` parts: `S/tp` → `S`, 1024 → 8192."""
+    return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
+
+
+def part(dim: Dim, size: int, axis: str) -> Dim:
+    """A rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
+    if isinstance(dim, str):
+        return f"{dim}/{axis}" if size > 1 else dim
+    expect(dim % size == 0, f"{dim} does not divide over {size} ranks of {axis}")
+    return dim // size
+
+
+def _resized(x: TensorType, dim: int, size: Dim) -> TensorType:
+    return x.with_shape(*x.shape[:dim], size, *x.shape[dim + 1 :])
+
+
+def _placed(x: TensorType, axis: str, placement: str) -> None:
+    found = x.placement(axis)
+    expect(found == placement, f"on {axis} it takes {placement}, not {found}")
+
+
+def _infer_all_gather(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
+    _placed(x, axis, f"S({dim})")
+    return _resized(x, dim, whole(x.shape[dim], size, axis)).placed(axis, "R")
+
+
+def _infer_reduce_scatter(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
+    _placed(x, axis, "P")
+    return _resized(x, dim, part(x.shape[dim], size, axis)).placed(axis, f"S({dim})")
+
+
+def _infer_all_reduce(x: TensorType, *, axis: str) -> TensorType:
+    _placed(x, axis, "P")
+    return x.placed(axis, "R")
+
+
+def _infer_broadcast(x: TensorType, *, axis: str) -> TensorType:
+    _placed(x, axis, "R")
+    return x
+
+
+def _all_gather(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.all_gather(x, axis, dim)
+
+
+def _reduce_scatter(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.reduce_scatter(x, axis, dim)
+
+
+def _vjp_all_gather(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    return (b.op(reduce_scatter, d_y, name=b.name(node.args[0]), **node.kwargs),)
+
+
+def _vjp_reduce_scatter(
+    b: GradientBuilder, node: fx.Node, d_y: fx.Node
+) -> tuple[fx.Node | None, ...]:
+    return (b.op(all_gather, d_y, name=b.name(node.args[0]), **node.kwargs),)
+
+
+def _vjp_broadcast(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    return (b.op(all_reduce, d_y, name=b.name(node.args[0]), **node.kwargs),)
+
+
+all_gather = Op(
+    "all_gather",
+    _infer_all_gather,
+    _all_gather,
+    vjp=_vjp_all_gather,
+    emit=lambda x, axis, dim, size: f"all_gather({x}, {axis}, dim={dim})",
+)
+reduce_scatter = Op(
+    "reduce_scatter",
+    _infer_reduce_scatter,
+    _reduce_scatter,
+    vjp=_vjp_reduce_scatter,
+    emit=lambda x, axis, dim, size: f"reduce_scatter({x}, {axis}, dim={dim})",
+    cost="save",
+)
+all_reduce = Op(
+    "all_reduce",
+    _infer_all_reduce,
+    collectives.all_reduce,
+    vjp=lambda _b, _node, d_y: (d_y,),
+    cost="save",
+)
+broadcast = Op(
+    "broadcast",
+    _infer_broadcast,
+    lambda x, axis: x,
+    vjp=_vjp_broadcast,
+    emit=lambda x, axis: x,
+    cost="view",
+)
