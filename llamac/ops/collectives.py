@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import Dim, TensorType, expect
 from llamac.runtime import collectives
@@ -74,17 +75,17 @@ def _reduce_scatter(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
 
 
 def _vjp_all_gather(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
-    return (b.op(reduce_scatter, d_y, name=b.name(node.args[0]), **node.kwargs),)
+    return (b.op(reduce_scatter, d_y, name=b.name(node.args[0]), **attributes(node)),)
 
 
 def _vjp_reduce_scatter(
     b: GradientBuilder, node: fx.Node, d_y: fx.Node
 ) -> tuple[fx.Node | None, ...]:
-    return (b.op(all_gather, d_y, name=b.name(node.args[0]), **node.kwargs),)
+    return (b.op(all_gather, d_y, name=b.name(node.args[0]), **attributes(node)),)
 
 
 def _vjp_broadcast(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
-    return (b.op(all_reduce, d_y, name=b.name(node.args[0]), **node.kwargs),)
+    return (b.op(all_reduce, d_y, name=b.name(node.args[0]), **attributes(node)),)
 
 
 all_gather = Op(
