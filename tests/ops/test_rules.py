@@ -23,19 +23,22 @@ from llamac.passes.differentiate import augment, differentiate
 from tests.compare import assert_close
 from tests.ops.examples import EXAMPLES, FORMULA, REFUSED, TAKES_ANYTHING, Example, concrete
 
+# What one process can run; collectives are tested between ranks: tests/runtime/test_collectives.py.
+LOCAL = {name: op for name, op in OPS.items() if op.dims is not None}
+
 every_example = pytest.mark.parametrize("example", EXAMPLES, ids=str)
 
 
 def test_every_op_has_an_example() -> None:
-    assert {example.op for example in EXAMPLES} == set(OPS)
+    assert {example.op for example in EXAMPLES} == set(LOCAL)
 
 
 def test_every_op_with_a_gradient_has_a_formula() -> None:
-    assert set(FORMULA) == {name for name, op in OPS.items() if op.vjp or op.augmented}
+    assert set(FORMULA) == {name for name, op in LOCAL.items() if op.vjp or op.augmented}
 
 
 def test_every_forward_op_refuses_something() -> None:
-    forward = {name for name, op in OPS.items() if op.vjp} - TAKES_ANYTHING
+    forward = {name for name, op in LOCAL.items() if op.vjp} - TAKES_ANYTHING
     plain = {name for name in forward if not name.endswith("with_gradients")}
     assert plain <= {example.op for example, _ in REFUSED}
 
@@ -189,7 +192,7 @@ def test_flops_are_those_torch_counts(example: Example) -> None:
 
 
 def test_ops_without_matmuls_count_no_flops() -> None:
-    for op in set(OPS.values()) - {example.the_op for example in COUNTED}:
+    for op in set(LOCAL.values()) - {example.the_op for example in COUNTED}:
         example = next(example for example in EXAMPLES if example.the_op is op)
         with FlopCounterMode(display=False) as counter:
             op(*example.tensors("f64"), **example.attributes)

@@ -28,6 +28,12 @@ def _check(rank: int, store: str) -> None:
     assert torch.equal(collectives.all_reduce(mine, "tp"), total)
     assert torch.equal(collectives.all_reduce_max(mine, "tp"), parts[1])
 
+    # <all_gather x, y> = <x, reduce_scatter y>, summed over ranks: each is the other's adjoint
+    y = torch.cat([mine.cos(), mine.sin()], 1)
+    forward = (collectives.all_gather(mine, "tp", 1) * y).sum()
+    backward = (mine * collectives.reduce_scatter(y, "tp", 1)).sum()
+    torch.testing.assert_close(*(collectives.all_reduce(d, "tp") for d in (forward, backward)))
+
     first = collectives.all_gather_start(mine, "tp", 1)
     second = collectives.all_reduce_start(mine, "tp")  # under way together
     assert torch.equal(collectives.all_gather_wait(first, "tp", 1), torch.cat(parts, 1))
