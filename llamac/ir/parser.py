@@ -145,6 +145,11 @@ def _keywords(text: str) -> dict[str, Any]:
     return {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
+def _sizes(text: str) -> dict[str, int]:
+    """`B=2 S=8` → {"B": 2, "S": 8}."""
+    return {name: int(size) for name, size in (pair.split("=") for pair in text.split())}
+
+
 def _kind(operand: fx.Node | None) -> Any:
     return None if operand is None else operand.meta["type"]
 
@@ -153,6 +158,7 @@ class _Parser:
     def __init__(self) -> None:
         self.name = ""
         self.symbols: dict[str, int] = {}
+        self.mesh: dict[str, int] = {}
         self.parameters: dict[str, Parameter] = {}
         self.buffers: dict[str, Buffer] = {}
         self.layers: list[str] = []
@@ -184,7 +190,9 @@ class _Parser:
         if kind == "program":
             self.name = rest
         elif kind == "symbols":
-            self.symbols = {k: int(v) for k, v in (pair.split("=") for pair in rest.split())}
+            self.symbols = _sizes(rest)
+        elif kind == "mesh":
+            self.mesh = _sizes(rest)
         elif match := _PARAMETER.fullmatch(text):
             self._parameter(match, where)
         elif match := _BUFFER.fullmatch(text):
@@ -225,4 +233,5 @@ class _Parser:
             regions=regions,
             layers=tuple(self.layers),
             notes=tuple(self.notes),
+            mesh=self.mesh,
         )

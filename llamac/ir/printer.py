@@ -44,6 +44,8 @@ def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node |
 def _header(program: Program) -> Iterator[str]:
     yield f"program {program.name}"
     yield "symbols " + " ".join(f"{name}={size}" for name, size in program.symbols.items())
+    if program.mesh:
+        yield "mesh " + " ".join(f"{axis}={size}" for axis, size in program.mesh.items())
     for parameter in program.parameters.values():
         yield _with_where(f"parameter {_parameter(parameter)}", parameter.where)
     for buffer in program.buffers.values():
@@ -56,7 +58,8 @@ def _header(program: Program) -> Iterator[str]:
 
 
 def _parameter(parameter: Parameter) -> str:
-    if not parameter.packed:
+    first = parameter.pieces[0]
+    if not parameter.packed and first.rows == parameter.type.shape[0]:
         return f"{parameter.name}: {parameter.type} = {parameter.pieces[0].init}"
     pieces = ", ".join(f"{piece.name}[{piece.rows}] {piece.init}" for piece in parameter.pieces)
     return f"{parameter.name}: {parameter.type} = pack({pieces})"

@@ -48,6 +48,13 @@ class Parameter:
     def per_layer(self) -> bool:
         return "*" in self.name
 
+    def row_elements(self, mesh: Mapping[str, int]) -> int:
+        """How many elements a canonical row has: a rank may hold a part of each."""
+        count = TensorType(self.type.dtype, self.type.shape[1:]).elements({})
+        for axis, placement in self.type.layout:
+            count *= 1 if placement == "S(0)" else mesh[axis]
+        return count
+
     @property
     def packed(self) -> bool:
         return len(self.pieces) > 1
@@ -81,7 +88,8 @@ class Program:
 
     regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and what passes add.
     layers: the region each layer runs, in order. symbols: the sizes of B (sequences in a
-    micro-batch) and S (positions). notes: what passes want their reader to know.
+    micro-batch), S (positions) and of parts of them. mesh: how many ranks each axis has.
+    notes: what passes want their reader to know.
     """
 
     name: str
@@ -91,6 +99,7 @@ class Program:
     regions: Mapping[str, Region]
     layers: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
+    mesh: Mapping[str, int] = field(default_factory=dict)
 
     def with_region(self, region: Region) -> Program:
         return replace(self, regions={**self.regions, region.name: region})
@@ -110,4 +119,7 @@ class Program:
     @property
     def parameter_count(self) -> int:
         """Exact number of trained parameters."""
-        return sum(p.type.elements({}) * self.copies(p) for p in self.parameters.values())
+        return sum(
+            sum(piece.rows for piece in p.pieces) * p.row_elements(self.mesh) * self.copies(p)
+            for p in self.parameters.values()
+        )

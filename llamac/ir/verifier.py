@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 
 from torch import fx
 
@@ -160,10 +161,10 @@ def _verify_layers(program: Program) -> None:
             )
     for parameter in program.parameters.values():
         rows = sum(piece.rows for piece in parameter.pieces)
-        if rows != parameter.type.shape[0]:
-            raise ValueError(
-                f"{parameter.name} has {parameter.type.shape[0]} rows, its pieces {rows}"
-            )
+        split = [axis for axis, placement in parameter.type.layout if placement == "S(0)"]
+        held = prod([int(parameter.type.shape[0]), *(program.mesh[axis] for axis in split)])
+        if rows != held:
+            raise ValueError(f"{parameter.name} has {held} rows, its pieces {rows}")
 
 
 RULES: tuple[Callable[[Program, Region], None], ...] = (

@@ -9,6 +9,7 @@ from llamac.ir.op import OPS
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.types import TensorType, TypeRuleError
+from llamac.ir.verifier import verify
 
 ATTRIBUTES = {
     "rms_norm": {"eps": 1e-5},
@@ -108,7 +109,8 @@ def test_every_op_says_how_layouts_pass_through_it():
 SHARDED = """\
 program sharded
 symbols B=2 S=8 S/tp=4
-parameter layers.*.w1: f32[4,8]@tp:S(0) = normal(0.02)
+mesh tp=2
+parameter layers.*.w1: f32[4,8]@tp:S(0) = pack(layers.*.w1[8] normal(0.02))
 layers 1 × block
 
 block.forward:
@@ -125,4 +127,7 @@ block.forward:
 
 
 def test_layouts_read_back_in_a_program():
-    assert print_program(parse_program(SHARDED)) == SHARDED
+    program = parse_program(SHARDED)
+    verify(program)
+    assert print_program(program) == SHARDED
+    assert program.parameter_count == 8 * 8  # of all ranks together
