@@ -6,6 +6,7 @@ and the feed-forward half, and a word on what the backward pass computes again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -112,9 +113,8 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
         for node in ops_in(module.graph):
             if "kernel" in node.kwargs:
                 yield f"attention_{node.kwargs['kernel']}", op_of(node).name
-            elif op_of(node).emit is None:
-                eager = op_of(node).eager
-                yield eager.__module__.rpartition(".")[2], eager.__name__
+            elif called := re.match(r"(\w+)\(", _expression(node)):
+                yield op_of(node).eager.__module__.rpartition(".")[2], called[1]
 
 
 def runtime_imports(

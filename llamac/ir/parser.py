@@ -19,7 +19,7 @@ class ParseError(Exception):
 
 
 _PARAMETER = re.compile(r"parameter (\S+): (\S+) = (.*)")
-_PIECE = re.compile(r"(\S+)\[(\d+)\] (normal\([^)]*\)|ones|zeros)(?:, )?")
+_PIECE = re.compile(r"(\S+)\[(\d+)\] (normal\([^)]*\)|ones|zeros)(?: × (\d+))?(?:, )?")
 _BUFFER = re.compile(r"buffer (\S+): (\S+) = rope_tables\((.*)\)")
 _LAYERS = re.compile(r"layers (\d+) × (\S+)")
 _GRAPH = re.compile(r"(\S+)\.(forward|backward):")
@@ -210,7 +210,10 @@ class _Parser:
         shape = TensorType.parse(kind)
         if value.startswith("pack("):
             found = _PIECE.findall(value[len("pack(") : -1])
-            pieces = tuple(Piece(piece, int(rows), _init(init)) for piece, rows, init in found)
+            pieces = tuple(
+                Piece(piece, int(rows), _init(init), int(copies or 1))
+                for piece, rows, init, copies in found
+            )
         else:
             pieces = (Piece(name, int(shape.shape[0]), _init(value)),)
         self.parameters[name] = Parameter(name, shape, pieces, where)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from llamac.ir.graph import op_of, ops_in, output_of, placeholders, results, type_of
-from llamac.ir.program import Parameter, Program, Region
+from llamac.ir.program import Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType
 
 
@@ -59,10 +59,15 @@ def _header(program: Program) -> Iterator[str]:
 
 def _parameter(parameter: Parameter) -> str:
     first = parameter.pieces[0]
-    if not parameter.packed and first.rows == parameter.type.shape[0]:
-        return f"{parameter.name}: {parameter.type} = {parameter.pieces[0].init}"
-    pieces = ", ".join(f"{piece.name}[{piece.rows}] {piece.init}" for piece in parameter.pieces)
+    if not parameter.packed and first.rows == parameter.type.shape[0] and first.copies == 1:
+        return f"{parameter.name}: {parameter.type} = {first.init}"
+    pieces = ", ".join(map(_piece, parameter.pieces))
     return f"{parameter.name}: {parameter.type} = pack({pieces})"
+
+
+def _piece(piece: Piece) -> str:
+    copies = f" × {piece.copies}" if piece.copies > 1 else ""
+    return f"{piece.name}[{piece.rows}] {piece.init}{copies}"
 
 
 def _regions(program: Program) -> Iterator[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import prod
 
 from torch import fx
 
+from llamac.ir.graph import output_of, type_of
 from llamac.ir.types import TensorType
 
 
@@ -24,11 +26,19 @@ class Init:
 
 @dataclass(frozen=True)
 class Piece:
-    """One canonical parameter, as rows (dim 0) of the parameter that holds it."""
+    """One canonical parameter, as rows (dim 0) of the parameter that holds it.
+
+    copies: how many ranks hold the same part, where there are more of them than there are heads.
+    """
 
     name: str
     rows: int
     init: Init
+    copies: int = 1
+
+    def part(self, ranks: int) -> int:
+        """How many rows each of `ranks` holds; of a vocabulary, the last may be padding."""
+        return -(-self.rows * self.copies // ranks)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,11 @@ class Parameter:
         for axis, placement in self.type.layout:
             count *= 1 if placement == "S(0)" else mesh[axis]
         return count
+
+    def held_rows(self, mesh: Mapping[str, int]) -> int:
+        """How many rows a rank holds, by what the pieces and the layout say."""
+        ranks = prod(mesh[axis] for axis, place in self.type.layout if place == "S(0)")
+        return sum(piece.part(ranks) for piece in self.pieces)
 
     @property
     def packed(self) -> bool:
@@ -111,6 +126,20 @@ class Program:
         """How many tensors this entry of the table stands for."""
         return len(self.layers) if parameter.per_layer else 1
 
+    def summed(self, parameter: Parameter) -> tuple[str, ...]:
+        """The mesh axes over which the gradient of a parameter is still to be summed."""
+        for region in self.regions.values():
+            gradients = output_of(region.backward.graph) if region.backward else {}
+            if parameter.name in gradients:
+                layout = type_of(gradients[parameter.name]).layout
+                return tuple(axis for axis, placement in layout if placement == "P")
+        return ()
+
+    def elements(self, parameter: Parameter) -> int:
+        """How many trained numbers this entry of the table stands for, over all ranks."""
+        rows = sum(piece.rows for piece in parameter.pieces)
+        return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
+
     @property
     def layer_runs(self) -> list[tuple[str, int]]:
         """Neighbouring layers that run the same region, in order: (region, how many)."""
@@ -119,7 +148,4 @@ class Program:
     @property
     def parameter_count(self) -> int:
         """Exact number of trained parameters."""
-        return sum(
-            sum(piece.rows for piece in p.pieces) * p.row_elements(self.mesh) * self.copies(p)
-            for p in self.parameters.values()
-        )
+        return sum(map(self.elements, self.parameters.values()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import prod
 
 from torch import fx
 
@@ -122,8 +121,12 @@ def _saved(_program: Program, region: Region) -> None:
             raise VerificationError("saved with another type", region, "backward", node)
 
 
-def _gradients(_program: Program, region: Region) -> None:
-    """Every parameter and every floating-point input has exactly one gradient, of its own type."""
+def _gradients(program: Program, region: Region) -> None:
+    """Every parameter and every floating-point input has exactly one gradient, of its own type.
+
+    A parameter's may be a sum still to be taken over the ranks that hold copies of it: the trainer
+    takes it once a step (`Program.summed`).
+    """
     if region.backward is None:
         return
     owed = {
@@ -136,13 +139,21 @@ def _gradients(_program: Program, region: Region) -> None:
     for name, kind in owed.items():
         if given.get(name) is None:  # a vjp rule may have given none
             raise VerificationError(f"no gradient for {name}", region, "backward", end)
-        if type_of(given[name]) != kind:
+        if _summed(type_of(given[name]), over=kind if name in program.parameters else None) != kind:
             raise VerificationError(
                 f"the gradient of {name}: {kind} is {type_of(given[name])}", region, "backward", end
             )
     for name in given:
         if name not in owed:
             raise VerificationError(f"{name} is owed no gradient", region, "backward", end)
+
+
+def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
+    """A parameter's gradient once it is summed over the axes where the parameter has copies."""
+    for axis, placement in gradient.layout:
+        if over is not None and placement == "P" and over.placement(axis) == "R":
+            gradient = gradient.placed(axis, "R")
+    return gradient
 
 
 def _verify_layers(program: Program) -> None:
@@ -160,11 +171,9 @@ def _verify_layers(program: Program) -> None:
                 region.forward.graph.output_node(),
             )
     for parameter in program.parameters.values():
-        rows = sum(piece.rows for piece in parameter.pieces)
-        split = [axis for axis, placement in parameter.type.layout if placement == "S(0)"]
-        held = prod([int(parameter.type.shape[0]), *(program.mesh[axis] for axis in split)])
-        if rows != held:
-            raise ValueError(f"{parameter.name} has {held} rows, its pieces {rows}")
+        held, owed = parameter.type.shape[0], parameter.held_rows(program.mesh)
+        if held != owed:
+            raise ValueError(f"{parameter.name} has {held} rows, its pieces {owed}")
 
 
 RULES: tuple[Callable[[Program, Region], None], ...] = (

@@ -5,6 +5,9 @@ reduce_scatter  P → S(dim)    … all_gather
 all_reduce      P → R         … as they are
 broadcast       R → R         … all_reduce: ranks that read one value differently each have a
                               part of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
+take_part       R → S(dim)    … place_part: zeros around each rank's part, a sum of which is whole
+
+The last two move nothing between ranks; they change what a rank's tensor stands for.
 """
 
 from __future__ import annotations
@@ -66,6 +69,28 @@ def _infer_broadcast(x: TensorType, *, axis: str) -> TensorType:
     return x
 
 
+def _infer_take_part(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
+    _placed(x, axis, "R")
+    return _resized(x, dim, part(x.shape[dim], size, axis)).placed(axis, f"S({dim})")
+
+
+def _infer_place_part(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
+    _placed(x, axis, f"S({dim})")
+    return _resized(x, dim, whole(x.shape[dim], size, axis)).placed(axis, "P")
+
+
+def _take_part(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.take_part(x, axis, dim)
+
+
+def _place_part(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.place_part(x, axis, dim)
+
+
+def _vjp_take_part(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    return (b.op(place_part, d_y, name=b.name(node.args[0]), **attributes(node)),)
+
+
 def _all_gather(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
     return collectives.all_gather(x, axis, dim)
 
@@ -117,4 +142,17 @@ broadcast = Op(
     vjp=_vjp_broadcast,
     emit=lambda x, axis: x,
     cost="view",
+)
+take_part = Op(
+    "take_part",
+    _infer_take_part,
+    _take_part,
+    vjp=_vjp_take_part,
+    emit=lambda x, axis, dim, size: f"take_part({x}, {axis}, dim={dim})",
+)
+place_part = Op(
+    "place_part",
+    _infer_place_part,
+    _place_part,
+    emit=lambda x, axis, dim, size: f"place_part({x}, {axis}, dim={dim})",
 )

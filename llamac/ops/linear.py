@@ -1,8 +1,12 @@
-"""linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass."""
+"""linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass.
+
+add_bias: the bias alone, where the product is a sum over ranks that must be taken before it.
+"""
 
 from __future__ import annotations
 
 import math
+import operator
 from typing import TYPE_CHECKING
 
 from llamac.ir.op import Op
@@ -34,12 +38,26 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | Non
     return (d_x, d_weight, *(b.op(linear_bias_gradient, d_y, name=b.name(one)) for one in bias))
 
 
+def _infer_bias(x: TensorType, bias: TensorType) -> TensorType:
+    expect(bias.shape == x.shape[-1:], f"the bias must be [{x.shape[-1]}], not {bias}")
+    return x
+
+
 def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_bias: tuple[int, ...]) -> float:
     return 2 * math.prod(x) * weight[0]
 
 
 linear = Op(
     "linear", _infer, runtime.linear, vjp=_vjp, flops=_flops, dims="bsi,oi,o->bso", cost="save"
+)
+
+add_bias = Op(
+    "add_bias",
+    _infer_bias,
+    eager=operator.add,
+    vjp=lambda b, node, d_y: (d_y, b.op(linear_bias_gradient, d_y, name=b.name(node.args[1]))),
+    emit=lambda x, bias: f"{x} + {bias}",
+    dims="bso,o->bso",
 )
 
 linear_input_gradient = Op(

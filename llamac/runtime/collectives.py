@@ -116,3 +116,17 @@ def all_reduce_max(x: Tensor, axis: str) -> Tensor:
     """The largest of the ranks' values, element by element."""
     group = GROUPS[axis]
     return group.wait(group.start_all_reduce(x.contiguous(), "max"))
+
+
+def take_part(x: Tensor, axis: str, dim: int) -> Tensor:
+    """This rank's part of what every rank has: [.., size · n, ..] → [.., n, ..]."""
+    group = GROUPS[axis]
+    return x.chunk(group.size, dim)[group.rank]
+
+
+def place_part(x: Tensor, axis: str, dim: int) -> Tensor:
+    """Zeros all around this rank's part: [.., n, ..] → [.., size · n, ..]."""
+    group = GROUPS[axis]
+    parts = [torch.zeros_like(x)] * group.size
+    parts[group.rank] = x
+    return torch.cat(parts, dim)

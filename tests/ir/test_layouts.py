@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from llamac.ir.layout import with_layouts
@@ -20,6 +22,8 @@ ATTRIBUTES = {
     "reduce_scatter": {"axis": "tp", "dim": 1, "size": 2},
     "all_reduce": {"axis": "tp"},
     "broadcast": {"axis": "tp"},
+    "take_part": {"axis": "tp", "dim": 0, "size": 2},
+    "place_part": {"axis": "tp", "dim": 0, "size": 2},
 }
 
 
@@ -74,6 +78,8 @@ def test_a_layout_that_is_none_is_refused(text):
         ("reduce_scatter", ["f32[B,6,8]@tp:P"], "f32[B,3,8]@tp:S(1)"),
         ("all_reduce", ["f32[B,S,8]@tp:P"], "f32[B,S,8]"),
         ("broadcast", ["f32[B,S,8]"], "f32[B,S,8]"),
+        ("take_part", ["f32[8,4]"], "f32[4,4]@tp:S(0)"),
+        ("place_part", ["f32[4,4]@tp:S(0)"], "f32[8,4]@tp:P"),
     ],
 )
 def test_layouts_pass_through(op, operands, result):
@@ -83,6 +89,7 @@ def test_layouts_pass_through(op, operands, result):
 @pytest.mark.parametrize(
     ("op", "operands", "message"),
     [
+        ("take_part", ["f32[7,4]"], "7 does not divide"),
         ("linear", ["f32[B,S,8]@tp:P", "f32[4,8]"], "still to be taken"),
         ("silu", ["f32[B,S,8]@tp:P"], "still to be taken"),
         ("mul", ["f32[B,S,8]@tp:P", "f32[B,S,8]@tp:P"], "still to be taken"),
@@ -102,8 +109,9 @@ def test_a_layout_an_op_cannot_take_is_refused(op, operands, message):
 
 
 def test_every_op_says_how_layouts_pass_through_it():
-    collectives = {"all_gather", "reduce_scatter", "all_reduce", "broadcast"}
-    assert {name for name, op in OPS.items() if op.dims is None} == collectives
+    for name, op in OPS.items():
+        names_an_axis = "axis" in inspect.signature(op.infer).parameters
+        assert (op.dims is None) == names_an_axis, name
 
 
 SHARDED = """\

@@ -96,6 +96,7 @@ EXAMPLES: tuple[Example, ...] = (
     Example("position_gradient", "T[B,S,8]", {"positions": 9}),
     Example("linear", "T[B,S,8] T[5,8]"),
     Example("linear", "T[B,S,8] T[5,8] T[5]"),
+    Example("add_bias", "T[B,S,8] T[8]"),
     Example("linear_input_gradient", "T[B,S,5] T[5,8]"),
     Example("linear_weight_gradient", "T[B,S,5] T[B,S,8]"),
     Example("linear_bias_gradient", "T[B,S,5]"),
@@ -130,6 +131,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("linear", "T[B,S,8] T[5]"), r"must be \[out, in\]"),
     (Example("linear", "T[B,S,8] f32[5,8]"), "x is f64, the weight f32"),
     (Example("linear", "T[B,S,8] T[5,8] T[8]"), r"the bias must be \[5\]"),
+    (Example("add_bias", "T[B,S,8] T[4]"), r"the bias must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[8]", {"eps": 0.0}), "eps must be positive"),
     (Example("layer_norm", "T[B,S,8] T[8] T[4]", {"eps": 1e-5}), "bias must be like the gain"),
@@ -235,6 +237,7 @@ FORMULA: dict[str, Callable[..., Any]] = {
     "embedding": lambda tokens, table: table[tokens],
     "add_positions": lambda x, table: x + table[None, : x.shape[1]],
     "linear": lambda x, w, b=0.0: torch.einsum("bsi,oi->bso", x, w) + b,
+    "add_bias": lambda x, b: x + b,
     "rms_norm": _rms,
     "layer_norm": lambda x, w, b, eps: (
         (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() * w
