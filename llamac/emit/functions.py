@@ -111,9 +111,10 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
     """(module, name) of every runtime function that the region's source calls."""
     for module in filter(None, (region.forward, region.backward)):
         for node in ops_in(module.graph):
-            if "kernel" in node.kwargs:
-                yield f"attention_{node.kwargs['kernel']}", op_of(node).name
-            elif called := re.match(r"(\w+)\(", _expression(node)):
+            if kernel := node.kwargs.get("kernel"):
+                yield f"attention_{kernel}", op_of(node).name.removeprefix("context_")
+            called = re.match(r"(\w+)\(", _expression(node))
+            if called and called[1] not in ("attention", "attention_backward"):
                 yield op_of(node).eager.__module__.rpartition(".")[2], called[1]
 
 

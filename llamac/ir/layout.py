@@ -4,7 +4,8 @@
 that has it. A result that has the letter is split there; one that lacks it summed over the letter,
 so each rank holds a part of the sum: `P`. A capital is a dimension the op must see whole. `*` is
 an operand of any dims taken element by element; the last `*` repeats. An op whose operands are all
-`*` is linear in them: sums still to be taken may pass through it together.
+`*` is linear in them: sums still to be taken may pass through it together. A result `.` is a mean
+over what the rank has, which the trainer averages over ranks: each has its own.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ def _places(
         expect(alike or place == where, f"{axis} splits a dimension in some of its operands only")
     if letter.isdigit():  # of `*`
         return [f"S({letter})"] * len(targets)
-    return [f"S({term.index(letter)})" if letter in term else "P" for term in targets]
+    return [_place(letter, term) for term in targets]
+
+
+def _place(letter: str, term: str) -> str:
+    if letter in term:
+        return f"S({term.index(letter)})"
+    return "R" if term == "." else "P"
 
 
 def _letter(term: str, place: str) -> str:

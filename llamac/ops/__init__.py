@@ -4,6 +4,7 @@ from llamac.ops import (  # noqa: F401
     activation,
     attention,
     collectives,
+    context,
     cross_entropy,
     elementwise,
     embedding,

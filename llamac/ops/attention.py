@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 KERNELS = ("xformers", "sdpa", "math")
 
 
-def _module(kernel: str) -> Any:
+def kernel_module(kernel: str) -> Any:
     # Looked up when run: xformers can be chosen for a machine other than this one.
     return import_module(f"llamac.runtime.attention_{kernel}")
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> tuple[Tensor, Tensor]:
-    return _module(kernel).attention(q, k, v, scale)
+    return kernel_module(kernel).attention(q, k, v, scale)
 
 
 def _eager_backward(*tensors: Tensor, scale: float, kernel: str) -> tuple[Tensor, Tensor, Tensor]:
-    return _module(kernel).attention_backward(*tensors, scale)
+    return kernel_module(kernel).attention_backward(*tensors, scale)
 
 
 def _infer(

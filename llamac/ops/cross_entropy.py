@@ -58,7 +58,7 @@ def _vjp_with_gradients(
     return d_x, b.op(scale, b.primal_result(node, 2), d_loss, name=b.name(weight)), None
 
 
-cross_entropy = Op("cross_entropy", _infer, runtime.cross_entropy, vjp=_vjp, dims="bsV,bs->")
+cross_entropy = Op("cross_entropy", _infer, runtime.cross_entropy, vjp=_vjp, dims="bsV,bs->.")
 cross_entropy_backward = Op(
     "cross_entropy_backward",
     infer=lambda d_loss, logits, labels: logits,
@@ -72,7 +72,7 @@ linear_cross_entropy_with_gradients = Op(
     runtime.linear_cross_entropy_with_gradients,
     vjp=_vjp_with_gradients,
     flops=lambda x, weight, labels, chunk: 6 * math.prod(x) * weight[0],
-    dims="bsD,VD,bs->,bsD,VD",
+    dims="bsD,VD,bs->.,bsD,VD",
     cost="save",
     results=("loss", "d_x_per_loss", "d_weight_per_loss"),
 )
@@ -81,7 +81,7 @@ linear_cross_entropy = Op(
     _infer_linear,
     runtime.linear_cross_entropy,
     flops=lambda x, weight, labels, chunk: 2 * math.prod(x) * weight[0],
-    dims="bsD,VD,bs->",
+    dims="bsD,VD,bs->.",
     cost="save",
     augmented=linear_cross_entropy_with_gradients,
 )

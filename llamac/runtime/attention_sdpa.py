@@ -27,34 +27,43 @@ def _reduce(d_x: Tensor, heads: int) -> Tensor:
     return d_x if d_x.shape[2] == heads else d_x.unflatten(2, (heads, -1)).sum(3)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
+) -> tuple[Tensor, Tensor]:
     """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
     if q.device.type == "cpu":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, True, scale=scale
+            q, k, v, 0.0, causal, scale=scale
         )
         return out.transpose(1, 2), logsumexp
     length, heads = q.shape[1], q.shape[2]
     if _uses_flash(q):
         return aten._flash_attention_forward(
-            q, k, v, None, None, length, length, 0.0, True, False, scale=scale
+            q, k, v, None, None, length, k.shape[1], 0.0, causal, False, scale=scale
         )[:2]
     q, k, v = (_repeat(x, heads).transpose(1, 2) for x in (q, k, v))
     out, logsumexp, _seed, _offset = aten._scaled_dot_product_efficient_attention(
-        q, k, v, None, True, 0.0, True, scale=scale
+        q, k, v, None, True, 0.0, causal, scale=scale
     )
     return out.transpose(1, 2), logsumexp
 
 
 def attention_backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
     if q.device.type == "cpu":
         d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
         gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            d_out, q, k, v, out, logsumexp, 0.0, True, scale=scale
+            d_out, q, k, v, out, logsumexp, 0.0, causal, scale=scale
         )
         d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
         return d_q, d_k, d_v
@@ -71,9 +80,9 @@ def attention_backward(
             None,
             None,
             length,
-            length,
+            k.shape[1],
             0.0,
-            True,
+            causal,
             unused,
             unused,
             scale=scale,
@@ -92,7 +101,7 @@ def attention_backward(
         unused,
         0.0,
         [True, True, True, False],
-        True,
+        causal,
         scale=scale,
     )
     d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)

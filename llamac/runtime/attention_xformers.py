@@ -27,16 +27,20 @@ def _shared(x: Tensor, heads: int) -> Tensor:
     return x.unsqueeze(3).expand(-1, -1, -1, heads // x.shape[2], -1)
 
 
-def _fake_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _fake_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
+) -> tuple[Tensor, Tensor]:
     batch, length, heads, _head_dim = q.shape
     return torch.empty_like(q), q.new_empty((batch, heads, length), dtype=torch.float32)
 
 
 @opaque("xformers_attention", _fake_attention)
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
+) -> tuple[Tensor, Tensor]:
     """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
     heads, groups = q.shape[2], k.shape[2]
-    mask = LowerTriangularMask()
+    mask = LowerTriangularMask() if causal else None
     if heads == groups:
         return memory_efficient_attention_forward_requires_grad(q, k, v, mask, scale=scale)
     out, logsumexp = memory_efficient_attention_forward_requires_grad(
@@ -46,18 +50,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Te
 
 
 def _fake_backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 @opaque("xformers_attention_backward", _fake_backward)
 def attention_backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
     heads, groups = q.shape[2], k.shape[2]
-    mask = LowerTriangularMask()
+    mask = LowerTriangularMask() if causal else None
     if heads == groups:
         return memory_efficient_attention_backward(
             d_out, out, logsumexp, q, k, v, mask, scale=scale

@@ -72,7 +72,7 @@ def test_a_layout_that_is_none_is_refused(text):
         ),
         ("split", ["f32[B,S,8]@tp:S(2)"], "f32[B,S,4]@tp:S(2) f32[B,S,4]@tp:S(2)"),
         ("add", ["f32[B,S,8]@tp:P", "f32[B,S,8]@tp:P"], "f32[B,S,8]@tp:P"),
-        ("cross_entropy", ["f32[B,S/cp,9]@cp:S(1)", "i64[B,S/cp]@cp:S(1)"], "f32[]@cp:P"),
+        ("cross_entropy", ["f32[B,S/cp,9]@cp:S(1)", "i64[B,S/cp]@cp:S(1)"], "f32[]"),
         ("all_gather", ["f32[B,S/tp,8]@tp:S(1)"], "f32[B,S,8]"),
         ("reduce_scatter", ["f32[B,S,8]@cp:S(1),tp:P"], "f32[B,S/tp,8]@cp:S(1),tp:S(1)"),
         ("reduce_scatter", ["f32[B,6,8]@tp:P"], "f32[B,3,8]@tp:S(1)"),

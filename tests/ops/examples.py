@@ -117,6 +117,8 @@ EXAMPLES: tuple[Example, ...] = (
     Example("split", "T[B,S,8]", {"sizes": (4, 4), "dim": -1}),
     Example("split", "T[B,S,6,4]", {"sizes": (2, 2, 2), "dim": 2}),
     Example("concat", "T[B,S,3] T[B,S,2]", {"dim": -1}),
+    Example("rank_order", "T[12,3]", {"dim": 0, "size": 3}),
+    Example("position_order", "T[B,12,3]", {"dim": 1, "size": 3}),
 )
 
 # -- operands that a typing rule must refuse, and words its message must hold ----------------------
@@ -138,6 +140,8 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("add_rms_norm", "T[B,S,8] T[B,S,4] T[8]", {"eps": 1e-5}), "cannot add"),
     (Example("embedding", "T[B,S] T[11,8]"), "token ids must be i64"),
     (Example("add_positions", "T[B,S,8] T[9,4]"), "do not fit"),
+    (Example("rank_order", "T[9,3]", {"dim": 0, "size": 3}), "do not make two chunks"),
+    (Example("position_order", "T[9,3]", {"dim": 0, "size": 3}), "do not make two chunks"),
     (
         Example("rope", "T[B,S,4,8] f32[S,4] f32[S,4]", {"layout": "spiral"}),
         "unknown layout 'spiral'",
@@ -245,6 +249,8 @@ FORMULA: dict[str, Callable[..., Any]] = {
     ),
     "add_rms_norm": lambda x, r, w, eps: (x + r, _rms(x + r, w, eps)),
     "rope": _rotate,
+    "rank_order": lambda x, dim, size: x[[0, 1, 10, 11, 2, 3, 8, 9, 4, 5, 6, 7]],
+    "position_order": lambda x, dim, size: x[:, [0, 1, 4, 5, 8, 9, 10, 11, 6, 7, 2, 3]],
     "split_heads": lambda x, head_dim: x.reshape(*x.shape[:-1], -1, head_dim),
     "merge_heads": lambda x: x.reshape(*x.shape[:-2], -1),
     "split": lambda x, sizes, dim: tuple(

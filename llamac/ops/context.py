@@ -1,0 +1,126 @@
+"""Attention of a rank's positions to all (see `runtime/context.py`), and the order they lie in."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from llamac.ir.graph import attributes
+from llamac.ir.layout import with_layouts
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, expect
+from llamac.ops.attention import attention, kernel_module
+from llamac.ops.collectives import part
+from llamac.runtime import context as runtime
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def _infer(
+    q: TensorType, k: TensorType, v: TensorType, *, axis: str, size: int, scale: float, kernel: str
+) -> tuple[TensorType, TensorType]:
+    expect(q.placement(axis) == "S(1)", f"{axis} must split the queries' positions: {q}")
+    expect(part(k.shape[1], size, axis) == q.shape[1], f"queries are {q}, keys {k}")
+    every = q.with_shape(q.shape[0], k.shape[1], *q.shape[2:]).placed(axis, "R")
+    kinds = attention.infer(every, k, v, scale=scale, kernel=kernel)
+    assert attention.dims is not None
+    _out, logsumexp = with_layouts(attention.dims, (every, k, v), kinds)  # type: ignore[misc]
+    mine = logsumexp.with_shape(*logsumexp.shape[:2], q.shape[1])
+    return q, mine.placed(axis, "S(2)")
+
+
+def _infer_backward(
+    d_out: TensorType,
+    q: TensorType,
+    k: TensorType,
+    v: TensorType,
+    out: TensorType,
+    logsumexp: TensorType,
+    *,
+    axis: str,
+    size: int,
+    scale: float,
+    kernel: str,
+) -> tuple[TensorType, TensorType, TensorType]:
+    found = _infer(q, k, v, axis=axis, size=size, scale=scale, kernel=kernel)
+    expect((out, logsumexp) == found, f"{out} and {logsumexp} are not what attention gives")
+    expect(d_out == out, f"the gradient of {out} is {d_out}")
+    return q, k.placed(axis, "P"), v.placed(axis, "P")
+
+
+def _eager(
+    q: Tensor, k: Tensor, v: Tensor, axis: str, size: int, scale: float, kernel: str
+) -> tuple[Tensor, Tensor]:
+    return runtime.context_attention(kernel_module(kernel).attention, q, k, v, axis, scale)
+
+
+def _eager_backward(
+    *tensors: Tensor, axis: str, size: int, scale: float, kernel: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    backward = kernel_module(kernel).attention_backward
+    return runtime.context_attention_backward(backward, *tensors, axis=axis, scale=scale)
+
+
+def _vjp(
+    b: GradientBuilder, node: fx.Node, d_out: fx.Node, _d_logsumexp: fx.Node | None
+) -> tuple[fx.Node | None, ...]:
+    primals = [b.primal(operand) for operand in node.args]
+    kept = (b.primal_result(node, 0), b.primal_result(node, 1))
+    names = tuple(b.name(operand) for operand in node.args)
+    return b.op(context_attention_backward, d_out, *primals, *kept, name=names, **attributes(node))
+
+
+def _flops(q: tuple[int, ...], k: tuple[int, ...], matmuls: int) -> float:
+    return matmuls * math.prod(q) * k[1]  # 2 a multiply-add, causal half
+
+
+context_attention = Op(
+    "context_attention",
+    _infer,
+    _eager,
+    vjp=_vjp,
+    flops=lambda q, k, v, axis, size, scale, kernel: _flops(q, k, 2),
+    emit=lambda q, k, v, axis, size, scale, kernel: (
+        f"context_attention(attention, {q}, {k}, {v}, {axis}, scale={scale})"
+    ),
+    cost="save",
+    results=attention.results,
+)
+context_attention_backward = Op(
+    "context_attention_backward",
+    _infer_backward,
+    _eager_backward,
+    flops=lambda d_out, q, k, v, out, logsumexp, axis, size, scale, kernel: _flops(q, k, 5),
+    emit=lambda *tensors, axis, size, scale, kernel: (
+        f"context_attention_backward(attention_backward, {', '.join(tensors)}, {axis}, "
+        f"scale={scale})"
+    ),
+)
+
+
+def _infer_order(x: TensorType, *, dim: int, size: int) -> TensorType:
+    length = x.shape[dim]
+    divides = isinstance(length, str) or length % (2 * size) == 0
+    expect(divides, f"{length} positions do not make two chunks for each of {size} ranks")
+    return x
+
+
+def _vjp_rank_order(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    return (b.op(position_order, d_y, name=b.name(node.args[0]), **attributes(node)),)
+
+
+def _vjp_position_order(
+    b: GradientBuilder, node: fx.Node, d_y: fx.Node
+) -> tuple[fx.Node | None, ...]:
+    return (b.op(rank_order, d_y, name=b.name(node.args[0]), **attributes(node)),)
+
+
+rank_order = Op("rank_order", _infer_order, runtime.rank_order, vjp=_vjp_rank_order, dims="*->*")
+position_order = Op(
+    "position_order", _infer_order, runtime.position_order, vjp=_vjp_position_order, dims="*->*"
+)

@@ -1,0 +1,101 @@
+"""context: each rank works on its own positions of every sequence, and attends to all of them.
+
+Everything but attention takes a position by itself, so only its type changes. Keys and values are
+gathered over `cp`, and put in order, for a rank holds an early and a late chunk (see
+`runtime/context.py`). Losses are means over a rank's own positions and gradients sums over them:
+the data-parallel reduction, which runs over these ranks too, averages both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import fx
+
+from llamac.ir.graph import attributes, type_of
+from llamac.ir.program import Program, Region
+from llamac.ir.types import TensorType
+from llamac.ops.attention import attention
+from llamac.ops.collectives import all_gather, take_part
+from llamac.ops.context import context_attention, position_order, rank_order
+from llamac.ops.embedding import add_positions
+from llamac.ops.linear import linear
+from llamac.passes.rebuild import Rebuild, names
+
+AXIS = "cp"
+
+
+@dataclass(frozen=True)
+class Context:
+    """ranks: how many share each sequence."""
+
+    ranks: int
+    name: str = "context"
+
+    def apply(self, program: Program) -> Program:
+        if self.ranks == 1:
+            return program
+        buffers = {
+            name: replace(buffer, type=_part(buffer.type))
+            for name, buffer in program.buffers.items()
+        }
+        regions = {
+            name: replace(region, forward=_Rebuild(region, self.ranks).forward())
+            for name, region in program.regions.items()
+        }
+        return replace(
+            program,
+            symbols={**program.symbols, f"S/{AXIS}": program.symbols["S"] // self.ranks},
+            buffers=buffers,
+            regions=regions,
+            mesh={**program.mesh, AXIS: self.ranks},
+        )
+
+
+def _part(kind: TensorType) -> TensorType:
+    """A rank's part of something with positions."""
+    if "S" not in kind.shape:
+        return kind
+    dim = kind.shape.index("S")
+    shape = (*kind.shape[:dim], f"S/{AXIS}", *kind.shape[dim + 1 :])
+    return kind.with_shape(*shape).placed(AXIS, f"S({dim})")
+
+
+class _Rebuild(Rebuild):
+    def __init__(self, region: Region, ranks: int) -> None:
+        super().__init__(region)
+        self.ranks = ranks
+
+    def placeholder_type(self, node: fx.Node) -> TensorType:
+        return _part(type_of(node))
+
+    def _linear(self, node: fx.Node) -> fx.Node:
+        y = self.same(node)
+        return self._whole(y) if self.region.name == "logits" else y  # what leaves the ranks
+
+    def _attention(self, node: fx.Node) -> Any:
+        q, k, v = self.new(node)
+        whole = (self._whole(value) for value in (k, v))
+        options = {**attributes(node), "axis": AXIS, "size": self.ranks}
+        return self.build.op(context_attention, q, *whole, name=names(node), **options)
+
+    def _whole(self, x: fx.Node) -> fx.Node:
+        """Every rank's positions, in order."""
+        options = {"dim": 1, "size": self.ranks}
+        gathered = self.build.op(all_gather, x, name=f"{x.name}_gathered", axis=AXIS, **options)
+        return self.build.op(position_order, gathered, name=f"{x.name}_whole", **options)
+
+    def _add_positions(self, node: fx.Node) -> fx.Node:
+        x, table = self.new(node)
+        options = {"dim": 0, "size": self.ranks}
+        ordered = self.build.op(rank_order, table, name="positions_by_rank", **options)
+        mine = self.build.op(take_part, ordered, name="positions", axis=AXIS, **options)
+        return self.build.op(add_positions, x, mine, name=node.name)
+
+    rules: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        linear.name: _linear,
+        attention.name: _attention,
+        add_positions.name: _add_positions,
+    }

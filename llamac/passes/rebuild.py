@@ -1,0 +1,77 @@
+"""Writing a region's forward graph again, op by op, by rules for some of its ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from torch import fx
+
+from llamac.ir.graph import (
+    Builder,
+    attributes,
+    is_op,
+    is_result,
+    op_of,
+    operands,
+    output_of,
+    producer,
+    results,
+    type_of,
+)
+from llamac.ir.program import Region
+from llamac.ir.types import TensorType
+
+
+class Rebuild:
+    """One region's new forward graph: names stay, types are inferred again.
+
+    A subclass names its rules by op: `rule(self, node)` gives what takes the node's place, one
+    value or a tuple of them. `placeholder_type` says what comes in.
+    """
+
+    rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+
+    def __init__(self, region: Region) -> None:
+        self.region = region
+        self.build = Builder()
+        self.values: dict[fx.Node, Any] = {}  # old → new
+
+    def forward(self) -> fx.GraphModule:
+        for node in self.region.forward.graph.nodes:
+            self.build.where = node.meta.get("where", "")
+            if node.op == "placeholder":
+                kind, meta = self.placeholder_type(node), node.meta
+                self.values[node] = self.build.placeholder(
+                    node.name, kind, meta["role"], param=meta.get("param", "")
+                )
+            elif is_op(node):
+                rule = self.rules.get(op_of(node).name)
+                self.values[node] = rule(self, node) if rule else self.same(node)
+            elif is_result(node):
+                source, index = producer(node)
+                self.values[node] = self.values[source][index]
+        return self.build.output(self.values[output_of(self.region.forward.graph)])
+
+    def placeholder_type(self, node: fx.Node) -> TensorType:
+        return type_of(node)
+
+    def new(self, node: fx.Node) -> tuple[Any, ...]:
+        """What the operands of an op have become."""
+        return tuple(value and self.values[value] for value in operands(node))
+
+    def same(self, node: fx.Node, **changed: Any) -> Any:
+        """The same op, of what its operands have become."""
+        name = names(node) if isinstance(node.meta["type"], tuple) else node.name
+        return self.build.op(
+            op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}
+        )
+
+
+def names(node: fx.Node) -> tuple[str, ...]:
+    """What an op's results are called; those that nobody reads, as usual."""
+    usual = op_of(node).results or ("_",) * len(results(node))
+    return tuple(
+        name if value is None else value.name
+        for value, name in zip(results(node), usual, strict=True)
+    )
