@@ -29,8 +29,10 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     """Every file of the emitted directory, by relative path. The same spec gives the same bytes."""
     files: dict[str, str] = {}
     last = None
-    for number, last in enumerate(stages, 1):
-        files[f"ir/{number:02d}-{last.name}.ir"] = print_program(last.program)
+    for number, stage in enumerate(stages, 1):
+        if last is None or stage.program is not last.program:  # some passes have nothing to do
+            files[f"ir/{number:02d}-{stage.name}.ir"] = print_program(stage.program)
+        last = stage
     assert last is not None
     files["model.py"] = render_model(last.program)
     files |= render_trainer(spec)

@@ -12,4 +12,5 @@ from llamac.ops import (  # noqa: F401
     norm,
     rope,
     views,
+    vocab_parallel,
 )

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.context import Context
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.fuse import Fuse
 from llamac.passes.lower import Lower
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
+from llamac.passes.shard import Shard
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -30,7 +32,7 @@ class Pass(Protocol):
 
 
 OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
-PASSES = (Lower, Pack, Fuse, SelectKernels, Differentiate, Checkpoint)
+PASSES = (Lower, Pack, Fuse, SelectKernels, Context, Shard, Differentiate, Checkpoint)
 NAMES = tuple(step.name for step in PASSES)
 
 
@@ -39,7 +41,13 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
     return (
         Pack(),
         Fuse(loss_chunk=spec.kernels.loss_chunk),
-        SelectKernels(attention=spec.kernels.attention, device=spec.hardware.device),
+        SelectKernels(
+            attention=spec.kernels.attention,
+            device=spec.hardware.device,
+            chunks=2 * spec.parallel.context if spec.parallel.context > 1 else 1,
+        ),
+        Context(ranks=spec.parallel.context),
+        Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),
         Differentiate(),
         Checkpoint(policy=spec.activation.checkpoint),
     )

@@ -24,10 +24,14 @@ class NoKernelError(ValueError):
 
 @dataclass(frozen=True)
 class SelectKernels:
-    """attention: `auto` or a kernel. device: `cpu`, `cuda`, or `auto`: known only when it runs."""
+    """attention: `auto` or a kernel. device: `cpu`, `cuda`, or `auto`: known only when it runs.
+
+    chunks: in how many pieces attention will take a sequence.
+    """
 
     attention: str
     device: str
+    chunks: int = 1
     name: str = "select_kernels"
 
     def apply(self, program: Program) -> Program:
@@ -40,7 +44,7 @@ class SelectKernels:
         if not sites:
             return program
         q = type_of(operands(sites[0])[0])  # every layer's attention is alike
-        positions = program.symbols["S"]
+        positions = program.symbols["S"] // self.chunks
         verdicts = {
             kernel: list(objections(q, positions, self.device))
             for kernel, objections in RULES.items()

@@ -10,11 +10,18 @@ from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
 
+NOT_YET = ("tensor", "context", "pipeline", "data_shard", "data_replicate")
+
 
 class Parallel(Section):
     """Degrees of the device mesh."""
 
     tensor: Count = Field(default=1, description="Ranks that share each weight matrix.")
+    sequence: bool = Field(
+        default=True,
+        description="Norms and residuals work on a tensor rank's part of the positions "
+        "(Megatron's sequence parallelism). Means nothing unless tensor > 1.",
+    )
     context: Count = Field(default=1, description="Ranks that share each sequence.")
     pipeline: Count = Field(default=1, description="Ranks that share the layers.")
     data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
@@ -22,6 +29,6 @@ class Parallel(Section):
 
     def rules(self) -> Iterator[Problem]:
         for axis, degree in self:
-            if degree != 1:
+            if axis in NOT_YET and degree != 1:
                 message = f"{axis} = {degree}, but this version compiles for one process"
                 yield Problem((axis,), message, f"use {axis} = 1")

@@ -117,6 +117,7 @@ EXAMPLES: tuple[Example, ...] = (
     Example("split", "T[B,S,8]", {"sizes": (4, 4), "dim": -1}),
     Example("split", "T[B,S,6,4]", {"sizes": (2, 2, 2), "dim": 2}),
     Example("concat", "T[B,S,3] T[B,S,2]", {"dim": -1}),
+    Example("drop_padding", "T[B,S,9]", {"size": 7}),
     Example("rank_order", "T[12,3]", {"dim": 0, "size": 3}),
     Example("position_order", "T[B,12,3]", {"dim": 1, "size": 3}),
 )
@@ -178,6 +179,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
         Example("linear_cross_entropy", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": 0}),
         "at least one token",
     ),
+    (Example("drop_padding", "T[B,S,12]", {"size": 13}), "has no 13 features"),
 )
 TAKES_ANYTHING = {"silu", "gelu", "relu", "merge_heads"}  # one operand, of any floating type
 

@@ -1,0 +1,182 @@
+"""Embedding and loss where the ranks of an axis share the vocabulary's rows, padded to divide.
+
+On other axes layouts pass as through the plain ops.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from llamac.ir.graph import attributes, type_of
+from llamac.ir.layout import with_layouts
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, Types, expect
+from llamac.ops.cross_entropy import (
+    cross_entropy,
+    cross_entropy_backward,
+    linear_cross_entropy,
+    linear_cross_entropy_with_gradients,
+)
+from llamac.ops.elementwise import scale
+from llamac.ops.embedding import embedding, embedding_gradient
+from llamac.runtime import vocab_parallel as runtime
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from llamac.ops.gradient import GradientBuilder
+
+
+def _plain(op: Op, axis: str, *operands: TensorType, **given: object) -> Types:
+    """The types of the op that has the whole vocabulary's part in this rank's place."""
+    kinds = [kind.placed(axis, "R") for kind in operands]
+    assert op.dims is not None
+    return with_layouts(op.dims, kinds, op.infer(*kinds, **given))
+
+
+def _rows_split(table: TensorType, axis: str, dim: int = 0) -> None:
+    expect(table.placement(axis) == f"S({dim})", f"{axis} must split the vocabulary of {table}")
+
+
+def _whole(kind: TensorType, axis: str) -> None:
+    expect(kind.placement(axis) == "R", f"every rank of {axis} must have all of {kind}")
+
+
+def _infer_embedding(tokens: TensorType, table: TensorType, *, axis: str) -> TensorType:
+    _rows_split(table, axis)
+    _whole(tokens, axis)
+    x = _plain(embedding, axis, tokens, table)
+    assert isinstance(x, TensorType)
+    return x.placed(axis, "P")
+
+
+def _infer_embedding_gradient(
+    d_x: TensorType, tokens: TensorType, *, axis: str, rows: int
+) -> TensorType:
+    _whole(d_x, axis)
+    d_table = _plain(embedding_gradient, axis, d_x, tokens, vocab_size=rows)
+    assert isinstance(d_table, TensorType)
+    return d_table.placed(axis, "S(0)")
+
+
+def _vjp_embedding(b: GradientBuilder, node: fx.Node, d_x: fx.Node) -> tuple[fx.Node | None, ...]:
+    tokens, table = node.all_input_nodes
+    rows = type_of(table).shape[0]
+    given = {**attributes(node), "rows": rows}
+    return None, b.op(
+        parallel_embedding_gradient, d_x, b.primal(tokens), name=b.name(table), **given
+    )
+
+
+def _infer_loss(
+    logits: TensorType, labels: TensorType, *, axis: str, vocab_size: int
+) -> TensorType:
+    _rows_split(logits, axis, dim=2)
+    loss = _plain(cross_entropy, axis, logits, labels)
+    assert isinstance(loss, TensorType)
+    return loss
+
+
+def _infer_loss_backward(
+    d_loss: TensorType, logits: TensorType, labels: TensorType, *, axis: str, vocab_size: int
+) -> TensorType:
+    _rows_split(logits, axis, dim=2)
+    _plain(cross_entropy_backward, axis, d_loss, logits, labels)
+    return logits
+
+
+def _vjp_loss(b: GradientBuilder, node: fx.Node, d_loss: fx.Node) -> tuple[fx.Node | None, ...]:
+    logits, labels = node.all_input_nodes
+    primals = (b.primal(logits), b.primal(labels))
+    given = attributes(node)
+    name = b.name(logits)
+    return b.op(parallel_cross_entropy_backward, d_loss, *primals, name=name, **given), None
+
+
+def _infer_linear(
+    x: TensorType,
+    weight: TensorType,
+    labels: TensorType,
+    *,
+    chunk: int,
+    axis: str,
+    vocab_size: int,
+) -> Types:
+    _rows_split(weight, axis)
+    _whole(x, axis)
+    return _plain(linear_cross_entropy, axis, x, weight, labels, chunk=chunk)
+
+
+def _infer_with_gradients(
+    x: TensorType,
+    weight: TensorType,
+    labels: TensorType,
+    *,
+    chunk: int,
+    axis: str,
+    vocab_size: int,
+) -> tuple[TensorType, ...]:
+    _rows_split(weight, axis)
+    _whole(x, axis)
+    found = _plain(linear_cross_entropy_with_gradients, axis, x, weight, labels, chunk=chunk)
+    assert isinstance(found, tuple)
+    loss, d_x, d_weight = found
+    return loss, d_x.placed(axis, "P"), d_weight.placed(axis, "S(0)")
+
+
+def _vjp_with_gradients(
+    b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
+) -> tuple[fx.Node | None, ...]:
+    x, weight, _labels = node.args
+    d_x = b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(x))
+    return d_x, b.op(scale, b.primal_result(node, 2), d_loss, name=b.name(weight)), None
+
+
+parallel_embedding = Op(
+    "parallel_embedding", _infer_embedding, runtime.parallel_embedding, vjp=_vjp_embedding
+)
+parallel_embedding_gradient = Op(
+    "parallel_embedding_gradient", _infer_embedding_gradient, runtime.parallel_embedding_gradient
+)
+parallel_cross_entropy = Op(
+    "parallel_cross_entropy", _infer_loss, runtime.parallel_cross_entropy, vjp=_vjp_loss
+)
+parallel_cross_entropy_backward = Op(
+    "parallel_cross_entropy_backward",
+    _infer_loss_backward,
+    runtime.parallel_cross_entropy_backward,
+)
+parallel_linear_cross_entropy_with_gradients = Op(
+    "parallel_linear_cross_entropy_with_gradients",
+    _infer_with_gradients,
+    runtime.parallel_linear_cross_entropy_with_gradients,
+    vjp=_vjp_with_gradients,
+    flops=lambda x, weight, labels, chunk, axis, vocab_size: 6 * math.prod(x) * weight[0],
+    cost="save",
+    results=("loss", "d_x_per_loss", "d_weight_per_loss"),
+)
+parallel_linear_cross_entropy = Op(
+    "parallel_linear_cross_entropy",
+    _infer_linear,
+    runtime.parallel_linear_cross_entropy,
+    flops=lambda x, weight, labels, chunk, axis, vocab_size: 2 * math.prod(x) * weight[0],
+    cost="save",
+    augmented=parallel_linear_cross_entropy_with_gradients,
+)
+
+
+def _infer_drop_padding(x: TensorType, *, size: int) -> TensorType:
+    width = x.shape[-1]
+    expect(isinstance(width, int) and size <= width, f"{x} has no {size} features to keep")
+    return x.with_shape(*x.shape[:-1], size)
+
+
+drop_padding = Op(
+    "drop_padding",
+    _infer_drop_padding,
+    lambda x, size: x[..., :size],
+    emit=lambda x, size: f"{x}[..., :{size}]",
+    dims="bsV->bsV",
+    cost="view",
+)

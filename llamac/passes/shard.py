@@ -1,0 +1,277 @@
+"""shard: Megatron's tensor parallelism, with or without sequence parallelism.
+
+    column   wq wk wv w1 w3, the vocabulary    each rank has its rows: heads, features, tokens
+    row      wo w2                             each rank has its columns: its part of a sum
+
+In front of columns the stream is gathered, behind rows the sums are taken: with sequence
+parallelism by all_gather and reduce_scatter, so that norms and residuals work on a rank's part of
+the positions (Korthikanti et al. 2022, fig. 5); without it by nothing and all_reduce (Shoeybi et
+al. 2019, fig. 3). Runs before `differentiate`: the adjoints give the backward its collectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import fx
+
+from llamac.ir.graph import attributes, is_op, operands, ops_in, results, type_of
+from llamac.ir.program import Parameter, Piece, Program, Region
+from llamac.ir.types import TensorType
+from llamac.ops.attention import attention
+from llamac.ops.collectives import (
+    all_gather,
+    all_reduce,
+    broadcast,
+    part,
+    reduce_scatter,
+    take_part,
+)
+from llamac.ops.context import context_attention
+from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
+from llamac.ops.embedding import add_positions, embedding
+from llamac.ops.linear import add_bias, linear
+from llamac.ops.rope import rope
+from llamac.ops.views import split, split_heads
+from llamac.ops.vocab_parallel import (
+    drop_padding,
+    parallel_cross_entropy,
+    parallel_embedding,
+    parallel_linear_cross_entropy,
+)
+from llamac.passes.rebuild import Rebuild
+
+AXIS = "tp"
+STREAM = "x"  # what goes from region to region
+COLUMN = ("wq", "wk", "wv", "wqkv", "w1", "w3", "w13", "tok_embeddings", "output")
+ROW = ("wo", "w2")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """tensor: ranks. sequence: do norms and residuals work on a rank's positions only?"""
+
+    tensor: int
+    sequence: bool
+    name: str = "shard"
+
+    def apply(self, program: Program) -> Program:
+        if self.tensor == 1:
+            return program
+        copies = max(1, self.tensor // _kv_heads(program))
+        parameters = {
+            name: _held(parameter, self.tensor, copies)
+            for name, parameter in program.parameters.items()
+        }
+        positions = next(name for name in reversed(program.symbols) if name.startswith("S"))
+        symbols = dict(program.symbols)
+        if self.sequence:
+            symbols[f"{positions}/{AXIS}"] = symbols[positions] // self.tensor
+        regions = {
+            name: replace(
+                region,
+                forward=_Rebuild(region, parameters, self.tensor, self.sequence).forward(),
+            )
+            for name, region in program.regions.items()
+        }
+        mesh = {**program.mesh, AXIS: self.tensor}
+        return replace(program, parameters=parameters, symbols=symbols, regions=regions, mesh=mesh)
+
+
+def _kv_heads(program: Program) -> int:
+    layer = program.regions[program.layers[0]].forward.graph
+    return next(
+        int(type_of(operands(node)[1]).shape[2])
+        for node in ops_in(layer)
+        if is_op(node, attention, context_attention)
+    )
+
+
+def _split_dim(name: str) -> int | None:
+    """The dimension of a canonical or packed parameter that the ranks share, if they do."""
+    last = name.rpartition(".")[2]
+    if last.removesuffix("_bias") in COLUMN:
+        return 0
+    return 1 if last in ROW else None
+
+
+def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
+    """The parameter as one rank holds it."""
+    dim, kind = _split_dim(parameter.name), parameter.type
+    if dim is None:
+        return parameter
+    if dim == 1:
+        kind = kind.with_shape(kind.shape[0], part(kind.shape[1], ranks, AXIS))
+        return replace(parameter, type=kind.placed(AXIS, "S(1)"))
+    pieces = tuple(
+        replace(piece, copies=kv_copies if _is_kv(piece) else 1) for piece in parameter.pieces
+    )
+    rows = sum(piece.part(ranks) for piece in pieces)
+    kind = kind.with_shape(rows, *kind.shape[1:]).placed(AXIS, "S(0)")
+    return replace(parameter, type=kind, pieces=pieces)
+
+
+def _is_kv(piece: Piece) -> bool:
+    return piece.name.rpartition(".")[2].removesuffix("_bias") in ("wk", "wv")
+
+
+# What lies along a dimension that the ranks share, in order: (whole size, a rank's size) of each.
+Segments = tuple[tuple[int, int], ...]
+
+
+class _Rebuild(Rebuild):
+    """One region, for one rank."""
+
+    def __init__(
+        self, region: Region, parameters: Mapping[str, Parameter], ranks: int, sequence: bool
+    ) -> None:
+        super().__init__(region)
+        self.parameters, self.ranks, self.sequence = parameters, ranks, sequence
+        self.wholes: dict[fx.Node, fx.Node] = {}  # old value of the stream → gathered
+        self.segments: dict[fx.Node, Segments] = {}  # of old values
+
+    def placeholder_type(self, node: fx.Node) -> TensorType:
+        kind = type_of(node)
+        if node.meta["role"] == "param":
+            return self.parameters[node.meta["param"]].type
+        if node.name != STREAM or not self.sequence:
+            return kind
+        batch, positions, *rest = kind.shape
+        kind = kind.with_shape(batch, part(positions, self.ranks, AXIS), *rest)
+        return kind.placed(AXIS, "S(1)")
+
+    # -- between the stream and the ranks' parts ------------------------------------------------
+
+    def _whole(self, value: fx.Node) -> fx.Node:
+        """A value of the stream as column-parallel weights read it: all of it, on every rank."""
+        if value not in self.wholes:
+            x = self.values[value]
+            if self.sequence:
+                options = {"axis": AXIS, "dim": 1, "size": self.ranks}
+                whole = self.build.op(all_gather, x, name=f"{value.name}_gathered", **options)
+            else:
+                whole = self.build.op(broadcast, x, name=f"{value.name}_shared", axis=AXIS)
+            self.wholes[value] = whole
+        return self.wholes[value]
+
+    def _summed(self, partial: fx.Node, name: str) -> fx.Node:
+        """The ranks' sum, as the stream holds it."""
+        if self.sequence:
+            options = {"axis": AXIS, "dim": 1, "size": self.ranks}
+            return self.build.op(reduce_scatter, partial, name=name, **options)
+        return self.build.op(all_reduce, partial, name=name, axis=AXIS)
+
+    # -- ops that read or make what the ranks share ---------------------------------------------
+
+    def _linear(self, node: fx.Node) -> fx.Node:
+        x, weight, *bias = operands(node)
+        parameter = self.parameters[weight.meta["param"]]
+        if parameter.type.placement(AXIS) == "S(1)":
+            return self._row_linear(node, x, weight, bias)
+        self.segments[node] = tuple((p.rows, p.part(self.ranks)) for p in parameter.pieces)
+        rest = (self.values[value] for value in (weight, *bias))
+        y = self.build.op(linear, self._whole(x), *rest, name=node.name)
+        if self.region.name == "logits":
+            return self._gathered_logits(y, node)
+        return y
+
+    def _row_linear(
+        self, node: fx.Node, x: fx.Node, weight: fx.Node, bias: list[fx.Node]
+    ) -> fx.Node:
+        new_x, new_weight = self.values[x], self.values[weight]
+        partial = self.build.op(linear, new_x, new_weight, name=f"{node.name}_partial")
+        if not bias:
+            return self._summed(partial, node.name)
+        summed = self._summed(partial, f"{node.name}_summed")
+        return self.build.op(add_bias, summed, self.values[bias[0]], name=node.name)
+
+    def _gathered_logits(self, logits: fx.Node, node: fx.Node) -> fx.Node:
+        options = {"axis": AXIS, "dim": 2, "size": self.ranks}
+        padded = self.build.op(all_gather, logits, name="logits_gathered", **options)
+        return self.build.op(
+            drop_padding, padded, name="logits_whole", size=type_of(node).shape[-1]
+        )
+
+    def _split_heads(self, node: fx.Node) -> fx.Node:
+        (x,), size = operands(node), attributes(node)["head_dim"]
+        found = self.segments[x]
+        self.segments[node] = tuple((whole // size, held // size) for whole, held in found)
+        return self.same(node)
+
+    def _rope(self, node: fx.Node) -> fx.Node:
+        found = self.segments[node] = self.segments[operands(node)[0]]
+        heads = attributes(node).get("heads")
+        return self.same(node, **({} if heads is None else {"heads": _held_size(found, heads)}))
+
+    def _split(self, node: fx.Node) -> Any:
+        left, sizes = list(self.segments[operands(node)[0]]), []
+        for size, value in zip(attributes(node)["sizes"], results(node), strict=True):
+            sizes.append(_held_size(tuple(left), size))
+            assert value is not None
+            self.segments[value] = ((size, sizes[-1]),)
+            while size:
+                size -= left.pop(0)[0]
+        return self.same(node, sizes=tuple(sizes))
+
+    def _embedding(self, node: fx.Node) -> fx.Node:
+        tokens, table = (self.values[value] for value in operands(node))
+        partial = self.build.op(
+            parallel_embedding, tokens, table, axis=AXIS, name=f"{node.name}_partial"
+        )
+        return self._summed(partial, node.name)
+
+    def _add_positions(self, node: fx.Node) -> fx.Node:
+        x, table = (self.values[value] for value in operands(node))
+        if self.sequence:
+            options = {"axis": AXIS, "dim": 0, "size": self.ranks}
+            table = self.build.op(take_part, table, name="positions", **options)
+        return self.build.op(add_positions, x, table, name=node.name)
+
+    def _linear_cross_entropy(self, node: fx.Node) -> fx.Node:
+        x, weight, labels = operands(node)
+        return self.build.op(
+            parallel_linear_cross_entropy,
+            self._whole(x),
+            self.values[weight],
+            self.values[labels],
+            name=node.name,
+            **attributes(node),
+            axis=AXIS,
+            vocab_size=int(type_of(weight).shape[0]),
+        )
+
+    def _cross_entropy(self, node: fx.Node) -> fx.Node:
+        logits, labels = operands(node)
+        return self.build.op(
+            parallel_cross_entropy,
+            self.values[logits],
+            self.values[labels],
+            name=node.name,
+            axis=AXIS,
+            vocab_size=int(type_of(logits).shape[-1]),
+        )
+
+    rules: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        linear.name: _linear,
+        split_heads.name: _split_heads,
+        rope.name: _rope,
+        split.name: _split,
+        embedding.name: _embedding,
+        add_positions.name: _add_positions,
+        linear_cross_entropy.name: _linear_cross_entropy,
+        cross_entropy.name: _cross_entropy,
+    }
+
+
+def _held_size(segments: Segments, whole: int) -> int:
+    """A rank's size of the first `whole` of what lies along the dimension."""
+    held = 0
+    for size, part_of_it in segments:
+        if whole <= 0:
+            break
+        whole -= size
+        held += part_of_it
+    assert whole == 0, "a part begins or ends inside a parameter"
+    return held
