@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from llamac.ir.graph import output_of, placeholders
-from llamac.ir.program import Parameter, Program, Region
+from llamac.ir.parts import ALONE, Coordinates, canonical_gradients, gather
+from llamac.ir.program import Program, Region
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -28,12 +29,6 @@ def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
     return env
 
 
-def gather(parameter: Parameter, weights: Mapping[str, Tensor], layer: int | None = None) -> Tensor:
-    """One held parameter out of canonical weights: its pieces stacked along dim 0."""
-    names = [piece.name.replace("*", str(layer)) for piece in parameter.pieces]
-    return torch.cat([weights[name] for name in names]) if parameter.packed else weights[names[0]]
-
-
 def loss_and_gradients(
     program: Program,
     weights: Mapping[str, Tensor],
@@ -41,12 +36,27 @@ def loss_and_gradients(
     tokens: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a differentiated Program: the loss and the gradient of every canonical parameter.
+    """Run a differentiated Program of one rank: the loss and the gradient of every canonical
+    parameter. Operands as for `loss_and_held_gradients`."""
+    loss, held = loss_and_held_gradients(program, weights, buffers, tokens, labels)
+    return loss, canonical_gradients(program, [(ALONE, held)])
 
-    weights: canonical name → tensor, in any one floating dtype. buffers: name → table.
-    tokens, labels: int64 [B, S]. Only what the saved set names reaches a backward graph.
+
+def loss_and_held_gradients(
+    program: Program,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    tokens: Tensor,
+    labels: Tensor,
+    at: Coordinates = ALONE,
+) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
+    """Run a differentiated Program as the rank `at` its mesh's coordinates: the loss, and the
+    gradients of what it holds, by (parameter, layer).
+
+    weights: canonical name → tensor, in any one floating dtype. buffers: name → the rank's table.
+    tokens, labels: int64 [B, S], the rank's. Only what the saved set names reaches a backward.
     """
-    run = _Run(program, weights, buffers)
+    run = _Run(program, weights, buffers, at)
     x, tape = tokens, []
     for name, layer in _sequence(program):
         region = program.regions[name]
@@ -60,10 +70,14 @@ def loss_and_gradients(
 
 
 def logits(
-    program: Program, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], tokens: Tensor
+    program: Program,
+    weights: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    tokens: Tensor,
+    at: Coordinates = ALONE,
 ) -> Tensor:
     """Run the inference path: tokens int64 [B, S] → logits [B, S, vocabulary]."""
-    return _forward(_Run(program, weights, buffers), tokens, "logits", {})
+    return _forward(_Run(program, weights, buffers, at), tokens, "logits", {})
 
 
 def evaluate(
@@ -72,10 +86,11 @@ def evaluate(
     buffers: Mapping[str, Tensor],
     tokens: Tensor,
     labels: Tensor,
+    at: Coordinates = ALONE,
 ) -> Tensor:
     """The loss as validation computes it: by forward graphs alone."""
     head = "evaluate" if "evaluate" in program.regions else "head"
-    return _forward(_Run(program, weights, buffers), tokens, head, {"labels": labels})
+    return _forward(_Run(program, weights, buffers, at), tokens, head, {"labels": labels})
 
 
 def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:
@@ -95,14 +110,19 @@ def _sequence(program: Program) -> list[tuple[str, int | None]]:
 
 class _Run:
     def __init__(
-        self, program: Program, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+        self,
+        program: Program,
+        weights: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        at: Coordinates,
     ) -> None:
-        self.program, self.weights, self.buffers = program, weights, buffers
-        self.gradients: dict[str, Tensor] = {}
+        self.program, self.weights, self.buffers, self.at = program, weights, buffers, at
+        self.gradients: dict[tuple[str, int | None], Tensor] = {}
 
     def _parameters(self, graph: fx.Graph, layer: int | None) -> dict[str, Tensor]:
+        table, mesh = self.program.parameters, self.program.mesh
         return {
-            node.name: gather(self.program.parameters[node.meta["param"]], self.weights, layer)
+            node.name: gather(table[node.meta["param"]], self.weights, layer, mesh, self.at)
             for node in placeholders(graph, "param")
         }
 
@@ -125,13 +145,10 @@ class _Run:
         env = run_graph(graph, values)
         for name, node in output_of(graph).items():
             if name in self.program.parameters:
-                self._add(self.program.parameters[name], env[node.name], layer)
+                key = (name, layer if self.program.parameters[name].per_layer else None)
+                so_far = self.gradients.get(key)
+                found = env[node.name]
+                self.gradients[key] = found if so_far is None else so_far + found
             else:
                 cotangent = env[node.name]
         return cotangent
-
-    def _add(self, parameter: Parameter, gradient: Tensor, layer: int | None) -> None:
-        rows = [piece.rows for piece in parameter.pieces]
-        for piece, part in zip(parameter.pieces, gradient.split(rows), strict=True):
-            name = piece.name.replace("*", str(layer))
-            self.gradients[name] = self.gradients[name] + part if name in self.gradients else part

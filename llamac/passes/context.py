@@ -83,13 +83,13 @@ class _Rebuild(Rebuild):
 
     def _whole(self, x: fx.Node) -> fx.Node:
         """Every rank's positions, in order."""
-        options = {"dim": 1, "size": self.ranks}
+        options: dict[str, Any] = {"dim": 1, "size": self.ranks}
         gathered = self.build.op(all_gather, x, name=f"{x.name}_gathered", axis=AXIS, **options)
         return self.build.op(position_order, gathered, name=f"{x.name}_whole", **options)
 
     def _add_positions(self, node: fx.Node) -> fx.Node:
         x, table = self.new(node)
-        options = {"dim": 0, "size": self.ranks}
+        options: dict[str, Any] = {"dim": 0, "size": self.ranks}
         ordered = self.build.op(rank_order, table, name="positions_by_rank", **options)
         mine = self.build.op(take_part, ordered, name="positions", axis=AXIS, **options)
         return self.build.op(add_positions, x, mine, name=node.name)

@@ -65,7 +65,7 @@ class Shard:
             name: _held(parameter, self.tensor, copies)
             for name, parameter in program.parameters.items()
         }
-        positions = next(name for name in reversed(program.symbols) if name.startswith("S"))
+        positions = "S/cp" if "S/cp" in program.symbols else "S"
         symbols = dict(program.symbols)
         if self.sequence:
             symbols[f"{positions}/{AXIS}"] = symbols[positions] // self.tensor

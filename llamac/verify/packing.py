@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from llamac.ir.execute import gather
+from llamac.ir.parts import ALONE, gather
 from llamac.ir.program import Program
 
 Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
@@ -26,7 +26,7 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
             held += names
             if strange := [name for name in names if name not in weights]:
                 return f"{parameter.name} holds {strange[0]}, which the model has not"
-            packed = gather(parameter, weights, layer)
+            packed = gather(parameter, weights, layer, {}, ALONE)
             if packed.shape != parameter.type.shape:
                 return f"{parameter.name} is {parameter.type}, its pieces {list(packed.shape)}"
             parts = packed.split([piece.rows for piece in parameter.pieces])

@@ -7,18 +7,24 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.ir.execute import evaluate, logits, loss_and_gradients
+from llamac.ir.execute import evaluate, logits, loss_and_held_gradients
+from llamac.ir.parts import Coordinates, canonical_gradients, ranks
 from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.pipeline import NAMES, Stage, stages
+from llamac.runtime import collectives
+from llamac.runtime.collectives import take_part
+from llamac.runtime.context import rank_order
 from llamac.runtime.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.emitted import run_emitted
 from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
 from llamac.verify.packing import packing_problem
+from llamac.verify.ranks import on_ranks
 
 EMITTED = "model.py"
 
@@ -73,24 +79,51 @@ def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], Outcome]) -> Ve
 
 
 def run_program(program: Program, oracle: Oracle) -> Outcome:
-    """Run a Program of any stage; one without a backward is differentiated on the side."""
-    if problem := packing_problem(program, oracle.weights):
-        raise ValueError(problem)
+    """Run a Program of any stage; one without a backward is differentiated on the side.
+
+    One with a mesh is run by all its ranks at once, simulated in this process.
+    """
     if program.regions["head"].backward is None:
         program = Differentiate().apply(program)
         verify(program)
+    if not program.mesh and (problem := packing_problem(program, oracle.weights)):
+        raise ValueError(problem)
     with torch.no_grad():
-        tables = _tables(program, oracle.tokens.shape[1])
-        loss, gradients = loss_and_gradients(
-            program, oracle.weights, tables, oracle.tokens, oracle.labels
+        found = on_ranks(
+            program.mesh, collectives.GROUPS, lambda at: _run_rank(program, oracle, at)
         )
-        prompted = _tables(program, oracle.prompt.shape[1])
         return Outcome(
-            loss=loss,
-            evaluated=evaluate(program, oracle.weights, tables, oracle.tokens, oracle.labels),
-            logits=logits(program, oracle.weights, prompted, oracle.prompt),
-            gradients=gradients,
+            loss=torch.stack([loss for loss, *_ in found]).mean(),
+            evaluated=torch.stack([evaluated for _, evaluated, *_ in found]).mean(),
+            logits=found[0][2],
+            gradients=canonical_gradients(
+                program,
+                [(at, held) for at, (*_, held) in zip(ranks(program.mesh), found, strict=True)],
+            ),
         )
+
+
+def _run_rank(
+    program: Program, oracle: Oracle, at: Coordinates
+) -> tuple[Tensor, Tensor, Tensor, Mapping[tuple[str, int | None], Tensor]]:
+    """(loss, loss in evaluation, logits of the prompt, gradients of what it holds) of one rank."""
+    length = oracle.tokens.shape[1]
+    prompt = oracle.prompt
+    if program.mesh:  # ranks that share positions need them to divide; what follows changes nothing
+        prompt = F.pad(prompt, (0, length - prompt.shape[1]))
+    split = program.mesh.get("cp", 1)
+
+    def mine(x: Tensor, dim: int) -> Tensor:
+        return take_part(rank_order(x, dim, split), "cp", dim) if split > 1 else x
+
+    def tables(positions: int) -> dict[str, Tensor]:
+        return {name: mine(table, 0) for name, table in _tables(program, positions).items()}
+
+    batch = (tables(length), mine(oracle.tokens, 1), mine(oracle.labels, 1))
+    loss, held = loss_and_held_gradients(program, oracle.weights, *batch, at)
+    evaluated = evaluate(program, oracle.weights, *batch, at)
+    scores = logits(program, oracle.weights, tables(prompt.shape[1]), mine(prompt, 1), at)
+    return loss, evaluated, scores[:, : oracle.prompt.shape[1]], held
 
 
 def _tables(program: Program, positions: int) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""A rank's part of canonical parameters, and canonical gradients out of all ranks' parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamac.ir.program import Parameter, Piece, Program
+
+Coordinates = Mapping[str, int]
+"""Where a rank is on each axis of the mesh."""
+
+ALONE: Coordinates = MappingProxyType({})
+
+
+def ranks(mesh: Mapping[str, int]) -> list[dict[str, int]]:
+    """The coordinates of every rank, the last axis running fastest."""
+    return [
+        dict(zip(mesh, numbers, strict=True)) for numbers in product(*map(range, mesh.values()))
+    ]
+
+
+def gather(
+    parameter: Parameter,
+    weights: Mapping[str, Tensor],
+    layer: int | None,
+    mesh: Mapping[str, int],
+    at: Coordinates,
+) -> Tensor:
+    """One held parameter out of canonical weights: a rank's part of its pieces, along dim 0.
+
+    Where a piece does not divide, the last parts are padded with zeros.
+    """
+    parts = [weights[piece.name.replace("*", str(layer))] for piece in parameter.pieces]
+    for axis, placement in parameter.type.layout:
+        size, rank = mesh[axis], at[axis]
+        if placement == "S(0)":
+            parts = [
+                _padded(part[_rows(piece, size, rank)], piece.part(size))
+                for piece, part in zip(parameter.pieces, parts, strict=True)
+            ]
+        else:
+            dim = int(placement[2:-1])
+            parts = [part.chunk(size, dim)[rank] for part in parts]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _rows(piece: Piece, size: int, rank: int) -> slice:
+    """The canonical rows of a piece that one of `size` ranks holds."""
+    part = piece.part(size)
+    start = rank // piece.copies * part
+    return slice(min(start, piece.rows), min(start + part, piece.rows))
+
+
+def _padded(part: Tensor, rows: int) -> Tensor:
+    missing = rows - part.shape[0]
+    return F.pad(part, (0, 0) * (part.ndim - 1) + (0, missing)) if missing else part
+
+
+def canonical_gradients(
+    program: Program, held: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]]
+) -> dict[str, Tensor]:
+    """Canonical gradients, out of what every rank holds: (coordinates, (parameter, layer) → its
+    gradient). Over `cp`, where each rank's loss is the mean over its own positions, they average.
+    """
+    found: dict[str, Tensor] = {}
+    for name, layer in held[0][1]:
+        parameter = program.parameters[name]
+        by_rank = [(at, gradients[name, layer]) for at, gradients in held]
+        for piece, gradient in _whole(parameter, by_rank, program):
+            found[piece.name.replace("*", str(layer))] = gradient
+    return found
+
+
+def _whole(
+    parameter: Parameter, by_rank: list[tuple[Coordinates, Tensor]], program: Program
+) -> Iterator[tuple[Piece, Tensor]]:
+    mesh, summed = program.mesh, program.summed(parameter)
+    split = dict(parameter.type.layout)
+    ranks_of = {axis: mesh[axis] for axis, place in split.items() if place == "S(0)"}
+    size = next(iter(ranks_of.values()), 1)
+    start = 0
+    for piece in parameter.pieces:
+        rows = piece.part(size)
+        total: Tensor | None = None
+        for at, gradient in by_rank:
+            if any(at[axis] for axis in mesh if axis not in summed and axis not in split):
+                continue  # a copy of what another rank has
+            part = gradient[start : start + rows]
+            place = [slice(None)] * part.ndim
+            shape = [piece.rows, *part.shape[1:]]
+            for axis, placement in split.items():
+                if placement == "S(0)":
+                    place[0] = _rows(piece, size, at[axis])
+                    part = part[: place[0].stop - place[0].start]
+                else:
+                    dim, width = int(placement[2:-1]), part.shape[int(placement[2:-1])]
+                    place[dim] = slice(at[axis] * width, (at[axis] + 1) * width)
+                    shape[dim] = width * mesh[axis]
+            if total is None:
+                total = part.new_zeros(shape)
+            total[tuple(place)] += part
+        assert total is not None
+        yield piece, total / mesh["cp"] if "cp" in summed else total
+        start += rows

@@ -1,0 +1,119 @@
+"""Ranks as threads of one process: what a mesh of them computes, without launching any.
+
+The graphs and the emitted modules run unchanged: `runtime.collectives` looks its groups up by the
+name of the axis, and finds simulated ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from llamac.ir.parts import ranks
+
+T = TypeVar("T")
+TIMEOUT = 120.0
+"""Seconds one rank waits for the others of its group."""
+
+
+class RanksDisagree(Exception):
+    """Ranks of one group asked for different collectives: real ones would hang."""
+
+
+class _Meeting:
+    """Where the ranks of one group show each other tensors."""
+
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size, timeout=TIMEOUT)
+        self.shown: list[tuple[str, Tensor]] = [("", torch.empty(0))] * size
+
+    def exchange(self, rank: int, kind: str, x: Tensor) -> list[Tensor]:
+        self.shown[rank] = (f"{kind} of {x.dtype} {list(x.shape)}", x.detach().clone())
+        self.barrier.wait()
+        found = list(self.shown)
+        self.barrier.wait()
+        if len({what for what, _ in found}) > 1:
+            raise RanksDisagree(" against ".join(dict.fromkeys(what for what, _ in found)))
+        return [tensor for _, tensor in found]
+
+
+class SimulatedGroup:
+    """One axis of a simulated mesh, as a `runtime.collectives.Group`; sums in rank order."""
+
+    def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
+        self.axis, self.size, self.here = axis, mesh[axis], here
+        self.meetings = {self._key(at): _Meeting(self.size) for at in ranks(mesh)}
+
+    def _key(self, at: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(number for axis, number in at.items() if axis != self.axis)
+
+    @property
+    def rank(self) -> int:
+        return self.here.coordinates[self.axis]
+
+    def _exchange(self, kind: str, x: Tensor) -> list[Tensor]:
+        return self.meetings[self._key(self.here.coordinates)].exchange(self.rank, kind, x)
+
+    def start_all_gather(self, x: Tensor) -> Tensor:
+        return torch.cat(self._exchange("all_gather", x))
+
+    def start_reduce_scatter(self, x: Tensor) -> Tensor:
+        return _sum(self._exchange("reduce_scatter", x)).chunk(self.size)[self.rank].clone()
+
+    def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
+        shown = self._exchange(f"all_reduce {operation}", x)
+        return _sum(shown) if operation == "sum" else torch.stack(shown).amax(0)
+
+    def wait(self, x: Tensor) -> Tensor:
+        return x
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    total = tensors[0].clone()
+    for tensor in tensors[1:]:
+        total += tensor
+    return total
+
+
+def on_ranks(
+    mesh: Mapping[str, int],
+    groups: MutableMapping[str, Any],
+    function: Callable[[dict[str, int]], T],
+) -> list[T]:
+    """`function(coordinates)` on every rank at once: the results in order of the ranks.
+
+    groups: the registry the collectives look in, `runtime.collectives.GROUPS` of whichever copy.
+    Raises what the first rank to fail raised.
+    """
+    here = threading.local()
+    simulated = {axis: SimulatedGroup(axis, mesh, here) for axis in mesh}
+    failures: list[BaseException] = []
+
+    def run(at: dict[str, int]) -> T:
+        here.coordinates = at
+        try:
+            return function(at)
+        except BaseException as error:
+            if not isinstance(error, threading.BrokenBarrierError):
+                failures.append(error)
+            for group in simulated.values():
+                for meeting in group.meetings.values():
+                    meeting.barrier.abort()
+            raise
+
+    before = dict(groups)
+    groups.update(simulated)
+    try:
+        with ThreadPoolExecutor(len(ranks(mesh))) as pool:
+            jobs = [pool.submit(run, at) for at in ranks(mesh)]
+        if failures:
+            raise failures[0]
+        return [job.result() for job in jobs]
+    finally:
+        groups.clear()
+        groups.update(before)
