@@ -10,7 +10,7 @@ from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
 
-NOT_YET = ("tensor", "context", "pipeline", "data_shard", "data_replicate")
+NOT_YET = ("pipeline", "data_shard", "data_replicate")
 
 
 class Parallel(Section):
@@ -30,5 +30,5 @@ class Parallel(Section):
     def rules(self) -> Iterator[Problem]:
         for axis, degree in self:
             if axis in NOT_YET and degree != 1:
-                message = f"{axis} = {degree}, but this version compiles for one process"
+                message = f"{axis} = {degree}, but this version has no such ranks yet"
                 yield Problem((axis,), message, f"use {axis} = 1")

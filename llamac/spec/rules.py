@@ -13,6 +13,7 @@ from llamac.spec.data import Data
 from llamac.spec.errors import Problem
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
+from llamac.spec.layouts import layout_fits
 from llamac.spec.model import Model
 from llamac.spec.schedule import Schedule
 from llamac.spec.tokenizer import Tokenizer
@@ -60,6 +61,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _vocabulary_holds_bytes,
     _shard_holds_a_sequence,
     _kernel_runs_on_device,
+    layout_fits,
 )
 
 

@@ -106,10 +106,32 @@ BROKEN = [
         ["data.shard_tokens=33"],
     ),
     (
-        "parallel.tensor=2",
-        "tensor = 2, but this version compiles for one process",
-        "use tensor = 1",
-        ["parallel.tensor=1"],
+        "parallel.pipeline=2",
+        "pipeline = 2, but this version has no such ranks yet",
+        "use pipeline = 1",
+        ["parallel.pipeline=1"],
+    ),
+    (
+        "parallel.tensor=3 model.n_heads=8 model.dim=64 model.ffn_dim=64",
+        "tensor = 3 does not divide n_heads = 8, nor ffn_dim = 64, nor sequence_length = 32 (seq",
+        "tensor = 4, tensor = 2 or tensor = 8 works",
+        [
+            "parallel.tensor=4 model.n_heads=8 model.dim=64 model.ffn_dim=64",
+            "parallel.tensor=2 model.n_heads=8 model.dim=64 model.ffn_dim=64",
+            "parallel.tensor=8 model.n_heads=8 model.dim=64 model.ffn_dim=64",
+        ],
+    ),
+    (
+        "parallel.tensor=8 model.n_heads=24 model.dim=48 model.n_kv_heads=6 model.ffn_dim=48",
+        "tensor = 8 neither divides n_kv_heads = 6 nor is a multiple of it",
+        "tensor = 2 or tensor = 1 works",
+        ["parallel.tensor=2 model.n_heads=24 model.dim=48 model.n_kv_heads=6 model.ffn_dim=48"],
+    ),
+    (
+        "parallel.context=3",
+        "but 6 does not divide sequence_length = 32",
+        "context = 4, context = 2 or context = 8 works",
+        ["parallel.context=4", "parallel.context=2", "parallel.context=8"],
     ),
     (
         "kernels.attention=xformers hardware.device=cpu",

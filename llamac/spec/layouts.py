@@ -1,0 +1,84 @@
+"""Which layouts of ranks a model and a batch can be divided over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from llamac.spec.batch import Batch
+from llamac.spec.errors import Problem, either
+from llamac.spec.model import Model
+from llamac.spec.parallel import Parallel
+
+Layout = tuple[int, int]  # tensor and context ranks
+SUGGESTIONS = 3
+
+
+def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
+    """Heads, features, vocabulary and positions divide over the tensor and the context ranks."""
+    layout = (parallel.tensor, parallel.context)
+    wrong = _complaints(layout, parallel.sequence, model, batch)
+    near = _nearest(layout, set(wrong), parallel, model, batch)
+    for key, message in wrong.items():
+        yield Problem(("parallel", key), message, f"{either(_words(near, layout))} works")
+
+
+def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
+    """What is wrong with a layout, by the key to blame."""
+    tensor, context = layout
+    length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
+    if context > 1 and length % (2 * context):
+        return {
+            "context": f"context = {context} gives each rank two chunks of the positions, but "
+            f"{2 * context} does not divide sequence_length = {length}"
+        }
+    sizes = {
+        f"n_heads = {model.n_heads}": model.n_heads,
+        f"ffn_dim = {model.ffn_dim}": model.ffn_dim,
+    }
+    if sequence and tensor > 1:
+        positions = length // context
+        shared = f"sequence_length = {length}" + (f" / {context}" if context > 1 else "")
+        sizes[f"{shared} (sequence = true)"] = positions
+    undivided = [name for name, size in sizes.items() if size % tensor]
+    reasons = [f"does not divide {', nor '.join(undivided)}"] if undivided else []
+    if kv_heads % tensor and tensor % kv_heads:
+        reasons.append(f"neither divides n_kv_heads = {kv_heads} nor is a multiple of it")
+    if (tensor - 1) * -(-vocabulary // tensor) >= vocabulary:
+        reasons.append(f"leaves a rank without a row of vocab_size = {vocabulary}")
+    return {"tensor": f"tensor = {tensor} {', and '.join(reasons)}"} if reasons else {}
+
+
+def _nearest(
+    layout: Layout, blamed: set[str], parallel: Parallel, model: Model, batch: Batch
+) -> list[Layout]:
+    """The layouts nearest to one, by ratio, that break no rule and change as little as can be."""
+    tensor, context = layout
+    tensors = [n for n in range(1, model.n_heads + 1) if model.n_heads % n == 0]
+    contexts = [1, *(n for n in range(2, 4 * context + 1) if batch.sequence_length % (2 * n) == 0)]
+    alone = {
+        "tensor": [(other, context) for other in tensors],
+        "context": [(tensor, other) for other in contexts],
+    }
+    both = [(t, c) for t in tensors for c in contexts]
+    for candidates in (*(alone[key] for key in sorted(blamed)), both):
+        working = [
+            other for other in candidates if not _complaints(other, parallel.sequence, model, batch)
+        ]
+        if working:
+            return sorted(working, key=lambda other: (_distance(layout, other), other))[
+                :SUGGESTIONS
+            ]
+    return [(1, 1)]
+
+
+def _distance(layout: Layout, other: Layout) -> float:
+    return sum(abs(math.log(new / old)) for new, old in zip(other, layout, strict=True))
+
+
+def _words(near: list[Layout], layout: Layout) -> Iterator[str]:
+    """Each layout by what it changes."""
+    for found in near:
+        pairs = zip(("tensor", "context"), found, layout, strict=True)
+        changed = [f"{key} = {new}" for key, new, old in pairs if new != old]
+        yield " with ".join(changed)
