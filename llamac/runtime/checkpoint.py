@@ -1,13 +1,15 @@
 """Checkpoints that survive anything: whole or absent, checked before use, never overwritten.
 
     RUN/checkpoints/step-00001000/
-        tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32
+        tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, in
+                        canonical names and coordinates, whatever the ranks that wrote it held
         state.json      step, data position, random state, the spec values the curve depends on
         MANIFEST.json   size and sha256 of every file above
 
 A checkpoint is written beside its place, flushed to disk and renamed into it, so a directory named
 `step-…` was complete when it appeared; the manifest tells whether it still is. Deletion renames
-first, for the same reason. What starts with a dot is unfinished business, safe to remove.
+first, for the same reason. What starts with a dot is unfinished business, safe to remove. Each rank
+writes and reads over its own part; directories and the decisions are the first rank's.
 """
 
 from __future__ import annotations
@@ -18,66 +20,42 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
-from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
+from . import boxes
+from .boxes import Tensors
+from .curve import fingerprint, require_same_curve
 from .machine import RunError
+from .progress import Progress
+from .ranks import Ranks
+
+T = TypeVar("T")
 
 
-@dataclass
-class Progress:
-    """How far a run is: the data it used up is `sequences`, skipped steps included."""
-
-    step: int = 0
-    sequences: int = 0
-    tokens: int = 0
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From a checkpoint's state; an empty one is the beginning."""
-        return cls(**{field.name: state.get(field.name, 0) for field in fields(cls)})
-
-    @property
-    def updates(self) -> int:
-        """Steps that changed the weights."""
-        return self.step - self.skipped_steps
-
-    def count(self, sequences: int, tokens: int, skipped: bool) -> None:
-        self.step += 1
-        self.sequences += sequences
-        self.tokens += tokens
-        self.skipped_steps += skipped
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
-
-    def give_up_after(self, limit: int) -> None:
-        if self.skipped_in_a_row >= limit:
-            raise RunError(
-                f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "
-                f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl, "
-                "then lower optimizer.lr, lengthen the warm-up or compute in fp32"
-            )
-
-
-Tensors = Mapping[str, Mapping[str, Tensor]]
 Say = Callable[[str], None]
+ALONE = Ranks()
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold `run` for this process; the kernel lets go of it however the process ends."""
+def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+    """Hold `run` for this process; the kernel lets go of it however the process ends.
+
+    Of several ranks the first holds it for all; if it cannot, all raise the RunError.
+    """
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(_locked(run)))
+        yield
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with open(run / ".lock", "a+") as file:
         try:
@@ -102,68 +80,120 @@ def save(
     curve: Mapping[str, Any],
     spec_sha256: str,
     keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Write the checkpoint of a step, then delete all but the newest `keep`.
+    """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
 
-    Raises RunError if it cannot be written, and then frees what it took.
+    Raises RunError if a rank cannot write its part, on all ranks, and then frees what was taken.
     `curve` holds the settings that a run must have kept in order to resume, see `find`.
     """
+    return commit(run, tensors, state_of(progress, curve, spec_sha256), keep, ranks)
+
+
+def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
+    """What a checkpoint made now would hold besides tensors."""
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
-    state["random"] = random_state()
+    return state | {"random": random_state()}
+
+
+def commit(
+    run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE
+) -> Path:
+    """`save`, of a state taken before, such as by `state_of`."""
     directory = run / "checkpoints"
-    final = path_of(run, progress.step)
+    final = path_of(run, state["step"])
     temporary = directory / f".writing-{final.name}"
-    _remove_leftovers(directory)
-    try:
-        _write(temporary, tensors, state)
+
+    def begin() -> None:
+        _remove_leftovers(directory)
+        temporary.mkdir(parents=True)
+
+    def own_part() -> tuple[dict[str, Any], Any]:
+        files = (temporary / "tensors").glob(f"__{ranks.rank}_*")
+        return _entries(files, temporary), state["random"]
+
+    def finish() -> None:
+        random = [part[1] for part in parts]
+        everything = {**state, "random": random[:1] if _all_equal(random) else random}
+        _complete(temporary, everything, [part[0] for part in parts])
         temporary.rename(final)
-    except (OSError, RuntimeError, CheckpointException) as error:  # mostly a full disk
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(
-            f"cannot save step {progress.step} in {directory}: {_cause(error)} "
-            f"({shutil.disk_usage(run).free / 1e6:,.0f} MB free there): make room, then resume"
-        ) from error
-    _flush(directory)
-    for old in steps(run)[:-keep]:
-        path_of(run, old).rename(directory / f".deleting-{old}")
-    _remove_leftovers(directory)
+        _flush(directory)
+
+    def prune() -> None:
+        for old in steps(run)[:-keep]:
+            path_of(run, old).rename(directory / f".deleting-{old}")
+        _remove_leftovers(directory)
+
+    try:
+        ranks.first(lambda: _attempt(begin, run))
+        ranks.each(
+            lambda: _attempt(lambda: boxes.write(temporary / "tensors", tensors, ranks), run)
+        )
+        parts = ranks.each(lambda: _attempt(own_part, run))
+        ranks.first(lambda: _attempt(finish, run))
+    except RunError as error:
+        if ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot save step {state['step']} in {directory}: {error}") from error
+    ranks.first(prune)
     return final
 
 
-def _write(temporary: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
-    """Write all of a checkpoint into the new directory `temporary`, as far as the disk itself."""
-    temporary.mkdir(parents=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "assuming the intent is to save in a single process"
-        save_distributed(dict(tensors), checkpoint_id=temporary / "tensors", no_dist=True)
+def _attempt(work: Callable[[], T], run: Path) -> T:
+    """`work()`, with what the disk refuses, mostly for being full, as a RunError."""
+    try:
+        return work()
+    except (OSError, RuntimeError) as error:
+        free = f"{shutil.disk_usage(run).free / 1e6:,.0f} MB free there"
+        raise RunError(f"{_first_line(error)} ({free}): make room, then resume") from error
+
+
+def _complete(
+    temporary: Path, state: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+) -> None:
+    """Add the state and the manifest to the tensors, and bring all of it to the disk itself.
+
+    `entries` are the manifest's lines for the files that ranks have read over themselves.
+    """
     (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
-    manifest = {
-        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        for path in sorted(temporary.rglob("*"))
-        if path.is_file()
-    }
-    (temporary / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    manifest = {name: entry for part in entries for name, entry in part.items()}
+    others = (p for p in temporary.rglob("*") if str(p.relative_to(temporary)) not in manifest)
+    manifest |= _entries((path for path in others if path.is_file()), temporary)
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    (temporary / "MANIFEST.json").write_text(text + "\n")
     _flush_tree(temporary)
 
 
-def _cause(error: BaseException) -> str:
-    """The first line of what went wrong, from inside the wrapping of distributed checkpoints."""
-    if isinstance(error, CheckpointException):
-        error = unwrapped(error)
+def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
+    """The manifest's lines for `files`, which are read for it."""
+    return {
+        str(path.relative_to(root)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def unwrapped(error: CheckpointException) -> BaseException:
-    """What went wrong in a process that took part, the first of them."""
-    return next((wrapped[0] for wrapped in error.failures.values()), error)
+def _all_equal(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
 
 
-def load(path: Path, tensors: Tensors) -> dict[str, Any]:
-    """Read a checkpoint into `tensors`, in place, and return its state."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        load_distributed(dict(tensors), checkpoint_id=path / "tensors", no_dist=True)
-    return read_state(path)
+def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Read a checkpoint, of whatever layout, into `tensors`, in place; returns its state.
+
+    Raises RunError, on all ranks, if one of them cannot read all that it asks for.
+    """
+
+    def work() -> dict[str, Any]:
+        try:
+            boxes.read(path / "tensors", tensors)
+            return read_state(path)
+        except Exception as error:  # unpickling alone has a dozen kinds
+            raise RunError(f"{path} could not be read: {_first_line(error)}") from error
+
+    return ranks.each(work)[ranks.rank]
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -215,14 +245,21 @@ def damage(path: Path) -> str | None:
 
 
 def find(
-    run: Path, resume: str, curve: Mapping[str, Any], say: Say
+    run: Path, resume: str, curve: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
 ) -> tuple[Path | None, dict[str, Any]]:
     """The checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
     `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
     would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
     another one. Raises RunError if `curve` is not what the checkpoint was trained under.
+    The first rank looks, and all get what it found.
     """
+    return ranks.first(lambda: _find(run, resume, curve, say))
+
+
+def _find(
+    run: Path, resume: str, curve: Mapping[str, Any], say: Say
+) -> tuple[Path | None, dict[str, Any]]:
     _remove_leftovers(run / "checkpoints")
     path = _choose(run, resume, say)
     if path is None:
@@ -263,8 +300,12 @@ def _chosen(path: Path, run: Path, has_own: bool) -> Path:
     return path
 
 
-def set_aside(run: Path, after: int, say: Say) -> None:
+def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
     """Rename checkpoints beyond step `after`: the curve goes on from there without them."""
+    ranks.first(lambda: _set_aside(run, after, say))
+
+
+def _set_aside(run: Path, after: int, say: Say) -> None:
     for step in steps(run):
         if step > after:
             path = path_of(run, step)
@@ -277,30 +318,6 @@ def set_aside(run: Path, after: int, say: Say) -> None:
             say(f"checkpoint {path.name} lies beyond step {after}: set aside as {aside.name}")
 
 
-def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue a run under values that would bend its curve, naming each.
-
-    Sections that `now` leaves out are not compared. Raises RunError.
-    """
-    old, new = _flat({section: saved.get(section) for section in now}), _flat(now)
-    changed = [
-        f"  {key}: {_show(old, key)} → {_show(new, key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    ]
-    if changed:
-        raise RunError(
-            f"{path} was trained under other settings than these:\n"
-            + "\n".join(changed)
-            + "\nset them back to go on, or start a new run with --run DIR"
-        )
-
-
-def fingerprint(value: Any) -> str:
-    """sha256 of a JSON value, the same for equal values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def random_state() -> dict[str, str]:
     """torch's global generators, as text."""
     state = {"cpu": torch.get_rng_state()}
@@ -309,30 +326,20 @@ def random_state() -> dict[str, str]:
     return {name: b64encode(bytes(t.tolist())).decode() for name, t in state.items()}
 
 
-def set_random_state(state: Mapping[str, str]) -> None:
-    """Undo `random_state`, for the generators that this machine has."""
+def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
+    """Go on with the random numbers of a checkpoint's state["random"], as far as this machine can.
+
+    That is one `random_state`, where all ranks had the same, or one of each rank. If those were
+    other in number, all ranks start again from one seed, which is a function of them.
+    """
+    if len(saved) not in (1, ranks.size):
+        torch.manual_seed(int(fingerprint(list(saved))[:15], 16))
+        return
+    state = saved[ranks.rank if len(saved) > 1 else 0]
     restored = {n: torch.tensor(list(b64decode(s)), dtype=torch.uint8) for n, s in state.items()}
     torch.set_rng_state(restored["cpu"])
     if "cuda" in restored and torch.cuda.is_available():
         torch.cuda.set_rng_state(restored["cuda"])
-
-
-_ABSENT = object()
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """{"model": {"dim": 8}} → {"model.dim": 8}, with tuples as the lists JSON makes of them."""
-    if isinstance(values, Mapping) and values:
-        items = [(f"{prefix}.{key}" if prefix else str(key), v) for key, v in values.items()]
-    elif isinstance(values, list | tuple) and any(isinstance(v, Mapping) for v in values):
-        items = [(f"{prefix}[{i}]", v) for i, v in enumerate(values)]
-    else:
-        return {prefix: list(values) if isinstance(values, tuple) else values}
-    return {key: leaf for path, v in items for key, leaf in _flat(v, path).items()}
 
 
 def _sha256(path: Path) -> str:

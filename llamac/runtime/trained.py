@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from . import checkpoint
 from .machine import RunError
@@ -88,13 +87,8 @@ def load_weights(
     }
     try:
         checkpoint.load(path, {"model": views})
-    except CheckpointException as error:  # it catches everything, an interrupt as well
-        cause = checkpoint.unwrapped(error)
-        if not isinstance(cause, Exception):
-            raise cause from None
-        raise RunError(
-            f"{path} could not be read: {cause}; if a trainer deleted it just now, try again"
-        ) from error
+    except RunError as error:
+        raise RunError(f"{error}; if a trainer deleted it just now, try again") from error
 
 
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:

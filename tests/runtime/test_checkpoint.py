@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from llamac.runtime import checkpoint
+from llamac.runtime import boxes, checkpoint
 from llamac.runtime.checkpoint import Progress
 from llamac.runtime.machine import RunError
+from llamac.runtime.ranks import Ranks
 
 CURVE = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
 
@@ -65,10 +66,25 @@ def test_views_are_stored_as_themselves_not_as_the_tensor_they_show(tmp_path):
 
 
 def test_random_state_comes_back():
-    state = checkpoint.random_state()
+    saved = json.loads(json.dumps([checkpoint.random_state()]))
     first = torch.rand(3)
-    checkpoint.set_random_state(json.loads(json.dumps(state)))
-    assert torch.equal(torch.rand(3), first)
+    for ranks in (checkpoint.ALONE, Ranks(1, 4)):  # a rank too had what all of them had
+        checkpoint.set_random_state(saved, ranks)
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_ranks_that_differ_get_their_own_random_state_back_or_if_others_one_new_one():
+    saved = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        saved.append(checkpoint.random_state())
+
+    def drawn(rank: int, size: int) -> float:
+        checkpoint.set_random_state(saved, Ranks(rank, size))
+        return torch.rand(()).item()
+
+    assert drawn(1, 2) == torch.rand((), generator=torch.Generator().manual_seed(2)).item()
+    assert drawn(0, 3) == drawn(2, 3) != drawn(0, 2)
 
 
 def test_only_the_newest_are_kept(tmp_path):
@@ -77,9 +93,12 @@ def test_only_the_newest_are_kept(tmp_path):
     assert names(tmp_path) == ["step-00000015", "step-00000100"]
 
 
-@pytest.mark.parametrize("moment", ["_flush_tree", "_sha256", "save_distributed"])
+@pytest.mark.parametrize(
+    ("module", "moment"),
+    [(checkpoint, "_flush_tree"), (checkpoint, "_sha256"), (boxes, "save_distributed")],
+)
 def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
-    tmp_path, monkeypatch, moment
+    tmp_path, monkeypatch, module, moment
 ):
     before = save(tmp_path, 1)
 
@@ -87,7 +106,7 @@ def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, moment, die)
+        patch.setattr(module, moment, die)
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2)
     assert names(tmp_path) == [".writing-step-00000002", "step-00000001"]
@@ -95,22 +114,28 @@ def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
     assert names(tmp_path) == ["step-00000001"]
 
 
-@pytest.mark.parametrize("moment", ["_flush_tree", "save_distributed"])
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("module", "moment", "error"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("PytorchStreamWriter failed\nframe 1"),
-        CheckpointException("", {0: (OSError("No space"), StackSummary())}),
+        (checkpoint, "_flush_tree", NO_SPACE),
+        (checkpoint, "_flush_tree", RuntimeError("PytorchStreamWriter failed\nframe 1")),
+        (boxes, "save_distributed", NO_SPACE),
+        (boxes, "save_distributed", RuntimeError("PytorchStreamWriter failed\nframe 1")),
+        (boxes, "save_distributed", CheckpointException("", {0: (NO_SPACE, StackSummary())})),
     ],
 )
-def test_a_save_that_fails_says_why_and_frees_the_space(tmp_path, monkeypatch, moment, error):
+def test_a_save_that_fails_says_why_and_frees_the_space(
+    tmp_path, monkeypatch, module, moment, error
+):
     save(tmp_path, 1)
 
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(checkpoint, moment, fail)
+    monkeypatch.setattr(module, moment, fail)
     with pytest.raises(RunError, match=r"cannot save step 2 .*(No space|Writer failed).* resume$"):
         save(tmp_path, 2)
     assert names(tmp_path) == ["step-00000001"]
