@@ -64,6 +64,13 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
         f"ffn {model.ffn_dim}, vocabulary {model.vocab_size}; {batch.sequences} sequences of "
         f"{batch.sequence_length}, loss {twin.kernels.loss_chunk} tokens at a time"
     )
+    parallel = twin.parallel
+    if parallel.tensor * parallel.context > 1:
+        yield (
+            f"{parallel.tensor} tensor × {parallel.context} context ranks, simulated in this "
+            f"process, for the spec's {spec.parallel.tensor} × {spec.parallel.context}; "
+            "model.py is left out: what is emitted runs on one rank"
+        )
     wanted, run = attention_kernel(spec), attention_kernel(twin)
     if wanted != run:
         yield (

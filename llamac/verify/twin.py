@@ -1,9 +1,12 @@
 """The small twin of a spec: every feature and ratio kept, sizes that a laptop runs in a second.
 
-Only sizes change. What the passes look at stays: norms, positions, biases, ties, policies, kernels.
+Only sizes change. What the passes look at stays: norms, positions, biases, ties, policies, kernels,
+and whether ranks share heads, positions and a vocabulary that does not divide.
 """
 
 from __future__ import annotations
+
+import math
 
 from llamac.ir.graph import is_op, ops_in
 from llamac.ops.attention import attention
@@ -25,12 +28,15 @@ def shrink(spec: Spec) -> Spec:
     It runs on the CPU and in float64, where xformers has no kernel: the next best takes its place.
     """
     model = spec.model
-    heads, kv_heads = _heads(model.n_heads, model.n_kv_heads)
+    tensor, context = _ranks(spec)
+    heads, kv_heads = _heads(model.n_heads, model.n_kv_heads, tensor)
     head_dim = _head_dim(model.head_dim)
     stretch = _within(model.dim / (model.n_heads * model.head_dim), 1 / 4, 4)
     dim = min(max(1, round(heads * head_dim * stretch)), DIM)
     ffn_dim = min(max(1, round(dim * _within(model.ffn_dim / model.dim, 1 / 4, 8))), FFN_DIM)
-    positions = min(spec.batch.sequence_length, POSITIONS)
+    ffn_dim = _divided(ffn_dim, tensor)
+    positions = _divided(POSITIONS, math.lcm(tensor, 2) * context if tensor * context > 1 else 1)
+    positions = min(spec.batch.sequence_length, positions)
     kernel = attention_kernel(spec)
     return spec.replace(
         {
@@ -48,6 +54,8 @@ def shrink(spec: Spec) -> Spec:
             "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
             "kernels.attention": "auto" if kernel == "xformers" else kernel,
             "hardware.device": "cpu",
+            "parallel.tensor": tensor,
+            "parallel.context": context,
         }
     )
 
@@ -60,9 +68,32 @@ def attention_kernel(spec: Spec) -> str:
     return next(str(node.kwargs["kernel"]) for node in ops_in(layer) if is_op(node, attention))
 
 
-def _heads(heads: int, kv_heads: int) -> tuple[int, int]:
-    fewer = min(kv_heads, KV_HEADS)
-    return fewer * min(heads // kv_heads, GROUP), fewer
+def _ranks(spec: Spec) -> tuple[int, int]:
+    """Tensor and context ranks: as few as show what the spec's own do to its heads."""
+    tensor, kv_heads = spec.parallel.tensor, spec.model.n_kv_heads
+    fewest = _prime_factor(tensor)
+    if kv_heads % tensor:  # some ranks hold copies of a key head
+        copies = _prime_factor(tensor // kv_heads)
+        fewest = copies * _prime_factor(kv_heads)
+    return fewest, _prime_factor(spec.parallel.context)
+
+
+def _heads(heads: int, kv_heads: int, tensor: int) -> tuple[int, int]:
+    """Query and key heads, which divide over the ranks, or the ranks over them, as they did."""
+    group = heads // kv_heads
+    fewer = min(kv_heads, KV_HEADS) if tensor == 1 else math.gcd(kv_heads, tensor)
+    copies = tensor // fewer if tensor > fewer else 1
+    return fewer * copies * min(group // copies, max(1, GROUP // copies)), fewer
+
+
+def _prime_factor(number: int) -> int:
+    """The smallest; 1 of 1."""
+    return next((n for n in range(2, number + 1) if number % n == 0), 1)
+
+
+def _divided(size: int, ranks: int) -> int:
+    """The size, or the next that divides."""
+    return -(-size // ranks) * ranks
 
 
 def _head_dim(head_dim: int) -> int:

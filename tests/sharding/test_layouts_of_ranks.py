@@ -1,0 +1,94 @@
+"""What ranks compute together is what one computes: over layouts, models and their ablations."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from llamac.passes.checkpoint import POLICIES
+from llamac.passes.pipeline import stages
+from llamac.verify.oracle import TOLERANCE, consult, errors
+from llamac.verify.stages import run_program
+from tests.compare import shrunk
+
+FROM = ("shard", "checkpoint")
+
+
+def check(*overrides: str) -> None:
+    spec = shrunk("tiny", *overrides)
+    oracle = consult(spec)
+    for stage in stages(spec):
+        if stage.name in FROM:
+            found = errors(run_program(stage.program, oracle), oracle.outcome)
+            what, worst = max(found.items(), key=lambda item: item[1])
+            assert worst < TOLERANCE, f"{what} after {stage.name}: {worst:.1e}"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("parallel.tensor=2",),
+        ("parallel.tensor=2", "parallel.sequence=false"),
+        ("parallel.tensor=4",),
+        ("parallel.tensor=4", "model.n_kv_heads=2"),  # two ranks hold each key head
+        ("parallel.tensor=4", "model.n_kv_heads=1", "parallel.sequence=false"),
+        ("parallel.context=2",),
+        ("parallel.context=4", "kernels.attention=math"),
+        ("parallel.tensor=2", "parallel.context=2", "model.n_kv_heads=1"),
+        ("parallel.tensor=2", "parallel.context=2", "parallel.sequence=false"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("vocabulary", [320, 331])
+def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabulary: int) -> None:
+    check(*layout, f"model.vocab_size={vocabulary}")
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    tensor=st.sampled_from([1, 2, 4]),
+    context=st.sampled_from([1, 2]),
+    sequence=st.booleans(),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    vocabulary=st.integers(320, 340),
+    chunk=st.integers(5, 70),
+    norm=st.sampled_from(["rmsnorm", "layernorm"]),
+    norm_position=st.sampled_from(["pre", "post"]),
+    activation=st.sampled_from(["swiglu", "gelu", "relu"]),
+    position=st.sampled_from(["rope", "learned"]),
+    bias=st.booleans(),
+    tied=st.booleans(),
+    policy=st.sampled_from(sorted(POLICIES)),
+)
+def test_any_layout_of_any_model(
+    tensor: int,
+    context: int,
+    sequence: bool,
+    kv_heads: int,
+    vocabulary: int,
+    chunk: int,
+    norm: str,
+    norm_position: str,
+    activation: str,
+    position: str,
+    bias: bool,
+    tied: bool,
+    policy: str,
+) -> None:
+    assume(tensor * context > 1)
+    check(
+        f"parallel.tensor={tensor}",
+        f"parallel.context={context}",
+        f"parallel.sequence={str(sequence).lower()}",
+        f"model.n_kv_heads={kv_heads}",
+        f"model.vocab_size={vocabulary}",
+        f"kernels.loss_chunk={chunk}",
+        f"model.norm={norm}",
+        f"model.norm_position={norm_position}",
+        f"model.activation={activation}",
+        f"model.position={position}",
+        f"model.bias={str(bias).lower()}",
+        f"model.tied_embeddings={str(tied).lower()}",
+        f"activation.checkpoint={policy}",
+    )
