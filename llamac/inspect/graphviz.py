@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from llamac.inspect.values import forward_by_name, operands_of, values_of
 from llamac.ir.graph import op_of, ops_in, placeholders, producer, recomputed_ops, type_of
 from llamac.ir.program import Program, Region
+from llamac.ir.values import forward_by_name, operands_of, values_of
 
 
 def program_dot(program: Program, stage: str, only: str | None = None) -> str:

@@ -12,7 +12,10 @@ from typing import Literal
 
 from torch import fx
 
-from llamac.inspect.values import (
+from llamac.ir.graph import ops_in, placeholders, producer, recomputed_ops, type_of
+from llamac.ir.program import Program, Region
+from llamac.ir.types import TensorType
+from llamac.ir.values import (
     base_of,
     forward_by_name,
     forward_values,
@@ -20,9 +23,6 @@ from llamac.inspect.values import (
     operands_of,
     values_of,
 )
-from llamac.ir.graph import ops_in, placeholders, producer, recomputed_ops, type_of
-from llamac.ir.program import Program, Region
-from llamac.ir.types import TensorType
 
 Status = Literal["saved", "recomputed", "view", "not needed"]
 

@@ -9,6 +9,7 @@ from torch import fx
 from llamac.ir.graph import (
     infer,
     is_differentiable,
+    is_op,
     is_result,
     op_of,
     ops_in,
@@ -90,6 +91,27 @@ def _types(_program: Program, region: Region) -> None:
 
 def _show(kind: object) -> str:
     return ", ".join(map(str, kind)) if isinstance(kind, tuple) else str(kind)
+
+
+def _started(_program: Program, region: Region) -> None:
+    """A started collective is read by one op: the wait of its kind, over the same axis and dim."""
+    for direction, graph in _graphs(region):
+        for node in ops_in(graph):
+            kind, half, *over = _half(node)
+            if half == "start":
+                wanted = [(kind, "wait", *over)]
+                if [_half(user) for user in node.users] != wanted or node.name in region.saved:
+                    message = f"it must be read by one {kind}_wait over its axis, and by no other"
+                    raise VerificationError(message, region, direction, node)
+            elif half == "wait" and _half(node.all_input_nodes[0]) != (kind, "start", *over):
+                message = f"%{node.all_input_nodes[0].name} is no {kind}_start over its axis"
+                raise VerificationError(message, region, direction, node)
+
+
+def _half(node: fx.Node) -> tuple[object, ...]:
+    """(`all_gather`, `start` or `wait`, axis, dim) of half a collective."""
+    kind, _, half = op_of(node).name.rpartition("_") if is_op(node) else ("", "", "")
+    return kind, half, node.kwargs.get("axis"), node.kwargs.get("dim")
 
 
 def _parameters(program: Program, region: Region) -> None:
@@ -179,6 +201,7 @@ def _verify_layers(program: Program) -> None:
 RULES: tuple[Callable[[Program, Region], None], ...] = (
     _single_assignment,
     _types,
+    _started,
     _parameters,
     _saved,
     _gradients,

@@ -10,6 +10,7 @@ from llamac.ops import (  # noqa: F401
     embedding,
     linear,
     norm,
+    overlapped,
     rope,
     views,
     vocab_parallel,

@@ -69,7 +69,8 @@ def test_the_sound_program_is_sound() -> None:
 
 def test_every_rule_is_broken_below() -> None:
     names = {rule.__name__ for rule in RULES}
-    assert names == {"_single_assignment", "_types", "_parameters", "_saved", "_gradients"}
+    rules = {"_single_assignment", "_types", "_started", "_parameters", "_saved", "_gradients"}
+    assert names == rules
 
 
 def test_a_value_used_before_it_is_defined() -> None:
@@ -121,6 +122,43 @@ def test_a_result_of_several_that_lost_its_type() -> None:
     verify(program)
     node(program, "out").meta["type"] = TensorType("f32", ("B", "S", 5))
     assert_pointed(refused(program), "%out: f32[B,S,4], _: ", "a result lost its type")
+
+
+STARTED = """\
+program example
+symbols B=2 S=4 S/tp=2
+mesh tp=2
+
+block.forward:
+  input %x: f32[B,S/tp,8]@tp:S(1)
+  %out_started: f32[B,S,8] = all_gather_start(%x, axis='tp', dim=1, size=2)
+  %out: f32[B,S,8] = all_gather_wait(%out_started, axis='tp', dim=1)
+  return %out
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "pointed", "message"),
+    [
+        ("all_gather_wait(%out_started, axis='tp', dim=1)", "add(%out_started, %out_started)",
+         "%out_started", "it must be read by one all_gather_wait over its axis, and by no other"),
+        ("return %out", "%y: f32[B,S,8] = add(%out, %out_started)\n  return %y",
+         "%out_started", "it must be read by one all_gather_wait over its axis, and by no other"),
+        ("return %out", "return %out_started",
+         "%out_started", "it must be read by one all_gather_wait over its axis, and by no other"),
+        ("size=2)\n", "size=2) {save}\n",
+         "%out_started", "it must be read by one all_gather_wait over its axis, and by no other"),
+        ("all_gather_wait(%out_started, axis='tp', dim=1)",
+         "all_gather_wait(%out_started, axis='tp', dim=0)",
+         "%out_started", "it must be read by one all_gather_wait over its axis, and by no other"),
+        ("all_gather_start(", "all_gather(",
+         "%out:", "%out_started is no all_gather_start over its axis"),
+    ],
+)  # fmt: skip
+def test_a_start_has_one_wait(line: str, instead: str, pointed: str, message: str) -> None:
+    verify(parse_program(STARTED))
+    shown = refused(parse_program(STARTED.replace(line, instead)))
+    assert_pointed(shown, pointed, message)
 
 
 def test_a_parameter_the_table_does_not_hold() -> None:

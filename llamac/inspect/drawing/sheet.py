@@ -14,13 +14,6 @@ from typing import Literal
 
 from torch import fx
 
-from llamac.inspect.values import (
-    base_of,
-    forward_by_name,
-    operands_of,
-    operation_count,
-    values_of,
-)
 from llamac.ir.graph import (
     is_op,
     op_of,
@@ -32,6 +25,13 @@ from llamac.ir.graph import (
     type_of,
 )
 from llamac.ir.program import Program, Region
+from llamac.ir.values import (
+    base_of,
+    forward_by_name,
+    operands_of,
+    operation_count,
+    values_of,
+)
 from llamac.ops.elementwise import add
 
 Kind = Literal["matmul", "attention", "plain", "view", "end", "kept"]

@@ -14,10 +14,10 @@ from llamac.inspect.drawing.route import APART, Line, Routed, Stop, route
 from llamac.inspect.drawing.sheet import KEPT, Box, Column, Sheet, sheet_of
 from llamac.inspect.drawing.untangle import untangle
 from llamac.inspect.memory import program_memory, readable_bytes, stream_bytes
-from llamac.inspect.values import layer_count
 from llamac.ir.graph import type_of
 from llamac.ir.printer import graph_lines
 from llamac.ir.program import Program, Region
+from llamac.ir.values import layer_count
 
 BORDER = 28.0
 GUTTER = 26.0  # between columns where no line runs upright

@@ -1,0 +1,119 @@
+"""Collectives in two halves: a start, which returns at once, and a wait, which gives the result.
+
+A started value is typed as what it will be: that is the memory it takes from its start on. Only
+its one wait may read it, which the verifier checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+
+from torch import Tensor, fx
+
+from llamac.ir.graph import is_op
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType, expect
+from llamac.ops.collectives import all_gather, all_reduce, reduce_scatter
+from llamac.runtime import collectives
+
+
+def _infer_wait_whole(started: TensorType, *, axis: str, dim: int | None = None) -> TensorType:
+    _placed(started, axis, "R")
+    return started
+
+
+def _infer_wait_part(started: TensorType, *, axis: str, dim: int) -> TensorType:
+    _placed(started, axis, f"S({dim})")
+    return started
+
+
+def _placed(started: TensorType, axis: str, placement: str) -> None:
+    found = started.placement(axis)
+    expect(found == placement, f"on {axis} it gives {placement}, but this was to be {found}")
+
+
+@wraps(collectives.all_gather_start)
+def _start_all_gather(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.all_gather_start(x, axis, dim)
+
+
+@wraps(collectives.reduce_scatter_start)
+def _start_reduce_scatter(x: Tensor, axis: str, dim: int, size: int) -> Tensor:
+    return collectives.reduce_scatter_start(x, axis, dim)
+
+
+all_gather_start = Op(
+    "all_gather_start",
+    all_gather.infer,
+    _start_all_gather,
+    emit=lambda x, axis, dim, size: f"all_gather_start({x}, {axis}, dim={dim})",
+    cost="save",
+)
+all_gather_wait = Op(
+    "all_gather_wait",
+    _infer_wait_whole,
+    collectives.all_gather_wait,
+    emit=lambda x, axis, dim: f"all_gather_wait({x}, {axis}, dim={dim})",
+    cost="view",
+)
+reduce_scatter_start = Op(
+    "reduce_scatter_start",
+    reduce_scatter.infer,
+    _start_reduce_scatter,
+    emit=lambda x, axis, dim, size: f"reduce_scatter_start({x}, {axis}, dim={dim})",
+    cost="save",
+)
+reduce_scatter_wait = Op(
+    "reduce_scatter_wait",
+    _infer_wait_part,
+    collectives.reduce_scatter_wait,
+    emit=lambda x, axis, dim: f"reduce_scatter_wait({x}, {axis}, dim={dim})",
+    cost="view",
+)
+all_reduce_start = Op(
+    "all_reduce_start",
+    all_reduce.infer,
+    collectives.all_reduce_start,
+    emit=lambda x, axis: f"all_reduce_start({x}, {axis})",
+    cost="save",
+)
+all_reduce_wait = Op(
+    "all_reduce_wait",
+    _infer_wait_whole,
+    collectives.all_reduce_wait,
+    emit=lambda x, axis: f"all_reduce_wait({x}, {axis})",
+    cost="view",
+)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A collective and the two ops that do the same."""
+
+    whole: Op
+    start: Op
+    wait: Op
+
+
+HALVES = (
+    Halves(all_gather, all_gather_start, all_gather_wait),
+    Halves(reduce_scatter, reduce_scatter_start, reduce_scatter_wait),
+    Halves(all_reduce, all_reduce_start, all_reduce_wait),
+)
+BY_WHOLE = {halves.whole: halves for halves in HALVES}
+BY_START = {halves.start: halves for halves in HALVES}
+WAITS = frozenset(halves.wait for halves in HALVES)
+
+
+def is_collective(node: fx.Node) -> bool:
+    """Is this a whole collective that could be split?"""
+    return is_op(node, *BY_WHOLE)
+
+
+def is_start(node: fx.Node) -> bool:
+    return is_op(node, *BY_START)
+
+
+def is_wait(node: fx.Node) -> bool:
+    return is_op(node, *WAITS)

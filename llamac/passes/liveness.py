@@ -1,0 +1,76 @@
+"""How much memory a graph's values take while it runs, op by op, each freed after its last reader.
+
+As in `llamac inspect --memory`, a view takes none of its own, and parameters and constant tables
+are not counted. Inputs and saved values are held by the caller throughout. A collective's operand
+and result live from its start to its wait at least, for the transfer reads one and fills the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from torch import fx
+
+from llamac.ir.graph import ops_in, output_of, placeholders, type_of
+from llamac.ir.values import base_of, operands_of, values_of
+from llamac.ops.overlapped import is_start
+
+
+class Live:
+    """The bytes alive as ops of a graph run, in whatever order."""
+
+    def __init__(self, graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]) -> None:
+        self.symbols = symbols
+        self.readers: dict[fx.Node, set[fx.Node]] = {}  # of a base: the ops still to read it
+        for node in ops_in(graph):
+            for operand in operands_of(node):
+                readers = self.readers.setdefault(base_of(operand), set())
+                readers.add(node)
+                if is_start(node):
+                    readers.update(node.users)
+        returned = output_of(graph)
+        ends = returned.values() if isinstance(returned, dict) else [returned]
+        named = [node for node in graph.nodes if node.name in kept]
+        self.held = {base_of(node) for node in [*ends, *named]}
+        self.held.update(placeholders(graph))
+        arguments = placeholders(graph, "input", "saved", "cotangent")
+        self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
+
+    def during(self, node: fx.Node) -> int:
+        """The bytes alive while this op runs."""
+        return self.nbytes + sum(self._size(value) for value in values_of(node))
+
+    def run(self, node: fx.Node) -> None:
+        """The op has run: its results are there, and what nobody reads any more is freed."""
+        self.nbytes = self.during(node)
+        for base, readers in self._read(node):
+            readers.discard(node)
+            if not readers and base not in self.held:
+                self.nbytes -= type_of(base).nbytes(self.symbols)
+
+    def _size(self, value: fx.Node) -> int:
+        return type_of(value).nbytes(self.symbols) if base_of(value) is value else 0
+
+    def _read(self, node: fx.Node) -> list[tuple[fx.Node, set[fx.Node]]]:
+        bases = dict.fromkeys(base_of(operand) for operand in operands_of(node))
+        for start in filter(is_start, operands_of(node)):
+            bases.update(dict.fromkeys(base_of(operand) for operand in operands_of(start)))
+        return [(base, self.readers[base]) for base in bases]
+
+
+def peak_bytes(
+    graph: fx.Graph,
+    kept: Collection[str],
+    symbols: Mapping[str, int],
+    order: Sequence[fx.Node] | None = None,
+) -> int:
+    """The most bytes alive at once, the ops in this order (the graph's, if none is given).
+
+    kept: names of the values that outlive the graph beside what it returns.
+    """
+    live = Live(graph, kept, symbols)
+    peak = live.nbytes
+    for node in ops_in(graph) if order is None else order:
+        peak = max(peak, live.during(node))
+        live.run(node)
+    return peak

@@ -1,0 +1,272 @@
+"""overlap: collectives run beside compute, in what the region has to do anyway.
+
+Each is started as soon as its operand is there and waited for just before its first reader; other
+ops are put between. In the backward pass a column-parallel linear finds its input's gradient first
+and its weight's while that is summed over ranks; what recompute must gather again is gathered
+under other work (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing hides
+stays whole, and a region that would not gain stays as it is.
+
+Collectives of one axis keep their order, starts and waits both. A region's simulated peak memory
+may grow by `headroom` bytes: by default what its largest collective reads and fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import fx
+
+from llamac.ir.graph import (
+    Builder,
+    attributes,
+    copy_graph,
+    finish,
+    is_result,
+    op_of,
+    operands,
+    ops_in,
+    output_of,
+    placeholders,
+    producer,
+    rename,
+    type_of,
+)
+from llamac.ir.program import Program
+from llamac.ir.values import operands_of, values_of
+from llamac.ops.collectives import broadcast, place_part, take_part
+from llamac.ops.context import context_attention, context_attention_backward
+from llamac.ops.overlapped import BY_START, BY_WHOLE, is_collective, is_start, is_wait
+from llamac.ops.vocab_parallel import parallel_embedding, parallel_embedding_gradient
+from llamac.passes.liveness import Live, peak_bytes
+from llamac.passes.timing import Clock, timeline
+
+# Ops that name an axis and move nothing over it. All others that name one keep their order on it.
+LOCAL = (
+    broadcast,
+    take_part,
+    place_part,
+    parallel_embedding,
+    parallel_embedding_gradient,
+    context_attention,
+    context_attention_backward,
+)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """headroom: bytes by which a region's peak may grow; None: see above."""
+
+    enabled: bool = True
+    headroom: int | None = None
+    name: str = "overlap"
+
+    def apply(self, program: Program) -> Program:
+        clock = Clock(program.symbols, program.mesh)
+        for region in program.regions.values() if self.enabled else ():
+            forward = overlapped(region.forward, region.saved, clock, self.headroom)
+            backward = region.backward and overlapped(region.backward, (), clock, self.headroom)
+            if forward is not region.forward or backward is not region.backward:
+                program = program.with_region(replace(region, forward=forward, backward=backward))
+        return program
+
+
+def overlapped(
+    module: fx.GraphModule, kept: Collection[str], clock: Clock, headroom: int | None = None
+) -> fx.GraphModule:
+    """The same graph, its ops in the order that the estimate says is done soonest. kept: names of
+    values that outlive it. The module itself comes back where nothing is gained."""
+    whole = [node for node in ops_in(module.graph) if is_collective(node)]
+    if not whole:
+        return module
+    before = peak_bytes(module.graph, kept, clock.symbols)
+    if headroom is None:
+        headroom = max(_moved(node, clock) for node in whole)
+    graph = copy_graph(module)
+    _split(graph)
+    best, soonest = None, timeline(ops_in(module.graph), clock).seconds
+    for limit in (before + headroom, before, None):
+        order = _Scheduler(graph, kept, clock, limit).run()
+        done = timeline(order, clock).seconds
+        peak = peak_bytes(graph, kept, clock.symbols, order)
+        if done < soonest * (1 - 1e-9) and peak <= before + headroom:
+            best, soonest = order, done
+    return module if best is None else finish(_rebuilt(graph, best), keep=kept)
+
+
+def _moved(node: fx.Node, clock: Clock) -> int:
+    """The bytes a collective reads and fills."""
+    return sum(type_of(value).nbytes(clock.symbols) for value in (node, *operands_of(node)))
+
+
+def _split(graph: fx.Graph) -> None:
+    """Every collective as a start and a wait."""
+    build = Builder(graph)
+    for node in [node for node in ops_in(graph) if is_collective(node)]:
+        halves, given = BY_WHOLE[op_of(node)], attributes(node)
+        with graph.inserting_before(node):
+            build.where = node.meta["where"]
+            started = build.op(halves.start, *operands(node), name=f"{node.name}_started", **given)
+            given.pop("size", None)
+            wait = build.op(halves.wait, started, name=node.name, **given)
+        node.replace_all_uses_with(wait)
+        graph.erase_node(node)
+        rename(wait, node.name)
+
+
+def _is_lazy(node: fx.Node) -> bool:
+    """Does this op run just before its first reader, for it takes no time? Views and waits do."""
+    return is_wait(node) or op_of(node).cost == "view"
+
+
+class _Scheduler:
+    """Takes ops one at a time: the one that can begin soonest; of several, one that the next
+    collective needs; of those, the first in the program. limit: bytes alive that it avoids to
+    pass, by going on in the program's order; None: it takes that order from the beginning."""
+
+    def __init__(
+        self, graph: fx.Graph, kept: Collection[str], clock: Clock, limit: int | None
+    ) -> None:
+        self.graph, self.clock, self.limit = graph, clock, limit
+        self.live = Live(graph, kept, clock.symbols)
+        self.left = [node for node in ops_in(graph) if not _is_lazy(node)]
+        self.index = {node: index for index, node in enumerate(self.left)}
+        self.needs = {node: frozenset(_sources(node)) for node in self.left}
+        self.turns: dict[str, list[fx.Node]] = {}  # axis → what is still to run on it
+        for node in self.left:
+            if (axis := _axis(node)) is not None:
+                self.turns.setdefault(axis, []).append(node)
+        self.urgent = self._urgent()
+        self.waits: dict[str, list[fx.Node]] = {axis: [] for axis in self.turns}  # of the started
+        self.placed: set[fx.Node] = set()
+        self.order: list[fx.Node] = []
+        self.done: dict[fx.Node, float] = {}  # when the result of an op is there
+        self.now = 0.0
+        self.free = dict.fromkeys(self.turns, 0.0)  # when an axis is
+
+    def run(self) -> list[fx.Node]:
+        while self.left:
+            self._place(self._next())
+        for node in ops_in(self.graph):  # what only the caller reads
+            self._ready(node)
+        return self.order
+
+    def _next(self) -> fx.Node:
+        if self.limit is None:
+            return self.left[0]
+        able = sorted(filter(self._able, self.left), key=self._preference)
+        fitting = (node for node in able if self.live.during(node) <= self.limit)
+        return next(fitting, self.left[0])
+
+    def _able(self, node: fx.Node) -> bool:
+        turn = self.turns.get(_axis(node) or "", [node])
+        return self.needs[node] <= self.placed and turn[0] is node
+
+    def _preference(self, node: fx.Node) -> tuple[float, bool, bool, int]:
+        begin = self._begin(node)
+        return begin, not is_start(node), node not in self.urgent, self.index[node]
+
+    def _begin(self, node: fx.Node) -> float:
+        return max([self.now, *(self.done[source] for source in self.needs[node])])
+
+    def _place(self, node: fx.Node) -> None:
+        self.now = self._begin(node)
+        for operand in operands_of(node):
+            self._ready(producer(operand)[0])
+        self._append(node)
+        self.left.remove(node)
+        seconds, axis = self.clock.seconds(node), _axis(node)
+        if is_start(node):
+            assert axis is not None
+            self.done[node] = self.free[axis] = max(self.now, self.free[axis]) + seconds
+            self.waits[axis] += list(node.users)
+        else:
+            self.now = self.done[node] = self.now + seconds
+        if axis is not None:
+            self.turns[axis].pop(0)
+            self.urgent = self._urgent()
+
+    def _ready(self, node: fx.Node) -> None:
+        """Run a view or a wait, and those it looks into, if that has not been done."""
+        if node.op == "placeholder" or node in self.placed:
+            return
+        for operand in operands_of(node):
+            self._ready(producer(operand)[0])
+        if is_wait(node):  # first in, first out
+            waits = self.waits[attributes(node)["axis"]]
+            while waits and node in waits:
+                self._append(waits.pop(0))
+        else:
+            self._append(node)
+
+    def _append(self, node: fx.Node) -> None:
+        self.order.append(node)
+        self.placed.add(node)
+        self.live.run(node)
+
+    def _urgent(self) -> set[fx.Node]:
+        """What the next collective of each axis cannot start without."""
+        found: set[fx.Node] = set()
+        ahead = [turn[0] for turn in self.turns.values() if turn]
+        while ahead:
+            node = ahead.pop()
+            if node not in found:
+                found.add(node)
+                ahead += self.needs[node]
+        return found
+
+
+def _axis(node: fx.Node) -> str | None:
+    """The axis on which an op must keep its turn."""
+    return None if op_of(node) in LOCAL or is_wait(node) else node.kwargs.get("axis")  # type: ignore[return-value]
+
+
+def _sources(node: fx.Node) -> Iterator[fx.Node]:
+    """The ops an op waits for, through views and waits."""
+    for operand in operands_of(node):
+        source, _ = producer(operand)
+        if source.op != "placeholder":
+            yield from _sources(source) if _is_lazy(source) else (source,)
+
+
+def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
+    """The graph in this order; a collective that nothing runs beside is whole again."""
+    new, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in placeholders(graph):
+        copies[node] = new.node_copy(node)
+    bare = set(_bare(order))
+    for node in order:
+        if node in bare and is_start(node):
+            copies[node] = _whole(new, node, copies)
+        elif node in bare:
+            copies[node] = copies[operands_of(node)[0]]
+        else:
+            copies[node] = new.node_copy(node, copies.__getitem__)
+        for value in values_of(node):
+            if is_result(value):
+                copies[value] = new.node_copy(value, copies.__getitem__)
+    new.output(fx.map_arg(output_of(graph), copies.__getitem__))
+    return new
+
+
+def _bare(order: Sequence[fx.Node]) -> Iterator[fx.Node]:
+    """Starts between which and their waits nothing computes, and those waits."""
+    computed, at = 0, dict[fx.Node, int]()
+    for node in order:
+        if is_start(node):
+            at[node] = computed
+        elif is_wait(node):
+            (start,) = operands_of(node)
+            if at[start] == computed:
+                yield from (start, node)
+        elif not _is_lazy(node):
+            computed += 1
+
+
+def _whole(graph: fx.Graph, start: fx.Node, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+    build, halves = Builder(graph), BY_START[op_of(start)]
+    (wait,) = start.users
+    given = [copies[operand] for operand in operands_of(start)]
+    return build.op(
+        halves.whole, *given, name=wait.name, where=start.meta["where"], **attributes(start)
+    )

@@ -1,0 +1,118 @@
+"""An estimate of when each op of a graph runs: a roofline, and collectives beside it.
+
+An op takes as long as its arithmetic or its memory traffic would, whichever is more; a collective
+as long as its bytes take on the wire. Each axis of the mesh moves one collective at a time, while
+ops run. The rates are what an A100 with NVLink achieves. It is an estimate for ordering ops and
+showing the order, not a prediction: no latencies, no launch times, no contention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+from llamac.ir.graph import attributes, op_of, type_of
+from llamac.ir.values import operands_of, operation_count, values_of
+from llamac.ops.collectives import all_reduce
+from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
+
+FLOPS = 271e12  # of a large bf16 matmul, a second
+MEMORY = 1.5e12  # bytes a second
+WIRE = 250e9  # bytes a second, each way
+
+Lane = str  # "compute", or a mesh axis
+COMPUTE: Lane = "compute"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """symbols, mesh: the sizes of the program's dimensions and axes."""
+
+    symbols: Mapping[str, int]
+    mesh: Mapping[str, int]
+
+    def seconds(self, node: fx.Node) -> float:
+        """How long an op takes, or the transfer of a collective; 0 for views and waits."""
+        if is_wait(node) or op_of(node).cost == "view":
+            return 0.0
+        if is_start(node) or is_collective(node):
+            return self.wire_bytes(node) / WIRE
+        traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
+        return max(operation_count(node, self.symbols) / FLOPS, sum(traffic.values()) / MEMORY)
+
+    def wire_bytes(self, node: fx.Node) -> float:
+        """The bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an
+        all_reduce twice that."""
+        ranks = self.mesh[attributes(node)["axis"]]
+        whole = max(self._nbytes(node), self._nbytes(operands_of(node)[0]))
+        op = BY_START[op_of(node)].whole if is_start(node) else op_of(node)
+        return whole * (ranks - 1) / ranks * (2 if op is all_reduce else 1)
+
+    def _nbytes(self, value: fx.Node) -> int:
+        return type_of(value).nbytes(self.symbols)
+
+
+@dataclass(frozen=True)
+class Span:
+    """An op on its lane, in seconds. exposed: how long compute stood still for a collective."""
+
+    node: fx.Node
+    lane: Lane
+    begin: float
+    end: float
+    exposed: float = 0.0
+
+    @property
+    def kind(self) -> Literal["compute", "collective"]:
+        return "compute" if self.lane == COMPUTE else "collective"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When everything runs that takes time, in order of the program."""
+
+    spans: tuple[Span, ...]
+    seconds: float
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """`compute`, then the axes in order of their first use."""
+        axes = (span.lane for span in self.spans if span.kind == "collective")
+        return (COMPUTE, *dict.fromkeys(axes))
+
+    @property
+    def communication(self) -> float:
+        return sum(span.end - span.begin for span in self.spans if span.kind == "collective")
+
+    @property
+    def exposed(self) -> float:
+        return sum(span.exposed for span in self.spans)
+
+
+def timeline(order: Iterable[fx.Node], clock: Clock) -> Timeline:
+    """What happens when, if the ops run in this order. A collective that nobody waits for before
+    the end ends with the graph."""
+    spans: dict[fx.Node, Span] = {}
+    now, free = 0.0, dict.fromkeys(clock.mesh, 0.0)
+    for node in order:
+        seconds = clock.seconds(node)
+        if is_wait(node):
+            (start,) = operands_of(node)
+            span = spans[start]
+            stall = max(0.0, span.end - now)
+            spans[start] = Span(start, span.lane, span.begin, span.end, stall)
+            now += stall
+        elif is_start(node) or is_collective(node):
+            axis = attributes(node)["axis"]
+            begin = max(now, free[axis])
+            free[axis] = begin + seconds
+            stall = 0.0 if is_start(node) else free[axis] - now
+            spans[node] = Span(node, axis, begin, free[axis], stall)
+            now += stall
+        elif seconds:
+            spans[node] = Span(node, COMPUTE, now, now + seconds)
+            now += seconds
+    return Timeline(tuple(spans.values()), now)
