@@ -26,8 +26,9 @@ BELOW = {
     "passes": {"ops", "ir", "spec"},
     "emit": {"passes", "ops", "ir", "spec", "runtime"},
     "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
+    "launch": {"spec"},
     "inspect": {"emit", "passes", "ops", "ir", "spec"},
-    "cli": {"inspect", "verify", "emit", "passes", "ops", "ir", "spec", "runtime"},
+    "cli": {"launch", "inspect", "verify", "emit", "passes", "ops", "ir", "spec", "runtime"},
 }
 SHARED = {"__version__", "resources"}  # the package itself and where its data files lie
 

@@ -27,6 +27,7 @@ VERBS = {
     "check": "validate SPEC: every error at once, with its place and the way out",
     "build": "compile SPEC into a trainer you can read, own and launch",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
+    "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
     "generate": "continue a text with what the run in directory RUN has learnt",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
     "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",

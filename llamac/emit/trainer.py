@@ -15,16 +15,26 @@ import llamac
 from llamac.emit.source import environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
+from llamac.runtime.checkpoint import path_of
 from llamac.spec import Spec
+from llamac.spec.launch import Launch, dns_label
 
 PACKAGE = Path(llamac.__file__).parent
-FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "launch/local.sh")
+FILES = ("train.py", "generate.py", "README.md", "requirements.txt")
 
 
 def render_trainer(spec: Spec) -> dict[str, str]:
     """The rendered files by relative path. The same spec gives the same text."""
     values, templates = _values(spec), environment()
-    return {name: templates.get_template(f"{name}.j2").render(values) for name in FILES}
+    names = (*FILES, *launch_files(spec.launch))
+    return {name: templates.get_template(f"{name}.j2").render(values) for name in names}
+
+
+def launch_files(launch: Launch) -> tuple[str, ...]:
+    """The launchers a spec gets: one for Kubernetes only where it names what Kubernetes needs."""
+    names = ("launch/local.sh", "launch/slurm.sbatch", "launch/skypilot.yaml")
+    kubernetes = launch.image and launch.volume
+    return (*names, "launch/kubernetes.yaml") if kubernetes else names
 
 
 def runtime_files(*sources: str) -> list[str]:
@@ -41,9 +51,16 @@ def runtime_files(*sources: str) -> list[str]:
 
 def _values(spec: Spec) -> dict[str, Any]:
     """What the templates see besides the spec: sections regrouped as the runtime takes them."""
-    optimizer, schedule = spec.optimizer, spec.schedule
+    optimizer, schedule, ranks = spec.optimizer, spec.schedule, spec.parallel.ranks
+    nodes = spec.launch.nodes(ranks)
     return {
         "spec": spec,
+        "ranks": ranks,
+        "nodes": nodes,
+        "ranks_per_node": ranks // nodes,
+        "gpus": spec.hardware.device != "cpu",
+        "label": dns_label(spec.name),
+        "last_checkpoint": path_of(Path(), spec.total_steps).name,
         "version": llamac.__version__,
         "spec_sha256": hashlib.sha256(spec.to_toml().encode()).hexdigest(),
         "dtype": str(DTYPES[COMPUTE_DTYPE[spec.precision.compute]]),

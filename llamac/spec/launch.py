@@ -1,23 +1,126 @@
-"""[launch]: the process a run starts in."""
+"""[launch]: the processes of a run, and the machines or cluster that they start on."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from llamac.spec.errors import Problem, describe
+from llamac.spec.parallel import Parallel
 from llamac.spec.section import Section, Text
 from llamac.spec.units import Count
 
+LONGEST_GRACE = 65535
+"""Seconds; the most that `sbatch --signal` takes."""
+_DURATION = r"^[0-9]{1,9} ?[smhd]$"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: Any) -> int:
+    """Seconds of `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600. ValueError if unclear."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(_DURATION, value):
+        given = describe(value)
+        raise ValueError(f'must be a time such as "30m", "24h", "2d" or 3600, not {given}')
+    return int(value[:-1]) * _UNITS[value[-1]]
+
+
+_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _DURATION}],
+        "examples": ["30m", "24h", 3600],
+    }
+)
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=10**9), _SCHEMA]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,-]*$")]
+Image = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")]
+Volume = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Accelerator = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Launch(Section):
-    """The process a run starts in."""
+    """The processes of a run, and the machines or cluster that they start on."""
 
     threads: Count | None = Field(
         default=None, description="Threads inside one torch operation. Default: torch's own choice."
     )
     environment: dict[Variable, Text] = Field(
-        default={}, description="Environment variables exported by the launch script."
+        default={}, description="Environment variables exported by the launch scripts."
     )
+    gpus_per_node: Count = Field(
+        default=8,
+        description="Most ranks on one node; the nodes follow from it and the degrees of "
+        "[parallel].",
+    )
+    cpus_per_rank: Count = Field(
+        default=4, description="CPU cores asked of a cluster for each rank."
+    )
+    max_restarts: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        default=3,
+        description="How often the ranks start again, from the newest checkpoint, after one died.",
+    )
+    time_limit: Duration | None = Field(
+        default=None,
+        description='Wall clock of one SLURM job ("24h", or seconds); the run goes on in the next '
+        "one. Default: the partition's.",
+    )
+    grace: Duration = Field(
+        default=300,
+        description='Time to save in ("5m", or seconds): SIGTERM comes this long before a SLURM '
+        "job's limit or the end of a pod.",
+    )
+    partition: Queue | None = Field(
+        default=None, description="SLURM partition. Default: the cluster's."
+    )
+    account: Queue | None = Field(
+        default=None, description="SLURM account to charge. Default: the user's."
+    )
+    image: Image | None = Field(
+        default=None,
+        description="Container image that has what requirements.txt lists. Kubernetes needs one; "
+        "on SkyPilot the default is the cloud's own image.",
+    )
+    volume: Volume | None = Field(
+        default=None,
+        description="Volume that every node mounts at /runs, the run directory being "
+        "/runs/<name>: a PersistentVolumeClaim on Kubernetes, which needs one, or a SkyPilot "
+        "volume, which several nodes need.",
+    )
+    accelerator: Accelerator | None = Field(
+        default=None, description='GPU that SkyPilot looks for, such as "H100". Default: any CPU.'
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.grace > LONGEST_GRACE:
+            message = f"grace = {self.grace} s is more than SLURM's signals allow"
+            yield Problem(("grace",), message, f"use {LONGEST_GRACE} s or less")
+        if self.time_limit is not None and self.time_limit <= self.grace:
+            message = f"time_limit = {self.time_limit} s leaves nothing but the grace to save in"
+            yield Problem(("time_limit",), message, f"use more than grace = {self.grace} s")
+        if self.time_limit is not None and self.time_limit % 60:
+            message = f"time_limit = {self.time_limit} s, but SLURM counts whole minutes"
+            yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
+
+    def nodes(self, ranks: int) -> int:
+        """Nodes that hold `ranks`."""
+        return -(-ranks // self.gpus_per_node)
+
+
+def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
+    """Every node holds as many ranks as the others."""
+    ranks, most = parallel.ranks, launch.gpus_per_node
+    if ranks > most and ranks % most:
+        fits = max(n for n in range(1, most + 1) if ranks % n == 0)
+        message = f"gpus_per_node = {most} does not divide the {ranks} ranks of [parallel]"
+        yield Problem(("launch", "gpus_per_node"), message, f"gpus_per_node = {fits} works")
+
+
+def dns_label(name: str) -> str:
+    """A run's name as Kubernetes and clouds take one: lower case, a letter first, at most 40."""
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    return (label if label[0].isalpha() else f"run-{label}")[:40].rstrip("-")

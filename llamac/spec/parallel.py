@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 from pydantic import Field
 
@@ -26,6 +27,13 @@ class Parallel(Section):
     pipeline: Count = Field(default=1, description="Ranks that share the layers.")
     data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
     data_replicate: Count = Field(default=1, description="Copies of the sharded model (HSDP).")
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a run: the product of the degrees."""
+        return prod(
+            (self.pipeline, self.data_replicate, self.data_shard, self.context, self.tensor)
+        )
 
     def rules(self) -> Iterator[Problem]:
         for axis, degree in self:

@@ -13,6 +13,7 @@ from llamac.spec.data import Data
 from llamac.spec.errors import Problem
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
+from llamac.spec.launch import nodes_are_full
 from llamac.spec.layouts import layout_fits
 from llamac.spec.model import Model
 from llamac.spec.schedule import Schedule
@@ -62,6 +63,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _kernel_runs_on_device,
     layout_fits,
+    nodes_are_full,
 )
 
 

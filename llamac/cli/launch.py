@@ -1,0 +1,62 @@
+"""`llamac launch SPEC`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llamac.cli.common import SetOption, SpecArgument, load
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+BackendName = Literal["local", "slurm", "kubernetes", "skypilot"]
+
+
+@app.command()
+def launch(
+    spec: SpecArgument,
+    backend: Annotated[BackendName, typer.Option(help="Where to train")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="RUN",
+            help="Run directory [runs/<name>]; with --render, the file to write [standard output]",
+        ),
+    ] = None,
+    overrides: SetOption = None,
+    render: Annotated[
+        bool, typer.Option("--render", help="Print the launch file, and start nothing")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
+    ] = False,
+) -> None:
+    """Build SPEC into a run directory and start it there: here, or on a cluster by its own tool."""
+    loaded = load(spec, overrides)
+
+    from llamac.launch.backends import require, start, tool
+
+    chosen = require(backend, loaded)
+    if render:
+        from llamac.emit.trainer import render_trainer
+
+        text = render_trainer(loaded)[chosen.file]
+        if output is None:
+            print(text, end="")
+        else:
+            output.write_text(text, encoding="utf-8", newline="\n")
+        return
+
+    tool(backend, loaded)  # before anything is built
+
+    from llamac.emit.run import bring_up_to_date
+
+    run = output or Path("runs") / loaded.name
+    bring_up_to_date(run, loaded, overwrite)
+    sys.stdout.flush()
+    raise typer.Exit(start(backend, loaded, run))

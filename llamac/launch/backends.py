@@ -1,0 +1,97 @@
+"""The places a run can start in, and the command that takes it there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamac.spec import Spec
+from llamac.spec.launch import dns_label
+
+
+class LaunchError(Exception):
+    """The run cannot start there as spec and machine stand; says why, and the way out."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Backend:
+    """file: of the emitted directory, which the command is told to run. in_run: does the tool work
+    in the run directory, or where the person is? missing: what the spec lacks for it, if anything.
+    """
+
+    file: str
+    command: Callable[[Spec, str], list[str]]
+    in_run: bool
+    missing: Callable[[Spec], str] = lambda _: ""
+
+
+def _one_node_only(spec: Spec) -> str:
+    ranks = spec.parallel.ranks
+    nodes = spec.launch.nodes(ranks)
+    if nodes == 1:
+        return ""
+    return f"its {ranks} ranks need {nodes} nodes of {spec.launch.gpus_per_node}: use a cluster"
+
+
+def _image_and_volume(spec: Spec) -> str:
+    lacks = [key for key in ("image", "volume") if getattr(spec.launch, key) is None]
+    return f"set {' and '.join(f'launch.{key}' for key in lacks)}" if lacks else ""
+
+
+def _shared_volume(spec: Spec) -> str:
+    several = spec.launch.nodes(spec.parallel.ranks) > 1 and spec.launch.volume is None
+    return "set launch.volume, where all nodes find the checkpoints" if several else ""
+
+
+def _sky(spec: Spec, file: str) -> list[str]:
+    return ["sky", "launch", "--yes", "--cluster", dns_label(spec.name), file]
+
+
+BACKENDS = {
+    "local": Backend("launch/local.sh", lambda _, file: ["bash", file], False, _one_node_only),
+    "slurm": Backend("launch/slurm.sbatch", lambda _, file: ["sbatch", file], True),
+    "kubernetes": Backend(
+        "launch/kubernetes.yaml",
+        lambda _, file: ["kubectl", "apply", "-f", file],
+        True,
+        _image_and_volume,
+    ),
+    "skypilot": Backend("launch/skypilot.yaml", _sky, True, _shared_volume),
+}
+
+
+def require(name: str, spec: Spec) -> Backend:
+    """The backend, if `spec` has what it needs; else raises LaunchError."""
+    backend = BACKENDS[name]
+    if missing := backend.missing(spec):
+        raise LaunchError(f"{spec.name} cannot start on {name}: {missing}")
+    return backend
+
+
+def tool(name: str, spec: Spec) -> str:
+    """The path of the program that submits; raises LaunchError if it is not installed."""
+    program = BACKENDS[name].command(spec, "")[0]
+    found = shutil.which(program)
+    if found is None:
+        raise LaunchError(
+            f"`{program}` is not on this machine's PATH: launch where it is, or see the file that "
+            f"it would be given with --render"
+        )
+    return found
+
+
+def start(name: str, spec: Spec, run: Path) -> int:
+    """Start the run that lies in `run`; the exit code of the program that did it."""
+    backend = BACKENDS[name]
+    file = backend.file if backend.in_run else str(run / backend.file)
+    command = [tool(name, spec), *backend.command(spec, file)[1:]]
+    environment = {"PYTHON": sys.executable, **os.environ}  # the one that launches, if none is set
+    where = run if backend.in_run else None
+    return subprocess.run(command, cwd=where, env=environment, check=False).returncode
