@@ -211,27 +211,35 @@ def path_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def newest_whole(run: Path, say: Say) -> Path | None:
+def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
     """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
-    own = steps(run)
+    own = ranks.first(lambda: steps(run))
     for step in reversed(own):
         path = path_of(run, step)
-        problem = damage(path)
+        problem = damage(path, ranks)
         if not problem:
             return path
         fall = ": falling back to the one before" if step != own[0] else ""
-        say(f"checkpoint {path.name} is damaged ({problem}){fall}")
+        if ranks.rank == 0:
+            say(f"checkpoint {path.name} is damaged ({problem}){fall}")
     return None
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with the checkpoint at `path`, or None if it has all its files, as written."""
+def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
+    """What is wrong with the checkpoint at `path`, or None if it has all its files, as written.
+
+    Ranks read a share of the files each: a large one is terabytes, too many for one of them.
+    """
+    return next(filter(None, ranks.each(lambda: _damage(path, ranks.rank, ranks.size))), None)
+
+
+def _damage(path: Path, share: int, shares: int) -> str | None:
     try:
         manifest = json.loads((path / "MANIFEST.json").read_text())
         for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
             if not fnmatch.filter(manifest, pattern):
                 return f"MANIFEST.json lists no {pattern}"
-        for name, entry in manifest.items():
+        for name, entry in list(manifest.items())[share::shares]:
             file = path / name
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
@@ -252,25 +260,19 @@ def find(
     `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
     would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
     another one. Raises RunError if `curve` is not what the checkpoint was trained under.
-    The first rank looks, and all get what it found.
+    All ranks call this and get the same.
     """
-    return ranks.first(lambda: _find(run, resume, curve, say))
-
-
-def _find(
-    run: Path, resume: str, curve: Mapping[str, Any], say: Say
-) -> tuple[Path | None, dict[str, Any]]:
-    _remove_leftovers(run / "checkpoints")
-    path = _choose(run, resume, say)
+    ranks.first(lambda: _remove_leftovers(run / "checkpoints"))
+    path = _choose(run, resume, say, ranks)
     if path is None:
         return None, {}
-    state = read_state(path)
-    require_same_curve(state["curve"], curve, path)
+    state = ranks.first(lambda: read_state(path))
+    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
     return path, state
 
 
-def _choose(run: Path, resume: str, say: Say) -> Path | None:
-    own = steps(run)
+def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
+    own = ranks.first(lambda: steps(run))
     if resume == "never":
         if own:
             raise RunError(
@@ -279,8 +281,8 @@ def _choose(run: Path, resume: str, say: Say) -> Path | None:
             )
         return None
     if resume != "auto":
-        return _chosen(Path(resume).resolve(), run, bool(own))
-    newest = newest_whole(run, say)
+        return _chosen(Path(resume).resolve(), run, bool(own), ranks)
+    newest = newest_whole(run, say, ranks)
     if own and newest is None:
         raise RunError(
             f"no checkpoint of {run} is whole: restore one from a backup, choose another "
@@ -289,13 +291,13 @@ def _choose(run: Path, resume: str, say: Say) -> Path | None:
     return newest
 
 
-def _chosen(path: Path, run: Path, has_own: bool) -> Path:
+def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
     if has_own and path.parent != (run / "checkpoints").resolve():
         raise RunError(
             f"{path} is not a checkpoint of {run}, which has some of its own: "
             "choose another --run DIR"
         )
-    if problem := damage(path):
+    if problem := damage(path, ranks):
         raise RunError(f"cannot resume from {path}: {problem}")
     return path
 

@@ -121,6 +121,25 @@ def find_with_trouble(ranks: Ranks, directory: Path) -> None:
         pytest.fail("the run was locked twice")
 
 
+def check_in_shares(ranks: Ranks, directory: Path) -> None:
+    """Every file is read by one rank, and what any finds, all are told."""
+    path = save(ranks, directory, 9)
+    read = set[Path]()
+    sha256 = checkpoint._sha256
+    checkpoint._sha256 = lambda file: (read.add(file), sha256(file))[1]
+    assert checkpoint.damage(path, ranks) is None
+    every = [file for part in ranks.each(lambda: read) for file in part]
+    manifest = path / "MANIFEST.json"
+    assert sorted([*every, manifest]) == sorted(p for p in path.rglob("*") if p.is_file())
+    ranks.first(lambda: (path / "state.json").write_text("{"))
+    problems = ranks.each(lambda: checkpoint.damage(path))
+    assert checkpoint.damage(path, ranks) in problems
+
+
+def test_ranks_share_the_work_of_checking(tmp_path):
+    assert run(check_in_shares, 2, tmp_path) == [0, 0]
+
+
 def save_and_resume(ranks: Ranks, directory: Path) -> None:
     torch.manual_seed(ranks.rank)
     save(ranks, directory, 2)
@@ -152,7 +171,7 @@ def full_disk(ranks: Ranks, directory: Path, background: bool) -> None:
         with pytest.raises(RunError, match=r"cannot save step 2 .*File too large") as error:
             save_and_wait(saver, directory, {"model": failing}, 2)
         assert len(set(ranks.each(lambda: str(error.value)))) == 1
-        assert names(directory) == ["step-00000001"]
+        assert ranks.each(lambda: names(directory)) == [["step-00000001"]] * 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         save_and_wait(saver, directory, {"model": failing}, 2)
     assert names(directory) == ["step-00000001", "step-00000002"]
@@ -171,8 +190,8 @@ def incomplete(ranks: Ranks, directory: Path) -> None:
         parts = {"model": {"norm": WHOLE["norm"]}}
     with pytest.raises(RunError, match=r"step 1 .* hold 48 of the 96 elements of model.wq$"):
         checkpoint.save(directory, {"model": parts["model"]}, Progress(1), {}, "", 9, ranks)
-    ranks.each(lambda: None)
-    assert names(directory) == []
+    ranks.each(lambda: None)  # the first one has cleared up
+    assert ranks.each(lambda: names(directory)) == [[], []]
     save(ranks, directory, 1)
 
 
