@@ -28,7 +28,7 @@ CLUSTER = (
 def spec_of(*overrides: str, **degrees: int) -> Spec:
     """tiny with these degrees, whether or not its model could be divided so."""
     spec = load_spec("tiny", [*CLUSTER, *overrides])
-    return spec.model_copy(update={"parallel": Parallel.model_construct(**degrees)})
+    return spec.model_copy(update={"parallel": Parallel.model_construct(None, **degrees)})
 
 
 def rendered(name: str, *overrides: str, **degrees: int) -> str:
