@@ -10,8 +10,15 @@ from typing import Annotated
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class ProcessesError(Exception):
+    """The processes asked for are not those that the spec is for; says what to set."""
+
+    exit_code = 2
 
 
 @app.command()
@@ -22,6 +29,12 @@ def train(
         typer.Option("-o", "--output", metavar="RUN", help="Run directory [runs/<name>]"),
     ] = None,
     overrides: SetOption = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Processes to start: as many as [parallel] has ranks"
+        ),
+    ] = None,
     resume: Annotated[
         str, typer.Option(metavar="auto|never|PATH", help="Which checkpoint to go on from")
     ] = "auto",
@@ -34,14 +47,59 @@ def train(
 ) -> None:
     """Build SPEC into a run directory and train it there; an interrupted run goes on."""
     loaded = load(spec, overrides)
+    _require_processes(loaded, nproc)
 
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
     bring_up_to_date(run, loaded, overwrite)
-    command = [sys.executable, str(run / "train.py"), "--resume", resume]
+    command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:
         command += ["--steps", str(steps)]
+    if loaded.parallel.ranks > 1:
+        os.environ.update(_environment(loaded))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)  # the trainer takes this process over: signals, exit code
+
+
+def _require_processes(spec: Spec, nproc: int | None) -> None:
+    """Raises ProcessesError unless this machine is to start exactly the spec's ranks."""
+    ranks, nodes = spec.parallel.ranks, spec.launch.nodes(spec.parallel.ranks)
+    if nproc is not None and nproc != ranks:
+        way_out = f"use --nproc {ranks}, or degrees in [parallel] that multiply to {nproc}"
+        if ranks == 1:
+            way_out = f"to share the work among {nproc}, add --set parallel.data_shard={nproc}"
+        raise ProcessesError(
+            f"{spec.name} is for {_processes(ranks)}, not for --nproc {nproc}: {way_out}"
+        )
+    if nproc is None and nodes > 1:
+        raise ProcessesError(
+            f"the {ranks} ranks of {spec.name} need {nodes} nodes of {spec.launch.gpus_per_node}: "
+            f"use `llamac launch`, or --nproc {ranks} to start all of them here"
+        )
+
+
+def _processes(count: int) -> str:
+    return "one process" if count == 1 else f"{count} processes"
+
+
+def _started_by(spec: Spec) -> list[str]:
+    """The start of the command: Python itself, or torchrun for several ranks."""
+    if spec.parallel.ranks == 1:
+        return [sys.executable]
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        f"--nproc-per-node={spec.parallel.ranks}",
+        f"--max-restarts={spec.launch.max_restarts}",
+    ]
+
+
+def _environment(spec: Spec) -> dict[str, str]:
+    """What torchrun needs to know: the time to save in after SIGTERM, and each rank's threads."""
+    threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)
+    return {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(spec.launch.grace),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        **spec.launch.environment,
+    }

@@ -69,8 +69,14 @@ def positive(text: str) -> int:
 
 
 def this_command(without: str) -> str:
-    """The command line that started this program, for a shell, less one option and its value."""
+    """The command line that started this program, for a shell, less one option and its value.
+
+    One of several processes names the torchrun that starts them on its node.
+    """
     words, kept = iter(sys.argv), [sys.executable]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        processes = os.environ["LOCAL_WORLD_SIZE"]
+        kept += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
     for word in words:
         if word == without:
             next(words, None)
@@ -236,7 +242,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 class StopSignals:
     """Turns the first SIGTERM or Ctrl-C into a request that the loop honours after its step.
 
-    A second Ctrl-C interrupts at once, for whoever cannot wait.
+    A second Ctrl-C interrupts at once, for whoever cannot wait; but not under torchrun, which
+    passes the first one on to processes that the terminal has already told.
     """
 
     def __init__(self) -> None:
@@ -254,4 +261,5 @@ class StopSignals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

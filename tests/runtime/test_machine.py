@@ -164,6 +164,14 @@ def test_this_command_leaves_out_one_option_and_quotes_the_others(monkeypatch, o
     assert shlex.split(machine.this_command("--resume")) == expected
 
 
+def test_this_command_of_several_processes_starts_all_of_its_node(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "auto"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    expected = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "train.py"]
+    assert shlex.split(machine.this_command("--resume")) == expected
+
+
 def test_peak_memory_covers_this_process():
     assert machine.peak_memory_bytes(CPU) > 50e6
 
@@ -184,3 +192,11 @@ def test_a_second_ctrl_c_interrupts_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGTERM
+
+
+def test_under_torchrun_ctrl_c_may_come_twice(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with StopSignals() as signals:
+        for _ in range(2):  # from the terminal, and from torchrun
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
