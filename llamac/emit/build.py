@@ -27,11 +27,6 @@ class BuildError(Exception):
 
 def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     """Every file of the emitted directory, by relative path. The same spec gives the same bytes."""
-    if spec.parallel.tensor * spec.parallel.context > 1:
-        raise BuildError(
-            "the trainer that this version emits runs on one process: `llamac inspect` and "
-            "`llamac verify` take parallel.tensor and parallel.context, `build` and `train` only 1"
-        )
     files: dict[str, str] = {}
     last = None
     for number, stage in enumerate(stages, 1):

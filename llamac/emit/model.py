@@ -20,6 +20,7 @@ from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, ty
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import DTYPES
 from llamac.ops.attention import attention
+from llamac.ops.context import context_attention
 from llamac.ops.linear import linear
 
 
@@ -47,8 +48,10 @@ def render_model(program: Program) -> str:
         "packs": {
             p.name: tuple((piece.name, piece.rows) for piece in p.pieces)
             for p in program.parameters.values()
-            if p.packed
+            if p.packed or p.type.placement("tp") == "S(0)"
         },
+        "shares": _shares(program),
+        "context": program.mesh.get("cp", 1),
         "regions": [_region(region) for region in regions],
         "functions": [_function(r) for r in regions if r.backward is not None],
         "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
@@ -68,10 +71,7 @@ def matmul_parameters(program: Program) -> int:
         for node in ops_in(program.regions[name].forward.graph)
         if is_op(node, linear)
     }
-    return sum(
-        program.parameters[name].type.elements({}) * program.copies(program.parameters[name])
-        for name in weights
-    )
+    return sum(program.elements(program.parameters[name]) for name in weights)
 
 
 def flops_per_token(program: Program) -> int:
@@ -79,11 +79,12 @@ def flops_per_token(program: Program) -> int:
     flops = 0
     for name in program.layers:
         for node in ops_in(program.regions[name].forward.graph):
-            if is_op(node, attention):
+            if is_op(node, attention, context_attention):
                 _batch, _length, heads, head_dim = type_of(operands(node)[0]).shape
                 assert isinstance(heads, int)
                 assert isinstance(head_dim, int)
-                flops += 12 * heads * head_dim * program.symbols["S"]
+                ranks = program.mesh.get("tp", 1)
+                flops += 12 * heads * ranks * head_dim * program.symbols["S"]
     return 6 * matmul_parameters(program) + flops
 
 
@@ -91,6 +92,8 @@ def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
     yield from (("parameters", name) for name in ("expand_layers", "initialise_parameters"))
     if program.buffers:
         yield "rope", "rope_tables"
+        if "cp" in program.mesh:
+            yield from (("collectives", "take_part"), ("context", "rank_order"))
 
 
 def _init(program: Program) -> dict[str, tuple[str, float]]:
@@ -98,6 +101,22 @@ def _init(program: Program) -> dict[str, tuple[str, float]]:
         piece.name: (piece.init.kind, piece.init.std)
         for parameter in program.parameters.values()
         for piece in parameter.pieces
+    }
+
+
+def _shares(program: Program) -> dict[str, Any] | None:
+    """How tensor-parallel ranks share parameters: the tables that `runtime.shares` reads."""
+    if "tp" not in program.mesh:
+        return None
+    parameters = program.parameters.values()
+    placements = {p.name: p.type.placement("tp") for p in parameters}
+    return {
+        "size": program.mesh["tp"],
+        "split": {name: int(place[2:-1]) for name, place in placements.items() if place != "R"},
+        "copies": {
+            piece.name: piece.copies for p in parameters for piece in p.pieces if piece.copies > 1
+        },
+        "summed": tuple(p.name for p in parameters if "tp" in program.summed(p)),
     }
 
 

@@ -56,6 +56,13 @@ def _values(spec: Spec) -> dict[str, Any]:
     return {
         "spec": spec,
         "ranks": ranks,
+        "tensor": spec.parallel.tensor,
+        "degrees": {
+            "dp_replicate": spec.parallel.data_replicate,
+            "dp_shard": spec.parallel.data_shard,
+            "cp": spec.parallel.context,
+            "tp": spec.parallel.tensor,
+        },
         "nodes": nodes,
         "ranks_per_node": ranks // nodes,
         "gpus": spec.hardware.device != "cpu",

@@ -71,6 +71,23 @@ class Metrics:
         temporary.rename(self.path)
 
 
+class Silent:
+    """Stands in for `Metrics` and `Display` on ranks that do not speak."""
+
+    def write(self, row: Row) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def step(self, row: Row) -> None: ...
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 class Display:
     """The run as a person watches it: a live line on a terminal, else a line every few steps."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -122,6 +122,10 @@ class Mixture:
         for row, s, w in zip(out, source.tolist(), window.tolist(), strict=True):
             self._sources[s].read(w * self.sequence_length, row)
         return out
+
+    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """`sequences(start, count)` for each start, one after the other."""
+        return np.concatenate([self.sequences(start, count) for start in starts])
 
     def epochs_at(self, index: int) -> dict[str, float]:
         """How many epochs of each source the first `index` sequences are."""

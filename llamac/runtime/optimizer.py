@@ -88,8 +88,7 @@ class MasterWeights:
         Returns float32 [3]: loss, gradient norm before clipping, 1.0 if the step was skipped
         because either is not finite (then parameters and moments are as before). `read` it.
         """
-        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        loss, norm = self.measured(loss)
         skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
         self.adamw.grad_scale = (norm / self.clip_norm).clamp(min=1.0)
         self.adamw.found_inf = skipped
@@ -99,6 +98,11 @@ class MasterWeights:
         self.adamw.zero_grad(set_to_none=not self.shadowed)
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
+
+    def measured(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the gradients' norm, as scalars on the device."""
+        gradients = [m.grad for m in self.masters.values() if m.grad is not None]
+        return loss, torch.nn.utils.get_total_norm(gradients)
 
     @staticmethod
     def read(outcome: Tensor) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,16 +52,22 @@ def initialise_parameters(
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):
-            kind, std = init[_pattern(canonical)]
-            if kind == "normal":
-                digest = hashlib.sha256(f"{seed}:{canonical}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-                view.copy_(torch.randn(view.shape, generator=generator) * std)
-            else:
-                view.fill_({"ones": 1.0, "zeros": 0.0}[kind])
+            view.copy_(draw(canonical, view.shape, init, seed))
 
 
-def _pattern(name: str) -> str:
+def draw(
+    canonical: str, shape: Sequence[int], init: Mapping[str, tuple[str, float]], seed: int
+) -> Tensor:
+    """What a canonical parameter starts as, float32 on the CPU."""
+    kind, std = init[pattern(canonical)]
+    if kind != "normal":
+        return torch.full(tuple(shape), {"ones": 1.0, "zeros": 0.0}[kind])
+    digest = hashlib.sha256(f"{seed}:{canonical}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.randn(tuple(shape), generator=generator) * std
+
+
+def pattern(name: str) -> str:
     """`layers.3.ffn_norm` → `layers.*.ffn_norm`."""
     parts = name.split(".")
     if parts[0] == "layers":

@@ -11,7 +11,7 @@ from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
 
-NOT_YET = ("pipeline", "data_shard", "data_replicate")
+NOT_YET = ("pipeline",)
 
 
 class Parallel(Section):

@@ -354,6 +354,10 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
         self.norm = nn.Parameter(torch.empty(8192, **placement))
         self.output = nn.Parameter(torch.empty(32000, 8192, **placement))
+        self.make_tables(device)
+
+    def make_tables(self, device: torch.device | str | None) -> None:
+        """Fill the constant tables that every layer reads."""
         cos, sin = rope_tables(2048, 128, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)

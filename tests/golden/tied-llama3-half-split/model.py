@@ -350,6 +350,10 @@ class Model(nn.Module):
         layers = (BlockFunction,) * 2
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
         self.norm = nn.Parameter(torch.empty(64, **placement))
+        self.make_tables(device)
+
+    def make_tables(self, device: torch.device | str | None) -> None:
+        """Fill the constant tables that every layer reads."""
         cos, sin = rope_tables(
             256,
             16,
