@@ -72,7 +72,12 @@ def cluster() -> Iterator[dict[str, str]]:
         for command in ([*munged, *files], [sbin / "slurmctld-wlm", "-D", "-i"], node):
             stack.enter_context(_daemon(list(map(str, command)), environment, state))
         _wait_until_idle(environment, state)
-        yield environment
+        try:
+            yield environment
+        finally:  # a test that failed may have left its job
+            cancel = ["scancel", "--user", getpass.getuser()]
+            subprocess.run(cancel, env=environment, timeout=30, check=False)
+            _wait_until_idle(environment, state)
 
 
 def _packages() -> Path:
