@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from llamac.spec.batch import Batch
-from llamac.spec.errors import Problem, either
+from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 
@@ -21,6 +21,25 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
     near = _nearest(layout, set(wrong), parallel, model, batch)
     for key, message in wrong.items():
         yield Problem(("parallel", key), message, f"{either(_words(near, layout))} works")
+
+
+def batch_divides_over_data_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
+    """Every rank that reads sequences of its own gets as many whole micro-batches as the others."""
+    data = parallel.data_shard * parallel.data_replicate
+    together = batch.micro_batch * data
+    if data > 1 and batch.sequences % together:
+        message = f"data_shard × data_replicate = {data} ranks take {together} sequences at a time "
+        message += f"(micro_batch = {batch.micro_batch}), which do not divide a step's "
+        message += f"{batch.sequences}"
+        per_rank = batch.sequences // batch.micro_batch
+        shards = nearest_divisors(data, of=per_rank)
+        fitting = [n for n in shards if n % parallel.data_replicate == 0]
+        ways = f"batch.sequences = {either(nearest_multiples(batch.sequences, of=together))}"
+        if fitting:
+            degrees = (n // parallel.data_replicate for n in fitting)
+            ways += f" or data_shard = {either(degrees)}"
+        key = "data_shard" if parallel.data_shard > 1 else "data_replicate"
+        yield Problem(("parallel", key), message, f"{ways} works")
 
 
 def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:

@@ -14,7 +14,7 @@ from llamac.spec.errors import Problem
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
 from llamac.spec.launch import nodes_are_full
-from llamac.spec.layouts import layout_fits
+from llamac.spec.layouts import batch_divides_over_data_ranks, layout_fits
 from llamac.spec.model import Model
 from llamac.spec.schedule import Schedule
 from llamac.spec.tokenizer import Tokenizer
@@ -63,6 +63,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _kernel_runs_on_device,
     layout_fits,
+    batch_divides_over_data_ranks,
     nodes_are_full,
 )
 

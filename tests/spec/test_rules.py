@@ -128,6 +128,15 @@ BROKEN = [
         ["parallel.tensor=2 model.n_heads=24 model.dim=48 model.n_kv_heads=6 model.ffn_dim=48"],
     ),
     (
+        "parallel.data_shard=3 batch.sequences=8 batch.micro_batch=2",
+        "ranks take 6 sequences at a time (micro_batch = 2), which do not divide a step's 8",
+        "batch.sequences = 6 or 12 or data_shard = 2 or 4 works",
+        [
+            "parallel.data_shard=3 batch.sequences=12 batch.micro_batch=2",
+            "parallel.data_shard=4 batch.sequences=8 batch.micro_batch=2",
+        ],
+    ),
+    (
         "parallel.context=3",
         "but 6 does not divide sequence_length = 32",
         "context = 4, context = 2 or context = 8 works",
