@@ -92,6 +92,7 @@ def _started_by(spec: Spec) -> list[str]:
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         f"--nproc-per-node={spec.parallel.ranks}",
         f"--max-restarts={spec.launch.max_restarts}",
+        "--",  # or torchrun takes train.py's options for its own
     ]
 
 

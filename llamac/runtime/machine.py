@@ -76,7 +76,7 @@ def this_command(without: str) -> str:
     words, kept = iter(sys.argv), [sys.executable]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         processes = os.environ["LOCAL_WORLD_SIZE"]
-        kept += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        kept += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--"]
     for word in words:
         if word == without:
             next(words, None)

@@ -90,7 +90,11 @@ class Mesh:
         if self.sharded is None:
             return make(self.device, dtype)
         model = make("meta", torch.float32)
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        policy = MixedPrecisionPolicy(
+            param_dtype=dtype,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,  # the tables that layers read stay in fp32
+        )
         layers = list(model.layers)  # type: ignore[arg-type]
         for layer in layers:
             fully_shard(layer, mesh=self.sharded, mp_policy=policy)
@@ -99,8 +103,8 @@ class Mesh:
             layer.set_modules_to_forward_prefetch([after])
             after.set_modules_to_backward_prefetch([layer])
         model.to_empty(device=self.device)
-        if hasattr(model, "make_tables"):  # learned positions need none
-            model.make_tables(self.device)
+        if callable(fill := getattr(model, "make_tables", None)):  # learned positions need none
+            fill(self.device)
         return model
 
     def reduce_gradients(self, model: nn.Module, last: bool) -> None:

@@ -168,8 +168,8 @@ def test_this_command_of_several_processes_starts_all_of_its_node(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--resume", "auto"])
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    expected = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "train.py"]
-    assert shlex.split(machine.this_command("--resume")) == expected
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "--"]
+    assert shlex.split(machine.this_command("--resume")) == [*torchrun, "train.py"]
 
 
 def test_peak_memory_covers_this_process():

@@ -47,7 +47,7 @@ def test_several_ranks_are_started_by_torchrun(started, monkeypatch, tmp_path, n
     assert main(["train", "tiny", *nproc, *run]) == 77
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     assert started[:6] == [*torchrun, "--nproc-per-node=4", "--max-restarts=2"]
-    assert started[6:] == [str(tmp_path / "train.py"), "--resume", "never", "--steps", "3"]
+    assert started[6:] == ["--", str(tmp_path / "train.py"), "--resume", "never", "--steps", "3"]
     assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "40"
 
 

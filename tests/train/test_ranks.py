@@ -1,0 +1,142 @@
+"""The emitted trainer on several processes: the curve and the weights of one, on every layout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llamac.emit.build import files_of, write
+from llamac.passes.pipeline import stages
+from llamac.spec import Spec
+
+from .conftest import Trainer, rows
+
+LAYOUTS = {
+    "fsdp2": ("parallel.data_shard=2",),
+    "hsdp": ("parallel.data_replicate=2", "parallel.data_shard=2"),
+}
+FP32 = ('precision.compute="fp32"', "batch.micro_batch=1", "checkpoint.every=3")
+ROUNDING = 1e-5  # relative: sums taken in another order
+
+
+def torchrun(
+    directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The spec's trainer on all its ranks, each after the code in `before`."""
+    write(directory, files_of(spec, stages(spec)))
+    start = directory.parent / f"start-{directory.name}.py"
+    code = f"import sys; sys.path.insert(0, {str(directory)!r})\nimport os, signal, train\n"
+    start.write_text(f"{code}{before}\nsys.exit(train.main())\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={spec.parallel.ranks}", "--", str(start)]
+    return subprocess.run(
+        [*command, "--run", str(run), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def assert_same_curve(run: Path, other: Path) -> None:
+    ours, theirs = rows(run), rows(other)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for key in ("tokens", "loss", "lr", "grad_norm"):
+        assert [row[key] for row in ours] == pytest.approx(
+            [row[key] for row in theirs], rel=ROUNDING
+        )
+    both = [(a, b) for a, b in zip(ours, theirs, strict=True) if "validation_loss" in b]
+    for a, b in both:  # a run that stopped on the way evaluated there as well
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=ROUNDING)
+    assert both
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, make_spec) -> tuple[Trainer, Path]:
+    """One rank, four micro-batches a step, for six steps."""
+    trainer = Trainer(tmp_path_factory.mktemp("alone"), make_spec(*FP32))
+    run = tmp_path_factory.mktemp("alone-run")
+    assert trainer.run(run, "--steps", "6") == 0
+    return trainer, run
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tmp_path, layout):
+    trainer, expected = alone
+    done = torchrun(
+        tmp_path / layout, make_spec(*FP32, *LAYOUTS[layout]), tmp_path / "run", "--steps", "6"
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same_curve(tmp_path / "run", expected)
+    ours, theirs = trainer.weights(tmp_path / "run"), trainer.weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-6, msg=name)
+    assert done.stdout.count("start: after step 0") == 1  # one rank speaks for all
+
+
+def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, make_spec, tmp_path):
+    trainer, expected = alone
+    run = tmp_path / "run"
+    assert trainer.run(run, "--steps", "3") == 0
+    done = torchrun(tmp_path / "two", make_spec(*FP32, *LAYOUTS["fsdp2"]), run, "--steps", "6")
+    assert done.returncode == 0, done.stderr
+    assert "start: after step 3 of" in done.stdout
+    assert_same_curve(run, expected)
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(alone, make_spec, tmp_path):
+    trainer, expected = alone
+    act = """
+step = train.ShardedWeights.step
+def act(self, *arguments):
+    if self.mesh.rank == 1 and self.updates == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *arguments)
+train.ShardedWeights.step = act
+"""
+    run = tmp_path / "run"
+    spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
+    done = torchrun(tmp_path / "two", spec, run, before=act)
+    assert done.returncode == 0, done.stderr
+    assert "stopped: step 4 is saved" in done.stdout
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4]
+    assert trainer.run(run, "--steps", "6") == 0  # on one rank again
+    assert_same_curve(run, expected)
+
+
+def test_bf16_layers_read_their_rotary_tables_in_fp32(make_spec, tmp_path):
+    show = """
+forward = train.Model.forward
+def shown(self, *arguments):
+    self.layers[0].function = Seen(self.layers[0].function)
+    train.Model.forward = forward
+    return forward(self, *arguments)
+class Seen:
+    def __init__(self, function): self.function = function
+    def apply(self, x, cos, sin, *weights):
+        print("layer reads", x.dtype, cos.dtype, sin.dtype, {w.dtype for w in weights}, flush=True)
+        return self.function.apply(x, cos, sin, *weights)
+train.Model.forward = shown
+"""
+    spec = make_spec(*LAYOUTS["fsdp2"], 'precision.compute="bf16"', "batch.micro_batch=1")
+    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--steps", "1", before=show)
+    assert done.returncode == 0, done.stderr
+    assert "layer reads torch.bfloat16 torch.float32 torch.float32 {torch.bfloat16}" in done.stdout
+
+
+def test_another_number_of_processes_is_one_clear_error(make_spec, tmp_path):
+    trainer = Trainer.__new__(Trainer)
+    trainer.directory = tmp_path / "two"
+    spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
+    write(trainer.directory, files_of(spec, stages(spec)))
+    done = trainer.process(tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this trainer is for 2 processes, not 1: start it with")
+    assert done.stderr.count("\n") == 1
