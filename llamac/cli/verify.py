@@ -11,6 +11,7 @@ from llamac.cli.common import SetOption, SpecArgument, heads, load
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
+    from llamac.verify.processes import Found
     from llamac.verify.stages import Verdict
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -20,12 +21,19 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def verify(
     spec: SpecArgument,
     overrides: SetOption = None,
+    ranks: Annotated[
+        str | None,
+        typer.Option(
+            "--ranks", metavar="N,…", help="Also run layouts of so many processes: 1, 2, 4"
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List the error of every gradient, stage by stage")
     ] = False,
 ) -> None:
     """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
     loaded = load(spec, overrides)
+    counts = _counts(ranks)
 
     from llamac.emit.build import files_of
     from llamac.verify.stages import verdicts
@@ -46,6 +54,53 @@ def verify(
     if first is not None:
         raise VerificationMissed(_complaint(first, loaded.name))
     print(f"\n{loaded.name} is compiled correctly: {len(found)} stages agree with the reference")
+    if counts:
+        _on_processes(loaded, counts)
+
+
+def _counts(ranks: str | None) -> list[int]:
+    from llamac.verify.processes import LAYOUTS
+
+    if ranks is None:
+        return []
+    words = [word.strip() for word in ranks.split(",")]
+    if not all(word.isdecimal() and int(word) in LAYOUTS for word in words):
+        known = ", ".join(map(str, LAYOUTS))
+        raise typer.BadParameter(f"{ranks!r} is not a list of {known}", param_hint="--ranks")
+    return sorted({int(word) for word in words})
+
+
+def _on_processes(spec: Spec, counts: list[int]) -> None:
+    """A row for each layout; raises VerificationMissed at the end if one is not as one rank."""
+    from llamac.emit.build import files_of
+    from llamac.verify.processes import ROUNDING, compared
+
+    print(
+        "\nthe emitted model in processes, over gloo in fp32, against one rank: largest relative "
+        f"error, {ROUNDING:g} allowed"
+    )
+    print(f"\n{'layout':<16}{'loss':>9}{'norm':>9}{'gradients':>11}  worst")
+    missed = []
+    for found in compared(spec, counts, files_of):
+        print(f"{found.layout:<16}{_layout_row(found)}", flush=True)
+        missed += [found] if found.missed else []
+    if missed:
+        first = missed[0]
+        what = first.problem or f"{first.worst[0]} is off by {first.worst[1]:.1e}"
+        raise VerificationMissed(f"{spec.name} on {first.layout} is not what one rank does: {what}")
+    print(f"\n{spec.name} computes the same on every layout that divides it")
+
+
+def _layout_row(found: Found) -> str:
+    if found.problem:
+        return "   failed"
+    if found.refused:
+        return f"   refused: {found.refused}"
+    gradients = {key[2:]: error for key, error in found.errors.items() if key.startswith("d ")}
+    name, worst = max(gradients.items(), key=lambda item: item[1])
+    loss, norm = found.errors["loss"], found.errors["logits"]
+    mark = "   MISSED" if found.missed else "   bit-equal" if not found.worst[1] else ""
+    return f"{loss:>9.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 
 class VerificationMissed(Exception):

@@ -38,18 +38,23 @@ class ShardedWeights(MasterWeights):
         }
         super().__init__(own.items(), **given)
 
-    @torch.no_grad()
-    def step(self, lr: float, loss: Tensor) -> Tensor:
+    def collect(self) -> None:
+        """Take over the gradients that FSDP has reduced."""
         for name, parameter in self.held.items():
             if isinstance(parameter, DTensor):
                 assert parameter.grad is not None, name
                 self.masters[name].grad = local(parameter.grad)
+
+    @torch.no_grad()
+    def step(self, lr: float, loss: Tensor) -> Tensor:
+        self.collect()
         outcome = super().step(lr, loss)
         for parameter in self.held.values():
             if isinstance(parameter, DTensor):
                 parameter.grad = None
         return outcome
 
+    @torch.no_grad()
     def measured(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss and the norm of all gradients, the same on every rank."""
         if self.shares.size > 1:

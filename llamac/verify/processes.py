@@ -1,0 +1,199 @@
+"""The emitted model on layouts of real processes, over gloo in fp32, against one rank."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llamac.passes.pipeline import stages
+from llamac.spec import Spec, SpecError
+from llamac.verify import one_rank
+from llamac.verify.emitted import imported
+from llamac.verify.oracle import Outcome, consult, errors
+from llamac.verify.stages import Emit
+from llamac.verify.twin import shrink
+
+ROUNDING = 1e-5
+"""Largest relative error in fp32, where only the order of sums differs."""
+
+SEQUENCES = 4
+SECONDS = 300  # a layout may take before it counts as stuck
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
+    1: {"one rank": {}},
+    2: {
+        "tp2": {"tensor": 2, "sequence": False},
+        "tp2+sp": {"tensor": 2},
+        "cp2": {"context": 2},
+        "fsdp2": {"data_shard": 2},
+        "ddp2": {"data_replicate": 2},
+    },
+    4: {
+        "tp4+sp": {"tensor": 4},
+        "tp2·cp2": {"tensor": 2, "context": 2},
+        "tp2·fsdp2": {"tensor": 2, "data_shard": 2},
+        "cp2·fsdp2": {"context": 2, "data_shard": 2},
+        "fsdp4": {"data_shard": 4},
+        "hsdp2×2": {"data_replicate": 2, "data_shard": 2},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """How far a layout is from one rank. refused: why the spec cannot have it; problem: what
+    happened instead of a result."""
+
+    layout: str
+    errors: Mapping[str, float]
+    refused: str = ""
+    problem: str = ""
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
+
+    @property
+    def missed(self) -> bool:
+        return bool(self.problem) or not self.worst[1] <= ROUNDING
+
+
+def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
+    """Each layout of each number of ranks, as its result comes in."""
+    twin = divisible(spec)
+    oracle = consult(twin)
+    random = torch.Generator().manual_seed(1)
+    shape = (2, SEQUENCES, twin.batch.sequence_length)
+    tokens, labels = torch.randint(twin.model.vocab_size, shape, generator=random)
+    weights = {name: weight.float() for name, weight in oracle.weights.items()}
+    task = {"weights": weights, "tokens": tokens, "labels": labels, "micro_batch": 1}
+    alone = _alone(emit(twin, list(stages(twin))), task)
+    for count in counts:
+        for name, degrees in LAYOUTS[count].items():
+            if count == 1:
+                yield Found(name, errors(alone, alone))
+                continue
+            try:
+                layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
+            except SpecError as error:
+                yield Found(name, {}, refused=str(error).splitlines()[0])
+                continue
+            try:
+                found = _together(emit(layout, list(stages(layout))), layout, task)
+                yield Found(name, errors(found, alone))
+            except RuntimeError as error:
+                yield Found(name, {}, problem=str(error))
+
+
+def divisible(spec: Spec) -> Spec:
+    """The small twin, for one rank, of sizes that four can divide; more heads than key heads stay
+    so, and two key heads are fewer than four ranks."""
+    twin = shrink(spec.replace({f"parallel.{key}": 1 for key in DEGREES}))
+    model = twin.model
+    heads = math.lcm(model.n_heads, 4)
+    kv_heads = heads if model.n_kv_heads == model.n_heads else 2
+    return twin.replace(
+        {
+            "model.n_heads": heads,
+            "model.n_kv_heads": kv_heads,
+            "model.ffn_dim": math.lcm(model.ffn_dim, 4),
+            "batch.sequence_length": 24,
+            "batch.sequences": SEQUENCES,
+            "batch.micro_batch": 1,
+            "precision.compute": "fp32",
+            "kernels.compile": "never",
+        }
+    )
+
+
+DEGREES = ("tensor", "context", "pipeline", "data_shard", "data_replicate")
+
+
+def _alone(files: Mapping[str, str], task: Mapping[str, Any]) -> Outcome:
+    with imported(files) as module:
+        model = module.Model()
+        views = sys.modules["runtime.parameters"].canonical_views
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                for canonical, view in views(name, parameter, module.PACKED):
+                    view.copy_(task["weights"][canonical])
+        total = torch.zeros(())
+        for tokens, labels in zip(task["tokens"].split(1), task["labels"].split(1), strict=True):
+            loss = model(tokens, labels) / SEQUENCES
+            loss.backward()
+            total += loss.detach()
+        gradients = {
+            canonical: view
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+            for canonical, view in views(name, parameter.grad, module.PACKED)
+        }
+    return _outcome(total, gradients)
+
+
+def _outcome(loss: Tensor, gradients: Mapping[str, Tensor]) -> Outcome:
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
+    return Outcome(loss, loss, norm, gradients)
+
+
+def _together(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
+    """Run a layout's emitted model in as many processes as it has ranks."""
+    parallel = spec.parallel
+    degrees = {
+        "dp_replicate": parallel.data_replicate,
+        "dp_shard": parallel.data_shard,
+        "cp": parallel.context,
+        "tp": parallel.tensor,
+    }
+    with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
+        for name, text in files.items():
+            if name.endswith(".py"):
+                path = Path(directory, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        script = Path(directory, "one_rank.py")
+        script.write_text(Path(one_rank.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        torch.save(task | {"degrees": degrees}, Path(directory, "task"))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={parallel.ranks}", "one_rank.py", "task", "found"]
+        _run(command, directory)
+        results = [torch.load(Path(directory, f"found.{rank}")) for rank in range(parallel.ranks)]
+    gradients: dict[str, Tensor] = {n: torch.full_like(w, torch.nan) for n, w in _items(task)}
+    for result in results:
+        for name, offsets, values in result["gradients"]:
+            place = zip(offsets, values.shape, strict=True)
+            gradients[name][tuple(slice(o, o + n) for o, n in place)] = values
+    outcome = _outcome(results[0]["loss"], gradients)
+    return Outcome(outcome.loss, outcome.evaluated, results[0]["norm"], gradients)
+
+
+def _items(task: Mapping[str, Any]) -> Any:
+    return task["weights"].items()
+
+
+def _run(command: list[str], directory: str) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"the ranks did not finish within {SECONDS} seconds") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if "Error" in line or "error:" in line]
+        raise RuntimeError((said or done.stderr.splitlines() or ["it died without a word"])[0])
