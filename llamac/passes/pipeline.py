@@ -14,6 +14,7 @@ from llamac.passes.context import Context
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.fuse import Fuse
 from llamac.passes.lower import Lower
+from llamac.passes.overlap import Overlap
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
@@ -32,7 +33,7 @@ class Pass(Protocol):
 
 
 OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
-PASSES = (Lower, Pack, Fuse, SelectKernels, Context, Shard, Differentiate, Checkpoint)
+PASSES = (Lower, Pack, Fuse, SelectKernels, Context, Shard, Differentiate, Checkpoint, Overlap)
 NAMES = tuple(step.name for step in PASSES)
 
 
@@ -50,6 +51,7 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
         Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),
         Differentiate(),
         Checkpoint(policy=spec.activation.checkpoint),
+        Overlap(enabled=spec.parallel.overlap),
     )
 
 

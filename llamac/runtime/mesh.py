@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from itertools import pairwise
 from math import prod
 
@@ -24,10 +23,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context import rank_order
 from .machine import RunError, say
-
-PREPARING = timedelta(hours=12)
-"""How long ranks wait for the first one, which prepares the data, and for each other's steps."""
-
 
 class Mesh:
     """This process's place among the others. Make it with `started`."""
@@ -138,7 +133,7 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PREPARING)
+    dist.init_process_group(backend)
     try:
         yield Mesh(degrees, device)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch.distributed as dist
@@ -11,6 +12,8 @@ import torch.distributed as dist
 from .machine import RunError
 
 T = TypeVar("T")
+PREPARING = timedelta(hours=12)
+"""How long ranks wait for the first one: it prepares the data for all."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,21 @@ class Ranks:
         """
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
-        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PREPARING))
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
     def each(self, work: Callable[[], T]) -> list[T]:
         """What `work` returns on every rank, by rank, once all have done it.
 
-        If it raises RunError or OSError on one, all raise a RunError with what the lowest of those
-        ranks had to say. Raises RunError as well if a rank is gone.
+        If it raises RunError, OSError or ValueError on one, all raise a RunError with what the
+        lowest of those ranks had to say. Raises RunError as well if a rank is gone.
         """
         if self.group is None:
             return [work()]
         result, error = None, None
         try:
             result = work()
-        except (RunError, OSError) as raised:
+        except (RunError, OSError, ValueError) as raised:
             error = raised
         gathered: list[tuple[T, str | None]] = [(cast(T, None), None)] * self.size
         try:

@@ -28,6 +28,11 @@ class Parallel(Section):
     data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
     data_replicate: Count = Field(default=1, description="Copies of the sharded model (HSDP).")
 
+    overlap: bool = Field(
+        default=True,
+        description="Collectives start early and are waited for late, under other work.",
+    )
+
     @property
     def ranks(self) -> int:
         """Processes of a run: the product of the degrees."""
