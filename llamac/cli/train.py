@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -41,12 +42,21 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step; the schedule stays as it is")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Run one step as rank 0 of all, without data, memory or the others"
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
     ] = False,
 ) -> None:
     """Build SPEC into a run directory and train it there; an interrupted run goes on."""
     loaded = load(spec, overrides)
+    if dry_run:
+        print("\n".join(_dry_run(loaded)))
+        return
     _require_processes(loaded, nproc)
 
     from llamac.emit.run import bring_up_to_date
@@ -61,6 +71,31 @@ def train(
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)  # the trainer takes this process over: signals, exit code
+
+
+def _dry_run(spec: Spec) -> Iterator[str]:
+    """What rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
+    if spec.parallel.ranks == 1:
+        raise ProcessesError(
+            f"{spec.name} is for one process, which --steps 1 tries out; a dry run is for many: "
+            "add, for instance, --set parallel.tensor=8 --set parallel.data_shard=256"
+        )
+    from llamac.emit.build import files_of
+    from llamac.emit.dry_run import dry_run
+    from llamac.passes.pipeline import stages
+    from llamac.verify.emitted import imported
+
+    with imported(files_of(spec, list(stages(spec)))) as module:
+        report = dry_run(spec, module)
+    micro_batches = f"{report.micro_batches} micro-batches"
+    yield f"{spec.name}: rank 0 of {report.ranks:,}, one step of {micro_batches}"
+    yield (
+        f"holds {report.parameters:,} parameters in {report.parameter_bytes / 1e6:,.1f} MB, "
+        f"masters and moments in {report.state_bytes / 1e6:,.1f} MB"
+    )
+    yield f"{'collective':<16}{'ranks':>7}{'calls':>9}{'sent by rank 0':>18}"
+    for (kind, ranks), (calls, sent) in sorted(report.collectives.items()):
+        yield f"{kind:<16}{ranks:>7,}{calls:>9,}{sent / 1e6:>15,.1f} MB"
 
 
 def _require_processes(spec: Spec, nproc: int | None) -> None:

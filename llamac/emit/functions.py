@@ -173,7 +173,12 @@ def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
     comment = "  # " + (f"{shapes[0]} each" if alike else ", ".join(shapes))
     if node in recomputed and op_of(node).cost != "view":
         comment += ", recomputed"
-    yield from wrapped(f"{', '.join(names)} = ", _expression(node), comment)
+    left, call = f"{', '.join(names)} = ", _expression(node)
+    if len(names) > 1 and 4 + len(left) + call.find("(") >= WIDTH:
+        *lines, last = assigned(names, call, indent=4)
+        yield from (*lines, last + comment)
+    else:
+        yield from wrapped(left, call, comment)
 
 
 def _expression(node: fx.Node) -> str:

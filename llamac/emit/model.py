@@ -36,6 +36,7 @@ def render_model(program: Program) -> str:
     ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
+    sources = [_region(region) for region in regions]
     values = {
         "name": program.name,
         "version": llamac.__version__,
@@ -52,7 +53,8 @@ def render_model(program: Program) -> str:
         },
         "shares": _shares(program),
         "context": program.mesh.get("cp", 1),
-        "regions": [_region(region) for region in regions],
+        "regions": sources,
+        "functional": any("F." in text for source in sources for text in map(str, source.values())),
         "functions": [_function(r) for r in regions if r.backward is not None],
         "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
         "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],

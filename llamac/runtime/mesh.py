@@ -24,6 +24,7 @@ from .collectives import GROUPS, ProcessGroup, take_part
 from .context import rank_order
 from .machine import RunError, say
 
+
 class Mesh:
     """This process's place among the others. Make it with `started`."""
 

@@ -8,6 +8,7 @@ the boxes of this rank's gradients: (canonical name, offsets, values).
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
 
 from __future__ import annotations
 

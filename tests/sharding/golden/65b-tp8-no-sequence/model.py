@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.activation import packed_swiglu, packed_swiglu_backward
@@ -267,9 +266,11 @@ def head_forward(
     """The residual stream → the mean loss over all tokens."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
-    loss, d_normed_shared_per_loss, d_output_per_loss = parallel_linear_cross_entropy_with_gradients(
-        normed_shared, output, labels, chunk=1024, axis="tp", vocab_size=32000
-    )  # scalar, [B, S, 8192], [4000, 8192]
+    (
+        loss,
+        d_normed_shared_per_loss,
+        d_output_per_loss,
+    ) = parallel_linear_cross_entropy_with_gradients(normed_shared, output, labels, chunk=1024, axis="tp", vocab_size=32000)  # scalar, [B, S, 8192], [4000, 8192]
     return loss, (d_normed_shared_per_loss, d_output_per_loss)
 
 

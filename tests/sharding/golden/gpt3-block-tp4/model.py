@@ -407,9 +407,11 @@ def head_forward(
     """The residual stream → the mean loss over all tokens."""
     normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
-    loss, d_normed_gathered_per_loss, d_tok_embeddings_per_loss = parallel_linear_cross_entropy_with_gradients(
-        normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000
-    )  # scalar, [B, S, 768], [8000, 768]
+    (
+        loss,
+        d_normed_gathered_per_loss,
+        d_tok_embeddings_per_loss,
+    ) = parallel_linear_cross_entropy_with_gradients(normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000)  # scalar, [B, S, 768], [8000, 768]
     return loss, (d_normed_gathered_per_loss, d_tok_embeddings_per_loss)
 
 

@@ -1,0 +1,158 @@
+"""One step of the emitted trainer's own model and optimizer as rank 0 of many, without the others.
+
+A fake process group answers collectives and fake tensors hold no data, so 2,048 ranks of 65B fit a
+laptop; what runs is the emitted model.py and runtime, op by op.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.distributed_c10d as distributed_c10d
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from llamac.spec import Spec
+
+
+@dataclass
+class Report:
+    """What rank 0 did in one step. collectives: (kind, group size) → [calls, bytes it put in]."""
+
+    ranks: int
+    parameters: int = 0
+    parameter_bytes: int = 0
+    state_bytes: int = 0
+    micro_batches: int = 0
+    collectives: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+
+
+class _Counting(TorchDispatchMode):
+    """Counts collectives, ours (functional) and FSDP's, by kind and size of the group."""
+
+    def __init__(self, report: Report, times: int) -> None:
+        super().__init__()
+        self.report, self.times = report, times
+
+    def __torch_dispatch__(
+        self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        namespace = op.namespace
+        if namespace in ("c10d", "_c10d_functional") and "wait" not in op.__name__:
+            kind, size, moved = _described(op, args)
+            entry = self.report.collectives.setdefault((kind, size), [0, 0])
+            entry[0] += self.times
+            entry[1] += self.times * moved
+        return op(*args, **(kwargs or {}))
+
+
+KINDS = {
+    "all_gather": "all_gather",
+    "allgather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "allreduce": "all_reduce",
+    "all_reduce": "all_reduce",
+}
+
+
+def _described(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:
+    """(kind, ranks of the group, bytes this rank puts in)."""
+    name = op.__name__.lstrip("_")
+    kind = next((kind for start, kind in KINDS.items() if start in name), name.partition(".")[0])
+    if op.namespace == "_c10d_functional":
+        group = distributed_c10d._resolve_process_group(args[-1])  # pyright: ignore
+        return kind, group.size(), args[0].nbytes
+    groups = [arg for arg in args if isinstance(arg, torch.ScriptObject)]
+    size = dist.ProcessGroup.unbox(groups[0]).size() if groups else dist.get_world_size()
+    given = args[1] if kind in ("all_gather", "reduce_scatter") else args[0]
+    return kind, size, sum(tensor.nbytes for tensor in _tensors(given))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+
+
+def dry_run(spec: Spec, module: Any) -> Report:
+    """Run a step of `module`, the emitted model.py, which is imported beside its runtime."""
+    parallel = spec.parallel
+    degrees = {
+        "dp_replicate": parallel.data_replicate,
+        "dp_shard": parallel.data_shard,
+        "cp": parallel.context,
+        "tp": parallel.tensor,
+    }
+    report = Report(prod(degrees.values()))
+    runtime = {
+        name: importlib.import_module(f"runtime.{name}") for name in ("mesh", "shares", "sharded")
+    }
+    tables = getattr(module, "SHARES", {"packed": module.PACKED})
+    shares = runtime["shares"].Shares(**tables, size=parallel.tensor, rank=0)
+    dtype = torch.bfloat16 if spec.precision.compute == "bf16" else torch.float32
+    with _fake_group(report.ranks):
+        mesh = runtime["mesh"].Mesh(degrees, torch.device("cpu"))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = mesh.model(module.Model, dtype)
+            optimizer = runtime["sharded"].ShardedWeights(
+                model.named_parameters(), shares, mesh, **_options(spec)
+            )
+            _count(report, optimizer)
+            _step(spec, mesh, model, optimizer, report)
+    return report
+
+
+def _options(spec: Spec) -> Mapping[str, Any]:
+    optimizer = spec.optimizer
+    return {
+        "betas": tuple(optimizer.betas),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+        "clip_norm": optimizer.clip_norm,
+    }
+
+
+def _step(spec: Spec, mesh: Any, model: Any, optimizer: Any, report: Report) -> None:
+    """One optimizer step. Its micro-batches but the last are alike: one stands for them."""
+    batch = spec.batch
+    report.micro_batches = batch.sequences // (batch.micro_batch * mesh.data_ranks)
+    shape = (batch.micro_batch, batch.sequence_length)
+    total = torch.zeros(())
+    for last in (False, True) if report.micro_batches > 1 else (True,):
+        with _Counting(report, 1 if last else report.micro_batches - 1):
+            tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
+            mesh.reduce_gradients(model, last)
+            loss = model(tokens, labels) / report.micro_batches
+            loss.backward()
+            total += loss.detach()
+    with _Counting(report, 1):
+        optimizer.step(spec.optimizer.lr, total)
+
+
+def _count(report: Report, optimizer: Any) -> None:
+    held = list(optimizer.parameters.values())
+    masters = list(optimizer.masters.values())
+    report.parameters = sum(p.numel() for p in held)
+    report.parameter_bytes = sum(p.nbytes for p in held)
+    shadows = sum(m.nbytes for n, m in optimizer.masters.items() if n in optimizer.shadowed)
+    report.state_bytes = shadows + sum(2 * m.nbytes for m in masters)
+
+
+@contextmanager
+def _fake_group(size: int) -> Iterator[None]:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

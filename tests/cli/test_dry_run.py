@@ -1,0 +1,42 @@
+"""`llamac train --dry-run`: the emitted trainer as one rank of many, without the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamac.cli import main
+
+SMALL = ["train", "tiny", "--dry-run", "--set=model.n_layers=2", "--set=batch.sequences=32"]
+
+
+def dry(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, int], int]:
+    """Calls of each (kind, ranks of the group)."""
+    assert main([*SMALL, *options]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
+    return {(kind, int(ranks)): int(calls) for kind, ranks, calls, *_ in rows}
+
+
+def test_sharded_state_is_gathered_by_layer_and_reduced_once_a_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry(
+        "--set=parallel.data_shard=4",
+        "--set=batch.micro_batch=2",
+        "--set=schedule.steps=30",
+        capsys=capsys,
+    )
+    assert found[("reduce_scatter", 4)] == 3  # two layers and the rest, after the last of 4
+    assert found[("all_reduce", 4)] == 1  # loss and norm
+
+
+def test_tensor_parallel_collectives_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry("--set=parallel.tensor=4", "--set=batch.micro_batch=16", capsys=capsys)
+    micro_batches, layers = 2, 2
+    # per layer 2 forward and 4 backward; the embedding's gradient and the head each gather once
+    assert found[("all_gather", 4)] == micro_batches * (6 * layers + 2)
+    assert found[("reduce_scatter", 4)] == micro_batches * (4 * layers + 2)
+
+
+def test_one_process_needs_no_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 2
+    assert "is for one process" in capsys.readouterr().err
