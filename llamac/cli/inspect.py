@@ -45,13 +45,17 @@ def inspect(
     memory: Annotated[
         bool, typer.Option("--memory", help="What is saved and what recomputed, in bytes")
     ] = False,
+    schedule: Annotated[
+        bool,
+        typer.Option("--schedule", help="What runs when, by an estimate: compute, and transfers"),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file")
     ] = None,
     overrides: SetOption = None,
 ) -> None:
     """Show what SPEC becomes after each pass: the IR, Python, a drawing, what stays in memory."""
-    _refuse(form, diff, memory, after, region)
+    _refuse(form, diff, memory, schedule, after, region)
     loaded = load(spec, overrides)
 
     from llamac.passes.pipeline import NAMES, stages
@@ -77,6 +81,8 @@ def inspect(
             text = coloured(text)
     elif memory:
         text = _memory(made[-1], form, region)
+    elif schedule:
+        text = _schedule(made[-1], form, region)
     else:
         text = _render(made, form, region)
     if output is None:
@@ -86,7 +92,12 @@ def inspect(
 
 
 def _refuse(
-    form: Format, diff: tuple[str, str] | None, memory: bool, after: str | None, region: str | None
+    form: Format,
+    diff: tuple[str, str] | None,
+    memory: bool,
+    schedule: bool,
+    after: str | None,
+    region: str | None,
 ) -> None:
     """Options that make no sense together."""
     if diff and memory:
@@ -97,6 +108,13 @@ def _refuse(
     if what and form not in (Format.text, Format.json):
         raise typer.BadParameter(
             f"{what} can be written as text or json, not as {form}", param_hint="--format"
+        )
+    if schedule and (diff or memory):
+        other = "--diff" if diff else "--memory"
+        raise typer.BadParameter(f"it cannot be combined with {other}", param_hint="--schedule")
+    if schedule and form not in (Format.text, Format.svg):
+        raise typer.BadParameter(
+            f"--schedule can be written as text or svg, not as {form}", param_hint="--format"
         )
     if form == Format.html and region:
         raise typer.BadParameter(
@@ -144,6 +162,16 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str:
     if form == Format.json:
         return dump(memory_json(stage.program, stage.name, region))
     return memory_text(stage.program, stage.name, region)
+
+
+def _schedule(stage: Stage, form: Format, region: str | None) -> str:
+    if form == Format.svg:
+        from llamac.inspect.drawing.lanes import schedule_svg
+
+        return schedule_svg(stage.program, stage.name, region)
+    from llamac.inspect.schedule import schedule_text
+
+    return schedule_text(stage.program, stage.name, region)
 
 
 def _render(made: list[Stage], form: Format, region: str | None) -> str:

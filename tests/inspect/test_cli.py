@@ -61,7 +61,7 @@ def test_diff_and_memory_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["--after", "fold"], "'fold' is not one of lower, pack, fuse, select_kernels"),
         (["--diff", "pack", "fold"], "'fold' is not one of lower, pack, fuse, select_kernels"),
         (["--diff", "fuse", "pack"], "write --diff pack fuse"),
-        (["--region", "tail"], "'tail' does not exist after checkpoint; there are embed, block"),
+        (["--region", "tail"], "'tail' does not exist after overlap; there are embed, block"),
         (["--region", "evaluate", "--after", "pack"], "'evaluate' does not exist after pack"),
         (["--diff", "pack", "fuse", "--memory"], "cannot be combined with --memory"),
         (["--diff", "pack", "fuse", "--after", "fuse"], "leave out --after"),

@@ -100,6 +100,21 @@ def rectangle(
         yield _rect(x, y, width, height, radius, "url(#again)", "none", "")
 
 
+def plain_rectangle(
+    x: float, y: float, width: float, height: float, radius: float, fill: str, border: str
+) -> str:
+    return _rect(x, y, width, height, radius, fill, border, "")
+
+
+def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
+    """A faint line for things to stand on; level, unless `to_y` says otherwise."""
+    end = y if to_y is None else to_y
+    return (
+        f'<path class="line" d="M{_n(x)} {_n(y)}L{_n(to_x)} {_n(end)}" stroke="#d8d5cc" '
+        'stroke-width="1"/>'
+    )
+
+
 def halo(points: Sequence[Point]) -> str:
     """Under a line, so that what it crosses reads as passing below."""
     return (

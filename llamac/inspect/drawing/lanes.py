@@ -1,0 +1,146 @@
+"""The schedule as an SVG picture: time runs to the right, at one scale for all graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.sax.saxutils import escape
+
+from llamac.inspect.drawing import style
+from llamac.inspect.schedule import (
+    RATES,
+    Schedule,
+    kind_name,
+    mesh_text,
+    microseconds,
+    result_name,
+    schedules,
+    summary,
+)
+from llamac.ir.graph import op_of
+from llamac.ir.op import Op
+from llamac.ir.program import Program
+from llamac.passes.timing import COMPUTE, Span, Timeline
+
+BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of the longest graph
+HEIGHT, BETWEEN, HEADING = 30.0, 10.0, 46.0
+LETTER = 6.7  # a letter's width
+HIDDEN, EXPOSED = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455")  # fill, border
+
+
+def schedule_svg(program: Program, stage: str, only: str | None = None) -> str:
+    """Every graph that communicates, one below the other. only: one region's."""
+    found = schedules(program, only)
+    longest = max((one.timeline.seconds for one in found), default=1.0)
+    width = 2 * BORDER + LABEL + LENGTH
+    title = f"{program.name} after {stage}: schedule of one rank, {mesh_text(program)}"
+    body: list[str] = []
+    y = BORDER + 62.0
+    for one in found:
+        body += _graph(one, LENGTH / longest, y)
+        y += HEADING + len(one.timeline.lanes) * (HEIGHT + BETWEEN) + 34.0
+    if not found:
+        body.append(style.text(BORDER, y + 14, "nothing passes between ranks", "muted"))
+        y += 40.0
+    body += _legend(BORDER, y)
+    y += 14 + BORDER
+    return "\n".join(
+        [
+            *style.opening(width, y, title),
+            "<style>.mid { text-anchor: middle; } .tick { font-size: 10px; }</style>",
+            style.text(BORDER, BORDER + 20, title, "h1"),
+            style.text(BORDER, BORDER + 40, RATES, "muted"),
+            *body,
+            "</svg>\n",
+        ]
+    )
+
+
+def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
+    """Its name, a lane for compute and each axis, and the time below them."""
+    line, left = one.timeline, BORDER + LABEL
+    yield style.text(BORDER, top + 14, one.title, "h2")
+    yield style.text(BORDER, top + 32, summary(line), "muted")
+    rows = {lane: top + HEADING + i * (HEIGHT + BETWEEN) for i, lane in enumerate(line.lanes)}
+    bottom = top + HEADING + len(rows) * (HEIGHT + BETWEEN)
+    for lane, y in rows.items():
+        yield style.text(BORDER, y + HEIGHT / 2 + 4, lane, "name")
+        yield style.rail(left, y + HEIGHT / 2, left + line.seconds * scale)
+    for span in line.spans:
+        if span.exposed:
+            begin = left + (span.end - min(span.exposed, span.end)) * scale
+            yield style.plain_rectangle(
+                begin, rows[COMPUTE], max(span.exposed * scale, 1.0), HEIGHT, 3, *_ghost()
+            )
+    for span in line.spans:
+        yield from _span(span, left, rows[span.lane], scale)
+    yield from _ticks(line, left, bottom, scale)
+
+
+def _ghost() -> tuple[str, str]:
+    """Where compute stands still."""
+    return "#fdf1f3", "#f3c3cd"
+
+
+def _span(span: Span, left: float, y: float, scale: float) -> Iterator[str]:
+    x, width = left + span.begin * scale, max((span.end - span.begin) * scale, 1.0)
+    name, kind = result_name(span), kind_name(span)
+    takes = span.end - span.begin
+    hover = f"{name} = {kind}: {microseconds(takes)} µs from {microseconds(span.begin)} µs"
+    yield "<g>"
+    if span.kind == "compute":
+        yield f"<title>{escape(hover)}</title>"
+        yield style.plain_rectangle(x, y, width, HEIGHT, 3, *style.BOXES[_looks(op_of(span.node))])
+    else:
+        exposed = min(span.exposed, takes)
+        yield f"<title>{escape(f'{hover}, {microseconds(exposed)} µs of them exposed')}</title>"
+        open_width = exposed * scale
+        yield style.plain_rectangle(
+            x, y, width, HEIGHT, 3, *(EXPOSED if exposed == takes else HIDDEN)
+        )
+        if 0 < exposed < takes:
+            yield style.plain_rectangle(x + width - open_width, y, open_width, HEIGHT, 3, *EXPOSED)
+    if LETTER * len(name) + 6 <= width:
+        yield style.text(x + width / 2, y + HEIGHT / 2 + 4, name, "mid")
+    yield "</g>"
+
+
+def _looks(op: Op) -> str:
+    if "attention" in op.name:
+        return "attention"
+    return "matmul" if op.name.startswith("linear") or "cross_entropy" in op.name else "plain"
+
+
+def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]:
+    """The time at the graph's beginning and end, and at round numbers between."""
+    step = _round_step(90.0 / scale)
+    count = int(line.seconds / step)
+    for index in range(count + 1):
+        x = left + index * step * scale
+        label = microseconds(index * step) + (" µs" if index == 0 else "")
+        yield style.text(x, y + 8, label, "muted tick")
+        yield style.rail(x, y - 6, x, y - 2)
+
+
+def _round_step(least: float) -> float:
+    """1, 2 or 5 times a power of ten, of seconds."""
+    power = 1e-12
+    while True:
+        for factor in (1, 2, 5):
+            if factor * power >= least:
+                return factor * power
+        power *= 10
+
+
+def _legend(x: float, y: float) -> Iterator[str]:
+    entries = [
+        (style.BOXES["matmul"], "matmul"),
+        (style.BOXES["attention"], "attention"),
+        (style.BOXES["plain"], "memory-bound"),
+        (HIDDEN, "transfer under compute: hidden"),
+        (EXPOSED, "transfer that compute waits for: exposed"),
+        (_ghost(), "compute stands still"),
+    ]
+    for colours, label in entries:
+        yield style.plain_rectangle(x, y, style.SWATCH, 14, 3, *colours)
+        yield style.text(x + style.SWATCH + 8, y + 11.5, label, "legend")
+        x += style.SWATCH + 8 + LETTER * len(label) + 24

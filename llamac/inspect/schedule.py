@@ -1,0 +1,132 @@
+"""When the ops of each graph run, by an estimate: compute on a lane, each mesh axis on its own.
+
+What an op sends by itself is not shown: the loss of a shared vocabulary sums a few numbers a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llamac.inspect.tables import table
+from llamac.ir.graph import op_of, ops_in, results
+from llamac.ir.program import Program
+from llamac.ir.values import layer_count
+from llamac.passes.timing import COMPUTE, FLOPS, MEMORY, WIRE, Clock, Span, Timeline, timeline
+
+WIDTH = 96  # characters of a lane
+BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
+MARGIN = 9
+RATES = (
+    f"an estimate, not a measurement: {FLOPS / 1e12:.0f} TFLOP/s, {MEMORY / 1e12:.1f} TB/s of "
+    f"memory, {WIRE / 1e9:.0f} GB/s between ranks (A100, NVLink), no latencies"
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One graph, run once. title: `block.backward × 80`."""
+
+    title: str
+    timeline: Timeline
+
+
+def schedules(program: Program, only: str | None = None) -> list[Schedule]:
+    """Every graph that communicates, in order. only: those of one region."""
+    clock, found = Clock(program.symbols, program.mesh), []
+    for region in program.regions.values():
+        count = layer_count(region.name, program.layers)
+        times = f" × {count}" if count > 1 else ""
+        for direction, module in (("forward", region.forward), ("backward", region.backward)):
+            if module is not None and only in (None, region.name):
+                line = timeline(ops_in(module.graph), clock)
+                if line.communication:
+                    found.append(Schedule(f"{region.name}.{direction}{times}", line))
+    return found
+
+
+def schedule_text(program: Program, stage: str, only: str | None = None) -> str:
+    """Two lanes or more a graph, drawn to its own scale, and a row for each collective."""
+    lines = [
+        f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}",
+        f"  {RATES}",
+        f"  compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
+        f"{EXPOSED} while compute waits for it",
+    ]
+    found = schedules(program, only)
+    for schedule in found:
+        lines += ["", f"{schedule.title}: {summary(schedule.timeline)}"]
+        lines += _lanes(schedule.timeline)
+        lines += table([_HEAD, *map(_row, collectives(schedule.timeline))], "<<>>>>")
+    if not found:
+        lines += ["", "  nothing passes between ranks"]
+    return "\n".join(lines) + "\n"
+
+
+def mesh_text(program: Program) -> str:
+    axes = " · ".join(f"{axis} = {size}" for axis, size in program.mesh.items())
+    return axes or "one rank"
+
+
+def summary(line: Timeline) -> str:
+    """`3355 µs; 627 µs of transfers, 549 hidden and 78 exposed`."""
+    hidden = line.communication - line.exposed
+    share = f" ({100 * hidden / line.communication:.0f} %)" if line.communication else ""
+    return (
+        f"{microseconds(line.seconds)} µs; {microseconds(line.communication)} µs of transfers, "
+        f"{microseconds(hidden)} hidden{share}, {microseconds(line.exposed)} exposed"
+    )
+
+
+def microseconds(seconds: float) -> str:
+    """Three digits or more."""
+    micro = seconds * 1e6
+    return f"{micro:,.0f}" if micro >= 100 else f"{micro:.3g}"
+
+
+def collectives(line: Timeline) -> list[Span]:
+    return [span for span in line.spans if span.kind == "collective"]
+
+
+def result_name(span: Span) -> str:
+    """What an op makes: `d_w2`; of several results, the first that is used."""
+    value = next((value for value in results(span.node) if value is not None), span.node)
+    return value.name.removesuffix("_started")
+
+
+def kind_name(span: Span) -> str:
+    """`all_gather`, whole or started."""
+    return op_of(span.node).name.removesuffix("_start")
+
+
+_HEAD = ("transfer", "axis", "begins µs", "takes", "hidden", "exposed")
+
+
+def _row(span: Span) -> tuple[str, ...]:
+    takes = span.end - span.begin
+    exposed = min(span.exposed, takes)
+    return (
+        f"{result_name(span)} ({kind_name(span)})",
+        span.lane,
+        microseconds(span.begin),
+        microseconds(takes),
+        microseconds(takes - exposed),
+        microseconds(exposed),
+    )
+
+
+def _lanes(line: Timeline) -> Iterator[str]:
+    step = line.seconds / WIDTH
+    for lane in line.lanes:
+        marks = [IDLE] * WIDTH
+        for span in line.spans:
+            if span.lane == lane:
+                first, last = _slot(span.begin, step), _slot(span.end, step)
+                for at in range(min(first, WIDTH - 1), min(max(last, first + 1), WIDTH)):
+                    late = (at + 0.5) * step >= span.end - span.exposed and span.exposed
+                    marks[at] = BUSY if lane == COMPUTE else EXPOSED if late else HIDDEN
+        yield f"  {lane:<{MARGIN}}│{''.join(marks)}│"
+
+
+def _slot(seconds: float, step: float) -> int:
+    return min(WIDTH, round(seconds / step))
