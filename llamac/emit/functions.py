@@ -175,8 +175,8 @@ def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
         comment += ", recomputed"
     left, call = f"{', '.join(names)} = ", _expression(node)
     if len(names) > 1 and 4 + len(left) + call.find("(") >= WIDTH:
-        *lines, last = assigned(names, call, indent=4)
-        yield from (*lines, last + comment)
+        yield from ("    (", *(f"        {name}," for name in names))
+        yield from wrapped(") = ", call, comment)
     else:
         yield from wrapped(left, call, comment)
 

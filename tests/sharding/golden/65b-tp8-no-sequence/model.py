@@ -270,7 +270,9 @@ def head_forward(
         loss,
         d_normed_shared_per_loss,
         d_output_per_loss,
-    ) = parallel_linear_cross_entropy_with_gradients(normed_shared, output, labels, chunk=1024, axis="tp", vocab_size=32000)  # scalar, [B, S, 8192], [4000, 8192]
+    ) = parallel_linear_cross_entropy_with_gradients(
+        normed_shared, output, labels, chunk=1024, axis="tp", vocab_size=32000
+    )  # scalar, [B, S, 8192], [4000, 8192]
     return loss, (d_normed_shared_per_loss, d_output_per_loss)
 
 

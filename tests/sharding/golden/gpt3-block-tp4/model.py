@@ -411,7 +411,9 @@ def head_forward(
         loss,
         d_normed_gathered_per_loss,
         d_tok_embeddings_per_loss,
-    ) = parallel_linear_cross_entropy_with_gradients(normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000)  # scalar, [B, S, 768], [8000, 768]
+    ) = parallel_linear_cross_entropy_with_gradients(
+        normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000
+    )  # scalar, [B, S, 768], [8000, 768]
     return loss, (d_normed_gathered_per_loss, d_tok_embeddings_per_loss)
 
 

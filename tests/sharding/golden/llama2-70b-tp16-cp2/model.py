@@ -328,7 +328,9 @@ def head_forward(
         loss,
         d_normed_gathered_per_loss,
         d_output_per_loss,
-    ) = parallel_linear_cross_entropy_with_gradients(normed_gathered, output, labels, chunk=1024, axis="tp", vocab_size=32003)  # scalar, [B, S/cp, 8192], [2001, 8192]
+    ) = parallel_linear_cross_entropy_with_gradients(
+        normed_gathered, output, labels, chunk=1024, axis="tp", vocab_size=32003
+    )  # scalar, [B, S/cp, 8192], [2001, 8192]
     return loss, (d_normed_gathered_per_loss, d_output_per_loss)
 
 
