@@ -72,7 +72,8 @@ def build(
     for note in made[-1].program.notes:
         print(note)
     print(f"{directory}: {made[-1].program.parameter_count:,} parameters; train it with")
-    print(f"  python {directory / 'train.py'}")
+    one = loaded.parallel.ranks == 1
+    print(f"  {f'python {directory}/train.py' if one else f'{directory}/launch/local.sh'}")
 
 
 def _known(option: str, name: str | None, names: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ import llamac
 from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, render_trainer, runtime_files
 from llamac.ir.printer import print_program
-from llamac.passes.pipeline import Stage
+from llamac.passes.pipeline import Stage, compile_spec
 from llamac.spec import Spec
 
 MANIFEST = "MANIFEST.json"
@@ -35,6 +35,9 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
         last = stage
     assert last is not None
     files["model.py"] = render_model(last.program)
+    if last.program.mesh:  # text comes from one process, which needs all of every weight
+        whole = spec.replace({"parallel.tensor": 1, "parallel.context": 1})
+        files["whole_model.py"] = render_model(compile_spec(whole))
     files |= render_trainer(spec)
     files["spec.toml"] = spec.to_toml()
     programs = [text for name, text in files.items() if name.endswith(".py")]

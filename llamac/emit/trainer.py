@@ -57,6 +57,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "spec": spec,
         "ranks": ranks,
         "tensor": spec.parallel.tensor,
+        "whole": spec.parallel.tensor * spec.parallel.context > 1,
         "degrees": {
             "dp_replicate": spec.parallel.data_replicate,
             "dp_shard": spec.parallel.data_shard,

@@ -19,10 +19,11 @@ from llamac.inspect.schedule import (
 from llamac.ir.graph import op_of
 from llamac.ir.op import Op
 from llamac.ir.program import Program
-from llamac.passes.timing import COMPUTE, Span, Timeline
+from llamac.passes.timing import COMPUTE, Lane, Span, Timeline
 
 BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of the longest graph
-HEIGHT, BETWEEN, HEADING = 30.0, 10.0, 46.0
+HEIGHT, BETWEEN, HEADING, CAPTION = 30.0, 10.0, 46.0, 13.0
+END = "end"
 LETTER = 6.7  # a letter's width
 HIDDEN, EXPOSED = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455")  # fill, border
 
@@ -37,7 +38,7 @@ def schedule_svg(program: Program, stage: str, only: str | None = None) -> str:
     y = BORDER + 62.0
     for one in found:
         body += _graph(one, LENGTH / longest, y)
-        y += HEADING + len(one.timeline.lanes) * (HEIGHT + BETWEEN) + 34.0
+        y += HEADING + _tops(one.timeline, LENGTH / longest)[END] + 34.0
     if not found:
         body.append(style.text(BORDER, y + 14, "nothing passes between ranks", "muted"))
         y += 40.0
@@ -60,8 +61,8 @@ def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
     line, left = one.timeline, BORDER + LABEL
     yield style.text(BORDER, top + 14, one.title, "h2")
     yield style.text(BORDER, top + 32, summary(line), "muted")
-    rows = {lane: top + HEADING + i * (HEIGHT + BETWEEN) for i, lane in enumerate(line.lanes)}
-    bottom = top + HEADING + len(rows) * (HEIGHT + BETWEEN)
+    rows = {lane: top + HEADING + y for lane, y in _tops(line, scale).items()}
+    bottom = rows.pop(END)
     for lane, y in rows.items():
         yield style.text(BORDER, y + HEIGHT / 2 + 4, lane, "name")
         yield style.rail(left, y + HEIGHT / 2, left + line.seconds * scale)
@@ -73,7 +74,33 @@ def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
             )
     for span in line.spans:
         yield from _span(span, left, rows[span.lane], scale)
+    for lane, y in rows.items():
+        for x, row, name in _captions(line, lane, scale):
+            yield style.text(left + x, y + HEIGHT + CAPTION * (row + 1), name, "tick")
     yield from _ticks(line, left, bottom, scale)
+
+
+def _tops(line: Timeline, scale: float) -> dict[Lane, float]:
+    """Where each lane begins, and END."""
+    found, y = dict[Lane, float](), 0.0
+    for lane in line.lanes:
+        found[lane] = y
+        rows = [row + 1 for _, row, _ in _captions(line, lane, scale)]
+        y += HEIGHT + BETWEEN + CAPTION * max(rows, default=0)
+    return found | {END: y}
+
+
+def _captions(line: Timeline, lane: Lane, scale: float) -> list[tuple[float, int, str]]:
+    """The transfers of an axis by name, below them: (x, row, name), in rows where none overlap."""
+    ends: list[float] = []  # of each row
+    found = []
+    for span in line.spans:
+        if span.lane == lane != COMPUTE:
+            x, name = span.begin * scale, result_name(span)
+            row = next((i for i, end in enumerate(ends) if end <= x), len(ends))
+            ends[row:] = [x + LETTER * len(name), *ends[row + 1 :]]
+            found.append((x, row, name))
+    return found
 
 
 def _ghost() -> tuple[str, str]:
@@ -99,7 +126,7 @@ def _span(span: Span, left: float, y: float, scale: float) -> Iterator[str]:
         )
         if 0 < exposed < takes:
             yield style.plain_rectangle(x + width - open_width, y, open_width, HEIGHT, 3, *EXPOSED)
-    if LETTER * len(name) + 6 <= width:
+    if span.kind == "compute" and LETTER * len(name) + 6 <= width:
         yield style.text(x + width / 2, y + HEIGHT / 2 + 4, name, "mid")
     yield "</g>"
 
