@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import llamac
 from llamac.emit.model import render_model
-from llamac.emit.trainer import PACKAGE, render_trainer, runtime_files
+from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
 from llamac.passes.pipeline import Stage, compile_spec
 from llamac.spec import Spec
@@ -35,8 +35,10 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
         last = stage
     assert last is not None
     files["model.py"] = render_model(last.program)
-    if last.program.mesh:  # text comes from one process, which needs all of every weight
-        whole = spec.replace({"parallel.tensor": 1, "parallel.context": 1})
+    if has_whole_model(spec):
+        whole = spec.replace(
+            {f"parallel.{key}": 1 for key in ("tensor", "context", "pipeline", "pipeline_virtual")}
+        )
         files["whole_model.py"] = render_model(compile_spec(whole))
     files |= render_trainer(spec)
     files["spec.toml"] = spec.to_toml()

@@ -10,7 +10,8 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import prod
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class _Counting(TorchDispatchMode):
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         namespace = op.namespace
-        if namespace in ("c10d", "_c10d_functional") and "wait" not in op.__name__:
+        sends = not any(word in op.__name__ for word in ("wait", "recv"))
+        if namespace in ("c10d", "_c10d_functional") and sends:
             kind, size, moved = _described(op, args)
             entry = self.report.collectives.setdefault((kind, size), [0, 0])
             entry[0] += self.times
@@ -86,28 +88,29 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def dry_run(spec: Spec, module: Any) -> Report:
     """Run a step of `module`, the emitted model.py, which is imported beside its runtime."""
     parallel = spec.parallel
-    degrees = {
-        "dp_replicate": parallel.data_replicate,
-        "dp_shard": parallel.data_shard,
-        "cp": parallel.context,
-        "tp": parallel.tensor,
-    }
-    report = Report(prod(degrees.values()))
+    report = Report(parallel.ranks)
     runtime = {
         name: importlib.import_module(f"runtime.{name}") for name in ("mesh", "shares", "sharded")
     }
+    own = range(0, parallel.stages, parallel.pipeline)  # the stages of rank 0
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
     shares = runtime["shares"].Shares(**tables, size=parallel.tensor, rank=0)
     dtype = torch.bfloat16 if spec.precision.compute == "bf16" else torch.float32
     with _fake_group(report.ranks):
-        mesh = runtime["mesh"].Mesh(degrees, torch.device("cpu"))
+        mesh = runtime["mesh"].Mesh(parallel.mesh, torch.device("cpu"))
         with FakeTensorMode(allow_non_fake_inputs=True):
-            model = mesh.model(module.Model, dtype)
+            makers = [partial(module.Model, stage=n) for n in own]
+            if parallel.stages == 1:
+                makers = [module.Model]
+            models = [mesh.model(make, dtype) for make in makers]
             optimizer = runtime["sharded"].ShardedWeights(
-                model.named_parameters(), shares, mesh, **_options(spec)
+                chain.from_iterable(model.named_parameters() for model in models),
+                shares,
+                mesh,
+                **_options(spec),
             )
             _count(report, optimizer)
-            _step(spec, mesh, model, optimizer, report)
+            _step(spec, mesh, models, optimizer, report)
     return report
 
 
@@ -121,21 +124,53 @@ def _options(spec: Spec) -> Mapping[str, Any]:
     }
 
 
-def _step(spec: Spec, mesh: Any, model: Any, optimizer: Any, report: Report) -> None:
-    """One optimizer step. Its micro-batches but the last are alike: one stands for them."""
+def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Report) -> None:
+    """One optimizer step. Micro-batches between the first and the last are alike: one stands for
+    them, and without a pipeline for the first as well."""
     batch = spec.batch
     report.micro_batches = batch.sequences // (batch.micro_batch * mesh.data_ranks)
     shape = (batch.micro_batch, batch.sequence_length)
     total = torch.zeros(())
-    for last in (False, True) if report.micro_batches > 1 else (True,):
-        with _Counting(report, 1 if last else report.micro_batches - 1):
+    alone = min(report.micro_batches, 1 + (mesh.degrees["pp"] > 1))  # the first and the last
+    times = [1] * alone
+    if report.micro_batches > alone:
+        times.insert(alone - 1, report.micro_batches - alone)
+    for number, count in enumerate(times, 1):
+        last = number == len(times)
+        with _Counting(report, count):
             tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
-            mesh.reduce_gradients(model, last)
-            loss = model(tokens, labels) / report.micro_batches
+            for model in models:
+                mesh.reduce_gradients(model, last)
+                if mesh.sharded and mesh.degrees["pp"] > 1:  # as PipelineStage has it
+                    model.set_reshard_after_backward(last)
+            if mesh.degrees["pp"] > 1:
+                _through(models, mesh, tokens)
+                continue
+            loss = models[0](tokens, labels) / report.micro_batches
             loss.backward()
             total += loss.detach()
     with _Counting(report, 1):
         optimizer.step(spec.optimizer.lr, total)
+
+
+def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
+    """A micro-batch through rank 0's pipeline stages and back, one after the other: what is sent is
+    the same in whatever order the trainer's schedule takes them. None of them is the last."""
+    group, ranks = mesh.pipeline, mesh.degrees["pp"]
+    passed: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for model in models:
+        x = tokens
+        if passed:
+            x = torch.empty_like(passed[0][1], requires_grad=True)
+            dist.recv(x.detach(), group=group, group_src=ranks - 1)
+        passed.append((x, model(x)))
+        dist.send(passed[-1][1].detach(), group=group, group_dst=1)
+    for x, out in reversed(passed):
+        gradient = torch.empty_like(out)
+        dist.recv(gradient, group=group, group_src=1)
+        out.backward(gradient)
+        if x.grad is not None:
+            dist.send(x.grad, group=group, group_dst=ranks - 1)
 
 
 def _count(report: Report, optimizer: Any) -> None:

@@ -32,7 +32,7 @@ def render_model(program: Program) -> str:
         *blocks,
         "head",
         "evaluate" if "evaluate" in program.regions else "",
-        "logits",
+        "" if program.stages else "logits",  # which are of no use to a stage
     ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
@@ -53,6 +53,8 @@ def render_model(program: Program) -> str:
         },
         "shares": _shares(program),
         "context": program.mesh.get("cp", 1),
+        "stages": program.stages,
+        "sharing": _sharing(program),
         "regions": sources,
         "functional": any("F." in text for source in sources for text in map(str, source.values())),
         "functions": [_function(r) for r in regions if r.backward is not None],
@@ -91,11 +93,21 @@ def flops_per_token(program: Program) -> int:
 
 
 def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
-    yield from (("parameters", name) for name in ("expand_layers", "initialise_parameters"))
+    yield "parameters", "expand_layers"
+    if not program.stages:
+        yield "parameters", "initialise_parameters"
     if program.buffers:
         yield "rope", "rope_tables"
         if "cp" in program.mesh:
             yield from (("collectives", "take_part"), ("context", "rank_order"))
+
+
+def _sharing(program: Program) -> int:
+    """How many ranks share the positions of what passes between layers."""
+    tokens = placeholders(program.regions["embed"].forward.graph, "input")[0]
+    stream = output_of(program.regions["embed"].forward.graph)
+    of_tokens, of_stream = (program.symbols[str(type_of(v).shape[1])] for v in (tokens, stream))
+    return of_tokens // of_stream
 
 
 def _init(program: Program) -> dict[str, tuple[str, float]]:
@@ -229,6 +241,7 @@ def _parameter(left: str, parameter: Parameter, indent: int, end: str = "") -> I
 def _model(program: Program) -> dict[str, Any]:
     """The attributes of Model, and how it calls each region."""
     once = [p for p in program.parameters.values() if not p.per_layer]
+    deeper = 12 if program.stages else 8  # under an `if`: the first stage's, or the last's
     calls = {}
     for name in ("embed", "head", "evaluate", "logits"):
         if name in program.regions:
@@ -238,8 +251,12 @@ def _model(program: Program) -> dict[str, Any]:
             )
     buffer = next(iter(program.buffers.values()), None)
     return {
-        "before": [line for p in once if p.name in _embedding(program) for line in _once(p)],
-        "after": [line for p in once if p.name not in _embedding(program) for line in _once(p)],
+        "before": [
+            line for p in once if p.name in _embedding(program) for line in _once(p, deeper)
+        ],
+        "after": [
+            line for p in once if p.name not in _embedding(program) for line in _once(p, deeper)
+        ],
         "calls": calls,
         "tables": buffer and list(_tables(dict(buffer.arguments))),
     }
@@ -265,5 +282,5 @@ def _embedding(program: Program) -> set[str]:
     return {node.meta["param"] for node in placeholders(graph, "param")}
 
 
-def _once(parameter: Parameter) -> Iterator[str]:
-    return _parameter(f"self.{parameter.name} = ", parameter, 8)
+def _once(parameter: Parameter, indent: int) -> Iterator[str]:
+    return _parameter(f"self.{parameter.name} = ", parameter, indent)

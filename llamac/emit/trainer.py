@@ -49,21 +49,35 @@ def runtime_files(*sources: str) -> list[str]:
     return sorted(needed)
 
 
+def stream_shape(spec: Spec) -> tuple[int, int, int]:
+    """What passes from layer to layer on one rank: sequences, positions, dim."""
+    parallel, batch = spec.parallel, spec.batch
+    sharing = parallel.context * (parallel.tensor if parallel.sequence else 1)
+    return batch.micro_batch, batch.sequence_length // sharing, spec.model.dim
+
+
+def has_whole_model(spec: Spec) -> bool:
+    """Is there a whole_model.py beside model.py? Text comes from one process, which needs all of
+    every weight."""
+    return spec.parallel.tensor * spec.parallel.context * spec.parallel.pipeline > 1
+
+
 def _values(spec: Spec) -> dict[str, Any]:
     """What the templates see besides the spec: sections regrouped as the runtime takes them."""
     optimizer, schedule, ranks = spec.optimizer, spec.schedule, spec.parallel.ranks
     nodes = spec.launch.nodes(ranks)
+    names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
+    names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
+    names += ["STAGES"] if spec.parallel.pipeline > 1 else []
     return {
         "spec": spec,
         "ranks": ranks,
         "tensor": spec.parallel.tensor,
-        "whole": spec.parallel.tensor * spec.parallel.context > 1,
-        "degrees": {
-            "dp_replicate": spec.parallel.data_replicate,
-            "dp_shard": spec.parallel.data_shard,
-            "cp": spec.parallel.context,
-            "tp": spec.parallel.tensor,
-        },
+        "whole": has_whole_model(spec),
+        "degrees": spec.parallel.mesh,
+        "pipeline": spec.parallel.pipeline,
+        "names": sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)),
+        "stream": stream_shape(spec),
         "nodes": nodes,
         "ranks_per_node": ranks // nodes,
         "gpus": spec.hardware.device != "cpu",

@@ -162,6 +162,7 @@ class _Parser:
         self.parameters: dict[str, Parameter] = {}
         self.buffers: dict[str, Buffer] = {}
         self.layers: list[str] = []
+        self.stages: tuple[int, ...] = ()
         self.notes: list[str] = []
         self.graphs: dict[tuple[str, str], _GraphText] = {}
         self.current: _GraphText | None = None
@@ -200,6 +201,8 @@ class _Parser:
             self.buffers[match[1]] = Buffer(match[1], TensorType.parse(match[2]), arguments)
         elif match := _LAYERS.fullmatch(text):
             self.layers += [match[2]] * int(match[1])
+        elif kind == "stages":
+            self.stages = tuple(map(int, rest.split()))
         elif kind == "note":
             self.notes.append(ast.literal_eval(rest))
         else:
@@ -237,4 +240,5 @@ class _Parser:
             layers=tuple(self.layers),
             notes=tuple(self.notes),
             mesh=self.mesh,
+            stages=self.stages,
         )

@@ -179,6 +179,8 @@ def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
 
 
 def _verify_layers(program: Program) -> None:
+    if program.stages and (sum(program.stages) != len(program.layers) or 0 in program.stages):
+        raise ValueError(f"stages {program.stages} do not divide {len(program.layers)} layers")
     for name in dict.fromkeys(program.layers):
         if name not in program.regions:
             raise ValueError(f"layers name a region {name!r} that the program does not hold")

@@ -11,6 +11,7 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.checkpoint import Checkpoint
 from llamac.passes.context import Context
+from llamac.passes.cut import Cut
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.fuse import Fuse
 from llamac.passes.lower import Lower
@@ -33,7 +34,18 @@ class Pass(Protocol):
 
 
 OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
-PASSES = (Lower, Pack, Fuse, SelectKernels, Context, Shard, Differentiate, Checkpoint, Overlap)
+PASSES = (
+    Lower,
+    Pack,
+    Fuse,
+    SelectKernels,
+    Context,
+    Shard,
+    Differentiate,
+    Checkpoint,
+    Cut,
+    Overlap,
+)
 NAMES = tuple(step.name for step in PASSES)
 
 
@@ -51,6 +63,7 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
         Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),
         Differentiate(),
         Checkpoint(policy=spec.activation.checkpoint),
+        Cut(stages=spec.parallel.stages),
         Overlap(enabled=spec.parallel.overlap),
     )
 

@@ -1,5 +1,6 @@
 """The processes of a run as a mesh of named axes, outermost first; torchrun starts them.
 
+pp             ranks that share the layers, a stage of them or several each
 dp_replicate   copies of the sharded model (HSDP)
 dp_shard       ranks that share parameters, gradients and optimizer state (FSDP)
 cp             ranks that share each sequence; to FSDP they are more ranks of dp_shard
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -38,16 +40,17 @@ class Mesh:
             if degrees[axis] > 1:
                 group = mesh.get_group(axis)
                 GROUPS[axis] = ProcessGroup(group.group_name, degrees[axis], self.at[axis])
+        self.pipeline = mesh.get_group("pp")
         self.sharded = self._sharded(kind)
 
     def _sharded(self, kind: str) -> DeviceMesh | None:
         """The mesh for FSDP, of one dimension, or of two for HSDP."""
-        replicas, tensor = self.degrees["dp_replicate"], self.degrees["tp"]
-        shards = self.degrees["dp_shard"] * self.degrees["cp"]
+        stages, replicas = self.degrees["pp"], self.degrees["dp_replicate"]
+        shards, tensor = self.degrees["dp_shard"] * self.degrees["cp"], self.degrees["tp"]
         if replicas * shards == 1:
             return None
-        names = ("replicate", "shard", "tp")
-        mesh = init_device_mesh(kind, (replicas, shards, tensor), mesh_dim_names=names)
+        names = ("pp", "replicate", "shard", "tp")
+        mesh = init_device_mesh(kind, (stages, replicas, shards, tensor), mesh_dim_names=names)
         return mesh["replicate", "shard"] if replicas > 1 else mesh["shard"]
 
     @property
@@ -81,7 +84,8 @@ class Mesh:
         its parameters hold nothing yet.
 
         FSDP keeps parameters in fp32, computes in `dtype`, and adds gradients up in fp32; each
-        layer's are gathered while the one before it works. No rank ever has all of them.
+        layer's are gathered while the one before it works. No rank ever has all of them, but those
+        of a pipeline stage for a step: to gather them for every micro-batch would take too long.
         """
         if self.sharded is None:
             return make(self.device, dtype)
@@ -91,9 +95,14 @@ class Mesh:
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,  # the tables that layers read stay in fp32
         )
-        layers = list(model.layers)  # type: ignore[arg-type]
+        layers: list[Any] = list(model.get_submodule("layers").children())
         for layer in layers:
-            fully_shard(layer, mesh=self.sharded, mp_policy=policy)
+            fully_shard(
+                layer,
+                mesh=self.sharded,
+                mp_policy=policy,
+                reshard_after_forward=self.degrees["pp"] == 1,
+            )
         fully_shard(model, mesh=self.sharded, mp_policy=policy)
         for layer, after in pairwise(layers):
             layer.set_modules_to_forward_prefetch([after])
@@ -108,11 +117,16 @@ class Mesh:
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean of a scalar over all ranks."""
-        total = value.detach().clone()
+    @property
+    def losses(self) -> int:
+        """How many ranks have a loss: those of the last pipeline stage. The others count as 0."""
+        return self.size // self.degrees["pp"]
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """The mean of a loss over the ranks that have one."""
+        total = loss.detach().clone()
         dist.all_reduce(total)
-        return total / self.size
+        return total / self.losses
 
     def any(self, flag: bool) -> bool:
         """Does any rank say so?"""

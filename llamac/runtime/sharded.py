@@ -65,7 +65,7 @@ class ShardedWeights(MasterWeights):
             for canonical, gradient in self._gradients(name):
                 holders = self.shares.copied(canonical) if self.shares.is_split(name) else tensor
                 squares += gradient.float().square().sum() / (holders * replicas)
-        totals = torch.stack([loss.float() / self.mesh.size, squares])
+        totals = torch.stack([loss.float() / self.mesh.losses, squares])
         dist.all_reduce(totals)
         return totals[0], totals[1].sqrt()
 

@@ -6,11 +6,11 @@ or all of it along dim 1; FSDP then splits what a rank holds along dim 0, wherev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Shard
 
@@ -95,10 +95,13 @@ def local(parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialise_shares(
-    model: nn.Module, init: Mapping[str, tuple[str, float]], shares: Shares, seed: int
+    parameters: Iterable[tuple[str, Tensor]],
+    init: Mapping[str, tuple[str, float]],
+    shares: Shares,
+    seed: int,
 ) -> None:
     """Fill every parameter with what one rank alone would start from; padding with zeros."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         values = local(parameter)
         values.zero_()
         for canonical, box in shares.boxes(name, parameter, values):

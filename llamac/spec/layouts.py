@@ -34,12 +34,69 @@ def batch_divides_over_data_ranks(parallel: Parallel, batch: Batch) -> Iterator[
         per_rank = batch.sequences // batch.micro_batch
         shards = nearest_divisors(data, of=per_rank)
         fitting = [n for n in shards if n % parallel.data_replicate == 0]
-        ways = f"batch.sequences = {either(nearest_multiples(batch.sequences, of=together))}"
+        ways = _steps(batch, of=together)
         if fitting:
             degrees = (n // parallel.data_replicate for n in fitting)
             ways += f" or data_shard = {either(degrees)}"
         key = "data_shard" if parallel.data_shard > 1 else "data_replicate"
         yield Problem(("parallel", key), message, f"{ways} works")
+
+
+def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
+    """Every stage has layers, and there are micro-batches to keep all of them at work."""
+    ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
+    if ranks == 1:
+        if virtual > 1:
+            message = f"pipeline_virtual = {virtual} has no effect with pipeline = 1"
+            ways = "pipeline_virtual = 1 or pipeline = 2 works"
+            yield Problem(("parallel", "pipeline_virtual"), message, ways)
+        return
+    if model.tied_embeddings:
+        message = f"pipeline = {ranks} has the embedding on its first stage and the output "
+        message += "projection on its last, but tied_embeddings = true makes them one"
+        ways = "pipeline = 1 or model.tied_embeddings = false works"
+        yield Problem(("parallel", "pipeline"), message, ways)
+    if parallel.stages > model.n_layers:
+        message = f"pipeline = {ranks} × pipeline_virtual = {virtual} makes {parallel.stages} "
+        message += f"stages of n_layers = {model.n_layers}"
+        most, key = model.n_layers // ranks, "pipeline_virtual"
+        if virtual == 1 or not most:
+            most, key = model.n_layers // virtual, "pipeline"
+        yield Problem(("parallel", key), message, f"{key} = {max(1, most)} works")
+    yield from _micro_batches_fill_the_pipeline(parallel, batch)
+
+
+def _micro_batches_fill_the_pipeline(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
+    ranks, data = parallel.pipeline, parallel.data_shard * parallel.data_replicate
+    together = batch.micro_batch * data
+    count = batch.sequences // together
+
+    def rounds(count: int) -> int:
+        return count // ranks if parallel.pipeline_virtual > 1 else 1
+
+    def fill(count: int) -> bool:
+        return count >= ranks and count % rounds(count) == 0
+
+    if fill(count):
+        return
+    message = f"pipeline = {ranks} stages work on {count} micro-batches a step "
+    message += f"({batch.sequences} sequences / {data} data ranks / micro_batch = "
+    message += f"{batch.micro_batch}), "
+    message += "too few for all" if count < ranks else f"which {rounds(count)} rounds do not divide"
+    ways = _steps(batch, of=together * ranks)
+    per_rank = batch.sequences // data
+    smaller = [n for n in range(1, batch.micro_batch) if per_rank % n == 0 and fill(per_rank // n)]
+    if smaller:
+        ways = f"batch.micro_batch = {smaller[-1]} or {ways}"
+    yield Problem(("parallel", "pipeline"), message, f"{ways} works")
+
+
+def _steps(batch: Batch, of: int) -> str:
+    """The step sizes nearest to the spec's that are multiples of so many sequences."""
+    sequences = nearest_multiples(batch.sequences, of=of)
+    if batch.given("tokens"):
+        return f"batch.tokens = {either(n * batch.sequence_length for n in sequences)}"
+    return f"batch.sequences = {either(sequences)}"
 
 
 def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
-
-NOT_YET = ("pipeline",)
 
 
 class Parallel(Section):
@@ -25,6 +21,11 @@ class Parallel(Section):
     )
     context: Count = Field(default=1, description="Ranks that share each sequence.")
     pipeline: Count = Field(default=1, description="Ranks that share the layers.")
+    pipeline_virtual: Count = Field(
+        default=1,
+        description="Stages each pipeline rank runs: one follows the 1F1B schedule; several, the "
+        "interleaved one, with smaller bubbles and more communication.",
+    )
     data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
     data_replicate: Count = Field(default=1, description="Copies of the sharded model (HSDP).")
 
@@ -34,14 +35,22 @@ class Parallel(Section):
     )
 
     @property
+    def mesh(self) -> dict[str, int]:
+        """Ranks along each axis of the device mesh, outermost first."""
+        return {
+            "pp": self.pipeline,
+            "dp_replicate": self.data_replicate,
+            "dp_shard": self.data_shard,
+            "cp": self.context,
+            "tp": self.tensor,
+        }
+
+    @property
     def ranks(self) -> int:
         """Processes of a run: the product of the degrees."""
-        return prod(
-            (self.pipeline, self.data_replicate, self.data_shard, self.context, self.tensor)
-        )
+        return prod(self.mesh.values())
 
-    def rules(self) -> Iterator[Problem]:
-        for axis, degree in self:
-            if axis in NOT_YET and degree != 1:
-                message = f"{axis} = {degree}, but this version has no such ranks yet"
-                yield Problem((axis,), message, f"use {axis} = 1")
+    @property
+    def stages(self) -> int:
+        """Parts that the layers are cut into: pipeline rank r runs r, r + pipeline, …"""
+        return self.pipeline * self.pipeline_virtual

@@ -14,7 +14,11 @@ from llamac.spec.errors import Problem
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
 from llamac.spec.launch import nodes_are_full
-from llamac.spec.layouts import batch_divides_over_data_ranks, layout_fits
+from llamac.spec.layouts import (
+    batch_divides_over_data_ranks,
+    layers_divide_into_stages,
+    layout_fits,
+)
 from llamac.spec.model import Model
 from llamac.spec.schedule import Schedule
 from llamac.spec.tokenizer import Tokenizer
@@ -64,6 +68,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _kernel_runs_on_device,
     layout_fits,
     batch_divides_over_data_ranks,
+    layers_divide_into_stages,
     nodes_are_full,
 )
 

@@ -28,7 +28,7 @@ def main(given: str, out: str) -> None:
         torch.set_num_threads(1)
         tables = getattr(emitted, "SHARES", {"packed": emitted.PACKED})
         shares = Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
-        model = mesh.model(emitted.Model, torch.float32)
+        model = stages(emitted, mesh, task) or mesh.model(emitted.Model, torch.float32)
         fill(model, shares, task["weights"], local)
         options = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 1e9}
         optimizer = ShardedWeights(model.named_parameters(), shares, mesh, **options)
@@ -42,6 +42,24 @@ def main(given: str, out: str) -> None:
         ]
         result = {"loss": loss, "norm": norm, "gradients": found}
         torch.save(result, f"{out}.{mesh.rank}")
+
+
+def stages(emitted, mesh, task):
+    """The pipeline stages of this rank, if the model has any."""
+    if not hasattr(emitted, "STAGES"):
+        return None
+    from runtime.pipeline import Pipeline
+
+    count = len(task["tokens"]) // (task["micro_batch"] * mesh.data_ranks)
+    return Pipeline(
+        emitted.Model,
+        len(emitted.STAGES),
+        mesh,
+        torch.float32,
+        count,
+        task["stream"],
+        task["tokens"].shape[1] // mesh.degrees["cp"],
+    )
 
 
 @torch.no_grad()
@@ -59,6 +77,9 @@ def backward(model, mesh, task):
     size = task["micro_batch"]
     sequences = len(task["tokens"])
     starts = range(mesh.data_rank * size, sequences, size * mesh.data_ranks)
+    if mesh.degrees["pp"] > 1:
+        own = [i for start in starts for i in range(start, start + size)]
+        return model.step(*mesh.own_positions(task["tokens"][own], task["labels"][own]))
     total = torch.zeros(())
     for number, start in enumerate(starts, 1):
         own = slice(start, start + size)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamac.emit.trainer import stream_shape
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec, SpecError
 from llamac.verify import one_rank
@@ -36,6 +37,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "cp2": {"context": 2},
         "fsdp2": {"data_shard": 2},
         "ddp2": {"data_replicate": 2},
+        "pp2": {"pipeline": 2},
+        "pp2·vpp2": {"pipeline": 2, "pipeline_virtual": 2},
     },
     4: {
         "tp4+sp": {"tensor": 4},
@@ -44,6 +47,10 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "cp2·fsdp2": {"context": 2, "data_shard": 2},
         "fsdp4": {"data_shard": 4},
         "hsdp2×2": {"data_replicate": 2, "data_shard": 2},
+        "tp2·pp2": {"tensor": 2, "pipeline": 2},
+        "pp2·fsdp2": {"pipeline": 2, "data_shard": 2},
+        "pp2·vpp2·fsdp2": {"pipeline": 2, "pipeline_virtual": 2, "data_shard": 2},
+        "pp4": {"pipeline": 4},
     },
 }
 
@@ -106,6 +113,7 @@ def divisible(spec: Spec) -> Spec:
             "model.n_heads": heads,
             "model.n_kv_heads": kv_heads,
             "model.ffn_dim": math.lcm(model.ffn_dim, 4),
+            "model.n_layers": 4,
             "batch.sequence_length": 24,
             "batch.sequences": SEQUENCES,
             "batch.micro_batch": 1,
@@ -115,7 +123,7 @@ def divisible(spec: Spec) -> Spec:
     )
 
 
-DEGREES = ("tensor", "context", "pipeline", "data_shard", "data_replicate")
+DEGREES = ("tensor", "context", "pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def _alone(files: Mapping[str, str], task: Mapping[str, Any]) -> Outcome:
@@ -148,12 +156,6 @@ def _outcome(loss: Tensor, gradients: Mapping[str, Tensor]) -> Outcome:
 def _together(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
     """Run a layout's emitted model in as many processes as it has ranks."""
     parallel = spec.parallel
-    degrees = {
-        "dp_replicate": parallel.data_replicate,
-        "dp_shard": parallel.data_shard,
-        "cp": parallel.context,
-        "tp": parallel.tensor,
-    }
     with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
         for name, text in files.items():
             if name.endswith(".py"):
@@ -162,7 +164,9 @@ def _together(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Out
                 path.write_text(text, encoding="utf-8")
         script = Path(directory, "one_rank.py")
         script.write_text(Path(one_rank.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-        torch.save(task | {"degrees": degrees}, Path(directory, "task"))
+        torch.save(
+            task | {"degrees": parallel.mesh, "stream": stream_shape(spec)}, Path(directory, "task")
+        )
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={parallel.ranks}", "one_rank.py", "task", "found"]
         _run(command, directory)

@@ -37,6 +37,23 @@ def test_tensor_parallel_collectives_are_counted(capsys: pytest.CaptureFixture[s
     assert found[("reduce_scatter", 4)] == micro_batches * (4 * layers + 2)
 
 
+def test_a_pipeline_rank_sends_activations_on_and_gradients_back(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry(
+        "--set=model.n_layers=4",
+        "--set=parallel.pipeline=2",
+        "--set=parallel.pipeline_virtual=2",
+        "--set=parallel.data_shard=2",
+        "--set=batch.micro_batch=4",
+        capsys=capsys,
+    )
+    micro_batches = 4
+    assert found[("send", 2)] == 3 * micro_batches  # stage 0 on; stage 2 on, and back
+    # once a step: a layer of each stage, and the embedding
+    assert found[("all_gather", 2)] == found[("reduce_scatter", 2)] == 3
+
+
 def test_one_process_needs_no_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL) == 2
     assert "is for one process" in capsys.readouterr().err

@@ -35,8 +35,9 @@ CASES = {
         "model.vocab_size=32_003",
     ),
     "gpt3-block-tp4": ("gpt3-block", "parallel.tensor=4"),
+    "7b-pp2": ("7b", "parallel.pipeline=2"),
 }
-SHOWN = ("context", "shard", "checkpoint", "overlap")
+SHOWN = ("context", "shard", "checkpoint", "cut", "overlap")
 every_case = pytest.mark.parametrize("case", CASES)
 
 

@@ -106,10 +106,40 @@ BROKEN = [
         ["data.shard_tokens=33"],
     ),
     (
-        "parallel.pipeline=2",
-        "pipeline = 2, but this version has no such ranks yet",
-        "use pipeline = 1",
-        ["parallel.pipeline=1"],
+        "parallel.pipeline=3 parallel.pipeline_virtual=2 model.n_layers=4 batch.sequences=24",
+        "pipeline = 3 × pipeline_virtual = 2 makes 6 stages of n_layers = 4",
+        "pipeline_virtual = 1 works",
+        ["parallel.pipeline=3 model.n_layers=4 batch.sequences=24"],
+    ),
+    (
+        "parallel.pipeline_virtual=2",
+        "pipeline_virtual = 2 has no effect with pipeline = 1",
+        "pipeline_virtual = 1 or pipeline = 2 works",
+        ["parallel.pipeline_virtual=2 parallel.pipeline=2 model.n_layers=4 batch.sequences=8"],
+    ),
+    (
+        "parallel.pipeline=2 model.tied_embeddings=true",
+        "pipeline = 2 has the embedding on its first stage and the output projection on its last",
+        "pipeline = 1 or model.tied_embeddings = false works",
+        ["parallel.pipeline=2", "model.tied_embeddings=true"],
+    ),
+    (
+        "parallel.pipeline=2 batch.sequences=4",
+        "pipeline = 2 stages work on 1 micro-batches a step (4 sequences / 1 data ranks / micro_b",
+        "batch.micro_batch = 2 or batch.sequences = 8 works",
+        [
+            "parallel.pipeline=2 batch.sequences=8",
+            "parallel.pipeline=2 batch.sequences=4 batch.micro_batch=2",
+        ],
+    ),
+    (
+        "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=36",
+        "which 2 rounds do not divide",
+        "batch.micro_batch = 3 or batch.sequences = 32 or 48 works",
+        [
+            "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=32",
+            "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=48",
+        ],
     ),
     (
         "parallel.tensor=3 model.n_heads=8 model.dim=64 model.ffn_dim=64",

@@ -19,6 +19,8 @@ from .conftest import Trainer, rows
 LAYOUTS = {
     "fsdp2": ("parallel.data_shard=2",),
     "hsdp": ("parallel.data_replicate=2", "parallel.data_shard=2"),
+    "pp2": ("parallel.pipeline=2",),
+    "tp2·pp2": ("parallel.pipeline=2", "parallel.tensor=2"),
 }
 FP32 = ('precision.compute="fp32"', "batch.micro_batch=1", "checkpoint.every=3")
 ROUNDING = 1e-5  # relative: sums taken in another order
@@ -89,6 +91,16 @@ def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, make_spec, tmp
     assert done.returncode == 0, done.stderr
     assert "start: after step 3 of" in done.stdout
     assert_same_curve(run, expected)
+
+
+def test_pipeline_stages_save_and_tensor_ranks_go_on(alone, make_spec, tmp_path):
+    run = tmp_path / "run"
+    for layout, steps in (("parallel.pipeline=2", "3"), ("parallel.tensor=2", "6")):
+        spec = make_spec(*FP32, layout)
+        done = torchrun(tmp_path / f"to-{steps}", spec, run, "--steps", steps)
+        assert done.returncode == 0, done.stderr
+    assert "start: after step 3 of" in done.stdout
+    assert_same_curve(run, alone[1])
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(alone, make_spec, tmp_path):

@@ -1,0 +1,82 @@
+"""cut: which layers each pipeline stage runs, so that the slowest stage is as fast as can be.
+
+The embedding belongs to the first stage, the final norm and the loss to the last. All ranks wait
+for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times are those of
+`llamac.passes.timing`, recomputation included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from llamac.ir.graph import ops_in
+from llamac.ir.program import Program, Region
+from llamac.passes.timing import Clock, timeline
+
+
+@dataclass(frozen=True)
+class Cut:
+    """stages: how many there are, over all ranks."""
+
+    stages: int
+    name: str = "cut"
+
+    def apply(self, program: Program) -> Program:
+        if self.stages == 1:
+            return program
+        clock = Clock(program.symbols, program.mesh)
+        seconds = {name: _seconds(region, clock) for name, region in program.regions.items()}
+        layers = [seconds[name] for name in program.layers]
+        counts = balanced(layers, self.stages, seconds["embed"], seconds["head"])
+        return replace(program, stages=counts)
+
+
+def _seconds(region: Region, clock: Clock) -> float:
+    """One forward and one backward pass."""
+    graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
+    return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)
+
+
+def balanced(
+    layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
+) -> tuple[int, ...]:
+    """How many layers each stage runs: none without any, the slowest stage as fast as can be, and
+    of the cuts that are equal in this, one with the squares of stages' times smallest.
+
+    before, after: what the first and the last stage do besides.
+    """
+    ends = list(accumulate(layers, initial=0.0))
+    ends = [0.0, *(end + before for end in ends[1:-1]), ends[-1] + before + after]
+    count = len(layers)
+
+    def best(worst: float) -> list[dict[int, tuple[float, float, int]]]:
+        """For each number of stages, and of layers they run: (slowest, squares, where the last of
+        them begins), of cuts with no stage slower than `worst`."""
+        rows = [{0: (0.0, 0.0, 0)}]
+        for stage in range(1, stages + 1):
+            row: dict[int, tuple[float, float, int]] = {}
+            for end in range(stage, count - (stages - stage) + 1):
+                found = [
+                    (max(slowest, own), squares + own * own, begin)
+                    for begin, (slowest, squares, _) in rows[-1].items()
+                    if begin < end and (own := ends[end] - ends[begin]) <= worst
+                ]
+                if found:
+                    key = None if worst == float("inf") else _squares
+                    row[end] = min(found, key=key)
+            rows.append(row)
+        return rows
+
+    slowest = best(float("inf"))[-1][count][0]
+    rows, end, counts = best(slowest * (1 + 1e-9)), count, []
+    for row in reversed(rows[1:]):
+        begin = row[end][2]
+        counts.append(end - begin)
+        end = begin
+    return tuple(reversed(counts))
+
+
+def _squares(found: tuple[float, float, int]) -> float:
+    return found[1]

@@ -1,0 +1,114 @@
+"""A model cut into stages of layers: pipeline rank r of n runs stages r, r + n, …
+
+Stages pass each other activations and their gradients, micro-batch by micro-batch, in an order of
+torch.distributed.pipelining: 1F1B where a rank has one stage (Narayanan et al. 2019), interleaved
+1F1B where it has several (Narayanan et al. 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+from torch.nn import Parameter
+
+from .mesh import Mesh
+
+
+class Pipeline:
+    """This rank's stages of `count`, each made by `make(device, dtype, stage=number)`.
+
+    A stage is called with what the one before it gave, the first with tokens; with labels besides
+    the last gives a loss, the mean over tokens. micro_batches: of a step, this rank's.
+    stream: the shape of what stages pass on, [sequences of a micro-batch, positions, dim].
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., nn.Module],
+        count: int,
+        mesh: Mesh,
+        dtype: torch.dtype,
+        micro_batches: int,
+        stream: tuple[int, int, int],
+        positions: int,
+    ) -> None:
+        self.count, self.mesh, self.dtype, self.stream = count, mesh, dtype, stream
+        own = range(mesh.at["pp"], count, mesh.degrees["pp"])
+        self.models = {n: mesh.model(partial(make, stage=n), dtype) for n in own}
+
+        tokens = torch.empty(stream[0], positions, dtype=torch.int64, device="meta")
+        x = torch.empty(stream, dtype=dtype, device="meta", requires_grad=True)
+        loss = torch.empty((), device="meta", requires_grad=True)
+        stages: list[Any] = [
+            PipelineStage(
+                model,
+                number,
+                count,
+                mesh.device,
+                input_args=x if number else tokens,
+                output_args=x if number < count - 1 else loss,
+                group=mesh.pipeline,
+            )
+            for number, model in self.models.items()
+        ]
+        share = partial(_share, micro_batches)
+        if len(stages) == 1:
+            self.schedule = Schedule1F1B(stages[0], micro_batches, share, scale_grads=False)
+        else:
+            self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, share, scale_grads=False)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Of all this rank's stages; layers have their numbers in the whole model."""
+        return chain.from_iterable(model.named_parameters() for model in self.models.values())
+
+    @property
+    def first(self) -> bool:
+        return 0 in self.models
+
+    @property
+    def last(self) -> bool:
+        return self.count - 1 in self.models
+
+    def step(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward of all of a step's micro-batches: int64 [sequences, positions].
+
+        Returns the mean loss where the last stage is, else 0; gradients are its.
+        """
+        losses: list[Tensor] = []
+        given = (tokens,) if self.first else ()
+        named: dict[str, Any] = {"labels": labels, "target": labels} if self.last else {}
+        self.schedule.step(*given, **named, losses=losses, return_outputs=False)
+        return torch.stack(losses).sum().detach() if losses else self._none()
+
+    @torch.no_grad()
+    def evaluate(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of one micro-batch where the last stage is, else 0."""
+        ranks, group = self.mesh.degrees["pp"], self.mesh.pipeline
+        loss = self._none()
+        for number, model in self.models.items():
+            given = tokens
+            if number:
+                shape = (len(tokens), *self.stream[1:])
+                given = torch.empty(shape, dtype=self.dtype, device=self.mesh.device)
+                dist.recv(given, group=group, group_src=(number - 1) % ranks)
+            out = model(given, labels)
+            if number == self.count - 1:
+                loss = out
+            else:
+                dist.send(out, group=group, group_dst=(number + 1) % ranks)
+        return loss
+
+    def _none(self) -> Tensor:
+        return torch.zeros((), device=self.mesh.device)
+
+
+def _share(micro_batches: int, loss: Tensor, _target: Tensor) -> Tensor:
+    """What a micro-batch's loss adds to the step's."""
+    return loss / micro_batches
