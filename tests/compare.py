@@ -38,7 +38,9 @@ GROUPED = ("model.n_kv_heads=2", "model.ffn_dim=80")  # in place of 8 heads of 6
 
 
 def shipped(name: str, *overrides: str) -> Spec:
-    return load_spec(SPECS / f"{name}.toml", overrides)
+    """A shipped spec, on one rank unless `overrides` say otherwise."""
+    alone = ("parallel.tensor=1", "parallel.data_shard=1")
+    return load_spec(SPECS / f"{name}.toml", (*alone, *overrides))
 
 
 def shrunk(name: str, *overrides: str) -> Spec:

@@ -10,7 +10,7 @@ from typing import Any
 from llamac.emit.build import MANIFEST, BuildError, files_of, write
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint import run_lock
-from llamac.runtime.machine import RunError
+from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
 # What the loss curve depends on, as the emitted train.py's CURVE has it.

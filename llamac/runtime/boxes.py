@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from .machine import RunError
+from .errors import RunError
 from .ranks import Ranks
 
 

@@ -32,7 +32,7 @@ import torch
 from . import boxes
 from .boxes import Tensors
 from .curve import fingerprint, require_same_curve
-from .machine import RunError
+from .errors import RunError
 from .progress import Progress
 from .ranks import Ranks
 
@@ -73,25 +73,11 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
-def save(
-    run: Path,
-    tensors: Tensors,
-    progress: Progress,
-    curve: Mapping[str, Any],
-    spec_sha256: str,
-    keep: int,
-    ranks: Ranks = ALONE,
-) -> Path:
-    """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
+def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
+    """What a checkpoint made now would hold besides tensors.
 
-    Raises RunError if a rank cannot write its part, on all ranks, and then frees what was taken.
     `curve` holds the settings that a run must have kept in order to resume, see `find`.
     """
-    return commit(run, tensors, state_of(progress, curve, spec_sha256), keep, ranks)
-
-
-def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
-    """What a checkpoint made now would hold besides tensors."""
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
     return state | {"random": random_state()}
 
@@ -99,7 +85,11 @@ def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> 
 def commit(
     run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE
 ) -> Path:
-    """`save`, of a state taken before, such as by `state_of`."""
+    """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
+
+    `state` is from `state_of`. Raises RunError if a rank cannot write its part, on all ranks, and
+    then frees what was taken.
+    """
     directory = run / "checkpoints"
     final = path_of(run, state["step"])
     temporary = directory / f".writing-{final.name}"
@@ -300,6 +290,23 @@ def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
     if problem := damage(path, ranks):
         raise RunError(f"cannot resume from {path}: {problem}")
     return path
+
+
+def restore(
+    path: Path,
+    state: Mapping[str, Any],
+    tensors: Tensors,
+    curve: Mapping[str, Any],
+    run: Path,
+    say: Say,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Go on from what `find` found: fill `tensors`, set the random state, and set aside later
+    checkpoints of `run`. All ranks call this, and raise RunError if `curve` is another one."""
+    require_same_curve(state["curve"], curve, path)
+    load(path, tensors, ranks)
+    set_random_state(state["random"], ranks)
+    set_aside(run, state["step"], say, ranks)
 
 
 def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .machine import RunError
+from .errors import RunError
 
 
 def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -25,9 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-
-class RunError(Exception):
-    """A run cannot go on, and the message says what a person can do about it. Exit code 1."""
+from .errors import RunError
 
 
 def exit_code(work: Callable[[], int]) -> int:

@@ -24,14 +24,18 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context import rank_order
-from .machine import RunError, say
+from .errors import RunError
+from .machine import say
+from .ranks import Ranks
 
 
 class Mesh:
     """This process's place among the others. Make it with `started`."""
 
-    def __init__(self, degrees: Mapping[str, int], device: torch.device) -> None:
-        self.degrees, self.device = dict(degrees), device
+    def __init__(
+        self, degrees: Mapping[str, int], device: torch.device, ranks: Ranks | None = None
+    ) -> None:
+        self.degrees, self.device, self.ranks = dict(degrees), device, ranks or Ranks()
         self.size, self.rank = dist.get_world_size(), dist.get_rank()
         kind, sizes = device.type, tuple(degrees.values())
         mesh = init_device_mesh(kind, sizes, mesh_dim_names=tuple(degrees))
@@ -150,7 +154,7 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend)
     try:
-        yield Mesh(degrees, device)
+        yield Mesh(degrees, device, Ranks.world())
     finally:
         GROUPS.clear()
         dist.destroy_process_group()

@@ -10,12 +10,14 @@ import statistics
 import sys
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .machine import say
+from .machine import peak_memory_bytes, say
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
 
 Row = dict[str, Any]
@@ -69,6 +71,28 @@ class Metrics:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path)
+
+
+@dataclass
+class Speed:
+    """What a step's seconds say. peak: FLOP/s of all devices, which MFU is a fraction of; a step
+    that seems faster shows it to have been measured too low, and raises it."""
+
+    tokens: int
+    flops_per_token: int
+    peak: float
+    device: torch.device
+
+    def row(self, seconds: float) -> Row:
+        rate = self.tokens / seconds
+        flops = rate * self.flops_per_token
+        self.peak = max(self.peak, flops)
+        return {
+            "tokens_per_second": rate,
+            "mfu": flops / self.peak,
+            "step_seconds": seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
 
 
 class Silent:

@@ -28,13 +28,14 @@ from typing import IO, Any
 
 import numpy as np
 
+from .errors import RunError
 from .tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
-class PreparedDataError(ValueError):
+class PreparedDataError(RunError, ValueError):
     """A directory of prepared data that is unfinished, damaged, or too small for its use."""
 
 

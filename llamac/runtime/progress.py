@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .machine import RunError
+from .errors import RunError
 
 
 @dataclass

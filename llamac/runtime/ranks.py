@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 
 import torch.distributed as dist
 
-from .machine import RunError
+from .errors import RunError
 
 T = TypeVar("T")
 PREPARING = timedelta(hours=12)

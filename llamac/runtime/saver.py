@@ -16,12 +16,12 @@ from torch import Tensor
 from . import checkpoint
 from .boxes import Box, Tensors, as_box
 from .checkpoint import Progress
-from .machine import RunError
+from .errors import RunError
 from .ranks import Ranks
 
 
 class Saver:
-    """Saves checkpoints as `checkpoint.save` does, in the background if `asynchronous`.
+    """Saves checkpoints as `checkpoint.commit` does, in the background if `asynchronous`.
 
     All ranks make one together, and call its methods together. Host memory for one copy of what
     this rank saves is taken at the first save and kept: pinned, where the tensors are on a GPU.

@@ -25,6 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import RunError
+
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
 LINE_BYTES = 1 << 26  # a longer JSON line is skipped: one line must fit in memory several times
 CHUNK_BYTES = 1 << 20
@@ -36,7 +38,7 @@ PLAIN, JSON_LINES, PARQUET = (".txt", ".md"), (".jsonl",), (".parquet",)
 COMPRESSED = (".gz", ".zst")
 
 
-class SourceError(ValueError):
+class SourceError(RunError, ValueError):
     """A source that cannot be read at all: nothing matches, or a package is missing."""
 
 

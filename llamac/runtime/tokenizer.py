@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import RunError
+
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
 SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
@@ -27,7 +29,7 @@ UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
 SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
 
 
-class TokenizerError(ValueError):
+class TokenizerError(RunError, ValueError):
     """A vocabulary that cannot be trained on this text, or a model that cannot be used."""
 
 

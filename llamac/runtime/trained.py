@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from . import checkpoint
-from .machine import RunError
+from .errors import RunError
 from .parameters import Pieces, canonical_views
 from .tokenizer import Tokenizer, TokenizerError
 

@@ -13,3 +13,8 @@ class Checkpoint(Section):
 
     every: Count = Field(default=1000, description="Steps between checkpoints.")
     keep: Count = Field(default=3, description="Newest checkpoints kept.")
+    asynchronous: bool = Field(
+        default=True,
+        description="Training goes on while a checkpoint is written, from a copy in host memory: "
+        "12 bytes for each parameter that a rank holds the state of.",
+    )

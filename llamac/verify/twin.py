@@ -20,6 +20,7 @@ VOCABULARY = 331  # the fewest a trained tokenizer may have is 320
 KV_HEADS = 3
 GROUP = 16  # query heads per kv head
 DIM, FFN_DIM = 256, 1024
+APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
@@ -56,6 +57,8 @@ def shrink(spec: Spec) -> Spec:
             "hardware.device": "cpu",
             "parallel.tensor": tensor,
             "parallel.context": context,
+            # These share what the compiler made, or cut it between layers; they do not change it.
+            **dict.fromkeys(map("parallel.{}".format, APART), 1),
         }
     )
 

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 
 from llamac.runtime import boxes
 from llamac.runtime.boxes import Box, BoxSavePlanner
-from llamac.runtime.machine import RunError
+from llamac.runtime.errors import RunError
 from llamac.runtime.ranks import Ranks
 
 WHOLE = torch.arange(48.0).reshape(6, 8)

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from llamac.runtime import boxes, checkpoint
 from llamac.runtime.checkpoint import Progress
-from llamac.runtime.machine import RunError
+from llamac.runtime.errors import RunError
 from llamac.runtime.ranks import Ranks
 
 CURVE = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
@@ -31,7 +31,7 @@ def tensors(fill: float) -> dict[str, dict[str, torch.Tensor]]:
 def save(run: Path, step: int, keep: int = 10, fill: float | None = None) -> Path:
     progress = Progress(step, 4 * step, 8 * step, skipped_steps=1)
     weights = tensors(step if fill is None else fill)
-    return checkpoint.save(run, weights, progress, CURVE, "hash", keep)
+    return checkpoint.commit(run, weights, checkpoint.state_of(progress, CURVE, "hash"), keep)
 
 
 def names(run: Path) -> list[str]:
@@ -61,7 +61,8 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 
 def test_views_are_stored_as_themselves_not_as_the_tensor_they_show(tmp_path):
     whole = torch.zeros(1000, 1000)
-    path = checkpoint.save(tmp_path, {"model": {"w": whole[:1]}}, Progress(1), {}, "", 1)
+    state = checkpoint.state_of(Progress(1), {}, "")
+    path = checkpoint.commit(tmp_path, {"model": {"w": whole[:1]}}, state, 1)
     assert sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) < whole.nbytes / 10
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from llamac.runtime import boxes, checkpoint
 from llamac.runtime.boxes import Box, Tensors
 from llamac.runtime.checkpoint import Progress
-from llamac.runtime.machine import RunError
+from llamac.runtime.errors import RunError
 from llamac.runtime.ranks import Ranks
 from llamac.runtime.saver import Saver
 
@@ -82,7 +83,11 @@ def assert_equal(one: Tensors, other: Tensors) -> None:
 
 
 def save(ranks: Ranks, directory: Path, step: int, dim: int = 0) -> Path:
-    return checkpoint.save(directory, split(dim, ranks), Progress(step), {}, "", 9, ranks)
+    return checkpoint.commit(directory, split(dim, ranks), state(step), 9, ranks)
+
+
+def state(step: int) -> dict[str, Any]:
+    return checkpoint.state_of(Progress(step), {}, "")
 
 
 def save_and_wait(saver: Saver, directory: Path, tensors: Tensors, step: int) -> None:
@@ -189,7 +194,7 @@ def incomplete(ranks: Ranks, directory: Path) -> None:
     if ranks.rank:
         parts = {"model": {"norm": WHOLE["norm"]}}
     with pytest.raises(RunError, match=r"step 1 .* hold 48 of the 96 elements of model.wq$"):
-        checkpoint.save(directory, {"model": parts["model"]}, Progress(1), {}, "", 9, ranks)
+        checkpoint.commit(directory, {"model": parts["model"]}, state(1), 9, ranks)
     ranks.each(lambda: None)  # the first one has cleared up
     assert ranks.each(lambda: names(directory)) == [[], []]
     save(ranks, directory, 1)

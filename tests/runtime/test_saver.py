@@ -10,7 +10,7 @@ import torch
 
 from llamac.runtime import boxes, checkpoint
 from llamac.runtime.checkpoint import Progress
-from llamac.runtime.machine import RunError
+from llamac.runtime.errors import RunError
 from llamac.runtime.saver import Saver
 
 

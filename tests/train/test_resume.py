@@ -127,12 +127,12 @@ def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
 def test_a_full_disk_is_one_message_and_the_run_goes_on_afterwards(fp32, fp32_straight, tmp_path):
     full = """
 import resource
-save = train.checkpoint.save
-def limited(run, tensors, progress, *rest):
-    if progress.step == 8:
+commit = train.checkpoint.commit
+def limited(run, tensors, state, *rest):
+    if state["step"] == 8:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-    return save(run, tensors, progress, *rest)
-train.checkpoint.save = limited
+    return commit(run, tensors, state, *rest)
+train.checkpoint.commit = limited
 """
     failed = fp32.process(tmp_path, before=full)
     assert failed.returncode == 1
