@@ -112,8 +112,8 @@ def both(rank: int, directory: str, sequence: bool) -> None:
     spec = small(sequence)
     program = compile_spec(spec)
     assert program.mesh == {"tp": RANKS}
-    store = dist.FileStore(f"{directory}/store", RANKS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
+    rendezvous = f"file://{directory}/store"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
     try:
         torch.manual_seed(0)
         length = spec.batch.sequence_length
@@ -134,7 +134,8 @@ def both(rank: int, directory: str, sequence: bool) -> None:
         out = layer(x_part, cos, sin)
         out.backward(part(d_out))
 
-        GROUPS["tp"] = ProcessGroup(dist.group.WORLD.group_name, RANKS, rank)
+        group = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("tp",)).get_group("tp")
+        GROUPS["tp"] = ProcessGroup(group.group_name, RANKS, rank)
         at = {"tp": rank}
         values = {"x": part(x), "rope_cos": cos, "rope_sin": sin, "d_out": part(d_out)}
         for parameter in program.parameters.values():
@@ -151,6 +152,7 @@ def both(rank: int, directory: str, sequence: bool) -> None:
         wanted = {
             f"layers.0.{name}".removesuffix(".weight"): whole(value.grad)
             for name, value in layer.named_parameters()
+            if value.grad is not None
         }
         for parameter in program.parameters.values():
             if parameter.per_layer:
