@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import io
 import math
@@ -28,22 +29,29 @@ import torch
 from .errors import RunError
 
 
-def exit_code(work: Callable[[], int]) -> int:
-    """Do `work` for its exit code; what a person can mend becomes one `error: …` and exit code 1.
+def exit_code(work: Callable[[], int]) -> Callable[[], int]:
+    """Makes of `work` a program's main function, which returns its exit code.
 
-    Text that the terminal's encoding lacks is written with backslashes rather than not at all.
+    What a person can mend becomes one `error: …`, also of several ranks, and exit code 1. Text that
+    the terminal's encoding lacks is written with backslashes rather than not at all.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        return work()
-    except (RunError, OSError) as error:  # OSError: disk full, read-only, not a directory, …
-        with contextlib.suppress(OSError):
-            print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+    @functools.wraps(work)
+    def main() -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return work()
+        except (RunError, OSError) as error:  # OSError: disk full, read-only, not a directory, …
+            if getattr(error, "teller", None) in (None, int(os.environ.get("RANK", "0"))):
+                with contextlib.suppress(OSError):
+                    print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+
+    return main
 
 
 def say(text: str) -> None:

@@ -146,7 +146,8 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     if found != wanted:
         raise RunError(
             f"this trainer is for {wanted} processes, not {found}: start it with "
-            f"torchrun --nproc-per-node {wanted}, or by a script of launch/"
+            f"torchrun --nproc-per-node {wanted}, or by a script of launch/",
+            teller=0,
         )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

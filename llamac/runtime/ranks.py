@@ -59,9 +59,9 @@ class Ranks:
         except RuntimeError as lost:
             reason = str(lost).splitlines()[0]
             raise RunError(f"rank {self.rank} lost touch with another one: {reason}") from lost
-        problem = next((said for _, said in gathered if said is not None), None)
-        if problem is not None:
-            raise RunError(problem) from error
+        problems = ((rank, said) for rank, (_, said) in enumerate(gathered) if said is not None)
+        for rank, said in problems:
+            raise RunError(said, teller=rank) from error
         return [value for value, _ in gathered]
 
     def first(self, work: Callable[[], T]) -> T:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from llamac.spec.errors import Problem, describe
-from llamac.spec.parallel import Parallel
+from llamac.spec.parallel import AXES, Parallel
 from llamac.spec.section import Section, Text
 from llamac.spec.units import Count
 
@@ -117,7 +117,10 @@ def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
     if ranks > most and ranks % most:
         fits = max(n for n in range(1, most + 1) if ranks % n == 0)
         message = f"gpus_per_node = {most} does not divide the {ranks} ranks of [parallel]"
-        yield Problem(("launch", "gpus_per_node"), message, f"gpus_per_node = {fits} works")
+        blamed = ("launch", "gpus_per_node")
+        if not launch.given("gpus_per_node"):
+            blamed = ("parallel", max(AXES.values(), key=lambda key: getattr(parallel, key)))
+        yield Problem(blamed, message, f"launch.gpus_per_node = {fits} works")
 
 
 def dns_label(name: str) -> str:

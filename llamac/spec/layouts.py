@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 
 from llamac.spec.batch import Batch
-from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
+from llamac.spec.errors import Problem, either
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 
@@ -23,80 +24,80 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
         yield Problem(("parallel", key), message, f"{either(_words(near, layout))} works")
 
 
-def batch_divides_over_data_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
-    """Every rank that reads sequences of its own gets as many whole micro-batches as the others."""
-    data = parallel.data_shard * parallel.data_replicate
-    together = batch.micro_batch * data
-    if data > 1 and batch.sequences % together:
-        message = f"data_shard × data_replicate = {data} ranks take {together} sequences at a time "
-        message += f"(micro_batch = {batch.micro_batch}), which do not divide a step's "
-        message += f"{batch.sequences}"
-        per_rank = batch.sequences // batch.micro_batch
-        shards = nearest_divisors(data, of=per_rank)
-        fitting = [n for n in shards if n % parallel.data_replicate == 0]
-        ways = _steps(batch, of=together)
-        if fitting:
-            degrees = (n // parallel.data_replicate for n in fitting)
-            ways += f" or data_shard = {either(degrees)}"
-        key = "data_shard" if parallel.data_shard > 1 else "data_replicate"
-        yield Problem(("parallel", key), message, f"{ways} works")
+def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
+    """Every rank that reads sequences of its own gets as many whole micro-batches as the others,
+    and they are enough to keep all pipeline stages at work."""
+    stages, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
+    sequences, micro, data = batch.sequences, batch.micro_batch, replicas * shards
+
+    def works(sequences: int, micro: int, data: int) -> bool:
+        whole = sequences % (micro * data) == 0
+        return whole and _keep_busy(sequences // (micro * data), stages, parallel.pipeline_virtual)
+
+    if works(sequences, micro, data):
+        return
+    if sequences % (micro * data):
+        key, other = "data_shard" if shards > 1 else "data_replicate", "data_shard"
+        message = f"data_shard × data_replicate = {data} ranks take {micro * data} sequences at a "
+        message += f"time (micro_batch = {micro}), which do not divide a step's {sequences}"
+        degrees = [n for n in range(1, 2 * shards + 1) if works(sequences, micro, n * replicas)]
+        others = [n for n in degrees if n < shards][-1:] + [n for n in degrees if n > shards][:1]
+    else:
+        key, other = "pipeline", "batch.micro_batch"
+        count = sequences // (micro * data)
+        message = f"pipeline = {stages} ranks work on {count} micro-batches a step "
+        message += f"({sequences} sequences / {data} data ranks / micro_batch = {micro}), "
+        odd = f"which {count // stages} rounds do not divide"
+        message += "too few for all" if count < stages else odd
+        others = [n for n in range(1, micro) if works(sequences, n, data)][-1:]
+    steps = _steps_around(batch, micro * data, lambda n: works(n, micro, data))
+    ways = [steps, *([f"{other} = {either(others)}"] if others else [])]
+    yield Problem(("parallel", key), message, f"{either(ways)} works")
+
+
+def _keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
+    """Are these enough for the ranks of a pipeline? Interleaved, they come in rounds alike."""
+    rounds = max(1, micro_batches // ranks) if virtual > 1 else 1
+    return micro_batches >= ranks and micro_batches % rounds == 0
+
+
+def _steps_around(batch: Batch, of: int, works: Callable[[int], bool]) -> str:
+    """The working sizes of a step nearest to the spec's, among multiples of so many sequences."""
+    below = next((n for n in range(batch.sequences // of * of, 0, -of) if works(n)), None)
+    above = next(n for n in count(batch.sequences // of * of + of, of) if works(n))
+    sizes = [n for n in (below, above) if n is not None]
+    if batch.given("tokens"):
+        return f"batch.tokens = {either(n * batch.sequence_length for n in sizes)}"
+    return f"batch.sequences = {either(sizes)}"
 
 
 def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Every stage has layers, and there are micro-batches to keep all of them at work."""
+    """Every pipeline stage has layers, and weights of its own."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     if ranks == 1:
         if virtual > 1:
             message = f"pipeline_virtual = {virtual} has no effect with pipeline = 1"
-            ways = "pipeline_virtual = 1 or pipeline = 2 works"
-            yield Problem(("parallel", "pipeline_virtual"), message, ways)
+            yield Problem(("parallel", "pipeline_virtual"), message, "pipeline_virtual = 1 works")
         return
+    alone = "pipeline = 1" + " with pipeline_virtual = 1" * (virtual > 1)
     if model.tied_embeddings:
         message = f"pipeline = {ranks} has the embedding on its first stage and the output "
         message += "projection on its last, but tied_embeddings = true makes them one"
-        ways = "pipeline = 1 or model.tied_embeddings = false works"
+        ways = f"{alone} or model.tied_embeddings = false works"
         yield Problem(("parallel", "pipeline"), message, ways)
     if parallel.stages > model.n_layers:
         message = f"pipeline = {ranks} × pipeline_virtual = {virtual} makes {parallel.stages} "
         message += f"stages of n_layers = {model.n_layers}"
-        most, key = model.n_layers // ranks, "pipeline_virtual"
+        count = batch.sequences // (
+            batch.micro_batch * parallel.data_shard * parallel.data_replicate
+        )
+        fewer = range(model.n_layers // ranks, 0, -1)
+        key, most = "pipeline_virtual", next((n for n in fewer if _keep_busy(count, ranks, n)), 0)
         if virtual == 1 or not most:
-            most, key = model.n_layers // virtual, "pipeline"
-        yield Problem(("parallel", key), message, f"{key} = {max(1, most)} works")
-    yield from _micro_batches_fill_the_pipeline(parallel, batch)
-
-
-def _micro_batches_fill_the_pipeline(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
-    ranks, data = parallel.pipeline, parallel.data_shard * parallel.data_replicate
-    together = batch.micro_batch * data
-    count = batch.sequences // together
-
-    def rounds(count: int) -> int:
-        return count // ranks if parallel.pipeline_virtual > 1 else 1
-
-    def fill(count: int) -> bool:
-        return count >= ranks and count % rounds(count) == 0
-
-    if fill(count):
-        return
-    message = f"pipeline = {ranks} stages work on {count} micro-batches a step "
-    message += f"({batch.sequences} sequences / {data} data ranks / micro_batch = "
-    message += f"{batch.micro_batch}), "
-    message += "too few for all" if count < ranks else f"which {rounds(count)} rounds do not divide"
-    ways = _steps(batch, of=together * ranks)
-    per_rank = batch.sequences // data
-    smaller = [n for n in range(1, batch.micro_batch) if per_rank % n == 0 and fill(per_rank // n)]
-    if smaller:
-        ways = f"batch.micro_batch = {smaller[-1]} or {ways}"
-    yield Problem(("parallel", "pipeline"), message, f"{ways} works")
-
-
-def _steps(batch: Batch, of: int) -> str:
-    """The step sizes nearest to the spec's that are multiples of so many sequences."""
-    sequences = nearest_multiples(batch.sequences, of=of)
-    if batch.given("tokens"):
-        return f"batch.tokens = {either(n * batch.sequence_length for n in sequences)}"
-    return f"batch.sequences = {either(sequences)}"
+            fewer = range(model.n_layers // virtual, 1, -1)
+            key, most = "pipeline", next((n for n in fewer if _keep_busy(count, n, virtual)), 1)
+        ways = alone if (key, most) == ("pipeline", 1) else f"{key} = {most}"
+        yield Problem(("parallel", key), message, f"{ways} works")
 
 
 def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:

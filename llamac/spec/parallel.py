@@ -9,6 +9,15 @@ from pydantic import Field
 from llamac.spec.section import Section
 from llamac.spec.units import Count
 
+AXES = {
+    "pp": "pipeline",
+    "dp_replicate": "data_replicate",
+    "dp_shard": "data_shard",
+    "cp": "context",
+    "tp": "tensor",
+}
+"""The axes of the device mesh, outermost first, and the keys that give their degrees."""
+
 
 class Parallel(Section):
     """Degrees of the device mesh."""
@@ -37,13 +46,7 @@ class Parallel(Section):
     @property
     def mesh(self) -> dict[str, int]:
         """Ranks along each axis of the device mesh, outermost first."""
-        return {
-            "pp": self.pipeline,
-            "dp_replicate": self.data_replicate,
-            "dp_shard": self.data_shard,
-            "cp": self.context,
-            "tp": self.tensor,
-        }
+        return {axis: getattr(self, key) for axis, key in AXES.items()}
 
     @property
     def ranks(self) -> int:

@@ -15,7 +15,7 @@ from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.layouts import (
-    batch_divides_over_data_ranks,
+    batch_divides_over_ranks,
     layers_divide_into_stages,
     layout_fits,
 )
@@ -67,7 +67,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _kernel_runs_on_device,
     layout_fits,
-    batch_divides_over_data_ranks,
+    batch_divides_over_ranks,
     layers_divide_into_stages,
     nodes_are_full,
 )

@@ -18,6 +18,7 @@ from torch import Tensor
 from llamac.emit.trainer import stream_shape
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec, SpecError
+from llamac.spec.parallel import AXES
 from llamac.verify import one_rank
 from llamac.verify.emitted import imported
 from llamac.verify.oracle import Outcome, consult, errors
@@ -123,7 +124,7 @@ def divisible(spec: Spec) -> Spec:
     )
 
 
-DEGREES = ("tensor", "context", "pipeline", "pipeline_virtual", "data_shard", "data_replicate")
+DEGREES = (*AXES.values(), "pipeline_virtual")
 
 
 def _alone(files: Mapping[str, str], task: Mapping[str, Any]) -> Outcome:

@@ -123,7 +123,7 @@ def test_what_a_person_can_mend_is_one_line(capsys, error, code, says):
     def work() -> int:
         raise error
 
-    assert machine.exit_code(work) == code
+    assert machine.exit_code(work)() == code
     printed = capsys.readouterr().err
     assert printed.endswith(says)
     assert printed.count("\n") == bool(says)
@@ -135,7 +135,7 @@ def outside(code: str, **options) -> subprocess.CompletedProcess[bytes]:
 
 
 def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
-    code = "machine.exit_code(lambda: machine.say('× 6N·L 長'))"
+    code = "machine.exit_code(lambda: machine.say('× 6N·L 長'))()"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = outside(code, env=environment, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, rb"\xd7 6N\xb7L \u9577" + b"\n")
