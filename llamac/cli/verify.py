@@ -123,8 +123,7 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
     if parallel.tensor * parallel.context > 1:
         yield (
             f"{parallel.tensor} tensor × {parallel.context} context ranks, simulated in this "
-            f"process, for the spec's {spec.parallel.tensor} × {spec.parallel.context}; "
-            "model.py is left out: what is emitted runs on one rank"
+            f"process, for the spec's {spec.parallel.tensor} × {spec.parallel.context}"
         )
     wanted, run = attention_kernel(spec), attention_kernel(twin)
     if wanted != run:

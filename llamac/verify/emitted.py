@@ -9,38 +9,92 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from llamac.runtime.boxes import Box
+from llamac.runtime.context import rank_order
+from llamac.runtime.shares import Shares
 from llamac.verify.oracle import Oracle, Outcome
 from llamac.verify.packing import module_packing_problem
+from llamac.verify.ranks import on_ranks
 
 ROOTS = ("model", "runtime")  # the emitted directory's own modules
 
 
-def run_emitted(files: Mapping[str, str], oracle: Oracle) -> Outcome:
-    """Run the emitted model on the oracle's batch. files: relative path → text."""
+def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
+    """Run the emitted model on the oracle's batch, by all ranks of `mesh`, simulated in this
+    process. files: relative path → text."""
     with imported(files) as module:
         if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
+        return _run_mesh(module, oracle, mesh) if mesh else _run_alone(module, oracle)
+
+
+def _run_alone(module: Any, oracle: Oracle) -> Outcome:
+    model = module.Model(dtype=torch.float64)
+    views = partial(_views, module)
+    if problem := module_packing_problem(model, views, oracle.weights):
+        raise ValueError(problem)
+    loss = model(oracle.tokens, oracle.labels)
+    loss.backward()
+    gradients = {
+        canonical: view
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+        for canonical, view in views(name, parameter.grad)
+    }
+    with torch.no_grad():
+        evaluated = model(oracle.tokens, oracle.labels)
+    return Outcome(loss.detach(), evaluated, model.logits(oracle.prompt), gradients)
+
+
+def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
+    """Every rank adds its parts of the gradients to the canonical ones, as the optimizer would."""
+    tables = getattr(module, "SHARES", {"packed": module.PACKED})
+    gradients = {name: torch.zeros_like(weight) for name, weight in oracle.weights.items()}
+    length, (context, tensor) = oracle.tokens.shape[1], (mesh.get("cp", 1), mesh.get("tp", 1))
+    prompt = F.pad(oracle.prompt, (0, length - oracle.prompt.shape[1]))
+    lock = Lock()
+
+    def rank(at: Mapping[str, int]) -> tuple[Tensor, Tensor, Tensor]:
+        shares = Shares(**tables, size=tensor, rank=at.get("tp", 0))
         model = module.Model(dtype=torch.float64)
-        views = partial(_views, module)
-        if problem := module_packing_problem(model, views, oracle.weights):
-            raise ValueError(problem)
-        loss = model(oracle.tokens, oracle.labels)
+        for name, parameter in model.named_parameters():
+            parameter.detach().zero_()
+            for canonical, box in shares.boxes(name, parameter, parameter.detach()):
+                box.tensor.copy_(oracle.weights[canonical][_place(box)])
+
+        def own(x: Tensor) -> Tensor:
+            return rank_order(x, 1, context).chunk(context, 1)[at["cp"]] if context > 1 else x
+
+        batch = own(oracle.tokens), own(oracle.labels)
+        loss = model(*batch)
         loss.backward()
-        gradients = {
-            canonical: view
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None
-            for canonical, view in views(name, parameter.grad)
-        }
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None or (
+                at.get("tp", 0) and not shares.is_split(name) and not shares.is_summed(name)
+            ):
+                continue  # what another rank has as well
+            with lock:
+                for canonical, box in shares.boxes(name, parameter, parameter.grad):
+                    gradients[canonical][_place(box)] += box.tensor / context
         with torch.no_grad():
-            evaluated = model(oracle.tokens, oracle.labels)
-        return Outcome(loss.detach(), evaluated, model.logits(oracle.prompt), gradients)
+            return loss.detach(), model(*batch), model.logits(own(prompt))
+
+    found = on_ranks(mesh, sys.modules["runtime.collectives"].GROUPS, rank)
+    loss, evaluated = (torch.stack([one[i] for one in found]).mean() for i in (0, 1))
+    return Outcome(loss, evaluated, found[0][2][:, : oracle.prompt.shape[1]], gradients)
+
+
+def _place(box: Box) -> tuple[slice, ...]:
+    pairs = zip(box.offsets, box.tensor.shape, strict=True)
+    return tuple(slice(start, start + size) for start, size in pairs)
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def verdicts(twin: Spec, emit: Emit) -> Iterator[Verdict]:
     except VerificationError as error:  # the pass itself left something that is no Program
         yield Verdict(NAMES[len(made)], problem=str(error))
         return
-    if not made[-1].program.mesh:  # what is emitted runs on one rank
-        yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(emit(twin, made), oracle))
+    mesh = made[-1].program.mesh
+    yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(emit(twin, made), oracle, mesh))
 
 
 def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], Outcome]) -> Verdict:

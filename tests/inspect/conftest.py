@@ -7,6 +7,7 @@ from functools import cache
 from llamac.ir.program import Program, Region
 from llamac.passes.pipeline import stages
 from llamac.spec import load_spec
+from tests.compare import shipped
 
 TINY = load_spec("tiny").model
 
@@ -23,7 +24,7 @@ COMPUTED = 1 + 3 + 3 + 1 + LOGSUMEXP + 1 + 1 + 1 + 2 * FFN + FFN + 1 + 1
 @cache
 def compiled(spec: str, policy: str = "selective") -> dict[str, Program]:
     """Pass → the program as it left it."""
-    loaded = load_spec(spec, [f"activation.checkpoint={policy}"])
+    loaded = shipped(spec, f"activation.checkpoint={policy}")
     return {stage.name: stage.program for stage in stages(loaded)}
 
 

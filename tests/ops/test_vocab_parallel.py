@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from llamac.ir.program import Region
 from llamac.ir.types import TensorType, TypeRuleError
 from llamac.passes.differentiate import augment, differentiate
 from llamac.runtime import collectives, cross_entropy
+from llamac.runtime.collectives import GROUPS
 from llamac.runtime.vocab_parallel import (
     parallel_cross_entropy,
     parallel_cross_entropy_backward,
@@ -28,12 +30,18 @@ from llamac.runtime.vocab_parallel import (
     parallel_linear_cross_entropy,
     parallel_linear_cross_entropy_with_gradients,
 )
+from llamac.verify.ranks import on_ranks
 from tests.compare import assert_close
-from tests.simulated import on_ranks
 
 VOCAB, DIM = 331, 12
+T = TypeVar("T")
 SIZES = pytest.mark.parametrize("size", [2, 4, 8])  # each pads 331, by 1, 1 and 5 rows
 CHUNKS = pytest.mark.parametrize("chunk", [1, 5, 14, 100])  # of 14 tokens
+
+
+def on_tp(size: int, function: Callable[[int], T]) -> list[T]:
+    """`function(rank)` on every tensor-parallel rank at once."""
+    return on_ranks({"tp": size}, GROUPS, lambda at: function(at["tp"]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def whole(parts: list[Tensor], dim: int = 0) -> Tensor:
 @SIZES
 def test_one_rank_has_each_token_s_row(size):
     b = batch()
-    parts = on_ranks(size, "tp", lambda r: parallel_embedding(b.tokens, b.part(r, size), "tp"))
+    parts = on_tp(size, lambda r: parallel_embedding(b.tokens, b.part(r, size), "tp"))
     assert torch.equal(sum(parts), b.weight[b.tokens])  # type: ignore[arg-type]
     assert (torch.stack(parts).any(-1).sum(0) == 1).all()
 
@@ -79,9 +87,7 @@ def test_one_rank_has_each_token_s_row(size):
 def test_a_row_s_gradient_goes_to_the_rank_that_has_it(size):
     b = batch()
     rows = -(-VOCAB // size)
-    parts = on_ranks(
-        size, "tp", lambda _: parallel_embedding_gradient(b.x, b.tokens, "tp", rows=rows)
-    )
+    parts = on_tp(size, lambda _: parallel_embedding_gradient(b.x, b.tokens, "tp", rows=rows))
     wanted = torch.zeros(VOCAB, DIM, dtype=torch.float64)
     wanted.index_add_(0, b.tokens.flatten(), b.x.flatten(0, 1))
     assert_close(whole(parts), wanted, "the table's gradient")
@@ -101,7 +107,7 @@ def test_cross_entropy_of_shared_logits(size):
         loss = parallel_cross_entropy(mine, b.tokens, "tp", VOCAB)
         return loss, parallel_cross_entropy_backward(d_loss, mine, b.tokens, "tp", VOCAB)
 
-    losses, d_logits = zip(*on_ranks(size, "tp", rank), strict=True)
+    losses, d_logits = zip(*on_tp(size, rank), strict=True)
     for loss in losses:
         assert torch.equal(loss, losses[0])
         assert_close(loss, wanted.detach(), "the loss")
@@ -119,7 +125,7 @@ def test_fused_cross_entropy_and_its_gradients(size, chunk):
         alone = parallel_linear_cross_entropy(*given)
         return alone, parallel_linear_cross_entropy_with_gradients(*given)
 
-    alone, together = zip(*on_ranks(size, "tp", rank), strict=True)
+    alone, together = zip(*on_tp(size, rank), strict=True)
     losses, d_x, d_weight = zip(*together, strict=True)
     for loss in (*alone, *losses):
         assert_close(loss, wanted[0], "the loss")
@@ -139,7 +145,7 @@ def test_large_logits_neither_overflow_nor_vanish(offset):
         loss = parallel_cross_entropy(mine, b.tokens, "tp", VOCAB)
         return loss, parallel_cross_entropy_backward(one, mine, b.tokens, "tp", VOCAB)
 
-    for loss, d_logits in on_ranks(2, "tp", rank):
+    for loss, d_logits in on_tp(2, rank):
         torch.testing.assert_close(loss.double(), wanted, rtol=1e-3, atol=0)
         assert d_logits.isfinite().all()
 
@@ -152,7 +158,7 @@ def test_bfloat16_sums_in_float32():
         given = (b.x, b.part(r, 2), b.tokens, 5, "tp", VOCAB)
         return parallel_linear_cross_entropy_with_gradients(*given)
 
-    losses, d_x, d_weight = zip(*on_ranks(2, "tp", rank), strict=True)
+    losses, d_x, d_weight = zip(*on_tp(2, rank), strict=True)
     assert losses[0].dtype == torch.float32
     torch.testing.assert_close(losses[0], wanted[0], rtol=1e-5, atol=0)
     torch.testing.assert_close(sum(d_x), wanted[1], rtol=2e-2, atol=2e-3)
@@ -209,7 +215,7 @@ def test_the_vjp_rules_give_the_whole_vocabulary_s_gradients(size, tied):
         loss = forward[output_of(region.forward.graph).name]
         return loss, {name: backward[node] for name, node in names.items()}
 
-    found = on_ranks(size, "tp", rank)
+    found = on_tp(size, rank)
 
     x, weight = b.x.clone().requires_grad_(), b.weight.clone().requires_grad_()
     stream = x + weight[b.tokens] if tied else x

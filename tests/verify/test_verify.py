@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,13 +12,14 @@ import torch
 
 from llamac.cli import main
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import NAMES, compile_spec
+from llamac.passes.pipeline import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted import imported
 from llamac.verify.oracle import TOLERANCE, Outcome, consult, errors, relative_error
 from llamac.verify.packing import module_packing_problem, packing_problem
 from llamac.verify.stages import verdicts
 from llamac.verify.twin import shrink
+from tests.compare import shipped
 
 LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'
 
@@ -36,6 +37,8 @@ LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'
         ["7b", "--set=model.rope_layout=half_split", f"--set={LLAMA3}", "--set=model.bias=true"],
         ["1b", "--set=model.activation=relu", "--set=kernels.attention=math"],
         ["tiny", "--set=model.head_dim=6", "--set=model.n_kv_heads=2"],
+        ["llama2-70b", "--set=parallel.tensor=16", "--set=parallel.data_shard=128"],
+        ["tiny", "--set=parallel.tensor=2", "--set=parallel.context=2"],
     ],
     ids=" ".join,
 )
@@ -47,6 +50,22 @@ def test_every_stage_agrees(arguments: list[str], capsys: pytest.CaptureFixture[
     assert out.endswith(
         f"{arguments[0]} is compiled correctly: {len(NAMES) + 1} stages agree with the reference\n"
     )
+
+
+def test_a_rank_that_reads_a_neighbour_s_positions_is_found() -> None:
+    """A fault of what is emitted for several ranks alone: the stages before it are right."""
+
+    def broken(spec: Spec, made: Sequence[Stage]) -> dict[str, str]:
+        files = files_of(spec, made)
+        right = 'take_part(rank_order(table, 0, 2), "cp", dim=0)'
+        assert right in files["model.py"]
+        files["model.py"] = files["model.py"].replace(right, "table.chunk(2)[0]")
+        return files
+
+    twin = shrink(load_spec("tiny", ["parallel.context=2"]))
+    *stages, emitted = verdicts(twin, broken)
+    assert not any(verdict.missed for verdict in stages)
+    assert emitted.missed
 
 
 def test_rounding_stays_far_below_the_tolerance() -> None:
@@ -83,7 +102,7 @@ SIZES = {"n_layers", "dim", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "voc
 
 @pytest.mark.parametrize("name", ["65b", "llama2-70b", "gpt3-block", "post-norm", "tiny"])
 def test_the_twin_keeps_every_feature_and_ratio(name: str) -> None:
-    spec, twin = load_spec(name), shrink(load_spec(name))
+    spec, twin = shipped(name), shrink(shipped(name))
     for field, value in spec.model:
         if field not in SIZES:
             assert getattr(twin.model, field) == value, field
