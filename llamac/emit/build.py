@@ -15,6 +15,7 @@ from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtim
 from llamac.ir.printer import print_program
 from llamac.passes.pipeline import Stage, compile_spec
 from llamac.spec import Spec
+from llamac.spec.parallel import WHOLE
 
 MANIFEST = "MANIFEST.json"
 
@@ -36,10 +37,7 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     assert last is not None
     files["model.py"] = render_model(last.program)
     if has_whole_model(spec):
-        whole = spec.replace(
-            {f"parallel.{key}": 1 for key in ("tensor", "context", "pipeline", "pipeline_virtual")}
-        )
-        files["whole_model.py"] = render_model(compile_spec(whole))
+        files["whole_model.py"] = render_model(compile_spec(spec.replace(WHOLE)))
     files |= render_trainer(spec)
     files["spec.toml"] = spec.to_toml()
     programs = [text for name, text in files.items() if name.endswith(".py")]

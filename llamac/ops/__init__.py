@@ -2,6 +2,7 @@
 
 from llamac.ops import (  # noqa: F401
     activation,
+    async_tensor,
     attention,
     collectives,
     context,

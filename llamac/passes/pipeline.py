@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
+from llamac.passes.async_tensor import AsyncTensor
 from llamac.passes.checkpoint import Checkpoint
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
@@ -44,6 +45,7 @@ PASSES = (
     Differentiate,
     Checkpoint,
     Cut,
+    AsyncTensor,
     Overlap,
 )
 NAMES = tuple(step.name for step in PASSES)
@@ -64,6 +66,7 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
         Differentiate(),
         Checkpoint(policy=spec.activation.checkpoint),
         Cut(stages=spec.parallel.stages),
+        AsyncTensor(enabled=spec.parallel.async_tensor),
         Overlap(enabled=spec.parallel.overlap),
     )
 

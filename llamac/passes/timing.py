@@ -16,6 +16,7 @@ from torch import fx
 
 from llamac.ir.graph import attributes, op_of, type_of
 from llamac.ir.values import operands_of, operation_count, values_of
+from llamac.ops.async_tensor import transfers
 from llamac.ops.collectives import all_reduce
 from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 
@@ -41,12 +42,22 @@ class Clock:
         if is_start(node) or is_collective(node):
             return self.wire_bytes(node) / WIRE
         traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
-        return max(operation_count(node, self.symbols) / FLOPS, sum(traffic.values()) / MEMORY)
+        under = self.wire_bytes(node) / WIRE if transfers(node) else 0.0
+        compute = operation_count(node, self.symbols) / FLOPS
+        return max(compute, sum(traffic.values()) / MEMORY, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
         """The bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an
         all_reduce twice that."""
         ranks = self.mesh[attributes(node)["axis"]]
+        if transfers(node):  # before the matmul its input, or after it its output
+            kind = node.meta["type"]
+            share = (
+                self._nbytes(operands_of(node)[0])
+                if isinstance(kind, tuple)
+                else self._nbytes(node)
+            )
+            return share * (ranks - 1)
         whole = max(self._nbytes(node), self._nbytes(operands_of(node)[0]))
         op = BY_START[op_of(node)].whole if is_start(node) else op_of(node)
         return whole * (ranks - 1) / ranks * (2 if op is all_reduce else 1)

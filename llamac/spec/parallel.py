@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 
 from pydantic import Field
 
+from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
 
@@ -17,6 +19,16 @@ AXES = {
     "tp": "tensor",
 }
 """The axes of the device mesh, outermost first, and the keys that give their degrees."""
+
+WHOLE = {
+    **dict.fromkeys(map("parallel.{}".format, ("tensor", "context", "pipeline")), 1),
+    "parallel.pipeline_virtual": 1,
+    "parallel.async_tensor": False,
+}
+"""For `Spec.replace`: every rank has a whole model."""
+
+ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
+"""For `Spec.replace`: there is one rank."""
 
 
 class Parallel(Section):
@@ -42,6 +54,17 @@ class Parallel(Section):
         default=True,
         description="Collectives start early and are waited for late, under other work.",
     )
+
+    async_tensor: bool = Field(
+        default=False,
+        description="A gather before a linear layer and a scatter after one move part by part "
+        "under its matmul, through torch's symmetric memory: for GPUs joined by NVLink.",
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.async_tensor and not (self.tensor > 1 and self.sequence):
+            message = "async_tensor = true has no effect unless tensor > 1 and sequence = true"
+            yield Problem(("async_tensor",), message, "async_tensor = false works")
 
     @property
     def mesh(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from llamac.emit.trainer import stream_shape
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec, SpecError
-from llamac.spec.parallel import AXES
+from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
 from llamac.verify.emitted import imported
 from llamac.verify.oracle import Outcome, consult, errors
@@ -35,6 +35,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {
         "tp2": {"tensor": 2, "sequence": False},
         "tp2+sp": {"tensor": 2},
+        "tp2+sp async": {"tensor": 2, "async_tensor": True},
         "cp2": {"context": 2},
         "fsdp2": {"data_shard": 2},
         "ddp2": {"data_replicate": 2},
@@ -105,7 +106,7 @@ def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
 def divisible(spec: Spec) -> Spec:
     """The small twin, for one rank, of sizes that four can divide; more heads than key heads stay
     so, and two key heads are fewer than four ranks."""
-    twin = shrink(spec.replace({f"parallel.{key}": 1 for key in DEGREES}))
+    twin = shrink(spec.replace(ONE_RANK))
     model = twin.model
     heads = math.lcm(model.n_heads, 4)
     kv_heads = heads if model.n_kv_heads == model.n_heads else 2
@@ -122,9 +123,6 @@ def divisible(spec: Spec) -> Spec:
             "kernels.compile": "never",
         }
     )
-
-
-DEGREES = (*AXES.values(), "pipeline_virtual")
 
 
 def _alone(files: Mapping[str, str], task: Mapping[str, Any]) -> Outcome:

@@ -43,7 +43,7 @@ def test_every_stage_and_the_emitted_model_match_eager(spec: Spec, without: set[
     made = list(stages(spec, without))
     for stage in made:
         assert_agrees(run_program(stage.program, oracle), oracle)
-    assert_agrees(run_emitted(files_of(spec, made), oracle), oracle)
+    assert_agrees(run_emitted(files_of(spec, made), oracle, made[-1].program.mesh), oracle)
 
 
 @bounded(50)

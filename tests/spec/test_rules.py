@@ -112,6 +112,12 @@ BROKEN = [
         ["parallel.pipeline=3 model.n_layers=4 batch.sequences=24"],
     ),
     (
+        "parallel.async_tensor=true parallel.tensor=2 parallel.sequence=false",
+        "async_tensor = true has no effect unless tensor > 1 and sequence = true",
+        "async_tensor = false works",
+        ["parallel.async_tensor=true parallel.tensor=2"],
+    ),
+    (
         "parallel.pipeline_virtual=2",
         "pipeline_virtual = 2 has no effect with pipeline = 1",
         "pipeline_virtual = 1 works",

@@ -1,0 +1,89 @@
+"""Linear layers together with the collective before or after them, over the positions.
+
+They come after differentiation and have no adjoints. What they transfer runs under their matmul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.graph import is_op
+from llamac.ir.layout import with_layouts
+from llamac.ir.op import Op
+from llamac.ir.types import TensorType
+from llamac.ops.collectives import all_gather, reduce_scatter
+from llamac.ops.linear import linear, linear_input_gradient
+from llamac.runtime import async_tensor as runtime
+
+POSITIONS = 1  # the dimension that ranks share
+
+
+def _after_gather(matmul: Op, eager: Callable[..., Any], results: tuple[str, str]) -> Op:
+    def infer(
+        x: TensorType, weight: TensorType, *, axis: str, size: int
+    ) -> tuple[TensorType, TensorType]:
+        gathered = all_gather.infer(x, axis=axis, dim=POSITIONS, size=size)
+        assert isinstance(gathered, TensorType)
+        return gathered, _typed(matmul, gathered, weight)
+
+    @wraps(eager)
+    def run(x: Any, weight: Any, axis: str, size: int) -> Any:
+        return eager(x, weight, axis)
+
+    return Op(
+        eager.__name__,
+        infer,
+        run,
+        flops=lambda x, weight, axis, size: size * matmul.flops(x, weight),
+        emit=lambda x, weight, axis, size: f"{eager.__name__}({x}, {weight}, {axis})",
+        cost="save",
+        results=results,
+    )
+
+
+def _before_scatter(matmul: Op, eager: Callable[..., Any]) -> Op:
+    def infer(x: TensorType, weight: TensorType, *, axis: str, size: int) -> TensorType:
+        partial = _typed(matmul, x, weight)
+        scattered = reduce_scatter.infer(partial, axis=axis, dim=POSITIONS, size=size)
+        assert isinstance(scattered, TensorType)
+        return scattered
+
+    @wraps(eager)
+    def run(x: Any, weight: Any, axis: str, size: int) -> Any:
+        return eager(x, weight, axis)
+
+    return Op(
+        eager.__name__,
+        infer,
+        run,
+        flops=lambda x, weight, axis, size: matmul.flops(x, weight),
+        emit=lambda x, weight, axis, size: f"{eager.__name__}({x}, {weight}, {axis})",
+        cost="save",
+    )
+
+
+def _typed(matmul: Op, x: TensorType, weight: TensorType) -> TensorType:
+    assert matmul.dims is not None
+    found = with_layouts(matmul.dims, (x, weight), matmul.infer(x, weight))
+    assert isinstance(found, TensorType)
+    return found
+
+
+gather_linear = _after_gather(linear, runtime.gather_linear, ("gathered", "y"))
+gather_input_gradient = _after_gather(
+    linear_input_gradient, runtime.gather_input_gradient, ("gathered", "d_x")
+)
+linear_scatter = _before_scatter(linear, runtime.linear_scatter)
+input_gradient_scatter = _before_scatter(linear_input_gradient, runtime.input_gradient_scatter)
+
+GATHERING = {linear: gather_linear, linear_input_gradient: gather_input_gradient}
+SCATTERING = {linear: linear_scatter, linear_input_gradient: input_gradient_scatter}
+
+
+def transfers(node: fx.Node) -> bool:
+    """Is this a matmul that passes something between ranks?"""
+    return is_op(node, *GATHERING.values(), *SCATTERING.values())
