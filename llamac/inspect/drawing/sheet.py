@@ -102,10 +102,6 @@ def kind_of(node: fx.Node, program: Program) -> Kind:
     return "view" if op.cost == "view" else "plain"
 
 
-def _call(node: fx.Node) -> tuple[object, ...]:
-    return node.target, [str(operand) for operand in node.args], node.kwargs
-
-
 def title_of(node: fx.Node) -> str:
     """The op, and the parameters it reads."""
     weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
@@ -204,8 +200,13 @@ class _Backward:
             self.place[node] = (BACKWARD, 0), row
 
     def _row_again(self, node: fx.Node) -> int:
-        """The row of the forward op that is run again: the one that reads the same."""
-        return next(self.forward.row[op] for op in self.forward.ops if _call(op) == _call(node))
+        """The row of the forward op that is run again: the one that makes the same value. A part of
+        a forward op, such as the gather in a `gather_linear`, stands beside what it reads."""
+        for value in (*values_of(node), *node.users):  # a collective's start has its wait's row
+            if value.name in self.row_of_value:
+                return self.row_of_value[value.name]
+        sources = [producer(operand)[0] for operand in operands_of(node)]
+        return max(self.place[source][1] for source in sources if source in self.place)
 
     def _only_weights(self, node: fx.Node) -> bool:
         returned = output_of(self.graph)
