@@ -132,10 +132,13 @@ def _started_by(spec: Spec) -> list[str]:
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    """What torchrun needs to know: the time to save in after SIGTERM, and each rank's threads."""
+    """What torchrun needs to know: the time to save in after SIGTERM, each rank's threads, and that
+    processes that start again must not look for the dead ones, whose addresses torch's shared store
+    still has."""
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)
     return {
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(spec.launch.grace),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         **spec.launch.environment,
     }

@@ -253,7 +253,10 @@ def find(
     All ranks call this and get the same.
     """
     ranks.first(lambda: _remove_leftovers(run / "checkpoints"))
-    path = _choose(run, resume, say, ranks)
+    try:
+        path = _choose(run, resume, say, ranks)
+    except RunError as error:
+        raise RunError(str(error), teller=0) from error  # all ranks find the same
     if path is None:
         return None, {}
     state = ranks.first(lambda: read_state(path))
@@ -303,7 +306,7 @@ def restore(
 ) -> None:
     """Go on from what `find` found: fill `tensors`, set the random state, and set aside later
     checkpoints of `run`. All ranks call this, and raise RunError if `curve` is another one."""
-    require_same_curve(state["curve"], curve, path)
+    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
     load(path, tensors, ranks)
     set_random_state(state["random"], ranks)
     set_aside(run, state["step"], say, ranks)

@@ -41,5 +41,6 @@ class Progress:
             raise RunError(
                 f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "
                 f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl, "
-                "then lower optimizer.lr, lengthen the warm-up or compute in fp32"
+                "then lower optimizer.lr, lengthen the warm-up or compute in fp32",
+                teller=0,
             )

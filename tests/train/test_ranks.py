@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llamac.cli.train import _environment
 from llamac.emit.build import files_of, write
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
@@ -27,7 +28,7 @@ ROUNDING = 1e-5  # relative: sums taken in another order
 
 
 def torchrun(
-    directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
+    directory: Path, spec: Spec, run: Path, *arguments: str, before: str = "", restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """The spec's trainer on all its ranks, each after the code in `before`."""
     write(directory, files_of(spec, stages(spec)))
@@ -35,13 +36,14 @@ def torchrun(
     code = f"import sys; sys.path.insert(0, {str(directory)!r})\nimport os, signal, train\n"
     start.write_text(f"{code}{before}\nsys.exit(train.main())\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={spec.parallel.ranks}", "--", str(start)]
+    command += [f"--nproc-per-node={spec.parallel.ranks}", f"--max-restarts={restarts}"]
+    command += ["--", str(start)]
     return subprocess.run(
         [*command, "--run", str(run), *arguments],
         capture_output=True,
         text=True,
         timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | _environment(spec) | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
 
@@ -101,6 +103,57 @@ def test_pipeline_stages_save_and_tensor_ranks_go_on(alone, make_spec, tmp_path)
         assert done.returncode == 0, done.stderr
     assert "start: after step 3 of" in done.stdout
     assert_same_curve(run, alone[1])
+
+
+KILL = """
+first = os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+MOMENTS = {
+    "in a step": """
+step = train.ShardedWeights.step
+def act(self, *arguments):
+    if first and self.updates == 4:
+        die()
+    return step(self, *arguments)
+train.ShardedWeights.step = act
+""",
+    "in a save": """
+write = train.checkpoint.boxes.write
+def act(directory, *arguments):
+    if first and "step-00000006" in str(directory):
+        die()
+    return write(directory, *arguments)
+train.checkpoint.boxes.write = act
+""",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_rank_is_killed_and_all_start_again_from_a_whole_checkpoint(
+    alone, make_spec, tmp_path, moment
+):
+    run, spec = tmp_path / "run", make_spec(*FP32, *LAYOUTS["fsdp2"])
+    before = KILL + MOMENTS[moment]
+    done = torchrun(tmp_path / "two", spec, run, "--steps", "9", before=before, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "start: after step 3 of" in done.stdout
+    assert [row["step"] for row in rows(run)] == list(range(1, 10))
+    assert [row["loss"] for row in rows(run)][:6] == pytest.approx(
+        [row["loss"] for row in rows(alone[1])], rel=ROUNDING
+    )
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step-00000006",
+        "step-00000009",
+    ]
+
+
+def test_what_all_ranks_find_wrong_is_told_once(make_spec, tmp_path):
+    spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
+    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--resume", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr.count("error: cannot resume from") == 1
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(alone, make_spec, tmp_path):
