@@ -79,7 +79,7 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
     return 0.2 * values + (0 if name.endswith("_bias") else 1)
 
 
-def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
+def errors(found: Outcome, wanted: Outcome, negligible: float = NEGLIGIBLE) -> dict[str, float]:
     """Relative error of everything that `wanted` holds, by what it is; infinite where it is absent,
     misshapen or not a number. What is not wanted at all counts as wrong, too."""
     result = {
@@ -92,7 +92,7 @@ def errors(found: Outcome, wanted: Outcome) -> dict[str, float]:
     scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
     for name, gradient in wanted.gradients.items():
         result[gradient_of(name)] = relative_error(
-            found.gradients.get(name), gradient, at_least=NEGLIGIBLE * scale
+            found.gradients.get(name), gradient, at_least=negligible * scale
         )
     unknown = found.gradients.keys() - wanted.gradients.keys()
     return result | {gradient_of(name): math.inf for name in sorted(unknown)}

@@ -28,6 +28,10 @@ from llamac.verify.twin import shrink
 ROUNDING = 1e-5
 """Largest relative error in fp32, where only the order of sums differs."""
 
+NEGLIGIBLE = 1e-2
+"""Of the largest gradient: one that is zero but for rounding is judged by so much. It is a sum of
+values that cancel, of which fp32 keeps seven digits."""
+
 SEQUENCES = 4
 SECONDS = 300  # a layout may take before it counts as stuck
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -94,11 +98,11 @@ def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
             try:
                 layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
             except SpecError as error:
-                yield Found(name, {}, refused=str(error).splitlines()[0])
+                yield Found(name, {}, refused=error.diagnostics[0].message)
                 continue
             try:
                 found = _together(emit(layout, list(stages(layout))), layout, task)
-                yield Found(name, errors(found, alone))
+                yield Found(name, errors(found, alone, NEGLIGIBLE))
             except RuntimeError as error:
                 yield Found(name, {}, problem=str(error))
 
