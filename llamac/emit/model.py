@@ -16,12 +16,10 @@ from llamac.emit.functions import (
     wrapped,
 )
 from llamac.emit.source import WIDTH, environment, literal
-from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, type_of
+from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import DTYPES
-from llamac.ops.attention import attention
-from llamac.ops.context import context_attention
-from llamac.ops.linear import linear
+from llamac.passes.flops import flops_per_token, matmul_parameters
 
 
 def render_model(program: Program) -> str:
@@ -65,31 +63,6 @@ def render_model(program: Program) -> str:
         "model": _model(program),
     }
     return environment().get_template("model.py.j2").render(values)
-
-
-def matmul_parameters(program: Program) -> int:
-    """Parameters that take part in matmuls: all weights of linears, the output projection's too."""
-    weights = {
-        operands(node)[1].meta["param"]
-        for name in (*dict.fromkeys(program.layers), "logits")
-        for node in ops_in(program.regions[name].forward.graph)
-        if is_op(node, linear)
-    }
-    return sum(program.elements(program.parameters[name]) for name in weights)
-
-
-def flops_per_token(program: Program) -> int:
-    """6N + 12·L·d·s: forward and backward, attention counted in full (PaLM, appendix B)."""
-    flops = 0
-    for name in program.layers:
-        for node in ops_in(program.regions[name].forward.graph):
-            if is_op(node, attention, context_attention):
-                _batch, _length, heads, head_dim = type_of(operands(node)[0]).shape
-                assert isinstance(heads, int)
-                assert isinstance(head_dim, int)
-                ranks = program.mesh.get("tp", 1)
-                flops += 12 * heads * ranks * head_dim * program.symbols["S"]
-    return 6 * matmul_parameters(program) + flops
 
 
 def _own_imports(program: Program) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,39 @@
+"""How many operations a model takes for each token it is trained on, by PaLM's convention."""
+
+from __future__ import annotations
+
+from llamac.ir.graph import is_op, operands, ops_in, type_of
+from llamac.ir.program import Program
+from llamac.ops.attention import attention
+from llamac.ops.context import context_attention
+from llamac.ops.linear import linear
+
+
+def matmul_parameters(program: Program) -> int:
+    """Parameters that take part in matmuls: all weights of linears, the output projection's too."""
+    weights = {
+        operands(node)[1].meta["param"]
+        for name in (*dict.fromkeys(program.layers), "logits")
+        for node in ops_in(program.regions[name].forward.graph)
+        if is_op(node, linear)
+    }
+    return sum(program.elements(program.parameters[name]) for name in weights)
+
+
+def attention_flops_per_token(program: Program) -> int:
+    """12·L·d·s: forward and backward of attention, the masked half counted too."""
+    flops = dict.fromkeys(program.layers, 0)
+    for name in flops:
+        for node in ops_in(program.regions[name].forward.graph):
+            if is_op(node, attention, context_attention):
+                _batch, _length, heads, head_dim = type_of(operands(node)[0]).shape
+                assert isinstance(heads, int)
+                assert isinstance(head_dim, int)
+                ranks = program.mesh.get("tp", 1)
+                flops[name] += 12 * heads * ranks * head_dim * program.symbols["S"]
+    return sum(flops[name] for name in program.layers)
+
+
+def flops_per_token(program: Program) -> int:
+    """6N + 12·L·d·s, N the parameters of matmuls (PaLM, appendix B)."""
+    return 6 * matmul_parameters(program) + attention_flops_per_token(program)

@@ -1,0 +1,92 @@
+"""Devices that a run may be planned for: `devices/*.toml`, each figure with its source."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamac.spec.units import parse_bytes
+
+HERE = Path(__file__).parent / "devices"
+
+
+class DeviceError(ValueError):
+    """No such device, or a file of one that cannot be read; says what there is."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Link:
+    """bandwidth: bytes a second that a rank sends in a large collective. latency: seconds, for
+    each rank of a ring beyond the first."""
+
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What kernels make of a device: matmul, fp8, attention, attention_backward, memory: of its
+    peak, for large ones. fill: elements of K in which a matmul's pipeline fills. kernel: seconds
+    that every kernel takes besides. units: how many tiles of 128 × 128 a large matmul does in the
+    """
+
+    matmul: float = 0.85
+    fp8: float = 0.6
+    attention: float = 0.55
+    attention_backward: float = 0.45
+    memory: float = 0.80
+    fill: float = 128.0
+    kernel: float = 3e-6
+
+
+@dataclass(frozen=True)
+class Device:
+    """memory: bytes a process may take. memory_bandwidth: bytes a second. units: how many matmul
+    tiles run at once. peak: dense FLOP/s by compute dtype. link: within a node of
+    `gpus_per_node`; network: between nodes, for each GPU."""
+
+    name: str
+    title: str
+    memory: int
+    memory_bandwidth: float
+    units: int
+    gpus_per_node: int
+    peak: Mapping[str, float]
+    link: Link
+    network: Link
+    efficiency: Efficiency = field(default_factory=Efficiency)
+
+    def flops(self, dtype: str) -> float:
+        """The peak for a compute dtype; fp16 has bf16's, and what is not listed fp32's."""
+        return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in HERE.glob("*.toml"))
+
+
+def load_device(name: str) -> Device:
+    """A shipped device by name, or one of a file ending in .toml. Raises DeviceError."""
+    path = Path(name) if name.endswith(".toml") else HERE / f"{name.lower()}.toml"
+    if not path.is_file():
+        close = difflib.get_close_matches(name.lower(), names(), n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]}? " if close else ""
+        known = ", ".join(names())
+        raise DeviceError(f"no device {name!r}: {hint}known are {known}, or give a .toml file")
+    try:
+        return _device(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeviceError(f"{path} does not describe a device: {error}") from error
+
+
+def _device(name: str, given: dict[str, Any]) -> Device:
+    links = {key: Link(**given.pop(key)) for key in ("link", "network")}
+    peak = {dtype: float(flops) for dtype, flops in given.pop("peak").items()}
+    efficiency = Efficiency(**given.pop("efficiency", {}))
+    return Device(name, efficiency=efficiency, memory=parse_bytes(given.pop("memory")), peak=peak, **links, **given)

@@ -1,0 +1,162 @@
+"""What a rank holds at the worst moment of a step, by what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from torch import fx
+
+from llamac.inspect.memory import region_memory
+from llamac.ir.graph import ops_in, placeholders, type_of
+from llamac.ir.program import Program
+from llamac.ir.types import DTYPES
+from llamac.passes.liveness import peak_bytes
+from llamac.plan.style import Sharding
+
+CONTEXT = 0.7e9
+"""Bytes of a process on a GPU besides torch's: the CUDA context and NCCL's buffers."""
+FRAGMENTS = 0.03
+"""Of what torch holds, what its allocator cannot use."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank. communication: parameters gathered and gradients on their way.
+    overhead: the process' own and what the allocator loses."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    communication: float
+    overhead: float
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Held:
+    """How many parameters a rank holds: of one layer, of all its layers, and with the rest."""
+
+    layer: int
+    layers: int
+    total: int
+
+
+def held(program: Program, layers: int, first: bool, last: bool) -> Held:
+    """Of a pipeline stage of so many layers, which may be the first, the last, or both."""
+    layer = rest = 0
+    embedding = _parameters_of(program, "embed")
+    for name, parameter in program.parameters.items():
+        count = parameter.type.elements({})
+        if parameter.per_layer:
+            layer += count
+        elif (name in embedding and first) or (name not in embedding and last):
+            rest += count
+    return Held(layer, layer * layers, layer * layers + rest)
+
+
+def _parameters_of(program: Program, region: str) -> set[str]:
+    graph = program.regions[region].forward.graph
+    return {node.meta["param"] for node in placeholders(graph, "param")}
+
+
+def states(
+    own: Held, dtype: str, sharding: Sharding, ranks: int, micro_batches: int, whole_stage: bool
+) -> dict[str, float]:
+    """Bytes of parameters, gradients and optimizer state, and of what is gathered of them.
+
+    As the emitted trainer has it: alone 2 + 4 bytes of parameters (bf16 and its fp32 master), 4 of
+    gradients, 8 of moments (Megatron's 18); in fp32 4 + 4 + 8. Under FSDP all of it in fp32 shards,
+    a layer and the next gathered, and gradients of all layers in fp32 until a step's last
+    micro-batch reduces them. whole_stage: all layers stay gathered, as under a pipeline schedule.
+    """
+    size, n = (4 if dtype == "fp32" else 2), own.total
+    master = 0 if dtype == "fp32" else 4
+    if sharding == "zero3":
+        gathered = own.total if whole_stage else own.total - own.layers + 2 * own.layer
+        waiting = 4 * n if micro_batches > 1 else (4 + size) * 2 * own.layer
+        return {
+            "parameters": 4 * n / ranks,
+            "gradients": 4 * n / ranks,
+            "optimizer": 8 * n / ranks,
+            "communication": size * gathered + waiting,
+        }
+    shared = 1 if sharding == "none" else ranks
+    return {
+        "parameters": size * n,
+        "gradients": 4 * n / (ranks if sharding == "zero2" else 1),
+        "optimizer": (master + 8) * n / shared,
+        "communication": 0.0,
+    }
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes, of one micro-batch. kept: by layer region. peak: of its backward pass, what it was
+    given and kept included. head: kept by the loss, and its peak."""
+
+    kept: Mapping[str, float]
+    peak: Mapping[str, float]
+    head_kept: float
+    head_peak: float
+    logits: float
+
+
+def activations(program: Program, scores_kept: bool = False) -> Activations:
+    """By liveness over the scheduled forward and backward graphs, recompute included."""
+    symbols = program.symbols
+    kept: dict[str, float] = {}
+    peak: dict[str, float] = {}
+    for name in dict.fromkeys(program.layers):
+        region = program.regions[name]
+        assert region.backward is not None
+        kept[name] = region_memory(region, symbols).saved
+        ahead = peak_bytes(region.forward.graph, region.saved, symbols)
+        peak[name] = max(ahead, peak_bytes(region.backward.graph, (), symbols))
+        extra = _scores(region.forward.graph, symbols)
+        if extra and scores_kept:
+            kept[name] += extra
+        peak[name] += extra
+    head = program.regions["head"]
+    assert head.backward is not None
+    logits = _logits(head.forward.graph, symbols)
+    ahead = peak_bytes(head.forward.graph, head.saved, symbols)
+    behind = peak_bytes(head.backward.graph, (), symbols)
+    saved = region_memory(head, symbols).saved
+    return Activations(kept, peak, saved, max(ahead, behind), logits)
+
+
+def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
+    """Bytes of attention's scores, softmax and mask, where a kernel writes them (5as²b)."""
+    total = 0.0
+    for node in ops_in(graph):
+        if node.kwargs.get("kernel") == "math":
+            query = type_of(node.args[0])  # type: ignore[arg-type]
+            length, width = symbols[str(query.shape[1])], int(query.shape[3])
+            total += 5 * query.elements(symbols) / width * length
+    return total
+
+
+def _logits(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
+    """Bytes of the largest block of logits: in the compute dtype, and in fp32 for the loss."""
+    for node in ops_in(graph):
+        if "chunk" in node.kwargs:
+            x, weight = (type_of(operand) for operand in node.args[:2])  # type: ignore[arg-type]
+            tokens = x.elements(symbols) // int(x.shape[-1])
+            rows = min(int(node.kwargs["chunk"]), tokens)  # type: ignore[arg-type]
+            return rows * int(weight.shape[0]) * (DTYPES[weight.dtype].itemsize + 4)
+    return 0.0
+
+
+def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
+    """Of how many micro-batches a pipeline rank keeps activations at most, as if of all its layers:
+    1F1B, of those ahead of it; interleaved, of more (Narayanan et al. 2021)."""
+    if virtual == 1:
+        return min(micro_batches, ranks - stage)
+    warm = 2 * (ranks - stage - 1) + (virtual - 1) * ranks + 1
+    return min(micro_batches, warm / virtual)

@@ -1,0 +1,385 @@
+"""A step before it is run: what a rank holds, how long it takes, what it sends, out of the Program.
+
+The graphs are those that are emitted, with their recomputation and their schedule of collectives.
+Around them stand, in closed form, what torch's engines do: FSDP's gathers under the layers beside
+them, pipeline stages taking turns, the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llamac.ir.graph import ops_in
+from llamac.ir.program import Program
+from llamac.ir.values import operation_count
+from llamac.passes.flops import attention_flops_per_token, matmul_parameters
+from llamac.passes.pipeline import compile_spec
+from llamac.passes.timing import timeline
+from llamac.plan.clock import DeviceClock
+from llamac.plan.device import Device
+from llamac.plan.memory import (
+    CONTEXT,
+    FRAGMENTS,
+    Activations,
+    Held,
+    Memory,
+    activations,
+    held,
+    in_flight,
+    states,
+)
+from llamac.plan.style import STYLES, Sharding, Style
+from llamac.spec import Spec
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A spec on a device, and what another framework would do differently.
+
+    sharding: what data ranks share; None: as our trainer has it. fp8: do linear layers multiply in
+    it? core_again: is attention computed again for its backward pass (Megatron's selective)?
+    """
+
+    spec: Spec
+    device: Device
+    style: Style = STYLES["llamac"]
+    sharding: Sharding | None = None
+    fp8: bool = False
+    core_again: bool = False
+
+    def compile(self) -> Program:
+        """The spec's Program, its ops as separate as the style has them."""
+        return compile_spec(self.spec, () if self.style.fused else ("fuse",))
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one step on the slowest rank: what computes, and what it waits for."""
+
+    compute: float
+    tensor: float  # exposed transfers of tensor and context ranks
+    data: float  # exposed gathers and reductions of data ranks
+    bubble: float
+    pipeline: float  # exposed sends between stages
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Everything `llamac plan` says. communication: bytes a rank sends in a step, by axis."""
+
+    setting: Setting
+    parameters: int
+    per_rank: int
+    flops_per_token: float
+    attention_per_token: float
+    hardware_flops: float  # of one step over all ranks, recomputation included
+    memory: Memory
+    seconds: Seconds
+    communication: Mapping[str, float]
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.setting.device.memory
+
+    @cached_property
+    def tokens_per_second_per_gpu(self) -> float:
+        spec = self.setting.spec
+        return spec.batch.tokens / self.seconds.total / spec.parallel.ranks
+
+    @property
+    def peak(self) -> float:
+        return self.setting.device.flops(self.setting.spec.precision.compute)
+
+    @property
+    def mfu(self) -> float:
+        """Of the peak, at 6N + 12·L·d·s FLOPs per token (PaLM)."""
+        per_token = self.flops_per_token + self.attention_per_token
+        return self.tokens_per_second_per_gpu * per_token / self.peak
+
+    @property
+    def hfu(self) -> float:
+        """Of the peak, in what is run: recomputation counted, attention its causal half."""
+        ranks = self.setting.spec.parallel.ranks
+        return self.hardware_flops / ranks / self.seconds.total / self.peak
+
+    @property
+    def days(self) -> float:
+        return self.setting.spec.total_steps * self.seconds.total / DAY
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.days * 24 * self.setting.spec.parallel.ranks
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of `plan --json`. Bytes, seconds, FLOPs."""
+        memory = {key: round(value) for key, value in vars(self.memory).items()}
+        return {
+            "device": self.setting.device.name,
+            "gpus": self.setting.spec.parallel.ranks,
+            "parameters": {"total": self.parameters, "per_rank": self.per_rank},
+            "flops": {
+                "per_token": self.flops_per_token,
+                "attention_per_token": self.attention_per_token,
+                "hardware_per_step": self.hardware_flops,
+            },
+            "memory": {
+                "per_gpu": {**memory, "total": round(self.memory.total)},
+                "capacity": self.setting.device.memory,
+            },
+            "fits": self.fits,
+            "step_seconds": self.seconds.total,
+            "seconds": dict(vars(self.seconds)),
+            "tokens_per_second_per_gpu": self.tokens_per_second_per_gpu,
+            "mfu": self.mfu,
+            "hfu": self.hfu,
+            "communication": {f"{axis}_bytes": sent for axis, sent in self.communication.items()},
+            "run": {"days": self.days, "gpu_hours": self.gpu_hours},
+        }
+
+
+def predict(setting: Setting, program: Program | None = None) -> Prediction:
+    """What one step of `setting` takes. program: the compiled spec, where it is at hand."""
+    return _Step(setting, program or setting.compile()).prediction()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A region, once: seconds of its forward and backward, and of each what a rank waits for
+    transfers; bytes sent by axis; operations."""
+
+    forward: float
+    backward: float
+    exposed: float
+    sent: Mapping[str, float]
+    flops: float
+
+
+class _Step:
+    def __init__(self, setting: Setting, program: Program) -> None:
+        self.setting, self.program = setting, program
+        spec = self.spec = setting.spec
+        parallel = spec.parallel
+        self.tp, self.cp, self.pp = parallel.tensor, parallel.context, parallel.pipeline
+        self.data = parallel.data_shard * parallel.data_replicate
+        self.micro_batches = spec.batch.sequences // (spec.batch.micro_batch * self.data)
+        self.clock = DeviceClock(
+            program.symbols,
+            program.mesh,
+            device=setting.device,
+            dtype=spec.precision.compute,
+            strides={"tp": 1, "cp": self.tp},
+            style=setting.style,
+            fp8=setting.fp8,
+            core_again=setting.core_again,
+        )
+        default: Sharding = "zero3" if parallel.data_shard * self.cp > 1 else "none"
+        self.sharding: Sharding = setting.sharding or default
+        # Ranks that share state: under FSDP context ranks are among them.
+        self.sharers = parallel.data_shard * self.cp if setting.sharding is None else self.data
+
+    def prediction(self) -> Prediction:
+        program = self.program
+        passes = {name: self._pass(name) for name in {*program.layers, "embed", "head"}}
+        stages = self._stages()
+        seconds = self._seconds(passes, stages)
+        matmul, attention = self._model_flops()
+        once = sum(passes[name].flops for name in (*program.layers, "embed", "head"))
+        sharers = self.tp * self.cp
+        own = self._held(stages[0])
+        return Prediction(
+            setting=self.setting,
+            parameters=program.parameter_count,
+            per_rank=own.total,
+            flops_per_token=matmul,
+            attention_per_token=attention,
+            hardware_flops=once * sharers * self.micro_batches * self.data,
+            memory=max((self._memory(i, stages) for i in {0, self.pp - 1}), key=lambda m: m.total),
+            seconds=seconds,
+            communication=self._communication(passes, own, stages),
+        )
+
+    # -- what is run -------------------------------------------------------------------------------
+
+    def _stages(self) -> list[tuple[str, ...]]:
+        """The layers of each pipeline rank."""
+        counts = self.program.stages or (len(self.program.layers),)
+        begin, found = 0, [()] * self.pp
+        for number, count in enumerate(counts):
+            found[number % self.pp] += self.program.layers[begin : begin + count]
+            begin += count
+        return found
+
+    def _pass(self, name: str) -> _Pass:
+        region = self.program.regions[name]
+        seconds, exposed, flops, sent = [], 0.0, 0.0, dict.fromkeys(self.program.mesh, 0.0)
+        for module in (region.forward, region.backward):
+            if module is None:
+                seconds.append(0.0)
+                continue
+            nodes = list(ops_in(module.graph))
+            line = timeline(nodes, self.clock)
+            host = self.setting.style.host * sum(map(self.clock.kernels, nodes))
+            seconds.append(max(line.seconds, host))
+            exposed += max(0.0, line.exposed - max(0.0, host - line.seconds))
+            flops += sum(operation_count(n, self.clock.symbols) for n in nodes)
+            for span in line.spans:
+                if span.kind == "collective":
+                    sent[span.lane] += self.clock.wire_bytes(span.node)
+        return _Pass(*seconds, exposed, sent, flops)
+
+    def _seconds(self, passes: Mapping[str, _Pass], stages: list[tuple[str, ...]]) -> Seconds:
+        m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
+
+        def turn(rank: int) -> tuple[float, float]:
+            """(a micro-batch forward and back, of it what waits for tensor ranks)."""
+            names = [*stages[rank], *(["embed"] if rank == 0 else [])]
+            names += ["head"] if rank == self.pp - 1 else []
+            own = [passes[name] for name in names]
+            return sum(p.forward + p.backward for p in own), sum(p.exposed for p in own)
+
+        slowest, exposed = max(turn(rank) for rank in range(self.pp))
+        hops = 0.0
+        if self.pp > 1:
+            x = self._stream_bytes()
+            stride = self.tp * self.cp * self.data
+            hop = self.clock.collective(x, 2, stride)
+            hops = hop * 2 * (m * virtual + self.pp - 1)
+        mean = sum(turn(rank)[0] for rank in range(self.pp)) / self.pp
+        bubble = (self.pp - 1) / virtual * mean
+        return Seconds(
+            compute=m * (slowest - exposed),
+            tensor=m * exposed,
+            data=self._data_seconds(passes, stages),
+            bubble=bubble,
+            pipeline=hops,
+            optimizer=self._update_seconds(stages),
+        )
+
+    def _stream_bytes(self) -> float:
+        spec = self.spec
+        shared = self.cp * (self.tp if spec.parallel.sequence else 1)
+        size = 4 if spec.precision.compute == "fp32" else 2
+        return spec.batch.micro_batch * spec.batch.sequence_length / shared * spec.model.dim * size
+
+    def _data_seconds(self, passes: Mapping[str, _Pass], stages: list[tuple[str, ...]]) -> float:
+        """What of gathers and reductions no layer hides, on the rank with most layers."""
+        layers = max(stages, key=len)
+        own = self._held(layers)
+        size = 4 if self.spec.precision.compute == "fp32" else 2
+        clock, stride, m = self.clock, self.tp, self.micro_batches
+        replicas, n = self.spec.parallel.data_replicate, self.sharers
+
+        def moved(nbytes: float, ranks: int, times: float = 1.0, at: int = stride) -> float:
+            return clock.collective(times * nbytes * (ranks - 1) / ranks, ranks, at)
+
+        if self.sharding == "zero3" and n > 1:
+            layer = passes[layers[0]]
+            wire = self.setting.style.gradient_bytes
+            gather, reduce = moved(size * own.layer, n), moved(wire * own.layer, n)
+            if replicas > 1:
+                reduce += moved(wire * own.layer / n, replicas, 2.0, stride * n)
+            rest = size * (own.total - own.layers)
+            rounds = 1 if self.pp > 1 else m  # a stage's layers stay gathered for a step
+            forward = max(0.0, gather - layer.forward)
+            again = gather if self.pp == 1 else 0.0
+            last = max(0.0, reduce + again - layer.backward)
+            backward = max(0.0, again - layer.backward)
+            if self.setting.style.each_time:
+                backward = last
+            hidden = len(layers) * (rounds * forward + (m - 1) * backward + last)
+            return hidden + rounds * moved(rest, n) + reduce  # the first gather, the last reduction
+        data = self.data if self.setting.sharding else self.data * self.cp
+        if data == 1:
+            return 0.0
+        wire = self.setting.style.gradient_bytes
+        reduce = moved(wire * own.total, data, 1.0 if self.sharding != "none" else 2.0)
+        if self.sharding in ("zero1", "zero2"):
+            gather = moved(size * own.total, data)
+            reduce += gather
+        if not self.setting.style.overlapped:
+            return reduce
+        behind = sum(passes[name].backward for name in layers)
+        return max(reduce / max(1, len(layers)), reduce - behind)
+
+    def _update_seconds(self, stages: list[tuple[str, ...]]) -> float:
+        own = self._held(max(stages, key=len)).total
+        shared = 1 if self.sharding == "none" else self.sharers
+        tensors = 8 * len(stages[0])
+        return self.clock.moved(own / shared * self.setting.style.update_bytes, 2 + tensors / 30)
+
+    # -- what is held ------------------------------------------------------------------------------
+
+    def _held(self, layers: tuple[str, ...]) -> Held:
+        stages = self._stages()
+        first, last = layers is stages[0], layers is stages[-1]
+        if self.pp == 1:
+            first = last = True
+        return held(self.program, len(layers), first, last or layers == stages[-1])
+
+    @cached_property
+    def _activations(self) -> Activations:
+        kept = not self.setting.core_again and self.spec.activation.checkpoint == "none"
+        return activations(self.program, scores_kept=kept)
+
+    def _memory(self, rank: int, stages: list[tuple[str, ...]]) -> Memory:
+        layers = stages[rank]
+        own = held(self.program, len(layers), rank == 0, rank == self.pp - 1)
+        state = states(
+            own,
+            self.spec.precision.compute,
+            self.sharding,
+            self.sharers,
+            self.micro_batches,
+            whole_stage=self.pp > 1,
+        )
+        found, virtual = self._activations, self.spec.parallel.pipeline_virtual
+        flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
+        kept = sum(found.kept[name] for name in layers)
+        deepest = max(found.peak[name] - found.kept[name] for name in set(layers))
+        behind = kept * flying + deepest
+        if rank == self.pp - 1:
+            behind = max(behind, kept * flying + found.head_peak - found.logits)
+        logits = found.logits if rank == self.pp - 1 else 0.0
+        torchs = sum(state.values()) + behind + logits
+        return Memory(
+            **state,
+            activations=behind,
+            logits=logits,
+            overhead=(CONTEXT if self.setting.device.peak["bf16"] > 1e13 else 0.4e9)
+            + FRAGMENTS * torchs,
+        )
+
+    # -- what is said ------------------------------------------------------------------------------
+
+    def _model_flops(self) -> tuple[float, float]:
+        """(6N, 12·L·d·s) for each token; N: parameters of matmuls, the output projection's too."""
+        return 6 * matmul_parameters(self.program), attention_flops_per_token(self.program)
+
+    def _communication(
+        self, passes: Mapping[str, _Pass], own: Held, stages: list[tuple[str, ...]]
+    ) -> dict[str, float]:
+        names = (*stages[0], "embed", *(("head",) if self.pp == 1 else ()))
+        m, size = self.micro_batches, 4 if self.spec.precision.compute == "fp32" else 2
+        sent = {
+            axis: m * sum(passes[name].sent[axis] for name in names) for axis in self.program.mesh
+        }
+        n, data = self.sharers, self.data
+        if self.sharding == "zero3" and n > 1:
+            rounds = 1 if self.pp > 1 else 2 * m
+            sent["dp_shard"] = own.total * (size * rounds + 4) * (n - 1) / n
+        elif data > 1:
+            sent["dp_shard"] = 2 * 4 * own.total * (data - 1) / data
+        if self.pp > 1:
+            virtual = self.spec.parallel.pipeline_virtual
+            sent["pp"] = m * self._stream_bytes() * (2 * virtual - 1)
+        return sent

@@ -1,0 +1,42 @@
+"""What frameworks do differently from our emitted trainer, as far as time and memory feel it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sharding = Literal["none", "zero1", "zero2", "zero3"]
+"""What data ranks share: nothing; the optimizer's state; gradients too; parameters too (FSDP)."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a framework runs the ops of a graph.
+
+    fused: are norms, activations and the loss our fused ops? traffic: bytes that ops bound by
+    memory move, beside ours. kernels: how many kernels such an op is. host: seconds in which the
+    host starts one; a region takes that many seconds at least. flash: are attention's scores never
+    written out? overlapped: do reductions of gradients run under the backward pass? each_time: are
+    gradients reduced after every micro-batch, and not once a step? gradient_bytes: of an element on
+    the wire. update_bytes: that the optimizer moves for each parameter.
+    """
+
+    fused: bool = True
+    traffic: float = 1.0
+    kernels: float = 1.0
+    host: float = 0.0
+    flash: bool = True
+    overlapped: bool = True
+    each_time: bool = False
+    gradient_bytes: int = 4
+    update_bytes: float = 30.0
+
+
+STYLES = {
+    "llamac": Style(),
+    "compiled": Style(each_time=True),
+    "eager": Style(fused=False, traffic=1.5, kernels=2.0, host=8e-6, each_time=True),
+    "megatron": Style(fused=False, overlapped=False, host=8e-6),
+}
+"""Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
+Megatron-LM with its fused kernels."""
