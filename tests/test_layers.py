@@ -26,10 +26,12 @@ BELOW = {
     "passes": {"ops", "ir", "spec"},
     "emit": {"passes", "ops", "ir", "spec", "runtime"},
     "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
+    "plan": {"passes", "ops", "ir", "spec"},
+    "data": {"spec", "runtime"},
     "launch": {"spec"},
     "inspect": {"emit", "passes", "ops", "ir", "spec"},
-    "cli": {"launch", "inspect", "verify", "emit", "passes", "ops", "ir", "spec", "runtime"},
 }
+BELOW["cli"] = set(BELOW)
 SHARED = {"__version__", "resources"}  # the package itself and where its data files lie
 
 # The emitted trainer's own dependencies; the lazy ones are imported where they are first needed.

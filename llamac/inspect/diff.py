@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import fx
 
-from llamac.inspect.memory import activation_bytes, readable_bytes, saved_bytes
+from llamac.inspect.memory import activation_bytes, readable_bytes
 from llamac.inspect.tables import table
 from llamac.ir.graph import op_of, ops_in
 from llamac.ir.printer import print_program, print_region
 from llamac.ir.program import Program, Region
 from llamac.ir.values import layer_count, values_of
+from llamac.passes.liveness import saved_bytes
 
 RED, GREEN, CYAN, RESET = "\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
 

@@ -6,7 +6,7 @@ tensor it looks into. Parameters and constant tables are not counted, for they l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,12 +113,6 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
     )
 
 
-def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
-    forward = forward_by_name(region)
-    return _storage((forward[name] for name in region.saved), symbols)
-
-
 def activation_bytes(region: Region, symbols: Mapping[str, int]) -> int:
     """Bytes of everything one run of a region's forward pass computes, views not counted."""
     computed = (v for node in ops_in(region.forward.graph) for v in values_of(node))
@@ -180,8 +174,3 @@ def _everything(
             if base.name in forward or producer(base)[0] in again:
                 found[base.name] = type_of(base).nbytes(symbols)
     return sum(found.values())
-
-
-def _storage(values: Iterable[fx.Node], symbols: Mapping[str, int]) -> int:
-    """Bytes of the tensors behind these values, each counted once."""
-    return sum(type_of(base).nbytes(symbols) for base in {base_of(value) for value in values})

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import fx
 
 from llamac.ir.graph import ops_in, output_of, placeholders, type_of
-from llamac.ir.values import base_of, operands_of, values_of
+from llamac.ir.program import Region
+from llamac.ir.values import base_of, forward_by_name, operands_of, values_of
 from llamac.ops.overlapped import is_start
 
 
@@ -74,3 +75,10 @@ def peak_bytes(
         peak = max(peak, live.during(node))
         live.run(node)
     return peak
+
+
+def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
+    """Bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
+    forward = forward_by_name(region)
+    bases = {base_of(forward[name]) for name in region.saved}
+    return sum(type_of(base).nbytes(symbols) for base in bases)

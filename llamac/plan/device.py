@@ -89,4 +89,5 @@ def _device(name: str, given: dict[str, Any]) -> Device:
     links = {key: Link(**given.pop(key)) for key in ("link", "network")}
     peak = {dtype: float(flops) for dtype, flops in given.pop("peak").items()}
     efficiency = Efficiency(**given.pop("efficiency", {}))
-    return Device(name, efficiency=efficiency, memory=parse_bytes(given.pop("memory")), peak=peak, **links, **given)
+    memory = parse_bytes(given.pop("memory"))
+    return Device(name, efficiency=efficiency, memory=memory, peak=peak, **links, **given)

@@ -16,22 +16,23 @@ from llamac.ir.graph import ops_in
 from llamac.ir.program import Program
 from llamac.ir.values import operation_count
 from llamac.passes.flops import attention_flops_per_token, matmul_parameters
-from llamac.passes.pipeline import compile_spec
-from llamac.passes.timing import timeline
-from llamac.plan.clock import DeviceClock
-from llamac.plan.device import Device
-from llamac.plan.memory import (
+from llamac.passes.footprint import (
     CONTEXT,
     FRAGMENTS,
     Activations,
     Held,
     Memory,
+    Sharding,
     activations,
     held,
     in_flight,
     states,
 )
-from llamac.plan.style import STYLES, Sharding, Style
+from llamac.passes.pipeline import compile_spec
+from llamac.passes.timing import timeline
+from llamac.plan.clock import DeviceClock
+from llamac.plan.device import Device
+from llamac.plan.style import STYLES, Style
 from llamac.spec import Spec
 
 DAY = 86_400
@@ -213,7 +214,8 @@ class _Step:
     def _stages(self) -> list[tuple[str, ...]]:
         """The layers of each pipeline rank."""
         counts = self.program.stages or (len(self.program.layers),)
-        begin, found = 0, [()] * self.pp
+        begin = 0
+        found: list[tuple[str, ...]] = [()] * self.pp
         for number, count in enumerate(counts):
             found[number % self.pp] += self.program.layers[begin : begin + count]
             begin += count
@@ -235,7 +237,7 @@ class _Step:
             for span in line.spans:
                 if span.kind == "collective":
                     sent[span.lane] += self.clock.wire_bytes(span.node)
-        return _Pass(*seconds, exposed, sent, flops)
+        return _Pass(seconds[0], seconds[1], exposed, sent, flops)
 
     def _seconds(self, passes: Mapping[str, _Pass], stages: list[tuple[str, ...]]) -> Seconds:
         m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual

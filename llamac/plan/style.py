@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Sharding = Literal["none", "zero1", "zero2", "zero3"]
-"""What data ranks share: nothing; the optimizer's state; gradients too; parameters too (FSDP)."""
 
 
 @dataclass(frozen=True)

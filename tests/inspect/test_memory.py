@@ -12,11 +12,11 @@ from llamac.inspect.memory import (
     program_memory,
     readable_bytes,
     region_memory,
-    saved_bytes,
     stream_bytes,
 )
 from llamac.inspect.report import memory_json, memory_text
 from llamac.ir.graph import op_of, ops_in, type_of
+from llamac.passes.liveness import saved_bytes
 from tests.inspect.conftest import (
     COMPUTED,
     EVERYTHING,

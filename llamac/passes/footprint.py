@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from torch import fx
 
-from llamac.inspect.memory import region_memory
 from llamac.ir.graph import ops_in, placeholders, type_of
 from llamac.ir.program import Program
 from llamac.ir.types import DTYPES
-from llamac.passes.liveness import peak_bytes
-from llamac.plan.style import Sharding
+from llamac.passes.liveness import peak_bytes, saved_bytes
+
+Sharding = Literal["none", "zero1", "zero2", "zero3"]
+"""What data ranks share: nothing; the optimizer's state; gradients too; parameters too (FSDP)."""
 
 CONTEXT = 0.7e9
 """Bytes of a process on a GPU besides torch's: the CUDA context and NCCL's buffers."""
@@ -115,7 +117,7 @@ def activations(program: Program, scores_kept: bool = False) -> Activations:
     for name in dict.fromkeys(program.layers):
         region = program.regions[name]
         assert region.backward is not None
-        kept[name] = region_memory(region, symbols).saved
+        kept[name] = saved_bytes(region, symbols)
         ahead = peak_bytes(region.forward.graph, region.saved, symbols)
         peak[name] = max(ahead, peak_bytes(region.backward.graph, (), symbols))
         extra = _scores(region.forward.graph, symbols)
@@ -127,7 +129,7 @@ def activations(program: Program, scores_kept: bool = False) -> Activations:
     logits = _logits(head.forward.graph, symbols)
     ahead = peak_bytes(head.forward.graph, head.saved, symbols)
     behind = peak_bytes(head.backward.graph, (), symbols)
-    saved = region_memory(head, symbols).saved
+    saved = saved_bytes(head, symbols)
     return Activations(kept, peak, saved, max(ahead, behind), logits)
 
 
