@@ -27,32 +27,40 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
 def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
     """Every rank that reads sequences of its own gets as many whole micro-batches as the others,
     and they are enough to keep all pipeline stages at work."""
-    stages, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
+    ranks, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
     sequences, micro, data = batch.sequences, batch.micro_batch, replicas * shards
+    virtual = parallel.pipeline_virtual
 
-    def works(sequences: int, micro: int, data: int) -> bool:
+    def works(sequences: int, micro: int = micro, data: int = data, ranks: int = ranks) -> bool:
         whole = sequences % (micro * data) == 0
-        return whole and _keep_busy(sequences // (micro * data), stages, parallel.pipeline_virtual)
+        return whole and _keep_busy(sequences // (micro * data), ranks, virtual)
 
-    if works(sequences, micro, data):
+    if works(sequences):
         return
     if sequences % (micro * data):
-        key, other = "data_shard" if shards > 1 else "data_replicate", "data_shard"
+        key, others = ("data_shard", replicas) if shards > 1 else ("data_replicate", shards)
         message = f"data_shard × data_replicate = {data} ranks take {micro * data} sequences at a "
         message += f"time (micro_batch = {micro}), which do not divide a step's {sequences}"
-        degrees = [n for n in range(1, 2 * shards + 1) if works(sequences, micro, n * replicas)]
-        others = [n for n in degrees if n < shards][-1:] + [n for n in degrees if n > shards][:1]
+        now = data // others
+        degrees = [n for n in range(1, 2 * now + 1) if works(sequences, data=n * others)]
+        near = [n for n in degrees if n < now][-1:] + [n for n in degrees if n > now][:1]
     else:
-        key, other = "pipeline", "batch.micro_batch"
-        count = sequences // (micro * data)
-        message = f"pipeline = {stages} ranks work on {count} micro-batches a step "
+        key, count = "pipeline", sequences // (micro * data)
+        message = f"pipeline = {ranks} ranks work on {_micro_batches(count)} a step "
         message += f"({sequences} sequences / {data} data ranks / micro_batch = {micro}), "
-        odd = f"which {count // stages} rounds do not divide"
-        message += "too few for all" if count < stages else odd
-        others = [n for n in range(1, micro) if works(sequences, n, data)][-1:]
-    steps = _steps_around(batch, micro * data, lambda n: works(n, micro, data))
-    ways = [steps, *([f"{other} = {either(others)}"] if others else [])]
+        odd = f"which {count // ranks} rounds do not divide"
+        message += "too few for all" if count < ranks else odd
+        fewest = 1 if virtual == 1 else 2
+        near = [n for n in range(fewest, ranks) if works(sequences, ranks=n)][-1:]
+    smaller = [n for n in range(1, micro) if works(sequences, micro=n)][-1:]
+    ways = [f"batch.micro_batch = {n}" for n in smaller]
+    ways.append(_steps_around(batch, micro * data, works))
+    ways += [f"{key} = {either(near)}"] if near else []
     yield Problem(("parallel", key), message, f"{either(ways)} works")
+
+
+def _micro_batches(count: int) -> str:
+    return "1 micro-batch" if count == 1 else f"{count} micro-batches"
 
 
 def _keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
@@ -88,16 +96,24 @@ def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) ->
     if parallel.stages > model.n_layers:
         message = f"pipeline = {ranks} × pipeline_virtual = {virtual} makes {parallel.stages} "
         message += f"stages of n_layers = {model.n_layers}"
-        count = batch.sequences // (
-            batch.micro_batch * parallel.data_shard * parallel.data_replicate
-        )
-        fewer = range(model.n_layers // ranks, 0, -1)
-        key, most = "pipeline_virtual", next((n for n in fewer if _keep_busy(count, ranks, n)), 0)
-        if virtual == 1 or not most:
-            fewer = range(model.n_layers // virtual, 1, -1)
-            key, most = "pipeline", next((n for n in fewer if _keep_busy(count, n, virtual)), 1)
-        ways = alone if (key, most) == ("pipeline", 1) else f"{key} = {most}"
+        key = "pipeline" if virtual == 1 else "pipeline_virtual"
+        ways = either(_fewer_stages(parallel, model, batch)) or alone
         yield Problem(("parallel", key), message, f"{ways} works")
+
+
+def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[str]:
+    """The most stages that there are layers for, by fewer of each rank, and by fewer ranks."""
+    ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
+    count = batch.sequences // (batch.micro_batch * parallel.data_shard * parallel.data_replicate)
+    idle = not _keep_busy(count, ranks, virtual)  # which is a problem of its own
+
+    def works(ranks: int, virtual: int) -> bool:
+        return ranks * virtual <= model.n_layers and (idle or _keep_busy(count, ranks, virtual))
+
+    each = [n for n in range(1, virtual) if works(ranks, n)][-1:]
+    fewer = [n for n in range(1 if virtual == 1 else 2, ranks) if works(n, virtual)][-1:]
+    yield from (f"pipeline_virtual = {n}" for n in each)
+    yield from (f"pipeline = {n}" for n in fewer)
 
 
 def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:

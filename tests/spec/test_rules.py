@@ -52,6 +52,18 @@ BROKEN = [
         ["model.vocab_size=320", "model.vocab_size=300 tokenizer.path=my.model"],
     ),
     (
+        "data.document_mask=true parallel.context=2",
+        "document_mask = true needs whole sequences' tokens, but context = 2",
+        "set parallel.context = 1",
+        ["data.document_mask=true", "parallel.context=2"],
+    ),
+    (
+        "data.document_mask=true tokenizer.path=my.model",
+        "document_mask = true needs to know which token ends a document",
+        "give tokenizer.eos, the id of that piece",
+        ["data.document_mask=true tokenizer.path=my.model tokenizer.eos=2"],
+    ),
+    (
         "batch.micro_batch=3",
         "a step of 8 sequences is not a multiple of micro_batch = 3",
         "micro_batch = 2 or 4 or sequences = 6 or 9 works",
@@ -108,8 +120,11 @@ BROKEN = [
     (
         "parallel.pipeline=3 parallel.pipeline_virtual=2 model.n_layers=4 batch.sequences=24",
         "pipeline = 3 × pipeline_virtual = 2 makes 6 stages of n_layers = 4",
-        "pipeline_virtual = 1 works",
-        ["parallel.pipeline=3 model.n_layers=4 batch.sequences=24"],
+        "pipeline_virtual = 1 or pipeline = 2 works",
+        [
+            "parallel.pipeline=3 model.n_layers=4 batch.sequences=24",
+            "parallel.pipeline=2 parallel.pipeline_virtual=2 model.n_layers=4 batch.sequences=24",
+        ],
     ),
     (
         "parallel.async_tensor=true parallel.tensor=2 parallel.sequence=false",
@@ -131,8 +146,8 @@ BROKEN = [
     ),
     (
         "parallel.pipeline=2 batch.sequences=4",
-        "pipeline = 2 ranks work on 1 micro-batches a step (4 sequences / 1 data ranks / micro_b",
-        "batch.sequences = 8 or batch.micro_batch = 2 works",
+        "pipeline = 2 ranks work on 1 micro-batch a step (4 sequences / 1 data ranks / micro_batch = 4)",
+        "batch.micro_batch = 2, batch.sequences = 8 or pipeline = 1 works",
         [
             "parallel.pipeline=2 batch.sequences=8",
             "parallel.pipeline=2 batch.sequences=4 batch.micro_batch=2",
@@ -141,7 +156,7 @@ BROKEN = [
     (
         "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=36",
         "which 2 rounds do not divide",
-        "batch.sequences = 32 or 40 or batch.micro_batch = 3 works",
+        "batch.micro_batch = 3, batch.sequences = 32 or 40 or pipeline = 3 works",
         [
             "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=32",
             "parallel.pipeline=4 parallel.pipeline_virtual=2 model.n_layers=8 batch.sequences=40",
@@ -170,6 +185,16 @@ BROKEN = [
         [
             "parallel.data_shard=3 batch.sequences=12 batch.micro_batch=2",
             "parallel.data_shard=4 batch.sequences=8 batch.micro_batch=2",
+        ],
+    ),
+    (
+        "parallel.data_replicate=4",
+        "ranks take 16 sequences at a time (micro_batch = 4), which do not divide a step's 8",
+        "batch.micro_batch = 2, batch.sequences = 16 or data_replicate = 2 works",
+        [
+            "parallel.data_replicate=4 batch.micro_batch=2",
+            "parallel.data_replicate=4 batch.sequences=16",
+            "parallel.data_replicate=2",
         ],
     ),
     (
