@@ -9,7 +9,9 @@ import typer
 from llamac.cli.common import SetOption, SpecArgument, heads, load
 from llamac.spec import Spec
 from llamac.spec.data import Data
+from llamac.spec.launch import Launch
 from llamac.spec.model import Model
+from llamac.spec.parallel import AXES, Parallel
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -38,6 +40,8 @@ def _summary(spec: Spec) -> Iterator[str]:
         f"  compute    {spec.precision.compute}, {spec.activation.checkpoint} checkpointing, "
         f"device {spec.hardware.device}"
     )
+    if spec.parallel.ranks > 1:
+        yield f"  ranks      {_layout(spec.parallel, spec.launch)}"
 
 
 def _shape(model: Model) -> str:
@@ -46,6 +50,14 @@ def _shape(model: Model) -> str:
         f"{model.norm_position}-{model.norm}, {model.activation}, {model.position}, "
         f"vocabulary {model.vocab_size:,}"
     )
+
+
+def _layout(parallel: Parallel, launch: Launch) -> str:
+    """16 = pipeline 2 × tensor 8, on 2 nodes of 8."""
+    degrees = [f"{key} {n}" for key in AXES.values() if (n := getattr(parallel, key)) > 1]
+    nodes = launch.nodes(parallel.ranks)
+    where = "one node" if nodes == 1 else f"{nodes:,} nodes of {launch.gpus_per_node}"
+    return f"{parallel.ranks:,} = {' × '.join(degrees)}, on {where}"
 
 
 def _mixture(data: Data) -> str:

@@ -93,7 +93,7 @@ def _dry_run(spec: Spec) -> Iterator[str]:
         f"holds {report.parameters:,} parameters in {report.parameter_bytes / 1e6:,.1f} MB, "
         f"masters and moments in {report.state_bytes / 1e6:,.1f} MB"
     )
-    yield f"{'collective':<16}{'ranks':>7}{'calls':>9}{'sent by rank 0':>18}"
+    yield f"{'collective':<16}{'ranks':>7}{'calls':>9}{'rank 0 puts in':>18}"
     for (kind, ranks), (calls, sent) in sorted(report.collectives.items()):
         yield f"{kind:<16}{ranks:>7,}{calls:>9,}{sent / 1e6:>15,.1f} MB"
 

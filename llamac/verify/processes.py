@@ -47,6 +47,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "pp2·vpp2": {"pipeline": 2, "pipeline_virtual": 2},
     },
     4: {
+        "tp4": {"tensor": 4, "sequence": False},
         "tp4+sp": {"tensor": 4},
         "tp2·cp2": {"tensor": 2, "context": 2},
         "tp2·fsdp2": {"tensor": 2, "data_shard": 2},

@@ -86,22 +86,25 @@ def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tm
 
 
 def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, make_spec, tmp_path):
+    """With larger micro-batches, too: on more ranks the old ones may not divide a step."""
     trainer, expected = alone
     run = tmp_path / "run"
     assert trainer.run(run, "--steps", "3") == 0
-    done = torchrun(tmp_path / "two", make_spec(*FP32, *LAYOUTS["fsdp2"]), run, "--steps", "6")
+    larger = ("batch.micro_batch=2", "eval.batches=1")  # the same held-out sequences
+    spec = make_spec(*FP32, *LAYOUTS["fsdp2"], *larger)
+    done = torchrun(tmp_path / "two", spec, run, "--steps", "6")
     assert done.returncode == 0, done.stderr
     assert "start: after step 3 of" in done.stdout
     assert_same_curve(run, expected)
 
 
-def test_pipeline_stages_save_and_tensor_ranks_go_on(alone, make_spec, tmp_path):
+def test_what_one_layout_saves_the_next_goes_on_from(alone, make_spec, tmp_path):
     run = tmp_path / "run"
-    for layout, steps in (("parallel.pipeline=2", "3"), ("parallel.tensor=2", "6")):
-        spec = make_spec(*FP32, layout)
-        done = torchrun(tmp_path / f"to-{steps}", spec, run, "--steps", steps)
+    for degree, steps in (("pipeline", 2), ("tensor", 4), ("data_shard", 6)):
+        spec = make_spec(*FP32, f"parallel.{degree}=2")
+        done = torchrun(tmp_path / degree, spec, run, "--steps", str(steps))
         assert done.returncode == 0, done.stderr
-    assert "start: after step 3 of" in done.stdout
+        assert f"start: after step {steps - 2} of" in done.stdout
     assert_same_curve(run, alone[1])
 
 
