@@ -25,6 +25,7 @@ from collections.abc import Sequence
 
 VERBS = {
     "check": "validate SPEC: every error at once, with its place and the way out",
+    "plan": "say before a run whether SPEC fits, how fast it is, and how long it takes",
     "build": "compile SPEC into a trainer you can read, own and launch",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",

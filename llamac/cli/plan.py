@@ -1,0 +1,95 @@
+"""`llamac plan SPEC`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamac.cli.common import SetOption, load
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Framework(StrEnum):
+    llamac = "llamac"
+    compiled = "compiled"
+    eager = "eager"
+    megatron = "megatron"
+
+
+class Sharding(StrEnum):
+    none = "none"
+    zero1 = "zero1"
+    zero2 = "zero2"
+    zero3 = "zero3"
+
+
+@app.command()
+def plan(
+    spec: Annotated[
+        str | None,
+        typer.Argument(metavar="SPEC", help="A spec file, or a shipped spec: tiny, 65b, …"),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A device, or a file of --calibrate [the spec's hardware.gpu]"
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="How many: data ranks follow [the spec's ranks]"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")] = False,
+    ops: Annotated[
+        bool, typer.Option("--ops", help="Where the time goes, op by op, region by region")
+    ] = False,
+    collectives: Annotated[
+        bool, typer.Option("--collectives", help="Every collective: bytes, group, link, time")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a step as a Perfetto or Chrome trace (JSON)"),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw memory over a step, as .svg or .png"),
+    ] = None,
+    framework: Annotated[
+        Framework, typer.Option(help="Whose habits: kernels, overlap, reductions")
+    ] = Framework.llamac,
+    sharding: Annotated[
+        Sharding | None,
+        typer.Option(help="What data ranks share [as the emitted trainer has it]"),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine, a minute, for --device")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Of --calibrate")
+    ] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Say before a run whether it fits, how fast it is, how long it takes, and why."""
+    if spec is None:
+        raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
+    loaded = load(spec, overrides)
+
+    from llamac.plan.predict import predict
+    from llamac.plan.target import device_for, on_gpus, setting_for
+
+    chosen = device_for(loaded, device)
+    loaded = on_gpus(loaded, gpus or loaded.parallel.ranks)
+    setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)
+    program = setting.compile()
+    prediction = predict(setting, program)
+    if as_json:
+        print(json.dumps(prediction.to_json(), indent=2))
+    else:
+        from llamac.plan.report import show
+
+        show(prediction)

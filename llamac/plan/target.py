@@ -1,0 +1,110 @@
+"""The machine that a plan is for: which device, and how many."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from llamac.passes.footprint import Sharding
+from llamac.plan.device import Device, DeviceError, load_device
+from llamac.plan.foreign import DEVICES
+from llamac.plan.predict import Setting
+from llamac.plan.style import STYLES
+from llamac.spec import Spec, SpecError
+from llamac.spec.errors import either
+
+
+def device_for(spec: Spec, name: str | None = None) -> Device:
+    """The device `name`, or else the spec's `hardware.gpu`, or else this machine's as
+    `hardware.device` chooses it. Raises DeviceError."""
+    if name is not None:
+        return load_device(name)
+    hardware = spec.hardware
+    if hardware.gpu is not None:
+        try:
+            return load_device(hardware.gpu)
+        except DeviceError as error:
+            raise DeviceError(f"{spec.where('hardware.gpu')}: {error}") from error
+    if hardware.device == "cpu" or (hardware.device == "auto" and not torch.cuda.is_available()):
+        return load_device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError("this machine has no CUDA device: say which GPU with --device NAME")
+    return load_device(_this_gpu())
+
+
+def _this_gpu() -> str:
+    title = torch.cuda.get_device_name()
+    known = (name for pattern, name in DEVICES.items() if re.search(pattern, title.lower()))
+    name = next(known, None)
+    if name is None:
+        raise DeviceError(
+            f"this machine's {title} is not among the known devices: measure it with "
+            "`llamac plan --calibrate -o my.toml`, then give --device my.toml"
+        )
+    return name
+
+
+class LayoutError(ValueError):
+    """The spec cannot run on so many GPUs; says on how many it can."""
+
+    exit_code = 2
+
+
+def on_gpus(spec: Spec, gpus: int) -> Spec:
+    """The spec on so many GPUs: tensor, context and pipeline ranks stay, data ranks follow.
+    Raises LayoutError."""
+    parallel = spec.parallel
+    if gpus == parallel.ranks:
+        return spec
+    model_ranks = parallel.tensor * parallel.context * parallel.pipeline
+    data, rest = divmod(gpus, model_ranks)
+    if not rest and data:
+        try:
+            return _with_data_ranks(spec, data)
+        except SpecError:
+            pass
+    near = list(_nearest(spec, gpus, model_ranks))
+    ways = f"{either(near)} GPUs would do" if near else "change the batch"
+    raise LayoutError(
+        f"{spec.name} cannot run on {gpus} GPUs: each copy of the model takes {model_ranks} of "
+        f"them, and its data ranks take whole micro-batches of {spec.batch.micro_batch} out of "
+        f"{spec.batch.sequences} sequences a step; {ways}"
+    )
+
+
+def _with_data_ranks(spec: Spec, data: int) -> Spec:
+    """Where there are replicas, of shards of a size, there are more or fewer of them."""
+    shards = data
+    if spec.parallel.data_replicate > 1:
+        shards = math.gcd(spec.parallel.data_shard, data)
+    return spec.replace({"parallel.data_replicate": data // shards, "parallel.data_shard": shards})
+
+
+def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
+    """The numbers of GPUs just below and above that the spec can run on."""
+    most = spec.batch.sequences // spec.batch.micro_batch
+    possible = [n * model_ranks for n in range(1, most + 1) if most % n == 0]
+    for candidates in (
+        [n for n in reversed(possible) if n < gpus],
+        [n for n in possible if n > gpus],
+    ):
+        for ranks in candidates:
+            try:
+                _with_data_ranks(spec, ranks // model_ranks)
+            except SpecError:
+                continue
+            yield ranks
+            break
+
+
+def setting_for(
+    spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
+) -> Setting:
+    """A spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
+    framework: a key of STYLES."""
+    flash = spec.kernels.attention != "math"
+    return Setting(spec, device, replace(STYLES[framework], flash=flash), sharding)
