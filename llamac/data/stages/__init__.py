@@ -1,0 +1,49 @@
+"""The stages of cleaning, a module for each, named as in a spec.
+
+A module's `build(stage)` gives what judges documents. Where the outcome depends on more than the
+spec, a model file for instance, its `facts(stage)` says on what; both read the files they need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from llamac.data.document import Filter, Survey
+from llamac.runtime.errors import RunError
+
+
+class StageError(RunError, ValueError):
+    """A stage that cannot run: a file or a package it needs is missing or unusable."""
+
+
+def build(stage: Any, source: Any = None) -> Filter | Survey:
+    """What a section of `spec.stages` asks for; `source` is named in errors.
+
+    Filters and surveys can be built anew in each process. Raises StageError.
+    """
+    try:
+        return _module(stage).build(stage)
+    except StageError as error:
+        raise StageError(f"{_where(stage, source)}: {error}") from None
+
+
+def facts(stage: Any, source: Any = None) -> dict[str, Any]:
+    """JSON values on which the outcome depends and that the spec does not say: hashes of model
+    files, versions of engines. Prepared data is as the spec says only while they stay the same.
+    Raises StageError.
+    """
+    module = _module(stage)
+    try:
+        return module.facts(stage) if hasattr(module, "facts") else {}
+    except StageError as error:
+        raise StageError(f"{_where(stage, source)}: {error}") from None
+
+
+def _module(stage: Any) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{stage.stage}")
+
+
+def _where(stage: Any, source: Any) -> str:
+    return f"{source.name}: {stage.stage}" if source is not None else stage.stage

@@ -1,0 +1,73 @@
+"""Named numpy arrays in one file, to be mapped into memory: what a survey finds and decides."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.runtime.errors import RunError
+
+ALIGNMENT = 64
+IN_MEMORY = 1 << 22
+"""Keys that a merge holds at a time."""
+
+Arrays = dict[str, NDArray]
+
+
+def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """A line of JSON that says what follows, then the arrays; equal arrays give equal bytes."""
+    table, offset = {}, 0
+    for name, array in arrays.items():
+        table[name] = [array.dtype.descr if array.dtype.names else array.dtype.str]
+        table[name] += [list(array.shape), offset]
+        offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    header = json.dumps(table).encode()
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(header + b" " * (-(len(header) + 1) % ALIGNMENT) + b"\n")
+        for array in arrays.values():
+            np.ascontiguousarray(array).tofile(file)
+            file.write(b"\0" * (-array.nbytes % ALIGNMENT))
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> Arrays:
+    """The arrays of a file that `save` wrote, read-only; pages are read as they are touched."""
+    with open(path, "rb") as file:
+        header = file.readline()
+    try:
+        table = json.loads(header)
+        start, arrays = len(header), {}
+        for name, (kind, shape, offset) in table.items():
+            dtype = np.dtype([tuple(field) for field in kind] if isinstance(kind, list) else kind)
+            empty = 0 in shape
+            arrays[name] = (
+                np.empty(shape, dtype)
+                if empty
+                else np.memmap(path, dtype, "r", start + offset, tuple(shape))
+            )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: {error}; remove it and run again") from None
+    return arrays
+
+
+def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterator[list[slice]]:
+    """Cuts sorted runs of hashes at the same values, so that what a cut takes of all runs has
+    about `limit` entries: a slice of each run. Equal keys are never parted.
+    """
+    total = sum(map(len, runs))
+    pieces = max(1, -(-total // limit))
+    begin = [0] * len(runs)
+    for piece in range(1, pieces + 1):
+        if piece == pieces:
+            end = list(map(len, runs))
+        else:
+            value = np.uint64((piece << 64) // pieces)  # hashes lie evenly
+            end = [int(np.searchsorted(run, value)) for run in runs]
+        yield [slice(*bounds) for bounds in zip(begin, end, strict=True)]
+        begin = end

@@ -1,0 +1,41 @@
+"""Heuristics by which data, minified and generated files are told from code (LLaMA, 2.1).
+
+The paper names line length and the proportion of alphanumeric characters; the bounds are those of
+its replications.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llamac.data.document import Document, Filter, Rejected
+from llamac.spec.stages import Code
+
+_OTHERS = re.compile(r"[\W_]+")
+_ASCII_OTHERS = bytes(byte for byte in range(128) if not chr(byte).isalnum())
+
+
+def build(stage: Code) -> Filter:
+    def judge(document: Document) -> Document | Rejected:
+        lines = document.text.splitlines()
+        lengths = list(map(len, lines))
+        if not any(lengths):
+            return Rejected("empty")
+        longest, mean = max(lengths), sum(lengths) / len(lengths)
+        if longest > stage.max_line:
+            return Rejected("long line", f"{longest} > {stage.max_line} characters")
+        if mean > stage.mean_line:
+            return Rejected("long lines on average", f"{mean:.0f} > {stage.mean_line:g} characters")
+        share = alphanumeric(document.text)
+        if share < stage.alphanumeric:
+            return Rejected("few letters and digits", f"{share:.2f} < {stage.alphanumeric:g}")
+        return document
+
+    return judge
+
+
+def alphanumeric(text: str) -> float:
+    """The part of a text's characters that are letters or digits of any script."""
+    if text.isascii():
+        return len(text.encode().translate(None, _ASCII_OTHERS)) / len(text)
+    return len(_OTHERS.sub("", text)) / len(text)

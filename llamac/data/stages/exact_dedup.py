@@ -1,0 +1,66 @@
+"""Of documents with the same text, the first is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from llamac.data.document import Document, Filter, Survey
+from llamac.data.stages import arrays, segments
+from llamac.data.stages.need import need
+from llamac.spec.stages import ExactDedup
+
+_KEY = np.dtype([("key", "<u8"), ("low", "<u8"), ("document", "<i8")])
+_LOSER = np.dtype([("document", "<i8"), ("part", "<i8"), ("first", "<i8")])
+
+
+def build(stage: ExactDedup) -> Survey:
+    return _ExactDedup()
+
+
+class _ExactDedup:
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        """A 128-bit hash of each text, sorted."""
+        hash128 = need("xxhash").xxh3_128_digest
+        digests, places = [], []
+        for document in documents:
+            digests.append(hash128(document.text.encode()))
+            places.append(f"{document.file}:{document.line}")
+        keys = np.empty(len(digests), _KEY)
+        halves = np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
+        keys["key"], keys["low"] = halves.T
+        keys["document"] = np.arange(len(digests))
+        order = np.lexsort((keys["document"], keys["low"], keys["key"]))
+        arrays.save(found, {"keys": keys[order], **segments.places(places)})
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        parts = [arrays.load(path) for path in found]
+        runs = [part["keys"] for part in parts]
+        losers = segments.Spill(decided.with_name(decided.name + ".spill"), _LOSER)
+        for cut in arrays.ranges([run["key"] for run in runs]):
+            taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
+            keys = np.concatenate(taken) if taken else np.empty(0, _KEY)
+            owners = np.repeat(np.arange(len(taken)), [len(piece) for piece in taken])
+            # Parts and documents stand in order already: a stable sort keeps the first one first.
+            order = np.lexsort((keys["low"], keys["key"]))
+            keys, owners = keys[order], owners[order]
+            same = (keys["key"][1:] == keys["key"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+            starts = np.flatnonzero(np.r_[True, ~same]) if len(keys) else np.empty(0, np.int64)
+            first = np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+            later = np.flatnonzero(first != np.arange(len(keys)))
+            records = np.empty(len(later), _LOSER)
+            records["document"] = keys["document"][later]
+            records["part"] = owners[first[later]]
+            records["first"] = keys["document"][first[later]]
+            losers.add(owners[later], records)
+        details = (
+            {n: f"same as {place}" for n, place in segments.kept_first(losers.of(part), parts)}
+            for part in range(len(parts))
+        )
+        segments.dropped(decided, details)
+        losers.remove()
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        return segments.drop(decided, part, "exact duplicate")

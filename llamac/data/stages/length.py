@@ -1,0 +1,18 @@
+"""Documents of a bounded length."""
+
+from __future__ import annotations
+
+from llamac.data.document import Document, Filter, Rejected
+from llamac.spec.stages import Length
+
+
+def build(stage: Length) -> Filter:
+    def judge(document: Document) -> Document | Rejected:
+        length = len(document.text)
+        if length < stage.min_chars:
+            return Rejected("short document", f"{length} < {stage.min_chars} characters")
+        if stage.max_chars is not None and length > stage.max_chars:
+            return Rejected("long document", f"{length} > {stage.max_chars} characters")
+        return document
+
+    return judge

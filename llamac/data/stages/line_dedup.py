@@ -1,0 +1,145 @@
+"""Lines that occur again anywhere in the source (CCNet: Wenzek et al. 2019, section 3.1).
+
+What repeats on the web is navigation, cookie notices and contact details. A line's key is a
+64-bit hash of it in lower case, without punctuation and control characters, digits taken as 0.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Rejected, Survey
+from llamac.data.stages import arrays, segments
+from llamac.data.stages.need import need
+from llamac.spec.stages import LineDedup
+
+Keys = NDArray[np.uint64]
+
+_FOUND = np.dtype([("key", "<u8"), ("again", "?")])
+_ASCII = bytes.maketrans(b"123456789", b"000000000")
+_CONTROL = [code for code in range(32) if code != 10]
+_DELETED = bytes([*_CONTROL, 127]) + string.punctuation.encode()
+_DIGIT = re.compile(r"\d")
+_PUNCTUATION = re.compile(
+    "[\x80-\x9f、。，„”“«»１」「《》´∶：？！（）；–—．～’…━〈〉【】％►·•‘‚‹›]"
+)
+
+
+def build(stage: LineDedup) -> Survey:
+    return Repeats(stage.min_chars, stage.keep == "first", line_keys, _without_lines)
+
+
+def line_keys(text: str) -> Keys:
+    """A key for each line; 0 for a line with nothing on it, which is no line to drop."""
+    hash64 = need("xxhash").xxh3_64_digest
+    digests = [hash64(line.strip()) if line else b"\0" * 8 for line in normal(text).split(b"\n")]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+
+
+def normal(text: str) -> bytes:
+    """The text as its lines are compared, line for line, UTF-8."""
+    text = text.lower()
+    if not text.isascii():
+        text = _PUNCTUATION.sub("", _DIGIT.sub("0", text))
+    return text.encode().translate(_ASCII, _DELETED)
+
+
+def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
+    """Where lines are taken out, of the blank lines around them one is left."""
+    kept: list[str] = []
+    for line, drop in zip(text.split("\n"), again, strict=True):
+        if not drop and (line.strip() or (kept and kept[-1])):
+            kept.append(line if line.strip() else "")
+    return "\n".join(kept).strip("\n")
+
+
+class Repeats:
+    """Removes pieces of documents, lines say, whose key occurs again.
+
+    keys(text): uint64, one for each piece, 0 for those that are never dropped.
+    without(text, again): the text without the pieces that bool array marks.
+    """
+
+    def __init__(
+        self,
+        min_chars: int,
+        keep_first: bool,
+        keys: Callable[[str], Keys],
+        without: Callable[[str, NDArray[np.bool_]], str],
+        unit: str = "line",
+    ) -> None:
+        self.min_chars, self.keep_first = min_chars, keep_first
+        self.keys, self.without, self.unit = keys, without, unit
+
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        """The keys of a part, sorted, and which of them occur in it more than once."""
+        batches = [
+            self.keys(document.text)
+            for document in documents
+            if len(document.text) >= self.min_chars
+        ]
+        keys = np.sort(np.concatenate(batches)) if batches else np.empty(0, np.uint64)
+        keys = keys[np.searchsorted(keys, 1) :]
+        first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
+        records = np.empty(len(first), _FOUND)
+        records["key"] = keys[first]
+        records["again"] = np.diff(np.r_[first, len(keys)]) > 1
+        arrays.save(found, {"keys": records})
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        """For each part, sorted: which keys occur again, and which of those it keeps once."""
+        runs = [arrays.load(path)["keys"] for path in found]
+        spill = segments.Spill(decided.with_name(decided.name + ".spill"), _FOUND)
+        for cut in arrays.ranges([run["key"] for run in runs]):
+            taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
+            records = np.concatenate(taken) if taken else np.empty(0, _FOUND)
+            parts = np.repeat(np.arange(len(taken)), [len(piece) for piece in taken])
+            order = np.argsort(records["key"], kind="stable")
+            records, parts = records[order], parts[order]
+            first = np.r_[True, records["key"][1:] != records["key"][:-1]][: len(records)]
+            begins = np.flatnonzero(first)
+            times = np.diff(np.r_[begins, len(records)])
+            repeated = records["again"] | np.repeat(times > 1, times)
+            # From here on, `again` tells that it is here that the one to keep is to be found.
+            records["again"] = first & self.keep_first
+            spill.add(parts[repeated], records[repeated])
+        segments.write(decided, (spill.of(part).tobytes() for part in range(len(runs))))
+        spill.remove()
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        records = np.frombuffer(segments.read(decided, part), _FOUND)
+        repeated, keep_once = records["key"].copy(), records["again"].copy()
+
+        def judge(document: Document) -> Document | Rejected:
+            text = document.text
+            if len(text) < self.min_chars:
+                return Rejected("short document", f"{len(text)} < {self.min_chars} characters")
+            keys = self.keys(text)
+            again = repeats(keys, repeated, keep_once)
+            if again.any():
+                document.text = self.without(text, again)
+            left = len(document.text)
+            if left < max(self.min_chars, 1):
+                detail = f"{again.sum()} of {len(keys)} {self.unit}s, {left} characters left"
+                return Rejected(f"repeated {self.unit}s", detail)
+            return document
+
+        return judge
+
+
+def repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of a document's keys are repeated ones; those to keep once are used up, in place."""
+    if not len(repeated):
+        return np.zeros(len(keys), bool)
+    at = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)
+    again = repeated[at] == keys
+    for index in np.flatnonzero(again & keep_once[at]):  # rare: once for each key of the source
+        if keep_once[at[index]]:
+            keep_once[at[index]] = again[index] = False
+    return again

