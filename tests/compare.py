@@ -17,6 +17,7 @@ from llamac.passes.differentiate import Differentiate
 from llamac.resources import directory
 from llamac.runtime.rope import rope_tables
 from llamac.spec import Spec, load_spec
+from llamac.verify.oracle import end_of_document
 from llamac.verify.reference import Reference
 
 SPECS = directory("specs")
@@ -63,7 +64,8 @@ class Oracle:
 
 def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     torch.manual_seed(0)
-    reference = Reference(spec.model, spec.batch.sequence_length)
+    eos = end_of_document(spec)
+    reference = Reference(spec.model, spec.batch.sequence_length, eos=eos)
     weights = {
         name: torch.randn(weight.shape, dtype=torch.float64) * (0.2 if weight.ndim > 1 else 0.1)
         + (1.0 if name.endswith("norm") else 0.0)
@@ -71,6 +73,8 @@ def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     }
     reference.load(weights)
     tokens, labels = torch.randint(spec.model.vocab_size, (2, batch, positions))
+    if eos is not None:
+        tokens[torch.rand(tokens.shape) < 0.2] = eos
     loss = reference(tokens, labels)
     loss.backward()
     gradients = {}

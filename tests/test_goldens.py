@@ -84,6 +84,7 @@ CASES = (
     Case("gpt3-block", "gpt3-block"),
     Case("post-norm-save-all", "post-norm", ('activation.checkpoint="none"',)),
     Case("tied-llama3-half-split", "tiny", TIED, small=True),
+    Case("documents", "tiny", ("data.document_mask=true",), small=True),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

@@ -51,6 +51,8 @@ def render_model(program: Program) -> str:
         },
         "shares": _shares(program),
         "context": program.mesh.get("cp", 1),
+        "eos": program.eos,
+        "tables_of": "tokens.shape[1]" if program.eos is None else "tokens",
         "stages": program.stages,
         "sharing": _sharing(program),
         "regions": sources,
@@ -69,6 +71,8 @@ def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
     yield "parameters", "expand_layers"
     if not program.stages:
         yield "parameters", "initialise_parameters"
+    if program.eos is not None:
+        yield "documents", "document_starts"
     if program.buffers:
         yield "rope", "rope_tables"
         if "cp" in program.mesh:

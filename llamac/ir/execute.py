@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from llamac.ir.graph import output_of, placeholders
 from llamac.ir.parts import ALONE, Coordinates, canonical_gradients, gather
 from llamac.ir.program import Program, Region
+from llamac.runtime.documents import document_starts
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def loss_and_held_gradients(
     weights: canonical name → tensor, in any one floating dtype. buffers: name → the rank's table.
     tokens, labels: int64 [B, S], the rank's. Only what the saved set names reaches a backward.
     """
-    run = _Run(program, weights, buffers, at)
+    run = _Run(program, weights, _constants(program, buffers, tokens), at)
     x, tape = tokens, []
     for name, layer in _sequence(program):
         region = program.regions[name]
@@ -77,7 +78,8 @@ def logits(
     at: Coordinates = ALONE,
 ) -> Tensor:
     """Run the inference path: tokens int64 [B, S] → logits [B, S, vocabulary]."""
-    return _forward(_Run(program, weights, buffers, at), tokens, "logits", {})
+    run = _Run(program, weights, _constants(program, buffers, tokens), at)
+    return _forward(run, tokens, "logits", {})
 
 
 def evaluate(
@@ -90,7 +92,17 @@ def evaluate(
 ) -> Tensor:
     """The loss as validation computes it: by forward graphs alone."""
     head = "evaluate" if "evaluate" in program.regions else "head"
-    return _forward(_Run(program, weights, buffers, at), tokens, head, {"labels": labels})
+    run = _Run(program, weights, _constants(program, buffers, tokens), at)
+    return _forward(run, tokens, head, {"labels": labels})
+
+
+def _constants(
+    program: Program, buffers: Mapping[str, Tensor], tokens: Tensor
+) -> Mapping[str, Tensor]:
+    """What every layer reads: tables, and where the documents of these sequences begin."""
+    if program.eos is None:
+        return buffers
+    return {**buffers, "starts": document_starts(tokens, program.eos)}
 
 
 def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:

@@ -163,6 +163,7 @@ class _Parser:
         self.buffers: dict[str, Buffer] = {}
         self.layers: list[str] = []
         self.stages: tuple[int, ...] = ()
+        self.eos: int | None = None
         self.notes: list[str] = []
         self.graphs: dict[tuple[str, str], _GraphText] = {}
         self.current: _GraphText | None = None
@@ -201,6 +202,8 @@ class _Parser:
             self.buffers[match[1]] = Buffer(match[1], TensorType.parse(match[2]), arguments)
         elif match := _LAYERS.fullmatch(text):
             self.layers += [match[2]] * int(match[1])
+        elif kind == "eos":
+            self.eos = int(rest)
         elif kind == "stages":
             self.stages = tuple(map(int, rest.split()))
         elif kind == "note":
@@ -241,4 +244,5 @@ class _Parser:
             notes=tuple(self.notes),
             mesh=self.mesh,
             stages=self.stages,
+            eos=self.eos,
         )

@@ -53,6 +53,8 @@ def _header(program: Program) -> Iterator[str]:
         yield f"buffer {buffer.name}: {buffer.type} = rope_tables({arguments})"
     for region, count in program.layer_runs:
         yield f"layers {count} × {region}"
+    if program.eos is not None:
+        yield f"eos {program.eos}"
     if program.stages:
         yield "stages " + " ".join(map(str, program.stages))
     for note in program.notes:

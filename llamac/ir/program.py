@@ -104,8 +104,9 @@ class Program:
     regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and what passes add.
     layers: the region each layer runs, in order. symbols: the sizes of B (sequences in a
     micro-batch), S (positions) and of parts of them. mesh: how many ranks each axis has.
-    stages: how many layers each pipeline stage runs, where there are several. notes: what passes
-    want their reader to know.
+    stages: how many layers each pipeline stage runs, where there are several. eos: the token that
+    ends a document, where attention must not look past one; regions then read the constant
+    `starts`, of `runtime.documents`. notes: what passes want their reader to know.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Program:
     notes: tuple[str, ...] = field(default=())
     mesh: Mapping[str, int] = field(default_factory=dict)
     stages: tuple[int, ...] = ()
+    eos: int | None = None
 
     def with_region(self, region: Region) -> Program:
         return replace(self, regions={**self.regions, region.name: region})

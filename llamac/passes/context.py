@@ -76,7 +76,7 @@ class _Rebuild(Rebuild):
         return self._whole(y) if self.region.name == "logits" else y  # what leaves the ranks
 
     def _attention(self, node: fx.Node) -> Any:
-        q, k, v = self.new(node)
+        q, k, v = self.new(node)  # documents that share sequences are refused with these ranks
         whole = (self._whole(value) for value in (k, v))
         options = {**attributes(node), "axis": AXIS, "size": self.ranks}
         return self.build.op(context_attention, q, *whole, name=names(node), **options)

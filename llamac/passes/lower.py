@@ -23,6 +23,7 @@ from llamac.ops.views import merge_heads, split_heads
 if TYPE_CHECKING:
     from llamac.spec import Spec
 
+EOS = 2  # of a tokenizer that llamac trains
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
 
 
@@ -42,7 +43,15 @@ class Lower:
             buffers=lowering.buffers,
             regions={region.name: region for region in regions},
             layers=("block",) * spec.model.n_layers,
+            eos=_eos(spec),
         )
+
+
+def _eos(spec: Spec) -> int | None:
+    """The token that attention must not look past, if there is one."""
+    if not spec.data.document_mask:
+        return None
+    return EOS if spec.tokenizer.eos is None else spec.tokenizer.eos
 
 
 class _Lowering:
@@ -80,6 +89,9 @@ class _Lowering:
             name: g.placeholder(name, buffer.type, "constant", where=self._at("model.position"))
             for name, buffer in self.buffers.items()
         }
+        if self.spec.data.document_mask:
+            at = self._at("data.document_mask")
+            tables["starts"] = g.placeholder("starts", self.tokens, "constant", where=at)
         pre = self.model.norm_position == "pre"
         weights = self._block_weights(g)
 
@@ -119,7 +131,7 @@ class _Lowering:
             heads[which] = g.op(
                 split_heads, flat, head_dim=self.model.head_dim, name=f"{which}_heads", where=at
             )
-        if tables:
+        if "rope_cos" in tables:
             layout, at = self.model.rope_layout, self._at("model.position")
             for which in "qk":
                 heads[which] = g.op(
@@ -136,6 +148,7 @@ class _Lowering:
             heads["q"],
             heads["k"],
             heads["v"],
+            *([tables["starts"]] if "starts" in tables else []),
             scale=self.model.head_dim**-0.5,
             kernel="math",
             name=("context", "logsumexp"),

@@ -44,11 +44,17 @@ class SelectKernels:
         if not sites:
             return program
         q = type_of(operands(sites[0])[0])  # every layer's attention is alike
+        masked = len(operands(sites[0])) > 3
         positions = program.symbols["S"] // self.chunks
         verdicts = {
             kernel: list(objections(q, positions, self.device))
             for kernel, objections in RULES.items()
         }
+        if masked:
+            verdicts["xformers"].append(
+                "it must know the documents' lengths on the host, and data.document_mask finds "
+                "them on the device"
+            )
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
                 verdicts[kernel] = [f'the spec asks for "{self.attention}"']

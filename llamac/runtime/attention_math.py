@@ -12,21 +12,30 @@ from torch import Tensor
 from .numerics import upcast
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
-    """[B, K, H/K, S, S], minus infinity where a causal query would look ahead."""
+def _scores(q: Tensor, k: Tensor, scale: float, causal: bool, starts: Tensor | None) -> Tensor:
+    """[B, K, H/K, S, S], minus infinity where a query would look ahead, or before its document."""
     grouped = q.unflatten(2, (k.shape[2], -1))
     scores = upcast(torch.einsum("bskgd,btkd->bkgst", grouped, k)) * scale
     if not causal:
         return scores
     ahead = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
+    if starts is not None:
+        before = torch.arange(k.shape[1], device=q.device) < starts.unsqueeze(-1)  # [B, S, S]
+        ahead = ahead | before[:, None, None]
     return scores.masked_fill(ahead, float("-inf"))
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool = True,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S])."""
-    scores = _scores(q, k, scale, causal)
+    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S]). starts int64 [B, S]: how far a
+    causal query looks back, where documents share a sequence."""
+    scores = _scores(q, k, scale, causal, starts)
     weights = scores.softmax(-1).to(v.dtype)
     out = torch.einsum("bkgst,btkd->bskgd", weights, v).flatten(2, 3)
     return out, scores.logsumexp(-1).flatten(1, 2)
@@ -41,10 +50,12 @@ def attention_backward(
     logsumexp: Tensor,
     scale: float,
     causal: bool = True,
+    starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v. The weights are rebuilt from the log-sum-exp."""
     heads = (k.shape[2], -1)
-    weights = torch.exp(_scores(q, k, scale, causal) - logsumexp.unflatten(1, heads).unsqueeze(-1))
+    scores = _scores(q, k, scale, causal, starts)
+    weights = torch.exp(scores - logsumexp.unflatten(1, heads).unsqueeze(-1))
     d_grouped = d_out.unflatten(2, heads)
     d_v = torch.einsum("bkgst,bskgd->btkd", weights.to(v.dtype), d_grouped)
     d_weights = upcast(torch.einsum("bskgd,btkd->bkgst", d_grouped, v))

@@ -230,6 +230,12 @@ def _tokenizer(job: _Job, key: str) -> Tokenizer:
             f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
             f"{job.vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
         )
+    eos = job.tokenizer.get("eos")
+    if eos not in (None, model.eos):
+        raise TokenizerError(
+            f"tokenizer.eos = {eos}, but documents end with piece {model.eos} of "
+            f"{given or 'the trained tokenizer'}: set tokenizer.eos = {model.eos}"
+        )
     write_bytes(path, model.model)
     write_json(note, {"key": key})
     return model

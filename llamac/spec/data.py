@@ -69,6 +69,11 @@ class Data(Section):
     validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.01, description="Fraction of the documents held out for validation."
     )
+    document_mask: bool = Field(
+        default=False,
+        description="Attention stays within a document where several share a sequence. Off, as "
+        "in the paper: a sequence's documents see those before them.",
+    )
     shard_tokens: Tokens = Field(
         default=64_000_000, description="Tokens in one prepared shard file."
     )

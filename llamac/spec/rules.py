@@ -20,6 +20,7 @@ from llamac.spec.layouts import (
     layout_fits,
 )
 from llamac.spec.model import Model
+from llamac.spec.parallel import Parallel
 from llamac.spec.schedule import Schedule
 from llamac.spec.tokenizer import Tokenizer
 
@@ -55,6 +56,21 @@ def _shard_holds_a_sequence(data: Data, batch: Batch) -> Iterator[Problem]:
         yield Problem(("data", "shard_tokens"), message, ways)
 
 
+def _documents_lie_on_one_rank(data: Data, parallel: Parallel) -> Iterator[Problem]:
+    for axis in ("context", "pipeline") if data.document_mask else ():
+        if (ranks := getattr(parallel, axis)) > 1:
+            message = f"document_mask = true needs whole sequences' tokens, but {axis} = {ranks}"
+            ways = f"set parallel.{axis} = 1 and share by tensor or data ranks, or leave it off"
+            yield Problem(("data", "document_mask"), message, ways)
+
+
+def _documents_have_an_end(data: Data, tokenizer: Tokenizer) -> Iterator[Problem]:
+    if data.document_mask and tokenizer.path is not None and tokenizer.eos is None:
+        message = "document_mask = true needs to know which token ends a document"
+        ways = "give tokenizer.eos, the id of that piece; in LLaMA's tokenizer it is 2"
+        yield Problem(("data", "document_mask"), message, ways)
+
+
 def _kernel_runs_on_device(kernels: Kernels, hardware: Hardware) -> Iterator[Problem]:
     if kernels.attention == "xformers" and hardware.device == "cpu":
         message = 'attention = "xformers" needs CUDA, but hardware.device = "cpu"'
@@ -65,6 +81,8 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _warmup_ends_before_training,
     _vocabulary_holds_bytes,
     _shard_holds_a_sequence,
+    _documents_lie_on_one_rank,
+    _documents_have_an_end,
     _kernel_runs_on_device,
     layout_fits,
     batch_divides_over_ranks,

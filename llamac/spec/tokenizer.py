@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,11 @@ class Tokenizer(Section):
     path: NonEmpty | None = Field(
         default=None,
         description="An existing SentencePiece .model file. Default: train one on the sources.",
+    )
+    eos: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Id of the piece that ends a document. Default: the model's own; a trained "
+        "tokenizer's is 2.",
     )
     train_bytes: Bytes = Field(
         default=50_000_000,

@@ -51,7 +51,8 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     """Ask the reference about a spec, which must be small: it runs eagerly in float64."""
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
-    reference = Reference(spec.model, length)
+    eos = end_of_document(spec)
+    reference = Reference(spec.model, length, eos=eos)
     weights = {
         name: _draw(name, weight.shape, random)
         for name, weight in reference.parameters_by_name().items()
@@ -59,6 +60,8 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     reference.load(weights)
     shape = (2, spec.batch.micro_batch, length)
     tokens, labels = torch.randint(spec.model.vocab_size, shape, generator=random)
+    if eos is not None:  # documents of some five tokens
+        tokens[torch.rand(shape[1:], generator=random) < 0.2] = eos
     prompt = tokens[:, : max(1, length * 3 // 4)]
     loss = reference(tokens, labels)
     loss.backward()
@@ -69,6 +72,13 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     with torch.no_grad():
         outcome = Outcome(loss.detach(), loss.detach(), reference.logits(prompt), gradients)
     return Oracle(weights, tokens, labels, prompt, outcome)
+
+
+def end_of_document(spec: Spec) -> int | None:
+    """The token that ends a document which attention must not leave: LLaMA's, unless it is said."""
+    if not spec.data.document_mask:
+        return None
+    return 2 if spec.tokenizer.eos is None else spec.tokenizer.eos
 
 
 def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:

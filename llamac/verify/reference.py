@@ -95,13 +95,19 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 
 
 class Reference(nn.Module):
-    """The whole model; parameters start uninitialised, `load` fills them."""
+    """The whole model; parameters start uninitialised, `load` fills them.
+
+    eos: the token after which a document begins that attention must not leave; None: no such."""
 
     def __init__(
-        self, model: Any, sequence_length: int | None = None, dtype: torch.dtype = torch.float64
+        self,
+        model: Any,
+        sequence_length: int | None = None,
+        dtype: torch.dtype = torch.float64,
+        eos: int | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.eos = model, eos
         self.weights = {
             name: nn.Parameter(torch.empty(shape, dtype=dtype))
             for name, shape in parameter_shapes(model, sequence_length).items()
@@ -131,8 +137,9 @@ class Reference(nn.Module):
             return F.rms_norm(x, gain.shape, gain, eps)
         return F.layer_norm(x, gain.shape, gain, self.weights[f"{name}_bias"], eps)
 
-    def attention(self, name: str, x: Tensor) -> Tensor:
-        """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head."""
+    def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
+        """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head.
+        unseen: bool, B 1 S S or S S, which keys a query must not see."""
         model = self.model
         q, k, v = (  # B H S K, B G S K, B G S K
             self.linear(f"{name}.{w}", x).unflatten(-1, (-1, model.head_dim)).transpose(1, 2)
@@ -144,8 +151,7 @@ class Reference(nn.Module):
             k = rotate(k, frequencies, model.rope_layout)
         k, v = (t.repeat_interleave(model.n_heads // model.n_kv_heads, dim=1) for t in (k, v))
         scores = q @ k.transpose(-1, -2) / math.sqrt(model.head_dim)  # B H S S
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-        mixed = F.softmax(scores.masked_fill(future, -math.inf), dim=-1) @ v  # B H S K
+        mixed = F.softmax(scores.masked_fill(unseen, -math.inf), dim=-1) @ v  # B H S K
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
@@ -157,21 +163,33 @@ class Reference(nn.Module):
             hidden = F.gelu(hidden) if self.model.activation == "gelu" else F.relu(hidden)
         return self.linear(f"{name}.w2", hidden)
 
-    def block(self, name: str, x: Tensor) -> Tensor:
+    def block(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
         """Pre-norm: x + f(norm(x)). Post-norm, as in the original transformer: norm(x + f(x))."""
         if self.model.norm_position == "pre":
-            x = x + self.attention(f"{name}.attention", self.norm(f"{name}.attention_norm", x))
+            attended = self.norm(f"{name}.attention_norm", x)
+            x = x + self.attention(f"{name}.attention", attended, unseen)
             return x + self.feed_forward(f"{name}.feed_forward", self.norm(f"{name}.ffn_norm", x))
-        x = self.norm(f"{name}.attention_norm", x + self.attention(f"{name}.attention", x))
+        x = self.norm(f"{name}.attention_norm", x + self.attention(f"{name}.attention", x, unseen))
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
+
+    def unseen(self, tokens: Tensor) -> Tensor:
+        """Which keys each query must not see: those ahead, and those of other documents."""
+        length = tokens.shape[1]
+        future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        if self.eos is None:
+            return future
+        ends = (tokens == self.eos).long()
+        document = ends.cumsum(1) - ends  # B S: how many have ended before this token
+        return future | (document[:, None, :, None] != document[:, None, None, :])  # B 1 S S
 
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens int64 [B, S] -> [B, S, V] in the parameters' dtype."""
         x = F.embedding(tokens, self.weights["tok_embeddings"])  # B S D
+        unseen = self.unseen(tokens)
         if self.model.position == "learned":
             x = x + self.weights["pos_embeddings"][: tokens.shape[1]]
         for i in range(self.model.n_layers):
-            x = self.block(f"layers.{i}", x)
+            x = self.block(f"layers.{i}", x, unseen)
         output = "tok_embeddings" if self.model.tied_embeddings else "output"
         return F.linear(self.norm("norm", x), self.weights[output])
 

@@ -7,6 +7,7 @@ shapes; xformers is played by a stand-in that keeps to its conventions.
 from __future__ import annotations
 
 import importlib
+import itertools
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -57,17 +58,39 @@ def test_on_the_cpu_values_and_gradients_are_pytorch_s(module: ModuleType, group
 
 
 @grouping
+@pytest.mark.parametrize("module", [attention_math, attention_sdpa], ids=["math", "sdpa"])
+def test_documents_that_share_a_sequence_do_not_see_each_other(
+    module: ModuleType, groups: int
+) -> None:
+    q, k, v = qkv(groups)
+    d_out = torch.randn_like(q)
+    ends = (0, 1, 20, S)  # documents of 1, 19 and 44 positions
+    starts = torch.tensor([max(e for e in ends if e <= i) for i in range(S)]).expand(B, S)
+    out, logsumexp = module.attention(q, k, v, SCALE, starts=starts)
+    gradients = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, starts=starts)
+    for begin, end in itertools.pairwise(ends):
+        own = slice(begin, end)
+        alone = by_autograd(*(x[:, own] for x in (q, k, v, d_out)))
+        for found, wanted in zip((out, *gradients), alone, strict=True):
+            assert_close(found[:, own], wanted, f"document {begin}:{end}", 1.0)
+
+
+@grouping
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "documents"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_on_cuda_pytorch_s_operators_take_our_arguments(dtype: torch.dtype, groups: int) -> None:
+def test_on_cuda_pytorch_s_operators_take_our_arguments(
+    dtype: torch.dtype, masked: bool, groups: int
+) -> None:
     with FakeTensorMode():
         q, k, v = (
             torch.empty(B, S, heads, D, dtype=dtype, device="cuda") for heads in (H, groups, groups)
         )
-        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE)
+        starts = torch.zeros(B, S, dtype=torch.int64, device="cuda") if masked else None
+        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, starts=starts)
         assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "cuda")
         assert (logsumexp.shape, logsumexp.dtype) == ((B, H, S), torch.float32)
         gradients = attention_sdpa.attention_backward(
-            torch.empty_like(out), q, k, v, out, logsumexp, SCALE
+            torch.empty_like(out), q, k, v, out, logsumexp, SCALE, starts=starts
         )
         for gradient, value in zip(gradients, (q, k, v), strict=True):
             assert (gradient.shape, gradient.dtype) == (value.shape, dtype)

@@ -55,15 +55,20 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def specs(draw: st.DrawFn) -> Spec:
     sequences = draw(st.integers(1, 3))
+    model = draw(models())
+    masked = model["vocab_size"] > 2 and draw(st.booleans())
     device, attention = draw(  # sdpa is refused where CUDA could be and the heads do not fit it
         st.sampled_from([("auto", "auto"), ("auto", "math"), ("cpu", "auto"), ("cpu", "sdpa")])
     )
     return Spec.model_validate(
         {
             "name": "random",
-            "model": draw(models()),
-            "tokenizer": {"path": "given.model"},  # which lets the vocabulary be tiny
-            "data": {"source": [{"name": "docs", "kind": "python-docs", "share": 1.0}]},
+            "model": model,
+            "tokenizer": {"path": "given.model", "eos": 2},  # which lets the vocabulary be tiny
+            "data": {
+                "source": [{"name": "docs", "kind": "python-docs", "share": 1.0}],
+                "document_mask": masked,
+            },
             "optimizer": {"lr": 1e-3},
             "schedule": {"steps": 10, "warmup_steps": 1},
             "batch": {

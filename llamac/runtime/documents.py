@@ -1,0 +1,17 @@
+"""Where the documents of packed sequences begin, so that attention does not leave them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def document_starts(tokens: Tensor, eos: int) -> Tensor:
+    """tokens int64 [B, S] → the position at which each one's document begins, int64 [B, S].
+
+    A document ends with its `eos`; what a window begins in the middle of begins with the window.
+    """
+    positions = torch.arange(tokens.shape[1], device=tokens.device)
+    first = F.pad(tokens[:, :-1] == eos, (1, 0))
+    return torch.where(first, positions, 0).cummax(1).values
