@@ -3,6 +3,8 @@
 Fused, the logits [B, S, V] never exist whole: they are made a few tokens at a time. The loss is the
 last thing computed, so its gradient is taken while a chunk's logits are still at hand, and scaled
 by d_loss in the backward pass (the idea of Liger-Kernel, Hsu et al. 2024): three matmuls, not four.
+
+A label of PADDING has no loss, and the mean does not count it.
 """
 
 from __future__ import annotations
@@ -14,17 +16,27 @@ from torch import Tensor
 from .linear import input_gradient, linear, weight_gradient
 from .numerics import upcast
 
+PADDING = -1
+
+
+def token_weights(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """What each token counts in the mean: labels [n] → [n, 1], one part of all but the padding."""
+    counted = (labels != PADDING).to(dtype).unsqueeze(-1)
+    return counted / counted.sum().clamp(min=1)
+
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """logits [B, S, V], labels int64 [B, S] → the mean loss, a float32 scalar."""
-    return F.cross_entropy(upcast(logits).flatten(0, -2), labels.flatten())
+    rows = upcast(logits).flatten(0, -2)
+    return F.cross_entropy(rows, labels.flatten(), ignore_index=PADDING)
 
 
 def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """d_logits = (softmax(logits) - one_hot(labels)) · d_loss / tokens."""
     probabilities = upcast(logits).softmax(-1)
-    target = F.one_hot(labels, logits.shape[-1])
-    return ((probabilities - target) * (d_loss / labels.numel())).to(logits.dtype)
+    target = F.one_hot(labels.clamp(min=0), logits.shape[-1])
+    weights = token_weights(labels.flatten(), probabilities.dtype).view(*labels.shape, 1)
+    return ((probabilities - target) * (d_loss * weights)).to(logits.dtype)
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
@@ -32,8 +44,9 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) 
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
-        total = total + F.cross_entropy(upcast(linear(rows, weight)), targets, reduction="sum")
-    return total / labels.numel()
+        logits = upcast(linear(rows, weight))
+        total = total + F.cross_entropy(logits, targets, reduction="sum", ignore_index=PADDING)
+    return total / (labels != PADDING).sum().clamp(min=1)
 
 
 def linear_cross_entropy_with_gradients(
@@ -41,20 +54,21 @@ def linear_cross_entropy_with_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `linear_cross_entropy`, with its gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
     flat, targets = x.flatten(0, -2), labels.flatten()
-    tokens = targets.numel()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
+    weights = token_weights(targets, total.dtype)
     d_rows: list[Tensor] = []
     d_weight: Tensor | None = None
-    for rows, target in zip(flat.split(chunk), targets.split(chunk), strict=True):
-        target = target.unsqueeze(-1)
+    chunks = zip(flat.split(chunk), targets.split(chunk), weights.split(chunk), strict=True)
+    for rows, target, share in chunks:
+        target = target.clamp(min=0).unsqueeze(-1)
         logits = upcast(linear(rows, weight))  # [chunk, V]
         log_total = logits.logsumexp(-1, keepdim=True)
-        total = total + (log_total - logits.gather(-1, target)).sum()
+        total = total + ((log_total - logits.gather(-1, target)) * share).sum()
         hot = torch.arange(weight.shape[0], device=x.device) == target
-        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) / tokens).to(x.dtype)
+        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) * share).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
         part = upcast(weight_gradient(d_logits, rows))
         d_weight = part if d_weight is None else d_weight + part
     assert d_weight is not None, "a batch has at least one token"
-    return total / tokens, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)
+    return total, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)

@@ -8,10 +8,13 @@ vocab_parallel_cross_entropy).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .collectives import GROUPS, all_reduce, all_reduce_max
+from .cross_entropy import token_weights
 from .embedding import embedding_gradient
 from .linear import input_gradient, linear, weight_gradient
 from .numerics import upcast
@@ -63,10 +66,16 @@ def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, mine: Tensor) ->
     return (logits - log_total).exp() - (hot & mine.unsqueeze(-1)).to(logits.dtype)
 
 
+def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors cut into runs of tokens, side by side."""
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
     """logits [B, S, V'], labels int64 [B, S] → the mean loss, the same on every rank."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
-    return _losses(rows, labels.flatten(), axis)[0].mean()
+    losses = _losses(rows, labels.flatten(), axis)[0]
+    return (losses * token_weights(labels.flatten(), losses.dtype).squeeze(-1)).sum()
 
 
 def parallel_cross_entropy_backward(
@@ -75,7 +84,7 @@ def parallel_cross_entropy_backward(
     """d_logits, this rank's columns [B, S, V']."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     _, *found = _losses(rows, labels.flatten(), axis)
-    scale = d_loss / labels.numel()
+    scale = d_loss * token_weights(labels.flatten(), rows.dtype)
     return (_d_logits(rows, *found) * scale).to(logits.dtype).view_as(logits)
 
 
@@ -85,10 +94,11 @@ def parallel_linear_cross_entropy(
     """x [B, S, D], weight [V', D], labels int64 [B, S] → the mean loss, made in chunks."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
-    for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
+    weights = token_weights(labels, total.dtype).squeeze(-1)
+    for rows, targets, share in _chunks(chunk, x, labels, weights):
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
-        total = total + _losses(logits, targets, axis)[0].sum()
-    return total / labels.numel()
+        total = total + (_losses(logits, targets, axis)[0] * share).sum()
+    return total
 
 
 def parallel_linear_cross_entropy_with_gradients(
@@ -97,16 +107,16 @@ def parallel_linear_cross_entropy_with_gradients(
     """As `parallel_linear_cross_entropy`, with its gradients: (loss, this rank's part of the sum
     d_x [B, S, D], d_weight [V', D])."""
     flat, labels = x.flatten(0, -2), labels.flatten()
-    tokens = labels.numel()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
+    weights = token_weights(labels, total.dtype)
     d_rows: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=total.dtype)
-    for rows, targets in zip(flat.split(chunk), labels.split(chunk), strict=True):
+    for rows, targets, share in _chunks(chunk, flat, labels, weights):
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
         losses, *found = _losses(logits, targets, axis)
-        total = total + losses.sum()
-        d_logits = (_d_logits(logits, *found) / tokens).to(x.dtype)
+        total = total + (losses * share.squeeze(-1)).sum()
+        d_logits = (_d_logits(logits, *found) * share).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
         d_weight = d_weight + upcast(weight_gradient(d_logits, rows))
-    return total / tokens, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)
+    return total, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)

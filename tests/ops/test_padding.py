@@ -1,0 +1,84 @@
+"""Padding has no loss and no gradient, and the mean is over the tokens that are left."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamac.runtime import cross_entropy, vocab_parallel
+from llamac.runtime.collectives import GROUPS
+from llamac.verify.ranks import on_ranks
+from tests.compare import assert_close
+
+VOCAB, CHUNK = 12, 5
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    """x [2, 7, 4], weight [12, 4], labels [2, 7]: the ends of both sequences are padding."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 7, 4).double(), torch.randn(VOCAB, 4).double()
+    labels = torch.randint(VOCAB, (2, 7))
+    labels[0, 6] = labels[1, 2:] = cross_entropy.PADDING
+    return x, weight, labels
+
+
+def by_autograd(x: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss, d_x, d_weight) of the tokens that are no padding, taken out one by one."""
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    real = labels >= 0
+    loss = F.cross_entropy(x[real] @ weight.T, labels[real])
+    return loss.detach(), *torch.autograd.grad(loss, (x, weight))
+
+
+def test_whole_logits() -> None:
+    x, weight, labels = batch()
+    wanted, d_x, _ = by_autograd(x, weight, labels)
+    assert_close(cross_entropy.cross_entropy(x @ weight.T, labels), wanted, "the loss")
+    one = torch.ones(()).double()
+    d_logits = cross_entropy.cross_entropy_backward(one, x @ weight.T, labels)
+    assert_close(d_logits @ weight, d_x, "the gradient of x")
+
+
+def test_fused_with_the_projection() -> None:
+    x, weight, labels = batch()
+    found = cross_entropy.linear_cross_entropy_with_gradients(x, weight, labels, CHUNK)
+    for value, wanted in zip(found, by_autograd(x, weight, labels), strict=True):
+        assert_close(value, wanted, "the loss or a gradient")
+    alone = cross_entropy.linear_cross_entropy(x, weight, labels, CHUNK)
+    assert_close(alone, found[0], "the loss in evaluation")
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_vocabulary_shared_among_ranks(fused: bool) -> None:
+    x, weight, labels = batch()
+    wanted, d_x, d_weight = by_autograd(x, weight, labels)
+
+    def rank(r: int) -> tuple[Tensor, ...]:
+        mine, common = weight.chunk(3)[r], ("tp", VOCAB)
+        if fused:
+            both = vocab_parallel.parallel_linear_cross_entropy_with_gradients
+            alone = vocab_parallel.parallel_linear_cross_entropy
+            given = (x, mine, labels, CHUNK, *common)
+            return alone(*given), *both(*given)
+        logits, one = x @ mine.T, torch.ones(()).double()
+        loss = vocab_parallel.parallel_cross_entropy(logits, labels, *common)
+        d_logits = vocab_parallel.parallel_cross_entropy_backward(one, logits, labels, *common)
+        rows = d_logits.flatten(0, 1)
+        return loss, loss, d_logits @ mine, rows.T @ x.flatten(0, 1)
+
+    alone, losses, d_xs, d_weights = zip(
+        *on_ranks({"tp": 3}, GROUPS, lambda at: rank(at["tp"])), strict=True
+    )
+    for loss in (*alone, *losses):
+        assert_close(loss, wanted, "the loss")
+    assert_close(torch.stack(d_xs).sum(0), d_x, "the gradient of x")
+    assert_close(torch.cat(d_weights), d_weight, "the gradient of the weight")
+
+
+def test_nothing_but_padding_has_no_loss() -> None:
+    x, weight, labels = batch()
+    nothing = torch.full_like(labels, cross_entropy.PADDING)
+    for value in cross_entropy.linear_cross_entropy_with_gradients(x, weight, nothing, CHUNK):
+        assert not value.any()
