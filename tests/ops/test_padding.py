@@ -29,7 +29,8 @@ def by_autograd(x: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
     real = labels >= 0
     loss = F.cross_entropy(x[real] @ weight.T, labels[real])
-    return loss.detach(), *torch.autograd.grad(loss, (x, weight))
+    d_x, d_weight = torch.autograd.grad(loss, (x, weight))
+    return loss.detach(), d_x, d_weight
 
 
 def test_whole_logits() -> None:
