@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,3 +33,22 @@ def heads(model: Model) -> str:
 def load(spec: str, overrides: Sequence[str] | None) -> Spec:
     """The spec a command line names. Raises SpecError, which `llamac.cli.main` prints."""
     return load_spec(spec, overrides or ())
+
+
+def write(path: Path, content: str | bytes, option: str = "-o") -> None:
+    """The file that `option` names, whole or not at all."""
+    if path.is_dir():
+        raise typer.BadParameter(f"{path} is a directory", param_hint=option)
+    if not path.parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.parent}", param_hint=option)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # as any file the user writes, not private
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, load, write
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage
@@ -88,7 +87,7 @@ def inspect(
     if output is None:
         print(text, end="")
     else:
-        _write(output, text)
+        write(output, text)
 
 
 def _refuse(
@@ -207,22 +206,3 @@ def _render(made: list[Stage], form: Format, region: str | None) -> str:
 
 def _in_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _write(path: Path, text: str) -> None:
-    """The file whole, or not at all."""
-    if path.is_dir():
-        raise typer.BadParameter(f"{path} is a directory", param_hint="-o")
-    if not path.parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {path.parent}", param_hint="-o")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as any file the user writes, not private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, load
+from llamac.cli.common import SetOption, load, write
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -87,9 +87,21 @@ def plan(
     setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)
     program = setting.compile()
     prediction = predict(setting, program)
-    if as_json:
-        print(json.dumps(prediction.to_json(), indent=2))
-    else:
-        from llamac.plan.report import show
+    from llamac.plan.step import Step
 
-        show(prediction)
+    step = Step(prediction, program)
+    if trace is not None:
+        from llamac.plan.trace import trace_json
+
+        write(trace, json.dumps(trace_json(step)), "--trace")
+    if as_json:
+        from llamac.plan.breakdown import breakdown_json
+
+        found = prediction.to_json() | breakdown_json(step, ops, collectives)
+        print(json.dumps(found, indent=2))
+    else:
+        from llamac.plan.report import op_sections, show, transfer_section
+
+        more = [*(op_sections(step) if ops else ())]
+        more += [transfer_section(step)] if collectives else []
+        show(prediction, more)

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from llamac.plan.breakdown import WITHIN, link_of, ops, regions, transfers
 from llamac.plan.device import Device
 from llamac.plan.predict import Prediction
+from llamac.plan.step import Step
 
 HELD = {
     "parameters": "parameters",
@@ -34,7 +36,7 @@ TAKEN = {
 }
 """The parts of `Seconds`, in words."""
 
-WIDTH = 100  # of what is piped
+WIDTH = 200  # of what is piped
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,66 @@ def _communication(prediction: Prediction) -> Section:
     return Section("what a rank sends in a step", head, rows, "<>><")
 
 
+def op_sections(step: Step, most: int = 20) -> Iterator[Section]:
+    """The regions, and the ops that take most time of a step."""
+    seconds = step.prediction.seconds.total
+    rows = [
+        (
+            f"{one.region} {one.direction}",
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            readable_seconds(one.waits) if one.waits else "",
+            digits(one.flops / 1e9),
+            gigabytes(one.nbytes),
+            percent(one.total / seconds),
+        )
+        for one in regions(step)
+    ]
+    head = ("region", "runs", "each", "of it waits", "GFLOPs", "GB moved", "of a step")
+    yield Section("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
+    every = ops(step)
+    rows = [
+        (
+            f"{one.region} {one.direction}",
+            one.op,
+            one.shape.rpartition(" ")[2],
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            digits(one.flops / 1e9) if one.flops else "",
+            digits(one.nbytes / 1e6),
+            one.bound,
+            percent(one.total / seconds),
+        )
+        for one in every[:most]
+    ]
+    head = ("in", "op", "makes", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
+    rest = len(every) - len(rows)
+    note = f"{rest} more take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(rest)
+    yield Section("ops that take most time", head, rows, "<<<>>>><>", note=note)
+
+
+def transfer_section(step: Step) -> Section:
+    """Every collective, with its bytes, group and link."""
+    rows = [
+        (
+            one.where,
+            one.kind,
+            f"{one.axis} {one.ranks:,}",
+            one.link,
+            digits(one.nbytes / 1e6),
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            readable_seconds(one.exposed) if one.exposed else "",
+        )
+        for one in transfers(step)
+    ]
+    head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
+    title = "what passes between ranks, on the rank that others wait for"
+    if not rows:
+        return Section(title, ("",), [("nothing",)], "<")
+    return Section(title, head, rows, "<<<<>>>>")
+
+
 def stride_of(axis: str, prediction: Prediction) -> int:
     """How many ranks lie between neighbours on an axis of the mesh; the innermost is `tp`."""
     stride = 1
@@ -145,9 +207,9 @@ def stride_of(axis: str, prediction: Prediction) -> int:
 
 def link_name(device: Device, ranks: int, stride: int) -> str:
     """What the slowest transfer of a group crosses, and how fast it is in large messages."""
-    inside = ranks * stride <= device.gpus_per_node
-    link = device.link if inside else device.network
-    return f"{'within a node' if inside else 'between nodes'}, {digits(link.bandwidth / 1e9)} GB/s"
+    where = link_of(device, ranks, stride)
+    link = device.link if where == WITHIN else device.network
+    return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
 
 
 def _run(prediction: Prediction) -> Section:
@@ -169,8 +231,8 @@ def _run(prediction: Prediction) -> Section:
         ("GPU-hours", digits(prediction.gpu_hours), ""),
     ]
     note = (
-        f"Of {digits(peak)} TFLOP/s. MFU counts as PaLM does: N parameters in matmuls, attention "
-        "whole, nothing twice. HFU counts what is run: recomputation, half of causal attention."
+        f"of {digits(peak)} TFLOP/s. MFU as PaLM has it: N parameters in matmuls, attention whole;\n"
+        "  HFU: what is run, with what is computed again, and half of causal attention"
     )
     return Section("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
 
@@ -188,7 +250,7 @@ def _show(console: Console, section: Section) -> None:
         table.add_row("", *map(Text, row), style=style)
     console.print(table)
     if section.note:
-        console.print(Text(f"  {section.note}", "dim"))
+        console.print(Text(f"  {section.note}", "dim"), soft_wrap=True)
 
 
 def digits(number: float, count: int = 3) -> str:

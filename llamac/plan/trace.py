@@ -1,0 +1,119 @@
+"""A step as a trace: the JSON that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+
+One process, the rank that others wait for; a thread for compute, one for each axis that
+communicates. Times are in microseconds. The form is Chrome's "Trace Event Format".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llamac.ir.graph import op_of, results
+from llamac.passes.timing import COMPUTE, Span
+from llamac.plan.acts import DATA, PIPELINE, Act
+from llamac.plan.step import Step
+
+MOST = 100_000
+"""Events of single ops; beyond, only the first and the last micro-batches show theirs."""
+FULL = 2  # micro-batches at each end that show them anyway
+
+Event = dict[str, Any]
+
+
+def trace_json(step: Step) -> dict[str, Any]:
+    """The whole file. otherData: what was planned, and how much of it single ops are shown for."""
+    detailed = _detailed(step)
+    lanes = _lanes(step)
+    threads = {lane: number for number, lane in enumerate(lanes)}
+    events = [*_names(step, threads)]
+    for act in step.acts:
+        if act.runs:
+            events += _region(step, act, threads, act.micro_batch in detailed)
+        else:
+            sent = {"bytes": round(act.nbytes)} if act.nbytes else None
+            lane = threads[act.lane]
+            events.append(_event(_title(act), act.kind, act.begin, act.end, lane, sent))
+    setting = step.prediction.setting
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "spec": setting.spec.name,
+            "device": setting.device.name,
+            "ranks": setting.spec.parallel.ranks,
+            "step_seconds": step.prediction.seconds.total,
+            "micro_batches": step.micro_batches,
+            "micro_batches_shown_op_by_op": len(detailed),
+        },
+    }
+
+
+def _detailed(step: Step) -> set[int]:
+    """The micro-batches whose ops are shown one by one."""
+    ops = sum(len(step.run(act).spans) for act in step.acts if act.runs)
+    every = range(step.micro_batches)
+    return set(every) if ops <= MOST else {*every[:FULL], *every[-FULL:]}
+
+
+def _lanes(step: Step) -> list[str]:
+    """Compute first; then the axes of the mesh, data ranks, the pipeline."""
+    used = {act.lane for act in step.acts}
+    used.update(span.lane for one in step.played.values() for span in one.spans)
+    return [lane for lane in (COMPUTE, *step.clock.mesh, DATA, PIPELINE) if lane in used]
+
+
+def _names(step: Step, threads: dict[str, int]) -> Iterator[Event]:
+    parallel = step.prediction.setting.spec.parallel
+    title = f"a rank of {parallel.ranks:,}"
+    if step.ranks > 1:
+        title += f", pipeline rank {step.rank} of {step.ranks}"
+    yield {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": title}}
+    for lane, thread in threads.items():
+        named = lane if lane == COMPUTE else f"{lane} communication"
+        yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": named}}
+        order = {"sort_index": thread}
+        yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_sort_index", "args": order}
+
+
+def _region(step: Step, act: Act, threads: dict[str, int], detailed: bool) -> Iterator[Event]:
+    """A region's graph that runs, and inside it its ops and its waits."""
+    thread, where = threads[COMPUTE], {"micro_batch": act.micro_batch}
+    if act.layer is not None:
+        where["layer"] = act.layer
+    yield _event(_title(act), act.kind, act.begin, act.end, thread, where)
+    if not detailed:
+        return
+    for span in step.run(act).spans:
+        begin, end, name = act.begin + span.begin, act.begin + span.end, _result(span)
+        what = {"op": op_of(span.node).name, "from": span.node.meta["where"]}
+        if span.lane == COMPUTE:
+            yield _event(name, "op", begin, end, thread, what)
+            continue
+        if span.exposed:
+            yield _event(f"wait for {name}", "wait", end - span.exposed, end, thread, what)
+        what["bytes"] = round(step.clock.wire_bytes(span.node))
+        yield _event(name, "collective", begin, end, threads[span.lane], what)
+
+
+def _title(act: Act) -> str:
+    if not act.runs:
+        return act.name if act.kind in ("bubble", "update") else f"{act.kind}: {act.name}"
+    layer = "" if act.layer is None else f" {act.layer}"
+    return f"{act.name}{layer} {act.kind}"
+
+
+def _result(span: Span) -> str:
+    """What an op makes: `d_w2`."""
+    value = next((value for value in results(span.node) if value is not None), span.node)
+    return value.name.removesuffix("_started")
+
+
+def _event(
+    name: str, kind: str, begin: float, end: float, thread: int, about: Event | None = None
+) -> Event:
+    event = {"ph": "X", "pid": 0, "tid": thread, "name": name, "cat": kind}
+    # To the nanosecond, and ends rounded, not lengths: so what lies within another stays within it.
+    since, until = round(begin * 1e6, 3), round(end * 1e6, 3)
+    event |= {"ts": since, "dur": max(0.0, round(until - since, 3))}
+    return event | ({"args": about} if about else {})
