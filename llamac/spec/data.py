@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llamac.spec.errors import Problem
-from llamac.spec.section import FromArray, NonEmpty, Section
+from llamac.spec.section import DERIVED, FromArray, NonEmpty, Section
+from llamac.spec.stages import DEFAULT_STAGES, Stage
 from llamac.spec.units import Bytes, Tokens
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -17,42 +18,76 @@ SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.mixture.PERIOD
 
 
+PYTHON = ("python-docs", "python-source")
+"""Kinds that read no files of one's own."""
+
+
 class Source(Section):
     """One ingredient of the mixture."""
 
     name: str = Field(pattern=SLUG, description="Names the source in shards, logs and errors.")
-    kind: Literal["python-docs", "python-source", "files"] = Field(
-        description="python-docs and python-source come with every Python; files reads `paths`."
+    kind: Literal[
+        "python-docs",
+        "python-source",
+        "files",
+        "commoncrawl",
+        "c4",
+        "github",
+        "wikipedia",
+        "books",
+        "arxiv",
+        "stackexchange",
+    ] = Field(
+        description="What the raw text comes as. python-docs and python-source come with every "
+        "Python; files is text; the others are dumps that `llamac data prepare` cleans."
     )
     share: Annotated[float, Field(gt=0, le=1e9)] = Field(
         description="Weight in the mixture, normalised over all sources."
     )
     paths: Annotated[tuple[NonEmpty, ...], FromArray] = Field(
         default=(),
-        description="Globs of txt, md, jsonl (.gz, .zst) or parquet files; `files` only.",
+        description="Globs of the source's files: txt, md, jsonl (.gz, .zst) or parquet, or what "
+        "dumps of its kind consist of.",
     )
     text_field: NonEmpty = Field(
-        default="text",
-        description="Field or column that holds the text in jsonl and parquet; `files` only.",
+        default="text", description="Field or column that holds the text in jsonl and parquet."
     )
     max_bytes: Bytes | None = Field(
         default=None, description="Read at most this much text, bytes. Default: all of it."
     )
+    unique_tokens: Tokens | None = Field(
+        default=None,
+        description="Tokens the source is expected to give, for planning epochs before there is "
+        "prepared data.",
+    )
+    stage: Annotated[tuple[Stage, ...], FromArray] = Field(
+        default=DERIVED,
+        description="What the text goes through, in this order. Default: the paper's for the kind.",
+    )
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether `llamac data prepare` must have cleaned it before a run can read it."""
+        return self.kind not in (*PYTHON, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
-        if self.kind == "files":
+        if self.kind not in PYTHON:
             if not self.paths:
                 hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'
-                yield Problem(("paths",), 'kind = "files" needs `paths`', hint)
+                yield Problem(("paths",), f'kind = "{self.kind}" needs `paths`', hint)
             return
-        for key in ("paths", "text_field"):
-            if key in self.model_fields_set:
+        for key in ("paths", "text_field", "stage"):
+            if key in self.model_fields_set and self.given(key):
                 message = f'`{key}` has no effect with kind = "{self.kind}"'
                 yield Problem((key,), message, 'remove it, or use kind = "files"', at="key")
 
+    def derived(self) -> dict[str, Any]:
+        return {} if self.given("stage") else {"stage": DEFAULT_STAGES.get(self.kind, ())}
+
     def written(self) -> dict[str, Any]:
         keys = super().written()
-        unused = () if self.kind == "files" else ("paths", "text_field")
+        unused = ("paths", "text_field") if self.kind in PYTHON else ()
+        unused = unused if self.cleaned else (*unused, "stage")
         return {key: keys[key] for key in keys if key not in unused}
 
 

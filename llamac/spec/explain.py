@@ -67,6 +67,7 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
         yield Problem(path[:-1], f"{describe(value)} cannot be the name of a variable", at="key")
     else:
         message, hint = _wrong_value(kind, value, context)
+        path = (*path, _tag(context)) if kind == "union_tag_invalid" else path
         yield Problem(path, f"{name} {message}", hint)
 
 
@@ -84,10 +85,12 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
             hint = _closest(value, options.split('"')[1::2]).replace("`", '"')
             return f"must be {options}, not {found}", hint
         case "union_tag_invalid":
-            options = context["expected_tags"].replace("'", '"')
-            return f"must have kind = {options.replace(', ', ' or ')}", ""
+            options = context["expected_tags"].replace("'", '"').split(", ")
+            hint = _closest(context["tag"], [option.strip('"') for option in options])
+            return f"must have {_tag(context)} = {either(options)}", hint.replace("`", '"')
         case "union_tag_not_found":
-            return 'needs a kind: "linear" or "llama3"', ""
+            options = {"kind": 'a kind: "linear" or "llama3"', "stage": "`stage`, its name"}
+            return f"needs {options[_tag(context)]}", ""
         case "model_type" | "model_attributes_type":
             return f"must be a table, not {found}", ""
         case "string_pattern_mismatch":
@@ -101,6 +104,11 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
             return f"must have {few} {_entries(size)}", ""
         case _:
             return f"cannot be {found}", ""
+
+
+def _tag(context: Mapping[str, Any]) -> str:
+    """The key that says which of several tables one is."""
+    return str(context["discriminator"]).strip("'")
 
 
 def _entries(count: Any) -> str:
@@ -165,6 +173,8 @@ def _name(path: Path) -> str:
             return "[[data.source]]"
         case ("data", "source", int()):
             return "this [[data.source]]"
+        case ("data", "source", int(), "stage", int()):
+            return "this [[data.source.stage]]"
         case (str() as section,) if section not in ("name", "seed"):
             return f"[{quoted(section)}]"
         case (*_, str() as key, int()):
@@ -189,18 +199,22 @@ def _document_path(loc: tuple[str | int, ...], data: Any, keep_last: bool) -> Pa
 
 
 def _model_at(model: type[BaseModel] | None, path: Path, data: Any) -> type[BaseModel] | None:
+    options: list[type[BaseModel]] = []
     for part in path:
         data = data[part]
         if isinstance(part, str) and model:
             options = list(_models(model.model_fields[part].annotation))
-            kind = data.get("kind") if isinstance(data, dict) else None
-            model = next((m for m in options if _tagged(m, kind)), options[0] if options else None)
+        model = next((m for m in options if _tagged(m, data)), options[0] if options else None)
     return model
 
 
-def _tagged(model: type[BaseModel], kind: Any) -> bool:
-    field = model.model_fields.get("kind")
-    return field is not None and kind in typing.get_args(field.annotation)
+def _tagged(model: type[BaseModel], data: Any) -> bool:
+    """Whether a table says with `kind` or `stage` that it is of this model."""
+    return isinstance(data, dict) and any(
+        data.get(key) in typing.get_args(model.model_fields[key].annotation)
+        for key in ("kind", "stage")
+        if key in model.model_fields and isinstance(data.get(key), str)
+    )
 
 
 def _first_model(annotation: Any) -> type[BaseModel] | None:

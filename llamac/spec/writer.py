@@ -17,17 +17,22 @@ def to_toml(document: Mapping[str, Any]) -> str:
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{key} = {literal(value)}" for key, value in document.items() if _plain(value))
     for name, section in document.items():
-        if _plain(section):
-            continue
-        tables = {key: value for key, value in section.items() if _is_array_of_tables(value)}
-        yield from ("", f"[{quoted(name)}]")
-        for key, value in section.items():
-            if key not in tables:
-                yield f"{quoted(key)} = {literal(value)}"
-        for key, entries in tables.items():
-            for entry in entries:
-                yield from ("", f"[[{quoted(name)}.{quoted(key)}]]")
-                yield from (f"{quoted(k)} = {literal(v)}" for k, v in entry.items())
+        if not _plain(section):
+            yield from ("", f"[{quoted(name)}]")
+            yield from _table(section, quoted(name))
+
+
+def _table(table: Mapping[str, Any], name: str) -> Iterator[str]:
+    """The keys, then the arrays of tables under it, each entry with its own."""
+    arrays = {key: value for key, value in table.items() if _is_array_of_tables(value)}
+    for key, value in table.items():
+        if key not in arrays:
+            yield f"{quoted(key)} = {literal(value)}"
+    for key, entries in arrays.items():
+        inner = f"{name}.{quoted(key)}"
+        for entry in entries:
+            yield from ("", f"[[{inner}]]")
+            yield from _table(entry, inner)
 
 
 def _plain(value: Any) -> bool:
