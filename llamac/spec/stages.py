@@ -69,9 +69,10 @@ class Language(Section):
     max_chars: Count = Field(
         default=5000, description="Only this much of a text is looked at, characters."
     )
-    engine: Literal["fasttext", "langid"] = Field(
-        default="fasttext",
-        description="fastText's lid.176, or py3langid, which is pure Python and NumPy.",
+    engine: Literal["auto", "fasttext", "langid"] = Field(
+        default="auto",
+        description="fastText's lid.176, or py3langid, which is pure Python and NumPy. auto takes "
+        "fastText where it is installed; the manifest says which it was.",
     )
     model: NonEmpty | None = Field(
         default=None,

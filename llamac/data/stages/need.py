@@ -1,8 +1,10 @@
-"""Packages that only some stages need: imported where they are."""
+"""What only some stages need: packages, imported where they are used, and files."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.metadata
 from typing import Any
 
 from llamac.data.stages import StageError
@@ -15,3 +17,21 @@ def need(module: str, package: str = "") -> Any:
     except ImportError:
         message = f"needs the package {package or module}: pip install 'llamac[data]'"
         raise StageError(message) from None
+
+
+def read(path: str, help: str) -> bytes:
+    """A file's bytes, or a StageError that says what to do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error.strerror}; {help}") from None
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def version(package: str) -> str:
+    """`package 1.2.3`"""
+    return f"{package} {importlib.metadata.version(package)}"

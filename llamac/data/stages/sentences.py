@@ -1,0 +1,36 @@
+"""Sentences of a line, told by their marks: what C4's heuristics count and compare."""
+
+from __future__ import annotations
+
+import re
+
+_END = re.compile(r"""[.?!…]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\Wa-z_])""")
+_LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
+_ABBREVIATIONS = re.compile(
+    "(adj|adv|al|approx|apr|assoc|aug|ave|bros|capt|cf|cmdr|co|col|corp|dec|dept|dr|e.g|eds?|eq|esp"
+    "|est|etc|feb|figs?|gen|gov|i.e|inc|jan|jr|jul|jun|lt|ltd|mar|messrs|mrs?|ms|mt|nos?|nov|oct|op"
+    "|pp?|prof|rep|rev|sec|sen|sept?|sgt|sr|st|u.k|u.s|vols?|vs)",
+    re.IGNORECASE,
+)
+
+
+def sentences(line: str) -> list[str]:
+    """The sentences of a line of prose; a line without an end mark is one."""
+    found, begin = [], 0
+    for end in _END.finditer(line):
+        if line[end.start()] == "." and _abbreviated(line, end.start()):
+            continue
+        found.append(line[begin : end.end()].strip())
+        begin = end.end()
+    if rest := line[begin:].strip():
+        found.append(rest)
+    return found
+
+
+def _abbreviated(line: str, stop: int) -> bool:
+    """Whether a full stop belongs to the word before it: `Mr.`, `e.g.`, `J.`"""
+    word = _LAST_WORD.search(line, max(stop - 12, 0), stop)
+    if not word:
+        return False
+    initial = len(word[0]) == 1 and word[0].isalpha() and word[0] != "I"
+    return initial or _ABBREVIATIONS.fullmatch(word[0]) is not None

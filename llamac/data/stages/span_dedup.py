@@ -1,0 +1,48 @@
+"""Runs of sentences that occurred before in the source are removed (C4, section 2.2)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Survey
+from llamac.data.stages.line_dedup import Keys, Repeats
+from llamac.data.stages.need import need
+from llamac.data.stages.sentences import sentences
+from llamac.spec.stages import SpanDedup
+
+
+def build(stage: SpanDedup) -> Survey:
+    size = stage.sentences
+
+    def keys(text: str) -> Keys:
+        """A key for each run, line after line; 0 for runs without a letter or digit."""
+        hash64 = need("xxhash").xxh3_64_intdigest
+        found = []
+        for line in text.splitlines():
+            for run in _runs(sentences(line.lower()), size):
+                joined = "\n".join(run)
+                found.append(hash64(joined) if any(map(str.isalnum, joined)) else 0)
+        return np.array(found, np.uint64)
+
+    def without(text: str, again: NDArray[np.bool_]) -> str:
+        marks, kept = iter(again.tolist()), []
+        for line in text.splitlines():
+            found = sentences(line)
+            gone: set[int] = set()
+            for begin, _ in enumerate(_runs(found, size)):
+                if next(marks):
+                    gone.update(range(begin, begin + size))
+            left = [sentence for at, sentence in enumerate(found) if at not in gone]
+            if left or not found:
+                kept.append(line if not gone else " ".join(left))
+        left = "\n".join(kept).strip("\n")
+        count = sum(len(sentences(line)) for line in left.splitlines())
+        return left if count >= stage.min_sentences else ""
+
+    return Repeats(0, True, keys, without, unit="sentence run")
+
+
+def _runs(found: list[str], size: int) -> list[list[str]]:
+    """Every run of `size` sentences; of a line with fewer, the whole."""
+    return [found[at : at + size] for at in range(max(len(found) - size + 1, min(len(found), 1)))]

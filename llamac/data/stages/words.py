@@ -1,0 +1,62 @@
+"""Words and runs of words as 64-bit hashes.
+
+A word is a run of letters, digits and what is not ASCII, in lower case.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.stages.need import need
+
+Hashes = NDArray[np.uint64]
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_SPACES = bytes(ord(" ") if not chr(b).isalnum() and b < 128 else b for b in range(256))
+_PUNCTUATION = re.compile(
+    "[\x80-\xa0、。，„”“«»１」「《》´∶：？！（）；–—．～’…━〈〉【】％►·•‘‚‹›\u2000-\u200b]"
+)
+
+
+def normal(text: str) -> bytes:
+    """The text as its words are compared, UTF-8, between spaces."""
+    text = text.lower()
+    if not text.isascii():
+        text = _PUNCTUATION.sub(" ", text)
+    return text.encode().translate(_SPACES)
+
+
+def words(text: str) -> Hashes:
+    """A hash for each word of the text, in order."""
+    return hashed(normal(text).split())
+
+
+def hashed(texts: list[bytes]) -> Hashes:
+    """A 64-bit hash of each text."""
+    digests = b"".join(map(need("xxhash").xxh3_64_digest, texts))
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
+
+
+def ngrams(hashes: Hashes, size: int) -> Hashes:
+    """A hash for each run of `size` words; where there are fewer, one for all of them."""
+    size = min(size, len(hashes))
+    if size == 0:
+        return hashes
+    count = len(hashes) - size + 1
+    found = hashes[:count].copy()
+    for at in range(1, size):
+        found *= _FACTOR
+        found += hashes[at : at + count]
+    return mixed(found)
+
+
+def mixed(hashes: Hashes) -> Hashes:
+    """A permutation of 64-bit values that spreads every bit to all (MurmurHash3's finalizer)."""
+    hashes = hashes ^ (hashes >> np.uint64(33))
+    hashes *= np.uint64(0xFF51AFD7ED558CCD)
+    hashes ^= hashes >> np.uint64(33)
+    hashes *= np.uint64(0xC4CEB9FE1A85EC53)
+    return hashes ^ (hashes >> np.uint64(33))
