@@ -76,19 +76,21 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     from llamac.verify.processes import ROUNDING, compared
 
     print(
-        "\nthe emitted model in processes, over gloo in fp32, against one rank: largest relative "
-        f"error, {ROUNDING:g} allowed"
+        "\nthe emitted model in processes, over gloo in fp32, against one rank, and that against "
+        f"eager PyTorch in float64: largest relative error, {ROUNDING:g} allowed"
     )
     print(f"\n{'layout':<16}{'loss':>9}{'norm':>9}{'gradients':>11}  worst")
-    missed = []
+    rows: list[Found] = []
     for found in compared(spec, counts, files_of):
         print(f"{found.layout:<16}{_layout_row(found)}", flush=True)
-        missed += [found] if found.missed else []
-    if missed:
-        first = missed[0]
+        rows.append(found)
+    first = next((found for found in rows if found.missed), None)
+    if first is not None:
         what = first.problem or f"{first.worst[0]} is off by {first.worst[1]:.1e}"
         raise VerificationMissed(f"{spec.name} on {first.layout} is not what one rank does: {what}")
-    print(f"\n{spec.name} computes the same on every layout that divides it")
+    refused = sum(bool(found.refused) for found in rows)
+    count = f"{len(rows) - refused}, {refused} refused" if refused else f"{len(rows)}"
+    print(f"\n{spec.name} computes the same on every layout it can have ({count})")
 
 
 def _layout_row(found: Found) -> str:
@@ -99,7 +101,7 @@ def _layout_row(found: Found) -> str:
     gradients = {key[2:]: error for key, error in found.errors.items() if key.startswith("d ")}
     name, worst = max(gradients.items(), key=lambda item: item[1])
     loss, norm = found.errors["loss"], found.errors["logits"]
-    mark = "   MISSED" if found.missed else "   bit-equal" if not found.worst[1] else ""
+    mark = "   MISSED" if found.missed else "" if loss or worst else "   bit-equal"
     return f"{loss:>9.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 

@@ -82,19 +82,18 @@ class Found:
 
 
 def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
-    """Each layout of each number of ranks, as its result comes in."""
+    """Each layout of each number of ranks, as its result comes in: against one rank, which is
+    itself compared with the eager reference in float64."""
     twin = divisible(spec)
-    oracle = consult(twin)
-    random = torch.Generator().manual_seed(1)
-    shape = (2, SEQUENCES, twin.batch.sequence_length)
-    tokens, labels = torch.randint(twin.model.vocab_size, shape, generator=random)
+    oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
-    task = {"weights": weights, "tokens": tokens, "labels": labels, "micro_batch": 1}
+    task = {"weights": weights, "tokens": oracle.tokens, "labels": oracle.labels, "micro_batch": 1}
     alone = _alone(emit(twin, list(stages(twin))), task)
     for count in counts:
         for name, degrees in LAYOUTS[count].items():
             if count == 1:
-                yield Found(name, errors(alone, alone))
+                reference = _outcome(oracle.outcome.loss, oracle.outcome.gradients)
+                yield Found(name, errors(alone, reference, NEGLIGIBLE))
                 continue
             try:
                 layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})

@@ -10,21 +10,27 @@ from llamac.cli import main
 from llamac.emit import build
 from llamac.verify import processes
 
-RELATIONS = {2: {"tp2+sp": {"tensor": 2}, "fsdp2": {"data_shard": 2}}}
+LAYOUTS = {
+    1: {"one rank": {}},
+    2: {"tp2+sp": {"tensor": 2}, "pp2": {"pipeline": 2}},
+}
 
 
 def rows(out: str) -> list[str]:
-    return [line for line in out.splitlines() if line.startswith(("tp2+sp", "fsdp2"))]
+    return [line for line in out.splitlines() if line.startswith(("one rank", "tp2+sp", "pp2"))]
 
 
 def test_two_processes_compute_what_one_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(processes, "LAYOUTS", RELATIONS)
-    assert main(["verify", "tiny", "--ranks=2"]) == 0
+    monkeypatch.setattr(processes, "LAYOUTS", LAYOUTS)
+    assert main(["verify", "tiny", "--ranks=1,2", "--set=model.tied_embeddings=true"]) == 0
     out = capsys.readouterr().out
-    assert len(rows(out)) == 2
-    assert out.endswith("tiny computes the same on every layout that divides it\n")
+    one, tensor, pipeline = rows(out)
+    assert float(one.split()[4]) > 0  # against float64, not itself
+    assert float(tensor.split()[3]) < processes.ROUNDING
+    assert "refused: pipeline = 2 has the embedding on its first stage" in pipeline
+    assert out.endswith("tiny computes the same on every layout it can have (2, 1 refused)\n")
 
 
 def test_gains_whose_parts_nobody_adds_are_found(
