@@ -7,6 +7,7 @@ for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -47,6 +48,8 @@ def balanced(
 
     before, after: what the first and the last stage do besides.
     """
+    if len(set(layers)) == 1:
+        return spread(layers[0], len(layers), stages, before, after)
     ends = list(accumulate(layers, initial=0.0))
     ends = [0.0, *(end + before for end in ends[1:-1]), ends[-1] + before + after]
     count = len(layers)
@@ -76,6 +79,23 @@ def balanced(
         counts.append(end - begin)
         end = begin
     return tuple(reversed(counts))
+
+
+def spread(
+    each: float, count: int, stages: int, before: float = 0.0, after: float = 0.0
+) -> tuple[int, ...]:
+    """`balanced`, of layers that all take `each` seconds: one at a time to the stage with least to
+    do; of several the last, for it keeps the activations of fewest micro-batches."""
+    counts, loads = [1] * stages, [each] * stages
+    loads[0] += before
+    loads[-1] += after
+    order = [(load, -stage) for stage, load in enumerate(loads)]
+    heapq.heapify(order)
+    for _ in range(count - stages):
+        load, stage = order[0]
+        counts[-stage] += 1
+        heapq.heapreplace(order, (load + each, stage))
+    return tuple(counts)
 
 
 def _squares(found: tuple[float, float, int]) -> float:

@@ -46,8 +46,22 @@ def test_no_cut_is_faster(layers: list[float], stages: int, before: float, after
     assert slowest(counts, layers, before, after) == pytest.approx(best)
 
 
-def test_layers_alike_are_spread_evenly() -> None:
-    assert balanced([1.0] * 10, 4) in {(2, 3, 3, 2), (3, 2, 2, 3), (3, 3, 2, 2), (2, 2, 3, 3)}
+@given(st.integers(1, 9), st.integers(1, 4), SECONDS, SECONDS)
+def test_layers_alike_are_spread_as_well_as_any(
+    count: int, stages: int, before: float, after: float
+) -> None:
+    if stages > count:
+        return
+    counts = balanced([1.0] * count, stages, before, after)
+    # One layer that differs in nothing that counts takes the way of layers that are not alike.
+    other = balanced([1.0] * (count - 1) + [1.0 + 1e-12], stages, before, after)
+    found, best = (slowest(cut, [1.0] * count, before, after) for cut in (counts, other))
+    assert (sum(counts), len(counts), min(counts) > 0) == (count, stages, True)
+    assert found == pytest.approx(best)
+
+
+def test_layers_alike_are_spread_evenly_and_the_last_stages_have_more() -> None:
+    assert balanced([1.0] * 10, 4) == (2, 2, 3, 3)
     assert balanced([1.0] * 22, 2, after=2.0) == (12, 10)
 
 
