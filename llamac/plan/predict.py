@@ -150,7 +150,7 @@ class Prediction:
 
 def predict(setting: Setting, program: Program | None = None) -> Prediction:
     """What one step of `setting` takes. program: the compiled spec, where it is at hand."""
-    return _Step(setting, program or setting.compile()).prediction()
+    return StepModel(setting, program or setting.compile()).prediction()
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,9 @@ class _Pass:
     flops: float
 
 
-class _Step:
+class StepModel:
+    """A setting's Program on its device: what `Prediction` is the sum of."""
+
     def __init__(self, setting: Setting, program: Program) -> None:
         self.setting, self.program = setting, program
         spec = self.spec = setting.spec
@@ -252,7 +254,7 @@ class _Step:
         slowest, exposed = max(turn(rank) for rank in range(self.pp))
         hops = 0.0
         if self.pp > 1:
-            x = self._stream_bytes()
+            x = self.stream_bytes()
             stride = self.tp * self.cp * self.data
             hop = self.clock.collective(x, 2, stride)
             hops = hop * 2 * (m * virtual + self.pp - 1)
@@ -267,7 +269,7 @@ class _Step:
             optimizer=self._update_seconds(stages),
         )
 
-    def _stream_bytes(self) -> float:
+    def stream_bytes(self) -> float:
         spec = self.spec
         shared = self.cp * (self.tp if spec.parallel.sequence else 1)
         size = 4 if spec.precision.compute == "fp32" else 2
@@ -329,7 +331,7 @@ class _Step:
         return held(self.program, len(layers), first, last or layers == stages[-1])
 
     @cached_property
-    def _activations(self) -> Activations:
+    def activations(self) -> Activations:
         kept = not self.setting.core_again and self.spec.activation.checkpoint == "none"
         return activations(self.program, scores_kept=kept)
 
@@ -344,7 +346,7 @@ class _Step:
             self.micro_batches,
             whole_stage=self.pp > 1,
         )
-        found, virtual = self._activations, self.spec.parallel.pipeline_virtual
+        found, virtual = self.activations, self.spec.parallel.pipeline_virtual
         flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
         kept = sum(found.kept[name] for name in layers)
         deepest = max(found.peak[name] - found.kept[name] for name in set(layers))
@@ -383,5 +385,5 @@ class _Step:
             sent["dp_shard"] = 2 * 4 * own.total * (data - 1) / data
         if self.pp > 1:
             virtual = self.spec.parallel.pipeline_virtual
-            sent["pp"] = m * self._stream_bytes() * (2 * virtual - 1)
+            sent["pp"] = m * self.stream_bytes() * (2 * virtual - 1)
         return sent

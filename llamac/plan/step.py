@@ -19,8 +19,7 @@ from llamac.plan.acts import PIPELINE, Act, Kind
 from llamac.plan.clock import DeviceClock
 from llamac.plan.data_lane import DataLane
 from llamac.plan.order import Direction, Turn, turns, warm_up
-from llamac.plan.predict import Prediction
-from llamac.plan.predict import _Step as StepModel
+from llamac.plan.predict import Prediction, StepModel
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class _Laying:
 
     def all(self) -> Iterator[Act]:
         seconds = self.step.prediction.seconds
-        hop, sent = seconds.pipeline / len(self.order), self.step.model._stream_bytes()
+        hop, sent = seconds.pipeline / len(self.order), self.step.model.stream_bytes()
         yield from self._pause("bubble", "the pipeline fills", self.idle.begin)
         for number, turn in enumerate(self.order):
             yield from self._pause("bubble", "no gradient yet", self.idle.before.get(number, 0.0))
