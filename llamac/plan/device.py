@@ -22,27 +22,32 @@ class DeviceError(ValueError):
 
 @dataclass(frozen=True)
 class Link:
-    """bandwidth: bytes a second that a rank sends in a large collective. latency: seconds, for
-    each rank of a ring beyond the first."""
+    """bandwidth: bytes a second that a rank sends in a large collective. latency: seconds that
+    going round a ring takes, and hop: for each of its ranks beyond the first (between nodes: for
+    each node)."""
 
     bandwidth: float
     latency: float
+    hop: float = 2e-6
 
 
 @dataclass(frozen=True)
 class Efficiency:
     """What kernels make of a device: matmul, fp8, attention, attention_backward, memory: of its
-    peak, for large ones. fill: elements of K in which a matmul's pipeline fills. kernel: seconds
-    that every kernel takes besides. units: how many tiles of 128 × 128 a large matmul does in the
+    peak, for large ones. narrow: how attention slows down with heads under 128 wide, a power of
+    that. fill: elements of K in which a matmul's pipeline fills. kernel: seconds that every kernel
+    takes besides. contention: how much slower ops are while data ranks' transfers run beside them.
     """
 
     matmul: float = 0.85
     fp8: float = 0.6
-    attention: float = 0.55
-    attention_backward: float = 0.45
+    attention: float = 0.6
+    attention_backward: float = 0.5
+    narrow: float = 0.3
     memory: float = 0.80
     fill: float = 128.0
     kernel: float = 3e-6
+    contention: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Device:
     memory_bandwidth: float
     units: int
     gpus_per_node: int
-    peak: Mapping[str, float]
+    peak: Mapping[str, float] = field(hash=False)
     link: Link
     network: Link
     efficiency: Efficiency = field(default_factory=Efficiency)

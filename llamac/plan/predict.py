@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llamac.ir.graph import ops_in
 from llamac.ir.program import Program
-from llamac.ir.values import operation_count
 from llamac.passes.flops import attention_flops_per_token, matmul_parameters
 from llamac.passes.footprint import (
     CONTEXT,
@@ -29,9 +27,9 @@ from llamac.passes.footprint import (
     states,
 )
 from llamac.passes.pipeline import compile_spec
-from llamac.passes.timing import timeline
 from llamac.plan.clock import DeviceClock
 from llamac.plan.device import Device
+from llamac.plan.regions import Pass, run_once
 from llamac.plan.style import STYLES, Style
 from llamac.spec import Spec
 
@@ -153,18 +151,6 @@ def predict(setting: Setting, program: Program | None = None) -> Prediction:
     return StepModel(setting, program or setting.compile()).prediction()
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """A region, once: seconds of its forward and backward, and of each what a rank waits for
-    transfers; bytes sent by axis; operations."""
-
-    forward: float
-    backward: float
-    exposed: float
-    sent: Mapping[str, float]
-    flops: float
-
-
 class StepModel:
     """A setting's Program on its device: what `Prediction` is the sum of."""
 
@@ -192,7 +178,8 @@ class StepModel:
 
     def prediction(self) -> Prediction:
         program = self.program
-        passes = {name: self._pass(name) for name in {*program.layers, "embed", "head"}}
+        names = dict.fromkeys((*program.layers, "embed", "head"))
+        passes = {name: run_once(program.regions[name], self.clock) for name in names}
         stages = self._stages()
         seconds = self._seconds(passes, stages)
         matmul, attention = self._model_flops()
@@ -223,25 +210,7 @@ class StepModel:
             begin += count
         return found
 
-    def _pass(self, name: str) -> _Pass:
-        region = self.program.regions[name]
-        seconds, exposed, flops, sent = [], 0.0, 0.0, dict.fromkeys(self.program.mesh, 0.0)
-        for module in (region.forward, region.backward):
-            if module is None:
-                seconds.append(0.0)
-                continue
-            nodes = list(ops_in(module.graph))
-            line = timeline(nodes, self.clock)
-            host = self.setting.style.host * sum(map(self.clock.kernels, nodes))
-            seconds.append(max(line.seconds, host))
-            exposed += max(0.0, line.exposed - max(0.0, host - line.seconds))
-            flops += sum(operation_count(n, self.clock.symbols) for n in nodes)
-            for span in line.spans:
-                if span.kind == "collective":
-                    sent[span.lane] += self.clock.wire_bytes(span.node)
-        return _Pass(seconds[0], seconds[1], exposed, sent, flops)
-
-    def _seconds(self, passes: Mapping[str, _Pass], stages: list[tuple[str, ...]]) -> Seconds:
+    def _seconds(self, passes: Mapping[str, Pass], stages: list[tuple[str, ...]]) -> Seconds:
         m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
 
         def turn(rank: int) -> tuple[float, float]:
@@ -251,15 +220,15 @@ class StepModel:
             own = [passes[name] for name in names]
             return sum(p.forward + p.backward for p in own), sum(p.exposed for p in own)
 
-        slowest, exposed = max(turn(rank) for rank in range(self.pp))
+        every = [turn(rank) for rank in range(self.pp)]
+        slowest, exposed = max(every)
         hops = 0.0
         if self.pp > 1:
-            x = self.stream_bytes()
             stride = self.tp * self.cp * self.data
-            hop = self.clock.collective(x, 2, stride)
+            hop = self.clock.collective(self.stream_bytes(), 2, stride)
             hops = hop * 2 * (m * virtual + self.pp - 1)
-        mean = sum(turn(rank)[0] for rank in range(self.pp)) / self.pp
-        bubble = (self.pp - 1) / virtual * mean
+        # While the pipeline fills and drains, the slowest rank waits for one turn of each other.
+        bubble = (sum(seconds for seconds, _ in every) - slowest) / virtual
         return Seconds(
             compute=m * (slowest - exposed),
             tensor=m * exposed,
@@ -275,7 +244,7 @@ class StepModel:
         size = 4 if spec.precision.compute == "fp32" else 2
         return spec.batch.micro_batch * spec.batch.sequence_length / shared * spec.model.dim * size
 
-    def _data_seconds(self, passes: Mapping[str, _Pass], stages: list[tuple[str, ...]]) -> float:
+    def _data_seconds(self, passes: Mapping[str, Pass], stages: list[tuple[str, ...]]) -> float:
         """What of gathers and reductions no layer hides, on the rank with most layers."""
         layers = max(stages, key=len)
         own = self._held(layers)
@@ -294,14 +263,13 @@ class StepModel:
                 reduce += moved(wire * own.layer / n, replicas, 2.0, stride * n)
             rest = size * (own.total - own.layers)
             rounds = 1 if self.pp > 1 else m  # a stage's layers stay gathered for a step
-            forward = max(0.0, gather - layer.forward)
             again = gather if self.pp == 1 else 0.0
-            last = max(0.0, reduce + again - layer.backward)
-            backward = max(0.0, again - layer.backward)
-            if self.setting.style.each_time:
-                backward = last
-            hidden = len(layers) * (rounds * forward + (m - 1) * backward + last)
-            return hidden + rounds * moved(rest, n) + reduce  # the first gather, the last reduction
+            each = reduce if self.setting.style.each_time else 0.0
+            forward = self._beside(gather, layer.forward)
+            backward = self._beside(again + each, layer.backward)
+            last = self._beside(again + reduce, layer.backward)
+            waits = len(layers) * (rounds * forward + (m - 1) * backward + last)
+            return waits + rounds * moved(rest, n) + reduce  # the first gather, the last reduction
         data = self.data if self.setting.sharding else self.data * self.cp
         if data == 1:
             return 0.0
@@ -313,7 +281,13 @@ class StepModel:
         if not self.setting.style.overlapped:
             return reduce
         behind = sum(passes[name].backward for name in layers)
-        return max(reduce / max(1, len(layers)), reduce - behind)
+        return max(reduce / max(1, len(layers)), self._beside(reduce, behind))
+
+    def _beside(self, transfer: float, work: float) -> float:
+        """Seconds that a transfer under so many seconds of work adds to them: what the work does
+        not cover, and what it loses of memory and multiprocessors to the part it covers."""
+        share = self.setting.device.efficiency.contention
+        return max(0.0, transfer - work) + share * min(transfer, work)
 
     def _update_seconds(self, stages: list[tuple[str, ...]]) -> float:
         own = self._held(max(stages, key=len)).total
@@ -370,7 +344,7 @@ class StepModel:
         return 6 * matmul_parameters(self.program), attention_flops_per_token(self.program)
 
     def _communication(
-        self, passes: Mapping[str, _Pass], own: Held, stages: list[tuple[str, ...]]
+        self, passes: Mapping[str, Pass], own: Held, stages: list[tuple[str, ...]]
     ) -> dict[str, float]:
         names = (*stages[0], "embed", *(("head",) if self.pp == 1 else ()))
         m, size = self.micro_batches, 4 if self.spec.precision.compute == "fp32" else 2

@@ -12,9 +12,12 @@ class Style:
     fused: are norms, activations and the loss our fused ops? traffic: bytes that ops bound by
     memory move, beside ours. kernels: how many kernels such an op is. host: seconds in which the
     host starts one; a region takes that many seconds at least. flash: are attention's scores never
-    written out? overlapped: do reductions of gradients run under the backward pass? each_time: are
-    gradients reduced after every micro-batch, and not once a step? gradient_bytes: of an element on
-    the wire. update_bytes: that the optimizer moves for each parameter.
+    written out? core_kernels: how many kernels attention is where they are. attention: how fast its
+    kernel is, beside the device's best. loss_bytes: that the loss moves for each logit, both ways.
+    hides: of the transfers between tensor ranks, the share under other work; None: as the graph's
+    schedule has it. overlapped: do reductions of gradients run under the backward pass? each_time:
+    are gradients reduced after every micro-batch, and not once a step? gradient_bytes: of an
+    element on the wire. update_bytes: that the optimizer moves for each parameter.
     """
 
     fused: bool = True
@@ -22,17 +25,25 @@ class Style:
     kernels: float = 1.0
     host: float = 0.0
     flash: bool = True
+    core_kernels: float = 12.0
+    attention: float = 1.0
+    loss_bytes: float = 16.0
+    hides: float | None = None
     overlapped: bool = True
     each_time: bool = False
     gradient_bytes: int = 4
-    update_bytes: float = 30.0
+    update_bytes: float = 32.0
 
 
 STYLES = {
-    "llamac": Style(),
-    "compiled": Style(each_time=True),
-    "eager": Style(fused=False, traffic=1.5, kernels=2.0, host=8e-6, each_time=True),
-    "megatron": Style(fused=False, overlapped=False, host=8e-6),
+    "llamac": Style(host=3e-6),
+    "compiled": Style(host=4e-6, each_time=True, hides=0.0, loss_bytes=24.0),
+    "eager": Style(
+        fused=False, traffic=1.3, kernels=2.0, host=8e-6, loss_bytes=32.0, each_time=True, hides=0.0
+    ),
+    "megatron": Style(
+        fused=False, kernels=2.0, host=8e-6, loss_bytes=24.0, overlapped=False, hides=0.0
+    ),
 }
 """Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
 Megatron-LM with its fused kernels."""
