@@ -216,11 +216,11 @@ class NearDedup(Section):
 
 
 class BookOverlap(Section):
-    """Books of which more than `threshold` is found in one before (LLaMA, section 2.1)."""
+    """Drops books most of which is in another, larger one (LLaMA, section 2.1)."""
 
     stage: Literal["book_overlap"] = "book_overlap"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.9, description="Most overlap that is kept: part of a book's shingles."
+        default=0.9, description="Part of a book's shingles above which it is dropped."
     )
     ngram: Count = Field(default=8, description="Words in a shingle.")
 

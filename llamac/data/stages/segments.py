@@ -54,6 +54,8 @@ class Spill:
 
     def add(self, parts: NDArray[np.integer], records: NDArray) -> None:
         """parts: which part each record is of. The order within a part is kept."""
+        if not len(parts):
+            return
         order = np.argsort(parts, kind="stable")
         parts, records = parts[order], records[order]
         found, starts = np.unique(parts, return_index=True)

@@ -20,9 +20,10 @@ def build(stage: SpanDedup) -> Survey:
         hash64 = need("xxhash").xxh3_64_intdigest
         found = []
         for line in text.splitlines():
-            for run in _runs(sentences(line.lower()), size):
-                joined = "\n".join(run)
-                found.append(hash64(joined) if any(map(str.isalnum, joined)) else 0)
+            for run in _runs(sentences(line), size):
+                joined = "\n".join(run).lower()
+                worded = any(map(str.isalnum, joined))
+                found.append(hash64(joined.encode()) if worded else 0)
         return np.array(found, np.uint64)
 
     def without(text: str, again: NDArray[np.bool_]) -> str:

@@ -1,0 +1,124 @@
+"""Books that are for the most part in another one are removed (LLaMA, section 2.1).
+
+A book is the set of its word n-grams, of which one in 16, the same in all books, stand for it.
+Of two, the one with fewer is the contained one; of two as large, the one that comes later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Survey
+from llamac.data.stages import arrays, segments
+from llamac.data.stages.words import ngrams, words
+from llamac.spec.stages import BookOverlap
+
+SAMPLE_BITS = 4
+MOST_HOLDERS = 64
+"""Books that a shingle is looked for in, largest first. What more of them share, a licence for
+instance, would else make pairs of all of them."""
+
+_FOUND = np.dtype([("key", "<u8"), ("book", "<u4")])
+_PAIR = np.dtype([("book", "<u4"), ("other", "<u4")])
+
+
+def build(stage: BookOverlap) -> Survey:
+    return _BookOverlap(stage.threshold, stage.ngram)
+
+
+class _BookOverlap:
+    def __init__(self, threshold: float, ngram: int) -> None:
+        self.threshold, self.ngram = threshold, ngram
+
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        """The sampled shingles, sorted, and which book has each; how many each book has."""
+        records, sizes, places = [np.empty(0, _FOUND)], [], []
+        for number, document in enumerate(documents):
+            shingles = np.unique(ngrams(words(document.text), self.ngram))
+            sampled = shingles[: np.searchsorted(shingles, 1 << (64 - SAMPLE_BITS))]
+            book = np.empty(len(sampled), _FOUND)
+            book["key"], book["book"] = sampled << np.uint64(SAMPLE_BITS), number
+            records.append(book)
+            sizes.append(len(sampled))
+            places.append(f"{document.file}:{document.line}")
+        shared = np.concatenate(records)
+        shared = shared[np.argsort(shared["key"], kind="stable")]
+        sizes = np.array(sizes, np.int64)
+        arrays.save(found, {"shingles": shared, "sizes": sizes, **segments.places(places)})
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        """Memory grows with the number of books, by 24 bytes each, and not with their length."""
+        parts = [arrays.load(path) for path in found]
+        starts = np.cumsum([0, *(len(part["sizes"]) for part in parts)])
+        sizes = np.concatenate([part["sizes"] for part in parts] or [np.empty(0, np.int64)])
+        rank = np.empty(len(sizes), np.int64)
+        by_size = np.argsort(-sizes, kind="stable")
+        rank[by_size] = np.arange(len(sizes))
+        spill = segments.Spill(decided.with_name(decided.name + ".spill"), _PAIR)
+        for pairs in _shared(parts, starts, rank):
+            spill.add(np.searchsorted(starts, pairs["book"], side="right") - 1, pairs)
+        within: dict[int, dict[int, float]] = {}
+        for part in range(len(parts)):
+            for book, other, overlap in _overlaps(spill.of(part), sizes, self.threshold):
+                within.setdefault(book, {})[other] = overlap
+        spill.remove()
+        dropped: list[dict[int, str]] = [{} for _ in parts]
+        gone: set[int] = set()
+        for book in sorted(within, key=lambda book: rank[book]):
+            holders = [other for other in within[book] if other not in gone]
+            if holders:
+                gone.add(book)
+                holder = max(holders, key=lambda other: (within[book][other], -rank[other]))
+                part, owner = (
+                    int(np.searchsorted(starts, at, side="right")) - 1 for at in (book, holder)
+                )
+                place = segments.place(parts[owner], holder - int(starts[owner]))
+                detail = f"{within[book][holder]:.0%} in {place}"
+                dropped[part][book - int(starts[part])] = detail
+        segments.dropped(decided, dropped)
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        return segments.drop(decided, part, "overlapping book")
+
+
+def _shared(
+    parts: list[arrays.Arrays], starts: NDArray, rank: NDArray[np.int64]
+) -> Iterator[NDArray]:
+    """(book, other) for each shingle of a book that a larger one has too."""
+    for cut in arrays.ranges([part["shingles"]["key"] for part in parts]):
+        taken = [part["shingles"][piece] for part, piece in zip(parts, cut, strict=True)]
+        if not taken:
+            return
+        keys = np.concatenate([piece["key"] for piece in taken])
+        books = np.concatenate(
+            [piece["book"] + start for piece, start in zip(taken, starts[:-1], strict=True)]
+        )
+        order = np.lexsort((rank[books], keys))
+        keys, books = keys[order], books[order]
+        for _ in range(MOST_HOLDERS):
+            # The largest holder that is left, against all that follow it.
+            new = np.r_[True, keys[1:] != keys[:-1]][: len(keys)]
+            first = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+            later = np.flatnonzero(~new)
+            if not len(later):
+                break
+            pairs = np.empty(len(later), _PAIR)
+            pairs["book"], pairs["other"] = books[later], books[first[later]]
+            yield pairs
+            keys, books = keys[later], books[later]
+
+
+def _overlaps(
+    pairs: NDArray, sizes: NDArray[np.int64], threshold: float
+) -> Iterator[tuple[int, int, float]]:
+    """(book, other, part of the book's shingles that the other has) above the threshold."""
+    joined = pairs["book"].astype(np.uint64) << np.uint64(32) | pairs["other"]
+    both, counts = np.unique(joined, return_counts=True)
+    books, others = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2**32 - 1))
+    overlaps = counts / sizes[books]
+    for at in np.flatnonzero(overlaps > threshold):
+        yield int(books[at]), int(others[at]), float(overlaps[at])

@@ -1,0 +1,168 @@
+"""Documents that share a run of words with an evaluation set are dropped (Brown et al. 2020, C).
+
+An item of an evaluation set shorter than the run counts as a whole, if it has 8 words or more; a
+shorter one would be met by chance and is not looked for.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Survey
+from llamac.data.stages import StageError, segments
+from llamac.data.stages.need import read, sha256
+from llamac.data.stages.words import Hashes, hashed, ngrams, normal
+from llamac.spec.stages import Decontaminate
+
+SHORTEST = 8
+_SIEVE_BITS = 24
+_NAMED = 20  # items that a detail names
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Runs of words to look for: of each length their hashes, sorted, and whose they are."""
+
+    items: list[str]
+    runs: dict[int, tuple[Hashes, NDArray[np.int64]]]
+    sieve: NDArray[np.bool_]
+
+
+def build(stage: Decontaminate) -> Survey:
+    return _Decontaminate(evaluation(stage))
+
+
+def facts(stage: Decontaminate) -> dict[str, Any]:
+    contents = {path: sha256(read(path, "`paths` names it")) for path in _files(stage)}
+    items = [item for _, _, item in _items(stage)]
+    short = sum(len(item) < SHORTEST for item in items)
+    return {"sets": contents, "texts": len(items), "too_short": short}
+
+
+def hits(decided: Path, parts: int) -> Iterator[tuple[int, int, str]]:
+    """The report: (part, number of the document in it, what it shares with which items)."""
+    for part in range(parts):
+        for number, detail in json.loads(segments.read(decided, part)).items():
+            yield part, int(number), detail
+
+
+class _Decontaminate:
+    def __init__(self, sets: Evaluation) -> None:
+        self.sets = sets
+
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        hits = {}
+        for number, document in enumerate(documents):
+            if detail := contamination(document.text, self.sets):
+                hits[str(number)] = detail
+        found.write_text(json.dumps(hits), encoding="utf-8")
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        segments.write(decided, (path.read_bytes() for path in found))
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        return segments.drop(decided, part, "evaluation data")
+
+
+def contamination(text: str, sets: Evaluation) -> str:
+    """Which items a text shares words with, and the first run of them; empty if none."""
+    found = normal(text).split()
+    hashes = hashed(found)
+    items: set[int] = set()
+    quote = ""
+    for size, (runs, owners) in sets.runs.items():
+        if len(hashes) < size:
+            continue
+        grams = ngrams(hashes, size)
+        for at in np.flatnonzero(sets.sieve[grams >> np.uint64(64 - _SIEVE_BITS)]):
+            low, high = np.searchsorted(runs, grams[at]), np.searchsorted(runs, grams[at], "right")
+            if low < high:
+                quote = quote or b" ".join(found[at : at + size]).decode(errors="replace")
+                items.update(owners[low:high].tolist())
+    if not items:
+        return ""
+    named = ", ".join(sets.items[item] for item in sorted(items)[:_NAMED])
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return f"{named}{more}: {quote}"
+
+
+def evaluation(stage: Decontaminate) -> Evaluation:
+    """What the stage looks for. Raises StageError if there is nothing."""
+    names: list[str] = []
+    pieces: dict[int, list[Hashes]] = {}
+    owners: dict[int, list[NDArray[np.int64]]] = {}
+    for path, line, item in _items(stage):
+        if len(item) < SHORTEST:
+            continue
+        name = f"{Path(path).name}:{line}"
+        if not names or names[-1] != name:
+            names.append(name)
+        size = min(stage.ngram, len(item))
+        grams = ngrams(hashed(item), size)
+        pieces.setdefault(size, []).append(grams)
+        owners.setdefault(size, []).append(np.full(len(grams), len(names) - 1))
+    if not names:
+        raise StageError(f"no item of `paths` has {SHORTEST} words or more")
+    sieve = np.zeros(1 << _SIEVE_BITS, bool)
+    runs = {}
+    for size in sorted(pieces):
+        grams, whose = np.concatenate(pieces[size]), np.concatenate(owners[size])
+        order = np.argsort(grams, kind="stable")
+        runs[size] = grams[order], whose[order]
+        sieve[grams >> np.uint64(64 - _SIEVE_BITS)] = True
+    return Evaluation(names, runs, sieve)
+
+
+def _files(stage: Decontaminate) -> list[str]:
+    found: set[str] = set()
+    for pattern in stage.paths:
+        matches = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+        if not matches:
+            raise StageError(f"`paths`: no file matches {pattern!r}")
+        found.update(matches)
+    return sorted(found)
+
+
+def _items(stage: Decontaminate) -> Iterator[tuple[str, int, list[bytes]]]:
+    """(file, line, the words of one of its texts)"""
+    for path in _files(stage):
+        text = read(path, "`paths` names it").decode(errors="replace")
+        if path.endswith((".jsonl", ".json")):
+            for number, line in enumerate(text.split("\n"), start=1):
+                if line.strip():
+                    yield from (
+                        (path, number, normal(t).split()) for t in _json(path, number, line)
+                    )
+        else:
+            number = 1
+            for paragraph in text.split("\n\n"):
+                yield path, number, normal(paragraph).split()
+                number += paragraph.count("\n") + 2
+
+
+def _json(path: str, number: int, line: str) -> Iterator[str]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"{path}:{number} is not JSON: {error}") from None
+    yield from _strings(value)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for inner in value.values():
+                yield from _strings(inner)
+        case list():
+            for inner in value:
+                yield from _strings(inner)

@@ -1,0 +1,187 @@
+"""Near-duplicates among documents: MinHash signatures, banding, verified pairs (Broder 1997).
+
+A document is the set of its word n-grams. Two documents meet where a band of their signatures
+agrees; pairs whose estimated Jaccard similarity reaches the threshold are joined, and of each set
+of documents joined, however many steps apart, the first one stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Survey
+from llamac.data.stages import arrays, segments
+from llamac.data.stages.union import join, roots
+from llamac.data.stages.words import Hashes, mixed, ngrams, words
+from llamac.spec.stages import NearDedup
+
+Signatures = NDArray[np.uint32]
+
+FOUND_AT_THRESHOLD = 0.95
+"""Least probability that a pair as similar as the threshold meets in a band."""
+
+_BLOCK = 512  # shingles at a time: their products stay in the cache
+
+
+def build(stage: NearDedup) -> Survey:
+    return _NearDedup(stage.threshold, stage.ngram, stage.permutations)
+
+
+def bands(threshold: float, permutations: int) -> tuple[int, int]:
+    """(bands, rows in each): the longest rows with which pairs at the threshold are found still.
+
+    Long rows keep pairs that are less similar from meeting, and from having to be verified.
+    """
+    for rows in range(permutations, 1, -1):
+        if 1 - (1 - threshold**rows) ** (permutations // rows) >= FOUND_AT_THRESHOLD:
+            return permutations // rows, rows
+    return permutations, 1
+
+
+def signature(shingles: Hashes, permutations: int) -> Signatures:
+    """The least value of the shingles under each permutation, uint32 [permutations].
+
+    A permutation is an odd multiple plus a constant modulo 2^32 of the hash's upper half.
+    """
+    multipliers, offsets = _permutations(permutations)
+    least = np.full(permutations, 2**32 - 1, np.uint32)
+    values = (shingles >> np.uint64(32)).astype(np.uint32)
+    for begin in range(0, len(values), _BLOCK):
+        products = multipliers * values[begin : begin + _BLOCK]
+        products += offsets
+        np.minimum(least, products.min(1), out=least)
+    return least
+
+
+def _permutations(count: int) -> tuple[Signatures, Signatures]:
+    """uint32 [count, 1] each; the same on every machine."""
+    values = mixed(np.arange(1, 2 * count + 1, dtype=np.uint64))
+    high = (values >> np.uint64(32)).astype(np.uint32)
+    return (high[:count] | np.uint32(1))[:, None], high[count:, None]
+
+
+class _NearDedup:
+    def __init__(self, threshold: float, ngram: int, permutations: int) -> None:
+        self.threshold, self.ngram, self.permutations = threshold, ngram, permutations
+        self.bands, self.rows = bands(threshold, permutations)
+
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        """Signatures [n, permutations]; for each band its keys, sorted, and whose they are."""
+        signatures, places, worded = [], [], []
+        for document in documents:
+            shingles = ngrams(words(document.text), self.ngram)
+            signatures.append(signature(shingles, self.permutations))
+            worded.append(len(shingles) > 0)
+            places.append(f"{document.file}:{document.line}")
+        stacked = np.array(signatures, np.uint32).reshape(-1, self.permutations)
+        numbers = np.flatnonzero(worded).astype(np.uint32)
+        keys = self._keys(stacked[numbers])
+        order = np.argsort(keys, axis=1, kind="stable")
+        arrays.save(
+            found,
+            {
+                "signatures": stacked,
+                "keys": np.take_along_axis(keys, order, 1),
+                "documents": numbers[order],
+                **segments.places(places),
+            },
+        )
+
+    def _keys(self, signatures: Signatures) -> Hashes:
+        """uint64 [bands, n]"""
+        keys = np.zeros((self.bands, len(signatures)), np.uint64)
+        for row in range(self.rows):
+            keys *= np.uint64(0x9E3779B97F4A7C15)
+            keys += signatures[:, row : self.bands * self.rows : self.rows].T
+        return mixed(keys)
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        """Labels, one for each document, lie in a file beside: memory does not grow with them."""
+        parts = [arrays.load(path) for path in found]
+        starts = np.cumsum([0, *(len(part["signatures"]) for part in parts)])
+        beside = decided.with_name(decided.name + ".labels")
+        np.arange(starts[-1], dtype=np.int64).tofile(beside)
+        labels = np.memmap(beside, np.int64, "r+") if starts[-1] else np.empty(0, np.int64)
+        for band in range(self.bands):
+            for first, second in self._meetings(parts, starts, band):
+                apart = roots(labels, first) != roots(labels, second)
+                first, second = first[apart], second[apart]
+                alike = similarity(parts, starts, first, second) >= self.threshold
+                join(labels, first[alike], second[alike])
+        segments.dropped(
+            decided,
+            (_losers(parts, starts, labels, part) for part in range(len(parts))),
+        )
+        del labels
+        beside.unlink()
+
+    def _meetings(
+        self, parts: list[arrays.Arrays], starts: NDArray, band: int
+    ) -> Iterator[tuple[NDArray, NDArray]]:
+        """Pairs of documents whose keys agree: each with the first and with the one before."""
+        for cut in arrays.ranges([part["keys"][band] for part in parts]):
+            keys = np.concatenate(
+                [part["keys"][band][taken] for part, taken in zip(parts, cut, strict=True)]
+                or [np.empty(0, np.uint64)]
+            )
+            documents = np.concatenate(
+                [
+                    part["documents"][band][taken] + start
+                    for part, taken, start in zip(parts, cut, starts[:-1], strict=True)
+                ]
+                or [np.empty(0, np.int64)]
+            )
+            order = np.argsort(keys, kind="stable")  # parts and documents stay in order
+            keys, documents = keys[order], documents[order]
+            new = np.r_[True, keys[1:] != keys[:-1]][: len(keys)]
+            first = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
+            later = np.flatnonzero(~new)
+            for begin in range(0, len(later), arrays.IN_MEMORY // 16):
+                batch = later[begin : begin + arrays.IN_MEMORY // 16]
+                yield documents[first[batch]], documents[batch]
+                distant = batch[first[batch] < batch - 1]
+                yield documents[distant - 1], documents[distant]
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        return segments.drop(decided, part, "near-duplicate")
+
+
+def similarity(
+    parts: list[arrays.Arrays], starts: NDArray, first: NDArray, second: NDArray
+) -> NDArray[np.float64]:
+    """Estimated Jaccard similarity of pairs of documents, numbered over all parts."""
+    estimates = np.empty(len(first))
+    for begin in range(0, len(first), 1 << 14):
+        batch = slice(begin, begin + (1 << 14))
+        same = _signatures(parts, starts, first[batch]) == _signatures(parts, starts, second[batch])
+        estimates[batch] = same.mean(1)
+    return estimates
+
+
+def _signatures(parts: list[arrays.Arrays], starts: NDArray, documents: NDArray) -> Signatures:
+    owners = np.searchsorted(starts, documents, side="right") - 1
+    rows = np.empty((len(documents), parts[0]["signatures"].shape[1]), np.uint32)
+    for owner in np.unique(owners):
+        mine = owners == owner
+        rows[mine] = parts[owner]["signatures"][documents[mine] - starts[owner]]
+    return rows
+
+
+def _losers(
+    parts: list[arrays.Arrays], starts: NDArray, labels: NDArray, part: int
+) -> dict[int, str]:
+    documents = np.arange(starts[part], starts[part + 1])
+    kept = roots(labels, documents)
+    losers = kept != documents
+    documents, kept = documents[losers], kept[losers]
+    owners = np.searchsorted(starts, kept, side="right") - 1
+    details = {}
+    alike = similarity(parts, starts, documents, kept)
+    for document, keeper, owner, estimate in zip(documents, kept, owners, alike, strict=True):
+        place = segments.place(parts[owner], int(keeper - starts[owner]))
+        details[int(document - starts[part])] = f"{estimate:.2f} like {place}"
+    return details
