@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from llamac.ir.program import Program
 from llamac.passes.footprint import Sharding
+from llamac.plan.blocks import block_program, laid_out
 from llamac.plan.device import Device, DeviceError, Link, load_device
 from llamac.plan.predict import Setting
 from llamac.plan.style import STYLES, Style
@@ -59,54 +59,16 @@ def foreign_run(row: Mapping[str, str]) -> Run:
 
 
 def _program(setting: Setting, every: int) -> Program:
-    """Compiled once for each shape of a block: the size of a micro-batch and the number of layers
-    are but numbers. every: the layers of which one is checkpointed whole."""
+    """every: the layers of which one is checkpointed whole."""
     spec, fused = setting.spec, setting.style.fused
-    policies = ["none", "full"] if every > 1 else [spec.activation.checkpoint]
-    programs = [_compiled(_key(spec, policy), fused) for policy in policies]
-    program = programs[0]
-    layers = program.layers[:1] * spec.model.n_layers
-    regions = dict(program.regions)
-    if every > 1:
-        regions["block_full"] = replace(programs[1].regions["block"], name="block_full")
-        layers = tuple(
-            "block_full" if number % every == 0 else "block" for number in range(len(layers))
-        )
-    counts, rest = divmod(len(layers), spec.parallel.stages)
-    stages = tuple(counts + (n < rest) for n in range(spec.parallel.stages))
-    return replace(
-        program,
-        regions=regions,
-        layers=layers,
-        stages=stages if len(stages) > 1 else (),
-        symbols={**program.symbols, "B": spec.batch.micro_batch},
-    )
-
-
-def _key(spec: Spec, policy: str) -> tuple[tuple[str, Any], ...]:
-    """What a block's graphs depend on, as changes to a spec of one data rank and one stage."""
-    model, parallel = spec.model, spec.parallel
-    keys = ("dim", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "ffn_dim", "activation")
-    keys += ("norm", "position", "tied_embeddings", "bias")
-    return (
-        *((f"model.{key}", getattr(model, key)) for key in keys),
-        ("model.n_layers", 1),
-        ("batch.sequence_length", spec.batch.sequence_length),
-        ("batch.sequences", parallel.context),
-        ("parallel.tensor", parallel.tensor),
-        ("parallel.sequence", parallel.sequence),
-        ("parallel.context", parallel.context),
-        ("precision.compute", spec.precision.compute),
-        ("activation.checkpoint", policy),
-        ("kernels.attention", spec.kernels.attention),
-        ("kernels.loss_chunk", spec.kernels.loss_chunk),
-    )
-
-
-@lru_cache(maxsize=256)
-def _compiled(key: tuple[tuple[str, Any], ...], fused: bool) -> Program:
-    style = replace(STYLES["llamac"], fused=fused)
-    return Setting(_base().replace(dict(key)), load_device("a100-80gb"), style).compile()
+    count, parts = spec.model.n_layers, spec.parallel.stages
+    stages = [count // parts + (stage < count % parts) for stage in range(parts)]
+    if every == 1:
+        return laid_out(block_program(spec, spec.activation.checkpoint, fused), spec, stages)
+    plain, full = (block_program(spec, policy, fused) for policy in ("none", "full"))
+    region = replace(full.regions["block"], name="block_full")
+    layers = ["block_full" if number % every == 0 else "block" for number in range(count)]
+    return laid_out(plain, spec, stages, layers, [region])
 
 
 @lru_cache(maxsize=1)
