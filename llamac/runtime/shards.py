@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .inputs import PYTHON, SourceError, fingerprint, needs_cleaning
 from .prepared import (
     SPLITS,
     PreparedDataError,
@@ -33,7 +34,7 @@ from .prepared import (
     write_bytes,
     write_json,
 )
-from .sources import Skipped, SourceError, documents, fingerprint
+from .sources import Skipped, documents
 from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
@@ -114,6 +115,12 @@ def _reuse(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _prepare(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
+    for source in filter(needs_cleaning, job.sources):
+        raise SourceError(
+            f"{job.root} holds no prepared data, and source {source['name']!r} of kind "
+            f"{source['kind']} must be cleaned first: run `llamac data prepare SPEC --set "
+            f"data.directory={job.root}`"
+        )
     inputs = _inputs(job)
     key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
     model = _tokenizer(job, key)
@@ -160,10 +167,23 @@ def _settings(job: _Job) -> dict[str, Any]:
     used = ("path",) if job.tokenizer.get("path") else ("kind", "train_bytes")
     settings |= {f"tokenizer.{name}": _plain(job.tokenizer[name]) for name in used}
     for source, share in zip(job.sources, job.shares, strict=True):
-        prefix, of_files = f"data.source.{source['name']}", source["kind"] == "files"
-        fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
-        settings |= {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
-        settings[f"{prefix}.share"] = share
+        settings |= source_settings(source)
+        settings[f"data.source.{source['name']}.share"] = share
+    return settings
+
+
+def source_settings(source: dict[str, Any]) -> dict[str, Any]:
+    """Those that its text depends on."""
+    prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
+    fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
+    settings = {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
+    if needs_cleaning(source):
+        stages = source.get("stage", ())
+        settings[f"{prefix}.stage"] = [stage["stage"] for stage in stages]
+        for number, stage in enumerate(stages):
+            fields = {name: value for name, value in stage.items() if name != "stage"}
+            where = f"{prefix}.stage.{number}.{stage['stage']}"
+            settings |= {f"{where}.{name}": _plain(value) for name, value in fields.items()}
     return settings
 
 
@@ -179,7 +199,7 @@ def _inputs(job: _Job) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": fingerprint(source)
         for source in job.sources
-        if source["kind"] == "files"
+        if source["kind"] not in PYTHON
     }
     if path := job.tokenizer.get("path"):
         inputs["tokenizer.path"] = Tokenizer.load(path).pieces_sha256
@@ -189,12 +209,7 @@ def _inputs(job: _Job) -> dict[str, Any]:
 def _check_same(job: _Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
     made from: if they are gone, only the settings are compared."""
-    before = manifest["settings"]
-    changes = [
-        f"  {name}: {before.get(name, 'not set')!r} then, {settings.get(name, 'not set')!r} now"
-        for name in sorted(before.keys() | settings.keys())
-        if before.get(name) != settings.get(name)
-    ]
+    changes = differences(manifest["settings"], settings)
     if not changes:
         try:
             now = _inputs(job)
@@ -213,6 +228,15 @@ def _check_same(job: _Job, manifest: dict[str, Any], settings: dict[str, Any]) -
             f"Undo the change, delete {job.root} to prepare it anew, or set data.directory to "
             "another place."
         )
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for each setting that is another one now."""
+    return [
+        f"  {name}: {then.get(name, 'not set')!r} then, {now.get(name, 'not set')!r} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
 
 
 # --- The tokenizer -------------------------------------------------------------------------

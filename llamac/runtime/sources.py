@@ -1,16 +1,16 @@
 """Where training text comes from: readers that yield documents in a deterministic order.
 
-A source is a plain dict, the spec's `[[data.source]]`: `kind`, `paths` (globs, only for
-`files`), `text_field` and `max_bytes`. A reader never stops at a bad file or a bad line: it
+A source is a plain dict, the spec's `[[data.source]]`: `kind`, `paths` (globs, not for the
+Python kinds), `text_field` and `max_bytes`. A reader never stops at a bad file or a bad line: it
 counts it in a `Skipped`, which `prepare` writes into the manifest.
+
+Dumps that have to be cleaned first are not read here: `llamac data prepare` does that.
 """
 
 from __future__ import annotations
 
 import ast
-import glob
 import gzip
-import hashlib
 import importlib
 import io
 import json
@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import RunError
+from .inputs import SourceError, file_list
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
 LINE_BYTES = 1 << 26  # a longer JSON line is skipped: one line must fit in memory several times
@@ -36,10 +36,6 @@ NOT_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__p
 GENERATED = {"encodings", "pydoc_data"}  # tables, and the very text of `python-docs`
 PLAIN, JSON_LINES, PARQUET = (".txt", ".md"), (".jsonl",), (".parquet",)
 COMPRESSED = (".gz", ".zst")
-
-
-class SourceError(RunError, ValueError):
-    """A source that cannot be read at all: nothing matches, or a package is missing."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +71,6 @@ def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterato
             return
         yield text
         seen += len(text.encode())
-
-
-def file_list(source: dict[str, Any]) -> list[str]:
-    """The sorted files that a `files` source's globs match. SourceError if one matches none."""
-    found: set[str] = set()
-    for pattern in source["paths"]:
-        matches = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
-        if not matches:
-            raise SourceError(f"no file matches {pattern!r}")
-        found.update(matches)
-    return sorted(found)
-
-
-def fingerprint(source: dict[str, Any]) -> dict[str, Any]:
-    """How many files a `files` source has, their bytes, and a hash of their names and sizes."""
-    sizes = [(path, os.path.getsize(path)) for path in file_list(source)]
-    return {
-        "files": len(sizes),
-        "bytes": sum(size for _, size in sizes),
-        "listing_sha256": hashlib.sha256(json.dumps(sizes).encode()).hexdigest(),
-    }
 
 
 # --- The standard library ------------------------------------------------------------------

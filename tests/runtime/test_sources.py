@@ -16,7 +16,8 @@ import pytest
 import zstandard
 
 from llamac.runtime import sources as module
-from llamac.runtime.sources import Skipped, SourceError, documents, file_list, fingerprint
+from llamac.runtime.inputs import SourceError, file_list, fingerprint
+from llamac.runtime.sources import Skipped, documents
 
 
 def read(*paths: Path | str, **more: Any) -> tuple[list[str], Skipped]:
