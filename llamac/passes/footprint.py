@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 from torch import fx
 
 from llamac.ir.graph import ops_in, placeholders, type_of
-from llamac.ir.program import Program
+from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES
 from llamac.passes.liveness import peak_bytes, saved_bytes
 
@@ -109,28 +110,41 @@ class Activations:
     logits: float
 
 
+@dataclass(frozen=True)
+class _Extent:
+    """Bytes of a region: kept, at the peak of either pass, and of scores that a kernel writes."""
+
+    kept: float
+    peak: float
+    scores: float
+
+
+_extents: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], _Extent]]
+_extents = WeakKeyDictionary()
+
+
+def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
+    """By liveness; worked out once for the graphs of a region and the sizes of a micro-batch."""
+    assert region.backward is not None
+    known = _extents.setdefault(region.backward, {})
+    key = (region.saved, *symbols.items())
+    if key not in known:
+        ahead = peak_bytes(region.forward.graph, region.saved, symbols)
+        behind = peak_bytes(region.backward.graph, (), symbols)
+        scores = _scores(region.forward.graph, symbols)
+        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, behind), scores)
+    return known[key]
+
+
 def activations(program: Program, scores_kept: bool = False) -> Activations:
     """By liveness over the scheduled forward and backward graphs, recompute included."""
     symbols = program.symbols
-    kept: dict[str, float] = {}
-    peak: dict[str, float] = {}
-    for name in dict.fromkeys(program.layers):
-        region = program.regions[name]
-        assert region.backward is not None
-        kept[name] = saved_bytes(region, symbols)
-        ahead = peak_bytes(region.forward.graph, region.saved, symbols)
-        peak[name] = max(ahead, peak_bytes(region.backward.graph, (), symbols))
-        extra = _scores(region.forward.graph, symbols)
-        if extra and scores_kept:
-            kept[name] += extra
-        peak[name] += extra
+    own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
+    kept = {name: one.kept + (one.scores if scores_kept else 0) for name, one in own.items()}
     head = program.regions["head"]
-    assert head.backward is not None
-    logits = _logits(head.forward.graph, symbols)
-    ahead = peak_bytes(head.forward.graph, head.saved, symbols)
-    behind = peak_bytes(head.backward.graph, (), symbols)
-    saved = saved_bytes(head, symbols)
-    return Activations(kept, peak, saved, max(ahead, behind), logits)
+    whole, logits = _extent(head, symbols), _logits(head.forward.graph, symbols)
+    peak = {name: one.peak + one.scores for name, one in own.items()}
+    return Activations(kept, peak, whole.kept, whole.peak, logits)
 
 
 def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
