@@ -177,11 +177,7 @@ class StepModel:
         self.sharers = parallel.data_shard * self.cp if setting.sharding is None else self.data
 
     def prediction(self) -> Prediction:
-        program = self.program
-        names = dict.fromkeys((*program.layers, "embed", "head"))
-        passes = {name: run_once(program.regions[name], self.clock) for name in names}
-        stages = self._stages()
-        seconds = self._seconds(passes, stages)
+        program, passes, stages = self.program, self.passes, self.stages
         matmul, attention = self._model_flops()
         once = sum(passes[name].flops for name in (*program.layers, "embed", "head"))
         sharers = self.tp * self.cp
@@ -193,14 +189,22 @@ class StepModel:
             flops_per_token=matmul,
             attention_per_token=attention,
             hardware_flops=once * sharers * self.micro_batches * self.data,
-            memory=max((self._memory(i, stages) for i in {0, self.pp - 1}), key=lambda m: m.total),
-            seconds=seconds,
+            memory=self.memory(),
+            seconds=self.seconds(),
             communication=self._communication(passes, own, stages),
         )
 
     # -- what is run -------------------------------------------------------------------------------
 
-    def _stages(self) -> list[tuple[str, ...]]:
+    @cached_property
+    def passes(self) -> Mapping[str, Pass]:
+        """Every region that is trained, by its name."""
+        program = self.program
+        names = dict.fromkeys((*program.layers, "embed", "head"))
+        return {name: run_once(program.regions[name], self.clock) for name in names}
+
+    @cached_property
+    def stages(self) -> list[tuple[str, ...]]:
         """The layers of each pipeline rank."""
         counts = self.program.stages or (len(self.program.layers),)
         begin = 0
@@ -210,7 +214,8 @@ class StepModel:
             begin += count
         return found
 
-    def _seconds(self, passes: Mapping[str, Pass], stages: list[tuple[str, ...]]) -> Seconds:
+    def seconds(self) -> Seconds:
+        passes, stages = self.passes, self.stages
         m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
 
         def turn(rank: int) -> tuple[float, float]:
@@ -298,7 +303,7 @@ class StepModel:
     # -- what is held ------------------------------------------------------------------------------
 
     def _held(self, layers: tuple[str, ...]) -> Held:
-        stages = self._stages()
+        stages = self.stages
         first, last = layers is stages[0], layers is stages[-1]
         if self.pp == 1:
             first = last = True
@@ -308,6 +313,11 @@ class StepModel:
     def activations(self) -> Activations:
         kept = not self.setting.core_again and self.spec.activation.checkpoint == "none"
         return activations(self.program, scores_kept=kept)
+
+    def memory(self) -> Memory:
+        """Of the pipeline rank that holds most: the first, or the last."""
+        ends = (self._memory(rank, self.stages) for rank in {0, self.pp - 1})
+        return max(ends, key=lambda held: held.total)
 
     def _memory(self, rank: int, stages: list[tuple[str, ...]]) -> Memory:
         layers = stages[rank]
