@@ -98,6 +98,8 @@ def _values(spec: Spec) -> dict[str, Any]:
             "warmup_steps": schedule.warmup_steps,
             "min_ratio": schedule.min_lr_ratio,
         },
+        "mixing": _mixing(spec),
+        "padded": spec.data.packing == "best_fit",
         "sample": {
             "count": spec.eval.sample_tokens,
             "context": spec.batch.sequence_length,
@@ -106,6 +108,16 @@ def _values(spec: Spec) -> dict[str, Any]:
             "seed": spec.seed,
         },
     }
+
+
+def _mixing(spec: Spec) -> dict[str, Any]:
+    """How `Mixture` differs from what it does by itself."""
+    found: dict[str, Any] = {}
+    if spec.data.packing != "concatenate":
+        found["packing"] = spec.data.packing
+    if spec.data.phase:
+        found["phases"] = [{"at": p.at, "shares": dict(p.shares)} for p in spec.data.phase]
+    return found
 
 
 def _imports(source: str, relative: bool = False) -> list[str]:

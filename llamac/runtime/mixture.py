@@ -4,7 +4,8 @@ Time is divided into periods of PERIOD sequences. Within each, every source owns
 slots, exact to one in PERIOD and spread so evenly that any stretch is close to the shares. So a
 sequence's index gives its source and its number k within the source by arithmetic alone. The
 source is cut into n windows; k // n is the epoch, and a pseudo-random permutation of the windows,
-computed per element and another in each epoch, turns k % n into a place in the tokens.
+computed per element and another in each epoch, turns k % n into a place in the tokens. Where shares
+change in the course of training, each phase has its own period, and counts on from the one before.
 
 Nothing is built that grows with the data, and no state is kept: any index, on any rank, at once.
 """
@@ -12,16 +13,15 @@ Nothing is built that grows with the data, and no state is kept: any index, on a
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .prepared import SPLITS, PreparedDataError, load_manifest
+from .streams import Stream, open_stream
 
 PERIOD = 10_000
 ROUNDS = 5
@@ -29,55 +29,70 @@ FEW_DOCUMENTS = 10  # so few that which are held out is luck
 
 
 @dataclass(frozen=True)
-class _Tokens:
-    """A split of a source: its shards, mapped into memory, read as one stream."""
+class _Phase:
+    """A stretch of training under one set of shares. begin: its first sequence. slots, before:
+    int64 [sources]: sequences of each source in a period, and in all phases before."""
 
-    name: str
-    shards: list[np.ndarray]
-    starts: list[int]  # where in the stream each shard begins; then the stream's length
+    begin: int
+    slots: np.ndarray
+    source_of: np.ndarray
+    rank_of: np.ndarray
+    before: np.ndarray
 
-    def read(self, start: int, out: np.ndarray) -> None:
-        """Copies the tokens from `start` into `out`, int64 [n], across shards."""
-        shard, filled = bisect_right(self.starts, start) - 1, 0
-        while filled < len(out):
-            begin = start + filled - self.starts[shard]
-            piece = self.shards[shard][begin : begin + len(out) - filled]
-            out[filled : filled + len(piece)] = piece
-            filled, shard = filled + len(piece), shard + 1
+    def seen(self, count: int) -> np.ndarray:
+        """How many sequences of each source there are before this phase's `count`-th."""
+        periods, rest = divmod(count, PERIOD)
+        in_part = np.bincount(self.source_of[:rest], minlength=len(self.slots))
+        return self.before + periods * self.slots + in_part
 
 
 class Mixture:
     """Sequences of a prepared directory, mixed by the sources' shares.
 
-    A sequence is a window of `sequence_length` + 1 tokens; neighbouring windows of a source share
-    one token, so that each token is predicted once per epoch.
+    A sequence is `sequence_length` + 1 tokens; neighbouring windows of a source share one token, so
+    that each token is predicted once per epoch. packing: "concatenate", or "best_fit" of whole
+    documents; then what remains of a sequence is streams.PADDING.
 
     split "train": endless; every window of a source once per epoch, in another order each epoch.
     split "validation": in the same proportions, but in the text's order and finite: `len(mixture)`
     sequences, up to where the first source would run out. Sources whose held-out documents do not
     fill one window are `left_out`, the others keep their proportions.
+
+    phases: other shares from a number of tokens on, each {"at": tokens, "shares": {source: share}},
+    in order; for training only. Shares are of tokens that are predicted: of a source whose packing
+    leaves more padding, there are more sequences.
     """
 
-    def __init__(self, directory: str | Path, split: str, sequence_length: int, seed: int):
+    def __init__(
+        self,
+        directory: str | Path,
+        split: str,
+        sequence_length: int,
+        seed: int,
+        packing: str = "concatenate",
+        phases: Sequence[Mapping[str, Any]] = (),
+    ):
         manifest = load_manifest(directory)
         self.sequence_length, self.seed, self.shuffled = sequence_length, seed, split == "train"
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}: {' or '.join(SPLITS)}")
-        sources = [
-            _open(Path(directory), manifest, source, split) for source in manifest["sources"]
+        streams = [
+            open_stream(Path(directory), manifest, source, split, sequence_length, packing)
+            for source in manifest["sources"]
         ]
         shares = {source["name"]: source["share"] for source in manifest["sources"]}
-        short = [s.name for s in sources if _windows(s, sequence_length) < 1]
-        if (self.shuffled and short) or len(short) == len(sources):
+        short = [stream.name for stream in streams if stream.windows < 1]
+        if (self.shuffled and short) or len(short) == len(streams):
             source = next(s for s in manifest["sources"] if s["name"] == short[0])
             raise PreparedDataError(_too_short(source, split, sequence_length))
         self.left_out = tuple(short)
-        self._sources = [source for source in sources if source.name not in short]
-        self.names = tuple(source.name for source in self._sources)
-        windows = [_windows(source, sequence_length) for source in self._sources]
-        self.windows = np.array(windows, dtype=np.int64)
-        self.slots = _slots([shares[name] for name in self.names], self.names)
-        self._source_of, self._rank_of = _period(self.slots)
+        self._streams = [stream for stream in streams if stream.name not in short]
+        self.names = tuple(stream.name for stream in self._streams)
+        self.windows = np.array([stream.windows for stream in self._streams], dtype=np.int64)
+        changes = [(0, shares)]
+        for phase in phases if self.shuffled else ():
+            changes.append((-(-phase["at"] // sequence_length), phase["shares"]))
+        self._phases = _phases(changes, self._streams)
         self._end = self._first_beyond()
 
     def __len__(self) -> int:
@@ -88,20 +103,26 @@ class Mixture:
 
     def _first_beyond(self) -> int:
         """The first sequence that would need a source's window beyond its last."""
-        periods, ranks = np.divmod(self.windows, self.slots)
+        phase = self._phases[0]
+        drawn = np.flatnonzero(phase.slots)
+        periods, ranks = np.divmod(self.windows[drawn], phase.slots[drawn])
         return min(
-            int(period) * PERIOD + int(np.flatnonzero(self._source_of == source)[rank])
-            for source, (period, rank) in enumerate(zip(periods, ranks, strict=True))
+            int(period) * PERIOD + int(np.flatnonzero(phase.source_of == source)[rank])
+            for source, period, rank in zip(drawn, periods, ranks, strict=True)
         )
 
     def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(source, epoch, window) of sequences start … start + count − 1, each int64 [count].
-
-        `source` indexes `names`; the window begins at token window · sequence_length.
-        """
-        period, slot = np.divmod(np.arange(start, start + count, dtype=np.int64), PERIOD)
-        source = self._source_of[slot]
-        k = period * self.slots[source] + self._rank_of[slot]
+        """(source, epoch, window) of sequences start … start + count − 1, each int64 [count];
+        `source` indexes `names`."""
+        index = np.arange(start, start + count, dtype=np.int64)
+        begins = np.array([phase.begin for phase in self._phases])
+        which = np.searchsorted(begins, index, side="right") - 1
+        source, k = np.empty_like(index), np.empty_like(index)
+        for number in np.unique(which):
+            phase, here = self._phases[number], which == number
+            period, slot = np.divmod(index[here] - phase.begin, PERIOD)
+            source[here] = own = phase.source_of[slot]
+            k[here] = phase.before[own] + period * phase.slots[own] + phase.rank_of[slot]
         epoch, window = np.divmod(k, self.windows[source])
         if self.shuffled:
             for s, e in {*zip(source.tolist(), epoch.tolist(), strict=True)}:
@@ -117,10 +138,10 @@ class Mixture:
         """
         if start < 0 or (not self.shuffled and start + count > self._end):
             raise IndexError(f"sequences {start} to {start + count} of {self._end}")
-        source, _, window = self.locate(start, count)
+        places = (column.tolist() for column in self.locate(start, count))
         out = np.empty((count, self.sequence_length + 1), dtype=np.int64)
-        for row, s, w in zip(out, source.tolist(), window.tolist(), strict=True):
-            self._sources[s].read(w * self.sequence_length, row)
+        for row, source, epoch, window in zip(out, *places, strict=True):
+            self._streams[source].read(epoch, window, row)
         return out
 
     def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
@@ -129,12 +150,24 @@ class Mixture:
 
     def epochs_at(self, index: int) -> dict[str, float]:
         """How many epochs of each source the first `index` sequences are."""
-        periods, rest = divmod(index, PERIOD)
-        seen = periods * self.slots + np.bincount(self._source_of[:rest], minlength=len(self.slots))
-        return {
-            name: float(epochs)
-            for name, epochs in zip(self.names, seen / self.windows, strict=True)
-        }
+        phase = next(phase for phase in reversed(self._phases) if phase.begin <= index)
+        seen = phase.seen(index - phase.begin) / self.windows
+        return dict(zip(self.names, seen.tolist(), strict=True))
+
+
+def _phases(
+    changes: Sequence[tuple[int, Mapping[str, float]]], streams: Sequence[Stream]
+) -> list[_Phase]:
+    """changes: (first sequence, shares by source), in order."""
+    found: list[_Phase] = []
+    before = np.zeros(len(streams), dtype=np.int64)
+    names = [stream.name for stream in streams]
+    for begin, shares in changes:
+        if found:
+            before = found[-1].seen(begin - found[-1].begin)
+        slots = _slots([shares[stream.name] / stream.fill for stream in streams], names)
+        found.append(_Phase(begin, slots, *_period(slots), before))
+    return found
 
 
 def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:
@@ -167,8 +200,8 @@ def _slots(shares: Sequence[float], names: Sequence[str]) -> np.ndarray:
     slots = np.floor(exact).astype(np.int64)
     order = np.argsort(slots - exact, kind="stable")  # the largest remainder first
     slots[order[: PERIOD - slots.sum()]] += 1
-    if (slots == 0).any():
-        name = names[int(np.argmin(slots))]
+    if missed := [name for name, e, n in zip(names, exact, slots, strict=True) if e and not n]:
+        name = missed[0]
         raise PreparedDataError(f"source {name!r}: its share is less than one in {PERIOD:,}")
     return slots
 
@@ -180,21 +213,9 @@ def _period(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     method) keeps every beginning of the period close to the shares.
     """
     source = np.repeat(np.arange(len(slots)), slots)
-    rank = np.concatenate([np.arange(c) for c in slots])
+    rank = np.concatenate([np.arange(c) for c in slots]).astype(np.int64)
     order = np.lexsort((source, (2 * rank + 1) / (2 * slots[source])))
     return source[order], rank[order]
-
-
-def _open(root: Path, manifest: dict[str, Any], source: dict[str, Any], split: str) -> _Tokens:
-    shards = source[split]["shards"]
-    maps = [np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r") for shard in shards]
-    starts = [0, *accumulate(shard["tokens"] for shard in shards)]
-    # As plain arrays: slicing a memmap object costs more than copying a sequence.
-    return _Tokens(source["name"], [np.asarray(m) for m in maps], starts)
-
-
-def _windows(source: _Tokens, sequence_length: int) -> int:
-    return (source.starts[-1] - 1) // sequence_length
 
 
 def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:

@@ -248,7 +248,10 @@ def clear(directory: Path) -> None:
     """Makes a source's directory and removes an unfinished preparation from it; nothing else, as
     someone may keep their texts there too."""
     directory.mkdir(exist_ok=True)
-    ours = re.compile(r"(train|validation)(-\d{5}\.bin|\.tmp)|(unigrams\.npy|source\.json)(\.tmp)?")
+    packed = r"\.packed-\d+\.(pieces|sequences)\.npy(\.tmp)?"
+    ours = re.compile(
+        rf"(train|validation)(-\d{{5}}\.bin|\.tmp|{packed})|(unigrams\.npy|source\.json)(\.tmp)?"
+    )
     for path in directory.iterdir():
         if ours.fullmatch(path.name):
             path.unlink()

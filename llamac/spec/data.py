@@ -91,11 +91,23 @@ class Source(Section):
         return {key: keys[key] for key in keys if key not in unused}
 
 
+class Phase(Section):
+    """Other shares, from some point of the training on."""
+
+    at: Annotated[Tokens, Field(gt=0)] = Field(description="Tokens trained on when it begins.")
+    shares: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
+        description="The weight of every source, by name; 0 leaves one out."
+    )
+
+
 class Data(Section):
     """The text to learn from, its mixture, and where it is prepared."""
 
     source: Annotated[tuple[Source, ...], FromArray] = Field(
         min_length=1, description="The mixture: one [[data.source]] for each ingredient."
+    )
+    phase: Annotated[tuple[Phase, ...], FromArray] = Field(
+        default=(), description="Shares that change as training goes on, in order."
     )
     directory: NonEmpty | None = Field(
         default=None,
@@ -103,6 +115,11 @@ class Data(Section):
     )
     validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.01, description="Fraction of the documents held out for validation."
+    )
+    packing: Literal["concatenate", "best_fit"] = Field(
+        default="concatenate",
+        description="concatenate: sequences are windows of a source's documents, one after the "
+        "other, as in the paper. best_fit: whole documents share a sequence, none is cropped.",
     )
     document_mask: bool = Field(
         default=False,
@@ -125,3 +142,24 @@ class Data(Section):
             if source.share / total < SMALLEST_SHARE:
                 message = f"share = {source.share:g} is less than one in 10,000 of the mixture"
                 yield Problem(("source", index, "share"), message, "remove the source")
+        for index, phase in enumerate(self.phase):
+            yield from self._phase_rules(index, phase)
+
+    def _phase_rules(self, index: int, phase: Phase) -> Iterator[Problem]:
+        names, place = {source.name for source in self.source}, ("phase", index, "shares")
+        known = f"the sources are {', '.join(sorted(names))}"
+        for name in sorted(phase.shares.keys() - names):
+            yield Problem((*place, name), f"no source is named {name!r}", known, at="key")
+        if missing := sorted(names - phase.shares.keys()):
+            message = f"the phase leaves open the share of {', '.join(missing)}"
+            yield Problem(place, message, "name every source; 0 leaves one out", at="key")
+        total = sum(phase.shares.values())
+        if not total:
+            yield Problem(place, "every share is 0", "at least one must be more", at="key")
+        for name, share in phase.shares.items():
+            if 0 < share < SMALLEST_SHARE * total:
+                message = f"share = {share:g} is less than one in 10,000 of the mixture"
+                yield Problem((*place, name), message, "make it 0 to leave the source out")
+        if index and phase.at <= self.phase[index - 1].at:
+            message = f"at = {phase.at} does not come after the phase before it"
+            yield Problem(("phase", index, "at"), message, "put phases in order, each one later")

@@ -64,6 +64,22 @@ def _documents_lie_on_one_rank(data: Data, parallel: Parallel) -> Iterator[Probl
             yield Problem(("data", "document_mask"), message, ways)
 
 
+def _padding_counts_once(data: Data, parallel: Parallel) -> Iterator[Problem]:
+    if data.packing == "best_fit" and parallel.context > 1:
+        message = f'packing = "best_fit" pads sequences, which context = {parallel.context} ranks '
+        message += "would average unequally"
+        ways = 'set parallel.context = 1, or packing = "concatenate"'
+        yield Problem(("data", "packing"), message, ways)
+
+
+def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -> Iterator[Problem]:
+    tokens = total_steps(schedule, batch) * batch.tokens
+    for index, phase in enumerate(data.phase):
+        if phase.at >= tokens:
+            message = f"at = {phase.at}, but training ends after {tokens} tokens"
+            yield Problem(("data", "phase", index, "at"), message, "begin earlier or train longer")
+
+
 def _documents_have_an_end(data: Data, tokenizer: Tokenizer) -> Iterator[Problem]:
     if data.document_mask and tokenizer.path is not None and tokenizer.eos is None:
         message = "document_mask = true needs to know which token ends a document"
@@ -83,6 +99,8 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _documents_lie_on_one_rank,
     _documents_have_an_end,
+    _padding_counts_once,
+    _phases_begin_while_training,
     _kernel_runs_on_device,
     layout_fits,
     batch_divides_over_ranks,

@@ -56,10 +56,10 @@ def two(tmp_path: Path) -> Path:
 
 def test_a_sequence_is_a_window_of_one_source_even_across_shards(two: Path) -> None:
     mixture = Mixture(two, "train", LENGTH, seed=1)
-    sources, _, windows = mixture.locate(0, 200)
-    batch = mixture.sequences(0, 200)
+    sources, _, windows = mixture.locate(0, 80)  # the first epoch of both
+    batch = mixture.sequences(0, 80)
     assert batch.dtype == np.int64
-    assert batch.shape == (200, LENGTH + 1)
+    assert batch.shape == (80, LENGTH + 1)
     first = sources * 100_000 + windows * LENGTH
     np.testing.assert_array_equal(batch, first[:, None] + np.arange(LENGTH + 1))
 
@@ -70,6 +70,49 @@ def test_an_epoch_predicts_every_token_once(two: Path) -> None:
     sources, epochs, _ = mixture.locate(0, 400)
     labels = batch[(sources == 0) & (epochs == 0), 1:]
     np.testing.assert_array_equal(np.sort(labels.ravel()), np.arange(1, 62 * LENGTH + 1))
+
+
+def test_an_epoch_begins_where_the_one_before_ended(two: Path) -> None:
+    """The four tokens of a that 62 windows leave over come first in its second epoch."""
+    mixture = Mixture(two, "train", LENGTH, seed=1)
+    sources, epochs, _ = mixture.locate(0, 400)
+    labels = mixture.sequences(0, 400)[(sources == 0) & (epochs == 1), 1:]
+    ring = (np.arange(62 * LENGTH) + 62 * LENGTH + 1) % 500
+    np.testing.assert_array_equal(np.sort(labels.ravel()), np.sort(ring))
+
+
+def phased(root: Path, at: int = 3 * PERIOD * LENGTH - 60) -> Mixture:
+    shares = {"a": 0.0, "b": 1.0}
+    third = {"a": 1.0, "b": 3.0}
+    phases = [{"at": at, "shares": shares}, {"at": at + PERIOD * LENGTH, "shares": third}]
+    return Mixture(root, "train", LENGTH, seed=1, phases=phases)
+
+
+def test_shares_change_at_the_token_that_is_given(two: Path) -> None:
+    mixture, begin = phased(two), 3 * PERIOD - 7  # at / LENGTH, rounded up
+    sources, _, _ = mixture.locate(0, begin + 2 * PERIOD)
+    first, second, third = np.split(sources, [begin, begin + PERIOD])
+    assert abs((first == 0).mean() - 0.75) < 0.001
+    assert (second == 1).all()
+    assert abs((third == 0).mean() - 0.25) < 0.001
+
+
+def test_a_source_goes_on_where_the_phase_before_left_it(two: Path) -> None:
+    mixture, end = phased(two), 5 * PERIOD
+    sources, epochs, windows = mixture.locate(0, end)
+    for source, n in enumerate(mixture.windows.tolist()):
+        own = sources == source
+        k = np.arange(own.sum())
+        np.testing.assert_array_equal(epochs[own], k // n)
+        whole = windows[own][: len(k) // n * n].reshape(-1, n)
+        np.testing.assert_array_equal(np.sort(whole), np.broadcast_to(np.arange(n), whole.shape))
+        assert mixture.epochs_at(end)[mixture.names[source]] == len(k) / n
+
+
+def test_phases_do_not_touch_validation(two: Path) -> None:
+    shares = [{"at": LENGTH, "shares": {"a": 0.0, "b": 1.0}}]
+    with_phases = Mixture(two, "validation", LENGTH, seed=1, phases=shares)
+    assert len(with_phases) == len(Mixture(two, "validation", LENGTH, seed=1))
 
 
 @given(

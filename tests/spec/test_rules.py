@@ -64,6 +64,42 @@ BROKEN = [
         ["data.document_mask=true tokenizer.path=my.model tokenizer.eos=2"],
     ),
     (
+        "data.packing=best_fit parallel.context=2",
+        'packing = "best_fit" pads sequences, which context = 2 ranks would average unequally',
+        'set parallel.context = 1, or packing = "concatenate"',
+        ["data.packing=best_fit", "parallel.context=2"],
+    ),
+    (
+        "data.phase=[{at=1,shares={docs=1,texts=1,doc=1}}]",
+        "no source is named 'doc'",
+        "the sources are docs, texts",
+        ["data.phase=[{at=1,shares={docs=1,texts=1}}]"],
+    ),
+    (
+        "data.phase=[{at=9,shares={docs=1,texts=1}},{at=9,shares={docs=1,texts=1}}]",
+        "at = 9 does not come after the phase before it",
+        "put phases in order",
+        ["data.phase=[{at=9,shares={docs=1,texts=1}},{at=10,shares={docs=1,texts=1}}]"],
+    ),
+    (
+        "data.phase=[{at=9,shares={docs=1}}]",
+        "the phase leaves open the share of texts",
+        "name every source",
+        ["data.phase=[{at=9,shares={docs=1,texts=1}}]"],
+    ),
+    (
+        "data.phase=[{at=9,shares={docs=0,texts=0}}]",
+        "every share is 0",
+        "at least one must be more",
+        ["data.phase=[{at=9,shares={docs=1,texts=1}}]"],
+    ),
+    (
+        'data.phase=[{at="9T",shares={docs=1,texts=1}}]',
+        "but training ends after",
+        "begin earlier or train longer",
+        ["data.phase=[{at=9,shares={docs=1,texts=1}}]"],
+    ),
+    (
         "batch.micro_batch=3",
         "a step of 8 sequences is not a multiple of micro_batch = 3",
         "micro_batch = 2 or 4 or sequences = 6 or 9 works",
@@ -146,7 +182,8 @@ BROKEN = [
     ),
     (
         "parallel.pipeline=2 batch.sequences=4",
-        "pipeline = 2 ranks work on 1 micro-batch a step (4 sequences / 1 data ranks / micro_batch = 4)",
+        "pipeline = 2 ranks work on 1 micro-batch a step (4 sequences / 1 data ranks / micro_batch"
+        " = 4)",
         "batch.micro_batch = 2, batch.sequences = 8 or pipeline = 1 works",
         [
             "parallel.pipeline=2 batch.sequences=8",
