@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -176,3 +176,21 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
         return min(micro_batches, ranks - stage)
     warm = 2 * (ranks - stage - 1) + (virtual - 1) * ranks + 1
     return min(micro_batches, warm / virtual)
+
+
+def behind(
+    found: Activations, runs: Iterable[tuple[str, int]], flying: float, last: bool
+) -> float:
+    """The most bytes of activations alive on a pipeline rank, logits aside. runs: the regions its
+    layers run, in order, and how many layers in a row. flying: see `in_flight`. last: is the loss
+    its own?
+
+    A layer's own peak stands on what the layers before it keep: those after it are done, and free.
+    """
+    runs = list(runs)
+    alive = flying * sum(found.kept[name] * count for name, count in runs)
+    most = alive + (found.head_peak if last else 0.0)
+    for name, count in reversed(runs):
+        most = max(most, alive + found.peak[name] - found.kept[name])
+        alive -= found.kept[name] * count
+    return most

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from llamac.ir.program import Program
@@ -22,6 +23,7 @@ from llamac.passes.footprint import (
     Memory,
     Sharding,
     activations,
+    behind,
     held,
     in_flight,
     states,
@@ -332,16 +334,14 @@ class StepModel:
         )
         found, virtual = self.activations, self.spec.parallel.pipeline_virtual
         flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
-        kept = sum(found.kept[name] for name in layers)
-        deepest = max(found.peak[name] - found.kept[name] for name in set(layers))
-        behind = kept * flying + deepest
-        if rank == self.pp - 1:
-            behind = max(behind, kept * flying + found.head_peak - found.logits)
-        logits = found.logits if rank == self.pp - 1 else 0.0
-        torchs = sum(state.values()) + behind + logits
+        last = rank == self.pp - 1
+        runs = [(name, len(list(run))) for name, run in groupby(layers)]
+        alive = behind(found, runs, flying, last)
+        logits = found.logits if last else 0.0
+        torchs = sum(state.values()) + alive + logits
         return Memory(
             **state,
-            activations=behind,
+            activations=alive,
             logits=logits,
             overhead=(CONTEXT if self.setting.device.peak["bf16"] > 1e13 else 0.4e9)
             + FRAGMENTS * torchs,
