@@ -21,7 +21,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 BELOW = {
     "runtime": set(),
     "spec": set(),
-    "ir": {"spec"},
+    "ir": {"runtime", "spec"},
     "ops": {"ir", "spec", "runtime"},
     "passes": {"ops", "ir", "spec"},
     "emit": {"passes", "ops", "ir", "spec", "runtime"},
