@@ -77,6 +77,8 @@ def plan(
     """Say before a run whether it fits, how fast it is, how long it takes, and why."""
     if spec is None:
         raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
+    if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
+        raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
     loaded = load(spec, overrides)
 
     from llamac.plan.predict import predict
@@ -94,6 +96,13 @@ def plan(
         from llamac.plan.trace import trace_json
 
         write(trace, json.dumps(trace_json(step)), "--trace")
+    if picture is not None:
+        from llamac.plan.canvas import png, svg
+        from llamac.plan.picture import memory_picture
+
+        drawing = memory_picture(prediction, program)
+        drawn = png(drawing) if picture.suffix.lower() == ".png" else svg(drawing)
+        write(picture, drawn, "--picture")
     if as_json:
         from llamac.plan.breakdown import breakdown_json
 

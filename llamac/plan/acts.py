@@ -16,7 +16,8 @@ Kind = Literal["forward", "backward", "bubble", "wait", "send", "gather", "reduc
 @dataclass(frozen=True)
 class Act:
     """begin, end: seconds. name: the region that runs, or what is waited for; that is an act of its
-    own, on its lane. layer: its number in the whole model. nbytes: that a rank sends."""
+    own, on its lane. layer: its number in the whole model. turn: of the pipeline's order, in which
+    it falls. nbytes: that a rank sends."""
 
     kind: Kind
     name: str
@@ -25,6 +26,7 @@ class Act:
     lane: str = COMPUTE
     layer: int | None = None
     micro_batch: int | None = None
+    turn: int = 0
     nbytes: float = 0.0
 
     @property

@@ -39,6 +39,10 @@ class DataLane:
         self.gather = seconds("gather") if self.fsdp else 0.0
         self.rest = seconds("rest") if self.fsdp else 0.0
         self.reduce = seconds("reduce") if overlapped else 0.0
+        copies = setting.spec.parallel.data_replicate
+        if self.fsdp and copies > 1:  # then the shards are summed over the copies of the model
+            shard = 2 * wire * own.layer / ranks * (copies - 1) / copies
+            self.reduce += clock.collective(shard, copies, model.tp * ranks)
         self.free = 0.0
         self.scale = 1.0
         raw = sum(self.wait(turn, name) for turn in order for name, _ in step.chunk(turn.chunk))
@@ -73,9 +77,10 @@ class DataLane:
         last = turn.micro_batch == self.step.micro_batches - 1
         return self.reduce if last or self.step.model.setting.style.each_time else 0.0
 
-    def act(self, kind: Kind, name: str, begin: float, end: float) -> Act:
+    def act(self, kind: Kind, name: str, begin: float, seconds: float, turn: int) -> Act:
         """A transfer in this time, or what of it is left once those before it are done."""
+        end = begin + seconds
         begin = max(begin, self.free)
         self.free = max(begin, end)
         sent = self.sent[kind if name.startswith("layer") or kind == "reduce" else "rest"]
-        return Act(kind, name, begin, self.free, DATA, nbytes=sent)
+        return Act(kind, name, begin, self.free, DATA, turn=turn, nbytes=sent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from torch import fx
 
@@ -35,14 +36,15 @@ class Played:
 
 
 class Step:
-    """The acts of a step on the rank that all others wait for."""
+    """The acts of a step on a pipeline rank; if none is named, on the one that all wait for."""
 
-    def __init__(self, prediction: Prediction, program: Program) -> None:
+    def __init__(self, prediction: Prediction, program: Program, rank: int | None = None) -> None:
         self.prediction, self.program = prediction, program
         self.model = StepModel(prediction.setting, program)
         self.micro_batches, self.ranks = self.model.micro_batches, self.model.pp
         self.virtual = prediction.setting.spec.parallel.pipeline_virtual
-        self.rank = max(range(self.ranks), key=self._turn_seconds)
+        self.slowest = max(range(self.ranks), key=self._turn_seconds)
+        self.rank = self.slowest if rank is None else rank
 
     @property
     def clock(self) -> DeviceClock:
@@ -92,7 +94,7 @@ class Step:
         own = [
             self._plain[name, way]
             for number in range(self.virtual)
-            for name, _ in self.chunk(number)
+            for name, _ in self.chunk(number, self.slowest)
             for way in self.ways(name)
         ]
         waited = self.micro_batches * sum(sum(s.exposed for s in one.waits) for one in own)
@@ -103,8 +105,11 @@ class Step:
 
     def run(self, act: Act) -> Played:
         """The graph that runs in an act."""
+        return self.played[self.key(act)]
+
+    def key(self, act: Act) -> tuple[str, Direction]:
         assert act.kind in ("forward", "backward"), act
-        return self.played[act.name, act.kind]
+        return act.name, act.kind
 
     # -- when --------------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class _Laying:
     """Puts acts one after the other, as time goes by."""
 
     def __init__(self, step: Step) -> None:
-        self.step, self.now = step, 0.0
+        self.step, self.now, self.number = step, 0.0, 0
         self.order = turns(step.rank, step.ranks, step.virtual, step.micro_batches)
         self.data, self.idle = DataLane(step, self.order), _idle(step, self.order)
 
@@ -147,22 +152,26 @@ class _Laying:
         hop, sent = seconds.pipeline / len(self.order), self.step.model.stream_bytes()
         yield from self._pause("bubble", "the pipeline fills", self.idle.begin)
         for number, turn in enumerate(self.order):
-            yield from self._pause("bubble", "no gradient yet", self.idle.before.get(number, 0.0))
+            self.number = number
+            idle = self.idle.before.get(self.number, 0.0)
+            yield from self._pause("bubble", "no gradient yet", idle)
             yield from self._turn(turn)
             if hop:
-                end = self.now + hop
-                yield Act("send", turn.direction, self.now, end, PIPELINE, nbytes=sent)
+                yield self._act("send", turn.direction, hop, lane=PIPELINE, nbytes=sent)
             yield from self._pause("wait", "neighbour stage", hop)
         yield from self._pause("bubble", "the pipeline drains", self.idle.end)
         if self.data.last:
-            yield self.data.act("reduce", "what is left", self.now, self.now + self.data.last)
+            yield self.data.act("reduce", "what is left", self.now, self.data.last, self.number)
         yield from self._pause("wait", "the last gradients", self.data.last)
         yield from self._pause("update", "optimizer", seconds.optimizer)
+
+    def _act(self, kind: Kind, name: str, seconds: float, **about: Any) -> Act:
+        return Act(kind, name, self.now, self.now + seconds, turn=self.number, **about)
 
     def _pause(self, kind: Kind, name: str, seconds: float) -> Iterator[Act]:
         """No region runs for a while."""
         if seconds > 0:
-            yield Act(kind, name, self.now, self.now + seconds)
+            yield self._act(kind, name, seconds)
             self.now += seconds
 
     def _turn(self, turn: Turn) -> Iterator[Act]:
@@ -171,16 +180,16 @@ class _Laying:
         for name, layer in regions if way == "forward" else reversed(regions):
             if (name, way) not in step.played:
                 continue
-            wait = self.data.wait(turn, name)
+            wait, which = self.data.wait(turn, name), name if layer is None else f"layer {layer}"
             if gather := self.data.gathered(turn, name):
-                named = name if layer is None else f"layer {layer}"
-                yield self.data.act("gather", named, self.now + wait - gather, self.now + wait)
+                begin = self.now + wait - gather
+                yield self.data.act("gather", which, begin, gather, self.number)
             yield from self._pause("wait", "parameters of data ranks", wait)
-            end = self.now + step.played[name, way].seconds
-            yield Act(way, name, self.now, end, layer=layer, micro_batch=turn.micro_batch)
-            self.now = end
+            seconds = step.played[name, way].seconds
+            yield self._act(way, name, seconds, layer=layer, micro_batch=turn.micro_batch)
+            self.now += seconds
             if reduce := self.data.reduced(turn, name):
-                yield self.data.act("reduce", f"layer {layer}", self.now, self.now + reduce)
+                yield self.data.act("reduce", which, self.now, reduce, self.number)
 
 
 @dataclass(frozen=True)

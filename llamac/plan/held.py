@@ -1,0 +1,77 @@
+"""What a rank holds as a step goes by: the same liveness that the predicted peak is taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from llamac.ir.graph import ops_in
+from llamac.passes.footprint import Activations
+from llamac.passes.liveness import Live, saved_bytes
+from llamac.passes.timing import COMPUTE
+from llamac.plan.acts import Act
+from llamac.plan.order import Direction
+from llamac.plan.step import Step
+
+
+@dataclass(frozen=True)
+class Moment:
+    """time: seconds. Bytes held from then on. saved: activations kept for the backward pass;
+    working: what the region that runs needs besides, computed again or for a moment."""
+
+    time: float
+    saved: float
+    working: float
+    logits: float
+    act: Act
+
+    @property
+    def total(self) -> float:
+        return self.saved + self.working + self.logits
+
+
+def moments(step: Step) -> Iterator[Moment]:
+    """In order. What is held throughout is not in them: it is the prediction's."""
+    found = step.model.activations
+    curves = {key: _curve(step, found, *key) for key in step.played}
+    regions, symbols = step.program.regions, step.clock.symbols
+    kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in curves}
+    kept.update(found.kept)
+    saved = 0.0
+    for act in step.acts:
+        if not act.runs:
+            if act.lane == COMPUTE:
+                yield Moment(act.begin, saved, 0.0, 0.0, act)
+            continue
+        own, back = kept[act.name], act.kind == "backward"
+        below = saved - own if back else saved
+        for time, live, logits in curves[step.key(act)]:
+            if back:
+                yield Moment(act.begin + time, saved, max(0.0, live - own), logits, act)
+            else:
+                yield Moment(act.begin + time, saved, live, logits, act)
+        saved = below if back else saved + own
+        yield Moment(act.end, saved, 0.0, 0.0, act)
+
+
+def _curve(
+    step: Step, found: Activations, region: str, direction: Direction
+) -> list[tuple[float, float, float]]:
+    """(seconds from the beginning of a graph, bytes alive while an op runs, of its logits)."""
+    graph, whole = step.graph(region, direction), step.program.regions[region]
+    live = Live(graph, whole.saved if direction == "forward" else (), step.clock.symbols)
+    begins: Mapping[str, float] = {
+        span.node.name: span.begin for span in step.played[region, direction].spans
+    }
+    now, curve = 0.0, []
+    for node in ops_in(graph):
+        now = max(now, begins.get(node.name, now))
+        logits = found.logits if "chunk" in node.kwargs else 0.0
+        curve.append((now, live.during(node), logits))
+        live.run(node)
+    # What a kernel writes for itself, such as attention's scores, no value of the graph is.
+    if region in found.peak:
+        highest = max(bytes for _, bytes, _ in curve)
+        unseen = max(0.0, found.peak[region] - highest) if direction == "backward" else 0.0
+        curve = [(time, bytes + unseen, logits) for time, bytes, logits in curve]
+    return curve
