@@ -1,0 +1,75 @@
+"""Books: one text file each, without what Project Gutenberg puts before and after it.
+
+meta: title, from the file's head or its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from llamac.data.document import Document
+from llamac.data.readers.files import accepted
+from llamac.data.readers.streams import stem
+from llamac.data.readers.trees import entries
+from llamac.runtime.sources import Skipped
+from llamac.spec.data import Source
+
+HEAD, TAIL = 60_000, 120_000  # characters in which Gutenberg's notices begin, at either end
+
+_START = re.compile(
+    r"^[ \t]*(?:\*{3}[ ]*START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*(?:\n[^\n]+){0,3}?\*{3}"
+    r"|\*END[* ]*THE SMALL PRINT[^\n]*)[^\n]*\n",
+    re.M | re.I,
+)
+_END = re.compile(
+    r"^[ \t]*(?:\*{3}[ ]*END OF (?:THE|THIS) PROJECT GUTENBERG"
+    r"|End of (?:the |this )?Project Gutenberg)",
+    re.M | re.I,
+)
+_CREDIT = re.compile(
+    r"\s*(?:E-?text |This e-?book was )?(?:Produced|Prepared|Transcribed) by [^\n]*(?:\n[^\n]+)*\n",
+    re.I,
+)
+_ENCODING = re.compile(rb"^Character set encoding:[ ]*([A-Za-z0-9_-]{3,20})", re.M | re.I)
+_TITLE = re.compile(r"^Title:[ ]*(\S[^\n]*)$", re.M)
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """A file, or those of a directory or tar archive whose names end in .txt or .md."""
+    for entry in entries(path, skipped, lambda name: stem(name).endswith((".txt", ".md"))):
+        where = f"{entry.file}:{entry.line}"
+        text = _decoded(entry.data)
+        if text is None:
+            skipped.add("invalid UTF-8", where)
+            continue
+        text = text.replace("\r\n", "\n")
+        body, title = book(text)
+        if accepted(body, where, skipped):
+            name = os.path.splitext(os.path.basename(stem(entry.name)))[0]
+            yield Document(body, entry.file, entry.line, {"title": title or name})
+
+
+def _decoded(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        declared = _ENCODING.search(data, 0, HEAD)
+    try:
+        return data.decode(declared[1].decode(), "replace") if declared else None
+    except LookupError:
+        return None
+
+
+def book(text: str) -> tuple[str, str]:
+    """(the book without Gutenberg's notices, its title or nothing)."""
+    starts = list(_START.finditer(text, 0, HEAD))  # old files have both forms
+    start = starts[-1] if starts else None
+    named = _TITLE.search(text, 0, start.start()) if start else None
+    first = start.end() if start else 0
+    if start and (credit := _CREDIT.match(text, first)):
+        first = credit.end()
+    end = _END.search(text, max(first, len(text) - TAIL))
+    body = text[first : end.start()] if end else text[first:]
+    return body.strip("\n") + "\n", named[1].strip() if named else ""

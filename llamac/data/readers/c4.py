@@ -1,0 +1,17 @@
+"""C4: the same files as CommonCrawl's, every line of a page kept: C4's own rules judge lines.
+
+meta: as of `commoncrawl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamac.data.document import Document
+from llamac.data.readers.commoncrawl import pages
+from llamac.runtime.sources import Skipped
+from llamac.spec.data import Source
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    return pages(path, False, skipped)
