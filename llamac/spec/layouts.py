@@ -18,7 +18,7 @@ SUGGESTIONS = 3
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
     """Heads, features, vocabulary and positions divide over the tensor and the context ranks."""
     layout = (parallel.tensor, parallel.context)
-    wrong = _complaints(layout, parallel.sequence, model, batch)
+    wrong = complaints(layout, parallel.sequence, model, batch)
     near = _nearest(layout, set(wrong), parallel, model, batch)
     for key, message in wrong.items():
         yield Problem(("parallel", key), message, f"{either(_words(near, layout))} works")
@@ -33,7 +33,7 @@ def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Probl
 
     def works(sequences: int, micro: int = micro, data: int = data, ranks: int = ranks) -> bool:
         whole = sequences % (micro * data) == 0
-        return whole and _keep_busy(sequences // (micro * data), ranks, virtual)
+        return whole and keep_busy(sequences // (micro * data), ranks, virtual)
 
     if works(sequences):
         return
@@ -63,7 +63,7 @@ def _micro_batches(count: int) -> str:
     return "1 micro-batch" if count == 1 else f"{count} micro-batches"
 
 
-def _keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
+def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
     """Are these enough for the ranks of a pipeline? Interleaved, they come in rounds alike."""
     rounds = max(1, micro_batches // ranks) if virtual > 1 else 1
     return micro_batches >= ranks and micro_batches % rounds == 0
@@ -105,10 +105,10 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
     """The most stages that there are layers for, by fewer of each rank, and by fewer ranks."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     count = batch.sequences // (batch.micro_batch * parallel.data_shard * parallel.data_replicate)
-    idle = not _keep_busy(count, ranks, virtual)  # which is a problem of its own
+    idle = not keep_busy(count, ranks, virtual)  # which is a problem of its own
 
     def works(ranks: int, virtual: int) -> bool:
-        return ranks * virtual <= model.n_layers and (idle or _keep_busy(count, ranks, virtual))
+        return ranks * virtual <= model.n_layers and (idle or keep_busy(count, ranks, virtual))
 
     each = [n for n in range(1, virtual) if works(ranks, n)][-1:]
     fewer = [n for n in range(1 if virtual == 1 else 2, ranks) if works(n, virtual)][-1:]
@@ -116,7 +116,7 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
     yield from (f"pipeline = {n}" for n in fewer)
 
 
-def _complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
+def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
     """What is wrong with a layout, by the key to blame."""
     tensor, context = layout
     length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
@@ -156,7 +156,7 @@ def _nearest(
     both = [(t, c) for t in tensors for c in contexts]
     for candidates in (*(alone[key] for key in sorted(blamed)), both):
         working = [
-            other for other in candidates if not _complaints(other, parallel.sequence, model, batch)
+            other for other in candidates if not complaints(other, parallel.sequence, model, batch)
         ]
         if working:
             return sorted(working, key=lambda other: (_distance(layout, other), other))[
