@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,9 +68,53 @@ class Device:
     network: Link
     efficiency: Efficiency = field(default_factory=Efficiency)
 
+    @property
+    def older_attention(self) -> float:
+        """How fast FlashAttention 2 is (PyTorch's, too), beside the device's best kernel: that of
+        Hopper and later needs instructions that it does not use (Shah et al. 2024)."""
+        return 0.62 if "fp8" in self.peak else 1.0
+
+    @property
+    def first_attention(self) -> float:
+        """The same of the first FlashAttention, and of its Triton form (Dao 2023, section 4)."""
+        return 0.75 * self.older_attention
+
     def flops(self, dtype: str) -> float:
         """The peak for a compute dtype; fp16 has bf16's, and what is not listed fp32's."""
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
+
+
+ALIASES = {
+    r"a100.*40": "a100-40gb",
+    r"a100": "a100-80gb",
+    r"a800": "a800",
+    r"(h100|gh200).*(96|500w)": "h100-96gb-500w",
+    r"h100.*nvl": "h100-nvl",
+    r"h100.*pcie": "h100-pcie",
+    r"h800": "h800",
+    r"gh200.*(141|144)": "h200",
+    r"h100|gh200|h20\b": "h100-sxm",
+    r"h200": "h200",
+    r"gb200|gb300": "gb200",
+    r"b200|b100|b300": "b200",
+    r"v100.*16": "v100-16gb",
+    r"v100": "v100-32gb",
+    r"mi250": "mi250x",
+    r"mi3\d\d": "mi300x",
+    r"l40": "l40s",
+    r"4090": "rtx-4090",
+    r"3090": "rtx-3090",
+    r"a10g?\b": "a10g",
+    r"a6000|a40\b": "a6000",
+}
+"""How publications and drivers write GPUs, and our names for them; the first that matches."""
+
+
+def device_named(text: str) -> Device:
+    """The device that a publication means, or the one whose name is nearest. Raises DeviceError."""
+    words = text.lower()
+    name = next((name for pattern, name in ALIASES.items() if re.search(pattern, words)), text)
+    return load_device(name)
 
 
 def names() -> list[str]:

@@ -44,6 +44,7 @@ class Setting:
 
     sharding: what data ranks share; None: as our trainer has it. fp8: do linear layers multiply in
     it? core_again: is attention computed again for its backward pass (Megatron's selective)?
+    micro_batches: of a rank in a step, where fewer than our schedules take.
     """
 
     spec: Spec
@@ -52,6 +53,21 @@ class Setting:
     sharding: Sharding | None = None
     fp8: bool = False
     core_again: bool = False
+    micro_batches: int | None = None
+
+    @property
+    def rank_micro_batches(self) -> int:
+        """Of a data rank in a step."""
+        parallel, batch = self.spec.parallel, self.spec.batch
+        data = parallel.data_shard * parallel.data_replicate
+        return self.micro_batches or batch.sequences // (batch.micro_batch * data)
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        parallel, batch = self.spec.parallel, self.spec.batch
+        data = parallel.data_shard * parallel.data_replicate
+        return self.rank_micro_batches * batch.micro_batch * batch.sequence_length * data
 
     def compile(self) -> Program:
         """The spec's Program, its ops as separate as the style has them."""
@@ -94,8 +110,8 @@ class Prediction:
 
     @cached_property
     def tokens_per_second_per_gpu(self) -> float:
-        spec = self.setting.spec
-        return spec.batch.tokens / self.seconds.total / spec.parallel.ranks
+        ranks = self.setting.spec.parallel.ranks
+        return self.setting.tokens / self.seconds.total / ranks
 
     @property
     def peak(self) -> float:
@@ -162,7 +178,7 @@ class StepModel:
         parallel = spec.parallel
         self.tp, self.cp, self.pp = parallel.tensor, parallel.context, parallel.pipeline
         self.data = parallel.data_shard * parallel.data_replicate
-        self.micro_batches = spec.batch.sequences // (spec.batch.micro_batch * self.data)
+        self.micro_batches = setting.rank_micro_batches
         self.clock = DeviceClock(
             program.symbols,
             program.mesh,
@@ -175,8 +191,9 @@ class StepModel:
         )
         default: Sharding = "zero3" if parallel.data_shard * self.cp > 1 else "none"
         self.sharding: Sharding = setting.sharding or default
-        # Ranks that share state: under FSDP context ranks are among them.
-        self.sharers = parallel.data_shard * self.cp if setting.sharding is None else self.data
+        # Ranks that share state: context ranks are among them.
+        sharers = parallel.data_shard if setting.sharding is None else self.data
+        self.sharers = sharers * self.cp
 
     def prediction(self) -> Prediction:
         program, passes, stages = self.program, self.passes, self.stages
@@ -277,7 +294,7 @@ class StepModel:
             last = self._beside(again + reduce, layer.backward)
             waits = len(layers) * (rounds * forward + (m - 1) * backward + last)
             return waits + rounds * moved(rest, n) + reduce  # the first gather, the last reduction
-        data = self.data if self.setting.sharding else self.data * self.cp
+        data = self.data * self.cp
         if data == 1:
             return 0.0
         wire = self.setting.style.gradient_bytes

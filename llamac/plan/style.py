@@ -34,6 +34,11 @@ class Style:
     gradient_bytes: int = 4
     update_bytes: float = 32.0
 
+    @property
+    def hides_async(self) -> float:
+        """`hides`, once transfers are cut up and moved beside the matmuls they belong to."""
+        return 0.6
+
 
 STYLES = {
     "llamac": Style(host=3e-6),

@@ -10,8 +10,7 @@ from dataclasses import replace
 import torch
 
 from llamac.passes.footprint import Sharding
-from llamac.plan.device import Device, DeviceError, load_device
-from llamac.plan.foreign import DEVICES
+from llamac.plan.device import ALIASES, Device, DeviceError, load_device
 from llamac.plan.predict import Setting
 from llamac.plan.style import STYLES
 from llamac.spec import Spec, SpecError
@@ -38,7 +37,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
 
 def _this_gpu() -> str:
     title = torch.cuda.get_device_name()
-    known = (name for pattern, name in DEVICES.items() if re.search(pattern, title.lower()))
+    known = (name for pattern, name in ALIASES.items() if re.search(pattern, title.lower()))
     name = next(known, None)
     if name is None:
         raise DeviceError(
