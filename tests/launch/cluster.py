@@ -107,10 +107,13 @@ def _packages() -> Path:
 
 
 def _output(command: list[str], where: Path | None = None) -> str:
-    """What a command prints; nothing if it fails."""
-    done = subprocess.run(
-        command, cwd=where, capture_output=True, text=True, timeout=120, check=False
-    )
+    """What a command prints; nothing if it fails, or takes too long."""
+    try:
+        done = subprocess.run(
+            command, cwd=where, capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return ""
     return done.stdout if done.returncode == 0 else ""
 
 
@@ -146,7 +149,10 @@ def _host() -> str:
 @contextmanager
 def _daemon(command: list[str], environment: dict[str, str], state: Path) -> Iterator[None]:
     with open(state / "daemons.log", "ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        except FileNotFoundError as error:
+            raise Unavailable(f"Debian's packages have no {error.filename}") from error
     try:
         yield
     finally:
@@ -162,11 +168,12 @@ def _wait_until_idle(environment: dict[str, str], state: Path, seconds: float = 
     command = ["sinfo", "--noheader", "--format=%T"]
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=20, check=False
-        )
-        if done.stdout.strip() == "idle":
-            return
+        with suppress(subprocess.TimeoutExpired):  # the controller does not answer yet
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=10, check=False
+            )
+            if done.stdout.strip() == "idle":
+                return
         time.sleep(0.3)
     logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in state.glob("*.log"))
     raise Unavailable(f"the node did not come up in {seconds:.0f} s:\n{logs}")
