@@ -45,12 +45,16 @@ RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
 Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
 
 
+def silent(stage: str, done: int) -> None:
+    """Progress that nobody wants to see."""
+
+
 class PreparedDataMismatch(PreparedDataError):
     """The directory was prepared from other settings or other inputs."""
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """The arguments of `prepare`."""
 
     root: Path
@@ -96,43 +100,43 @@ def prepare(
     process at the same directory waits for the first, says so, and finds the data ready.
     Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
-    job = _Job(
+    job = Job(
         Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
-        progress or (lambda stage, done: None),
+        progress or silent,
     )  # fmt: skip
-    settings = _settings(job)
+    settings = settings_of(job)
     with alone(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
         if (job.root / "manifest.json").exists():
-            return _reuse(job, settings)
+            return reuse(job, settings)
         return _prepare(job, settings)
 
 
-def _reuse(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
+def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
     verify_once(job.root, manifest, job.progress)
     return manifest
 
 
-def _prepare(job: _Job, settings: dict[str, Any]) -> dict[str, Any]:
+def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     for source in filter(needs_cleaning, job.sources):
         raise SourceError(
             f"{job.root} holds no prepared data, and source {source['name']!r} of kind "
             f"{source['kind']} must be cleaned first: run `llamac data prepare SPEC --set "
             f"data.directory={job.root}`"
         )
-    inputs = _inputs(job)
+    inputs = inputs_of(job)
     key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
-    model = _tokenizer(job, key)
+    model = tokenizer_of(job, key)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
-    manifest = {"settings": settings, "inputs": inputs} | _summary(job, model, parts)
+    manifest = {"settings": settings, "inputs": inputs} | summary(job, model, parts)
     write_json(job.root / "manifest.json", manifest)
     for part in parts:
-        _say_skipped(job, part)
+        say_skipped(job, part)
     return manifest
 
 
-def _say_skipped(job: _Job, part: dict[str, Any]) -> None:
+def say_skipped(job: Job, part: dict[str, Any]) -> None:
     """One line for a source of which something was left out that may have held text."""
     counts = {reason: n for reason, n in part["skipped"].items() if reason != "empty"}
     if counts:
@@ -144,7 +148,7 @@ def _say_skipped(job: _Job, part: dict[str, Any]) -> None:
 # --- Settings: what makes prepared data the same -------------------------------------------
 
 
-def _settings(job: _Job) -> dict[str, Any]:
+def settings_of(job: Job) -> dict[str, Any]:
     """Flat, named as in the spec, so that a difference can be told in the spec's words."""
     names = [source["name"] for source in job.sources]
     for name in names:
@@ -194,7 +198,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _inputs(job: _Job) -> dict[str, Any]:
+def inputs_of(job: Job) -> dict[str, Any]:
     """What the settings refer to but do not contain."""
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": fingerprint(source)
@@ -202,17 +206,17 @@ def _inputs(job: _Job) -> dict[str, Any]:
         if source["kind"] not in PYTHON
     }
     if path := job.tokenizer.get("path"):
-        inputs["tokenizer.path"] = Tokenizer.load(path).pieces_sha256
+        inputs["tokenizer.path"] = Tokenizer.load(path, job.tokenizer.get("eos")).pieces_sha256
     return inputs
 
 
-def _check_same(job: _Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
+def _check_same(job: Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
     made from: if they are gone, only the settings are compared."""
     changes = differences(manifest["settings"], settings)
     if not changes:
         try:
-            now = _inputs(job)
+            now = inputs_of(job)
         except (SourceError, TokenizerError, OSError) as error:
             if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
                 raise  # the file is there, but no tokenizer
@@ -242,19 +246,20 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 # --- The tokenizer -------------------------------------------------------------------------
 
 
-def _tokenizer(job: _Job, key: str) -> Tokenizer:
-    """The tokenizer of `tokenizer.path`, or a trained one. Kept across a kill."""
+def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer] | None = None) -> Tokenizer:
+    """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
+    whether that of before is still wanted."""
     note, path = job.root / "tokenizer.json", job.root / "tokenizer.model"
     if read_json(note).get("key") == key and path.exists():
         return Tokenizer.load(path)
     given = job.tokenizer.get("path")
-    model = Tokenizer.load(given) if given else _train_tokenizer(job)
+    eos = job.tokenizer.get("eos")
+    model = Tokenizer.load(given, eos) if given else (train or _train_tokenizer)(job)
     if model.vocab_size > job.vocab_size:
         raise TokenizerError(
             f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
             f"{job.vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
         )
-    eos = job.tokenizer.get("eos")
     if eos not in (None, model.eos):
         raise TokenizerError(
             f"tokenizer.eos = {eos}, but documents end with piece {model.eos} of "
@@ -265,7 +270,7 @@ def _tokenizer(job: _Job, key: str) -> Tokenizer:
     return model
 
 
-def _train_tokenizer(job: _Job) -> Tokenizer:
+def _train_tokenizer(job: Job) -> Tokenizer:
     """Trains on a sample of the training documents, each source giving bytes in proportion to its
     share, or all it has."""
     lines: list[str] = []
@@ -278,7 +283,7 @@ def _train_tokenizer(job: _Job) -> Tokenizer:
     return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
 
 
-def _training_texts(job: _Job, source: dict[str, Any]) -> Iterator[str]:
+def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
     skipped, kept, held_out = Skipped(), 0, 0
     for text in documents(source, skipped):
         if job.is_held_out(text.encode()):
@@ -293,7 +298,7 @@ def _training_texts(job: _Job, source: dict[str, Any]) -> Iterator[str]:
 # --- One source ----------------------------------------------------------------------------
 
 
-def _prepare_source(job: _Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
+def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
     finished = read_json(directory / "source.json")
@@ -359,7 +364,7 @@ def _threads() -> int:
 # --- All sources ---------------------------------------------------------------------------
 
 
-def _summary(job: _Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")
