@@ -37,13 +37,19 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     assert last is not None
     files["model.py"] = render_model(last.program)
     if has_whole_model(spec):
-        files["whole_model.py"] = render_model(compile_spec(spec.replace(WHOLE)))
+        files["whole_model.py"] = render_model(compile_spec(_whole(spec)))
     files |= render_trainer(spec)
     files["spec.toml"] = spec.to_toml()
     programs = [text for name, text in files.items() if name.endswith(".py")]
     for name in runtime_files(*programs):
         files[f"runtime/{name}"] = (PACKAGE / "runtime" / name).read_text(encoding="utf-8")
     return files
+
+
+def _whole(spec: Spec) -> Spec:
+    """The same model for one process, which makes text: a budget is for training."""
+    trains = {"activation.checkpoint": "selective", "activation.budget": None}
+    return spec.replace(WHOLE | (trains if spec.activation.budget else {}))
 
 
 def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> None:

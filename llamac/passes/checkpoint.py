@@ -7,11 +7,14 @@ by copies of the forward ops placed just before their first reader.
     selective  keep what costs a matmul or an attention to have again (LLaMA's rule, section 2.4)
     full       keep only the region's inputs
 
+The fourth policy, `budget`, is that of `llamac.passes.budget`, which chooses sets and their layers.
+
 A view is never kept: keeping it would keep its operand's memory, so the operand is kept instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import fx
@@ -34,6 +37,9 @@ POLICIES = {
     "full": (),
 }
 
+Keep = Callable[[fx.Node], bool]
+"""Is this forward value kept? Asked of values that are no views."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -45,14 +51,19 @@ class Checkpoint:
             if region.backward is not None:
                 # The loss is the last thing computed: to recompute it would be to compute it twice.
                 policy = "none" if region.name == "head" and self.policy == "full" else self.policy
-                program = program.with_region(checkpoint(region, POLICIES[policy]))
+                program = program.with_region(checkpoint(region, by_cost(policy)))
         return program
 
 
-def checkpoint(region: Region, kept_costs: tuple[str, ...]) -> Region:
-    """Give a region the saved set a policy asks for, and a backward graph that makes do with it."""
+def by_cost(policy: str) -> Keep:
+    costs = POLICIES[policy]
+    return lambda value: op_of(producer(value)[0]).cost in costs
+
+
+def checkpoint(region: Region, keep: Keep) -> Region:
+    """Give a region its saved set, and a backward graph that makes do with it."""
     assert region.backward is not None
-    rebuild = _Rebuild(region.forward.graph, kept_costs)
+    rebuild = _Rebuild(region.forward.graph, keep)
     for node in region.backward.graph.nodes:
         rebuild.copy(node)
     sort_placeholders(rebuild.graph, region.forward.graph)
@@ -66,9 +77,9 @@ class _Rebuild:
     """Copies a backward graph, node by node; forward values that are not kept are computed again
     when the first op that reads them is copied."""
 
-    def __init__(self, forward: fx.Graph, kept_costs: tuple[str, ...]) -> None:
+    def __init__(self, forward: fx.Graph, keep: Keep) -> None:
         self.forward = {node.name: node for node in forward.nodes}
-        self.kept_costs = kept_costs
+        self.keep = keep
         self.graph = fx.Graph()
         self.build = Builder(self.graph)
         self.copies: dict[fx.Node, fx.Node] = {}  # of backward nodes
@@ -98,7 +109,7 @@ class _Rebuild:
         if isinstance(value.meta["type"], tuple):
             return False  # an op with several results: each is kept on its own
         source, _ = producer(value)
-        return op_of(source).cost in self.kept_costs
+        return op_of(source).cost != "view" and self.keep(value)
 
     def _placeholder(self, value: fx.Node) -> fx.Node:
         role = value.meta.get("role", "saved")

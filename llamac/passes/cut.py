@@ -2,7 +2,8 @@
 
 The embedding belongs to the first stage, the final norm and the loss to the last. All ranks wait
 for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times are those of
-`llamac.passes.timing`, recomputation included.
+`llamac.passes.timing`, recomputation included. A cut that `budget` made stays: what its layers keep
+was chosen for it.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ class Cut:
     name: str = "cut"
 
     def apply(self, program: Program) -> Program:
-        if self.stages == 1:
+        if self.stages == 1 or program.stages:
             return program
         clock = Clock(program.symbols, program.mesh)
-        seconds = {name: _seconds(region, clock) for name, region in program.regions.items()}
+        seconds = {name: seconds_of(region, clock) for name, region in program.regions.items()}
         layers = [seconds[name] for name in program.layers]
         counts = balanced(layers, self.stages, seconds["embed"], seconds["head"])
         return replace(program, stages=counts)
 
 
-def _seconds(region: Region, clock: Clock) -> float:
+def seconds_of(region: Region, clock: Clock) -> float:
     """One forward and one backward pass."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
     return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)

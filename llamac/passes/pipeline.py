@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.async_tensor import AsyncTensor
+from llamac.passes.budget import Budget, Decided, Limit
 from llamac.passes.checkpoint import Checkpoint
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
@@ -51,7 +52,11 @@ PASSES = (
 NAMES = tuple(step.name for step in PASSES)
 
 
-def passes_for(spec: Spec) -> tuple[Pass, ...]:
+SavedSets = tuple[tuple[str, ...], ...]
+"""Under a budget: the names of the values that each variant of a layer keeps."""
+
+
+def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
     """The passes after `lower`, in order, with the options the spec gives them."""
     return (
         Pack(),
@@ -64,10 +69,33 @@ def passes_for(spec: Spec) -> tuple[Pass, ...]:
         Context(ranks=spec.parallel.context),
         Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),
         Differentiate(),
-        Checkpoint(policy=spec.activation.checkpoint),
+        _checkpoint(spec, decided),
         Cut(stages=spec.parallel.stages),
         AsyncTensor(enabled=spec.parallel.async_tensor),
         Overlap(enabled=spec.parallel.overlap),
+    )
+
+
+def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
+    activation, parallel, batch = spec.activation, spec.parallel, spec.batch
+    if activation.budget is None:
+        return Checkpoint(policy=activation.checkpoint)
+    if decided:
+        return Decided(decided)
+    sharers = parallel.data_shard * parallel.context
+    data = parallel.data_shard * parallel.data_replicate
+    return Budget(
+        Limit(
+            nbytes=activation.budget,
+            where=spec.where("activation.budget"),
+            dtype=spec.precision.compute,
+            sharding="zero3" if sharers > 1 else "none",
+            sharers=sharers,
+            micro_batches=batch.sequences // (batch.micro_batch * data),
+            pipeline=parallel.pipeline,
+            virtual=parallel.pipeline_virtual,
+            overlap=parallel.overlap,
+        )
     )
 
 
@@ -81,10 +109,18 @@ class Stage:
     verifying: float
 
 
-def stages(spec: Spec, disable: Collection[str] = (), stop_after: str = "") -> Iterator[Stage]:
-    """Compile: yields each stage once it is verified. Raises VerificationError inside the IR."""
+def stages(
+    spec: Spec,
+    disable: Collection[str] = (),
+    stop_after: str = "",
+    decided: SavedSets = (),
+) -> Iterator[Stage]:
+    """Compile: yields each stage once it is verified. Raises VerificationError inside the IR.
+
+    decided: under a budget, what `saved_sets` found for another spec; its own is not looked at.
+    """
     program = None
-    for step in (Lower(), *passes_for(spec)):
+    for step in (Lower(), *passes_for(spec, decided)):
         if step.name not in disable:
             start = time.perf_counter()
             program = step.apply(spec if program is None else program)  # type: ignore[arg-type]
@@ -99,3 +135,16 @@ def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
     """The Program after the last pass."""
     *_, last = stages(spec, disable)
     return last.program
+
+
+def saved_sets(spec: Spec) -> SavedSets:
+    """What each variant of a layer keeps under the spec's budget; nothing if it has none."""
+    if spec.activation.budget is None:
+        return ()
+    *_, last = stages(spec, stop_after="checkpoint")
+    return tuple(last.program.regions[name].saved for name, _ in variants(last.program))
+
+
+def variants(program: Program) -> list[tuple[str, int]]:
+    """The regions that layers run, and how many layers each, in order of their first."""
+    return [(name, program.layers.count(name)) for name in dict.fromkeys(program.layers)]

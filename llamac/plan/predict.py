@@ -280,7 +280,6 @@ class StepModel:
             return clock.collective(times * nbytes * (ranks - 1) / ranks, ranks, at)
 
         if self.sharding == "zero3" and n > 1:
-            layer = passes[layers[0]]
             wire = self.setting.style.gradient_bytes
             gather, reduce = moved(size * own.layer, n), moved(wire * own.layer, n)
             if replicas > 1:
@@ -289,10 +288,12 @@ class StepModel:
             rounds = 1 if self.pp > 1 else m  # a stage's layers stay gathered for a step
             again = gather if self.pp == 1 else 0.0
             each = reduce if self.setting.style.each_time else 0.0
-            forward = self._beside(gather, layer.forward)
-            backward = self._beside(again + each, layer.backward)
-            last = self._beside(again + reduce, layer.backward)
-            waits = len(layers) * (rounds * forward + (m - 1) * backward + last)
+            waits = sum(
+                rounds * self._beside(gather, layer.forward)
+                + (m - 1) * self._beside(again + each, layer.backward)
+                + self._beside(again + reduce, layer.backward)
+                for layer in (passes[name] for name in layers)
+            )
             return waits + rounds * moved(rest, n) + reduce  # the first gather, the last reduction
         data = self.data * self.cp
         if data == 1:

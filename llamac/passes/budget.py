@@ -1,0 +1,299 @@
+"""budget: what layers keep is chosen so that a rank stays within so many bytes and computes least
+again.
+
+Layers run one of two variants of a block, each with its own saved set; those that keep less come
+first, for when the backward pass reaches them, what the others kept is free. All pairs of sets and
+all numbers of layers are tried, so nothing within the limit is faster. Every pipeline rank has its
+own number: the first keeps most micro-batches alive at once.
+
+What a rank holds is found as for `llamac plan`: parameters, gradients and optimizer state, what
+layers keep of all micro-batches in flight, the peak of the layer or the loss at work, what it
+computes again included. The process' own memory and what the allocator loses come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from llamac.ir.graph import ops_in, type_of
+from llamac.ir.program import Program, Region
+from llamac.ir.values import operands_of
+from llamac.ops.overlapped import is_collective
+from llamac.passes.checkpoint import by_cost, checkpoint
+from llamac.passes.cut import Cut, seconds_of
+from llamac.passes.footprint import (
+    Activations,
+    Sharding,
+    activations,
+    behind,
+    held,
+    in_flight,
+    states,
+)
+from llamac.passes.saved_sets import SavedSet, saved_sets
+from llamac.passes.timing import Clock
+
+LEAN = "_lean"  # what the name of the variant that keeps less ends in
+
+
+class BudgetError(ValueError):
+    """No choice of what to keep stays within the budget; says how little would be possible."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Limit:
+    """nbytes: that a rank may hold. where: the spec's line that says so. sharding, sharers: how
+    many ranks share which state. micro_batches: of a step. overlap: will collectives run beside
+    other work, which takes memory?"""
+
+    nbytes: int
+    where: str
+    dtype: str
+    sharding: Sharding
+    sharers: int
+    micro_batches: int
+    pipeline: int = 1
+    virtual: int = 1
+    overlap: bool = True
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The pass `checkpoint` under `activation.checkpoint = "budget"`."""
+
+    limit: Limit
+    name: str = "checkpoint"
+
+    def apply(self, program: Program) -> Program:
+        block = program.regions[program.layers[0]]
+        clock = Clock(program.symbols, program.mesh)
+        sets = saved_sets(block, clock)
+        plan = _cheapest(_trial(program, sets, self.limit), self.limit)
+        program = replace(program, stages=plan.stages)
+        kept = [sets[plan.lean].names, sets[plan.rich].names]
+        notes = _notes(program, plan, sets, seconds_of(block, clock), self.limit)
+        return with_variants(program, kept, plan.layers).with_notes(*notes)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The same saved sets for another program of the same ops: the small twin of a spec. kept: the
+    names of what each variant keeps. Layers are split evenly."""
+
+    kept: Sequence[Sequence[str]]
+    name: str = "checkpoint"
+
+    def apply(self, program: Program) -> Program:
+        count = len(program.layers)
+        lean = count // 2 if len(self.kept) > 1 else 0
+        kept = [frozenset(self.kept[0]), frozenset(self.kept[-1])]
+        return with_variants(program, kept, (True,) * lean + (False,) * (count - lean))
+
+
+def with_variants(
+    program: Program, kept: Sequence[frozenset[str]], lean: Sequence[bool]
+) -> Program:
+    """Layers that keep kept[0] where `lean` says so, kept[1] elsewhere. All else keeps everything:
+    there is one of each, and the loss is followed by its backward pass at once."""
+    name = program.layers[0]
+    block = program.regions[name]
+    for region in program.regions.values():
+        if region.backward is not None and region is not block:
+            program = program.with_region(checkpoint(region, by_cost("none")))
+    both = any(lean) and not all(lean)
+    names = {True: f"{name}{LEAN}" if both else name, False: name}
+    variants = {names[one]: _variant(block, names[one], kept[not one]) for one in set(lean)}
+    regions: dict[str, Region] = {}
+    for key, region in program.regions.items():
+        regions |= dict(sorted(variants.items(), reverse=True)) if key == name else {key: region}
+    return replace(program, regions=regions, layers=tuple(names[one] for one in lean))
+
+
+def _variant(block: Region, name: str, kept: frozenset[str]) -> Region:
+    return replace(checkpoint(block, lambda value: value.name in kept), name=name)
+
+
+# -- the choice ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What the choice is made from. ranks: of each pipeline rank how many layers it runs, bytes of
+    its state and logits, micro-batches in flight, and seconds of what is not computed again."""
+
+    sets: Sequence[SavedSet]
+    found: Activations
+    names: Sequence[str]  # of the sets' regions
+    stages: tuple[int, ...]
+    layers: tuple[int, ...]
+    state: tuple[float, ...]
+    flying: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def nbytes(self, rank: int, lean: int, rich: int, first: int) -> float:
+        """Of a rank whose `first` layers keep the set `lean`, and the others `rich`."""
+        rest = self.layers[rank] - first
+        runs = [(self.names[lean], first)] * (first > 0) + [(self.names[rich], rest)] * (rest > 0)
+        last = rank == len(self.layers) - 1
+        return self.state[rank] + behind(self.found, runs, self.flying[rank], last)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """lean, rich: the sets. first: how many layers of each pipeline rank keep `lean`. layers: does
+    each? nbytes: of the fullest rank. seconds: of the slowest, and what all compute again."""
+
+    lean: int
+    rich: int
+    first: tuple[int, ...]
+    layers: tuple[bool, ...]
+    stages: tuple[int, ...]
+    nbytes: float
+    seconds: float
+    again: float
+
+
+def _trial(program: Program, sets: Sequence[SavedSet], limit: Limit) -> _Trial:
+    whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
+    name = program.layers[0]
+    block, names = program.regions[name], [f"{name}:{number}" for number in range(len(sets))]
+    variants = {own: _variant(block, own, one.names) for own, one in zip(names, sets, strict=True)}
+    trial = replace(whole, regions={**whole.regions, **variants}, layers=tuple(names))
+    found = activations(trial)
+    if limit.overlap:
+        room = _headroom(block, program.symbols)
+        found = replace(found, peak={key: peak + room for key, peak in found.peak.items()})
+
+    pipeline, count = limit.pipeline, len(program.layers)
+    stages = Cut(pipeline * limit.virtual).apply(program).stages
+    layers = [sum((stages or (count,))[rank::pipeline]) for rank in range(pipeline)]
+    clock = Clock(program.symbols, program.mesh)
+    each, before, after = (seconds_of(program.regions[r], clock) for r in (name, "embed", "head"))
+    state, flying = [], []
+    for rank, own in enumerate(layers):
+        last = rank == pipeline - 1
+        mine = held(program, own, rank == 0, last)
+        parts = states(
+            mine, limit.dtype, limit.sharding, limit.sharers, limit.micro_batches, pipeline > 1
+        )
+        state.append(sum(parts.values()) + (found.logits if last else 0.0))
+        one = pipeline == 1
+        flying.append(1 if one else in_flight(rank, pipeline, limit.virtual, limit.micro_batches))
+    seconds = [
+        own * each + before * (rank == 0) + after * (rank == pipeline - 1)
+        for rank, own in enumerate(layers)
+    ]
+    return _Trial(
+        sets, found, names, stages, tuple(layers), tuple(state), tuple(flying), tuple(seconds)
+    )
+
+
+def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
+    """What `overlap` may add to the peak: what the largest collective reads and fills."""
+    assert block.backward is not None
+    return max(
+        (
+            sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
+            for module in (block.forward, block.backward)
+            for node in ops_in(module.graph)
+            if is_collective(node)
+        ),
+        default=0,
+    )
+
+
+def _cheapest(trial: _Trial, limit: Limit) -> _Plan:
+    """Of all that is within the limit: the fastest slowest rank, then least computed again in all,
+    then one variant rather than two, then fewest bytes. Raises BudgetError."""
+    plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
+    if not plans:
+        raise BudgetError(_impossible(trial, limit))
+    return min(plans, key=lambda p: (p.seconds, p.again, p.lean != p.rich, p.nbytes))
+
+
+def _plans(trial: _Trial, most: float) -> Iterator[_Plan | None]:
+    """For each pair of sets, as few lean layers on each rank as bring it within `most` bytes."""
+    for lean, less in enumerate(trial.sets):
+        for rich, more in enumerate(trial.sets):
+            if lean == rich or less.seconds > more.seconds:
+                yield _plan(trial, lean, rich, most)
+
+
+def _plan(trial: _Trial, lean: int, rich: int, most: float) -> _Plan | None:
+    first, nbytes, again, slowest = [], 0.0, 0.0, 0.0
+    for rank, count in enumerate(trial.layers):
+        tried = range(1) if lean == rich else range(count + 1)
+        sizes = ((number, trial.nbytes(rank, lean, rich, number)) for number in tried)
+        number, size = next((found for found in sizes if found[1] <= most), (-1, 0.0))
+        if number < 0:
+            return None
+        own = number * trial.sets[lean].seconds + (count - number) * trial.sets[rich].seconds
+        slowest, again = max(slowest, trial.seconds[rank] + own), again + own
+        nbytes = max(nbytes, size)
+        first.append(number)
+    return _Plan(
+        lean, rich, tuple(first), _spread(trial, first), trial.stages, nbytes, slowest, again
+    )
+
+
+def _spread(trial: _Trial, first: Sequence[int]) -> tuple[bool, ...]:
+    """Of each layer of the model, is it one of the first of its rank?"""
+    left, lean = list(first), []
+    for stage, count in enumerate(trial.stages or trial.layers):
+        rank = stage % len(trial.layers)
+        own = min(count, left[rank])
+        left[rank] -= own
+        lean += [True] * own + [False] * (count - own)
+    return tuple(lean)
+
+
+# -- what is said ----------------------------------------------------------------------------------
+
+
+def _impossible(trial: _Trial, limit: Limit) -> str:
+    least = min(
+        max(
+            min(trial.nbytes(rank, lean, rich, number) for number in range(count + 1))
+            for rank, count in enumerate(trial.layers)
+        )
+        for lean in range(len(trial.sets))
+        for rich in range(len(trial.sets))
+    )
+    state = max(trial.state)
+    return (
+        f"{limit.where}: a budget of {_gigabytes(limit.nbytes)} cannot be met: a rank holds "
+        f"{_gigabytes(least)} at least, {_gigabytes(state)} of it parameters, gradients, "
+        f'optimizer state and logits. Set budget = "{_gigabytes(least)}" or more, or lower '
+        "batch.micro_batch, or share more over ranks in [parallel]"
+    )
+
+
+def _gigabytes(nbytes: float) -> str:
+    """Rounded up to what can be written as a budget: 60GB, 31.25GB, 420MB."""
+    scale, unit = (1e9, "GB") if nbytes >= 1e9 else (1e6, "MB")
+    return f"{ceil(nbytes / scale * 100) / 100:.2f}".rstrip("0").rstrip(".") + unit
+
+
+def _notes(
+    program: Program, plan: _Plan, sets: Sequence[SavedSet], once: float, limit: Limit
+) -> Iterator[str]:
+    """once: seconds of a layer that computes nothing again."""
+    nodes = program.regions[program.layers[0]].forward.graph.nodes
+    total = sum(plan.layers)
+    for number, count in ((plan.lean, total), (plan.rich, len(plan.layers) - total)):
+        if count:
+            one = sets[number]
+            names = [node.name for node in nodes if node.name in one.names]
+            yield (
+                f"checkpoint: {count} of {len(plan.layers)} layers keep {_gigabytes(one.nbytes)} "
+                f"and compute {one.seconds / once:.1%} of their work again; kept: "
+                f"{', '.join(['the input', *names])}"
+            )
+    yield (
+        f"checkpoint: {_gigabytes(plan.nbytes)} on the fullest rank, of a budget of "
+        f"{_gigabytes(limit.nbytes)}"
+    )

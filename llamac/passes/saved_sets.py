@@ -1,0 +1,227 @@
+"""What a region may keep for its backward pass, and what each choice costs.
+
+A set is worth a look only if every value in it is read, and if no other set keeps less, computes
+less again and has a lower peak besides. Peaks are those of `llamac.passes.liveness` over the graphs
+that `checkpoint` would write, found without writing them: a block has hundreds of sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+
+from torch import fx
+
+from llamac.ir.graph import ops_in, output_of, placeholders, producer, type_of
+from llamac.ir.program import Region
+from llamac.ir.values import base_of, operands_of, values_of
+from llamac.passes.timing import Clock
+
+Step = tuple[list[fx.Node], list[fx.Node]]
+"""The values an op reads and those it makes; views stand for what they look into."""
+
+
+@dataclass(frozen=True)
+class SavedSet:
+    """names: of the values kept besides inputs. nbytes: of all that is kept. seconds: of what is
+    computed again. transient: bytes of the peak beyond those kept."""
+
+    names: frozenset[str]
+    nbytes: int
+    seconds: float
+    transient: int
+
+    def beats(self, other: SavedSet) -> bool:
+        """Is it as good in every respect?"""
+        return (
+            self.nbytes <= other.nbytes
+            and self.seconds <= other.seconds
+            and self.transient <= other.transient
+        )
+
+
+def saved_sets(region: Region, clock: Clock) -> list[SavedSet]:
+    """The sets that no other beats, from the one that keeps least on. region: as `differentiate`
+    left it."""
+    sketch = _Sketch(region, clock)
+    best: list[SavedSet] = []
+    # No set has a lower transient than the one that keeps everything: others add to it what they
+    # compute again. So much is known of a set before it is complete.
+    floor = sketch.priced(sketch.everything()).transient
+
+    def hopeless(choice: _Choice) -> bool:
+        nbytes, seconds = choice.nbytes, choice.seconds
+        return any(
+            one.nbytes <= nbytes
+            and one.seconds <= seconds * (1 + 1e-12)
+            and one.transient <= floor + nbytes - one.nbytes
+            for one in best
+        )
+
+    for choice in sketch.choices(hopeless):
+        found = sketch.priced(choice)
+        if not any(one.beats(found) for one in best):
+            best = [one for one in best if not found.beats(one)] + [found]
+    return sorted(best, key=lambda one: (one.nbytes, one.seconds, one.transient))
+
+
+def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
+    """Each set whose values are all read."""
+    sketch = _Sketch(region, clock)
+    return map(sketch.priced, sketch.choices(lambda _: False))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is decided so far, of values later in the forward pass than those pending. ops: run
+    again for the values in `again`."""
+
+    pending: frozenset[fx.Node]
+    kept: frozenset[fx.Node] = frozenset()
+    again: frozenset[fx.Node] = frozenset()
+    inputs: frozenset[fx.Node] = frozenset()
+    nbytes: int = 0
+    seconds: float = 0.0
+
+
+class _Sketch:
+    """A region's two graphs as lists of what is read and made, views left out."""
+
+    def __init__(self, region: Region, clock: Clock) -> None:
+        assert region.backward is not None
+        forward, backward = region.forward.graph, region.backward.graph
+        self.known = {node.name: node for node in forward.nodes}
+        self.order = {node: index for index, node in enumerate(forward.nodes)}
+        self.inputs = placeholders(forward, "input")
+        self.result = base_of(output_of(forward))
+        self.reads = {node: self._reads(node) for node in ops_in(forward)}
+        self.forward = [(reads, _makes(node)) for node, reads in self.reads.items()]
+        self.source = {value: producer(value)[0] for value in forward.nodes}
+        # What is read there is named as in the forward graph, unless the backward pass makes it.
+        self.backward = [(self._reads(node), _makes(node)) for node in ops_in(backward)]
+        self.returned = {base_of(value) for value in output_of(backward).values()}
+        values = [*self.inputs, *(value for steps in self._steps() for value in steps[1])]
+        self.size = {value: type_of(value).nbytes(clock.symbols) for value in values}
+        cotangents = placeholders(backward, "cotangent")
+        self.given = sum(type_of(value).nbytes(clock.symbols) for value in cotangents)
+        self.seconds = {node: clock.seconds(node) for node in ops_in(forward)}
+
+    def _steps(self) -> Sequence[Step]:
+        return [*self.forward, *self.backward]
+
+    def _reads(self, node: fx.Node) -> list[fx.Node]:
+        """Bases of an op's operands that are activations, each once, in order."""
+        return list(dict.fromkeys(base for one in operands_of(node) if (base := self._base(one))))
+
+    def _base(self, value: fx.Node) -> fx.Node | None:
+        base = base_of(value)
+        if base.meta.get("role") == "saved":
+            base = base_of(self.known[base.name])
+        return None if base.meta.get("role") in ("param", "constant", "cotangent") else base
+
+    def asked(self) -> frozenset[fx.Node]:
+        return frozenset(v for reads, _ in self.backward for v in reads if v in self.order)
+
+    def everything(self) -> _Choice:
+        """Nothing is computed again."""
+        asked = self.asked()
+        inputs = frozenset(value for value in asked if value.op == "placeholder")
+        nbytes = sum(self.size[value] for value in asked)
+        return _Choice(frozenset(), asked - inputs, inputs=inputs, nbytes=nbytes)
+
+    def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
+        """Every way to have what the backward pass asks for, but for what is hopeless. Of what is
+        needed the last is decided first: what it is made of comes before it."""
+        left = [_Choice(self.asked())]
+        while left:
+            choice = left.pop()
+            if hopeless(choice):
+                continue
+            if not choice.pending:
+                yield choice
+                continue
+            value = max(choice.pending, key=self.order.__getitem__)
+            left += self._decided(choice, value)
+
+    def _decided(self, choice: _Choice, value: fx.Node) -> Iterator[_Choice]:
+        rest, nbytes = choice.pending - {value}, choice.nbytes + self.size[value]
+        if value.op == "placeholder":
+            yield replace(choice, pending=rest, inputs=choice.inputs | {value}, nbytes=nbytes)
+            return
+        yield replace(choice, pending=rest, kept=choice.kept | {value}, nbytes=nbytes)
+        source = self.source[value]
+        ran = any(self.source[other] is source for other in choice.again)
+        yield replace(
+            choice,
+            pending=rest.union(self.reads[source]),
+            again=choice.again | {value},
+            seconds=choice.seconds + (0.0 if ran else self.seconds[source]),
+        )
+
+    def priced(self, choice: _Choice) -> SavedSet:
+        ops = {self.source[value] for value in choice.again}
+        return SavedSet(
+            names=frozenset(value.name for value in choice.kept),
+            nbytes=choice.nbytes,
+            seconds=fsum(self.seconds[op] for op in ops),
+            transient=self.peak(choice.kept, choice.inputs) - choice.nbytes,
+        )
+
+    def peak(self, kept: frozenset[fx.Node], inputs: frozenset[fx.Node]) -> int:
+        """The most bytes alive in the forward or the backward pass."""
+        entering = sum(self.size[value] for value in self.inputs)
+        ahead = self._most(entering, self._ahead(kept), kept | {self.result})
+        saved = sum(self.size[value] for value in kept | inputs)
+        behind = self._most(self.given + saved, self._behind(kept), self.returned | kept)
+        return max(ahead, behind)
+
+    def _ahead(self, kept: frozenset[fx.Node]) -> list[Step]:
+        """The forward pass, without what nobody reads."""
+        wanted = {self.result, *kept}
+        steps: list[Step] = []
+        for reads, makes in reversed(self.forward):
+            if used := [value for value in makes if value in wanted]:
+                wanted.update(reads)
+                steps.append((reads, used))
+        return steps[::-1]
+
+    def _behind(self, kept: frozenset[fx.Node]) -> list[Step]:
+        """The backward pass, what it computes again just before its first reader."""
+        steps: list[Step] = []
+        there = set(kept)
+        again: dict[fx.Node, list[fx.Node]] = {}  # op → what of it is read
+
+        def have(value: fx.Node) -> None:
+            if value in there or value.op == "placeholder" or value not in self.order:
+                return
+            there.add(value)
+            source = self.source[value]
+            if source in again:
+                again[source].append(value)
+                return
+            reads, again[source] = self.reads[source], [value]
+            for one in reads:
+                have(one)
+            steps.append((reads, again[source]))
+
+        for reads, makes in self.backward:
+            for value in reads:
+                have(value)
+            steps.append((reads, makes))
+        return steps
+
+    def _most(self, alive: int, steps: list[Step], held: set[fx.Node] | frozenset[fx.Node]) -> int:
+        last = {value: number for number, (reads, _) in enumerate(steps) for value in reads}
+        most = alive
+        for number, (reads, makes) in enumerate(steps):
+            alive += sum(self.size[value] for value in makes)
+            most = max(most, alive)
+            for value in reads:
+                if last[value] == number and value not in held and value.op != "placeholder":
+                    alive -= self.size[value]
+        return most
+
+
+def _makes(node: fx.Node) -> list[fx.Node]:
+    return [value for value in values_of(node) if base_of(value) is value]
