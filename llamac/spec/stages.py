@@ -12,7 +12,7 @@ from pydantic import Field
 
 from llamac.spec.errors import Problem
 from llamac.spec.section import FromArray, NonEmpty, Section
-from llamac.spec.units import Count, Fraction
+from llamac.spec.units import Count, Fraction, Tokens
 
 Names = Annotated[tuple[NonEmpty, ...], FromArray, Field(min_length=1)]
 
@@ -97,13 +97,17 @@ class Perplexity(Section):
     """
 
     stage: Literal["perplexity"] = "perplexity"
-    model: NonEmpty = Field(default="models/perplexity.npz", description="Language model file.")
+    model: NonEmpty = Field(default="models/perplexity.bin", description="Language model file.")
     reference: NonEmpty | None = Field(
         default=None,
         description="Name of the source the model is trained on. Default: that of kind wikipedia.",
     )
     order: Annotated[int, Field(ge=2, le=5)] = Field(
-        default=5, description="Longest n-gram of the language model, pieces."
+        default=3,
+        description="Longest n-gram of the language model, words; CCNet's has 5 pieces of words.",
+    )
+    max_words: Tokens = Field(
+        default=20_000_000, description="Words the language model is trained on at most."
     )
     head: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1 / 3, description="Part of the documents that is the head."
@@ -128,7 +132,7 @@ class Quality(Section):
     """
 
     stage: Literal["quality"] = "quality"
-    model: NonEmpty = Field(default="models/quality.npz", description="Classifier file.")
+    model: NonEmpty = Field(default="models/quality.bin", description="Classifier file.")
     threshold: Fraction = Field(
         default=0.5, description="Least probability of being cited that is kept."
     )
@@ -145,7 +149,7 @@ class Quality(Section):
         default=2**20, description="Features that words and pairs of words are hashed to."
     )
     max_pages: Count = Field(
-        default=300_000, description="Pages of each class that are trained on at most."
+        default=100_000, description="Pages of each class that are trained on at most."
     )
 
 

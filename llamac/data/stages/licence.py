@@ -41,7 +41,8 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
 
     Of alternatives (`OR`, `/`) one has to, of what applies together (`AND`, a comma) all.
     """
-    tokens = _TOKEN.findall(expression.replace("/", " or ").replace(",", " and ").lower())
+    spelled = expression.lower().replace("and/or", "or").replace("/", " or ").replace(",", " and ")
+    tokens = _TOKEN.findall(spelled)
     tokens = [
         token for at, token in enumerate(tokens) if token != "and" or not _repeats(tokens, at)
     ]
@@ -50,7 +51,7 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
     def alternatives() -> bool:
         nonlocal position
         found = together()
-        while position < len(tokens) and tokens[position] in ("or", "and/or"):
+        while position < len(tokens) and tokens[position] == "or":
             position += 1
             found = together() or found
         return found

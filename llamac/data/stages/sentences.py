@@ -8,7 +8,7 @@ _END = re.compile(r"""[.?!…]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\Wa-z_])"
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _ABBREVIATIONS = re.compile(
     "(adj|adv|al|approx|apr|assoc|aug|ave|bros|capt|cf|cmdr|co|col|corp|dec|dept|dr|e.g|eds?|eq|esp"
-    "|est|etc|feb|figs?|gen|gov|i.e|inc|jan|jr|jul|jun|lt|ltd|mar|messrs|mrs?|ms|mt|nos?|nov|oct|op"
+    "|est|etc|feb|figs?|gen|gov|i.e|inc|jan|jr|jul|jun|lt|ltd|mar|messrs|mrs?|ms|mt|nov|oct|op"
     "|pp?|prof|rep|rev|sec|sen|sept?|sgt|sr|st|u.k|u.s|vols?|vs)",
     re.IGNORECASE,
 )

@@ -1,0 +1,279 @@
+"""`llamac data classifier`: trains the models that stages of a spec's sources need.
+
+For `quality`: pages of the source that Wikipedia cites against as many others, drawn at random;
+both pass the filters that stand before the stage, and the same rule of length. For `perplexity`: a
+language model of the Wikipedia source, in the languages that the source keeps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Rejected
+from llamac.data.readers import reader_for
+from llamac.data.stages import StageError, arrays, build, ngram_model, quality
+from llamac.data.stages.words import Hashes, hashed
+from llamac.runtime.sources import Skipped, file_list
+from llamac.spec.data import Data, Source
+from llamac.spec.stages import Language, Perplexity, Quality
+
+FEWEST = 20
+"""Cited pages below which there is nothing to learn from."""
+
+HELD_OUT = 10  # one page in so many is judged by, not learnt from
+
+Say = Callable[[str], None]
+
+
+def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
+    """Trains and writes the model of every `perplexity` and `quality` stage; each has a report,
+    which is also written beside it as JSON. Raises StageError.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    for source in data.source:
+        for number, stage in enumerate(source.stage):
+            if not isinstance(stage, Perplexity | Quality):
+                continue
+            reference = _reference(data, source, stage)
+            path = Path(stage.model)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            say(f"{source.name}: {stage.stage} from {reference.name}")
+            if isinstance(stage, Perplexity):
+                report = _language_model(source, stage, reference, path)
+            else:
+                report = _classifier(source, number, reference, path)
+            _write(path.with_name(path.name + ".json"), report)
+            reports[stage.model] = report
+    if not reports:
+        raise StageError("no source has a stage that is trained: `perplexity` or `quality`")
+    return reports
+
+
+def _reference(data: Data, source: Source, stage: Perplexity | Quality) -> Source:
+    where = f"{source.name}: {stage.stage}"
+    if stage.reference is not None:
+        found = [other for other in data.source if other.name == stage.reference]
+        if not found:
+            raise StageError(f"{where}: there is no source `{stage.reference}`")
+    else:
+        found = [other for other in data.source if other.kind == "wikipedia"]
+        if not found:
+            hint = "add one, or name a source with `reference`"
+            raise StageError(f"{where}: no source of kind wikipedia to learn from; {hint}")
+    if isinstance(stage, Quality) and found[0].kind != "wikipedia":
+        raise StageError(f"{where}: `reference` = {found[0].name!r} is not of kind wikipedia")
+    return found[0]
+
+
+# --- The language model --------------------------------------------------------------------
+
+
+def _language_model(
+    source: Source, stage: Perplexity, reference: Source, path: Path
+) -> dict[str, Any]:
+    languages = {
+        language
+        for other in source.stage
+        if isinstance(other, Language)
+        for language in other.languages
+    }
+    counts = {"documents": 0, "characters": 0}
+
+    def texts() -> Iterator[str]:
+        for document in _documents(reference):
+            told = document.meta.get("language")
+            if languages and told is not None and told not in languages:
+                continue
+            counts["documents"] += 1
+            counts["characters"] += len(document.text)
+            yield document.text
+
+    try:
+        model = ngram_model.train(texts(), stage.order, stage.max_words)
+    except ValueError as error:
+        raise StageError(f"{source.name}: perplexity: {reference.name}: {error}") from None
+    arrays.save(path, model)
+    return {"model": str(path), "reference": reference.name, "order": stage.order, **counts}
+
+
+# --- The classifier ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Page:
+    key: int
+    length: int
+    features: quality.Features
+    cited: bool
+
+
+@dataclass
+class _Sample:
+    """The pages with the least hashes of all that are offered: a random sample, and always the
+    same one, whatever the order of the pages."""
+
+    size: int
+    largest: list[int] = field(default_factory=list)
+    kept: dict[int, tuple[int, quality.Features]] = field(default_factory=dict)
+    offered: int = 0
+
+    def offer(self, key: int, length: int, page: quality.Features) -> None:
+        self.offered += 1
+        if key in self.kept:  # the same text again
+            return
+        if len(self.kept) < self.size:
+            heapq.heappush(self.largest, -key)
+        elif key < -self.largest[0]:
+            del self.kept[-heapq.heapreplace(self.largest, -key)]
+        else:
+            return
+        self.kept[key] = length, page
+
+    def pages(self, count: int, label: bool) -> list[_Page]:
+        return [_Page(key, *self.kept[key], label) for key in sorted(self.kept)[:count]]
+
+
+def _classifier(source: Source, number: int, reference: Source, path: Path) -> dict[str, Any]:
+    stage = source.stage[number]
+    assert isinstance(stage, Quality)
+    cited = _citations(reference)
+    before = [build(earlier, source) for earlier in source.stage[:number]]
+    filters: list[Filter] = [judge for judge in before if callable(judge)]
+    positives, negatives = _Sample(stage.max_pages), _Sample(stage.max_pages)
+    for page in _kept(_documents(source), filters):
+        if len(page.text) < stage.min_chars:
+            continue
+        url = str(page.meta.get("url") or "")
+        key = int(hashed([page.text.encode()])[0])
+        address = hashed([address_of(url).encode()])[0] if url else None
+        sample = positives if address is not None and _among(cited, address) else negatives
+        sample.offer(key, len(page.text), quality.features(page.text, stage.buckets))
+    count = min(len(positives.kept), len(negatives.kept))
+    if count < FEWEST:
+        raise StageError(
+            f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; of the pages "
+            f"{positives.offered} are cited and {negatives.offered} are not, and {FEWEST} of "
+            "each are needed"
+        )
+    pages = positives.pages(count, True) + negatives.pages(count, False)
+    report = _held_out(pages, stage)
+    model = _train(pages, stage)
+    quality.save(model, path)
+    return {
+        "model": str(path),
+        "reference": reference.name,
+        "addresses_cited": len(cited),
+        "pages_cited": positives.offered,
+        "pages_not_cited": negatives.offered,
+        **report,
+    }
+
+
+def _train(pages: list[_Page], stage: Quality) -> quality.Trained:
+    return quality.train(
+        [page.features for page in pages], [page.cited for page in pages], stage.buckets
+    )
+
+
+def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
+    """What a model that has not seen some of the pages makes of them."""
+    held = [page for page in pages if page.key % HELD_OUT == 0]
+    learnt = [page for page in pages if page.key % HELD_OUT]
+    model = _train(learnt, stage)
+    scores = np.array([model.probability(page.features) for page in held])
+    truth = np.array([page.cited for page in held], bool)
+    lengths = {
+        name: float(np.median([page.length for page in pages if page.cited is cited]))
+        for name, cited in (("cited", True), ("random", False))
+    }
+    return {
+        "trained_on": len(learnt),
+        "held_out": len(held),
+        "threshold": stage.threshold,
+        **judged(scores, truth, stage.threshold),
+        "median_characters": lengths,
+    }
+
+
+def judged(
+    scores: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float
+) -> dict[str, float | None]:
+    """precision and recall at a threshold, and the area under the ROC curve; None where there is
+    nothing to take them of."""
+    taken = scores >= threshold
+    right = int((taken & truth).sum())
+    above = scores[truth][:, None] - scores[~truth][None, :]
+    return {
+        "precision": right / int(taken.sum()) if taken.any() else None,
+        "recall": right / int(truth.sum()) if truth.any() else None,
+        "auc": float((above > 0).mean() + (above == 0).mean() / 2) if above.size else None,
+    }
+
+
+def address_of(url: str) -> str:
+    """A URL as two of them are compared: without scheme, `www.`, fragment and last slash."""
+    address = url.strip().split("#")[0]
+    scheme, separator, rest = address.partition("://")
+    address = rest if separator else scheme
+    host, slash, path = address.partition("/")
+    host = host.lower().removeprefix("www.").removesuffix(":80").removesuffix(":443")
+    return (host + slash + path).rstrip("/")
+
+
+def _citations(reference: Source) -> Hashes:
+    """Hashes of the addresses that the dumps cite, sorted."""
+    references = importlib.import_module("llamac.data.readers.wikipedia").references
+    found = [np.empty(0, np.uint64)]
+    for path in _files(reference):
+        found.append(hashed([address_of(url).encode() for url in references(path)]))
+    return np.unique(np.concatenate(found))
+
+
+def _among(hashes: Hashes, value: np.uint64) -> bool:
+    at = int(np.searchsorted(hashes, value))
+    return at < len(hashes) and hashes[at] == value
+
+
+# --- Reading -------------------------------------------------------------------------------
+
+
+def _files(source: Source) -> list[str]:
+    return file_list({"paths": source.paths})
+
+
+def _documents(source: Source) -> Iterator[Document]:
+    read, skipped, seen = reader_for(source.kind), Skipped(), 0
+    for path in _files(source):
+        for document in read(path, source, skipped):
+            if source.max_bytes is not None and seen >= source.max_bytes:
+                return
+            seen += len(document.text.encode())
+            yield document
+
+
+def _kept(documents: Iterable[Document], filters: list[Filter]) -> Iterator[Document]:
+    for document in documents:
+        made: Document | Rejected = document
+        for judge in filters:
+            made = judge(document)
+            if isinstance(made, Rejected):
+                break
+            document = made
+        if not isinstance(made, Rejected):
+            yield document
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

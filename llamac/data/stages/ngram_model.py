@@ -1,0 +1,123 @@
+"""An n-gram language model over words: interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
+
+Words are lower case without punctuation, digits taken as 0; those seen once are one unknown word.
+CCNet's model has 5-grams of pieces of words, which reach about as far as 3-grams of words do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.stages import arrays, table
+from llamac.data.stages.words import Hashes, hashed, mixed, ngrams, normal
+
+UNKNOWN = np.uint64(0x5851F42D4C957F2D)
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+
+Floats = NDArray[np.float32]
+Model = dict[str, NDArray]
+
+
+def modelled_words(text: str) -> Hashes:
+    """The words of a text as the model knows them."""
+    return hashed(normal(text).translate(_DIGITS).split())
+
+
+def train(texts: Iterable[str], order: int, max_words: int) -> Model:
+    """A model of the first `max_words` words; memory is about 100 bytes for each.
+
+    n-grams of three words or more that occur once are left to shorter ones.
+    """
+    batches, count = [], 0
+    for text in texts:
+        batches.append(modelled_words(text))
+        count += len(batches[-1])
+        if count >= max_words:
+            break
+    words = np.concatenate(batches)[:max_words] if batches else np.empty(0, np.uint64)
+    if len(words) < order:
+        raise ValueError("too little text to train a language model on")
+    known, index, times = np.unique(words, return_inverse=True, return_counts=True)
+    words = np.where(times[index] > 1, known[index], UNKNOWN)
+
+    model: Model = {}
+    lower = _Level(words, 1)
+    logs = _unigrams(lower, _Level(words, 2))
+    for size in range(1, order + 1):
+        higher = _Level(words, size + 1) if size < order else None
+        backoff = np.zeros(len(lower.keys))
+        kept = np.ones(len(lower.keys), bool) if size < 3 else lower.times > 1
+        if higher is not None:
+            after = _Level(words, size + 2) if size + 1 < order else None
+            counts = higher.times if after is None else _continuations(higher, after)
+            discount = _discount(counts)
+            context = lower.index[higher.first]
+            totals = np.bincount(context, counts, len(lower.keys))
+            kinds = np.bincount(context, minlength=len(lower.keys))
+            held = np.divide(discount * kinds, totals, where=totals > 0, out=np.ones_like(totals))
+            backoff = np.log(np.clip(held, 1e-12, 1))
+            seen = np.maximum(counts - discount, 0) / np.maximum(totals[context], 1)
+            shorter = np.exp(logs[lower.index[higher.first + 1]])
+            next_logs = np.log(seen + held[context] * shorter)
+        values = np.stack([logs[kept], backoff[kept]], 1).astype(np.float32)
+        model[f"slots{size}"], model[f"values{size}"] = table.build(lower.keys[kept], values)
+        if higher is not None:
+            lower, logs = higher, next_logs
+    return model
+
+
+def perplexity(model: Model, text: str) -> float:
+    """exp of the mean negative log-probability of a word; infinite for a text without words."""
+    words = modelled_words(text)
+    if not len(words):
+        return float("inf")
+    words = np.where(table.find(model["slots1"], mixed(words)) < 0, UNKNOWN, words)
+    logs, backoff = np.zeros(0, np.float32), np.zeros(0, np.float32)
+    for size in range(1, min(len(model) // 2, len(words)) + 1):
+        at = table.find(model[f"slots{size}"], _grams(words, size))
+        found = model[f"values{size}"][at]
+        if size == 1:
+            logs = found[:, 0].copy()
+        else:
+            logs[size - 1 :] = np.where(at >= 0, found[:, 0], backoff[:-1] + logs[size - 1 :])
+        backoff = np.where(at >= 0, found[:, 1], 0)
+    return float(np.exp(-logs.mean(dtype=np.float64)))
+
+
+def load(path: Path) -> Model:
+    return arrays.load(path)
+
+
+class _Level:
+    """The distinct n-grams of a size: keys, how often each occurs and where first; which of them
+    stands at each position."""
+
+    def __init__(self, words: Hashes, size: int) -> None:
+        self.keys, self.first, self.index, self.times = np.unique(
+            _grams(words, size), return_index=True, return_inverse=True, return_counts=True
+        )
+
+
+def _grams(words: Hashes, size: int) -> Hashes:
+    return mixed(words) if size == 1 else ngrams(words, size)
+
+
+def _continuations(level: _Level, longer: _Level) -> NDArray[np.int64]:
+    """By how many different words each n-gram is preceded; 1 for what begins the text."""
+    return np.maximum(np.bincount(level.index[longer.first + 1], minlength=len(level.keys)), 1)
+
+
+def _discount(counts: NDArray[np.int64]) -> float:
+    once, twice = int((counts == 1).sum()), int((counts == 2).sum())
+    return once / (once + 2 * twice) if once and twice else 0.5
+
+
+def _unigrams(words: _Level, pairs: _Level) -> NDArray[np.float64]:
+    counts = _continuations(words, pairs)
+    discount = _discount(counts)
+    held = discount * len(counts) / counts.sum()
+    return np.log((counts - discount) / counts.sum() + held / len(counts))

@@ -1,0 +1,82 @@
+"""Head, middle and tail of a source by perplexity (CCNet: Wenzek et al. 2019, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llamac.data.document import Document, Filter, Rejected, Survey
+from llamac.data.stages import arrays, segments
+from llamac.data.stages.need import read, sha256
+from llamac.data.stages.ngram_model import Model, load, perplexity
+from llamac.spec.stages import Perplexity
+
+HELP = "`llamac data classifier SPEC` trains it"
+
+
+def build(stage: Perplexity) -> Survey:
+    read(stage.model, HELP)
+    return _Perplexity(stage, load(Path(stage.model)))
+
+
+def facts(stage: Perplexity) -> dict[str, str]:
+    return {"sha256": sha256(read(stage.model, HELP))}
+
+
+class _Perplexity:
+    def __init__(self, stage: Perplexity, model: Model) -> None:
+        self.stage, self.model = stage, model
+
+    def scan(self, documents: Iterable[Document], found: Path) -> None:
+        scores = [perplexity(self.model, document.text) for document in documents]
+        arrays.save(found, {"scores": np.array(scores, "<f4")})
+
+    def merge(self, found: Sequence[Path], decided: Path) -> None:
+        """A part's segment: the two bounds, then its documents' perplexities."""
+        parts = [arrays.load(path)["scores"] for path in found]
+        total = sum(map(len, parts))
+        ends = (self.stage.head, min(self.stage.head + self.stage.middle, 1.0))
+        bounds = np.array([ranked(parts, round(end * total) - 1) for end in ends], "<f4")
+        segments.write(decided, (bounds.tobytes() + scores.tobytes() for scores in parts))
+
+    def judge(self, decided: Path, part: int) -> Filter:
+        head, middle, *scores = np.frombuffer(segments.read(decided, part), "<f4").tolist()
+        numbers = count()
+
+        def judge(document: Document) -> Document | Rejected:
+            score = scores[next(numbers)]
+            bucket = "head" if score <= head else "middle" if score <= middle else "tail"
+            if bucket not in self.stage.keep:
+                detail = f"{score:.0f}; head ends at {head:.0f}, middle at {middle:.0f}"
+                return Rejected(f"{bucket} by perplexity", detail)
+            document.meta["perplexity"] = round(score, 1)
+            document.meta["bucket"] = bucket
+            return document
+
+        return judge
+
+
+def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
+    """The value with `rank` others at or below it, of positive float32 in any number of arrays.
+
+    Positive floats are ordered as their bits are: two counts, by the upper and by the lower half.
+    """
+    if rank < 0:
+        return -1.0
+    prefix, bits = 0, np.uint32(16)
+    counts = np.zeros(1 << 16, np.int64)
+    for scores in parts:
+        counts += np.bincount(scores.view("<u4") >> bits, minlength=1 << 16)
+    prefix = int(np.searchsorted(np.cumsum(counts), rank + 1))
+    rank -= int(counts[:prefix].sum())
+    counts = np.zeros(1 << 16, np.int64)
+    for scores in parts:
+        values = scores.view("<u4")
+        values = values[values >> bits == prefix] & np.uint32(0xFFFF)
+        counts += np.bincount(values, minlength=1 << 16)
+    value = prefix << 16 | int(np.searchsorted(np.cumsum(counts), rank + 1))
+    return float(np.array(value, np.uint32).view(np.float32))

@@ -1,0 +1,49 @@
+"""A table from 64-bit hashes to float32 values, as arrays that can be mapped from a file.
+
+Open addressing with linear probing, in which a whole array of keys is looked up at a time. The
+hashes are taken to be well mixed; 0 stands for an empty slot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+
+
+def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.float32]]:
+    """keys [n], distinct; values [n, k] → slots [m], values [m, k]; m is a power of 2 ≥ 2n."""
+    bits = max(1, int(2 * len(keys) - 1).bit_length())
+    slots = np.zeros(1 << bits, np.uint64)
+    stored = np.zeros((1 << bits, values.shape[1]), np.float32)
+    waiting, at = np.arange(len(keys)), _home(keys, bits)
+    while len(waiting):
+        free = slots[at] == 0
+        _, first = np.unique(at[free], return_index=True)
+        placed = np.flatnonzero(free)[first]
+        slots[at[placed]] = keys[waiting[placed]]
+        stored[at[placed]] = values[waiting[placed]]
+        left = np.ones(len(waiting), bool)
+        left[placed] = False
+        waiting, at = waiting[left], (at[left] + 1) & (len(slots) - 1)
+    return slots, stored
+
+
+def find(slots: Keys, keys: Keys) -> NDArray[np.int64]:
+    """The slot of each key, or -1."""
+    at = _home(keys, len(slots).bit_length() - 1)
+    held = slots[at]
+    found = np.where(held == keys, at, -1)
+    going = np.flatnonzero((held != keys) & (held != 0))
+    while len(going):
+        at[going] = (at[going] + 1) & (len(slots) - 1)
+        held = slots[at[going]]
+        same = held == keys[going]
+        found[going[same]] = at[going[same]]
+        going = going[~same & (held != 0)]
+    return found
+
+
+def _home(keys: Keys, bits: int) -> NDArray[np.int64]:
+    return (keys >> np.uint64(64 - bits)).astype(np.int64)
