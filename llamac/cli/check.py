@@ -19,7 +19,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def check(spec: SpecArgument, overrides: SetOption = None) -> None:
     """Validate SPEC: every error at once, with its place and the way out."""
-    print("\n".join(_summary(load(spec, overrides))))
+    loaded = load(spec, overrides)
+    if loaded.activation.budget is not None:  # whether it can be met, the compiler knows
+        from llamac.passes.pipeline import saved_sets
+
+        saved_sets(loaded)
+    print("\n".join(_summary(loaded)))
 
 
 def _summary(spec: Spec) -> Iterator[str]:

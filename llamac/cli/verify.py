@@ -36,6 +36,7 @@ def verify(
     counts = _counts(ranks)
 
     from llamac.emit.build import files_of
+    from llamac.passes.pipeline import saved_sets
     from llamac.verify.stages import verdicts
     from llamac.verify.twin import shrink
 
@@ -44,7 +45,7 @@ def verify(
     width = 16
     print(f"\n{'stage':<{width}}{'loss':>9}{'evaluate':>10}{'logits':>9}{'gradients':>11}  worst")
     found: list[Verdict] = []
-    for verdict in verdicts(twin, files_of):
+    for verdict in verdicts(twin, files_of, saved_sets(loaded)):
         found.append(verdict)
         print(f"{verdict.stage:<{width}}{_row(verdict)}", flush=True)
         if verbose:

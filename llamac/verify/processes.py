@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llamac.emit.trainer import stream_shape
-from llamac.passes.pipeline import stages
+from llamac.passes.pipeline import saved_sets, stages
 from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
@@ -84,11 +84,11 @@ class Found:
 def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
     """Each layout of each number of ranks, as its result comes in: against one rank, which is
     itself compared with the eager reference in float64."""
-    twin = divisible(spec)
+    twin, decided = divisible(spec), saved_sets(spec)
     oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
     task = {"weights": weights, "tokens": oracle.tokens, "labels": oracle.labels, "micro_batch": 1}
-    alone = _alone(emit(twin, list(stages(twin))), task)
+    alone = _alone(emit(twin, list(stages(twin, decided=decided))), task)
     for count in counts:
         for name, degrees in LAYOUTS[count].items():
             if count == 1:
@@ -101,7 +101,8 @@ def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
                 yield Found(name, {}, refused=error.diagnostics[0].message)
                 continue
             try:
-                found = _together(emit(layout, list(stages(layout))), layout, task)
+                made = list(stages(layout, decided=decided))
+                found = _together(emit(layout, made), layout, task)
                 yield Found(name, errors(found, alone, NEGLIGIBLE))
             except RuntimeError as error:
                 yield Found(name, {}, problem=str(error))

@@ -15,7 +15,7 @@ from llamac.ir.parts import Coordinates, canonical_gradients, ranks
 from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.differentiate import Differentiate
-from llamac.passes.pipeline import NAMES, Stage, stages
+from llamac.passes.pipeline import NAMES, SavedSets, Stage, stages
 from llamac.runtime import collectives
 from llamac.runtime.collectives import take_part
 from llamac.runtime.context import rank_order
@@ -57,12 +57,13 @@ class Verdict:
         return bool(self.problem) or not self.worst[1] <= TOLERANCE
 
 
-def verdicts(twin: Spec, emit: Emit) -> Iterator[Verdict]:
-    """One verdict per stage, in order, then one for the emitted model.py."""
+def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
+    """One verdict per stage, in order, then one for the emitted model.py. decided: what a budget
+    made the layers of the spec keep; the twin, far below any budget, keeps the same."""
     oracle = consult(twin)
     made: list[Stage] = []
     try:
-        for stage in stages(twin):
+        for stage in stages(twin, decided=decided):
             made.append(stage)
             yield _verdict(stage.name, oracle, partial(run_program, stage.program))
     except VerificationError as error:  # the pass itself left something that is no Program
