@@ -6,13 +6,14 @@ and its weight's while that is summed over ranks; what recompute must gather aga
 under other work (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing hides
 stays whole, and a region that would not gain stays as it is.
 
-Collectives of one axis keep their order, starts and waits both. A region's simulated peak memory
-may grow by `headroom` bytes: by default what its largest collective reads and fills.
+Collectives of one axis keep their order, starts and waits both. A graph's simulated peak memory may
+grow by `headroom` bytes: by default what two of its largest collective read and fill, for one runs
+while the next is ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -59,7 +60,7 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Overlap:
-    """headroom: bytes by which a region's peak may grow; None: see above."""
+    """headroom: bytes by which a graph's peak may grow; None: see above."""
 
     enabled: bool = True
     headroom: int | None = None
@@ -80,12 +81,10 @@ def overlapped(
 ) -> fx.GraphModule:
     """The same graph, its ops in the order that the estimate says is done soonest. kept: names of
     values that outlive it. The module itself comes back where nothing is gained."""
-    whole = [node for node in ops_in(module.graph) if is_collective(node)]
-    if not whole:
+    if not any(map(is_collective, ops_in(module.graph))):
         return module
     before = peak_bytes(module.graph, kept, clock.symbols)
-    if headroom is None:
-        headroom = max(_moved(node, clock) for node in whole)
+    headroom = headroom_of(module.graph, clock.symbols) if headroom is None else headroom
     graph = copy_graph(module)
     _split(graph)
     best, soonest = None, timeline(ops_in(module.graph), clock).seconds
@@ -98,9 +97,14 @@ def overlapped(
     return module if best is None else finish(_rebuilt(graph, best), keep=kept)
 
 
-def _moved(node: fx.Node, clock: Clock) -> int:
-    """The bytes a collective reads and fills."""
-    return sum(type_of(value).nbytes(clock.symbols) for value in (node, *operands_of(node)))
+def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
+    """Bytes by which the peak of a graph without starts and waits may grow, if nobody says."""
+    moved = (
+        sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
+        for node in ops_in(graph)
+        if is_collective(node)
+    )
+    return 2 * max(moved, default=0)
 
 
 def _split(graph: fx.Graph) -> None:

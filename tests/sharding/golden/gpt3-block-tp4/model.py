@@ -241,13 +241,13 @@ def block_backward(
     )  # [B, S/tp, 768], recomputed
     d_fed_partial = all_gather_wait(d_fed_partial_started, "tp", dim=1)  # [B, S, 768]
 
-    d_w2 = weight_gradient(d_fed_partial, hidden)  # [768, 768]
     d_hidden = input_gradient(d_fed_partial, w2)  # [B, S, 768]
+    d_w2 = weight_gradient(d_fed_partial, hidden)  # [768, 768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 768]
     d_ffn_in_gathered = input_gradient(d_wide, w1)  # [B, S, 768]
+    d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 768]
     ffn_in_gathered = all_gather_wait(ffn_in_gathered_started, "tp", dim=1)  # [B, S, 768]
     d_w1 = weight_gradient(d_wide, ffn_in_gathered)  # [768, 768]
-    d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 768]
     d_w1_bias = bias_gradient(d_wide)  # [768]
     d_ffn_in = reduce_scatter_wait(d_ffn_in_started, "tp", dim=1)  # [B, S/tp, 768]
     d_h_from_layer_norm, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
@@ -270,8 +270,6 @@ def block_backward(
     d_q_heads, d_k_heads, d_v_heads = attention_backward(
         d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=0.125
     )  # [B, S, 3, 64] each
-    merged = context.flatten(-2)  # [B, S, 192]
-    d_wo = weight_gradient(d_attended_partial, merged)  # [768, 192]
     d_q = d_q_heads.flatten(-2)  # [B, S, 192]
     d_k = d_k_heads.flatten(-2)  # [B, S, 192]
     d_v = d_v_heads.flatten(-2)  # [B, S, 192]
@@ -280,6 +278,8 @@ def block_backward(
     d_attention_in_started = reduce_scatter_start(
         d_attention_in_gathered, "tp", dim=1
     )  # [B, S/tp, 768]
+    merged = context.flatten(-2)  # [B, S, 192]
+    d_wo = weight_gradient(d_attended_partial, merged)  # [768, 192]
     attention_in_gathered = all_gather_wait(
         attention_in_gathered_started, "tp", dim=1
     )  # [B, S, 768]

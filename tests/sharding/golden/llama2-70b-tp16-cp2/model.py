@@ -265,14 +265,17 @@ def block_backward(
     )  # [B, S/cp, 6, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S/cp, 768]
     d_attention_in_gathered = input_gradient(d_qkv, wqkv)  # [B, S/cp, 8192]
-    d_attention_in = reduce_scatter(d_attention_in_gathered, "tp", dim=1)  # [B, S/cp/tp, 8192]
+    d_attention_in_started = reduce_scatter_start(
+        d_attention_in_gathered, "tp", dim=1
+    )  # [B, S/cp/tp, 8192]
     attention_in_gathered = all_gather_wait(
         attention_in_gathered_started, "tp", dim=1
     )  # [B, S/cp, 8192]
+    d_wqkv = weight_gradient(d_qkv, attention_in_gathered)  # [768, 8192]
+    d_attention_in = reduce_scatter_wait(d_attention_in_started, "tp", dim=1)  # [B, S/cp/tp, 8192]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
         d_attention_in, x, attention_norm, eps=1e-05
     )  # [B, S/cp/tp, 8192], [8192]
-    d_wqkv = weight_gradient(d_qkv, attention_in_gathered)  # [768, 8192]
     d_x = d_h + d_x_from_rms_norm  # [B, S/cp/tp, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
 
