@@ -1,0 +1,66 @@
+"""How far a preparation is: a line that moves on a terminal, else one for each step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamac.data.executor import Report, Step
+
+EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+@contextmanager
+def reported() -> Iterator[Report]:
+    """A callback for `llamac.data.executor.run`."""
+    if sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[jobs]}"),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("planning", total=None, jobs="")
+        shown = ""
+
+        def report(step: Step, done: int, size: int) -> None:
+            nonlocal task, shown
+            if step.name != shown:
+                shown = step.name
+                progress.remove_task(task)
+                task = progress.add_task(step.name, total=step.size or None, jobs="")
+            progress.update(task, completed=size, jobs=f"{done}/{len(step.jobs)}")
+
+        yield report
+
+
+def _lines() -> Report:
+    shown, said = "", 0.0
+
+    def report(step: Step, done: int, size: int) -> None:
+        nonlocal shown, said
+        if step.name == shown and (time.monotonic() - said < EVERY or done == 0):
+            return
+        shown, said = step.name, time.monotonic()
+        far = f" of {step.size / 1e6:,.1f} MB" if step.size else ""
+        jobs = f", {done} of {len(step.jobs)} jobs done" if done else ""
+        print(f"{step.name}{far}{jobs} …", file=sys.stderr, flush=True)
+
+    return report

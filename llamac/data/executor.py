@@ -1,0 +1,153 @@
+"""Steps of independent jobs, run by processes here or by an engine that is there already.
+
+A job leaves its results on disk, under a name that it gets when they are whole, and does nothing
+if they are there. So it does not matter where, how often or in which order jobs run, as long as
+a step begins after the one before has ended.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import connection
+from typing import Any
+
+from llamac.runtime.errors import RunError
+
+
+@dataclass(frozen=True)
+class Job:
+    """call: a function of a module. size: bytes of its input, large ones begin first. done: whether
+    its results are there."""
+
+    call: Callable[..., None]
+    arguments: tuple[Any, ...]
+    size: int
+    done: Callable[..., bool]
+
+    def run(self) -> None:
+        self.call(*self.arguments)
+
+    @property
+    def is_done(self) -> bool:
+        return self.done(*self.arguments)
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    jobs: Sequence[Job]
+
+    @cached_property
+    def size(self) -> int:
+        return sum(job.size for job in self.jobs)
+
+
+Report = Callable[[Step, int, int], None]
+"""(step, jobs of it that are done, their bytes)."""
+Engine = Callable[[Iterable[Job]], Iterator[Job]]
+"""Runs jobs and yields each when it is done, in any order."""
+
+
+def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
+    """Runs what is not done, step after step. The first error of a job ends it."""
+    for step in steps:
+        pending = [job for job in step.jobs if not job.is_done]
+        done = len(step.jobs) - len(pending)
+        size = step.size - sum(job.size for job in pending)
+        report(step, done, size)
+        pending.sort(key=lambda job: -job.size)
+        for job in engine(pending):
+            done, size = done + 1, size + job.size
+            report(step, done, size)
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[Engine]:
+    """An engine of this machine's processes; with one worker, of this process."""
+    if workers == 1:
+        yield _here
+        return
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+    )
+    try:
+        yield lambda jobs: _in_pool(pool, jobs)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(
+            (pool._processes or {}).values()
+        ):  # else a job of hours would end first
+            process.terminate()
+
+
+@contextmanager
+def ray(address: str | None) -> Iterator[Engine]:
+    """An engine of a Ray cluster, on which llamac is installed and which shares the disk."""
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError:
+        raise RunError("--engine ray needs ray: pip install 'llamac[ray]'") from None
+    ray.init(address=address, log_to_driver=False)
+
+    def on_ray(jobs: Iterable[Job]) -> Iterator[Job]:
+        call = ray.remote(num_cpus=1)(Job.run)
+        running = {call.remote(job): job for job in jobs}
+        while running:
+            done, _ = ray.wait(list(running))
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                yield running.pop(reference)
+
+    try:
+        yield on_ray
+    finally:
+        ray.shutdown()
+
+
+def _here(jobs: Iterable[Job]) -> Iterator[Job]:
+    for job in jobs:
+        job.run()
+        yield job
+
+
+def _in_pool(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[Job]:
+    running: dict[Future, Job] = {pool.submit(job.run): job for job in jobs}
+    try:
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                yield running.pop(future)
+    except BrokenProcessPool:
+        raise RunError(
+            "a worker was killed, perhaps because memory ran out: run again to go on, with fewer "
+            "--workers if so"
+        ) from None
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _follow_parent() -> None:
+    """A worker whose parent is killed must not go on: the next run may be writing the same."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

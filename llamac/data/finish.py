@@ -1,0 +1,94 @@
+"""The last step: what the parts gave, as the manifest that training reads, and the funnels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamac.data import funnel
+from llamac.data.clean import rows_of, skipped_in
+from llamac.data.funnel import Row
+from llamac.data.plan import SourcePlan
+from llamac.data.tokens import tokenized
+from llamac.runtime import shards
+from llamac.runtime.inputs import SourceError
+from llamac.runtime.prepared import SPLITS, token_dtype, write_array, write_json
+from llamac.runtime.sources import EXAMPLES
+from llamac.runtime.tokenizer import Tokenizer
+
+FUNNEL = "funnel.json"
+
+
+def finish(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+    model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
+    parts = [_source(job, work, plan) for plan in plans]
+    manifest = {"settings": shards.settings_of(job), "inputs": shards.inputs_of(job)}
+    write_json(job.root / "manifest.json", manifest | shards.summary(job, model, parts))
+    for plan in plans:
+        for step in plan.passes[1:]:  # its size is no longer needed, that it was made still is
+            plan.decided(step.number).write_bytes(b"")
+
+
+def is_finished(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+    return (job.root / "manifest.json").is_file()
+
+
+def funnel_of(plan: SourcePlan) -> list[Row]:
+    """What has become of a source until now."""
+    return funnel.total([rows_of(plan, part) for part in plan.parts])
+
+
+def _source(job: shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
+    name, rows = plan.source.name, funnel_of(plan)
+    done = [tokenized(work, plan, part) for part in plan.parts]
+    splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
+    if not splits["train"]["tokens"]:
+        raise SourceError(_nothing_left(name, rows, splits["validation"]["documents"]))
+    unigrams = np.zeros(job.vocab_size, np.int64)
+    for shard in splits["train"]["shards"]:
+        tokens = np.memmap(job.root / shard["file"], token_dtype(job.vocab_size), "r")
+        for start in range(0, len(tokens), 1 << 24):
+            unigrams += np.bincount(tokens[start : start + (1 << 24)], minlength=job.vocab_size)
+    splits["train"]["unigram_entropy"] = shards.entropy(unigrams)
+    write_array(job.root / name / "unigrams.npy", unigrams)
+    write_json(job.root / name / FUNNEL, funnel.to_json(rows))
+    examples = [example for part in plan.parts for example in skipped_in(plan, part)]
+    return {
+        "name": name,
+        "kind": plan.source.kind,
+        **splits,
+        "skipped": {reason: amount[0] for reason, amount in sorted(rows[0].rejected.items())},
+        "skipped_examples": examples[:EXAMPLES],
+    }
+
+
+def _split(name: str, split: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    sums = {key: sum(part[key] for part in parts) for key in ("documents", "bytes", "tokens")}
+    return {
+        **sums,
+        "bytes_per_token": sums["bytes"] / sums["tokens"] if sums["tokens"] else None,
+        "shards": [shard for part in parts for shard in part["shards"]],
+        "index": [
+            {
+                "file": f"{name}/{split}-{number:05}",
+                "documents": part["documents"],
+                "tokens": part["tokens"],
+            }
+            for number, part in enumerate(parts)
+            if part["documents"]
+        ],
+    }
+
+
+def _nothing_left(name: str, rows: list[Row], held_out: int) -> str:
+    if held_out:
+        return (
+            f"source {name!r} has no document to train on: all {held_out} were held out; lower "
+            "data.validation or give it more documents"
+        )
+    reasons = {f"{row.name}: {why}": n for row in rows for why, (n, _) in row.rejected.items()}
+    most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
+    why = ", ".join(f"{count} × {reason}" for reason, count in most) or "its files are empty"
+    return f"source {name!r} has no document left to train on ({why}): see `llamac data stats`"

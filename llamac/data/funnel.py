@@ -1,0 +1,112 @@
+"""What becomes of a source's text: how much enters and leaves each step, and why the rest goes.
+
+Counts and samples of parts add up to those of the source, in whatever order. Samples are the
+documents whose hashes are lowest: a fair choice, and the same one every time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llamac.data.document import Document, Rejected
+
+SAMPLES = 6
+EXCERPT = 600  # characters of a sample
+
+Amount = list[int]
+"""[documents, bytes of UTF-8]; where a reader begins, [inputs, bytes on disk]."""
+
+
+@dataclass
+class Row:
+    """A step: `read`, then each stage. rejected: by reason. changed: documents that stayed, with
+    another text. samples: by reason; under "" of those that were kept, under "changed" of those."""
+
+    name: str
+    entered: Amount = field(default_factory=lambda: [0, 0])
+    left: Amount = field(default_factory=lambda: [0, 0])
+    changed: int = 0
+    rejected: dict[str, Amount] = field(default_factory=dict)
+    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def keep(self, document: Document, size: int) -> None:
+        _add(self.left, size)
+        self._sample("", document)
+
+    def reject(self, document: Document, size: int, rejected: Rejected) -> None:
+        _add(self.rejected.setdefault(rejected.reason, [0, 0]), size)
+        self._sample(rejected.reason, document, detail=rejected.detail)
+
+    def change(self, document: Document, before: str) -> None:
+        self.changed += 1
+        self._sample("changed", document, before=before)
+
+    def _sample(self, kind: str, document: Document, detail: str = "", before: str = "") -> None:
+        where = f"{document.file}:{document.line}"
+        name = f"{self.name}\0{kind}\0{where}".encode(errors="surrogateescape")
+        rank = hashlib.blake2b(name, digest_size=8).hexdigest()
+        held = self.samples.setdefault(kind, [])
+        if len(held) == SAMPLES and rank >= held[-1]["rank"]:
+            return
+        sample: dict[str, Any] = {"rank": rank, "where": printable(where)}
+        sample |= {"detail": detail[:EXCERPT]} if detail else {}
+        if before:
+            sample |= dict(zip(("before", "text"), _around(before, document.text), strict=True))
+        else:
+            sample["text"] = document.text[:EXCERPT]
+        held.append(sample)
+        held.sort(key=lambda sample: sample["rank"])
+        del held[SAMPLES:]
+
+    def add(self, other: Row) -> None:
+        """What the same step did to another part."""
+        for mine, theirs in ((self.entered, other.entered), (self.left, other.left)):
+            mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
+        self.changed += other.changed
+        for reason, (documents, size) in other.rejected.items():
+            mine = self.rejected.setdefault(reason, [0, 0])
+            mine[:] = [mine[0] + documents, mine[1] + size]
+        for kind, samples in other.samples.items():
+            held = [*self.samples.get(kind, []), *samples]
+            self.samples[kind] = sorted(held, key=lambda sample: sample["rank"])[:SAMPLES]
+
+
+def _add(amount: Amount, size: int) -> None:
+    amount[0] += 1
+    amount[1] += size
+
+
+def _around(before: str, after: str) -> tuple[str, str]:
+    """Both texts from a little before where they part."""
+    same = next(
+        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
+        min(len(before), len(after)),
+    )
+    start = max(0, same - EXCERPT // 4)
+    return before[start : start + EXCERPT], after[start : start + EXCERPT]
+
+
+def printable(text: str) -> str:
+    """With what no terminal and no UTF-8 file can show replaced."""
+    return text.encode(errors="replace").decode()
+
+
+def to_json(rows: list[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def from_json(rows: list[dict[str, Any]]) -> list[Row]:
+    return [Row(**row) for row in rows]
+
+
+def total(parts: list[list[Row]]) -> list[Row]:
+    """The rows of all parts, step by step."""
+    rows: list[Row] = []
+    for part in parts:
+        for index, row in enumerate(part):
+            if index == len(rows):
+                rows.append(Row(row.name))
+            rows[index].add(row)
+    return rows

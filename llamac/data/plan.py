@@ -1,0 +1,145 @@
+"""What is to be done to a source: parts of its input, and passes over their text.
+
+Both follow from the spec and the files alone, so that every process, on whatever machine, comes
+to the same plan. A part is a group of neighbouring inputs of about `PART_BYTES`; no file is cut,
+as few formats can be entered in their middle. A pass begins with the reader or with a survey's
+judgement, and takes in the filters that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llamac.runtime.inputs import PYTHON, file_list, input_bytes, listing_of
+from llamac.runtime.shards import source_settings
+from llamac.spec.data import Source
+
+PART_BYTES = 256 << 20
+MOST_PARTS = 2048  # of a source: a survey's merge and a training run map a file for each
+CHUNK_BYTES = 32 << 20  # of text: what may be lost when a process is killed
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How work is cut. Other sizes give the same documents in the same order."""
+
+    part: int = PART_BYTES
+    chunk: int = CHUNK_BYTES
+
+
+USUAL = Sizes()
+
+
+@dataclass(frozen=True)
+class Part:
+    """inputs: files, or directories of the kinds that have them. bytes: on disk. most: bytes of
+    text that may be read of it."""
+
+    number: int
+    inputs: tuple[str, ...]
+    bytes: int
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """survey: the number of the stage that judges first, None for the reader. filters: the
+    numbers of the stages after it."""
+
+    number: int
+    survey: int | None
+    filters: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    source: Source
+    work: Path  # where its text is on the way
+    chunk_bytes: int
+    passes: tuple[Pass, ...]
+    parts: tuple[Part, ...]
+    inputs: dict[str, Any]  # fingerprint
+
+    def folder(self, number: int, part: int) -> Path:
+        """Of what a pass makes of a part."""
+        return self.work / f"pass-{number}" / f"{part:05}"
+
+    def only(self, part: Part) -> SourcePlan:
+        """What a job on one part needs of the plan: of a million files, not all."""
+        return replace(self, parts=(part,), inputs={})
+
+    @property
+    def last(self) -> int:
+        return len(self.passes) - 1
+
+    def found(self, number: int, part: int) -> Path:
+        """What a part adds to the survey that a pass begins with."""
+        return self.work / f"pass-{number}" / "found" / f"{part:05}"
+
+    def decided(self, number: int) -> Path:
+        return self.work / f"pass-{number}" / "decided"
+
+
+def plan_source(source: Source, work: Path, sizes: Sizes = USUAL) -> SourcePlan:
+    """Raises StageError if a stage lacks what it needs, SourceError if there is no input."""
+    parts, listing = _parts(source, sizes.part)
+    return SourcePlan(source, work, sizes.chunk, tuple(_passes(source)), parts, listing)
+
+
+def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
+    """All that its cleaned text depends on, flat, named as in the spec: keys, files, models."""
+    from llamac.data.stages import facts
+
+    prefix = f"data.source.{plan.source.name}"
+    settings = source_settings(plan.source.written())
+    settings |= {f"{prefix}.paths: the files": plan.inputs} if plan.inputs else {}
+    for number, stage in enumerate(plan.source.stage):
+        for key, value in facts(stage, plan.source).items():
+            settings[f"{prefix}.stage.{number}.{stage.stage}: {key}"] = value
+    return settings | {f"{prefix}: parts": [len(plan.parts), plan.chunk_bytes]}
+
+
+def _passes(source: Source) -> Iterator[Pass]:
+    from llamac.data.stages import build
+
+    number, survey, filters = 0, None, []
+    for index, stage in enumerate(source.stage):
+        if hasattr(build(stage, source), "scan"):
+            yield Pass(number, survey, tuple(filters))
+            number, survey, filters = number + 1, index, []
+        else:
+            filters.append(index)
+    yield Pass(number, survey, tuple(filters))
+
+
+def _parts(source: Source, part_bytes: int) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    if source.kind in PYTHON:
+        return (Part(0, (source.kind,), 0, source.max_bytes),), {}
+    sizes = [(path, input_bytes(path)) for path in file_list(source.written())]
+    whole = sum(size for _, size in sizes)
+    groups = list(_groups(sizes, max(part_bytes, -(-whole // MOST_PARTS))))
+    return tuple(
+        Part(number, tuple(path for path, _ in group), size, _share(source.max_bytes, size, whole))
+        for number, group in enumerate(groups)
+        for size in (sum(size for _, size in group),)
+    ), listing_of(sizes)
+
+
+def _groups(sizes: list[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:
+    group: list[tuple[str, int]] = []
+    held = 0
+    for path, size in sizes:
+        if group and held + size > most:
+            yield group
+            group, held = [], 0
+        group.append((path, size))
+        held += size
+    yield group
+
+
+def _share(most: int | None, size: int, whole: int) -> int | None:
+    """What a part may read of `max_bytes`: as its part of the input is."""
+    return None if most is None else -(-most * size // max(whole, 1))

@@ -1,0 +1,160 @@
+"""`llamac data prepare`: from a spec's sources to a directory that training reads.
+
+Steps follow one another, each of jobs that do not depend on each other: reading; for each survey
+scan, merge and judge, all sources side by side; then the tokenizer, the tokens, the manifest.
+What is on the way lies in `.work` of the directory, by source, and `.work/.tokens`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from llamac.data.clean import clean, is_clean
+from llamac.data.executor import Engine, Job, Report, Step, run
+from llamac.data.finish import finish, is_finished
+from llamac.data.plan import USUAL, Sizes, SourcePlan, plan_source, settings_of_source
+from llamac.data.state import FORMAT, Changed, differences_from, note
+from llamac.data.survey import is_merged, is_scanned, merge, scan
+from llamac.data.tokens import is_tokenized, tokenize
+from llamac.data.vocabulary import (
+    count,
+    draw,
+    has_tokenizer,
+    is_counted,
+    is_drawn,
+    settle_tokenizer,
+)
+from llamac.runtime import shards
+from llamac.runtime.prepared import alone, read_json
+from llamac.spec import Spec
+
+WORK, TOKENS = ".work", ".tokens"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    job: shards.Job
+    plans: tuple[SourcePlan, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.job.root
+
+    @property
+    def work(self) -> Path:
+        """Where tokens are on the way."""
+        return self.root / WORK / TOKENS
+
+
+def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
+    """What preparing a spec in a directory consists of. Nothing is written.
+
+    Raises StageError, SourceError.
+    """
+    plans = tuple(
+        plan_source(source, directory / WORK / source.name, sizes) for source in spec.data.source
+    )
+    return Preparation(job_of(spec, directory), plans)
+
+
+def job_of(spec: Spec, directory: Path) -> shards.Job:
+    """As the emitted trainer asks for it, so that it finds the data ready."""
+    return shards.Job(
+        directory,
+        [source.written() for source in spec.data.source],
+        {"path": None, "eos": None, **spec.tokenizer.written()},
+        spec.model.vocab_size,
+        spec.data.validation,
+        spec.data.shard_tokens,
+        spec.seed,
+        shards.silent,
+    )
+
+
+def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[str, Any]:
+    """Does what is left to be done, alone at the directory; returns the manifest.
+
+    Raises Changed, PreparedDataError, SourceError, StageError, TokenizerError.
+    """
+    waiting = Step(f"waiting for the process at {preparation.root}", ())
+    with alone(preparation.root, lambda: report(waiting, 0, 0)):
+        settle(preparation)
+        if not is_finished(preparation.job, preparation.work, preparation.plans):
+            run(steps(preparation), engine, report)
+        return shards.reuse(preparation.job, shards.settings_of(preparation.job))
+
+
+def settle(preparation: Preparation) -> None:
+    """Notes what the work is begun from, or refuses to go on from something else, with each key
+    that changed and what to delete. Raises Changed."""
+    job, noted, stale, changes = preparation.job, [], [], []
+    for plan in preparation.plans:
+        path, settings = plan.work / "plan.json", settings_of_source(plan)
+        noted.append((path, settings))
+        if changed := differences_from(path, settings):
+            changes += changed
+            stale.append(plan.work)
+    keys = [hashlib.sha256(json.dumps(s, sort_keys=True).encode()).hexdigest() for _, s in noted]
+    settings = shards.settings_of(job)
+    settings["tokenizer.path: the pieces"] = shards.inputs_of(job).get("tokenizer.path")
+    key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
+    noted.append((preparation.work / "plan.json", settings | {"key": key}))
+    later = differences_from(preparation.work / "plan.json", settings)
+    manifest = read_json(job.root / "manifest.json").get("settings")
+    later += shards.differences(manifest, shards.settings_of(job)) if manifest else []
+    if changes or later:
+        stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]
+        raise Changed(
+            f"{job.root} was prepared, or begun, with other settings:\n"
+            + "\n".join(dict.fromkeys(changes + later))
+            + "\nUndo the change; or set data.directory to another place; or prepare anew what "
+            f"depends on it, after:\n  rm -r {' '.join(map(str, stale))}"
+        )
+    for path, settings in noted:
+        note(path, settings)
+
+
+def steps(preparation: Preparation) -> list[Step]:
+    """All of them, done or not: the same list for the same spec and files."""
+    job, work, plans = preparation.job, preparation.work, preparation.plans
+    found = [list(_cleaning(plan)) for plan in plans]
+    cleaning = [
+        Step(
+            ", ".join(dict.fromkeys(step.name for step in together if step)),
+            [job for step in together if step for job in step.jobs],
+        )
+        for together in zip_longest(*found)
+    ]
+    parts = [(plan.only(part), part) for plan in plans for part in plan.parts]
+    training = [
+        Step("counting", [Job(count, (work, p), 0, is_counted) for p in plans]),
+        Step("sampling", [Job(draw, (job, work, *at), at[1].bytes, is_drawn) for at in parts]),
+    ]
+    return [
+        *cleaning,
+        *(training if not job.tokenizer.get("path") else []),
+        Step("tokenizer", [Job(settle_tokenizer, (job, work, plans), 0, has_tokenizer)]),
+        Step(
+            "tokens", [Job(tokenize, (job, work, *at), at[1].bytes, is_tokenized) for at in parts]
+        ),
+        Step("manifest", [Job(finish, (job, work, plans), 0, is_finished)]),
+    ]
+
+
+def _cleaning(plan: SourcePlan) -> Iterator[Step]:
+    for number, step in enumerate(plan.passes):
+        name = ""
+        works = [(plan.only(part), number, part) for part in plan.parts]
+        if step.survey is not None:
+            name = plan.source.stage[step.survey].stage
+            scans = [Job(scan, work, work[2].bytes, is_scanned) for work in works]
+            yield Step(f"{name}: scanning", scans)
+            yield Step(f"{name}: merging", [Job(merge, (plan, number), 0, is_merged)])
+        judged = [Job(clean, work, work[2].bytes, is_clean) for work in works]
+        yield Step(f"{name}: judging" if name else "reading", judged)

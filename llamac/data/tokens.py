@@ -1,0 +1,200 @@
+"""Cleaned text → token shards and an index of their documents, part by part.
+
+A part's files grow chunk by chunk. After each, how long they are is noted; a process that goes on
+after another died cuts them back to that and appends the same again.
+
+    <source>/train-00007-00000.bin   the first shard of part 7, as `runtime.prepared` has it
+    <source>/train-00007.docs        a record for each document of the part, `RECORD`
+    <source>/train-00007.names       the files they are from, each ending in a NUL
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from llamac.data import chunks
+from llamac.data.clean import text_of
+from llamac.data.document import Document
+from llamac.data.plan import Part, SourcePlan
+from llamac.data.state import locked
+from llamac.runtime.prepared import SPLITS, read_json, token_dtype, write_json
+from llamac.runtime.shards import BATCH_BYTES, Job
+from llamac.runtime.tokenizer import Tokenizer
+
+RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
+"""end: of the document's tokens, EOS among them, in the part's tokens of this split. name: where
+in the part's names its file begins. line: as in `Document`."""
+
+
+def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
+    state = _state(work, plan, part)
+    with locked(state.with_name(f"{part.number:05}.tokenize")):
+        if is_tokenized(job, work, plan, part):
+            return
+        model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
+        folder = job.root / plan.source.name
+        folder.mkdir(exist_ok=True)
+        saved = read_json(state)
+        writers = {
+            split: _Split(folder, f"{split}-{part.number:05}", job, saved.get(split, {}))
+            for split in SPLITS
+        }
+        names = text_of(plan, part)
+        for number in range(saved.get("chunks", 0), len(names)):
+            _append(job, model, chunks.read(names[number]), writers)
+            noted = {split: writer.flush() for split, writer in writers.items()}
+            write_json(state, {"chunks": number + 1, "done": False, **noted})
+        noted = {split: writer.close() for split, writer in writers.items()}
+        write_json(state, {"chunks": len(names), "done": True, **noted})
+
+
+def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
+    return read_json(_state(work, plan, part)).get("done", False)
+
+
+def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
+    """Of each split: documents, bytes, tokens and shards of a part."""
+    return read_json(_state(work, plan, part))
+
+
+def _append(
+    job: Job, model: Tokenizer, documents: Iterable[Document], writers: dict[str, _Split]
+) -> None:
+    for batch in _batches(documents):
+        encoded = model.encode_batch([document.text for document in batch])
+        for document, tokens in zip(batch, encoded, strict=True):
+            data = document.text.encode()
+            split = "validation" if job.is_held_out(data) else "train"
+            writers[split].add(document, np.append(tokens, np.int32(model.eos)), len(data))
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _state(work: Path, plan: SourcePlan, part: Part) -> Path:
+    return work / plan.source.name / f"{part.number:05}.json"
+
+
+@dataclass
+class _Noted:
+    """held: tokens in the shard that is not full. docs, names: bytes of the index."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    held: int = 0
+    docs: int = 0
+    names: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Split:
+    """The files of one split of a part."""
+
+    def __init__(self, folder: Path, name: str, job: Job, noted: dict[str, Any]) -> None:
+        self.folder, self.name = folder, name
+        self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
+        self.noted, self.last, self.at = _Noted(**noted), "", 0  # the last file named, and where
+        self.docs = _Growing(folder / f"{name}.docs", self.noted.docs)
+        self.names = _Growing(folder / f"{name}.names", self.noted.names)
+        self.shard = self._shard(self.noted.held)
+
+    def add(self, document: Document, tokens: np.ndarray, text_bytes: int) -> None:
+        """tokens: with EOS."""
+        noted = self.noted
+        noted.documents += 1
+        noted.bytes += text_bytes
+        noted.tokens += len(tokens)
+        if document.file != self.last:
+            self.last, self.at = document.file, self.names.size
+            self.names.write(document.file.encode(errors="surrogateescape") + b"\0")
+        self.docs.write(np.array((noted.tokens, self.at, document.line), RECORD).tobytes())
+        while len(tokens):
+            head, tokens = np.split(tokens, [self.most - noted.held])
+            self.shard.write(head.astype(self.dtype).tobytes())
+            noted.held += len(head)
+            if noted.held == self.most:
+                self._finish_shard()
+
+    def flush(self) -> dict[str, Any]:
+        """What is noted once all of it is on disk. Names are not shared between chunks."""
+        for file in (self.docs, self.names, self.shard):
+            file.flush()
+        self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""
+        return asdict(self.noted)
+
+    def close(self) -> dict[str, Any]:
+        if self.noted.held:
+            self._finish_shard()
+        noted = self.flush()
+        self.shard.discard()
+        self.docs.finish()
+        self.names.finish()
+        return noted
+
+    def _shard(self, held: int) -> _Growing:
+        name = f"{self.name}-{len(self.noted.shards):05}.bin"
+        return _Growing(self.folder / name, held * self.dtype.itemsize, hashed=True)
+
+    def _finish_shard(self) -> None:
+        file = f"{self.folder.name}/{self.shard.path.name}"
+        digest = self.shard.finish()
+        self.noted.shards.append({"file": file, "tokens": self.noted.held, "sha256": digest})
+        self.noted.held = 0
+        self.shard = self._shard(0)
+
+
+class _Growing:
+    """A file that has a name of its own only when it is whole."""
+
+    def __init__(self, path: Path, size: int, hashed: bool = False) -> None:
+        """Goes on after its first `size` bytes, those that were noted."""
+        self.path, self.size, self._aside = path, size, path.with_name(path.name + ".tmp")
+        if size and not self._aside.exists():  # it was finished, but that was not noted
+            os.replace(path, self._aside)
+        self._file: IO[bytes] = self._aside.open("r+b" if size else "w+b")
+        self._file.truncate(size)
+        self._digest = hashlib.sha256() if hashed else None
+        if self._digest:
+            while block := self._file.read(1 << 20):
+                self._digest.update(block)
+        self._file.seek(size)
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.size += len(data)
+        if self._digest:
+            self._digest.update(data)
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def finish(self) -> str:
+        """Its sha256, if it is hashed."""
+        self.flush()
+        self._file.close()
+        os.replace(self._aside, self.path)
+        return self._digest.hexdigest() if self._digest else ""
+
+    def discard(self) -> None:
+        self._file.close()
+        self._aside.unlink()

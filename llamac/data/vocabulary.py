@@ -1,0 +1,90 @@
+"""The tokenizer's training text: a sample of each source's cleaned text, by its share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from llamac.data import chunks
+from llamac.data.clean import rows_of, text_of
+from llamac.data.plan import Part, SourcePlan
+from llamac.data.state import locked
+from llamac.runtime.prepared import read_json, write_bytes, write_json
+from llamac.runtime.shards import Job, tokenizer_of
+from llamac.runtime.tokenizer import Tokenizer, sample, train_tokenizer, training_lines
+
+
+def count(work: Path, plan: SourcePlan) -> None:
+    """Notes how much cleaned text each part has: what is sampled of it depends on the whole."""
+    sizes = [rows_of(plan, part)[-1].left[1] for part in plan.parts]
+    path = _counts(work, plan)
+    with locked(path.parent):
+        write_json(path, {"bytes": sizes})
+
+
+def is_counted(work: Path, plan: SourcePlan) -> bool:
+    return _counts(work, plan).exists()
+
+
+def draw(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
+    """Writes a part's training lines: as much of the source's as the part is of its text."""
+    path = _drawn(work, plan, part)
+    sizes = read_json(_counts(work, plan))["bytes"]
+    share = next(
+        s for x, s in zip(job.sources, job.shares, strict=True) if x["name"] == _name(plan)
+    )
+    wanted = int(job.tokenizer["train_bytes"] * share)
+    budget = min(wanted, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
+    with locked(path.with_name(f"{path.name}.draw")):
+        if not path.exists():
+            documents = chunks.read_all(text_of(plan, part))
+            texts = (d.text for d in documents if not job.is_held_out(d.text.encode()))
+            lines = training_lines(
+                sample(texts, budget, f"{job.seed}\0{_name(plan)}\0{part.number}")
+            )
+            write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def is_drawn(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
+    return _drawn(work, plan, part).exists()
+
+
+def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+    """Writes tokenizer.model: the given one, or one trained on the drawn lines."""
+
+    def train(job: Job) -> Tokenizer:
+        drawn = (_drawn(work, plan, part) for plan in plans for part in plan.parts)
+        kind = job.tokenizer["kind"]
+        return train_tokenizer(_lines(drawn), kind=kind, vocab_size=job.vocab_size)
+
+    with locked(work):
+        tokenizer_of(job, _key(work), train)
+
+
+def has_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+    noted = read_json(job.root / "tokenizer.json").get("key")
+    return noted == _key(work) and (job.root / "tokenizer.model").exists()
+
+
+def _lines(paths: Iterator[Path]) -> Iterator[str]:
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+
+
+def _key(work: Path) -> str:
+    """Of the settings that this tokenizer is for."""
+    return read_json(work / "plan.json").get("key", "")
+
+
+def _name(plan: SourcePlan) -> str:
+    return plan.source.name
+
+
+def _counts(work: Path, plan: SourcePlan) -> Path:
+    return work / _name(plan) / "text.json"
+
+
+def _drawn(work: Path, plan: SourcePlan, part: Part) -> Path:
+    return work / _name(plan) / f"{part.number:05}.lines"
