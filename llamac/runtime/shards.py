@@ -254,7 +254,7 @@ def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer] | None = 
         return Tokenizer.load(path)
     given = job.tokenizer.get("path")
     eos = job.tokenizer.get("eos")
-    model = Tokenizer.load(given, eos) if given else (train or _train_tokenizer)(job)
+    model = Tokenizer.load(given, eos) if given else (train or train_on_sources)(job)
     if model.vocab_size > job.vocab_size:
         raise TokenizerError(
             f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
@@ -270,7 +270,7 @@ def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer] | None = 
     return model
 
 
-def _train_tokenizer(job: Job) -> Tokenizer:
+def train_on_sources(job: Job) -> Tokenizer:
     """Trains on a sample of the training documents, each source giving bytes in proportion to its
     share, or all it has."""
     lines: list[str] = []
@@ -323,7 +323,7 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
         raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
-    splits["train"]["unigram_entropy"] = _entropy(unigrams)
+    splits["train"]["unigram_entropy"] = entropy(unigrams)
     write_array(directory / "unigrams.npy", unigrams)
     part = {
         "name": source["name"],
@@ -380,12 +380,12 @@ def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str
         },
         "vocab_size": job.vocab_size,
         "dtype": token_dtype(job.vocab_size).str,
-        "unigram_entropy": _entropy(mixed),
+        "unigram_entropy": entropy(mixed),
         "sources": [part | {"share": share} for part, share in zip(parts, job.shares, strict=True)],
     }
 
 
-def _entropy(weights: np.ndarray) -> float:
+def entropy(weights: np.ndarray) -> float:
     """Of the distribution with these weights, in nats: the loss of the best model that ignores
     all context."""
     p = weights[weights > 0] / weights.sum()
