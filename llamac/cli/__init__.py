@@ -27,6 +27,7 @@ VERBS = {
     "check": "validate SPEC: every error at once, with its place and the way out",
     "plan": "say before a run whether SPEC fits, how fast it is, and how long it takes",
     "build": "compile SPEC into a trainer you can read, own and launch",
+    "data": "clean, mix and account for the text of SPEC: prepare, stats, epochs, where",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
     "generate": "continue a text with what the run in directory RUN has learnt",
