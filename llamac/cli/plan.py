@@ -75,8 +75,13 @@ def plan(
     overrides: SetOption = None,
 ) -> None:
     """Say before a run whether it fits, how fast it is, how long it takes, and why."""
+    if calibrate:
+        _calibrate(output or Path("my.toml"))
+        return
     if spec is None:
         raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
+    if output is not None:
+        raise typer.BadParameter("it is where --calibrate writes", param_hint="-o")
     if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
         raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
     loaded = load(spec, overrides)
@@ -114,3 +119,15 @@ def plan(
         more = [*(op_sections(step) if ops else ())]
         more += [transfer_section(step)] if collectives else []
         show(prediction, more)
+
+
+def _calibrate(path: Path) -> None:
+    """Measure this machine into a device file."""
+    if path.suffix != ".toml":
+        raise typer.BadParameter(f"{path} does not end in .toml", param_hint="-o")
+
+    from llamac.plan.calibrate import calibrate, device_toml
+
+    device, remarks = calibrate(say=print)
+    write(path, device_toml(device, remarks))
+    print(f"wrote {path}: llamac plan SPEC --device {path}")

@@ -52,14 +52,17 @@ class DataLane:
         self.last = at_end * self.scale
 
     def wait(self, turn: Turn, region: str) -> float:
-        """Seconds before a region can run: what of the transfers beside it nothing hides."""
+        """Seconds before a region can run: what of the transfers beside it nothing hides,
+        and what they take from it."""
         if not self.fsdp or (region, turn.direction) not in self.step.played:
             return 0.0
         runs = self.step.played[region, turn.direction].seconds
         moves = self.gathered(turn, region)
         if region in ("embed", "head"):
             return moves * self.scale
-        return max(0.0, moves + self.reduced(turn, region) - runs) * self.scale
+        moves += self.reduced(turn, region)
+        share = self.step.model.setting.device.efficiency.contention
+        return (max(0.0, moves - runs) + share * min(moves, runs)) * self.scale
 
     def gathered(self, turn: Turn, region: str) -> float:
         """Seconds in which a region's parameters arrive; under a pipeline schedule once a step."""

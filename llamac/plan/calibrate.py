@@ -1,0 +1,225 @@
+"""This machine as a device file: what it makes of matmuls, memory, attention, kernels and links.
+
+Every figure is that of the best of some rounds, for whatever else runs can only add to it;
+efficiencies are what makes `DeviceClock` give the times that were measured, so that what its
+formulas leave out is spread over them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from llamac.plan.clock import DeviceClock
+from llamac.plan.device import Device, DeviceError, Efficiency, Link, device_named
+from llamac.plan.links import measured_link
+
+ROUNDS = 5  # of which the best counts
+LEAST = 0.03  # seconds of a round
+MOST_UNITS = 8  # of a CPU: its clock takes no shape for a tile of a GPU
+
+# rows, columns, elements of a sum: the linears of small and of large models
+MATMULS = {
+    "cpu": ((2048, 768, 256), (2048, 512, 688), (2048, 2304, 768), (1024, 4096, 1024)),
+    "cuda": ((8192, 8192, 8192), (8192, 12288, 4096), (8192, 4096, 11008), (4096, 2048, 2048)),
+}
+# batch, heads, positions, width of a head
+ATTENTION = {"cpu": (4, 8, 512, 64), "cuda": (4, 32, 2048, 128)}
+STREAM = {"cpu": 2**26, "cuda": 2**29}  # bytes of a tensor too large for caches
+
+Say = Callable[[str], None]
+
+
+def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
+    """(this machine, remarks for its file). Takes less than a minute. say: told what is found."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _blank(kind)
+    remarks = [f"Measured by llamac plan --calibrate with torch {torch.__version__}."]
+    kernel = _kernel(kind)
+    say(f"a kernel: {kernel * 1e6:.1f} µs")
+    bandwidth, memory = _memory(kind, kernel)
+    say(f"memory: {bandwidth / 1e9:.1f} GB/s; of it a sum gets {100 * memory:.0f} %")
+    efficiency = replace(device.efficiency, kernel=kernel, memory=memory)
+    device = replace(device, memory_bandwidth=bandwidth, efficiency=efficiency)
+    device = _with_matmuls(device, kind, say)
+    device = _with_attention(device, kind, say)
+    link, remark = measured_link(kind)
+    if link is None:
+        remarks.append("One GPU: its links could not be measured.")
+    else:
+        say(f"{remark}: {link.bandwidth / 1e9:.2f} GB/s after {link.latency * 1e6:.0f} µs")
+        device = replace(device, link=link)
+        remarks.append(f"link is {remark}; network could not be measured.")
+    return device, remarks
+
+
+def device_toml(device: Device, remarks: list[str]) -> str:
+    """The file that `load_device` reads."""
+    lines = [f"# {line}" for line in remarks]
+    title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
+    lines += [f'title = "{title}"', f"memory = {device.memory}"]
+    lines += [f"memory_bandwidth = {device.memory_bandwidth:.4g}", f"units = {device.units}"]
+    lines += [f"gpus_per_node = {device.gpus_per_node}"]
+    tables = {
+        "peak": dict(device.peak),
+        "link": asdict(device.link),
+        "network": asdict(device.network),
+        "efficiency": asdict(device.efficiency),
+    }
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {value:.4g}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _blank(kind: str) -> Device:
+    """What can be asked of the machine; where its GPU is a known one, its datasheet's figures."""
+    if kind == "cpu":
+        network = Link(bandwidth=1.1e9, latency=100e-6)
+        cores = torch.get_num_threads()
+        return Device(
+            name="cpu",
+            title=_cpu_title(),
+            memory=_memory_limit(),
+            memory_bandwidth=0.0,
+            units=min(cores, MOST_UNITS),
+            gpus_per_node=1,
+            peak={},
+            link=network,
+            network=network,
+            efficiency=Efficiency(contention=0.0, narrow=0.0),  # measured as it is
+        )
+    about = torch.cuda.get_device_properties(0)
+    try:
+        known = device_named(about.name)
+        return replace(known, title=about.name, memory=about.total_memory)
+    except DeviceError:
+        network = Link(bandwidth=21e9, latency=12e-6)
+        return Device(
+            name="gpu",
+            title=about.name,
+            memory=about.total_memory,
+            memory_bandwidth=0.0,
+            units=about.multi_processor_count,
+            gpus_per_node=torch.cuda.device_count(),
+            peak={},
+            link=network,
+            network=network,
+        )
+
+
+def _cpu_title() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{torch.get_num_threads()} cores of {name}"
+
+
+def _memory_limit() -> int:
+    """Bytes that processes here may take: the machine's, or less where a container says so."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        given = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return whole
+    return min(whole, int(given)) if given.isdecimal() else whole
+
+
+def _kernel(kind: str) -> float:
+    one = torch.ones(1, device=kind)
+    return seconds_of(lambda: one.add_(1.0), kind)
+
+
+def _memory(kind: str, kernel: float) -> tuple[float, float]:
+    """(bytes a second that a copy moves, the share of them that a sum of two tensors gets)."""
+    x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
+    copied = 2 * x.nbytes / (seconds_of(lambda: y.copy_(x), kind) - kernel)
+    added = 3 * x.nbytes / (seconds_of(lambda: torch.add(x, y, out=z), kind) - kernel)
+    return copied, min(1.0, added / copied)
+
+
+def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
+    """The peak is the best rate seen, unless a datasheet has it; the efficiency is the typical."""
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    took = {}
+    for name, dtype in dtypes.items():
+        for rows, columns, inner in MATMULS[kind]:
+            a = torch.randn(rows, inner, device=kind, dtype=dtype)
+            b = torch.randn(columns, inner, device=kind, dtype=dtype)
+            took[name, rows, columns, inner] = seconds_of(lambda a=a, b=b: F.linear(a, b), kind)
+    best = {
+        name: max(
+            2 * rows * columns * inner / seconds
+            for (dtype, rows, columns, inner), seconds in took.items()
+            if dtype == name
+        )
+        for name in dtypes
+    }
+    peak = dict(device.peak) or best
+    ideal = replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=1.0, kernel=0))
+    shares = {}
+    for (dtype, *shape), seconds in took.items():
+        clock = DeviceClock({}, {}, device=ideal, dtype=dtype, strides={})
+        shares[dtype, *shape] = clock.matmul(*shape) / (seconds - device.efficiency.kernel)
+    for name in dtypes:
+        typical = statistics.median(share for key, share in shares.items() if key[0] == name)
+        say(
+            f"matmuls in {name}: up to {best[name] / 1e12:.3g} TFLOP/s, {100 * typical:.0f} % of "
+            f"the peak typically"
+        )
+    # fp32 is what CPUs train in, bf16 what GPUs do
+    main = "fp32" if kind == "cpu" else "bf16"
+    share = statistics.median(share for key, share in shares.items() if key[0] == main)
+    return replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=min(share, 1.0)))
+
+
+def _with_attention(device: Device, kind: str, say: Say) -> Device:
+    """Causal, by torch's scaled_dot_product_attention; of the peak, half the square counted."""
+    dtype, name = (torch.float32, "fp32") if kind == "cpu" else (torch.bfloat16, "bf16")
+    batch, heads, length, width = ATTENTION[kind]
+    q, k, v = (
+        torch.randn(batch, heads, length, width, device=kind, dtype=dtype, requires_grad=True)
+        for _ in range(3)
+    )
+    with torch.no_grad():
+        forward = seconds_of(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), kind)
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    gradient = torch.randn_like(out)
+    back = seconds_of(
+        lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True), kind
+    )
+    product = 2 * batch * heads * length * length * width / 2  # one of them, its causal half
+    peak, kernel = device.flops(name), device.efficiency.kernel
+    shares = [2 * product / (forward - kernel) / peak, 5 * product / (back - kernel) / peak]
+    say(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
+    efficiency = replace(device.efficiency, attention=shares[0], attention_backward=shares[1])
+    return replace(device, efficiency=efficiency)
+
+
+def seconds_of(run: Callable[[], object], kind: str, count: int = 0) -> float:
+    """Of one run: the best of rounds of `count` runs, or, at 0, of as many as take a while."""
+
+    def wait() -> None:
+        if kind == "cuda":
+            torch.cuda.synchronize()
+
+    def round_of(count: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            run()
+        wait()
+        return (time.perf_counter() - begin) / count
+
+    run()
+    wait()
+    count = count or max(1, int(LEAST / max(round_of(1), 1e-7)))
+    return min(round_of(count) for _ in range(ROUNDS))
