@@ -31,6 +31,7 @@ VERBS = {
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
     "generate": "continue a text with what the run in directory RUN has learnt",
+    "tokenizer": "train, compare and explain tokenizers",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
     "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",
     "schema": "print the JSON Schema of specs, for completion in your editor",

@@ -64,14 +64,20 @@ class Tokenizer:
         self._multiline = any("\n" in name for name in names)
 
     @classmethod
-    def load(cls, path: str | Path) -> Tokenizer:
-        """The model in a file. Raises TokenizerError, naming the file, if there is none."""
+    def load(cls, path: str | Path, eos: int | None = None) -> Tokenizer:
+        """The model in a file, SentencePiece's or a tokenizer.json; eos: which piece ends a
+        document, where the file may not say. Raises TokenizerError, naming the file."""
         try:
-            return cls(Path(path).read_bytes())
+            model = Path(path).read_bytes()
+            if model.lstrip()[:1] == b"{":
+                from .tokenizer_json import JsonTokenizer
+
+                return JsonTokenizer(model, eos)
+            return cls(model)
         except OSError as error:
             raise TokenizerError(
                 f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
-                "SentencePiece .model file"
+                "SentencePiece .model file or a tokenizer.json"
             ) from error
         except TokenizerError as error:
             raise TokenizerError(f"{path}: {error}") from error
@@ -120,6 +126,14 @@ class Tokenizer:
         model with a rounded-up vocabulary may sample) reads as the unknown piece."""
         known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]
         return self._pieces.decode(known)
+
+    def piece(self, token: int) -> str:
+        """The text of a piece, a space in it as U+2581."""
+        return self._pieces.id_to_piece(token)
+
+    def score(self, token: int) -> float:
+        """BPE: the higher, the earlier its merge; unigram: its log-probability."""
+        return self._pieces.get_score(token)
 
     def _segments(self, text: str) -> Iterator[str | None]:
         """Cuts at each U+2581 (yielded as None) and, in long texts, after a line's end, where no

@@ -11,12 +11,13 @@ from llamac.spec.units import Bytes
 
 
 class Tokenizer(Section):
-    """Splits text into tokens: a SentencePiece model, trained on the sources or given."""
+    """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""
 
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
     path: NonEmpty | None = Field(
         default=None,
-        description="An existing SentencePiece .model file. Default: train one on the sources.",
+        description="An existing SentencePiece .model or HF tokenizer.json. Default: train one on "
+        "the sources.",
     )
     eos: Annotated[int, Field(ge=0)] | None = Field(
         default=None,

@@ -1,0 +1,107 @@
+"""`llamac tokenizer train SPEC`, `compare A B` and `explain TEXT`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llamac.cli.common import SetOption, SpecArgument, load
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Tokenizers.")
+
+Model = Annotated[
+    str,
+    typer.Argument(help="A .model, a tokenizer.json, or a directory of prepared data or of a run"),
+]
+
+
+class OutputExistsError(Exception):
+    """A file that would be written over."""
+
+    exit_code = 2
+
+
+@app.command()
+def train(
+    spec: SpecArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="[<name>.model]")
+    ] = None,
+    overrides: SetOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE")] = False,
+) -> None:
+    """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
+    from llamac.data.tokenizers import train_for
+    from llamac.runtime.prepared import write_bytes
+
+    loaded = load(spec, overrides)
+    path = output or Path(f"{loaded.name}.model")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} is there already: --overwrite replaces it, -o FILE")
+    tokenizer = train_for(loaded, lambda text: print(text, flush=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, tokenizer.model)
+    print(f"{path}: {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.pieces_sha256[:12]}")
+    print(f'use it with: [tokenizer] path = "{path}"')
+
+
+@app.command()
+def compare(
+    a: Model,
+    b: Model,
+    spec: Annotated[
+        str, typer.Option("--spec", metavar="SPEC", help="Whose sources to compare them on")
+    ] = "tiny",
+    overrides: SetOption = None,
+    sample: Annotated[
+        str, typer.Option(metavar="BYTES", help="Text to take of each source")
+    ] = "2MB",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+) -> None:
+    """How many bytes of each source's text a token holds, by two tokenizers."""
+    from llamac.data.tokenizers import Compared, compared, find
+    from llamac.spec.units import parse_bytes
+
+    try:
+        size = parse_bytes(sample)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--sample") from error
+    rows: list[Compared] = compared(find(a), find(b), load(spec, overrides), size)
+    if as_json:
+        print(json.dumps([row.to_json() for row in rows], indent=1))
+        return
+    _print_table(rows, a, b)
+
+
+@app.command()
+def explain(
+    text: Annotated[str, typer.Argument(help="What to make pieces of")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="MODEL", help="Whose merges [learns from TEXT alone]"),
+    ] = None,
+    merges: Annotated[int | None, typer.Option(min=1, help="Stop after so many")] = None,
+) -> None:
+    """Byte-pair encoding step by step: learnt from TEXT itself, or as a tokenizer applies it."""
+    from llamac.data.tokenizers import explained, find
+
+    for line in explained(text, None if tokenizer is None else find(tokenizer), merges):
+        print(line)
+
+
+def _print_table(rows: list[Any], a: str, b: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    print(f"A: {a}\nB: {b}\nbytes of text in a token:")
+    table = Table(box=None)
+    for name in ("source", "bytes", "A", "B", "B / A", "characters lost"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for row in rows:
+        lost = f"{row.lost[0]:,} / {row.lost[1]:,}" if any(row.lost) else "none"
+        per = [f"{value:.3f}" for value in row.bytes_per_token]
+        table.add_row(row.source, f"{row.nbytes:,}", *per, f"{row.ratio:.3f}", lost)
+    Console().print(table)

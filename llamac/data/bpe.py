@@ -1,0 +1,100 @@
+"""Byte-pair encoding step by step: how merges are learnt from a text, and how a model applies them.
+
+Sennrich et al. 2016 (arXiv:1508.07909), after Gage 1994. For showing, not for speed: training and
+encoding are SentencePiece's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from llamac.runtime.tokenizer import SPACE_MARK, Tokenizer
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One step. pair: what was joined. count: how often it stood there. pieces: the text after.
+    score: the model's, for merges that it applies."""
+
+    pair: tuple[str, str]
+    count: int
+    pieces: tuple[str, ...]
+    score: float | None = None
+
+
+def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
+    """The merges that training on this text alone would make: each time the pair that occurs most
+    often, until none occurs twice. Of equals the shorter, then the first by its characters, as
+    SentencePiece does. limit: of how many merges."""
+    pieces = list(text)
+    made = 0
+    while limit is None or made < limit:
+        counts = [(count, pair) for pair, count in _pairs(pieces).items() if count > 1]
+        if not counts:
+            return
+        count, pair = min(counts, key=lambda c: (-c[0], len("".join(c[1])), "".join(c[1])))
+        pieces = joined(pieces, pair)
+        yield Merge(pair, count, tuple(pieces))
+        made += 1
+
+
+def applied(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
+    """The merges by which a BPE model makes its pieces of a text: each time the pair whose piece
+    has the highest score, the first of equals. What has no piece stays characters."""
+    known = {tokenizer.piece(i): tokenizer.score(i) for i in range(tokenizer.vocab_size)}
+    pieces = starting(tokenizer, text)
+    while True:
+        scores = [
+            (known[a + b], -at) for at, (a, b) in enumerate(_neighbours(pieces)) if a + b in known
+        ]
+        if not scores:
+            return
+        score, at = max(scores)
+        pair = (pieces[-at], pieces[-at + 1])
+        pieces[-at : -at + 2] = ["".join(pair)]
+        yield Merge(pair, 1, tuple(pieces), score)
+
+
+def merges_by_score(tokenizer: Tokenizer) -> bool:
+    """Whether it is a BPE model: SentencePiece numbers their pieces, 0, -1, -2, …, by score."""
+    scores = [tokenizer.score(i) for i in range(tokenizer.vocab_size)]
+    return min(scores) < 0 and all(score == int(score) <= 0 for score in scores)
+
+
+def starting(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The characters a model begins with: a space is U+2581, some models put one in front."""
+    marked = text.replace(" ", SPACE_MARK)
+    first = tokenizer.encode(text[:1]) if text else []
+    prefixed = len(first) and tokenizer.piece(int(first[0])).startswith(SPACE_MARK)
+    return list(SPACE_MARK + marked if prefixed and not text.startswith(" ") else marked)
+
+
+def joined(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """The pieces with every such pair, from the left, made one."""
+    found: list[str] = []
+    at = 0
+    while at < len(pieces):
+        here = tuple(pieces[at : at + 2]) == pair
+        found.append("".join(pair) if here else pieces[at])
+        at += 2 if here else 1
+    return found
+
+
+def _pairs(pieces: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How often each pair can be joined: `aaa` holds `aa` once."""
+    counts: Counter[tuple[str, str]] = Counter()
+    before, last = -1, None
+    for at, pair in enumerate(_neighbours(pieces)):
+        if pair == last and before == at - 1:
+            before, last = -1, None
+            continue
+        counts[pair] += 1
+        before, last = (at, pair) if pair[0] == pair[1] else (-1, None)
+    return counts
+
+
+def _neighbours(pieces: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return pairwise(pieces)

@@ -1,0 +1,149 @@
+"""Tokenizers trained, compared and explained, for `llamac tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamac.data.bpe import applied, learnt, merges_by_score
+from llamac.runtime.shards import Job, train_on_sources
+from llamac.runtime.sources import documents
+from llamac.runtime.tokenizer import Tokenizer, TokenizerError, sample
+from llamac.spec import Spec
+
+LOOKED_AT = 32  # times the sample: how much text it is drawn from
+
+
+class NoTokenizerError(ValueError):
+    """No tokenizer is there, or not one that this can be done with."""
+
+    exit_code = 2
+
+
+def find(name: str) -> Tokenizer:
+    """The tokenizer in a file, or of a directory of prepared data or of a run. NoTokenizerError."""
+    path = Path(name)
+    if path.is_dir():
+        places = (path / "tokenizer.model", path / "data" / "tokenizer.model")
+        path = next((place for place in places if place.is_file()), None) or _nowhere(path)
+    try:
+        return Tokenizer.load(path)
+    except TokenizerError as error:
+        raise NoTokenizerError(str(error)) from error
+
+
+def source_tables(spec: Spec) -> list[dict[str, Any]]:
+    """The spec's sources as `runtime.sources` reads them."""
+    return [source.model_dump() for source in spec.data.source]
+
+
+def _nowhere(path: Path) -> Path:
+    raise NoTokenizerError(f"{path} holds no tokenizer.model, nor does {path / 'data'}")
+
+
+def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
+    """The tokenizer of a spec, on a sample of its sources in proportion to their shares."""
+    if spec.tokenizer.path:
+        raise NoTokenizerError(
+            f"the spec's tokenizer is given, {spec.tokenizer.path}: without tokenizer.path one is "
+            "trained"
+        )
+    job = Job(
+        root=Path(),
+        sources=source_tables(spec),
+        tokenizer=spec.tokenizer.model_dump(),
+        vocab_size=spec.model.vocab_size,
+        validation=spec.data.validation,
+        shard_tokens=spec.data.shard_tokens,
+        seed=spec.seed,
+        progress=lambda stage, done: say(f"{stage} …"),
+    )
+    return train_on_sources(job)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One source. nbytes: of text. tokens, lost: of both tokenizers; lost counts the characters of
+    texts that do not come back as they were."""
+
+    source: str
+    nbytes: int
+    tokens: tuple[int, int]
+    lost: tuple[int, int]
+
+    @property
+    def bytes_per_token(self) -> tuple[float, float]:
+        a, b = self.tokens
+        return self.nbytes / max(a, 1), self.nbytes / max(b, 1)
+
+    @property
+    def ratio(self) -> float:
+        a, b = self.bytes_per_token
+        return b / a if a else float("nan")
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("a", "b")
+        return {
+            "source": self.source,
+            "bytes": self.nbytes,
+            "tokens": dict(zip(names, self.tokens, strict=True)),
+            "bytes_per_token": dict(zip(names, self.bytes_per_token, strict=True)),
+            "ratio": self.ratio,
+            "characters_lost": dict(zip(names, self.lost, strict=True)),
+        }
+
+
+def compared(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
+    """Both on about `size` bytes of each of the spec's sources, then on all of them together."""
+    rows = []
+    for source in source_tables(spec):
+        most = size * LOOKED_AT
+        limited = {**source, "max_bytes": min(source.get("max_bytes") or most, most)}
+        texts = sample(documents(limited), size, source["name"])
+        nbytes = sum(len(text.encode()) for text in texts)
+        counted = [_counted(tokenizer, texts) for tokenizer in (a, b)]
+        tokens, lost = zip(*counted, strict=True)
+        rows.append(Compared(source["name"], nbytes, tokens, lost))
+    if len(rows) > 1:
+        sums = np.array([[row.nbytes, *row.tokens, *row.lost] for row in rows]).sum(0).tolist()
+        rows.append(Compared("all", sums[0], (sums[1], sums[2]), (sums[3], sums[4])))
+    return rows
+
+
+def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
+    """(tokens, characters of texts that do not survive)."""
+    tokens = lost = 0
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        tokens += len(ids)
+        lost += len(text) if tokenizer.decode(ids).strip() != text.strip() else 0
+    return tokens, lost
+
+
+def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
+    """Lines that show the merges one by one."""
+    if tokenizer is None:
+        yield f"start: {' '.join(text)}"
+        steps = learnt(text, limit)
+    else:
+        if not merges_by_score(tokenizer):
+            raise NoTokenizerError("merges can be shown of SentencePiece's BPE models only")
+        steps = applied(tokenizer, text)
+    pieces: tuple[str, ...] = tuple(text)
+    number = 0
+    for number, step in enumerate(steps, 1):
+        if limit is not None and number > limit:
+            break
+        pieces = step.pieces
+        why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
+        yield f"{number}: {step.pair[0]} + {step.pair[1]}  ({why})  →  {' '.join(pieces)}"
+    if tokenizer is None:
+        new = len({*pieces})
+        yield f"end: {number} merges, {len(text)} characters are {len(pieces)} pieces, {new} kinds"
+        return
+    ids = tokenizer.encode(text)
+    shown = " ".join(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
+    yield f"end: {len(text.encode())} bytes are {len(ids)} tokens: {shown}"
