@@ -35,12 +35,17 @@ def load(spec: str, overrides: Sequence[str] | None) -> Spec:
     return load_spec(spec, overrides or ())
 
 
-def write(path: Path, content: str | bytes, option: str = "-o") -> None:
-    """The file that `option` names, whole or not at all."""
+def writable(path: Path, option: str = "-o") -> None:
+    """Refuses what could not be written, before work is done for it."""
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory", param_hint=option)
     if not path.parent.is_dir():
         raise typer.BadParameter(f"there is no directory {path.parent}", param_hint=option)
+
+
+def write(path: Path, content: str | bytes, option: str = "-o") -> None:
+    """The file that `option` names, whole or not at all."""
+    writable(path, option)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

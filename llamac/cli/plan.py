@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, load, write
+from llamac.cli.common import SetOption, load, writable, write
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -125,6 +125,8 @@ def _calibrate(path: Path) -> None:
     """Measure this machine into a device file."""
     if path.suffix != ".toml":
         raise typer.BadParameter(f"{path} does not end in .toml", param_hint="-o")
+
+    writable(path)
 
     from llamac.plan.calibrate import calibrate, device_toml
 

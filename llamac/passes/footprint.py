@@ -174,7 +174,8 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
     1F1B, of those ahead of it; interleaved, of more (Narayanan et al. 2021)."""
     if virtual == 1:
         return min(micro_batches, ranks - stage)
-    warm = 2 * (ranks - stage - 1) + (virtual - 1) * ranks + 1
+    each = micro_batches // max(1, micro_batches // ranks)  # of a round
+    warm = 2 * (ranks - stage - 1) + (virtual - 1) * each + 1
     return min(micro_batches, warm / virtual)
 
 

@@ -96,7 +96,7 @@ def headline(prediction: Prediction) -> str:
 def sections(prediction: Prediction) -> Iterator[Section]:
     yield _memory(prediction)
     yield _time(prediction)
-    if prediction.communication:
+    if any(prediction.communication.values()):
         yield _communication(prediction)
     yield _run(prediction)
 
@@ -126,10 +126,16 @@ def _time(prediction: Prediction) -> Section:
 
 def _communication(prediction: Prediction) -> Section:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
+    sizes = parallel.mesh | {"dp_shard": parallel.data_shard * parallel.data_replicate}
     rows = [
-        (axis, f"{ranks:,}", gigabytes(sent), link_name(device, ranks, stride_of(axis, prediction)))
+        (
+            axis,
+            f"{sizes[axis]:,}",
+            gigabytes(sent),
+            link_name(device, sizes[axis], stride_of(axis, prediction)),
+        )
         for axis, sent in prediction.communication.items()
-        if (ranks := parallel.mesh[axis]) > 1
+        if sent
     ]
     head = ("axis", "ranks", "GB", "over")
     return Section("what a rank sends in a step", head, rows, "<>><")
@@ -231,7 +237,7 @@ def _run(prediction: Prediction) -> Section:
         ("GPU-hours", digits(prediction.gpu_hours), ""),
     ]
     note = (
-        f"of {digits(peak)} TFLOP/s. MFU as PaLM has it: N parameters in matmuls, attention whole;\n"
+        f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
         "  HFU: what is run, with what is computed again, and half of causal attention"
     )
     return Section("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
