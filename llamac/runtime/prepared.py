@@ -257,18 +257,28 @@ def clear(directory: Path) -> None:
             path.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that gets its name once all of it is on the disk; on an error, never."""
     file = _aside(path).open("wb")
-    file.write(data)
-    _settle(file)
+    try:
+        yield file
+        _settle(file)
+    except BaseException:
+        file.close()
+        _aside(path).unlink(missing_ok=True)
+        raise
     os.replace(_aside(path), path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with whole(path) as file:
+        file.write(data)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    file = _aside(path).open("wb")
-    np.save(file, array)
-    _settle(file)
-    os.replace(_aside(path), path)
+    with whole(path) as file:
+        np.save(file, array)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,133 @@
+"""Documents that are tokens already: Megatron-LM's .bin and .idx, datatrove's .ds and .ds.index.
+
+Megatron's index: b"MMIDIDX", two zeros, version 1 (uint64), a dtype code (uint8), the numbers of
+sequences and of document bounds (uint64 each); then each sequence's length (int32) and its place in
+the .bin in bytes (int64), and the bounds: documents' first sequences, and the number of sequences.
+datatrove's: where each document ends in the .ds, in tokens (uint64). All of it little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .sources import Skipped
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQQ")
+DTYPES = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+SUFFIXES = (".idx", ".bin", ".ds")
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A file of documents, mapped into memory. sequences: int64 [n, 2], where each begins in
+    `tokens` and how long it is. bounds: int64 [documents + 1], the first sequence of each."""
+
+    tokens: np.ndarray
+    sequences: np.ndarray
+    bounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def document(self, number: int) -> np.ndarray:
+        """Its tokens, of the file's dtype. ValueError if they are not in the file."""
+        pieces = []
+        for begin, length in self.sequences[self.bounds[number] : self.bounds[number + 1]].tolist():
+            piece = self.tokens[begin : begin + length]
+            if begin < 0 or len(piece) != length:
+                raise ValueError("its tokens are not in the file")
+            pieces.append(piece)
+        return np.concatenate(pieces) if pieces else self.tokens[:0]
+
+
+def open_tokenized(path: str | Path) -> Tokenized:
+    """A .ds, or a .bin or .idx with the other beside it. Raises ValueError or OSError."""
+    path = Path(path)
+    return _datatrove(path) if path.suffix == ".ds" else _megatron(path.with_suffix(""))
+
+
+def token_documents(
+    path: str, eos: int, vocab_size: int, skipped: Skipped
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number from 1, tokens without a final EOS, int32) of each document in a file.
+
+    Documents that are empty, lie outside the file or hold what is no token are skipped.
+    """
+    try:
+        file = open_tokenized(path)
+    except (OSError, ValueError) as error:
+        skipped.add("unreadable tokens", f"{path} ({error})")
+        return
+    for number in range(len(file)):
+        where = f"{path}:{number + 1}"
+        try:
+            tokens = file.document(number)
+        except ValueError:
+            skipped.add("tokens beyond the end of the file", where)
+            continue
+        if len(tokens) and tokens[-1] == eos:
+            tokens = tokens[:-1]
+        if not len(tokens):
+            skipped.add("empty", where)
+        elif tokens.min() < 0 or tokens.max() >= vocab_size:
+            skipped.add("tokens outside the vocabulary", where)
+        else:
+            yield number + 1, tokens.astype(np.int32)
+
+
+def _megatron(stem: Path) -> Tokenized:
+    index, data = stem.with_name(f"{stem.name}.idx"), stem.with_name(f"{stem.name}.bin")
+    size = os.path.getsize(index)
+    with index.open("rb") as file:
+        header = file.read(HEADER.size)
+    if len(header) < HEADER.size or header[:9] != MAGIC:
+        raise ValueError("not an index of Megatron's")
+    _, version, code, sequences, bounds = HEADER.unpack(header)
+    if version != 1 or code not in DTYPES:
+        raise ValueError(f"version {version} with dtype {code} is not known")
+    lengths_at, places_at = HEADER.size, HEADER.size + 4 * sequences
+    bounds_at = places_at + 8 * sequences
+    if size < bounds_at + 8 * bounds:
+        raise ValueError("the index is cut off")
+    dtype = np.dtype(DTYPES[code])
+    lengths = _mapped(index, "<i4", lengths_at, sequences)
+    places = _mapped(index, "<i8", places_at, sequences)
+    where = np.stack([places // dtype.itemsize, lengths.astype(np.int64)], axis=1)
+    return _checked(_mapped(data, dtype), where, _mapped(index, "<i8", bounds_at, bounds))
+
+
+def _datatrove(path: Path) -> Tokenized:
+    ends = _mapped(path.with_name(f"{path.name}.index"), "<u8").astype(np.int64)
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    size = os.path.getsize(path)
+    total = int(ends[-1]) if len(ends) else 0
+    width = 4 if total and size >= 4 * total else 2
+    where = np.stack([starts, ends - starts], axis=1)
+    return _checked(_mapped(path, f"<u{width}"), where, np.arange(len(ends) + 1))
+
+
+def _checked(tokens: np.ndarray, sequences: np.ndarray, bounds: np.ndarray) -> Tokenized:
+    steps = np.diff(bounds)
+    if not len(bounds) or bounds[0] != 0 or (steps < 0).any() or bounds[-1] > len(sequences):
+        raise ValueError("the index's documents are out of order")
+    if (sequences[:, 1] < 0).any():
+        raise ValueError("the index holds negative lengths")
+    return Tokenized(tokens, sequences, bounds)
+
+
+def _mapped(
+    path: Path, dtype: str | np.dtype, offset: int = 0, count: int | None = None
+) -> np.ndarray:
+    """A file, or part of it, mapped into memory as it is read; an empty one cannot be."""
+    width = np.dtype(dtype).itemsize
+    count = (os.path.getsize(path) - offset) // width if count is None else count
+    if not count:
+        return np.zeros(0, dtype=dtype)
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count,)))
