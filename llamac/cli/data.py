@@ -94,5 +94,16 @@ def prepare_here(
             return preparing.prepare(preparation, run, report)
 
 
+@app.command()
+def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
+    """Train the models that stages need: the classifier of pages, the language model."""
+    loaded = load(spec, overrides)
+    from llamac.data.classifier import told_of, train_models
+
+    with told():
+        for report in train_models(loaded.data, typer.echo).values():
+            typer.echo(told_of(report))
+
+
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,8 @@ from llamac.data.document import Document, Filter, Rejected
 from llamac.data.readers import reader_for
 from llamac.data.stages import StageError, arrays, build, ngram_model, quality
 from llamac.data.stages.words import Hashes, hashed
-from llamac.runtime.sources import Skipped, file_list
+from llamac.runtime.inputs import file_list
+from llamac.runtime.sources import Skipped
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 
@@ -57,6 +58,24 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
     if not reports:
         raise StageError("no source has a stage that is trained: `perplexity` or `quality`")
     return reports
+
+
+def told_of(report: dict[str, Any]) -> str:
+    """A report in words."""
+    if "order" in report:
+        return (
+            f"  {report['model']}: {report['order']}-grams of {report['documents']:,} documents, "
+            f"{report['characters']:,} characters"
+        )
+    figures = ", ".join(
+        f"{name} {'-' if report[key] is None else format(report[key], '.2f')}"
+        for name, key in (("precision", "precision"), ("recall", "recall"), ("ROC area", "auc"))
+    )
+    return (
+        f"  {report['model']}: {report['pages_cited']:,} pages are cited, "
+        f"{report['pages_not_cited']:,} are not; trained on {report['trained_on']:,}; of "
+        f"{report['held_out']:,} held out, at {report['threshold']:g}: {figures}"
+    )
 
 
 def _reference(data: Data, source: Source, stage: Perplexity | Quality) -> Source:
@@ -248,7 +267,7 @@ def _among(hashes: Hashes, value: np.uint64) -> bool:
 
 
 def _files(source: Source) -> list[str]:
-    return file_list({"paths": source.paths})
+    return file_list(source.written())
 
 
 def _documents(source: Source) -> Iterator[Document]:

@@ -35,7 +35,8 @@ def build(stage: C4) -> Filter:
             if "javascript" in lower:
                 continue
             if "{" in line:
-                return Rejected("curly bracket", line[:80])
+                at = line.index("{")
+                return Rejected("curly bracket", line[max(at - 40, 0) : at + 40])
             if _POLICIES.search(lower):
                 continue
             if bad and (word := bad.search(lower)):

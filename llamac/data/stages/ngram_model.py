@@ -1,6 +1,8 @@
 """An n-gram language model over words: interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
 
-Words are lower case without punctuation, digits taken as 0; those seen once are one unknown word.
+Words are lower case without punctuation, digits taken as 0. Those seen once teach what follows an
+unknown word and how likely one is; its probability is shared among as many words as they are, or
+text full of unknown words would count as likely.
 CCNet's model has 5-grams of pieces of words, which reach about as far as 3-grams of words do.
 """
 
@@ -44,7 +46,7 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
     known, index, times = np.unique(words, return_inverse=True, return_counts=True)
     words = np.where(times[index] > 1, known[index], UNKNOWN)
 
-    model: Model = {}
+    model: Model = {"unknown": np.array([max(int((times == 1).sum()), 1)])}
     lower = _Level(words, 1)
     logs = _unigrams(lower, _Level(words, 2))
     for size in range(1, order + 1):
@@ -75,7 +77,8 @@ def perplexity(model: Model, text: str) -> float:
     words = modelled_words(text)
     if not len(words):
         return float("inf")
-    words = np.where(table.find(model["slots1"], mixed(words)) < 0, UNKNOWN, words)
+    unknown = table.find(model["slots1"], mixed(words)) < 0
+    words = np.where(unknown, UNKNOWN, words)
     logs, backoff = np.zeros(0, np.float32), np.zeros(0, np.float32)
     for size in range(1, min(len(model) // 2, len(words)) + 1):
         at = table.find(model[f"slots{size}"], _grams(words, size))
@@ -85,7 +88,8 @@ def perplexity(model: Model, text: str) -> float:
         else:
             logs[size - 1 :] = np.where(at >= 0, found[:, 0], backoff[:-1] + logs[size - 1 :])
         backoff = np.where(at >= 0, found[:, 1], 0)
-    return float(np.exp(-logs.mean(dtype=np.float64)))
+    shared = unknown.mean() * np.log(float(model["unknown"][0]))
+    return float(np.exp(shared - logs.mean(dtype=np.float64)))
 
 
 def load(path: Path) -> Model:

@@ -107,7 +107,7 @@ def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Tr
         return loss
 
     optimizer.step(closure)
-    return Trained(weights.detach()[:, 0].numpy(), float(bias))
+    return Trained(weights.detach()[:, 0].numpy(), bias.item())
 
 
 def _norm(page: Features) -> float:
