@@ -41,7 +41,8 @@ def clean(plan: SourcePlan, number: int, part: Part) -> None:
 
 
 def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
-    return _State.load(plan.folder(number, part.number)).done
+    left = number and chunks.paths_in(plan.folder(number - 1, part.number))
+    return not left and _State.load(plan.folder(number, part.number)).done
 
 
 def rows_of(plan: SourcePlan, part: Part) -> list[Row]:

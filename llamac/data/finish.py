@@ -24,11 +24,11 @@ FUNNEL = "funnel.json"
 def finish(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
     parts = [_source(job, work, plan) for plan in plans]
+    for plan in plans:
+        for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
+            plan.decided(step.number).write_bytes(b"")
     manifest = {"settings": shards.settings_of(job), "inputs": shards.inputs_of(job)}
     write_json(job.root / "manifest.json", manifest | shards.summary(job, model, parts))
-    for plan in plans:
-        for step in plan.passes[1:]:  # its size is no longer needed, that it was made still is
-            plan.decided(step.number).write_bytes(b"")
 
 
 def is_finished(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:

@@ -35,11 +35,11 @@ def merge(plan: SourcePlan, number: int) -> None:
 
 
 def is_scanned(plan: SourcePlan, number: int, part: Part) -> bool:
-    return plan.found(number, part.number).exists() or is_merged(plan, number)
+    return plan.found(number, part.number).exists() or plan.decided(number).exists()
 
 
 def is_merged(plan: SourcePlan, number: int) -> bool:
-    return plan.decided(number).exists()
+    return plan.decided(number).exists() and not plan.found(number, 0).parent.exists()
 
 
 def _survey(plan: SourcePlan, number: int) -> Any:
