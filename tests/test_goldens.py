@@ -32,7 +32,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.ir.types import DTYPES, TensorType
-from llamac.passes.pipeline import stages
+from llamac.passes.pipeline import SavedSets, saved_sets, stages
 from llamac.spec import Spec
 from tests.compare import (
     Oracle,
@@ -76,9 +76,12 @@ TIED = (
     " original_context=64}",
     'kernels.attention="math"',
 )
+# Of two layers, one computes attention and both halves of the FFN again, the other attention alone.
+BUDGET = ('activation.checkpoint="budget"', 'activation.budget="13.05GB"')
 CASES = (
     Case("tiny", "tiny", small=True),
     Case("7b-full-recompute", "7b", ('activation.checkpoint="full"',)),
+    Case("7b-budget", "7b", BUDGET),
     Case("65b", "65b"),
     Case("llama2-70b-xformers", "llama2-70b", ('hardware.device="cuda"',)),
     Case("gpt3-block", "gpt3-block"),
@@ -89,10 +92,10 @@ CASES = (
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-def compiled(spec: Spec) -> dict[str, Program]:
+def compiled(spec: Spec, decided: SavedSets = ()) -> dict[str, Program]:
     """The program after each pass that changed it, by golden file name."""
     found: dict[str, Program] = {}
-    for number, stage in enumerate(stages(spec), 1):
+    for number, stage in enumerate(stages(spec, decided=decided), 1):
         if all(stage.program is not earlier for earlier in found.values()):
             found[f"{number:02d}-{stage.name}.ir"] = stage.program
     return found
@@ -114,7 +117,7 @@ def produced(case: Case) -> dict[str, str]:
 def twin(case: Case) -> tuple[Oracle, dict[str, Program]]:
     """What the reference says of the case's small form, and its programs by golden file name."""
     spec = case.twin()
-    return oracle(spec), compiled(spec)
+    return oracle(spec), compiled(spec, saved_sets(case.golden()))
 
 
 def read(case: Case) -> dict[str, str]:
@@ -174,7 +177,8 @@ def test_no_golden_is_stale(update_goldens: bool) -> None:
 
 
 def test_the_goldens_show_every_checkpoint_policy() -> None:
-    assert {case.golden().activation.checkpoint for case in CASES} == {"none", "selective", "full"}
+    found = {case.golden().activation.checkpoint for case in CASES}
+    assert found == {"none", "selective", "full", "budget"}
 
 
 @every_case
