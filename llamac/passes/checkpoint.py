@@ -23,6 +23,7 @@ from llamac.ir.graph import (
     Builder,
     copy_graph,
     finish,
+    is_op,
     op_of,
     placeholders,
     producer,
@@ -30,6 +31,7 @@ from llamac.ir.graph import (
     type_of,
 )
 from llamac.ir.program import Program, Region
+from llamac.ops.collectives import all_gather
 
 POLICIES = {
     "none": ("save", "recompute"),  # the costs of ops whose results are kept
@@ -56,6 +58,10 @@ class Checkpoint:
 
 
 def by_cost(policy: str) -> Keep:
+    """`regather` is `none` but for what tensor ranks gathered, which is gathered again: Megatron's
+    way (Korthikanti et al. 2022, section 4.2.2), for the planner."""
+    if policy == "regather":
+        return lambda value: not is_op(producer(value)[0], all_gather)
     costs = POLICIES[policy]
     return lambda value: op_of(producer(value)[0]).cost in costs
 

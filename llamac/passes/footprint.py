@@ -9,9 +9,11 @@ from weakref import WeakKeyDictionary
 
 from torch import fx
 
-from llamac.ir.graph import ops_in, placeholders, type_of
+from llamac.ir.graph import is_op, op_of, ops_in, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES
+from llamac.ir.values import operands_of
+from llamac.ops.attention import attention
 from llamac.passes.liveness import peak_bytes, saved_bytes
 
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
@@ -19,7 +21,7 @@ Sharding = Literal["none", "zero1", "zero2", "zero3"]
 
 CONTEXT = 0.7e9
 """Bytes of a process on a GPU besides torch's: the CUDA context and NCCL's buffers."""
-FRAGMENTS = 0.03
+FRAGMENTS = 0.02
 """Of what torch holds, what its allocator cannot use."""
 
 
@@ -112,11 +114,13 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Bytes of a region: kept, at the peak of either pass, and of scores that a kernel writes."""
+    """Bytes of a region: kept, at the peak of either pass, and of scores that a kernel writes.
+    again: is attention computed again, so that no scores are kept?"""
 
     kept: float
     peak: float
     scores: float
+    again: bool
 
 
 _extents: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], _Extent]]
@@ -132,17 +136,25 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
         ahead = peak_bytes(region.forward.graph, region.saved, symbols)
         behind = peak_bytes(region.backward.graph, (), symbols)
         scores = _scores(region.forward.graph, symbols)
-        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, behind), scores)
+        again = any(is_op(node, attention) for node in ops_in(region.backward.graph))
+        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, behind), scores, again)
     return known[key]
 
 
-def activations(program: Program, scores_kept: bool = False) -> Activations:
-    """By liveness over the scheduled forward and backward graphs, recompute included."""
+def activations(
+    program: Program, scores_kept: bool = False, logit_bytes: float | None = None
+) -> Activations:
+    """By liveness over the scheduled forward and backward graphs, recompute included. scores_kept:
+    are attention's scores, where a kernel writes them? logit_bytes: for each of the logits, all
+    their copies at the worst moment; None: as our fused loss has it."""
     symbols = program.symbols
     own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
-    kept = {name: one.kept + (one.scores if scores_kept else 0) for name, one in own.items()}
+    kept = {
+        name: one.kept + (one.scores if scores_kept and not one.again else 0.0)
+        for name, one in own.items()
+    }
     head = program.regions["head"]
-    whole, logits = _extent(head, symbols), _logits(head.forward.graph, symbols)
+    whole, logits = _extent(head, symbols), _logits(head.forward.graph, symbols, logit_bytes)
     peak = {name: one.peak + one.scores for name, one in own.items()}
     return Activations(kept, peak, whole.kept, whole.peak, logits)
 
@@ -158,14 +170,19 @@ def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
     return total
 
 
-def _logits(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
-    """Bytes of the largest block of logits: in the compute dtype, and in fp32 for the loss."""
+def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = None) -> float:
+    """Bytes of the largest block of logits, beside those that are values of the graph: in the
+    compute dtype, and in fp32 for the loss, unless `nbytes` says otherwise."""
     for node in ops_in(graph):
+        if "cross_entropy" in op_of(node).name and "chunk" not in node.kwargs and nbytes:
+            # The graph has them and their gradients.
+            logits = next(type_of(v) for v in operands_of(node) if len(type_of(v).shape) == 3)
+            return max(0.0, nbytes * logits.elements(symbols) - 2 * logits.nbytes(symbols))
         if "chunk" in node.kwargs:
             x, weight = (type_of(operand) for operand in node.args[:2])  # type: ignore[arg-type]
             tokens = x.elements(symbols) // int(x.shape[-1])
             rows = min(int(node.kwargs["chunk"]), tokens)  # type: ignore[arg-type]
-            return rows * int(weight.shape[0]) * (DTYPES[weight.dtype].itemsize + 4)
+            return rows * int(weight.shape[0]) * (nbytes or DTYPES[weight.dtype].itemsize + 4)
     return 0.0
 
 
@@ -179,9 +196,7 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
     return min(micro_batches, warm / virtual)
 
 
-def behind(
-    found: Activations, runs: Iterable[tuple[str, int]], flying: float, last: bool
-) -> float:
+def behind(found: Activations, runs: Iterable[tuple[str, int]], flying: float, last: bool) -> float:
     """The most bytes of activations alive on a pipeline rank, logits aside. runs: the regions its
     layers run, in order, and how many layers in a row. flying: see `in_flight`. last: is the loss
     its own?

@@ -32,6 +32,7 @@ BACKWARD = (attention_backward, context_attention_backward)
 LINEAR = (linear, linear_input_gradient, linear_weight_gradient)
 GPU = 8  # as few units are no GPU's: cores take any shape alike
 HEAD = 128  # elements of a head, and
+CAST = 5  # bytes that an operand of an fp8 matmul moves: read for its scale, read, written
 BLOCK = 128  # positions of a block, that attention's efficiencies are given for
 
 
@@ -90,15 +91,17 @@ class DeviceClock(Clock):
         device, efficiency = self.device, self.device.efficiency
         flops = 2 * rows * columns * inner
         rate = device.flops(self.dtype) * efficiency.matmul
+        casts = 0.0
         if fp8:
-            rate = max(rate, device.flops("fp8") * efficiency.fp8)
+            rate = device.flops("fp8") * efficiency.fp8 * self.style.fp8
+            casts = self.moved(CAST * (rows + columns) * inner, 4.0)
         size = 4 if self.dtype == "fp32" else 2
         moved = size * (rows * columns + rows * inner + inner * columns)
         least = moved / device.memory_bandwidth / efficiency.memory
         lost = 1.0
         if device.units > GPU:
             lost = waste(round(rows), round(columns), round(inner), device.units, efficiency.fill)
-        return max(flops / rate * lost, least) + efficiency.kernel
+        return max(flops / rate * lost, least) + efficiency.kernel + casts
 
     def moved(self, nbytes: float, kernels: float = 1.0) -> float:
         efficiency = self.device.efficiency

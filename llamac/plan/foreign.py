@@ -12,7 +12,7 @@ from functools import lru_cache
 from llamac.ir.program import Program
 from llamac.plan.blocks import block_program, laid_out
 from llamac.plan.device import Device, DeviceError, Link, device_named
-from llamac.plan.habits import checkpointing, sharding_of, style_of, unfused
+from llamac.plan.habits import checkpointing, gathers_again, sharding_of, style_of, unfused
 from llamac.plan.predict import Setting
 from llamac.plan.rows import Row, RowError, count, flag, needed, number, says, text
 from llamac.plan.shapes import shape_of
@@ -57,8 +57,7 @@ def foreign_run(row: Row) -> Run:
         device,
         style,
         sharding=sharding_of(row),
-        # Row-wise scaling's kernels are no faster than bf16 (torchtitan's own measurements).
-        fp8="fp8" in dtype and "rowwise" not in dtype,
+        fp8=says(dtype, "fp8", "fp4"),
         core_again=checkpointing(row).core and unfused(row),
         micro_batches=layout.micro_batches,
     )
@@ -75,10 +74,11 @@ def _program(setting: Setting, row: Row) -> Program:
     stages = [layers // parts + (stage < layers % parts) for stage in range(parts)]
     kept = checkpointing(row)
     share = kept.share(layers / spec.parallel.pipeline)
+    policy = "regather" if kept.policy == "none" and gathers_again(row) else kept.policy
     if share in (0.0, 1.0):
-        policy = kept.policy if share == 0 else "full"
+        policy = policy if share == 0 else "full"
         return laid_out(block_program(spec, policy, fused), spec, stages)
-    plain, full = (block_program(spec, policy, fused) for policy in (kept.policy, "full"))
+    plain, full = (block_program(spec, one, fused) for one in (policy, "full"))
     region = replace(full.regions["block"], name="block_full")
     turns = [int((n + 1) * share) > int(n * share) for n in range(layers)]
     names = ["block_full" if turn else "block" for turn in turns]

@@ -331,8 +331,8 @@ class StepModel:
 
     @cached_property
     def activations(self) -> Activations:
-        kept = not self.setting.core_again and self.spec.activation.checkpoint == "none"
-        return activations(self.program, scores_kept=kept)
+        kept = not self.setting.core_again
+        return activations(self.program, kept, self.setting.style.logit_bytes)
 
     def memory(self) -> Memory:
         """Of the pipeline rank that holds most: the first, or the last."""
@@ -347,7 +347,7 @@ class StepModel:
             self.spec.precision.compute,
             self.sharding,
             self.sharers,
-            self.micro_batches,
+            1 if self.setting.style.each_time and self.pp == 1 else self.micro_batches,
             whole_stage=self.pp > 1,
         )
         found, virtual = self.activations, self.spec.parallel.pipeline_virtual

@@ -13,7 +13,8 @@ class Style:
     memory move, beside ours. kernels: how many kernels such an op is. host: seconds in which the
     host starts one; a region takes that many seconds at least. flash: are attention's scores never
     written out? core_kernels: how many kernels attention is where they are. attention: how fast its
-    kernel is, beside the device's best. loss_bytes: that the loss moves for each logit, both ways.
+    kernel is, beside the device's best; fp8: the same of fp8 matmuls. logit_bytes: held for each
+    logit at the worst moment; None: as our fused loss has it. loss_bytes: moved for it, both ways.
     hides: of the transfers between tensor ranks, the share under other work; None: as the graph's
     schedule has it. overlapped: do reductions of gradients run under the backward pass? each_time:
     are gradients reduced after every micro-batch, and not once a step? gradient_bytes: of an
@@ -27,6 +28,8 @@ class Style:
     flash: bool = True
     core_kernels: float = 12.0
     attention: float = 1.0
+    fp8: float = 1.0
+    logit_bytes: float | None = None
     loss_bytes: float = 16.0
     hides: float | None = None
     overlapped: bool = True
@@ -42,12 +45,25 @@ class Style:
 
 STYLES = {
     "llamac": Style(host=3e-6),
-    "compiled": Style(host=4e-6, each_time=True, hides=0.0, loss_bytes=24.0),
+    "compiled": Style(logit_bytes=12.0, host=4e-6, each_time=True, hides=0.0, loss_bytes=24.0),
     "eager": Style(
-        fused=False, traffic=1.3, kernels=2.0, host=8e-6, loss_bytes=32.0, each_time=True, hides=0.0
+        fused=False,
+        logit_bytes=12.0,
+        traffic=1.3,
+        kernels=2.0,
+        host=8e-6,
+        loss_bytes=32.0,
+        each_time=True,
+        hides=0.0,
     ),
     "megatron": Style(
-        fused=False, kernels=2.0, host=8e-6, loss_bytes=24.0, overlapped=False, hides=0.0
+        fused=False,
+        logit_bytes=10.0,
+        kernels=2.0,
+        host=8e-6,
+        loss_bytes=24.0,
+        overlapped=False,
+        hides=0.0,
     ),
 }
 """Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
