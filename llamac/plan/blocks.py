@@ -8,27 +8,29 @@ from dataclasses import replace
 from functools import lru_cache
 
 from llamac.ir.program import Program, Region
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.lower import Lower
+from llamac.passes.pipeline import NAMES, passes_for
 from llamac.spec import Spec
 
 
 def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
     """A single layer of `spec` on one stage and one data rank, `policy` its checkpointing; a
-    micro-batch is one sequence. Compiled once for all specs that differ in nothing else.
-    Raises SpecError."""
-    return _compiled(_Alike(spec, policy, fused))
+    micro-batch is one sequence. Compiled once for all specs that differ in nothing else, and not
+    verified: what is built is compiled again. Raises SpecError."""
+    return _checkpointed(_Alike(spec, fused), policy)
 
 
 class _Alike:
-    """What equals all those that have the same graphs."""
+    """What equals all those whose graphs differ in no more than what they keep."""
 
-    def __init__(self, spec: Spec, policy: str, fused: bool) -> None:
-        self.spec, self.policy, self.fused = spec, policy, fused
+    def __init__(self, spec: Spec, fused: bool) -> None:
+        self.spec, self.fused = spec, fused
         numbers = {"n_layers", "pipeline", "pipeline_virtual", "data_shard", "data_replicate"}
         sections = (spec.model, spec.parallel, spec.precision, spec.kernels)
         given = [value for one in sections for key, value in one if key not in numbers]
         given += [spec.batch.sequence_length, spec.hardware.device]
-        self.key = (policy, fused, spec.data.document_mask, spec.tokenizer.eos, *given)
+        self.key = (fused, spec.data.document_mask, spec.tokenizer.eos, *given)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -36,27 +38,49 @@ class _Alike:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Alike) and self.key == other.key
 
-    def compile(self) -> Program:
-        context = self.spec.parallel.context
-        one = self.spec.replace(
+    def small(self) -> Spec:
+        parallel = self.spec.parallel
+        kept = ("tensor", "sequence", "context", "async_tensor", "overlap")
+        return self.spec.replace(
             {
+                **{f"parallel.{key}": getattr(parallel, key) for key in kept},
                 "model.n_layers": 1,
-                "batch.sequences": context,
+                "batch.sequences": parallel.context,
                 "batch.micro_batch": 1,
                 "parallel.pipeline": 1,
                 "parallel.pipeline_virtual": 1,
                 "parallel.data_shard": 1,
                 "parallel.data_replicate": 1,
-                "activation.checkpoint": self.policy,
-                "launch.gpus_per_node": self.spec.parallel.tensor * context,
+                "activation.checkpoint": "none",
+                "activation.budget": None,
+                "launch.gpus_per_node": parallel.tensor * parallel.context,
             }
         )
-        return compile_spec(one, () if self.fused else ("fuse",))
 
 
 @lru_cache(maxsize=512)
-def _compiled(alike: _Alike) -> Program:
-    return alike.compile()
+def _differentiated(alike: _Alike) -> tuple[Spec, Program]:
+    """As far as the passes that checkpointing does not change."""
+    small = alike.small()
+    program = Lower().apply(small)
+    for step in passes_for(small)[: _first()]:
+        if alike.fused or step.name != "fuse":
+            program = step.apply(program)
+    return small, program
+
+
+@lru_cache(maxsize=512)
+def _checkpointed(alike: _Alike, policy: str) -> Program:
+    small, program = _differentiated(alike)
+    activation = small.activation.model_copy(update={"checkpoint": policy})
+    for step in passes_for(small.model_copy(update={"activation": activation}))[_first() :]:
+        program = step.apply(program)
+    return program
+
+
+def _first() -> int:
+    """Where among the passes after `lower` checkpointing stands."""
+    return NAMES.index(Checkpoint.name) - NAMES.index(Lower.name) - 1
 
 
 def laid_out(
