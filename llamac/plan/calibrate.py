@@ -121,7 +121,8 @@ def _cpu_title() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{torch.get_num_threads()} cores of {name}"
+    cores = torch.get_num_threads()
+    return f"{cores} core{'s' * (cores > 1)} of {name}"
 
 
 def _memory_limit() -> int:
@@ -142,9 +143,14 @@ def _kernel(kind: str) -> float:
 def _memory(kind: str, kernel: float) -> tuple[float, float]:
     """(bytes a second that a copy moves, the share of them that a sum of two tensors gets)."""
     x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
-    copied = 2 * x.nbytes / (seconds_of(lambda: y.copy_(x), kind) - kernel)
-    added = 3 * x.nbytes / (seconds_of(lambda: torch.add(x, y, out=z), kind) - kernel)
+    copied = 2 * x.nbytes / _beyond(seconds_of(lambda: y.copy_(x), kind), kernel)
+    added = 3 * x.nbytes / _beyond(seconds_of(lambda: torch.add(x, y, out=z), kind), kernel)
     return copied, min(1.0, added / copied)
+
+
+def _beyond(seconds: float, kernel: float) -> float:
+    """What of an op's time is not its start."""
+    return max(seconds - kernel, 0.1 * seconds)
 
 
 def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
@@ -169,7 +175,7 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
     shares = {}
     for (dtype, *shape), seconds in took.items():
         clock = DeviceClock({}, {}, device=ideal, dtype=dtype, strides={})
-        shares[dtype, *shape] = clock.matmul(*shape) / (seconds - device.efficiency.kernel)
+        shares[dtype, *shape] = clock.matmul(*shape) / _beyond(seconds, device.efficiency.kernel)
     for name in dtypes:
         typical = statistics.median(share for key, share in shares.items() if key[0] == name)
         say(
@@ -199,7 +205,8 @@ def _with_attention(device: Device, kind: str, say: Say) -> Device:
     )
     product = 2 * batch * heads * length * length * width / 2  # one of them, its causal half
     peak, kernel = device.flops(name), device.efficiency.kernel
-    shares = [2 * product / (forward - kernel) / peak, 5 * product / (back - kernel) / peak]
+    shares = [2 * product / _beyond(forward, kernel), 5 * product / _beyond(back, kernel)]
+    shares = [rate / peak for rate in shares]
     say(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
     efficiency = replace(device.efficiency, attention=shares[0], attention_backward=shares[1])
     return replace(device, efficiency=efficiency)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from llamac.passes.footprint import Sharding
-from llamac.plan.device import ALIASES, Device, DeviceError, load_device
+from llamac.plan.device import ALIASES, Device, DeviceError, device_named, load_device, names
 from llamac.plan.predict import Setting
 from llamac.plan.style import STYLES
 from llamac.spec import Spec, SpecError
@@ -21,11 +21,11 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
     """The device `name`, or else the spec's `hardware.gpu`, or else this machine's as
     `hardware.device` chooses it. Raises DeviceError."""
     if name is not None:
-        return load_device(name)
+        return _device(name)
     hardware = spec.hardware
     if hardware.gpu is not None:
         try:
-            return load_device(hardware.gpu)
+            return _device(hardware.gpu)
         except DeviceError as error:
             raise DeviceError(f"{spec.where('hardware.gpu')}: {error}") from error
     if hardware.device == "cpu" or (hardware.device == "auto" and not torch.cuda.is_available()):
@@ -33,6 +33,12 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
     if not torch.cuda.is_available():
         raise DeviceError("this machine has no CUDA device: say which GPU with --device NAME")
     return load_device(_this_gpu())
+
+
+def _device(name: str) -> Device:
+    """By its own name or file; or as people call it: `h100`."""
+    exact = name.lower() in names() or name.endswith(".toml")
+    return load_device(name) if exact else device_named(name)
 
 
 def _this_gpu() -> str:
