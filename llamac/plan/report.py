@@ -52,14 +52,21 @@ class Section:
 
 
 def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
-    """On stdout: drawn where it is a terminal, plain columns where it is not."""
+    """A prediction, on stdout."""
+    verdict = Text(headline(prediction), "bold green" if prediction.fits else "bold red")
+    show_sections([*heading(prediction), verdict], [*sections(prediction), *more])
+
+
+def show_sections(
+    lines: Iterable[str | Text], found: Iterable[Section], width: int = WIDTH
+) -> None:
+    """On stdout: drawn where it is a terminal, plain columns of `width` where it is not."""
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else WIDTH, highlight=False)
+    console = Console(width=None if terminal else width, highlight=False)
     with console.capture() as written:
-        console.print(*heading(prediction), sep="\n", soft_wrap=True)
-        verdict = Text(headline(prediction), "bold green" if prediction.fits else "bold red")
-        console.print(verdict, soft_wrap=True)
-        for section in (*sections(prediction), *more):
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+        for section in found:
             console.print()
             _show(console, section)
     print("\n".join(line.rstrip() for line in written.get().splitlines()))
