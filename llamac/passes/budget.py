@@ -17,10 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from llamac.ir.graph import ops_in, type_of
 from llamac.ir.program import Program, Region
-from llamac.ir.values import operands_of
-from llamac.ops.overlapped import is_collective
 from llamac.passes.checkpoint import by_cost, checkpoint
 from llamac.passes.cut import Cut, seconds_of
 from llamac.passes.footprint import (
@@ -32,6 +29,7 @@ from llamac.passes.footprint import (
     in_flight,
     states,
 )
+from llamac.passes.overlap import headroom_of
 from llamac.passes.saved_sets import SavedSet, saved_sets
 from llamac.passes.timing import Clock
 
@@ -193,17 +191,9 @@ def _trial(program: Program, sets: Sequence[SavedSet], limit: Limit) -> _Trial:
 
 
 def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
-    """What `overlap` may add to the peak: what the largest collective reads and fills."""
+    """What `overlap` may add to the peak."""
     assert block.backward is not None
-    return max(
-        (
-            sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
-            for module in (block.forward, block.backward)
-            for node in ops_in(module.graph)
-            if is_collective(node)
-        ),
-        default=0,
-    )
+    return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
 
 
 def _cheapest(trial: _Trial, limit: Limit) -> _Plan:
