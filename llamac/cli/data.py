@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ RunOption = Annotated[
 class EngineName(StrEnum):
     processes = "processes"
     ray = "ray"
+
+
+class Cluster(StrEnum):
+    slurm = "slurm"
 
 
 class DataError(Exception):
@@ -69,11 +74,58 @@ def prepare(
         int | None, typer.Option(min=1, metavar="N", help="Processes [one for each core]")
     ] = None,
     engine: Annotated[EngineName, typer.Option(help="What runs the jobs")] = EngineName.processes,
+    render: Annotated[
+        Cluster | None, typer.Option(help="Print a script that has a cluster do it")
+    ] = None,
+    tasks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="With --render: tasks of a step at most")
+    ] = 64,
+    options: Annotated[
+        str, typer.Option(metavar="TEXT", help="With --render: further options of sbatch")
+    ] = "",
+    step: Annotated[int | None, typer.Option(min=0, help="Do this step only, of --render")] = None,
+    task: Annotated[
+        str, typer.Option(metavar="I/N", help="Of the step's jobs, do every N-th from the I-th")
+    ] = "0/1",
     overrides: SetOption = None,
 ) -> None:
     """Clean the sources and write token shards; after any interruption, the same goes on."""
     loaded = load(spec, overrides)
-    prepare_here(loaded, directory_of(loaded, run), workers or cores(), engine)
+    directory = directory_of(loaded, run)
+    if render:
+        print(_script(loaded, directory, spec, overrides or [], tasks, options), end="")
+    elif step is not None:
+        print(_task(loaded, directory, step, task))
+    else:
+        prepare_here(loaded, directory, workers or cores(), engine)
+
+
+def _script(
+    spec: Spec, directory: Path, name: str, overrides: list[str], tasks: int, options: str
+) -> str:
+    from llamac.data.cluster import slurm_script
+    from llamac.data.prepare import planned, steps
+
+    command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
+    with told():
+        command += ["--set", f"data.directory={json.dumps(str(directory))}"]
+        return slurm_script(steps(planned(spec, directory)), command, tasks, options)
+
+
+def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
+    from llamac.data.cluster import parse_task, run_task
+    from llamac.data.prepare import planned, settle, steps
+
+    try:
+        number, count = parse_task(task)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--task") from None
+    with told():
+        preparation = planned(spec, directory)
+        settle(preparation)
+        todo = steps(preparation)
+        jobs = run_task(todo, step, number, count)
+        return f"step {step} ({todo[step].name}), task {task}: {jobs} jobs are done"
 
 
 def prepare_here(
@@ -103,6 +155,84 @@ def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
     with told():
         for report in train_models(loaded.data, typer.echo).values():
             typer.echo(told_of(report))
+
+
+@app.command()
+def stats(
+    spec: SpecArgument,
+    run: RunOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with charts"),
+    ] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Show what was taken away and kept, to be read")
+    ] = False,
+    overrides: SetOption = None,
+) -> None:
+    """Say for each source what came in, what is left, and why the rest is not."""
+    loaded = load(spec, overrides)
+    directory = directory_of(loaded, run)
+    from llamac.data.accounts import accounts
+
+    with told():
+        found = accounts(loaded.data, directory)
+    if output:
+        from llamac.data.page import page
+
+        output.write_text(page(loaded.name, found), encoding="utf-8")
+        print(f"{output} is written")
+        return
+    from llamac.data import stats as tables
+
+    tables.show([*(tables.samples if samples else tables.funnels)(found)])
+
+
+@app.command()
+def epochs(spec: SpecArgument, run: RunOption = None, overrides: SetOption = None) -> None:
+    """Say how often a run goes through each source, and how far it is."""
+    loaded = load(spec, overrides)
+    directory = directory_of(loaded, run)
+    from llamac.data import epochs as counting
+    from llamac.data import stats as tables
+
+    rows = counting.epochs(loaded, directory, run or Path("runs") / loaded.name)
+    tables.show([tables.epochs_table(rows)])
+    if unknown := [row.name for row in rows if row.unique is None]:
+        print(
+            f"Of {', '.join(unknown)} it is not known how many tokens there are: set unique_tokens "
+            "in [[data.source]], or run `llamac data prepare`."
+        )
+
+
+@app.command()
+def where(
+    spec: SpecArgument,
+    source: Annotated[str, typer.Argument(help="Name of a source")],
+    tokens: Annotated[str, typer.Argument(metavar="TOKEN[:END]", help="Numbers from 0")],
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Tokens of what is held out")
+    ] = False,
+    text: Annotated[bool, typer.Option("--text", help="Show the tokens' text as well")] = False,
+    run: RunOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Say which documents, files and lines some tokens of a source come from."""
+    loaded = load(spec, overrides)
+    first, colon, last = tokens.replace("_", "").partition(":")
+    if not first.isdecimal() or (colon and not last.isdecimal()):
+        raise typer.BadParameter(f"{tokens!r} is not such as 1200 or 1200:1300", param_hint="TOKEN")
+    begin, end = int(first), int(last) if colon else int(first) + 1
+    directory, split = directory_of(loaded, run), "validation" if validation else "train"
+    from llamac.data.funnel import printable
+    from llamac.data.provenance import text_of, where
+
+    with told():
+        for place in where(directory, source, begin, end, split):
+            span = f"tokens {place.begin:,} to {place.end - 1:,}"
+            print(f"document {place.document:,}, {span}: {printable(place.file)}:{place.line}")
+        if text:
+            print(text_of(directory, source, begin, end, split))
 
 
 def cores() -> int:

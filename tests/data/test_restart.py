@@ -112,7 +112,7 @@ def test_changed_files_are_named(corpus: Path, tmp_path: Path) -> None:
     spec = write_spec(tmp_path)
     dies_at_a_rename(spec, tmp_path / "out", 8, after=True)
     write_corpus(tmp_path / "web", files=3)
-    with pytest.raises(Changed, match="data.source.web.paths: the files: .*'files': 2.*'files': 3"):
+    with pytest.raises(Changed, match=r"web.paths: the files: .*'files': 2.*'files': 3"):
         prepared(spec, tmp_path / "out")
 
 

@@ -1,0 +1,86 @@
+"""What is known of each source's preparation, finished or on its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamac.data import funnel
+from llamac.data.clean import STATE
+from llamac.data.finish import FUNNEL
+from llamac.data.funnel import Row
+from llamac.data.prepare import WORK
+from llamac.runtime.prepared import SPLITS, PreparedDataError, read_json
+from llamac.spec.data import Data, Source
+
+COUNTS = ("documents", "bytes", "tokens")
+
+
+@dataclass(frozen=True)
+class Account:
+    """rows: of `funnel`, with the reader first. splits: documents, bytes and tokens of each; empty
+    until there is a manifest. examples: where the reader left something out."""
+
+    source: Source
+    share: float
+    rows: list[Row]
+    splits: dict[str, dict[str, int]]
+    examples: list[str]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.splits)
+
+    @property
+    def tokens(self) -> int:
+        return sum(split["tokens"] for split in self.splits.values())
+
+    def tokens_of(self, size: int) -> float | None:
+        """About how many tokens so many bytes of text are, by what was tokenised in the end."""
+        text = sum(split["bytes"] for split in self.splits.values())
+        return size * self.tokens / text if text else None
+
+
+def accounts(data: Data, root: Path) -> list[Account]:
+    """One for each source. PreparedDataError if nothing has been prepared there."""
+    manifest = read_json(root / "manifest.json")
+    done = {entry["name"]: entry for entry in manifest.get("sources", [])}
+    total = sum(source.share for source in data.source)
+    found = [
+        _account(source, source.share / total, root, done.get(source.name, {}))
+        for source in data.source
+    ]
+    if not any(account.rows or account.finished for account in found):
+        raise PreparedDataError(
+            f"nothing has been prepared in {root}: run `llamac data prepare`, or name the run "
+            "with --run"
+        )
+    return found
+
+
+def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) -> Account:
+    saved = root / source.name / FUNNEL
+    if entry and saved.exists():
+        rows = funnel.from_json(_json_list(saved))
+    else:
+        rows = funnel.total(list(_unfinished(root / WORK / source.name)))
+    splits = {split: {key: entry[split][key] for key in COUNTS} for split in SPLITS if entry}
+    return Account(source, share, rows, splits, entry.get("skipped_examples", []))
+
+
+def _unfinished(work: Path) -> Iterator[list[Row]]:
+    """The rows of each part, from the passes it has been through."""
+    for part in sorted(path.name for path in work.glob("pass-0/*")):
+        states = (read_json(path / part / STATE) for path in _in_order(work))
+        yield [row for state in states for row in funnel.from_json(state.get("rows", []))]
+
+
+def _in_order(work: Path) -> list[Path]:
+    return sorted(work.glob("pass-*"), key=lambda path: int(path.name.partition("-")[2]))
+
+
+def _json_list(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text(encoding="utf-8"))

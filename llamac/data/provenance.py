@@ -1,0 +1,101 @@
+"""Where tokens come from: any range of a source's tokens → documents, files, lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from llamac.data.tokens import RECORD
+from llamac.runtime.prepared import PreparedDataError, load_manifest
+from llamac.runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Place:
+    """A document: its number in the split from 0, its tokens [begin, end) with EOS, and where its
+    text began in the raw data; line as in `Document`."""
+
+    document: int
+    begin: int
+    end: int
+    file: str
+    line: int
+
+
+def where(root: Path, source: str, begin: int, end: int, split: str = "train") -> Iterator[Place]:
+    """The documents that a source's tokens begin … end − 1 are of, in order.
+
+    Raises PreparedDataError if there are no such tokens, or no index of them.
+    """
+    parts = _index(root, source, split)
+    starts = [0, *accumulate(part["tokens"] for part in parts)]
+    if not 0 <= begin < end <= starts[-1]:
+        raise PreparedDataError(
+            f"source {source!r} has tokens 0 to {starts[-1] - 1:,} in {split}, not {begin:,} to "
+            f"{end - 1:,}"
+        )
+    before = 0
+    for part, start in zip(parts, starts, strict=False):
+        if start < end and begin < start + part["tokens"]:
+            yield from _in_part(root, part["file"], begin - start, end - start, before, start)
+        before += part["documents"]
+
+
+def text_of(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
+    """The text that a source's tokens begin … end − 1 spell; documents end in a newline."""
+    manifest = load_manifest(root)
+    entry = next(entry for entry in manifest["sources"] if entry["name"] == source)
+    shards = entry[split]["shards"]
+    starts = accumulate((shard["tokens"] for shard in shards), initial=0)
+    pieces = [
+        np.memmap(root / shard["file"], manifest["dtype"], "r")[max(begin - start, 0) : end - start]
+        for shard, start in zip(shards, starts, strict=False)
+        if start < end and begin < start + shard["tokens"]
+    ]
+    model, eos = Tokenizer.load(root / "tokenizer.model"), manifest["tokenizer"]["eos"]
+    tokens = np.concatenate(pieces)
+    documents = np.split(tokens, np.flatnonzero(tokens == eos) + 1)
+    return "\n".join(model.decode(tokens[tokens != eos]) for tokens in documents if len(tokens))
+
+
+def _in_part(
+    root: Path, file: str, begin: int, end: int, before: int, start: int
+) -> Iterator[Place]:
+    """begin, end: within the part's tokens. before, start: documents and tokens of parts before."""
+    records = np.memmap(root / f"{file}.docs", RECORD, "r")
+    ends = records["end"]
+    number = int(np.searchsorted(ends, max(begin, 0), side="right"))
+    with (root / f"{file}.names").open("rb") as names:
+        while number < len(records) and (number == 0 or ends[number - 1] < end):
+            names.seek(int(records["name"][number]))
+            name = _until_nul(names)
+            first = int(ends[number - 1]) if number else 0
+            line = int(records["line"][number])
+            last = int(ends[number])
+            yield Place(before + number, start + first, start + last, name, line)
+            number += 1
+
+
+def _until_nul(names: IO[bytes]) -> str:
+    found = b""
+    while b"\0" not in found and (block := names.read(256)):
+        found += block
+    return found.partition(b"\0")[0].decode(errors="surrogateescape")
+
+
+def _index(root: Path, source: str, split: str) -> list[dict[str, Any]]:
+    manifest = load_manifest(root)
+    sources = {entry["name"]: entry for entry in manifest["sources"]}
+    if source not in sources:
+        raise PreparedDataError(f"no source {source!r} in {root}: there are {', '.join(sources)}")
+    if "index" not in sources[source][split]:
+        raise PreparedDataError(
+            f"{root} was prepared by a trainer, which keeps no index of documents: prepare it with "
+            "`llamac data prepare` to know where tokens come from"
+        )
+    return sources[source][split]["index"]
