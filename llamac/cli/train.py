@@ -63,6 +63,7 @@ def train(
 
     run = output or Path("runs") / loaded.name
     bring_up_to_date(run, loaded, overwrite)
+    _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:
         command += ["--steps", str(steps)]
@@ -71,6 +72,16 @@ def train(
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)  # the trainer takes this process over: signals, exit code
+
+
+def _require_data(spec: Spec, run: Path) -> None:
+    """Cleans the sources that the trainer cannot read by itself, unless that is done."""
+    from llamac.cli.data import cores, directory_of, prepare_here
+
+    directory = directory_of(spec, run)
+    raw = any(source.cleaned for source in spec.data.source)
+    if raw and not (directory / "manifest.json").is_file():
+        prepare_here(spec, directory, cores())
 
 
 def _dry_run(spec: Spec) -> Iterator[str]:

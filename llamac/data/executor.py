@@ -81,12 +81,12 @@ def processes(workers: int) -> Iterator[Engine]:
     )
     try:
         yield lambda jobs: _in_pool(pool, jobs)
-    finally:
+    except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(
-            (pool._processes or {}).values()
-        ):  # else a job of hours would end first
+        for process in list((pool._processes or {}).values()):  # or a job of hours would end first
             process.terminate()
+        raise
+    pool.shutdown()
 
 
 @contextmanager
