@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,9 +59,8 @@ def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
 def show_sections(
     lines: Iterable[str | Text], found: Iterable[Section], width: int = WIDTH
 ) -> None:
-    """On stdout: drawn where it is a terminal, plain columns of `width` where it is not."""
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else width, highlight=False)
+    """On stdout, coloured where it is a terminal; width: characters, which a narrow one breaks."""
+    console = Console(width=width, highlight=False)
     with console.capture() as written:
         for line in lines:
             console.print(line, soft_wrap=True, markup=False)

@@ -7,11 +7,13 @@ communicates. Times are in microseconds. The form is Chrome's "Trace Event Forma
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from llamac.ir.graph import op_of, results
 from llamac.passes.timing import COMPUTE, Span
 from llamac.plan.acts import DATA, PIPELINE, Act
+from llamac.plan.held import moments
 from llamac.plan.step import Step
 
 MOST = 100_000
@@ -34,6 +36,7 @@ def trace_json(step: Step) -> dict[str, Any]:
             sent = {"bytes": round(act.nbytes)} if act.nbytes else None
             lane = threads[act.lane]
             events.append(_event(_title(act), act.kind, act.begin, act.end, lane, sent))
+    events += _memory(step)
     setting = step.prediction.setting
     return {
         "traceEvents": events,
@@ -94,6 +97,18 @@ def _region(step: Step, act: Act, threads: dict[str, int], detailed: bool) -> It
             yield _event(f"wait for {name}", "wait", end - span.exposed, end, thread, what)
         what["bytes"] = round(step.clock.wire_bytes(span.node))
         yield _event(name, "collective", begin, end, threads[span.lane], what)
+
+
+def _memory(step: Step) -> Iterator[Event]:
+    """A counter: of every act, the moment that holds most, in GB."""
+    memory = step.prediction.memory
+    along = memory.total - memory.activations - memory.logits
+    for act, held in groupby(moments(step), key=lambda moment: moment.act):
+        worst = max(held, key=lambda moment: moment.total)
+        parts = {"all along": along, "kept": worst.saved, "working": worst.working + worst.logits}
+        parts = {name: round(nbytes / 1e9, 4) for name, nbytes in parts.items()}
+        begin = round(act.begin * 1e6, 3)
+        yield {"ph": "C", "pid": 0, "name": "memory, GB", "ts": begin, "args": parts}
 
 
 def _title(act: Act) -> str:

@@ -89,6 +89,15 @@ def test_collectives_name_their_bytes_and_what_waits_for_them() -> None:
     assert sum(event["cat"] == "update" for event in found) == 1
 
 
+def test_a_counter_shows_memory_up_to_the_predicted_peak() -> None:
+    trace = traced("FSDP over tensor ranks")
+    held = [event["args"] for event in trace["traceEvents"] if event["ph"] == "C"]
+    memory = planned("FSDP over tensor ranks")[0].memory
+    worst = max(sum(parts.values()) for parts in held)
+    assert worst * 1e9 == pytest.approx(memory.total, rel=0.01)
+    assert {tuple(parts) for parts in held} == {("all along", "kept", "working")}
+
+
 def test_a_long_step_shows_ops_of_its_ends_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llamac.plan.trace.MOST", 100)
     trace = traced("FSDP over tensor ranks")
