@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from llamac.cli import plan_search as forms
 from llamac.cli.common import SetOption, load, writable, write
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -19,6 +20,7 @@ class Framework(StrEnum):
     compiled = "compiled"
     eager = "eager"
     megatron = "megatron"
+    megatron_core = "megatron-core"
 
 
 class Sharding(StrEnum):
@@ -26,6 +28,15 @@ class Sharding(StrEnum):
     zero1 = "zero1"
     zero2 = "zero2"
     zero3 = "zero3"
+
+
+class Law(StrEnum):
+    chinchilla_1 = "chinchilla-1"
+    chinchilla_2 = "chinchilla-2"
+    chinchilla_3 = "chinchilla-3"
+    refitted = "refitted"
+    kaplan = "kaplan"
+    llama = "llama"
 
 
 @app.command()
@@ -69,19 +80,62 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure this machine, a minute, for --device")
     ] = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try every layout of these GPUs; the fastest that fit")
+    ] = False,
+    top: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Of --search: how many to show [10]")
+    ] = None,
+    why: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Why layout A beats B: ranks of --search, or names such as tp8,pp4,mb1,selective",
+        ),
+    ] = None,
+    compute: Annotated[
+        str | None,
+        typer.Option(metavar="FLOPS", help="Size a model: what so much training, 1e22, buys"),
+    ] = None,
+    gpu_days: Annotated[
+        float | None,
+        typer.Option("--gpu-days", metavar="N", help="Size a model: for days of one --device"),
+    ] = None,
+    choose: Annotated[
+        Law | None,
+        typer.Option(help="Whose size -o writes [refitted]; llama: half of it, to the same loss"),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Of --calibrate")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write what was found as a spec, or a device"
+        ),
     ] = None,
     overrides: SetOption = None,
 ) -> None:
-    """Say before a run whether it fits, how fast it is, how long it takes, and why."""
+    """Say before a run whether it fits, how fast it is, how long it takes, and why; find its best
+    layout (--search), or the model that a budget trains best (--compute)."""
+    sizing = compute is not None or gpu_days is not None
+    shown = {"--ops": ops, "--collectives": collectives, "--trace": trace, "--picture": picture}
+    forms.refuse(
+        {"--calibrate": calibrate, "--search": search, "--why": why}
+        | {"--compute": compute, "--gpu-days": gpu_days},
+        {option: given for option, given in shown.items() if search or why or sizing}
+        | {"SPEC": sizing and spec, "--gpus": sizing and gpus, "--json": sizing and as_json}
+        | {"--top": top and not search, "--choose": choose and not (sizing and output)},
+    )
+    if sizing:
+        law = (choose or Law.refitted).value
+        forms.size(compute, gpu_days, device, law, overrides or (), output)
+        return
     if calibrate:
         _calibrate(output or Path("my.toml"))
         return
     if spec is None:
         raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
-    if output is not None:
-        raise typer.BadParameter("it is where --calibrate writes", param_hint="-o")
+    if output is not None and not search:
+        ways = "--calibrate, --search, --compute or --gpu-days writes"
+        raise typer.BadParameter(f"it is where {ways}", param_hint="-o")
     if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
         raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
     loaded = load(spec, overrides)
@@ -90,7 +144,17 @@ def plan(
     from llamac.plan.target import device_for, on_gpus, setting_for
 
     chosen = device_for(loaded, device)
-    loaded = on_gpus(loaded, gpus or loaded.parallel.ranks)
+    count = gpus or loaded.parallel.ranks
+    if search or why is not None:
+        shares = sharding.value if sharding else None
+        setting = setting_for(loaded, chosen, framework.value, shares)
+        if why is not None:
+            forms.explain(setting, count, why, as_json)
+        else:
+            line = f"llamac plan {spec} --search --gpus {count} --device {chosen.name}"
+            forms.find(setting, count, top or 10, as_json, output, line)
+        return
+    loaded = on_gpus(loaded, count)
     setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)
     program = setting.compile()
     prediction = predict(setting, program)

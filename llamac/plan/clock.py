@@ -146,11 +146,12 @@ class DeviceClock(Clock):
             rate = peak * min(1.0, share * self.style.attention)
             again = 0.0 if forward or not self.core_again else flops / 2.5
             return (flops + again) * whole / rate + efficiency.kernel
-        # Scores written out: the whole square is computed; softmax, mask and dropout move it.
+        # Scores written out: the whole square is computed; softmax with its mask and dropout move
+        # it there and back, 2 bytes each way, and softmax's backward reads two.
         scores = batch * heads * length * length
-        products, passes = (2, 4) if forward else (4, 6)  # over the scores, 2 bytes, there and back
+        products, passes = (2, 2.0) if forward else (4, 2.5)
         if self.core_again and not forward:
-            products, passes = products + 2, passes + 4
+            products, passes = products + 2, passes + 2
         one = self.matmul(length, length, width)  # of one head, on a share of the device
         fair = 2 * length * length * width * batch * heads / peak / efficiency.matmul
         wide = 2 * length * (2 * width + length) * batch * heads / device.memory_bandwidth

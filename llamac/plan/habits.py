@@ -12,7 +12,8 @@ from llamac.plan.rows import EMPTY, Row, says, text
 from llamac.plan.style import STYLES, Style
 
 COMPILED = ("compile", "inductor", "nanogpt", "jax", "maxtext", "xla", "olmo-core")
-MEGATRON = ("megatron", "nemo", "bloom", "transformer.engine", r"\bmcore", "deepspeed", "colossal")
+MEGATRON = ("megatron", "nemo", "bloom", "transformer.engine", r"\bmcore")
+CORE = ("nemo", "transformer.engine", "core", r"\bte\b")
 FIRST_FLASH = ("triton", r"v1\b", r"flash.?attn.?1", r"\bfa1?\b(?!\d)")
 LATEST_FLASH = (r"fa.?3", r"flash.?att.*3", "cudnn", r"\bte\b", "fused attn")
 WRITTEN = ("unfused", "math", "no.?flash", "fused.softmax", "eager", "naive", r"^no$", "vanilla")
@@ -26,6 +27,8 @@ def style_of(row: Row, device: Device) -> Style:
     style = STYLES["eager"]
     if says(given, *MEGATRON):
         style = STYLES["megatron"]
+        if not unfused(row) and (says(given, *CORE) or "fp8" in device.peak):
+            style = STYLES["megatron-core"]
     elif says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
         style = STYLES["compiled"]
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
