@@ -176,16 +176,22 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
     for (dtype, *shape), seconds in took.items():
         clock = DeviceClock({}, {}, device=ideal, dtype=dtype, strides={})
         shares[dtype, *shape] = clock.matmul(*shape) / _beyond(seconds, device.efficiency.kernel)
+    typical = {
+        name: statistics.median(share for key, share in shares.items() if key[0] == name)
+        for name in dtypes
+    }
     for name in dtypes:
-        typical = statistics.median(share for key, share in shares.items() if key[0] == name)
         say(
-            f"matmuls in {name}: up to {best[name] / 1e12:.3g} TFLOP/s, {100 * typical:.0f} % of "
-            f"the peak typically"
+            f"matmuls in {name}: up to {best[name] / 1e12:.3g} TFLOP/s, typically "
+            f"{typical[name] * peak[name] / 1e12:.3g}"
         )
-    # fp32 is what CPUs train in, bf16 what GPUs do
-    main = "fp32" if kind == "cpu" else "bf16"
-    share = statistics.median(share for key, share in shares.items() if key[0] == main)
-    return replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=min(share, 1.0)))
+    # A device has one share of its peaks: that of what CPUs train in, fp32, or GPUs, bf16. Where
+    # no datasheet says otherwise, the other peak is what makes its typical matmul right.
+    main, other = ("fp32", "bf16") if kind == "cpu" else ("bf16", "fp32")
+    share = min(typical[main], 1.0)
+    if not device.peak:
+        peak[other] *= typical[other] / share
+    return replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=share))
 
 
 def _with_attention(device: Device, kind: str, say: Say) -> Device:
