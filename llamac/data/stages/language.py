@@ -21,7 +21,7 @@ def build(stage: Language) -> Filter:
     wanted = frozenset(stage.languages)
     if stage.by == "source":
         return lambda document: _as_told(document, wanted)
-    identify = _fasttext(_model(stage)) if _engine(stage) == "fasttext" else _langid()
+    identify = _fasttext(model_file(stage)) if _engine(stage) == "fasttext" else _langid()
 
     def judge(document: Document) -> Document | Rejected:
         if not document.text.strip():
@@ -43,7 +43,7 @@ def facts(stage: Language) -> dict[str, Any]:
         return {}
     if _engine(stage) == "langid":
         return {"engine": version("py3langid")}
-    model = _model(stage)
+    model = model_file(stage)
     content = read(model, "`model` names a fastText model file")
     return {
         "engine": version("fasttext-predict"),
@@ -65,7 +65,8 @@ def _engine(stage: Language) -> str:
     return "fasttext" if stage.model or importlib.util.find_spec("fasttext") else "langid"
 
 
-def _model(stage: Language) -> str:
+def model_file(stage: Language) -> str:
+    """Where the fastText model lies. Raises StageError."""
     if stage.model:
         return stage.model
     try:
