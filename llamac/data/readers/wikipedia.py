@@ -23,7 +23,7 @@ SITE_BYTES = 1 << 20  # in which a dump's description of its site ends
 FILE, CATEGORY, MEDIA = "6", "14", "-2"  # numbers of namespaces, the same in every language
 
 _COMMENT = re.compile(r"<!--.*?-->|<nowiki>.*?</nowiki>", re.S)
-_URL = re.compile(r"""(?:https?:|(?<=\[))//[^\s|\[\]{}<>"\\^`]+""")
+_ADDRESS = re.compile(r"""//[^\s|\[\]{}<>"\\^`]+""")  # a literal start is found ten times faster
 _ARCHIVE = re.compile(r"https?://web\.archive\.org/(?:web/)?\d{4,14}[a-z_]*\*?/(?=https?://)")
 
 
@@ -57,13 +57,19 @@ def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
 
 
 def cited(wikitext: str) -> Iterator[str]:
-    for match in _URL.finditer(_without_comments(wikitext)):
-        url = match[0]
-        while url and (url[-1] in ".,;:!?'*" or (url[-1] == ")" and "(" not in url)):
-            url = url.rstrip(".,;:!?'*") if url[-1] != ")" else url[:-1]
-        url = _ARCHIVE.sub("", f"https:{url}" if url.startswith("//") else url)
-        if re.match(r"https?://[^/]+\.[^/.]+", url):
-            yield url
+    text = _without_comments(wikitext)
+    for match in _ADDRESS.finditer(text):
+        before = text[max(0, match.start() - 6) : match.start()]
+        scheme = next((name for name in ("https:", "http:") if before.endswith(name)), "")
+        if scheme or before.endswith("["):
+            url = _ARCHIVE.sub("", _trimmed((scheme or "https:") + match[0]))
+            if re.match(r"https?://[^/]+\.[^/.]+", url):
+                yield url
+
+
+def _trimmed(url: str) -> str:
+    """Without the punctuation of the sentence it stands in."""
+    return url.rstrip(".,;:!?'*" if "(" in url else ".,;:!?'*)")
 
 
 def _without_comments(text: str) -> str:

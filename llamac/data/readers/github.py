@@ -1,0 +1,156 @@
+"""GitHub: source trees or tar archives of them → a document for each file of code.
+
+meta: path in the tree; language, by the name's ending; licence, as an SPDX expression.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from functools import lru_cache
+
+from llamac.data.document import Document
+from llamac.data.readers.files import accepted, utf8
+from llamac.data.readers.licences import Licences, is_licence, licences
+from llamac.data.readers.trees import Entry, contents, entries, is_tar
+from llamac.runtime.sources import Skipped
+from llamac.spec.data import Source
+
+LANGUAGES = {
+    "Assembly": "asm s",
+    "C": "c h",
+    "C#": "cs",
+    "C++": "cc cpp cxx hh hpp hxx inl",
+    "CMake": "cmake",
+    "CSS": "css scss less sass",
+    "Clojure": "clj cljs cljc",
+    "Common Lisp": "lisp lsp cl",
+    "D": "d",
+    "Dart": "dart",
+    "Elixir": "ex exs",
+    "Emacs Lisp": "el",
+    "Erlang": "erl hrl",
+    "F#": "fs fsi fsx",
+    "Fortran": "f f77 f90 f95 f03 f08 for",
+    "Go": "go",
+    "Groovy": "groovy gradle",
+    "HTML": "html htm xhtml",
+    "Haskell": "hs lhs",
+    "Java": "java",
+    "JavaScript": "js mjs cjs jsx",
+    "Julia": "jl",
+    "Kotlin": "kt kts",
+    "Lua": "lua",
+    "Markdown": "md markdown rst",
+    "Nim": "nim",
+    "OCaml": "ml mli",
+    "Objective-C": "m mm",
+    "PHP": "php",
+    "Pascal": "pas pp",
+    "Perl": "pl pm t",
+    "PowerShell": "ps1 psm1",
+    "Protocol Buffers": "proto",
+    "Prolog": "pro",
+    "Python": "py pyi pyx pxd",
+    "R": "r",
+    "Ruby": "rb rake",
+    "Rust": "rs",
+    "SQL": "sql",
+    "Scala": "scala sc",
+    "Scheme": "scm ss rkt",
+    "Shell": "sh bash zsh fish",
+    "Swift": "swift",
+    "TOML": "toml",
+    "Tcl": "tcl",
+    "TeX": "tex sty cls",
+    "TypeScript": "ts tsx",
+    "VHDL": "vhd vhdl",
+    "Verilog": "v sv svh",
+    "Vim script": "vim",
+    "YAML": "yaml yml",
+    "Zig": "zig",
+}
+_BY_ENDING = {ending: name for name, endings in LANGUAGES.items() for ending in endings.split()}
+_BY_NAME = {"makefile": "Makefile", "dockerfile": "Dockerfile", "cmakelists.txt": "CMake"}
+_NOT_SOURCES = frozenset((".git", ".hg", ".svn"))
+BINARY_WITHIN = 8000  # bytes in which git looks for a NUL
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """A tree, a tar archive, or a file, whose licence is then looked for in the folders above."""
+    known = _of_file(os.path.dirname(os.path.abspath(path)))
+    if is_tar(path) or os.path.isdir(path):
+        known = _of_tree(path)
+    for entry in entries(path, skipped, _in_sources):
+        yield from _document(entry, known, skipped)
+
+
+def _in_sources(name: str) -> bool:
+    return _NOT_SOURCES.isdisjoint(name.split("/"))
+
+
+def _document(entry: Entry, known: Licences, skipped: Skipped) -> Iterator[Document]:
+    where = f"{entry.file}:{entry.line}"
+    if b"\0" in entry.data[:BINARY_WITHIN]:
+        skipped.add("binary file", where)
+        return
+    language = language_of(entry.name)
+    if language is None:
+        skipped.add("not source code", where)
+        return
+    text = utf8(entry.data, where, skipped)
+    if text is not None and accepted(text, where, skipped):
+        meta = {"path": entry.name, "language": language}
+        if licence := known.of(entry.name, text):
+            meta["licence"] = licence
+        yield Document(text, entry.file, entry.line, meta)
+
+
+def language_of(name: str) -> str | None:
+    base = posixpath.basename(name).lower()
+    _, dot, ending = base.rpartition(".")
+    return _BY_NAME.get(base) or (_BY_ENDING.get(ending) if dot else None)
+
+
+def _of_tree(path: str) -> Licences:
+    """An archive is read once more for it: a licence may come after what it is for."""
+    names: list[str] = []
+
+    def wanted(name: str) -> bool:
+        if language_of(name):
+            names.append(name)
+        return is_licence(name) and _in_sources(name)
+
+    said = {
+        entry.name: entry.data.decode("utf-8", "replace")
+        for entry in entries(path, Skipped(), wanted)
+    }
+    return licences(said, names)
+
+
+@lru_cache(maxsize=256)
+def _of_file(folder: str) -> Licences:
+    """The files of the nearest folder above that has some, or whose `debian` has."""
+    above = folder
+    while True:
+        found = [
+            name
+            for name in (*_listing(above), "debian/copyright")
+            if is_licence(name) and os.path.isfile(os.path.join(above, name))
+        ]
+        if found or os.path.dirname(above) == above:
+            break
+        above = os.path.dirname(above)
+    said = {}
+    for name in found:
+        data = contents(os.path.join(above, name), Skipped())
+        said[name] = (data or b"").decode("utf-8", "replace")
+    return licences(said)
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
