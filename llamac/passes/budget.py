@@ -1,10 +1,10 @@
 """budget: what layers keep is chosen so that a rank stays within so many bytes and computes least
 again.
 
-Layers run one of two variants of a block, each with its own saved set; those that keep less come
-first, for when the backward pass reaches them, what the others kept is free. All pairs of sets and
-all numbers of layers are tried, so nothing within the limit is faster. Every pipeline rank has its
-own number: the first keeps most micro-batches alive at once.
+Layers run one of two variants of a block, each with its own saved set. Those with the higher peak
+come first, as a rule: when the backward pass reaches them, what the others kept is free. All pairs
+of sets, in either order, and all numbers of layers are tried: nothing within the limit is faster.
+Every pipeline rank has its own number: the first keeps most micro-batches alive at once.
 
 What a rank holds is found as for `llamac plan`: parameters, gradients and optimizer state, what
 layers keep of all micro-batches in flight, the peak of the layer or the loss at work, what it
@@ -70,11 +70,14 @@ class Budget:
         block = program.regions[program.layers[0]]
         clock = Clock(program.symbols, program.mesh)
         sets = saved_sets(block, clock)
-        plan = _cheapest(_trial(program, sets, self.limit), self.limit)
+        plan = cheapest(trial_of(program, sets, self.limit), self.limit)
         program = replace(program, stages=plan.stages)
-        kept = [sets[plan.lean].names, sets[plan.rich].names]
+        early, late = sets[plan.early], sets[plan.late]
+        lean = plan.early_layers
+        if early.nbytes > late.nbytes:
+            early, late, lean = late, early, tuple(not one for one in lean)
         notes = _notes(program, plan, sets, seconds_of(block, clock), self.limit)
-        return with_variants(program, kept, plan.layers).with_notes(*notes)
+        return with_variants(program, [early.names, late.names], lean).with_notes(*notes)
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _variant(block: Region, name: str, kept: frozenset[str]) -> Region:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """What the choice is made from. ranks: of each pipeline rank how many layers it runs, bytes of
     its state and logits, micro-batches in flight, and seconds of what is not computed again."""
 
@@ -132,30 +135,31 @@ class _Trial:
     flying: tuple[float, ...]
     seconds: tuple[float, ...]
 
-    def nbytes(self, rank: int, lean: int, rich: int, first: int) -> float:
-        """Of a rank whose `first` layers keep the set `lean`, and the others `rich`."""
+    def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
+        """Of a rank whose `first` layers keep the set `early`, and the others `late`."""
         rest = self.layers[rank] - first
-        runs = [(self.names[lean], first)] * (first > 0) + [(self.names[rich], rest)] * (rest > 0)
+        runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
         return self.state[rank] + behind(self.found, runs, self.flying[rank], last)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """lean, rich: the sets. first: how many layers of each pipeline rank keep `lean`. layers: does
-    each? nbytes: of the fullest rank. seconds: of the slowest, and what all compute again."""
+class Plan:
+    """early, late: the sets. first: how many layers of each pipeline rank keep `early`.
+    early_layers: does each? nbytes: of the fullest rank. seconds: of the slowest. again: seconds of
+    all, computing again."""
 
-    lean: int
-    rich: int
+    early: int
+    late: int
     first: tuple[int, ...]
-    layers: tuple[bool, ...]
+    early_layers: tuple[bool, ...]
     stages: tuple[int, ...]
     nbytes: float
     seconds: float
     again: float
 
 
-def _trial(program: Program, sets: Sequence[SavedSet], limit: Limit) -> _Trial:
+def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
     whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
     name = program.layers[0]
     block, names = program.regions[name], [f"{name}:{number}" for number in range(len(sets))]
@@ -185,7 +189,7 @@ def _trial(program: Program, sets: Sequence[SavedSet], limit: Limit) -> _Trial:
         own * each + before * (rank == 0) + after * (rank == pipeline - 1)
         for rank, own in enumerate(layers)
     ]
-    return _Trial(
+    return Trial(
         sets, found, names, stages, tuple(layers), tuple(state), tuple(flying), tuple(seconds)
     )
 
@@ -196,62 +200,62 @@ def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
     return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
 
 
-def _cheapest(trial: _Trial, limit: Limit) -> _Plan:
+def cheapest(trial: Trial, limit: Limit) -> Plan:
     """Of all that is within the limit: the fastest slowest rank, then least computed again in all,
     then one variant rather than two, then fewest bytes. Raises BudgetError."""
     plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
     if not plans:
         raise BudgetError(_impossible(trial, limit))
-    return min(plans, key=lambda p: (p.seconds, p.again, p.lean != p.rich, p.nbytes))
+    return min(plans, key=lambda p: (p.seconds, p.again, p.early != p.late, p.nbytes))
 
 
-def _plans(trial: _Trial, most: float) -> Iterator[_Plan | None]:
-    """For each pair of sets, as few lean layers on each rank as bring it within `most` bytes."""
-    for lean, less in enumerate(trial.sets):
-        for rich, more in enumerate(trial.sets):
-            if lean == rich or less.seconds > more.seconds:
-                yield _plan(trial, lean, rich, most)
+def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
+    """For each pair of sets, on each rank the number of layers that is fastest within `most`."""
+    for early in range(len(trial.sets)):
+        for late in range(len(trial.sets)):
+            yield _plan(trial, early, late, most)
 
 
-def _plan(trial: _Trial, lean: int, rich: int, most: float) -> _Plan | None:
+def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
+    one, other = trial.sets[early].seconds, trial.sets[late].seconds
     first, nbytes, again, slowest = [], 0.0, 0.0, 0.0
     for rank, count in enumerate(trial.layers):
-        tried = range(1) if lean == rich else range(count + 1)
-        sizes = ((number, trial.nbytes(rank, lean, rich, number)) for number in tried)
+        tried = range(count + 1) if early != late else range(1)
+        by_time = tried if one >= other else reversed(tried)
+        sizes = ((number, trial.nbytes(rank, early, late, number)) for number in by_time)
         number, size = next((found for found in sizes if found[1] <= most), (-1, 0.0))
         if number < 0:
             return None
-        own = number * trial.sets[lean].seconds + (count - number) * trial.sets[rich].seconds
+        own = number * one + (count - number) * other
         slowest, again = max(slowest, trial.seconds[rank] + own), again + own
         nbytes = max(nbytes, size)
         first.append(number)
-    return _Plan(
-        lean, rich, tuple(first), _spread(trial, first), trial.stages, nbytes, slowest, again
-    )
+    layers = _spread(trial, first)
+    return Plan(early, late, tuple(first), layers, trial.stages, nbytes, slowest, again)
 
 
-def _spread(trial: _Trial, first: Sequence[int]) -> tuple[bool, ...]:
+def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
     """Of each layer of the model, is it one of the first of its rank?"""
-    left, lean = list(first), []
+    left, early = list(first), []
     for stage, count in enumerate(trial.stages or trial.layers):
         rank = stage % len(trial.layers)
         own = min(count, left[rank])
         left[rank] -= own
-        lean += [True] * own + [False] * (count - own)
-    return tuple(lean)
+        early += [True] * own + [False] * (count - own)
+    return tuple(early)
 
 
 # -- what is said ----------------------------------------------------------------------------------
 
 
-def _impossible(trial: _Trial, limit: Limit) -> str:
+def _impossible(trial: Trial, limit: Limit) -> str:
     least = min(
         max(
-            min(trial.nbytes(rank, lean, rich, number) for number in range(count + 1))
+            min(trial.nbytes(rank, early, late, number) for number in range(count + 1))
             for rank, count in enumerate(trial.layers)
         )
-        for lean in range(len(trial.sets))
-        for rich in range(len(trial.sets))
+        for early in range(len(trial.sets))
+        for late in range(len(trial.sets))
     )
     state = max(trial.state)
     return (
@@ -264,22 +268,23 @@ def _impossible(trial: _Trial, limit: Limit) -> str:
 
 def _gigabytes(nbytes: float) -> str:
     """Rounded up to what can be written as a budget: 60GB, 31.25GB, 420MB."""
-    scale, unit = (1e9, "GB") if nbytes >= 1e9 else (1e6, "MB")
-    return f"{ceil(nbytes / scale * 100) / 100:.2f}".rstrip("0").rstrip(".") + unit
+    scale, unit = (10**9, "GB") if nbytes >= 1e9 else (10**6, "MB")
+    hundredths = -(-ceil(nbytes) * 100 // scale)
+    return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + unit
 
 
 def _notes(
-    program: Program, plan: _Plan, sets: Sequence[SavedSet], once: float, limit: Limit
+    program: Program, plan: Plan, sets: Sequence[SavedSet], once: float, limit: Limit
 ) -> Iterator[str]:
     """once: seconds of a layer that computes nothing again."""
     nodes = program.regions[program.layers[0]].forward.graph.nodes
-    total = sum(plan.layers)
-    for number, count in ((plan.lean, total), (plan.rich, len(plan.layers) - total)):
+    layers, first = len(plan.early_layers), sum(plan.first)
+    for number, count in ((plan.early, first), (plan.late, layers - first)):
         if count:
             one = sets[number]
             names = [node.name for node in nodes if node.name in one.names]
             yield (
-                f"checkpoint: {count} of {len(plan.layers)} layers keep {_gigabytes(one.nbytes)} "
+                f"checkpoint: {count} of {layers} layers keep {_gigabytes(one.nbytes)} "
                 f"and compute {one.seconds / once:.1%} of their work again; kept: "
                 f"{', '.join(['the input', *names])}"
             )
