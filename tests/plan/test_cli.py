@@ -95,7 +95,7 @@ def test_trace_and_picture_are_written_whole_or_not_at_all(
         (["65b", "--gpus", "0"], "Invalid value for '--gpus'"),
         (["65b", "--set", "model.dim=100"], "error:"),
         (["tiny", "--picture", "memory.pdf"], "memory.pdf ends in neither .svg nor .png"),
-        (["tiny", "-o", "my.toml"], "it is where --calibrate writes"),
+        (["tiny", "-o", "my.toml"], "it is where --calibrate"),
         (["tiny", "--framework", "jax"], "is not one of"),
     ],
 )
@@ -129,6 +129,13 @@ def test_other_frameworks_and_shardings_can_be_expressed(capsys: Captured) -> No
     assert held["optimizer"] == 12 * n / 8
     assert ours["memory"]["per_gpu"]["parameters"] == n / 2  # FSDP: fp32 shards
     assert theirs["step_seconds"] > ours["step_seconds"]
+
+
+def test_every_style_is_an_option() -> None:
+    from llamac.cli.plan import Framework
+    from llamac.plan.style import STYLES
+
+    assert [str(one) for one in Framework] == list(STYLES)
 
 
 def test_data_ranks_follow_the_gpus() -> None:
