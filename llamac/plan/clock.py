@@ -32,7 +32,6 @@ BACKWARD = (attention_backward, context_attention_backward)
 LINEAR = (linear, linear_input_gradient, linear_weight_gradient)
 GPU = 8  # as few units are no GPU's: cores take any shape alike
 HEAD = 128  # elements of a head, and
-CAST = 5  # bytes that an operand of an fp8 matmul moves: read for its scale, read, written
 BLOCK = 128  # positions of a block, that attention's efficiencies are given for
 
 
@@ -94,7 +93,7 @@ class DeviceClock(Clock):
         casts = 0.0
         if fp8:
             rate = device.flops("fp8") * efficiency.fp8 * self.style.fp8
-            casts = self.moved(CAST * (rows + columns) * inner, 4.0)
+            casts = self.moved(self.style.cast_bytes * (rows + columns) * inner, 4.0)
         size = 4 if self.dtype == "fp32" else 2
         moved = size * (rows * columns + rows * inner + inner * columns)
         least = moved / device.memory_bandwidth / efficiency.memory

@@ -12,7 +12,14 @@ from functools import lru_cache
 from llamac.ir.program import Program
 from llamac.plan.blocks import block_program, laid_out
 from llamac.plan.device import Device, DeviceError, Link, device_named
-from llamac.plan.habits import checkpointing, gathers_again, sharding_of, style_of, unfused
+from llamac.plan.habits import (
+    checkpointing,
+    gathers_again,
+    sharding_of,
+    splits_positions,
+    style_of,
+    unfused,
+)
 from llamac.plan.predict import Setting
 from llamac.plan.rows import Row, RowError, count, flag, needed, number, says, text
 from llamac.plan.shapes import shape_of
@@ -159,7 +166,8 @@ def _spec(row: Row, layout: _Layout) -> Spec:
     shape = shape_of(row)
     llama = shape.llama
     sharded = sharding_of(row) == "zero3"
-    sequence = flag(row, "sp")
+    given = flag(row, "sp")
+    splits = (llama or splits_positions(row)) if given is None else given
     tied = shape.tied and layout.pp == 1  # a pipeline's last stage has a copy of its own
     # A schedule of ours wants a micro-batch for every stage at least; `Setting` has the row's.
     times = max(layout.micro_batches, layout.pp)
@@ -182,7 +190,7 @@ def _spec(row: Row, layout: _Layout) -> Spec:
             ("batch.micro_batch", layout.micro),
             ("batch.sequences", layout.micro * times * layout.data),
             ("parallel.tensor", layout.tp),
-            ("parallel.sequence", layout.tp > 1 and (llama if sequence is None else sequence)),
+            ("parallel.sequence", layout.tp > 1 and splits),
             ("parallel.context", layout.cp),
             ("parallel.pipeline", layout.pp),
             ("parallel.pipeline_virtual", layout.vpp),

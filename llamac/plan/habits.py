@@ -31,6 +31,7 @@ def style_of(row: Row, device: Device) -> Style:
             style = STYLES["megatron-core"]
     elif says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
         style = STYLES["compiled"]
+    core = style == STYLES["megatron-core"]
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
         style = replace(style, hides=style.hides_async)
     sharding = text(row, "dp_sharding")
@@ -45,9 +46,10 @@ def style_of(row: Row, device: Device) -> Style:
     if "rowwise" in text(row, "dtype"):
         style = replace(style, fp8=ROWWISE)
     attention = device.older_attention
-    if says(text(row, "attn_kernel"), *LATEST_FLASH):
+    kernel = text(row, "attn_kernel")
+    if says(kernel, *LATEST_FLASH) or (core and not says(kernel, "2")):
         attention = 1.0
-    elif says(text(row, "attn_kernel"), *FIRST_FLASH):
+    elif says(kernel, *FIRST_FLASH):
         attention = device.first_attention
     return replace(style, flash=not unfused(row), attention=attention)
 
@@ -107,6 +109,11 @@ def gathers_again(row: Row) -> bool:
     return says(text(row, "framework"), *MEGATRON)
 
 
+def splits_positions(row: Row) -> bool:
+    """Do tensor ranks share what lies between matmuls, where the row does not say?"""
+    return says(text(row, "framework"), *CORE) or not says(text(row, "framework"), *MEGATRON)
+
+
 def sharding_of(row: Row) -> Sharding:
     given = re.sub(r"[-_ ]", "", text(row, "dp_sharding"))
     if says(given, "fullshard", "fsdp", "zero(stage)?3", "stage3", "hybrid", "hsdp"):
@@ -119,6 +126,6 @@ def sharding_of(row: Row) -> Sharding:
         framework = text(row, "framework")
         if "fsdp" in framework or "titan" in framework:
             return "zero3"
-        if "nemo" in framework:
+        if says(framework, *CORE):
             return "zero1"
     return "none"

@@ -13,7 +13,9 @@ class Style:
     memory move, beside ours. kernels: how many kernels such an op is. host: seconds in which the
     host starts one; a region takes that many seconds at least. flash: are attention's scores never
     written out? core_kernels: how many kernels attention is where they are. attention: how fast its
-    kernel is, beside the device's best; fp8: the same of fp8 matmuls. logit_bytes: held for each
+    kernel is, beside the device's best; fp8: the same of fp8 matmuls.
+    cast_bytes: that an element of their operands moves to become fp8: read for its scale, read,
+    written, or less where other ops do it in passing. logit_bytes: held for each
     logit at the worst moment; None: as our fused loss has it. loss_bytes: moved for it, both ways.
     hides: of the transfers between tensor ranks, the share under other work; None: as the graph's
     schedule has it. overlapped: do reductions of gradients run under the backward pass? each_time:
@@ -29,6 +31,7 @@ class Style:
     core_kernels: float = 12.0
     attention: float = 1.0
     fp8: float = 1.0
+    cast_bytes: float = 5.0
     logit_bytes: float | None = None
     loss_bytes: float = 16.0
     hides: float | None = None
@@ -66,7 +69,7 @@ STYLES = {
         hides=0.0,
         logit_bytes=10.0,
     ),
-    "megatron-core": Style(traffic=1.2, kernels=3.0, host=10e-6, hides=0.0, logit_bytes=10.0),
+    "megatron-core": Style(kernels=3.0, host=10e-6, cast_bytes=2.0, hides=0.3, logit_bytes=10.0),
 }
 """Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
 Megatron-LM as of 2022; Megatron Core and NeMo, with Transformer Engine's fused kernels. The figures
