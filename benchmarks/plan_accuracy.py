@@ -1,0 +1,209 @@
+"""How right `llamac plan` is about published runs: `python benchmarks/plan_accuracy.py DIR`.
+
+DIR holds `throughput.csv` (its README says where the rows are from). For each source: the mean
+absolute error of tokens/s, its bias, the rank correlation of layouts of one model on one kind of
+GPU, the error of peak memory, and how often fitting or not was right. Beside them those of the
+dullest predictor, for which every run of a source has that source's median MFU.
+
+The constants were fitted (`benchmarks/plan_fit.py`) to half of the (source, model) groups; `unseen`
+rows are of the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from llamac.plan.predict import Prediction
+from llamac.plan.rows import RowError, number, says, text
+from llamac.plan.score import peak_bytes, predict_row
+
+RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
+UNITS = {"gib": 2**30, "mib": 2**20, "gb": 1e9, "mb": 1e6}
+
+Row = Mapping[str, str]
+
+
+def is_fitted(row: Row) -> bool:
+    """Are the rows of this source's model among those that the constants were fitted to?"""
+    group = f"{row['source']}/{row['model']}"
+    return hashlib.sha256(group.encode()).digest()[0] % 2 == 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A row and what is said of it. dull: tokens/s of the constant-MFU predictor."""
+
+    row: Row
+    prediction: Prediction
+    measured: float | None
+    dull: float = 0.0
+
+    @property
+    def predicted(self) -> float:
+        return self.prediction.tokens_per_second_per_gpu
+
+    @property
+    def memory_error(self) -> float | None:
+        """Of peak memory, relative; None where the row says nothing of it."""
+        measured = number(self.row, "peak_mem")
+        if measured is None:
+            return None
+        unit = next((n for word, n in UNITS.items() if says(text(self.row, "mem_kind"), word)), 1)
+        return peak_bytes(self.row, self.prediction) / (measured * unit) - 1
+
+    @property
+    def fit_is_right(self) -> bool:
+        return self.prediction.fits == ("oom" not in text(self.row, "status"))
+
+
+def scored(rows: Iterable[Row]) -> list[Scored]:
+    """Rows that cannot be expressed are told on stderr."""
+    found = []
+    for line, row in enumerate(rows, start=1):
+        try:
+            found.append(Scored(row, predict_row(row), number(row, "tok_s_gpu")))
+        except RowError as error:
+            print(f"row {line}: {error}", file=sys.stderr)
+    return found
+
+
+def with_dull(of_source: Sequence[Scored]) -> list[Scored]:
+    """Each with the tokens/s that its source's median MFU would give it."""
+
+    def per_flop(one: Scored) -> float:
+        prediction = one.prediction
+        return prediction.peak / (prediction.flops_per_token + prediction.attention_per_token)
+
+    known = [one.measured / per_flop(one) for one in of_source if one.measured]
+    middle = median(known) if known else 0.0
+    return [
+        Scored(one.row, one.prediction, one.measured, middle * per_flop(one)) for one in of_source
+    ]
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """From 1; equal values share the mean of their ranks."""
+    places: dict[float, list[int]] = defaultdict(list)
+    for place, value in enumerate(sorted(values), start=1):
+        places[value].append(place)
+    return [mean(places[value]) for value in values]
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Rank correlation (Spearman 1904); 0 where either does not vary."""
+    a, b = ranks(one), ranks(other)
+    middle = mean(a)
+    spread = math.sqrt(sum((x - middle) ** 2 for x in a) * sum((y - middle) ** 2 for y in b))
+    both = sum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
+    return both / spread if spread else 0.0
+
+
+def rank_correlation(rows: Sequence[Scored], of: Callable[[Scored], float]) -> float | None:
+    """Mean over models on a kind of GPU of 4 layouts or more, by how many they have."""
+    groups: dict[tuple[str, ...], list[Scored]] = defaultdict(list)
+    for one in rows:
+        groups[tuple(one.row[key] for key in ("source", "model", "gpu"))].append(one)
+    large = [group for group in groups.values() if len(group) >= 4]
+    if not large:
+        return None
+    found = (len(g) * spearman([of(x) for x in g], [x.measured or 0.0 for x in g]) for g in large)
+    return sum(found) / sum(map(len, large))
+
+
+def summary(rows: Sequence[Scored]) -> dict[str, Any]:
+    """Errors as shares; None where there is nothing to compare."""
+    timed = [one for one in rows if one.measured]
+    memory = [abs(one.memory_error) for one in rows if one.memory_error is not None]
+    found: dict[str, Any] = {"n": len(rows), "rows_with_memory": len(memory)}
+    for name, of in (("plan", lambda x: x.predicted), ("constant_mfu", lambda x: x.dull)):
+        errors = [of(one) / one.measured - 1 for one in timed if one.measured]
+        found[name] = {
+            "mape": mean(map(abs, errors)) if errors else None,
+            "bias": mean(errors) if errors else None,
+            "rank_correlation": rank_correlation(timed, of),
+        }
+    found["memory_mape"] = mean(memory) if memory else None
+    found["fits_right"] = mean(one.fit_is_right for one in rows) if rows else None
+    return found
+
+
+def accuracy(rows: Iterable[Row]) -> dict[str, Any]:
+    """Of each source, and of all: of every row, and of those not fitted to."""
+    by_source: dict[str, list[Scored]] = defaultdict(list)
+    for one in scored(rows):
+        by_source[one.row["source"]].append(one)
+    found: dict[str, Any] = {}
+    everything: list[Scored] = []
+    for source, some in by_source.items():
+        complete = with_dull(some)
+        everything += complete
+        found[source] = both(complete)
+    return {"all": both(everything), "sources": found}
+
+
+def both(rows: Sequence[Scored]) -> dict[str, Any]:
+    return {
+        "every_row": summary(rows),
+        "unseen": summary([one for one in rows if not is_fitted(one.row)]),
+    }
+
+
+def line(name: str, part: Mapping[str, Any]) -> str:
+    """A row of the printed table; the constant-MFU predictor's figures in brackets."""
+    plan, dull = part["plan"], part["constant_mfu"]
+
+    def share(value: float | None) -> str:
+        return f"{100 * value:6.1f}" if value is not None else "     –"
+
+    def correlation(value: float | None) -> str:
+        return f"{value:5.2f}" if value is not None else "    –"
+
+    return (
+        f"{name[-52:]:52} {part['n']:5} {share(plan['mape'])} ({share(dull['mape'])})"
+        f" {share(plan['bias'])}  {correlation(plan['rank_correlation'])}"
+        f" ({correlation(dull['rank_correlation'])}) {share(part['memory_mape'])}"
+        f" {share(part['fits_right'])}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=RESULT)
+    given = parser.parse_args()
+    with (given.directory / "throughput.csv").open(encoding="utf-8", newline="") as file:
+        found = accuracy(csv.DictReader(file))
+    head = "% of tokens/s, constant MFU in brackets"
+    print(f"{head:52}     n   MAPE           bias    rank         memory  fits")
+    for part in ("unseen", "every_row"):
+        print(f"{part}:")
+        for source, one in found["sources"].items():
+            if one[part]["n"]:
+                print(line(source, one[part]))
+        print(line("all", found["all"][part]))
+    given.output.parent.mkdir(exist_ok=True)
+    if given.output.exists():  # what plan_fit.py wrote there
+        before = json.loads(given.output.read_text(encoding="utf-8"))
+        found |= {key: before[key] for key in ("leave_one_out",) if key in before}
+    given.output.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
