@@ -28,7 +28,8 @@ def file_list(source: dict[str, Any]) -> list[str]:
     the files in them. SourceError if a glob matches none."""
     trees, found = source["kind"] in TREES, set[str]()
     for pattern in source["paths"]:
-        matches = [os.path.normpath(path) for path in glob.iglob(pattern, recursive=True)]
+        places = glob.iglob(os.path.expanduser(pattern), recursive=True)
+        matches = [os.path.normpath(path) for path in places]
         matches = [path for path in matches if trees or os.path.isfile(path)]
         if not matches:
             raise SourceError(f"no file matches {pattern!r}")
