@@ -25,7 +25,7 @@ def build(stage: Code) -> Filter:
         if longest > stage.max_line:
             return Rejected("long line", f"{longest} > {stage.max_line} characters")
         if mean > stage.mean_line:
-            return Rejected("long lines on average", f"{mean:.0f} > {stage.mean_line:g} characters")
+            return Rejected("long lines on average", f"{mean:.1f} > {stage.mean_line:g} characters")
         share = alphanumeric(document.text)
         if share < stage.alphanumeric:
             return Rejected("few letters and digits", f"{share:.2f} < {stage.alphanumeric:g}")

@@ -86,11 +86,13 @@ def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Tr
     import torch.nn.functional as F
 
     lengths = torch.tensor([len(page) for page in pages])
-    indices = torch.from_numpy(np.concatenate(pages).astype(np.int64))
+    # Of a bucket that no page has, the best weight is none.
+    seen, compact = np.unique(np.concatenate(pages), return_inverse=True)
+    indices = torch.from_numpy(compact.astype(np.int64))
     offsets = torch.cumsum(lengths, 0) - lengths
     scales = lengths.clamp(min=1).rsqrt()
     targets = torch.tensor(labels, dtype=torch.float32)
-    weights = torch.zeros(buckets, 1, requires_grad=True)
+    weights = torch.zeros(len(seen), 1, requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weights, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe"
@@ -107,7 +109,9 @@ def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Tr
         return loss
 
     optimizer.step(closure)
-    return Trained(weights.detach()[:, 0].numpy(), bias.item())
+    whole = np.zeros(buckets, np.float32)
+    whole[seen] = weights.detach()[:, 0].numpy()
+    return Trained(whole, bias.item())
 
 
 def _norm(page: Features) -> float:
