@@ -21,6 +21,10 @@ LAYOUTS = {
         (*SMALL, "parallel.pipeline=4", "parallel.pipeline_virtual=2", "parallel.data_shard=2"),
     ),
     "recomputed": ("7b", (*SMALL, "activation.checkpoint=full")),
+    "two variants of a block": (
+        "7b",
+        (*SMALL, "batch.micro_batch=2", "activation.checkpoint=budget", "activation.budget=17GB"),
+    ),
     "scores written out": ("gpt3-block", ("kernels.attention=math",)),
 }
 
