@@ -23,7 +23,7 @@ min_chars = 12
 stage = "exact_dedup"
 [[data.source.stage]]
 stage = "length"
-max_chars = 900
+max_chars = 2000
 [[data.source.stage]]
 stage = "line_dedup"
 keep = "first"
@@ -39,7 +39,7 @@ def write_corpus(folder: Path, files: int = 6, documents: int = 40) -> None:
     for number in range(files):
         with (folder / f"{number}.jsonl").open("w", encoding="utf-8") as file:
             for _ in range(documents):
-                lines = [" ".join(dice.choices(words, k=9)) for _ in range(dice.choice([0, 4, 20]))]
+                lines = [" ".join(dice.choices(words, k=9)) for _ in range(dice.choice([0, 4, 20, 60]))]
                 text = "\n".join([menu, *lines]) if dice.random() < 0.8 else "one and the same text"
                 file.write(json.dumps({"text": text, "url": f"page-{number}"}) + "\n")
 
@@ -56,7 +56,7 @@ train_bytes = 30_000
 [data]
 directory = "{folder}/prepared"
 validation = 0.1
-shard_tokens = 3_000
+shard_tokens = 1_000
 [[data.source]]
 name = "web"
 kind = "files"

@@ -17,7 +17,7 @@ from llamac.spec.schema import json_schema
 
 NAMES = [
     *("125m", "13b", "1b", "33b", "65b", "7b", "gpt3-block"),
-    *("llama2-13b", "llama2-70b", "llama2-7b", "post-norm", "tiny"),
+    *("llama-mix-small", "llama2-13b", "llama2-70b", "llama2-7b", "post-norm", "tiny"),
 ]
 
 # Touvron et al. 2023 and 2023b: dim, heads, kv heads, layers, ffn, lr, tokens, context
