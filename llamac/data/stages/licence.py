@@ -15,6 +15,7 @@ _FAMILIES = {
 }
 _TAG = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()\-/ \t]+)")
 _TOKEN = re.compile(r"[()]|[^\s(),]+")
+_LONGEST = 100  # words of an expression that anyone would write
 _TAG_WITHIN = 5000  # characters from the top in which a file names its own licence
 
 
@@ -47,6 +48,8 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
         token for at, token in enumerate(tokens) if token != "and" or not _repeats(tokens, at)
     ]
     position = 0
+    if len(tokens) > _LONGEST:
+        return False
 
     def alternatives() -> bool:
         nonlocal position

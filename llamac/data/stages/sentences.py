@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"""[.?!…]+["'”’»)\]]*(?=\s+["'“‘«(\[]*[^\Wa-z_])""")
+# A run of marks is looked at once, from its beginning, or a page of dots would take for ever.
+_END = re.compile(r"""(?<![.?!…])[.?!…]++["'”’»)\]]*+(?=\s++["'“‘«(\[]*+[^\Wa-z_])""")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _ABBREVIATIONS = re.compile(
     "(adj|adv|al|approx|apr|assoc|aug|ave|bros|capt|cf|cmdr|co|col|corp|dec|dept|dr|e.g|eds?|eq|esp"
