@@ -9,7 +9,7 @@ from llamac.data.accounts import Account
 from llamac.data.funnel import Amount, Row
 from llamac.data.stats import count, megabytes
 
-WIDTH, LABEL, BAR, GAP = 960, 170, 22, 8  # of a chart, pixels
+WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
 LEFT, CHANGED = "#2f6f8f", "#8fb8c9"
 COLOURS = ("#c8553d", "#e09f3e", "#7a6c9d", "#5b8e7d", "#b56576", "#8d99ae", "#6d597a")
 
@@ -124,7 +124,7 @@ def _funnel(account: Account) -> Iterator[str]:
     """A bar for each step: the text that is left of it, and what was taken away, by reason."""
     most = max(max(row.entered[1] for row in account.rows[1:]), 1) if account.rows[1:] else 1
     most = max(most, account.rows[0].left[1])
-    scale = (WIDTH - LABEL - 190) / most
+    scale = (WIDTH - LABEL - FIGURES) / most
     for number, row in enumerate(account.rows):
         top, x = number * (BAR + GAP), LABEL + row.left[1] * scale
         yield _text(0, top, row.name)

@@ -39,7 +39,8 @@ def write_corpus(folder: Path, files: int = 6, documents: int = 40) -> None:
     for number in range(files):
         with (folder / f"{number}.jsonl").open("w", encoding="utf-8") as file:
             for _ in range(documents):
-                lines = [" ".join(dice.choices(words, k=9)) for _ in range(dice.choice([0, 4, 20, 60]))]
+                count = dice.choice([0, 4, 20, 60])
+                lines = [" ".join(dice.choices(words, k=9)) for _ in range(count)]
                 text = "\n".join([menu, *lines]) if dice.random() < 0.8 else "one and the same text"
                 file.write(json.dumps({"text": text, "url": f"page-{number}"}) + "\n")
 

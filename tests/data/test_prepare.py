@@ -104,7 +104,8 @@ def test_the_manifest_is_what_a_trainer_would_have_asked_for(
     assert again == manifest
     assert hashes(root) == before
     full = [shard["tokens"] for shard in manifest["sources"][0]["train"]["shards"]]
-    assert full.count(1000) > 2 and max(full) == 1000
+    assert full.count(1000) > 2
+    assert max(full) == 1000
     mixture = Mixture(root, "train", 64, seed=1)
     assert mixture.sequences(0, 8).shape == (8, 65)
 
