@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from llamac.runtime.errors import RunError
 
 ALIGNMENT = 64
-IN_MEMORY = 1 << 22
+IN_MEMORY = 1 << 20
 """Keys that a merge holds at a time."""
 
 Arrays = dict[str, NDArray]
@@ -71,3 +72,11 @@ def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterat
             end = [int(np.searchsorted(run, value)) for run in runs]
         yield [slice(*bounds) for bounds in zip(begin, end, strict=True)]
         begin = end
+        _forget(runs)
+
+
+def _forget(runs: Sequence[NDArray]) -> None:
+    """Pages of files that were read need not stay in this process's memory."""
+    for run in runs:
+        if isinstance(run, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+            run._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]

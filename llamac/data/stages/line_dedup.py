@@ -25,7 +25,14 @@ _FOUND = np.dtype([("key", "<u8"), ("again", "?")])
 _ASCII = bytes.maketrans(b"123456789", b"000000000")
 _CONTROL = [code for code in range(32) if code != 10]
 _DELETED = bytes([*_CONTROL, 127]) + string.punctuation.encode()
-_DIGIT = re.compile(r"\d")
+# Of the scripts in use, and of full-width digits; the pattern `\d` takes thrice as long.
+# fmt: off
+_ZEROS = (
+    0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0,
+    0xF20, 0x1040, 0x17E0, 0x1810, 0xFF10,
+)
+# fmt: on
+_DIGIT = re.compile(f"[{''.join(f'{chr(zero)}-{chr(zero + 9)}' for zero in _ZEROS)}]")
 _PUNCTUATION = re.compile(
     "[\x80-\x9f、。，„”“«»１」「《》´∶：？！（）；–—．～’…━〈〉【】％►·•‘‚‹›]"
 )
@@ -36,10 +43,16 @@ def build(stage: LineDedup) -> Survey:
 
 
 def line_keys(text: str) -> Keys:
-    """A key for each line; 0 for a line with nothing on it, which is no line to drop."""
+    """A key for each line; 0 for a blank one, which is no line to drop. Lines of nothing but
+    punctuation are all the same, as they are to CCNet."""
     hash64 = need("xxhash").xxh3_64_digest
-    digests = [hash64(line.strip()) if line else b"\0" * 8 for line in normal(text).split(b"\n")]
-    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
+    lines = [line.strip() for line in normal(text).split(b"\n")]
+    keys = np.frombuffer(b"".join(map(hash64, lines)), ">u8").astype(np.uint64)
+    if not all(lines):
+        for number, line in enumerate(text.split("\n")):
+            if not lines[number] and not line.strip():
+                keys[number] = 0
+    return keys
 
 
 def normal(text: str) -> bytes:

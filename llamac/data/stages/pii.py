@@ -17,16 +17,17 @@ _EMAIL = re.compile(
 )
 _PHONE = re.compile(
     r"""(?<![\w.+\-/])(?:
-        \+\d{1,3}[ .\-]?(?:\(0?\d{1,4}\)[ .\-]?)?\d{1,4}(?:[ .\-]?\d{2,4}){2,4}  # +44 20 7946 0958
-      | \(\d{3}\)[ ]?\d{3}[ .\-]\d{4}                                       # (555) 123-4567
-      | \d{3}-\d{3}-\d{4} | \d{3}\.\d{3}\.\d{4}                              # 555-123-4567
-      | 1-\d{3}-\d{3}-\d{4}
+        \+[1-9]\d{7,14}                                            # +442079460958
+      | \+[1-9]\d{0,2}(?:[ .\-]?\(\d{1,4}\))?(?:[ .\-]\d{2,4}){2,5}  # +44 20 7946 0958
+      | \(\d{3}\)[ ]?\d{3}[ .\-]\d{4}                             # (555) 123-4567
+      | (?:1-)?\d{3}-\d{3}-\d{4} | \d{3}\.\d{3}\.\d{4}           # 555-123-4567
     )(?![\w\-/]|\.\d)""",
     re.VERBOSE,
 )
 _IP4 = re.compile(r"(?<![\w.\-])(?:\d{1,3}\.){3}\d{1,3}(?![\w\-]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2,7}(?::?[0-9A-Fa-f]{1,4}){1,6}(?![\w:])")
 
+SMALL = 32
 _MASKS = {"email": "<email>", "phone": "<phone>", "ip": "<ip>"}
 
 
@@ -53,11 +54,14 @@ def _phones(text: str) -> tuple[str, int]:
 
 
 def _ips(text: str) -> tuple[str, int]:
-    """Only addresses of the public internet: 127.0.0.1, 10.x and 1.2.3 are nobody's."""
+    """Only addresses of the public internet: 127.0.0.1 and 10.0.0.1 are nobody's. Four small
+    numbers are more often a section or a version."""
     count = 0
 
     def mask(found: re.Match[str]) -> str:
         nonlocal count
+        if found[0].count(".") == 3 and all(int(part) < SMALL for part in found[0].split(".")):
+            return found[0]
         try:
             if not ipaddress.ip_address(found[0]).is_global:
                 return found[0]

@@ -34,7 +34,11 @@ def test_case_digits_and_punctuation_do_not_tell_lines_apart() -> None:
 
 
 def test_blank_lines_have_no_key() -> None:
-    assert line_keys("a\n\n b\n\t")[[1, 3]].tolist() == [0, 0]
+    assert line_keys("a\n\n b\n\t\n  ")[[1, 3, 4]].tolist() == [0, 0, 0]
+
+
+def test_lines_of_punctuation_are_one_and_the_same() -> None:
+    assert len(set(line_keys("* * *\n---\n  }").tolist()) - {0}) == 1
 
 
 @pytest.mark.parametrize(
