@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from llamac.data import funnel
 from llamac.data.clean import rows_of, skipped_in
 from llamac.data.funnel import Row
 from llamac.data.plan import SourcePlan
+from llamac.data.stages.decontaminate import report
 from llamac.data.tokens import tokenized
 from llamac.runtime import shards
 from llamac.runtime.inputs import SourceError
@@ -18,17 +21,35 @@ from llamac.runtime.prepared import SPLITS, token_dtype, write_array, write_json
 from llamac.runtime.sources import EXAMPLES
 from llamac.runtime.tokenizer import Tokenizer
 
-FUNNEL = "funnel.json"
+FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
 def finish(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
     parts = [_source(job, work, plan) for plan in plans]
     for plan in plans:
+        _write_contaminated(job, plan)
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
             plan.decided(step.number).write_bytes(b"")
     manifest = {"settings": shards.settings_of(job), "inputs": shards.inputs_of(job)}
     write_json(job.root / "manifest.json", manifest | shards.summary(job, model, parts))
+
+
+def _write_contaminated(job: shards.Job, plan: SourcePlan) -> None:
+    """Which documents were dropped for which items of evaluation sets, all of them."""
+    reports: list[dict[str, Any]] = []
+    for step in plan.passes[1:]:
+        assert step.survey is not None
+        decided = plan.decided(step.number)
+        if plan.source.stage[step.survey].stage == "decontaminate":
+            if not decided.stat().st_size:
+                return  # written by a run that was cut off afterwards
+            reports += report(decided, len(plan.parts))
+    if reports:
+        path = job.root / plan.source.name / CONTAMINATED
+        aside = path.with_name(path.name + ".tmp")
+        aside.write_text("".join(json.dumps(hit) + "\n" for hit in reports), encoding="utf-8")
+        os.replace(aside, path)
 
 
 def is_finished(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:

@@ -10,13 +10,14 @@ import glob
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.data.document import Document, Filter, Survey
+from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages import StageError, segments
 from llamac.data.stages.need import read, sha256
 from llamac.data.stages.words import Hashes, hashed, ngrams, normal
@@ -47,11 +48,15 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
     return {"sets": contents, "texts": len(items), "too_short": short}
 
 
-def hits(decided: Path, parts: int) -> Iterator[tuple[int, int, str]]:
-    """The report: (part, number of the document in it, what it shares with which items)."""
+def report(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
+    """Every document that is dropped: file, line; items, by file and line; words, the first run
+    that is shared."""
     for part in range(parts):
-        for number, detail in json.loads(segments.read(decided, part)).items():
-            yield part, int(number), detail
+        yield from _hits(decided, part).values()
+
+
+def _hits(decided: Path, part: int) -> dict[str, dict[str, Any]]:
+    return json.loads(segments.read(decided, part))
 
 
 class _Decontaminate:
@@ -61,23 +66,35 @@ class _Decontaminate:
     def scan(self, documents: Iterable[Document], found: Path) -> None:
         hits = {}
         for number, document in enumerate(documents):
-            if detail := contamination(document.text, self.sets):
-                hits[str(number)] = detail
+            if hit := contamination(document.text, self.sets):
+                hits[str(number)] = {"file": document.file, "line": document.line, **hit}
         found.write_text(json.dumps(hits), encoding="utf-8")
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
         segments.write(decided, (path.read_bytes() for path in found))
 
     def judge(self, decided: Path, part: int) -> Filter:
-        return segments.drop(decided, part, "evaluation data")
+        hits, numbers = _hits(decided, part), count()
+
+        def judge(document: Document) -> Document | Rejected:
+            hit = hits.get(str(next(numbers)))
+            return Rejected("evaluation data", _told(hit)) if hit else document
+
+        return judge
 
 
-def contamination(text: str, sets: Evaluation) -> str:
-    """Which items a text shares words with, and the first run of them; empty if none."""
+def _told(hit: dict[str, Any]) -> str:
+    items = hit["items"]
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return f"{', '.join(items[:_NAMED])}{more}: {hit['words']}"
+
+
+def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
+    """items: those a text shares words with; words: the first run of them. Empty if none."""
     found = normal(text).split()
     hashes = hashed(found)
     items: set[int] = set()
-    quote = ""
+    words = ""
     for size, (runs, owners) in sets.runs.items():
         if len(hashes) < size:
             continue
@@ -85,13 +102,9 @@ def contamination(text: str, sets: Evaluation) -> str:
         for at in np.flatnonzero(sets.sieve[grams >> np.uint64(64 - _SIEVE_BITS)]):
             low, high = np.searchsorted(runs, grams[at]), np.searchsorted(runs, grams[at], "right")
             if low < high:
-                quote = quote or b" ".join(found[at : at + size]).decode(errors="replace")
+                words = words or b" ".join(found[at : at + size]).decode(errors="replace")
                 items.update(owners[low:high].tolist())
-    if not items:
-        return ""
-    named = ", ".join(sets.items[item] for item in sorted(items)[:_NAMED])
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return f"{named}{more}: {quote}"
+    return {"items": [sets.items[item] for item in sorted(items)], "words": words} if items else {}
 
 
 def evaluation(stage: Decontaminate) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import pytest
 
 from llamac.data.document import Document, Rejected
 from llamac.data.stages import StageError, build, facts
+from llamac.data.stages.decontaminate import report
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.licence import permits
 from llamac.data.stages.sentences import sentences
@@ -27,6 +29,7 @@ from llamac.spec.stages import (
     Pii,
     Stage,
 )
+from tests.data.preparing import prepared, write_corpus, write_spec
 from tests.data.stages.judged import filtered, reasons, surveyed
 
 STAGES = get_args(get_args(Stage)[0])
@@ -313,11 +316,28 @@ def test_documents_with_evaluation_items_are_dropped_and_the_items_named(tmp_pat
 
 
 def test_the_report_lists_every_hit(tmp_path: Path) -> None:
-    from llamac.data.stages.decontaminate import hits
-
     surveyed(sets(tmp_path), tmp_path / "survey", ["fine"], [QUESTION, "fine", QUESTION])
-    found = list(hits(tmp_path / "survey/decided", 2))
-    assert [(part, number) for part, number, _ in found] == [(1, 0), (1, 2)]
+    found = list(report(tmp_path / "survey/decided", 2))
+    assert [(hit["file"], hit["line"], hit["items"]) for hit in found] == [
+        ("1", 1, ["quiz.jsonl:2"]),
+        ("1", 3, ["quiz.jsonl:2"]),
+    ]
+
+
+def test_preparing_leaves_the_report(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "web")
+    texts = [json.loads(line)["text"] for line in (tmp_path / "web/3.jsonl").open()]
+    line, longest = max(enumerate(texts, start=1), key=lambda entry: len(entry[1]))
+    (tmp_path / "sets.jsonl").write_text(json.dumps({"question": longest}) + "\n")
+    paths = f'paths = ["{tmp_path}/sets.jsonl"]'
+    stage = f'[[data.source.stage]]\nstage = "decontaminate"\n{paths}\n'
+    prepared(write_spec(tmp_path, stage), tmp_path / "prepared")
+    (hit,) = map(json.loads, (tmp_path / "prepared/web/contaminated.jsonl").open())
+    assert (Path(hit["file"]).name, hit["line"], hit["items"]) == (
+        "3.jsonl",
+        line,
+        ["sets.jsonl:1"],
+    )
 
 
 def test_the_sets_are_facts(tmp_path: Path) -> None:
