@@ -137,6 +137,8 @@ def prepare_here(
     from llamac.data import prepare as preparing
 
     with told():
+        if manifest := preparing.moved(spec, directory):
+            return manifest
         preparation = preparing.planned(spec, directory)
         engines = {
             "processes": lambda: executor.processes(workers),

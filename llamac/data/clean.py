@@ -144,7 +144,7 @@ def _through(
 ) -> Document | None:
     """The document that is left, if one is, counted on its way."""
     if reads:
-        rows[0].keep(document, size)
+        rows[0].keep(document, size, sampled=len(rows) == 1)
     for row, judge in zip(rows[reads:], filters, strict=True):
         before = document.text
         row.entered[0] += 1
@@ -157,7 +157,7 @@ def _through(
         if document.text is not before and document.text != before:
             size = len(document.text.encode())
             row.change(document, before)
-        row.keep(document, size)
+        row.keep(document, size, sampled=row is rows[-1])
     return document
 
 

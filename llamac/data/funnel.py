@@ -31,9 +31,10 @@ class Row:
     rejected: dict[str, Amount] = field(default_factory=dict)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def keep(self, document: Document, size: int) -> None:
+    def keep(self, document: Document, size: int, sampled: bool = True) -> None:
         _add(self.left, size)
-        self._sample("", document)
+        if sampled:
+            self._sample("", document)
 
     def reject(self, document: Document, size: int, rejected: Rejected) -> None:
         _add(self.rejected.setdefault(rejected.reason, [0, 0]), size)

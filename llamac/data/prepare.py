@@ -90,6 +90,15 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
         return shards.reuse(preparation.job, shards.settings_of(preparation.job))
 
 
+def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
+    """The manifest of prepared data that came without the work on it, and may have outlived the
+    files it was made from. Raises PreparedDataMismatch if it is of another spec."""
+    if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
+        return None
+    job = job_of(spec, directory)
+    return shards.reuse(job, shards.settings_of(job))
+
+
 def settle(preparation: Preparation) -> None:
     """Notes what the work is begun from, or refuses to go on from something else, with each key
     that changed and what to delete. Raises Changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from llamac.cli import main
+from llamac.data import executor
 from llamac.data.state import Changed
+from llamac.runtime.errors import RunError
 from tests.data.preparing import hashes, prepared, write_corpus, write_spec
 
 
@@ -64,10 +68,10 @@ def test_killed_at_every_rename_in_turn(
 ) -> None:
     """Every process gets a few files further than the one before, and dies."""
     spec, deaths = write_spec(corpus), 0
-    while dies_at_a_rename(spec, tmp_path, 3 + deaths % 9, after):
+    while dies_at_a_rename(spec, tmp_path, 3 + deaths % 15, after):
         deaths += 1
         assert deaths < 300
-    assert deaths > 20
+    assert deaths > 15
     assert hashes(tmp_path) == undisturbed
 
 
@@ -130,3 +134,35 @@ def test_other_tokens_need_no_cleaning_anew(corpus: Path, tmp_path: Path) -> Non
     manifest = prepared(spec, tmp_path, "data.validation=0.2")
     assert manifest["settings"]["data.validation"] == 0.2
     assert text.items() <= hashes(tmp_path).items()
+
+
+def killed(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never(number: int) -> bool:
+    return False
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_the_way_out() -> None:
+    job = executor.Job(killed, (1,), 0, never)
+    with (
+        pytest.raises(RunError, match=r"a worker was killed, .*: run again to go on"),
+        executor.processes(2) as engine,
+    ):
+        list(engine([job]))
+
+
+def test_prepared_data_outlives_its_files_and_the_work_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path / "web", files=2)
+    spec = write_spec(tmp_path)
+    prepared(spec, tmp_path / "prepared")
+    shutil.rmtree(tmp_path / "prepared" / ".work")
+    shutil.rmtree(tmp_path / "web")
+    before = hashes(tmp_path / "prepared")
+    assert main(["data", "prepare", str(spec)]) == 0
+    assert hashes(tmp_path / "prepared") == before
+    assert main(["data", "prepare", str(spec), "--set", "data.validation=0.3"]) == 2
+    assert "data.validation: 0.1 then, 0.3 now" in capsys.readouterr().err
