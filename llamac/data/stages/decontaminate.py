@@ -1,7 +1,8 @@
 """Documents that share a run of words with an evaluation set are dropped (Brown et al. 2020, C).
 
 An item of an evaluation set shorter than the run counts as a whole, if it has 8 words or more; a
-shorter one would be met by chance and is not looked for.
+shorter one would be met by chance and is not looked for. Nor are runs of very short words, such as
+`a 1 b 2 c 3 d 4`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from llamac.data.stages.words import Hashes, hashed, ngrams, normal
 from llamac.spec.stages import Decontaminate
 
 SHORTEST = 8
+FEWEST_BYTES = 30  # of a run's words
 _SIEVE_BITS = 24
 _NAMED = 20  # items that a detail names
 
@@ -119,7 +121,8 @@ def evaluation(stage: Decontaminate) -> Evaluation:
         if not names or names[-1] != name:
             names.append(name)
         size = min(stage.ngram, len(item))
-        grams = ngrams(hashed(item), size)
+        ends = np.cumsum([0, *map(len, item)])
+        grams = ngrams(hashed(item), size)[ends[size:] - ends[:-size] >= FEWEST_BYTES]
         pieces.setdefault(size, []).append(grams)
         owners.setdefault(size, []).append(np.full(len(grams), len(names) - 1))
     if not names:

@@ -315,6 +315,14 @@ def test_documents_with_evaluation_items_are_dropped_and_the_items_named(tmp_pat
     ]
 
 
+def test_runs_of_letters_and_numbers_are_no_contamination(tmp_path: Path) -> None:
+    letters = " ".join("abcdefghijklmnop")
+    (tmp_path / "quiz.jsonl").write_text(f'["{letters}", "{QUESTION}", "A 1 B 2 C 3 D 4"]\n')
+    stage = Decontaminate(paths=(str(tmp_path / "quiz.jsonl"),))
+    texts = [f"The alphabet: {letters}", "a 1, b 2, c 3, d 4"]
+    assert surveyed(stage, tmp_path / "survey", texts) == [texts]
+
+
 def test_the_report_lists_every_hit(tmp_path: Path) -> None:
     surveyed(sets(tmp_path), tmp_path / "survey", ["fine"], [QUESTION, "fine", QUESTION])
     found = list(report(tmp_path / "survey/decided", 2))
