@@ -43,8 +43,8 @@ _BIBLIOGRAPHY = re.compile(
 )
 _BIBLIOGRAPHY_END = re.compile(r"\\end\s*\{thebibliography\}")
 _CITATION_COMMANDS = re.compile(
-    r"[ \t]*\\(?:bibliography|bibliographystyle|nocite|addbibresource)\s*(?:\[[^\]\n]{0,200}\])?"
-    r"\s*\{[^{}]{0,2000}\}|[ \t]*\\printbibliography\b(?:\[[^\]]{0,500}\])?"
+    r"\\(?:bibliography|bibliographystyle|nocite|addbibresource)\s*(?:\[[^\]\n]{0,200}\])?"
+    r"\s*\{[^{}]{0,2000}\}|\\printbibliography\b(?:\[[^\]]{0,500}\])?"
 )
 _TITLE = re.compile(
     r"\\(?:plain)?title\s*(?:\[[^\]]{0,300}\])?\s*\{((?:[^{}]|\{[^{}]{0,200}\}){1,500})\}"
@@ -70,7 +70,8 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
             continue
         title = _TITLE.search(whole)
         text = verbatim.restored(body(expanded(whole)))
-        text = re.sub(r"[ \t]+\n", "\n", re.sub(r"\n\s*\n\s*\n", "\n\n", text)).strip()
+        text = "\n".join(line.rstrip() for line in text.split("\n"))
+        text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
         if accepted(text, where, skipped):
             meta = {"path": main}
             if title:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,7 +107,9 @@ def _meta(record: dict[str, Any]) -> dict[str, Any]:
         key: value
         for fields in (*nested, record)
         for key, value in fields.items()
-        if isinstance(value, str | int | float) and len(str(value)) <= 4096
+        if isinstance(value, str | int | float)
+        and len(str(value)) <= 4096
+        and (isinstance(value, str) or math.isfinite(value))
     }
 
 

@@ -92,7 +92,7 @@ def _deep(html, tree) -> bool:
         nonlocal deepest
         deepest = max(deepest, context.depth)
 
-    html.traverse_dom(tree.document, visit, elements_only=True)
+    html.traverse_dom(tree.document, visit)
     return deepest > DEPTH
 
 

@@ -101,7 +101,8 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # it remembers all of them
                 number += 1
-                if not member.isreg() or not wanted(member.name):
+                name = member.name.removeprefix("./")
+                if not member.isreg() or not wanted(name):
                     continue
                 where = f"{path}:{number}"
                 if member.size > ENTRY_BYTES:
@@ -110,7 +111,7 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
                 content = archive.extractfile(member)
                 data = content.read() if content else b""
                 if data:
-                    yield Entry(member.name.removeprefix("./"), data, path, number)
+                    yield Entry(name, data, path, number)
                 else:
                     skipped.add("empty file", where)
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
