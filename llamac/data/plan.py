@@ -19,7 +19,7 @@ from llamac.spec.data import Source
 
 PART_BYTES = 256 << 20
 MOST_PARTS = 2048  # of a source: a survey's merge and a training run map a file for each
-CHUNK_BYTES = 32 << 20  # of text: what may be lost when a process is killed
+CHUNK_BYTES = 8 << 20  # of text: what may be lost when a process is killed
 
 
 @dataclass(frozen=True)
