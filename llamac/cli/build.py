@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.foresight import plan_json
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage
@@ -68,7 +70,7 @@ def build(
             print(print_program(made[-1].program), end="")
         return
     directory = output or Path("build") / loaded.name
-    write(directory, files_of(loaded, made), overwrite)
+    write(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite)
     for note in made[-1].program.notes:
         print(note)
     print(f"{directory}: {made[-1].program.parameter_count:,} parameters; train it with")

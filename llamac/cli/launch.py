@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.foresight import plan_json
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -57,6 +59,6 @@ def launch(
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
-    bring_up_to_date(run, loaded, overwrite)
+    bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded))
     sys.stdout.flush()
     raise typer.Exit(start(backend, loaded, run))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.foresight import plan_json
 from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -62,7 +64,7 @@ def train(
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
-    bring_up_to_date(run, loaded, overwrite)
+    bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded, here=True))
     _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +13,7 @@ import llamac
 from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
+from llamac.ir.program import Program
 from llamac.passes.pipeline import Stage, compile_spec
 from llamac.spec import Spec
 from llamac.spec.parallel import WHOLE
@@ -26,7 +27,11 @@ class BuildError(Exception):
     exit_code = 2
 
 
-def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
+Foresee = Callable[[Program], str]
+"""The text of plan.json: what `llamac.plan`, which this part does not know, makes of a Program."""
+
+
+def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None) -> dict[str, str]:
     """Every file of the emitted directory, by relative path. The same spec gives the same bytes."""
     files: dict[str, str] = {}
     last = None
@@ -38,7 +43,9 @@ def files_of(spec: Spec, stages: Iterable[Stage]) -> dict[str, str]:
     files["model.py"] = render_model(last.program)
     if has_whole_model(spec):
         files["whole_model.py"] = render_model(compile_spec(_whole(spec)))
-    files |= render_trainer(spec)
+    files |= render_trainer(spec, planned=foresee is not None)
+    if foresee is not None:
+        files["plan.json"] = foresee(last.program)
     files["spec.toml"] = spec.to_toml()
     programs = [text for name, text in files.items() if name.endswith(".py")]
     for name in runtime_files(*programs):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamac.emit.build import MANIFEST, BuildError, files_of, write
+from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint import run_lock
 from llamac.runtime.errors import RunError
@@ -18,13 +18,15 @@ CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer"
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
 
 
-def bring_up_to_date(run: Path, spec: Spec, overwrite: bool = False) -> None:
+def bring_up_to_date(
+    run: Path, spec: Spec, overwrite: bool = False, foresee: Foresee | None = None
+) -> None:
     """Write the emitted files into `run`.
 
     Raises BuildError, with the directory as it was, if another trainer is writing the run, or if
     its checkpoints come from other values than the spec's.
     """
-    files = files_of(spec, stages(spec))
+    files = files_of(spec, stages(spec), foresee)
     if not (run / MANIFEST).is_file():
         write(run, files, overwrite)
         return

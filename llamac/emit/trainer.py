@@ -23,9 +23,10 @@ PACKAGE = Path(llamac.__file__).parent
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt")
 
 
-def render_trainer(spec: Spec) -> dict[str, str]:
-    """The rendered files by relative path. The same spec gives the same text."""
-    values, templates = _values(spec), environment()
+def render_trainer(spec: Spec, planned: bool = False) -> dict[str, str]:
+    """The rendered files by relative path. The same spec gives the same text. planned: is there a
+    plan.json beside them?"""
+    values, templates = _values(spec) | {"planned": planned}, environment()
     names = (*FILES, *launch_files(spec.launch))
     return {name: templates.get_template(f"{name}.j2").render(values) for name in names}
 

@@ -82,6 +82,11 @@ class Device:
         """The same of the first FlashAttention, and of its Triton form (Dao 2023, section 4)."""
         return 0.73 * self.older_attention
 
+    @property
+    def is_gpu(self) -> bool:
+        """By its speed: no CPU multiplies as fast as any GPU with tensor cores."""
+        return self.peak["bf16"] > 1e13
+
     def flops(self, dtype: str) -> float:
         """The peak for a compute dtype; fp16 has bf16's, and what is not listed fp32's."""
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])

@@ -8,7 +8,7 @@ them, pipeline stages taking turns, the optimizer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -142,6 +142,7 @@ class Prediction:
         memory = {key: round(value) for key, value in vars(self.memory).items()}
         return {
             "device": self.setting.device.name,
+            "kind": "gpu" if self.setting.device.is_gpu else "cpu",
             "gpus": self.setting.spec.parallel.ranks,
             "parameters": {"total": self.parameters, "per_rank": self.per_rank},
             "flops": {
@@ -250,7 +251,8 @@ class StepModel:
         if self.pp > 1:
             stride = self.tp * self.cp * self.data
             hop = self.clock.collective(self.stream_bytes(), 2, stride)
-            hops = hop * 2 * (m * virtual + self.pp - 1)
+            hidden = self.setting.style.hides_sends and virtual > 1
+            hops = hop * 2 * ((0 if hidden else m * virtual) + self.pp - 1)
         # While the pipeline fills and drains, the slowest rank waits for one turn of each other.
         bubble = (sum(seconds for seconds, _ in every) - slowest) / virtual
         return Seconds(
@@ -331,8 +333,14 @@ class StepModel:
 
     @cached_property
     def activations(self) -> Activations:
-        kept = not self.setting.core_again
-        return activations(self.program, kept, self.setting.style.logit_bytes)
+        style, share = self.setting.style, self.setting.style.fp8_kept
+        found = activations(self.program, not self.setting.core_again, style.logit_bytes)
+        if not self.setting.fp8 or share == 1.0:
+            return found
+        kept = {name: share * nbytes for name, nbytes in found.kept.items()}
+        less = {name: nbytes - kept[name] for name, nbytes in found.kept.items()}
+        peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
+        return replace(found, kept=kept, peak=peak)
 
     def memory(self) -> Memory:
         """Of the pipeline rank that holds most: the first, or the last."""
@@ -361,8 +369,7 @@ class StepModel:
             **state,
             activations=alive,
             logits=logits,
-            overhead=(CONTEXT if self.setting.device.peak["bf16"] > 1e13 else 0.4e9)
-            + FRAGMENTS * torchs,
+            overhead=(CONTEXT if self.setting.device.is_gpu else 0.4e9) + FRAGMENTS * torchs,
         )
 
     # -- what is said ------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .machine import peak_memory_bytes, say
+from .foresight import WARM, deviation, read_plan
+from .machine import forget_peak_memory, peak_memory_bytes, say
 
 if TYPE_CHECKING:
     import torch
@@ -76,12 +77,24 @@ class Metrics:
 @dataclass
 class Speed:
     """What a step's seconds say. peak: FLOP/s of all devices, which MFU is a fraction of; a step
-    that seems faster shows it to have been measured too low, and raises it."""
+    that seems faster shows it to have been measured too low, and raises it. directory: its
+    plan.json, if it has one, says what was predicted. Peak memory counts from now on."""
 
     tokens: int
     flops_per_token: int
     peak: float
     device: torch.device
+    directory: Path
+
+    def __post_init__(self) -> None:
+        self.plan = read_plan(self.directory, self.device)
+        forget_peak_memory(self.device)
+
+    @property
+    def basis(self) -> str:
+        """What MFU is of, and what is predicted: a line each."""
+        mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
+        return mfu if self.plan is None else f"{mfu}\n{self.plan}"
 
     def row(self, seconds: float) -> Row:
         rate = self.tokens / seconds
@@ -92,6 +105,7 @@ class Speed:
             "mfu": flops / self.peak,
             "step_seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(self.device),
+            **(self.plan.row() if self.plan else {}),
         }
 
 
@@ -121,6 +135,7 @@ class Display:
         self._recent: deque[float] = deque(
             maxlen=21
         )  # seconds; their median outlives a compilation
+        self._compared = False  # with what was predicted
         self._live = _live_line() if sys.stdout and sys.stdout.isatty() else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
@@ -146,7 +161,12 @@ class Display:
 
     def step(self, row: Row) -> None:
         self._recent.append(row["step_seconds"])
-        remaining = (self.stop - row["step"]) * statistics.median_low(self._recent)
+        seconds = statistics.median_low(self._recent)
+        if len(self._recent) == WARM and "predicted_step_seconds" in row and not self._compared:
+            self._compared = True
+            if off := deviation(row | {"step_seconds": seconds}):
+                self.say(off)
+        remaining = (self.stop - row["step"]) * seconds
         line = describe(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=row["step"], description=line)
@@ -175,6 +195,10 @@ def describe(row: Row, stop: int, remaining_seconds: float) -> str:
         f"ETA {duration(remaining_seconds)} · lr {row['lr']:.2e} · norm {row['grad_norm']:.2f} · "
         f"{row['tokens_per_second']:,.0f} tok/s · MFU {row['mfu']:.1%}"
     )
+    if "predicted_step_seconds" in row:
+        real, planned = row["peak_memory_bytes"] / 1e9, row["predicted_peak_memory_bytes"] / 1e9
+        text += f" · {row['step_seconds']:.3g} s, planned {row['predicted_step_seconds']:.3g}"
+        text += f" · {real:.2f} GB, planned {planned:.2f}"
     if "validation_loss" in row:
         text += f" · validation {row['validation_loss']:.4f}"
     return text + (" · SKIPPED" if "skipped_steps" in row else "")

@@ -1,0 +1,70 @@
+"""What plan.json predicts of a step, and how far from it a run is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WARM = 10  # steps: compilation and first touches are over
+MOST = 0.15  # of a prediction, off it by more than which is said
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one step on `device`, the name of a description of devices. Bytes: what a GPU's allocator
+    gives out; of a CPU the whole process."""
+
+    device: str
+    step_seconds: float
+    peak_memory_bytes: float
+
+    def row(self) -> dict[str, float]:
+        return {
+            "predicted_step_seconds": self.step_seconds,
+            "predicted_peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"plan: for {self.device}, a step takes {self.step_seconds:.3g} s and holds "
+            f"{self.peak_memory_bytes / 1e9:.2f} GB at its peak"
+        )
+
+
+def read_plan(directory: Path, device: torch.device) -> Plan | None:
+    """From the emitted directory; None without one, or if it is for a GPU and this is none."""
+    path = directory / "plan.json"
+    if not path.is_file():
+        return None
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    if (plan["kind"] == "gpu") != (device.type == "cuda"):
+        return None
+    memory = plan["memory"]["per_gpu"]
+    own = memory["overhead"] if device.type == "cuda" else 0
+    return Plan(plan["device"], plan["step_seconds"], memory["total"] - own)
+
+
+def deviation(row: dict[str, Any]) -> str:
+    """What of a step is off its prediction, in a line; nothing if neither time nor memory is."""
+    seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
+    held, foreseen = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
+    found = [
+        f"{what} {_share(real, predicted)} than planned ({shown})"
+        for what, real, predicted, shown in (
+            ("a step takes", seconds, planned, f"{seconds:.3g} s, not {planned:.3g}"),
+            ("memory peaks", held, foreseen, f"{held / 1e9:.2f} GB, not {foreseen / 1e9:.2f}"),
+        )
+        if abs(real / predicted - 1) > MOST
+    ]
+    if not found:
+        return ""
+    way = "measure this machine with `llamac plan --calibrate -o my.toml`, set hardware.gpu to it"
+    return f"off the plan: {' and '.join(found)}; {way}"
+
+
+def _share(real: float, predicted: float) -> str:
+    return f"{abs(real / predicted - 1):.0%} {'more' if real > predicted else 'less'}"

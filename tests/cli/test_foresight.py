@@ -1,0 +1,42 @@
+"""plan.json in emitted directories."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llamac.cli.foresight import plan_json
+from llamac.passes.pipeline import compile_spec
+from llamac.plan.device import DeviceError
+from llamac.plan.predict import predict
+from llamac.plan.target import device_for, setting_for
+from llamac.spec import Spec
+from tests.compare import shipped
+
+
+def plan(spec: Spec, here: bool = False) -> dict:
+    return json.loads(plan_json(spec, compile_spec(spec), here))
+
+
+def test_it_holds_what_plan_says() -> None:
+    spec = shipped("7b", 'hardware.gpu="h100-sxm"')
+    said = predict(setting_for(spec, device_for(spec))).to_json()
+    found = plan(spec)
+    assert found.keys() == said.keys()
+    assert found["step_seconds"] == pytest.approx(said["step_seconds"], rel=1e-5)
+    assert found["memory"] == said["memory"]
+
+
+def test_a_build_does_not_depend_on_the_machine_and_a_run_here_does() -> None:
+    spec = shipped("tiny")
+    assert plan(spec)["device"] == "a100-80gb"
+    assert plan(spec, here=True)["device"] == device_for(spec).name
+    on_cpu = shipped("tiny", 'hardware.device="cpu"')
+    assert plan(on_cpu)["device"] == plan(on_cpu, here=True)["device"] == "cpu"
+
+
+def test_a_device_that_does_not_exist_is_an_error_of_the_spec() -> None:
+    spec = shipped("tiny", 'hardware.gpu="abacus"')
+    with pytest.raises(DeviceError, match="abacus"):
+        plan(spec)
