@@ -242,7 +242,7 @@ def _lines(text: str) -> Iterator[str]:
     gap = False
     for raw in text.split("\n"):
         literal = raw.startswith(_LITERAL)
-        line = raw.translate(_LITERALS).rstrip() if literal else _tidy(raw)
+        line = (raw.rstrip() if literal else _tidy(raw)).translate(_LITERALS)
         if not line:
             gap = True
         elif not literal and (level := _level(line)):

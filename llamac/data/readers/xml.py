@@ -52,12 +52,13 @@ def _frames(path: str, start: bytes, end: bytes, skipped: Skipped) -> Iterator[t
                 begun, looked = True, at + len(start)
             found = buffer.find(end, looked)
             again = buffer.find(start, looked, found if found >= 0 else len(buffer))
-            if again >= 0 or (found < 0 and len(buffer) - at > RECORD_BYTES):
-                reason = "broken XML" if again >= 0 else "record too long"
-                skipped.add(reason, f"{path}:{line}")
-                stop = again if again >= 0 else len(buffer)
+            stop = found + len(end) if found >= 0 else len(buffer)
+            if again >= 0:
+                skipped.add("broken XML", f"{path}:{line}")
+                stop = again
+            elif stop - at > RECORD_BYTES:
+                skipped.add("record too long", f"{path}:{line}")
             elif found >= 0:
-                stop = found + len(end)
                 yield line, buffer[at:stop]
             else:
                 looked = max(looked, len(buffer) - max(len(start), len(end)) + 1)

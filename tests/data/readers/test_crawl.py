@@ -151,9 +151,7 @@ def test_an_archive_gives_a_document_for_each_page(tmp_path: Path) -> None:
         + record("dvě".encode("cp1250"), b"Content-Type: text/plain; charset=utf-8")
         + record("<p>tři</p>".encode("cp1250"), b"Content-Type: text/html; charset=windows-1250")
         + record(b"%PDF", b"Content-Type: application/pdf")
-        + record(
-            b"text of a WET file", None, WARC_Type="conversion", Content_Type="text/plain"
-        )
+        + record(b"text of a WET file", None, WARC_Type="conversion", Content_Type="text/plain")
     )
     packed = b"".join(gzip.compress(part) for part in (data[:500], data[500:]))
     for path in (write(tmp_path / "a.warc", data), write(tmp_path / "a.warc.gz", packed)):
