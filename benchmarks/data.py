@@ -17,8 +17,9 @@ How each figure is taken:
   a text, its default, `language_whole` at all of it, as datatrove does.
 - Both drop repeated lines but for the first, and near-duplicates by 5-grams of words: llamac with
   128 values in 18 bands at 0.8, datatrove with its own 14 buckets of 8, words by spaCy's rules.
-- Memory is the largest process of a whole preparation, of the texts and of ten times as many: the
-  copies have other words in every fourth place, so that lines and 5-grams differ.
+- Memory is the largest process of a whole preparation, of the texts and of 10 and 20 times as many:
+  the copies have other words in every fourth place, so that lines and 5-grams differ. It grows
+  until the files fill a part, which is 256 MB of them, and no further.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import os
 import re
 import resource
 import statistics
+import string
 import subprocess
 import sys
 import tempfile
@@ -42,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks/results/data.json"
 TASKS = ("language", "language_whole", "c4", "line_dedup", "near_dedup", "tokenize", "pipeline")
 THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-COPIES = 10
+TIMES = (1, 10, 20)
 
 
 # --- One contestant ------------------------------------------------------------------------
@@ -216,13 +218,13 @@ def memory(texts: Path, model: str) -> dict[str, Any]:
     results = {}
     with tempfile.TemporaryDirectory() as root:
         paths = []
-        for copy in range(COPIES):
+        for copy in range(max(TIMES)):
             paths.append(Path(root) / f"{copy}.jsonl")
             with paths[-1].open("w", encoding="utf-8") as file:
                 for line in texts.open(encoding="utf-8"):
                     text = varied(json.loads(line)["text"], copy)
                     file.write(json.dumps({"text": text}) + "\n")
-        for count in (1, COPIES):
+        for count in TIMES:
             folder = Path(root) / f"prepared{count}"
             folder.mkdir()
             command = [sys.executable, __file__, str(paths[0]), "--one", "pipeline"]
@@ -242,7 +244,7 @@ def varied(text: str, copy: int) -> str:
     if not copy:
         return text
     number = iter(range(len(text)))
-    ending = "abcdefghijklmnop"[copy]
+    ending = string.ascii_lowercase[copy]
     return re.sub(r"\w+", lambda w: w[0] if next(number) % 4 else w[0] + ending, text)
 
 

@@ -97,12 +97,15 @@ class Repeats:
             for document in documents
             if len(document.text) >= self.min_chars
         ]
-        keys = np.sort(np.concatenate(batches)) if batches else np.empty(0, np.uint64)
+        keys = np.concatenate([np.empty(0, np.uint64), *batches])
+        batches.clear()
+        keys.sort()
         keys = keys[np.searchsorted(keys, 1) :]
-        first = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]][: len(keys)])
-        records = np.empty(len(first), _FOUND)
-        records["key"] = keys[first]
-        records["again"] = np.diff(np.r_[first, len(keys)]) > 1
+        first = np.ones(len(keys) + 1, bool)
+        np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
+        records = np.empty(np.count_nonzero(first[:-1]), _FOUND)
+        records["key"] = keys[first[:-1]]
+        records["again"] = ~first[1:][first[:-1]]
         arrays.save(found, {"keys": records})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
