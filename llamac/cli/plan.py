@@ -151,8 +151,7 @@ def plan(
         if why is not None:
             forms.explain(setting, count, why, as_json)
         else:
-            line = f"llamac plan {spec} --search --gpus {count} --device {chosen.name}"
-            forms.find(setting, count, top or 10, as_json, output, line)
+            forms.find(setting, count, top or 10, as_json, output, spec, overrides or ())
         return
     loaded = on_gpus(loaded, count)
     setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)

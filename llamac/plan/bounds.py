@@ -1,43 +1,74 @@
 """What no layout can be faster than, without a graph: its matmuls at the device's best, and the
-bytes that its ranks must pass each other, at the link's."""
+transfers that they wait for."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from llamac.plan.clock import DeviceClock
 from llamac.plan.layouts import Shape
 from llamac.plan.predict import Setting
-from llamac.plan.shape import matmul_weights
+from llamac.spec.model import Model
 
-AGAIN = {"full": 4 / 3}
-"""Matmuls that a policy runs, beside one forward and two for its backward pass."""
+ROWS = 2**20
+"""Tokens of a matmul so large that what a smaller one loses by its shape is gone."""
 
 
 def least_seconds(setting: Setting, gpus: int, shape: Shape, policy: str) -> float:
-    """Of a step: the longest of matmuls, tensor ranks' transfers and context ranks'.
+    """Of a step, the pipeline full and data ranks' transfers hidden.
 
-    Under tensor parallelism a layer gathers and scatters the stream twice each way, or reduces it,
-    which is both (Korthikanti et al. 2022); under context parallelism keys and values are gathered,
-    and their gradients scattered.
+    Forward, each matmul waits for the gather before it and each scatter for its matmul: nothing
+    hides either. Backward, only gradients of weights can be computed meanwhile. Under tensor
+    parallelism a layer gathers and scatters the stream twice each way, or reduces it, which is both
+    (Korthikanti et al. 2022); under context parallelism keys and values are gathered, and their
+    gradients scattered.
     """
-    spec, device = setting.spec, setting.device
-    model, batch = spec.model, spec.batch
-    rate = device.flops(spec.precision.compute) * device.efficiency.matmul
-    if setting.fp8:
-        rate = max(rate, device.flops("fp8") * device.efficiency.fp8)
-    weights = matmul_weights(model)
-    head = model.vocab_size * model.dim
-    flops = 6 * ((weights - head) * AGAIN.get(policy, 1.0) + head) * batch.tokens
-    clock = DeviceClock({}, {}, device=device, dtype=spec.precision.compute, strides={})
-    size = 4 if spec.precision.compute == "fp32" else 2
-    layers = batch.tokens * model.n_layers / gpus  # × tokens that a rank sees, if nothing is shared
+    spec = setting.spec
+    clock = DeviceClock(
+        {}, {}, device=setting.device, dtype=spec.precision.compute, strides={}, style=setting.style
+    )
+    # A rank has a part of the positions and of the layers: as if all layers, of so many tokens.
+    tokens = spec.batch.tokens * shape.tensor / gpus
 
-    def moved(nbytes: float, ranks: int, stride: int) -> float:
-        return clock.collective(nbytes * (ranks - 1) / ranks, ranks, stride, rounds=0.0)
+    def each(rows: int, columns: int, inner: int) -> float:
+        return clock.matmul(rows, columns, inner, setting.fp8) / ROWS * tokens
 
-    stream = 8 * size * model.dim * shape.tensor * layers
+    forward = inputs = weights = 0.0
+    for into, out, times in _linears(spec.model, shape.tensor):
+        forward += times * each(ROWS, out, into)
+        inputs += times * each(ROWS, into, out)
+        weights += times * each(out, into, ROWS)
+    again = forward if policy == "full" else 0.0
+    transfers = _transfers(setting, clock, shape, tokens) / 2  # of each way
+    computed = forward + inputs + weights + again
+    hides = setting.style.hides
+    if hides is not None:
+        return computed + 2 * transfers * (1 - hides)
+    if spec.parallel.async_tensor:
+        return max(computed, 2 * transfers)
+    return forward + transfers + max(inputs + weights + again, inputs + transfers)
+
+
+def _linears(model: Model, ranks: int) -> Iterator[tuple[int, int, int]]:
+    """(inputs, outputs, how many there are) of the matmuls on a tensor rank; the head is left out,
+    for with a pipeline the last rank alone has it."""
+    heads = -(-model.n_heads // ranks) + 2 * -(-model.n_kv_heads // ranks)
+    gates = 2 if model.activation == "swiglu" else 1
+    wide = model.ffn_dim // ranks
+    yield model.dim, heads * model.head_dim, model.n_layers
+    yield model.n_heads // ranks * model.head_dim, model.dim, model.n_layers
+    yield model.dim, gates * wide, model.n_layers
+    yield wide, model.dim, model.n_layers
+
+
+def _transfers(setting: Setting, clock: DeviceClock, shape: Shape, tokens: float) -> float:
+    """Seconds of tensor and context ranks' transfers, latencies left out."""
+    model = setting.spec.model
+    size = 4 if setting.spec.precision.compute == "fp32" else 2
+    stream = 8 * size * model.dim * tokens * model.n_layers
     heads = -(-model.n_kv_heads // shape.tensor)
-    keys = 2 * 2 * size * heads * model.head_dim * shape.tensor * shape.context * layers
-    hidden = setting.style.hides or 0.0
-    tensor = moved(stream, shape.tensor, 1) * (1 - hidden)
-    context = moved(keys, shape.context, shape.tensor) * (1 - hidden)
-    return max(flops / gpus / rate, tensor, context)
+    keys = 2 * 2 * size * heads * model.head_dim * tokens * shape.context * model.n_layers
+    total = 0.0
+    for nbytes, ranks, stride in ((stream, shape.tensor, 1), (keys, shape.context, shape.tensor)):
+        total += clock.collective(nbytes * (ranks - 1) / ranks, ranks, stride, rounds=0.0)
+    return total

@@ -11,7 +11,6 @@ from typing import Any
 
 from llamac.plan.target import LayoutError
 from llamac.spec import Spec
-from llamac.spec.errors import describe
 from llamac.spec.layouts import complaints, keep_busy
 
 POLICIES = ("none", "selective", "full")
@@ -76,6 +75,7 @@ class Layout:
         new["parallel.async_tensor"] = _async(spec, self)
         new["batch.micro_batch"] = self.micro_batch
         new["activation.checkpoint"] = self.checkpoint
+        new["activation.budget"] = spec.activation.budget if self.checkpoint == "budget" else None
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def of(self, spec: Spec) -> Spec:
@@ -85,7 +85,9 @@ class Layout:
         parts: dict[str, Any] = {
             "parallel": spec.parallel.model_copy(update=update),
             "batch": spec.batch.model_copy(update={"micro_batch": self.micro_batch}),
-            "activation": spec.activation.model_copy(update={"checkpoint": self.checkpoint}),
+            "activation": spec.activation.model_copy(
+                update={"checkpoint": self.checkpoint, "budget": None}
+            ),
         }
         return spec.model_copy(update=parts)
 
@@ -131,22 +133,22 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
             key, value = _DEGREES[degree[1]], int(degree[2])
         else:
             raise LayoutError(
-                f"layout {describe(text)}: {describe(part)} is no part of one; there are "
+                f"layout {text!r}: {part!r} is no part of one; there are "
                 f"{', '.join(f'{short}N' for short in _DEGREES)}, sp, nosp, "
                 f"{', '.join(POLICIES)}, as in {EXAMPLE}"
             )
         if key in given:
-            raise LayoutError(f"layout {describe(text)} says twice what {key} is")
+            raise LayoutError(f"layout {text!r} says twice what {key} is")
         given.add(key)
         found[key] = value
     if not given:
-        raise LayoutError(f"layout {describe(text)} is empty; write one such as {EXAMPLE}")
+        raise LayoutError(f"layout {text!r} is empty; write one such as {EXAMPLE}")
     layout = Layout(**found)
     if "data_shard" not in given and gpus % layout.ranks == 0:
         layout = Layout(**found, data_shard=gpus // layout.ranks)
     if layout.ranks != gpus:
         raise LayoutError(
-            f"layout {text} has {layout.ranks:,} ranks, but there are {gpus:,} GPUs: the product "
+            f"layout {text!r} has {layout.ranks:,} ranks, but there are {gpus:,} GPUs: the product "
             "of tp, cp, pp, dp and rep must be their number; --gpus N plans for another"
         )
     return layout

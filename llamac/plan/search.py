@@ -205,7 +205,7 @@ class _Explorer:
         block = block_program(self.task.shape.of(self.spec), policy, fused=self.setting.style.fused)
         nodes = sorted(self._nodes(policy, block), key=lambda node: node.bound)
         for node in nodes:
-            if node.bound >= self._limit():
+            if node.bound >= min(self._limit(), self.best.like(node.every[0])):
                 self.tally["slower"] += node.count
             else:
                 self._try_all(node, laid_out(block, node.spec, node.stages))
@@ -298,11 +298,15 @@ class _Best:
         self.kinds: dict[Layout, tuple[float, Layout]] = {}
 
     def add(self, seconds: float, layout: Layout) -> None:
-        own = (seconds, layout)
-        if seconds < self.limit and own < self.kinds.get(layout.kind, (float("inf"), layout)):
-            self.kinds[layout.kind] = own
+        kind, own = layout.kind, (seconds, layout)
+        if seconds < self.limit and (kind not in self.kinds or own < self.kinds[kind]):
+            self.kinds[kind] = own
             if len(self.kinds) >= self.keep:
                 self.limit = self.sorted[-1][0]
+
+    def like(self, layout: Layout) -> float:
+        """Seconds of the best that is known of its kind."""
+        return self.kinds.get(layout.kind, (float("inf"),))[0]
 
     @property
     def sorted(self) -> list[tuple[float, Layout]]:

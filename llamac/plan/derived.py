@@ -1,0 +1,67 @@
+"""A spec that extends another: what changes, with comments that say why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamac.resources import find_spec
+from llamac.spec import Spec
+from llamac.spec.errors import printable
+from llamac.spec.writer import to_toml
+
+
+def derived_toml(
+    base: str,
+    out: Path,
+    name: str,
+    changes: Mapping[str, Any],
+    above: Sequence[str],
+    notes: Mapping[str, str],
+) -> str:
+    """TOML that lays `changes`, by dotted key, over the spec `base` as a command line names it, for
+    the file `out`. above: lines of comment before it; notes: beside sections, by their names."""
+    document: dict[str, Any] = {"extends": _named(base, out), "name": name}
+    for key, value in changes.items():
+        section, _, rest = key.partition(".")
+        if rest:
+            document.setdefault(section, {})[rest] = value
+        else:
+            document[section] = value
+    return _commented(document, above, notes)
+
+
+def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, str]) -> str:
+    """The same of a whole spec, which extends none: where one must take a key away."""
+    return _commented({**spec.written(), "name": name}, above, notes)
+
+
+def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping[str, str]) -> str:
+    lines = [f"# {printable(text)}" for text in above]
+    for text in to_toml(document).splitlines():
+        note = notes.get(text.strip("[]")) if text.startswith("[") else None
+        lines.append(f"{text:<24}# {printable(note)}" if note else text)
+    return "\n".join([*lines, ""])
+
+
+def overridden(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
+    """What `--set` gave, by dotted key, as the spec has it. Keys inside arrays and tables give the
+    whole of those: a spec that extends another cannot set them alone."""
+    written, found = spec.written(), {}
+    for text in overrides:
+        section, *rest = text.partition("=")[0].strip().split(".")
+        if not rest:
+            found[section] = written[section]
+        elif rest[0] in written[section]:
+            found[f"{section}.{rest[0]}"] = written[section][rest[0]]
+    return found
+
+
+def _named(base: str, out: Path) -> str:
+    """How `out` calls the spec: a shipped one by its name, a file by its path from there."""
+    path = find_spec(base)
+    if path != Path(base):
+        return path.stem
+    return Path(os.path.relpath(path.resolve(), out.parent.resolve())).as_posix()
