@@ -89,8 +89,8 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
     count = spec.batch.sequences // (layout.micro_batch * layout.data)
     where = "within a node" if layout.tensor <= device.gpus_per_node else "across nodes"
     notes = {
-        "parallel": f"tensor ranks {where}; {layout.data_shard:,} data ranks share state",
-        "batch": f"{count:,} micro-batches a step on each of {layout.data:,} data ranks",
+        "parallel": f"tensor ranks {where}; data ranks that share state: {layout.data_shard:,}",
+        "batch": f"micro-batches a step: {count:,}; ranks with batches: {layout.data:,}",
         "activation": "what computes least again of what fits",
     }
     name = f"{spec.name}-best"
