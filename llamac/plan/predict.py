@@ -24,6 +24,7 @@ from llamac.passes.footprint import (
     Sharding,
     activations,
     behind,
+    fresh_gradients,
     held,
     in_flight,
     states,
@@ -348,11 +349,11 @@ class StepModel:
         return max(ends, key=lambda held: held.total)
 
     def _memory(self, rank: int, stages: list[tuple[str, ...]]) -> Memory:
-        layers = stages[rank]
-        own = held(self.program, len(layers), rank == 0, rank == self.pp - 1)
+        layers, last, dtype = stages[rank], rank == self.pp - 1, self.spec.precision.compute
+        own = held(self.program, len(layers), rank == 0, last)
         state = states(
             own,
-            self.spec.precision.compute,
+            dtype,
             self.sharding,
             self.sharers,
             1 if self.setting.style.each_time and self.pp == 1 else self.micro_batches,
@@ -360,9 +361,9 @@ class StepModel:
         )
         found, virtual = self.activations, self.spec.parallel.pipeline_virtual
         flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
-        last = rank == self.pp - 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
-        alive = behind(found, runs, flying, last)
+        fresh = fresh_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
+        alive = behind(found, runs, flying, last, fresh)
         logits = found.logits if last else 0.0
         torchs = sum(state.values()) + alive + logits
         return Memory(
