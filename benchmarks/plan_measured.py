@@ -3,8 +3,8 @@
     python benchmarks/plan_measured.py [--steps 5] [--only 125m 1b]
 
 How each figure is taken:
-- First `llamac plan --calibrate` measures this machine. Predictions use its device and nothing that
-  is measured afterwards.
+- Before each setting `llamac plan --calibrate` measures this machine again: the speed of a shared
+  one drifts. Predictions use that device and nothing that is measured afterwards.
 - Each setting is built as `llamac build` does, and a process of its own runs the emitted model and
   optimizer as train.py does, on random tokens: forward and backward of each micro-batch, update.
   The first step, which makes the optimizer's state and warms up, is not counted.
@@ -38,7 +38,6 @@ import torch
 from llamac.emit.build import files_of, write
 from llamac.passes.pipeline import stages
 from llamac.plan.calibrate import calibrate, device_toml
-from llamac.plan.device import Device
 from llamac.plan.predict import predict
 from llamac.plan.target import setting_for
 from llamac.spec import Spec, load_spec
@@ -114,6 +113,7 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Run the trainer's step; the process imports what train.py does of the emitted directory."""
     sys.path.insert(0, str(directory))
     import model as emitted  # pyright: ignore[reportMissingImports]
+    import train  # noqa: F401  # pyright: ignore[reportMissingImports] - for its imports' memory
     from runtime import machine  # pyright: ignore[reportMissingImports]
     from runtime.optimizer import MasterWeights  # pyright: ignore[reportMissingImports]
 
@@ -164,9 +164,9 @@ def measured(setting: Setting, spec: Spec, kind: str, steps: int, directory: Pat
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def rows(settings: list[Setting], device: Device, steps: int) -> Iterator[dict[str, Any]]:
-    kind = "gpu" if device.is_gpu else "cpu"
+def rows(settings: list[Setting], kind: str, steps: int) -> Iterator[dict[str, Any]]:
     for setting in settings:
+        device, remarks = calibrate()
         spec = setting.load(kind)
         plan = predict(setting_for(spec, device))
         with tempfile.TemporaryDirectory() as directory:
@@ -186,6 +186,7 @@ def rows(settings: list[Setting], device: Device, steps: int) -> Iterator[dict[s
                 "peak_memory": memory / found["peak"] - 1,
             },
             "run": found["how"],
+            "calibration": device_toml(device, remarks),
         }
 
 
@@ -208,12 +209,12 @@ def main() -> None:
     options = parser.parse_args()
 
     load = os.getloadavg()[0]
-    device, remarks = calibrate(lambda line: print(f"  {line}"))
-    kind = "gpu" if device.is_gpu else "cpu"
+    kind = "gpu" if torch.cuda.is_available() else "cpu"
+    device, _ = calibrate()
     print(f"{device.title}, load average {load:.1f}\n")
     print(f"{'':38}{'planned':>9}{'fastest':>9}{'median':>9}{'planned':>11}{'peak':>9}")
     found = []
-    for row in rows([s for s in SETTINGS[kind] if s.spec in options.only], device, options.steps):
+    for row in rows([s for s in SETTINGS[kind] if s.spec in options.only], kind, options.steps):
         found.append(row)
         seconds = row["step_seconds"]
         print(
@@ -228,7 +229,6 @@ def main() -> None:
     result = {
         "how": __doc__,
         "device": device.title,
-        "calibration": device_toml(device, remarks),
         "load_average": {"before": load, "after": os.getloadavg()[0]},
         "torch": torch.__version__,
         "steps": options.steps,

@@ -22,9 +22,11 @@ from llamac.passes.checkpoint import by_cost, checkpoint
 from llamac.passes.cut import Cut, seconds_of
 from llamac.passes.footprint import (
     Activations,
+    Fresh,
     Sharding,
     activations,
     behind,
+    fresh_gradients,
     held,
     in_flight,
     states,
@@ -134,13 +136,14 @@ class Trial:
     state: tuple[float, ...]
     flying: tuple[float, ...]
     seconds: tuple[float, ...]
+    fresh: Fresh
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
         """Of a rank whose `first` layers keep the set `early`, and the others `late`."""
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
-        return self.state[rank] + behind(self.found, runs, self.flying[rank], last)
+        return self.state[rank] + behind(self.found, runs, self.flying[rank], last, self.fresh)
 
 
 @dataclass(frozen=True)
@@ -175,13 +178,14 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
     layers = [sum((stages or (count,))[rank::pipeline]) for rank in range(pipeline)]
     clock = Clock(program.symbols, program.mesh)
     each, before, after = (seconds_of(program.regions[r], clock) for r in (name, "embed", "head"))
-    state, flying = [], []
+    state, flying, fresh = [], [], Fresh()
     for rank, own in enumerate(layers):
         last = rank == pipeline - 1
         mine = held(program, own, rank == 0, last)
         parts = states(
             mine, limit.dtype, limit.sharding, limit.sharers, limit.micro_batches, pipeline > 1
         )
+        fresh = fresh_gradients(program, mine, limit.dtype, limit.sharding, limit.micro_batches)
         state.append(sum(parts.values()) + (found.logits if last else 0.0))
         one = pipeline == 1
         flying.append(1 if one else in_flight(rank, pipeline, limit.virtual, limit.micro_batches))
@@ -190,7 +194,15 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
         for rank, own in enumerate(layers)
     ]
     return Trial(
-        sets, found, names, stages, tuple(layers), tuple(state), tuple(flying), tuple(seconds)
+        sets=sets,
+        found=found,
+        names=names,
+        stages=stages,
+        layers=tuple(layers),
+        state=tuple(state),
+        flying=tuple(flying),
+        seconds=tuple(seconds),
+        fresh=fresh,
     )
 
 

@@ -196,17 +196,49 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
     return min(micro_batches, warm / virtual)
 
 
-def behind(found: Activations, runs: Iterable[tuple[str, int]], flying: float, last: bool) -> float:
-    """The most bytes of activations alive on a pipeline rank, logits aside. runs: the regions its
-    layers run, in order, and how many layers in a row. flying: see `in_flight`. last: is the loss
-    its own?
+@dataclass(frozen=True)
+class Fresh:
+    """Bytes of the gradients that a step makes, where none are there before: of a layer, of the
+    embedding, of all."""
+
+    layer: float = 0.0
+    embedding: float = 0.0
+    total: float = 0.0
+
+
+def fresh_gradients(
+    program: Program, own: Held, dtype: str, sharding: Sharding, micro_batches: int
+) -> Fresh:
+    """In fp32 on one rank each backward pass makes the gradients as it goes, and the update frees
+    them; of several micro-batches the later ones find them there. Elsewhere they always are."""
+    if dtype != "fp32" or sharding != "none" or micro_batches > 1:
+        return Fresh()
+    embedding = held(program, 0, first=True, last=False).total
+    return Fresh(4.0 * own.layer, 4.0 * embedding, 4.0 * own.total)
+
+
+def behind(
+    found: Activations,
+    runs: Iterable[tuple[str, int]],
+    flying: float,
+    last: bool,
+    fresh: Fresh | None = None,
+) -> float:
+    """The most bytes of activations alive on a pipeline rank, logits aside, beside all gradients.
+    runs: the regions its layers run, in order, and how many layers in a row. flying: see
+    `in_flight`. last: is the loss its own? fresh: of the gradients, those not always there.
 
     A layer's own peak stands on what the layers before it keep: those after it are done, and free.
     """
-    runs = list(runs)
+    runs, fresh = list(runs), fresh or Fresh()
     alive = flying * sum(found.kept[name] * count for name, count in runs)
-    most = alive + (found.head_peak if last else 0.0)
+    layers = sum(count for _, count in runs)
+    most = max(0.0, alive + found.head_peak - fresh.total) if last else 0.0
     for name, count in reversed(runs):
-        most = max(most, alive + found.peak[name] - found.kept[name])
-        alive -= found.kept[name] * count
+        own, needed = found.kept[name], found.peak[name] - found.kept[name]
+        for below in {0, count - 1}:  # of the run's layers, how many are done: the last, or all
+            lacking = fresh.embedding + fresh.layer * (layers - below)
+            most = max(most, alive - own * below + needed - lacking)
+        alive -= own * count
+        layers -= count
     return most

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from llamac.ir.graph import ops_in
-from llamac.passes.footprint import Activations
+from llamac.passes.footprint import Activations, Fresh, fresh_gradients, held
 from llamac.passes.liveness import Live, saved_bytes
 from llamac.passes.timing import COMPUTE
 from llamac.plan.acts import Act
@@ -17,17 +17,19 @@ from llamac.plan.step import Step
 @dataclass(frozen=True)
 class Moment:
     """time: seconds. Bytes held from then on. saved: activations kept for the backward pass;
-    working: what the region that runs needs besides, computed again or for a moment."""
+    working: what the region that runs needs besides, computed again or for a moment. lacking: of
+    the gradients, what is not there yet."""
 
     time: float
     saved: float
     working: float
     logits: float
     act: Act
+    lacking: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.saved + self.working + self.logits
+        return self.saved + self.working + self.logits - self.lacking
 
 
 def moments(step: Step) -> Iterator[Moment]:
@@ -37,21 +39,40 @@ def moments(step: Step) -> Iterator[Moment]:
     regions, symbols = step.program.regions, step.clock.symbols
     kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in curves}
     kept.update(found.kept)
-    saved = 0.0
+    fresh = _fresh(step)
+    saved, lacking = 0.0, fresh.total
     for act in step.acts:
         if not act.runs:
             if act.lane == COMPUTE:
-                yield Moment(act.begin, saved, 0.0, 0.0, act)
+                yield Moment(act.begin, saved, 0.0, 0.0, act, lacking)
             continue
         own, back = kept[act.name], act.kind == "backward"
         below = saved - own if back else saved
         for time, live, logits in curves[step.key(act)]:
             if back:
-                yield Moment(act.begin + time, saved, max(0.0, live - own), logits, act)
+                yield Moment(act.begin + time, saved, max(0.0, live - own), logits, act, lacking)
             else:
-                yield Moment(act.begin + time, saved, live, logits, act)
+                yield Moment(act.begin + time, saved, live, logits, act, lacking)
         saved = below if back else saved + own
-        yield Moment(act.end, saved, 0.0, 0.0, act)
+        if back:
+            lacking = max(0.0, lacking - _made(act, fresh, len(step.program.layers)))
+        yield Moment(act.end, saved, 0.0, 0.0, act, lacking)
+
+
+def _fresh(step: Step) -> Fresh:
+    model, program = step.model, step.program
+    own = held(program, len(program.layers), first=True, last=True)
+    dtype = model.spec.precision.compute
+    return fresh_gradients(program, own, dtype, model.sharding, model.micro_batches)
+
+
+def _made(act: Act, fresh: Fresh, layers: int) -> float:
+    """Bytes of the gradients that are there once a backward pass is over."""
+    if act.layer is not None:
+        return fresh.layer
+    if act.name == "embed":
+        return fresh.embedding
+    return fresh.total - fresh.embedding - layers * fresh.layer
 
 
 def _curve(

@@ -143,7 +143,7 @@ class _Picture:
             yield Area(corners, ALONG[key], f"{HELD[key]}: {gigabytes(held)} GB")
             below += held
         columns = self._columns()
-        floors = [below] * len(columns)
+        floors = [below - moment.lacking for _, moment in columns]
         for part, (name, colour) in MOVING.items():
             tops = [floor + getattr(m, part) for floor, (_, m) in zip(floors, columns, strict=True)]
             edge, base = self._stairs(columns, tops), self._stairs(columns, floors)

@@ -106,10 +106,16 @@ def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
             break
 
 
+OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
+"""Uncompiled, an op of ours is several kernels, each of which reads and writes: a norm six."""
+
+
 def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
     """A spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
     framework: a key of STYLES."""
-    flash = spec.kernels.attention != "math"
-    return Setting(spec, device, replace(STYLES[framework], flash=flash), sharding)
+    style = replace(STYLES[framework], flash=spec.kernels.attention != "math")
+    if framework == "llamac" and spec.kernels.compile == "never":
+        style = replace(style, **OP_BY_OP)
+    return Setting(spec, device, style, sharding)

@@ -105,7 +105,11 @@ def _memory(step: Step) -> Iterator[Event]:
     along = memory.total - memory.activations - memory.logits
     for act, held in groupby(moments(step), key=lambda moment: moment.act):
         worst = max(held, key=lambda moment: moment.total)
-        parts = {"all along": along, "kept": worst.saved, "working": worst.working + worst.logits}
+        parts = {
+            "all along": along - worst.lacking,
+            "kept": worst.saved,
+            "working": worst.working + worst.logits,
+        }
         parts = {name: round(nbytes / 1e9, 4) for name, nbytes in parts.items()}
         begin = round(act.begin * 1e6, 3)
         yield {"ph": "C", "pid": 0, "name": "memory, GB", "ts": begin, "args": parts}
