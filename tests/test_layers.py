@@ -36,7 +36,14 @@ SHARED = {"__version__", "resources"}  # the package itself and where its data f
 
 # The emitted trainer's own dependencies; the lazy ones are imported where they are first needed.
 RUNTIME_MAY_IMPORT = {"torch", "numpy"}
-RUNTIME_MAY_IMPORT_LATE = {"sentencepiece", "tokenizers", "rich", "tensorboard", "pyarrow", "zstandard"}
+RUNTIME_MAY_IMPORT_LATE = {
+    "sentencepiece",
+    "tokenizers",
+    "rich",
+    "tensorboard",
+    "pyarrow",
+    "zstandard",
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
