@@ -21,7 +21,7 @@ from llamac.plan.habits import (
     unfused,
 )
 from llamac.plan.predict import Setting
-from llamac.plan.rows import Row, RowError, count, flag, needed, number, says, text
+from llamac.plan.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
 from llamac.plan.shapes import shape_of
 from llamac.spec import Spec, SpecError, load_spec
 
@@ -213,7 +213,9 @@ def _revised(changes: tuple[tuple[str, object], ...]) -> Spec:
 
 
 def _device(row: Row) -> Device:
-    device = device_named(text(row, "gpu") or "no GPU")
+    if text(row, "gpu") in EMPTY:
+        raise RowError("column gpu is empty")
+    device = device_named(text(row, "gpu"))
     if given := count(row, "gpus_per_node"):
         device = replace(device, gpus_per_node=given)
     if rate := number(row, "internode_bw_gbps_per_gpu"):

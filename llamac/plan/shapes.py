@@ -10,6 +10,8 @@ from llamac.plan.rows import Row, RowError, count, flag, needed, number, says, t
 
 LLAMA = ("llama", "mistral", "qwen", "olmo", "gemma", r"\byi\b", "baichuan", "internlm", "smollm")
 GATED = ("swiglu", "geglu", "silu", "gated", r"\bglu")
+ROUND = 0.03
+"""How far parameters that are given in billions may be from those there are."""
 OFF = 0.25
 """How far a model may be from the parameters its row states: papers round."""
 
@@ -41,14 +43,14 @@ class Shape:
 
 
 def shape_of(row: Row) -> Shape:
-    """What is empty is taken so that the parameters come nearest to the row's. Raises RowError."""
+    """What is empty is as usual, or such that the parameters come nearest to the row's.
+    Raises RowError."""
     stated = number(row, "n_params")
     found = list(_candidates(row))
     best = found[0]
     if stated:
-        best = min(found, key=lambda shape: abs(shape.parameters / stated - 1))
-        off = best.parameters / stated - 1
-        if abs(off) > OFF:
+        best = min(found, key=lambda shape: max(ROUND, abs(shape.parameters / stated - 1)))
+        if abs(best.parameters / stated - 1) > OFF:
             raise RowError(
                 f"columns n_layers, d_model, d_ffn and vocab make {best.parameters:,} parameters, "
                 f"n_params says {stated:,.0f}"

@@ -1,0 +1,92 @@
+"""A step's prediction: its parts, and what moves them which way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from llamac.plan.device import load_device
+from llamac.plan.predict import Prediction, Setting, predict
+from llamac.plan.style import STYLES
+from llamac.spec import load_spec
+
+A100 = load_device("a100-80gb")
+SMALL = ("model.n_layers=8", "batch.tokens=64Ki", "schedule.tokens=1G")
+
+
+def planned(*overrides: str, name: str = "7b", **changes: object) -> Prediction:
+    setting = replace(Setting(load_spec(name, (*SMALL, *overrides)), A100), **changes)  # type: ignore[arg-type]
+    return predict(setting)
+
+
+def test_the_parts_are_the_whole() -> None:
+    found = planned()
+    assert found.seconds.total == pytest.approx(sum(vars(found.seconds).values()))
+    assert found.memory.total == pytest.approx(sum(vars(found.memory).values()))
+    spec = found.setting.spec
+    rate = spec.batch.tokens / found.seconds.total / spec.parallel.ranks
+    assert found.tokens_per_second_per_gpu == pytest.approx(rate)
+
+
+def test_a_compiled_program_gives_the_same() -> None:
+    setting = planned().setting
+    program = setting.compile()
+    assert predict(setting, program).to_json() == predict(setting).to_json()
+
+
+def test_hardware_does_no_less_than_the_model_asks_for_but_half_of_causal_attention() -> None:
+    none, full = (planned(f"activation.checkpoint={how}") for how in ("none", "full"))
+    half = none.flops_per_token + none.attention_per_token / 2
+    assert none.hardware_flops == pytest.approx(half * none.setting.tokens, rel=0.1)
+    assert full.hardware_flops > 1.2 * none.hardware_flops
+
+
+def test_a_pipeline_s_bubble_is_the_other_ranks_turns() -> None:
+    """(p - 1) / m of the time of a step, less with virtual stages (Narayanan et al. 2021)."""
+    stages = ("parallel.pipeline=4", "parallel.data_shard=1", "model.n_layers=64")
+    plain, virtual = planned(*stages), planned(*stages, "parallel.pipeline_virtual=2")
+    turns = plain.setting.rank_micro_batches
+    assert plain.seconds.bubble == pytest.approx(plain.seconds.compute * 3 / turns, rel=0.15)
+    assert virtual.seconds.bubble == pytest.approx(plain.seconds.bubble / 2)
+
+
+def test_fewer_micro_batches_than_stages_can_be_said() -> None:
+    stages = ("parallel.pipeline=4", "parallel.data_shard=1")
+    found = planned(*stages, micro_batches=2)
+    spec = found.setting.spec
+    assert found.setting.tokens == 2 * spec.batch.micro_batch * spec.batch.sequence_length
+    assert found.seconds.bubble > found.seconds.compute / 2
+
+
+def test_transfers_that_nothing_hides_take_longer() -> None:
+    tensor = ("parallel.tensor=8", "parallel.data_shard=1")
+    hidden = planned(*tensor, style=replace(STYLES["llamac"], hides=1.0))
+    open_ = planned(*tensor, style=replace(STYLES["llamac"], hides=0.0))
+    assert hidden.seconds.tensor == 0
+    assert hidden.seconds.total < open_.seconds.total
+
+
+def test_the_host_bounds_a_small_step() -> None:
+    slow = replace(STYLES["llamac"], host=1e-3)
+    assert planned(style=slow).seconds.compute > planned().seconds.compute
+
+
+def test_sharing_more_holds_less() -> None:
+    over = ("model.n_layers=16", "parallel.data_shard=1", "parallel.data_replicate=8")
+    each_time = STYLES["compiled"]  # ours reduces gradients once a step, and holds them till then
+    ways = ("none", "zero1", "zero2", "zero3")
+    held = [planned(*over, sharding=how, style=each_time).memory.total for how in ways]
+    assert held == sorted(held, reverse=True)
+    assert len(set(held)) == 4
+
+
+def test_what_other_losses_hold_of_their_logits_is_said() -> None:
+    ours, theirs = planned(), planned(style=STYLES["compiled"])
+    assert theirs.memory.logits > ours.memory.logits
+
+
+def test_fp8_is_faster_where_there_is_any() -> None:
+    setting = replace(planned("batch.micro_batch=4").setting, device=load_device("h100-sxm"))
+    plain, fp8 = predict(setting), predict(replace(setting, fp8=True))
+    assert fp8.seconds.compute < plain.seconds.compute
