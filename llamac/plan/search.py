@@ -8,6 +8,7 @@ pipeline takes, is already more than theirs. What is told of the best is compile
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -239,17 +240,24 @@ class _Explorer:
 
     def _try_all(self, node: _Node, program: Program) -> None:
         """Layouts that differ in how many ranks share state, most first."""
+        first = self._model(node.every[0], program).seconds()
+        without = first.total - first.data - first.optimizer  # which is the same for all of them
         reason = None
         for layout in node.every:
             shared = layout.data_shard * layout.context > 1
-            if reason and shared:  # fewer that share need more; where none does nothing is gathered
+            if without >= min(self._limit(), self.best.like(layout)):
+                self.tally["slower"] += 1
+            elif reason and shared:  # fewer that share need more; where none does none is gathered
                 self.tally[reason] += 1
             else:
                 reason = self._try(layout, program)
 
+    def _model(self, layout: Layout, program: Program) -> StepModel:
+        return StepModel(replace(self.setting, spec=layout.of(self.spec)), program)
+
     def _try(self, layout: Layout, program: Program) -> str | None:
         """Why it does not fit, if it does not."""
-        model = StepModel(replace(self.setting, spec=layout.of(self.spec)), program)
+        model = self._model(layout, program)
         memory = model.memory()
         if memory.total > self.capacity:
             self.least = min(self.least, memory.total)
@@ -358,11 +366,15 @@ def _compiled(setting: Setting, layout: Layout) -> Ranked:
 def _each(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
     """`map` over argument tuples, results in order: in forked processes, which have torch already;
     with one worker, or where processes cannot fork, in this one."""
-    if workers < 2 or not hasattr(os, "fork"):
-        yield lambda function, given: [function(*one) for one in given]
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        yield lambda function, given: pool.map(function, *zip(*given, strict=True))
+    gc.freeze()  # torch's million objects need not be looked at whenever graphs come and go
+    try:
+        if workers < 2 or not hasattr(os, "fork"):
+            yield lambda function, given: [function(*one) for one in given]
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+            yield lambda function, given: pool.map(function, *zip(*given, strict=True))
+    finally:
+        gc.unfreeze()
 
 
 # -- nothing found ---------------------------------------------------------------------------------
