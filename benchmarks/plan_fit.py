@@ -1,0 +1,190 @@
+"""Fits the planner's constants to published runs: `python benchmarks/plan_fit.py DIR`.
+
+Coordinate search over a few physical constants, each kept near a value that is plausible before any
+run is seen: how much of a peak matmuls and attention sustain, how much memory-bound ops move and
+how many kernels they are, what the host takes to start one, how much transfers slow compute beside
+them. The error is the mean over sources of the mean |log(predicted / measured)|, on the half of the
+(source, model) groups that `plan_accuracy.is_fitted` names. It prints what it finds; the values are
+then written by hand, rounded, into llamac/plan/{device,style}.py and llamac/plan/devices/.
+
+`--without WORD` leaves out all rows whose source has the word, prints their errors under constants
+that never saw them, and puts those into the results of plan_accuracy.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+
+from plan_accuracy import RESULT, is_fitted, rounded
+
+from llamac.ir.program import Program
+from llamac.plan.foreign import foreign_run
+from llamac.plan.predict import Setting, StepModel
+from llamac.plan.rows import number
+from llamac.plan.style import STYLES
+
+BEFORE = {
+    # A100, H100 and its 500 W form: of the peak
+    "a100.matmul": 0.82,
+    "a100.attention": 0.55,
+    "h100.matmul": 0.63,
+    "h100.attention": 0.55,
+    "500w.matmul": 0.54,
+    "500w.attention": 0.50,
+    # of all: backward of forward attention, older kernels' of newer, fp8's of bf16's
+    "backward": 0.85,
+    "fp8": 0.95,
+    "rowwise": 0.65,
+    "older_flash": 0.52,
+    "first_flash": 0.70,
+    "narrow": 0.2,
+    "fill": 128.0,
+    "kernel": 3e-6,
+    "contention": 0.12,
+    "async": 0.5,
+    # of styles
+    "eager.traffic": 1.8,
+    "eager.kernels": 4.0,
+    "eager.loss_bytes": 32.0,
+    "megatron.traffic": 1.3,
+    "megatron.kernels": 4.0,
+    "megatron.loss_bytes": 16.0,
+    "megatron.core_kernels": 16.0,
+    "megatron.host": 15e-6,
+    "compiled.traffic": 1.3,
+    "compiled.loss_bytes": 16.0,
+}
+"""What is fitted, and from where."""
+
+BOUNDS = {"contention": (0.02, 1.5), "fp8": (0.7, 1.15), "compiled.traffic": (1.0, 1.6)}
+PULL = 0.002  # towards BEFORE, of a squared log
+EVERY = 5  # of vTrain's rows, one: they differ in little but numbers of layers
+
+Constants = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row as a setting. style: its key in STYLES. speed: log of its tokens/s."""
+
+    source: str
+    fitted: bool
+    style: str
+    setting: Setting
+    program: Program
+    speed: float
+
+    def error(self, constants: Constants) -> float:
+        """log(predicted / measured)."""
+        setting = changed(self, constants)
+        seconds = StepModel(setting, self.program).seconds().total
+        return math.log(setting.tokens / seconds / setting.spec.parallel.ranks) - self.speed
+
+
+def cases(directory: Path) -> list[Case]:
+    found = []
+    with (directory / "throughput.csv").open(encoding="utf-8", newline="") as file:
+        for line, row in enumerate(csv.DictReader(file)):
+            if "vTrain" in row["source"] and hashlib.sha256(b"%d" % line).digest()[0] % EVERY:
+                continue
+            if speed := number(row, "tok_s_gpu"):
+                run = foreign_run(row)
+                key = (run.setting.style.host, run.setting.style.traffic)
+                style = next(k for k, v in STYLES.items() if (v.host, v.traffic) == key)
+                fields = (row["source"], is_fitted(row), style, run.setting, run.program)
+                found.append(Case(*fields, math.log(speed)))
+    return found
+
+
+def changed(case: Case, constants: Constants) -> Setting:
+    """The case's setting under other constants."""
+    device, style = case.setting.device, case.setting.style
+    kind = "500w" if "500w" in device.name else device.name[:1] + "100"
+    attention = constants[f"{kind}.attention"]
+    efficiency = replace(
+        device.efficiency,
+        matmul=constants[f"{kind}.matmul"],
+        fp8=constants[f"{kind}.matmul"] * constants["fp8"],
+        attention=attention,
+        attention_backward=attention * constants["backward"],
+        **{key: constants[key] for key in ("narrow", "fill", "kernel", "contention")},
+    )
+    share = constants["older_flash"] if "fp8" in device.peak else 1.0
+    share *= constants["first_flash"] if style.attention < device.older_attention else 1.0
+    named = f"{case.style}."
+    own = {k.removeprefix(named): v for k, v in constants.items() if k.startswith(named)}
+    style = replace(style, attention=share, **own)
+    if style.fp8 < 1:
+        style = replace(style, fp8=constants["rowwise"])
+    if style.hides:
+        style = replace(style, hides=constants["async"])
+    return replace(case.setting, device=replace(device, efficiency=efficiency), style=style)
+
+
+def loss(constants: Constants, some: Sequence[Case]) -> float:
+    by_source = defaultdict(list)
+    for case in some:
+        by_source[case.source].append(abs(case.error(constants)))
+    pull = sum(math.log(constants[key] / value) ** 2 for key, value in BEFORE.items())
+    return mean(map(mean, by_source.values())) + PULL * pull
+
+
+def fit(some: Sequence[Case], seconds: float) -> dict[str, float]:
+    """Coordinate search: a step that helped grows, one that did not shrinks. Deterministic but for
+    when the time is up."""
+    best, least = dict(BEFORE), loss(BEFORE, some)
+    step, keys = dict.fromkeys(BEFORE, 0.15), list(BEFORE)
+    chance, end = random.Random(1), time.monotonic() + seconds
+    while time.monotonic() < end and max(step.values()) > 0.005:
+        chance.shuffle(keys)
+        for key in keys:
+            low, high = BOUNDS.get(key, (0.0, math.inf))
+            tries = [{**best, key: best[key] * math.exp(way * step[key])} for way in (1, -1)]
+            tried = [(loss(one, some), one) for one in tries if low <= one[key] <= high]
+            found, one = min(tried, key=lambda pair: pair[0], default=(math.inf, best))
+            step[key] *= 1.3 if found < least else 0.5
+            if found < least:
+                least, best = found, one
+    return best
+
+
+def mape(constants: Constants, some: Sequence[Case]) -> float:
+    return mean(abs(math.exp(case.error(constants)) - 1) for case in some)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument("--without", metavar="WORD", help="of sources, which to leave out")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long to search [300]")
+    given = parser.parse_args()
+    every = cases(given.directory)
+    if given.without is None:
+        found = fit([case for case in every if case.fitted], given.seconds)
+        for key, value in found.items():
+            print(f"{key:24} {value:.3g}")
+        print(f"fitted {mape(found, [c for c in every if c.fitted]):.3f}")
+        print(f"unseen {mape(found, [c for c in every if not c.fitted]):.3f}")
+        return
+    left_out = [case for case in every if given.without in case.source]
+    found = fit([case for case in every if given.without not in case.source], given.seconds)
+    print(f"{given.without}: {len(left_out)} rows, {mape(found, left_out):.3f}")
+    results = json.loads(RESULT.read_text(encoding="utf-8"))
+    one = {"rows": len(left_out), "mape": mape(found, left_out)}
+    results.setdefault("leave_one_out", {})[given.without] = rounded(one)
+    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
