@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +31,8 @@ _DEGREES = {
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """Degrees as in [parallel], sequences of a micro-batch, and activation.checkpoint."""
+    """Degrees as in [parallel], sequences of a micro-batch, and [activation]: budget, bytes, goes
+    with checkpoint = "budget"."""
 
     tensor: int = 1
     sequence: bool = True
@@ -41,6 +43,7 @@ class Layout:
     data_replicate: int = 1
     micro_batch: int = 1
     checkpoint: str = "selective"
+    budget: int | None = None
 
     @property
     def data(self) -> int:
@@ -65,7 +68,8 @@ class Layout:
                 parts.append(f"{short}{degree}")
             if short == "tp" and degree > 1 and not self.sequence:
                 parts.append("nosp")
-        return ",".join([*parts, self.checkpoint])
+        limit = "" if self.budget is None else f"{self.budget / 1e9:g}GB"
+        return ",".join([*parts, self.checkpoint + limit])
 
     def changes(self, spec: Spec) -> dict[str, Any]:
         """For `Spec.replace`: what of `spec` is another in this layout."""
@@ -75,7 +79,7 @@ class Layout:
         new["parallel.async_tensor"] = _async(spec, self)
         new["batch.micro_batch"] = self.micro_batch
         new["activation.checkpoint"] = self.checkpoint
-        new["activation.budget"] = spec.activation.budget if self.checkpoint == "budget" else None
+        new["activation.budget"] = self.budget
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def of(self, spec: Spec) -> Spec:
@@ -86,13 +90,14 @@ class Layout:
             "parallel": spec.parallel.model_copy(update=update),
             "batch": spec.batch.model_copy(update={"micro_batch": self.micro_batch}),
             "activation": spec.activation.model_copy(
-                update={"checkpoint": self.checkpoint, "budget": None}
+                update={"checkpoint": self.checkpoint, "budget": self.budget}
             ),
         }
         return spec.model_copy(update=parts)
 
 
-_PARALLEL = [one.name for one in fields(Layout) if one.name not in ("micro_batch", "checkpoint")]
+_REST = ("micro_batch", "checkpoint", "budget")
+_PARALLEL = [one.name for one in fields(Layout) if one.name not in _REST]
 
 
 def _async(spec: Spec, layout: Layout) -> bool:
@@ -111,6 +116,7 @@ def layout_of(spec: Spec) -> Layout:
         **degrees,
         micro_batch=spec.batch.micro_batch,
         checkpoint=spec.activation.checkpoint,
+        budget=spec.activation.budget,
     )
 
 
@@ -121,12 +127,15 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
     found: dict[str, Any] = {
         "micro_batch": spec.batch.micro_batch,
         "checkpoint": spec.activation.checkpoint,
+        "budget": spec.activation.budget,
     }
     given = set()
     for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
         degree = re.fullmatch(r"([a-z]+)([1-9][0-9]{0,6})", part)
-        if part in POLICIES:
-            key, value = "checkpoint", part
+        limit = re.fullmatch(r"budget([0-9]{1,6}(?:\.[0-9]{1,9})?)gb", part)
+        if part in POLICIES or limit:
+            key, value = "checkpoint", "budget" if limit else part
+            found["budget"] = round(Decimal(limit[1]) * 10**9) if limit else None
         elif part in ("sp", "nosp"):
             key, value = "sequence", part == "sp"
         elif degree and degree[1] in _DEGREES:
@@ -135,7 +144,7 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
             raise LayoutError(
                 f"layout {text!r}: {part!r} is no part of one; there are "
                 f"{', '.join(f'{short}N' for short in _DEGREES)}, sp, nosp, "
-                f"{', '.join(POLICIES)}, as in {EXAMPLE}"
+                f"{', '.join(POLICIES)}, budgetNGB, as in {EXAMPLE}"
             )
         if key in given:
             raise LayoutError(f"layout {text!r} says twice what {key} is")

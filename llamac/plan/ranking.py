@@ -9,9 +9,10 @@ from typing import Any
 
 from llamac.plan.derived import derived_toml, overridden, whole_toml
 from llamac.plan.device import names
+from llamac.plan.explore import WHY
 from llamac.plan.layouts import Layout
 from llamac.plan.report import Section, digits, gigabytes, percent, readable_days
-from llamac.plan.search import WHY, Ranked, Search
+from llamac.plan.search import Ranked, Search
 
 TABLE = 132  # columns that the table of a search needs
 
@@ -94,7 +95,7 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
         "activation": "what computes least again of what fits",
     }
     name = f"{spec.name}-best"
-    if found.setting.spec.activation.budget is not None:
+    if found.setting.spec.activation.budget is not None and layout.budget is None:
         return whole_toml(spec, name, above, notes)
     return derived_toml(base, out, name, changes, above, notes)
 
@@ -104,7 +105,12 @@ def _whole(layout: Layout) -> dict[str, Any]:
     degrees = {
         f"parallel.{one.name}": getattr(layout, one.name)
         for one in fields(layout)
-        if one.name not in ("micro_batch", "checkpoint")
+        if one.name not in ("micro_batch", "checkpoint", "budget")
     }
-    rest = {"batch.micro_batch": layout.micro_batch, "activation.checkpoint": layout.checkpoint}
+    rest: dict[str, Any] = {
+        "batch.micro_batch": layout.micro_batch,
+        "activation.checkpoint": layout.checkpoint,
+    }
+    if layout.budget is not None:
+        rest["activation.budget"] = layout.budget
     return degrees | rest

@@ -84,6 +84,21 @@ def test_memory_decides() -> None:
     assert sum(tight.unfit.values()) > sum(roomy.unfit.values())
 
 
+def test_memory_that_is_left_is_used_by_a_budget() -> None:
+    """Where what no policy keeps would not fit but more than selective's does, budget keeps it."""
+    spec = load_spec("7b").replace({"schedule.tokens": "100B"})
+    best = search(setting(spec), 8, top=6, workers=1).best
+    layouts = [one.layout for one in best]
+    chosen = next(one for one in best if one.layout.checkpoint == "budget")
+    assert chosen.layout.budget is not None
+    assert chosen.prediction.fits
+    for one in best:
+        if replace(one.layout, checkpoint="") == replace(chosen.layout, checkpoint="", budget=None):
+            assert chosen.prediction.seconds.total < one.prediction.seconds.total
+    assert parse_layout(str(chosen.layout), spec, 8) == chosen.layout
+    assert len(set(layouts)) == len(layouts)
+
+
 def test_processes_find_what_one_finds() -> None:
     alone, several = (search(setting(small()), 4, top=4, workers=n) for n in (1, 2))
     assert [one.layout for one in alone.best] == [one.layout for one in several.best]
