@@ -19,7 +19,7 @@ from llamac.data.readers import reader_for
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime.errors import RunError
-from llamac.runtime.inputs import PYTHON
+from llamac.runtime.inputs import PYTHON, SourceError
 from llamac.runtime.prepared import read_json, write_json
 from llamac.runtime.sources import EXAMPLES, Skipped, documents
 from llamac.spec.data import Source
@@ -49,6 +49,25 @@ def rows_of(plan: SourcePlan, part: Part) -> list[Row]:
     """What has become of a part until now, step by step."""
     states = [_State.load(plan.folder(step.number, part.number)) for step in plan.passes]
     return [row for state in states for row in state.rows]
+
+
+def funnel_of(plan: SourcePlan) -> list[Row]:
+    """What has become of a source until now."""
+    return funnel.total([rows_of(plan, part) for part in plan.parts])
+
+
+def require_text(plan: SourcePlan) -> None:
+    """SourceError if cleaning has left nothing of a source, with the reasons."""
+    rows = funnel_of(plan)
+    if rows[-1].left[0]:
+        return
+    reasons = {f"{row.name}: {why}": n for row in rows for why, (n, _) in row.rejected.items()}
+    most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
+    why = ", ".join(f"{count} × {reason}" for reason, count in most) or "its files are empty"
+    raise SourceError(
+        f"source {plan.source.name!r} has no document left to train on ({why}): see "
+        "`llamac data stats --samples`"
+    )
 
 
 def skipped_in(plan: SourcePlan, part: Part) -> list[str]:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from llamac.data import funnel
-from llamac.data.clean import rows_of, skipped_in
-from llamac.data.funnel import Row
+from llamac.data.clean import funnel_of, skipped_in
 from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
 from llamac.data.tokens import tokenized
@@ -56,17 +55,16 @@ def is_finished(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> b
     return (job.root / "manifest.json").is_file()
 
 
-def funnel_of(plan: SourcePlan) -> list[Row]:
-    """What has become of a source until now."""
-    return funnel.total([rows_of(plan, part) for part in plan.parts])
-
-
 def _source(job: shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
     done = [tokenized(work, plan, part) for part in plan.parts]
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
     if not splits["train"]["tokens"]:
-        raise SourceError(_nothing_left(name, rows, splits["validation"]["documents"]))
+        raise SourceError(
+            f"source {name!r} has no document to train on: all "
+            f"{splits['validation']['documents']} were held out; lower data.validation or give "
+            "it more documents"
+        )
     unigrams = np.zeros(job.vocab_size, np.int64)
     for shard in splits["train"]["shards"]:
         tokens = np.memmap(job.root / shard["file"], token_dtype(job.vocab_size), "r")
@@ -101,15 +99,3 @@ def _split(name: str, split: str, parts: list[dict[str, Any]]) -> dict[str, Any]
             if part["documents"]
         ],
     }
-
-
-def _nothing_left(name: str, rows: list[Row], held_out: int) -> str:
-    if held_out:
-        return (
-            f"source {name!r} has no document to train on: all {held_out} were held out; lower "
-            "data.validation or give it more documents"
-        )
-    reasons = {f"{row.name}: {why}": n for row in rows for why, (n, _) in row.rejected.items()}
-    most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
-    why = ", ".join(f"{count} × {reason}" for reason, count in most) or "its files are empty"
-    return f"source {name!r} has no document left to train on ({why}): see `llamac data stats`"

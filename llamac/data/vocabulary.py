@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamac.data import chunks
-from llamac.data.clean import rows_of, text_of
+from llamac.data.clean import require_text, rows_of, text_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.state import locked
 from llamac.runtime.prepared import read_json, write_bytes, write_json
@@ -50,7 +50,10 @@ def is_drawn(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
 
 
 def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
-    """Writes tokenizer.model: the given one, or one trained on the drawn lines."""
+    """Writes tokenizer.model: the given one, or one trained on the drawn lines. SourceError, before
+    anything is tokenised, if a source has no text left."""
+    for plan in plans:
+        require_text(plan)
 
     def train(job: Job) -> Tokenizer:
         drawn = (_drawn(work, plan, part) for plan in plans for part in plan.parts)

@@ -5,12 +5,13 @@ Defaults are those of the LLaMA paper (Touvron et al. 2023, section 2.1) and of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
+from llamac.spec.errors import Problem, describe
 from llamac.spec.section import FromArray, NonEmpty, Section
 from llamac.spec.units import Count, Fraction, Tokens
 
@@ -23,6 +24,8 @@ WIKIPEDIA_LANGUAGES = (
 )
 # fmt: on
 """The 20 languages of Wikipedia that LLaMA was trained on."""
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 class LineDedup(Section):
@@ -80,6 +83,10 @@ class Language(Section):
     )
 
     def rules(self) -> Iterator[Problem]:
+        for index, language in enumerate(self.languages):
+            if self.by == "text" and not _LANGUAGE.fullmatch(language):
+                message = f"`languages` has {describe(language)}, which is no language's code"
+                yield Problem(("languages", index), message, 'codes are such as "en", "fr", "ceb"')
         unused = ("threshold", "max_chars", "engine", "model") if self.by == "source" else ()
         for key in unused:
             if key in self.model_fields_set and self.given(key):
@@ -259,6 +266,13 @@ class Length(Section):
     max_chars: Count | None = Field(
         default=None, description="Longer documents are dropped, characters. Default: no bound."
     )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.max_chars is None and not self.min_chars:
+            yield Problem(("stage",), "`length` bounds nothing", "set min_chars or max_chars")
+        elif self.max_chars is not None and self.max_chars < self.min_chars:
+            message = f"no document has {self.min_chars} characters and at most {self.max_chars}"
+            yield Problem(("max_chars",), message, "max_chars must be min_chars or more")
 
 
 class LargestSites(Section):

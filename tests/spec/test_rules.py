@@ -142,6 +142,24 @@ BROKEN = [
         ['data.source.0.paths=["a"] data.source.0.kind=files'],
     ),
     (
+        'data.source.1.stage=[{stage="language",languages=["en","english"]}]',
+        '`languages` has the string "english", which is no language\'s code',
+        'codes are such as "en", "fr", "ceb"',
+        ['data.source.1.stage=[{stage="language",languages=["en","fr"]}]'],
+    ),
+    (
+        'data.source.1.stage=[{stage="length"}]',
+        "`length` bounds nothing",
+        "set min_chars or max_chars",
+        ['data.source.1.stage=[{stage="length",max_chars=9}]'],
+    ),
+    (
+        'data.source.1.stage=[{stage="length",min_chars=9,max_chars=8}]',
+        "no document has 9 characters and at most 8",
+        "max_chars must be min_chars or more",
+        ['data.source.1.stage=[{stage="length",min_chars=8,max_chars=8}]'],
+    ),
+    (
         "data.source.0.share=1e-9",
         "share = 1e-09 is less than one in 10,000 of the mixture",
         "remove the source",

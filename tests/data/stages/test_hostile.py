@@ -28,7 +28,7 @@ from llamac.spec.stages import (
 )
 from tests.data.stages.judged import filtered, surveyed
 
-FILTERS = [C4(), Code(), HeaderComments(), Language(), Length(), Licence(), Pii()]
+FILTERS = [C4(), Code(), HeaderComments(), Language(), Length(min_chars=1), Licence(), Pii()]
 SURVEYS = [BookOverlap(), ExactDedup(), LineDedup(min_chars=0), NearDedup(), SpanDedup()]
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=200) | st.text(
     "aA1 .!?\"'()[]{}\n\r\t\0/#*-+@:%,;…“”\u2028\x85İß", max_size=400
