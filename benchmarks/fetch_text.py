@@ -127,12 +127,11 @@ def faq(target: Path) -> None:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<posts>\n')
         for number, (title, answer) in enumerate(_questions(pods)):
             question, reply = 2 * number + 1, 2 * number + 2
-            body = escape(f"<p>{escape(title)}</p>")
             file.write(
                 f'  <row Id="{question}" PostTypeId="1" AcceptedAnswerId="{reply}" Score="1" '
-                f'Title="{escape(title)}" Body="{body}" />\n'
+                f'Title="{_attribute(title)}" Body="" />\n'
                 f'  <row Id="{reply}" PostTypeId="2" ParentId="{question}" Score="{number % 40}" '
-                f'Body="{escape(answer)}" />\n'
+                f'Body="{_attribute(answer)}" />\n'
             )
         file.write("</posts>\n")
 
@@ -143,22 +142,32 @@ def _questions(pods: list[Path]) -> Iterator[tuple[str, str]]:
         for section in re.split(r"^=head2 ", pod.read_text(encoding="latin-1"), flags=re.M)[1:]:
             title, _, text = section.partition("\n")
             text = re.split(r"^=head1", text, flags=re.M)[0]
-            blocks = [block for block in text.split("\n\n") if block.strip()]
-            yield _plain(title), "\n".join(map(_html, blocks))
+            blocks = re.split(r"\n(?:[ \t]*\n)+(?=\S)", text.strip("\n"))
+            yield _plain(title), "\n\n".join(filter(None, map(_html, blocks)))
 
 
 def _html(block: str) -> str:
-    if block.startswith((" ", "\t")):
-        return f"<pre><code>{escape(block)}</code></pre>"
-    return "" if block.startswith("=") else f"<p>{escape(_plain(block))}</p>"
+    """A paragraph of pod, or one with the code that follows it."""
+    prose, _, code = re.split(r"(^|\n\n)(?=[ \t])", f"{block}\n\n ", maxsplit=1)
+    text = "" if prose.startswith("=") else escape(_plain(prose))
+    parts = [f"<p>{text}</p>"] if text else []
+    if code.strip():
+        parts.append(f"<pre><code>{escape(code.rstrip())}\n</code></pre>")
+    return "\n\n".join(parts)
 
 
 def _plain(text: str) -> str:
-    """Without the markup of pod: `C<code>`, `L<page>`."""
-    previous = ""
+    """Without the markup of pod: `C<code>`, `L<page>`, entries of its index."""
+    previous, text = "", re.sub(r"\bX<[^<>]*>|(?<=\bL<)/|\n(?=X<)", "", text)
+    text = text.replace("E<lt>", "\0").replace("E<gt>", "\1")
     while previous != text:
         previous, text = text, re.sub(r"\b[A-Z]<+\s?([^<>]*?)\s?>+", r"\1", text)
-    return text.strip()
+    return text.replace("\0", "<").replace("\1", ">").strip()
+
+
+def _attribute(text: str) -> str:
+    """As the dumps have it: a line's end that is not escaped would be read as a space."""
+    return escape(text).replace("\n", "&#xA;")
 
 
 if __name__ == "__main__":
