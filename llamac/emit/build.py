@@ -85,7 +85,7 @@ def _recorded(directory: Path) -> dict[str, str]:
         raise BuildError(f"{directory} is a file; name another directory with -o")
     manifest = directory / MANIFEST
     if not manifest.is_file():
-        if directory.exists() and any(directory.iterdir()):
+        if directory.exists() and any(not _is_prepared(entry) for entry in directory.iterdir()):
             raise BuildError(
                 f"{directory} is not empty and llamac did not make it; name another with -o"
             )
@@ -99,6 +99,11 @@ def _recorded(directory: Path) -> dict[str, str]:
         raise BuildError(
             f"{manifest} is damaged, so edited files cannot be told apart; remove it or use -o"
         ) from None
+
+
+def _is_prepared(entry: Path) -> bool:
+    """Whether it is the data that `llamac data prepare` has put where the run will look for it."""
+    return entry.name == "data" and (entry / ".prepare.lock").exists()
 
 
 def _inside(name: str) -> bool:

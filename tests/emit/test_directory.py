@@ -135,6 +135,15 @@ def test_a_file_of_ours_by_name_but_not_by_hand_is_refused(tmp_path: Path) -> No
     assert (tmp_path / "train.py").read_text() == "mine"
 
 
+def test_data_that_was_prepared_first_is_no_stranger(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(BuildError, match="llamac did not make it"):
+        write(tmp_path, {"model.py": "x\n"})
+    (tmp_path / "data/.prepare.lock").touch()
+    write(tmp_path, {"model.py": "x\n"})
+    assert (tmp_path / "data/.prepare.lock").exists()
+
+
 def test_stale_files_go_and_the_run_s_own_stay(tmp_path: Path) -> None:
     write(tmp_path, {"model.py": "", "runtime/old.py": "", "ir/01-lower.ir": ""})
     (tmp_path / "metrics.jsonl").write_text("{}")
