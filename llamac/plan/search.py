@@ -29,7 +29,7 @@ from llamac.spec.errors import either
 WAVE = 4  # tasks whose results are put together before the next ones start
 BUDGETED = 4  # layouts that are compiled with checkpoint = "budget" besides
 BUDGET_STEP = 100_000_000  # bytes
-SPARE = 4  # layouts beyond those asked for that are compiled, for the order among them may change
+SPARE = 2  # layouts beyond those asked for that are compiled, for the order among them may change
 
 
 @dataclass(frozen=True)
