@@ -11,7 +11,7 @@ import heapq
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.data.document import Document, Filter, Rejected
-from llamac.data.readers import reader_for
-from llamac.data.stages import StageError, arrays, build, ngram_model, quality
+from llamac.data.stages import StageError, arrays, ngram_model, quality
 from llamac.data.stages.words import Hashes, hashed
-from llamac.runtime.inputs import file_list
-from llamac.runtime.sources import Skipped
+from llamac.data.streaming import documents, files, filters, kept
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 
@@ -109,7 +106,7 @@ def _language_model(
     counts = {"documents": 0, "characters": 0}
 
     def texts() -> Iterator[str]:
-        for document in _documents(reference):
+        for document in documents(reference):
             told = document.meta.get("language")
             if languages and told is not None and told not in languages:
                 continue
@@ -166,10 +163,8 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     stage = source.stage[number]
     assert isinstance(stage, Quality)
     cited = _citations(reference)
-    before = [build(earlier, source) for earlier in source.stage[:number]]
-    filters: list[Filter] = [judge for judge in before if callable(judge)]
     positives, negatives = _Sample(stage.max_pages), _Sample(stage.max_pages)
-    for page in _kept(_documents(source), filters):
+    for page in kept(documents(source), filters(source, number)):
         if len(page.text) < stage.min_chars:
             continue
         url = str(page.meta.get("url") or "")
@@ -253,7 +248,7 @@ def _citations(reference: Source) -> Hashes:
     """Hashes of the addresses that the dumps cite, sorted."""
     references = importlib.import_module("llamac.data.readers.wikipedia").references
     found = [np.empty(0, np.uint64)]
-    for path in _files(reference):
+    for path in files(reference):
         found.append(hashed([address_of(url).encode() for url in references(path)]))
     return np.unique(np.concatenate(found))
 
@@ -261,35 +256,6 @@ def _citations(reference: Source) -> Hashes:
 def _among(hashes: Hashes, value: np.uint64) -> bool:
     at = int(np.searchsorted(hashes, value))
     return at < len(hashes) and hashes[at] == value
-
-
-# --- Reading -------------------------------------------------------------------------------
-
-
-def _files(source: Source) -> list[str]:
-    return file_list(source.written())
-
-
-def _documents(source: Source) -> Iterator[Document]:
-    read, skipped, seen = reader_for(source.kind), Skipped(), 0
-    for path in _files(source):
-        for document in read(path, source, skipped):
-            if source.max_bytes is not None and seen >= source.max_bytes:
-                return
-            seen += len(document.text.encode())
-            yield document
-
-
-def _kept(documents: Iterable[Document], filters: list[Filter]) -> Iterator[Document]:
-    for document in documents:
-        made: Document | Rejected = document
-        for judge in filters:
-            made = judge(document)
-            if isinstance(made, Rejected):
-                break
-            document = made
-        if not isinstance(made, Rejected):
-            yield document
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 
 from llamac.data.bpe import applied, learnt, merges_by_score
-from llamac.runtime.shards import Job, train_on_sources
-from llamac.runtime.sources import documents
-from llamac.runtime.tokenizer import Tokenizer, TokenizerError, sample
+from llamac.data.streaming import texts
+from llamac.runtime.shards import Job, silent
+from llamac.runtime.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    sample,
+    train_tokenizer,
+    training_lines,
+)
 from llamac.spec import Spec
 
 LOOKED_AT = 32  # times the sample: how much text it is drawn from
@@ -36,11 +42,6 @@ def find(name: str) -> Tokenizer:
         raise NoTokenizerError(str(error)) from error
 
 
-def source_tables(spec: Spec) -> list[dict[str, Any]]:
-    """The spec's sources as `runtime.sources` reads them."""
-    return [source.model_dump() for source in spec.data.source]
-
-
 def _nowhere(path: Path) -> Path:
     raise NoTokenizerError(f"{path} holds no tokenizer.model, nor does {path / 'data'}")
 
@@ -54,15 +55,25 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
         )
     job = Job(
         root=Path(),
-        sources=source_tables(spec),
+        sources=[source.model_dump() for source in spec.data.source],
         tokenizer=spec.tokenizer.model_dump(),
         vocab_size=spec.model.vocab_size,
         validation=spec.data.validation,
         shard_tokens=spec.data.shard_tokens,
         seed=spec.seed,
-        progress=lambda stage, done: say(f"{stage} …"),
+        progress=silent,
     )
-    return train_on_sources(job)
+    lines: list[str] = []
+    for source, share in zip(spec.data.source, job.shares, strict=True):
+        say(f"sampling {source.name} …")
+        trained_on = (text for text in texts(source) if not job.is_held_out(text.encode()))
+        budget = int(spec.tokenizer.train_bytes * share)
+        drawn = sample(trained_on, budget, f"{spec.seed}\0{source.name}")
+        if not drawn:
+            raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer on")
+        lines += training_lines(drawn)
+    say("training the tokenizer …")
+    return train_tokenizer(lines, kind=spec.tokenizer.kind, vocab_size=spec.model.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -100,14 +111,14 @@ class Compared:
 def compared(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
     """Both on about `size` bytes of each of the spec's sources, then on all of them together."""
     rows = []
-    for source in source_tables(spec):
+    for source in spec.data.source:
         most = size * LOOKED_AT
-        limited = {**source, "max_bytes": min(source.get("max_bytes") or most, most)}
-        texts = sample(documents(limited), size, source["name"])
-        nbytes = sum(len(text.encode()) for text in texts)
-        counted = [_counted(tokenizer, texts) for tokenizer in (a, b)]
+        limited = source.model_copy(update={"max_bytes": min(source.max_bytes or most, most)})
+        drawn = sample(texts(limited), size, source.name)
+        nbytes = sum(len(text.encode()) for text in drawn)
+        counted = [_counted(tokenizer, drawn) for tokenizer in (a, b)]
         tokens, lost = zip(*counted, strict=True)
-        rows.append(Compared(source["name"], nbytes, tokens, lost))
+        rows.append(Compared(source.name, nbytes, tokens, lost))
     if len(rows) > 1:
         sums = np.array([[row.nbytes, *row.tokens, *row.lost] for row in rows]).sum(0).tolist()
         rows.append(Compared("all", sums[0], (sums[1], sums[2]), (sums[3], sums[4])))
@@ -126,7 +137,7 @@ def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
 def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
     """Lines that show the merges one by one."""
     if tokenizer is None:
-        yield f"start: {' '.join(text)}"
+        yield f"start: {_shown(text)}"
         steps = learnt(text, limit)
     else:
         if not merges_by_score(tokenizer):
@@ -139,11 +150,19 @@ def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iter
             break
         pieces = step.pieces
         why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
-        yield f"{number}: {step.pair[0]} + {step.pair[1]}  ({why})  →  {' '.join(pieces)}"
+        yield f"{number}: {_shown(step.pair, ' + ')}  ({why})  →  {_shown(pieces)}"
     if tokenizer is None:
         new = len({*pieces})
         yield f"end: {number} merges, {len(text)} characters are {len(pieces)} pieces, {new} kinds"
         return
     ids = tokenizer.encode(text)
-    shown = " ".join(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
+    shown = _shown(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
     yield f"end: {len(text.encode())} bytes are {len(ids)} tokens: {shown}"
+
+
+def _shown(pieces: Iterable[str], between: str = " ") -> str:
+    """A line of pieces, in which the end of a line is written as such."""
+    return between.join(
+        piece if piece.isprintable() else piece.encode("unicode_escape").decode()
+        for piece in pieces
+    )

@@ -131,6 +131,31 @@ def test_train_then_compare(
     assert "bytes of text in a token" in capsys.readouterr().out
 
 
+def test_sources_that_need_cleaning_are_read_through_their_filters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "good.txt").write_text("\n".join(LINES))
+    (tmp_path / "short.txt").write_text("Ω" * 90)
+    source = f'{{name="b",kind="books",share=1,paths=["{tmp_path}/*.txt"],stage=[{{stage="length",'
+    source += "min_chars=100}]}"
+    made = tmp_path / "made.model"
+    overrides = ["--set", f"data.source=[{source}]", "--set", "model.vocab_size=340"]
+    overrides += ["--set", "data.validation=1e-9"]
+    assert main(["tokenizer", "train", "tiny", "-o", str(made), *overrides]) == 0
+    command = ["tokenizer", "compare", str(made), str(made), "--spec", "tiny", *overrides]
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["source"] == "b"
+    assert row["bytes"] == len("\n".join(LINES).encode()) + 1
+
+
+def test_the_end_of_a_line_does_not_end_the_line_that_explains(model: Path) -> None:
+    lines = list(explained("the\n12", find(str(model)), None))
+    assert not any("\n" in line for line in lines)
+    assert r"\n" in lines[0]
+
+
 def test_a_file_is_not_written_over(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     before = model.read_bytes()
     assert main(["tokenizer", "train", "tiny", "-o", str(model)]) == 2
