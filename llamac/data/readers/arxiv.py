@@ -103,23 +103,35 @@ def _is_source(name: str) -> bool:
     return name.lower().endswith(SOURCES)
 
 
+def _is_paper(name: str) -> bool:
+    """Of a month's archive, which has a file for each."""
+    return _is_source(name) or name.endswith(".gz")
+
+
 def _papers(path: str, skipped: Skipped) -> Iterator[tuple[list[Entry], str, int]]:
     """(files of a paper, where it lies: file, number)."""
     if os.path.isdir(path):
-        yield list(entries(path, skipped, _is_source)), path, 1
+        if paper := list(entries(path, skipped, _is_source)):
+            yield paper, path, 1
+        else:
+            skipped.add("no TeX in directory", path)
         return
     if not is_tar(path):
         for entry in entries(path, skipped):
             yield _unpacked(entry, skipped), path, 1
         return
     alone: list[Entry] = []
-    for entry in entries(path, skipped, lambda name: _is_source(name) or name.endswith(".gz")):
+    found, before = False, skipped.counts.total()
+    for entry in entries(path, skipped, _is_paper):
+        found = True
         if entry.name.endswith(".gz"):
             yield _unpacked(entry, skipped), path, entry.line
         else:
             alone.append(entry)
     if alone:
         yield alone, path, alone[0].line
+    elif not found and skipped.counts.total() == before:
+        skipped.add("no TeX in archive", path)
 
 
 def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:

@@ -114,5 +114,7 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
                     yield Entry(name, data, path, number)
                 else:
                     skipped.add("empty file", where)
+        if not number:  # zeros, for instance, are a whole archive of nothing
+            skipped.add("empty archive", path)
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
         skipped.add("broken tar", f"{path}:{number + 1}")

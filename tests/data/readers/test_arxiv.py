@@ -240,3 +240,14 @@ def test_files_that_input_each_other_are_bounded(tmp_path: Path) -> None:
     files = {f"{n}.tex": f"\\input{{{n + 1}}}" * 50 for n in range(9)}
     files |= {"9.tex": "\\section{A}" + "text " * 200, "0.tex": "\\documentclass{a}\\input{1}" * 50}
     assert read("arxiv", write(tmp_path / "a.tar", packed(files)))[1] == {"paper too long": 1}
+
+
+def test_an_archive_or_a_directory_without_a_paper_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper/readme.md").write_text("no TeX")
+    with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        archive.add(tmp_path / "paper")
+    (tmp_path / "zeros.tar").write_bytes(bytes(20480))
+    assert read("arxiv", tmp_path / "paper") == ([], {"no TeX in directory": 1})
+    assert read("arxiv", tmp_path / "pictures.tar") == ([], {"no TeX in archive": 1})
+    assert read("arxiv", tmp_path / "zeros.tar") == ([], {"empty archive": 1})
