@@ -23,7 +23,7 @@ from llamac.plan.habits import (
 from llamac.plan.predict import Setting
 from llamac.plan.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
 from llamac.plan.shapes import shape_of
-from llamac.spec import Spec, SpecError, load_spec
+from llamac.spec import Spec, SpecError
 
 WIRE = 0.85  # of a network port's nominal rate, what a large transfer gets
 BEYOND = {
@@ -149,15 +149,17 @@ def _virtual(row: Row, stages: int) -> int:
 
 @lru_cache(maxsize=1)
 def _base() -> Spec:
-    """A spec whose every size a row replaces."""
-    ours = load_spec("65b").replace({"parallel.tensor": 1, "parallel.data_shard": 1})
-    return ours.replace(
+    """A spec whose every size a row replaces; it says nothing but what it must."""
+    source = {"name": "none", "kind": "python-docs", "share": 1.0}
+    return Spec.model_validate(
         {
-            "batch.tokens": None,
-            "batch.sequences": 1,
-            "model.multiple_of": 1,
-            "model.rope_theta": None,
-            "hardware.device": "cuda",
+            "name": "row",
+            "model": {"dim": 128, "n_layers": 1, "n_heads": 1, "position": "learned"},
+            "data": {"source": [source]},
+            "batch": {"sequence_length": 128, "sequences": 1, "micro_batch": 1},
+            "optimizer": {"lr": 1e-4},
+            "schedule": {"steps": 10, "warmup_steps": 1},
+            "hardware": {"device": "cuda"},
         }
     )
 
@@ -179,6 +181,7 @@ def _spec(row: Row, layout: _Layout) -> Spec:
             ("model.n_layers", shape.layers),
             ("model.n_heads", shape.heads),
             ("model.n_kv_heads", shape.kv_heads),
+            ("model.head_dim", None),
             ("model.ffn_dim", shape.ffn),
             ("model.vocab_size", shape.vocab),
             ("model.activation", "swiglu" if shape.gated else "gelu"),

@@ -59,7 +59,8 @@ def test_a_number_that_is_none_names_its_column() -> None:
 
 
 def test_a_gpt_has_its_paper_s_parts() -> None:
-    model = foreign_run(GPT).setting.spec.model
+    model = foreign_run(GPT | {"n_heads": "32"}).setting.spec.model
+    assert (model.dim, model.head_dim, model.ffn_dim, model.vocab_size) == (2048, 64, 8192, 51200)
     assert (model.activation, model.norm, model.position) == ("gelu", "layernorm", "learned")
     assert model.bias
     assert model.tied_embeddings
