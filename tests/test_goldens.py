@@ -81,7 +81,7 @@ BUDGET = ('activation.checkpoint="budget"', 'activation.budget="13.05GB"')
 CASES = (
     Case("tiny", "tiny", small=True),
     Case("7b-full-recompute", "7b", ('activation.checkpoint="full"',)),
-    Case("7b-budget", "7b", BUDGET),
+    Case("7b-budget", "7b", ("batch.micro_batch=1", *BUDGET)),
     Case("65b", "65b"),
     Case("llama2-70b-xformers", "llama2-70b", ('hardware.device="cuda"',)),
     Case("gpt3-block", "gpt3-block"),

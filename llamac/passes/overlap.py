@@ -7,7 +7,7 @@ under other work (Narayanan et al. 2021; Korthikanti et al. 2022). A collective 
 stays whole, and a region that would not gain stays as it is.
 
 Collectives of one axis keep their order, starts and waits both. A graph's simulated peak memory may
-grow by `headroom` bytes: by default what two of its largest collective read and fill, for one runs
+grow by `headroom` bytes: by default what three of its largest collective read and fill, for one runs
 while the next is ready.
 """
 
@@ -104,7 +104,7 @@ def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
         for node in ops_in(graph)
         if is_collective(node)
     )
-    return 2 * max(moved, default=0)
+    return 3 * max(moved, default=0)
 
 
 def _split(graph: fx.Graph) -> None:

@@ -43,7 +43,7 @@ def test_check_says_what_a_spec_comes_to(capsys: pytest.CaptureFixture[str]) -> 
     assert out.startswith("llama2-70b is valid\n")
     assert "80 layers of 8,192, 64 heads of 128 sharing 8 of keys and values, ffn 28,672" in out
     assert "common_crawl 67.0%" in out
-    assert "4,194,304 tokens = 1,024 sequences of 4,096, 1 at a time" in out
+    assert "4,194,304 tokens = 1,024 sequences of 4,096, 4 at a time" in out
     assert "476,838 steps = 2T tokens, cosine after 2,000 steps of warm-up" in out
     assert main(["check", "65b"]) == 0
     ranks = "  ranks      2,048 = data_shard 256 × tensor 8, on 256 nodes of 8\n"

@@ -188,7 +188,7 @@ def test_the_svg_says_what_is_kept_and_is_the_same_each_time() -> None:
     program = last("65b")
     text = program_svg(program, "checkpoint", "block")
     assert "block × 80" in text
-    assert "keeps 364 MiB a layer = 11.39 sbh; with nothing recomputed, 514 MiB" in text
+    assert "keeps 2.85 GiB a layer = 11.39 sbh; with nothing recomputed, 4.02 GiB" in text
     assert text == program_svg(program, "checkpoint", "block")
     assert "linear_cross_entropy" not in text
 

@@ -82,7 +82,7 @@ def test_the_sum_for_65b_is_the_one_on_paper() -> None:
 
 def test_grouped_keys_and_values_are_kept_at_their_own_size() -> None:
     by_name = {value.name: value for value in of_block("llama2-70b").values}
-    assert by_name["qkv_rotated"].nbytes == 4096 * (64 + 2 * 8) * 128 * 2
+    assert by_name["qkv_rotated"].nbytes == 4 * 4096 * (64 + 2 * 8) * 128 * 2
 
 
 def test_full_keeps_the_input_alone_and_none_keeps_everything() -> None:

@@ -7,11 +7,11 @@ from llamac.plan.predict import Prediction, predict
 from llamac.plan.target import device_for, setting_for
 from llamac.spec import load_spec
 
-SMALL = ("model.n_layers=8", "batch.tokens=64Ki", "schedule.tokens=1G")
+SMALL = ("model.n_layers=8", "batch.micro_batch=1", "batch.tokens=64Ki", "schedule.tokens=1G")
 LAYOUTS = {
     "one rank": ("tiny", ()),
     "micro-batches": ("125m", ("batch.tokens=64Ki",)),
-    "FSDP over tensor ranks": ("65b", ("model.n_layers=8",)),
+    "FSDP over tensor ranks": ("65b", ("model.n_layers=8", "batch.micro_batch=1")),
     "DDP": ("7b", (*SMALL, "parallel.data_shard=1", "parallel.data_replicate=8")),
     "HSDP": ("7b", (*SMALL, "parallel.data_shard=4", "parallel.data_replicate=2")),
     "context": ("7b", (*SMALL, "parallel.context=2", "parallel.tensor=2")),
@@ -23,7 +23,14 @@ LAYOUTS = {
     "recomputed": ("7b", (*SMALL, "activation.checkpoint=full")),
     "two variants of a block": (
         "7b",
-        (*SMALL, "batch.micro_batch=2", "activation.checkpoint=budget", "activation.budget=17GB"),
+        (
+            "model.n_layers=8",
+            "batch.tokens=64Ki",
+            "schedule.tokens=1G",
+            "batch.micro_batch=2",
+            "activation.checkpoint=budget",
+            "activation.budget=17GB",
+        ),
     ),
     "scores written out": ("gpt3-block", ("kernels.attention=math",)),
 }

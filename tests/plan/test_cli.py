@@ -139,14 +139,15 @@ def test_every_style_is_an_option() -> None:
 
 
 def test_data_ranks_follow_the_gpus() -> None:
-    spec = load_spec("65b")
+    spec = load_spec("65b", ["batch.micro_batch=1"])
     assert on_gpus(spec, 2048) is spec
     assert on_gpus(spec, 4096).parallel.data_shard == 512
     with pytest.raises(
         LayoutError, match=r"3 GPUs: each copy of the model takes 8.*; 8 GPUs would"
     ):
         on_gpus(spec, 3)
-    hybrid = load_spec("65b", ["parallel.data_replicate=4", "parallel.data_shard=64"])
+    shared = ["parallel.data_replicate=4", "parallel.data_shard=64"]
+    hybrid = load_spec("65b", ["batch.micro_batch=1", *shared])
     layout = on_gpus(hybrid, 1024).parallel
     assert (layout.data_replicate, layout.data_shard) == (2, 64)  # shards keep their size
     alone = on_gpus(load_spec("125m"), 4).parallel

@@ -242,10 +242,10 @@ def block_backward(
     d_fed_partial = all_gather_wait(d_fed_partial_started, "tp", dim=1)  # [B, S, 768]
 
     d_hidden = input_gradient(d_fed_partial, w2)  # [B, S, 768]
-    d_w2 = weight_gradient(d_fed_partial, hidden)  # [768, 768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 768]
     d_ffn_in_gathered = input_gradient(d_wide, w1)  # [B, S, 768]
     d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 768]
+    d_w2 = weight_gradient(d_fed_partial, hidden)  # [768, 768]
     ffn_in_gathered = all_gather_wait(ffn_in_gathered_started, "tp", dim=1)  # [B, S, 768]
     d_w1 = weight_gradient(d_wide, ffn_in_gathered)  # [768, 768]
     d_w1_bias = bias_gradient(d_wide)  # [768]
