@@ -7,8 +7,8 @@ under other work (Narayanan et al. 2021; Korthikanti et al. 2022). A collective 
 stays whole, and a region that would not gain stays as it is.
 
 Collectives of one axis keep their order, starts and waits both. A graph's simulated peak memory may
-grow by `headroom` bytes: by default what three of its largest collective read and fill, for one runs
-while the next is ready.
+grow by `headroom` bytes: by default what three of its largest collective read and fill, for one
+runs while the next is ready.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -87,14 +87,19 @@ class Language(Section):
             if self.by == "text" and not _LANGUAGE.fullmatch(language):
                 message = f"`languages` has {describe(language)}, which is no language's code"
                 yield Problem(("languages", index), message, 'codes are such as "en", "fr", "ceb"')
-        unused = ("threshold", "max_chars", "engine", "model") if self.by == "source" else ()
-        for key in unused:
+        for key in self._unused():
             if key in self.model_fields_set and self.given(key):
                 message = f'`{key}` has no effect with by = "source"'
                 yield Problem((key,), message, 'remove it, or use by = "text"', at="key")
         if self.engine == "langid" and self.given("model"):
             message = '`model` has no effect with engine = "langid"'
             yield Problem(("model",), message, "py3langid carries its own model", at="key")
+
+    def written(self) -> dict[str, Any]:
+        return {key: value for key, value in super().written().items() if key not in self._unused()}
+
+    def _unused(self) -> tuple[str, ...]:
+        return ("threshold", "max_chars", "engine", "model") if self.by == "source" else ()
 
 
 class Perplexity(Section):

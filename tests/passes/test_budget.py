@@ -222,7 +222,13 @@ LAYOUTS = {
     "7b": ("125GB",),
     "65b": ("42GB", "parallel.tensor=8", "parallel.data_shard=256"),
     "llama2-70b": ("30GB", "parallel.tensor=8", "parallel.pipeline=4", "parallel.data_shard=8"),
-    "13b": ("33GB", "batch.micro_batch=1", "parallel.pipeline=4", "parallel.pipeline_virtual=2", "parallel.tensor=2"),
+    "13b": (
+        "33GB",
+        "batch.micro_batch=1",
+        "parallel.pipeline=4",
+        "parallel.pipeline_virtual=2",
+        "parallel.tensor=2",
+    ),
     "gpt3-block": ("2GB", "parallel.tensor=4"),
     "tiny": ("170MB", "parallel.context=2"),
 }

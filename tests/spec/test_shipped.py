@@ -94,6 +94,13 @@ def test_they_are_found_by_name_from_anywhere(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_their_resolved_form_is_a_spec_and_the_same(name: str, tmp_path: Path) -> None:
+    text = load_spec(name).to_toml()
+    (tmp_path / "spec.toml").write_text(text)
+    assert load_spec(str(tmp_path / "spec.toml")).to_toml() == text
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_schema_accepts_them_and_their_resolved_form(name: str) -> None:
     schema = jsonschema.Draft202012Validator(json_schema())
     schema.validate(tomllib.loads(shipped_specs()[name].read_text(encoding="utf-8")))
