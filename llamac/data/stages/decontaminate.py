@@ -27,6 +27,7 @@ from llamac.spec.stages import Decontaminate
 SHORTEST = 8
 FEWEST_BYTES = 30  # of a run's words
 _SIEVE_BITS = 24
+_NOTHING = f"no item of `paths` has {SHORTEST} words or more"
 _NAMED = 20  # items that a detail names
 
 
@@ -40,13 +41,16 @@ class Evaluation:
 
 
 def build(stage: Decontaminate) -> Survey:
-    return _Decontaminate(evaluation(stage))
+    _files(stage)
+    return _Decontaminate(stage)
 
 
 def facts(stage: Decontaminate) -> dict[str, Any]:
     contents = {path: sha256(read(path, "`paths` names it")) for path in _files(stage)}
     items = [item for _, _, item in _items(stage)]
     short = sum(len(item) < SHORTEST for item in items)
+    if short == len(items):
+        raise StageError(_NOTHING)
     return {"sets": contents, "texts": len(items), "too_short": short}
 
 
@@ -62,13 +66,14 @@ def _hits(decided: Path, part: int) -> dict[str, dict[str, Any]]:
 
 
 class _Decontaminate:
-    def __init__(self, sets: Evaluation) -> None:
-        self.sets = sets
+    def __init__(self, stage: Decontaminate) -> None:
+        self.stage = stage
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        hits = {}
+        """Here alone the sets are read: who merges and judges does not look for anything."""
+        sets, hits = evaluation(self.stage), {}
         for number, document in enumerate(documents):
-            if hit := contamination(document.text, self.sets):
+            if hit := contamination(document.text, sets):
                 hits[str(number)] = {"file": document.file, "line": document.line, **hit}
         found.write_text(json.dumps(hits), encoding="utf-8")
 
@@ -126,7 +131,7 @@ def evaluation(stage: Decontaminate) -> Evaluation:
         pieces.setdefault(size, []).append(grams)
         owners.setdefault(size, []).append(np.full(len(grams), len(names) - 1))
     if not names:
-        raise StageError(f"no item of `paths` has {SHORTEST} words or more")
+        raise StageError(_NOTHING)
     sieve = np.zeros(1 << _SIEVE_BITS, bool)
     runs = {}
     for size in sorted(pieces):

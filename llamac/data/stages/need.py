@@ -19,11 +19,16 @@ def need(module: str, package: str = "") -> Any:
         raise StageError(message) from None
 
 
-def read(path: str, help: str) -> bytes:
-    """A file's bytes, or a StageError that says what to do."""
+def readable(path: str, help: str) -> None:
+    """A StageError that says what to do, if the file is not there or not to be read."""
+    read(path, help, 0)
+
+
+def read(path: str, help: str, size: int = -1) -> bytes:
+    """A file's bytes, all or the first `size`, or a StageError that says what to do."""
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(size)
     except OSError as error:
         raise StageError(f"cannot read {path}: {error.strerror}; {help}") from None
 

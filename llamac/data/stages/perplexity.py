@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages import arrays, segments
-from llamac.data.stages.need import read, sha256
-from llamac.data.stages.ngram_model import Model, load, perplexity
+from llamac.data.stages.need import read, readable, sha256
+from llamac.data.stages.ngram_model import load, perplexity
 from llamac.spec.stages import Perplexity
 
 HELP = "`llamac data classifier SPEC` trains it"
 
 
 def build(stage: Perplexity) -> Survey:
-    read(stage.model, HELP)
-    return _Perplexity(stage, load(Path(stage.model)))
+    readable(stage.model, HELP)
+    return _Perplexity(stage)
 
 
 def facts(stage: Perplexity) -> dict[str, str]:
@@ -28,11 +28,12 @@ def facts(stage: Perplexity) -> dict[str, str]:
 
 
 class _Perplexity:
-    def __init__(self, stage: Perplexity, model: Model) -> None:
-        self.stage, self.model = stage, model
+    def __init__(self, stage: Perplexity) -> None:
+        self.stage = stage
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        scores = [perplexity(self.model, document.text) for document in documents]
+        model = load(Path(self.stage.model))
+        scores = [perplexity(model, document.text) for document in documents]
         arrays.save(found, {"scores": np.array(scores, "<f4")})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError, arrays
-from llamac.data.stages.need import read, sha256
+from llamac.data.stages.need import read, readable, sha256
 from llamac.data.stages.words import hashed, ngrams, normal
 from llamac.spec.stages import Quality
 
@@ -47,7 +47,7 @@ def facts(stage: Quality) -> dict[str, str]:
 
 def load(stage: Quality) -> Trained:
     """The classifier that the stage names. Raises StageError."""
-    read(stage.model, HELP)
+    readable(stage.model, HELP)
     model = arrays.load(Path(stage.model))
     if len(model["weights"]) != stage.buckets:
         found = f"{stage.model} has {len(model['weights'])} buckets, not {stage.buckets}"

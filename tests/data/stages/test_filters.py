@@ -358,10 +358,10 @@ def test_sets_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
         build(Decontaminate(paths=(str(tmp_path / "none*"),)))
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a"\n')
     with pytest.raises(StageError, match=r"bad\.jsonl:2 is not JSON"):
-        build(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
+        facts(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
     (tmp_path / "bad.jsonl").write_text('{"a": "too short"}\n')
     with pytest.raises(StageError, match="no item of `paths` has 8 words or more"):
-        build(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
+        facts(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
 
 
 # --- Personal data -------------------------------------------------------------------------
