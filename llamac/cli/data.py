@@ -170,6 +170,7 @@ def stats(
     samples: Annotated[
         bool, typer.Option("--samples", help="Show what was taken away and kept, to be read")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, samples included")] = False,
     overrides: SetOption = None,
 ) -> None:
     """Say for each source what came in, what is left, and why the rest is not."""
@@ -184,6 +185,9 @@ def stats(
 
         output.write_text(page(loaded.name, found), encoding="utf-8")
         print(f"{output} is written")
+        return
+    if as_json:
+        print(json.dumps([account.to_json() for account in found], indent=1))
         return
     from llamac.data import stats as tables
 

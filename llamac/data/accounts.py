@@ -43,6 +43,18 @@ class Account:
         text = sum(split["bytes"] for split in self.splits.values())
         return size * self.tokens / text if text else None
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; of a reader's step, `entered` counts inputs and bytes on disk."""
+        return {
+            "source": self.source.name,
+            "kind": self.source.kind,
+            "share": self.share,
+            "finished": self.finished,
+            "steps": funnel.to_json(self.rows),
+            "splits": self.splits,
+            "left_out_examples": self.examples,
+        }
+
 
 def accounts(data: Data, root: Path) -> list[Account]:
     """One for each source. PreparedDataError if nothing has been prepared there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -139,6 +140,9 @@ def test_stats_are_shown_by_the_command(
     assert re.search(r"line_dedup +\d+ .* \d+ × repeated lines, \d+ changed", said)
     assert main(["data", "stats", spec, "--samples"]) == 0
     assert "length: long document" in capsys.readouterr().out
+    assert main(["data", "stats", spec, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)[0]
+    assert first["steps"][1]["rejected"] == found[0].rows[1].rejected
     assert main(["data", "stats", spec, "-o", str(tmp_path / "stats.html")]) == 0
     assert (tmp_path / "stats.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     elsewhere = f'data.directory="{tmp_path}/none"'
