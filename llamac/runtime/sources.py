@@ -185,16 +185,16 @@ def _parts(path: str, skipped: Skipped) -> Iterator[str]:
     for chunk in _chunks(path, skipped):
         pending = pending + chunk
         while len(pending) >= 2 * PART_BYTES:
-            end = _cut(pending)
+            end = cut(pending)
             yield from _decoded(pending[:end], f"{path}:{line}", first, skipped)
             line, first = line + pending.count(b"\n", 0, end), False
             pending = pending[end:]
     yield from _decoded(pending, f"{path}:{line}", first, skipped)
 
 
-def _cut(data: bytes) -> int:
-    """Where the first part of `data` ends: a blank line, a line end, or a character's start."""
-    low, high = PART_BYTES // 2, PART_BYTES
+def cut(data: bytes, start: int = 0) -> int:
+    """Where the part from `start` ends: a blank line, a line end, or a character's start."""
+    low, high = start + PART_BYTES // 2, start + PART_BYTES
     for separator in (b"\n\n", b"\n"):
         found = data.rfind(separator, low, high)
         if found >= 0:
@@ -220,7 +220,7 @@ def _decoded(data: bytes, where: str, first: bool, skipped: Skipped) -> Iterator
 
 def _json_lines(path: str, text_field: str, skipped: Skipped) -> Iterator[str]:
     """The `text_field` of each line of a JSON lines file; blank lines are no documents."""
-    with io.BufferedReader(_Stream(_chunks(path, skipped)), CHUNK_BYTES) as lines:
+    with io.BufferedReader(Stream(_chunks(path, skipped)), CHUNK_BYTES) as lines:
         number = 0
         while line := lines.readline(LINE_BYTES):
             number += 1
@@ -337,7 +337,7 @@ def _package(name: str, path: str) -> Any:
         raise SourceError(f"{path}: reading it needs {name}: pip install {name}") from error
 
 
-class _Stream(io.RawIOBase):
+class Stream(io.RawIOBase):
     """An iterator of chunks as a readable file, so that `io` can find the lines in it."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:

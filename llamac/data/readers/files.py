@@ -9,7 +9,7 @@ from typing import Any
 
 from llamac.data.document import Document
 from llamac.data.readers.streams import chunks, lines, package, stem
-from llamac.runtime.sources import PART_BYTES, Skipped
+from llamac.runtime.sources import PART_BYTES, Skipped, cut
 from llamac.spec.data import Source
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -24,26 +24,13 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
         pending += chunk
         start = 0
         while len(pending) - start >= 2 * PART_BYTES:
-            end = _cut(pending, start)
+            end = cut(pending, start)
             yield from _part(pending[start:end], path, line, skipped)
             line += pending.count(b"\n", start, end)
             start = end
         pending = pending[start:]
     if pending:
         yield from _part(pending, path, line, skipped)
-
-
-def _cut(data: bytes, start: int) -> int:
-    """Where the part from `start` ends: a blank line, a line end, or a character's start."""
-    low, high = start + PART_BYTES // 2, start + PART_BYTES
-    for separator in (b"\n\n", b"\n"):
-        found = data.rfind(separator, low, high)
-        if found >= 0:
-            return found + len(separator)
-    end = high
-    while end > high - 4 and data[end] & 0xC0 == 0x80:  # inside a UTF-8 character
-        end -= 1
-    return end
 
 
 def _part(data: bytes, path: str, line: int, skipped: Skipped) -> Iterator[Document]:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from llamac.runtime.sources import Skipped, SourceError
+from llamac.runtime.sources import Skipped, SourceError, Stream
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 26  # a longer line is skipped; one line is in memory several times
@@ -68,7 +68,7 @@ def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
     """`chunks` as a file that can be read, not sought."""
-    return io.BufferedReader(_Stream(chunks(path, skipped)), CHUNK_BYTES)
+    return io.BufferedReader(Stream(chunks(path, skipped)), CHUNK_BYTES)
 
 
 def lines(path: str, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
@@ -161,23 +161,3 @@ def package(name: str, path: str) -> Any:
         root = name.partition(".")[0]
         hint = "pip install 'llamac[data]'"
         raise SourceError(f"{path}: reading it needs {root}: {hint}") from error
-
-
-class _Stream(io.RawIOBase):
-    """An iterator of chunks as a readable file, so that `io` can find the lines in it."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:  # a chunk may be empty without being the last
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = memoryview(piece)
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
