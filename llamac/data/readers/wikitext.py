@@ -46,6 +46,7 @@ _SPACES = re.compile(r"[ \t\xa0]+")
 _EMPTY = re.compile(r" ?\([ ,;:]{0,20}\)")
 _OPENING = re.compile(r"\([ ,;]{1,20}")
 _BEFORE = re.compile(r" ([,.;](?:\s|$)|\))")
+_COMMAS = re.compile(r",(?: ?,)+(?= |$)")  # of a list of templates, for instance of sounds
 _LITERAL, _QUOTE = "\x01", "\x02"  # mark what lies in <pre> and the like; XML has neither
 _LITERALS = {1: None, 2: "'"}
 _VARIANT = re.compile(r"-\{(?:[^{}|\n]{0,40}\|)?([^{}|\n]{0,200})\}-")
@@ -275,5 +276,5 @@ def _tidy(line: str) -> str:
     if marker := _LIST.match(line):
         item = line[marker.end() :]
         line = f"- {item}" if item and marker[0][0] in "*#" else item
-    line = _BEFORE.sub(r"\1", _OPENING.sub("(", _EMPTY.sub("", line)))
+    line = _COMMAS.sub(",", _BEFORE.sub(r"\1", _OPENING.sub("(", _EMPTY.sub("", line))))
     return "" if not line.strip("-|* ") else line

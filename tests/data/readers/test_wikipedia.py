@@ -44,6 +44,7 @@ LABELLED = [
     # what is not closed takes nothing with it
     ("a [[b\n== c ==\nd", "a b\n\nc\n\nd"),
     ("a ]] b }} c |} d", "a  b  c |} d".replace("  ", " ")),
+    ("vowels such as {{IPA|a}}, {{IPA|e}}, {{IPA|i}}, and o", "vowels such as, and o"),
 ]  # fmt: skip
 
 
