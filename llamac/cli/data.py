@@ -42,8 +42,9 @@ class DataError(Exception):
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors that a person can mend leave as their message and an exit code."""
+def told(spec: Spec) -> Iterator[None]:
+    """Errors that a person can mend leave as their message and an exit code; a stage's with the
+    line of the spec that asks for it."""
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
     from llamac.runtime.errors import RunError
@@ -53,7 +54,14 @@ def told() -> Iterator[None]:
         yield
     except RunError as error:
         at_odds = isinstance(error, Changed | PreparedDataMismatch | StageError)
-        raise DataError(str(error), 2 if at_odds else 1) from None
+        at = error.at if isinstance(error, StageError) else None
+        message = f"{_line_of(spec, *at)}: {error}" if at else str(error)
+        raise DataError(message, 2 if at_odds else 1) from None
+
+
+def _line_of(spec: Spec, source: str, stage: int) -> str:
+    number = [other.name for other in spec.data.source].index(source)
+    return spec.where(f"data.source.{number}.stage.{stage}")
 
 
 def directory_of(spec: Spec, run: Path | None) -> Path:
@@ -107,7 +115,7 @@ def _script(
     from llamac.data.prepare import planned, steps
 
     command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
-    with told():
+    with told(spec):
         command += ["--set", f"data.directory={json.dumps(str(directory))}"]
         return slurm_script(steps(planned(spec, directory)), command, tasks, options)
 
@@ -120,7 +128,7 @@ def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
         number, count = parse_task(task)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--task") from None
-    with told():
+    with told(spec):
         preparation = planned(spec, directory)
         settle(preparation)
         todo = steps(preparation)
@@ -136,7 +144,7 @@ def prepare_here(
     from llamac.data import executor
     from llamac.data import prepare as preparing
 
-    with told():
+    with told(spec):
         if manifest := preparing.moved(spec, directory):
             return manifest
         preparation = preparing.planned(spec, directory)
@@ -154,7 +162,7 @@ def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
     loaded = load(spec, overrides)
     from llamac.data.classifier import told_of, train_models
 
-    with told():
+    with told(loaded):
         for report in train_models(loaded.data, typer.echo).values():
             typer.echo(told_of(report))
 
@@ -178,7 +186,7 @@ def stats(
     directory = directory_of(loaded, run)
     from llamac.data.accounts import accounts
 
-    with told():
+    with told(loaded):
         found = accounts(loaded.data, directory)
     if output:
         from llamac.data.page import page
@@ -233,7 +241,7 @@ def where(
     from llamac.data.funnel import printable
     from llamac.data.provenance import text_of, where
 
-    with told():
+    with told(loaded):
         for place in where(directory, source, begin, end, split):
             span = f"tokens {place.begin:,} to {place.end - 1:,}"
             print(f"document {place.document:,}, {span}: {printable(place.file)}:{place.line}")

@@ -172,3 +172,18 @@ def test_plans_are_the_same_everywhere(corpus: Path, tmp_path: Path) -> None:
     inputs = [path for part in first.plans[0].parts for path in part.inputs]
     assert inputs == sorted(map(str, (corpus / "web").glob("*.jsonl")))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_stage_that_cannot_run_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "s.toml").write_text(
+        'extends = "tiny.toml"\n[[data.source]]\nname = "a"\nkind = "files"\nshare = 1\n'
+        f'paths = ["{tmp_path}/a.txt"]\n[[data.source.stage]]\nstage = "length"\nmin_chars = 1\n'
+        '[[data.source.stage]]\nstage = "c4"\nbad_words = "/none"\n'
+    )
+    prepare = ["data", "prepare", str(tmp_path / "s.toml"), "--run", str(tmp_path / "run")]
+    assert main(prepare) == 2
+    assert "s.toml:10: a: c4: cannot read /none" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

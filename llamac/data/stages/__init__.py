@@ -15,7 +15,12 @@ from llamac.runtime.errors import RunError
 
 
 class StageError(RunError, ValueError):
-    """A stage that cannot run: a file or a package it needs is missing or unusable."""
+    """A stage that cannot run: a file or a package it needs is missing or unusable.
+
+    at: the source's name and the stage's number in it, where they are known.
+    """
+
+    at: tuple[str, int] | None = None
 
 
 def build(stage: Any, source: Any = None) -> Filter | Survey:
@@ -26,7 +31,7 @@ def build(stage: Any, source: Any = None) -> Filter | Survey:
     try:
         return _module(stage).build(stage)
     except StageError as error:
-        raise StageError(f"{_where(stage, source)}: {error}") from None
+        raise _of(stage, source, error) from None
 
 
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
@@ -38,12 +43,16 @@ def facts(stage: Any, source: Any = None) -> dict[str, Any]:
     try:
         return module.facts(stage) if hasattr(module, "facts") else {}
     except StageError as error:
-        raise StageError(f"{_where(stage, source)}: {error}") from None
+        raise _of(stage, source, error) from None
 
 
 def _module(stage: Any) -> ModuleType:
     return importlib.import_module(f"{__name__}.{stage.stage}")
 
 
-def _where(stage: Any, source: Any) -> str:
-    return f"{source.name}: {stage.stage}" if source is not None else stage.stage
+def _of(stage: Any, source: Any, error: StageError) -> StageError:
+    if source is None:
+        return StageError(f"{stage.stage}: {error}")
+    told = StageError(f"{source.name}: {stage.stage}: {error}")
+    told.at = (source.name, source.stage.index(stage)) if stage in source.stage else None
+    return told
