@@ -7,7 +7,7 @@ from html import escape
 
 from llamac.data.accounts import Account
 from llamac.data.funnel import Amount, Row
-from llamac.data.stats import count, megabytes
+from llamac.data.stats import count, counted, megabytes
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
 LEFT, CHANGED = "#2f6f8f", "#8fb8c9"
@@ -114,7 +114,8 @@ def _source(account: Account) -> Iterator[str]:
         yield f'<p class="aside">{kind}; nothing has been read yet.</p>'
         return
     inputs, size = account.rows[0].entered
-    yield f'<p class="aside">{kind}; {inputs:,} inputs, {megabytes(size)} on disk.</p>'
+    given = f"{counted(inputs, 'input')}, {megabytes(size)} on disk"
+    yield f'<p class="aside">{kind}; {given}.</p>'
     yield _svg(_funnel(account), len(account.rows))
     yield from _table(account)
     yield from _samples(account)

@@ -40,7 +40,7 @@ def heading(account: Account) -> Text:
     text.append(f"  {source.kind}, {account.share:.1%} of the mixture", "not bold")
     if account.rows:
         inputs, size = account.rows[0].entered
-        text.append(f"; {inputs:,} inputs, {size / 1e6:,.1f} MB on disk", "not bold")
+        text.append(f"; {counted(inputs, 'input')}, {megabytes(size)} on disk", "not bold")
     if not account.finished:
         text.append("  on its way", "yellow")
     return text
@@ -141,6 +141,10 @@ def count(number: float) -> str:
         if number >= scale:
             return f"{number / scale:,.2f}{unit}"
     return f"{number:,.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def megabytes(size: int) -> str:
