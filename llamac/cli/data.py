@@ -219,6 +219,28 @@ def epochs(spec: SpecArgument, run: RunOption = None, overrides: SetOption = Non
         )
 
 
+class Format(StrEnum):
+    megatron = "megatron"
+    datatrove = "datatrove"
+
+
+@app.command()
+def export(
+    spec: SpecArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to")],
+    kind: Annotated[Format, typer.Option("--format", help="Whose files")] = Format.megatron,
+    run: RunOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Write SPEC's prepared tokens as Megatron-LM's .bin and .idx, or datatrove's .ds."""
+    loaded = load(spec, overrides)
+    from llamac.data import formats
+
+    with told(loaded):
+        for path in formats.export(directory_of(loaded, run), output, kind.value):
+            print(path)
+
+
 @app.command()
 def where(
     spec: SpecArgument,

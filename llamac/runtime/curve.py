@@ -10,6 +10,8 @@ from typing import Any
 
 from .errors import RunError
 
+NO_PART = ".unique_tokens"  # of a source: expected, for planning
+
 
 def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Refuse to continue a run under values that would bend its curve, naming each.
@@ -20,7 +22,7 @@ def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: P
     changed = [
         f"  {key}: {_show(old, key)} → {_show(new, key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if not key.endswith(NO_PART) and old.get(key, _ABSENT) != new.get(key, _ABSENT)
     ]
     if changed:
         raise RunError(

@@ -180,6 +180,7 @@ def source_settings(source: dict[str, Any]) -> dict[str, Any]:
     """Those that its text depends on."""
     prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
     fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
+    fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
     settings = {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
     if needs_cleaning(source):
         stages = source.get("stage", ())

@@ -37,9 +37,11 @@ class Source(Section):
         "books",
         "arxiv",
         "stackexchange",
+        "tokens",
     ] = Field(
         description="What the raw text comes as. python-docs and python-source come with every "
-        "Python; files is text; the others are dumps that `llamac data prepare` cleans."
+        "Python; files is text; tokens is Megatron-LM's .idx with its .bin, or datatrove's .ds; "
+        "the others are dumps that `llamac data prepare` cleans."
     )
     share: Annotated[float, Field(gt=0, le=1e9)] = Field(
         description="Weight in the mixture, normalised over all sources."
@@ -51,6 +53,11 @@ class Source(Section):
     )
     text_field: NonEmpty = Field(
         default="text", description="Field or column that holds the text in jsonl and parquet."
+    )
+    tokenizer: NonEmpty | None = Field(
+        default=None,
+        description="What the files of tokens were made with: a .model or tokenizer.json. kind "
+        '"tokens" needs it: its text is what they decode to.',
     )
     max_bytes: Bytes | None = Field(
         default=None, description="Read at most this much text, bytes. Default: all of it."
@@ -71,6 +78,12 @@ class Source(Section):
         return self.kind not in (*PYTHON, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
+        if self.kind == "tokens" and self.tokenizer is None:
+            hint = 'for instance tokenizer = "llama.model"'
+            yield Problem((), 'kind = "tokens" needs the `tokenizer` of its files', hint)
+        if self.kind != "tokens" and self.tokenizer is not None:
+            message = f'`tokenizer` has no effect with kind = "{self.kind}"'
+            yield Problem(("tokenizer",), message, "the spec's own is [tokenizer] path", at="key")
         if self.kind not in PYTHON:
             if not self.paths:
                 hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from llamac.emit.build import BuildError
 from llamac.emit.run import bring_up_to_date
 from llamac.runtime.checkpoint import run_lock
 from llamac.spec import Spec, load_spec
+from llamac.spec.data import Source
 
 
 @pytest.fixture
@@ -43,6 +45,17 @@ def test_values_the_curve_depends_on_cannot_change_and_nothing_is_written(
 def test_other_values_can(run: Path, spec: Spec) -> None:
     bring_up_to_date(run, spec.replace({"log.every": 3, "data.directory": "elsewhere"}))
     assert "LOG_EVERY = 3" in (run / "train.py").read_text(encoding="utf-8")
+
+
+def test_what_a_source_is_only_expected_to_give_can(run: Path, spec: Spec) -> None:
+    (first, *rest) = spec.data.source
+    changed = first.model_copy(update={"unique_tokens": 5_000_000})
+    bring_up_to_date(run, spec.replace({"data.source": [changed.written(), *map(_written, rest)]}))
+    assert "unique_tokens = 5_000_000" in (run / "spec.toml").read_text(encoding="utf-8")
+
+
+def _written(source: Source) -> dict[str, Any]:
+    return source.written()
 
 
 def test_before_the_first_checkpoint_everything_can(run: Path, spec: Spec) -> None:

@@ -309,3 +309,8 @@ def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
     progress.count(4, 128, True)
     with pytest.raises(RunError, match="last 3 steps, up to step 6"):
         progress.give_up_after(3)
+
+
+def test_what_is_only_planned_with_is_no_part_of_a_curve() -> None:
+    old, new = ({"data": {"sources": [{"share": 1.0, "unique_tokens": n}]}} for n in (5, 6))
+    checkpoint.require_same_curve(old, new, Path("p"))

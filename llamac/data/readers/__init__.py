@@ -27,6 +27,7 @@ KINDS = (
     "books",
     "arxiv",
     "stackexchange",
+    "tokens",
 )
 
 

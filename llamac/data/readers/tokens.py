@@ -1,0 +1,36 @@
+"""Tokens of Megatron-LM and datatrove as the text that they decode to, a document at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from llamac.data.document import Document
+from llamac.runtime.inputs import SourceError
+from llamac.runtime.sources import Skipped
+from llamac.runtime.tokenized import token_documents
+from llamac.runtime.tokenizer import Tokenizer, TokenizerError
+from llamac.spec.data import Source
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """path: a .ds, or an .idx with its .bin beside it. A document's line is its number."""
+    if not path.endswith((".idx", ".ds")):
+        skipped.add("neither .idx nor .ds", path)
+        return
+    tokenizer = _tokenizer(str(source.tokenizer))
+    found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
+    for number, tokens in found:
+        text = tokenizer.decode(tokens)
+        if text.strip():
+            yield Document(text, path, number)
+        else:
+            skipped.add("empty", f"{path}:{number}")
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(path: str) -> Tokenizer:
+    try:
+        return Tokenizer.load(path)
+    except TokenizerError as error:
+        raise SourceError(str(error)) from error
