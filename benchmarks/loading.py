@@ -1,0 +1,118 @@
+"""How fast training draws its sequences, and how soon it has the first, from corpora of any size.
+
+    python benchmarks/loading.py [-o benchmarks/results/loading.json]
+
+Corpora are made on the spot: one that is read from memory, and one whose many shards are sparse
+files, so that it takes no disk. Each figure is of one thread; rates are medians of five rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from llamac.runtime.mixture import Mixture
+from llamac.runtime.packing import pack
+from llamac.runtime.prepared import KEYS, SPLITS, load_manifest, write_json
+
+LENGTH, BATCH, ROUNDS, BATCHES = 2048, 64, 5, 40
+EOS = 2
+SOURCES = {"web": 0.8, "code": 0.2}
+
+
+def corpus(root: Path, shards: int, shard_tokens: int, real: bool) -> Path:
+    """Two sources of so many shards each. real: random tokens in documents of 2 … 1,500."""
+    random = np.random.default_rng(0)
+    parts = []
+    for name, share in SOURCES.items():
+        (root / name).mkdir(parents=True)
+        part: dict = {"name": name, "share": share}
+        for split in SPLITS:
+            found = []
+            for number in range(shards if split == "train" else 1):
+                file = f"{name}/{split}-{number:05}.bin"
+                if real:
+                    tokens = random.integers(3, 32_000, shard_tokens, dtype=np.uint16)
+                    ends = np.cumsum(random.integers(2, 1500, shard_tokens // 700))
+                    tokens[ends[ends < shard_tokens]] = EOS
+                    tokens[-1] = EOS
+                    tokens.tofile(root / file)
+                else:
+                    with (root / file).open("wb") as empty:
+                        empty.truncate(2 * shard_tokens)
+                found.append({"file": file, "tokens": shard_tokens, "sha256": ""})
+            total = len(found) * shard_tokens
+            part[split] = {"documents": 1000, "tokens": total, "shards": found}
+        parts.append(part)
+    manifest = dict.fromkeys(KEYS) | {"dtype": "<u2", "sources": parts}
+    write_json(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
+    return root
+
+
+def rate(mixture: Mixture) -> float:
+    """Tokens a second, the median of rounds over fresh sequences."""
+    rounds = []
+    for number in range(ROUNDS):
+        begin = time.perf_counter()
+        for batch in range(BATCHES):
+            mixture.sequences((number * BATCHES + batch) * BATCH, BATCH)
+        rounds.append(BATCHES * BATCH * LENGTH / (time.perf_counter() - begin))
+    return statistics.median(rounds)
+
+
+def first_batch(root: Path) -> None:
+    """In a process of its own: seconds from nothing but imports to a batch in memory."""
+    begin = time.perf_counter()
+    Mixture(root, "train", LENGTH, 0).sequences(10**9, BATCH)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+
+
+def measured() -> dict:
+    found: dict = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread used",
+        "sequence_length": LENGTH,
+        "batch": BATCH,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = corpus(Path(folder) / "real", 4, 16_000_000, real=True)
+        found["concatenated_tokens_per_second"] = rate(Mixture(root, "train", LENGTH, 0))
+        begin = time.perf_counter()
+        pack(root, load_manifest(root), LENGTH)
+        found["packing_seconds_for_160M_tokens"] = time.perf_counter() - begin
+        packed = Mixture(root, "train", LENGTH, 0, "best_fit")
+        found["best_fit_tokens_per_second"] = rate(packed)
+        found["best_fit_padding"] = float((packed.sequences(0, 2000) < 0).mean())
+        for shards in (10, 10_000):
+            root = corpus(Path(folder) / str(shards), shards, 50_000_000, real=False)
+            command = [sys.executable, __file__, "--first-batch", str(root)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            size = len(SOURCES) * shards * 50_000_000
+            found[f"first_batch_of_{size:.0e}_tokens"] = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--first-batch", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.first_batch:
+        first_batch(given.first_batch)
+    else:
+        text = json.dumps(measured(), indent=1)
+        print(text)
+        if given.output:
+            given.output.write_text(text + "\n", encoding="utf-8")
