@@ -105,7 +105,7 @@ def measured() -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="How fast training draws its sequences.")
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--first-batch", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
