@@ -117,11 +117,14 @@ def plan(
     layout (--search), or the model that a budget trains best (--compute)."""
     sizing = compute is not None or gpu_days is not None
     shown = {"--ops": ops, "--collectives": collectives, "--trace": trace, "--picture": picture}
+    run = {"SPEC": spec, "--gpus": gpus, "--json": as_json, "--sharding": sharding}
+    run |= {"--framework": framework is not Framework.llamac}
     forms.refuse(
         {"--calibrate": calibrate, "--search": search, "--why": why}
         | {"--compute": compute, "--gpu-days": gpu_days},
-        {option: given for option, given in shown.items() if search or why or sizing}
-        | {"SPEC": sizing and spec, "--gpus": sizing and gpus, "--json": sizing and as_json}
+        (shown if search or why or sizing or calibrate else {})
+        | (run if sizing or calibrate else {})
+        | ({"--device": device, "--set": overrides} if calibrate else {})
         | {"--top": top and not search, "--choose": choose and not (sizing and output)},
     )
     if sizing:

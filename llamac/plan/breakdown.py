@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -136,21 +136,50 @@ def _around(step: Step) -> list[TransferCost]:
     strides = {DATA: model.tp, PIPELINE: model.tp * model.cp * model.data}
     waited = {DATA: seconds.data, PIPELINE: seconds.pipeline}
     whole = {lane: sum(a.end - a.begin for a in step.acts if a.lane == lane) for lane in AXIS}
+    axes, device = dict(AXIS), step.prediction.setting.device
+    if model.sharding == "none" and parallel.data_shard == 1:
+        axes[DATA] = "dp_replicate"
     found = []
     for (lane, kind, sent), acts in alike.items():
         takes = sum(act.end - act.begin for act in acts) / len(acts)
         exposed = takes * min(1.0, waited[lane] / whole[lane]) if whole[lane] else 0.0
-        link = link_of(step.prediction.setting.device, ranks[lane], strides[lane])
+        link = link_of(device, ranks[lane], strides[lane])
         where = {"gather": "parameters", "reduce": "gradients", "send": "between stages"}[kind]
         kind = {"gather": "all_gather", "reduce": "reduce_scatter", "send": "send"}[kind]
         if kind == "reduce_scatter" and model.sharding == "none":
             kind = "all_reduce"
-        found.append(
-            TransferCost(
-                where, kind, AXIS[lane], ranks[lane], link, sent, len(acts), takes, exposed
-            )
+        one = TransferCost(
+            where, kind, axes[lane], ranks[lane], link, sent, len(acts), takes, exposed
         )
+        summed = kind == "reduce_scatter" and model.copies > 1 and ranks[lane] > 1
+        found += _over_copies(step, one) if summed else [one]
     return found
+
+
+def _over_copies(step: Step, one: TransferCost) -> list[TransferCost]:
+    """A reduction over those who share state, and that of their shards over its copies."""
+    model, copies, n = step.model, step.model.copies, one.ranks
+    sent = 2 * one.nbytes / (n - 1) * (copies - 1) / copies
+    stride = model.tp * n
+    seconds = [
+        model.clock.collective(one.nbytes, n, model.tp),
+        model.clock.collective(sent, copies, stride),
+    ]
+    shares = [taken / sum(seconds) for taken in seconds]
+    link = link_of(step.prediction.setting.device, copies, stride)
+    return [
+        replace(one, seconds=shares[0] * one.seconds, exposed=shares[0] * one.exposed),
+        replace(
+            one,
+            kind="all_reduce",
+            axis="dp_replicate",
+            ranks=copies,
+            link=link,
+            nbytes=sent,
+            seconds=shares[1] * one.seconds,
+            exposed=shares[1] * one.exposed,
+        ),
+    ]
 
 
 def breakdown_json(step: Step, by_op: bool, collectives: bool) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class DataLane:
         self.gather = seconds("gather") if self.fsdp else 0.0
         self.rest = seconds("rest") if self.fsdp else 0.0
         self.reduce = seconds("reduce") if overlapped else 0.0
-        copies = setting.spec.parallel.data_replicate
+        copies = model.copies
         if self.fsdp and copies > 1:  # then the shards are summed over the copies of the model
             shard = 2 * wire * own.layer / ranks * (copies - 1) / copies
             self.reduce += clock.collective(shard, copies, model.tp * ranks)

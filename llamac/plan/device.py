@@ -120,9 +120,17 @@ ALIASES = {
 
 def device_named(text: str) -> Device:
     """The device that a publication means, or the one whose name is nearest. Raises DeviceError."""
-    words = text.lower()
-    name = next((name for pattern, name in ALIASES.items() if re.search(pattern, words)), text)
-    return load_device(name)
+    return load_device(known_as(text) or text)
+
+
+def known_as(text: str) -> str | None:
+    """Our name for what a publication or a driver writes."""
+    found = (name for pattern, name in ALIASES.items() if _means(pattern, text.lower()))
+    return next(found, None)
+
+
+def _means(pattern: str, words: str) -> bool:
+    return re.search(rf"(?:{pattern})(?!\d)", words) is not None  # an h1000 is no h100
 
 
 def names() -> list[str]:

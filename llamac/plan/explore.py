@@ -147,7 +147,6 @@ class _Explorer:
                 node = _Node(0.0, every, sizes.stages(schedule), self.spec)
                 kept = sizes.kept(node.stages, schedule) * micro_batch
                 if kept > self.capacity:
-                    self.least = min(self.least, kept)
                     self.tally[KEPT] += node.count
                     continue
                 if model is None:

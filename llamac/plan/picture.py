@@ -10,7 +10,7 @@ from llamac.plan.acts import Act
 from llamac.plan.canvas import Area, Drawing, Label, Line, Point
 from llamac.plan.held import Moment, moments
 from llamac.plan.order import warm_up
-from llamac.plan.predict import Prediction
+from llamac.plan.predict import Prediction, StepModel
 from llamac.plan.report import HELD, gigabytes
 from llamac.plan.step import Step
 
@@ -39,7 +39,7 @@ INK, MUTED, RAIL, FULL = "#1f2937", "#6b7280", "#e5e2d9", "#b91c1c"
 
 def memory_picture(prediction: Prediction, program: Program) -> Drawing:
     """Of the pipeline rank that holds most at its worst moment."""
-    ranks = {0, prediction.setting.spec.parallel.pipeline - 1}
+    ranks = StepModel(prediction.setting, program).full_ranks
     shown = [(step := Step(prediction, program, rank), list(moments(step))) for rank in ranks]
     step, curve = max(shown, key=lambda one: max(moment.total for moment in one[1]))
     return _Picture(step, curve).drawn()

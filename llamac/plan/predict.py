@@ -193,26 +193,25 @@ class StepModel:
         )
         default: Sharding = "zero3" if parallel.data_shard * self.cp > 1 else "none"
         self.sharding: Sharding = setting.sharding or default
-        # Ranks that share state: context ranks are among them.
         sharers = parallel.data_shard if setting.sharding is None else self.data
-        self.sharers = sharers * self.cp
+        self.sharers = sharers * self.cp  # of state: context ranks are among them
+        self.copies = self.data // sharers  # of that state
 
     def prediction(self) -> Prediction:
-        program, passes, stages = self.program, self.passes, self.stages
+        program, passes = self.program, self.passes
         matmul, attention = self._model_flops()
         once = sum(passes[name].flops for name in (*program.layers, "embed", "head"))
-        sharers = self.tp * self.cp
-        own = self._held(stages[0])
+        own = self._held(self.stages[0])
         return Prediction(
             setting=self.setting,
             parameters=program.parameter_count,
             per_rank=own.total,
             flops_per_token=matmul,
             attention_per_token=attention,
-            hardware_flops=once * sharers * self.micro_batches * self.data,
+            hardware_flops=once * self.tp * self.cp * self.micro_batches * self.data,
             memory=self.memory(),
             seconds=self.seconds(),
-            communication=self._communication(passes, own, stages),
+            communication=self._communication(own),
         )
 
     # -- what is run -------------------------------------------------------------------------------
@@ -277,7 +276,7 @@ class StepModel:
         own = self._held(layers)
         size = 4 if self.spec.precision.compute == "fp32" else 2
         clock, stride, m = self.clock, self.tp, self.micro_batches
-        replicas, n = self.spec.parallel.data_replicate, self.sharers
+        copies, n = self.copies, self.sharers
 
         def moved(nbytes: float, ranks: int, times: float = 1.0, at: int = stride) -> float:
             return clock.collective(times * nbytes * (ranks - 1) / ranks, ranks, at)
@@ -285,8 +284,8 @@ class StepModel:
         if self.sharding == "zero3" and n > 1:
             wire = self.setting.style.gradient_bytes
             gather, reduce = moved(size * own.layer, n), moved(wire * own.layer, n)
-            if replicas > 1:
-                reduce += moved(wire * own.layer / n, replicas, 2.0, stride * n)
+            if copies > 1:
+                reduce += moved(wire * own.layer / n, copies, 2.0, stride * n)
             rest = size * (own.total - own.layers)
             rounds = 1 if self.pp > 1 else m  # a stage's layers stay gathered for a step
             again = gather if self.pp == 1 else 0.0
@@ -319,18 +318,15 @@ class StepModel:
 
     def _update_seconds(self, stages: list[tuple[str, ...]]) -> float:
         own = self._held(max(stages, key=len)).total
-        shared = 1 if self.sharding == "none" else self.sharers
-        tensors = 8 * len(stages[0])
-        return self.clock.moved(own / shared * self.setting.style.update_bytes, 2 + tensors / 30)
+        own /= 1 if self.sharding == "none" else self.sharers
+        nbytes = own * self.setting.style.update_bytes
+        return self.clock.moved(nbytes, 2 + 8 * len(stages[0]) / 30)
 
     # -- what is held ------------------------------------------------------------------------------
 
     def _held(self, layers: tuple[str, ...]) -> Held:
-        stages = self.stages
-        first, last = layers is stages[0], layers is stages[-1]
-        if self.pp == 1:
-            first = last = True
-        return held(self.program, len(layers), first, last or layers == stages[-1])
+        first, last = layers is self.stages[0], layers is self.stages[-1]
+        return held(self.program, len(layers), first, last)
 
     @cached_property
     def activations(self) -> Activations:
@@ -344,12 +340,16 @@ class StepModel:
         return replace(found, kept=kept, peak=peak)
 
     def memory(self) -> Memory:
-        """Of the pipeline rank that holds most: the first, or the last."""
-        ends = (self._memory(rank, self.stages) for rank in {0, self.pp - 1})
-        return max(ends, key=lambda held: held.total)
+        """Of the pipeline rank that holds most."""
+        return max(map(self._memory, self.full_ranks), key=lambda held: held.total)
 
-    def _memory(self, rank: int, stages: list[tuple[str, ...]]) -> Memory:
-        layers, last, dtype = stages[rank], rank == self.pp - 1, self.spec.precision.compute
+    @property
+    def full_ranks(self) -> set[int]:
+        """Pipeline ranks of which one holds most; of equal ones the first has most under way."""
+        return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
+
+    def _memory(self, rank: int) -> Memory:
+        layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
         own = held(self.program, len(layers), rank == 0, last)
         state = states(
             own,
@@ -379,21 +379,22 @@ class StepModel:
         """(6N, 12·L·d·s) for each token; N: parameters of matmuls, the output projection's too."""
         return 6 * matmul_parameters(self.program), attention_flops_per_token(self.program)
 
-    def _communication(
-        self, passes: Mapping[str, Pass], own: Held, stages: list[tuple[str, ...]]
-    ) -> dict[str, float]:
-        names = (*stages[0], "embed", *(("head",) if self.pp == 1 else ()))
+    def _communication(self, own: Held) -> dict[str, float]:
+        names = (*self.stages[0], "embed", *(("head",) if self.pp == 1 else ()))
         m, size = self.micro_batches, 4 if self.spec.precision.compute == "fp32" else 2
         sent = {
-            axis: m * sum(passes[name].sent[axis] for name in names) for axis in self.program.mesh
+            axis: m * sum(self.passes[name].sent[axis] for name in names)
+            for axis in self.program.mesh
         }
-        n, data = self.sharers, self.data
+        n, copies, data = self.sharers, self.copies, self.data
         if self.sharding == "zero3" and n > 1:
             rounds = 1 if self.pp > 1 else 2 * m
             sent["dp_shard"] = own.total * (size * rounds + 4) * (n - 1) / n
+            if copies > 1:
+                sent["dp_replicate"] = 2 * 4 * own.total / n * (copies - 1) / copies
         elif data > 1:
-            sent["dp_shard"] = 2 * 4 * own.total * (data - 1) / data
+            axis = "dp_shard" if self.spec.parallel.data_shard > 1 else "dp_replicate"
+            sent[axis] = 2 * 4 * own.total * (data - 1) / data
         if self.pp > 1:
-            virtual = self.spec.parallel.pipeline_virtual
-            sent["pp"] = m * self.stream_bytes() * (2 * virtual - 1)
+            sent["pp"] = m * self.stream_bytes() * (2 * self.spec.parallel.pipeline_virtual - 1)
         return sent

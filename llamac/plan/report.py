@@ -131,7 +131,10 @@ def _time(prediction: Prediction) -> Section:
 
 def _communication(prediction: Prediction) -> Section:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
-    sizes = parallel.mesh | {"dp_shard": parallel.data_shard * parallel.data_replicate}
+    sharers = parallel.data_shard * parallel.context
+    if prediction.setting.sharding is not None:  # of all data ranks
+        sharers *= parallel.data_replicate
+    sizes = parallel.mesh | {"dp_shard": sharers}
     rows = [
         (
             axis,

@@ -161,9 +161,11 @@ def _impossible(setting: Setting, gpus: int) -> str:
 def _nothing_fits(setting: Setting, gpus: int, tally: Counter[str], least: float) -> str:
     device = setting.device
     reasons = ", ".join(f"{WHY[key]} in {tally[key]:,}" for key in WHY if tally[key])
+    laid_out = least < float("inf")  # otherwise activations alone were too much
+    smallest = f"; the smallest takes {least / 1e9:,.1f} GB" if laid_out else ""
     return (
         f"no layout of {setting.spec.name} on {gpus:,} GPU{'s' * (gpus > 1)} fits the "
-        f"{device.memory / 1e9:.1f} GB of {device.title}: {reasons}; the smallest takes "
-        f"{least / 1e9:,.1f} GB. More GPUs (--gpus), a device with more memory (--device), "
+        f"{device.memory / 1e9:.1f} GB of {device.title}: {reasons}{smallest}. "
+        "More GPUs (--gpus), a device with more memory (--device), "
         "shorter sequences (--set batch.sequence_length=…) or a smaller model are the ways out"
     )

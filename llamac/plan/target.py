@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 from llamac.passes.footprint import Sharding
-from llamac.plan.device import ALIASES, Device, DeviceError, device_named, load_device, names
+from llamac.plan.device import Device, DeviceError, device_named, known_as, load_device, names
 from llamac.plan.predict import Setting
 from llamac.plan.style import STYLES
 from llamac.spec import Spec, SpecError
@@ -43,8 +42,7 @@ def _device(name: str) -> Device:
 
 def _this_gpu() -> str:
     title = torch.cuda.get_device_name()
-    known = (name for pattern, name in ALIASES.items() if re.search(pattern, title.lower()))
-    name = next(known, None)
+    name = known_as(title)
     if name is None:
         raise DeviceError(
             f"this machine's {title} is not among the known devices: measure it with "

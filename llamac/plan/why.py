@@ -183,7 +183,7 @@ def _data(a: Side, b: Side) -> str:
         pace = "once a step" if layout.pipeline > 1 else f"for each of {side.micro_batches}"
         pace += "" if layout.pipeline > 1 else " micro-batches"
         gathered = f" and gather it {pace}" if shared > 1 else ""
-        return f"{how}{gathered}, {_gb(side.sent('dp_shard'))} sent"
+        return f"{how}{gathered}, {_gb(side.sent('dp_shard') + side.sent('dp_replicate'))} sent"
 
     return f"in A {of(a)}; in B {of(b)}"
 

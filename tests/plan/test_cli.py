@@ -96,6 +96,8 @@ def test_trace_and_picture_are_written_whole_or_not_at_all(
         (["65b", "--set", "model.dim=100"], "error:"),
         (["tiny", "--picture", "memory.pdf"], "memory.pdf ends in neither .svg nor .png"),
         (["tiny", "-o", "my.toml"], "it is where --calibrate"),
+        (["tiny", "--calibrate", "--json"], "SPEC and --json would do nothing with --calibrate"),
+        (["tiny", "--device", "h1000"], "no device 'h1000'"),
         (["tiny", "--framework", "jax"], "is not one of"),
     ],
 )

@@ -6,9 +6,13 @@ from collections import defaultdict
 
 import pytest
 
+from llamac.passes.footprint import held
 from llamac.plan.breakdown import ops, regions, transfers
+from llamac.plan.predict import StepModel
 from llamac.plan.step import Step
-from tests.plan.steps import LAYOUTS, planned
+from llamac.plan.target import device_for, setting_for
+from llamac.spec import load_spec
+from tests.plan.steps import LAYOUTS, SMALL, planned
 
 layouts = pytest.mark.parametrize("name", LAYOUTS)
 
@@ -83,3 +87,33 @@ def test_transfers_sum_to_what_a_rank_sends() -> None:
     predicted = step.prediction.communication
     assert sent["tp"] == pytest.approx(predicted["tp"], rel=1e-9)
     assert sent["dp_shard"] == pytest.approx(predicted["dp_shard"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"), [("HSDP", {"dp_shard", "dp_replicate"}), ("DDP", {"dp_replicate"})]
+)
+def test_copies_of_the_state_sum_their_gradients(name: str, axes: set[str]) -> None:
+    step = Step(*planned(name))
+    predicted = step.prediction.communication
+    assert {axis for axis, nbytes in predicted.items() if nbytes} == axes
+    found = [one for one in transfers(step) if one.axis == "dp_replicate"]
+    assert {(one.kind, one.where) for one in found} == {("all_reduce", "gradients")}
+    mesh = step.prediction.setting.spec.parallel.mesh
+    assert {one.ranks for one in found} == {mesh["dp_replicate"]}
+    sent = sum(one.count * one.nbytes for one in found)
+    # What is not in layers is a sixth of this model; the table has it with a layer's.
+    assert sent == pytest.approx(predicted["dp_replicate"], rel=0.2)
+
+
+def test_a_pipeline_s_first_rank_has_no_head() -> None:
+    prediction, program = planned("1F1B")
+    assert prediction.per_rank == held(program, 2, first=True, last=False).total
+
+
+def test_of_uneven_stages_the_fullest_is_told() -> None:
+    spec = load_spec("7b", (*SMALL, "model.n_layers=10", "parallel.pipeline=4"))
+    setting = setting_for(spec, device_for(spec, "a100-80gb"))
+    model = StepModel(setting, setting.compile())
+    every = [model._memory(rank).total for rank in range(4)]
+    assert model.memory().total == max(every)
+    assert every.index(max(every)) not in (0, 3)
