@@ -6,7 +6,6 @@ They come after differentiation and have no adjoints. What they transfer runs un
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from torch import fx
@@ -17,12 +16,24 @@ from llamac.ir.op import Op
 from llamac.ir.types import TensorType
 from llamac.ops.collectives import all_gather, reduce_scatter
 from llamac.ops.linear import linear, linear_input_gradient
-from llamac.runtime import async_tensor as runtime
 
 POSITIONS = 1  # the dimension that ranks share
 
 
-def _after_gather(matmul: Op, eager: Callable[..., Any], results: tuple[str, str]) -> Op:
+def _runtime(name: str) -> Callable[..., Any]:
+    """A function of `llamac.runtime.async_tensor`, which is imported when one runs: it brings
+    torch's compiler along, most of a second that no plan needs."""
+
+    def run(x: Any, weight: Any, axis: str, size: int) -> Any:
+        from llamac.runtime import async_tensor
+
+        return getattr(async_tensor, name)(x, weight, axis)
+
+    run.__name__, run.__module__ = name, "llamac.runtime.async_tensor"
+    return run
+
+
+def _after_gather(matmul: Op, name: str, results: tuple[str, str]) -> Op:
     def infer(
         x: TensorType, weight: TensorType, *, axis: str, size: int
     ) -> tuple[TensorType, TensorType]:
@@ -30,38 +41,30 @@ def _after_gather(matmul: Op, eager: Callable[..., Any], results: tuple[str, str
         assert isinstance(gathered, TensorType)
         return gathered, _typed(matmul, gathered, weight)
 
-    @wraps(eager)
-    def run(x: Any, weight: Any, axis: str, size: int) -> Any:
-        return eager(x, weight, axis)
-
     return Op(
-        eager.__name__,
+        name,
         infer,
-        run,
+        _runtime(name),
         flops=lambda x, weight, axis, size: size * matmul.flops(x, weight),
-        emit=lambda x, weight, axis, size: f"{eager.__name__}({x}, {weight}, {axis})",
+        emit=lambda x, weight, axis, size: f"{name}({x}, {weight}, {axis})",
         cost="save",
         results=results,
     )
 
 
-def _before_scatter(matmul: Op, eager: Callable[..., Any]) -> Op:
+def _before_scatter(matmul: Op, name: str) -> Op:
     def infer(x: TensorType, weight: TensorType, *, axis: str, size: int) -> TensorType:
         partial = _typed(matmul, x, weight)
         scattered = reduce_scatter.infer(partial, axis=axis, dim=POSITIONS, size=size)
         assert isinstance(scattered, TensorType)
         return scattered
 
-    @wraps(eager)
-    def run(x: Any, weight: Any, axis: str, size: int) -> Any:
-        return eager(x, weight, axis)
-
     return Op(
-        eager.__name__,
+        name,
         infer,
-        run,
+        _runtime(name),
         flops=lambda x, weight, axis, size: matmul.flops(x, weight),
-        emit=lambda x, weight, axis, size: f"{eager.__name__}({x}, {weight}, {axis})",
+        emit=lambda x, weight, axis, size: f"{name}({x}, {weight}, {axis})",
         cost="save",
     )
 
@@ -73,12 +76,12 @@ def _typed(matmul: Op, x: TensorType, weight: TensorType) -> TensorType:
     return found
 
 
-gather_linear = _after_gather(linear, runtime.gather_linear, ("gathered", "y"))
+gather_linear = _after_gather(linear, "gather_linear", ("gathered", "y"))
 gather_input_gradient = _after_gather(
-    linear_input_gradient, runtime.gather_input_gradient, ("gathered", "d_x")
+    linear_input_gradient, "gather_input_gradient", ("gathered", "d_x")
 )
-linear_scatter = _before_scatter(linear, runtime.linear_scatter)
-input_gradient_scatter = _before_scatter(linear_input_gradient, runtime.input_gradient_scatter)
+linear_scatter = _before_scatter(linear, "linear_scatter")
+input_gradient_scatter = _before_scatter(linear_input_gradient, "input_gradient_scatter")
 
 GATHERING = {linear: gather_linear, linear_input_gradient: gather_input_gradient}
 SCATTERING = {linear: linear_scatter, linear_input_gradient: input_gradient_scatter}
