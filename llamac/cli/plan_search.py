@@ -68,6 +68,7 @@ def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Predictio
     from llamac.plan.layouts import parse_layout
     from llamac.plan.predict import predict
     from llamac.plan.target import LayoutError
+    from llamac.spec import SpecError
 
     ranks = [int(name) for name in names if name.isdecimal()]
     best = []
@@ -86,7 +87,12 @@ def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Predictio
             pair.append(best[int(name) - 1].prediction)
         else:
             changes = parse_layout(name, setting.spec, gpus).changes(setting.spec)
-            pair.append(predict(replace(setting, spec=setting.spec.replace(changes))))
+            try:
+                spec = setting.spec.replace(changes)
+            except SpecError as error:
+                said = "; ".join(f"{one.message} ({one.help})" for one in error.diagnostics)
+                raise LayoutError(f"layout {name!r}: {said}") from error
+            pair.append(predict(replace(setting, spec=spec)))
     return pair
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from llamac.spec.units import parse_bytes
 
 HERE = Path(__file__).parent / "devices"
+MAYBE_NOTHING = ("latency", "hop", "narrow", "fill", "kernel", "contention")
 
 
 class DeviceError(ValueError):
@@ -147,13 +149,28 @@ def load_device(name: str) -> Device:
         raise DeviceError(f"no device {name!r}: {hint}known are {known}, or give a .toml file")
     try:
         return _device(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise DeviceError(f"{path} does not describe a device: it has no {error}") from error
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise DeviceError(f"{path} does not describe a device: {error}") from error
 
 
 def _device(name: str, given: dict[str, Any]) -> Device:
-    links = {key: Link(**given.pop(key)) for key in ("link", "network")}
-    peak = {dtype: float(flops) for dtype, flops in given.pop("peak").items()}
-    efficiency = Efficiency(**given.pop("efficiency", {}))
-    memory = parse_bytes(given.pop("memory"))
-    return Device(name, efficiency=efficiency, memory=memory, peak=peak, **links, **given)
+    links = {key: Link(**_figures(given.pop(key))) for key in ("link", "network")}
+    peak = {dtype: float(flops) for dtype, flops in _figures(given.pop("peak")).items()}
+    for dtype in ("bf16", "fp32"):
+        if dtype not in peak:
+            raise ValueError(f"[peak] has no {dtype}")
+    efficiency = Efficiency(**_figures(given.pop("efficiency", {})))
+    memory, title = parse_bytes(given.pop("memory")), str(given.pop("title"))
+    rest = {"memory": memory, **_figures(given)}
+    return Device(name, title, efficiency=efficiency, peak=peak, **links, **rest)
+
+
+def _figures(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What can be reckoned with. Raises ValueError."""
+    for key, value in given.items():
+        number = isinstance(value, int | float) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and key not in MAYBE_NOTHING):
+            raise ValueError(f"{key} = {value!r} is no number above 0")
+    return given

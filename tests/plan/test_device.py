@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from llamac.plan.device import DeviceError, device_named, load_device, names
+from llamac.plan.device import HERE, DeviceError, device_named, load_device, names
 
 
 @pytest.mark.parametrize("name", names())
@@ -65,4 +66,26 @@ def test_a_file_that_is_no_device_is_named(content: str, tmp_path: Path) -> None
     path = tmp_path / "mine.toml"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DeviceError, match=r"mine\.toml does not describe a device"):
+        load_device(str(path))
+
+
+@pytest.mark.parametrize(
+    ("figure", "instead", "complaint"),
+    [
+        ("memory_bandwidth = ", "0", "memory_bandwidth = 0 is no number above 0"),
+        ("units = ", '"many"', "units = 'many' is no number above 0"),
+        ("matmul = ", "nan", "matmul = nan is no number above 0"),
+        ("latency = ", "-1.0", r"latency = -1\.0 is no number above 0"),
+        ("bf16 = ", "fp16 = 1e15", r"\[peak\] has no bf16"),
+    ],
+)
+def test_a_figure_nothing_can_be_reckoned_with_is_named(
+    figure: str, instead: str, complaint: str, tmp_path: Path
+) -> None:
+    shipped = (HERE / "h100-sxm.toml").read_text(encoding="utf-8")
+    assert f"\n{figure}" in shipped
+    path = tmp_path / "mine.toml"
+    line = instead if " = " in instead else f"{figure}{instead}"
+    path.write_text(re.sub(rf"(?m)^{figure}.*", line, shipped), encoding="utf-8")
+    with pytest.raises(DeviceError, match=complaint):
         load_device(str(path))
