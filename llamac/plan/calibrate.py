@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,9 +20,8 @@ import torch.nn.functional as F
 from llamac.plan.clock import DeviceClock
 from llamac.plan.device import Device, DeviceError, Efficiency, Link, device_named
 from llamac.plan.links import measured_link
+from llamac.plan.stopwatch import seconds_of
 
-ROUNDS = 5  # of which the best counts
-LEAST = 0.03  # seconds of a round
 MOST_UNITS = 8  # of a CPU: its clock takes no shape for a tile of a GPU
 
 # rows, columns, elements of a sum: the linears of small and of large models
@@ -216,23 +214,3 @@ def _with_attention(device: Device, kind: str, say: Say) -> Device:
     say(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
     efficiency = replace(device.efficiency, attention=shares[0], attention_backward=shares[1])
     return replace(device, efficiency=efficiency)
-
-
-def seconds_of(run: Callable[[], object], kind: str, count: int = 0) -> float:
-    """Of one run: the best of rounds of `count` runs, or, at 0, of as many as take a while."""
-
-    def wait() -> None:
-        if kind == "cuda":
-            torch.cuda.synchronize()
-
-    def round_of(count: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(count):
-            run()
-        wait()
-        return (time.perf_counter() - begin) / count
-
-    run()
-    wait()
-    count = count or max(1, int(LEAST / max(round_of(1), 1e-7)))
-    return min(round_of(count) for _ in range(ROUNDS))

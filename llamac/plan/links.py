@@ -12,6 +12,7 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from llamac.plan.device import Link
+from llamac.plan.stopwatch import seconds_of
 
 SMALL, LARGE = 2**10, 2**24  # elements of fp32
 TURNS = 10
@@ -46,8 +47,6 @@ def measured_link(kind: str) -> tuple[Link | None, str]:
 
 def _rank(rank: int, backend: str, scratch: str) -> None:
     """One of the two processes; the first leaves the seconds of both sizes."""
-    from llamac.plan.calibrate import seconds_of
-
     torch.set_num_threads(1)
     kind = "cuda" if backend == "nccl" else "cpu"
     store = FileStore(f"{scratch}/store", 2)

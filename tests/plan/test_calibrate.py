@@ -10,7 +10,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from llamac.cli import main
 from llamac.plan import calibrate as measuring
-from llamac.plan.calibrate import calibrate, device_toml, seconds_of
+from llamac.plan import stopwatch
+from llamac.plan.calibrate import calibrate, device_toml
 from llamac.plan.clock import DeviceClock
 from llamac.plan.device import Device, Link, load_device, names
 from llamac.plan.links import LinkError, measured_link
@@ -23,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "MATMULS", {"cpu": ((64, 64, 64), (128, 64, 32))})
     monkeypatch.setattr(measuring, "ATTENTION", {"cpu": (1, 2, 64, 16)})
     monkeypatch.setattr(measuring, "STREAM", {"cpu": 2**16})
-    monkeypatch.setattr(measuring, "LEAST", 1e-4)
+    monkeypatch.setattr(stopwatch, "LEAST", 1e-4)
     link = (Link(1e9, 5e-5), "an all-reduce of two processes over gloo")
     monkeypatch.setattr(measuring, "measured_link", lambda kind: link)
 
@@ -102,8 +103,8 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
 
 def test_the_best_round_counts() -> None:
     counted = []
-    assert seconds_of(lambda: counted.append(1), "cpu", count=3) >= 0
-    assert len(counted) == 1 + 3 * measuring.ROUNDS
+    assert stopwatch.seconds_of(lambda: counted.append(1), "cpu", count=3) >= 0
+    assert len(counted) == 1 + 3 * stopwatch.ROUNDS
 
 
 @pytest.mark.slow
