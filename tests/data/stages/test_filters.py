@@ -63,7 +63,7 @@ def test_the_papers_stages_of_each_kind() -> None:
 
 
 def test_errors_name_the_source_and_the_stage() -> None:
-    source = SimpleNamespace(name="web")
+    source = SimpleNamespace(name="web", stage=(C4(bad_words="/none"),))
     with pytest.raises(StageError, match=r"^web: c4: cannot read /none: No such file"):
         build(C4(bad_words="/none"), source)
     with pytest.raises(StageError, match=r"^web: c4: cannot read"):
