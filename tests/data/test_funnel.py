@@ -32,12 +32,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder / "web")
     (folder / "web" / "6.jsonl").write_text('{"text": " "}\n{"text": 5}\nno JSON\n')
+    write_spec(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def found(corpus: Path) -> list[Account]:
-    spec = write_spec(corpus)
+    spec = corpus / "mix.toml"
     prepared(spec, corpus / "prepared")
     return accounts(load_spec(spec).data, corpus / "prepared")
 
