@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamac.runtime.prepared import read_json
+from llamac.runtime.mixture import Mixture
+from llamac.runtime.prepared import PreparedDataError, read_json
 from llamac.spec import Spec
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies
@@ -17,7 +18,8 @@ TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies
 class Epochs:
     """Of one source. share: of the first phase. unique: its tokens for training; None: not known.
     prepared: whether they are counted rather than declared. planned, consumed: tokens drawn by
-    the whole run, and by its last logged step."""
+    the whole run, and by its last logged step; padding is none. epochs, epochs_consumed: how often
+    that goes through the source; None: not known."""
 
     name: str
     share: float
@@ -25,34 +27,53 @@ class Epochs:
     prepared: bool
     planned: float
     consumed: float
-
-    @property
-    def epochs(self) -> float | None:
-        return self.planned / self.unique if self.unique else None
-
-    @property
-    def epochs_consumed(self) -> float | None:
-        return self.consumed / self.unique if self.unique else None
+    epochs: float | None
+    epochs_consumed: float | None
 
 
 def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
-    """One for each source. Counted tokens take precedence over `unique_tokens` of the spec."""
-    total, done = run_tokens(spec), tokens_done(run)
+    """One for each source.
+
+    Where a run can begin with what is prepared, its own sequences are counted; until then, shares
+    are reckoned with. Counted tokens take precedence over `unique_tokens` of the spec.
+    """
+    total = run_tokens(spec)
+    done = min(tokens_done(run), total)
     counted = {
         source["name"]: source["train"]["tokens"]
         for source in read_json(directory / "manifest.json").get("sources", [])
     }
-    return [
-        Epochs(
-            source.name,
-            _drawn(spec, source.name, 1),
-            counted.get(source.name, source.unique_tokens),
-            source.name in counted,
-            _drawn(spec, source.name, total),
-            _drawn(spec, source.name, min(done, total)),
-        )
-        for source in spec.data.source
-    ]
+    unique = {s.name: counted.get(s.name, s.unique_tokens) for s in spec.data.source}
+    mixture = _mixture(spec, directory)
+
+    def drawn(name: str, tokens: int) -> tuple[float, float | None]:
+        """Tokens and epochs of a source in a run's first tokens."""
+        if mixture is not None:
+            index = tokens // spec.batch.sequence_length
+            return mixture.tokens_at(index)[name], mixture.epochs_at(index)[name]
+        of_source, whole = _by_share(spec, name, tokens), unique[name]
+        return of_source, of_source / whole if whole else None
+
+    found = []
+    for name, known in unique.items():
+        (planned, often), (consumed, so_far) = drawn(name, total), drawn(name, done)
+        share, prepared = _by_share(spec, name, 1), name in counted
+        found.append(Epochs(name, share, known, prepared, planned, consumed, often, so_far))
+    return found
+
+
+def _mixture(spec: Spec, directory: Path) -> Mixture | None:
+    """What a run of the spec draws from; None where it could not begin yet."""
+    shares = {source.name: source.share for source in spec.data.source}
+    phases = [{"at": 0, "shares": shares}, *(phase.model_dump() for phase in spec.data.phase)]
+    length, packing = spec.batch.sequence_length, spec.data.packing
+    prepared = read_json(directory / "manifest.json").get("sources", [])
+    if {source["name"] for source in prepared} != shares.keys():
+        return None
+    try:
+        return Mixture(directory, "train", length, spec.seed, packing, phases)
+    except PreparedDataError:  # too few tokens, or not packed yet
+        return None
 
 
 def run_tokens(spec: Spec) -> int:
@@ -76,7 +97,7 @@ def tokens_done(run: Path) -> int:
     return 0
 
 
-def _drawn(spec: Spec, name: str, tokens: int) -> float:
+def _by_share(spec: Spec, name: str, tokens: int) -> float:
     """How many of a run's first tokens are of a source, by its share in each phase."""
     return sum(
         shares[name] / sum(shares.values()) * max(0, min(end, tokens) - begin)

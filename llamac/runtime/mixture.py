@@ -150,9 +150,16 @@ class Mixture:
 
     def epochs_at(self, index: int) -> dict[str, float]:
         """How many epochs of each source the first `index` sequences are."""
+        return dict(zip(self.names, (self._seen(index) / self.windows).tolist(), strict=True))
+
+    def tokens_at(self, index: int) -> dict[str, float]:
+        """How many tokens of each source the first `index` sequences predict: padding is none."""
+        fill = np.array([stream.fill for stream in self._streams]) * self.sequence_length
+        return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
+
+    def _seen(self, index: int) -> np.ndarray:
         phase = next(phase for phase in reversed(self._phases) if phase.begin <= index)
-        seen = phase.seen(index - phase.begin) / self.windows
-        return dict(zip(self.names, seen.tolist(), strict=True))
+        return phase.seen(index - phase.begin)
 
 
 def _phases(
