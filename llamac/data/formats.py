@@ -47,7 +47,7 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
         raise ExportError(f"{there[0]} is there already: give another -o DIR, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     for stem, shards in jobs:
-        lengths = document_lengths(directory, manifest, shards)
+        lengths = np.concatenate([*document_lengths(directory, manifest, shards)])
         with whole(stem.with_name(stem.name + ends[0])) as file:
             for shard in shards:
                 _copy(directory / shard["file"], manifest["dtype"], dtype, file)

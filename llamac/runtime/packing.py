@@ -3,10 +3,10 @@
 
 Each split of each source gets two arrays beside its shards, made once for a sequence length:
 
-    <split>.packed-<S>.pieces.npy     int64 [pieces, 2]: where a piece begins in the stream, and
-                                      its length
-    <split>.packed-<S>.sequences.npy  int64 [sequences + 1]: each one's first piece, then how many
-                                      pieces there are
+    <split>.packed-<S>.pieces     int64 [pieces, 2], little-endian and nothing else: where a piece
+                                  begins in the stream, and its length
+    <split>.packed-<S>.sequences  int64 [sequences + 1, 2], likewise: each one's first piece, and
+                                  how many labels all before it have; at last, the sums
 
 A sequence has room for S + 1 tokens, its last being a label only. A longer document is cut into
 pieces that share one token, so that each of its tokens is predicted once.
@@ -15,14 +15,13 @@ pieces that share one token, so that each of its tokens is predicted once.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .prepared import SPLITS, alone, write_array
+from .prepared import SPLITS, alone, whole
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
 CHUNK = 1 << 22  # tokens looked through at a time
@@ -48,52 +47,66 @@ def pack(
         for source, split in missing:
             progress(f"packing {source['name']}", 0)
             lengths = document_lengths(root, manifest, source[split]["shards"])
-            arrays = pack_documents(lengths, sequence_length)
-            paths = packed_paths(root, source, split, sequence_length)
-            for path, array in zip(paths, arrays, strict=True):
-                write_array(path, array)
+            first, second = packed_paths(root, source, split, sequence_length)
+            with whole(first) as of_pieces, whole(second) as of_sequences:
+                for pieces, sequences in pack_documents(lengths, sequence_length):
+                    of_pieces.write(pieces.astype("<i8").tobytes())
+                    of_sequences.write(sequences.astype("<i8").tobytes())
 
 
 def packed_paths(
     root: Path, source: dict[str, Any], split: str, sequence_length: int
 ) -> tuple[Path, Path]:
     stem = root / source["name"] / f"{split}.packed-{sequence_length}"
-    return stem.with_name(f"{stem.name}.pieces.npy"), stem.with_name(f"{stem.name}.sequences.npy")
+    return stem.with_name(f"{stem.name}.pieces"), stem.with_name(f"{stem.name}.sequences")
 
 
 def document_lengths(
     root: Path, manifest: dict[str, Any], shards: list[dict[str, Any]]
-) -> np.ndarray:
-    """Tokens of each document with its EOS, int64 [documents], in the stream's order."""
-    eos, ends = manifest["tokenizer"]["eos"], [np.zeros(1, dtype=np.int64)]
-    starts = accumulate((shard["tokens"] for shard in shards), initial=0)
-    for shard, start in zip(shards, starts, strict=False):
+) -> Iterator[np.ndarray]:
+    """Tokens of each document with its EOS, int64 [some documents] at a time, in their order."""
+    eos, start, last = manifest["tokenizer"]["eos"], 0, 0
+    for shard in shards:
         tokens = np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r")
         for begin in range(0, len(tokens), CHUNK):
-            found = np.flatnonzero(tokens[begin : begin + CHUNK] == eos)
-            ends.append(found + (start + begin + 1))
-    return np.diff(np.concatenate(ends))
+            ends = np.flatnonzero(tokens[begin : begin + CHUNK] == eos) + (start + begin + 1)
+            yield np.diff(ends, prepend=last)
+            last = int(ends[-1]) if len(ends) else last
+        start += shard["tokens"]
 
 
-def pack_documents(lengths: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(pieces, sequences) as this module's files hold them, of documents one after the other."""
-    blocks = list(_blocks(lengths, sequence_length))
-    if not blocks:
-        return np.zeros((0, 2), dtype=np.int64), np.zeros(1, dtype=np.int64)
-    pieces, counts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    return pieces, np.concatenate([[0], np.cumsum(counts)])
-
-
-def _blocks(lengths: np.ndarray, sequence_length: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(pieces, how many each sequence has) of every block of documents."""
-    offset, room = 0, sequence_length + 1
-    for begin in range(0, len(lengths), BLOCK):
-        block = lengths[begin : begin + BLOCK]
+def pack_documents(
+    lengths: Iterable[np.ndarray], sequence_length: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(pieces, sequences), a stretch of each file's rows at a time, of documents in their order."""
+    start, done, labels, room = 0, 0, 0, sequence_length + 1
+    for block in _blocks(lengths):
         pieces = _cut(block, sequence_length)
         sequence = best_fit(pieces[:, 1], room)
-        order = np.argsort(sequence, kind="stable")
-        yield pieces[order] + [offset, 0], np.bincount(sequence)
-        offset += int(block.sum())
+        pieces = pieces[np.argsort(sequence, kind="stable")]
+        counts = np.bincount(sequence)
+        first = np.cumsum(counts) - counts
+        own = np.add.reduceat(pieces[:, 1], first) - 1
+        before = np.cumsum(own) - own
+        pieces[:, 0] += start
+        yield pieces, np.stack([first + done, before + labels], axis=1)
+        start, done, labels = start + int(block.sum()), done + len(pieces), labels + int(own.sum())
+    yield np.zeros((0, 2), dtype=np.int64), np.array([[done, labels]])
+
+
+def _blocks(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same lengths, BLOCK at a time."""
+    held: list[np.ndarray] = []
+    count = 0
+    for some in lengths:
+        while count + len(some) >= BLOCK:
+            head, some = np.split(some, [BLOCK - count])
+            yield np.concatenate([*held, head])
+            held, count = [], 0
+        held.append(some)
+        count += len(some)
+    if count:
+        yield np.concatenate(held)
 
 
 def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:

@@ -91,14 +91,16 @@ class Packed:
     def __init__(self, root: Path, source: dict[str, Any], split: str, tokens: Tokens, length: int):
         paths = packed_paths(root, source, split, length)
         try:
-            self.pieces, self.first = (np.load(path, mmap_mode="r") for path in paths)
-        except (OSError, ValueError) as error:
+            self.pieces, sequences = (_rows(path) for path in paths)
+            self.first, (pieces, labels) = sequences[:, 0], sequences[-1].tolist()
+            if pieces != len(self.pieces):
+                raise ValueError("it is cut off")
+        except (OSError, ValueError, IndexError) as error:
             raise PreparedDataError(
                 f"{paths[0].parent} is not packed for sequences of {length}: delete "
                 f"{paths[0].name} and {paths[1].name} there and start again"
             ) from error
         self.name, self.tokens, self.windows = tokens.name, tokens, len(self.first) - 1
-        labels = int(self.pieces[:, 1].sum()) - self.windows
         self.fill = labels / (self.windows * length) if self.windows else 1.0
 
     def read(self, epoch: int, window: int, out: np.ndarray) -> None:
@@ -107,6 +109,13 @@ class Packed:
             self.tokens.read(start, out[filled : filled + length])
             filled += length
         out[filled:] = PADDING
+
+
+def _rows(path: Path) -> np.ndarray:
+    """int64 [rows, 2], mapped into memory; an empty file cannot be."""
+    if not path.stat().st_size:
+        return np.zeros((0, 2), dtype=np.int64)
+    return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
 
 
 def open_stream(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llamac.runtime import packing
 from llamac.runtime.mixture import PERIOD, Mixture
-from llamac.runtime.packing import best_fit, pack, pack_documents
-from llamac.runtime.prepared import KEYS, ShardWriter, token_dtype, write_json
+from llamac.runtime.packing import best_fit, pack, pack_documents, packed_paths
+from llamac.runtime.prepared import KEYS, PreparedDataError, ShardWriter, token_dtype, write_json
 from llamac.runtime.streams import PADDING
 
 EOS, LENGTH = 2, 8
@@ -42,13 +42,20 @@ def test_bins_are_as_full_as_one_item_at_a_time_makes_them(drawn: tuple[int, lis
     assert sorted((room - held).astype(int).tolist()) == one_by_one(sizes, room)
 
 
+def packed(lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(pieces [pieces, 2], sequences [sequences + 1, 2])"""
+    blocks = pack_documents([np.array(lengths, dtype=np.int64)], LENGTH)
+    pieces, sequences = zip(*blocks, strict=True)
+    return np.concatenate(pieces), np.concatenate(sequences)
+
+
 @given(documents)
 @settings(deadline=None)
 def test_every_token_of_a_document_is_predicted_once(lengths: list[int]) -> None:
     """But for the first of one that begins a sequence, which nothing stands before."""
-    pieces, sequences = pack_documents(np.array(lengths, dtype=np.int64), LENGTH)
-    assert sequences[0] == 0
-    assert sequences[-1] == len(pieces)
+    pieces, sequences = packed(lengths)
+    assert sequences[0].tolist() == [0, 0]
+    assert sequences[-1].tolist() == [len(pieces), pieces[:, 1].sum() - (len(sequences) - 1)]
     covered = [t for start, n in pieces.tolist() for t in range(start, start + n)]
     firsts = {sum(lengths[:i]) for i in range(len(lengths))}
     once = [
@@ -56,27 +63,55 @@ def test_every_token_of_a_document_is_predicted_once(lengths: list[int]) -> None
     ]
     assert sorted(set(covered)) == list(range(sum(lengths)))
     assert sorted(once) == list(range(sum(lengths)))
-    for begin, end in itertools.pairwise(sequences):
-        assert 0 < pieces[begin:end, 1].sum() <= LENGTH + 1
+    for (begin, labels), (end, labels_then) in itertools.pairwise(sequences.tolist()):
+        assert pieces[begin:end, 1].sum() - 1 == labels_then - labels
+        assert begin < end
+        assert labels_then - labels <= LENGTH
 
 
 def test_blocks_of_documents_give_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = np.random.default_rng(0).integers(1, 40, 100)
-    whole, _ = pack_documents(lengths, LENGTH)
+    lengths = np.random.default_rng(0).integers(1, 40, 100).tolist()
+    whole, _ = packed(lengths)
     monkeypatch.setattr(packing, "BLOCK", 7)
-    pieces, sequences = pack_documents(lengths, LENGTH)
+    pieces, sequences = packed(lengths)
     assert sorted(map(tuple, pieces.tolist())) == sorted(map(tuple, whole.tolist()))
-    assert sequences[-1] == len(pieces)
+    assert sequences[-1].tolist() == [len(pieces), pieces[:, 1].sum() - (len(sequences) - 1)]
 
 
-def prepared(root: Path, sources: dict[str, tuple[float, list[int]]]) -> dict:
+def test_packing_does_not_depend_on_shards(tmp_path: Path) -> None:
+    """Documents are found across them, and in shards that none ends in."""
+    files = []
+    for number, shard_tokens in enumerate((7, 37, 1000)):
+        root = tmp_path / str(number)
+        manifest = prepared(root, {"a": (1.0, [3, 5, 4, 2, 20, 9, 6])}, shard_tokens)
+        pack(root, manifest, LENGTH)
+        (source,) = manifest["sources"]
+        files.append([p.read_bytes() for p in packed_paths(root, source, "train", LENGTH)])
+    assert files[0] == files[1] == files[2]
+
+
+def test_a_packing_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, {"a": (1.0, [3, 5, 4])})
+    pack(tmp_path, manifest, LENGTH)
+    for path in packed_paths(tmp_path, manifest["sources"][0], "train", LENGTH):
+        before = path.read_bytes()
+        for left in (before[:-16], before[:-3], b""):
+            path.write_bytes(left)
+            with pytest.raises(PreparedDataError, match=f"delete train.packed-{LENGTH}.pieces"):
+                Mixture(tmp_path, "train", LENGTH, seed=0, packing="best_fit")
+        path.write_bytes(before)
+
+
+def prepared(
+    root: Path, sources: dict[str, tuple[float, list[int]]], shard_tokens: int = 37
+) -> dict:
     """Each source's share and documents' lengths; token values tell the document, from 10 on."""
     parts = []
     for name, (share, lengths) in sources.items():
         (root / name).mkdir(parents=True)
         part: dict = {"name": name, "share": share}
         for split in ("train", "validation"):
-            writer = ShardWriter(root / name / split, token_dtype(1 << 20), 37)
+            writer = ShardWriter(root / name / split, token_dtype(1 << 20), shard_tokens)
             for number, n in enumerate(lengths):
                 writer.add(np.array([10 + number] * (n - 1) + [EOS]), n)
             part[split] = writer.close()
@@ -106,12 +141,12 @@ def test_sequences_hold_whole_documents_then_padding(tmp_path: Path) -> None:
 def test_packing_is_made_once_and_for_each_length(tmp_path: Path) -> None:
     manifest = prepared(tmp_path, {"a": (1.0, [3, 5, 4])})
     pack(tmp_path, manifest, LENGTH)
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.npy")}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.packed-*")}
     assert len(files) == 4
     pack(tmp_path, manifest, LENGTH)
     pack(tmp_path, manifest, 2 * LENGTH)
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    assert len(list((tmp_path / "a").glob("*.npy"))) == 8
+    assert len(list((tmp_path / "a").glob("*.packed-*"))) == 8
 
 
 def test_shares_are_of_tokens_whatever_the_padding(tmp_path: Path) -> None:
