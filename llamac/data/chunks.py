@@ -32,6 +32,8 @@ class Chunk:
         record = {"text": document.text, "file": document.file, "line": document.line}
         if document.meta:
             record["meta"] = document.meta
+        if document.tokens is not None:
+            record["tokens"] = document.tokens
         try:
             data = json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # a file's name, not the text; escapes bring it back

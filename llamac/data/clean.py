@@ -174,7 +174,7 @@ def _through(
             return None
         document = outcome
         if document.text is not before and document.text != before:
-            size = len(document.text.encode())
+            size, document.tokens = len(document.text.encode()), None
             row.change(document, before)
         row.keep(document, size, sampled=row is rows[-1])
     return document

@@ -16,12 +16,14 @@ from typing import Any, Protocol
 @dataclass(slots=True)
 class Document:
     """text: valid Unicode. file, line: where it begins; line counts lines or records from 1.
-    meta: JSON values known of it, such as url, title, language, licence, score."""
+    meta: JSON values known of it, such as url, title, language, licence, score. tokens: what the
+    text was decoded from; None once a stage has changed it."""
 
     text: str
     file: str
     line: int
     meta: dict[str, Any] = field(default_factory=dict)
+    tokens: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,11 +91,15 @@ def plan_source(source: Source, work: Path, sizes: Sizes = USUAL) -> SourcePlan:
 
 def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
     """All that its cleaned text depends on, flat, named as in the spec: keys, files, models."""
+    from llamac.data.readers.tokens import tokenizer_of
     from llamac.data.stages import facts
 
     prefix = f"data.source.{plan.source.name}"
     settings = source_settings(plan.source.written())
     settings |= {f"{prefix}.paths: the files": plan.inputs} if plan.inputs else {}
+    if plan.source.kind == "tokens":
+        pieces = tokenizer_of(plan.source).pieces_sha256
+        settings[f"{prefix}.tokenizer: the pieces"] = pieces
     for number, stage in enumerate(plan.source.stage):
         for key, value in facts(stage, plan.source).items():
             settings[f"{prefix}.stage.{number}.{stage.stage}: {key}"] = value

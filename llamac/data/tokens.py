@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +23,7 @@ from llamac.data import chunks
 from llamac.data.clean import text_of
 from llamac.data.document import Document
 from llamac.data.plan import Part, SourcePlan
+from llamac.data.readers.tokens import tokenizer_of
 from llamac.data.state import locked
 from llamac.runtime.prepared import SPLITS, read_json, token_dtype, write_json
 from llamac.runtime.shards import BATCH_BYTES, Job
@@ -39,6 +40,7 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         if is_tokenized(job, work, plan, part):
             return
         model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
+        encode = _encoder(model, plan)
         folder = job.root / plan.source.name
         folder.mkdir(exist_ok=True)
         saved = read_json(state)
@@ -48,7 +50,7 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         }
         names = text_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
-            _append(job, model, chunks.read(names[number]), writers)
+            _append(job, encode, chunks.read(names[number]), writers)
             noted = {split: writer.flush() for split, writer in writers.items()}
             write_json(state, {"chunks": number + 1, "done": False, **noted})
         noted = {split: writer.close() for split, writer in writers.items()}
@@ -64,15 +66,34 @@ def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
     return read_json(_state(work, plan, part))
 
 
+Encode = Callable[[list[Document]], list[np.ndarray]]
+"""The tokens of each document with EOS, int32 [n]."""
+
+
+def _encoder(model: Tokenizer, plan: SourcePlan) -> Encode:
+    """Tokens of the same vocabulary stay as they are: another tool may have cut its text into
+    other pieces than ours would."""
+    same = plan.source.kind == "tokens"
+    same = same and tokenizer_of(plan.source).pieces_sha256 == model.pieces_sha256
+
+    def encode(batch: list[Document]) -> list[np.ndarray]:
+        given = [document.tokens if same else None for document in batch]
+        texts = [d.text for d, tokens in zip(batch, given, strict=True) if tokens is None]
+        encoded = iter(model.encode_batch(texts))
+        found = [next(encoded) if tokens is None else tokens for tokens in given]
+        return [np.append(tokens, model.eos).astype(np.int32) for tokens in found]
+
+    return encode
+
+
 def _append(
-    job: Job, model: Tokenizer, documents: Iterable[Document], writers: dict[str, _Split]
+    job: Job, encode: Encode, documents: Iterable[Document], writers: dict[str, _Split]
 ) -> None:
     for batch in _batches(documents):
-        encoded = model.encode_batch([document.text for document in batch])
-        for document, tokens in zip(batch, encoded, strict=True):
+        for document, tokens in zip(batch, encode(batch), strict=True):
             data = document.text.encode()
             split = "validation" if job.is_held_out(data) else "train"
-            writers[split].add(document, np.append(tokens, np.int32(model.eos)), len(data))
+            writers[split].add(document, tokens, len(data))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

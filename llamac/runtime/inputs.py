@@ -44,9 +44,12 @@ def file_list(source: dict[str, Any]) -> list[str]:
 
 
 def input_bytes(path: str) -> int:
-    """The size of a file, or of all files in a directory."""
+    """The size of a file, with the tokens beside it if it is their index, or of all files in a
+    directory."""
     if not os.path.isdir(path):
-        return os.path.getsize(path)
+        tokens = path.removesuffix(".idx") + ".bin"
+        beside = path.endswith(".idx") and os.path.isfile(tokens)
+        return os.path.getsize(path) + (os.path.getsize(tokens) if beside else 0)
     inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     return sum(os.lstat(name).st_size for name in inside)
 

@@ -10,8 +10,10 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.formats import FORMATS
+from llamac.data.readers import tokens as reader
+from llamac.runtime.inputs import input_bytes
 from llamac.runtime.prepared import load_manifest
-from llamac.runtime.tokenizer import train_tokenizer
+from llamac.runtime.tokenizer import EOS, Tokenizer, train_tokenizer
 
 TEXTS = [
     f"Document {i} tells of {i * 7} things: naïve 😀, and\n\tindented lines." for i in range(80)
@@ -32,9 +34,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(root: Path, directory: str, source: dict[str, object]) -> list[str]:
-    written = ",".join(f"{key}={json.dumps(value)}" for key, value in source.items())
     settings = {
-        "data.source": f"[{{share=1.0,{written}}}]",
+        "data.source": f"[{toml({'share': 1.0, **source})}]",
         "data.directory": json.dumps(f"{root}/{directory}"),
         "data.validation": "0.2",
         "tokenizer.path": json.dumps(f"{root}/t.model"),
@@ -42,6 +43,13 @@ def spec(root: Path, directory: str, source: dict[str, object]) -> list[str]:
         "batch.sequence_length": "16",
     }
     return ["tiny", *(part for k, v in settings.items() for part in ("--set", f"{k}={v}"))]
+
+
+def toml(value: object) -> str:
+    """Inline, on one line."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {toml(inner)}' for key, inner in value.items())}}}"
+    return f"[{', '.join(map(toml, value))}]" if isinstance(value, list) else json.dumps(value)
 
 
 def tokens(directory: Path) -> dict[str, list[int]]:
@@ -66,6 +74,88 @@ def test_what_is_exported_and_read_again_is_the_same_tokens(made: Path, kind: st
     assert main(["data", "prepare", *spec(made, f"again-{kind}", source)]) == 0
     first, again = tokens(made / "first"), tokens(made / f"again-{kind}")
     assert again == first  # the same documents are held out, for that goes by their text
+
+
+def bytewise(text: str) -> list[int]:
+    """Tokens of a text that no tokenizer makes: each byte its piece. They follow unk, bos, eos."""
+    return [3 + byte for byte in text.encode()]
+
+
+def write_ds(path: Path, documents: list[list[int]]) -> str:
+    whole = [[*tokens, EOS] for tokens in documents]
+    path.write_bytes(np.concatenate(whole).astype("<u2").tobytes())
+    ends = np.cumsum([len(tokens) for tokens in whole])
+    path.with_name(path.name + ".index").write_bytes(ends.astype("<u8").tobytes())
+    return str(path)
+
+
+def documents_in(directory: Path) -> list[list[int]]:
+    """Of both splits, without EOS, in no order."""
+    streams = tokens(directory).values()
+    ends = [np.flatnonzero(np.array(stream) == EOS) + 1 for stream in streams]
+    found = [
+        piece.tolist()[:-1]
+        for stream, at in zip(streams, ends, strict=True)
+        for piece in np.split(np.array(stream), at)[:-1]
+    ]
+    return sorted(found)
+
+
+def test_another_cut_into_pieces_stays_as_it_is(made: Path) -> None:
+    given = [bytewise(text) for text in TEXTS]
+    path = write_ds(made / "bytewise.ds", given)
+    source = {"name": "web", "kind": "tokens", "paths": [path], "tokenizer": f"{made}/t.model"}
+    assert main(["data", "prepare", *spec(made, "bytewise", source)]) == 0
+    assert documents_in(made / "bytewise") == sorted(given)
+
+
+def test_of_another_vocabulary_the_text_is_tokenised(made: Path) -> None:
+    path = write_ds(made / "theirs.ds", [bytewise(text) for text in TEXTS])
+    theirs = made / "theirs.model"
+    theirs.write_bytes(train_tokenizer(TEXTS * 5, kind="bpe", vocab_size=330).model)
+    source = {"name": "web", "kind": "tokens", "paths": [path], "tokenizer": str(theirs)}
+    assert main(["data", "prepare", *spec(made, "theirs", source)]) == 0
+    assert tokens(made / "theirs") == tokens(made / "first")
+
+
+def test_text_that_a_stage_has_changed_is_tokenised(made: Path) -> None:
+    comment = "# Copyright of somebody\n\n"
+    first, *rest = TEXTS
+    given = [bytewise(comment + first), *map(bytewise, rest)]
+    source = {
+        "name": "web",
+        "kind": "tokens",
+        "paths": [write_ds(made / "code.ds", given)],
+        "tokenizer": f"{made}/t.model",
+        "stage": [{"stage": "header_comments"}],
+    }
+    assert main(["data", "prepare", *spec(made, "code", source)]) == 0
+    changed = Tokenizer.load(made / "t.model").encode(first).tolist()
+    assert documents_in(made / "code") == sorted([changed, *map(bytewise, rest)])
+
+
+def test_tokens_outside_the_vocabulary_are_counted(made: Path) -> None:
+    given = [bytewise(text) for text in TEXTS]
+    given[5:7] = [[9, 340, 9], [2**16 - 1]]
+    path = write_ds(made / "outside.ds", given)
+    source = {"name": "web", "kind": "tokens", "paths": [path], "tokenizer": f"{made}/t.model"}
+    assert main(["data", "prepare", *spec(made, "outside", source)]) == 0
+    (found,) = load_manifest(made / "outside")["sources"]
+    assert found["skipped"] == {"tokens outside the vocabulary": 2}
+    assert documents_in(made / "outside") == sorted([*given[:5], *given[7:]])
+
+
+def test_another_tokenizer_in_the_same_file_is_noticed(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, model = write_ds(made / "same.ds", [*map(bytewise, TEXTS)]), made / "same.model"
+    source = {"name": "web", "kind": "tokens", "paths": [path], "tokenizer": str(model)}
+    model.write_bytes((made / "t.model").read_bytes())
+    assert main(["data", "prepare", *spec(made, "same", source)]) == 0
+    model.write_bytes(train_tokenizer(TEXTS * 5, kind="bpe", vocab_size=330).model)
+    reader._loaded.cache_clear()  # as a process of its own would find it
+    assert main(["data", "prepare", *spec(made, "same", source)]) == 2
+    assert "data.source.web.tokenizer: the pieces" in capsys.readouterr().err
 
 
 def test_a_document_of_tokens_is_found_again(
@@ -125,3 +215,11 @@ def test_a_source_of_tokens_names_their_tokenizer(
 ) -> None:
     assert main(["check", *spec(tmp_path, "none", source)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_index_counts_with_its_tokens(tmp_path: Path) -> None:
+    """So that parts are of about one size: the index is a small part of what is read."""
+    (tmp_path / "x.idx").write_bytes(bytes(50))
+    assert input_bytes(str(tmp_path / "x.idx")) == 50
+    (tmp_path / "x.bin").write_bytes(bytes(700))
+    assert input_bytes(str(tmp_path / "x.idx")) == 750

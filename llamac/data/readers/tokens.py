@@ -18,18 +18,23 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     if not path.endswith((".idx", ".ds")):
         skipped.add("neither .idx nor .ds", path)
         return
-    tokenizer = _tokenizer(str(source.tokenizer))
+    tokenizer = tokenizer_of(source)
     found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
     for number, tokens in found:
         text = tokenizer.decode(tokens)
         if text.strip():
-            yield Document(text, path, number)
+            yield Document(text, path, number, tokens=tokens.tolist())
         else:
             skipped.add("empty", f"{path}:{number}")
 
 
+def tokenizer_of(source: Source) -> Tokenizer:
+    """What its files were made with. SourceError."""
+    return _loaded(str(source.tokenizer))
+
+
 @lru_cache(maxsize=8)
-def _tokenizer(path: str) -> Tokenizer:
+def _loaded(path: str) -> Tokenizer:
     try:
         return Tokenizer.load(path)
     except TokenizerError as error:
