@@ -4,6 +4,7 @@
 
 Corpora are made on the spot: one that is read from memory, and one whose many shards are sparse
 files, so that it takes no disk. Each figure is of one thread; rates are medians of five rounds.
+Where megatron-core is installed, its GPTDataset draws sequences of the same tokens.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
+from llamac.data.formats import export
 from llamac.runtime.mixture import Mixture
-from llamac.runtime.packing import pack
+from llamac.runtime.packing import pack, packed_paths
 from llamac.runtime.prepared import KEYS, SPLITS, load_manifest, write_json
 
 LENGTH, BATCH, ROUNDS, BATCHES = 2048, 64, 5, 40
@@ -57,27 +61,76 @@ def corpus(root: Path, shards: int, shard_tokens: int, real: bool) -> Path:
         parts.append(part)
     manifest = dict.fromkeys(KEYS) | {"dtype": "<u2", "sources": parts}
     write_json(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
+    if not real:
+        for part in parts:
+            packed_sparsely(root, part)
     return root
 
 
-def rate(mixture: Mixture) -> float:
-    """Tokens a second, the median of rounds over fresh sequences."""
+def packed_sparsely(root: Path, part: dict) -> None:
+    """A packing of the size that documents of 1,000 tokens would have; all pieces are empty."""
+    tokens = part["train"]["tokens"]
+    pieces, sequences = packed_paths(root, part, "train", LENGTH)
+    with pieces.open("wb") as file:
+        file.truncate(16 * (tokens // 1000))
+    with sequences.open("wb") as file:
+        file.seek(16 * (tokens // LENGTH))
+        file.write(np.array([tokens // 1000, tokens], dtype="<i8").tobytes())
+
+
+def rate(draw: Callable[[int, int], object]) -> float:
+    """Tokens a second, the median of rounds over fresh sequences; draw: (first, count)."""
     rounds = []
     for number in range(ROUNDS):
         begin = time.perf_counter()
         for batch in range(BATCHES):
-            mixture.sequences((number * BATCHES + batch) * BATCH, BATCH)
+            draw((number * BATCHES + batch) * BATCH, BATCH)
         rounds.append(BATCHES * BATCH * LENGTH / (time.perf_counter() - begin))
     return statistics.median(rounds)
 
 
-def first_batch(root: Path) -> None:
+def of_megatron(root: Path, folder: Path) -> dict:
+    """The same for its GPTDataset, of the larger source; nothing where it is not installed."""
+    try:
+        from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+        from megatron.core.datasets.indexed_dataset import IndexedDataset
+        from megatron.core.datasets.utils import Split
+    except ImportError:
+        return {}
+    export(root, folder, "megatron")
+    tokenizer: Any = SimpleNamespace(eod=EOS, pad=-1, vocab_size=32_000, unique_identifiers={})
+    config = GPTDatasetConfig(
+        random_seed=0,
+        sequence_length=LENGTH,
+        split="1,0,0",
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        tokenizer=tokenizer,
+        path_to_cache=str(folder),
+    )
+    prefix = str(folder / "web_train")
+    indexed = IndexedDataset(prefix)
+    documents = np.arange(len(indexed.document_indices) - 1, dtype=np.int32)
+    samples = ROUNDS * BATCHES * BATCH
+    found = GPTDataset(indexed, prefix, documents, samples, Split.train, config)
+    drawn = rate(lambda start, count: [found[i] for i in range(start, start + count)])
+    return {"megatron_tokens_per_second": drawn}
+
+
+def first_batch(root: Path, packing: str) -> None:
     """In a process of its own: seconds from nothing but imports to a batch in memory."""
     begin = time.perf_counter()
-    Mixture(root, "train", LENGTH, 0).sequences(10**9, BATCH)
+    Mixture(root, "train", LENGTH, 0, packing).sequences(10**9, BATCH)
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}))
+
+
+def peak_bytes() -> int:
+    """Of this process's memory; getrusage tells its parent's where that was larger."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def measured() -> dict:
@@ -88,29 +141,31 @@ def measured() -> dict:
     }
     with tempfile.TemporaryDirectory() as folder:
         root = corpus(Path(folder) / "real", 4, 16_000_000, real=True)
-        found["concatenated_tokens_per_second"] = rate(Mixture(root, "train", LENGTH, 0))
+        found["concatenated_tokens_per_second"] = rate(Mixture(root, "train", LENGTH, 0).sequences)
+        found |= of_megatron(root, Path(folder) / "megatron")
         begin = time.perf_counter()
         pack(root, load_manifest(root), LENGTH)
         found["packing_seconds_for_160M_tokens"] = time.perf_counter() - begin
         packed = Mixture(root, "train", LENGTH, 0, "best_fit")
-        found["best_fit_tokens_per_second"] = rate(packed)
+        found["best_fit_tokens_per_second"] = rate(packed.sequences)
         found["best_fit_padding"] = float((packed.sequences(0, 2000) < 0).mean())
         for shards in (10, 10_000):
             root = corpus(Path(folder) / str(shards), shards, 50_000_000, real=False)
-            command = [sys.executable, __file__, "--first-batch", str(root)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
             size = len(SOURCES) * shards * 50_000_000
-            found[f"first_batch_of_{size:.0e}_tokens"] = json.loads(done.stdout)
+            for packing in ("concatenate", "best_fit"):
+                command = [sys.executable, __file__, "--first-batch", str(root), packing]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found[f"first_batch_of_{size:.0e}_tokens_{packing}"] = json.loads(done.stdout)
     return found
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="How fast training draws its sequences.")
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--first-batch", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--first-batch", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.first_batch:
-        first_batch(given.first_batch)
+        first_batch(Path(given.first_batch[0]), given.first_batch[1])
     else:
         text = json.dumps(measured(), indent=1)
         print(text)
