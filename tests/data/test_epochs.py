@@ -14,7 +14,7 @@ from llamac.runtime.packing import pack
 from llamac.runtime.prepared import load_manifest
 from llamac.runtime.streams import PADDING
 from llamac.spec import Spec, load_spec
-from tests.data.preparing import prepared, write_corpus, write_spec
+from tests.data.preparing import hashes, prepared, write_corpus, write_spec
 
 LENGTH, DONE = 32, 700  # of a sequence; sequences that the run has drawn
 PHASES = f"[[data.phase]]\nat = {LENGTH * 500}\nshares = {{ web = 0, notes = 1 }}\n"
@@ -79,3 +79,9 @@ def test_shares_of_the_spec_count_not_those_it_was_prepared_with(corpus: Path) -
 
 def told(spec: Spec, corpus: Path) -> dict[str, Epochs]:
     return {row.name: row for row in epochs(spec, corpus / "prepared", corpus)}
+
+
+def test_other_expectations_of_a_source_leave_what_is_prepared(corpus: Path) -> None:
+    before = hashes(corpus / "prepared")
+    prepared(corpus / "mix.toml", corpus / "prepared", "data.source.0.unique_tokens=123")
+    assert hashes(corpus / "prepared") == before
