@@ -12,6 +12,7 @@ from .errors import RunError
 
 PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own
 TREES = ("github", "arxiv")  # kinds of which a directory is one input: a repository, a paper
+TOKENS = (".idx", ".ds")  # of kind "tokens": Megatron's index beside a .bin, datatrove's tokens
 
 
 class SourceError(RunError, ValueError):
@@ -25,14 +26,18 @@ def needs_cleaning(source: dict[str, Any]) -> bool:
 
 def file_list(source: dict[str, Any]) -> list[str]:
     """The sorted files that a source's globs match; of some kinds also directories, in place of
-    the files in them. SourceError if a glob matches none."""
+    the files in them; of tokens, those that stand for the files beside them. SourceError if a glob
+    matches none."""
     trees, found = source["kind"] in TREES, set[str]()
+    ends = TOKENS if source["kind"] == "tokens" else ("",)
     for pattern in source["paths"]:
         places = glob.iglob(os.path.expanduser(pattern), recursive=True)
         matches = [os.path.normpath(path) for path in places]
         matches = [path for path in matches if trees or os.path.isfile(path)]
+        matches = [path for path in matches if path.endswith(ends)]
         if not matches:
-            raise SourceError(f"no file matches {pattern!r}")
+            what = " or ".join(ends) + " file" if ends[0] else "file"
+            raise SourceError(f"no {what} matches {pattern!r}")
         found.update(matches)
     if not trees:
         return sorted(found)

@@ -11,7 +11,7 @@ import pytest
 from llamac.cli import main
 from llamac.data.formats import FORMATS
 from llamac.data.readers import tokens as reader
-from llamac.runtime.inputs import input_bytes
+from llamac.runtime.inputs import file_list, input_bytes
 from llamac.runtime.prepared import load_manifest
 from llamac.runtime.tokenizer import EOS, Tokenizer, train_tokenizer
 
@@ -74,6 +74,21 @@ def test_what_is_exported_and_read_again_is_the_same_tokens(made: Path, kind: st
     assert main(["data", "prepare", *spec(made, f"again-{kind}", source)]) == 0
     first, again = tokens(made / "first"), tokens(made / f"again-{kind}")
     assert again == first  # the same documents are held out, for that goes by their text
+
+
+def test_a_glob_may_match_the_files_beside_them_too(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"name": "web", "kind": "files", "paths": [f"{made}/texts.jsonl"]}
+    out = made / "both"
+    for kind in FORMATS:
+        command = ["data", "export", *spec(made, "first", files), "-o", str(out), "--format", kind]
+        assert main(command) == 0
+    source = {"name": "web", "kind": "tokens", "paths": [f"{out}/*"], "tokenizer": "t.model"}
+    names = ["web_train.ds", "web_train.idx", "web_validation.ds", "web_validation.idx"]
+    assert file_list(source) == [f"{out}/{name}" for name in names]
+    assert main(["data", "prepare", *spec(made, "none", {**source, "paths": [f"{out}/*.bin"]})])
+    assert f"no .idx or .ds file matches '{out}/*.bin'" in capsys.readouterr().err
 
 
 def bytewise(text: str) -> list[int]:

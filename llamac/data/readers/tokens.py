@@ -15,9 +15,6 @@ from llamac.spec.data import Source
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """path: a .ds, or an .idx with its .bin beside it. A document's line is its number."""
-    if not path.endswith((".idx", ".ds")):
-        skipped.add("neither .idx nor .ds", path)
-        return
     tokenizer = tokenizer_of(source)
     found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
     for number, tokens in found:
