@@ -1,12 +1,13 @@
 """Best-fit packing: whole documents share sequences, and none is cropped (Ding et al. 2024,
 "Fewer Truncations Improve Language Modeling").
 
-Each split of each source gets two arrays beside its shards, made once for a sequence length:
+Each split of each source gets two arrays beside its shards, made once for a sequence length. Their
+names hold a hash of the shards', so that tokens prepared anew are never read by places of the old:
 
-    <split>.packed-<S>.pieces     int64 [pieces, 2], little-endian and nothing else: where a piece
-                                  begins in the stream, and its length
-    <split>.packed-<S>.sequences  int64 [sequences + 1, 2], likewise: each one's first piece, and
-                                  how many labels all before it have; at last, the sums
+    <split>.packed-<S>-<hash>.pieces     int64 [pieces, 2], little-endian and nothing else: where a
+                                         piece begins in the stream, and its length
+    <split>.packed-<S>-<hash>.sequences  int64 [sequences + 1, 2], likewise: each one's first piece,
+                                         and how many labels all before it have; at last, the sums
 
 A sequence has room for S + 1 tokens, its last being a label only. A longer document is cut into
 pieces that share one token, so that each of its tokens is predicted once.
@@ -14,6 +15,7 @@ pieces that share one token, so that each of its tokens is predicted once.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -57,7 +59,9 @@ def pack(
 def packed_paths(
     root: Path, source: dict[str, Any], split: str, sequence_length: int
 ) -> tuple[Path, Path]:
-    stem = root / source["name"] / f"{split}.packed-{sequence_length}"
+    hashes = "".join(shard["sha256"] for shard in source[split]["shards"])
+    shards = hashlib.sha256(hashes.encode()).hexdigest()[:12]
+    stem = root / source["name"] / f"{split}.packed-{sequence_length}-{shards}"
     return stem.with_name(f"{stem.name}.pieces"), stem.with_name(f"{stem.name}.sequences")
 
 

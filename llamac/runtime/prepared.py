@@ -248,7 +248,7 @@ def clear(directory: Path) -> None:
     """Makes a source's directory and removes an unfinished preparation from it; nothing else, as
     someone may keep their texts there too."""
     directory.mkdir(exist_ok=True)
-    packed = r"\.packed-\d+\.(pieces|sequences)\.npy(\.tmp)?"
+    packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.tmp)?"
     ours = re.compile(
         rf"(train|validation)(-\d{{5}}\.bin|\.tmp|{packed})|(unigrams\.npy|source\.json)(\.tmp)?"
     )

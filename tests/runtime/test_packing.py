@@ -93,13 +93,28 @@ def test_packing_does_not_depend_on_shards(tmp_path: Path) -> None:
 def test_a_packing_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     manifest = prepared(tmp_path, {"a": (1.0, [3, 5, 4])})
     pack(tmp_path, manifest, LENGTH)
-    for path in packed_paths(tmp_path, manifest["sources"][0], "train", LENGTH):
+    paths = packed_paths(tmp_path, manifest["sources"][0], "train", LENGTH)
+    for path in paths:
         before = path.read_bytes()
         for left in (before[:-16], before[:-3], b""):
             path.write_bytes(left)
-            with pytest.raises(PreparedDataError, match=f"delete train.packed-{LENGTH}.pieces"):
+            with pytest.raises(PreparedDataError, match=f"delete {paths[0].name}"):
                 Mixture(tmp_path, "train", LENGTH, seed=0, packing="best_fit")
         path.write_bytes(before)
+
+
+def test_tokens_prepared_anew_are_packed_anew(tmp_path: Path) -> None:
+    """Places in the old stream would cut the new documents anywhere."""
+    pack(tmp_path, prepared(tmp_path, {"a": (1.0, [3, 5, 4])}), LENGTH)
+    for path in (tmp_path / "a").glob("*.bin"):
+        path.unlink()
+    manifest = prepared(tmp_path, {"a": (1.0, [4, 3, 5])})
+    with pytest.raises(PreparedDataError, match="is not packed"):
+        Mixture(tmp_path, "train", LENGTH, seed=0, packing="best_fit")
+    pack(tmp_path, manifest, LENGTH)
+    mixture = Mixture(tmp_path, "train", LENGTH, seed=0, packing="best_fit")
+    rows = mixture.sequences(0, int(mixture.windows[0])).tolist()
+    assert sorted(rows) == sorted([[10] * 3 + [EOS, 12, 12, 12, 12, EOS], [11, 11, EOS] + [-1] * 6])
 
 
 def prepared(
@@ -108,7 +123,7 @@ def prepared(
     """Each source's share and documents' lengths; token values tell the document, from 10 on."""
     parts = []
     for name, (share, lengths) in sources.items():
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         part: dict = {"name": name, "share": share}
         for split in ("train", "validation"):
             writer = ShardWriter(root / name / split, token_dtype(1 << 20), shard_tokens)
