@@ -17,7 +17,6 @@ from llamac.passes.differentiate import Differentiate
 from llamac.resources import directory
 from llamac.runtime.rope import rope_tables
 from llamac.spec import Spec, load_spec
-from llamac.verify.oracle import end_of_document
 from llamac.verify.reference import Reference
 
 SPECS = directory("specs")
@@ -64,7 +63,7 @@ class Oracle:
 
 def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     torch.manual_seed(0)
-    eos = end_of_document(spec)
+    eos = spec.document_end
     reference = Reference(spec.model, spec.batch.sequence_length, eos=eos)
     weights = {
         name: torch.randn(weight.shape, dtype=torch.float64) * (0.2 if weight.ndim > 1 else 0.1)

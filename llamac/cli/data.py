@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, load, write
 from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -105,7 +105,7 @@ def prepare(
     elif step is not None:
         print(_task(loaded, directory, step, task))
     else:
-        prepare_here(loaded, directory, workers or cores(), engine)
+        prepare_here(loaded, directory, workers, engine)
 
 
 def _script(
@@ -137,19 +137,23 @@ def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
 
 
 def prepare_here(
-    spec: Spec, directory: Path, workers: int, engine: EngineName = EngineName.processes
+    spec: Spec,
+    directory: Path,
+    workers: int | None = None,
+    engine: EngineName = EngineName.processes,
 ) -> dict[str, Any]:
-    """Prepares, saying how far it is; returns the manifest."""
+    """Prepares, saying how far it is; returns the manifest. workers: one for each core."""
     from llamac.cli.progress import reported
     from llamac.data import executor
     from llamac.data import prepare as preparing
+    from llamac.runtime.shards import cores
 
     with told(spec):
         if manifest := preparing.moved(spec, directory):
             return manifest
         preparation = preparing.planned(spec, directory)
         engines = {
-            "processes": lambda: executor.processes(workers),
+            "processes": lambda: executor.processes(workers or cores()),
             "ray": lambda: executor.ray(os.environ.get("RAY_ADDRESS")),
         }
         with engines[engine.value]() as run, reported() as report:
@@ -191,7 +195,7 @@ def stats(
     if output:
         from llamac.data.page import page
 
-        output.write_text(page(loaded.name, found), encoding="utf-8")
+        write(output, page(loaded.name, found))
         print(f"{output} is written")
         return
     if as_json:
@@ -269,7 +273,3 @@ def where(
             print(f"document {place.document:,}, {span}: {printable(place.file)}:{place.line}")
         if text:
             print(text_of(directory, source, begin, end, split))
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -78,12 +78,12 @@ def train(
 
 def _require_data(spec: Spec, run: Path) -> None:
     """Cleans the sources that the trainer cannot read by itself, unless that is done."""
-    from llamac.cli.data import cores, directory_of, prepare_here
+    from llamac.cli.data import directory_of, prepare_here
 
     directory = directory_of(spec, run)
     raw = any(source.cleaned for source in spec.data.source)
     if raw and not (directory / "manifest.json").is_file():
-        prepare_here(spec, directory, cores())
+        prepare_here(spec, directory)
 
 
 def _dry_run(spec: Spec) -> Iterator[str]:

@@ -10,13 +10,13 @@ from typing import Any
 from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint import run_lock
+from llamac.runtime.curve import PLANNED
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
 # What the loss curve depends on, as the emitted train.py's CURVE has it.
 CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
-NOT_OF_SOURCES = ("unique_tokens",)  # what is only planned with
 
 
 def bring_up_to_date(
@@ -66,7 +66,7 @@ def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _values(value, f"{name}.")
         elif name == "data.source":
-            drawn = [{k: v for k, v in one.items() if k not in NOT_OF_SOURCES} for one in value]
+            drawn = [{k: v for k, v in one.items() if k not in PLANNED} for one in value]
             yield name, drawn
         elif name not in NOT_CURVE:
             yield name, value

@@ -23,7 +23,6 @@ from llamac.ops.views import merge_heads, split_heads
 if TYPE_CHECKING:
     from llamac.spec import Spec
 
-EOS = 2  # of a tokenizer that llamac trains
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
 
 
@@ -43,15 +42,8 @@ class Lower:
             buffers=lowering.buffers,
             regions={region.name: region for region in regions},
             layers=("block",) * spec.model.n_layers,
-            eos=_eos(spec),
+            eos=spec.document_end,
         )
-
-
-def _eos(spec: Spec) -> int | None:
-    """The token that attention must not look past, if there is one."""
-    if not spec.data.document_mask:
-        return None
-    return EOS if spec.tokenizer.eos is None else spec.tokenizer.eos
 
 
 class _Lowering:

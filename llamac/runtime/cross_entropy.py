@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .linear import input_gradient, linear, weight_gradient
 from .numerics import upcast
-
-PADDING = -1
+from .padding import PADDING
 
 
 def token_weights(labels: Tensor, dtype: torch.dtype) -> Tensor:

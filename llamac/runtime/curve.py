@@ -10,7 +10,7 @@ from typing import Any
 
 from .errors import RunError
 
-NO_PART = ".unique_tokens"  # of a source: expected, for planning
+PLANNED = ("unique_tokens",)  # keys of a source that are no part of a curve
 
 
 def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
@@ -22,7 +22,7 @@ def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: P
     changed = [
         f"  {key}: {_show(old, key)} → {_show(new, key)}"
         for key in sorted(old.keys() | new.keys())
-        if not key.endswith(NO_PART) and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if key.rpartition(".")[2] not in PLANNED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
     ]
     if changed:
         raise RunError(

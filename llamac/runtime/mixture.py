@@ -51,7 +51,7 @@ class Mixture:
 
     A sequence is `sequence_length` + 1 tokens; neighbouring windows of a source share one token, so
     that each token is predicted once per epoch. packing: "concatenate", or "best_fit" of whole
-    documents; then what remains of a sequence is streams.PADDING.
+    documents; then what remains of a sequence is padding.PADDING.
 
     split "train": endless; every window of a source once per epoch, in another order each epoch.
     split "validation": in the same proportions, but in the text's order and finite: `len(mixture)`

@@ -312,7 +312,7 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     job.progress(stage, done)
     for texts in _batches(documents(source, skipped)):
         kept = [np.empty(0, dtype=np.int32)]
-        for text, tokens in zip(texts, model.encode_batch(texts, _threads()), strict=True):
+        for text, tokens in zip(texts, model.encode_batch(texts, cores()), strict=True):
             data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
             held_out = job.is_held_out(data)
             writers["validation" if held_out else "train"].add(tokens, len(data))
@@ -358,7 +358,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _threads() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -312,22 +312,27 @@ class _BrokenZstd(Exception):
 
 
 def _unzstd(path: str, raw: IO[bytes]) -> Iterator[bytes]:
-    """Frame by frame with `decompressobj`: the stream reader takes a truncated file for whole."""
     zstandard = _package("zstandard", path)
-    decompressor = zstandard.ZstdDecompressor()
-    frame, fresh = decompressor.decompressobj(), True
     try:
-        # Small reads: a chunk of compressed bytes is decompressed whole, in memory.
-        for block in iter(lambda: raw.read(1 << 14), b""):
-            while block:
-                yield frame.decompress(block)
-                block, fresh = (frame.unused_data, True) if frame.eof else (b"", False)
-                if fresh:
-                    frame = decompressor.decompressobj()
-    except zstandard.ZstdError as error:
+        yield from zstd_blocks(zstandard.ZstdDecompressor(), raw, 1 << 14)
+    except (zstandard.ZstdError, EOFError) as error:
         raise _BrokenZstd from error
+
+
+def zstd_blocks(decompressor: Any, raw: IO[bytes], size: int) -> Iterator[bytes]:
+    """Frame by frame with `decompressobj`: the stream reader takes a truncated file for whole.
+
+    size: bytes read at a time, each decompressed whole, in memory. EOFError at a truncated end.
+    """
+    frame, fresh = decompressor.decompressobj(), True
+    for block in iter(lambda: raw.read(size), b""):
+        while block:
+            yield frame.decompress(block)
+            block, fresh = (frame.unused_data, True) if frame.eof else (b"", False)
+            if fresh:
+                frame = decompressor.decompressobj()
     if not fresh:
-        raise _BrokenZstd
+        raise EOFError
 
 
 def _package(name: str, path: str) -> Any:

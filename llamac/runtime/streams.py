@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from .packing import packed_paths
+from .padding import PADDING
 from .prepared import PreparedDataError
-
-PADDING = -1  # a label without a loss; as an input, whatever token
 
 
 @dataclass(frozen=True)

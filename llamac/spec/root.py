@@ -26,7 +26,7 @@ from llamac.spec.precision import Precision
 from llamac.spec.rules import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
 from llamac.spec.section import Section
-from llamac.spec.tokenizer import Tokenizer
+from llamac.spec.tokenizer import EOS, Tokenizer
 from llamac.spec.writer import to_toml
 
 
@@ -61,6 +61,13 @@ class Spec(Section):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return total_steps(self.schedule, self.batch)
+
+    @property
+    def document_end(self) -> int | None:
+        """The id of the token that attention must not look past; None: it looks past all."""
+        if not self.data.document_mask:
+            return None
+        return EOS if self.tokenizer.eos is None else self.tokenizer.eos
 
     def where(self, path: str) -> str:
         """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`.

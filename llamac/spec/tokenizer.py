@@ -9,6 +9,9 @@ from pydantic import Field
 from llamac.spec.section import NonEmpty, Section
 from llamac.spec.units import Bytes
 
+EOS = 2
+"""What ends a document in a tokenizer that llamac trains, as in LLaMA's."""
+
 
 class Tokenizer(Section):
     """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""

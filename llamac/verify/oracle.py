@@ -51,7 +51,7 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     """Ask the reference about a spec, which must be small: it runs eagerly in float64."""
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
-    eos = end_of_document(spec)
+    eos = spec.document_end
     reference = Reference(spec.model, length, eos=eos)
     weights = {
         name: _draw(name, weight.shape, random)
@@ -72,13 +72,6 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     with torch.no_grad():
         outcome = Outcome(loss.detach(), loss.detach(), reference.logits(prompt), gradients)
     return Oracle(weights, tokens, labels, prompt, outcome)
-
-
-def end_of_document(spec: Spec) -> int | None:
-    """The token that ends a document which attention must not leave: LLaMA's, unless it is said."""
-    if not spec.data.document_mask:
-        return None
-    return 2 if spec.tokenizer.eos is None else spec.tokenizer.eos
 
 
 def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:

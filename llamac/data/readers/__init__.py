@@ -9,26 +9,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from llamac.data.document import Document
 from llamac.data.readers.files import is_table, tables
 from llamac.runtime.sources import Skipped, SourceError
-from llamac.spec.data import Source
+from llamac.spec.data import PYTHON, Source
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 """(path of a file, or of a directory where the kind has trees; source; what is left out)."""
 
-KINDS = (
-    "files",
-    "commoncrawl",
-    "c4",
-    "github",
-    "wikipedia",
-    "books",
-    "arxiv",
-    "stackexchange",
-    "tokens",
-)
+KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
+"""Those of a spec that read files."""
 
 
 def reader_for(kind: str) -> Reader:

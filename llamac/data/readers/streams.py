@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from llamac.runtime.sources import Skipped, SourceError, Stream
+from llamac.runtime.sources import Skipped, SourceError, Stream, zstd_blocks
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 26  # a longer line is skipped; one line is in memory several times
@@ -126,22 +126,12 @@ def _xz(raw: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
-    """Frame by frame with `decompressobj`: the stream reader takes a truncated file for whole."""
     zstandard = package("zstandard", raw.name)
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES)
-    frame, fresh = decompressor.decompressobj(), True
     try:
-        # Small reads: a block of 4 bytes may be 128 KB, and what is fed is decompressed whole.
-        for block in iter(lambda: raw.read(1 << 10), b""):
-            while block:
-                yield frame.decompress(block)
-                block, fresh = (frame.unused_data, True) if frame.eof else (b"", False)
-                if fresh:
-                    frame = decompressor.decompressobj()
+        yield from zstd_blocks(decompressor, raw, 1 << 10)  # 4 bytes of a block may be 128 KB
     except zstandard.ZstdError as error:
         raise EOFError from error
-    if not fresh:
-        raise EOFError
 
 
 _BREAKS = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
