@@ -94,8 +94,8 @@ def tokenized(texts: list[str], folder: Path, model: str) -> int:
     """Tokens and document ends in files, as a preparation writes them."""
     import numpy as np
 
-    from llamac.runtime.shards import BATCH_BYTES
-    from llamac.runtime.tokenizer import Tokenizer
+    from llamac.runtime.data.token_shards import BATCH_BYTES
+    from llamac.runtime.data.tokenizer import Tokenizer
 
     tokenizer, ends, batch, size = Tokenizer.load(model), [0], [], 0
     with open(folder / "tokens", "wb") as file:

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from llamac.data.formats import export
-from llamac.runtime.mixture import Mixture
-from llamac.runtime.packing import pack, packed_paths
-from llamac.runtime.prepared import KEYS, SPLITS, load_manifest, write_json
+from llamac.data.token_formats import export
+from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.packing import pack, packed_paths
+from llamac.runtime.data.prepared import KEYS, SPLITS, load_manifest, write_json
 
 LENGTH, BATCH, ROUNDS, BATCHES = 2048, 64, 5, 40
 EOS = 2

@@ -115,7 +115,7 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     import model as emitted  # pyright: ignore[reportMissingImports]
     import train  # noqa: F401  # pyright: ignore[reportMissingImports] - for its imports' memory
     from runtime import machine  # pyright: ignore[reportMissingImports]
-    from runtime.optimizer import MasterWeights  # pyright: ignore[reportMissingImports]
+    from runtime.train.optimizer import MasterWeights  # pyright: ignore[reportMissingImports]
 
     device, dtype = torch.device(task["device"]), getattr(torch, task["dtype"])
     torch.manual_seed(0)

@@ -55,14 +55,14 @@ LAYOUTS = {
 }
 PLAIN = ("torch-ddp", "hf-ddp")
 LR = 1e-4
-MODULES = ("collectives", "mesh", "sharded", "shares")
+MODULES = ("collectives", "mesh", "sharded_optimizer", "param_sharding")
 
 Step = Callable[[Tensor, Tensor], tuple[float, float]]
 """One training step on all of its sequences; returns loss and gradient norm, over both ranks."""
 
 
 class Waiting:
-    """Seconds that `wait` of a copy of `runtime.collectives` took, since the last `take`."""
+    """Seconds that `wait` of a copy of `runtime`'s collectives took, since the last `take`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -86,20 +86,24 @@ class Waiting:
 def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
     """The emitted model on the mesh that the spec asks for, as the emitted trainer runs it."""
     with imported(files_of(spec, stages(spec))) as module:
-        runtime = {name: importlib.import_module(f"runtime.{name}") for name in MODULES}
+        runtime = {name: importlib.import_module(f"runtime.distributed.{name}") for name in MODULES}
     waiting.watch(runtime["collectives"].ProcessGroup)
     mesh = runtime["mesh"].Mesh(spec.parallel.mesh, torch.device("cpu"))
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
-    shares = runtime["shares"].Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
+    shares = runtime["param_sharding"].Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
     model = mesh.model(module.Model, torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            for canonical, box in shares.boxes(name, parameter, runtime["shares"].local(parameter)):
+            for canonical, box in shares.boxes(
+                name, parameter, runtime["param_sharding"].local(parameter)
+            ):
                 pairs = zip(box.offsets, box.tensor.shape, strict=True)
                 place = tuple(slice(start, start + size) for start, size in pairs)
                 box.tensor.copy_(weights[canonical][place])
     options = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
-    optimizer = runtime["sharded"].ShardedWeights(model.named_parameters(), shares, mesh, **options)
+    optimizer = runtime["sharded_optimizer"].ShardedWeights(
+        model.named_parameters(), shares, mesh, **options
+    )
 
     def step(tokens: Tensor, labels: Tensor) -> tuple[float, float]:
         own = slice(mesh.data_rank, None, mesh.data_ranks)

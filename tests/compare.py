@@ -15,7 +15,7 @@ from llamac.ir.execute import loss_and_gradients
 from llamac.ir.program import Program
 from llamac.passes.differentiate import Differentiate
 from llamac.resources import directory
-from llamac.runtime.rope import rope_tables
+from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec, load_spec
 from llamac.verify.reference import Reference
 

@@ -251,12 +251,14 @@ def emitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """`emitted(case)`: the golden model.py, imported beside the runtime modules it asks for."""
 
     def load(case: Case) -> ModuleType:
-        source = read(case)["model.py"].replace("runtime.attention_xformers", STANDS_IN)
+        source = read(case)["model.py"].replace("runtime.kernels.attention_xformers", STANDS_IN)
         (tmp_path / "model.py").write_text(source, encoding="utf-8")
         (tmp_path / "runtime").mkdir()
         for name in runtime_files(source):
             text = (PACKAGE / "runtime" / name).read_text(encoding="utf-8")
-            (tmp_path / "runtime" / name).write_text(text, encoding="utf-8")
+            copy = tmp_path / "runtime" / name
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(text, encoding="utf-8")
         monkeypatch.syspath_prepend(tmp_path)
         return importlib.import_module("model")
 
@@ -265,7 +267,9 @@ def emitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
         del sys.modules[name]
 
 
-STANDS_IN = "runtime.attention_math"  # xformers is not here; the functions have one signature
+STANDS_IN = (
+    "runtime.kernels.attention_math"  # xformers is not here; the functions have one signature
+)
 
 
 @every_case

@@ -96,8 +96,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if path.parent.name == "runtime"],
-    ids=lambda path: path.name,
+    [path for path in FILES if path.is_relative_to(PACKAGE / "runtime")],
+    ids=lambda path: str(path.relative_to(PACKAGE / "runtime")),
 )
 def test_the_runtime_stands_on_its_own(path: Path) -> None:
     chosen = {"xformers"} if path.name == "attention_xformers.py" else set()

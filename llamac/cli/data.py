@@ -47,8 +47,8 @@ def told(spec: Spec) -> Iterator[None]:
     line of the spec that asks for it."""
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
+    from llamac.runtime.data.token_shards import PreparedDataMismatch
     from llamac.runtime.errors import RunError
-    from llamac.runtime.shards import PreparedDataMismatch
 
     try:
         yield
@@ -146,7 +146,7 @@ def prepare_here(
     from llamac.cli.progress import reported
     from llamac.data import executor
     from llamac.data import prepare as preparing
-    from llamac.runtime.shards import cores
+    from llamac.runtime.data.token_shards import cores
 
     with told(spec):
         if manifest := preparing.moved(spec, directory):
@@ -238,10 +238,10 @@ def export(
 ) -> None:
     """Write SPEC's prepared tokens as Megatron-LM's .bin and .idx, or datatrove's .ds."""
     loaded = load(spec, overrides)
-    from llamac.data import formats
+    from llamac.data import token_formats
 
     with told(loaded):
-        for path in formats.export(directory_of(loaded, run), output, kind.value):
+        for path in token_formats.export(directory_of(loaded, run), output, kind.value):
             print(path)
 
 

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
     from llamac.data.tokenizers import train_for
-    from llamac.runtime.prepared import write_bytes
+    from llamac.runtime.data.prepared import write_bytes
 
     loaded = load(spec, overrides)
     path = output or Path(f"{loaded.name}.model")

@@ -13,7 +13,7 @@ from llamac.data.clean import STATE
 from llamac.data.finish import FUNNEL
 from llamac.data.funnel import Row
 from llamac.data.prepare import WORK
-from llamac.runtime.prepared import SPLITS, PreparedDataError, read_json
+from llamac.runtime.data.prepared import SPLITS, PreparedDataError, read_json
 from llamac.spec.data import Data, Source
 
 COUNTS = ("documents", "bytes", "tokens")

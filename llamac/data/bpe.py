@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from llamac.runtime.tokenizer import SPACE_MARK, Tokenizer
+from llamac.runtime.data.tokenizer import SPACE_MARK, Tokenizer
 
 
 @dataclass(frozen=True)

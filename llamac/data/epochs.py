@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamac.runtime.mixture import Mixture
-from llamac.runtime.prepared import PreparedDataError, read_json
+from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.prepared import PreparedDataError, read_json
 from llamac.spec import Spec
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies

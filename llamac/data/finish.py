@@ -14,27 +14,27 @@ from llamac.data.clean import funnel_of, skipped_in
 from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
 from llamac.data.tokens import tokenized
-from llamac.runtime import shards
-from llamac.runtime.inputs import SourceError
-from llamac.runtime.prepared import SPLITS, token_dtype, write_array, write_json
-from llamac.runtime.sources import EXAMPLES
-from llamac.runtime.tokenizer import Tokenizer
+from llamac.runtime.data import token_shards
+from llamac.runtime.data.input_files import SourceError
+from llamac.runtime.data.prepared import SPLITS, token_dtype, write_array, write_json
+from llamac.runtime.data.sources import EXAMPLES
+from llamac.runtime.data.tokenizer import Tokenizer
 
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
-def finish(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
     parts = [_source(job, work, plan) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
             plan.decided(step.number).write_bytes(b"")
-    manifest = {"settings": shards.settings_of(job), "inputs": shards.inputs_of(job)}
-    write_json(job.root / "manifest.json", manifest | shards.summary(job, model, parts))
+    manifest = {"settings": token_shards.settings_of(job), "inputs": token_shards.inputs_of(job)}
+    write_json(job.root / "manifest.json", manifest | token_shards.summary(job, model, parts))
 
 
-def _write_contaminated(job: shards.Job, plan: SourcePlan) -> None:
+def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
     """Which documents were dropped for which items of evaluation sets, all of them."""
     reports: list[dict[str, Any]] = []
     for step in plan.passes[1:]:
@@ -51,11 +51,11 @@ def _write_contaminated(job: shards.Job, plan: SourcePlan) -> None:
         os.replace(aside, path)
 
 
-def is_finished(job: shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+def is_finished(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
     return (job.root / "manifest.json").is_file()
 
 
-def _source(job: shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
+def _source(job: token_shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
     done = [tokenized(work, plan, part) for part in plan.parts]
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
@@ -70,7 +70,7 @@ def _source(job: shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
         tokens = np.memmap(job.root / shard["file"], token_dtype(job.vocab_size), "r")
         for start in range(0, len(tokens), 1 << 24):
             unigrams += np.bincount(tokens[start : start + (1 << 24)], minlength=job.vocab_size)
-    splits["train"]["unigram_entropy"] = shards.entropy(unigrams)
+    splits["train"]["unigram_entropy"] = token_shards.entropy(unigrams)
     write_array(job.root / name / "unigrams.npy", unigrams)
     write_json(job.root / name / FUNNEL, funnel.to_json(rows))
     examples = [example for part in plan.parts for example in skipped_in(plan, part)]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamac.runtime.inputs import PYTHON, file_list, input_bytes, listing_of
-from llamac.runtime.shards import source_settings
+from llamac.runtime.data.input_files import PYTHON, file_list, input_bytes, listing_of
+from llamac.runtime.data.token_shards import source_settings
 from llamac.spec.data import Source
 
 PART_BYTES = 256 << 20

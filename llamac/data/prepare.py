@@ -30,8 +30,8 @@ from llamac.data.vocabulary import (
     is_drawn,
     settle_tokenizer,
 )
-from llamac.runtime import shards
-from llamac.runtime.prepared import alone, read_json
+from llamac.runtime.data import token_shards
+from llamac.runtime.data.prepared import alone, read_json
 from llamac.spec import Spec
 
 WORK, TOKENS = ".work", ".tokens"
@@ -39,7 +39,7 @@ WORK, TOKENS = ".work", ".tokens"
 
 @dataclass(frozen=True)
 class Preparation:
-    job: shards.Job
+    job: token_shards.Job
     plans: tuple[SourcePlan, ...]
 
     @property
@@ -63,9 +63,9 @@ def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
     return Preparation(job_of(spec, directory), plans)
 
 
-def job_of(spec: Spec, directory: Path) -> shards.Job:
+def job_of(spec: Spec, directory: Path) -> token_shards.Job:
     """As the emitted trainer asks for it, so that it finds the data ready."""
-    return shards.Job(
+    return token_shards.Job(
         directory,
         [source.written() for source in spec.data.source],
         {"path": None, "eos": None, **spec.tokenizer.written()},
@@ -73,7 +73,7 @@ def job_of(spec: Spec, directory: Path) -> shards.Job:
         spec.data.validation,
         spec.data.shard_tokens,
         spec.seed,
-        shards.silent,
+        token_shards.silent,
     )
 
 
@@ -87,7 +87,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
         settle(preparation)
         if not is_finished(preparation.job, preparation.work, preparation.plans):
             run(steps(preparation), engine, report)
-        return shards.reuse(preparation.job, shards.settings_of(preparation.job))
+        return token_shards.reuse(preparation.job, token_shards.settings_of(preparation.job))
 
 
 def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None
     job = job_of(spec, directory)
-    return shards.reuse(job, shards.settings_of(job))
+    return token_shards.reuse(job, token_shards.settings_of(job))
 
 
 def settle(preparation: Preparation) -> None:
@@ -110,13 +110,13 @@ def settle(preparation: Preparation) -> None:
             changes += changed
             stale.append(plan.work)
     keys = [hashlib.sha256(json.dumps(s, sort_keys=True).encode()).hexdigest() for _, s in noted]
-    settings = shards.settings_of(job)
-    settings["tokenizer.path: the pieces"] = shards.inputs_of(job).get("tokenizer.path")
+    settings = token_shards.settings_of(job)
+    settings["tokenizer.path: the pieces"] = token_shards.inputs_of(job).get("tokenizer.path")
     key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
     noted.append((preparation.work / "plan.json", settings | {"key": key}))
     later = differences_from(preparation.work / "plan.json", settings)
     manifest = read_json(job.root / "manifest.json").get("settings")
-    later += shards.differences(manifest, shards.settings_of(job)) if manifest else []
+    later += token_shards.differences(manifest, token_shards.settings_of(job)) if manifest else []
     if changes or later:
         stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]
         raise Changed(

@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from llamac.data.tokens import RECORD
-from llamac.runtime.prepared import PreparedDataError, load_manifest
-from llamac.runtime.tokenizer import Tokenizer
+from llamac.runtime.data.prepared import PreparedDataError, load_manifest
+from llamac.runtime.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llamac.runtime.data.prepared import read_json, write_json
+from llamac.runtime.data.token_shards import differences
 from llamac.runtime.errors import RunError
-from llamac.runtime.prepared import read_json, write_json
-from llamac.runtime.shards import differences
 
 FORMAT = 1
 """Of what lies under `.work`, and of what readers and stages make of their input. A change of it

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.readers import reader_for
 from llamac.data.stages import build
-from llamac.runtime import sources
-from llamac.runtime.inputs import file_list
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data import sources
+from llamac.runtime.data.input_files import file_list
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from llamac.data.bpe import applied, learnt, merges_by_score
 from llamac.data.streaming import texts
-from llamac.runtime.shards import Job, silent
-from llamac.runtime.tokenizer import (
+from llamac.runtime.data.token_shards import Job, silent
+from llamac.runtime.data.tokenizer import (
     Tokenizer,
     TokenizerError,
     sample,

@@ -3,7 +3,7 @@
 A part's files grow chunk by chunk. After each, how long they are is noted; a process that goes on
 after another died cuts them back to that and appends the same again.
 
-    <source>/train-00007-00000.bin   the first shard of part 7, as `runtime.prepared` has it
+    <source>/train-00007-00000.bin   the first shard of part 7, as `runtime.data.prepared` has it
     <source>/train-00007.docs        a record for each document of the part, `RECORD`
     <source>/train-00007.names       the files they are from, each ending in a NUL
 """
@@ -25,9 +25,9 @@ from llamac.data.document import Document
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.readers.tokens import tokenizer_of
 from llamac.data.state import locked
-from llamac.runtime.prepared import SPLITS, read_json, token_dtype, write_json
-from llamac.runtime.shards import BATCH_BYTES, Job
-from llamac.runtime.tokenizer import Tokenizer
+from llamac.runtime.data.prepared import SPLITS, read_json, token_dtype, write_json
+from llamac.runtime.data.token_shards import BATCH_BYTES, Job
+from llamac.runtime.data.tokenizer import Tokenizer
 
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
 """end: of the document's tokens, EOS among them, in the part's tokens of this split. name: where

@@ -90,11 +90,12 @@ def dry_run(spec: Spec, module: Any) -> Report:
     parallel = spec.parallel
     report = Report(parallel.ranks)
     runtime = {
-        name: importlib.import_module(f"runtime.{name}") for name in ("mesh", "shares", "sharded")
+        name: importlib.import_module(f"runtime.distributed.{name}")
+        for name in ("mesh", "param_sharding", "sharded_optimizer")
     }
     own = range(0, parallel.stages, parallel.pipeline)  # the stages of rank 0
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
-    shares = runtime["shares"].Shares(**tables, size=parallel.tensor, rank=0)
+    shares = runtime["param_sharding"].Shares(**tables, size=parallel.tensor, rank=0)
     dtype = torch.bfloat16 if spec.precision.compute == "bf16" else torch.float32
     with _fake_group(report.ranks):
         mesh = runtime["mesh"].Mesh(parallel.mesh, torch.device("cpu"))
@@ -103,7 +104,7 @@ def dry_run(spec: Spec, module: Any) -> Report:
             if parallel.stages == 1:
                 makers = [module.Model]
             models = [mesh.model(make, dtype) for make in makers]
-            optimizer = runtime["sharded"].ShardedWeights(
+            optimizer = runtime["sharded_optimizer"].ShardedWeights(
                 chain.from_iterable(model.named_parameters() for model in models),
                 shares,
                 mesh,

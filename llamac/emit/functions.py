@@ -6,7 +6,9 @@ and the feed-forward half, and a word on what the backward pass computes again.
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -24,9 +26,11 @@ from llamac.ir.graph import (
     recomputed_ops,
     results,
 )
+from llamac.ir.op import Op
 from llamac.ir.program import Region
 from llamac.ir.types import TensorType
 
+RUNTIME = "llamac.runtime."
 PURPOSE = {
     "embed": "Token ids → the residual stream.",
     "head": "The residual stream → the mean loss over all tokens.",
@@ -108,20 +112,31 @@ def backward_source(region: Region) -> str:
 
 
 def functions_used(region: Region) -> Iterator[tuple[str, str]]:
-    """(module, name) of every runtime function that the region's source calls."""
+    """(module below `runtime`, name) of every runtime function that the region's source calls."""
     for module in filter(None, (region.forward, region.backward)):
         for node in ops_in(module.graph):
             if kernel := node.kwargs.get("kernel"):
-                yield f"attention_{kernel}", op_of(node).name.removeprefix("context_")
+                yield f"kernels.attention_{kernel}", op_of(node).name.removeprefix("context_")
             called = re.match(r"(\w+)\(", _expression(node))
             if called and called[1] not in ("attention", "attention_backward"):
-                yield op_of(node).eager.__module__.rpartition(".")[2], called[1]
+                yield _runtime_module(op_of(node), called[1]), called[1]
+
+
+def _runtime_module(op: Op, function: str) -> str:
+    """Name below `runtime` of the module with `function`: that of the op's eager function or, where
+    this wraps it, the one that the op's own module imports."""
+    home = op.eager.__module__
+    if not home.startswith(RUNTIME):
+        imported = (value for value in vars(sys.modules[home]).values() if inspect.ismodule(value))
+        names = {m.__name__ for m in imported if function in vars(m)}
+        [home] = (name for name in names if name.startswith(RUNTIME))
+    return home.removeprefix(RUNTIME)
 
 
 def runtime_imports(
     regions: Iterable[Region], package: str, more: Iterable[tuple[str, str]] = ()
 ) -> Iterator[str]:
-    """`from <package>.norm import rms_norm`, …: all that the regions' sources call, and `more`."""
+    """Yield `from <package>.kernels.norm import rms_norm`, …: all that the sources call."""
     used: dict[str, set[str]] = {}
     for module, function in chain(more, *map(functions_used, regions)):
         used.setdefault(module, set()).add(function)

@@ -72,11 +72,12 @@ def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
     if not program.stages:
         yield "parameters", "initialise_parameters"
     if program.eos is not None:
-        yield "documents", "document_starts"
+        yield "kernels.documents", "document_starts"
     if program.buffers:
-        yield "rope", "rope_tables"
+        yield "kernels.rope", "rope_tables"
         if "cp" in program.mesh:
-            yield from (("collectives", "take_part"), ("context", "rank_order"))
+            yield "distributed.collectives", "take_part"
+            yield "distributed.context_parallel", "rank_order"
 
 
 def _sharing(program: Program) -> int:
@@ -96,7 +97,7 @@ def _init(program: Program) -> dict[str, tuple[str, float]]:
 
 
 def _shares(program: Program) -> dict[str, Any] | None:
-    """How tensor-parallel ranks share parameters: the tables that `runtime.shares` reads."""
+    """Tables of how tensor-parallel ranks share parameters, for `runtime`'s param_sharding."""
     if "tp" not in program.mesh:
         return None
     parameters = program.parameters.values()

@@ -9,8 +9,8 @@ from typing import Any
 
 from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write
 from llamac.passes.pipeline import stages
-from llamac.runtime.checkpoint import run_lock
-from llamac.runtime.curve import PLANNED
+from llamac.runtime.checkpoint.checkpoint import run_lock
+from llamac.runtime.checkpoint.resume_guard import PLANNED
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 

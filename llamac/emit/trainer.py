@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import llamac
 from llamac.emit.source import environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
-from llamac.runtime.checkpoint import path_of
+from llamac.runtime.checkpoint.checkpoint import path_of
 from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
 
@@ -39,14 +39,15 @@ def launch_files(launch: Launch) -> tuple[str, ...]:
 
 
 def runtime_files(*sources: str) -> list[str]:
-    """The modules of `runtime/` that these Python sources import, directly or not, sorted."""
-    runtime = PACKAGE / "runtime"
-    needed, pending = {"__init__.py"}, [name for text in sources for name in _imports(text)]
+    """Files of `runtime/` that these Python sources import, directly or not: sorted paths."""
+    needed, pending = set(), [module for text in sources for module in _imports(text)]
     while pending:
-        file = f"{pending.pop()}.py"
+        module = pending.pop()
+        file = f"{module.replace('.', '/')}.py"
         if file not in needed:
-            needed.add(file)
-            pending += _imports((runtime / file).read_text(encoding="utf-8"), relative=True)
+            needed |= {file, "__init__.py", str(PurePosixPath(file).parent / "__init__.py")}
+            text = (PACKAGE / "runtime" / file).read_text(encoding="utf-8")
+            pending += _imports(text, within=f"runtime.{module}")
     return sorted(needed)
 
 
@@ -121,17 +122,23 @@ def _mixing(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _imports(source: str, relative: bool = False) -> list[str]:
-    """Names of runtime modules: `from runtime.x import y`, `from runtime import x`, and inside
-    runtime itself `from .x import y`, `from . import x`."""
+def _imports(source: str, within: str = "") -> list[str]:
+    """Modules of `runtime` that a source imports, by dotted name below it (`kernels.norm`).
+
+    within: the source's own dotted name, to which its relative imports refer.
+    """
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.ImportFrom):
             continue
-        module = node.module or ""
-        if relative and node.level == 1:
-            names += [module] if module else [alias.name for alias in node.names]
-        elif not relative and node.level == 0 and module.split(".")[0] == "runtime":
-            inner = module.partition(".")[2]
-            names += [inner] if inner else [alias.name for alias in node.names]
+        base = within.split(".")[: -node.level] if node.level else []
+        module = ".".join([*base, *filter(None, [node.module])])
+        if module.partition(".")[0] != "runtime":
+            continue
+        path = PACKAGE / module.replace(".", "/")
+        inner = module.removeprefix("runtime").lstrip(".")
+        if path.is_dir():  # a package: what is imported of it are modules
+            names += [f"{inner}.{alias.name}".lstrip(".") for alias in node.names]
+        else:
+            names.append(inner)
     return names

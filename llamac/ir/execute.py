@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from llamac.ir.graph import output_of, placeholders
 from llamac.ir.parts import ALONE, Coordinates, canonical_gradients, gather
 from llamac.ir.program import Program, Region
-from llamac.runtime.documents import document_starts
+from llamac.runtime.kernels.documents import document_starts
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:

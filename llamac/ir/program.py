@@ -77,7 +77,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A constant table that regions read, made by `runtime.rope.rope_tables(**arguments)`."""
+    """A constant table that regions read: `runtime.kernels.rope.rope_tables(**arguments)`."""
 
     name: str
     type: TensorType
@@ -106,7 +106,7 @@ class Program:
     micro-batch), S (positions) and of parts of them. mesh: how many ranks each axis has.
     stages: how many layers each pipeline stage runs, where there are several. eos: the token that
     ends a document, where attention must not look past one; regions then read the constant
-    `starts`, of `runtime.documents`. notes: what passes want their reader to know.
+    `starts`, of `runtime.kernels.documents`. notes: what passes want their reader to know.
     """
 
     name: str

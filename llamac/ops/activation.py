@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llamac.ir.op import Op, same_type
 from llamac.ir.types import TensorType, expect
-from llamac.runtime import activation
+from llamac.runtime.kernels import activation
 
 if TYPE_CHECKING:
     from torch import fx

@@ -21,15 +21,15 @@ POSITIONS = 1  # the dimension that ranks share
 
 
 def _runtime(name: str) -> Callable[..., Any]:
-    """A function of `llamac.runtime.async_tensor`, which is imported when one runs: it brings
+    """Import a function of `llamac.runtime.distributed.async_tensor` when it first runs: it brings
     torch's compiler along, most of a second that no plan needs."""
 
     def run(x: Any, weight: Any, axis: str, size: int) -> Any:
-        from llamac.runtime import async_tensor
+        from llamac.runtime.distributed import async_tensor
 
         return getattr(async_tensor, name)(x, weight, axis)
 
-    run.__name__, run.__module__ = name, "llamac.runtime.async_tensor"
+    run.__name__, run.__module__ = name, "llamac.runtime.distributed.async_tensor"
     return run
 
 

@@ -24,7 +24,7 @@ KERNELS = ("xformers", "sdpa", "math")
 
 def kernel_module(kernel: str) -> Any:
     # Looked up when run: xformers can be chosen for a machine other than this one.
-    return import_module(f"llamac.runtime.attention_{kernel}")
+    return import_module(f"llamac.runtime.kernels.attention_{kernel}")
 
 
 def _eager(*tensors: Tensor, scale: float, kernel: str) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import Dim, TensorType, expect
-from llamac.runtime import collectives
+from llamac.runtime.distributed import collectives
 
 if TYPE_CHECKING:
     from torch import fx

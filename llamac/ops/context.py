@@ -1,4 +1,7 @@
-"""Attention of a rank's positions to all (see `runtime/context.py`), and the order they lie in."""
+"""Attention of a rank's positions to all of them, and the order in which positions lie.
+
+The algorithm stands in `runtime/distributed/context_parallel.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.ops.attention import attention, kernel_module
 from llamac.ops.collectives import part
-from llamac.runtime import context as runtime
+from llamac.runtime.distributed import context_parallel as runtime
 
 if TYPE_CHECKING:
     from torch import fx

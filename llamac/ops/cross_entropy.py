@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.ops.elementwise import scale
-from llamac.runtime import cross_entropy as runtime
+from llamac.runtime.kernels import cross_entropy as runtime
 
 if TYPE_CHECKING:
     from torch import fx

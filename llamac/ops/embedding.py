@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.runtime import embedding as runtime
+from llamac.runtime.kernels import embedding as runtime
 
 if TYPE_CHECKING:
     from torch import fx

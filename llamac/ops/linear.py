@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.runtime import linear as runtime
+from llamac.runtime.kernels import linear as runtime
 
 if TYPE_CHECKING:
     from torch import fx

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llamac.ir.graph import attributes
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.runtime import norm
+from llamac.runtime.kernels import norm
 
 if TYPE_CHECKING:
     from torch import fx

@@ -15,7 +15,7 @@ from llamac.ir.graph import is_op
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.ops.collectives import all_gather, all_reduce, reduce_scatter
-from llamac.runtime import collectives
+from llamac.runtime.distributed import collectives
 
 
 def _infer_wait_whole(started: TensorType, *, axis: str, dim: int | None = None) -> TensorType:

@@ -20,7 +20,7 @@ from llamac.ops.cross_entropy import (
 )
 from llamac.ops.elementwise import scale
 from llamac.ops.embedding import embedding, embedding_gradient
-from llamac.runtime import vocab_parallel as runtime
+from llamac.runtime.distributed import vocab_parallel as runtime
 
 if TYPE_CHECKING:
     from torch import fx

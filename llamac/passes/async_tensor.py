@@ -1,8 +1,8 @@
 """async_tensor: a gather of positions joins the matmul that reads it, a scatter the one it sums.
 
 What is passed between tensor-parallel ranks then moves part by part under the matmul itself, where
-symmetric memory allows it (see `llamac.runtime.async_tensor`). One matmul joins each collective:
-others that read the same gathered value read it as before.
+symmetric memory allows it (see `runtime/distributed/async_tensor.py`). One matmul joins each
+collective: others that read the same gathered value read it as before.
 """
 
 from __future__ import annotations

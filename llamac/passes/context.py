@@ -2,8 +2,9 @@
 
 Everything but attention takes a position by itself, so only its type changes. Keys and values are
 gathered over `cp`, and put in order, for a rank holds an early and a late chunk (see
-`runtime/context.py`). Losses are means over a rank's own positions and gradients sums over them:
-the data-parallel reduction, which runs over these ranks too, averages both.
+`runtime/distributed/context_parallel.py`). Losses are means over a rank's own positions and
+gradients sums over them: the data-parallel reduction, which runs over these ranks too, averages
+both.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from llamac.spec.units import Bytes, Tokens
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Safe as a directory's name on any system."""
 
-SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.mixture.PERIOD
+SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.data.mixture.PERIOD
 
 
 PYTHON = ("python-docs", "python-source")

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.runtime.boxes import Box
-from llamac.runtime.context import rank_order
-from llamac.runtime.shares import Shares
+from llamac.runtime.checkpoint.dcp import Box
+from llamac.runtime.distributed.context_parallel import rank_order
+from llamac.runtime.distributed.param_sharding import Shares
 from llamac.verify.oracle import Oracle, Outcome
 from llamac.verify.packing import module_packing_problem
 from llamac.verify.ranks import on_ranks
@@ -87,7 +87,7 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
         with torch.no_grad():
             return loss.detach(), model(*batch), model.logits(own(prompt))
 
-    found = on_ranks(mesh, sys.modules["runtime.collectives"].GROUPS, rank)
+    found = on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
     loss, evaluated = (torch.stack([one[i] for one in found]).mean() for i in (0, 1))
     return Outcome(loss, evaluated, found[0][2][:, : oracle.prompt.shape[1]], gradients)
 

@@ -19,9 +19,9 @@ import torch
 
 def main(given: str, out: str) -> None:
     import model as emitted
-    from runtime.mesh import started
-    from runtime.sharded import ShardedWeights
-    from runtime.shares import Shares, local
+    from runtime.distributed.mesh import started
+    from runtime.distributed.param_sharding import Shares, local
+    from runtime.distributed.sharded_optimizer import ShardedWeights
 
     task = torch.load(given)
     with started(task["degrees"], torch.device("cpu")) as mesh:
@@ -48,7 +48,7 @@ def stages(emitted, mesh, task):
     """The pipeline stages of this rank, if the model has any."""
     if not hasattr(emitted, "STAGES"):
         return None
-    from runtime.pipeline import Pipeline
+    from runtime.distributed.pipeline import Pipeline
 
     count = len(task["tokens"]) // (task["micro_batch"] * mesh.data_ranks)
     return Pipeline(

@@ -1,7 +1,7 @@
 """Ranks as threads of one process: what a mesh of them computes, without launching any.
 
-The graphs and the emitted modules run unchanged: `runtime.collectives` looks its groups up by the
-name of the axis, and finds simulated ones.
+The graphs and the emitted modules run unchanged: `runtime.distributed.collectives` looks its
+groups up by the name of the axis, and finds simulated ones.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Meeting:
 
 
 class SimulatedGroup:
-    """One axis of a simulated mesh, as a `runtime.collectives.Group`; sums in rank order."""
+    """One axis of a simulated mesh, as a `Group` of the collectives; sums in rank order."""
 
     def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
         self.axis, self.size, self.here = axis, mesh[axis], here
@@ -87,7 +87,7 @@ def on_ranks(
 ) -> list[T]:
     """`function(coordinates)` on every rank at once: the results in order of the ranks.
 
-    groups: the registry the collectives look in, `runtime.collectives.GROUPS` of whichever copy.
+    groups: the registry the collectives look in, `GROUPS` of whichever copy of `collectives`.
     Raises what the first rank to fail raised.
     """
     here = threading.local()

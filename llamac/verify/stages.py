@@ -16,10 +16,10 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.pipeline import NAMES, SavedSets, Stage, stages
-from llamac.runtime import collectives
-from llamac.runtime.collectives import take_part
-from llamac.runtime.context import rank_order
-from llamac.runtime.rope import rope_tables
+from llamac.runtime.distributed import collectives
+from llamac.runtime.distributed.collectives import take_part
+from llamac.runtime.distributed.context_parallel import rank_order
+from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.emitted import run_emitted
 from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors

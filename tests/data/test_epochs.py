@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from llamac.data.epochs import Epochs, epochs, run_tokens
-from llamac.runtime.mixture import Mixture
-from llamac.runtime.packing import pack
-from llamac.runtime.prepared import load_manifest
-from llamac.runtime.streams import PADDING
+from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.packing import pack
+from llamac.runtime.data.prepared import load_manifest
+from llamac.runtime.data.token_streams import PADDING
 from llamac.spec import Spec, load_spec
 from tests.data.preparing import hashes, prepared, write_corpus, write_spec
 

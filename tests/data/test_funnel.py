@@ -18,7 +18,7 @@ from llamac.data.epochs import epochs, run_tokens, tokens_done
 from llamac.data.funnel import SAMPLES, Row
 from llamac.data.page import page
 from llamac.data.plan import Sizes
-from llamac.runtime.prepared import PreparedDataError
+from llamac.runtime.data.prepared import PreparedDataError
 from llamac.spec import load_spec
 from tests.data.preparing import prepared, write_corpus, write_spec
 

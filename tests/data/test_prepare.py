@@ -11,10 +11,10 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.plan import Sizes, plan_source
-from llamac.runtime import shards
-from llamac.runtime.mixture import Mixture
-from llamac.runtime.sources import SourceError
-from llamac.runtime.tokenizer import Tokenizer
+from llamac.runtime.data import token_shards
+from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.sources import SourceError
+from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.spec import load_spec
 from tests.data.preparing import SMALL, hashes, preparation, prepared, write_corpus, write_spec
 
@@ -92,7 +92,7 @@ def test_the_manifest_is_what_a_trainer_would_have_asked_for(
     root, manifest = done
     spec = load_spec(write_spec(corpus))
     before = hashes(root)
-    again = shards.prepare(
+    again = token_shards.prepare(
         root,
         sources=[source.written() for source in spec.data.source],
         tokenizer=spec.tokenizer.written(),
@@ -122,7 +122,7 @@ def test_parts_share_what_may_be_read(corpus: Path, tmp_path: Path) -> None:
 def test_a_trainer_alone_says_which_command_cleans(corpus: Path, tmp_path: Path) -> None:
     spec = load_spec(write_spec(corpus))
     with pytest.raises(SourceError, match=r"run `llamac data prepare SPEC --set data.directory="):
-        shards.prepare(
+        token_shards.prepare(
             tmp_path,
             sources=[source.written() for source in spec.data.source],
             tokenizer=spec.tokenizer.written(),

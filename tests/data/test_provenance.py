@@ -10,8 +10,8 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.provenance import text_of, where
-from llamac.runtime.prepared import PreparedDataError, load_manifest
-from llamac.runtime.tokenizer import Tokenizer
+from llamac.runtime.data.prepared import PreparedDataError, load_manifest
+from llamac.runtime.data.tokenizer import Tokenizer
 from tests.data.preparing import prepared, write_corpus, write_spec
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from llamac.cli import main
 from llamac.data.bpe import applied, joined, learnt, starting
 from llamac.data.tokenizers import NoTokenizerError, explained, find
-from llamac.runtime.tokenizer import Tokenizer, train_tokenizer
-from llamac.runtime.tokenizer_json import JsonTokenizer
+from llamac.runtime.data.tokenizer import Tokenizer, train_tokenizer
+from llamac.runtime.data.tokenizer_json import JsonTokenizer
 
 TEXT = "The byte pair 12 encodes the bytes of the text; the text is théorie, 2024."
 LINES = [f"{TEXT} {word * 3}" for word in ("abc", "the", "text", "bytes", "pair")] * 30

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from llamac.cli import main
-from llamac.data.formats import FORMATS
 from llamac.data.readers import tokens as reader
-from llamac.runtime.inputs import file_list, input_bytes
-from llamac.runtime.prepared import load_manifest
-from llamac.runtime.tokenizer import EOS, Tokenizer, train_tokenizer
+from llamac.data.token_formats import FORMATS
+from llamac.runtime.data.input_files import file_list, input_bytes
+from llamac.runtime.data.prepared import load_manifest
+from llamac.runtime.data.tokenizer import EOS, Tokenizer, train_tokenizer
 
 TEXTS = [
     f"Document {i} tells of {i * 7} things: naïve 😀, and\n\tindented lines." for i in range(80)

@@ -9,7 +9,7 @@ import pytest
 
 from llamac.emit.build import BuildError
 from llamac.emit.run import bring_up_to_date
-from llamac.runtime.checkpoint import run_lock
+from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.spec import Spec, load_spec
 from llamac.spec.data import Source
 

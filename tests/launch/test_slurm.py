@@ -25,7 +25,7 @@ import os, runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
 if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-    from runtime.metrics import Metrics
+    from runtime.train.metrics import Metrics
 
     write = Metrics.write
     Metrics.write = lambda *given: (time.sleep(0.5), write(*given))[1]

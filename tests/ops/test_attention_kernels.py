@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llamac.runtime import attention_math, attention_sdpa
+from llamac.runtime.kernels import attention_math, attention_sdpa
 from tests.compare import assert_close
 
 B, S, H, D, SCALE = 2, 64, 8, 16, 0.2
@@ -163,7 +163,7 @@ def kernel() -> Iterator[ModuleType]:
         memory_efficient_attention_backward=_backward,
     )
     modules = {"xformers": ModuleType("xformers"), "xformers.ops": ops, "xformers.ops.fmha": fmha}
-    ours = "llamac.runtime.attention_xformers"
+    ours = "llamac.runtime.kernels.attention_xformers"
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)

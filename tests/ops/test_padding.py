@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.runtime import cross_entropy, vocab_parallel
-from llamac.runtime.collectives import GROUPS
+from llamac.runtime.distributed import vocab_parallel
+from llamac.runtime.distributed.collectives import GROUPS
+from llamac.runtime.kernels import cross_entropy
 from llamac.verify.ranks import on_ranks
 from tests.compare import assert_close
 

@@ -20,9 +20,9 @@ from llamac.ir.op import OPS
 from llamac.ir.program import Region
 from llamac.ir.types import TensorType, TypeRuleError
 from llamac.passes.differentiate import augment, differentiate
-from llamac.runtime import collectives, cross_entropy
-from llamac.runtime.collectives import GROUPS
-from llamac.runtime.vocab_parallel import (
+from llamac.runtime.distributed import collectives
+from llamac.runtime.distributed.collectives import GROUPS
+from llamac.runtime.distributed.vocab_parallel import (
     parallel_cross_entropy,
     parallel_cross_entropy_backward,
     parallel_embedding,
@@ -30,6 +30,7 @@ from llamac.runtime.vocab_parallel import (
     parallel_linear_cross_entropy,
     parallel_linear_cross_entropy_with_gradients,
 )
+from llamac.runtime.kernels import cross_entropy
 from llamac.verify.ranks import on_ranks
 from tests.compare import assert_close
 

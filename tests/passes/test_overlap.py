@@ -31,7 +31,7 @@ from llamac.passes.liveness import peak_bytes
 from llamac.passes.overlap import LOCAL, Overlap
 from llamac.passes.pipeline import compile_spec, stages
 from llamac.passes.timing import Clock, timeline
-from llamac.runtime import collectives
+from llamac.runtime.distributed import collectives
 from llamac.spec import load_spec
 from llamac.verify.oracle import TOLERANCE, consult, errors
 from llamac.verify.ranks import on_ranks

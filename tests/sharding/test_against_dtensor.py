@@ -25,8 +25,8 @@ from llamac.ir.execute import run_graph
 from llamac.ir.graph import output_of
 from llamac.ir.parts import gather
 from llamac.passes.pipeline import compile_spec
-from llamac.runtime.collectives import GROUPS, ProcessGroup
-from llamac.runtime.rope import rope, rope_tables
+from llamac.runtime.distributed.collectives import GROUPS, ProcessGroup
+from llamac.runtime.kernels.rope import rope, rope_tables
 from llamac.spec import Spec
 from tests.compare import shrunk
 

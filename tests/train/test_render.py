@@ -126,7 +126,7 @@ def test_requirements_follow_the_spec(make_spec):
 
 
 def test_runtime_files_are_what_is_imported_directly_or_not():
-    files = runtime_files("from runtime.mixture import Mixture\nimport os\n")
+    files = runtime_files("from runtime.data.mixture import Mixture\nimport os\n")
     assert {"__init__.py", "mixture.py", "prepared.py"} <= set(files)
     assert "optimizer.py" not in files
     assert runtime_files("from runtime import schedule") == ["__init__.py", "schedule.py"]

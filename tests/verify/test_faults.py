@@ -20,7 +20,7 @@ from llamac.passes.checkpoint import Checkpoint
 from llamac.passes.fuse import Fuse
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
-from llamac.runtime import attention_sdpa
+from llamac.runtime.kernels import attention_sdpa
 
 
 @pytest.fixture

@@ -41,11 +41,13 @@ def test_gains_whose_parts_nobody_adds_are_found(
 
     def broken(spec: Any, made: Any) -> dict[str, str]:
         files = emit(spec, made)
-        if "runtime/sharded.py" in files:
-            text = files["runtime/sharded.py"]
+        if "runtime/distributed/sharded_optimizer.py" in files:
+            text = files["runtime/distributed/sharded_optimizer.py"]
             assert "self._add_over_tensor_ranks()" in text
             call = "            self._add_over_tensor_ranks()\n"
-            files["runtime/sharded.py"] = text.replace(call, "            pass\n")
+            files["runtime/distributed/sharded_optimizer.py"] = text.replace(
+                call, "            pass\n"
+            )
         return files
 
     monkeypatch.setattr(processes, "LAYOUTS", {2: {"tp2+sp": {"tensor": 2}}})

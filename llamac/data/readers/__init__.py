@@ -13,7 +13,7 @@ from typing import get_args
 
 from llamac.data.document import Document
 from llamac.data.readers.files import is_table, tables
-from llamac.runtime.sources import Skipped, SourceError
+from llamac.runtime.data.sources import Skipped, SourceError
 from llamac.spec.data import PYTHON, Source
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]

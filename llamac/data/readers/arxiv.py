@@ -16,10 +16,10 @@ import zlib
 from collections.abc import Iterator
 
 from llamac.data.document import Document
+from llamac.data.formats.tex import Verbatim, expanded, without_chunks, without_comments
+from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.data.readers.files import accepted
-from llamac.data.readers.tex import Verbatim, expanded, without_chunks, without_comments
-from llamac.data.readers.trees import ENTRY_BYTES, Entry, entries, is_tar
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 
 from llamac.data.document import Document
+from llamac.data.formats.streams import stem
+from llamac.data.formats.trees import entries
 from llamac.data.readers.files import accepted
-from llamac.data.readers.streams import stem
-from llamac.data.readers.trees import entries
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 HEAD, TAIL = 60_000, 120_000  # characters in which Gutenberg's notices begin, at either end

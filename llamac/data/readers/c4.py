@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llamac.data.document import Document
 from llamac.data.readers.commoncrawl import pages
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
+from llamac.data.formats.html import text_of
+from llamac.data.formats.streams import stem
+from llamac.data.formats.trees import entries, files, is_tar
+from llamac.data.formats.warc import records, response
 from llamac.data.readers.files import accepted, utf8
-from llamac.data.readers.html import text_of
-from llamac.data.readers.streams import stem
-from llamac.data.readers.trees import entries, files, is_tar
-from llamac.data.readers.warc import records, response
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 ARCHIVES = (".warc", ".wet")

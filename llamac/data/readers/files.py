@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llamac.data.document import Document
-from llamac.data.readers.streams import chunks, lines, package, stem
-from llamac.runtime.sources import PART_BYTES, Skipped, cut
+from llamac.data.formats.streams import chunks, lines, package, stem
+from llamac.runtime.data.sources import PART_BYTES, Skipped, cut
 from llamac.spec.data import Source
 
 JSON_LINES = (".jsonl", ".ndjson")

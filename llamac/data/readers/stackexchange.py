@@ -14,10 +14,10 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
+from llamac.data.formats.streams import package
+from llamac.data.formats.xml import records
 from llamac.data.readers.files import accepted
-from llamac.data.readers.streams import package
-from llamac.data.readers.xml import records
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 QUESTION, ANSWER = "1", "2"  # PostTypeId; the others are wikis, tags, elections

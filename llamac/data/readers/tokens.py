@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llamac.data.document import Document
-from llamac.runtime.inputs import SourceError
-from llamac.runtime.sources import Skipped
-from llamac.runtime.tokenized import token_documents
-from llamac.runtime.tokenizer import Tokenizer, TokenizerError
+from llamac.runtime.data.indexed_tokens import token_documents
+from llamac.runtime.data.input_files import SourceError
+from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
 from llamac.spec.data import Source
 
 

@@ -12,11 +12,11 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
+from llamac.data.formats.streams import chunks
+from llamac.data.formats.wikitext import plain
+from llamac.data.formats.xml import records, utf8_pieces
 from llamac.data.readers.files import accepted
-from llamac.data.readers.streams import chunks
-from llamac.data.readers.wikitext import plain
-from llamac.data.readers.xml import records, utf8_pieces
-from llamac.runtime.sources import Skipped
+from llamac.runtime.data.sources import Skipped
 from llamac.spec.data import Source
 
 SITE_BYTES = 1 << 20  # in which a dump's description of its site ends

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamac.data.formats.tex import Verbatim, expanded, without_chunks, without_comments
 from llamac.data.readers.arxiv import body
-from llamac.data.readers.tex import Verbatim, expanded, without_chunks, without_comments
 from tests.data.readers import read, write
 
 

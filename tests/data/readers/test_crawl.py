@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamac.data.readers import html, warc
-from llamac.runtime.sources import Skipped
+from llamac.data.formats import html, warc
+from llamac.runtime.data.sources import Skipped
 from tests.data.readers import read, write
 
 PROSE = [

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from llamac.data.readers import KINDS, reader_for
-from llamac.runtime.sources import PART_BYTES, SourceError
+from llamac.runtime.data.sources import PART_BYTES, SourceError
 from tests.data.readers import read, write
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.readers.licences import recognised, spdx
+from llamac.data.formats.licences import recognised, spdx
 from tests.data.readers import read, write
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this"

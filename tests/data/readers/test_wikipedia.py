@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamac.data.formats.wikitext import plain
 from llamac.data.readers.wikipedia import cited, references
-from llamac.data.readers.wikitext import plain
 from tests.data.readers import read, write
 
 DROPPED = frozenset(("file", "image", "category", "bild"))

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.activation import gelu_backward
-from runtime.attention_sdpa import attention, attention_backward
-from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
-from runtime.embedding import add_positions, embedding_gradient, position_gradient
-from runtime.linear import bias_gradient, input_gradient, linear, weight_gradient
-from runtime.norm import layer_norm, layer_norm_backward
+from runtime.kernels.activation import gelu_backward
+from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
+from runtime.kernels.embedding import add_positions, embedding_gradient, position_gradient
+from runtime.kernels.linear import bias_gradient, input_gradient, linear, weight_gradient
+from runtime.kernels.norm import layer_norm, layer_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2

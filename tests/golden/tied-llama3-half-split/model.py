@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.activation import packed_swiglu, packed_swiglu_backward
-from runtime.attention_math import attention, attention_backward
-from runtime.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
-from runtime.embedding import embedding_gradient
-from runtime.linear import input_gradient, linear, weight_gradient
-from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
+from runtime.kernels.activation import packed_swiglu, packed_swiglu_backward
+from runtime.kernels.attention_math import attention, attention_backward
+from runtime.kernels.cross_entropy import linear_cross_entropy, linear_cross_entropy_with_gradients
+from runtime.kernels.embedding import embedding_gradient
+from runtime.kernels.linear import input_gradient, linear, weight_gradient
+from runtime.kernels.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
+from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
-from runtime.rope import rope, rope_tables
 
 N_LAYERS = 2
 PARAMETERS = 131_392

@@ -16,19 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.activation import packed_swiglu, packed_swiglu_backward
-from runtime.attention_sdpa import attention, attention_backward
-from runtime.collectives import all_gather, all_reduce, all_reduce_start, all_reduce_wait
-from runtime.linear import input_gradient, linear, weight_gradient
-from runtime.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
-from runtime.parameters import expand_layers, initialise_parameters
-from runtime.rope import rope, rope_tables
-from runtime.vocab_parallel import (
+from runtime.distributed.collectives import (
+    all_gather,
+    all_reduce,
+    all_reduce_start,
+    all_reduce_wait,
+)
+from runtime.distributed.vocab_parallel import (
     parallel_embedding,
     parallel_embedding_gradient,
     parallel_linear_cross_entropy,
     parallel_linear_cross_entropy_with_gradients,
 )
+from runtime.kernels.activation import packed_swiglu, packed_swiglu_backward
+from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.linear import input_gradient, linear, weight_gradient
+from runtime.kernels.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
+from runtime.kernels.rope import rope, rope_tables
+from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
 PARAMETERS = 2_143_330_304

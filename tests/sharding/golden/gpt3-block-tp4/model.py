@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.activation import gelu_backward
-from runtime.attention_sdpa import attention, attention_backward
-from runtime.collectives import (
+from runtime.distributed.collectives import (
     all_gather,
     all_gather_start,
     all_gather_wait,
@@ -29,16 +27,18 @@ from runtime.collectives import (
     reduce_scatter_wait,
     take_part,
 )
-from runtime.embedding import add_positions, position_gradient
-from runtime.linear import bias_gradient, input_gradient, linear, weight_gradient
-from runtime.norm import layer_norm, layer_norm_backward
-from runtime.parameters import expand_layers, initialise_parameters
-from runtime.vocab_parallel import (
+from runtime.distributed.vocab_parallel import (
     parallel_embedding,
     parallel_embedding_gradient,
     parallel_linear_cross_entropy,
     parallel_linear_cross_entropy_with_gradients,
 )
+from runtime.kernels.activation import gelu_backward
+from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.embedding import add_positions, position_gradient
+from runtime.kernels.linear import bias_gradient, input_gradient, linear, weight_gradient
+from runtime.kernels.norm import layer_norm, layer_norm_backward
+from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
 PARAMETERS = 39_539_712

@@ -1,0 +1,1 @@
+"""Formats that several readers share: archives, compressed streams, markup, licence texts."""

@@ -1,0 +1,120 @@
+"""Files of a directory, a tar archive, or a file on its own, as (name, bytes) in a fixed order."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from llamac.data.formats.streams import chunks, stem, stream
+from llamac.runtime.data.sources import Skipped
+
+ENTRY_BYTES = 1 << 24  # longer files are data, not text anyone wrote
+HEADER_BYTES = 1 << 20  # of a tar member's long name or extended header
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """name: its path in the tree, with slashes. file, line: where it lies; of an archive, line
+    is the number of the member."""
+
+    name: str
+    data: bytes
+    file: str
+    line: int = 1
+
+
+Wanted = Callable[[str], bool]
+
+
+def files(path: str) -> Iterator[str]:
+    """`path` itself, or the files under that directory, sorted. Links are not followed."""
+    if not os.path.isdir(path):
+        yield path
+        return
+    for folder, inner, names in os.walk(path):
+        inner.sort()
+        for name in sorted(names):
+            full = os.path.join(folder, name)
+            if os.path.isfile(full) and not os.path.islink(full):
+                yield full
+
+
+def is_tar(path: str) -> bool:
+    return stem(path).endswith((".tar", ".tgz"))
+
+
+def entries(path: str, skipped: Skipped, wanted: Wanted = lambda name: True) -> Iterator[Entry]:
+    """A file on its own, or what `wanted` likes the name of. One longer than `ENTRY_BYTES` is
+    counted and skipped."""
+    if is_tar(path):
+        yield from members(path, skipped, wanted)
+        return
+    for file in files(path):
+        name = os.path.basename(path) if file == path else os.path.relpath(file, path)
+        if file == path or wanted(name := name.replace(os.sep, "/")):
+            data = contents(file, skipped)
+            if data is not None:
+                yield Entry(name, data, file)
+
+
+def contents(path: str, skipped: Skipped) -> bytes | None:
+    """The decompressed bytes; None, and counted, if there are none or too many of them."""
+    pieces, size = [], 0
+    for chunk in chunks(path, skipped):
+        size += len(chunk)
+        if size > ENTRY_BYTES:
+            return skipped.add("file too long", path)
+        pieces.append(chunk)
+    return b"".join(pieces) if size else None
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile reads a long name whole, whatever length the archive claims for it."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _HEADERS and member.size > HEADER_BYTES:
+            raise tarfile.ReadError("header too long")
+        return member
+
+
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
+    """As `entries`, of a tar archive, which is read as a stream: no seeking, nothing unpacked."""
+    number = 0
+    try:
+        with (
+            stream(path, skipped) as file,
+            tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive,
+        ):
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # it remembers all of them
+                number += 1
+                name = member.name.removeprefix("./")
+                if not member.isreg() or not wanted(name):
+                    continue
+                where = f"{path}:{number}"
+                if member.size > ENTRY_BYTES:
+                    skipped.add("file too long", where)
+                    continue
+                content = archive.extractfile(member)
+                data = content.read() if content else b""
+                if data:
+                    yield Entry(name, data, path, number)
+                else:
+                    skipped.add("empty file", where)
+        if not number:  # zeros, for instance, are a whole archive of nothing
+            skipped.add("empty archive", path)
+    except (tarfile.TarError, EOFError, ValueError, OverflowError):
+        skipped.add("broken tar", f"{path}:{number + 1}")

@@ -1,0 +1,75 @@
+"""Prepared data in the formats of others: Megatron-LM's .bin and .idx, datatrove's .ds.
+
+`runtime.data.indexed_tokens` reads them, and says how they are laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
+from llamac.runtime.data.packing import document_lengths
+from llamac.runtime.data.prepared import SPLITS, load_manifest, whole
+
+FORMATS = ("megatron", "datatrove")
+COPY = 1 << 22  # tokens copied at a time
+
+
+class ExportError(ValueError):
+    """Prepared data that a format cannot hold, or files that are in the way."""
+
+    exit_code = 2
+
+
+def export(directory: Path, out: Path, kind: str) -> list[Path]:
+    """Writes each split of each source of prepared data, with its documents' EOS, as
+    `<out>/<source>_<split>.bin` and `.idx`, or `.ds` and `.ds.index`. Returns the files.
+
+    Raises ExportError, before anything is written.
+    """
+    manifest = load_manifest(directory)
+    dtype = np.dtype(manifest["dtype"])
+    if kind == "megatron" and dtype.itemsize == 4:
+        dtype = np.dtype("<i4")  # it knows no uint32, and no vocabulary needs the last bit
+    jobs = [
+        (out / f"{source['name']}_{split}", source[split]["shards"])
+        for source in manifest["sources"]
+        for split in SPLITS
+        if source[split]["shards"]
+    ]
+    ends = (".bin", ".idx") if kind == "megatron" else (".ds", ".ds.index")
+    wanted = [stem.with_name(stem.name + end) for stem, _ in jobs for end in ends]
+    if there := [path for path in wanted if path.exists()]:
+        raise ExportError(f"{there[0]} is there already: give another -o DIR, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    for stem, shards in jobs:
+        lengths = np.concatenate([*document_lengths(directory, manifest, shards)])
+        with whole(stem.with_name(stem.name + ends[0])) as file:
+            for shard in shards:
+                _copy(directory / shard["file"], manifest["dtype"], dtype, file)
+        with whole(stem.with_name(stem.name + ends[1])) as file:
+            for array in _index(lengths, dtype, kind):
+                file.write(array)
+    return wanted
+
+
+def _index(lengths: np.ndarray, dtype: np.dtype, kind: str) -> Iterator[bytes]:
+    ends = np.cumsum(lengths)
+    if kind == "datatrove":
+        yield ends.astype("<u8").tobytes()
+        return
+    code = next(code for code, name in DTYPES.items() if np.dtype(name) == dtype)
+    yield HEADER.pack(MAGIC, 1, code, len(lengths), len(lengths) + 1)
+    yield lengths.astype("<i4").tobytes()
+    yield ((ends - lengths) * dtype.itemsize).astype("<i8").tobytes()
+    yield np.arange(len(lengths) + 1, dtype="<i8").tobytes()
+
+
+def _copy(path: Path, dtype: Any, wanted: np.dtype, file: IO[bytes]) -> None:
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    for begin in range(0, len(tokens), COPY):
+        file.write(tokens[begin : begin + COPY].astype(wanted).tobytes())

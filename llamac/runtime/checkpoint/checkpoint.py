@@ -1,0 +1,376 @@
+"""Checkpoints that survive anything: whole or absent, checked before use, never overwritten.
+
+    RUN/checkpoints/step-00001000/
+        tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, in
+                        canonical names and coordinates, whatever the ranks that wrote it held
+        state.json      step, data position, random state, the spec values the curve depends on
+        MANIFEST.json   size and sha256 of every file above
+
+A checkpoint is written beside its place, flushed to disk and renamed into it, so a directory named
+`step-…` was complete when it appeared; the manifest tells whether it still is. Deletion renames
+first, for the same reason. What starts with a dot is unfinished business, safe to remove. Each rank
+writes and reads over its own part; directories and the decisions are the first rank's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..distributed.ranks import Ranks
+from ..errors import RunError
+from . import dcp
+from .dcp import Tensors
+from .progress import Progress
+from .resume_guard import fingerprint, require_same_curve
+
+T = TypeVar("T")
+
+
+Say = Callable[[str], None]
+ALONE = Ranks()
+
+
+@contextmanager
+def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+    """Hold `run` for this process; the kernel lets go of it however the process ends.
+
+    Of several ranks the first holds it for all; if it cannot, all raise the RunError.
+    """
+    with ExitStack() as held:
+        ranks.first(lambda: held.enter_context(_locked(run)))
+        yield
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise RunError(
+                f"another trainer (process {holder}) is writing {run}: wait for it, stop it, "
+                "or choose another --run DIR"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
+    """What a checkpoint made now would hold besides tensors.
+
+    `curve` holds the settings that a run must have kept in order to resume, see `find`.
+    """
+    state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
+    return state | {"random": random_state()}
+
+
+def commit(
+    run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE
+) -> Path:
+    """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
+
+    `state` is from `state_of`. Raises RunError if a rank cannot write its part, on all ranks, and
+    then frees what was taken.
+    """
+    directory = run / "checkpoints"
+    final = path_of(run, state["step"])
+    temporary = directory / f".writing-{final.name}"
+
+    def begin() -> None:
+        _remove_leftovers(directory)
+        temporary.mkdir(parents=True)
+
+    def own_part() -> tuple[dict[str, Any], Any]:
+        files = (temporary / "tensors").glob(f"__{ranks.rank}_*")
+        return _entries(files, temporary), state["random"]
+
+    def finish() -> None:
+        random = [part[1] for part in parts]
+        everything = {**state, "random": random[:1] if _all_equal(random) else random}
+        _complete(temporary, everything, [part[0] for part in parts])
+        temporary.rename(final)
+        _flush(directory)
+
+    def prune() -> None:
+        for old in steps(run)[:-keep]:
+            path_of(run, old).rename(directory / f".deleting-{old}")
+        _remove_leftovers(directory)
+
+    try:
+        ranks.first(lambda: _attempt(begin, run))
+        ranks.each(lambda: _attempt(lambda: dcp.write(temporary / "tensors", tensors, ranks), run))
+        parts = ranks.each(lambda: _attempt(own_part, run))
+        ranks.first(lambda: _attempt(finish, run))
+    except RunError as error:
+        if ranks.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise RunError(f"cannot save step {state['step']} in {directory}: {error}") from error
+    ranks.first(prune)
+    return final
+
+
+def _attempt(work: Callable[[], T], run: Path) -> T:
+    """`work()`, with what the disk refuses, mostly for being full, as a RunError."""
+    try:
+        return work()
+    except (OSError, RuntimeError) as error:
+        free = f"{shutil.disk_usage(run).free / 1e6:,.0f} MB free there"
+        raise RunError(f"{_first_line(error)} ({free}): make room, then resume") from error
+
+
+def _complete(
+    temporary: Path, state: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
+) -> None:
+    """Add the state and the manifest to the tensors, and bring all of it to the disk itself.
+
+    `entries` are the manifest's lines for the files that ranks have read over themselves.
+    """
+    (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
+    manifest = {name: entry for part in entries for name, entry in part.items()}
+    others = (p for p in temporary.rglob("*") if str(p.relative_to(temporary)) not in manifest)
+    manifest |= _entries((path for path in others if path.is_file()), temporary)
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    (temporary / "MANIFEST.json").write_text(text + "\n")
+    _flush_tree(temporary)
+
+
+def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
+    """The manifest's lines for `files`, which are read for it."""
+    return {
+        str(path.relative_to(root)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _all_equal(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
+
+
+def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Read a checkpoint, of whatever layout, into `tensors`, in place; returns its state.
+
+    Raises RunError, on all ranks, if one of them cannot read all that it asks for.
+    """
+
+    def work() -> dict[str, Any]:
+        try:
+            dcp.read(path / "tensors", tensors)
+            return read_state(path)
+        except Exception as error:  # unpickling alone has a dozen kinds
+            raise RunError(f"{path} could not be read: {_first_line(error)}") from error
+
+    return ranks.each(work)[ranks.rank]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text())
+
+
+def steps(run: Path) -> list[int]:
+    """The steps that `run` has checkpoints of, oldest first."""
+    names = (path.name for path in (run / "checkpoints").glob("step-*"))
+    return sorted(int(n[5:]) for n in names if n[5:].isdigit())
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Where `run` keeps the checkpoint of a step, whether it has one or not."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
+    """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
+    own = ranks.first(lambda: steps(run))
+    for step in reversed(own):
+        path = path_of(run, step)
+        problem = damage(path, ranks)
+        if not problem:
+            return path
+        fall = ": falling back to the one before" if step != own[0] else ""
+        if ranks.rank == 0:
+            say(f"checkpoint {path.name} is damaged ({problem}){fall}")
+    return None
+
+
+def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
+    """What is wrong with the checkpoint at `path`, or None if it has all its files, as written.
+
+    Ranks read a share of the files each: a large one is terabytes, too many for one of them.
+    """
+    return next(filter(None, ranks.each(lambda: _damage(path, ranks.rank, ranks.size))), None)
+
+
+def _damage(path: Path, share: int, shares: int) -> str | None:
+    try:
+        manifest = json.loads((path / "MANIFEST.json").read_text())
+        for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
+            if not fnmatch.filter(manifest, pattern):
+                return f"MANIFEST.json lists no {pattern}"
+        for name, entry in list(manifest.items())[share::shares]:
+            file = path / name
+            if file.stat().st_size != entry["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} does not have the checksum it was written with"
+        if not {"step", "curve", "random"} <= read_state(path).keys():
+            return "state.json lacks what a checkpoint holds"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def find(
+    run: Path, resume: str, curve: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
+) -> tuple[Path | None, dict[str, Any]]:
+    """The checkpoint to continue from, with its state, or (None, {}) to start afresh.
+
+    `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
+    would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
+    another one. Raises RunError if `curve` is not what the checkpoint was trained under.
+    All ranks call this and get the same.
+    """
+    ranks.first(lambda: _remove_leftovers(run / "checkpoints"))
+    try:
+        path = _choose(run, resume, say, ranks)
+    except RunError as error:
+        raise RunError(str(error), teller=0) from error  # all ranks find the same
+    if path is None:
+        return None, {}
+    state = ranks.first(lambda: read_state(path))
+    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
+    return path, state
+
+
+def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
+    own = ranks.first(lambda: steps(run))
+    if resume == "never":
+        if own:
+            raise RunError(
+                f"{run} already has checkpoints, up to step {own[-1]}: continue it with "
+                "--resume auto, choose another --run DIR, or move its checkpoints/ away first"
+            )
+        return None
+    if resume != "auto":
+        return _chosen(Path(resume).resolve(), run, bool(own), ranks)
+    newest = newest_whole(run, say, ranks)
+    if own and newest is None:
+        raise RunError(
+            f"no checkpoint of {run} is whole: restore one from a backup, choose another "
+            "--run DIR, or move its checkpoints/ away to start again from step 0"
+        )
+    return newest
+
+
+def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
+    if has_own and path.parent != (run / "checkpoints").resolve():
+        raise RunError(
+            f"{path} is not a checkpoint of {run}, which has some of its own: "
+            "choose another --run DIR"
+        )
+    if problem := damage(path, ranks):
+        raise RunError(f"cannot resume from {path}: {problem}")
+    return path
+
+
+def restore(
+    path: Path,
+    state: Mapping[str, Any],
+    tensors: Tensors,
+    curve: Mapping[str, Any],
+    run: Path,
+    say: Say,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Go on from what `find` found: fill `tensors`, set the random state, and set aside later
+    checkpoints of `run`. All ranks call this, and raise RunError if `curve` is another one."""
+    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
+    load(path, tensors, ranks)
+    set_random_state(state["random"], ranks)
+    set_aside(run, state["step"], say, ranks)
+
+
+def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
+    """Rename checkpoints beyond step `after`: the curve goes on from there without them."""
+    ranks.first(lambda: _set_aside(run, after, say))
+
+
+def _set_aside(run: Path, after: int, say: Say) -> None:
+    for step in steps(run):
+        if step > after:
+            path = path_of(run, step)
+            aside = path.with_name(f"aside-{path.name}")
+            count = 1
+            while aside.exists():
+                count += 1
+                aside = path.with_name(f"aside-{path.name}-{count}")
+            path.rename(aside)
+            say(f"checkpoint {path.name} lies beyond step {after}: set aside as {aside.name}")
+
+
+def random_state() -> dict[str, str]:
+    """torch's global generators, as text."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return {name: b64encode(bytes(t.tolist())).decode() for name, t in state.items()}
+
+
+def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
+    """Go on with the random numbers of a checkpoint's state["random"], as far as this machine can.
+
+    That is one `random_state`, where all ranks had the same, or one of each rank. If those were
+    other in number, all ranks start again from one seed, which is a function of them.
+    """
+    if len(saved) not in (1, ranks.size):
+        torch.manual_seed(int(fingerprint(list(saved))[:15], 16))
+        return
+    state = saved[ranks.rank if len(saved) > 1 else 0]
+    restored = {n: torch.tensor(list(b64decode(s)), dtype=torch.uint8) for n, s in state.items()}
+    torch.set_rng_state(restored["cpu"])
+    if "cuda" in restored and torch.cuda.is_available():
+        torch.cuda.set_rng_state(restored["cuda"])
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_tree(root: Path) -> None:
+    for path in [*root.rglob("*"), root]:
+        _flush(path)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    for pattern in (".writing-*", ".deleting-*"):
+        for path in directory.glob(pattern):
+            shutil.rmtree(path)

@@ -1,0 +1,235 @@
+"""Parts of tensors in torch.distributed.checkpoint (DCP): saved from any layout, read into any.
+
+A rank names what it holds by the canonical tensor and the offsets in it, a `Box`. The file knows
+boxes of canonical tensors too, those of the layout that wrote it; what a reader asks for is cut
+out of them. Neither side needs to know which mesh axis cut the tensor, or how often.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from ..distributed.ranks import Ranks
+from ..errors import RunError
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rank's part of a canonical tensor."""
+
+    tensor: Tensor  # a local view; loading writes through it
+    shape: tuple[int, ...]  # of the whole canonical tensor
+    offsets: tuple[int, ...]  # where the part begins
+
+    def __post_init__(self) -> None:
+        ends = (o + n for o, n in zip(self.offsets, self.tensor.shape, strict=True))
+        if self.tensor.numel() and any(
+            end > size for end, size in zip(ends, self.shape, strict=True)
+        ):
+            part = f"{tuple(self.tensor.shape)} from {self.offsets}"
+            raise ValueError(f"a part of {part} does not lie within {self.shape}")
+
+    @property
+    def chunk(self) -> ChunkStorageMetadata:
+        return ChunkStorageMetadata(torch.Size(self.offsets), self.tensor.shape)
+
+
+Parts = Mapping[str, Tensor | Box]
+Tensors = Mapping[str, Parts]
+"""Sections of canonical names, with what this rank holds of each: all of it, or a box."""
+
+
+def as_box(part: Tensor | Box) -> Box:
+    if isinstance(part, Box):
+        return part
+    return Box(part, tuple(part.shape), (0,) * part.ndim)
+
+
+def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
+    """Write what all ranks hold, each its part, into `directory`; all ranks call this.
+
+    A part that several ranks hold is written once. Raises, on all ranks alike, what went wrong on
+    one: OSError or RuntimeError for the disk, RunError if the parts of a tensor do not make up all
+    of it, name by name.
+    """
+    # Nothing is copied ahead: that would be on the calling thread's CUDA device, which in any
+    # thread but the first is GPU 0, whoever's it is.
+    writer = Writer(directory, per_thread_copy_ahead=0)
+    alone = ranks.group is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "assuming the intent is to save in a single process"
+        try:
+            save_distributed(
+                dict(tensors),
+                storage_writer=writer,
+                planner=BoxSavePlanner(),
+                process_group=ranks.group,
+                no_dist=alone,
+            )
+        except CheckpointException as error:
+            raise _unwrapped(error) from error
+
+
+def read(directory: Path, tensors: Tensors) -> None:
+    """Fill this rank's parts from `directory`, in place and in their own dtypes.
+
+    No rank needs another for it. Raises RunError if the files lack any element asked for, and
+    whatever reading damaged or vanished files may raise.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            load_distributed(
+                dict(tensors),
+                storage_reader=FileSystemReader(directory),
+                planner=BoxLoadPlanner(),
+                no_dist=True,
+            )
+        except CheckpointException as error:
+            raise _unwrapped(error) from error
+
+
+def _unwrapped(error: CheckpointException) -> BaseException:
+    """What went wrong, on the first rank where something did; an interrupt stays one."""
+    return next((wrapped[0] for wrapped in error.failures.values()), error)
+
+
+def _flat(tensors: Tensors) -> dict[str, Box]:
+    """{"model": {"wq": …}} → {"model.wq": …}, without parts that have no elements."""
+    boxes = {
+        f"{s}.{name}": as_box(part) for s, parts in tensors.items() for name, part in parts.items()
+    }
+    return {name: box for name, box in boxes.items() if box.tensor.numel()}
+
+
+class Writer(FileSystemWriter):
+    """Passes on what the disk said ("No space left on device"), not how torch.save took it."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+class BoxSavePlanner(DefaultSavePlanner):
+    """Plans the parts of canonical tensors; the default removes copies and refuses overlaps."""
+
+    def set_up_planner(
+        self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False
+    ) -> None:
+        self.state_dict = _flat(state_dict)
+        self.mappings = {name: tuple(name.split(".", 1)) for name in self.state_dict}
+        self.is_coordinator = is_coordinator
+
+    def create_local_plan(self) -> SavePlan:
+        items = [_write_item(name, box) for name, box in self.state_dict.items()]
+        self.plan = SavePlan(items, planner_data=self.mappings)
+        return self.plan
+
+    def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
+        _require_all_of_each(item for plan in all_plans for item in plan.items)
+        try:
+            return super().create_global_plan(all_plans)
+        except ValueError as error:  # overlaps
+            raise RunError(str(error)) from error
+
+    def lookup_object(self, index: MetadataIndex) -> Tensor:
+        return self.state_dict[index.fqn].tensor
+
+
+def _write_item(name: str, box: Box) -> WriteItem:
+    properties = TensorProperties.create_from_tensor(box.tensor)
+    return WriteItem(
+        index=MetadataIndex(name, box.offsets),
+        type=WriteItemType.SHARD,
+        tensor_data=TensorWriteData(box.chunk, properties, torch.Size(box.shape)),
+    )
+
+
+def _require_all_of_each(items: Iterable[WriteItem]) -> None:
+    """Refuse tensors whose parts, each counted once, do not have its size, and say which.
+
+    The default planner does not say it in every version, and misses what one rank alone lacks.
+    """
+    shapes: dict[str, torch.Size] = {}
+    parts: dict[str, dict[Any, ChunkStorageMetadata]] = {}  # by offsets: copies have the same
+    for item in items:
+        assert item.tensor_data is not None
+        name, shape = item.index.fqn, item.tensor_data.size
+        if shapes.setdefault(name, shape) != shape:
+            both = f"{tuple(shapes[name])} for one rank, {tuple(shape)} for another"
+            raise RunError(f"{name} is {both}")
+        parts.setdefault(name, {})[item.index.offset] = item.tensor_data.chunk
+    for name, shape in shapes.items():
+        there = sum(math.prod(chunk.sizes) for chunk in parts[name].values())
+        if there != math.prod(shape):
+            raise RunError(
+                f"the ranks hold {there:,} of the {math.prod(shape):,} elements of {name}"
+            )
+
+
+class BoxLoadPlanner(DefaultLoadPlanner):
+    """Reads each part out of whatever parts the files hold, all of it or not at all."""
+
+    def set_up_planner(
+        self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False
+    ) -> None:
+        self.state_dict = _flat(state_dict)
+        self.metadata = metadata
+        self.is_coordinator = is_coordinator
+
+    def create_local_plan(self) -> LoadPlan:
+        assert self.metadata is not None
+        saved = self.metadata.state_dict_metadata
+        return LoadPlan(
+            [i for name, box in self.state_dict.items() for i in _read_items(name, box, saved)]
+        )
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        return self.state_dict[index.fqn].tensor
+
+
+def _read_items(name: str, box: Box, saved: Mapping[str, Any]) -> list[ReadItem]:
+    if name not in saved:
+        raise RunError(f"it holds no {name}")
+    if tuple(saved[name].size) != tuple(box.shape):
+        raise RunError(f"its {name} is {tuple(saved[name].size)}, not {tuple(box.shape)}")
+    items = create_read_items_for_chunk_list(name, saved[name], [box.chunk])
+    there, wanted = sum(math.prod(item.lengths) for item in items), box.tensor.numel()
+    if there != wanted:
+        raise RunError(f"it holds {there:,} of the {wanted:,} elements asked for of {name}")
+    return items

@@ -1,0 +1,116 @@
+"""What a run has learnt, to be used rather than trained on: weights and the tokenizer they speak.
+
+Nothing here writes: it may read a run beside the trainer that is writing it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.tokenizer import Tokenizer, TokenizerError
+from ..errors import RunError
+from ..parameters import Pieces, canonical_views
+from . import checkpoint
+
+
+class BadRequest(RunError):
+    """What is asked for cannot be had, such as a checkpoint before there is one. Exit code 2."""
+
+
+def read_prompt(argument: str) -> str:
+    """The prompt that a command line gives: itself, or for "-" all of standard input."""
+    try:
+        if argument == "-":
+            return sys.stdin.buffer.read().decode()
+        argument.encode()  # bytes of a command line that are not text arrive as lone surrogates
+        return argument
+    except UnicodeError as error:
+        raise BadRequest(f"the prompt is not UTF-8: {error}") from error
+
+
+def checked(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `generate.continuation`, if they are in their ranges."""
+    ranges = {
+        "count": ("0 or more", lambda n: n >= 0),
+        "temperature": ("0 or more", lambda t: t >= 0),
+        "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1),
+        "seed": ("from 0 to 2**63 - 1", lambda s: 0 <= s < 2**63),
+    }
+    for name, (range, holds) in ranges.items():
+        if not holds(sampling[name]):  # a temperature of nan is none either
+            option = {"count": "tokens", "top_p": "top-p"}.get(name, name)
+            raise BadRequest(f"--{option} {sampling[name]} is not {range}")
+    return dict(sampling)
+
+
+def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
+    """The checkpoint of `run` that `which` names: "newest" (the newest whole one, telling `say` of
+    damaged ones), a step, or a path. Raises BadRequest, or RunError if it is damaged."""
+    own = checkpoint.steps(run)
+    if which == "newest":
+        if not own:
+            raise BadRequest(f"{run} has no checkpoint yet: train it until it saves one")
+        if newest := checkpoint.newest_whole(run, say):
+            return newest
+        raise RunError(f"no checkpoint of {run} is whole: restore one from a backup")
+    path = checkpoint.path_of(run, int(which)) if which.isdecimal() else Path(which)
+    if not path.is_dir():
+        there = ", ".join(map(str, own)) or "no step yet"
+        raise BadRequest(f"there is no checkpoint {which}: {run} has checkpoints of {there}")
+    if problem := checkpoint.damage(path):
+        raise RunError(f"checkpoint {path} is damaged: {problem}")
+    return path
+
+
+@torch.no_grad()
+def load_weights(
+    path: Path, model: nn.Module, packed: Mapping[str, Pieces], of: Mapping[str, Any]
+) -> None:
+    """Fill `model` from the checkpoint at `path`, rounded to the model's own dtype.
+
+    Reads one tensor at a time and no optimizer moments, so memory stays near the model's size.
+    `of` is the [model] that the checkpoint must have been trained as. Raises RunError.
+    """
+    if checkpoint.read_state(path)["curve"]["model"] != of:
+        raise RunError(f"{path} holds another model: use the trainer that wrote it")
+    views = {
+        canonical: view
+        for name, parameter in model.named_parameters()
+        for canonical, view in canonical_views(name, parameter.detach(), packed)
+    }
+    try:
+        checkpoint.load(path, {"model": views})
+    except RunError as error:
+        raise RunError(f"{error}; if a trainer deleted it just now, try again") from error
+
+
+def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
+    """The tokenizer in a directory of prepared data, for the weights at `path`.
+
+    If its manifest is there too, it must be the data that those weights were trained on: another
+    tokenizer would turn all they say into noise. Raises RunError.
+    """
+    file, manifest = directory / "tokenizer.model", directory / "manifest.json"
+    if not file.is_file():
+        raise RunError(
+            f"the run's tokenizer is not at {file.absolute()}: put it there, or, if data.directory "
+            "is relative, start this from where training was started"
+        )
+    try:
+        tokenizer = Tokenizer.load(file)
+    except TokenizerError as error:
+        raise RunError(str(error)) from error
+    if manifest.is_file():
+        prepared = json.loads(manifest.read_text(encoding="utf-8"))
+        trained_on = checkpoint.read_state(path)["curve"]["prepared_data"]
+        same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
+        if not same or checkpoint.fingerprint(prepared) != trained_on:
+            raise RunError(f"{directory} was prepared anew since {path.name}: restore its data")
+    return tokenizer

@@ -1,0 +1,46 @@
+"""How far a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import RunError
+
+
+@dataclass
+class Progress:
+    """How far a run is: the data it used up is `sequences`, skipped steps included."""
+
+    step: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Progress:
+        """From a checkpoint's state; an empty one is the beginning."""
+        return cls(**{field.name: state.get(field.name, 0) for field in fields(cls)})
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights."""
+        return self.step - self.skipped_steps
+
+    def count(self, sequences: int, tokens: int, skipped: bool) -> None:
+        self.step += 1
+        self.sequences += sequences
+        self.tokens += tokens
+        self.skipped_steps += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+
+    def give_up_after(self, limit: int) -> None:
+        if self.skipped_in_a_row >= limit:
+            raise RunError(
+                f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "
+                f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl, "
+                "then lower optimizer.lr, lengthen the warm-up or compute in fp32",
+                teller=0,
+            )

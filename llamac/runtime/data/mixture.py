@@ -1,0 +1,242 @@
+"""Which tokens the n-th training sequence is made of: a closed form, so resuming is one integer.
+
+Time is divided into periods of PERIOD sequences. Within each, every source owns a fixed number of
+slots, exact to one in PERIOD and spread so evenly that any stretch is close to the shares. So a
+sequence's index gives its source and its number k within the source by arithmetic alone. The
+source is cut into n windows; k // n is the epoch, and a pseudo-random permutation of the windows,
+computed per element and another in each epoch, turns k % n into a place in the tokens. Where shares
+change in the course of training, each phase has its own period, and counts on from the one before.
+
+Nothing is built that grows with the data, and no state is kept: any index, on any rank, at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .prepared import SPLITS, PreparedDataError, load_manifest
+from .token_streams import Stream, open_stream
+
+PERIOD = 10_000
+ROUNDS = 5
+FEW_DOCUMENTS = 10  # so few that which are held out is luck
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A stretch of training under one set of shares. begin: its first sequence. slots, before:
+    int64 [sources]: sequences of each source in a period, and in all phases before."""
+
+    begin: int
+    slots: np.ndarray
+    source_of: np.ndarray
+    rank_of: np.ndarray
+    before: np.ndarray
+
+    def seen(self, count: int) -> np.ndarray:
+        """How many sequences of each source there are before this phase's `count`-th."""
+        periods, rest = divmod(count, PERIOD)
+        in_part = np.bincount(self.source_of[:rest], minlength=len(self.slots))
+        return self.before + periods * self.slots + in_part
+
+
+class Mixture:
+    """Sequences of a prepared directory, mixed by the sources' shares.
+
+    A sequence is `sequence_length` + 1 tokens; neighbouring windows of a source share one token, so
+    that each token is predicted once per epoch. packing: "concatenate", or "best_fit" of whole
+    documents; then what remains of a sequence is padding.PADDING.
+
+    split "train": endless; every window of a source once per epoch, in another order each epoch.
+    split "validation": in the same proportions, but in the text's order and finite: `len(mixture)`
+    sequences, up to where the first source would run out. Sources whose held-out documents do not
+    fill one window are `left_out`, the others keep their proportions.
+
+    phases: other shares from a number of tokens on, each {"at": tokens, "shares": {source: share}},
+    in order; for training only. Shares are of tokens that are predicted: of a source whose packing
+    leaves more padding, there are more sequences.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        split: str,
+        sequence_length: int,
+        seed: int,
+        packing: str = "concatenate",
+        phases: Sequence[Mapping[str, Any]] = (),
+    ):
+        manifest = load_manifest(directory)
+        self.sequence_length, self.seed, self.shuffled = sequence_length, seed, split == "train"
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r}: {' or '.join(SPLITS)}")
+        streams = [
+            open_stream(Path(directory), manifest, source, split, sequence_length, packing)
+            for source in manifest["sources"]
+        ]
+        shares = {source["name"]: source["share"] for source in manifest["sources"]}
+        short = [stream.name for stream in streams if stream.windows < 1]
+        if (self.shuffled and short) or len(short) == len(streams):
+            source = next(s for s in manifest["sources"] if s["name"] == short[0])
+            raise PreparedDataError(_too_short(source, split, sequence_length))
+        self.left_out = tuple(short)
+        self._streams = [stream for stream in streams if stream.name not in short]
+        self.names = tuple(stream.name for stream in self._streams)
+        self.windows = np.array([stream.windows for stream in self._streams], dtype=np.int64)
+        changes = [(0, shares)]
+        for phase in phases if self.shuffled else ():
+            changes.append((-(-phase["at"] // sequence_length), phase["shares"]))
+        self._phases = _phases(changes, self._streams)
+        self._end = self._first_beyond()
+
+    def __len__(self) -> int:
+        """How many sequences the validation split has."""
+        if self.shuffled:
+            raise TypeError("the training split has no end")
+        return self._end
+
+    def _first_beyond(self) -> int:
+        """The first sequence that would need a source's window beyond its last."""
+        phase = self._phases[0]
+        drawn = np.flatnonzero(phase.slots)
+        periods, ranks = np.divmod(self.windows[drawn], phase.slots[drawn])
+        return min(
+            int(period) * PERIOD + int(np.flatnonzero(phase.source_of == source)[rank])
+            for source, period, rank in zip(drawn, periods, ranks, strict=True)
+        )
+
+    def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(source, epoch, window) of sequences start … start + count − 1, each int64 [count];
+        `source` indexes `names`."""
+        index = np.arange(start, start + count, dtype=np.int64)
+        begins = np.array([phase.begin for phase in self._phases])
+        which = np.searchsorted(begins, index, side="right") - 1
+        source, k = np.empty_like(index), np.empty_like(index)
+        for number in np.unique(which):
+            phase, here = self._phases[number], which == number
+            period, slot = np.divmod(index[here] - phase.begin, PERIOD)
+            source[here] = own = phase.source_of[slot]
+            k[here] = phase.before[own] + period * phase.slots[own] + phase.rank_of[slot]
+        epoch, window = np.divmod(k, self.windows[source])
+        if self.shuffled:
+            for s, e in {*zip(source.tolist(), epoch.tolist(), strict=True)}:
+                here = (source == s) & (epoch == e)
+                key = f"{self.seed}\0{self.names[s]}\0{e}"
+                window[here] = permute(window[here], int(self.windows[s]), key)
+        return source, epoch, window
+
+    def sequences(self, start: int, count: int) -> np.ndarray:
+        """The tokens of sequences start … start + count − 1, int64 [count, sequence_length + 1].
+
+        Raises IndexError beyond the end of the validation split.
+        """
+        if start < 0 or (not self.shuffled and start + count > self._end):
+            raise IndexError(f"sequences {start} to {start + count} of {self._end}")
+        places = (column.tolist() for column in self.locate(start, count))
+        out = np.empty((count, self.sequence_length + 1), dtype=np.int64)
+        for row, source, epoch, window in zip(out, *places, strict=True):
+            self._streams[source].read(epoch, window, row)
+        return out
+
+    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """`sequences(start, count)` for each start, one after the other."""
+        return np.concatenate([self.sequences(start, count) for start in starts])
+
+    def epochs_at(self, index: int) -> dict[str, float]:
+        """How many epochs of each source the first `index` sequences are."""
+        return dict(zip(self.names, (self._seen(index) / self.windows).tolist(), strict=True))
+
+    def tokens_at(self, index: int) -> dict[str, float]:
+        """How many tokens of each source the first `index` sequences predict: padding is none."""
+        fill = np.array([stream.fill for stream in self._streams]) * self.sequence_length
+        return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
+
+    def _seen(self, index: int) -> np.ndarray:
+        phase = next(phase for phase in reversed(self._phases) if phase.begin <= index)
+        return phase.seen(index - phase.begin)
+
+
+def _phases(
+    changes: Sequence[tuple[int, Mapping[str, float]]], streams: Sequence[Stream]
+) -> list[_Phase]:
+    """changes: (first sequence, shares by source), in order."""
+    found: list[_Phase] = []
+    before = np.zeros(len(streams), dtype=np.int64)
+    names = [stream.name for stream in streams]
+    for begin, shares in changes:
+        if found:
+            before = found[-1].seen(begin - found[-1].begin)
+        slots = _slots([shares[stream.name] / stream.fill for stream in streams], names)
+        found.append(_Phase(begin, slots, *_period(slots), before))
+    return found
+
+
+def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:
+    """A pseudo-random permutation of 0 … n − 1, applied to `index` (int64, any shape).
+
+    On b bits, x → x·odd + c and x → x ^ (x >> b/2) are bijections; a few keyed rounds mix well. A
+    result beyond n is sent through again until it falls inside: still a bijection, and less than
+    two passes on average, as 2^b < 2n.
+    """
+    bits = max((n - 1).bit_length(), 1)
+    mask, shift = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)
+    random = hashlib.shake_128(key.encode()).digest(16 * ROUNDS)
+    constants = np.frombuffer(random, dtype="<u8").reshape(ROUNDS, 2)
+
+    def mix(x: np.ndarray) -> np.ndarray:
+        for factor, offset in constants:
+            x = (x * (factor | np.uint64(1)) + offset) & mask
+            x = x ^ (x >> shift)
+        return x
+
+    out = mix(index.astype(np.uint64))
+    while (outside := out >= n).any():
+        out[outside] = mix(out[outside])
+    return out.astype(np.int64)
+
+
+def _slots(shares: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """How many of PERIOD sequences each source gets: largest remainder. int64 [sources]."""
+    exact = np.array(shares) / sum(shares) * PERIOD
+    slots = np.floor(exact).astype(np.int64)
+    order = np.argsort(slots - exact, kind="stable")  # the largest remainder first
+    slots[order[: PERIOD - slots.sum()]] += 1
+    if missed := [name for name, e, n in zip(names, exact, slots, strict=True) if e and not n]:
+        name = missed[0]
+        raise PreparedDataError(f"source {name!r}: its share is less than one in {PERIOD:,}")
+    return slots
+
+
+def _period(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(source, how many slots of that source came before) for each place in a period.
+
+    The j-th of c slots wants to be at (j + ½)/c of the period; sorting all wishes (Webster's
+    method) keeps every beginning of the period close to the shares.
+    """
+    source = np.repeat(np.arange(len(slots)), slots)
+    rank = np.concatenate([np.arange(c) for c in slots]).astype(np.int64)
+    order = np.lexsort((source, (2 * rank + 1) / (2 * slots[source])))
+    return source[order], rank[order]
+
+
+def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:
+    documents = sum(source[split]["documents"] for split in SPLITS)
+    if documents < FEW_DOCUMENTS:
+        way_out = (
+            f"of the source's few documents ({documents}), {source[split]['documents']} fell into "
+            "it; give it more documents (a short text file is one, each line of a .jsonl is one)"
+        )
+    elif split == "train":
+        way_out = "give it more text or lower batch.sequence_length"
+    else:
+        way_out = "raise data.validation or lower batch.sequence_length"
+    return (
+        f"source {source['name']!r} has fewer than {sequence_length + 1} tokens in its {split} "
+        f"split, not enough for one sequence: {way_out}"
+    )

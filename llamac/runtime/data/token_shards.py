@@ -1,0 +1,393 @@
+"""From sources to token shards: a directory that a training run can map into memory.
+
+`prepare` reads each source twice: a sample trains the tokenizer, then every document is
+tokenised. The directory's layout is in `prepared`. `manifest.json` comes last; kill it anywhere
+and run it again: the tokenizer and finished sources are kept, and the bytes come out the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .input_files import PYTHON, SourceError, fingerprint, needs_cleaning
+from .prepared import (
+    SPLITS,
+    PreparedDataError,
+    ShardWriter,
+    alone,
+    clear,
+    load_manifest,
+    read_json,
+    token_dtype,
+    verify,
+    verify_once,
+    write_array,
+    write_bytes,
+    write_json,
+)
+from .sources import Skipped, documents
+from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
+
+__all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
+
+FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
+BATCH_BYTES = 1 << 21  # text tokenised together
+RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
+Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
+
+
+def silent(stage: str, done: int) -> None:
+    """Progress that nobody wants to see."""
+
+
+class PreparedDataMismatch(PreparedDataError):
+    """The directory was prepared from other settings or other inputs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of `prepare`."""
+
+    root: Path
+    sources: list[dict[str, Any]]
+    tokenizer: dict[str, Any]
+    vocab_size: int
+    validation: float
+    shard_tokens: int
+    seed: int
+    progress: Progress
+
+    @property
+    def shares(self) -> list[float]:
+        total = sum(source["share"] for source in self.sources)
+        return [source["share"] / total for source in self.sources]
+
+    def is_held_out(self, data: bytes) -> bool:
+        """Whether a document, as UTF-8, belongs to the validation split: by its hash alone."""
+        digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
+        return int.from_bytes(digest, "little") < self.validation * 2**64
+
+
+def prepare(
+    directory: str | Path,
+    *,
+    sources: list[dict[str, Any]],
+    tokenizer: dict[str, Any],
+    vocab_size: int,
+    validation: float,
+    shard_tokens: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Tokenises the sources into shards under `directory` and returns the manifest.
+
+    sources: `[[data.source]]` tables (see `sources.documents`) with `name` and `share`.
+    tokenizer: `path` of a SentencePiece model, or `kind` and `train_bytes` to train one.
+    validation: the fraction of documents held out, chosen by a hash of the document, so that
+    equal documents fall on the same side and no document moves when others are added.
+
+    A directory that is already prepared from the same settings is returned as it is, once its
+    shards have been compared with their hashes (see `prepared.verify_once` for the cost). A second
+    process at the same directory waits for the first, says so, and finds the data ready.
+    Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
+    """
+    job = Job(
+        Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
+        progress or silent,
+    )  # fmt: skip
+    settings = settings_of(job)
+    with alone(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
+        if (job.root / "manifest.json").exists():
+            return reuse(job, settings)
+        return _prepare(job, settings)
+
+
+def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    manifest = load_manifest(job.root)
+    _check_same(job, manifest, settings)
+    verify_once(job.root, manifest, job.progress)
+    return manifest
+
+
+def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    for source in filter(needs_cleaning, job.sources):
+        raise SourceError(
+            f"{job.root} holds no prepared data, and source {source['name']!r} of kind "
+            f"{source['kind']} must be cleaned first: run `llamac data prepare SPEC --set "
+            f"data.directory={job.root}`"
+        )
+    inputs = inputs_of(job)
+    key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
+    model = tokenizer_of(job, key)
+    parts = [_prepare_source(job, source, model, key) for source in job.sources]
+    manifest = {"settings": settings, "inputs": inputs} | summary(job, model, parts)
+    write_json(job.root / "manifest.json", manifest)
+    for part in parts:
+        say_skipped(job, part)
+    return manifest
+
+
+def say_skipped(job: Job, part: dict[str, Any]) -> None:
+    """One line for a source of which something was left out that may have held text."""
+    counts = {reason: n for reason, n in part["skipped"].items() if reason != "empty"}
+    if counts:
+        why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
+        where = f"the first are listed in {job.root / 'manifest.json'}"
+        job.progress(f"source {part['name']!r}: skipped {why}; {where}", 0)
+
+
+# --- Settings: what makes prepared data the same -------------------------------------------
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Flat, named as in the spec, so that a difference can be told in the spec's words."""
+    names = [source["name"] for source in job.sources]
+    for name in names:
+        legal = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name not in RESERVED
+        if not legal or names.count(name) > 1:
+            raise SourceError(
+                f"source name {name!r}: names become directories, so each must be unique, of "
+                f"letters, digits, '-', '_' and '.', and none of {', '.join(sorted(RESERVED))}"
+            )
+    if not names or any(source["share"] <= 0 for source in job.sources):
+        raise SourceError("the data needs at least one source, and every share must be positive")
+    settings: dict[str, Any] = {
+        "format": FORMAT,
+        "model.vocab_size": job.vocab_size,
+        "data.validation": job.validation,
+        "data.shard_tokens": job.shard_tokens,
+        "seed": job.seed,
+        "data.source": names,
+    }
+    used = ("path",) if job.tokenizer.get("path") else ("kind", "train_bytes")
+    settings |= {f"tokenizer.{name}": _plain(job.tokenizer[name]) for name in used}
+    for source, share in zip(job.sources, job.shares, strict=True):
+        settings |= source_settings(source)
+        settings[f"data.source.{source['name']}.share"] = share
+    return settings
+
+
+def source_settings(source: dict[str, Any]) -> dict[str, Any]:
+    """Those that its text depends on."""
+    prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
+    fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
+    fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
+    settings = {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
+    if needs_cleaning(source):
+        stages = source.get("stage", ())
+        settings[f"{prefix}.stage"] = [stage["stage"] for stage in stages]
+        for number, stage in enumerate(stages):
+            fields = {name: value for name, value in stage.items() if name != "stage"}
+            where = f"{prefix}.stage.{number}.{stage['stage']}"
+            settings |= {f"{where}.{name}": _plain(value) for name, value in fields.items()}
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def inputs_of(job: Job) -> dict[str, Any]:
+    """What the settings refer to but do not contain."""
+    inputs: dict[str, Any] = {
+        f"data.source.{source['name']}.paths": fingerprint(source)
+        for source in job.sources
+        if source["kind"] not in PYTHON
+    }
+    if path := job.tokenizer.get("path"):
+        inputs["tokenizer.path"] = Tokenizer.load(path, job.tokenizer.get("eos")).pieces_sha256
+    return inputs
+
+
+def _check_same(job: Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
+    made from: if they are gone, only the settings are compared."""
+    changes = differences(manifest["settings"], settings)
+    if not changes:
+        try:
+            now = inputs_of(job)
+        except (SourceError, TokenizerError, OSError) as error:
+            if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
+                raise  # the file is there, but no tokenizer
+            now = manifest["inputs"]
+        changes = [
+            f"  {name}: the files have changed, {then!r} then, {now.get(name)!r} now"
+            for name, then in manifest["inputs"].items()
+            if now.get(name) != then
+        ]
+    if changes:
+        raise PreparedDataMismatch(
+            f"{job.root} was prepared with other settings:\n" + "\n".join(changes) + "\n"
+            f"Undo the change, delete {job.root} to prepare it anew, or set data.directory to "
+            "another place."
+        )
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for each setting that is another one now."""
+    return [
+        f"  {name}: {then.get(name, 'not set')!r} then, {now.get(name, 'not set')!r} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+
+
+# --- The tokenizer -------------------------------------------------------------------------
+
+
+def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer] | None = None) -> Tokenizer:
+    """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
+    whether that of before is still wanted."""
+    note, path = job.root / "tokenizer.json", job.root / "tokenizer.model"
+    if read_json(note).get("key") == key and path.exists():
+        return Tokenizer.load(path)
+    given = job.tokenizer.get("path")
+    eos = job.tokenizer.get("eos")
+    model = Tokenizer.load(given, eos) if given else (train or train_on_sources)(job)
+    if model.vocab_size > job.vocab_size:
+        raise TokenizerError(
+            f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
+            f"{job.vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
+        )
+    if eos not in (None, model.eos):
+        raise TokenizerError(
+            f"tokenizer.eos = {eos}, but documents end with piece {model.eos} of "
+            f"{given or 'the trained tokenizer'}: set tokenizer.eos = {model.eos}"
+        )
+    write_bytes(path, model.model)
+    write_json(note, {"key": key})
+    return model
+
+
+def train_on_sources(job: Job) -> Tokenizer:
+    """Trains on a sample of the training documents, each source giving bytes in proportion to its
+    share, or all it has."""
+    lines: list[str] = []
+    for source, share in zip(job.sources, job.shares, strict=True):
+        job.progress(f"sampling {source['name']}", 0)
+        budget = int(job.tokenizer["train_bytes"] * share)
+        drawn = sample(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
+        lines += training_lines(drawn)
+    job.progress("training the tokenizer", sum(map(len, lines)))
+    return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
+
+
+def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
+    skipped, kept, held_out = Skipped(), 0, 0
+    for text in documents(source, skipped):
+        if job.is_held_out(text.encode()):
+            held_out += 1
+        else:
+            kept += 1
+            yield text
+    if not kept:
+        raise SourceError(_no_documents(source, held_out, skipped))
+
+
+# --- One source ----------------------------------------------------------------------------
+
+
+def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
+    """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
+    directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
+    finished = read_json(directory / "source.json")
+    if finished.get("key") == key:
+        return finished["source"]
+    clear(directory)
+    dtype, skipped = token_dtype(job.vocab_size), Skipped()
+    writers = {name: ShardWriter(directory / name, dtype, job.shard_tokens) for name in SPLITS}
+    unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
+    job.progress(stage, done)
+    for texts in _batches(documents(source, skipped)):
+        kept = [np.empty(0, dtype=np.int32)]
+        for text, tokens in zip(texts, model.encode_batch(texts, cores()), strict=True):
+            data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
+            held_out = job.is_held_out(data)
+            writers["validation" if held_out else "train"].add(tokens, len(data))
+            if not held_out:
+                kept.append(tokens)
+            done += len(data)
+        unigrams += np.bincount(np.concatenate(kept), minlength=job.vocab_size)
+        job.progress(stage, done)
+    splits = {name: writer.close() for name, writer in writers.items()}
+    if not splits["train"]["tokens"]:
+        raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
+    splits["train"]["unigram_entropy"] = entropy(unigrams)
+    write_array(directory / "unigrams.npy", unigrams)
+    part = {
+        "name": source["name"],
+        "kind": source["kind"],
+        **splits,
+        "skipped": dict(sorted(skipped.counts.items())),
+        "skipped_examples": skipped.examples,
+    }
+    write_json(directory / "source.json", {"key": key, "source": part})
+    return part
+
+
+def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> str:
+    why = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
+    if held_out:
+        lower = "" if held_out == 1 else "lower data.validation or "
+        why = f"all {held_out} were held out: {lower}give it more documents"
+    examples = "".join(f"\n  {example}" for example in skipped.examples[:3])
+    return f"source {source['name']!r} has no document to train on ({why or 'empty'}){examples}"
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- All sources ---------------------------------------------------------------------------
+
+
+def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    mixed = np.zeros(job.vocab_size)
+    for part, share in zip(parts, job.shares, strict=True):
+        unigrams = np.load(job.root / part["name"] / "unigrams.npy")
+        mixed += share * unigrams / unigrams.sum()
+    return {
+        "tokenizer": {
+            "pieces": model.vocab_size,
+            "pieces_sha256": model.pieces_sha256,
+            "unk": model.unk,
+            "bos": model.bos,
+            "eos": model.eos,
+            "lossless": model.lossless,
+        },
+        "vocab_size": job.vocab_size,
+        "dtype": token_dtype(job.vocab_size).str,
+        "unigram_entropy": entropy(mixed),
+        "sources": [part | {"share": share} for part, share in zip(parts, job.shares, strict=True)],
+    }
+
+
+def entropy(weights: np.ndarray) -> float:
+    """Of the distribution with these weights, in nats: the loss of the best model that ignores
+    all context."""
+    p = weights[weights > 0] / weights.sum()
+    return float(-(p * np.log(p)).sum())

@@ -1,0 +1,135 @@
+"""A source's tokens as sequences: windows of one stream, or documents packed together."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..kernels.padding import PADDING
+from .packing import packed_paths
+from .prepared import PreparedDataError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A split of a source: its shards, mapped into memory when first read, as one stream."""
+
+    name: str
+    shards: list[Path]
+    dtype: str
+    starts: list[int]  # where in the stream each shard begins; then the stream's length
+    mapped: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Copies the tokens from `start` into `out`, int64 [n], across shards."""
+        shard, filled = bisect_right(self.starts, start) - 1, 0
+        while filled < len(out):
+            begin = start + filled - self.starts[shard]
+            piece = self._shard(shard)[begin : begin + len(out) - filled]
+            out[filled : filled + len(piece)] = piece
+            filled, shard = filled + len(piece), shard + 1
+
+    def _shard(self, number: int) -> np.ndarray:
+        if number not in self.mapped:
+            mapped = np.memmap(self.shards[number], dtype=self.dtype, mode="r")
+            # As a plain array: slicing a memmap object costs more than copying a sequence.
+            self.mapped[number] = np.asarray(mapped)
+        return self.mapped[number]
+
+
+class Stream(Protocol):
+    """windows: how many sequences an epoch has. fill: the share of their labels that are tokens."""
+
+    name: str
+    windows: int
+    fill: float
+
+    def read(self, epoch: int, window: int, out: np.ndarray) -> None:
+        """Writes a sequence into `out`, int64 [sequence_length + 1]."""
+        ...
+
+
+class Concatenated:
+    """Windows of the stream, each sharing one token with the next.
+
+    In training the stream is a ring: an epoch begins where the one before ended, so what does not
+    fill a window comes first in the next, and in the long run every token comes equally often.
+    """
+
+    fill = 1.0
+
+    def __init__(self, tokens: Tokens, sequence_length: int, ring: bool) -> None:
+        self.name, self.tokens, self.length, self.ring = tokens.name, tokens, sequence_length, ring
+        enough = len(tokens) > sequence_length
+        self.windows = (len(tokens) - (not ring)) // sequence_length if enough else 0
+
+    def start(self, epoch: int, window: int) -> int:
+        """Where in the stream a window begins."""
+        start = window * self.length
+        return (epoch * self.windows * self.length + start) % len(self.tokens) if epoch else start
+
+    def read(self, epoch: int, window: int, out: np.ndarray) -> None:
+        start = self.start(epoch, window)
+        ahead = min(len(out), len(self.tokens) - start)
+        self.tokens.read(start, out[:ahead])
+        if ahead < len(out):
+            self.tokens.read(0, out[ahead:])
+
+
+class Packed:
+    """Whole documents side by side, then padding (see `packing`)."""
+
+    def __init__(self, root: Path, source: dict[str, Any], split: str, tokens: Tokens, length: int):
+        paths = packed_paths(root, source, split, length)
+        try:
+            self.pieces, sequences = (_rows(path) for path in paths)
+            self.first, (pieces, labels) = sequences[:, 0], sequences[-1].tolist()
+            if pieces != len(self.pieces):
+                raise ValueError("it is cut off")
+        except (OSError, ValueError, IndexError) as error:
+            raise PreparedDataError(
+                f"{paths[0].parent} is not packed for sequences of {length}: delete "
+                f"{paths[0].name} and {paths[1].name} there and start again"
+            ) from error
+        self.name, self.tokens, self.windows = tokens.name, tokens, len(self.first) - 1
+        self.fill = labels / (self.windows * length) if self.windows else 1.0
+
+    def read(self, epoch: int, window: int, out: np.ndarray) -> None:
+        filled = 0
+        for start, length in self.pieces[self.first[window] : self.first[window + 1]].tolist():
+            self.tokens.read(start, out[filled : filled + length])
+            filled += length
+        out[filled:] = PADDING
+
+
+def _rows(path: Path) -> np.ndarray:
+    """int64 [rows, 2], mapped into memory; an empty file cannot be."""
+    if not path.stat().st_size:
+        return np.zeros((0, 2), dtype=np.int64)
+    return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
+
+
+def open_stream(
+    root: Path,
+    manifest: dict[str, Any],
+    source: dict[str, Any],
+    split: str,
+    sequence_length: int,
+    packing: str,
+) -> Stream:
+    """packing: "concatenate" or "best_fit"."""
+    shards = source[split]["shards"]
+    starts = [0, *accumulate(shard["tokens"] for shard in shards)]
+    paths = [root / shard["file"] for shard in shards]
+    tokens = Tokens(source["name"], paths, manifest["dtype"], starts)
+    if packing == "best_fit":
+        return Packed(root, source, split, tokens, sequence_length)
+    return Concatenated(tokens, sequence_length, ring=split == "train")

@@ -1,0 +1,264 @@
+"""SentencePiece as LLaMA uses it (LLaMA paper, section 2.1): digits split one by one, unknown
+characters spelled in bytes, no normalisation; plus an exact round trip of every string.
+
+Two things would break the round trip and are handled here. SentencePiece writes a space as
+U+2581 and cannot tell the two apart, so a real U+2581 is encoded as its three byte pieces. And
+it silently ignores training lines of 4192 bytes or more, so longer ones are cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RunError
+
+SPACE_MARK = "\u2581"
+LINE_BYTES = 4191  # SentencePiece skips longer training lines
+SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
+SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
+UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
+SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
+
+
+class TokenizerError(RunError, ValueError):
+    """A vocabulary that cannot be trained on this text, or a model that cannot be used."""
+
+
+class Tokenizer:
+    """A SentencePiece model. `decode(encode(text)) == text` for every valid Unicode string,
+    if the model is `lossless`: those trained here are, and so is LLaMA's own."""
+
+    def __init__(self, model: bytes) -> None:
+        sentencepiece = _sentencepiece()
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise TokenizerError("not a SentencePiece model") from error
+        self.model = model
+        self.vocab_size: int = self._pieces.vocab_size()
+        self.unk, self.bos, self.eos = (
+            self._pieces.unk_id(),
+            self._pieces.bos_id(),
+            self._pieces.eos_id(),
+        )
+        if self.eos < 0:
+            raise TokenizerError("the SentencePiece model has no end-of-sequence piece")
+        # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
+        # text's beginning may have it: later segments are led in by a newline, which is cut off.
+        lead = self._pieces.encode("\n")
+        prefixed = bool(lead) and self._pieces.id_to_piece(lead[0]).startswith(SPACE_MARK)
+        self._lead, self._lead_tokens = ("\n", len(lead)) if prefixed else ("", 0)
+        mark = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+        self._mark: list[int] = [] if self.unk in mark else mark
+        names = (self._pieces.id_to_piece(i) for i in range(self.vocab_size))
+        # A piece that spans lines would make cutting at a line's end change the tokens.
+        self._multiline = any("\n" in name for name in names)
+
+    @classmethod
+    def load(cls, path: str | Path, eos: int | None = None) -> Tokenizer:
+        """The model in a file, SentencePiece's or a tokenizer.json; eos: which piece ends a
+        document, where the file may not say. Raises TokenizerError, naming the file."""
+        try:
+            model = Path(path).read_bytes()
+            if model.lstrip()[:1] == b"{":
+                from .tokenizer_json import JsonTokenizer
+
+                return JsonTokenizer(model, eos)
+            return cls(model)
+        except OSError as error:
+            raise TokenizerError(
+                f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
+                "SentencePiece .model file or a tokenizer.json"
+            ) from error
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from error
+
+    @property
+    def pieces_sha256(self) -> str:
+        """Hash of pieces, scores and types in order of id. The model file also holds training
+        settings, so two equal vocabularies may lie in different files."""
+        digest, pieces = hashlib.sha256(), self._pieces
+        for i in range(self.vocab_size):
+            kind = pieces.is_control(i) + 2 * pieces.is_byte(i) + 4 * pieces.is_unknown(i)
+            piece = pieces.id_to_piece(i).encode()
+            digest.update(struct.pack("<IfI", len(piece), pieces.get_score(i), kind) + piece)
+        return digest.hexdigest()
+
+    @property
+    def lossless(self) -> bool:
+        """Whether a text made of traps survives: not with normalisation or without byte pieces."""
+        probe = "  a\r\n\n\tb  \x00 ﬁ Å é 😀 12 \u2581\ue000\n "
+        return self.decode(self.encode(probe)) == probe
+
+    def encode(self, text: str) -> np.ndarray:
+        """The text's tokens, int32 [n], without BOS or EOS."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
+        """`encode` of each text. The number of threads changes the speed, never the tokens."""
+        split = [list(self._segments(text)) for text in texts]
+        strings = [
+            segment if i == 0 else self._lead + segment
+            for segments in split
+            for i, segment in enumerate(segments)
+            if segment is not None
+        ]
+        encoded = iter(self._pieces.encode(strings, num_threads=threads))
+        return [np.array(self._join(segments, encoded), dtype=np.int32) for segments in split]
+
+    def _join(self, segments: list[str | None], encoded: Iterator[list[int]]) -> list[int]:
+        ids = next(encoded)  # the first segment is never a U+2581
+        for segment in segments[1:]:
+            ids += self._mark if segment is None else next(encoded)[self._lead_tokens :]
+        return ids
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+        """The text of some tokens. BOS and EOS give nothing; an id beyond the vocabulary (which a
+        model with a rounded-up vocabulary may sample) reads as the unknown piece."""
+        known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]
+        return self._pieces.decode(known)
+
+    def piece(self, token: int) -> str:
+        """The text of a piece, a space in it as U+2581."""
+        return self._pieces.id_to_piece(token)
+
+    def score(self, token: int) -> float:
+        """BPE: the higher, the earlier its merge; unigram: its log-probability."""
+        return self._pieces.get_score(token)
+
+    def _segments(self, text: str) -> Iterator[str | None]:
+        """Cuts at each U+2581 (yielded as None) and, in long texts, after a line's end, where no
+        piece can cross. Without a line's end it cuts anyway, at the same place every time."""
+        for number, run in enumerate(text.split(SPACE_MARK) if self._mark else [text]):
+            if number:
+                yield None
+            start = 0
+            while len(run) - start > SEGMENT and not self._multiline:
+                end = run.rfind("\n", start, start + SEGMENT) + 1 or start + SEGMENT
+                yield run[start:end]
+                start = end
+            yield run[start:]
+
+
+def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Tokenizer:
+    """Trains a SentencePiece model of exactly `vocab_size` pieces, the same one every time.
+
+    `kind` is "bpe" or "unigram". Ids as LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces.
+    Lines are free of newlines (so a newline is always its byte piece) and of U+2581.
+    Raises TokenizerError with the vocabulary sizes that this text allows.
+    """
+    sentencepiece = _sentencepiece()
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=-1,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,  # runs of spaces: indentation of code
+            split_digits=True,
+            byte_fallback=True,
+            character_coverage=0.99995,
+            max_sentence_length=LINE_BYTES + 1,
+            num_threads=1,  # sums of floats depend on the number of threads
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(_vocabulary_error(str(error), vocab_size)) from error
+    return Tokenizer(model.getvalue())
+
+
+def _vocabulary_error(message: str, vocab_size: int) -> str:
+    if found := re.search(r"value <= (\d+)", message):
+        if int(found[1]) < SMALLEST_VOCABULARY:
+            return (
+                f"the text is too small to train a tokenizer on, whatever model.vocab_size is: it "
+                f"allows {found[1]} pieces, and a vocabulary has at least {SMALLEST_VOCABULARY}; "
+                "give more text (tokenizer.train_bytes, or larger sources)"
+            )
+        return (
+            f"the text is too small for a vocabulary of {vocab_size} pieces: set "
+            f"model.vocab_size to at most {found[1]}, or give more text "
+            "(tokenizer.train_bytes, or larger sources)"
+        )
+    if found := re.search(r"required_chars\D*(\d+) vs (\d+)", message):
+        return (
+            f"a vocabulary of {vocab_size} pieces cannot hold the 259 special and byte pieces and "
+            f"this text's characters: set model.vocab_size to more than {found[2]}"
+        )
+    if "sentences_.empty()" in message:
+        return "there is no text to train a tokenizer on"
+    return f"SentencePiece cannot train on this text: {message}"
+
+
+def training_lines(texts: Iterable[str]) -> Iterator[str]:
+    """The non-blank lines of the texts, without U+2581, cut on a character to < 4192 bytes."""
+    for text in texts:
+        for line in text.split("\n"):
+            for run in line.split(SPACE_MARK):
+                if run.strip():
+                    yield from _cut(run)
+
+
+def _cut(line: str) -> Iterator[str]:
+    data = line.encode()
+    while len(data) > LINE_BYTES:
+        end = LINE_BYTES
+        while data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[:end].decode()
+        data = data[end:]
+    yield data.decode()
+
+
+def sample(texts: Iterable[str], budget: int, key: str) -> list[str]:
+    """About `budget` bytes of the texts, spread evenly over all of them, in their order.
+
+    Each block of lines gets a pseudo-random rank from `key` and its number; the lowest ranks
+    that fill the budget stay. One pass, memory of the budget, the same blocks every time.
+    """
+    heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first
+    held = 0
+    for number, block in enumerate(block for text in texts for block in _blocks(text)):
+        rank = hashlib.blake2b(f"{key}\0{number}".encode(), digest_size=8).digest()
+        size = len(block.encode())
+        heapq.heappush(heap, (-int.from_bytes(rank, "little"), number, block, size))
+        held += size
+        while held - heap[0][3] >= budget:
+            held -= heapq.heappop(heap)[3]
+    return [block for _, _, block, _ in sorted(heap, key=lambda entry: entry[1])]
+
+
+def _blocks(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > SAMPLE_BLOCK:
+        end = text.rfind("\n", start, start + SAMPLE_BLOCK) + 1 or start + SAMPLE_BLOCK
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise TokenizerError(
+            "the tokenizer needs sentencepiece: pip install sentencepiece"
+        ) from error
+    return sentencepiece

@@ -1,0 +1,84 @@
+"""Linear layers that pass their input or output between tensor-parallel ranks while they run.
+
+On CUDA the matmul is cut into the ranks' parts: each part starts as soon as it is there, or leaves
+as soon as it is done, by direct copies between GPUs (torch's symmetric memory; Wang et al. 2023,
+"Overlap communication with dependent computation via decomposition"). Elsewhere the collective and
+the matmul follow each other, and compute the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import RunError
+from ..kernels.linear import input_gradient, linear
+from .collectives import GROUPS, all_gather, reduce_scatter
+
+
+def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
+    """x [B, S/n, I], weight [O, I] → (all ranks' x [B, S, I], [B, S, O])."""
+    if x.is_cuda:
+        return _gather_matmul(x, weight.T, axis)
+    gathered = all_gather(x, axis, dim=1)
+    return gathered, linear(gathered, weight)
+
+
+def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
+    """d_y [B, S/n, O], weight [O, I] → (all ranks' d_y [B, S, O], d_x [B, S, I])."""
+    if d_y.is_cuda:
+        return _gather_matmul(d_y, weight, axis)
+    gathered = all_gather(d_y, axis, dim=1)
+    return gathered, input_gradient(gathered, weight)
+
+
+def linear_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
+    """x [B, S, I], weight [O, I] → [B, S/n, O]: this rank's part of the sum over ranks."""
+    if x.is_cuda:
+        return _matmul_scatter(x, weight.T, axis)
+    return reduce_scatter(linear(x, weight), axis, dim=1)
+
+
+def input_gradient_scatter(d_y: Tensor, weight: Tensor, axis: str) -> Tensor:
+    """d_y [B, S, O], weight [O, I] → d_x [B, S/n, I]: this rank's part of the sum over ranks."""
+    if d_y.is_cuda:
+        return _matmul_scatter(d_y, weight, axis)
+    return reduce_scatter(input_gradient(d_y, weight), axis, dim=1)
+
+
+def _gather_matmul(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
+    gathered, (y,) = torch.ops.symm_mem.fused_all_gather_matmul(
+        x.contiguous(), [weight], 1, _symmetric(axis)
+    )
+    return gathered, y
+
+
+def _matmul_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
+    return torch.ops.symm_mem.fused_matmul_reduce_scatter(
+        x.contiguous(), weight, "sum", 1, _symmetric(axis)
+    )
+
+
+@torch.compiler.assume_constant_result
+def _symmetric(axis: str) -> str:
+    """The name of the axis' group, whose ranks have memory that the others can reach.
+
+    Raises RunError where they cannot.
+    """
+    import torch.distributed._symmetric_memory as symmetric_memory
+
+    name = GROUPS[axis].name  # type: ignore[attr-defined]
+    if name not in _ready:
+        try:
+            symmetric_memory.enable_symm_mem_for_group(name)
+            symmetric_memory.get_symm_mem_workspace(name, min_size=1)
+        except RuntimeError as error:
+            raise RunError(
+                "parallel.async_tensor = true needs GPUs that reach each other's memory, as over "
+                f"NVLink: {str(error).splitlines()[0]}. Set it to false"
+            ) from error
+        _ready.add(name)
+    return name
+
+
+_ready: set[str] = set()

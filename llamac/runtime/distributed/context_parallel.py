@@ -1,0 +1,97 @@
+"""Context parallelism: each rank has two chunks of the positions, and every rank the same work.
+
+Of 2n chunks rank r has chunks r and 2n-1-r: causal attention costs an early chunk little and a late
+one much, so one of each is the same for all (Llama 3, section 3.3.2). Keys and values are gathered;
+a chunk attends to those before it, and causally to itself, and the two are merged by their
+log-sum-exp as flash attention merges its blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..kernels.numerics import upcast
+from .collectives import GROUPS
+
+Kernel = Callable[..., tuple[Tensor, ...]]
+
+
+def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
+    """Positions in order → as the ranks hold them one after the other: chunks 0, 2n-1, 1, 2n-2 …"""
+    chunks = x.chunk(2 * size, dim)
+    return torch.cat([chunks[index] for r in range(size) for index in (r, 2 * size - 1 - r)], dim)
+
+
+def position_order(x: Tensor, dim: int, size: int) -> Tensor:
+    """As the ranks hold them → in order: what `rank_order` did, undone."""
+    chunks = x.chunk(2 * size, dim)
+    return torch.cat([*chunks[::2], *reversed(chunks[1::2])], dim)
+
+
+def context_attention(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of this rank's queries to all keys, by `kernel(q, k, v, scale, causal)`.
+
+    q [B, S/n, H, D]; k, v [B, S, K, D] in order of position → (out as q, log-sum-exp [B, H, S/n]).
+    """
+    outs, logsumexps = [], []
+    for chunk, start in zip(q.chunk(2, 1), _starts(q, axis), strict=True):
+        own = slice(start, start + chunk.shape[1])
+        out, logsumexp = kernel(chunk, k[:, own], v[:, own], scale, True)
+        if start:
+            before = kernel(chunk, k[:, :start], v[:, :start], scale, False)
+            out, logsumexp = _merged(out, logsumexp, *before)
+        outs.append(out)
+        logsumexps.append(logsumexp)
+    return torch.cat(outs, 1), torch.cat(logsumexps, 2)
+
+
+def context_attention_backward(
+    kernel: Kernel,
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    axis: str,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """→ (d_q as q, and this rank's part of the sums d_k and d_v, as k and v).
+
+    Given the log-sum-exp over all keys, each part's weights are those of the whole.
+    """
+    d_queries = []
+    d_k, d_v = (torch.zeros_like(x, dtype=upcast(x).dtype) for x in (k, v))
+    rows = zip(d_out.chunk(2, 1), q.chunk(2, 1), out.chunk(2, 1), strict=True)
+    for (d_chunk, chunk, made), total, start in zip(
+        rows, logsumexp.chunk(2, 2), _starts(q, axis), strict=True
+    ):
+        d_query = torch.zeros_like(chunk, dtype=d_k.dtype)
+        ends = [(slice(start, start + chunk.shape[1]), True), (slice(0, start), False)]
+        for keys, causal in ends if start else ends[:1]:
+            parts = (d_chunk, chunk, k[:, keys], v[:, keys], made, total.contiguous())
+            d_own, d_keys, d_values = kernel(*parts, scale, causal)
+            d_query += d_own
+            d_k[:, keys] += d_keys
+            d_v[:, keys] += d_values
+        d_queries.append(d_query)
+    return torch.cat(d_queries, 1).to(q.dtype), d_k.to(k.dtype), d_v.to(v.dtype)
+
+
+def _starts(q: Tensor, axis: str) -> Iterator[int]:
+    """The position that each of this rank's two chunks begins at."""
+    group = GROUPS[axis]
+    for chunk in (group.rank, 2 * group.size - 1 - group.rank):
+        yield chunk * (q.shape[1] // 2)
+
+
+def _merged(out: Tensor, logsumexp: Tensor, more: Tensor, its: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to two sets of keys, from attention to each."""
+    total = torch.logaddexp(logsumexp, its)
+    share, rest = ((x - total).exp().transpose(1, 2).unsqueeze(-1) for x in (logsumexp, its))
+    return (upcast(out) * share + upcast(more) * rest).to(out.dtype), total

@@ -1,0 +1,112 @@
+"""Which part of which canonical parameter a rank holds, and which gradients its peers must add.
+
+Tensor-parallel ranks split a held parameter's canonical pieces along dim 0, each piece by itself,
+or all of it along dim 1; FSDP then splits what a rank holds along dim 0, wherever that falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import Shard
+
+from ..checkpoint.dcp import Box
+from ..parameters import Pieces, draw, pattern
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The tables of model.py, seen from one of `size` tensor-parallel ranks.
+
+    packed: held parameter → its canonical pieces, where it is not itself one, whole.
+    split: pattern of a held parameter → the dim that the ranks split. copies: pattern of a
+    canonical one → how many ranks hold the same part. summed: patterns of held parameters of
+    which every rank has a copy, but only its own part of the gradient.
+    """
+
+    packed: Mapping[str, Pieces]
+    split: Mapping[str, int] = field(default_factory=dict)
+    copies: Mapping[str, int] = field(default_factory=dict)
+    summed: Collection[str] = ()
+    size: int = 1
+    rank: int = 0
+
+    def boxes(self, name: str, parameter: Tensor, values: Tensor) -> Iterator[tuple[str, Box]]:
+        """(canonical name, box) of all that a rank holds of a parameter; parts that are padding or
+        on other ranks are left out. values: shaped as the rank's own part of `parameter`."""
+        rows, first = parameter.shape[0], _first_row(parameter)
+        begin = 0
+        for canonical, whole in self.packed.get(name, ((name, rows),)):
+            part, start, count = self._rows(name, canonical, whole)
+            low, high = max(begin, first), min(begin + count, first + values.shape[0])
+            if low < high:
+                yield (
+                    canonical,
+                    self._box(name, values[low - first : high - first], whole, start + low - begin),
+                )
+            begin += part
+
+    def _rows(self, name: str, canonical: str, whole: int) -> tuple[int, int, int]:
+        """(rows held, where they begin in the canonical parameter, how many are no padding)."""
+        if self.split.get(pattern(name)) != 0:
+            return whole, 0, whole
+        copies = self.copies.get(pattern(canonical), 1)
+        part = -(-whole * copies // self.size)
+        start = self.rank // copies * part
+        return part, start, max(0, min(part, whole - start))
+
+    def _box(self, name: str, view: Tensor, rows: int, start: int) -> Box:
+        shape, offsets = [rows, *view.shape[1:]], [start] + [0] * (view.ndim - 1)
+        if self.split.get(pattern(name)) == 1:
+            shape[1], offsets[1] = shape[1] * self.size, self.rank * shape[1]
+        return Box(view, tuple(shape), tuple(offsets))
+
+    def copied(self, canonical: str) -> int:
+        return self.copies.get(pattern(canonical), 1)
+
+    def is_summed(self, name: str) -> bool:
+        return pattern(name) in self.summed
+
+    def is_split(self, name: str) -> bool:
+        return pattern(name) in self.split
+
+
+def _first_row(parameter: Tensor) -> int:
+    """Which row of the held parameter this rank's part of it begins with."""
+    if not isinstance(parameter, DTensor):
+        return 0
+    first, rows = 0, parameter.shape[0]
+    mesh = parameter.device_mesh
+    for axis, placement in enumerate(parameter.placements):
+        if placement == Shard(0):
+            part = -(-rows // mesh.size(axis))  # as torch.chunk has it
+            first += min(part * mesh.get_local_rank(axis), rows)
+    return first
+
+
+def local(parameter: Tensor) -> Tensor:
+    """The part of a parameter, or of its gradient, that this process holds."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+@torch.no_grad()
+def initialise_shares(
+    parameters: Iterable[tuple[str, Tensor]],
+    init: Mapping[str, tuple[str, float]],
+    shares: Shares,
+    seed: int,
+) -> None:
+    """Fill every parameter with what one rank alone would start from; padding with zeros."""
+    for name, parameter in parameters:
+        values = local(parameter)
+        values.zero_()
+        for canonical, box in shares.boxes(name, parameter, values):
+            place = tuple(
+                slice(start, start + size)
+                for start, size in zip(box.offsets, box.tensor.shape, strict=True)
+            )
+            box.tensor.copy_(draw(canonical, box.shape, init, seed)[place])

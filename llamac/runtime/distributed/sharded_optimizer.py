@@ -1,0 +1,118 @@
+"""The optimizer of one rank among many: it updates its own part, on a norm that is everyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+
+from ..checkpoint.dcp import Box
+from ..train.optimizer import MasterWeights
+from . import collectives
+from .mesh import Mesh
+from .param_sharding import Shares, local
+
+
+class ShardedWeights(MasterWeights):
+    """`MasterWeights` of what this rank holds.
+
+    FSDP's parameters are fp32 parts of the whole, already reduced over data and context ranks, and
+    are their own masters. Over the tensor-parallel ranks, once a step, the gradients are added that
+    each has only its part of: of norm gains under sequence parallelism, and of key heads that
+    several ranks hold (Megatron-LM's finalize_model_grads).
+    """
+
+    def __init__(
+        self, parameters: Iterable[tuple[str, Parameter]], shares: Shares, mesh: Mesh, **given: Any
+    ) -> None:
+        self.shares, self.mesh = shares, mesh
+        self.held = dict(parameters)
+        own = {
+            name: Parameter(local(p.detach())) if isinstance(p, DTensor) else p
+            for name, p in self.held.items()
+        }
+        super().__init__(own.items(), **given)
+
+    def collect(self) -> None:
+        """Take over the gradients that FSDP has reduced."""
+        for name, parameter in self.held.items():
+            if isinstance(parameter, DTensor):
+                assert parameter.grad is not None, name
+                self.masters[name].grad = local(parameter.grad)
+
+    @torch.no_grad()
+    def step(self, lr: float, loss: Tensor) -> Tensor:
+        self.collect()
+        outcome = super().step(lr, loss)
+        for parameter in self.held.values():
+            if isinstance(parameter, DTensor):
+                parameter.grad = None
+        return outcome
+
+    @torch.no_grad()
+    def measured(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss and the norm of all gradients, the same on every rank."""
+        if self.shares.size > 1:
+            self._add_over_tensor_ranks()
+        replicas, tensor = self.mesh.degrees["dp_replicate"], self.mesh.degrees["tp"]
+        squares = torch.zeros((), device=loss.device)
+        for name in self.held:
+            for canonical, gradient in self._gradients(name):
+                holders = self.shares.copied(canonical) if self.shares.is_split(name) else tensor
+                squares += gradient.float().square().sum() / (holders * replicas)
+        totals = torch.stack([loss.float() / self.mesh.losses, squares])
+        dist.all_reduce(totals)
+        return totals[0], totals[1].sqrt()
+
+    def _gradients(self, name: str) -> Iterable[tuple[str, Tensor]]:
+        """(canonical name, this rank's part of its gradient), without padding."""
+        gradient = self.masters[name].grad
+        assert gradient is not None, name
+        for canonical, box in self.shares.boxes(name, self.held[name], gradient):
+            yield canonical, box.tensor
+
+    def _add_over_tensor_ranks(self) -> None:
+        """One all-reduce for gains, one for copied heads, whatever their number."""
+        gains: list[Tensor] = []
+        copies: list[Tensor] = []
+        for name in self.held:
+            for canonical, gradient in self._gradients(name):
+                if self.shares.is_summed(name):
+                    gains.append(gradient)
+                elif self.shares.is_split(name) and self.shares.copied(canonical) > 1:
+                    copies.append(gradient)
+        if gains:
+            _replace(gains, collectives.all_reduce(_flat(gains), "tp"))
+        if copies:
+            count = max(self.shares.copies.values())
+            mine = self.shares.rank // count
+            flat = _flat(copies)
+            by_head = flat.new_zeros(self.shares.size // count, flat.numel())
+            by_head[mine] = flat
+            _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
+
+    def boxes(self) -> dict[str, dict[str, Box]]:
+        """What a checkpoint holds of this rank's, as `MasterWeights.tensors`."""
+        sections: dict[str, dict[str, Box]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        for name, master in self.masters.items():
+            state = self.adamw.state[master]
+            own = {"model": master.detach()}
+            own |= {key: state[key] for key in ("exp_avg", "exp_avg_sq")}
+            for section, tensor in own.items():
+                sections[section] |= self.shares.boxes(name, self.held[name], tensor)
+        return sections
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _replace(tensors: list[Tensor], flat: Tensor) -> None:
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))

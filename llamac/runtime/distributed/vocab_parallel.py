@@ -1,0 +1,122 @@
+"""Embedding and cross-entropy where each rank has its own rows of the vocabulary.
+
+Rank r has rows r·V' … (r+1)·V' - 1; a vocabulary that does not divide is padded in the last ones,
+and padding has no probability and no gradient. Logits are never gathered: ranks exchange, for each
+token, a maximum, a sum of exponentials and the target's logit (Megatron-LM's
+vocab_parallel_cross_entropy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..kernels.cross_entropy import token_weights
+from ..kernels.embedding import embedding_gradient
+from ..kernels.linear import input_gradient, linear, weight_gradient
+from ..kernels.numerics import upcast
+from .collectives import GROUPS, all_reduce, all_reduce_max
+
+
+def _own(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
+    """(index among this rank's rows, 0 where it is another's; whether it is this rank's)."""
+    index = ids - GROUPS[axis].rank * rows
+    mine = (index >= 0) & (index < rows)
+    return index.where(mine, 0), mine
+
+
+def parallel_embedding(tokens: Tensor, table: Tensor, axis: str) -> Tensor:
+    """tokens int64 [B, S], table [V', D] → [B, S, D]: zero for tokens of other ranks."""
+    index, mine = _own(tokens, table.shape[0], axis)
+    return table[index] * mine.unsqueeze(-1)
+
+
+def parallel_embedding_gradient(d_x: Tensor, tokens: Tensor, axis: str, rows: int) -> Tensor:
+    """d_x [B, S, D] → [V', D], the sum of what this rank's tokens send back."""
+    index, mine = _own(tokens, rows, axis)
+    return embedding_gradient(d_x * mine.unsqueeze(-1), index, rows)
+
+
+def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
+    """Logits of what is no token at minus infinity; as they are where every row is a token."""
+    rows, group = logits.shape[-1], GROUPS[axis]
+    if rows * group.size == vocab_size:
+        return logits
+    padding = torch.arange(rows, device=logits.device) >= vocab_size - group.rank * rows
+    return logits.masked_fill(padding, float("-inf"))
+
+
+def _losses(logits: Tensor, targets: Tensor, axis: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """logits [n, V'], targets [n] → loss of each [n], and what gradients need: the log of the sum
+    of exponentials [n, 1], and the targets as `_own` gives them."""
+    index, mine = _own(targets, logits.shape[-1], axis)
+    top = all_reduce_max(logits.amax(-1), axis)
+    chosen = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1).where(mine, 0)
+    sums = torch.stack([(logits - top.unsqueeze(-1)).exp().sum(-1), chosen])
+    total, target = all_reduce(sums, axis)
+    log_total = total.log() + top
+    return log_total - target, log_total.unsqueeze(-1), index, mine
+
+
+def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, mine: Tensor) -> Tensor:
+    """softmax(logits) - one_hot(targets), this rank's columns [n, V']."""
+    hot = torch.arange(logits.shape[-1], device=logits.device) == index.unsqueeze(-1)
+    return (logits - log_total).exp() - (hot & mine.unsqueeze(-1)).to(logits.dtype)
+
+
+def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors cut into runs of tokens, side by side."""
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
+    """logits [B, S, V'], labels int64 [B, S] → the mean loss, the same on every rank."""
+    rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
+    losses = _losses(rows, labels.flatten(), axis)[0]
+    return (losses * token_weights(labels.flatten(), losses.dtype).squeeze(-1)).sum()
+
+
+def parallel_cross_entropy_backward(
+    d_loss: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
+) -> Tensor:
+    """d_logits, this rank's columns [B, S, V']."""
+    rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
+    _, *found = _losses(rows, labels.flatten(), axis)
+    scale = d_loss * token_weights(labels.flatten(), rows.dtype)
+    return (_d_logits(rows, *found) * scale).to(logits.dtype).view_as(logits)
+
+
+def parallel_linear_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
+) -> Tensor:
+    """x [B, S, D], weight [V', D], labels int64 [B, S] → the mean loss, made in chunks."""
+    x, labels = x.flatten(0, -2), labels.flatten()
+    total = x.new_zeros((), dtype=upcast(x).dtype)
+    weights = token_weights(labels, total.dtype).squeeze(-1)
+    for rows, targets, share in _chunks(chunk, x, labels, weights):
+        logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
+        total = total + (_losses(logits, targets, axis)[0] * share).sum()
+    return total
+
+
+def parallel_linear_cross_entropy_with_gradients(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `parallel_linear_cross_entropy`, with its gradients: (loss, this rank's part of the sum
+    d_x [B, S, D], d_weight [V', D])."""
+    flat, labels = x.flatten(0, -2), labels.flatten()
+    total = flat.new_zeros((), dtype=upcast(flat).dtype)
+    weights = token_weights(labels, total.dtype)
+    d_rows: list[Tensor] = []
+    d_weight = torch.zeros_like(weight, dtype=total.dtype)
+    for rows, targets, share in _chunks(chunk, flat, labels, weights):
+        logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
+        losses, *found = _losses(logits, targets, axis)
+        total = total + (losses * share.squeeze(-1)).sum()
+        d_logits = (_d_logits(logits, *found) * share).to(x.dtype)
+        d_rows.append(input_gradient(d_logits, weight))
+        # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
+        d_weight = d_weight + upcast(weight_gradient(d_logits, rows))
+    return total, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)

@@ -1,0 +1,231 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..machine import forget_peak_memory, peak_memory_bytes, say
+from .plan_file import WARM, deviation, read_plan
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+Row = dict[str, Any]
+
+
+class Metrics:
+    """Appends one JSON object per step to RUN/metrics.jsonl, and scalars to RUN/tensorboard.
+
+    A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
+    a crash, so that the file is always one clean curve.
+    """
+
+    def __init__(self, run: Path, *, resumed: int, tensorboard: bool) -> None:
+        self.path = run / "metrics.jsonl"
+        self._truncate(resumed)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed + 1)
+
+    def write(self, row: Row) -> None:
+        finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, row["step"])
+
+    def sync(self) -> None:
+        """Force the rows to disk: before a checkpoint, so that none is newer than its curve."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _truncate(self, resumed: int) -> None:
+        if not self.path.exists():
+            return
+        kept = [line for line in self.path.read_bytes().splitlines(True) if _step(line) <= resumed]
+        temporary = self.path.with_name(".metrics.jsonl")
+        with open(temporary, "wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path)
+
+
+@dataclass
+class Speed:
+    """What a step's seconds say. peak: FLOP/s of all devices, which MFU is a fraction of; a step
+    that seems faster shows it to have been measured too low, and raises it. directory: its
+    plan.json, if it has one, says what was predicted. Peak memory counts from now on."""
+
+    tokens: int
+    flops_per_token: int
+    peak: float
+    device: torch.device
+    directory: Path
+
+    def __post_init__(self) -> None:
+        self.plan = read_plan(self.directory, self.device)
+        forget_peak_memory(self.device)
+
+    @property
+    def basis(self) -> str:
+        """What MFU is of, and what is predicted: a line each."""
+        mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
+        return mfu if self.plan is None else f"{mfu}\n{self.plan}"
+
+    def row(self, seconds: float) -> Row:
+        rate = self.tokens / seconds
+        flops = rate * self.flops_per_token
+        self.peak = max(self.peak, flops)
+        return {
+            "tokens_per_second": rate,
+            "mfu": flops / self.peak,
+            "step_seconds": seconds,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            **(self.plan.row() if self.plan else {}),
+        }
+
+
+class Silent:
+    """Stands in for `Metrics` and `Display` on ranks that do not speak."""
+
+    def write(self, row: Row) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def step(self, row: Row) -> None: ...
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Display:
+    """The run as a person watches it: a live line on a terminal, else a line every few steps."""
+
+    def __init__(self, start: int, stop: int, every: int) -> None:
+        self.stop = stop
+        self.every = every
+        self._recent: deque[float] = deque(
+            maxlen=21
+        )  # seconds; their median outlives a compilation
+        self._compared = False  # with what was predicted
+        self._live = _live_line() if sys.stdout and sys.stdout.isatty() else None
+        self._task = (
+            self._live.add_task("first step", total=stop, completed=start) if self._live else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            with contextlib.suppress(OSError):
+                self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print `text` as it is, above the live line if there is one."""
+        if self._live is not None:
+            with contextlib.suppress(OSError):  # a terminal that is gone does not end the run
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(text)
+
+    def step(self, row: Row) -> None:
+        self._recent.append(row["step_seconds"])
+        seconds = statistics.median_low(self._recent)
+        if len(self._recent) == WARM and "predicted_step_seconds" in row and not self._compared:
+            self._compared = True
+            if off := deviation(row | {"step_seconds": seconds}):
+                self.say(off)
+        remaining = (self.stop - row["step"]) * seconds
+        line = describe(row, self.stop, remaining)
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=row["step"], description=line)
+            if "validation_loss" in row:
+                self.say(line)
+        elif row["step"] % self.every == 0 or row["step"] == self.stop:
+            self.say(line)
+
+
+def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
+    """A progress callback that says each stage as it begins."""
+    said: list[str] = []
+
+    def progress(stage: str, _: int) -> None:
+        if stage not in said:
+            said.append(stage)
+            say(f"{stage} …")
+
+    return progress
+
+
+def describe(row: Row, stop: int, remaining_seconds: float) -> str:
+    """One step in one line; what matters most comes first, as narrow terminals cut the end off."""
+    text = (
+        f"step {row['step']:,}/{stop:,} · loss {row['loss']:.4f} · "
+        f"ETA {duration(remaining_seconds)} · lr {row['lr']:.2e} · norm {row['grad_norm']:.2f} · "
+        f"{row['tokens_per_second']:,.0f} tok/s · MFU {row['mfu']:.1%}"
+    )
+    if "predicted_step_seconds" in row:
+        real, planned = row["peak_memory_bytes"] / 1e9, row["predicted_peak_memory_bytes"] / 1e9
+        text += f" · {row['step_seconds']:.3g} s, planned {row['predicted_step_seconds']:.3g}"
+        text += f" · {real:.2f} GB, planned {planned:.2f}"
+    if "validation_loss" in row:
+        text += f" · validation {row['validation_loss']:.4f}"
+    return text + (" · SKIPPED" if "skipped_steps" in row else "")
+
+
+def duration(seconds: float) -> str:
+    """4000.0 → "1:06:40"; days in front when there are any."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}d " * (days > 0) + f"{hour}:{minute:02}:{second:02}"
+
+
+def _live_line() -> Progress:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (BarColumn(10), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
+    return Progress(*columns, transient=True)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _step(line: bytes) -> float:
+    """The step of a row of metrics.jsonl; a line that is not whole is beyond every step."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

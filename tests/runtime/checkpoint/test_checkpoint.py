@@ -1,0 +1,316 @@
+"""Checkpoints: whole or absent, checked, kept, locked, and refused under other settings."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from traceback import StackSummary
+
+import pytest
+import torch
+from torch.distributed.checkpoint.api import CheckpointException
+
+from llamac.runtime.checkpoint import checkpoint, dcp
+from llamac.runtime.checkpoint.progress import Progress
+from llamac.runtime.distributed.ranks import Ranks
+from llamac.runtime.errors import RunError
+
+CURVE = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
+
+
+def tensors(fill: float) -> dict[str, dict[str, torch.Tensor]]:
+    packed = torch.full((6, 4), fill)
+    return {"model": {"wq": packed[:4], "wk": packed[4:], "norm": torch.full((3,), fill)}}
+
+
+def save(run: Path, step: int, keep: int = 10, fill: float | None = None) -> Path:
+    progress = Progress(step, 4 * step, 8 * step, skipped_steps=1)
+    weights = tensors(step if fill is None else fill)
+    return checkpoint.commit(run, weights, checkpoint.state_of(progress, CURVE, "hash"), keep)
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def damage_something(path: Path) -> None:
+    file = next((path / "tensors").glob("*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def found(run: Path, resume: str = "auto", said: list[str] | None = None) -> Path | None:
+    path, _ = checkpoint.find(run, resume, CURVE, (said if said is not None else []).append)
+    return path
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    path = save(tmp_path, 3)
+    into = tensors(0.0)
+    state = checkpoint.load(path, into)
+    assert all((t == 3.0).all() for t in into["model"].values())
+    assert Progress.of(state) == Progress(3, 12, 24, skipped_steps=1)
+    assert state["spec_sha256"] == "hash"
+
+
+def test_views_are_stored_as_themselves_not_as_the_tensor_they_show(tmp_path):
+    whole = torch.zeros(1000, 1000)
+    state = checkpoint.state_of(Progress(1), {}, "")
+    path = checkpoint.commit(tmp_path, {"model": {"w": whole[:1]}}, state, 1)
+    assert sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) < whole.nbytes / 10
+
+
+def test_random_state_comes_back():
+    saved = json.loads(json.dumps([checkpoint.random_state()]))
+    first = torch.rand(3)
+    for ranks in (checkpoint.ALONE, Ranks(1, 4)):  # a rank too had what all of them had
+        checkpoint.set_random_state(saved, ranks)
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_ranks_that_differ_get_their_own_random_state_back_or_if_others_one_new_one():
+    saved = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        saved.append(checkpoint.random_state())
+
+    def drawn(rank: int, size: int) -> float:
+        checkpoint.set_random_state(saved, Ranks(rank, size))
+        return torch.rand(()).item()
+
+    assert drawn(1, 2) == torch.rand((), generator=torch.Generator().manual_seed(2)).item()
+    assert drawn(0, 3) == drawn(2, 3) != drawn(0, 2)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (5, 10, 100, 15):
+        save(tmp_path, step, keep=2)
+    assert names(tmp_path) == ["step-00000015", "step-00000100"]
+
+
+@pytest.mark.parametrize(
+    ("module", "moment"),
+    [(checkpoint, "_flush_tree"), (checkpoint, "_sha256"), (dcp, "save_distributed")],
+)
+def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
+    tmp_path, monkeypatch, module, moment
+):
+    before = save(tmp_path, 1)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, moment, die)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 2)
+    assert names(tmp_path) == [".writing-step-00000002", "step-00000001"]
+    assert found(tmp_path) == before
+    assert names(tmp_path) == ["step-00000001"]
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "moment", "error"),
+    [
+        (checkpoint, "_flush_tree", NO_SPACE),
+        (checkpoint, "_flush_tree", RuntimeError("PytorchStreamWriter failed\nframe 1")),
+        (dcp, "save_distributed", NO_SPACE),
+        (dcp, "save_distributed", RuntimeError("PytorchStreamWriter failed\nframe 1")),
+        (dcp, "save_distributed", CheckpointException("", {0: (NO_SPACE, StackSummary())})),
+    ],
+)
+def test_a_save_that_fails_says_why_and_frees_the_space(
+    tmp_path, monkeypatch, module, moment, error
+):
+    save(tmp_path, 1)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(module, moment, fail)
+    with pytest.raises(RunError, match=r"cannot save step 2 .*(No space|Writer failed).* resume$"):
+        save(tmp_path, 2)
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_deletion_that_dies_leaves_nothing_that_looks_like_a_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 2, keep=1)
+    assert checkpoint.steps(tmp_path) == [2]
+    save(tmp_path, 3, keep=1)
+    assert names(tmp_path) == ["step-00000003"]
+
+
+def test_files_and_directories_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    flushed: list[Path] = []
+    monkeypatch.setattr(checkpoint, "_flush", flushed.append)
+    final = save(tmp_path, 1)
+    written = final.with_name(f".writing-{final.name}")
+    expected = {written, *(written / p.relative_to(final) for p in final.rglob("*"))}
+    assert set(flushed[:-1]) == expected
+    assert flushed[-1] == final.parent
+
+
+def test_the_newest_whole_one_is_chosen_and_the_fall_is_said(tmp_path):
+    save(tmp_path, 1)
+    good = save(tmp_path, 2)
+    damage_something(save(tmp_path, 3))
+    (save(tmp_path, 4) / "state.json").unlink()
+    said: list[str] = []
+    assert found(tmp_path, said=said) == good
+    assert ["step-00000004" in said[0], "step-00000003" in said[1]] == [True, True]
+    assert len(said) == 2
+    assert all("falling back to the one before" in line for line in said)
+
+
+@pytest.mark.parametrize("lost", ["tensors/.metadata", "tensors/*.distcp", "state.json"])
+def test_a_file_that_the_manifest_does_not_know_of_is_damage(tmp_path, lost):
+    path = save(tmp_path, 1)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    for file in path.glob(lost):
+        del manifest[str(file.relative_to(path))]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert lost in (checkpoint.damage(path) or "")
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", "{}", "\x00"])
+def test_a_state_that_cannot_be_read_is_damage_whatever_its_checksum(tmp_path, state):
+    path = save(tmp_path, 1)
+    (path / "state.json").write_text(state)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    digest = hashlib.sha256(state.encode()).hexdigest()
+    manifest["state.json"] = {"bytes": len(state), "sha256": digest}
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert checkpoint.damage(path)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", '{"state.json": 3}', '{"gone": {}}'])
+def test_a_manifest_that_makes_no_sense_is_damage(tmp_path, manifest):
+    path = save(tmp_path, 1)
+    (path / "MANIFEST.json").write_text(manifest)
+    assert checkpoint.damage(path)
+
+
+def test_if_none_is_whole_nothing_is_overwritten(tmp_path):
+    damage_something(save(tmp_path, 1))
+    said: list[str] = []
+    with pytest.raises(RunError, match="--run DIR"):
+        found(tmp_path, said=said)
+    assert "step-00000001 is damaged" in said[0]
+    assert "falling back" not in said[0]
+
+
+def test_a_run_without_checkpoints_starts_afresh(tmp_path):
+    assert found(tmp_path) is found(tmp_path, "never") is None
+
+
+def test_never_refuses_a_run_with_checkpoints(tmp_path):
+    save(tmp_path, 7)
+    with pytest.raises(RunError, match=r"up to step 7.*--run DIR"):
+        found(tmp_path, "never")
+
+
+def test_a_path_is_taken_if_whole_and_of_this_run_or_of_one_without_its_own(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    early, late = save(first, 1), save(first, 2)
+    assert found(first, str(early)) == early
+    assert found(second, str(late)) == late
+    save(second, 1)
+    with pytest.raises(RunError, match="of its own"):
+        found(second, str(late))
+    damage_something(late)
+    with pytest.raises(RunError, match="checksum"):
+        found(first, str(late))
+    with pytest.raises(RunError, match="nowhere"):
+        found(first, str(first / "checkpoints" / "nowhere"))
+
+
+def test_checkpoints_beyond_the_resumed_step_are_set_aside_not_deleted(tmp_path):
+    said: list[str] = []
+    for _ in range(2):
+        for step in (1, 2):
+            save(tmp_path, step) if step not in checkpoint.steps(tmp_path) else None
+        checkpoint.set_aside(tmp_path, 1, said.append)
+    assert names(tmp_path) == [
+        "aside-step-00000002",
+        "aside-step-00000002-2",
+        "step-00000001",
+    ]
+    assert "aside-step-00000002" in said[0]
+
+
+def test_changed_settings_are_refused_and_each_is_named(tmp_path):
+    save(tmp_path, 1)
+    now = {"seed": 1, "optimizer": {"lr": 0.2, "betas": (0.9, 0.95), "eps": 1e-8}}
+    with pytest.raises(RunError) as error:
+        checkpoint.find(tmp_path, "auto", now, print)
+    assert "optimizer.lr: 0.1 → 0.2" in str(error.value)
+    assert "optimizer.eps: nothing → 1e-08" in str(error.value)
+    assert "betas" not in str(error.value)
+    assert "seed" not in str(error.value)
+    assert "--run DIR" in str(error.value)
+
+
+def test_settings_inside_lists_are_named_too():
+    old, new = {"sources": [{"share": 1}]}, {"sources": [{"share": 2}, {"share": 1}]}
+    with pytest.raises(RunError, match=r"sources\[0\].share: 1 → 2\n +sources\[1\].share: nothing"):
+        checkpoint.require_same_curve(old, new, Path("p"))
+
+
+def test_two_trainers_cannot_write_one_run(tmp_path):
+    with checkpoint.run_lock(tmp_path):
+        with (
+            pytest.raises(RunError, match=f"process {os.getpid()}.*--run DIR"),
+            checkpoint.run_lock(tmp_path),
+        ):
+            pytest.fail("the second lock was given")
+        with checkpoint.run_lock(tmp_path / "another"):
+            pass
+    with checkpoint.run_lock(tmp_path):
+        pass
+
+
+def test_the_lock_goes_with_its_process_even_if_killed(tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from llamac.runtime.checkpoint.checkpoint import run_lock
+with run_lock(Path({str(tmp_path)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    with checkpoint.run_lock(tmp_path):
+        pass
+
+
+def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
+    progress = Progress()
+    for skipped in (True, True, False, True, True):
+        progress.count(4, 128, skipped)
+        progress.give_up_after(3)
+    assert (progress.step, progress.sequences, progress.tokens) == (5, 20, 640)
+    assert (progress.skipped_steps, progress.updates) == (4, 1)
+    progress.count(4, 128, True)
+    with pytest.raises(RunError, match="last 3 steps, up to step 6"):
+        progress.give_up_after(3)
+
+
+def test_what_is_only_planned_with_is_no_part_of_a_curve() -> None:
+    old, new = ({"data": {"sources": [{"share": 1.0, "unique_tokens": n}]}} for n in (5, 6))
+    checkpoint.require_same_curve(old, new, Path("p"))

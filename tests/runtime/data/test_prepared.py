@@ -1,0 +1,116 @@
+"""A prepared directory: one process at a time writes it, and damage in it is found."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from llamac.runtime.data import prepared, tokenizer
+from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify
+from llamac.runtime.data.token_shards import prepare
+from tests.runtime.test_shards import arguments
+
+
+def test_a_second_process_waits_and_finds_the_data_ready(texts: Path, tmp_path: Path) -> None:
+    """The first stops halfway, in a process of its own, until the second has begun to wait."""
+    context = multiprocessing.get_context("fork")
+    halfway, go_on = context.Event(), context.Event()
+
+    def first() -> None:
+        def halt(stage: str, _: int) -> None:
+            if stage == "tokenizing b":
+                halfway.set()
+                go_on.wait(60)
+
+        prepare(tmp_path / "data", **arguments(texts), progress=halt)
+
+    stages: list[str] = []
+
+    def progress(stage: str, _: int) -> None:
+        stages.append(stage)
+        go_on.set()
+
+    process = context.Process(target=first)
+    process.start()
+    assert halfway.wait(60)
+    manifest = prepare(tmp_path / "data", **arguments(texts), progress=progress)
+    process.join(60)
+    assert process.exitcode == 0
+    assert stages[0] == f"waiting for the process at {tmp_path / 'data'}"
+    assert not any(stage.startswith(("tokenizing", "sampling")) for stage in stages)
+    assert verify(tmp_path / "data") == manifest
+
+
+def test_a_killed_process_leaves_no_lock(texts: Path, tmp_path: Path) -> None:
+    def die(stage: str, _: int) -> None:
+        if stage == "tokenizing b":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    settings = arguments(texts)
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: prepare(tmp_path / "data", **settings, progress=die)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    stages: list[str] = []
+    prepare(tmp_path / "data", **settings, progress=lambda stage, _: stages.append(stage))
+    assert set(stages) == {"tokenizing b"}
+
+
+def test_a_place_that_cannot_hold_data_is_an_error(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreparedDataError, match=r"cannot prepare data in .*set data\.directory"):
+        prepare(tmp_path / "file", **arguments(texts))
+
+
+def test_verify_reads_every_byte(texts: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    manifest = prepare(root, **arguments(texts))
+    assert verify(root) == manifest
+    shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    load_manifest(root)  # sizes alone cannot tell
+    with pytest.raises(PreparedDataError, match="is damaged"):
+        verify(root)
+    data[100] ^= 1
+    shard.write_bytes(data)
+    other = tokenizer.train_tokenizer(["abc def " * 40], kind="bpe", vocab_size=270)
+    (root / "tokenizer.model").write_bytes(other.model)
+    with pytest.raises(PreparedDataError, match="not the tokenizer"):
+        verify(root)
+
+
+def test_a_damaged_shard_is_found_when_it_is_used_again(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read = tmp_path / "data", []
+    real = prepared._check_hash
+    monkeypatch.setattr(prepared, "_check_hash", lambda *args: (read.append(args[1]), real(*args)))
+    manifest = prepare(root, **arguments(texts))
+    count = sum(len(s[split]["shards"]) for s in manifest["sources"] for split in prepared.SPLITS)
+    for reads in (count, 0):  # once per size and time of change
+        read.clear()
+        assert prepare(root, **arguments(texts)) == manifest
+        assert len(read) == reads
+    for garbage in ("", "[1]", "{"):  # a note that cannot be read is no note
+        (root / ".verified.json").write_text(garbage)
+        read.clear()
+        prepare(root, **arguments(texts))
+        assert len(read) == count
+    shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(1, 1))
+    for _ in range(2):  # and is not taken for whole the second time
+        read.clear()
+        with pytest.raises(PreparedDataError, match=rf"{shard} is damaged.*delete {root} and"):
+            prepare(root, **arguments(texts))
+        assert shard in read

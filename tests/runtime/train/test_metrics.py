@@ -1,0 +1,152 @@
+"""metrics.jsonl stays one clean curve; the display says what it should, literally."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from llamac.runtime.train.metrics import Display, Metrics, describe, duration, each_stage
+
+
+def row(step: int, **more) -> dict:
+    common = {"loss": 2.0, "lr": 1e-3, "grad_norm": 1.0, "tokens_per_second": 5e3, "mfu": 0.5}
+    return {"step": step, **common, "step_seconds": 2.0, **more}
+
+
+def steps(path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def write(run, *rows, resumed: int, tensorboard: bool = False) -> None:
+    with Metrics(run, resumed=resumed, tensorboard=tensorboard) as metrics:
+        for each in rows:
+            metrics.write(each)
+        metrics.sync()
+
+
+def test_resuming_drops_the_rows_beyond_it_and_goes_on(tmp_path):
+    write(tmp_path, *map(row, range(1, 7)), resumed=0)
+    write(tmp_path, row(4, loss=9.0), resumed=3)
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["loss"] == 9.0
+
+
+@pytest.mark.parametrize("tail", ['{"step": 3, "lo', '{"step": 3}', "[]\n", "\x00\x00\n", "\n"])
+def test_a_line_cut_short_by_a_crash_goes(tmp_path, tail):
+    write(tmp_path, row(1), row(2), resumed=0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(tail)
+    write(tmp_path, row(3), resumed=9)
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3]
+
+
+def test_rows_are_on_disk_as_soon_as_written(tmp_path):
+    with Metrics(tmp_path, resumed=0, tensorboard=False) as metrics:
+        metrics.write(row(1))
+        assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+def test_what_is_not_finite_is_null_because_json_has_no_nan(tmp_path):
+    write(tmp_path, row(1, loss=float("nan"), grad_norm=float("inf")), resumed=0)
+    written = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
+    assert written["loss"] is None
+    assert written["grad_norm"] is None
+
+
+def test_tensorboard_gets_the_scalars(tmp_path):
+    write(tmp_path, row(1), row(2), resumed=0, tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2]
+
+
+def test_without_a_terminal_there_is_a_line_every_few_steps_and_at_the_end(capsys):
+    with Display(0, 7, 3) as display:
+        for step in range(1, 8):
+            display.step(row(step))
+    printed = [line.split(" ·")[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["step 3/7", "step 6/7", "step 7/7"]
+
+
+def test_a_slow_first_step_does_not_spoil_the_eta(capsys):
+    with Display(0, 12, 1) as display:
+        display.step(row(1, step_seconds=600.0))
+        display.step(row(2, step_seconds=3.0))
+    assert "ETA 0:00:30" in capsys.readouterr().out.splitlines()[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(monkeypatch) -> Terminal:
+    """A terminal of 80 columns in stdout's place (not a fixture: pytest would take it back)."""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return terminal
+
+
+def test_evaluations_stay_on_a_terminal_and_other_steps_do_not(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    with Display(0, 4, 1) as display:
+        display.step(row(1))
+        display.step(row(2, validation_loss=1.5))
+        display.step(row(3))
+    stays = [line for line in terminal.getvalue().splitlines() if "MFU 50.0%" in line]
+    assert len(stays) == 1
+    assert stays[0].endswith("validation 1.5000")
+
+
+def test_a_run_may_have_no_stdout_at_all(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
+    with Display(0, 4, 1) as display:
+        display.step(row(1))
+    assert display._live is None
+
+
+def test_the_eta_is_visible_at_eighty_columns(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    with Display(0, 1_000_000, 1) as display:
+        display.step(row(120_000))
+    assert "ETA 20d 8:53:20" in terminal.getvalue()
+
+
+def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
+    terminal = on_terminal(monkeypatch)
+    with Display(0, 4, 10) as display:
+        display.step(row(1))
+        display.say("sample: [bold]a[/nonsense] {x}")
+    assert "sample: [bold]a[/nonsense] {x}" in terminal.getvalue()
+    assert "step 1/4" in terminal.getvalue()
+
+
+def test_a_step_in_one_line():
+    line = describe(row(1200, validation_loss=1.5, skipped_steps=2), 5000, 3600.0)
+    assert line == (
+        "step 1,200/5,000 · loss 2.0000 · ETA 1:00:00 · lr 1.00e-03 · norm 1.00 · 5,000 tok/s · "
+        "MFU 50.0% · validation 1.5000 · SKIPPED"
+    )
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 61, 4000, 90061)] == [
+        "0:00:00",
+        "0:01:01",
+        "1:06:40",
+        "1d 1:01:01",
+    ]
+
+
+def test_each_stage_is_said_once():
+    said: list[str] = []
+    progress = each_stage(said.append)
+    for stage, done in [("a", 0), ("a", 5), ("b", 0), ("b", 9)]:
+        progress(stage, done)
+    assert said == ["a …", "b …"]

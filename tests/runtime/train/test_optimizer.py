@@ -1,0 +1,167 @@
+"""MasterWeights against torch's plain AdamW and clip_grad_norm_, and what it says of skipping."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from llamac.runtime.train.optimizer import MasterWeights
+
+SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+
+
+def network(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)).to(dtype)
+
+
+def masters_of(model: nn.Module, clip_norm: float = 1.0) -> MasterWeights:
+    return MasterWeights(model.named_parameters(), clip_norm=clip_norm, **SETTINGS)
+
+
+def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
+    inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+    loss = model(inputs.to(next(model.parameters()).dtype)).float().square().mean() * scale
+    loss.backward()
+    return loss.detach()
+
+
+def snapshot(optimizer: MasterWeights) -> list[torch.Tensor]:
+    sections = optimizer.tensors({}).values()
+    return [tensor.clone() for section in sections for tensor in section.values()]
+
+
+def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def reference_step(model: nn.Module, adamw: torch.optim.Optimizer, clip_norm: float) -> float:
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    adamw.step()
+    adamw.zero_grad()
+    return norm.item()
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e3], ids=["clipped", "unclipped"])
+def test_fp32_is_torchs_adamw_with_clipping_and_decay_on_matrices_only(clip_norm):
+    ours, theirs = network(torch.float32), network(torch.float32)
+    optimizer = masters_of(ours, clip_norm)
+    adamw = torch.optim.AdamW(
+        [
+            {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in theirs.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=0.01,
+        betas=(0.9, 0.95),
+    )
+    for seed in range(4):
+        outcome = optimizer.read(optimizer.step(0.01, backward(ours, seed)))
+        backward(theirs, seed)
+        assert outcome.grad_norm == pytest.approx(reference_step(theirs, adamw, clip_norm))
+        assert not outcome.skipped
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_bf16_gradients_add_up_in_fp32_and_are_freed():
+    model = network(torch.bfloat16)
+    optimizer = masters_of(model)
+    expected = {name: torch.zeros(p.shape) for name, p in model.named_parameters()}
+    for seed in range(3):
+        alone = copy.deepcopy(model)
+        backward(alone, seed)
+        for name, parameter in alone.named_parameters():
+            assert parameter.grad is not None
+            expected[name] += parameter.grad.float()
+        backward(model, seed)
+    for name, parameter in model.named_parameters():
+        gradient = optimizer.masters[name].grad
+        assert parameter.grad is None
+        assert gradient is not None
+        assert gradient.dtype == torch.float32
+        assert torch.equal(gradient, expected[name])
+
+
+def test_masters_keep_what_bf16_weights_would_lose():
+    model = network(torch.bfloat16)
+    model.get_parameter("0.weight").data.fill_(1.0)
+    optimizer = masters_of(model)
+    before = optimizer.masters["0.weight"].clone()
+    for seed in range(3):
+        optimizer.step(1e-5, backward(model, seed))
+    master = optimizer.masters["0.weight"]
+    assert (master != before).all()
+    assert torch.equal(model.get_parameter("0.weight"), master.bfloat16())
+    assert torch.equal(master.bfloat16(), before.bfloat16())  # too small a change for bf16 to see
+
+
+def test_memory_is_eighteen_bytes_per_parameter_in_bf16():
+    model = network(torch.bfloat16)
+    optimizer = masters_of(model)
+    held = sum(p.nbytes for p in model.parameters())
+    for master in optimizer.masters.values():
+        assert master.grad is not None
+        state = optimizer.adamw.state[master]
+        held += master.nbytes + master.grad.nbytes
+        held += state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes
+    assert held == 18 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_nothing(dtype, broken):
+    model = network(dtype)
+    optimizer = masters_of(model)
+    optimizer.step(0.01, backward(model, 0))
+    before, weights = snapshot(optimizer), [p.clone() for p in model.parameters()]
+
+    loss = backward(model, 1, scale=float("inf") if broken == "gradient" else 1.0)
+    loss = torch.tensor(float("nan")) if broken == "loss" else torch.zeros(())
+    assert optimizer.read(optimizer.step(0.01, loss)).skipped
+    assert same(before, snapshot(optimizer))
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+    assert optimizer.updates == 1
+
+    finite = optimizer.read(optimizer.step(0.01, backward(model, 2)))  # no trace of the bad one
+    assert not finite.skipped
+    assert optimizer.updates == 2
+
+
+def test_a_checkpoint_sees_canonical_slices_and_writes_through_them():
+    model = network(torch.bfloat16)
+    optimizer = masters_of(model)
+    tensors = optimizer.tensors({"0.weight": (("first", 3), ("second", 5))})
+    assert {"first", "second", "0.bias"} <= tensors["model"].keys()
+    assert "0.weight" not in tensors["model"]
+    assert all(t.dtype == torch.float32 for section in tensors.values() for t in section.values())
+    assert tensors["model"].keys() == tensors["exp_avg"].keys() == tensors["exp_avg_sq"].keys()
+
+    tensors["model"]["second"].fill_(2.0)
+    optimizer.loaded(updates=7)
+    weight = model.get_parameter("0.weight")
+    assert (weight[3:] == 2.0).all()
+    assert (weight[:3] != 2.0).all()
+    assert optimizer.updates == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_loaded_tensors_continue_bit_for_bit(dtype):
+    straight = network(dtype)
+    optimizer = masters_of(straight)
+    for seed in range(2):
+        optimizer.step(0.01, backward(straight, seed))
+
+    resumed = network(dtype)
+    other = masters_of(resumed)
+    for section, tensors in other.tensors({}).items():
+        for name, tensor in tensors.items():
+            tensor.copy_(optimizer.tensors({})[section][name])
+    other.loaded(updates=2)
+
+    for seed in range(2, 4):
+        optimizer.step(0.01, backward(straight, seed))
+        other.step(0.01, backward(resumed, seed))
+    assert same(snapshot(optimizer), snapshot(other))
