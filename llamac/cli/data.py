@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, write
+from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
 from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -183,11 +184,14 @@ def stats(
         bool, typer.Option("--samples", help="Show what was taken away and kept, to be read")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, samples included")] = False,
+    overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
     """Say for each source what came in, what is left, and why the rest is not."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
+    if output:
+        check_output(output, inputs_of(loaded), overwrite)
     from llamac.data.accounts import accounts
 
     with told(loaded):
@@ -195,8 +199,8 @@ def stats(
     if output:
         from llamac.data.page import page
 
-        write(output, page(loaded.name, found))
-        print(f"{output} is written")
+        write_output(output, page(loaded.name, found), inputs_of(loaded), overwrite)
+        print(f"wrote {output}")
         return
     if as_json:
         print(json.dumps([account.to_json() for account in found], indent=1))

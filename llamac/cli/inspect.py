@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, write
+from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage
@@ -51,11 +52,14 @@ def inspect(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file")
     ] = None,
+    overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
     """Show what SPEC becomes after each pass: the IR, Python, a drawing, what stays in memory."""
     _refuse(form, diff, memory, schedule, after, region)
     loaded = load(spec, overrides)
+    if output is not None:
+        check_output(output, inputs_of(loaded), overwrite)
 
     from llamac.passes.pipeline import NAMES, stages
 
@@ -87,7 +91,8 @@ def inspect(
     if output is None:
         print(text, end="")
     else:
-        write(output, text)
+        write_output(output, text, inputs_of(loaded), overwrite)
+        print(f"wrote {output}")
 
 
 def _refuse(

@@ -11,6 +11,7 @@ import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
 from llamac.cli.foresight import plan_json
+from llamac.cli.output import inputs_of, write_output
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -35,7 +36,10 @@ def launch(
         bool, typer.Option("--render", help="Print the launch file, and start nothing")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
+        bool,
+        typer.Option(
+            "--overwrite", help="Give up edits made to emitted files; with --render, replace FILE"
+        ),
     ] = False,
 ) -> None:
     """Build SPEC into a run directory and start it there: here, or on a cluster by its own tool."""
@@ -51,7 +55,8 @@ def launch(
         if output is None:
             print(text, end="")
         else:
-            output.write_text(text, encoding="utf-8", newline="\n")
+            write_output(output, text, inputs_of(loaded), overwrite)
+            print(f"wrote {output}")
         return
 
     tool(backend, loaded)  # before anything is built

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from llamac.cli.output import OverwriteFile, write_output
 from llamac.spec.schema import json_schema
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -18,6 +19,7 @@ def schema(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to this file instead.")
     ] = None,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Print the JSON Schema of specs, for completion in your editor.
 
@@ -28,4 +30,5 @@ def schema(
     if output is None:
         print(text)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_output(output, text + "\n", overwrite=overwrite)
+        print(f"wrote {output}")

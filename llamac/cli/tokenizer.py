@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.output import OverwriteFile, check_output, inputs_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Tokenizers.")
 
@@ -18,12 +19,6 @@ Model = Annotated[
 ]
 
 
-class OutputExistsError(Exception):
-    """A file that would be written over."""
-
-    exit_code = 2
-
-
 @app.command()
 def train(
     spec: SpecArgument,
@@ -31,7 +26,7 @@ def train(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="[<name>.model]")
     ] = None,
     overrides: SetOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE")] = False,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
     from llamac.data.tokenizers import train_for
@@ -39,8 +34,7 @@ def train(
 
     loaded = load(spec, overrides)
     path = output or Path(f"{loaded.name}.model")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is there already: --overwrite replaces it, -o FILE")
+    check_output(path, inputs_of(loaded), overwrite)
     tokenizer = train_for(loaded, lambda text: print(text, flush=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, tokenizer.model)

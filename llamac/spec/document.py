@@ -33,6 +33,7 @@ class Document:
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, Place] = field(default_factory=dict)
+    files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
 
     def value(self, path: Path) -> Any:
         """The value at `path`; KeyError if there is none."""
@@ -122,6 +123,7 @@ def _read(
     file: str, path: FilePath, chain: list[FilePath], blame: Location | None = None
 ) -> Document:
     document = parse(_text(file, path, blame or Location(file)), file)
+    document.files = (path.absolute(),)
     if "extends" not in document.data:
         return document
     base = document.data.pop("extends")
@@ -138,7 +140,7 @@ def _read(
     beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
     shown = beside if base_path == path.parent / base else _relative(base_path)
     merged = _read(shown, base_path, chain, place)
-    merged.file = file
+    merged.file, merged.files = file, (*document.files, *merged.files)
     merged.merge(document)
     return merged
 

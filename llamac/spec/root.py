@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -56,6 +57,11 @@ class Spec(Section):
     hardware: Hardware = Hardware()
 
     _document: Document | None = PrivateAttr(None)
+
+    @property
+    def files(self) -> tuple[FilePath, ...]:
+        """The files that were read for it: its own, and those it extends."""
+        return self._document.files if self._document else ()
 
     @property
     def total_steps(self) -> int:
