@@ -91,7 +91,7 @@ def test_rendering_prints_or_writes_the_file_and_starts_nothing(
     assert main(["launch", "tiny", "--backend", "slurm", "--render"]) == 0
     assert capsys.readouterr().out == wanted
     assert main(["launch", "tiny", "--backend", "slurm", "--render", "-o", "job"]) == 0
-    assert (tmp_path / "job").read_text() == wanted
+    assert (tmp_path / "job").read_text().startswith(f"{wanted}# made by llamac ")
     assert names(tmp_path, "*") == {"job"}
 
 
