@@ -23,7 +23,7 @@ from llamac.passes.differentiate import augment, differentiate
 from tests.compare import assert_close
 from tests.ops.examples import EXAMPLES, FORMULA, REFUSED, TAKES_ANYTHING, Example, concrete
 
-# What one process can run; collectives are tested between ranks: tests/runtime/test_collectives.py.
+# What one process can run; collectives are tested between ranks: tests/runtime/distributed/.
 LOCAL = {name: op for name, op in OPS.items() if op.dims is not None}
 
 every_example = pytest.mark.parametrize("example", EXAMPLES, ids=str)

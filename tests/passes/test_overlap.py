@@ -290,8 +290,8 @@ def test_it_reads_well() -> None:
     source = backward_source(block).replace('"', "'")
     assert "d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, 'tp', dim=1)" in source
     assert "d_ffn_in = reduce_scatter_wait(d_ffn_in_started, 'tp', dim=1)" in source
-    assert ("collectives", "reduce_scatter_start") in set(functions_used(block))
-    assert ("collectives", "all_gather_wait") in set(functions_used(block))
+    assert ("distributed.collectives", "reduce_scatter_start") in set(functions_used(block))
+    assert ("distributed.collectives", "all_gather_wait") in set(functions_used(block))
 
 
 # -- random graphs ---------------------------------------------------------------------------------

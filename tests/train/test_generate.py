@@ -161,7 +161,7 @@ def test_only_weights_are_read_and_nothing_is_written(
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "checkpoints" / ".writing-step-00000016").mkdir()  # by a trainer that is at it
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    checkpoint = generator.module.trained.checkpoint
+    checkpoint = generator.module.load_run.checkpoint
     read: list[Any] = []
     load = checkpoint.load
     monkeypatch.setattr(
@@ -236,7 +236,7 @@ def test_weights_of_another_model_or_tokenizer_are_refused(
 
 
 def test_a_checkpoint_deleted_while_it_is_read(fp32_generator, fp32_straight, monkeypatch):
-    views = fp32_generator.module.trained.canonical_views
+    views = fp32_generator.module.load_run.canonical_views
     gone = fp32_straight / "checkpoints" / "step-00000012" / "tensors" / "__0_0.distcp"
     assert gone.is_file()
     aside = gone.with_suffix(".aside")
@@ -246,7 +246,7 @@ def test_a_checkpoint_deleted_while_it_is_read(fp32_generator, fp32_straight, mo
             gone.rename(aside)
         return views(*arguments)
 
-    monkeypatch.setattr(fp32_generator.module.trained, "canonical_views", delete)
+    monkeypatch.setattr(fp32_generator.module.load_run, "canonical_views", delete)
     try:
         code, out, err = fp32_generator.run(fp32_straight)
     finally:

@@ -123,12 +123,12 @@ def act(self, *arguments):
 train.ShardedWeights.step = act
 """,
     "in a save": """
-write = train.checkpoint.boxes.write
+write = train.checkpoint.dcp.write
 def act(directory, *arguments):
     if first and "step-00000006" in str(directory):
         die()
     return write(directory, *arguments)
-train.checkpoint.boxes.write = act
+train.checkpoint.dcp.write = act
 """,
 }
 

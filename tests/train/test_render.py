@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.emit.source import constant, literal
-from llamac.emit.trainer import render_trainer, runtime_files
+from llamac.emit.trainer import render_trainer
 from llamac.spec import load_spec
 
 SPECS = sorted(Path(__file__).parents[2].joinpath("specs").glob("*.toml"))
@@ -127,7 +127,10 @@ def test_requirements_follow_the_spec(make_spec):
 
 def test_runtime_files_are_what_is_imported_directly_or_not():
     files = runtime_files("from runtime.data.mixture import Mixture\nimport os\n")
-    assert {"__init__.py", "mixture.py", "prepared.py"} <= set(files)
-    assert "optimizer.py" not in files
-    assert runtime_files("from runtime import schedule") == ["__init__.py", "schedule.py"]
-    assert runtime_files("import runtime_other\nfrom x.runtime import y") == ["__init__.py"]
+    assert {"__init__.py", "data/__init__.py", "data/mixture.py", "data/prepared.py"} <= set(files)
+    assert {"data/tokenizer.py", "errors.py"} <= set(files)  # a sibling's, and one a folder above
+    assert "train/optimizer.py" not in files
+    schedule = ["__init__.py", "train/__init__.py", "train/lr_schedule.py"]
+    assert runtime_files("from runtime.train import lr_schedule") == schedule
+    assert runtime_files("from runtime import errors") == ["__init__.py", "errors.py"]
+    assert runtime_files("import runtime_other\nfrom x.runtime import y") == []

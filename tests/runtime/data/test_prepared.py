@@ -12,7 +12,7 @@ import pytest
 from llamac.runtime.data import prepared, tokenizer
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify
 from llamac.runtime.data.token_shards import prepare
-from tests.runtime.test_shards import arguments
+from tests.runtime.data.test_token_shards import arguments
 
 
 def test_a_second_process_waits_and_finds_the_data_ready(texts: Path, tmp_path: Path) -> None:
