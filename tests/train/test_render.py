@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.emit.source import constant, literal
-from llamac.emit.trainer import render_trainer
+from llamac.emit.trainer import render_trainer, runtime_files
 from llamac.spec import load_spec
 
 SPECS = sorted(Path(__file__).parents[2].joinpath("specs").glob("*.toml"))
