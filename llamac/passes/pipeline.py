@@ -21,6 +21,7 @@ from llamac.passes.overlap import Overlap
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
+from llamac.spec.attention import chunks
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -63,8 +64,8 @@ def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
         Fuse(loss_chunk=spec.kernels.loss_chunk),
         SelectKernels(
             attention=spec.kernels.attention,
-            device=spec.hardware.device,
-            chunks=2 * spec.parallel.context if spec.parallel.context > 1 else 1,
+            device=spec.hardware.kernels_for,
+            chunks=chunks(spec.parallel),
         ),
         Context(ranks=spec.parallel.context),
         Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),

@@ -5,15 +5,17 @@ A priority list, after xformers' own dispatcher: the first candidate with no obj
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import fx
 
 from llamac.ir.graph import is_op, operands, ops_in, rewrite, type_of
 from llamac.ir.program import Program
-from llamac.ir.types import TensorType
 from llamac.ops.attention import attention
+from llamac.spec.attention import expected_device, objections
+
+PREFERRED = ("xformers", "flex", "sdpa", "math")
+"""Candidates, the best first."""
 
 
 class NoKernelError(ValueError):
@@ -44,17 +46,15 @@ class SelectKernels:
         if not sites:
             return program
         q = type_of(operands(sites[0])[0])  # every layer's attention is alike
+        head_dim = q.shape[-1]
+        assert isinstance(head_dim, int)
         masked = len(operands(sites[0])) > 3
         positions = program.symbols["S"] // self.chunks
+        device = expected_device(self.device, self.attention)
         verdicts = {
-            kernel: list(objections(q, positions, self.device))
-            for kernel, objections in RULES.items()
+            kernel: list(objections(kernel, q.dtype, head_dim, positions, device, masked))
+            for kernel in PREFERRED
         }
-        if masked:
-            verdicts["xformers"].append(
-                "it must know the documents' lengths on the host, and data.document_mask finds "
-                "them on the device"
-            )
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
                 verdicts[kernel] = [f'the spec asks for "{self.attention}"']
@@ -85,35 +85,3 @@ def _choose(graph: fx.Graph, kernel: str) -> None:
     for node in ops_in(graph):
         if is_op(node, attention):
             node.kwargs = {**node.kwargs, "kernel": kernel}
-
-
-def _xformers(q: TensorType, positions: int, device: str) -> Iterator[str]:
-    if device != "cuda":
-        yield f'it has CUDA kernels only, and hardware.device is "{device}"'
-    if q.dtype != "bf16":
-        yield f"its fast kernels take 16-bit values, and precision.compute gives {q.dtype}"
-    head_dim = q.shape[-1]
-    assert isinstance(head_dim, int)
-    if head_dim % 8 or head_dim > 256:
-        yield f"head_dim must be a multiple of 8 up to 256, and is {head_dim}"
-    if positions % 32:
-        yield f"its log-sum-exp is padded unless 32 divides batch.sequence_length ({positions})"
-
-
-def _flex(_q: TensorType, _positions: int, _device: str) -> Iterator[str]:
-    yield "its backward can be reached through autograd only, and ours is explicit"
-
-
-def _sdpa(q: TensorType, _positions: int, device: str) -> Iterator[str]:
-    head_dim = q.shape[-1]
-    assert isinstance(head_dim, int)
-    if device != "cpu" and (head_dim % 8 or head_dim > 256):
-        yield f"on CUDA head_dim must be a multiple of 8 up to 256, and is {head_dim}"
-
-
-def _math(_q: TensorType, _positions: int, _device: str) -> Iterator[str]:
-    yield from ()
-
-
-# In order of preference.
-RULES = {"xformers": _xformers, "flex": _flex, "sdpa": _sdpa, "math": _math}

@@ -29,7 +29,7 @@ class _Alike:
         numbers = {"n_layers", "pipeline", "pipeline_virtual", "data_shard", "data_replicate"}
         sections = (spec.model, spec.parallel, spec.precision, spec.kernels)
         given = [value for one in sections for key, value in one if key not in numbers]
-        given += [spec.batch.sequence_length, spec.hardware.device]
+        given += [spec.batch.sequence_length, spec.hardware.kernels_for]
         self.key = (fused, spec.data.document_mask, spec.tokenizer.eos, *given)
 
     def __hash__(self) -> int:

@@ -18,10 +18,18 @@ class Hardware(Section):
     gpu: NonEmpty | None = Field(
         default=None,
         description="The device that `llamac plan` counts on: a100-80gb, h100-sxm, …, or a file "
-        "that `llamac plan --calibrate` wrote. Default: this machine's.",
+        "that `llamac plan --calibrate` wrote. Under device = auto, attention kernels are chosen "
+        "for it; elsewhere the trainer falls back. Default: this machine's.",
     )
     peak_tflops: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None,
         description="Peak of one device in TFLOP/s, which MFU is measured against. "
         "Default: the trainer measures this machine's matmul peak.",
     )
+
+    @property
+    def kernels_for(self) -> Literal["auto", "cpu", "cuda"]:
+        """The device that kernels are chosen for: under auto, that of a `gpu` known by name."""
+        if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
+            return self.device
+        return "cpu" if self.gpu.lower() == "cpu" else "cuda"

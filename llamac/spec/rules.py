@@ -8,11 +8,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from llamac.spec.attention import kernel_can_run
 from llamac.spec.batch import Batch
 from llamac.spec.data import Data
 from llamac.spec.errors import Problem
-from llamac.spec.hardware import Hardware
-from llamac.spec.kernels import Kernels
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.layouts import (
     batch_divides_over_ranks,
@@ -87,12 +86,6 @@ def _documents_have_an_end(data: Data, tokenizer: Tokenizer) -> Iterator[Problem
         yield Problem(("data", "document_mask"), message, ways)
 
 
-def _kernel_runs_on_device(kernels: Kernels, hardware: Hardware) -> Iterator[Problem]:
-    if kernels.attention == "xformers" and hardware.device == "cpu":
-        message = 'attention = "xformers" needs CUDA, but hardware.device = "cpu"'
-        yield Problem(("kernels", "attention"), message, 'use "auto", "sdpa" or "math"')
-
-
 RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _warmup_ends_before_training,
     _vocabulary_holds_bytes,
@@ -101,7 +94,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _documents_have_an_end,
     _padding_counts_once,
     _phases_begin_while_training,
-    _kernel_runs_on_device,
+    kernel_can_run,
     layout_fits,
     batch_divides_over_ranks,
     layers_divide_into_stages,

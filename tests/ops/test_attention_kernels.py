@@ -168,7 +168,10 @@ def kernel() -> Iterator[ModuleType]:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
         patch.delitem(sys.modules, ours, raising=False)
-        yield importlib.import_module(ours)
+        with pytest.MonkeyPatch.context() as importing:
+            importing.setattr(torch.cuda, "is_available", lambda: True)
+            module = importlib.import_module(ours)
+        yield module
         sys.modules.pop(ours)
 
 
@@ -206,3 +209,20 @@ def test_xformers_operators_describe_themselves_truly(kernel: SimpleNamespace, g
     torch.library.opcheck(kernel.attention, (q, k, v, SCALE), test_utils=checks)
     arguments = (torch.randn_like(q), q, k, v, out, logsumexp, SCALE)
     torch.library.opcheck(kernel.attention_backward, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("cuda", [False, True], ids=["no-cuda", "no-xformers"])
+def test_without_cuda_or_xformers_pytorch_s_kernels_take_over_and_say_so(
+    cuda: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = "llamac.runtime.kernels.attention_xformers"
+    monkeypatch.delitem(sys.modules, ours, raising=False)
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    module = importlib.import_module(ours)
+    sys.modules.pop(ours)
+    assert module.attention is attention_sdpa.attention
+    assert module.attention_backward is attention_sdpa.attention_backward
+    said = capsys.readouterr().err
+    assert "PyTorch's kernels in place of xformers" in said
+    assert ("no CUDA device" in said) is not cuda

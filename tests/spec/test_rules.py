@@ -260,9 +260,27 @@ BROKEN = [
     ),
     (
         "kernels.attention=xformers hardware.device=cpu",
-        'attention = "xformers" needs CUDA, but hardware.device = "cpu"',
-        'use "auto", "sdpa" or "math"',
+        'attention = "xformers" cannot be used: it has CUDA kernels only, and hardware.device is',
+        'use "auto", or "sdpa" or "math"',
         ["kernels.attention=sdpa hardware.device=cpu", "kernels.attention=xformers"],
+    ),
+    (
+        "kernels.attention=xformers precision.compute=fp32",
+        "its fast kernels take 16-bit values, and precision.compute gives f32",
+        'use "auto", or "sdpa" or "math"',
+        ["kernels.attention=math precision.compute=fp32"],
+    ),
+    (
+        "kernels.attention=xformers data.document_mask=true",
+        "data.document_mask finds them on the device",
+        'use "auto", or "sdpa" or "math"',
+        ["kernels.attention=sdpa data.document_mask=true"],
+    ),
+    (
+        "kernels.attention=sdpa model.dim=24 model.n_heads=2",
+        "on CUDA head_dim must be a multiple of 8 up to 256, and is 12",
+        'use "auto", or "math"',
+        ["kernels.attention=math model.dim=24 model.n_heads=2"],
     ),
 ]
 

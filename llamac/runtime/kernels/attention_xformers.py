@@ -1,20 +1,32 @@
 """Causal attention by xformers' kernels, the ones LLaMA trained with, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention).
-Each call is one opaque operator to torch.compile: xformers picks its kernel in Python.
+Each call is one opaque operator to torch.compile: xformers picks its kernel in Python. Where there
+is no CUDA device or no xformers, PyTorch's kernels (attention_sdpa) take over, and it says so.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 from torch import Tensor
-from xformers.ops import LowerTriangularMask  # pyright: ignore[reportMissingImports]
-from xformers.ops.fmha import (  # pyright: ignore[reportMissingImports]
-    memory_efficient_attention_backward,
-    memory_efficient_attention_forward_requires_grad,
-)
 
+from . import attention_sdpa
 from .operators import opaque
+
+WHY_NOT = ""  # xformers is not used
+try:
+    if not torch.cuda.is_available():
+        raise ImportError("there is no CUDA device")
+    from xformers.ops import LowerTriangularMask  # pyright: ignore[reportMissingImports]
+    from xformers.ops.fmha import (  # pyright: ignore[reportMissingImports]
+        memory_efficient_attention_backward,
+        memory_efficient_attention_forward_requires_grad,
+    )
+except (ImportError, OSError) as error:  # OSError: built for another torch or CUDA
+    WHY_NOT = str(error)
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
@@ -92,3 +104,9 @@ def attention_backward(
         scale=scale,
     )
     return d_q, _grouped(d_k, groups).sum(3), _grouped(d_v, groups).sum(3)
+
+
+if WHY_NOT:
+    attention, attention_backward = attention_sdpa.attention, attention_sdpa.attention_backward
+    if os.environ.get("RANK", "0") == "0":
+        print(f"attention: PyTorch's kernels in place of xformers: {WHY_NOT}", file=sys.stderr)

@@ -1,0 +1,84 @@
+"""Which attention kernels can run what a spec describes: the rules of `kernels.attention`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamac.spec.batch import Batch
+from llamac.spec.data import Data
+from llamac.spec.errors import Problem, either
+from llamac.spec.hardware import Hardware
+from llamac.spec.kernels import Kernels
+from llamac.spec.model import Model
+from llamac.spec.parallel import Parallel
+from llamac.spec.precision import Precision
+
+DTYPE = {"bf16": "bf16", "fp32": "f32"}
+"""Types of `precision.compute` as the IR calls them."""
+
+
+def objections(
+    kernel: str, dtype: str, head_dim: int, positions: int, device: str, masked: bool
+) -> Iterator[str]:
+    """Why `kernel` (xformers, flex, sdpa, math) cannot run such attention; nothing if it can.
+
+    dtype: as the IR writes it. positions: of a sequence in one call. device: `cpu`, `cuda`, or
+    `auto`, known only when the trainer starts. masked: does `data.document_mask` apply?
+    """
+    wide = f"head_dim must be a multiple of 8 up to 256, and is {head_dim}"
+    odd = head_dim % 8 or head_dim > 256
+    if kernel == "xformers":
+        if device != "cuda":
+            yield f'it has CUDA kernels only, and hardware.device is "{device}"'
+        if dtype != "bf16":
+            yield f"its fast kernels take 16-bit values, and precision.compute gives {dtype}"
+        if odd:
+            yield wide
+        if positions % 32:
+            yield f"its log-sum-exp is padded unless 32 divides batch.sequence_length ({positions})"
+        if masked:
+            yield (
+                "it must know the documents' lengths on the host, and data.document_mask finds "
+                "them on the device"
+            )
+    elif kernel == "flex":
+        yield "its backward can be reached through autograd only, and ours is explicit"
+    elif kernel == "sdpa" and device != "cpu" and odd:
+        yield f"on CUDA {wide}"
+
+
+def expected_device(device: str, asked: str) -> str:
+    """The device that kernels are chosen for: who asks for xformers counts on CUDA, unless the
+    spec says otherwise. Elsewhere the trainer falls back to sdpa."""
+    return "cuda" if asked == "xformers" and device == "auto" else device
+
+
+def chunks(parallel: Parallel) -> int:
+    """In how many pieces attention takes a sequence: context ranks hold two each."""
+    return 2 * parallel.context if parallel.context > 1 else 1
+
+
+def kernel_can_run(
+    kernels: Kernels,
+    hardware: Hardware,
+    precision: Precision,
+    model: Model,
+    batch: Batch,
+    parallel: Parallel,
+    data: Data,
+) -> Iterator[Problem]:
+    """The attention kernel that the spec asks for can run what it describes."""
+    asked = kernels.attention
+    if asked == "auto":
+        return
+    positions = batch.sequence_length // chunks(parallel)
+
+    def reasons(kernel: str) -> list[str]:
+        device = expected_device(hardware.kernels_for, kernel)
+        given = (DTYPE[precision.compute], model.head_dim, positions, device, data.document_mask)
+        return list(objections(kernel, *given))
+
+    if against := reasons(asked):
+        message = f'attention = "{asked}" cannot be used: {"; ".join(against)}'
+        works = either(f'"{other}"' for other in ("sdpa", "math") if not reasons(other))
+        yield Problem(("kernels", "attention"), message, f'use "auto", or {works}')
