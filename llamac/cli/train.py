@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.fits import require_memory
 from llamac.cli.foresight import plan_json
 from llamac.spec import Spec
+
+if TYPE_CHECKING:
+    from llamac.ir.program import Program
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -53,6 +56,9 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
     ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Train even if the plan says memory will not do")
+    ] = False,
 ) -> None:
     """Build SPEC into a run directory and train it there; an interrupted run goes on."""
     loaded = load(spec, overrides)
@@ -64,7 +70,13 @@ def train(
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
-    bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded, here=True))
+
+    def foresee(program: Program) -> str:
+        if not anyway:
+            require_memory(loaded, program)
+        return plan_json(loaded, program, here=True)
+
+    bring_up_to_date(run, loaded, overwrite, foresee)
     _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:

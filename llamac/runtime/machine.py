@@ -48,10 +48,33 @@ def exit_code(work: Callable[[], int]) -> Callable[[], int]:
                 with contextlib.suppress(OSError):
                     print(f"error: {error}", file=sys.stderr)
             return 1
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            with contextlib.suppress(OSError):
+                print(f"error: {OUT_OF_MEMORY} ({_first_line(error)})", file=sys.stderr)
+            return 1
         except KeyboardInterrupt:
             return 130
 
     return main
+
+
+OUT_OF_MEMORY = (
+    "out of memory: what needs less is a smaller batch.micro_batch, or activation.checkpoint = "
+    '"full"; neither changes the loss curve, so the run goes on from its newest checkpoint'
+)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on CUDA or on the CPU, whose error is a plain RuntimeError."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator: " in str(error)
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    return said or type(error).__name__
 
 
 def say(text: str) -> None:

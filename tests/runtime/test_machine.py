@@ -200,3 +200,24 @@ def test_under_torchrun_ctrl_c_may_come_twice(monkeypatch):
         for _ in range(2):  # from the terminal, and from torchrun
             os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.empty(10**15),
+        lambda: bytearray(10**16),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.\nTried …")),
+    ],
+    ids=["cpu", "python", "cuda"],
+)
+def test_running_out_of_memory_is_one_error_with_a_way_out(capsys, work):
+    assert machine.exit_code(work)() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory: what needs less is a smaller batch.micro_batch")
+    assert said.count("\n") == 1
+
+
+def test_other_errors_of_torch_are_raised():
+    with pytest.raises(RuntimeError, match="shapes"):
+        machine.exit_code(lambda: int(torch.ones(2, 3).mm(torch.ones(2, 3)).sum()))()

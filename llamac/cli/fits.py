@@ -1,0 +1,99 @@
+"""Refuse a run that the plan says this machine has not the memory for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llamac.spec import SpecError
+
+if TYPE_CHECKING:
+    from llamac.ir.program import Program
+    from llamac.plan.target import Device
+    from llamac.spec import Spec
+
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+class MemoryShortageError(Exception):
+    """The run needs more memory than this machine has; says how much, and what would fit."""
+
+    exit_code = 2
+
+
+def require_memory(spec: Spec, program: Program) -> None:
+    """Raise MemoryShortageError if the predicted peak of `program` exceeds this machine's memory.
+
+    Ranks on a CPU share the machine's; on CUDA each has a GPU of its own.
+    """
+    import torch
+
+    cuda = spec.hardware.device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        capacity, ranks = torch.cuda.get_device_properties(0).total_memory, 1
+    else:
+        capacity, ranks = machine_memory(), spec.parallel.ranks
+    device = _device(spec, cuda)
+    needed = ranks * _peak(spec, program, device)
+    if needed <= capacity:
+        return
+    where = "this GPU" if cuda else "this machine"
+    message = f"{spec.name} needs {_gb(needed)} of memory, and {where} has {_gb(capacity)}"
+    ways, least = [], needed
+    for changes, smaller in _smaller(spec):
+        least = ranks * _peak(smaller, None, device)
+        if least <= capacity:
+            options = " ".join(f"--set {key}={value}" for key, value in changes.items())
+            ways.append(f"  {options} needs {_gb(least)}")
+    hint = "What would fit:\n" + "\n".join(ways)
+    if not ways:
+        hint = f"At its smallest it needs {_gb(least)}: take a smaller model, or a larger machine"
+    raise MemoryShortageError(f"{message}. {hint}\n--anyway trains nevertheless")
+
+
+def machine_memory() -> int:
+    """Bytes that processes here may hold: the machine's, or a container's limit."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in LIMITS:
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # another version of cgroups, or "max"
+            continue
+    return min(limits)
+
+
+def _device(spec: Spec, cuda: bool) -> Device:
+    from llamac.plan.target import DeviceError, device_for
+
+    try:
+        return device_for(spec, None if cuda else "cpu")
+    except DeviceError:  # an unknown GPU: its memory is asked of torch, its speed does not matter
+        return device_for(spec, "a100-80gb")
+
+
+def _peak(spec: Spec, program: Program | None, device: Device) -> float:
+    """Predicted peak of one rank's process, in bytes."""
+    from llamac.plan.predict import predict
+    from llamac.plan.target import setting_for
+
+    return predict(setting_for(spec, device), program).memory.total
+
+
+def _smaller(spec: Spec) -> Iterator[tuple[dict[str, Any], Spec]]:
+    """Changes that save memory and leave the loss curve as it is, the cheapest first."""
+    least = {"batch.micro_batch": 1}
+    again = {"activation.checkpoint": "full"}
+    for changes in (least, again, least | again):
+        drop = {"activation.budget": None} if "activation.checkpoint" in changes else {}
+        try:
+            smaller = spec.replace(changes | drop)
+        except SpecError:
+            continue
+        if smaller != spec:
+            yield changes, smaller
+
+
+def _gb(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB"
