@@ -1,64 +1,65 @@
 """Wikitext → text, in one pass over its brackets, so in time linear in its length.
 
-Comments, templates, tables, references, files and categories go; links become their labels;
-headings, paragraphs and list items stay. mwparserfromhell reads the same language more fully, at
-a twentieth of the speed, and needs minutes for a few thousand unclosed `<ref>`.
+Comments, templates, tables, references, files and categories go, but for what a reader sees of
+templates within a sentence; links become their labels; headings, paragraphs and list items stay.
+mwparserfromhell reads the same language more fully, at a twentieth of the speed, and needs minutes
+for a few thousand unclosed `<ref>`.
 """
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 
+from llamac.data.formats.templates import PARSER_FUNCTIONS, Arguments, Rule, rule
+from llamac.data.formats.wikilines import EQUALS, LITERAL, QUOTE, tidy
+from llamac.data.formats.wikis import SITES
+
 DEPTH = 100  # of brackets within brackets; MediaWiki itself stops at 40
+RETRIES = 2  # of a section, each with what was never closed in it taken for text
 
 # fmt: off
+# Tags of MediaWiki's extensions: what stands between them is not wikitext, but ends at the next
+# closing tag of that name, whatever it holds.
 DROPPED_TAGS = frozenset((
     "ref", "references", "gallery", "timeline", "imagemap", "score", "graph", "hiero", "mapframe",
-    "maplink", "templatestyles", "indicator", "inputbox", "categorytree", "style", "script",
-    "math", "chem", "ce",
+    "maplink", "templatestyles", "indicator", "inputbox", "categorytree", "templatedata", "phonos",
+    "style", "script",
 ))
-LITERAL_TAGS = frozenset(("nowiki", "pre", "syntaxhighlight", "source", "code"))
-# Templates of which a reader sees an argument in the middle of a sentence: which one.
-_SHOWN = {
-    "nowrap": 1, "nobr": 1, "small": 1, "big": 1, "nobold": 1, "smallcaps": 1, "abbr": 1,
-    "circa": 1, "nihongo": 1, "convert": 1, "cvt": 1, "lang": 2, "transl": 2, "transliteration": 2,
-}
+LITERAL_TAGS = frozenset(("nowiki", "pre", "syntaxhighlight", "source", "math", "chem", "ce"))
+FORMULAS = frozenset(("math", "chem", "ce"))
+LINES = frozenset((
+    "br", "p", "div", "li", "tr", "hr", "blockquote", "center", "poem", "dd", "dt", "ul", "ol",
+))
 # fmt: on
-_WITH_NEXT = frozenset(("convert", "cvt"))  # number and unit are two arguments
 
 _TOKEN = re.compile(
     r"\n[ \t:*#;]*\{\||\n[ \t]*\|\}(?!\})|\n(?==)|\{\{|\}\}|\[\[|\]\]|\||<!--"
     r"|</?[A-Za-z][A-Za-z0-9]*(?:[\s/][^<>]*)?>|\[(?=(?:https?:|ftp:)?//)|\]"
 )
 _TAG = re.compile(r"<(/?)([A-Za-z0-9]+)([^<>]*)>")
-_NAME = re.compile(r"[ \t\n]*([^|{}\[\]<>#\n]{0,60})")
-_NAMESPACE = re.compile(r"[ \t]*([^|:{}\[\]<>\n]{1,60}?)[ \t]*:")
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*")
-_LIST = re.compile(r"[*#:;]+[ \t]*")
-_QUOTES = re.compile(r"'{2,5}")
-_SWITCH = re.compile(r"__[A-ZÄÖÜА-ЯІЇЄ]{3,40}__")
-_SPACES = re.compile(r"[ \t\xa0]+")
-_EMPTY = re.compile(r" ?\([ ,;:]{0,20}\)")
-_OPENING = re.compile(r"\([ ,;]{1,20}")
-_BEFORE = re.compile(r" ([,.;](?:\s|$)|\))")
-_COMMAS = re.compile(r",(?: ?,)+(?= |$)")  # of a list of templates, for instance of sounds
-_LITERAL, _QUOTE = "\x01", "\x02"  # mark what lies in <pre> and the like; XML has neither
-_LITERALS = {1: None, 2: "'"}
-_VARIANT = re.compile(r"-\{(?:[^{}|\n]{0,40}\|)?([^{}|\n]{0,200})\}-")
+_NAME = re.compile(r"[ \t\n]*+([^|{}\[\]<>#\n]{0,60})")
+_NAMESPACE = re.compile(r"[ \t]*+([^|:{}\[\]<>\s][^|:{}\[\]<>\n]{0,60}+):")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]{1,12}){0,3}")
+_REF = re.compile(r"<[rR][eE][fF](?:\s[^<>]*)?(?<!/)>")
+_POWER = re.compile(r"[-+−–]?[0-9]")
+_GAPS = " (\xa0[“„«"
+_NOWIKI = re.compile(r"</?nowiki[ \t]*/?>", re.I)
 
 
 @dataclass(slots=True)
 class _Frame:
-    """kind: what opened it. parts: None where its content goes away; splits: of its arguments."""
+    """kind: what opened it. parts: None where its content goes away; splits: of its arguments.
+    start: where it was opened, in the text; before: how many parts the page had then."""
 
     kind: str
     parts: list[str] | None
-    opened: str = ""
+    rule: Rule | None = None
+    start: int = 0
+    before: int = 0
     splits: list[int] = field(default_factory=list)
 
     def arguments(self) -> list[str]:
@@ -67,43 +68,57 @@ class _Frame:
         return ["".join(self.parts[a:b]) for a, b in pairwise(edges)]
 
 
-def plain(text: str, dropped: frozenset[str]) -> str:
+def plain(text: str, dropped: frozenset[str], language: str = "") -> str:
     """The text of a page, without blank ends; paragraphs are separated by blank lines.
 
     dropped: lower-case names of the namespaces whose links show no text: files, categories.
+    language: of the wiki, which decides what its templates mean; empty if that is not known.
     """
-    marked = _Scanner(text, dropped).scan()
-    return "\n".join(_lines(marked)).strip()
+    return tidy(_Scanner(text, dropped, language).scan())
+
+
+@cache
+def _closing(name: str) -> re.Pattern[str]:
+    either = "".join(f"[{letter}{letter.upper()}]" for letter in name)
+    return re.compile(rf"</{either}\s*+>")
 
 
 class _Scanner:
-    def __init__(self, text: str, dropped: frozenset[str]) -> None:
-        self.text, self.dropped = "\n" + text.replace("\r\n", "\n"), dropped
-        self.stack = [_Frame("page", [])]
+    def __init__(self, text: str, dropped: frozenset[str], language: str) -> None:
+        self.text = "\n" + text.replace("\r\n", "\n").replace("\r", "\n")
+        self.dropped, self.language = dropped, language
+        self.page: list[str] = []
+        self.stack = [_Frame("page", self.page)]
         self.open: Counter[str] = Counter()
-        self.missing: set[str] = set()  # closing marks that do not occur again
+        self.ahead: dict[str, tuple[int, int]] = {}  # where a mark is next, and where it ends
+        self.unclosed: set[int] = set()  # brackets in this section that are text after all
+        self.retries = RETRIES
 
     def scan(self) -> str:
         at = 0
         text = self.text
-        while match := _TOKEN.search(text, at):
-            self.write(text[at : match.start()])
-            at = self.token(match[0], match.end())
-        self.write(text[at:])
-        while len(self.stack) > 1:
-            self.abandon()
-        return "".join(self.stack[0].parts or ())
+        while True:
+            while match := _TOKEN.search(text, at):
+                self.write(text[at : match.start()])
+                at = self.token(match[0], match.start(), match.end())
+            self.write(text[at:])
+            if (at := self.end_section(len(text))) == len(text):
+                return "".join(self.page)
 
     def write(self, text: str) -> None:
         parts = self.stack[-1].parts
         if parts is not None and text:
             parts.append(text)
 
-    def push(self, kind: str, shown: bool, opened: str) -> None:
+    def write_whole(self, text: str) -> None:
+        """Writes what is no argument's name, whatever signs are in it."""
+        self.write(text.replace("=", EQUALS) if self.open["template"] else text)
+
+    def push(self, kind: str, shown: bool, start: int, rule: Rule | None = None) -> None:
         if len(self.stack) > DEPTH:
             return
         shown = shown and self.stack[-1].parts is not None
-        self.stack.append(_Frame(kind, [] if shown else None, opened))
+        self.stack.append(_Frame(kind, [] if shown else None, rule, start, len(self.page)))
         self.open[kind] += 1
 
     def pop_to(self, kind: str) -> _Frame | None:
@@ -118,14 +133,27 @@ class _Scanner:
             if frame.parts is not None:
                 self.write(" ".join(frame.arguments()))
 
-    def abandon(self) -> None:
-        """The innermost frame was never closed: what is known of it is text after all."""
-        frame = self.stack.pop()
-        self.open[frame.kind] -= 1
-        if frame.parts is not None:
-            self.write("|".join(frame.arguments()))
+    def end_section(self, at: int) -> int:
+        """Where to go on: nothing that is open now was meant to be. Where that hides text, the
+        section is read once more from there, with those brackets as text."""
+        unclosed = self.stack[1:]
+        if self.retries and any(frame.parts is None for frame in unclosed):
+            self.retries -= 1
+            self.unclosed |= {frame.start for frame in unclosed}
+            del self.stack[1:], self.page[unclosed[0].before :]
+            self.open.clear()
+            self.ahead.clear()
+            return unclosed[0].start
+        while len(self.stack) > 1:
+            frame = self.stack.pop()
+            if frame.parts is not None:
+                self.write("|".join(frame.arguments()))
+        self.open.clear()
+        self.unclosed.clear()
+        self.retries = RETRIES
+        return at
 
-    def token(self, token: str, end: int) -> int:
+    def token(self, token: str, start: int, end: int) -> int:
         """Does what a token asks for; where to go on."""
         top = self.stack[-1]
         if token == "|":
@@ -133,18 +161,24 @@ class _Scanner:
                 top.splits.append(len(top.parts))
             else:
                 self.write(token)
-        elif token == "<!--":
-            return self.skip_to("-->", end)
         elif token[0] == "<":
+            if token == "<!--":
+                return self.next("-->", end)[1]
             return self.tag(token, end)
+        elif token == "\n":
+            if (again := self.end_section(start)) != start:
+                return again
+            self.write(token)
+        elif start in self.unclosed:
+            if token.endswith("{|"):
+                return max(end, self.text.find("\n", end))
         elif token == "{{":
-            name = _NAME.match(self.text, end)
-            name = name[1].strip().lower() if name else ""
-            self.push("template", name in _SHOWN or name.startswith("lang-"), name)
+            rule = self.rule(start, end)
+            self.push("template", rule is not None, start, rule)
         elif token == "}}":
             self.template()
         elif token == "[[":
-            self.push("link", not self.hidden(end), "")
+            self.push("link", not self.hidden(end), start)
         elif token == "]]":
             if top.kind == "url":  # [[File:a.jpg|of [http://b.org c]]]
                 self.url()
@@ -152,70 +186,112 @@ class _Scanner:
             if top.kind not in ("template", "table"):
                 self.link()
         elif token == "[":
-            self.push("url", True, "")
+            self.push("url", True, start)
         elif token == "]":
             self.url()
-        elif token == "\n":  # a heading: nothing that is open now was meant to be
-            while len(self.stack) > 1:
-                self.abandon()
-            self.write(token)
         elif token.endswith("{|"):
             self.write("\n")
-            self.push("table", False, "")
+            self.push("table", False, start)
         elif not self.pop_to("table"):
             self.write("\n")
         return end
 
-    def skip_to(self, mark: str, at: int) -> int:
-        """Past the next `mark`; `at` itself if there is none."""
-        found = -1 if mark in self.missing else self.text.find(mark, at)
-        if found < 0:
-            self.missing.add(mark)
-            return at
-        return found + len(mark)
+    def next(self, mark: str, at: int) -> tuple[int, int]:
+        """(start, end) of the next closing tag, `<ref>`, or other mark: of the text's end and
+        `at` itself if there is none. Each is looked for once, however often it is asked for."""
+        found = self.ahead.get(mark)
+        if found is None or found[0] < at:
+            if mark.isalpha():
+                match = (_REF if mark == "REF" else _closing(mark)).search(self.text, at)
+                found = match.span() if match else (len(self.text), 0)
+            else:
+                start = self.text.find(mark, at)
+                found = (start, start + len(mark)) if start >= 0 else (len(self.text), 0)
+            self.ahead[mark] = found
+        return found if found[1] else (found[0], at)
 
     def tag(self, token: str, end: int) -> int:
         match = _TAG.match(token)
         if match is None:
             return end
-        closing, name, rest = match[1], match[2].lower(), match[3]
-        if name in LITERAL_TAGS and not closing and not rest.endswith("/"):
-            mark = f"</{match[2]}>"
-            after = self.skip_to(mark, end)
-            if after != end:
-                content = self.text[end : after - len(mark)].replace("'", _QUOTE)
-                self.write(content.replace("\n", "\n" + _LITERAL))
-            return after
+        closing, name, rest = match[1], match[2].lower(), match[3].rstrip()
+        opening = not closing and not rest.endswith("/")
         if name in DROPPED_TAGS:
-            if closing:
-                self.pop_to(name)
-            elif not rest.endswith("/"):
-                self.push(name, False, "")
-        elif name in ("br", "p", "div", "li", "tr", "hr", "blockquote", "center", "poem"):
+            return self.extension(name, rest, end)[1] if opening else end
+        if name in LITERAL_TAGS and opening:
+            start, after = self.extension(name, rest, end)
+            if after != end:
+                self.literal(name, self.text[end:start])
+            return after
+        if name in LINES:
             self.write("\n")
         elif name in ("td", "th"):
             self.write(" ")
+        elif name == "sup" and opening and _POWER.match(self.text, end):
+            parts = self.stack[-1].parts
+            if parts and parts[-1][-1].isdigit():
+                parts.append("^")  # 10<sup>6</sup> is not 106
         return end
+
+    def extension(self, name: str, rest: str, end: int) -> tuple[int, int]:
+        """(end of the content, end of the closing tag); `end` twice for one that is not closed.
+
+        As MediaWiki has it, a tag ends at the next closing one. But a reference is not closed if
+        a heading begins before, or, where it has a name, another reference: then it is one whose
+        slash was forgotten.
+        """
+        start, after = self.next(name, end)
+        if name == "ref" and self.next("\n==", end)[0] < start:
+            return end, end
+        if name == "ref" and "=" in rest and self.next("REF", end)[0] < start:
+            return end, end
+        return (start, after) if after != end else (end, end)
+
+    def literal(self, name: str, content: str) -> None:
+        """What no wikitext is looked for in: of formulas, the source; of others, line by line."""
+        if name in FORMULAS:
+            content = " ".join(content.split())
+        elif name == "pre":
+            content = _NOWIKI.sub("", content)
+        content = content.replace("'", QUOTE).replace("\n", "\n" + LITERAL)
+        self.write_whole(content)
 
     def hidden(self, at: int) -> bool:
         """Whether a link from there is to a file, a category, or the same page elsewhere."""
         match = _NAMESPACE.match(self.text, at)
         if match is None:
             return False
-        name = match[1].lower().replace("_", " ")
-        return name in self.dropped or (_LANGUAGE.fullmatch(match[1]) is not None)
+        name = match[1].rstrip()
+        if name.lower().replace("_", " ") in self.dropped:
+            return True
+        return _LANGUAGE.fullmatch(name) is not None and name not in SITES
+
+    def rule(self, start: int, end: int) -> Rule | None:
+        """What the template that is opened there will show."""
+        name = _NAME.match(self.text, end)
+        within = self.text[start - 1] in _GAPS
+        if within:  # and not at the start of a line, where notes on sections and pictures stand
+            line = self.text.rfind("\n", max(0, start - 100), start) + 1
+            within = not line or bool(self.text[line:start].strip(" *:#;"))
+        return rule(name[1].rstrip() if name else "", self.language, within)
 
     def template(self) -> None:
-        """Ends a template: what a reader would see of it, for a few; nothing for the others."""
+        """Ends a template: writes what a reader sees of it."""
         frame = self.pop_to("template")
-        if frame is None or frame.parts is None:
+        if frame is None or frame.parts is None or frame.rule is None:
             return
-        arguments = [part for part in frame.arguments()[1:] if "=" not in part]
-        name = frame.opened
-        number = 1 if name.startswith("lang-") else _SHOWN[name]
-        if len(arguments) >= number:
-            last = number + 1 if name in _WITH_NEXT else number
-            self.write(" ".join(argument.strip() for argument in arguments[number - 1 : last]))
+        head, *rest = frame.arguments()
+        function, colon, first = head.partition(":")
+        if colon and function.strip().lower() in PARSER_FUNCTIONS:
+            rest.insert(0, first)
+        positional, named = [], {}
+        for argument in rest:
+            name, equals, value = argument.partition("=")
+            if equals:
+                named[name.strip().lower()] = value.strip()
+            else:
+                positional.append(argument.strip())
+        self.write_whole(frame.rule(Arguments(positional, named)))
 
     def link(self) -> None:
         frame = self.pop_to("link")
@@ -223,58 +299,14 @@ class _Scanner:
             return None
         target, *labels = frame.arguments()
         if labels and labels[-1].strip():
-            return self.write(labels[-1])
+            return self.write_whole(labels[-1])
         target = target.strip().removeprefix(":")
-        return self.write(target.partition("(")[0].strip() if labels else target)
+        return self.write_whole(target.partition("(")[0].strip() if labels else target)
 
     def url(self) -> None:
         if self.stack[-1].kind != "url":
             return self.write("]")
         frame = self.pop_to("url")
         if frame is not None and frame.parts is not None:
-            self.write("".join(frame.parts).partition(" ")[2])
+            self.write_whole("".join(frame.parts).partition(" ")[2])
         return None
-
-
-def _lines(text: str) -> Iterator[str]:
-    """Tidy lines: a heading only where text follows it, one blank line between texts."""
-    text = _VARIANT.sub(r"\1", _SWITCH.sub("", _QUOTES.sub("", html.unescape(text))))
-    headings: list[tuple[int, str]] = []
-    gap = False
-    for raw in text.split("\n"):
-        literal = raw.startswith(_LITERAL)
-        line = (raw.rstrip() if literal else _tidy(raw)).translate(_LITERALS)
-        if not line:
-            gap = True
-        elif not literal and (level := _level(line)):
-            while headings and headings[-1][0] >= level:
-                headings.pop()
-            headings.append((level, line[level:-level].strip()))
-        else:
-            for _, title in headings:
-                yield ""
-                yield title
-            if gap or headings:
-                yield ""
-            gap = False
-            headings.clear()
-            yield line
-
-
-def _level(line: str) -> int:
-    """Of a heading, 1 to 6; 0 for other lines."""
-    if not line.startswith("="):
-        return 0
-    left, right = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
-    level = min(left, right, 6)
-    return level if 2 * level < len(line) else 0
-
-
-def _tidy(line: str) -> str:
-    """One line without markers and without what is left of templates that were taken out."""
-    line = _SPACES.sub(" ", line).strip()
-    if marker := _LIST.match(line):
-        item = line[marker.end() :]
-        line = f"- {item}" if item and marker[0][0] in "*#" else item
-    line = _COMMAS.sub(",", _BEFORE.sub(r"\1", _OPENING.sub("(", _EMPTY.sub("", line))))
-    return "" if not line.strip("-|* ") else line

@@ -7,22 +7,34 @@ the longest one allowed, and a document type, with whatever entities it defines,
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
-from llamac.data.formats.streams import chunks
+from llamac.data.formats.streams import CHUNK_BYTES, stream
 from llamac.runtime.data.sources import Skipped
 
 RECORD_BYTES = 1 << 24  # MediaWiki allows pages of 2 MB, StackExchange posts of 30,000 characters
 
 
+_DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]{2,40})["']""")
+
+
 def records(
-    path: str, start: bytes, end: bytes, skipped: Skipped
+    path: str,
+    start: bytes,
+    end: bytes,
+    skipped: Skipped,
+    thinned: Callable[[bytes], bytes] | None = None,
 ) -> Iterator[tuple[int, ElementTree.Element]]:
     """(line, element) of what lies between `start` and `end`, both included. In XML text neither
-    can occur otherwise: `start` begins with `<`, and so does `end`, unless no tag lies between."""
+    can occur otherwise: `start` begins with `<`, and so does `end`, unless no tag lies between.
+
+    thinned: takes out of a record, or its beginning, what is not wanted of it, so that the limit
+    of a record's size concerns the rest alone.
+    """
     found = False
-    for line, data in _frames(path, start, end, skipped):
+    for line, data in _frames(path, start, end, skipped, thinned):
         found = True
         try:
             data.decode()
@@ -35,12 +47,19 @@ def records(
         skipped.add("no records in file", path)
 
 
-def _frames(path: str, start: bytes, end: bytes, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
+def _frames(
+    path: str,
+    start: bytes,
+    end: bytes,
+    skipped: Skipped,
+    thinned: Callable[[bytes], bytes] | None,
+) -> Iterator[tuple[int, bytes]]:
     buffer, line = b"", 1
     begun, looked = False, 0  # within a record; how much of the buffer holds no end of it
-    for chunk in utf8_pieces(chunks(path, skipped)):
-        buffer += chunk
-        at = 0
+    taken = 0  # line ends that were thinned out of the record
+    for piece in utf8_pieces(path, skipped):
+        buffer += piece
+        at, ended = 0, -1  # ended: where the next end is, or that of the buffer, once looked for
         while True:
             if not begun:
                 found = buffer.find(start, at)
@@ -50,30 +69,60 @@ def _frames(path: str, start: bytes, end: bytes, skipped: Skipped) -> Iterator[t
                 if found < 0:
                     break
                 begun, looked = True, at + len(start)
-            found = buffer.find(end, looked)
-            again = buffer.find(start, looked, found if found >= 0 else len(buffer))
+            if ended < looked:
+                ended = buffer.find(end, looked)
+                ended = ended if ended >= 0 else len(buffer)
+            found = ended if ended < len(buffer) else -1
+            again = buffer.find(start, looked, ended)
             stop = found + len(end) if found >= 0 else len(buffer)
             if again >= 0:
                 skipped.add("broken XML", f"{path}:{line}")
                 stop = again
-            elif stop - at > RECORD_BYTES:
-                skipped.add("record too long", f"{path}:{line}")
-            elif found >= 0:
-                yield line, buffer[at:stop]
             else:
-                looked = max(looked, len(buffer) - max(len(start), len(end)) + 1)
-                break
-            line += buffer.count(b"\n", at, stop)
-            at, begun = stop, False
+                record = buffer[at:stop]
+                if thinned and len(less := thinned(record)) < len(record):
+                    record = less
+                if len(record) > RECORD_BYTES:
+                    skipped.add("record too long", f"{path}:{line}")
+                elif found >= 0:
+                    yield line, record
+                else:
+                    taken += buffer.count(b"\n", at) - record.count(b"\n")
+                    buffer, at = record, 0
+                    looked = max(len(start), len(buffer) - max(len(start), len(end)) + 1)
+                    break
+            line += buffer.count(b"\n", at, stop) + taken
+            at, begun, taken = stop, False, 0
         buffer, looked = buffer[at:], looked - at
     if begun:
         skipped.add("truncated XML", f"{path}:{line}")
 
 
-def utf8_pieces(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """As it comes, but for UTF-16 with a byte order mark, the other encoding XML may have."""
-    decoder = None
-    for number, piece in enumerate(pieces):
-        if number == 0 and piece[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            decoder = codecs.getincrementaldecoder("utf-16")("replace")
-        yield decoder.decode(piece).encode("utf-8", "replace") if decoder else piece
+def utf8_pieces(path: str, skipped: Skipped) -> Iterator[bytes]:
+    """A file in UTF-8, whatever encoding its byte order mark or XML declaration names. What is
+    invalid in that one is invalid in UTF-8 too."""
+    with stream(path, skipped) as file:
+        piece = file.read(CHUNK_BYTES)
+        codec = _encoding(piece)
+        decoder = codecs.getincrementaldecoder(codec)("invalid UTF-8") if codec else None
+        while piece:
+            yield decoder.decode(piece).encode("utf-8", "surrogatepass") if decoder else piece
+            piece = file.read(CHUNK_BYTES)
+
+
+codecs.register_error("invalid UTF-8", lambda error: ("\ud800", error.end))  # type: ignore
+
+
+def _encoding(head: bytes) -> str:
+    """Of an XML file; empty for UTF-8."""
+    if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    if head[:4] in (b"<\0?\0", b"\0<\0?"):
+        return "utf-16-le" if head[0] else "utf-16-be"
+    declared = _DECLARED.match(head.removeprefix(codecs.BOM_UTF8))
+    try:
+        name = codecs.lookup(declared[1].decode()).name if declared else "utf-8"
+        b"".decode(name)  # some names are of no encoding of text
+        return "" if name == "utf-8" else name
+    except LookupError:
+        return ""

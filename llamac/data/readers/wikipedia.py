@@ -12,7 +12,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
-from llamac.data.formats.streams import chunks
+from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
 from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
 from llamac.data.readers.files import accepted
@@ -22,24 +22,35 @@ from llamac.spec.data import Source
 SITE_BYTES = 1 << 20  # in which a dump's description of its site ends
 FILE, CATEGORY, MEDIA = "6", "14", "-2"  # numbers of namespaces, the same in every language
 
-_COMMENT = re.compile(r"<!--.*?-->|<nowiki>.*?</nowiki>", re.S)
+_HIDDEN = re.compile(r"<!--|<nowiki[ \t]*>")
 _ADDRESS = re.compile(r"""//[^\s|\[\]{}<>"\\^`]+""")  # a literal start is found ten times faster
 _ARCHIVE = re.compile(r"https?://web\.archive\.org/(?:web/)?\d{4,14}[a-z_]*\*?/(?=https?://)")
+
+_REDIRECT = re.compile(r"\s*+#([^\s\[\]#*:{}|<>]{2,30})\s*+:?\s*+\[\[[^\[\]\n]{1,300}\]\]")
+_TIME = re.compile(rb"<timestamp>([^<]{0,40})</timestamp>")
+_NUMBER = re.compile(rb"<id>([0-9]{1,18})</id>")
+_EVERYWHERE = frozenset(NAMESPACES["en"].split(", "))
+_TALKED = ("user", "wikipedia", "file", "mediawiki", "template", "help", "category", "portal")
+_SPACES = frozenset(
+    ("media", "special", "talk", "image", *_TALKED, *(f"{name} talk" for name in _TALKED))
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """language: empty if the dump does not say. dropped: see `wikitext.plain`."""
+    """language: empty if the dump does not say. dropped: see `wikitext.plain`. spaces: names of
+    all namespaces but the articles', in lower case."""
 
     language: str
     dropped: frozenset[str]
+    spaces: frozenset[str]
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """The articles: pages of namespace 0 that are no redirects."""
+    """The articles: pages of namespace 0 whose newest revision is wikitext and no redirect."""
     site = site_of(path)
-    for line, title, wikitext in _articles(path, skipped):
-        text = plain(wikitext, site.dropped)
+    for line, title, wikitext in _articles(path, site, skipped):
+        text = plain(wikitext, site.dropped, site.language)
         if accepted(text, f"{path}:{line}", skipped):
             meta = {"title": title}
             if site.language:
@@ -52,7 +63,8 @@ def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
     """The addresses that a dump's articles cite, article by article, each once in an article: in
     `<ref>` of any form, in citation templates, and as bare links. An archived copy's is that of
     what it is a copy of."""
-    for _, _, wikitext in _articles(path, Skipped() if skipped is None else skipped):
+    skipped = Skipped() if skipped is None else skipped
+    for _, _, wikitext in _articles(path, site_of(path), skipped):
         yield from dict.fromkeys(cited(wikitext))
 
 
@@ -73,57 +85,120 @@ def _trimmed(url: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    if "-->" not in text and "</nowiki>" not in text:
-        return text
-    # Only up to the last closing mark: an opening one after it would be searched for in vain.
-    end = max(text.rfind("-->") + 3, text.rfind("</nowiki>") + 9)
-    return _COMMENT.sub("", text[:end]) + text[end:]
+    pieces, at = [], 0
+    missing: set[str] = set()  # ends that do not occur again
+    for match in _HIDDEN.finditer(text):
+        if match.start() < at:
+            continue
+        end = "-->" if match[0] == "<!--" else "</nowiki>"
+        found = -1 if end in missing else text.find(end, match.end())
+        if found < 0:
+            missing.add(end)
+        else:
+            pieces.append(text[at : match.start()])
+            at = found + len(end)
+    return "".join((*pieces, text[at:]))
 
 
-def _articles(path: str, skipped: Skipped) -> Iterator[tuple[int, str, str]]:
-    """(line, title, wikitext)."""
-    for line, page in records(path, b"<page>", b"</page>", skipped):
+# --- Pages -------------------------------------------------------------------------------------
+
+
+def _articles(path: str, site: Site, skipped: Skipped) -> Iterator[tuple[int, str, str]]:
+    """(line, title, wikitext of the newest revision)."""
+    for line, page in records(path, b"<page>", b"</page>", skipped, _newest):
         where = f"{path}:{line}"
-        if page.findtext("ns", "0") != "0":
+        title = page.findtext("title") or ""
+        revision = _last(page.findall("revision"))
+        if not _is_article(page, title, site):
             skipped.add("not an article", where)
         elif page.find("redirect") is not None:
             skipped.add("redirect", where)
-        elif (text := page.findtext("revision/text")) is None or not text.strip():
+        elif revision is None or not (text := revision.findtext("text") or "").strip():
             skipped.add("empty", where)
-        elif _REDIRECT.match(text):
+        elif revision.findtext("model", "wikitext") != "wikitext":
+            skipped.add("not wikitext", where)
+        elif _is_redirect(text):
             skipped.add("redirect", where)
         else:
-            yield line, page.findtext("title") or "", text
+            yield line, title, text
 
 
-_REDIRECT = re.compile(r"\s*#[^\W\d]{4,20}\s*:?\s*\[\[")  # in any language: `#WEITERLEITUNG [[`
+def _is_article(page: ElementTree.Element, title: str, site: Site) -> bool:
+    """By the number of its namespace, or, in dumps before 2010, which lack it, by its title."""
+    number = page.findtext("ns")
+    if number is not None:
+        return number.strip() == "0"
+    space, colon, _ = title.partition(":")
+    return not colon or space.strip().lower().replace("_", " ") not in site.spaces
+
+
+def _is_redirect(text: str) -> bool:
+    """Whether it begins as `#REDIRECT [[`, in any language that `REDIRECTS` knows; or with any one
+    word in this way, and says nothing after the link."""
+    found = _REDIRECT.match(text)
+    if found is None:
+        return False
+    return found[1].lower() in REDIRECTS or not plain(text[found.end() :], _EVERYWHERE)
+
+
+def _last(revisions: list[ElementTree.Element]) -> ElementTree.Element | None:
+    """The newest, wherever it stands: dumps of whole histories begin with the oldest, others need
+    not be in any order."""
+
+    def age(revision: ElementTree.Element) -> tuple[str, int]:
+        number = revision.findtext("id", "")
+        return revision.findtext("timestamp", ""), int(number) if number.isdecimal() else 0
+
+    return max(reversed(revisions), key=age, default=None)
+
+
+def _newest(page: bytes) -> bytes:
+    """A page, or the beginning of one, without all whole revisions but the newest."""
+    first, last = page.find(b"<revision>"), page.rfind(b"</revision>")
+    if first < 0 or page.find(b"</revision>", first, last) < 0:
+        return page
+
+    def age(revision: bytes) -> tuple[bytes, int]:
+        time, number = _TIME.search(revision), _NUMBER.search(revision)
+        return time[1] if time else b"", int(number[1]) if number else 0
+
+    revisions = page[first:last].split(b"</revision>")
+    newest = max(reversed(revisions), key=age)
+    return b"".join((page[:first], newest, page[last:]))
+
+
+# --- Sites -------------------------------------------------------------------------------------
 
 
 def site_of(path: str) -> Site:
     """What the head of a dump says of its wiki."""
     head = b""
-    for piece in utf8_pieces(chunks(path, Skipped())):
+    for piece in utf8_pieces(path, Skipped()):
         head += piece
         if b"<page>" in head or len(head) > SITE_BYTES:
             break
     head = head.partition(b"<page>")[0][:SITE_BYTES]
-    names = {"file", "image", "category", "media"}
-    language = ""
-    if found := re.search(rb"<siteinfo>.*?</siteinfo>", head, re.S):
+    dropped, spaces, language = set(_EVERYWHERE), set(_SPACES), ""
+    start = head.find(b"<siteinfo>")
+    end = head.find(b"</siteinfo>", start) if start >= 0 else -1
+    if end >= 0:
         try:
-            info = ElementTree.fromstring(found[0])
+            info = ElementTree.fromstring(head[start : end + len(b"</siteinfo>")])
         except ElementTree.ParseError:
             pass
         else:
             database = re.fullmatch(r"([a-z_]{2,20})wiki", info.findtext("dbname") or "")
             language = database[1].replace("_", "-") if database else ""
-            names |= {
-                (space.text or "").lower()
-                for space in info.iter("namespace")
-                if space.get("key") in (FILE, CATEGORY, MEDIA)
-            }
-    if not language and (
-        found := re.search(rb'<mediawiki[^>]{0,2000}xml:lang="([a-z-]{2,20})"', head)
-    ):
-        language = found[1].decode()
-    return Site(language, frozenset(names))
+            for space in info.iter("namespace"):
+                if name := (space.text or "").strip().lower():
+                    spaces.add(name)
+                    if space.get("key") in (FILE, CATEGORY, MEDIA):
+                        dropped.add(name)
+    if not language:
+        opened = head.find(b"<mediawiki")
+        element = head[opened : head.find(b">", opened)] if opened >= 0 else b""
+        named = re.search(rb"""\sxml:lang\s*=\s*["']([a-z-]{2,20})["']""", element)
+        language = named[1].decode() if named else ""
+    known = [NAMESPACES.get(language.partition("-")[0], "")] if language else NAMESPACES.values()
+    dropped.update(name for names in known for name in names.split(", ") if name)
+    return Site(language, frozenset(dropped), frozenset(spaces))

@@ -1,0 +1,195 @@
+"""What a reader of a page sees of its templates: `wikis.TEMPLATES`, filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+from llamac.data.formats.wikis import TEMPLATES
+
+_UNITS = {"km2": "km²", "m2": "m²", "cm2": "cm²", "m3": "m³", "cm3": "cm³", "km3": "km³", "C": "°C"}
+_UNITS |= {"F": "°F", "sqmi": "sq mi", "sqft": "sq ft", "kmph": "km/h", "acre": "acres"}
+_RANGES = {"-": "–", "–": "–", "to": " to ", "and": " and ", "or": " or ", "x": " × ", "by": " by "}
+_RANGES |= {"×": " × ", "+/-": " ± ", "±": " ± ", "&": " and ", "to(-)": " to "}
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_NOTES = {"flat": "♭", "b": "♭", "sharp": "♯", "#": "♯", "natural": "♮", "n": "♮"}
+
+_NUMBER = re.compile(r"[1-9][0-9]?")
+_FIELD = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+_OPTION = re.compile(r"<([^<>]*)>")
+_ISO = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})")
+_QUANTITY = re.compile(r"[-+−]?[0-9][0-9.,/+ ]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """positional: in order. named: the others; `1=…` names a position."""
+
+    positional: list[str]
+    named: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> str:
+        """The argument of that name or number; empty where there is none."""
+        if key in self.named:
+            return self.named[key]
+        number = int(key) if _NUMBER.fullmatch(key) else 0
+        return self.positional[number - 1] if 0 < number <= len(self.positional) else ""
+
+    def all(self) -> list[str]:
+        """The non-empty positional ones."""
+        most = max((int(key) for key in self.named if _NUMBER.fullmatch(key)), default=0)
+        numbers = range(1, max(most, len(self.positional)) + 1)
+        return [text for number in numbers if (text := self[str(number)])]
+
+
+Rule = Callable[[Arguments], str]
+
+
+PARSER_FUNCTIONS = frozenset(("formatnum", "lc", "uc", "lcfirst", "ucfirst"))
+
+
+def rule(name: str, language: str, within: bool) -> Rule | None:
+    """What the template of that name shows; None for nothing. A parser function's name ends in a
+    colon and its argument. within: whether it stands like a word of a sentence; if it does, and
+    is not known, it shows its only argument, as most templates there do."""
+    known, title, name = _rules(language), name, name.lower()
+    if name in known:
+        return known[name]
+    if name.startswith(("lang-", "ipa-")):
+        return known[name[: name.index("-") + 1]]
+    if "_" in name:
+        return rule(title.replace("_", " "), language, within)
+    if ":" in name and (function := name.partition(":")[0].rstrip()) in PARSER_FUNCTIONS:
+        return known[function]
+    if "siècle" in name:  # {{XIXe siècle}}
+        return lambda arguments: title
+    return first if within else None
+
+
+@cache
+def _rules(language: str) -> dict[str, Rule | None]:
+    """Name of a template, in lower case → what it shows, on a wiki in that language. For an
+    unknown language, those of all; where they differ, English goes first."""
+    languages = ("en", language) if language else (*reversed(TEMPLATES),)
+    return {
+        name: _FUNCTIONS.get(pattern) or (_filling(pattern) if pattern else None)
+        for one in languages
+        for pattern, names in TEMPLATES.get(one, ())
+        for name in names.split(", ")
+    }
+
+
+def _filling(pattern: str) -> Rule:
+    def filled(arguments: Arguments) -> str:
+        def value(match: re.Match[str]) -> str:
+            if match[1] == "*":
+                return (match[2] or "").join(arguments.all())
+            return next((text for key in match[1].split("|") if (text := arguments[key])), "")
+
+        def option(match: re.Match[str]) -> str:
+            given = all(value(found) for found in _FIELD.finditer(match[1]))
+            return match[1] if given else ""
+
+        return _FIELD.sub(value, _OPTION.sub(option, pattern))
+
+    return filled
+
+
+def first(arguments: Arguments) -> str:
+    """What an unknown template within a sentence shows: its argument, if it has but one, and that
+    is neither a number, which something else goes with, nor an address."""
+    if len(arguments.positional) != 1 or arguments.named:
+        return ""
+    text = arguments.positional[0]
+    return text if "//" not in text and any(map(str.isalpha, text)) else ""
+
+
+def _convert(arguments: Arguments) -> str:
+    """`5|to|10|km|mi` → 5 to 10 km; `6|ft|2|in|m` → 6 ft 2 in. What it is converted to goes."""
+    given = arguments.all()
+    shown = given[:1]
+    at = 1
+    while at + 1 < len(given) and given[at] in _RANGES:
+        shown += (_RANGES[given[at]], given[at + 1])
+        at += 2
+    if at < len(given):
+        shown.append(f" {_UNITS.get(given[at], given[at])}")
+        if at + 2 < len(given) and _QUANTITY.fullmatch(given[at + 1]):
+            shown.append(f" {given[at + 1]} {given[at + 2]}")
+    return "".join(shown)
+
+
+def _val(arguments: Arguments) -> str:
+    """`5.3|0.2|e=3|u=kg` → 5.3±0.2×10^3 kg."""
+    number, *errors = arguments.all() or [""]
+    if len(errors) == 1:
+        number += errors[0] if errors[0].startswith("(") else f"±{errors[0]}"
+    number += "".join(errors[:2]) if len(errors) > 1 else ""
+    power = f"×10^{arguments['e']}" if arguments["e"] else ""
+    unit = next((arguments[key] for key in ("u", "ul", "up", "upl") if arguments[key]), "")
+    gap = "" if not unit or unit[0] in "%°" else " "
+    return f"{arguments['p']}{number}{power}{gap}{unit}{arguments['s']}"
+
+
+def _frac(arguments: Arguments) -> str:
+    match arguments.all():
+        case [whole, above, below, *_]:
+            return f"{whole} {above}/{below}"
+        case [above, below]:
+            return f"{above}/{below}"
+        case [below]:
+            return f"1/{below}"
+    return "/"
+
+
+def _date(arguments: Arguments) -> str:
+    """`1970|5|3|df=y` → 3 May 1970; without df, May 3, 1970; other forms are joined."""
+    given = arguments.all()
+    if given and (found := _ISO.fullmatch(given[0])):
+        given = list(found.groups())
+    if not given or not (given[0].isdecimal() and len(given[0]) == 4):
+        return " ".join(given)
+    year, *rest = given
+    if not rest or not (rest[0].isdecimal() and 1 <= int(rest[0]) <= 12):
+        return year
+    month = _MONTHS.split("|")[int(rest[0]) - 1]
+    if len(rest) < 2 or not (rest[1].isdecimal() and len(rest[1]) <= 2):
+        return f"{month} {year}"
+    day = int(rest[1])
+    return f"{day} {month} {year}" if arguments["df"] else f"{month} {day}, {year}"
+
+
+def _as_of(arguments: Arguments) -> str:
+    if arguments["alt"]:
+        return arguments["alt"]
+    word = "since" if arguments["since"] else "as of"
+    word = word if arguments["lc"] else word.capitalize()
+    day_first = {} if arguments["df"].lower() == "us" else {"df": "y"}
+    return f"{word} {_date(Arguments(arguments.positional, arguments.named | day_first))}"
+
+
+def _sounds(arguments: Arguments) -> str:
+    """`lang|æ|n|_|ˈ|b` → /æn ˈb/: the codes of what stands before or after go."""
+    words = ("lang", "pron", "us", "uk", "also", "local", "ipa", "en-us", "en-uk")
+    shown = "".join(part for part in arguments.all() if part.lower() not in words)
+    return f"/{shown.replace('_', ' ')}/"
+
+
+def _lines(arguments: Arguments) -> str:
+    return "".join(f"\n* {item}" for item in arguments.all()) + "\n"
+
+
+_FUNCTIONS: dict[str, Rule] = {
+    "@convert": _convert,
+    "@val": _val,
+    "@frac": _frac,
+    "@date": _date,
+    "@as_of": _as_of,
+    "@lines": _lines,
+    "@lower": lambda arguments: arguments["1"].lower(),
+    "@upper": lambda arguments: arguments["1"].upper(),
+    "@sounds": _sounds,
+    "@note": lambda arguments: _NOTES.get(arguments["1"], arguments["1"]),
+}
