@@ -61,7 +61,7 @@ NESTED = st.recursive(
         st.tuples(WORD, inner).map("[[{0[0]}|b{0[1]}]]".format),
         st.lists(inner, min_size=1, max_size=3).map(" ".join),
         inner.map("'''b{}b'''".format),
-        st.tuples(WORD, inner).map("{{{{x {0[0]}|{0[1]}}}}}".format),
+        st.tuples(WORD, inner).map("{{{{main|{0[0]}|{0[1]}}}}}".format),
         WORD.map("<!-- {} -->".format),
         WORD.map("<ref>{}</ref>".format),
     ),
