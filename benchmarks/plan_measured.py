@@ -115,13 +115,14 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     import model as emitted  # pyright: ignore[reportMissingImports]
     import train  # noqa: F401  # pyright: ignore[reportMissingImports] - for its imports' memory
     from runtime import machine  # pyright: ignore[reportMissingImports]
-    from runtime.train.optimizer import MasterWeights  # pyright: ignore[reportMissingImports]
+    from runtime.optimizers.adamw import AdamW  # pyright: ignore[reportMissingImports]
+    from runtime.train.master_weights import MasterWeights  # pyright: ignore[reportMissingImports]
 
     device, dtype = torch.device(task["device"]), getattr(torch, task["dtype"])
     torch.manual_seed(0)
     model = emitted.Model(device=device, dtype=dtype)
     emitted.initialise(model, 0)
-    optimizer = MasterWeights(model.named_parameters(), **task["optimizer"])
+    optimizer = MasterWeights(model.named_parameters(), AdamW, **task["optimizer"])
     how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions)
     shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)
@@ -142,17 +143,11 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 def measured(setting: Setting, spec: Spec, kind: str, steps: int, directory: Path) -> Any:
     write(directory, files_of(spec, stages(spec)))
-    options = spec.optimizer
     task = {
         "device": "cuda" if kind == "gpu" else "cpu",
         "dtype": "bfloat16" if kind == "gpu" else "float32",
         "compile": spec.kernels.compile,
-        "optimizer": {
-            "betas": list(options.betas),
-            "eps": options.eps,
-            "weight_decay": options.weight_decay,
-            "clip_norm": options.clip_norm,
-        },
+        "optimizer": spec.optimizer.hyperparameters,
         "micro_batches": setting.micro_batches,
         "sequences": setting.sequences,
         "length": setting.length,

@@ -87,6 +87,7 @@ def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
     """The emitted model on the mesh that the spec asks for, as the emitted trainer runs it."""
     with imported(files_of(spec, stages(spec))) as module:
         runtime = {name: importlib.import_module(f"runtime.distributed.{name}") for name in MODULES}
+        algorithm = importlib.import_module("runtime.optimizers.adamw").AdamW
     waiting.watch(runtime["collectives"].ProcessGroup)
     mesh = runtime["mesh"].Mesh(spec.parallel.mesh, torch.device("cpu"))
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
@@ -102,7 +103,7 @@ def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
                 box.tensor.copy_(weights[canonical][place])
     options = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
     optimizer = runtime["sharded_optimizer"].ShardedWeights(
-        model.named_parameters(), shares, mesh, **options
+        model.named_parameters(), shares, mesh, algorithm, **options
     )
 
     def step(tokens: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -7,7 +7,7 @@ laptop; what runs is the emitted model.py and runtime, op by op.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,6 +93,8 @@ def dry_run(spec: Spec, module: Any) -> Report:
         name: importlib.import_module(f"runtime.distributed.{name}")
         for name in ("mesh", "param_sharding", "sharded_optimizer")
     }
+    rules = importlib.import_module(f"runtime.optimizers.{spec.optimizer.kind}")
+    algorithm = getattr(rules, type(spec.optimizer).__name__)
     own = range(0, parallel.stages, parallel.pipeline)  # the stages of rank 0
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
     shares = runtime["param_sharding"].Shares(**tables, size=parallel.tensor, rank=0)
@@ -108,21 +110,12 @@ def dry_run(spec: Spec, module: Any) -> Report:
                 chain.from_iterable(model.named_parameters() for model in models),
                 shares,
                 mesh,
-                **_options(spec),
+                algorithm,
+                **spec.optimizer.hyperparameters,
             )
             _count(report, optimizer)
             _step(spec, mesh, models, optimizer, report)
     return report
-
-
-def _options(spec: Spec) -> Mapping[str, Any]:
-    optimizer = spec.optimizer
-    return {
-        "betas": tuple(optimizer.betas),
-        "eps": optimizer.eps,
-        "weight_decay": optimizer.weight_decay,
-        "clip_norm": optimizer.clip_norm,
-    }
 
 
 def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Report) -> None:

@@ -1,29 +1,32 @@
-"""[optimizer]: AdamW as the paper used it (Touvron et al. 2023 §2.3)."""
+"""[optimizer]: the update rule and its hyperparameters.
+
+One class for each rule that `llamac/runtime/optimizers/` has a file of the same kind for.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from llamac.spec.section import FromArray, Section
+from llamac.spec.section import FromArray, Section, tagged
 from llamac.spec.units import Count, Positive
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[tuple[Beta, Beta], FromArray]
 
 
-class Optimizer(Section):
-    """AdamW, as the paper used it (Touvron et al. 2023, section 2.3)."""
+class UpdateRule(Section):
+    """What every update rule has. A subclass's further fields are the rule's hyperparameters.
 
-    kind: Literal["adamw"] = Field(default="adamw", description="Decoupled weight decay Adam.")
+    STATES: its float32 tensors per parameter. FLOPS: of one update, per parameter.
+    """
+
+    STATES: ClassVar[tuple[str, ...]]
+    FLOPS: ClassVar[int]
+
     lr: Annotated[float, Field(gt=0, le=10)] = Field(
         description="Peak learning rate, reached at the end of the warm-up."
-    )
-    betas: Annotated[tuple[Beta, Beta], FromArray] = Field(
-        default=(0.9, 0.95), description="Decay of the first and of the second moment."
-    )
-    eps: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1e-8, description="Added to the root of the second moment."
     )
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         default=0.1, description="Decoupled decay of the weight matrices."
@@ -32,3 +35,50 @@ class Optimizer(Section):
     max_skipped_steps: Count = Field(
         default=10, description="Non-finite steps in a row before the run stops, steps."
     )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of optimizer state per parameter, without the float32 master weights."""
+        return 4 * len(self.STATES)
+
+    @property
+    def update_bytes(self) -> int:
+        """Bytes that an update moves per parameter: reads gradient, master and states; writes the
+        last two."""
+        return 4 + 2 * (4 + self.state_bytes)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What the update rule's constructor takes besides parameters."""
+        elsewhere = {"kind", "lr", "max_skipped_steps"}
+        return {key: value for key, value in self if key not in elsewhere}
+
+
+class AdamW(UpdateRule):
+    """AdamW, as the paper used it (Touvron et al. 2023, section 2.3)."""
+
+    STATES = ("exp_avg", "exp_avg_sq")
+    FLOPS = 12
+
+    kind: Literal["adamw"] = Field(default="adamw", description="Decoupled weight decay Adam.")
+    betas: Betas = Field(
+        default=(0.9, 0.95), description="Decay of the first and of the second moment."
+    )
+    eps: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1e-8, description="Added to the root of the second moment."
+    )
+
+
+class Lion(UpdateRule):
+    """Lion (Chen et al. 2023): the sign of an interpolated moment; half of AdamW's state."""
+
+    STATES = ("exp_avg",)
+    FLOPS = 7
+
+    kind: Literal["lion"] = Field(description="Sign of an interpolated moment.")
+    betas: Betas = Field(
+        default=(0.9, 0.99), description="Weight of the moment in the update, and its decay."
+    )
+
+
+Optimizer = Annotated[AdamW | Lion, Field(discriminator="kind"), tagged("kind", "adamw")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,14 +18,19 @@ class Schedule(Section):
     `Spec.total_steps` resolves the two.
     """
 
-    kind: Literal["cosine", "linear", "constant"] = Field(
-        default="cosine", description="Shape of the learning rate after the warm-up."
+    kind: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        default="cosine",
+        description="Shape of the learning rate after the warm-up; wsd: constant, then linear.",
     )
     warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         default=2000, description="The learning rate first rises linearly over this many steps."
     )
     min_lr_ratio: Fraction = Field(
-        default=0.1, description="Last learning rate as a fraction of the peak; cosine and linear."
+        default=0.1, description="Last learning rate as a fraction of the peak; not for constant."
+    )
+    decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Share of the steps after the warm-up in which wsd decays. Default: 0.1.",
     )
     steps: Count | None = Field(
         default=None, description="Optimizer steps to train; or give `tokens`."
@@ -34,3 +39,9 @@ class Schedule(Section):
 
     def rules(self) -> Iterator[Problem]:
         yield from only_one(self, "steps", "tokens")
+        if self.given("decay") and self.kind != "wsd":
+            message = f'`decay` has no effect with kind = "{self.kind}"'
+            yield Problem(("decay",), message, 'remove it, or use kind = "wsd"', at="key")
+
+    def derived(self) -> dict[str, Any]:
+        return {"decay": 0.1} if self.kind == "wsd" and not self.given("decay") else {}

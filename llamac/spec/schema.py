@@ -17,11 +17,14 @@ _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 
 
 def json_schema() -> dict[str, Any]:
-    """A schema for editors. It asks for no key that `extends` may give: `llamac check` does."""
+    """A schema for editors. It asks for no key that `extends` may give: `llamac check` does.
+
+    The `kind` that tells tables of a union apart is the exception.
+    """
     schema = _tidy(Spec.model_json_schema())
     for table in [schema, *schema["$defs"].values()]:
         if table["title"] not in _WHOLE:
-            table.pop("required", None)
+            table["required"] = [key for key in table.get("required", ()) if key == "kind"]
     schema["properties"] = {"extends": _EXTENDS, **schema["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

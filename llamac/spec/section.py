@@ -16,6 +16,13 @@ FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 """Accepts a TOML array where a strict, immutable tuple is asked for."""
 
 
+def tagged(key: str, default: str) -> BeforeValidator:
+    """Let the tables of a discriminated union leave their `key` out: it is then `default`."""
+    return BeforeValidator(
+        lambda value: {key: default, **value} if isinstance(value, dict) else value
+    )
+
+
 def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the character U+0000: no path or variable can hold it")

@@ -17,6 +17,12 @@ import sys
 import torch
 
 
+class NoUpdate(torch.optim.SGD):
+    """An update rule without state, for an optimizer whose gradients alone are asked for."""
+
+    STATES = ()
+
+
 def main(given: str, out: str) -> None:
     import model as emitted
     from runtime.distributed.mesh import started
@@ -30,8 +36,8 @@ def main(given: str, out: str) -> None:
         shares = Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
         model = stages(emitted, mesh, task) or mesh.model(emitted.Model, torch.float32)
         fill(model, shares, task["weights"], local)
-        options = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 1e9}
-        optimizer = ShardedWeights(model.named_parameters(), shares, mesh, **options)
+        options = {"weight_decay": 0.0, "clip_norm": 1e9}
+        optimizer = ShardedWeights(model.named_parameters(), shares, mesh, NoUpdate, **options)
         loss = backward(model, mesh, task)
         optimizer.collect()
         loss, norm = optimizer.measured(loss)

@@ -119,9 +119,9 @@ class Trainer:
         """Every tensor of the newest checkpoint: weights and moments, by canonical name."""
         train = self.train
         model = train.Model(device="cpu", dtype=train.DTYPE)
-        sections = train.MasterWeights(model.named_parameters(), **train.OPTIMIZER).tensors(
-            train.PACKED
-        )
+        sections = train.MasterWeights(
+            model.named_parameters(), train.AdamW, **train.OPTIMIZER
+        ).tensors(train.PACKED)
         newest = max((run / "checkpoints").glob("step-*"))
         train.checkpoint.load(newest, sections)
         return {f"{s}.{n}": t for s, tensors in sections.items() for n, t in tensors.items()}

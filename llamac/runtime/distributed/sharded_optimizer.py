@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from ..checkpoint.dcp import Box
-from ..train.optimizer import MasterWeights
+from ..train.master_weights import MasterWeights
 from . import collectives
 from .mesh import Mesh
 from .param_sharding import Shares, local
@@ -28,7 +28,12 @@ class ShardedWeights(MasterWeights):
     """
 
     def __init__(
-        self, parameters: Iterable[tuple[str, Parameter]], shares: Shares, mesh: Mesh, **given: Any
+        self,
+        parameters: Iterable[tuple[str, Parameter]],
+        shares: Shares,
+        mesh: Mesh,
+        algorithm: type[Any],
+        **given: Any,
     ) -> None:
         self.shares, self.mesh = shares, mesh
         self.held = dict(parameters)
@@ -36,7 +41,7 @@ class ShardedWeights(MasterWeights):
             name: Parameter(local(p.detach())) if isinstance(p, DTensor) else p
             for name, p in self.held.items()
         }
-        super().__init__(own.items(), **given)
+        super().__init__(own.items(), algorithm, **given)
 
     def collect(self) -> None:
         """Take over the gradients that FSDP has reduced."""
@@ -98,14 +103,7 @@ class ShardedWeights(MasterWeights):
 
     def boxes(self) -> dict[str, dict[str, Box]]:
         """What a checkpoint holds of this rank's, as `MasterWeights.tensors`."""
-        sections: dict[str, dict[str, Box]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
-        for name, master in self.masters.items():
-            state = self.adamw.state[master]
-            own = {"model": master.detach()}
-            own |= {key: state[key] for key in ("exp_avg", "exp_avg_sq")}
-            for section, tensor in own.items():
-                sections[section] |= self.shares.boxes(name, self.held[name], tensor)
-        return sections
+        return self._sections(lambda name, part: self.shares.boxes(name, self.held[name], part))
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

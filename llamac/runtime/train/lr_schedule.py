@@ -5,6 +5,31 @@ from __future__ import annotations
 import math
 
 
+def cosine(progress: float, decay: float) -> float:
+    """Half a cosine (SGDR, Loshchilov & Hutter 2017, eq. 5, no restarts; LLaMA section 2.3)."""
+    return (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def linear(progress: float, decay: float) -> float:
+    """A straight line."""
+    return 1.0 - progress
+
+
+def constant(progress: float, decay: float) -> float:
+    """No decay at all, so `min_ratio` plays no part."""
+    return 1.0
+
+
+def wsd(progress: float, decay: float) -> float:
+    """Warm-up, stable, decay (Hu et al. 2024): constant, then a line over the last part."""
+    return min(1.0, (1.0 - progress) / decay)
+
+
+# kind in a spec → share of the way from `min_ratio` to 1 that is left.
+# progress: 0 at the end of the warm-up, 1 at the last update. decay: last part of it that decays.
+SHAPES = {"cosine": cosine, "linear": linear, "constant": constant, "wsd": wsd}
+
+
 def learning_rate(
     step: int,
     *,
@@ -13,24 +38,19 @@ def learning_rate(
     warmup_steps: int,
     total_steps: int,
     min_ratio: float,
+    decay: float = 1.0,
 ) -> float:
-    """The rate of update `step` (0-based; updates past the end keep the last rate).
+    """Return the learning rate of update `step` (0-based; updates past the end keep the last rate).
 
     Warm-up is linear and reaches `peak` at update number `warmup_steps`; the decay then ends at
-    `peak * min_ratio` exactly on the last update. `kind` is "cosine" (SGDR, Loshchilov & Hutter
-    2017, eq. 5, with no restart; LLaMA §2.2 takes 2,000 warm-up steps and a ratio of 0.1),
-    "linear" or "constant" (no decay at all, so `min_ratio` plays no part).
+    `peak * min_ratio` exactly on the last update. kind: a key of SHAPES, else
+    ValueError. decay: share of the
+    updates after the warm-up in which "wsd" decays.
     """
+    if kind not in SHAPES:
+        raise ValueError(f"unknown schedule {kind!r}; known: {', '.join(SHAPES)}")
     update = step + 1
     if update <= warmup_steps:
         return peak * update / warmup_steps
     progress = min(1.0, (update - warmup_steps) / max(1, total_steps - warmup_steps))
-    if kind == "cosine":
-        remaining = (1.0 + math.cos(math.pi * progress)) / 2.0
-    elif kind == "linear":
-        remaining = 1.0 - progress
-    elif kind == "constant":
-        return peak
-    else:
-        raise ValueError(f"unknown schedule {kind!r}: expected 'cosine', 'linear' or 'constant'")
-    return peak * (min_ratio + (1.0 - min_ratio) * remaining)
+    return peak * (min_ratio + (1.0 - min_ratio) * SHAPES[kind](progress, decay))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from llamac.runtime.train.lr_schedule import learning_rate
+from llamac.runtime.train.lr_schedule import SHAPES, learning_rate
+from llamac.spec.schedule import Schedule
 
 LLAMA = {"kind": "cosine", "peak": 3e-4, "warmup_steps": 2000, "total_steps": 10_000}
 
@@ -50,5 +53,17 @@ def test_cosine_is_the_one_torch_has():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match=r"'step'.*'cosine'"):
+    with pytest.raises(ValueError, match=r"'step'.*cosine"):
         learning_rate(5, kind="step", peak=1.0, warmup_steps=0, total_steps=9, min_ratio=0.1)
+
+
+def test_wsd_stays_at_the_peak_and_then_falls_in_a_line():
+    settings = {**LLAMA, "kind": "wsd", "peak": 1.0, "min_ratio": 0.1, "decay": 0.25}
+    stable = {learning_rate(step, **settings) for step in (1999, 5000, 7999)}
+    assert stable == {1.0}
+    assert learning_rate(8999, **settings) == pytest.approx(0.55)
+    assert learning_rate(9999, **settings) == pytest.approx(0.1)
+
+
+def test_a_spec_may_ask_for_every_shape_and_for_no_other():
+    assert set(get_args(Schedule.model_fields["kind"].annotation)) == SHAPES.keys()

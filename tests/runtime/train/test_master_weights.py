@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from llamac.runtime.train.optimizer import MasterWeights
+from llamac.runtime.optimizers.adamw import AdamW
+from llamac.runtime.optimizers.lion import Lion
+from llamac.runtime.train.master_weights import MasterWeights
 
 SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
@@ -19,7 +21,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 
 
 def masters_of(model: nn.Module, clip_norm: float = 1.0) -> MasterWeights:
-    return MasterWeights(model.named_parameters(), clip_norm=clip_norm, **SETTINGS)
+    return MasterWeights(model.named_parameters(), AdamW, clip_norm=clip_norm, **SETTINGS)
 
 
 def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -104,7 +106,7 @@ def test_memory_is_eighteen_bytes_per_parameter_in_bf16():
     held = sum(p.nbytes for p in model.parameters())
     for master in optimizer.masters.values():
         assert master.grad is not None
-        state = optimizer.adamw.state[master]
+        state = optimizer.algorithm.state[master]
         held += master.nbytes + master.grad.nbytes
         held += state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes
     assert held == 18 * sum(p.numel() for p in model.parameters())
@@ -165,3 +167,42 @@ def test_loaded_tensors_continue_bit_for_bit(dtype):
         optimizer.step(0.01, backward(straight, seed))
         other.step(0.01, backward(resumed, seed))
     assert same(snapshot(optimizer), snapshot(other))
+
+
+def lion_of(model: nn.Module) -> MasterWeights:
+    settings = {"betas": (0.9, 0.99), "weight_decay": 0.1, "clip_norm": 1e-3}
+    return MasterWeights(model.named_parameters(), Lion, **settings)
+
+
+def test_lion_is_the_papers_algorithm():
+    """Chen et al. 2023, algorithm 2, written down again."""
+    model = network(torch.float32)
+    optimizer = lion_of(model)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    moments = {name: torch.zeros_like(p) for name, p in weights.items()}
+    for seed in range(4):
+        loss = backward(model, seed)
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters()}  # type: ignore[union-attr]
+        norm = torch.stack([g.norm() for g in gradients.values()]).norm()
+        for name, weight in weights.items():
+            gradient = gradients[name] / (norm / 1e-3).clamp(min=1.0)
+            update = (0.9 * moments[name] + 0.1 * gradient).sign()
+            decay = 0.1 if weight.ndim >= 2 else 0.0
+            weight -= 0.01 * (update + decay * weight)
+            moments[name] = 0.99 * moments[name] + 0.01 * gradient
+        optimizer.step(0.01, loss)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-5, atol=1e-6)
+    assert optimizer.updates == 4
+    assert optimizer.tensors({}).keys() == {"model", "exp_avg"}
+
+
+def test_lion_skips_a_step_that_is_not_finite():
+    model = network(torch.float32)
+    optimizer = lion_of(model)
+    optimizer.step(0.01, backward(model, 0))
+    before = snapshot(optimizer)
+    outcome = optimizer.read(optimizer.step(0.01, backward(model, 1, scale=float("nan"))))
+    assert outcome.skipped
+    assert same(before, snapshot(optimizer))
+    assert optimizer.updates == 1

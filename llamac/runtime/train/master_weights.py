@@ -1,21 +1,23 @@
-"""Mixed-precision AdamW: bf16 weights to compute with, fp32 masters to learn in.
+"""Mixed-precision training: bf16 weights to compute with, fp32 masters to learn in.
 
 A gradient step of 1e-4 times a weight of 1 vanishes in bf16 (8 bits of mantissa), so the update
 happens on fp32 masters and is rounded back (Micikevicius et al. 2018, §3.1; Megatron-LM does the
-same). Bytes per parameter: 2 weight + 4 master + 4 gradient + 8 moments = 18. A model computed in
-fp32 is its own master: 4 + 4 + 8 = 16.
+same). Bytes per parameter under AdamW: 2 weight + 4 master + 4 gradient + 8 moments = 18. A model
+computed in fp32 is its own master: 4 + 4 + 8 = 16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from ..parameters import Pieces, canonical_views
+
+T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
@@ -26,21 +28,29 @@ class Outcome(NamedTuple):
     skipped: bool
 
 
-class FusedAdamW(torch.optim.AdamW):
-    """torch's fused AdamW with the two on-device inputs that its kernels take from a GradScaler.
+class Algorithm(Protocol):
+    """An update rule: a torch optimizer, one file of `runtime/optimizers` each.
 
-    `grad_scale` (gradients are divided by it inside the kernel) does the clipping without another
-    pass over memory; `found_inf` (1.0: leave parameters, moments and step counts alone) decides
-    about skipping without asking the host.
+    STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
+    `grad_scale`, and where `found_inf` is 1.0 leaves parameters, states and step counts alone.
     """
 
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
+    STATES: ClassVar[tuple[str, ...]]
+
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
+    state: Any
+    param_groups: Any
+
+    def __init__(self, params: Any, **hyperparameters: Any) -> None: ...
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
 
 
 class MasterWeights:
-    """The optimizer of one model: masters, their gradients and moments, clipping, skipping.
+    """The optimizer of one model: masters, their gradients and states, clipping, skipping.
 
+    algorithm: the update rule, which takes `hyperparameters`.
     `loss.backward()` as often as a step has micro-batches, then `step(lr, loss)` once.
     Gradients add up in fp32: a hook moves each bf16 gradient into its master's and frees it, so
     at most a few bf16 gradients are alive at a time.
@@ -49,11 +59,11 @@ class MasterWeights:
     def __init__(
         self,
         parameters: Iterable[tuple[str, Parameter]],
+        algorithm: type[Any],
         *,
-        betas: tuple[float, float],
-        eps: float,
         weight_decay: float,
         clip_norm: float,
+        **hyperparameters: Any,
     ) -> None:
         self.parameters: dict[str, Parameter] = dict(parameters)
         self.clip_norm = clip_norm
@@ -71,15 +81,12 @@ class MasterWeights:
             {"params": matrices, "weight_decay": weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self.adamw = FusedAdamW(
-            [g for g in groups if g["params"]], betas=betas, eps=eps, fused=True
-        )
+        used = [group for group in groups if group["params"]]
+        self.algorithm: Algorithm = algorithm(used, **hyperparameters)
         for master in self.masters.values():  # made now, so that a checkpoint can load into them
-            self.adamw.state[master] = {
-                "step": torch.zeros((), dtype=torch.float32, device=master.device),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
+            step = torch.zeros((), dtype=torch.float32, device=master.device)
+            states = {name: torch.zeros_like(master) for name in self.algorithm.STATES}
+            self.algorithm.state[master] = {"step": step, **states}
 
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor) -> Tensor:
@@ -90,12 +97,12 @@ class MasterWeights:
         """
         loss, norm = self.measured(loss)
         skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
-        self.adamw.grad_scale = (norm / self.clip_norm).clamp(min=1.0)
-        self.adamw.found_inf = skipped
-        for group in self.adamw.param_groups:
+        self.algorithm.grad_scale = (norm / self.clip_norm).clamp(min=1.0)
+        self.algorithm.found_inf = skipped
+        for group in self.algorithm.param_groups:
             group["lr"] = lr
-        self.adamw.step()
-        self.adamw.zero_grad(set_to_none=not self.shadowed)
+        self.algorithm.step()
+        self.algorithm.zero_grad(set_to_none=not self.shadowed)
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
 
@@ -118,8 +125,8 @@ class MasterWeights:
 
     @property
     def updates(self) -> int:
-        """Updates applied, which skipped steps are not: AdamW's bias correction counts these."""
-        return int(next(iter(self.adamw.state.values()))["step"].item())
+        """Updates applied, which skipped steps are not: bias corrections count these."""
+        return int(next(iter(self.algorithm.state.values()))["step"].item())
 
     def tensors(self, packed: Mapping[str, Pieces]) -> dict[str, dict[str, Tensor]]:
         """Everything a checkpoint holds, fp32, under canonical names, as views.
@@ -127,21 +134,23 @@ class MasterWeights:
         A packed parameter appears as its canonical row slices, so a checkpoint does not depend on
         how this trainer packs. Loading writes through the views; call `loaded` afterwards.
         """
-        sections: dict[str, dict[str, Tensor]] = {"model": {}, "exp_avg": {}, "exp_avg_sq": {}}
+        return self._sections(lambda name, tensor: canonical_views(name, tensor, packed))
+
+    def _sections(
+        self, parts: Callable[[str, Tensor], Iterable[tuple[str, T]]]
+    ) -> dict[str, dict[str, T]]:
+        """`parts(name, tensor)` of all masters ("model") and of all states, by section."""
+        sections: dict[str, dict[str, T]] = {"model": {}}
+        sections |= {name: {} for name in self.algorithm.STATES}
         for name, master in self.masters.items():
-            state = self.adamw.state[master]
-            whole = {
-                "model": master.detach(),
-                "exp_avg": state["exp_avg"],
-                "exp_avg_sq": state["exp_avg_sq"],
-            }
-            for section, tensor in whole.items():
-                sections[section] |= canonical_views(name, tensor, packed)
+            state = {"model": master.detach(), **self.algorithm.state[master]}
+            for section, held in sections.items():
+                held |= parts(name, state[section])
         return sections
 
     def loaded(self, updates: int) -> None:
         """Take over tensors just loaded into `tensors()`, after `updates` applied updates."""
-        for state in self.adamw.state.values():
+        for state in self.algorithm.state.values():
             state["step"].fill_(updates)
         self.round_to_model()
 
