@@ -14,10 +14,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from llamac.plan.layouts import parse_layout
-from llamac.plan.predict import Prediction, predict
-from llamac.plan.ranking import search_json
-from llamac.plan.search import search
+from llamac.plan.predict import predict
+from llamac.plan.prediction import Prediction
+from llamac.plan.search.layout import parse_layout
+from llamac.plan.search.search import search
+from llamac.plan.search.winner import search_json
 from llamac.plan.target import device_for, setting_for
 from llamac.spec import load_spec
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from llamac.plan.predict import Prediction
-from llamac.plan.rows import RowError, number, says, text
-from llamac.plan.score import peak_bytes, predict_row
+from llamac.plan.prediction import Prediction
+from llamac.plan.published.rows import RowError, number, says, text
+from llamac.plan.published.score import peak_bytes, predict_row
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
 UNITS = {"gib": 2**30, "mib": 2**20, "gb": 1e9, "mb": 1e6}

@@ -5,7 +5,7 @@ run is seen: how much of a peak matmuls and attention sustain, how much memory-b
 how many kernels they are, what the host takes to start one, how much transfers slow compute beside
 them. The error is the mean over sources of the mean |log(predicted / measured)|, on the half of the
 (source, model) groups that `plan_accuracy.is_fitted` names. It prints what it finds; the values are
-then written by hand, rounded, into llamac/plan/{device,style}.py and llamac/plan/devices/.
+then written by hand, rounded, into llamac/plan/{device,profile}.py and llamac/plan/devices/.
 
 `--without WORD` leaves out all rows whose source has the word, prints their errors under constants
 that never saw them, and puts those into the results of plan_accuracy.py.
@@ -29,10 +29,11 @@ from statistics import mean
 from plan_accuracy import RESULT, is_fitted, rounded
 
 from llamac.ir.program import Program
-from llamac.plan.foreign import foreign_run
-from llamac.plan.predict import Setting, StepModel
-from llamac.plan.rows import number
-from llamac.plan.style import STYLES
+from llamac.plan.cost.framework import FRAMEWORKS
+from llamac.plan.cost.step_model import StepModel
+from llamac.plan.published.rows import number
+from llamac.plan.published.run import published_run
+from llamac.plan.setting import Setting
 
 BEFORE = {
     # A100, H100 and its 500 W form: of the peak
@@ -76,11 +77,11 @@ Constants = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Case:
-    """A row as a setting. style: its key in STYLES. speed: log of its tokens/s."""
+    """A row as a setting. profile: its key in FRAMEWORKS. speed: log of its tokens/s."""
 
     source: str
     fitted: bool
-    style: str
+    profile: str
     setting: Setting
     program: Program
     speed: float
@@ -99,17 +100,17 @@ def cases(directory: Path) -> list[Case]:
             if "vTrain" in row["source"] and hashlib.sha256(b"%d" % line).digest()[0] % EVERY:
                 continue
             if speed := number(row, "tok_s_gpu"):
-                run = foreign_run(row)
-                key = (run.setting.style.host, run.setting.style.traffic)
-                style = next(k for k, v in STYLES.items() if (v.host, v.traffic) == key)
-                fields = (row["source"], is_fitted(row), style, run.setting, run.program)
+                run = published_run(row)
+                key = (run.setting.profile.host, run.setting.profile.traffic)
+                profile = next(k for k, v in FRAMEWORKS.items() if (v.host, v.traffic) == key)
+                fields = (row["source"], is_fitted(row), profile, run.setting, run.program)
                 found.append(Case(*fields, math.log(speed)))
     return found
 
 
 def changed(case: Case, constants: Constants) -> Setting:
     """The case's setting under other constants."""
-    device, style = case.setting.device, case.setting.style
+    device, profile = case.setting.device, case.setting.profile
     kind = "500w" if "500w" in device.name else device.name[:1] + "100"
     attention = constants[f"{kind}.attention"]
     efficiency = replace(
@@ -120,16 +121,16 @@ def changed(case: Case, constants: Constants) -> Setting:
         attention_backward=attention * constants["backward"],
         **{key: constants[key] for key in ("narrow", "fill", "kernel", "contention")},
     )
-    share = constants["older_flash"] if "fp8" in device.peak else 1.0
-    share *= constants["first_flash"] if style.attention < device.older_attention else 1.0
-    named = f"{case.style}."
+    share = constants["older_flash"] if device.has_async_matmuls else 1.0
+    share *= constants["first_flash"] if profile.attention < device.flash2 else 1.0
+    named = f"{case.profile}."
     own = {k.removeprefix(named): v for k, v in constants.items() if k.startswith(named)}
-    style = replace(style, attention=share, **own)
-    if style.fp8 < 1:
-        style = replace(style, fp8=constants["rowwise"])
-    if style.hides:
-        style = replace(style, hides=constants["async"])
-    return replace(case.setting, device=replace(device, efficiency=efficiency), style=style)
+    profile = replace(profile, attention=share, **own)
+    if profile.fp8 < 1:
+        profile = replace(profile, fp8=constants["rowwise"])
+    if profile.hides:
+        profile = replace(profile, hides=constants["async"])
+    return replace(case.setting, device=replace(device, efficiency=efficiency), profile=profile)
 
 
 def loss(constants: Constants, some: Sequence[Case]) -> float:

@@ -37,7 +37,7 @@ import torch
 
 from llamac.emit.build import files_of, write
 from llamac.passes.pipeline import stages
-from llamac.plan.calibrate import calibrate, device_toml
+from llamac.plan.device.calibrate import calibrate, device_toml
 from llamac.plan.predict import predict
 from llamac.plan.target import setting_for
 from llamac.spec import Spec, load_spec

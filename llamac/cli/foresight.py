@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamac.ir.program import Program
-    from llamac.plan.device import Device
+    from llamac.plan.device.device import Device
     from llamac.spec import Spec
 
 PAPER = "a100-80gb"  # counted on where a spec is for GPUs and names none
@@ -25,7 +25,7 @@ def plan_json(spec: Spec, program: Program, here: bool = False) -> str:
 
 
 def _device(spec: Spec, here: bool) -> Device:
-    from llamac.plan.device import DeviceError, load_device
+    from llamac.plan.device.device import DeviceError, load_device
     from llamac.plan.target import device_for
 
     hardware = spec.hardware

@@ -160,27 +160,27 @@ def plan(
     setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)
     program = setting.compile()
     prediction = predict(setting, program)
-    from llamac.plan.step import Step
+    from llamac.plan.timeline.step import StepTimeline
 
-    step = Step(prediction, program)
+    step = StepTimeline(prediction, program)
     if trace is not None:
-        from llamac.plan.trace import trace_json
+        from llamac.plan.timeline.trace import trace_json
 
         write(trace, json.dumps(trace_json(step)), "--trace")
     if picture is not None:
-        from llamac.plan.canvas import png, svg
-        from llamac.plan.picture import memory_picture
+        from llamac.plan.render.canvas import png, svg
+        from llamac.plan.render.memory_picture import memory_picture
 
         drawing = memory_picture(prediction, program)
         drawn = png(drawing) if picture.suffix.lower() == ".png" else svg(drawing)
         write(picture, drawn, "--picture")
     if as_json:
-        from llamac.plan.breakdown import breakdown_json
+        from llamac.plan.timeline.breakdown import breakdown_json
 
         found = prediction.to_json() | breakdown_json(step, ops, collectives)
         print(json.dumps(found, indent=2))
     else:
-        from llamac.plan.report import op_sections, show, transfer_section
+        from llamac.plan.render.report import op_sections, show, transfer_section
 
         more = [*(op_sections(step) if ops else ())]
         more += [transfer_section(step)] if collectives else []
@@ -194,7 +194,7 @@ def _calibrate(path: Path) -> None:
 
     writable(path)
 
-    from llamac.plan.calibrate import calibrate, device_toml
+    from llamac.plan.device.calibrate import calibrate, device_toml
 
     device, remarks = calibrate(say=print)
     write(path, device_toml(device, remarks))

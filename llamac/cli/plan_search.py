@@ -13,7 +13,8 @@ import typer
 from llamac.cli.common import writable, write
 
 if TYPE_CHECKING:
-    from llamac.plan.predict import Prediction, Setting
+    from llamac.plan.prediction import Prediction
+    from llamac.plan.setting import Setting
 
 WIDE = 140  # columns of what is piped: a layout's name is long
 
@@ -31,8 +32,8 @@ def find(
     if output is not None:
         writable(output)
 
-    from llamac.plan.ranking import search_json, summary, table, winner_toml
-    from llamac.plan.search import search
+    from llamac.plan.search.search import search
+    from llamac.plan.search.winner import search_json, summary, table, winner_toml
 
     found = search(setting, gpus, top)
     if output is not None:
@@ -41,7 +42,7 @@ def find(
         print(json.dumps(search_json(found), indent=2))
         return
 
-    from llamac.plan.report import show_sections
+    from llamac.plan.render.report import show_sections
 
     show_sections(summary(found), [table(found)], WIDE)
     if output is not None:
@@ -50,14 +51,14 @@ def find(
 
 def explain(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
     """Why one of two layouts beats the other; numbers are ranks of the search."""
-    from llamac.plan.why import differences, sentences, verdict
+    from llamac.plan.search.compare import differences, sentences, verdict
 
     pair = _pair(setting, gpus, names)
     if as_json:
         print(json.dumps({key: one.to_json() for key, one in zip("AB", pair, strict=True)}))
         return
 
-    from llamac.plan.report import show_sections
+    from llamac.plan.render.report import show_sections
 
     show_sections([verdict(*pair)], differences(*pair), WIDE)
     print()
@@ -65,8 +66,8 @@ def explain(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) 
 
 
 def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Prediction]:
-    from llamac.plan.layouts import parse_layout
     from llamac.plan.predict import predict
+    from llamac.plan.search.layout import parse_layout
     from llamac.plan.target import LayoutError
     from llamac.spec import SpecError
 
@@ -76,7 +77,7 @@ def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Predictio
         if min(ranks) < 1:
             raise LayoutError("--why 0: ranks of a search begin at 1")
 
-        from llamac.plan.search import search
+        from llamac.plan.search.search import search
 
         best = search(setting, gpus, max(ranks)).best
         if len(best) < max(ranks):
@@ -108,10 +109,10 @@ def size(
     if output is not None:
         writable(output)
 
-    from llamac.plan.device import load_device
-    from llamac.plan.report import show_sections
-    from llamac.plan.sized import Budget, chosen, heading, sections, sized_toml
-    from llamac.plan.sizing import flops_of, parse_flops
+    from llamac.plan.device.device import load_device
+    from llamac.plan.render.report import show_sections
+    from llamac.plan.sizing.scaling_laws import flops_of, parse_flops
+    from llamac.plan.sizing.sized_spec import Budget, chosen, heading, sections, sized_toml
 
     on = load_device(device or "a100-80gb")
     flops = parse_flops(compute) if compute is not None else flops_of(gpu_days or 0.0, on)

@@ -15,6 +15,8 @@ from llamac.ir.types import DTYPES
 from llamac.ir.values import operands_of
 from llamac.ops.attention import attention
 from llamac.passes.liveness import peak_bytes, saved_bytes
+from llamac.spec.parallel import micro_batches_per_round
+from llamac.spec.precision import ITEM_SIZE
 
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
 """What data ranks share: nothing; the optimizer's state; gradients too; parameters too (FSDP)."""
@@ -80,7 +82,7 @@ def states(
     a layer and the next gathered, and gradients of all layers in fp32 until a step's last
     micro-batch reduces them. whole_stage: all layers stay gathered, as under a pipeline schedule.
     """
-    size, n = (4 if dtype == "fp32" else 2), own.total
+    size, n = ITEM_SIZE[dtype], own.total
     master = 0 if dtype == "fp32" else 4
     if sharding == "zero3":
         gathered = own.total if whole_stage else own.total - own.layers + 2 * own.layer
@@ -191,7 +193,7 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
     1F1B, of those ahead of it; interleaved, of more (Narayanan et al. 2021)."""
     if virtual == 1:
         return min(micro_batches, ranks - stage)
-    each = micro_batches // max(1, micro_batches // ranks)  # of a round
+    each = micro_batches_per_round(micro_batches, ranks)
     warm = 2 * (ranks - stage - 1) + (virtual - 1) * each + 1
     return min(micro_batches, warm / virtual)
 

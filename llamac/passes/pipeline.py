@@ -78,13 +78,12 @@ def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
 
 
 def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
-    activation, parallel, batch = spec.activation, spec.parallel, spec.batch
+    activation, parallel = spec.activation, spec.parallel
     if activation.budget is None:
         return Checkpoint(policy=activation.checkpoint)
     if decided:
         return Decided(decided)
     sharers = parallel.data_shard * parallel.context
-    data = parallel.data_shard * parallel.data_replicate
     return Budget(
         Limit(
             nbytes=activation.budget,
@@ -92,7 +91,7 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
             dtype=spec.precision.compute,
             sharding="zero3" if sharers > 1 else "none",
             sharers=sharers,
-            micro_batches=batch.sequences // (batch.micro_batch * data),
+            micro_batches=spec.micro_batches,
             pipeline=parallel.pipeline,
             virtual=parallel.pipeline_virtual,
             overlap=parallel.overlap,

@@ -9,9 +9,16 @@ from dataclasses import replace
 import torch
 
 from llamac.passes.footprint import Sharding
-from llamac.plan.device import Device, DeviceError, device_named, known_as, load_device, names
-from llamac.plan.predict import Setting
-from llamac.plan.style import STYLES
+from llamac.plan.cost.framework import FRAMEWORKS, SOFTMAX_DROPOUT
+from llamac.plan.device.device import (
+    Device,
+    DeviceError,
+    device_named,
+    known_as,
+    load_device,
+    names,
+)
+from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
 from llamac.spec.errors import either
 
@@ -63,7 +70,7 @@ def on_gpus(spec: Spec, gpus: int) -> Spec:
     parallel = spec.parallel
     if gpus == parallel.ranks:
         return spec
-    model_ranks = parallel.tensor * parallel.context * parallel.pipeline
+    model_ranks = parallel.model_ranks
     data, rest = divmod(gpus, model_ranks)
     if not rest and data:
         try:
@@ -112,8 +119,9 @@ def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
     """A spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
-    framework: a key of STYLES."""
-    style = replace(STYLES[framework], flash=spec.kernels.attention != "math")
+    framework: a key of FRAMEWORKS."""
+    scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None
+    profile = replace(FRAMEWORKS[framework], scores=scores)
     if framework == "llamac" and spec.kernels.compile == "never":
-        style = replace(style, **OP_BY_OP)
-    return Setting(spec, device, style, sharding)
+        profile = replace(profile, **OP_BY_OP)
+    return Setting(spec, device, profile, sharding)

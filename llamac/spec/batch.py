@@ -51,6 +51,10 @@ class Batch(Section):
         sequences = self.sequences or self.tokens // self.sequence_length
         return {"sequences": sequences, "tokens": sequences * self.sequence_length}
 
+    def micro_batches(self, data_ranks: int) -> int:
+        """Micro-batches per data-parallel rank per step."""
+        return self.sequences // (self.micro_batch * data_ranks)
+
     def written(self) -> dict[str, Any]:
         keys = super().written()
         implied = "sequences" if self.given("tokens") else "tokens"

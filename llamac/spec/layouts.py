@@ -104,7 +104,7 @@ def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) ->
 def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[str]:
     """The most stages that there are layers for, by fewer of each rank, and by fewer ranks."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
-    count = batch.sequences // (batch.micro_batch * parallel.data_shard * parallel.data_replicate)
+    count = batch.micro_batches(parallel.data_ranks)
     idle = not keep_busy(count, ranks, virtual)  # which is a problem of its own
 
     def works(ranks: int, virtual: int) -> bool:

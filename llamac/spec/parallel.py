@@ -31,6 +31,12 @@ ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
 """For `Spec.replace`: there is one rank."""
 
 
+def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
+    """Micro-batches that a pipeline rank passes through one stage before it turns to its next one,
+    under the interleaved schedule of torch.distributed.pipelining."""
+    return micro_batches // max(1, micro_batches // ranks)
+
+
 class Parallel(Section):
     """Degrees of the device mesh."""
 
@@ -75,6 +81,16 @@ class Parallel(Section):
     def ranks(self) -> int:
         """Processes of a run: the product of the degrees."""
         return prod(self.mesh.values())
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks with sequences of their own: data_shard × data_replicate."""
+        return self.data_shard * self.data_replicate
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that together hold one copy of the model: tensor × context × pipeline."""
+        return self.tensor * self.context * self.pipeline
 
     @property
     def stages(self) -> int:

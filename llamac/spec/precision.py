@@ -8,6 +8,9 @@ from pydantic import Field
 
 from llamac.spec.section import Section
 
+ITEM_SIZE = {"bf16": 2, "fp32": 4}
+"""Bytes of one element, by compute dtype."""
+
 
 class Precision(Section):
     """What the arithmetic is done in; master weights are always fp32."""
@@ -16,3 +19,8 @@ class Precision(Section):
         default="bf16",
         description="Type of weights, activations and gradients in forward and backward.",
     )
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one element of the compute dtype."""
+        return ITEM_SIZE[self.compute]

@@ -69,6 +69,11 @@ class Spec(Section):
         return total_steps(self.schedule, self.batch)
 
     @property
+    def micro_batches(self) -> int:
+        """Micro-batches per data-parallel rank per step."""
+        return self.batch.micro_batches(self.parallel.data_ranks)
+
+    @property
     def document_end(self) -> int | None:
         """The id of the token that attention must not look past; None: it looks past all."""
         if not self.data.document_mask:

@@ -8,7 +8,7 @@ import pytest
 
 from llamac.cli.foresight import plan_json
 from llamac.passes.pipeline import compile_spec
-from llamac.plan.device import DeviceError
+from llamac.plan.device.device import DeviceError
 from llamac.plan.predict import predict
 from llamac.plan.target import device_for, setting_for
 from llamac.spec import Spec

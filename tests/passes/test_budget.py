@@ -25,7 +25,7 @@ from llamac.passes.pipeline import compile_spec, saved_sets, stages
 from llamac.passes.saved_sets import every_set
 from llamac.passes.saved_sets import saved_sets as unbeaten
 from llamac.passes.timing import Clock
-from llamac.plan.device import load_device
+from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.target import setting_for
 from llamac.spec import Spec, SpecError
@@ -60,9 +60,9 @@ def budgeted(name: str, budget: str, *changes: str) -> Spec:
 @pytest.mark.parametrize("spec", BLOCKS, ids=" ".join)
 def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> None:
     program = differentiated(*spec)
-    block, clock, symbols = program.regions["block"], clock_of(program), program.symbols
+    block, cost, symbols = program.regions["block"], clock_of(program), program.symbols
     forward = {node.name: node for node in block.forward.graph.nodes}
-    found = sorted(every_set(block, clock), key=lambda one: sorted(one.names))
+    found = sorted(every_set(block, cost), key=lambda one: sorted(one.names))
     for one in random.Random(0).sample(found, 12):
         region = checkpoint(block, lambda value, names=one.names: value.name in names)
         assert region.backward is not None
@@ -74,7 +74,7 @@ def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> 
         assert one.transient == peak - one.nbytes
         again = recomputed_ops(region.backward.graph)
         assert one.seconds == pytest.approx(
-            sum(clock.seconds(forward[node.name]) for node in again), rel=1e-12
+            sum(cost.seconds(forward[node.name]) for node in again), rel=1e-12
         )
 
 
@@ -83,9 +83,9 @@ def test_what_is_left_out_is_no_better_than_what_is_kept(spec: tuple[str, ...]) 
     """A set is left out for one that keeps no more and computes no more again; its peak is at most
     higher by what it keeps less, which even a single layer gains."""
     program = differentiated(*spec)
-    block, clock = program.regions["block"], clock_of(program)
-    best = unbeaten(block, clock)
-    for one in every_set(block, clock):
+    block, cost = program.regions["block"], clock_of(program)
+    best = unbeaten(block, cost)
+    for one in every_set(block, cost):
         assert any(
             other.nbytes <= one.nbytes
             and other.seconds <= one.seconds * (1 + 1e-9)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llamac.ir.program import Program
-from llamac.plan.predict import Prediction, predict
+from llamac.plan.predict import predict
+from llamac.plan.prediction import Prediction
 from llamac.plan.target import device_for, setting_for
 from llamac.spec import load_spec
 

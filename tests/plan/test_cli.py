@@ -135,9 +135,9 @@ def test_other_frameworks_and_shardings_can_be_expressed(capsys: Captured) -> No
 
 def test_every_style_is_an_option() -> None:
     from llamac.cli.plan import Framework
-    from llamac.plan.style import STYLES
+    from llamac.plan.cost.framework import FRAMEWORKS
 
-    assert [str(one) for one in Framework] == list(STYLES)
+    assert [str(one) for one in Framework] == list(FRAMEWORKS)
 
 
 def test_data_ranks_follow_the_gpus() -> None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from llamac.plan.device import load_device
-from llamac.plan.predict import Prediction, Setting, predict
-from llamac.plan.style import STYLES
+from llamac.plan.cost.framework import FRAMEWORKS
+from llamac.plan.device.device import load_device
+from llamac.plan.predict import predict
+from llamac.plan.prediction import Prediction
+from llamac.plan.setting import Setting
 from llamac.spec import load_spec
 
 A100 = load_device("a100-80gb")
@@ -61,28 +63,28 @@ def test_fewer_micro_batches_than_stages_can_be_said() -> None:
 
 def test_transfers_that_nothing_hides_take_longer() -> None:
     tensor = ("parallel.tensor=8", "parallel.data_shard=1")
-    hidden = planned(*tensor, style=replace(STYLES["llamac"], hides=1.0))
-    open_ = planned(*tensor, style=replace(STYLES["llamac"], hides=0.0))
+    hidden = planned(*tensor, profile=replace(FRAMEWORKS["llamac"], hides=1.0))
+    open_ = planned(*tensor, profile=replace(FRAMEWORKS["llamac"], hides=0.0))
     assert hidden.seconds.tensor == 0
     assert hidden.seconds.total < open_.seconds.total
 
 
 def test_the_host_bounds_a_small_step() -> None:
-    slow = replace(STYLES["llamac"], host=1e-3)
-    assert planned(style=slow).seconds.compute > planned().seconds.compute
+    slow = replace(FRAMEWORKS["llamac"], host=1e-3)
+    assert planned(profile=slow).seconds.compute > planned().seconds.compute
 
 
 def test_sharing_more_holds_less() -> None:
     over = ("model.n_layers=16", "parallel.data_shard=1", "parallel.data_replicate=8")
-    each_time = STYLES["compiled"]  # ours reduces gradients once a step, and holds them till then
+    each_time = FRAMEWORKS["compiled"]  # ours holds gradients until the step ends
     ways = ("none", "zero1", "zero2", "zero3")
-    held = [planned(*over, sharding=how, style=each_time).memory.total for how in ways]
+    held = [planned(*over, sharding=how, profile=each_time).memory.total for how in ways]
     assert held == sorted(held, reverse=True)
     assert len(set(held)) == 4
 
 
 def test_what_other_losses_hold_of_their_logits_is_said() -> None:
-    ours, theirs = planned(), planned(style=STYLES["compiled"])
+    ours, theirs = planned(), planned(profile=FRAMEWORKS["compiled"])
     assert theirs.memory.logits > ours.memory.logits
 
 

@@ -12,8 +12,9 @@ from llamac.passes.footprint import activations, held, states
 from llamac.passes.pipeline import compile_spec, stages
 from llamac.passes.saved_sets import SavedSet, every_set
 from llamac.passes.timing import Clock
-from llamac.plan.device import load_device
-from llamac.plan.predict import Seconds, predict
+from llamac.plan.device.device import load_device
+from llamac.plan.predict import predict
+from llamac.plan.prediction import Seconds
 from llamac.plan.target import setting_for
 from llamac.spec import load_spec
 from tests.compare import SPECS, shipped
@@ -114,9 +115,9 @@ def differentiated() -> Program:
 
 def kept_by(*names: str) -> SavedSet:
     program = differentiated()
-    clock = Clock(program.symbols, program.mesh)
+    cost = Clock(program.symbols, program.mesh)
     wanted = frozenset(names)
-    return next(s for s in every_set(program.regions["block"], clock) if s.names == wanted)
+    return next(s for s in every_set(program.regions["block"], cost) if s.names == wanted)
 
 
 # What Megatron keeps: what is gathered over positions is gathered again, from what a rank has.

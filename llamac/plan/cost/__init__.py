@@ -1,0 +1,1 @@
+"""Costs of ops, transfers and steps on a device."""

@@ -1,0 +1,195 @@
+"""Seconds of each op of a graph on a device: `llamac.passes.timing` with a device's own rates.
+
+A matmul runs in tiles (`cost/tiles.py`). Other ops are bound by memory bandwidth. Every kernel has
+a fixed cost on the device, and one on the host that starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from llamac.ir.graph import attributes, op_of, type_of
+from llamac.ir.types import Dim
+from llamac.ir.values import operands_of, operation_count, values_of
+from llamac.ops.async_tensor import transfers
+from llamac.ops.attention import attention, attention_backward
+from llamac.ops.collectives import all_reduce
+from llamac.ops.context import context_attention, context_attention_backward
+from llamac.ops.linear import linear, linear_input_gradient, linear_weight_gradient
+from llamac.ops.norm import rms_norm, rms_norm_backward
+from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
+from llamac.ops.rope import rope
+from llamac.passes.timing import Clock
+from llamac.plan.cost.collective import collective_seconds
+from llamac.plan.cost.framework import FrameworkProfile
+from llamac.plan.cost.tiles import waste
+from llamac.plan.device.device import Device
+from llamac.spec.precision import ITEM_SIZE
+
+FORWARD = (attention, context_attention)
+BACKWARD = (attention_backward, context_attention_backward)
+LINEAR = (linear, linear_input_gradient, linear_weight_gradient)
+HEAD = 128  # features of a head, and
+BLOCK = 128  # positions of a block, that attention's efficiencies are given for
+
+
+@dataclass(frozen=True)
+class DeviceCost(Clock):
+    """Seconds of ops under a framework.
+
+    Attributes:
+        strides: For each axis of the mesh, ranks between neighbours on it.
+        fp8: Linear layers multiply in fp8.
+        recomputes_attention: Attention is computed again in its backward pass.
+    """
+
+    device: Device = field(kw_only=True)
+    dtype: str = field(kw_only=True)
+    strides: Mapping[str, int] = field(kw_only=True)
+    profile: FrameworkProfile = field(kw_only=True, default_factory=FrameworkProfile)
+    fp8: bool = field(kw_only=True, default=False)
+    recomputes_attention: bool = field(kw_only=True, default=False)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Everything that the costs depend on, hashable."""
+        sizes = (tuple(one.items()) for one in (self.symbols, self.mesh, self.strides))
+        rest = (self.device, self.dtype, self.profile, self.fp8, self.recomputes_attention)
+        return (*sizes, *rest)
+
+    # -- an op -------------------------------------------------------------------------------------
+
+    def seconds(self, node: fx.Node) -> float:
+        """Seconds of an op on the device, or of the transfer of a collective."""
+        if is_wait(node) or op_of(node).cost == "view":
+            return 0.0
+        if is_start(node) or is_collective(node):
+            return self._transfer(node)
+        flops = operation_count(node, self.symbols)
+        if op_of(node) in (*FORWARD, *BACKWARD):
+            return self._attention(node, flops)
+        if flops:
+            under = self._transfer(node) if transfers(node) else 0.0
+            fp8 = self.fp8 and op_of(node) in LINEAR
+            rows, columns, inner = self._shape(node)
+            times = flops / (2 * rows * columns * inner)
+            one = self.matmul(rows, columns, inner, fp8)
+            return max(times * one, under) + self._loss(node, rows * columns)
+        if "cross_entropy" in op_of(node).name:
+            logits = next(v for v in operands_of(node) if len(type_of(v).shape) == 3)
+            return self._loss(node, type_of(logits).elements(self.symbols))
+        return self.moved(self._traffic(node), self.profile.kernels)
+
+    def _traffic(self, node: fx.Node) -> float:
+        """Bytes that a memory-bound op moves under the framework."""
+        op, profile = op_of(node), self.profile
+        if op in (rms_norm, rms_norm_backward) and profile.norm is not None:
+            each = profile.norm.forward if op is rms_norm else profile.norm.backward
+            return each * type_of(operands_of(node)[0]).elements(self.symbols)
+        if op is rope and profile.rope is not None:
+            back = bool(attributes(node).get("inverse"))
+            each = profile.rope.backward if back else profile.rope.forward
+            return each * type_of(operands_of(node)[0]).elements(self.symbols)
+        traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
+        return sum(traffic.values()) * profile.traffic
+
+    def host_seconds(self, node: fx.Node) -> float:
+        """Seconds in which the host starts an op's kernels."""
+        if is_wait(node) or op_of(node).cost == "view":
+            return 0.0
+        profile = self.profile
+        if is_collective(node) or is_start(node):
+            return profile.host + profile.collective_host
+        kernels = profile.kernels
+        if op_of(node) in (*FORWARD, *BACKWARD):
+            kernels = 2.0 if profile.scores is None else profile.scores.kernels
+        elif operation_count(node, self.symbols):
+            kernels = 1.0
+        return profile.host * kernels
+
+    def matmul(self, rows: float, columns: float, inner: float, fp8: bool = False) -> float:
+        """Seconds of a product [rows, inner] × [inner, columns]."""
+        device, efficiency = self.device, self.device.efficiency
+        flops = 2 * rows * columns * inner
+        rate = device.flops(self.dtype) * efficiency.matmul_of(self.profile.newer_cublas)
+        casts = 0.0
+        if fp8:
+            rate = device.flops("fp8") * efficiency.fp8 * self.profile.fp8
+            casts = self.moved(self.profile.cast_bytes * (rows + columns) * inner, 4.0)
+        size = ITEM_SIZE[self.dtype]
+        moved = size * (rows * columns + rows * inner + inner * columns)
+        least = moved / device.memory_bandwidth / efficiency.memory
+        lost = 1.0
+        if device.is_gpu:  # a CPU's cores take any shape alike
+            lost = waste(round(rows), round(columns), round(inner), device.units, efficiency.fill)
+        return max(flops / rate * lost, least) + efficiency.kernel + casts
+
+    def moved(self, nbytes: float, kernels: float = 1.0) -> float:
+        """Seconds in which kernels move so many bytes in device memory."""
+        efficiency = self.device.efficiency
+        return nbytes / self.device.memory_bandwidth / efficiency.memory + kernels * (
+            efficiency.kernel
+        )
+
+    def collective(self, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0) -> float:
+        """`collective_seconds` on this device."""
+        return collective_seconds(self.device, sent, ranks, stride, rounds)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _transfer(self, node: fx.Node) -> float:
+        axis = attributes(node)["axis"]
+        op = BY_START[op_of(node)].whole if is_start(node) else op_of(node)
+        rounds = 2.0 if op is all_reduce else 1.0
+        return self.collective(self.wire_bytes(node), self.mesh[axis], self.strides[axis], rounds)
+
+    def _attention(self, node: fx.Node, flops: float) -> float:
+        forward, scores = op_of(node) in FORWARD, self.profile.scores
+        device, efficiency = self.device, self.device.efficiency
+        peak = device.flops(self.dtype)
+        query = type_of(operands_of(node)[0 if forward else 1])
+        batch, length, heads, width = map(self._size, query.shape)
+        if scores is None:
+            share = efficiency.attention if forward else efficiency.attention_backward
+            # Blocks on the diagonal are computed whole; narrow heads do less between softmaxes.
+            whole = (1 + BLOCK / length) * max(1.0, HEAD / width) ** efficiency.narrow
+            rate = peak * min(1.0, share * self.profile.attention)
+            again = 0.0 if forward or not self.recomputes_attention else flops / 2.5
+            return (flops + again) * whole / rate + efficiency.kernel
+        # The whole square is computed, though half of it is masked.
+        products, each = (2, scores.forward) if forward else (4, scores.backward)
+        if self.recomputes_attention and not forward:
+            products, each = products + 2, each + scores.forward
+        one = self.matmul(length, length, width)  # of one head, on a share of the device
+        rate = peak * efficiency.matmul_of(self.profile.newer_cublas)
+        fair = 2 * length * length * width * batch * heads / rate
+        wide = 2 * length * (2 * width + length) * batch * heads / device.memory_bandwidth
+        product = max(min(fair / 0.8, one * batch * heads), wide / efficiency.memory)
+        count = batch * heads * length * length
+        return products * product + self.moved(each * count, scores.kernels)
+
+    def _loss(self, node: fx.Node, logits: float) -> float:
+        """Seconds in which a loss moves its logits, beside the matmuls that make and take them."""
+        name = op_of(node).name
+        if "cross_entropy" not in name:
+            return 0.0
+        # Both passes in one op, or half of it in each.
+        share = 1.0 if "with_gradients" in name else 0.5
+        return self.moved(share * self.profile.loss_bytes * logits, 4 * self.profile.kernels)
+
+    def _shape(self, node: fx.Node) -> tuple[float, float, float]:
+        """(rows, columns, elements of a sum) of an op's matmul, which it may run several times."""
+        name = op_of(node).name
+        one, other = (type_of(value) for value in operands_of(node)[:2])
+        tokens = one.elements(self.symbols) / self._size(one.shape[-1])
+        if "weight_gradient" in name:
+            return self._size(one.shape[-1]), self._size(other.shape[-1]), tokens
+        if "input_gradient" in name:
+            return tokens, self._size(other.shape[-1]), self._size(other.shape[0])
+        return tokens, self._size(other.shape[0]), self._size(one.shape[-1])
+
+    def _size(self, dim: Dim) -> int:
+        return self.symbols[dim] if isinstance(dim, str) else dim

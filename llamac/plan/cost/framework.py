@@ -1,0 +1,161 @@
+"""Framework profiles: what a framework does differently from our emitted trainer, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OpBytes:
+    """Bytes that an op moves in device memory for each element of its input, in each pass."""
+
+    forward: float
+    backward: float
+
+
+OP_BY_OP_RMS_NORM = OpBytes(36.0, 92.0)
+"""RMSNorm as PyTorch ops in fp32 over bf16 input: cast (2 + 4), square (4 + 4), mean (4), scale
+(4 + 4), cast (4 + 2), weight (2 + 2) forward; the gradients of each of them backward."""
+
+OP_BY_OP_ROPE = OpBytes(20.0, 24.0)
+"""x·cos + rotate_half(x)·sin in bf16: two products (4 + 4), negation and concatenation (2 + 4),
+sum (6) forward; the same and the sum of two gradients backward."""
+
+
+@dataclass(frozen=True)
+class ScoreTraffic:
+    """Attention that writes its scores to device memory.
+
+    Attributes:
+        forward, backward: Bytes moved for each score besides the matmuls.
+        kept: Bytes for each score held for the backward pass; peak: while it runs.
+        kernels: Kernels of one pass.
+    """
+
+    forward: float
+    backward: float
+    kept: float
+    peak: float
+    kernels: float = 12.0
+
+
+SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, kept=5.0, peak=5.0)
+"""Megatron's fused scale, mask and softmax in half precision (2 + 2), and dropout (2 + 2); kept are
+probabilities, dropped ones and a mask of bytes (Korthikanti et al. 2022, section 4.1)."""
+
+FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, kept=2.0, peak=4.0)
+"""The same without dropout, as LLaMA trains."""
+
+TORCH_SOFTMAX = ScoreTraffic(forward=36.0, backward=32.0, kept=6.0, peak=16.0)
+"""Op by op in fp32: cast, scale, mask, softmax, cast, each read and written; fp32 probabilities and
+their bf16 copy are kept."""
+
+
+@dataclass(frozen=True)
+class FrameworkProfile:
+    """How a framework runs the ops of a graph and shares its state.
+
+    Attributes:
+        fused: Norms, activations and the loss are our fused ops.
+        traffic: Bytes that memory-bound ops move, relative to ours.
+        kernels: Kernels of a memory-bound op.
+        host: Seconds in which the host starts a kernel; collective_host: a collective. A region
+            takes at least the sum of them.
+        norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as others.
+        norm_kept: Bytes per element that such a norm keeps beside its input.
+        scores: Attention's scores, where they are written out; None: never (FlashAttention).
+        attention: Speed of the attention kernel, relative to the device's best.
+        newer_cublas: Matmuls are those of cuBLAS 12.4 or later, or Transformer Engine's.
+        fp8: Speed of fp8 matmuls, relative to the device's; cast_bytes: moved to cast an element
+            of their operands; fp8_kept: share of activations' bytes kept where linear layers keep
+            fp8 inputs.
+        logit_bytes: Held for each logit at the worst moment; None: our fused loss.
+        loss_bytes: Moved for each logit, both passes.
+        gathers_logits: Every tensor-parallel rank computes the loss over the whole vocabulary.
+        recomputes_head: The head's forward pass runs again under full checkpointing.
+        hides: Share of tensor-parallel transfers under other work; None: by the graph's schedule.
+        hides_sends: Sends of interleaved stages run under other work.
+        overlapped: Gradient reductions run under the last backward pass.
+        each_time: Gradients are reduced after every micro-batch, not once a step.
+        wire_bytes: Of a gradient element in a reduction; gradient_bytes: where it is held.
+        all_reduces_shards: ZeRO-1 and 2 reduce by all-reduce, not reduce-scatter.
+        bucket_bytes: Size of a reduction outside FSDP; None: all gradients at once.
+        update_bytes: Moved by the optimizer for each parameter of a shard; reduction_bytes: by
+            casts and copies around the reduction, for each parameter of the rank.
+        communicator: Bytes of a process for each axis of the mesh with NCCL communicators of its
+            own.
+    """
+
+    fused: bool = True
+    traffic: float = 1.0
+    kernels: float = 1.0
+    host: float = 0.0
+    collective_host: float = 0.0
+    norm: OpBytes | None = None
+    rope: OpBytes | None = None
+    norm_kept: float = 0.0
+    scores: ScoreTraffic | None = None
+    attention: float = 1.0
+    newer_cublas: bool = False
+    fp8: float = 1.0
+    cast_bytes: float = 5.0
+    fp8_kept: float = 1.0
+    logit_bytes: float | None = None
+    loss_bytes: float = 16.0
+    gathers_logits: bool = False
+    recomputes_head: bool = False
+    hides: float | None = None
+    hides_sends: bool = False
+    overlapped: bool = True
+    each_time: bool = False
+    wire_bytes: float = 4
+    gradient_bytes: float = 4
+    all_reduces_shards: bool = False
+    bucket_bytes: float | None = None
+    update_bytes: float = 32.0
+    reduction_bytes: float = 0.0
+    communicator: float = 0.0
+
+    @property
+    def hides_async(self) -> float:
+        """Share of transfers hidden once they are cut up beside their matmuls."""
+        return 0.43
+
+
+FRAMEWORKS = {
+    "llamac": FrameworkProfile(host=4e-6),
+    "compiled": FrameworkProfile(host=4e-6, each_time=True, hides=0.0, logit_bytes=12.0),
+    "eager": FrameworkProfile(
+        fused=False,
+        traffic=2.0,
+        kernels=4.0,
+        host=8e-6,
+        each_time=True,
+        hides=0.0,
+        logit_bytes=12.0,
+        loss_bytes=24.0,
+    ),
+    "megatron": FrameworkProfile(
+        fused=False,
+        traffic=1.5,
+        kernels=5.6,
+        host=17e-6,
+        overlapped=False,
+        hides=0.0,
+        logit_bytes=10.0,
+    ),
+    "megatron-core": FrameworkProfile(
+        traffic=1.25,
+        kernels=3.0,
+        host=10e-6,
+        cast_bytes=2.0,
+        fp8_kept=0.7,
+        hides=0.6,
+        hides_sends=True,
+        logit_bytes=10.0,
+    ),
+}
+"""Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
+Megatron-LM as of 2022; Megatron Core and NeMo, with Transformer Engine's fused kernels. The figures
+of the second, third and fourth are fitted (benchmarks/plan_fit.py); the fifth's were set so that
+NVIDIA's published NeMo summaries (Hopper, Blackwell) come out right on average."""

@@ -1,0 +1,245 @@
+"""A Program's step on a device: its seconds, memory and traffic, in closed form.
+
+Regions are timed graph by graph, with their recomputation and their order of collectives. Around
+them stand what torch's engines do: FSDP's transfers beside the layers, the turns of pipeline
+stages, the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from itertools import groupby
+
+from llamac.ir.program import Program
+from llamac.passes.flops import attention_flops_per_token, matmul_parameters
+from llamac.passes.footprint import (
+    CONTEXT,
+    FRAGMENTS,
+    Activations,
+    Held,
+    Memory,
+    Sharding,
+    activations,
+    behind,
+    fresh_gradients,
+    held,
+    in_flight,
+    states,
+)
+from llamac.plan.cost.data_parallel import DataParallel
+from llamac.plan.cost.device_cost import DeviceCost
+from llamac.plan.cost.region_time import RegionTime, region_time
+from llamac.plan.prediction import Prediction, Seconds
+from llamac.plan.setting import Setting
+
+CPU_PROCESS = 0.4e9
+"""Bytes of a process on a CPU besides torch's tensors: the interpreter and its libraries."""
+
+
+class StepModel:
+    """A setting's Program on its device."""
+
+    def __init__(self, setting: Setting, program: Program) -> None:
+        self.setting, self.program = setting, program
+        spec = self.spec = setting.spec
+        parallel = spec.parallel
+        self.tp, self.cp, self.pp = parallel.tensor, parallel.context, parallel.pipeline
+        self.data = parallel.data_ranks
+        self.micro_batches = setting.rank_micro_batches
+        self.cost = DeviceCost(
+            program.symbols,
+            program.mesh,
+            device=setting.device,
+            dtype=spec.precision.compute,
+            strides={"tp": 1, "cp": self.tp},
+            profile=setting.profile,
+            fp8=setting.fp8,
+            recomputes_attention=setting.recomputes_attention,
+        )
+        default: Sharding = "zero3" if parallel.data_shard * self.cp > 1 else "none"
+        self.sharding: Sharding = setting.sharding or default
+        sharers = parallel.data_shard if setting.sharding is None else self.data
+        self.sharers = sharers * self.cp  # context-parallel ranks share state too
+        self.copies = self.data // sharers
+
+    def prediction(self) -> Prediction:
+        program, times = self.program, self.times
+        once = sum(times[name].flops for name in (*program.layers, "embed", "head"))
+        return Prediction(
+            setting=self.setting,
+            parameters=program.parameter_count,
+            per_rank=self.held(0).total,
+            flops_per_token=6 * matmul_parameters(program),
+            attention_per_token=attention_flops_per_token(program),
+            hardware_flops=once * self.tp * self.cp * self.micro_batches * self.data,
+            memory=self.memory(),
+            seconds=self.seconds(),
+            communication=self._communication(),
+        )
+
+    # -- what is run -------------------------------------------------------------------------------
+
+    @cached_property
+    def times(self) -> Mapping[str, RegionTime]:
+        """Every region that is trained, by its name."""
+        program = self.program
+        names = dict.fromkeys((*program.layers, "embed", "head"))
+        return {name: region_time(program.regions[name], self.cost) for name in names}
+
+    @cached_property
+    def stages(self) -> list[tuple[str, ...]]:
+        """The layers of each pipeline rank."""
+        counts = self.program.stages or (len(self.program.layers),)
+        begin = 0
+        found: list[tuple[str, ...]] = [()] * self.pp
+        for number, count in enumerate(counts):
+            found[number % self.pp] += self.program.layers[begin : begin + count]
+            begin += count
+        return found
+
+    @cached_property
+    def turns(self) -> list[tuple[float, float, float]]:
+        """Of each pipeline rank: seconds of a micro-batch forward and backward, and of both what
+        waits for tensor-parallel ranks."""
+        return [self._turn(rank) for rank in range(self.pp)]
+
+    def _turn(self, rank: int) -> tuple[float, float, float]:
+        names = [*self.stages[rank], *(["embed"] if rank == 0 else [])]
+        names += ["head"] if rank == self.pp - 1 else []
+        own = [self.times[name] for name in names]
+        return (
+            sum(one.forward for one in own),
+            sum(one.backward for one in own),
+            sum(one.exposed for one in own),
+        )
+
+    @cached_property
+    def slowest(self) -> int:
+        """The pipeline rank that the others wait for."""
+        return max(range(self.pp), key=lambda rank: sum(self.turns[rank][:2]))
+
+    def seconds(self) -> Seconds:
+        m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
+        forward, backward, exposed = self.turns[self.slowest]
+        # While the pipeline fills and drains, the slowest rank waits for one turn of each other.
+        others = sum(f + b for f, b, _ in self.turns) - forward - backward
+        return Seconds(
+            compute=m * (forward + backward - exposed),
+            tensor=m * exposed,
+            data=self.data_parallel(self.slowest).exposed(self.layer_seconds(self.slowest)),
+            bubble=others / virtual,
+            pipeline=self._send_seconds(),
+            optimizer=self._update_seconds(),
+        )
+
+    def layer_seconds(self, rank: int) -> list[tuple[float, float]]:
+        layers = (self.times[name] for name in self.stages[rank])
+        return [(layer.forward, layer.backward) for layer in layers]
+
+    def _send_seconds(self) -> float:
+        """Exposed sends between pipeline stages."""
+        if self.pp == 1:
+            return 0.0
+        virtual = self.spec.parallel.pipeline_virtual
+        hop = self.cost.collective(self.stream_bytes(), 2, self.tp * self.cp * self.data)
+        hidden = self.setting.profile.hides_sends and virtual > 1
+        return hop * 2 * ((0 if hidden else self.micro_batches * virtual) + self.pp - 1)
+
+    def stream_bytes(self) -> float:
+        """Bytes of a micro-batch's hidden states on one rank."""
+        spec = self.spec
+        shared = self.cp * (self.tp if spec.parallel.sequence else 1)
+        tokens = spec.batch.micro_batch * spec.batch.sequence_length / shared
+        return tokens * spec.model.dim * spec.precision.item_size
+
+    def data_parallel(self, rank: int) -> DataParallel:
+        """The data-parallel transfers of a pipeline rank."""
+        return DataParallel(
+            cost=self.cost,
+            own=self.held(rank),
+            sharding=self.sharding,
+            sharers=self.sharers,
+            copies=self.copies,
+            stride=self.tp,
+            item_size=self.spec.precision.item_size,
+            micro_batches=self.micro_batches,
+            pipelined=self.pp > 1,
+            axis="dp_shard" if self.spec.parallel.data_shard > 1 else "dp_replicate",
+        )
+
+    def _update_seconds(self) -> float:
+        rank = self.slowest
+        own, profile = self.held(rank).total, self.setting.profile
+        shards = own / (1 if self.sharding == "none" else self.sharers)
+        nbytes = shards * profile.update_bytes
+        return self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
+
+    # -- what is held ------------------------------------------------------------------------------
+
+    def held(self, rank: int) -> Held:
+        """Parameters of a pipeline rank, before data-parallel ranks share them."""
+        return held(self.program, len(self.stages[rank]), rank == 0, rank == self.pp - 1)
+
+    @cached_property
+    def activations(self) -> Activations:
+        profile, share = self.setting.profile, self.setting.profile.fp8_kept
+        found = activations(
+            self.program, not self.setting.recomputes_attention, profile.logit_bytes
+        )
+        if not self.setting.fp8 or share == 1.0:
+            return found
+        kept = {name: share * nbytes for name, nbytes in found.kept.items()}
+        less = {name: nbytes - kept[name] for name, nbytes in found.kept.items()}
+        peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
+        return replace(found, kept=kept, peak=peak)
+
+    def memory(self) -> Memory:
+        """Peak memory of the pipeline rank that holds most."""
+        return max(map(self.rank_memory, self.full_ranks), key=lambda held: held.total)
+
+    @property
+    def full_ranks(self) -> set[int]:
+        """Pipeline ranks that may hold most: first (most micro-batches in flight), the one with
+        most layers, last (logits)."""
+        return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
+
+    def rank_memory(self, rank: int) -> Memory:
+        """Peak memory of a pipeline rank."""
+        layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
+        own = self.held(rank)
+        state = states(
+            own,
+            dtype,
+            self.sharding,
+            self.sharers,
+            1 if self.setting.profile.each_time and self.pp == 1 else self.micro_batches,
+            whole_stage=self.pp > 1,
+        )
+        found, virtual = self.activations, self.spec.parallel.pipeline_virtual
+        flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
+        runs = [(name, len(list(run))) for name, run in groupby(layers)]
+        fresh = fresh_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
+        alive = behind(found, runs, flying, last, fresh)
+        logits = found.logits if last else 0.0
+        tensors = sum(state.values()) + alive + logits
+        process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
+        return Memory(
+            **state, activations=alive, logits=logits, overhead=process + FRAGMENTS * tensors
+        )
+
+    # -- what is sent ------------------------------------------------------------------------------
+
+    def _communication(self) -> dict[str, float]:
+        """Bytes that a rank sends per step, by mesh axis; of the first pipeline rank."""
+        names = (*self.stages[0], "embed", *(("head",) if self.pp == 1 else ()))
+        m = self.micro_batches
+        sent = {
+            axis: m * sum(self.times[name].sent[axis] for name in names)
+            for axis in self.program.mesh
+        }
+        sent |= self.data_parallel(0).sent(len(self.stages[0]))
+        if self.pp > 1:
+            sent["pp"] = m * self.stream_bytes() * (2 * self.spec.parallel.pipeline_virtual - 1)
+        return sent

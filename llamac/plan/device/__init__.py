@@ -1,0 +1,1 @@
+"""Devices: their figures, how to choose one, how to measure one."""

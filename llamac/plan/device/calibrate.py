@@ -1,0 +1,221 @@
+"""This machine as a device file: what it makes of matmuls, memory, attention, kernels and links.
+
+Every figure is that of the best of some rounds, for whatever else runs can only add to it;
+efficiencies are what makes `DeviceCost` give the times that were measured, so that what its
+formulas leave out is spread over them.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from llamac.plan.cost.device_cost import DeviceCost
+from llamac.plan.device.device import Device, DeviceError, Efficiency, Link, device_named
+from llamac.plan.device.link_probe import measured_link
+from llamac.plan.device.stopwatch import seconds_of
+
+# rows, columns, elements of a sum: the linears of small and of large models
+MATMULS = {
+    "cpu": ((2048, 768, 256), (2048, 512, 688), (2048, 2304, 768), (1024, 4096, 1024)),
+    "cuda": ((8192, 8192, 8192), (8192, 12288, 4096), (8192, 4096, 11008), (4096, 2048, 2048)),
+}
+# batch, heads, positions, width of a head
+ATTENTION = {"cpu": (4, 8, 512, 64), "cuda": (4, 32, 2048, 128)}
+ARCHITECTURES = {7: "volta", 8: "ampere", 9: "hopper"}
+"""By major compute capability; later ones count as Blackwell."""
+STREAM = {"cpu": 2**26, "cuda": 2**29}  # bytes of a tensor too large for caches
+
+Say = Callable[[str], None]
+
+
+def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
+    """(this machine, remarks for its file). Takes less than a minute. say: told what is found."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _blank(kind)
+    remarks = [f"Measured by llamac plan --calibrate with torch {torch.__version__}."]
+    kernel = _kernel(kind)
+    say(f"a kernel: {kernel * 1e6:.1f} µs")
+    bandwidth, memory = _memory(kind, kernel)
+    say(f"memory: {bandwidth / 1e9:.1f} GB/s; of it a sum gets {100 * memory:.0f} %")
+    efficiency = replace(device.efficiency, kernel=kernel, memory=memory)
+    device = replace(device, memory_bandwidth=bandwidth, efficiency=efficiency)
+    device = _with_matmuls(device, kind, say)
+    device = _with_attention(device, kind, say)
+    link, remark = measured_link(kind)
+    if link is None:
+        remarks.append("One GPU: its links could not be measured.")
+    else:
+        say(f"{remark}: {link.bandwidth / 1e9:.2f} GB/s after {link.latency * 1e6:.0f} µs")
+        device = replace(device, link=link)
+        remarks.append(f"link is {remark}; network could not be measured.")
+    return device, remarks
+
+
+def device_toml(device: Device, remarks: list[str]) -> str:
+    """The file that `load_device` reads."""
+    lines = [f"# {line}" for line in remarks]
+    title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
+    lines += [f'title = "{title}"', f'kind = "{device.kind}"']
+    lines += [f'architecture = "{device.architecture}"', f"memory = {device.memory}"]
+    lines += [f"memory_bandwidth = {device.memory_bandwidth:.4g}", f"units = {device.units}"]
+    lines += [f"gpus_per_node = {device.gpus_per_node}"]
+    tables = {
+        "peak": dict(device.peak),
+        "link": asdict(device.link),
+        "network": asdict(device.network),
+        "efficiency": asdict(device.efficiency),
+    }
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{key} = {value:.4g}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _blank(kind: str) -> Device:
+    """What can be asked of the machine; where its GPU is a known one, its datasheet's figures."""
+    if kind == "cpu":
+        network = Link(bandwidth=1.1e9, latency=100e-6)
+        cores = torch.get_num_threads()
+        return Device(
+            name="cpu",
+            title=_cpu_title(),
+            kind="cpu",
+            architecture="cpu",
+            memory=_memory_limit(),
+            memory_bandwidth=0.0,
+            units=cores,
+            gpus_per_node=1,
+            peak={},
+            link=network,
+            network=network,
+            efficiency=Efficiency(contention=0.0, narrow=0.0),  # measured as it is
+        )
+    about = torch.cuda.get_device_properties(0)
+    try:
+        known = device_named(about.name)
+        return replace(known, title=about.name, memory=about.total_memory)
+    except DeviceError:
+        network = Link(bandwidth=21e9, latency=12e-6)
+        return Device(
+            name="gpu",
+            title=about.name,
+            kind="gpu",
+            architecture=ARCHITECTURES.get(about.major, "blackwell"),
+            memory=about.total_memory,
+            memory_bandwidth=0.0,
+            units=about.multi_processor_count,
+            gpus_per_node=torch.cuda.device_count(),
+            peak={},
+            link=network,
+            network=network,
+        )
+
+
+def _cpu_title() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    cores = torch.get_num_threads()
+    return f"{cores} core{'s' * (cores > 1)} of {name}"
+
+
+def _memory_limit() -> int:
+    """Bytes that processes here may take: the machine's, or less where a container says so."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        given = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return whole
+    return min(whole, int(given)) if given.isdecimal() else whole
+
+
+def _kernel(kind: str) -> float:
+    one = torch.ones(1, device=kind)
+    return seconds_of(lambda: one.add_(1.0), kind)
+
+
+def _memory(kind: str, kernel: float) -> tuple[float, float]:
+    """(bytes a second that a copy moves, the share of them that a sum of two tensors gets)."""
+    x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
+    copied = 2 * x.nbytes / _beyond(seconds_of(lambda: y.copy_(x), kind), kernel)
+    added = 3 * x.nbytes / _beyond(seconds_of(lambda: torch.add(x, y, out=z), kind), kernel)
+    return copied, min(1.0, added / copied)
+
+
+def _beyond(seconds: float, kernel: float) -> float:
+    """What of an op's time is not its start."""
+    return max(seconds - kernel, 0.1 * seconds)
+
+
+def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
+    """The peak is the best rate seen, unless a datasheet has it; the efficiency is the typical."""
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    took = {}
+    for name, dtype in dtypes.items():
+        for rows, columns, inner in MATMULS[kind]:
+            a = torch.randn(rows, inner, device=kind, dtype=dtype)
+            b = torch.randn(columns, inner, device=kind, dtype=dtype)
+            took[name, rows, columns, inner] = seconds_of(lambda a=a, b=b: F.linear(a, b), kind)
+    best = {
+        name: max(
+            2 * rows * columns * inner / seconds
+            for (dtype, rows, columns, inner), seconds in took.items()
+            if dtype == name
+        )
+        for name in dtypes
+    }
+    peak = dict(device.peak) or best
+    ideal = replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=1.0, kernel=0))
+    shares = {}
+    for (dtype, *shape), seconds in took.items():
+        clock = DeviceCost({}, {}, device=ideal, dtype=dtype, strides={})
+        shares[dtype, *shape] = clock.matmul(*shape) / _beyond(seconds, device.efficiency.kernel)
+    typical = {
+        name: statistics.median(share for key, share in shares.items() if key[0] == name)
+        for name in dtypes
+    }
+    for name in dtypes:
+        say(
+            f"matmuls in {name}: up to {best[name] / 1e12:.3g} TFLOP/s, typically "
+            f"{typical[name] * peak[name] / 1e12:.3g}"
+        )
+    # A device has one share of its peaks: that of what CPUs train in, fp32, or GPUs, bf16. Where
+    # no datasheet says otherwise, the other peak is what makes its typical matmul right.
+    main, other = ("fp32", "bf16") if kind == "cpu" else ("bf16", "fp32")
+    share = min(typical[main], 1.0)
+    if not device.peak:
+        peak[other] *= typical[other] / share
+    return replace(device, peak=peak, efficiency=replace(device.efficiency, matmul=share))
+
+
+def _with_attention(device: Device, kind: str, say: Say) -> Device:
+    """Causal, by torch's scaled_dot_product_attention; of the peak, half the square counted."""
+    dtype, name = (torch.float32, "fp32") if kind == "cpu" else (torch.bfloat16, "bf16")
+    batch, heads, length, width = ATTENTION[kind]
+    q, k, v = (
+        torch.randn(batch, heads, length, width, device=kind, dtype=dtype, requires_grad=True)
+        for _ in range(3)
+    )
+    with torch.no_grad():
+        forward = seconds_of(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), kind)
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    gradient = torch.randn_like(out)
+    back = seconds_of(
+        lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True), kind
+    )
+    product = 2 * batch * heads * length * length * width / 2  # one of them, its causal half
+    peak, kernel = device.flops(name), device.efficiency.kernel
+    shares = [2 * product / _beyond(forward, kernel), 5 * product / _beyond(back, kernel)]
+    shares = [rate / peak for rate in shares]
+    say(f"attention: {100 * shares[0]:.0f} % of the peak, its backward {100 * shares[1]:.0f} %")
+    efficiency = replace(device.efficiency, attention=shares[0], attention_backward=shares[1])
+    return replace(device, efficiency=efficiency)

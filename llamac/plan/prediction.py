@@ -1,0 +1,123 @@
+"""What `llamac plan` says of one step and of the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llamac.passes.footprint import Memory
+from llamac.plan.setting import Setting
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of one step on the slowest rank: compute, and each kind of waiting.
+
+    Attributes:
+        compute: Kernels run.
+        tensor: Exposed transfers between tensor-parallel and context-parallel ranks.
+        data: Exposed parameter gathers and gradient reductions of data-parallel ranks.
+        bubble: Pipeline bubble.
+        pipeline: Exposed sends between pipeline stages.
+        optimizer: Optimizer update.
+    """
+
+    compute: float
+    tensor: float
+    data: float
+    bubble: float
+    pipeline: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Memory, time, throughput and traffic of a setting.
+
+    Attributes:
+        parameters: Parameters of the model; per_rank: of one rank.
+        flops_per_token: 6N, N the parameters in matmuls.
+        attention_per_token: 12·L·d·s.
+        hardware_flops: FLOPs of one step over all ranks, recomputation included.
+        communication: Bytes that a rank sends per step, by mesh axis.
+    """
+
+    setting: Setting
+    parameters: int
+    per_rank: int
+    flops_per_token: float
+    attention_per_token: float
+    hardware_flops: float
+    memory: Memory
+    seconds: Seconds
+    communication: Mapping[str, float]
+
+    @property
+    def fits(self) -> bool:
+        """Predicted peak memory is at most the device's."""
+        return self.memory.total <= self.setting.device.memory
+
+    @cached_property
+    def tokens_per_second_per_gpu(self) -> float:
+        ranks = self.setting.spec.parallel.ranks
+        return self.setting.tokens / self.seconds.total / ranks
+
+    @property
+    def peak(self) -> float:
+        """Dense FLOP/s of the device in the compute dtype."""
+        return self.setting.device.flops(self.setting.spec.precision.compute)
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation at 6N + 12·L·d·s FLOPs per token (PaLM, appendix B)."""
+        per_token = self.flops_per_token + self.attention_per_token
+        return self.tokens_per_second_per_gpu * per_token / self.peak
+
+    @property
+    def hfu(self) -> float:
+        """Hardware FLOPs utilisation: recomputation counted, causal attention at half."""
+        ranks = self.setting.spec.parallel.ranks
+        return self.hardware_flops / ranks / self.seconds.total / self.peak
+
+    @property
+    def days(self) -> float:
+        return self.setting.spec.total_steps * self.seconds.total / DAY
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.days * 24 * self.setting.spec.parallel.ranks
+
+    def to_json(self) -> dict[str, Any]:
+        """`plan --json`: bytes, seconds, FLOPs."""
+        memory = {key: round(value) for key, value in vars(self.memory).items()}
+        return {
+            "device": self.setting.device.name,
+            "kind": self.setting.device.kind,
+            "gpus": self.setting.spec.parallel.ranks,
+            "parameters": {"total": self.parameters, "per_rank": self.per_rank},
+            "flops": {
+                "per_token": self.flops_per_token,
+                "attention_per_token": self.attention_per_token,
+                "hardware_per_step": self.hardware_flops,
+            },
+            "memory": {
+                "per_gpu": {**memory, "total": round(self.memory.total)},
+                "capacity": self.setting.device.memory,
+            },
+            "fits": self.fits,
+            "step_seconds": self.seconds.total,
+            "seconds": dict(vars(self.seconds)),
+            "tokens_per_second_per_gpu": self.tokens_per_second_per_gpu,
+            "mfu": self.mfu,
+            "hfu": self.hfu,
+            "communication": {f"{axis}_bytes": sent for axis, sent in self.communication.items()},
+            "run": {"days": self.days, "gpu_hours": self.gpu_hours},
+        }

@@ -1,0 +1,1 @@
+"""Published measurements of other frameworks as predictions."""

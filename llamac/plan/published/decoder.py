@@ -1,0 +1,96 @@
+"""What a published row says of its model's shape, and what follows where it says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from llamac.plan.published.rows import Row, RowError, count, flag, needed, number, says, text
+
+LLAMA = ("llama", "mistral", "qwen", "olmo", "gemma", r"\byi\b", "baichuan", "internlm", "smollm")
+GATED = ("swiglu", "geglu", "silu", "gated", r"\bglu")
+ROUND = 0.03
+"""How far parameters that are given in billions may be from those there are."""
+OFF = 0.25
+"""How far a model may be from the parameters its row states: papers round."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a decoder. llama: has it RMSNorm and rotary positions? gated: has its feed-forward
+    network a gate?"""
+
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int
+    llama: bool
+    gated: bool
+    tied: bool
+    bias: bool
+    positions: int
+
+    @property
+    def parameters(self) -> int:
+        """Norms and biases aside, which are a thousandth."""
+        kv = self.dim // self.heads * self.kv_heads
+        layer = 2 * self.dim * (self.dim + kv) + (3 if self.gated else 2) * self.dim * self.ffn
+        rows = (1 if self.tied else 2) * self.vocab + (0 if self.llama else self.positions)
+        return self.layers * layer + rows * self.dim
+
+
+def decoder_of(row: Row) -> DecoderShape:
+    """What is empty is as usual, or such that the parameters come nearest to the row's.
+    Raises RowError."""
+    stated = number(row, "n_params")
+    found = list(_candidates(row))
+    best = found[0]
+    if stated:
+        best = min(found, key=lambda shape: max(ROUND, abs(shape.parameters / stated - 1)))
+        if abs(best.parameters / stated - 1) > OFF:
+            raise RowError(
+                f"columns n_layers, d_model, d_ffn and vocab make {best.parameters:,} parameters, "
+                f"n_params says {stated:,.0f}"
+            )
+    return best
+
+
+def _candidates(row: Row) -> Iterator[DecoderShape]:
+    """All that the row allows, the likeliest first."""
+    dim, layers = needed(row, "d_model"), needed(row, "n_layers")
+    given, mlp = text(row, "family", "model"), text(row, "mlp")
+    llama = says(given, *LLAMA) or (not says(given, "gpt", "opt", "mpt") and says(mlp, *GATED))
+    heads = count(row, "n_heads") or max(1, dim // 128)
+    gates = [says(mlp, *GATED)] if mlp else [llama, not llama]
+    tied, length = flag(row, "tied_emb"), needed(row, "seq_len")
+    bias = not llama and says(text(row, "framework", "family"), "megatron", "gpt", "nemo", "opt")
+    for gated, one, kv, vocab in product(
+        gates, [not llama, llama] if tied is None else [tied], _kv_heads(row, heads), _vocab(row)
+    ):
+        ffn = count(row, "d_ffn") or (-(-int(8 * dim / 3) // 256) * 256 if gated else 4 * dim)
+        yield DecoderShape(dim, layers, heads, kv, ffn, vocab, llama, gated, one, bias, length)
+
+
+def _kv_heads(row: Row, heads: int) -> list[int]:
+    given = count(row, "n_kv_heads")
+    if given:
+        return [given]
+    return [heads, *(n for n in (8,) if heads % n == 0 and heads > n)]
+
+
+def _vocab(row: Row) -> list[int]:
+    """Rows of the embedding. vTrain's measurements do not say; on one tensor rank its head takes
+    thrice what aligned matmuls would, as GPT-2's own 50,257 rows do unless they are padded."""
+    given = count(row, "vocab")
+    if given:
+        assumed = "assumed" in text(row, "mfu_convention")
+        return [50_257 if assumed and (count(row, "tp") or 1) == 1 else given]
+    named = text(row, "model", "family")
+    if says(named, r"llama.?-?3", r"\bl3\b", "llama3"):
+        return [128_256]
+    if says(named, *LLAMA):
+        return [32_000, 128_256, 151_936]
+    return [50_304, 51_200, 32_000]

@@ -1,0 +1,280 @@
+"""Memory over one step as a picture: what is held all along; activations as they come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llamac.ir.program import Program
+from llamac.plan.cost.step_model import StepModel
+from llamac.plan.prediction import Prediction
+from llamac.plan.render.canvas import Area, Drawing, Label, Line, Point
+from llamac.plan.render.report import HELD, gigabytes
+from llamac.plan.timeline.events import Event
+from llamac.plan.timeline.memory_timeline import Moment, moments
+from llamac.plan.timeline.pipeline_order import warm_up
+from llamac.plan.timeline.step import StepTimeline
+
+WIDTH, HEIGHT = 1160.0, 560.0
+LEFT, TOP, RIGHT, BOTTOM = 70.0, 104.0, 300.0, 96.0  # around the plot
+PLOT = WIDTH - LEFT - RIGHT
+STRIP = 16.0  # of what runs when, below the plot
+FOLD = 26.0  # where turns are left out
+NEAR = 3.0  # the device's memory is drawn where it is at most so many times what is held
+
+ALONG = {  # held throughout, the lowest first
+    "overhead": "#c9c5ba",
+    "optimizer": "#7f8fa9",
+    "parameters": "#5b7bb4",
+    "gradients": "#a8bfe0",
+    "communication": "#8fd0c5",
+}
+MOVING = {  # as the step goes by, on top of it
+    "saved": ("activations kept", "#f2c14e"),
+    "working": ("of the layer that runs", "#e8825a"),
+    "logits": ("logits", "#be3455"),
+}
+RUNS = {"forward": "#dbe7fb", "backward": "#fbdde3", "update": "#e8defa"}
+INK, MUTED, RAIL, FULL = "#1f2937", "#6b7280", "#e5e2d9", "#b91c1c"
+
+
+def memory_picture(prediction: Prediction, program: Program) -> Drawing:
+    """Of the pipeline rank that holds most at its worst moment."""
+    ranks = StepModel(prediction.setting, program).full_ranks
+    shown = [
+        (step := StepTimeline(prediction, program, rank), list(moments(step))) for rank in ranks
+    ]
+    step, curve = max(shown, key=lambda one: max(moment.total for moment in one[1]))
+    return _Picture(step, curve).drawn()
+
+
+@dataclass(frozen=True)
+class _Time:
+    """Where seconds lie on the axis: all of them, or with a stretch of turns folded away."""
+
+    begin: float  # of what is folded
+    end: float
+    whole: float
+    hidden: int  # turns in it, forward and back
+
+    def x(self, seconds: float) -> float:
+        shown = self.whole - (self.end - self.begin)
+        width = PLOT - (FOLD if self.hidden else 0.0)
+        if seconds <= self.begin:
+            return LEFT + width * seconds / shown
+        gone = min(seconds, self.end) - self.begin
+        fold = FOLD * gone / (self.end - self.begin) if self.hidden else 0.0
+        return LEFT + fold + width * (self.begin + max(0.0, seconds - self.end)) / shown
+
+    def shows(self, event: Event) -> bool:
+        return event.end <= self.begin or event.begin >= self.end
+
+
+def _time(step: StepTimeline) -> _Time:
+    """A step of many turns shows its first ones and its last."""
+    events = [event for event in step.events if event.lane == "compute"]
+    last = max(event.turn for event in events)
+    ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2
+    if last + 1 <= 2 * ends + 2:
+        return _Time(step.seconds, step.seconds, step.seconds, 0)
+    first = [event.end for event in events if event.turn < ends]
+    rest = [event.begin for event in events if event.turn > last - ends]
+    hidden = (last + 1 - 2 * ends) // 2
+    return _Time(max(first), min(rest), step.seconds, hidden)
+
+
+class _Picture:
+    def __init__(self, step: StepTimeline, curve: Sequence[Moment]) -> None:
+        self.step, self.curve, self.prediction = step, curve, step.prediction
+        self.time = _time(step)
+        self.along = {
+            key: held for key in ALONG if (held := getattr(self.prediction.memory, key)) > 0
+        }
+        self.worst = max(curve, key=lambda moment: moment.total)
+        self.peak = sum(self.along.values()) + self.worst.total
+        self.capacity = float(self.prediction.setting.device.memory)
+        self.near = self.capacity <= NEAR * self.peak
+        self.top = max(self.peak, self.capacity if self.near else 0.0) * 1.08
+
+    def drawn(self) -> Drawing:
+        spec = self.prediction.setting.spec
+        drawing = Drawing(WIDTH, HEIGHT, f"{spec.name}: memory of one rank over a step")
+        drawing.shapes.extend(
+            [
+                *self._heading(drawing.title),
+                *self._levels(),
+                *self._areas(),
+                *self._fold(),
+                *self._limit(),
+                *self._strip(),
+                *self._ticks(),
+                *self._legend(),
+            ]
+        )
+        return drawing
+
+    def _y(self, nbytes: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * nbytes / self.top
+
+    def _heading(self, title: str) -> Iterator[Label]:
+        parallel, device = self.prediction.setting.spec.parallel, self.prediction.setting.device
+        event = self.worst.event
+        where = f"the {event.name}" if event.layer is None else f"layer {event.layer}"
+        if event.runs and event.micro_batch is not None:
+            where = f"{event.kind} of {where}, micro-batch {event.micro_batch + 1}"
+        rank = f", pipeline rank {self.step.rank} of {self.step.ranks}" * (self.step.ranks > 1)
+        ranks = f"one of {parallel.ranks:,}, each " if parallel.ranks > 1 else ""
+        yield Label(LEFT - 42, 36, title, 20, bold=True)
+        yield Label(LEFT - 42, 58, f"{ranks}{device.title}{rank}", fill=MUTED)
+        held = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the worst moment: "
+        yield Label(LEFT - 42, 78, held + where, fill=MUTED)
+
+    def _levels(self) -> Iterator[Line | Label]:
+        """The scale of bytes."""
+        gap = _round(self.top / 6)
+        for number in range(int(self.top / gap) + 1):
+            y = self._y(number * gap)
+            yield Line([(LEFT, y), (LEFT + PLOT, y)], RAIL)
+            text = f"{number * gap / 1e9:g}" + (" GB" if number == 0 else "")
+            yield Label(LEFT - 8, y + 4, text, 11, "end", MUTED)
+
+    def _areas(self) -> Iterator[Area]:
+        below = 0.0
+        for key, held in self.along.items():
+            low, high = self._y(below), self._y(below + held)
+            corners = [(LEFT, low), (LEFT, high), (LEFT + PLOT, high), (LEFT + PLOT, low)]
+            yield Area(corners, ALONG[key], f"{HELD[key]}: {gigabytes(held)} GB")
+            below += held
+        columns = self._columns()
+        floors = [below - moment.lacking for _, moment in columns]
+        for part, (name, colour) in MOVING.items():
+            tops = [floor + getattr(m, part) for floor, (_, m) in zip(floors, columns, strict=True)]
+            edge, base = self._stairs(columns, tops), self._stairs(columns, floors)
+            yield Area([*edge, *reversed(base)], colour, name)
+            floors = tops
+
+    def _stairs(
+        self, columns: Sequence[tuple[float, Moment]], tops: Sequence[float]
+    ) -> list[Point]:
+        """Each level holds until the next column begins."""
+        ends = [x for x, _ in columns[1:]] + [LEFT + PLOT]
+        levels = zip(columns, ends, tops, strict=True)
+        return [point for (x, _), end, top in levels for point in self._level(x, end, top)]
+
+    def _level(self, begin: float, end: float, nbytes: float) -> tuple[Point, Point]:
+        y = self._y(nbytes)
+        return (begin, y), (end, y)
+
+    def _columns(self) -> list[tuple[float, Moment]]:
+        """(x, what is held from there on): of moments less than half a pixel apart, the worst and
+        then the last."""
+        found: list[tuple[float, Moment]] = []
+        last = self.curve[0]
+        for moment in self.curve:
+            if self.time.begin < moment.time < self.time.end:
+                continue
+            x = self.time.x(moment.time)
+            if found and x - found[-1][0] < 0.5:
+                if moment.total > found[-1][1].total:
+                    found[-1] = (found[-1][0], moment)
+            else:
+                if found and last is not found[-1][1]:
+                    found.append((found[-1][0] + 0.5, last))
+                found.append((x, moment))
+            last = moment
+        return [*found, (found[-1][0] + 0.5, last)]
+
+    def _fold(self) -> Iterator[Area | Line | Label]:
+        """What stands for the turns that are left out."""
+        if self.time.hidden:
+            left, right = self.time.x(self.time.begin), self.time.x(self.time.end)
+            bottom = HEIGHT - BOTTOM + 6 + STRIP
+            corners = [(left, TOP), (right, TOP), (right, bottom), (left, bottom)]
+            yield Area(corners, "#fbfaf7", f"{self.time.hidden:,} turns more")
+            for x in (left, right):
+                yield Line([(x, TOP), (x, bottom)], MUTED, 1.0, dashed=True)
+            what = "micro-batches" if self.step.virtual == 1 else "turns there and back"
+            text = f"… {self.time.hidden:,} {what} alike …"
+            yield Label((left + right) / 2, TOP - 8, text, 11, "middle", MUTED)
+
+    def _limit(self) -> Iterator[Line | Label]:
+        if self.near:
+            y = self._y(self.capacity)
+            yield Line([(LEFT, y), (LEFT + PLOT, y)], FULL, 1.6, dashed=True)
+            text = f"{gigabytes(self.capacity)} GB: all that there is"
+            yield Label(LEFT + PLOT - 6, y - 6, text, 11, "end", FULL)
+
+    def _strip(self) -> Iterator[Area | Label]:
+        """Which turn runs when, as far as there is room for its name."""
+        top = HEIGHT - BOTTOM + 6
+        yield Label(LEFT + PLOT + 8, top + 12, "then the optimizer", 11, fill=MUTED)
+        for name, kind, begin, end in self._turns():
+            left, right = self.time.x(begin), self.time.x(end)
+            corners = [(left, top), (right, top), (right, top + STRIP), (left, top + STRIP)]
+            yield Area(corners, RUNS[kind], name)
+            for text in (name, name[0].upper() + name.rpartition(" ")[2]):
+                label = Label((left + right) / 2, top + 12, text, 11, "middle", INK)
+                low, high = label.extent
+                if high - low + 4 <= right - left and kind != "update":
+                    yield label
+                    break
+
+    def _turns(self) -> Iterator[tuple[str, str, float, float]]:
+        """(name, kind, begin, end) of each turn that is shown, and of the optimizer."""
+        ends: dict[tuple[int, str, int], list[Event]] = {}
+        for event in self.step.events:
+            if event.runs and self.time.shows(event):
+                ends.setdefault((event.turn, event.kind, event.micro_batch or 0), []).append(event)
+            elif event.kind == "update":
+                yield "optimizer", event.kind, event.begin, event.end
+        for (_, kind, micro_batch), events in ends.items():
+            begin, end = min(event.begin for event in events), max(event.end for event in events)
+            yield f"{kind} {micro_batch + 1}", kind, begin, end
+
+    def _ticks(self) -> Iterator[Line | Label]:
+        """Seconds below, none within the fold, none over another."""
+        time, y = self.time, HEIGHT - BOTTOM + 6 + STRIP
+        gap = _round((time.whole - (time.end - time.begin)) / 8)
+        free = LEFT - 50.0
+        unit, scale = ("s", 1.0) if time.whole >= 2 else ("ms", 1e-3)
+        for number in range(int(time.whole / gap) + 1):
+            at = number * gap
+            if not time.begin < at < time.end or not time.hidden:
+                x = time.x(at)
+                text = f"{at / scale:g} {unit}" if at else "0"
+                label = Label(x, y + 20, text, 11, "middle", MUTED)
+                begin, end = label.extent
+                if begin > free + 6:
+                    yield Line([(x, y + 2), (x, y + 7)], MUTED)
+                    yield label
+                    free = end
+        yield Label(LEFT + PLOT / 2, HEIGHT - 18, "time of a step", 12, "middle", MUTED)
+
+    def _legend(self) -> Iterator[Area | Label]:
+        """In the order of the stack, with what each is at the worst moment."""
+        x, y = LEFT + PLOT + 24, TOP + 40
+        moving = [
+            (name, colour, getattr(self.worst, part)) for part, (name, colour) in MOVING.items()
+        ]
+        along = [
+            (HELD[key].partition(":")[0], ALONG[key], held) for key, held in self.along.items()
+        ]
+        yield Label(WIDTH - 28, y - 14, "GB, worst moment", 11, "end", MUTED)
+        for name, colour, held in reversed(along + moving):
+            corners = [(x, y), (x + 14, y), (x + 14, y + 12), (x, y + 12)]
+            yield Area(corners, colour)
+            yield Label(x + 22, y + 10.5, name)
+            yield Label(WIDTH - 28, y + 10.5, gigabytes(held), anchor="end")
+            y += 24
+        yield Label(x + 22, y + 14, "together", bold=True)
+        yield Label(WIDTH - 28, y + 14, gigabytes(self.peak), anchor="end", bold=True)
+
+
+def _round(least: float) -> float:
+    """1, 2, 2.5 or 5 times a power of ten, and no less."""
+    power = 10.0**-12
+    while True:
+        for factor in (1, 2, 2.5, 5):
+            if factor * power >= least:
+                return factor * power
+        power *= 10

@@ -1,0 +1,293 @@
+"""A prediction as tables: does it fit, how fast is it, what does it send, how long does it take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from llamac.plan.device.device import Device
+from llamac.plan.prediction import Prediction
+from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfers
+from llamac.plan.timeline.step import StepTimeline
+
+HELD = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer state",
+    "activations": "activations",
+    "logits": "logits",
+    "communication": "gathered, and on its way",
+    "overhead": "overhead: the process, the allocator",
+}
+"""The parts of `Memory`, in words."""
+
+TAKEN = {
+    "compute": "compute",
+    "tensor": "waiting for tensor and context ranks",
+    "data": "waiting for data ranks",
+    "bubble": "pipeline bubble",
+    "pipeline": "waiting for pipeline ranks",
+    "optimizer": "optimizer",
+}
+"""The parts of `Seconds`, in words."""
+
+WIDTH = 200  # of what is piped
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table. align: `<` or `>` for each column. total: is the last row one?"""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+    total: bool = False
+    note: str = ""
+
+
+def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
+    """A prediction, on stdout."""
+    verdict = Text(headline(prediction), "bold green" if prediction.fits else "bold red")
+    show_sections([*heading(prediction), verdict], [*sections(prediction), *more])
+
+
+def show_sections(
+    lines: Iterable[str | Text], found: Iterable[Section], width: int = WIDTH
+) -> None:
+    """On stdout, coloured where it is a terminal; width: characters, which a narrow one breaks."""
+    console = Console(width=width, highlight=False)
+    with console.capture() as written:
+        for line in lines:
+            console.print(line, soft_wrap=True, markup=False)
+        for section in found:
+            console.print()
+            _show(console, section)
+    print("\n".join(line.rstrip() for line in written.get().splitlines()))
+
+
+def heading(prediction: Prediction) -> tuple[str, str]:
+    """What is planned, and on what."""
+    spec, device = prediction.setting.spec, prediction.setting.device
+    parallel, batch, count = spec.parallel, spec.batch, spec.micro_batches
+    degrees = [f"{axis} {size}" for axis, size in parallel.mesh.items() if size > 1]
+    layout = " × ".join(degrees) or "one rank"
+    turns = f"{count:,} micro-batches" if count > 1 else "a micro-batch"
+    return (
+        f"{spec.name}: {prediction.parameters:,} parameters on {parallel.ranks:,} × {device.title}",
+        f"{layout}; {turns} of {batch.micro_batch} × {batch.sequence_length:,} tokens a step; "
+        f"checkpoint {spec.activation.checkpoint}, compute {spec.precision.compute}",
+    )
+
+
+def headline(prediction: Prediction) -> str:
+    """`fits: 39.7 of 85.0 GB · 14.9 s a step · 137 tokens/s/GPU · 57.8 days`."""
+    held, capacity = prediction.memory.total, prediction.setting.device.memory
+    verdict = "fits" if prediction.fits else "does not fit"
+    return (
+        f"{verdict}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
+        f"{readable_seconds(prediction.seconds.total)} a step · "
+        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/GPU · "
+        f"{readable_days(prediction.days)}"
+    )
+
+
+def sections(prediction: Prediction) -> Iterator[Section]:
+    yield _memory(prediction)
+    yield _time(prediction)
+    if any(prediction.communication.values()):
+        yield _communication(prediction)
+    yield _run(prediction)
+
+
+def _memory(prediction: Prediction) -> Section:
+    memory, capacity = prediction.memory, prediction.setting.device.memory
+    rows = [
+        (label, gigabytes(held), percent(held / capacity))
+        for key, label in HELD.items()
+        if (held := getattr(memory, key))
+    ]
+    rows.append(("at the worst moment", gigabytes(memory.total), percent(memory.total / capacity)))
+    title = f"memory of one rank, of {gigabytes(capacity)} GB"
+    return Section(title, ("", "GB", "of it"), rows, "<>>", total=True)
+
+
+def _time(prediction: Prediction) -> Section:
+    seconds = prediction.seconds
+    rows = [
+        (label, readable_seconds(taken), percent(taken / seconds.total))
+        for key, label in TAKEN.items()
+        if (taken := getattr(seconds, key))
+    ]
+    rows.append(("a step", readable_seconds(seconds.total), ""))
+    return Section("time of a step on the slowest rank", ("", "", "of it"), rows, "<>>", total=True)
+
+
+def _communication(prediction: Prediction) -> Section:
+    device, parallel = prediction.setting.device, prediction.setting.spec.parallel
+    sharers = parallel.data_shard * parallel.context
+    if prediction.setting.sharding is not None:  # of all data ranks
+        sharers *= parallel.data_replicate
+    sizes = parallel.mesh | {"dp_shard": sharers}
+    rows = [
+        (
+            axis,
+            f"{sizes[axis]:,}",
+            gigabytes(sent),
+            link_name(device, sizes[axis], stride_of(axis, prediction)),
+        )
+        for axis, sent in prediction.communication.items()
+        if sent
+    ]
+    head = ("axis", "ranks", "GB", "over")
+    return Section("what a rank sends in a step", head, rows, "<>><")
+
+
+def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
+    """The regions, and the ops that take most time of a step."""
+    seconds = step.prediction.seconds.total
+    rows = [
+        (
+            f"{one.region} {one.direction}",
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            readable_seconds(one.waits) if one.waits else "",
+            digits(one.flops / 1e9),
+            gigabytes(one.nbytes),
+            percent(one.total / seconds),
+        )
+        for one in regions(step)
+    ]
+    head = ("region", "runs", "each", "of it waits", "GFLOPs", "GB moved", "of a step")
+    yield Section("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
+    every = ops(step)
+    rows = [
+        (
+            f"{one.region} {one.direction}",
+            one.op,
+            one.shape.rpartition(" ")[2],
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            digits(one.flops / 1e9) if one.flops else "",
+            digits(one.nbytes / 1e6),
+            one.bound,
+            percent(one.total / seconds),
+        )
+        for one in every[:most]
+    ]
+    head = ("in", "op", "makes", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
+    rest = len(every) - len(rows)
+    note = f"{rest} more take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(rest)
+    yield Section("ops that take most time", head, rows, "<<<>>>><>", note=note)
+
+
+def transfer_section(step: StepTimeline) -> Section:
+    """Every collective, with its bytes, group and link."""
+    rows = [
+        (
+            one.where,
+            one.kind,
+            f"{one.axis} {one.ranks:,}",
+            one.link,
+            digits(one.nbytes / 1e6),
+            f"{one.count:,}",
+            readable_seconds(one.seconds),
+            readable_seconds(one.exposed) if one.exposed else "",
+        )
+        for one in transfers(step)
+    ]
+    head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
+    title = "what passes between ranks, on the rank that others wait for"
+    if not rows:
+        return Section(title, ("",), [("nothing",)], "<")
+    return Section(title, head, rows, "<<<<>>>>")
+
+
+def stride_of(axis: str, prediction: Prediction) -> int:
+    """How many ranks lie between neighbours on an axis of the mesh; the innermost is `tp`."""
+    stride = 1
+    for name, size in reversed(prediction.setting.spec.parallel.mesh.items()):
+        if name == axis:
+            break
+        stride *= size
+    return stride
+
+
+def link_name(device: Device, ranks: int, stride: int) -> str:
+    """What the slowest transfer of a group crosses, and how fast it is in large messages."""
+    where = link_of(device, ranks, stride)
+    link = device.link if where == WITHIN else device.network
+    return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
+
+
+def _run(prediction: Prediction) -> Section:
+    spec = prediction.setting.spec
+    model = prediction.flops_per_token + prediction.attention_per_token
+    hardware = prediction.hardware_flops / spec.batch.tokens
+    peak = prediction.peak / 1e12
+    rows = [
+        ("tokens a second", digits(prediction.tokens_per_second_per_gpu * spec.parallel.ranks), ""),
+        ("… of one GPU", digits(prediction.tokens_per_second_per_gpu), ""),
+        ("MFU", percent(prediction.mfu), f"{digits(model / 1e9)} GFLOPs a token: 6N + 12·L·d·s"),
+        ("HFU", percent(prediction.hfu), f"{digits(hardware / 1e9)} GFLOPs a token: as run"),
+        (
+            "steps",
+            f"{spec.total_steps:,}",
+            f"{digits(spec.total_steps * spec.batch.tokens)} tokens",
+        ),
+        ("days", digits(prediction.days), ""),
+        ("GPU-hours", digits(prediction.gpu_hours), ""),
+    ]
+    note = (
+        f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
+        "  HFU: what is run, with what is computed again, and half of causal attention"
+    )
+    return Section("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+
+
+def _show(console: Console, section: Section) -> None:
+    terminal = console.is_terminal
+    console.print(Text(section.title, "bold"))
+    table = Table(box=None, show_header=any(section.head), header_style="dim", pad_edge=False)
+    table.add_column("", width=0)
+    for name, side in zip(section.head, section.align, strict=True):
+        table.add_column(name, justify="right" if side == ">" else "left", no_wrap=True)
+    last = len(section.rows) - 1
+    for number, row in enumerate(section.rows):
+        style = "bold" if terminal and section.total and number == last else None
+        table.add_row("", *map(Text, row), style=style)
+    console.print(table)
+    if section.note:
+        console.print(Text(f"  {section.note}", "dim"), soft_wrap=True)
+
+
+def digits(number: float, count: int = 3) -> str:
+    """`count` significant digits or more, thousands apart: 12,345 · 137 · 4.20."""
+    if number >= 10 ** (count - 1) or number == 0:
+        return f"{number:,.0f}"
+    return f"{number:#.{count}g}".rstrip(".") if number >= 1e-3 else f"{number:.1e}"
+
+
+def gigabytes(nbytes: float) -> str:
+    return f"{nbytes / 1e9:,.2f}" if nbytes < 100e9 else digits(nbytes / 1e9)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def readable_seconds(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale or unit == "µs":
+            return f"{digits(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def readable_days(days: float) -> str:
+    if days >= 1:
+        return f"{digits(days)} days"
+    return f"{digits(days * 24)} hours" if days * 24 >= 1 else f"{digits(days * 1440)} minutes"

@@ -1,0 +1,254 @@
+"""Why one layout of a run is faster than another: where its seconds and its bytes differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from llamac.plan.prediction import Prediction
+from llamac.plan.render.report import (
+    HELD,
+    TAKEN,
+    Section,
+    digits,
+    gigabytes,
+    link_name,
+    percent,
+    readable_seconds,
+    stride_of,
+)
+from llamac.plan.search.layout import Layout, layout_of
+
+LARGEST = 3  # terms that a sentence explains
+SMALLEST = 0.02  # of all that differs: what is less needs no sentence
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two."""
+
+    prediction: Prediction
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.prediction.setting.spec)
+
+    @property
+    def micro_batches(self) -> int:
+        return self.prediction.setting.spec.micro_batches
+
+    @property
+    def flops(self) -> float:
+        """That a rank runs in a step."""
+        return self.prediction.hardware_flops / self.layout.ranks
+
+    @property
+    def rate(self) -> float:
+        """FLOP/s while it computes."""
+        return self.flops / self.prediction.seconds.compute
+
+    @property
+    def bubble(self) -> float:
+        """Of the time in which a rank works, how long it stands idle."""
+        layout = self.layout
+        return (layout.pipeline - 1) / layout.pipeline_virtual / self.micro_batches
+
+    def sent(self, axis: str) -> float:
+        return self.prediction.communication.get(axis, 0.0)
+
+    def link(self, axis: str) -> str:
+        prediction = self.prediction
+        ranks = prediction.setting.spec.parallel.mesh[axis]
+        return link_name(prediction.setting.device, ranks, stride_of(axis, prediction))
+
+
+def verdict(first: Prediction, second: Prediction) -> str:
+    """In one sentence, which of them is faster, and whether they fit."""
+    a, b = (Side(one) for one in (first, second))
+    seconds = first.seconds.total, second.seconds.total
+    ratio = max(seconds) / min(seconds) - 1
+    names = [str(a.layout), str(b.layout)]
+    for side, name in zip((a, b), names, strict=True):
+        if not side.prediction.fits:
+            held, most = side.prediction.memory.total, side.prediction.setting.device.memory
+            more = f"{gigabytes(held)} of {gigabytes(most)} GB"
+            return f"{name} does not fit ({more}); if it did, a step would take {_each(seconds)}"
+    if ratio < 5e-4:
+        return f"neither beats the other: a step takes {readable_seconds(seconds[0])} in both"
+    faster, slower = names if seconds[0] < seconds[1] else reversed(names)
+    return f"{faster} beats {slower} by {percent(ratio)}: a step takes {_each(sorted(seconds))}"
+
+
+def _each(seconds: tuple[float, ...] | list[float]) -> str:
+    return " against ".join(map(readable_seconds, seconds))
+
+
+def differences(first: Prediction, second: Prediction) -> Iterator[Section]:
+    """Term by term, in seconds and in GB. The first column is `first`'s."""
+    terms = _terms(first, second, "seconds", TAKEN)
+    rows = [
+        (words, *map(_seconds, numbers), _signed(numbers, _seconds)) for words, numbers in terms
+    ]
+    whole = first.seconds.total, second.seconds.total
+    rows.append(("a step", *map(_seconds, whole), _signed(whole, _seconds)))
+    yield Section("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+    terms = _terms(first, second, "memory", HELD)
+    rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
+    whole = first.memory.total, second.memory.total
+    rows.append(("at the worst moment", *map(gigabytes, whole), _signed(whole, gigabytes)))
+    yield Section("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+
+
+def sentences(first: Prediction, second: Prediction) -> Iterator[str]:
+    """Of the terms that differ most, why they do."""
+    a, b = Side(first), Side(second)
+    for part, size in (("seconds", readable_seconds), ("memory", _gb)):
+        one, other = getattr(first, part), getattr(second, part)
+        gaps = {key: getattr(other, key) - getattr(one, key) for key in REASONS if key in vars(one)}
+        whole = sum(map(abs, gaps.values()))
+        order = sorted(gaps, key=lambda key: -abs(gaps[key]))
+        for key in order[:LARGEST]:
+            if whole and abs(gaps[key]) >= SMALLEST * whole:
+                words = (TAKEN if part == "seconds" else HELD)[key]
+                more = "more" if gaps[key] > 0 else "less"
+                yield f"{words}: B {size(abs(gaps[key]))} {more}; {REASONS[key](a, b)}"
+
+
+def _terms(
+    first: Prediction, second: Prediction, part: str, names: dict[str, str]
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    one, other = getattr(first, part), getattr(second, part)
+    for key, words in names.items():
+        both = getattr(one, key), getattr(other, key)
+        if any(both):
+            yield words, both
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.3f}"
+
+
+def _gb(nbytes: float) -> str:
+    return f"{gigabytes(nbytes)} GB"
+
+
+def _signed(both: tuple[float, float], show: Callable[[float], str]) -> str:
+    gap = both[1] - both[0]
+    return f"{'+' if gap >= 0 else '−'}{show(abs(gap))}"
+
+
+# -- reasons: of each term, what it follows from, in A and in B ------------------------------------
+
+
+def _compute(a: Side, b: Side) -> str:
+    rates = [f"{digits(side.rate / 1e12)} TFLOP/s" for side in (a, b)]
+    work = b.flops / a.flops - 1
+    text = f"A computes at {rates[0]}, B at {rates[1]}"
+    if abs(work) > 1e-3:
+        again = a.layout.checkpoint, b.layout.checkpoint
+        text += f", and B runs {percent(abs(work))} {'more' if work > 0 else 'fewer'} FLOPs"
+        text += f" ({again[0]} against {again[1]})" if again[0] != again[1] else ""
+    sizes = [_share(s.layout.micro_batch, s.layout.tensor * s.layout.context) for s in (a, b)]
+    return f"{text}; a matmul has the work of {sizes[0]} in A, of {sizes[1]} in B"
+
+
+def _share(sequences: int, ranks: int) -> str:
+    """`4 sequences / 8 ranks`."""
+    many = "a sequence" if sequences == 1 else f"{sequences} sequences"
+    return many if ranks == 1 else f"{many} / {ranks} ranks"
+
+
+def _tensor(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        found = [
+            f"{axis} {ranks} sends {_gb(side.sent(axis))} {side.link(axis)}"
+            for axis, ranks in (("tp", side.layout.tensor), ("cp", side.layout.context))
+            if ranks > 1
+        ]
+        plain = " in all-reduces" * (side.layout.tensor > 1 and not side.layout.sequence)
+        return " and ".join(found) + plain if found else "there are no such ranks"
+
+    return f"in A {of(a)}, in B {of(b)}; the rest is hidden under matmuls"
+
+
+def _data(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        layout = side.layout
+        shared = layout.data_shard * layout.context
+        if layout.data * layout.context == 1:
+            return "there are no such ranks"
+        how = f"{shared:,} ranks share state" if shared > 1 else "every rank has all state"
+        pace = "once a step" if layout.pipeline > 1 else f"for each of {side.micro_batches}"
+        pace += "" if layout.pipeline > 1 else " micro-batches"
+        gathered = f" and gather it {pace}" if shared > 1 else ""
+        return f"{how}{gathered}, {_gb(side.sent('dp_shard') + side.sent('dp_replicate'))} sent"
+
+    return f"in A {of(a)}; in B {of(b)}"
+
+
+def _bubble(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        layout = side.layout
+        if layout.pipeline == 1:
+            return "no pipeline"
+        virtual = f" / {layout.pipeline_virtual}" if layout.pipeline_virtual > 1 else ""
+        return (
+            f"({layout.pipeline} - 1){virtual} turns of waiting to {side.micro_batches} "
+            f"micro-batches, {percent(side.bubble)}"
+        )
+
+    return f"A has {of(a)}; B has {of(b)}"
+
+
+def _pipeline(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        if side.layout.pipeline == 1:
+            return "sends nothing"
+        return f"sends {_gb(side.sent('pp'))} {side.link('pp')}"
+
+    return f"A {of(a)}, B {of(b)}"
+
+
+def _shared(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        layout = side.layout
+        share = layout.data_shard * layout.context
+        return f"{digits(side.prediction.per_rank / 1e9)}B parameters among {share:,} ranks"
+
+    return f"in A {of(a)}, in B {of(b)}"
+
+
+def _gathered(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        layout = side.layout
+        if layout.data_shard * layout.context == 1:
+            return "gathers nothing"
+        whole = "all of a stage's layers" if layout.pipeline > 1 else "two layers"
+        waits = ", and gradients of all layers" if side.micro_batches > 1 else ""
+        return f"holds {whole} gathered{waits}"
+
+    return f"A {of(a)}; B {of(b)}"
+
+
+def _activations(a: Side, b: Side) -> str:
+    def of(side: Side) -> str:
+        layout = side.layout
+        flying = f", {layout.pipeline} or more micro-batches at once" * (layout.pipeline > 1)
+        split = layout.tensor * layout.context
+        return f"keeps {layout.checkpoint}'s of {_share(layout.micro_batch, split)}{flying}"
+
+    return f"A {of(a)}; B {of(b)}"
+
+
+REASONS: dict[str, Callable[[Side, Side], str]] = {
+    "compute": _compute,
+    "tensor": _tensor,
+    "data": _data,
+    "bubble": _bubble,
+    "pipeline": _pipeline,
+    "optimizer": _shared,
+    "parameters": _shared,
+    "gradients": _shared,
+    "communication": _gathered,
+    "activations": _activations,
+}

@@ -1,0 +1,282 @@
+"""Going through the layouts that share a shape: bounded, then timed, as numbers around its graphs.
+
+Layouts that share tensor ranks, context ranks and checkpointing share graphs, compiled once; they
+are timed once for each micro-batch. What cannot come among the best is left early: the time that
+its pipeline takes is already more than theirs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llamac.ir.program import Program
+from llamac.passes.cut import seconds_of, spread
+from llamac.passes.footprint import Memory, activations, in_flight
+from llamac.passes.timing import Clock
+from llamac.plan.cost.step_model import StepModel
+from llamac.plan.search.graph_cache import block_program, laid_out
+from llamac.plan.search.layout import (
+    POLICIES,
+    Layout,
+    ModelSplit,
+    PipelineSchedule,
+    divisors,
+    layouts,
+    model_splits,
+    schedules,
+)
+from llamac.plan.search.lower_bound import least_seconds
+from llamac.plan.setting import Setting
+from llamac.spec import Spec
+from llamac.spec.launch import nodes_are_full
+
+STATE, GATHERED, KEPT = "state", "gathered", "activations"
+WHY = {
+    STATE: "parameters, gradients and optimizer state are too large",
+    GATHERED: "gathered parameters and gradients on their way are too much besides",
+    KEPT: "activations are too much besides",
+}
+"""Why a layout does not fit, in the order in which reasons are looked for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Layouts of one shape. bounds: by policy, seconds that none of them is faster than. legal: how
+    many there are for each policy."""
+
+    setting: Setting
+    gpus: int
+    shape: ModelSplit
+    bounds: Mapping[str, float]
+    legal: int
+
+    @property
+    def bound(self) -> float:
+        return min(self.bounds.values())
+
+    def nodes(self) -> Iterator[tuple[int, PipelineSchedule]]:
+        """Every micro-batch and schedule."""
+        return _nodes(self.setting.spec, self.gpus, self.shape)
+
+    def splits(self, schedule: PipelineSchedule) -> int:
+        """In how many ways data ranks can share state."""
+        return _splits(self.gpus, self.shape, schedule)
+
+
+def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
+    spec = setting.spec
+    if any(nodes_are_full(Layout(data_shard=gpus).of(spec).parallel, spec.launch)):
+        return
+    for shape in model_splits(spec, gpus):
+        nodes = _nodes(spec, gpus, shape)
+        if legal := sum(_splits(gpus, shape, schedule) for _, schedule in nodes):
+            bounds = {policy: least_seconds(setting, gpus, shape, policy) for policy in POLICIES}
+            yield Task(setting, gpus, shape, bounds, legal)
+
+
+def promising(task: Task) -> tuple[float, int, int, bool]:
+    """Best first: of equal bounds, few context ranks, and tensor ranks that fill half a node; what
+    is good early leaves more of the rest untried."""
+    shape, node = task.shape, task.setting.device.gpus_per_node
+    return task.bound, shape.context, abs(2 * shape.tensor - node), not shape.sequence
+
+
+def _nodes(spec: Spec, gpus: int, shape: ModelSplit) -> Iterator[tuple[int, PipelineSchedule]]:
+    for micro_batch in divisors(spec.batch.sequences):
+        for schedule in schedules(spec, gpus // shape.ranks, micro_batch):
+            yield micro_batch, schedule
+
+
+def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
+    return len(divisors(gpus // shape.ranks // schedule.pipeline))
+
+
+@dataclass(frozen=True)
+class Explored:
+    """least: bytes of the smallest layout that was found not to fit."""
+
+    best: list[tuple[float, Layout]]
+    tally: Counter[str]
+    least: float
+
+
+def explore(task: Task, limit: float, keep: int) -> Explored:
+    return _Explorer(task, limit, keep).run()
+
+
+class _Explorer:
+    """Goes through the layouts of a shape, policy by policy, the lowest bounds first."""
+
+    def __init__(self, task: Task, limit: float, keep: int) -> None:
+        self.task, self.limit, self.keep = task, limit, keep
+        self.setting, self.spec = task.setting, task.setting.spec
+        self.capacity = self.setting.device.memory
+        self.best = Best(keep)
+        self.tally: Counter[str] = Counter()
+        self.least = float("inf")
+
+    def run(self) -> Explored:
+        for policy, bound in self.task.bounds.items():
+            if bound >= self._limit():
+                self.tally["slower"] += self.task.legal
+            else:
+                self._explore(policy)
+        return Explored(self.best.sorted, self.tally, self.least)
+
+    def _limit(self) -> float:
+        return min(self.limit, self.best.limit)
+
+    def _explore(self, policy: str) -> None:
+        block = block_program(
+            self.task.shape.of(self.spec), policy, fused=self.setting.profile.fused
+        )
+        nodes = sorted(self._nodes(policy, block), key=lambda node: node.bound)
+        for node in nodes:
+            if node.bound >= min(self._limit(), self.best.like(node.every[0])):
+                self.tally["slower"] += node.count
+            else:
+                self._try_all(node, laid_out(block, node.spec, node.stages))
+
+    def _nodes(self, policy: str, block: Program) -> Iterator[_Node]:
+        """Schedules whose activations may fit."""
+        sizes = _Sizes(block, self.spec.model.n_layers)
+        nodes = list(self.task.nodes())
+        for micro_batch in dict.fromkeys(size for size, _ in nodes):
+            model, fits = None, False
+            for schedule in (schedule for size, schedule in nodes if size == micro_batch):
+                every = self._every(policy, micro_batch, schedule)
+                node = _Node(0.0, every, sizes.stages(schedule), self.spec)
+                kept = sizes.kept(node.stages, schedule) * micro_batch
+                if kept > self.capacity:
+                    self.tally[KEPT] += node.count
+                    continue
+                if model is None:
+                    whole = laid_out(block, node.spec, [self.spec.model.n_layers])
+                    model = StepModel(replace(self.setting, spec=node.spec), whole)
+                fits = True
+                yield replace(node, bound=_pipelined(model, schedule))
+            if not fits:  # larger micro-batches keep more
+                rest = [one for size, one in nodes if size > micro_batch]
+                self.tally[KEPT] += sum(map(self.task.splits, rest))
+                return
+
+    def _every(
+        self, policy: str, micro_batch: int, schedule: PipelineSchedule
+    ) -> tuple[Layout, ...]:
+        return layouts(self.task.gpus, self.task.shape, policy, micro_batch, schedule)
+
+    def _try_all(self, node: _Node, program: Program) -> None:
+        """Layouts that differ in how many ranks share state, most first."""
+        first = self._model(node.every[0], program).seconds()
+        without = first.total - first.data - first.optimizer  # which is the same for all of them
+        reason = None
+        for layout in node.every:
+            shared = layout.data_shard * layout.context > 1
+            if without >= min(self._limit(), self.best.like(layout)):
+                self.tally["slower"] += 1
+            elif reason and shared:  # fewer that share need more; where none does none is gathered
+                self.tally[reason] += 1
+            else:
+                reason = self._try(layout, program)
+
+    def _model(self, layout: Layout, program: Program) -> StepModel:
+        return StepModel(replace(self.setting, spec=layout.of(self.spec)), program)
+
+    def _try(self, layout: Layout, program: Program) -> str | None:
+        """Why it does not fit, if it does not."""
+        model = self._model(layout, program)
+        memory = model.memory()
+        if memory.total > self.capacity:
+            self.least = min(self.least, memory.total)
+            reason = _reason(memory, self.capacity)
+            self.tally[reason] += 1
+            return reason
+        self.tally["timed"] += 1
+        self.best.add(model.seconds().total, layout)
+        return None
+
+
+@dataclass(frozen=True)
+class _Node:
+    """Layouts that differ in who shares state. bound: seconds that none is faster than. stages:
+    how many layers each has."""
+
+    bound: float
+    every: tuple[Layout, ...]
+    stages: tuple[int, ...]
+    base: Spec
+
+    @property
+    def count(self) -> int:
+        return len(self.every)
+
+    @property
+    def spec(self) -> Spec:
+        return self.every[0].of(self.base)
+
+
+def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
+    """Seconds in which every micro-batch has gone through all layers: one rank at least has the
+    mean of the work, and the first and the last micro-batch pass the others alone."""
+    layer = model.times[model.program.layers[0]].seconds
+    ends = model.times["embed"].seconds + model.times["head"].seconds
+    whole = layer * len(model.program.layers) + ends
+    mean = whole / schedule.pipeline
+    return schedule.micro_batches * mean + (whole - mean) / schedule.virtual
+
+
+class Best:
+    """The fastest layouts, one of each kind; limit: what a further kind must be faster than."""
+
+    def __init__(self, keep: int) -> None:
+        self.keep, self.limit = keep, float("inf")
+        self.kinds: dict[Layout, tuple[float, Layout]] = {}
+
+    def add(self, seconds: float, layout: Layout) -> None:
+        kind, own = layout.kind, (seconds, layout)
+        if seconds < self.limit and (kind not in self.kinds or own < self.kinds[kind]):
+            self.kinds[kind] = own
+            if len(self.kinds) >= self.keep:
+                self.limit = self.sorted[-1][0]
+
+    def like(self, layout: Layout) -> float:
+        """Seconds of the best that is known of its kind."""
+        return self.kinds.get(layout.kind, (float("inf"),))[0]
+
+    @property
+    def sorted(self) -> list[tuple[float, Layout]]:
+        return sorted(self.kinds.values())[: self.keep]
+
+
+class _Sizes:
+    """Of a block's graphs, by estimate: how layers are cut into stages, and what these keep."""
+
+    def __init__(self, program: Program, layers: int) -> None:
+        self.layers = layers
+        cost = Clock(program.symbols, program.mesh)
+        seconds = {name: seconds_of(one, cost) for name, one in program.regions.items()}
+        self.each, self.ends = seconds[program.layers[0]], (seconds["embed"], seconds["head"])
+        self.layer = activations(program).kept[program.layers[0]]
+        self.cuts: dict[int, tuple[int, ...]] = {}
+
+    def stages(self, schedule: PipelineSchedule) -> tuple[int, ...]:
+        count = schedule.pipeline * schedule.virtual
+        if count not in self.cuts:
+            self.cuts[count] = spread(self.each, self.layers, count, *self.ends)
+        return self.cuts[count]
+
+    def kept(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
+        """Bytes that the first pipeline rank keeps at least, if micro-batches are one sequence."""
+        flying = 1.0
+        if schedule.pipeline > 1:
+            flying = in_flight(0, schedule.pipeline, schedule.virtual, schedule.micro_batches)
+        return self.layer * sum(stages[:: schedule.pipeline]) * flying
+
+
+def _reason(memory: Memory, capacity: float) -> str:
+    state = memory.parameters + memory.gradients + memory.optimizer
+    if state > capacity:
+        return STATE
+    return GATHERED if state + memory.communication > capacity else KEPT

@@ -1,0 +1,243 @@
+"""Layouts of a run: how its model and batch lie on ranks, and what each rank keeps. Written as
+`tp8,pp4,vpp2,dp64,rep1,mb1,selective`, degrees of one left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from llamac.plan.target import LayoutError
+from llamac.spec import Spec
+from llamac.spec.layouts import complaints, keep_busy
+
+POLICIES = ("none", "selective", "full")
+"""What a layer may keep for its backward pass, as a search tries them."""
+
+EXAMPLE = "tp8,pp4,dp64,mb1,selective"
+_DEGREES = {
+    "tp": "tensor",
+    "cp": "context",
+    "pp": "pipeline",
+    "vpp": "pipeline_virtual",
+    "dp": "data_shard",
+    "rep": "data_replicate",
+    "mb": "micro_batch",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Layout:
+    """Degrees as in [parallel], sequences of a micro-batch, and [activation]: budget, bytes, goes
+    with checkpoint = "budget"."""
+
+    tensor: int = 1
+    sequence: bool = True
+    context: int = 1
+    pipeline: int = 1
+    pipeline_virtual: int = 1
+    data_shard: int = 1
+    data_replicate: int = 1
+    micro_batch: int = 1
+    checkpoint: str = "selective"
+    budget: int | None = None
+
+    @property
+    def data(self) -> int:
+        """Ranks with sequences of their own."""
+        return self.data_shard * self.data_replicate
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.context * self.pipeline * self.data
+
+    @property
+    def kind(self) -> Layout:
+        """What it shares with those that differ only in how many stages a pipeline rank has and
+        how many data ranks share state."""
+        return replace(self, pipeline_virtual=1, data_shard=self.data, data_replicate=1)
+
+    def __str__(self) -> str:
+        parts = []
+        for short, key in _DEGREES.items():
+            degree = getattr(self, key)
+            if degree > 1 or short == "mb":
+                parts.append(f"{short}{degree}")
+            if short == "tp" and degree > 1 and not self.sequence:
+                parts.append("nosp")
+        limit = "" if self.budget is None else f"{self.budget / 1e9:g}GB"
+        return ",".join([*parts, self.checkpoint + limit])
+
+    def changes(self, spec: Spec) -> dict[str, Any]:
+        """For `Spec.replace`: what of `spec` is another in this layout."""
+        new = {f"parallel.{key}": getattr(self, key) for key in _PARALLEL}
+        if self.tensor == 1:
+            del new["parallel.sequence"]  # which means nothing there
+        new["parallel.async_tensor"] = _async(spec, self)
+        new["batch.micro_batch"] = self.micro_batch
+        new["activation.checkpoint"] = self.checkpoint
+        new["activation.budget"] = self.budget
+        return {key: value for key, value in new.items() if value != _value(spec, key)}
+
+    def of(self, spec: Spec) -> Spec:
+        """`spec` in this layout, which must be a legal one: nothing is validated again."""
+        update: dict[str, Any] = {key: getattr(self, key) for key in _PARALLEL}
+        update["async_tensor"] = _async(spec, self)
+        parts: dict[str, Any] = {
+            "parallel": spec.parallel.model_copy(update=update),
+            "batch": spec.batch.model_copy(update={"micro_batch": self.micro_batch}),
+            "activation": spec.activation.model_copy(
+                update={"checkpoint": self.checkpoint, "budget": self.budget}
+            ),
+        }
+        return spec.model_copy(update=parts)
+
+
+_REST = ("micro_batch", "checkpoint", "budget")
+_PARALLEL = [one.name for one in fields(Layout) if one.name not in _REST]
+
+
+def _async(spec: Spec, layout: Layout) -> bool:
+    return spec.parallel.async_tensor and layout.sequence and layout.tensor > 1
+
+
+def _value(spec: Spec, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(spec, section), name)
+
+
+def layout_of(spec: Spec) -> Layout:
+    """How a spec lies on its ranks."""
+    degrees = {key: getattr(spec.parallel, key) for key in _PARALLEL}
+    return Layout(
+        **degrees,
+        micro_batch=spec.batch.micro_batch,
+        checkpoint=spec.activation.checkpoint,
+        budget=spec.activation.budget,
+    )
+
+
+def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
+    """`tp8,pp4,dp64,mb1,selective` → the layout of `spec` on so many GPUs. Degrees not named are
+    one, but for `dp`: whatever GPUs are left; micro-batch and policy are the spec's.
+    Raises LayoutError."""
+    found: dict[str, Any] = {
+        "micro_batch": spec.batch.micro_batch,
+        "checkpoint": spec.activation.checkpoint,
+        "budget": spec.activation.budget,
+    }
+    given = set()
+    for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):
+        degree = re.fullmatch(r"([a-z]+)([1-9][0-9]{0,6})", part)
+        limit = re.fullmatch(r"budget([0-9]{1,6}(?:\.[0-9]{1,9})?)gb", part)
+        if part in POLICIES or limit:
+            key, value = "checkpoint", "budget" if limit else part
+            found["budget"] = round(Decimal(limit[1]) * 10**9) if limit else None
+        elif part in ("sp", "nosp"):
+            key, value = "sequence", part == "sp"
+        elif degree and degree[1] in _DEGREES:
+            key, value = _DEGREES[degree[1]], int(degree[2])
+        else:
+            raise LayoutError(
+                f"layout {text!r}: {part!r} is no part of one; there are "
+                f"{', '.join(f'{short}N' for short in _DEGREES)}, sp, nosp, "
+                f"{', '.join(POLICIES)}, budgetNGB, as in {EXAMPLE}"
+            )
+        if key in given:
+            raise LayoutError(f"layout {text!r} says twice what {key} is")
+        given.add(key)
+        found[key] = value
+    if not given:
+        raise LayoutError(f"layout {text!r} is empty; write one such as {EXAMPLE}")
+    layout = Layout(**found)
+    if "data_shard" not in given and gpus % layout.ranks == 0:
+        layout = Layout(**found, data_shard=gpus // layout.ranks)
+    if layout.ranks != gpus:
+        raise LayoutError(
+            f"layout {text!r} has {layout.ranks:,} ranks, but there are {gpus:,} GPUs: the product "
+            "of tp, cp, pp, dp and rep must be their number; --gpus N plans for another"
+        )
+    return layout
+
+
+@dataclass(frozen=True)
+class ModelSplit:
+    """What a layer's graphs depend on beside its checkpointing."""
+
+    tensor: int
+    sequence: bool
+    context: int
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.context
+
+    def of(self, spec: Spec) -> Spec:
+        return Layout(self.tensor, self.sequence, self.context).of(spec)
+
+
+def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
+    """All in which the model's heads, features, vocabulary and positions divide."""
+    for tensor in divisors(gpus):
+        for context in divisors(gpus // tensor):
+            if context > 1 and spec.data.document_mask:
+                continue
+            for sequence in (True, False) if tensor > 1 else (True,):
+                layout = (tensor, context)
+                if not complaints(layout, sequence, spec.model, spec.batch):
+                    yield ModelSplit(tensor, sequence, context)
+
+
+@dataclass(frozen=True)
+class PipelineSchedule:
+    """How pipeline ranks take turns: their number, the stages of each, the micro-batches."""
+
+    pipeline: int
+    virtual: int
+    micro_batches: int
+
+
+def schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
+    """All that keep every stage at work. ranks: what pipeline and data ranks share."""
+    sequences, layers = spec.batch.sequences, spec.model.n_layers
+    alone = spec.model.tied_embeddings or spec.data.document_mask
+    for pipeline in (1,) if alone else divisors(ranks):
+        data = ranks // pipeline
+        if pipeline > layers or sequences % (micro_batch * data):
+            continue
+        count = sequences // (micro_batch * data)
+        for virtual in range(1, layers // pipeline + 1) if pipeline > 1 else (1,):
+            if keep_busy(count, pipeline, virtual):
+                yield PipelineSchedule(pipeline, virtual, count)
+
+
+@lru_cache(maxsize=4096)
+def divisors(number: int) -> tuple[int, ...]:
+    """In order."""
+    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
+    return tuple(dict.fromkeys([*small, *(number // n for n in reversed(small))]))
+
+
+@lru_cache(maxsize=65536)
+def layouts(
+    gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule
+) -> tuple[Layout, ...]:
+    """One for each way to share state among the data ranks, all of them sharing first."""
+    data = gpus // shape.ranks // schedule.pipeline
+    return tuple(
+        Layout(
+            shape.tensor,
+            shape.sequence,
+            shape.context,
+            schedule.pipeline,
+            schedule.virtual,
+            data // replicas,
+            replicas,
+            micro_batch,
+            policy,
+        )
+        for replicas in divisors(data)
+    )

@@ -1,0 +1,173 @@
+"""The fastest layouts of a run on so many GPUs: all legal ones, best first, out of the Program.
+
+Shapes come in the order of a bound on their time (`lower_bound.py`), and those whose bound is
+more than what the best take are left; the others are gone through in `explore.py`. What is
+told of the best is compiled as `llamac build` does.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import get_context
+from typing import Any
+
+from llamac.passes.budget import BudgetError
+from llamac.passes.footprint import CONTEXT, FRAGMENTS
+from llamac.plan.predict import predict
+from llamac.plan.prediction import Prediction
+from llamac.plan.search.explore import WHY, Best, explore, promising, tasks_of
+from llamac.plan.search.layout import POLICIES, Layout
+from llamac.plan.setting import Setting
+from llamac.plan.target import LayoutError
+from llamac.spec.errors import either
+
+WAVE = 4  # tasks whose results are put together before the next ones start
+BUDGETED = 4  # layouts that are compiled with checkpoint = "budget" besides
+BUDGET_STEP = 100_000_000  # bytes
+SPARE = 2  # layouts beyond those asked for that are compiled, for the order among them may change
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A layout and what it is predicted to do, compiled as it would be run."""
+
+    layout: Layout
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Search:
+    """best: fastest first, of each kind (`Layout.kind`) one. legal: how many layouts there are;
+    unfit: how many were found not to fit, by reason; slower: how many were left, for a bound says
+    that they are slower than the best; timed: how many fit and were timed."""
+
+    setting: Setting
+    gpus: int
+    best: tuple[Ranked, ...]
+    legal: int
+    unfit: Counter[str]
+    slower: int
+    timed: int
+
+
+def search(setting: Setting, gpus: int, top: int = 10, workers: int | None = None) -> Search:
+    """The `top` fastest layouts of a setting's spec that fit its device. workers: processes;
+    default: one for each core. Raises LayoutError where no layout is legal, or none fits."""
+    tasks = sorted(tasks_of(setting, gpus), key=promising)
+    if not tasks:
+        raise LayoutError(_impossible(setting, gpus))
+    legal = len(POLICIES) * sum(task.legal for task in tasks)
+    best, tally, least = Best(top + SPARE), Counter[str](), float("inf")
+    with _each(workers or len(os.sched_getaffinity(0))) as each:
+        while wave := [task for task in tasks[:WAVE] if task.bound < best.limit]:
+            tasks = tasks[len(wave) :]
+            for one in each(explore, [(task, best.limit, best.keep) for task in wave]):
+                for seconds, layout in one.best:
+                    best.add(seconds, layout)
+                tally += one.tally
+                least = min(least, one.least)
+        tally["slower"] += len(POLICIES) * sum(task.legal for task in tasks)
+        given = [(setting, layout) for _, layout in best.sorted]
+        exact = [one for one in each(_compiled, given) if one and one.prediction.fits]
+        exact.sort(key=_fastest)
+        given = [(setting, layout) for layout in _budgeted(exact, setting)]
+        exact += [one for one in each(_compiled, given) if one and _gains(one, exact)]
+    if not exact:
+        raise LayoutError(_nothing_fits(setting, gpus, tally, least))
+    exact.sort(key=_fastest)
+    return Search(
+        setting,
+        gpus,
+        tuple(exact[:top]),
+        legal=legal,
+        unfit=Counter({reason: tally[reason] for reason in WHY}),
+        slower=tally["slower"],
+        timed=tally["timed"],
+    )
+
+
+# -- the best, as they would be run ----------------------------------------------------------------
+
+
+def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
+    """As `llamac plan` would tell it; None where nothing keeps to its budget."""
+    spec = setting.spec.replace(layout.changes(setting.spec))
+    try:
+        return Ranked(layout, predict(replace(setting, spec=spec)))
+    except BudgetError:
+        return None
+
+
+def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
+    """The best layouts, each with the memory of the device for a budget. It lies between policies
+    that were tried, and is dear to compile: the others are not worth it."""
+    memory = (setting.device.memory - CONTEXT) / (1 + FRAGMENTS)
+    budget = int(memory / BUDGET_STEP) * BUDGET_STEP
+    if budget <= 0:
+        return []
+    layouts = (replace(one.layout, checkpoint="budget", budget=budget) for one in found)
+    return list(dict.fromkeys(layouts))[:BUDGETED]
+
+
+def _gains(one: Ranked, others: Sequence[Ranked]) -> bool:
+    """Does a budget make its layout faster than every policy does?"""
+    bare = replace(one.layout, checkpoint="", budget=None)
+    same = [other for other in others if replace(other.layout, checkpoint="") == bare]
+    least = min(other.prediction.seconds.total for other in same)
+    return one.prediction.fits and one.prediction.seconds.total < least * (1 - 1e-9)
+
+
+def _fastest(one: Ranked) -> tuple[float, str]:
+    return one.prediction.seconds.total, str(one.layout)
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _each(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map` over argument tuples, results in order: in forked processes, which have torch already;
+    with one worker, or where processes cannot fork, in this one."""
+    gc.freeze()  # torch's million objects need not be looked at whenever graphs come and go
+    try:
+        if workers < 2 or not hasattr(os, "fork"):
+            yield lambda function, given: [function(*one) for one in given]
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+            yield lambda function, given: pool.map(function, *zip(*given, strict=True))
+    finally:
+        gc.unfreeze()
+
+
+# -- nothing found ---------------------------------------------------------------------------------
+
+
+def _impossible(setting: Setting, gpus: int) -> str:
+    below = (n for n in range(gpus - 1, 0, -1) if next(tasks_of(setting, n), None))
+    above = (n for n in range(gpus + 1, 4 * gpus + 64) if next(tasks_of(setting, n), None))
+    near = [*islice(below, 1), *islice(above, 1)]
+    return (
+        f"{setting.spec.name} has no layout on {gpus:,} GPUs: heads, layers and positions do not "
+        f"divide over them, nor does a step of {setting.spec.batch.sequences:,} sequences; "
+        f"{either(near)} GPUs would do"
+    )
+
+
+def _nothing_fits(setting: Setting, gpus: int, tally: Counter[str], least: float) -> str:
+    device = setting.device
+    reasons = ", ".join(f"{WHY[key]} in {tally[key]:,}" for key in WHY if tally[key])
+    laid_out = least < float("inf")  # otherwise activations alone were too much
+    smallest = f"; the smallest takes {least / 1e9:,.1f} GB" if laid_out else ""
+    return (
+        f"no layout of {setting.spec.name} on {gpus:,} GPU{'s' * (gpus > 1)} fits the "
+        f"{device.memory / 1e9:.1f} GB of {device.title}: {reasons}{smallest}. "
+        "More GPUs (--gpus), a device with more memory (--device), "
+        "shorter sequences (--set batch.sequence_length=…) or a smaller model are the ways out"
+    )

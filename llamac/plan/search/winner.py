@@ -1,0 +1,116 @@
+"""What a search found: a table of the best, and the best as a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from llamac.plan.device.device import names
+from llamac.plan.render.report import Section, digits, gigabytes, percent, readable_days
+from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
+from llamac.plan.search.explore import WHY
+from llamac.plan.search.layout import Layout
+from llamac.plan.search.search import Ranked, Search
+
+TABLE = 132  # columns that the table of a search needs
+
+
+def summary(found: Search) -> Iterator[str]:
+    """How many layouts there were, and what became of them."""
+    spec, device = found.setting.spec, found.setting.device
+    yield f"{spec.name} on {found.gpus:,} × {device.title}: {found.legal:,} legal layouts"
+    for reason, words in WHY.items():
+        if count := found.unfit[reason]:
+            yield f"  {count:>9,} do not fit: {words}"
+    if found.slower:
+        yield f"  {found.slower:>9,} are slower than those below whatever else they do"
+    yield f"  {found.timed:>9,} fit and were timed"
+
+
+def table(found: Search) -> Section:
+    """The best, and the terms that decide between them: seconds of a step."""
+    rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
+    head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
+    note = (
+        "dp: data ranks that share state; rep: replicas of them; vpp: stages of a pipeline rank; "
+        "mb: sequences at a time.\n  Of layouts that differ in dp, rep and vpp alone the best is "
+        "shown. `--why 1 2` tells why the first beats the second."
+    )
+    return Section("fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2), note=note)
+
+
+TERMS = ("compute", "tensor", "data", "bubble", "pipeline")
+
+
+def _row(number: int, one: Ranked) -> tuple[str, ...]:
+    prediction, seconds = one.prediction, one.prediction.seconds
+    return (
+        str(number),
+        str(one.layout),
+        digits(prediction.tokens_per_second_per_gpu),
+        percent(prediction.mfu),
+        digits(prediction.days),
+        gigabytes(prediction.memory.total),
+        f"{seconds.total:.3f}",
+        *(f"{getattr(seconds, term):.3f}" for term in TERMS),
+    )
+
+
+def search_json(found: Search) -> dict[str, Any]:
+    """`plan --search --json`."""
+    return {
+        "legal": found.legal,
+        "does_not_fit": dict(found.unfit),
+        "slower": found.slower,
+        "timed": found.timed,
+        "best": [{"layout": str(one.layout), **one.prediction.to_json()} for one in found.best],
+    }
+
+
+def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -> str:
+    """The best layout as a spec, for `llamac build`, that extends `base` as the command line names
+    it; `out`: the file it is for."""
+    (best, *others), device = found.best, found.setting.device
+    prediction, layout = best.prediction, best.layout
+    spec, seconds = prediction.setting.spec, prediction.seconds
+    changes = overridden(found.setting.spec, overrides) | _whole(layout)
+    if device.name in names():
+        changes["hardware.gpu"] = device.name
+    terms = ", ".join(f"{term} {getattr(seconds, term):.3f}" for term in TERMS)
+    above = [
+        f"The fastest of {found.legal:,} layouts on {found.gpus:,} x {device.title}, predicted:",
+        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/GPU, MFU "
+        f"{percent(prediction.mfu)}, {readable_days(prediction.days)} in all,",
+        f"{gigabytes(prediction.memory.total)} of {gigabytes(device.memory)} GB.",
+        f"A step takes {seconds.total:.3f} s: {terms}.",
+    ]
+    above += [f"Next: {o.layout}, {o.prediction.seconds.total:.3f} s." for o in others[:1]]
+    count = spec.micro_batches
+    where = "within a node" if layout.tensor <= device.gpus_per_node else "across nodes"
+    notes = {
+        "parallel": f"tensor ranks {where}; data ranks that share state: {layout.data_shard:,}",
+        "batch": f"micro-batches a step: {count:,}; ranks with batches: {layout.data:,}",
+        "activation": "what computes least again of what fits",
+    }
+    name = f"{spec.name}-best"
+    if found.setting.spec.activation.budget is not None and layout.budget is None:
+        return whole_toml(spec, name, above, notes)
+    return derived_toml(base, out, name, changes, above, notes)
+
+
+def _whole(layout: Layout) -> dict[str, Any]:
+    """Every degree, whatever the spec under it says."""
+    degrees = {
+        f"parallel.{one.name}": getattr(layout, one.name)
+        for one in fields(layout)
+        if one.name not in ("micro_batch", "checkpoint", "budget")
+    }
+    rest: dict[str, Any] = {
+        "batch.micro_batch": layout.micro_batch,
+        "activation.checkpoint": layout.checkpoint,
+    }
+    if layout.budget is not None:
+        rest["activation.budget"] = layout.budget
+    return degrees | rest

@@ -1,0 +1,50 @@
+"""What a prediction is made for: a spec, a device, and how a framework runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamac.ir.program import Program
+from llamac.passes.footprint import Sharding
+from llamac.passes.pipeline import compile_spec
+from llamac.plan.cost.framework import FRAMEWORKS, FrameworkProfile
+from llamac.plan.device.device import Device
+from llamac.spec import Spec
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A spec on a device, run by a framework.
+
+    Attributes:
+        sharding: State that data-parallel ranks share; None: as the emitted trainer does.
+        fp8: Linear layers multiply in fp8.
+        recomputes_attention: Attention is computed again in the backward pass (Megatron's
+            selective recomputation).
+        micro_batches: Micro-batches per data-parallel rank per step, where a framework takes
+            fewer than our schedules allow; None: the spec's.
+    """
+
+    spec: Spec
+    device: Device
+    profile: FrameworkProfile = FRAMEWORKS["llamac"]
+    sharding: Sharding | None = None
+    fp8: bool = False
+    recomputes_attention: bool = False
+    micro_batches: int | None = None
+
+    @property
+    def rank_micro_batches(self) -> int:
+        """Micro-batches per data-parallel rank per step."""
+        return self.micro_batches or self.spec.micro_batches
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per step over all ranks."""
+        batch = self.spec.batch
+        tokens = self.rank_micro_batches * batch.micro_batch * batch.sequence_length
+        return tokens * self.spec.parallel.data_ranks
+
+    def compile(self) -> Program:
+        """Compile the spec, with the `fuse` pass only if the framework has our fused ops."""
+        return compile_spec(self.spec, () if self.profile.fused else ("fuse",))

@@ -1,0 +1,1 @@
+"""Model sizes for a compute budget."""

@@ -1,0 +1,176 @@
+"""Which model a budget of compute buys, and for how many tokens: scaling laws, with their sources.
+
+C: training FLOPs. N: parameters. D: tokens. C = 6·N·D (Kaplan et al. 2020, section 2.1), which
+leaves attention's FLOPs out, as the laws did. Losses: nats per token, of their authors' text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llamac.plan.device.device import Device
+
+PETAFLOP_DAY = 86_400e15
+"""FLOPs."""
+SMALLEST, LARGEST = 1e15, 1e28
+"""Budgets in FLOPs between which the laws are asked: from a minute of a GPU on."""
+USE = 0.45
+"""Of a device's peak, what training makes of it unless said otherwise: PaLM reached 46 % (Chowdhery
+et al. 2022, table 3)."""
+
+
+class BudgetError(ValueError):
+    """A budget that cannot be read, or that no law speaks of."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L(N, D) = E + A / N^α + B / D^β (Hoffmann et al. 2022, section 3.3)."""
+
+    name: str
+    e: float
+    a: float
+    b: float
+    alpha: float
+    beta: float
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
+
+    def optimum(self, flops: float) -> float:
+        """Parameters with the smallest loss at 6·N·D = `flops` (their equation 4)."""
+        sums = self.alpha + self.beta
+        scale = (self.alpha * self.a / (self.beta * self.b)) ** (1 / sums)
+        return scale * (flops / 6) ** (self.beta / sums)
+
+    def tokens_for(self, loss: float, parameters: float) -> float | None:
+        """Tokens on which so many parameters reach a loss; None if no number of tokens does."""
+        left = loss - self.e - self.a / parameters**self.alpha
+        return (self.b / left) ** (1 / self.beta) if left > 0 else None
+
+
+HOFFMANN = LossLaw(
+    "Chinchilla, approach 3", 1.69337368, 406.401018, 410.722827, 0.33917084, 0.2849083
+)
+"""Hoffmann et al. 2022, equation 10, with the digits that Besiroglu et al. 2024 found in its
+source: exponents rounded to two miss the paper's own table A3 by a fifth."""
+BESIROGLU = LossLaw("approach 3, refitted", 1.8172, 482.01, 2085.43, 0.3478, 0.3658)
+"""Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt", table 1: the same data, the
+optimizer of the fit not stopped early."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What one law makes of a budget. key: names it on the command line."""
+
+    key: str
+    name: str
+    parameters: float
+    tokens: float
+    loss: float
+
+    @property
+    def flops(self) -> float:
+        return 6 * self.parameters * self.tokens
+
+
+def optima(flops: float) -> list[Optimum]:
+    """Of a budget, by every law; losses by BESIROGLU for all, so that they can be compared.
+
+    Approaches 1 and 2 are power laws through a row of Hoffmann et al. 2022, tables 3 and A3:
+    67B parameters at 5.76e23 FLOPs, C^0.50, and at 6.88e23, C^0.49. Kaplan et al. 2020, table 6:
+    1.3e9 · (C / PF-day)^0.73, without embeddings.
+    """
+    sizes = {
+        "chinchilla-1": ("Chinchilla, approach 1", 67e9 * (flops / 5.76e23) ** 0.50),
+        "chinchilla-2": ("Chinchilla, approach 2", 67e9 * (flops / 6.88e23) ** 0.49),
+        "chinchilla-3": (HOFFMANN.name, HOFFMANN.optimum(flops)),
+        "refitted": (BESIROGLU.name, BESIROGLU.optimum(flops)),
+        "kaplan": ("Kaplan", 1.3e9 * (flops / PETAFLOP_DAY) ** 0.73),
+    }
+    return [_optimum(key, name, size, flops) for key, (name, size) in sizes.items()]
+
+
+def _optimum(key: str, name: str, parameters: float, flops: float) -> Optimum:
+    tokens = flops / (6 * parameters)
+    return Optimum(key, name, parameters, tokens, BESIROGLU.loss(parameters, tokens))
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A model smaller than the optimum that reaches its loss by more tokens: LLaMA's argument.
+
+    share: of the optimum's parameters. flops: of its training. repaid: tokens of inference after
+    which its cheaper use has made good for its dearer training. same: the loss it would have if it
+    were trained on the optimum's FLOPs.
+    """
+
+    share: float
+    parameters: float
+    tokens: float
+    loss: float
+    repaid: float
+    same: float
+
+    @property
+    def flops(self) -> float:
+        return 6 * self.parameters * self.tokens
+
+    @property
+    def inference(self) -> float:
+        """FLOPs for each token read or written: 2·N."""
+        return 2 * self.parameters
+
+
+SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
+
+
+def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
+    """The optimum, and smaller models with its loss, as long as there are tokens that reach it.
+
+    Touvron et al. 2023, section 1: the model that is cheapest to train to a level is not the one
+    that is cheapest to use there. Counted as Sardana et al. 2023 do: 6·N·D of training, 2·N for
+    each token of inference.
+    """
+    for share in SHARES:
+        size = best.parameters * share
+        tokens = law.tokens_for(best.loss, size)
+        if tokens is None:
+            return
+        more, saved = 6 * size * tokens - best.flops, 2 * (best.parameters - size)
+        repaid = max(0.0, more) / saved if saved else 0.0
+        same = law.loss(size, best.flops / (6 * size))
+        yield Smaller(share, size, tokens, best.loss, repaid, same)
+
+
+def parse_flops(text: str) -> float:
+    """FLOPs of `1e22`. Raises BudgetError."""
+    try:
+        flops = float(text.replace("_", ""))
+    except ValueError:
+        flops = float("nan")
+    if not SMALLEST <= flops <= LARGEST:
+        raise BudgetError(
+            f"--compute {text!r}: give training FLOPs between {SMALLEST:.0e} and {LARGEST:.0e}, "
+            "such as 1e22; Chinchilla took 5.76e23"
+        )
+    return flops
+
+
+def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
+    """What so many days of one GPU compute, at a share `use` of its peak. Raises BudgetError."""
+    flops = gpu_days * 86_400 * device.flops(dtype) * use
+    if not SMALLEST <= flops <= LARGEST:
+        raise BudgetError(
+            f"--gpu-days {gpu_days:g} on {device.title} are {flops:.3g} FLOPs: the laws speak of "
+            f"{SMALLEST:.0e} to {LARGEST:.0e}"
+        )
+    return flops
+
+
+def gpu_days(flops: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
+    """Days of one GPU that a training takes."""
+    return flops / (86_400 * device.flops(dtype) * use)

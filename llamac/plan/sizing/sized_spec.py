@@ -1,0 +1,161 @@
+"""What a budget buys, as tables, and the chosen model as a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamac.plan.device.device import Device
+from llamac.plan.render.report import Section, digits, percent
+from llamac.plan.search.derived_spec import derived_toml, overridden
+from llamac.plan.sizing.model_shape import ModelShape, llama_with
+from llamac.plan.sizing.scaling_laws import USE, BudgetError, Optimum, gpu_days, optima, smaller
+from llamac.spec import Spec, load_spec
+from llamac.spec.parallel import ONE_RANK
+
+RECIPE = "65b"  # whose data, optimizer and schedule a sized spec takes
+LLAMA = "llama"  # the choice of half the refitted optimum, with its loss
+LARGEST_BATCH = 2**22  # tokens a step: LLaMA's
+STEPS = 20_000  # about as many as a run should have at least
+WARMUP = 2000, 50  # steps of warm-up at most (LLaMA's), and the part of all that they are at most
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Training FLOPs, and the device that they are told in days of."""
+
+    flops: float
+    device: Device
+    use: float = USE
+
+    def days(self, flops: float) -> float:
+        return gpu_days(flops, self.device, self.use)
+
+
+def heading(budget: Budget) -> str:
+    return (
+        f"{budget.flops:.3g} training FLOPs: {digits(budget.days(budget.flops))} days of one "
+        f"{budget.device.title} at {percent(budget.use)} of its peak"
+    )
+
+
+def sections(budget: Budget) -> Iterator[Section]:
+    found = optima(budget.flops)
+    rows = [
+        (
+            one.key,
+            one.name,
+            count(one.parameters),
+            count(one.tokens),
+            digits(one.tokens / one.parameters),
+            f"{one.loss:.3f}",
+            digits(2 * one.parameters / 1e9),
+        )
+        for one in found
+    ]
+    head = ("", "by", "parameters", "tokens", "a parameter", "loss", "GFLOPs/token to use")
+    note = (
+        "loss: nats per token, by the refitted law (Besiroglu et al. 2024) for every row. Kaplan's "
+        "parameters\n  are without embeddings, and for batches below the critical one."
+    )
+    yield Section("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
+    best = _refitted(found)
+    rows = [
+        (
+            percent(one.share),
+            count(one.parameters),
+            count(one.tokens),
+            digits(one.tokens / one.parameters),
+            f"{one.flops:.2e}",
+            digits(budget.days(one.flops)),
+            digits(one.inference / 1e9),
+            percent(one.share),
+            count(one.repaid) if one.repaid else "",
+            f"{one.same:.3f}",
+        )
+        for one in smaller(best)
+    ]
+    head = ("size", "parameters", "tokens", "a parameter", "FLOPs", "GPU-days", "GFLOPs/token")
+    head = (*head, "cost of use", "repaid after", "loss at this budget")
+    note = (
+        "LLaMA's argument (Touvron et al. 2023): a smaller model takes more training to the same "
+        "loss and less for\n  every token it is used for. repaid after: so many tokens of use."
+    )
+    title = f"smaller models that reach {best.loss:.3f} too"
+    yield Section(title, head, rows, ">" * len(head), note=note)
+
+
+def _refitted(found: Sequence[Optimum]) -> Optimum:
+    return next(one for one in found if one.key == "refitted")
+
+
+def choices() -> tuple[str, ...]:
+    return (*(one.key for one in optima(1e20)), LLAMA)
+
+
+def chosen(budget: Budget, key: str) -> Optimum:
+    """The row of a law; `llama`: half the refitted optimum, on enough tokens for its loss."""
+    found = optima(budget.flops)
+    if key != LLAMA:
+        return next(one for one in found if one.key == key)
+    half = next(one for one in smaller(_refitted(found)) if one.share == 0.5)
+    return Optimum(LLAMA, "LLaMA's argument", half.parameters, half.tokens, half.loss)
+
+
+def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
+    """A LLaMA of about this size on one rank, as changes to a recipe. Raises BudgetError."""
+    try:
+        shape = llama_with(one.parameters, recipe.model.vocab_size)
+    except ValueError as error:
+        raise BudgetError(f"{error}; give more compute") from error
+    length, tokens = recipe.batch.sequence_length, round(one.tokens)
+    power = 2 ** max(0, (tokens // STEPS).bit_length() - 1)
+    batch = max(length, min(LARGEST_BATCH, power) // length * length)
+    most, part = WARMUP
+    return shape, {
+        "model.dim": shape.dim,
+        "model.n_layers": shape.n_layers,
+        "model.n_heads": shape.n_heads,
+        "batch.tokens": batch,
+        "batch.micro_batch": 1,
+        "optimizer.lr": 3e-4 if shape.parameters < 20e9 else 1.5e-4,
+        "schedule.tokens": tokens,
+        "schedule.warmup_steps": min(most, -(-tokens // batch) // part),
+        **ONE_RANK,
+    }
+
+
+def sized_toml(
+    one: Optimum, budget: Budget, overrides: Sequence[str], out: Path
+) -> tuple[str, ModelShape]:
+    """The spec of a size, with what it is and why; `out`: the file it is for. Raises BudgetError,
+    SpecError."""
+    recipe = load_spec(RECIPE, overrides)
+    shape, changes = sized_changes(one, recipe)
+    spec = recipe.replace(changes)
+    above = [
+        f"{shape.parameters:,} parameters on {count(one.tokens)} tokens. {one.name} wants",
+        f"{count(one.parameters)} for {budget.flops:.3g} training FLOPs. Data, optimizer and",
+        "schedule are those of LLaMA 65B. To lay it out on GPUs:",
+        f"llamac plan {out} --search --gpus N --device NAME -o best.toml",
+    ]
+    notes = {
+        "model": "heads of 128, width to depth as LLaMA has it",
+        "batch": f"{spec.total_steps:,} steps",
+        "optimizer": "LLaMA's rate for this size",
+        "schedule": f"{digits(one.tokens / shape.parameters)} tokens a parameter",
+        "parallel": "one rank, until it is laid out",
+    }
+    name = f"sized-{count(shape.parameters).lower()}"
+    changes = overridden(recipe, overrides) | changes
+    return derived_toml(RECIPE, out, name, changes, above, notes), shape
+
+
+def count(number: float) -> str:
+    """70_000_000_000 → 70.0B: parameters, or tokens."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if number >= scale * 0.9995:
+            return f"{digits(number / scale)}{unit}"
+    return f"{number:,.0f}"

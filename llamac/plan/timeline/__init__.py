@@ -1,0 +1,1 @@
+"""One step laid out in time: events, pipeline order, memory, trace."""

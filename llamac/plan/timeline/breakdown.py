@@ -1,0 +1,217 @@
+"""Where a step's time goes: op by op, region by region, and every transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.graph import attributes, op_of, ops_in, results, type_of
+from llamac.ir.types import TensorType
+from llamac.ir.values import operands_of, operation_count, values_of
+from llamac.passes.timing import COMPUTE
+from llamac.plan.cost.data_parallel import Transfer
+from llamac.plan.device.device import Device
+from llamac.plan.timeline.events import DATA, PIPELINE, Event
+from llamac.plan.timeline.step import StepTimeline
+
+WITHIN, BETWEEN = "within a node", "between nodes"
+
+
+@dataclass(frozen=True)
+class RegionCost:
+    """A region's graph on the rank that others wait for. count: runs in a step. seconds: of one,
+    waits included; waits: exposed transfers of them. flops, nbytes: of one run, moved in memory."""
+
+    region: str
+    direction: str
+    count: int
+    seconds: float
+    waits: float
+    flops: float
+    nbytes: float
+
+    @property
+    def total(self) -> float:
+        return self.count * self.seconds
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """Ops alike: same op, same shapes, one region and direction. count: in a step. seconds, flops,
+    nbytes: of one. bound: what keeps it from being faster."""
+
+    region: str
+    direction: str
+    op: str
+    shape: str
+    count: int
+    flops: float
+    nbytes: float
+    seconds: float
+    bound: str
+
+    @property
+    def total(self) -> float:
+        return self.count * self.seconds
+
+
+@dataclass(frozen=True)
+class TransferCost:
+    """Transfers alike. nbytes: that a rank sends in one. ranks, link: of its group. count: in a
+    step. seconds: of one, of them exposed: compute stands still."""
+
+    where: str
+    kind: str
+    axis: str
+    ranks: int
+    link: str
+    nbytes: float
+    count: int
+    seconds: float
+    exposed: float
+
+
+def regions(step: StepTimeline) -> list[RegionCost]:
+    """Longest first, over the whole step."""
+    found = []
+    for (region, way), count in _runs(step).items():
+        timed, nodes = step.graphs[region, way], list(ops_in(step.graph(region, way)))
+        flops = sum(operation_count(node, step.cost.symbols) for node in nodes)
+        moved = sum(_traffic(step, node) for node in nodes)
+        waits = sum(span.exposed for span in timed.waits)
+        found.append(RegionCost(region, way, count, timed.seconds, waits, flops, moved))
+    return sorted(found, key=lambda one: -one.total)
+
+
+def ops(step: StepTimeline) -> list[OpCost]:
+    """All that compute, longest first over the whole step."""
+    found: dict[tuple[str, ...], OpCost] = {}
+    for (region, way), count in _runs(step).items():
+        for span in step.graphs[region, way].spans:
+            if span.lane == COMPUTE:
+                node, takes = span.node, span.end - span.begin
+                name, shape = op_of(node).name, _shape(step, node)
+                flops, moved = operation_count(node, step.cost.symbols), _traffic(step, node)
+                key = (region, way, name, shape)
+                times = count + (found[key].count if key in found else 0)
+                bound = _bound(step, flops, moved)
+                found[key] = OpCost(region, way, name, shape, times, flops, moved, takes, bound)
+    return sorted(found.values(), key=lambda one: -one.total)
+
+
+def transfers(step: StepTimeline) -> list[TransferCost]:
+    """Those of the graphs by region, then those of data ranks and of pipeline stages."""
+    found = []
+    device, mesh = step.prediction.setting.device, step.cost.mesh
+    for (region, way), count in _runs(step).items():
+        for span in step.graphs[region, way].spans:
+            if span.lane != COMPUTE:
+                axis = attributes(span.node)["axis"]
+                kind = op_of(span.node).name.removesuffix("_start")
+                link = link_of(device, mesh[axis], step.cost.strides[axis])
+                sent, takes = step.cost.wire_bytes(span.node), span.end - span.begin
+                where = f"{region} {way}: {_result(span.node)}"
+                found.append(
+                    TransferCost(
+                        where, kind, axis, mesh[axis], link, sent, count, takes, span.exposed
+                    )
+                )
+    return found + _around(step)
+
+
+def _around(step: StepTimeline) -> list[TransferCost]:
+    """Transfers of data-parallel ranks and of pipeline stages, which stand in no graph."""
+    seconds, device = step.prediction.seconds, step.prediction.setting.device
+    waited = {DATA: seconds.data, PIPELINE: seconds.pipeline}
+    alike: dict[tuple[str, Transfer | None], list[Event]] = {}
+    for event in step.events:
+        if event.lane in waited:
+            alike.setdefault((event.lane, event.transfer), []).append(event)
+    whole = dict.fromkeys(waited, 0.0)
+    for (lane, one), events in alike.items():
+        whole[lane] += sum(_seconds(event, one) for event in events)
+    model, found = step.model, []
+    for (lane, one), events in alike.items():
+        takes = _seconds(events[0], one)
+        exposed = takes * min(1.0, waited[lane] / whole[lane]) if whole[lane] else 0.0
+        if one is None:
+            stride = model.tp * model.cp * model.data
+            where, kind, axis, ranks = "between stages", "send", "pp", model.pp
+            sent = events[0].nbytes
+        else:
+            where = {"gather": "parameters", "reduce": "gradients"}[one.purpose]
+            kind, axis, ranks, stride = one.collective, one.axis, one.ranks, one.stride
+            sent = one.nbytes
+        link = link_of(device, ranks, stride)
+        found.append(
+            TransferCost(where, kind, axis, ranks, link, sent, len(events), takes, exposed)
+        )
+    return found
+
+
+def _seconds(event: Event, transfer: Transfer | None) -> float:
+    return transfer.seconds if transfer else event.end - event.begin
+
+
+def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[str, Any]:
+    """What `--ops` and `--collectives` add for programs: bytes, FLOPs and seconds."""
+    found: dict[str, Any] = {}
+    if by_op:
+        found["regions"] = [vars(one) for one in regions(step)]
+        found["ops"] = [vars(one) for one in ops(step)]
+    if collectives:
+        found["collectives"] = [vars(one) for one in transfers(step)]
+    return found
+
+
+def link_of(device: Device, ranks: int, stride: int) -> str:
+    """Which kind of link the slowest transfer of a group crosses."""
+    return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
+
+
+def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
+    """How often each graph runs in a step."""
+    found: dict[tuple[str, Any], int] = {}
+    for event in step.events:
+        if event.runs:
+            found[event.name, event.kind] = found.get((event.name, event.kind), 0) + 1
+    return found
+
+
+def _traffic(step: StepTimeline, node: fx.Node) -> int:
+    """Bytes that an op reads and writes; 0 for a view."""
+    if op_of(node).cost == "view":
+        return 0
+    values = {*operands_of(node), *values_of(node)}
+    return sum(type_of(value).nbytes(step.cost.symbols) for value in values)
+
+
+def _bound(step: StepTimeline, flops: float, nbytes: float) -> str:
+    device = step.prediction.setting.device
+    limits = {
+        "arithmetic": flops / device.flops(step.cost.dtype),
+        "memory": nbytes / device.memory_bandwidth,
+        "launch": device.efficiency.kernel,
+    }
+    return max(limits, key=lambda limit: limits[limit])
+
+
+def _shape(step: StepTimeline, node: fx.Node) -> str:
+    """What an op reads and makes: `[1,2048,8192] [5504,8192] → [1,2048,5504]`."""
+    kinds = node.meta["type"]
+    made = kinds[0] if isinstance(kinds, tuple) else kinds
+    read = " ".join(_sizes(step, type_of(one)) for one in operands_of(node)[:2])
+    return f"{read} → {_sizes(step, made)}"
+
+
+def _sizes(step: StepTimeline, kind: TensorType) -> str:
+    sizes = (step.cost.symbols[dim] if isinstance(dim, str) else dim for dim in kind.shape)
+    return f"[{','.join(map(str, sizes))}]"
+
+
+def _result(node: fx.Node) -> str:
+    value = next((value for value in results(node) if value is not None), node)
+    return value.name.removesuffix("_started")

@@ -1,0 +1,50 @@
+"""Events that fill a step's time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llamac.passes.timing import COMPUTE
+from llamac.plan.cost.data_parallel import Transfer
+
+DATA, PIPELINE = "data", "pipeline"
+"""Lanes of data-parallel transfers and of sends between stages; the others are `compute` and the
+axes of the mesh."""
+
+Kind = Literal["forward", "backward", "bubble", "wait", "send", "gather", "reduce", "update"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that takes time on one lane.
+
+    Attributes:
+        name: The region that runs, or what is waited for or transferred.
+        begin, end: Seconds from the beginning of the step.
+        layer: The layer's number in the whole model.
+        turn: Index in the pipeline rank's order of turns.
+        nbytes: Bytes that a rank sends between stages.
+        transfer: The data-parallel transfer of a `gather` or `reduce`.
+    """
+
+    kind: Kind
+    name: str
+    begin: float
+    end: float
+    lane: str = COMPUTE
+    layer: int | None = None
+    micro_batch: int | None = None
+    turn: int = 0
+    nbytes: float = 0.0
+    transfer: Transfer | None = None
+
+    @property
+    def runs(self) -> bool:
+        """A region's graph runs in it."""
+        return self.kind in ("forward", "backward")
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a rank sends in it."""
+        return self.transfer.nbytes if self.transfer else self.nbytes

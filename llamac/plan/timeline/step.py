@@ -1,0 +1,211 @@
+"""One step of one pipeline rank laid out in time: `StepTimeline`.
+
+Regions take the seconds of `region_time`, data-parallel waits those of `DataParallel`, bubbles
+those of the other ranks' turns: the step of the slowest rank takes what the prediction says, term
+by term. Another rank waits longer for its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.program import Program
+from llamac.plan.cost.data_parallel import Direction, Transfer, seconds_of
+from llamac.plan.cost.device_cost import DeviceCost
+from llamac.plan.cost.region_time import GraphTime, graph_time
+from llamac.plan.cost.step_model import StepModel
+from llamac.plan.prediction import Prediction
+from llamac.plan.timeline.events import DATA, PIPELINE, Event, Kind
+from llamac.plan.timeline.pipeline_order import Turn, turns, warm_up
+
+
+class StepTimeline:
+    """The events of a step on a pipeline rank; by default on the slowest one."""
+
+    def __init__(self, prediction: Prediction, program: Program, rank: int | None = None) -> None:
+        self.prediction, self.program = prediction, program
+        self.model = StepModel(prediction.setting, program)
+        self.micro_batches, self.ranks = self.model.micro_batches, self.model.pp
+        self.virtual = prediction.setting.spec.parallel.pipeline_virtual
+        self.rank = self.model.slowest if rank is None else rank
+
+    @property
+    def cost(self) -> DeviceCost:
+        return self.model.cost
+
+    @cached_property
+    def seconds(self) -> float:
+        return max(event.end for event in self.events)
+
+    # -- what runs ---------------------------------------------------------------------------------
+
+    def chunk(self, number: int) -> list[tuple[str, int | None]]:
+        """The regions of one of the rank's stages, in order, each with its layer's number."""
+        counts = self.program.stages or (len(self.program.layers),)
+        stage = number * self.ranks + self.rank
+        begin = sum(counts[:stage])
+        layers = range(begin, begin + counts[stage])
+        found: list[tuple[str, int | None]] = [("embed", None)] if stage == 0 else []
+        found += [(self.program.layers[layer], layer) for layer in layers]
+        return found + ([("head", None)] if stage == len(counts) - 1 else [])
+
+    def graph(self, region: str, direction: Direction) -> fx.Graph:
+        module = getattr(self.program.regions[region], direction)
+        return module.graph
+
+    @cached_property
+    def graphs(self) -> dict[tuple[str, Direction], GraphTime]:
+        """The graphs of every region that is trained."""
+        found: dict[tuple[str, Direction], GraphTime] = {}
+        for name in dict.fromkeys(("embed", *self.program.layers, "head")):
+            region = self.program.regions[name]
+            found[name, "forward"] = graph_time(region.forward, self.cost)
+            if region.backward is not None:
+                found[name, "backward"] = graph_time(region.backward, self.cost)
+        return found
+
+    def run(self, event: Event) -> GraphTime:
+        """The graph that runs in an event."""
+        return self.graphs[self.key(event)]
+
+    def key(self, event: Event) -> tuple[str, Direction]:
+        assert event.kind in ("forward", "backward"), event
+        return event.name, event.kind
+
+    # -- when --------------------------------------------------------------------------------------
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Each lane's in order of their beginning."""
+        return tuple(_Layout(self).all())
+
+
+class _Layout:
+    """Lays events one after the other."""
+
+    def __init__(self, step: StepTimeline) -> None:
+        self.step, self.now, self.number = step, 0.0, 0
+        self.order = turns(step.rank, step.ranks, step.virtual, step.micro_batches)
+        self.data = step.model.data_parallel(step.rank)
+        self.free = 0.0  # when the data lane is done with its last transfer
+        self.idle = _idle(step, self.order)
+        self.layers = sum(
+            layer is not None for c in range(step.virtual) for _, layer in step.chunk(c)
+        )
+
+    def all(self) -> Iterator[Event]:
+        seconds, order = self.step.prediction.seconds, self.order
+        sent = self.step.model.stream_bytes()
+        hop = seconds.pipeline / len(order)
+        pause = hop + self._slack() / len(order)
+        yield from self._pause("bubble", "the pipeline fills", self.idle.begin)
+        for number, turn in enumerate(order):
+            self.number = number
+            idle = self.idle.before.get(self.number, 0.0)
+            yield from self._pause("bubble", "no gradient yet", idle)
+            yield from self._turn(turn)
+            if hop:
+                yield self._event("send", turn.direction, hop, lane=PIPELINE, nbytes=sent)
+            yield from self._pause("wait", "neighbour stage", pause)
+        yield from self._pause("bubble", "the pipeline drains", self.idle.end)
+        yield from self._end()
+        yield from self._pause("update", "optimizer", seconds.optimizer)
+
+    def _slack(self) -> float:
+        """Seconds of a step that a rank waits for slower ones, beside its bubble."""
+        model, seconds = self.step.model, self.step.prediction.seconds
+        forward, backward, _ = model.turns[self.step.rank]
+        own = model.micro_batches * (forward + backward) + self.idle.total
+        own += self.data.exposed(model.layer_seconds(self.step.rank))
+        own += seconds.pipeline + seconds.optimizer
+        return max(0.0, seconds.total - own) if self.step.rank != model.slowest else 0.0
+
+    def _event(self, kind: Kind, name: str, seconds: float, **about: Any) -> Event:
+        return Event(kind, name, self.now, self.now + seconds, turn=self.number, **about)
+
+    def _pause(self, kind: Kind, name: str, seconds: float) -> Iterator[Event]:
+        """No region runs for a while."""
+        if seconds > 0:
+            yield self._event(kind, name, seconds)
+            self.now += seconds
+
+    def _turn(self, turn: Turn) -> Iterator[Event]:
+        """A micro-batch through one of the rank's stages."""
+        way, step = turn.direction, self.step
+        regions = step.chunk(turn.chunk)
+        first = step.chunk(0)[0][0] if step.rank == 0 else "head"
+        for name, layer in regions if way == "forward" else reversed(regions):
+            if (name, way) not in step.graphs:
+                continue
+            seconds, which = step.graphs[name, way].seconds, "embedding and head"
+            gathers: Sequence[Transfer] = ()
+            reduces: Sequence[Transfer] = ()
+            wait = 0.0
+            if layer is not None:
+                which = f"layer {layer}"
+                gathers = self.data.gathered(way, turn.micro_batch)
+                reduces = self.data.reduced(way, turn.micro_batch)
+                wait = self.data.layer_wait(way, turn.micro_batch, seconds)
+            elif way == "forward" and name == first:
+                gathers = self.data.rest_gathered(turn.micro_batch)
+                wait = seconds_of(gathers)
+            yield from self._transfers(gathers, which, self.now + wait - seconds_of(gathers))
+            yield from self._pause("wait", "parameters of data ranks", wait)
+            yield self._event(way, name, seconds, layer=layer, micro_batch=turn.micro_batch)
+            self.now += seconds
+            yield from self._transfers(reduces, which, self.now - seconds_of(reduces))
+
+    def _end(self) -> Iterator[Event]:
+        """The data-parallel transfers that are left when the last region has run."""
+        model = self.step.model
+        layers = model.layer_seconds(self.step.rank)
+        left = self.data.at_end(sum(backward for _, backward in layers), len(layers))
+        last = self.data.rest_reduce if self.data.fsdp else self.data.whole
+        begin = self.now if self.data.fsdp else self.now + left - seconds_of(last)
+        yield from self._transfers(last, "embedding and head" if self.data.fsdp else "all", begin)
+        yield from self._pause("wait", "the last gradients", left)
+
+    def _transfers(self, transfers: Sequence[Transfer], name: str, begin: float) -> Iterator[Event]:
+        """Transfers from `begin` on; what would overlap those before them is cut off."""
+        for one in transfers:
+            end = begin + one.seconds
+            begin = max(begin, self.free)
+            self.free = max(begin, end)
+            yield Event(one.purpose, name, begin, self.free, DATA, turn=self.number, transfer=one)
+            begin = end
+
+
+@dataclass(frozen=True)
+class _Idle:
+    """Seconds in which a pipeline rank has nothing to do: first, before which turns, and last."""
+
+    begin: float
+    before: Mapping[int, float]
+    end: float
+
+    @property
+    def total(self) -> float:
+        return self.begin + sum(self.before.values()) + self.end
+
+
+def _idle(step: StepTimeline, order: Sequence[Turn]) -> _Idle:
+    """Where 1F1B leaves a rank's bubble: until its first input, before its first gradient, between
+    the last gradients, and after its own last one. In all, one turn of each other rank."""
+    times, rank = step.model.turns, step.rank
+    before_us, after_us = times[:rank], times[rank + 1 :]
+
+    def share(ranks: Sequence[tuple[float, float, float]], way: int) -> float:
+        return sum(one[way] for one in ranks) / step.virtual
+
+    ahead = warm_up(rank, step.ranks, step.virtual, step.micro_batches)
+    before = {min(ahead + 1, len(order) - 1): share(after_us, 1)}
+    for number in range(len(order) - ahead, len(order)):
+        before[number] = before.get(number, 0.0) + share(after_us, 0) / ahead
+    if not ahead:
+        before[len(order) - 1] = before.get(len(order) - 1, 0.0) + share(after_us, 0)
+    return _Idle(share(before_us, 0), before, share(before_us, 1))

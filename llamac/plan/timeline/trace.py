@@ -1,0 +1,140 @@
+"""A step as a trace: the JSON that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+
+One process, the rank that others wait for; a thread for compute, one for each axis that
+communicates. Times are in microseconds. The form is Chrome's "Trace Event Format".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from llamac.ir.graph import op_of, results
+from llamac.passes.timing import COMPUTE, Span
+from llamac.plan.timeline.events import DATA, PIPELINE, Event
+from llamac.plan.timeline.memory_timeline import moments
+from llamac.plan.timeline.step import StepTimeline
+
+MOST = 100_000
+"""Events of single ops; beyond, only the first and the last micro-batches show theirs."""
+FULL = 2  # micro-batches at each end that show them anyway
+
+TraceEvent = dict[str, Any]
+
+
+def trace_json(step: StepTimeline) -> dict[str, Any]:
+    """The whole file. otherData: what was planned, and how much of it single ops are shown for."""
+    detailed = _detailed(step)
+    lanes = _lanes(step)
+    threads = {lane: number for number, lane in enumerate(lanes)}
+    events = [*_names(step, threads)]
+    for event in step.events:
+        if event.runs:
+            events += _region(step, event, threads, event.micro_batch in detailed)
+        else:
+            sent = {"bytes": round(event.sent)} if event.sent else None
+            lane = threads[event.lane]
+            events.append(_event(_title(event), event.kind, event.begin, event.end, lane, sent))
+    events += _memory(step)
+    setting = step.prediction.setting
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {
+            "spec": setting.spec.name,
+            "device": setting.device.name,
+            "ranks": setting.spec.parallel.ranks,
+            "step_seconds": step.prediction.seconds.total,
+            "micro_batches": step.micro_batches,
+            "micro_batches_shown_op_by_op": len(detailed),
+        },
+    }
+
+
+def _detailed(step: StepTimeline) -> set[int]:
+    """The micro-batches whose ops are shown one by one."""
+    ops = sum(len(step.run(event).spans) for event in step.events if event.runs)
+    every = range(step.micro_batches)
+    return set(every) if ops <= MOST else {*every[:FULL], *every[-FULL:]}
+
+
+def _lanes(step: StepTimeline) -> list[str]:
+    """Compute first; then the axes of the mesh, data ranks, the pipeline."""
+    used = {event.lane for event in step.events}
+    used.update(span.lane for one in step.graphs.values() for span in one.spans)
+    return [lane for lane in (COMPUTE, *step.cost.mesh, DATA, PIPELINE) if lane in used]
+
+
+def _names(step: StepTimeline, threads: dict[str, int]) -> Iterator[TraceEvent]:
+    parallel = step.prediction.setting.spec.parallel
+    title = f"a rank of {parallel.ranks:,}"
+    if step.ranks > 1:
+        title += f", pipeline rank {step.rank} of {step.ranks}"
+    yield {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": title}}
+    for lane, thread in threads.items():
+        named = lane if lane == COMPUTE else f"{lane} communication"
+        yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_name", "args": {"name": named}}
+        order = {"sort_index": thread}
+        yield {"ph": "M", "pid": 0, "tid": thread, "name": "thread_sort_index", "args": order}
+
+
+def _region(
+    step: StepTimeline, event: Event, threads: dict[str, int], detailed: bool
+) -> Iterator[TraceEvent]:
+    """A region's graph that runs, and inside it its ops and its waits."""
+    thread, where = threads[COMPUTE], {"micro_batch": event.micro_batch}
+    if event.layer is not None:
+        where["layer"] = event.layer
+    yield _event(_title(event), event.kind, event.begin, event.end, thread, where)
+    if not detailed:
+        return
+    for span in step.run(event).spans:
+        begin, end, name = event.begin + span.begin, event.begin + span.end, _result(span)
+        what = {"op": op_of(span.node).name, "from": span.node.meta["where"]}
+        if span.lane == COMPUTE:
+            yield _event(name, "op", begin, end, thread, what)
+            continue
+        if span.exposed:
+            yield _event(f"wait for {name}", "wait", end - span.exposed, end, thread, what)
+        what["bytes"] = round(step.cost.wire_bytes(span.node))
+        yield _event(name, "collective", begin, end, threads[span.lane], what)
+
+
+def _memory(step: StepTimeline) -> Iterator[TraceEvent]:
+    """A counter: of every event, the moment that holds most, in GB."""
+    memory = step.prediction.memory
+    along = memory.total - memory.activations - memory.logits
+    for event, held in groupby(moments(step), key=lambda moment: moment.event):
+        worst = max(held, key=lambda moment: moment.total)
+        parts = {
+            "all along": along - worst.lacking,
+            "kept": worst.saved,
+            "working": worst.working + worst.logits,
+        }
+        parts = {name: round(nbytes / 1e9, 4) for name, nbytes in parts.items()}
+        begin = round(event.begin * 1e6, 3)
+        yield {"ph": "C", "pid": 0, "name": "memory, GB", "ts": begin, "args": parts}
+
+
+def _title(event: Event) -> str:
+    if not event.runs:
+        return event.name if event.kind in ("bubble", "update") else f"{event.kind}: {event.name}"
+    layer = "" if event.layer is None else f" {event.layer}"
+    return f"{event.name}{layer} {event.kind}"
+
+
+def _result(span: Span) -> str:
+    """What an op makes: `d_w2`."""
+    value = next((value for value in results(span.node) if value is not None), span.node)
+    return value.name.removesuffix("_started")
+
+
+def _event(
+    name: str, kind: str, begin: float, end: float, thread: int, about: TraceEvent | None = None
+) -> TraceEvent:
+    event = {"ph": "X", "pid": 0, "tid": thread, "name": name, "cat": kind}
+    # To the nanosecond, and ends rounded, not lengths: so what lies within another stays within it.
+    since, until = round(begin * 1e6, 3), round(end * 1e6, 3)
+    event |= {"ts": since, "dur": max(0.0, round(until - since, 3))}
+    return event | ({"args": about} if about else {})
