@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
@@ -36,44 +36,50 @@ class Pass(Protocol):
     def apply(self, program: Program) -> Program: ...
 
 
-OPTIONAL = ("pack", "fuse")  # the others give the Program something it cannot run without
-PASSES = (
-    Lower,
-    Pack,
-    Fuse,
-    SelectKernels,
-    Context,
-    Shard,
-    Differentiate,
-    Checkpoint,
-    Cut,
-    AsyncTensor,
-    Overlap,
-)
-NAMES = tuple(step.name for step in PASSES)
-
-
 SavedSets = tuple[tuple[str, ...], ...]
 """Under a budget: the names of the values that each variant of a layer keeps."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A pass of the pipeline: made from the spec with the options that this gives it.
+
+    optional: a Program can do without it, so `--disable` takes its name.
+    """
+
+    kind: type[Any]
+    make: Callable[[Spec, SavedSets], Pass]
+    optional: bool = False
+
+
+ROWS = (
+    Row(Pack, lambda spec, _: Pack(), optional=True),
+    Row(Fuse, lambda spec, _: Fuse(loss_chunk=spec.kernels.loss_chunk), optional=True),
+    Row(SelectKernels, lambda spec, _: _select_kernels(spec)),
+    Row(Context, lambda spec, _: Context(ranks=spec.parallel.context)),
+    Row(Shard, lambda spec, _: Shard(spec.parallel.tensor, spec.parallel.sequence)),
+    Row(Differentiate, lambda spec, _: Differentiate()),
+    Row(Checkpoint, lambda spec, decided: _checkpoint(spec, decided)),
+    Row(Cut, lambda spec, _: Cut(stages=spec.parallel.stages)),
+    Row(AsyncTensor, lambda spec, _: AsyncTensor(enabled=spec.parallel.async_tensor)),
+    Row(Overlap, lambda spec, _: Overlap(enabled=spec.parallel.overlap)),
+)
+"""The passes after `lower`, in order."""
+
+OPTIONAL = tuple(row.kind.name for row in ROWS if row.optional)
+NAMES = (Lower.name, *(row.kind.name for row in ROWS))
+
+
 def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
     """The passes after `lower`, in order, with the options the spec gives them."""
-    return (
-        Pack(),
-        Fuse(loss_chunk=spec.kernels.loss_chunk),
-        SelectKernels(
-            attention=spec.kernels.attention,
-            device=spec.hardware.kernels_for,
-            chunks=chunks(spec.parallel),
-        ),
-        Context(ranks=spec.parallel.context),
-        Shard(tensor=spec.parallel.tensor, sequence=spec.parallel.sequence),
-        Differentiate(),
-        _checkpoint(spec, decided),
-        Cut(stages=spec.parallel.stages),
-        AsyncTensor(enabled=spec.parallel.async_tensor),
-        Overlap(enabled=spec.parallel.overlap),
+    return tuple(row.make(spec, decided) for row in ROWS)
+
+
+def _select_kernels(spec: Spec) -> Pass:
+    return SelectKernels(
+        attention=spec.kernels.attention,
+        device=spec.hardware.kernels_for,
+        chunks=chunks(spec.parallel),
     )
 
 
