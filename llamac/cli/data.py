@@ -49,20 +49,24 @@ def told(spec: Spec) -> Iterator[None]:
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
     from llamac.runtime.data.token_shards import PreparedDataMismatch
-    from llamac.runtime.errors import RunError
+    from llamac.runtime.errors import InputError, RunError
 
     try:
         yield
     except RunError as error:
-        at_odds = isinstance(error, Changed | PreparedDataMismatch | StageError)
-        at = error.at if isinstance(error, StageError) else None
-        message = f"{_line_of(spec, *at)}: {error}" if at else str(error)
+        at_odds = isinstance(error, Changed | PreparedDataMismatch | StageError | InputError)
+        message = str(error)
+        if isinstance(error, StageError) and error.at:
+            source, stage = error.at
+            message = f"{_line_of(spec, source, 'stage', stage)}: {error}"
+        elif isinstance(error, InputError):
+            message = f"{_line_of(spec, error.source, *error.at)}: {error}"
         raise DataError(message, 2 if at_odds else 1) from None
 
 
-def _line_of(spec: Spec, source: str, stage: int) -> str:
+def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
     number = [other.name for other in spec.data.source].index(source)
-    return spec.where(f"data.source.{number}.stage.{stage}")
+    return spec.where(".".join(map(str, ("data.source", number, *keys))))
 
 
 def directory_of(spec: Spec, run: Path | None) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llamac.data.document import Document
-from llamac.data.formats.streams import package
+from llamac.runtime.data.decompress import package
 from llamac.runtime.errors import RunError
 
 SUFFIX = ".jsonl.zst"

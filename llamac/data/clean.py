@@ -18,10 +18,11 @@ from llamac.data.plan import Part, Pass, SourcePlan
 from llamac.data.readers import reader_for
 from llamac.data.stages import build
 from llamac.data.state import locked
-from llamac.runtime.data.input_files import PYTHON, SourceError
+from llamac.runtime.data.input_files import PYTHON
 from llamac.runtime.data.prepared import read_json, write_json
-from llamac.runtime.data.sources import EXAMPLES, Skipped, documents
-from llamac.runtime.errors import RunError
+from llamac.runtime.data.skipped import EXAMPLES, Skipped
+from llamac.runtime.data.sources import documents
+from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
 STATE = "state.json"

@@ -15,10 +15,10 @@ from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
 from llamac.data.tokens import tokenized
 from llamac.runtime.data import token_shards
-from llamac.runtime.data.input_files import SourceError
 from llamac.runtime.data.prepared import SPLITS, token_dtype, write_array, write_json
-from llamac.runtime.data.sources import EXAMPLES
+from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.errors import SourceError
 
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamac.runtime.data.input_files import PYTHON, file_list, input_bytes, listing_of
+from llamac.data.readers import checked_inputs
+from llamac.runtime.data.input_files import PYTHON, input_bytes, listing_of
 from llamac.runtime.data.token_shards import source_settings
 from llamac.spec.data import Source
 
@@ -122,7 +123,7 @@ def _passes(source: Source) -> Iterator[Pass]:
 def _parts(source: Source, part_bytes: int) -> tuple[tuple[Part, ...], dict[str, Any]]:
     if source.kind in PYTHON:
         return (Part(0, (source.kind,), 0, source.max_bytes),), {}
-    sizes = [(path, input_bytes(path)) for path in file_list(source.written())]
+    sizes = [(path, input_bytes(path)) for path in checked_inputs(source)]
     whole = sum(size for _, size in sizes)
     groups = list(_groups(sizes, max(part_bytes, -(-whole // MOST_PARTS))))
     return tuple(

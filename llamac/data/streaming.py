@@ -6,16 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.readers import reader_for
+from llamac.data.readers import checked_inputs, reader_for
 from llamac.data.stages import build
 from llamac.runtime.data import sources
-from llamac.runtime.data.input_files import file_list
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 
 def files(source: Source) -> list[str]:
-    return file_list(source.written())
+    return checked_inputs(source)
 
 
 def documents(source: Source) -> Iterator[Document]:

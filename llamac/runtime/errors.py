@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class RunError(Exception):
     """A run cannot go on, and the message says what a person can do about it.
@@ -14,3 +17,35 @@ class RunError(Exception):
     def __init__(self, message: str, teller: int | None = None) -> None:
         super().__init__(message)
         self.teller = teller
+
+
+class SourceError(RunError, ValueError):
+    """A source that cannot be read at all: nothing matches, or a package is missing."""
+
+
+class InputError(SourceError):
+    """A key of a `[[data.source]]` that what is on disk cannot serve.
+
+    at: the key, such as ("paths", 0) or ("text_field",). source: the source's name, once known.
+    """
+
+    exit_code = 2
+    source = ""
+
+    def __init__(self, message: str, *at: str | int) -> None:
+        super().__init__(message)
+        self.at = at
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"source {self.source!r}: {message}" if self.source else message
+
+
+@contextmanager
+def naming(source: str) -> Iterator[None]:
+    """InputErrors that are raised within name that source."""
+    try:
+        yield
+    except InputError as error:
+        error.source = source
+        raise

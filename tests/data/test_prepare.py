@@ -13,8 +13,8 @@ from llamac.cli import main
 from llamac.data.plan import Sizes, plan_source
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.mixture import Mixture
-from llamac.runtime.data.sources import SourceError
 from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.errors import SourceError
 from llamac.spec import load_spec
 from tests.data.preparing import SMALL, hashes, preparation, prepared, write_corpus, write_spec
 

@@ -11,7 +11,7 @@ import pytest
 from llamac.data.token_formats import FORMATS, ExportError, export
 from llamac.runtime.data.indexed_tokens import HEADER, MAGIC, token_documents
 from llamac.runtime.data.prepared import KEYS, SPLITS, ShardWriter, token_dtype, write_json
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.skipped import Skipped
 
 EOS = 2
 every_format = pytest.mark.parametrize("kind", FORMATS)
@@ -122,6 +122,18 @@ def test_a_document_that_cannot_be_is_counted_and_the_others_kept(tmp_path: Path
         "tokens beyond the end of the file": 1,
     }
     assert [example.split(":")[-2] for example in skipped.examples] == ["2", "3", "5"]
+
+
+def test_an_index_cannot_give_the_same_tokens_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(np.arange(1000, dtype="<u2").tobytes())
+    for count, reason in ((1, None), (1000, "more than once")):
+        lengths, places = np.full(count, 1000, "<i4"), np.zeros(count, "<i8")
+        index = HEADER.pack(MAGIC, 1, 8, count, count + 1) + lengths.tobytes() + places.tobytes()
+        (tmp_path / "x.idx").write_bytes(index + np.arange(count + 1, dtype="<i8").tobytes())
+        skipped = Skipped()
+        assert len(read(tmp_path / "x.idx", 1000, skipped)) == (reason is None)
+        assert skipped.counts.total() == (reason is not None)
+        assert reason is None or reason in skipped.examples[0]
 
 
 def test_an_absent_index_is_counted(tmp_path: Path) -> None:

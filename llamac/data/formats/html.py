@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import re
 
-from llamac.data.formats.streams import package
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import package
+from llamac.runtime.data.skipped import Skipped
 
 PAGE_BYTES = 1 << 23
 # Time to find a page's main content grows with the square of these; no page comes near them.

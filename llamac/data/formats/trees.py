@@ -7,8 +7,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamac.data.formats.streams import chunks, stem, stream
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import chunks, stem, stream
+from llamac.runtime.data.skipped import Skipped
 
 ENTRY_BYTES = 1 << 24  # longer files are data, not text anyone wrote
 HEADER_BYTES = 1 << 20  # of a tar member's long name or extended header
@@ -105,6 +105,9 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
                 if not member.isreg() or not wanted(name):
                     continue
                 where = f"{path}:{number}"
+                if member.issparse():  # it claims zeros that are not in the archive
+                    skipped.add("sparse file", where)
+                    continue
                 if member.size > ENTRY_BYTES:
                     skipped.add("file too long", where)
                     continue

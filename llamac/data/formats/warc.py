@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from llamac.data.formats.streams import CHUNK_BYTES, stream
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import CHUNK_BYTES, stream
+from llamac.runtime.data.skipped import Skipped
 
 RECORD_BYTES = 1 << 24  # Common Crawl cuts pages at 1 or 5 MB
 HEADER_BYTES = 1 << 16

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree
 
-from llamac.data.formats.streams import CHUNK_BYTES, stream
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import CHUNK_BYTES, stream
+from llamac.runtime.data.skipped import Skipped
 
 RECORD_BYTES = 1 << 24  # MediaWiki allows pages of 2 MB, StackExchange posts of 30,000 characters
 

@@ -1,19 +1,27 @@
 """Readers: a file of a raw dump → documents, one module for each kind of source.
 
 A reader never stops at a bad file or record: it counts it in a `Skipped` and goes on. Its memory
-does not grow with the file. What a dump already gives as text, in `.jsonl` or `.parquet`, is read
-the same way whatever the kind.
+does not grow with the file. Files of records, such as `.jsonl` or `.parquet`, are read the same
+way whatever the kind.
+
+A reader's module has `read`, a `Reader`, and may have `ENDINGS`: how the names of its files end, in
+lower case and without their compression's suffix. Files of other names are then refused.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from typing import get_args
 
 from llamac.data.document import Document
-from llamac.data.readers.files import is_table, tables
-from llamac.runtime.data.sources import Skipped, SourceError
+from llamac.data.readers import files
+from llamac.runtime.data.decompress import stem
+from llamac.runtime.data.input_files import RECORDS, file_list, unknown_name
+from llamac.runtime.data.records import check_field
+from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.errors import SourceError, naming
 from llamac.spec.data import PYTHON, Source
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
@@ -21,6 +29,8 @@ Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 
 KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
 """Those of a spec that read files."""
+
+_PAGES = re.compile(r"-p\d+p\d+$")  # the range of pages that a file of a Wikipedia dump holds
 
 
 def reader_for(kind: str) -> Reader:
@@ -33,6 +43,25 @@ def reader_for(kind: str) -> Reader:
     own: Reader = importlib.import_module(f"llamac.data.readers.{kind}").read
 
     def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-        return (tables if is_table(path) else own)(path, source, skipped)
+        return (files.read if files.has_records(path) else own)(path, source, skipped)
 
     return read
+
+
+def checked_inputs(source: Source) -> list[str]:
+    """The files and directories that a source of a kind in `KINDS` is read from, in order.
+
+    Raises InputError if a path matches nothing or a file whose name the reader does not know, or
+    if no file of records has `text_field`; SourceError if a package is missing. No more than the
+    beginnings of a few files is read.
+    """
+    module = importlib.import_module(f"llamac.data.readers.{source.kind}")
+    endings: tuple[str, ...] = getattr(module, "ENDINGS", ())
+    with naming(source.name):
+        paths = file_list(source.written())
+        for path in paths if endings else ():
+            name = _PAGES.sub("", stem(path))
+            if not name.endswith(endings) and not files.has_records(path):
+                raise unknown_name(path, source.kind, (*endings, *RECORDS), "paths")
+        check_field((path for path in paths if files.has_records(path)), source.text_field)
+    return paths

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from llamac.data.document import Document
 from llamac.data.formats.tex import Verbatim, expanded, without_chunks, without_comments
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
-from llamac.data.readers.files import accepted
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.records import accepted
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")
@@ -153,7 +153,7 @@ def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
-                if member.isreg() and _is_source(member.name) and member.size <= len(data):
+                if member.isreg() and not member.issparse() and _is_source(member.name):
                     content = archive.extractfile(member)
                     name = member.name.removeprefix("./")
                     found.append(

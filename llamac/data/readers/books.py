@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.data.formats.streams import stem
 from llamac.data.formats.trees import entries
-from llamac.data.readers.files import accepted
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import stem
+from llamac.runtime.data.records import accepted
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
+ENDINGS = (".txt", ".md", ".text", ".tar", ".tgz")
 HEAD, TAIL = 60_000, 120_000  # characters in which Gutenberg's notices begin, at either end
 
 _START = re.compile(
@@ -37,8 +38,8 @@ _TITLE = re.compile(r"^Title:[ ]*(\S[^\n]*)$", re.M)
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """A file, or those of a directory or tar archive whose names end in .txt or .md."""
-    for entry in entries(path, skipped, lambda name: stem(name).endswith((".txt", ".md"))):
+    """A file, or those of a directory or tar archive whose names end in .txt, .md or .text."""
+    for entry in entries(path, skipped, lambda name: stem(name).endswith(ENDINGS[:3])):
         where = f"{entry.file}:{entry.line}"
         text = _decoded(entry.data)
         if text is None:

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 from llamac.data.document import Document
 from llamac.data.formats.html import text_of
-from llamac.data.formats.streams import stem
 from llamac.data.formats.trees import entries, files, is_tar
 from llamac.data.formats.warc import records, response
-from llamac.data.readers.files import accepted, utf8
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import stem
+from llamac.runtime.data.records import accepted, utf8
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 ARCHIVES = (".warc", ".wet")
 PAGES = (".html", ".htm", ".xhtml")
+ENDINGS = (*ARCHIVES, ".arc", *PAGES, ".tar", ".tgz")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 

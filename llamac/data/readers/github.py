@@ -13,8 +13,8 @@ from functools import lru_cache
 from llamac.data.document import Document
 from llamac.data.formats.licences import Licences, is_licence, licences
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
-from llamac.data.readers.files import accepted, utf8
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.records import accepted, utf8
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 LANGUAGES = {

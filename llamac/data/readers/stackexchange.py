@@ -14,12 +14,13 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
-from llamac.data.formats.streams import package
 from llamac.data.formats.xml import records
-from llamac.data.readers.files import accepted
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.decompress import package
+from llamac.runtime.data.records import accepted
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
+ENDINGS = (".xml",)
 QUESTION, ANSWER = "1", "2"  # PostTypeId; the others are wikis, tags, elections
 CACHE_KIB = 1 << 16
 

@@ -7,9 +7,9 @@ from functools import lru_cache
 
 from llamac.data.document import Document
 from llamac.runtime.data.indexed_tokens import token_documents
-from llamac.runtime.data.input_files import SourceError
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.skipped import Skipped
 from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
+from llamac.runtime.errors import SourceError
 from llamac.spec.data import Source
 
 

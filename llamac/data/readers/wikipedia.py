@@ -15,10 +15,11 @@ from llamac.data.document import Document
 from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
 from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
-from llamac.data.readers.files import accepted
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.records import accepted
+from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
+ENDINGS = (".xml",)
 SITE_BYTES = 1 << 20  # in which a dump's description of its site ends
 FILE, CATEGORY, MEDIA = "6", "14", "-2"  # numbers of namespaces, the same in every language
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .sources import Skipped
+from .skipped import Skipped
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -117,8 +117,11 @@ def _checked(tokens: np.ndarray, sequences: np.ndarray, bounds: np.ndarray) -> T
     steps = np.diff(bounds)
     if not len(bounds) or bounds[0] != 0 or (steps < 0).any() or bounds[-1] > len(sequences):
         raise ValueError("the index's documents are out of order")
-    if (sequences[:, 1] < 0).any():
+    begins, lengths = sequences[:, 0], sequences[:, 1]
+    if (lengths < 0).any():
         raise ValueError("the index holds negative lengths")
+    if lengths[(begins >= 0) & (begins <= len(tokens) - lengths)].sum() > len(tokens):
+        raise ValueError("the index gives the same tokens more than once")
     return Tokenized(tokens, sequences, bounds)
 
 

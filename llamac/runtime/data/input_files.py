@@ -6,17 +6,40 @@ import glob
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import RunError
+from ..errors import InputError
+from .decompress import SUFFIXES, stem
 
 PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own
 TREES = ("github", "arxiv")  # kinds of which a directory is one input: a repository, a paper
 TOKENS = (".idx", ".ds")  # of kind "tokens": Megatron's index beside a .bin, datatrove's tokens
 
+FORMATS = {
+    "text": (".txt", ".md", ".text"),
+    "json lines": (".jsonl", ".ndjson", ".jsonlines"),
+    "json": (".json",),
+    "csv": (".csv",),
+    "tsv": (".tsv",),
+    "parquet": (".parquet",),
+}
+"""How text files are read, by the endings of their names."""
+ENDINGS = tuple(end for ends in FORMATS.values() for end in ends)
+RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 
-class SourceError(RunError, ValueError):
-    """A source that cannot be read at all: nothing matches, or a package is missing."""
+# What reads other files, for those who gave them to a source of kind "files".
+_HINTS = (
+    ((".html", ".htm", ".xhtml", ".warc", ".wet", ".arc"), 'kind = "commoncrawl" or "c4" reads it'),
+    ((".xml",), 'kind = "wikipedia" or "stackexchange" reads dumps of those'),
+    ((".tex", ".ltx", ".rnw"), 'kind = "arxiv" reads it'),
+    ((".py", ".c", ".h", ".cpp", ".js", ".ts", ".go", ".rs", ".java"), 'kind = "github" reads it'),
+    ((".tar", ".tgz", ".zip"), "unpack it, or use the kind of the dump that it is"),
+    ((".idx", ".bin", ".ds"), 'kind = "tokens" reads .idx and .ds files'),
+)
+_SPARKS_OWN = re.compile(r"\.parquet/(?:[^/]*/)*[._][^/]*", re.I)  # _SUCCESS, .crc files
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def needs_cleaning(source: dict[str, Any]) -> bool:
@@ -24,28 +47,93 @@ def needs_cleaning(source: dict[str, Any]) -> bool:
     return source["kind"] not in (*PYTHON, "files") or bool(source.get("stage"))
 
 
+def format_of(path: str) -> str | None:
+    """One of `FORMATS`, by the name of a file, whatever its case and compression; None if it is
+    unknown. Spark and Hive write parquet as a directory of files with names of their own."""
+    if _in_parquet(path):
+        return "parquet"
+    name = stem(path)
+    return next((kind for kind, ends in FORMATS.items() if name.endswith(ends)), None)
+
+
+def _in_parquet(path: str) -> bool:
+    return any(part.endswith(FORMATS["parquet"]) for part in path.lower().split(os.sep)[:-1])
+
+
+def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -> InputError:
+    """The refusal of a file that the reader of a source's kind does not know by its name."""
+    name = stem(path)
+    hint = next((f" ({hint})" for ends, hint in _HINTS if name.endswith(ends)), "")
+    return InputError(
+        f"{path}: cannot read this kind of file{hint}. Names of kind = {kind!r} end in "
+        f"{', '.join(endings)}, each also with {', '.join(SUFFIXES)}: convert or rename it, or "
+        "narrow the source's paths",
+        *at,
+    )
+
+
 def file_list(source: dict[str, Any]) -> list[str]:
     """The sorted files that a source's globs match; of some kinds also directories, in place of
-    the files in them; of tokens, those that stand for the files beside them. SourceError if a glob
-    matches none."""
-    trees, found = source["kind"] in TREES, set[str]()
-    ends = TOKENS if source["kind"] == "tokens" else ("",)
-    for pattern in source["paths"]:
-        places = glob.iglob(os.path.expanduser(pattern), recursive=True)
-        matches = [os.path.normpath(path) for path in places]
-        matches = [path for path in matches if trees or os.path.isfile(path)]
-        matches = [path for path in matches if path.endswith(ends)]
+    the files in them; of tokens, those that stand for the files beside them; of a directory
+    `x.parquet`, as Spark writes it, the files in it. InputError if a glob matches none, or a file
+    of kind "files" has an unknown name."""
+    found = set[str]()
+    for number, pattern in enumerate(source["paths"]):
+        if _REMOTE.match(pattern):
+            raise InputError(
+                f"{pattern!r} is remote, and sources are read from local files: download it "
+                "first, and give the path of the copy",
+                "paths",
+                number,
+            )
+        matches = _matches(source["kind"], pattern)
         if not matches:
-            what = " or ".join(ends) + " file" if ends[0] else "file"
-            raise SourceError(f"no {what} matches {pattern!r}")
+            what = " or ".join(TOKENS) + " file" if source["kind"] == "tokens" else "file"
+            where = "" if os.path.isabs(os.path.expanduser(pattern)) else f" in {os.getcwd()}"
+            raise InputError(f"no {what} matches {pattern!r}{where}", "paths", number)
+        for path in matches if source["kind"] == "files" else ():
+            if format_of(path) is None:
+                raise unknown_name(path, "files", ENDINGS, "paths", number)
         found.update(matches)
-    if not trees:
+    if source["kind"] not in TREES:
         return sorted(found)
     inputs: list[str] = []
     for path in sorted(found, key=lambda path: path.split(os.sep)):  # a directory, then its files
         if not inputs or not path.startswith(inputs[-1] + os.sep):
             inputs.append(path)
     return inputs
+
+
+def _matches(kind: str, pattern: str) -> list[str]:
+    places = glob.iglob(_literal(os.path.expanduser(pattern)), recursive=True)
+    found = [os.path.normpath(path) for path in places]
+    if kind in TREES:
+        return found
+    if kind == "tokens":
+        return [path for path in found if os.path.isfile(path) and path.endswith(TOKENS)]
+    return [file for path in found if not _SPARKS_OWN.search(path) for file in _files(path)]
+
+
+def _files(path: str) -> Iterator[str]:
+    """The file itself, or those of a directory that stands for a parquet file."""
+    if os.path.isfile(path):
+        yield path
+    elif path.lower().endswith(FORMATS["parquet"]):
+        for folder, inner, names in os.walk(path):
+            inner[:] = [name for name in inner if name[0] not in "._"]
+            yield from (os.path.join(folder, name) for name in names if name[0] not in "._")
+
+
+def _literal(pattern: str) -> str:
+    """The pattern with brackets escaped where a file or directory of that very name exists."""
+    parts, prefix = pattern.split(os.sep), ""
+    for number, part in enumerate(parts):
+        if glob.has_magic(part):
+            if "[" not in part or not os.path.lexists(prefix + part):
+                break
+            parts[number] = glob.escape(part)
+        prefix += part + os.sep
+    return os.sep.join(parts)
 
 
 def input_bytes(path: str) -> int:

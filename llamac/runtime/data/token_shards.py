@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from .input_files import PYTHON, SourceError, fingerprint, needs_cleaning
+from ..errors import SourceError
+from .input_files import PYTHON, fingerprint, needs_cleaning
 from .prepared import (
     SPLITS,
     PreparedDataError,
@@ -34,13 +35,16 @@ from .prepared import (
     write_bytes,
     write_json,
 )
-from .sources import Skipped, documents
+from .records import check_source
+from .skipped import Skipped
+from .sources import documents
 from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
 
 FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
 BATCH_BYTES = 1 << 21  # text tokenised together
+NO_TEXT = ("empty", "empty file")  # reasons to skip what held nothing
 RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
 Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
 
@@ -125,6 +129,8 @@ def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
             f"{source['kind']} must be cleaned first: run `llamac data prepare SPEC --set "
             f"data.directory={job.root}`"
         )
+    for source in job.sources:
+        check_source(source)
     inputs = inputs_of(job)
     key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
     model = tokenizer_of(job, key)
@@ -138,7 +144,7 @@ def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
 
 def say_skipped(job: Job, part: dict[str, Any]) -> None:
     """One line for a source of which something was left out that may have held text."""
-    counts = {reason: n for reason, n in part["skipped"].items() if reason != "empty"}
+    counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
         why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
         where = f"the first are listed in {job.root / 'manifest.json'}"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamac.data.formats import html, warc
-from llamac.runtime.data.sources import Skipped
+from llamac.runtime.data.skipped import Skipped
 from tests.data.readers import read, write
 
 PROSE = [

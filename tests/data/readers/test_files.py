@@ -10,7 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from llamac.data.readers import KINDS, reader_for
-from llamac.runtime.data.sources import PART_BYTES, SourceError
+from llamac.runtime.data.records import PART_BYTES
+from llamac.runtime.errors import SourceError
 from tests.data.readers import read, write
 
 

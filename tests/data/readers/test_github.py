@@ -166,6 +166,23 @@ def test_an_archive_may_name_its_licence_last(tmp_path: Path) -> None:
     assert counts == {"broken tar": 1}
 
 
+def test_members_that_claim_zeros_are_left_out(tmp_path: Path) -> None:
+    """A sparse member of a few bytes may claim megabytes that are not in the archive."""
+    hole, size = 1 << 23, 1 << 24
+    member = tarfile.TarInfo("r/a.py")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 512
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (hole, 512)  # one piece of data, after a hole
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    plain = tarfile.TarInfo("r/b.py")
+    plain.size = 5
+    parts = [bytes(header), b"a" * 512, plain.tobuf(), b"b = 1".ljust(512, b"\0"), bytes(1024)]
+    documents, counts = read("github", write(tmp_path / "r.tar", b"".join(parts)))
+    assert [one.text for one in documents] == ["b = 1"]
+    assert counts == {"sparse file": 1}
+
+
 def _tar(path: Path) -> bytes:
     import gzip
 

@@ -15,9 +15,11 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from llamac.runtime.data import decompress, records
 from llamac.runtime.data import sources as module
-from llamac.runtime.data.input_files import SourceError, file_list, fingerprint
+from llamac.runtime.data.input_files import file_list, fingerprint
 from llamac.runtime.data.sources import Skipped, documents
+from llamac.runtime.errors import SourceError
 
 
 def read(*paths: Path | str, **more: Any) -> tuple[list[str], Skipped]:
@@ -89,7 +91,7 @@ def test_files_are_read_once_each_in_sorted_order(tmp_path: Path) -> None:
 
 
 def test_every_format_gives_the_same_text(tmp_path: Path) -> None:
-    text = "one\r\n two \u2581\0 é 😀\n"
+    text = "one\r\n two \u2581\x01 é 😀\n"
     (tmp_path / "x.txt").write_bytes(text.encode())
     (tmp_path / "x.md").write_bytes(b"\xef\xbb\xbf" + text.encode())  # a byte order mark
     (tmp_path / "x.txt.gz").write_bytes(gzip.compress(text.encode()))
@@ -116,7 +118,7 @@ def test_the_text_field_is_the_one_asked_for(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["c", None]}), tmp_path / "x.parquet")
     texts, skipped = read(tmp_path / "*", text_field="body")
     assert texts == ["a", "c"]
-    assert skipped.counts == {"no text in 'body'": 2}
+    assert skipped.counts == {"no field 'body'": 1, "not a text": 1}
 
 
 def test_bad_lines_are_skipped_counted_and_located(tmp_path: Path) -> None:
@@ -139,8 +141,8 @@ def test_bad_lines_are_skipped_counted_and_located(tmp_path: Path) -> None:
     assert skipped.examples == [
         f"{path}:2: invalid JSON",
         f"{path}:3: invalid UTF-8",
-        f"{path}:4: no text in 'text'",
-        f"{path}:5: no text in 'text'",
+        f"{path}:4: no field 'text'",
+        f"{path}:5: not a text",
         f"{path}:6: empty",
         f"{path}:7: invalid Unicode",
         f"{path}:8: invalid JSON",
@@ -151,7 +153,7 @@ def test_bad_lines_are_skipped_counted_and_located(tmp_path: Path) -> None:
 def test_a_line_too_long_to_hold_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LINE_BYTES", 50)
+    monkeypatch.setattr(decompress, "LINE_BYTES", 50)
     path = tmp_path / "x.jsonl"
     path.write_bytes(json_lines("a", "b" * 500, "c"))
     texts, skipped = read(path)
@@ -202,7 +204,7 @@ def test_invalid_text_and_empty_files_are_counted(tmp_path: Path) -> None:
     assert texts == ["fine"]
     assert skipped.examples == [
         f"{tmp_path}/a.txt:2: invalid UTF-8",
-        f"{tmp_path}/b.txt:1: empty",
+        f"{tmp_path}/b.txt: empty file",
         f"{tmp_path}/c.txt:1: empty",
     ]
 
@@ -211,8 +213,8 @@ def test_invalid_text_and_empty_files_are_counted(tmp_path: Path) -> None:
 def test_long_texts_become_several_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, separator: str
 ) -> None:
-    monkeypatch.setattr(module, "PART_BYTES", 1000)
-    monkeypatch.setattr(module, "CHUNK_BYTES", 700)
+    monkeypatch.setattr(records, "PART_BYTES", 1000)
+    monkeypatch.setattr(decompress, "CHUNK_BYTES", 700)
     text = separator.join(f"{number}é😀" for number in range(2000))
     (tmp_path / "x.txt").write_text(text)
     texts, skipped = read(tmp_path / "x.txt")
@@ -226,7 +228,7 @@ def test_long_texts_become_several_documents(
 def test_a_bad_part_of_a_long_text_is_located(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PART_BYTES", 100)
+    monkeypatch.setattr(records, "PART_BYTES", 100)
     lines = [b"%08d" % number for number in range(1000)]
     lines[500] = b"\xff"
     (tmp_path / "x.txt").write_bytes(b"\n".join(lines))
@@ -250,7 +252,7 @@ def test_a_missing_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, package: str
 ) -> None:
     path = tmp_path / ("x.txt.zst" if file == "zst" else "x.parquet")
-    path.write_bytes(b"x")
+    path.write_bytes(zstandard.compress(b"x"))
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SourceError, match=rf"needs {package}: pip install {package}"):
         read(path)

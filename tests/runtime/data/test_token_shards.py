@@ -13,9 +13,9 @@ import pytest
 
 from llamac.runtime.data import prepared, token_shards
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest
-from llamac.runtime.data.sources import SourceError
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare
 from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
+from llamac.runtime.errors import SourceError
 
 VOCAB = 320
 
@@ -255,10 +255,10 @@ def test_what_was_skipped_is_said_and_in_the_manifest(texts: Path, tmp_path: Pat
     progress = lambda stage, _: said.append(stage)  # noqa: E731
     source = prepare(tmp_path / "data", **arguments(texts), progress=progress)["sources"][0]
     assert [line for line in said if "skipped" in line] == [
-        "source 'a': skipped 1 × invalid JSON, 1 × no text in 'text'; "
+        "source 'a': skipped 1 × invalid JSON, 1 × no field 'text'; "
         f"the first are listed in {tmp_path / 'data' / 'manifest.json'}"
     ]
-    assert source["skipped"] == {"invalid JSON": 1, "no text in 'text'": 1}
+    assert source["skipped"] == {"invalid JSON": 1, "no field 'text'": 1}
     assert source["skipped_examples"][0] == f"{texts}/a.jsonl:301: invalid JSON"
 
 

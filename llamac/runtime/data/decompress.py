@@ -1,0 +1,279 @@
+"""Bytes and lines of files, compressed or not, in bounded memory.
+
+The compression is told from a file's first bytes, not from its name. What comes before a break in
+a file is kept; the break is counted in `Skipped`. A file that expands far beyond what text does is
+taken for a decompression bomb, and left where that shows.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import importlib
+import io
+import itertools
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+from ..errors import SourceError
+from .skipped import Skipped
+
+CHUNK_BYTES = 1 << 20
+LINE_BYTES = 1 << 26  # a longer line is skipped; one line is in memory several times
+WINDOW_BYTES = 1 << 31  # the most that a decompressor may remember: zstd --long=31, the format's
+# own limit. Its memory is touched only as far as the text reaches, so a header alone costs nothing.
+DICTIONARY_BYTES = 1 << 26  # of a .warc.zst
+EXPANSION = 200  # times the compressed size; text expands 3 to 20 times
+FREE_BYTES = 1 << 26  # small files may expand as they like
+
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+
+
+class _Broken(Exception):
+    """args[0]: the reason to count. args[1], where there is one: a detail for its example."""
+
+
+def stem(path: str) -> str:
+    """The name without its compression's suffix, in lower case."""
+    lower = path.lower()
+    return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
+
+
+def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
+    """The decompressed bytes of a file, in pieces of a few `CHUNK_BYTES`. (In a garbled gzip file
+    the break may be noticed only at its checksum, at the end.)
+
+    SourceError: a zstd file, and zstandard is not installed.
+    """
+    try:
+        with open(path, "rb") as raw:
+            start = raw.read(16)
+            raw.seek(0)
+            if not start:
+                skipped.add("empty file", path)
+                return
+            codec = next((codec for codec in _CODECS if codec.magic.match(start)), None)
+            if codec is not None:
+                yield from _inflated(raw, codec)
+                return
+            for name, *_, suffixes in _CODECS:
+                if path.lower().endswith(suffixes):
+                    raise _Broken(f"broken {name}")
+            while block := raw.read(CHUNK_BYTES):
+                yield block
+    except _Broken as error:
+        reason, *detail = error.args
+        skipped.add(reason, f"{path} ({detail[0]})" if detail else path)
+    except OSError as error:
+        skipped.add(f"unreadable file ({error.strerror})", path)
+
+
+def stream(path: str, skipped: Skipped) -> io.BufferedReader:
+    """`chunks` as a file that can be read, not sought."""
+    return as_file(chunks(path, skipped))
+
+
+def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
+    """`chunks` of a text file as UTF-8 without its byte order mark; UTF-16 and UTF-32 are told by
+    theirs. What such a file spells wrongly stays invalid UTF-8, which costs only its document."""
+    pieces, head = chunks(path, skipped), b""
+    while len(head) < 4 and (piece := next(pieces, b"")):
+        head += piece
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            pieces = itertools.chain([head[len(mark) :]], pieces)
+            yield from _recoded(pieces, encoding, path, skipped) if encoding else pieces
+            return
+    if head:
+        yield head
+    yield from pieces
+
+
+def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line with its end), but for those over `LINE_BYTES`."""
+    with as_file(pieces) as file:
+        number = 0
+        while line := file.readline(LINE_BYTES):
+            number += 1
+            if len(line) == LINE_BYTES and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(CHUNK_BYTES)
+                skipped.add("line too long", f"{path}:{number}")
+            else:
+                yield number, line
+
+
+def as_file(pieces: Iterator[bytes]) -> io.BufferedReader:
+    return io.BufferedReader(_Pieces(pieces), CHUNK_BYTES)
+
+
+class _Pieces(io.RawIOBase):
+    """An iterator of bytes as a readable file, so that `io` can find the lines in it."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:  # a piece may be empty without being the last
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = memoryview(piece)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def _recoded(
+    pieces: Iterator[bytes], encoding: str, path: str, skipped: Skipped
+) -> Iterator[bytes]:
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    try:
+        for piece in pieces:
+            yield decoder.decode(piece).encode("utf-8", "surrogatepass")
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        skipped.add(f"invalid {encoding.upper()[:6]}", path)
+
+
+_MARKS = (
+    (b"\xef\xbb\xbf", None),
+    (b"\xff\xfe\0\0", "utf-32-le"),
+    (b"\0\0\xfe\xff", "utf-32-be"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+)
+
+
+# --- Decompression ---------------------------------------------------------------------------
+
+
+class _Codec(NamedTuple):
+    name: str
+    magic: re.Pattern[bytes]
+    inflate: Callable[[IO[bytes]], Iterator[bytes]]
+    suffixes: tuple[str, ...]
+
+
+def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
+    """The decompressed bytes, as long as they are no bomb."""
+    size = 0
+    try:
+        for piece in codec.inflate(raw):
+            size += len(piece)
+            if is_bomb(size, raw.tell()):
+                raise _Broken("expands too far")
+            yield piece
+    except _BREAKS as error:
+        raise _Broken(f"broken {codec.name}") from error
+
+
+def is_bomb(size: int, compressed: int) -> bool:
+    """Whether that many compressed bytes, or bytes of a file, expand to `size` in no text."""
+    return size > FREE_BYTES and size > EXPANSION * compressed
+
+
+def _gzip(raw: IO[bytes]) -> Iterator[bytes]:
+    with gzip.open(raw) as file:
+        while block := file.read1(CHUNK_BYTES):  # `read` would lose what comes before a break
+            yield block
+
+
+def _bz2(raw: IO[bytes]) -> Iterator[bytes]:
+    with bz2.open(raw) as file:
+        while block := file.read1(CHUNK_BYTES):
+            yield block
+
+
+def _xz(raw: IO[bytes]) -> Iterator[bytes]:
+    """Not `lzma.open`: it allocates whatever window a file's header asks for."""
+    machine = lzma.LZMADecompressor(memlimit=WINDOW_BYTES)
+    while True:
+        block = b""
+        if machine.eof:
+            rest = (machine.unused_data or raw.read(CHUNK_BYTES)).lstrip(b"\0")
+            block = rest or raw.read(CHUNK_BYTES).lstrip(b"\0")
+            if not block:
+                return
+            machine = lzma.LZMADecompressor(memlimit=WINDOW_BYTES)
+        elif machine.needs_input and not (block := raw.read(CHUNK_BYTES)):
+            raise EOFError
+        try:
+            yield machine.decompress(block, CHUNK_BYTES)
+        except lzma.LZMAError as error:
+            if "limit" in str(error):
+                raise _Broken("window too large", f"more than {WINDOW_BYTES >> 20} MB") from error
+            raise
+
+
+def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
+    """Frame by frame with `decompressobj`: the stream reader takes a truncated file for whole.
+    Skippable frames, which may come first, have no content."""
+    zstandard = package("zstandard", raw.name)
+    try:
+        dictionary = _dictionary(raw, zstandard)
+        decompressor = zstandard.ZstdDecompressor(dictionary, max_window_size=WINDOW_BYTES)
+        frame, fresh = decompressor.decompressobj(), True
+        for block in iter(lambda: raw.read(1 << 10), b""):  # 4 bytes of it may be 128 KB
+            while block:
+                if fresh:
+                    _check_window(block, zstandard)
+                yield frame.decompress(block)
+                block, fresh = (frame.unused_data, True) if frame.eof else (b"", False)
+                if fresh:
+                    frame = decompressor.decompressobj()
+    except zstandard.ZstdError as error:
+        raise EOFError from error
+    if not fresh:
+        raise EOFError
+
+
+def _check_window(start: bytes, zstandard: Any) -> None:
+    try:
+        window = zstandard.get_frame_parameters(start).window_size
+    except zstandard.ZstdError:  # a skippable frame, or a header that goes on in the next block
+        return
+    if window > WINDOW_BYTES:
+        raise _Broken("window too large", f"{window >> 20} MB, at most {WINDOW_BYTES >> 20}")
+
+
+def _dictionary(raw: IO[bytes], zstandard: Any) -> Any:
+    """Of a .warc.zst, which begins with it in a skippable frame of its own kind (IIPC's "Use of
+    Zstandard in WARC files"), compressed or not. None for other files."""
+    if raw.read(4) != b"\x5d\x2a\x4d\x18":
+        raw.seek(0)
+        return None
+    size = int.from_bytes(raw.read(4), "little")
+    data = raw.read(min(size, DICTIONARY_BYTES))
+    raw.seek(0)
+    if data.startswith(b"\x28\xb5\x2f\xfd"):
+        machine = zstandard.ZstdDecompressor(max_window_size=DICTIONARY_BYTES)
+        data = machine.stream_reader(data).read(DICTIONARY_BYTES)
+    return zstandard.ZstdCompressionDict(data) if data.startswith(b"\x37\xa4\x30\xec") else None
+
+
+_BREAKS = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+_CODECS = (
+    _Codec("gzip", re.compile(rb"\x1f\x8b"), _gzip, (".gz",)),
+    _Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), _bz2, (".bz2",)),
+    _Codec("xz", re.compile(rb"\xfd7zXZ\0"), _xz, (".xz",)),
+    # A frame, or one to skip.
+    _Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _zstd, SUFFIXES[3:]),
+)
+
+
+def package(name: str, path: str) -> Any:
+    """An optional dependency. SourceError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        root = name.partition(".")[0]
+        hint = f"pip install {root}, or 'llamac[data]' for all that readers need"
+        raise SourceError(f"{path}: reading it needs {root}: {hint}") from error

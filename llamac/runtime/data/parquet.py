@@ -1,0 +1,180 @@
+"""Rows of parquet files: the columns that are wanted, and no others.
+
+A column that nobody asks for is never decoded, so its type cannot break the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from .decompress import SUFFIXES, chunks, is_bomb, package
+from .skipped import Skipped
+
+BATCH_ROWS = 1024
+BATCH_BYTES = 1 << 26  # of a batch of which each row repeats the longest value of a dictionary
+
+_TEXT = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
+_PLAIN = {"string", "large_string", "string_view", "bool", "float", "double", "halffloat"}
+_PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+
+def columns_of(path: str) -> list[str]:
+    """The names of a file's columns; none of a file that is broken."""
+    arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
+    try:
+        with _opened(path, Skipped()) as file, parquet.ParquetFile(file) as table:
+            return list(table.schema_arrow.names)
+    except (OSError, ValueError, arrow.ArrowException):
+        return []
+
+
+def rows(
+    path: str, text: str, plain: Sequence[str], nested: Sequence[str], skipped: Skipped
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, values) of each row: column `text`, and of `plain`, and of the fields of
+    that name in the structs `nested`, those that are strings or numbers.
+
+    A broken row group costs its rows; a text that is not UTF-8 comes with lone surrogates.
+    """
+    arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
+    try:
+        with _opened(path, skipped) as file, parquet.ParquetFile(file) as table:
+            if columns := _columns(table.schema_arrow, text, plain, nested, path, skipped):
+                yield from _rows(file, table, columns, path, skipped)
+    except (OSError, ValueError, arrow.ArrowException) as error:
+        skipped.add("broken parquet", f"{path} ({_why(error)})")
+
+
+@contextmanager
+def _opened(path: str, skipped: Skipped) -> Iterator[IO[bytes]]:
+    """A file, or a temporary copy of one that is compressed as a whole, unpacked."""
+    if not path.lower().endswith(SUFFIXES):
+        with open(path, "rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as file:
+        for piece in chunks(path, skipped):
+            file.write(piece)
+        yield file
+
+
+def _columns(
+    schema: Any,
+    text: str,
+    plain: Sequence[str],
+    nested: Sequence[str],
+    path: str,
+    skipped: Skipped,
+) -> list[str]:
+    """The columns to read, the text's first; none, and counted, if there is no text."""
+    names = schema.names
+    if text not in names:
+        has = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        skipped.add(f"no column {text!r}", f"{path} (has {has})")
+        return []
+    if _type(schema.field(names.index(text)).type) not in _TEXT:
+        skipped.add("not a text", path)
+        return []
+    found = [text]
+    for field in schema:
+        inner = field.type if field.name in nested and _type(field.type) == "struct" else ()
+        found += [f"{field.name}.{one.name}" for one in inner if _is_plain(one, plain)]
+        if field.name != text and _is_plain(field, plain):
+            found.append(field.name)
+    return found
+
+
+def _is_plain(field: Any, wanted: Sequence[str]) -> bool:
+    return field.name in wanted and _type(field.type) in _PLAIN
+
+
+def _type(arrow_type: Any) -> str:
+    """Its name; of a dictionary that of its values."""
+    name = str(arrow_type)
+    return str(arrow_type.value_type if name.startswith("dictionary") else name).partition("<")[0]
+
+
+def _rows(
+    file: IO[bytes], table: Any, columns: list[str], path: str, skipped: Skipped
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as arrow
+
+    size, before, text_bytes = os.fstat(file.fileno()).st_size, 0, 0
+    for group in range(table.metadata.num_row_groups):
+        described = table.metadata.row_group(group)
+        stored = [described.column(number) for number in range(described.num_columns)]
+        stored = [column for column in stored if column.path_in_schema in columns]
+        if is_bomb(sum(column.total_uncompressed_size for column in stored), size):
+            return skipped.add("expands too far", path)
+        row = before
+        try:
+            batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // _longest(file, stored)))
+            for batch in table.iter_batches(batch_rows, [group], columns):
+                for record in _records(batch, columns[0]):
+                    row += 1
+                    text_bytes += len(record[columns[0]] or "")
+                    yield row, record
+                if is_bomb(text_bytes, size):
+                    return skipped.add("expands too far", f"{path}:{row}")
+        except (OSError, ValueError, arrow.ArrowException) as error:
+            skipped.add("broken parquet", f"{path}:{row + 1} ({_why(error)})")
+        before += described.num_rows
+
+
+def _records(batch: Any, text: str) -> Iterator[dict[str, Any]]:
+    number = batch.schema.names.index(text)
+    values, others = batch.column(number), batch.drop_columns([text])
+    values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
+    binary = _type(values.type).replace("string", "binary")  # a bad string would cost the batch
+    rest = _plain_records(others) if others.num_columns else None
+    for at, value in enumerate(values.cast(binary)):
+        data = value.as_py()
+        found = data if data is None else data.decode(errors="surrogateescape")
+        yield {**rest[at], text: found} if rest else {text: found}
+
+
+def _plain_records(batch: Any) -> list[dict[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:  # in one of the strings; the texts are read all the same
+        return [{}] * batch.num_rows
+
+
+def _longest(file: IO[bytes], columns: list[Any]) -> int:
+    """The most bytes that a row may repeat: of the first pages of column chunks, where a
+    dictionary lies. Of all that a file says of its sizes pyarrow goes by these."""
+    longest = 1
+    for column in columns:
+        at = column.data_page_offset
+        if column.has_dictionary_page and column.dictionary_page_offset:
+            at = min(at, column.dictionary_page_offset)
+        file.seek(at)
+        longest = max(longest, _page_bytes(file.read(24)))
+    return longest
+
+
+def _page_bytes(header: bytes) -> int:
+    """`uncompressed_page_size`, the second field of Thrift's compact form of a PageHeader: each
+    i32 field is one byte 0x15 and a zigzag varint. `BATCH_BYTES` if it is none."""
+    at = 0
+    numbers = []
+    for _ in range(2):
+        if header[at : at + 1] != b"\x15":
+            return BATCH_BYTES
+        value, shift = 0, 0
+        while (at := at + 1) < len(header):
+            value |= (header[at] & 0x7F) << shift
+            shift += 7
+            if header[at] < 0x80:
+                break
+        at += 1
+        numbers.append(value >> 1)
+    return numbers[1]
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,340 @@
+"""Text files, JSON, CSV and parquet as records: the one reader of files for all.
+
+`llamac data prepare` and a trainer that prepares its own data both read files here.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ..errors import InputError, naming
+from .decompress import LINE_BYTES, lines, utf8_chunks
+from .input_files import ENDINGS, PYTHON, file_list, format_of, unknown_name
+from .parquet import columns_of, rows
+from .skipped import Skipped
+
+PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
+META = ("url", "title", "language", "licence", "score", "site")  # kept of a record besides its text
+META_CHARS = 4096
+TABLES = ("csv", "tsv")  # all records of a file have the same fields
+NESTED = ("meta", "metadata")  # objects of a record whose fields count as its own
+
+
+class Record(NamedTuple):
+    """text: valid Unicode, not blank. line: where it begins; lines or records from 1. meta: those
+    of `META` that the record gives, strings or finite numbers."""
+
+    text: str
+    line: int
+    meta: dict[str, Any]
+
+
+def read_file(path: str, text_field: str, skipped: Skipped) -> Iterator[Record]:
+    """The documents of a file whose name is known, see `inputs.FORMATS`; it may be compressed.
+
+    text_field: the field or column that holds the text, of all but plain text.
+    InputError: an unknown name.
+    """
+    kind = format_of(path)
+    if kind is None:
+        raise unknown_name(path, "files", ENDINGS, "paths")
+    if kind == "text":
+        yield from _text(path, skipped)
+        return
+    for number, record in _records(kind, path, text_field, skipped):
+        if not isinstance(record, dict) or text_field not in record:
+            has = f" (has {_names(record)})" if isinstance(record, dict) else ""
+            if kind in TABLES:  # no other row has it either
+                return skipped.add(f"no column {text_field!r}", f"{path}{has}")
+            skipped.add(f"no field {text_field!r}", f"{path}:{number}{has}")
+            continue
+        text = record.pop(text_field)
+        if accepted(text, f"{path}:{number}", skipped):
+            yield Record(text, number, _meta(record))
+
+
+def _records(kind: str, path: str, text_field: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    """(number from 1, record) of a file of records; records that are broken are counted."""
+    if kind == "parquet":
+        return rows(path, text_field, META, NESTED, skipped)
+    pieces = utf8_chunks(path, skipped)
+    if kind == "json lines":
+        return _json_lines(pieces, path, skipped)
+    if kind == "json":
+        return _json(pieces, path, skipped)
+    return _csv(pieces, "\t" if kind == "tsv" else ",", path, skipped)
+
+
+def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
+    """The text without a byte order mark; None, and counted, if it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return skipped.add("invalid UTF-8", where)
+
+
+def accepted(text: Any, where: str, skipped: Skipped) -> bool:
+    """Whether it can be a document's text: a string of valid Unicode, not blank, without NULs."""
+    if not isinstance(text, str):
+        reason = "not a text"
+    elif not text or text.isspace():
+        reason = "empty"
+    elif "\0" in text:
+        reason = "NUL in text"
+    else:
+        try:
+            text.encode()
+            return True
+        except UnicodeEncodeError:  # JSON can spell half a surrogate pair, UTF-8 cannot
+            reason = "invalid Unicode"
+    skipped.add(reason, where)
+    return False
+
+
+def _meta(record: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for fields in (*(record.get(name) for name in NESTED), record):
+        if isinstance(fields, dict):
+            found |= {key: fields[key] for key in META if _is_plain(fields.get(key))}
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= META_CHARS
+    return (isinstance(value, float) and math.isfinite(value)) or (
+        isinstance(value, int) and abs(value) < 1 << 63
+    )
+
+
+def _names(record: dict[str, Any]) -> str:
+    """The names of its fields, for a message."""
+    names = ", ".join(repr(str(name))[1:-1][:40] for name in itertools.islice(record, 12))
+    return names + (", …" if len(record) > 12 else "") or "none"
+
+
+# --- Plain text ------------------------------------------------------------------------------
+
+
+def _text(path: str, skipped: Skipped) -> Iterator[Record]:
+    """A text file as one document or, when it is long, as several cut at a blank line or a line
+    end: memory stays bounded, and a one-file corpus can have documents held out."""
+    pending, line = b"", 1
+    for chunk in utf8_chunks(path, skipped):
+        pending += chunk
+        start = 0
+        while len(pending) - start >= 2 * PART_BYTES:
+            end = cut(pending, start)
+            yield from _part(pending[start:end], path, line, skipped)
+            line += pending.count(b"\n", start, end)
+            start = end
+        pending = pending[start:]
+    if pending:
+        yield from _part(pending, path, line, skipped)
+
+
+def cut(data: bytes, start: int = 0) -> int:
+    """Where the part from `start` ends: a blank line, a line end, or a character's start."""
+    low, high = start + PART_BYTES // 2, start + PART_BYTES
+    for separator in (b"\n\n", b"\n"):
+        found = data.rfind(separator, low, high)
+        if found >= 0:
+            return found + len(separator)
+    end = high
+    while end > high - 4 and data[end] & 0xC0 == 0x80:  # inside a UTF-8 character
+        end -= 1
+    return end
+
+
+def _part(data: bytes, path: str, line: int, skipped: Skipped) -> Iterator[Record]:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        at = line + data.count(b"\n", 0, error.start)
+        return skipped.add("invalid UTF-8", f"{path}:{at}")
+    if accepted(text, f"{path}:{line}", skipped):
+        yield Record(text, line, {})
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def _json_lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    for number, line in lines(pieces, path, skipped):
+        if not line.isspace():
+            yield from _parsed(line, path, number, skipped)
+
+
+def _parsed(data: bytes, path: str, number: int, skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    text = utf8(data, f"{path}:{number}", skipped)
+    if text is None:
+        return
+    try:
+        yield number, _loads(text)
+    except (ValueError, RecursionError):
+        skipped.add("invalid JSON", f"{path}:{number}")
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # perhaps an integer longer than Python converts, which JSON allows
+        return json.loads(text, parse_int=lambda digits: float(digits))
+
+
+def _json(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    """JSON lines, or values that lie in arrays or one after the other, told by how it begins."""
+    head = b""
+    while (start := head.lstrip()).count(b"\n") < 2 and len(head) < LINE_BYTES:
+        if start[:1] == b"[" or not (piece := next(pieces, b"")):
+            break
+        head += piece
+    pieces = itertools.chain([head], pieces)
+    if _begins_lines(start):
+        yield from _json_lines(pieces, path, skipped)
+        return
+    for number, value in enumerate(_values(pieces), 1):
+        if value is None:
+            skipped.add("record too long", f"{path}:{number}")
+        else:
+            yield from _parsed(value, path, number, skipped)
+
+
+def _begins_lines(start: bytes) -> bool:
+    """Whether its first line is a whole object, or is broken and the second one is."""
+    first, _, rest = start.partition(b"\n")
+    if start[:1] != b"{" or not rest.strip():
+        return start[:1] == b"{" and not rest.strip()
+    return any(
+        line[:1] == b"{" and _is_json(line) for line in (first, rest.lstrip().partition(b"\n")[0])
+    )
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        _loads(line.decode())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+_OPENING_OR_CLOSING = re.compile(rb'["{}\[\]]')
+_END_OF_STRING = re.compile(rb'["\\]')
+
+
+def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
+    """The objects of a file, each as it is spelled, and whatever else stands between them, without
+    the brackets and commas of the arrays they lie in. None: one over `LINE_BYTES`.
+
+    Linear in the file's size; memory is bounded by the longest value.
+    """
+    buffer, at, depth, quoted, long = b"", 0, 0, False, False
+    for piece in itertools.chain(pieces, (b"",)):
+        buffer += piece
+        start = 0  # of the value, or of what stands between two
+        while match := (_END_OF_STRING if quoted else _OPENING_OR_CLOSING).search(buffer, at):
+            at, sign = match.end(), match[0]
+            if sign == b"\\":
+                at += 1  # whatever it escapes, in the next piece perhaps
+                continue
+            if sign == b'"':
+                quoted = not quoted
+                continue
+            opens, before = sign in b"{[", depth
+            if depth or sign == b"{":
+                depth += 1 if opens else -1
+            if not (before and depth):  # at the edge of a value, or a bracket around values
+                end = at if before else at - 1
+                yield from _value(buffer[start:end], long)
+                start, long = (end if sign == b"{" and not before else at), False
+        at = max(at, len(buffer))
+        if at - start > LINE_BYTES:
+            start, long = len(buffer), True
+        buffer, at = buffer[start:], at - start
+    yield from _value(buffer, long)
+
+
+def _value(data: bytes, long: bool) -> Iterator[bytes | None]:
+    if long or len(data) > LINE_BYTES:
+        yield None
+    elif value := data.strip(b" \t\r\n,"):
+        yield value
+
+
+# --- CSV -------------------------------------------------------------------------------------
+
+
+def _csv(
+    pieces: Iterator[bytes], delimiter: str, path: str, skipped: Skipped
+) -> Iterator[tuple[int, Any]]:
+    """RFC 4180: the first row names the columns, quoted fields may hold line ends. A row's number
+    is that of its first line. Bytes that are not UTF-8 cost the row they stand in."""
+    csv.field_size_limit(LINE_BYTES)
+    text = (line.decode(errors="surrogateescape") for _, line in lines(pieces, path, skipped))
+    table = csv.reader(text, delimiter=delimiter, strict=True)
+    header: list[str] = []
+    while True:
+        number = table.line_num + 1
+        try:
+            row = next(table, None)
+        except csv.Error as error:
+            skipped.add("broken CSV", f"{path}:{number} ({error})")
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if not header:
+            header = row
+        elif len(row) == len(header):
+            yield number, dict(zip(header, row, strict=True))
+        else:
+            where = f"{path}:{number} ({len(row)} of {len(header)})"
+            skipped.add("another number of fields", where)
+
+
+# --- Before anything is read -----------------------------------------------------------------
+
+SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
+
+
+def check_source(source: dict[str, Any]) -> None:
+    """Raises InputError unless a source's paths match files of known names that have its
+    `text_field`; see `check_field`."""
+    if source["kind"] not in PYTHON:
+        with naming(source["name"]):
+            check_field(file_list(source), source.get("text_field", "text"))
+
+
+def check_field(paths: Iterable[str], text_field: str) -> None:
+    """Raises InputError if those of the paths that hold records have no `text_field`, as far as
+    the first records of the first files tell. Takes milliseconds, however long the files are.
+
+    SourceError: a package is missing.
+    """
+    of_records = (path for path in paths if format_of(path) not in (None, "text"))
+    sampled = [(path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES)]
+    found = [(path, fields) for path, fields in sampled if fields]
+    if found and not any(text_field in fields for _, fields in found):
+        path, fields = found[0]
+        raise InputError(
+            f"{path} has no field or column {text_field!r} to take the text from; it has "
+            f"{_names(fields)}: set the source's text_field",
+            "text_field",
+        )
+
+
+def _fields(path: str) -> dict[str, None]:
+    """The names of fields in a file's first records; none if it is empty or broken."""
+    kind = str(format_of(path))
+    if kind == "parquet":
+        return dict.fromkeys(columns_of(path))
+    records = _records(kind, path, "", Skipped())
+    first = [record for _, record in itertools.islice(records, SAMPLED_RECORDS)]
+    return {str(name): None for record in first if isinstance(record, dict) for name in record}
