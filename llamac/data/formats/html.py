@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import codecs
 import re
+from collections import Counter
+from typing import Any
 
+from llamac.data.formats.charsets import decode, encoding_of
+from llamac.data.formats.sniff import is_binary
 from llamac.runtime.data.decompress import package
 from llamac.runtime.data.skipped import Skipped
 
 PAGE_BYTES = 1 << 23
-# Time to find a page's main content grows with the square of these; no page comes near them.
-DEPTH = 2048
-ATTRIBUTES = 4096
+# Limit on the steps of each part of reading a page that takes more than linear time: squares of
+# tags' attributes, elements opened again in each block, depths of nodes. One to two seconds.
+WORK = 1 << 25
 
-_CHARSET = re.compile(
-    rb"""<meta\s[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{1,40})""", re.I
-)
-_LONG_TAG = re.compile(rb"<[A-Za-z][^>]{8192}[^>]*")
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
+_VALUE = r"""=\s*+(?:"[^"]*+"|'[^']*+'|)"""
+_TAG = re.compile(rf"<(!--|/?[A-Za-z][^\s/>=]*+)(?:[^>=]++|{_VALUE})*+")
+_ATTRIBUTE = re.compile(r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+))?+""")
+# A tag that may have more than a few hundred attributes: 16 signs, or 64 characters without one.
+_LONG = re.compile(rf"<[A-Za-z](?:[^>=]{{0,63}}+{_VALUE}){{0,15}}+(?:[^>=]{{64}}|[^>=]*+=)")
+_FORMATTING = "b|big|code|em|font|i|s|small|strike|strong|tt|u"
+_FORMATTED = re.compile(rf"<(?=[bcefistuBCEFISTU])(?i:{_FORMATTING})[\s/](?:[^>=]++|{_VALUE})*+")
+# Elements inside which the parser ignores the end of a formatting element that began outside.
+_SCOPES = (
+    "!--|applet|caption|iframe|marquee|math|noembed|noframes|noscript|object|plaintext|script|select"
+    "|style|svg|table|td|template|textarea|th|title|xmp"
 )
 _CANONICAL = 'link[rel="canonical"]'
 
@@ -33,70 +39,99 @@ def text_of(
     charset: what HTTP declares. main: without navigation, headers and footers.
     meta: title, url and language, as far as the page itself names them.
     """
+    html = decoded(data, charset, where, skipped)
+    tree = None if html is None else parsed(html, where, skipped)
+    return None if tree is None else (extracted(tree, main), _meta(tree))
+
+
+def decoded(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
+    """The characters of a page or plain text; None, and counted, if it is too long, is no text, or
+    more than one character in a hundred is none. NULs, which HTML has not, are left out."""
     if len(data) > PAGE_BYTES:
         return skipped.add("page too long", where)
-    if any(_attributes(tag) > ATTRIBUTES for tag in _LONG_TAG.findall(data)):
-        return skipped.add("page too intricate", where)
-    decoded = decode(data, charset)
-    if decoded is None:
-        return skipped.add("invalid encoding", where)
-    html = package("resiliparse.parse.html", where)
-    tree = html.HTMLTree.parse(decoded)
-    if data.count(b"<") > DEPTH and _deep(html, tree):
-        return skipped.add("page too intricate", where)
-    extract = package("resiliparse.extract.html2text", where).extract_plain_text
-    text = extract(tree, main_content=main, alt_texts=False)
-    return text, _meta(tree)
-
-
-def _attributes(tag: bytes) -> int:
-    return len(tag.split()) + tag.count(b"=")
-
-
-def decode(data: bytes, charset: str | None) -> str | None:
-    """By byte order mark, by what HTTP or the page declares, as UTF-8, or as it looks; None where
-    more than one character in a hundred is none. NULs, which HTML has not, are left out."""
-    for mark, name in _BOMS:
-        if data.startswith(mark):
-            return _sane(data[len(mark) :].decode(name, "replace"))
-    declared = _CHARSET.search(data, 0, 4096)
-    for name in (charset, declared and declared[1].decode("ascii")):
-        if name and (python := _python_name(name)):
-            return _sane(data.decode(python, "replace"))
-    try:
-        return _sane(data.decode())
-    except UnicodeDecodeError:
-        guess = package("resiliparse.parse.encoding", "html").detect_encoding(data)
-        return _sane(data.decode(_python_name(guess) or "cp1252", "replace"))
-
-
-def _python_name(label: str) -> str | None:
-    """Python's name of what browsers understand by a label: Latin-1 is Windows-1252, for one."""
-    standard = package("resiliparse.parse.encoding", "html").map_encoding_to_html5(label)
-    try:
-        return codecs.lookup(standard or label).name if "\0" not in label else None
-    except LookupError:
-        return None
-
-
-def _sane(text: str) -> str | None:
+    encoding = encoding_of(data, charset)
+    if not encoding.startswith(("utf-16", "utf-32")) and is_binary(data):
+        return skipped.add("not a page", where)
+    text = decode(data, encoding)
     if text.count("\ufffd") * 100 > len(text):
-        return None
-    return text.replace("\0", "")
+        return skipped.add("invalid encoding", where)
+    return text.removesuffix("\ufffd").replace("\0", "")  # crawlers cut off inside a character
 
 
-def _deep(html, tree) -> bool:
-    deepest = 0
+def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
+    """The tree; None, and counted, where reading it would take longer than `WORK` allows."""
+    module = package("resiliparse.parse.html", where)
+    tags = html.count("<")
+    if _attributes(html) > WORK or _reopened(html, tags) > WORK:
+        return skipped.add("page too intricate", where)
+    tree = module.HTMLTree.parse(html)
+    if tags * tags > 2 * WORK and _depths(module, tree) > WORK:
+        return skipped.add("page too intricate", where)
+    return tree
 
-    def visit(context) -> None:
-        nonlocal deepest
-        deepest = max(deepest, context.depth)
 
-    html.traverse_dom(tree.document, visit)
-    return deepest > DEPTH
+def extracted(tree: Any, main: bool) -> str:
+    """The text of a tree. main: see `text_of`."""
+    extract = package("resiliparse.extract.html2text", "html").extract_plain_text
+    return extract(tree, main_content=main, alt_texts=False)
 
 
-def _meta(tree) -> dict[str, str]:
+# --- Limits --------------------------------------------------------------------------------------
+
+
+def _attributes(html: str) -> int:
+    """The parser compares each attribute of a tag with all before it."""
+    total = at = 0
+    if len(html) ** 2 > 4 * WORK:  # an attribute has two characters at least
+        while found := _LONG.search(html, at):
+            tag = _TAG.match(html, found.start())
+            assert tag is not None
+            total, at = total + len(_ATTRIBUTE.findall(tag[0])) ** 2, tag.end()
+    return total
+
+
+def _reopened(html: str, tags: int) -> int:
+    """The parser opens formatting elements that were not closed again in every block: an upper
+    bound of the sum of depths that come of it."""
+    distinct = len(set(_FORMATTED.findall(html)))
+    most = 3 * distinct  # of equal ones it keeps three
+    if not distinct or tags * most * most <= WORK:
+        return 0
+    return tags * min(most, _unclosed(html)) ** 2
+
+
+def _unclosed(html: str) -> int:
+    """The most formatting elements that may be open at once. An end closes only what began since
+    the last start of a scope: more than the parser leaves open, never less."""
+    formatting, scopes = frozenset(_FORMATTING.split("|")), frozenset(_SCOPES.split("|"))
+    opened: Counter[str] = Counter()
+    beyond = most = 0
+    for tag in _TAG.findall(html):
+        name = tag.lower()
+        if name in formatting:
+            opened[name] += 1
+            most = max(most, beyond + opened.total())
+        elif name in scopes:
+            beyond += opened.total()
+            opened.clear()
+        elif opened.get(name[1:]) and name[0] == "/":
+            opened[name[1:]] -= 1
+    return most
+
+
+def _depths(module: Any, tree: Any) -> int:
+    """The sum of all nodes' depths: finding main content asks each node's ancestors."""
+    total = 0
+
+    def visit(context: Any) -> None:
+        nonlocal total
+        total += context.depth
+
+    module.traverse_dom(tree.document, visit)
+    return total
+
+
+def _meta(tree: Any) -> dict[str, str]:
     meta = {}
     if title := " ".join((tree.title or "").split())[:1000]:
         meta["title"] = title

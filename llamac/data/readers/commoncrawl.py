@@ -1,4 +1,4 @@
-"""CommonCrawl: WARC, WET, or HTML files → the text of their main content.
+"""CommonCrawl: WARC, WET, ARC, or HTML files → the text of their main content.
 
 meta: url, title where the page names them; content_type.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.data.formats.html import text_of
-from llamac.data.formats.trees import entries, files, is_tar
-from llamac.data.formats.warc import records, response
-from llamac.runtime.data.decompress import stem
-from llamac.runtime.data.records import accepted, utf8
+from llamac.data.formats import http
+from llamac.data.formats.html import PAGE_BYTES, decoded, text_of
+from llamac.data.formats.sniff import is_markup
+from llamac.data.formats.trees import files, is_tar, members
+from llamac.data.formats.warc import Record, arc_records, warc_records
+from llamac.runtime.data.decompress import stem, stream
+from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
-ARCHIVES = (".warc", ".wet")
-PAGES = (".html", ".htm", ".xhtml")
-ENDINGS = (*ARCHIVES, ".arc", *PAGES, ".tar", ".tgz")
+WARC, ARC = (".warc", ".wet"), (".arc",)
+PAGES = (".html", ".htm", ".xhtml", ".xht", ".shtml")
+ENDINGS = (*WARC, *ARC, *PAGES, ".tar", ".tgz")
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+UNKNOWN_TYPES = ("", "*/*", "unknown/unknown", "application/unknown")
+PAGE_RECORDS = frozenset(("response", "resource", "conversion"))
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
@@ -27,46 +31,68 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def pages(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
-    """Documents of an archive, a page, or a directory or tar of pages. main: see
-    `html.text_of`."""
+    """Documents of an archive, a page, or a directory or tar of these; in a tar only pages. A file
+    named itself may have any name: what it is, its first bytes tell. main: see `html.text_of`."""
     if is_tar(path):
-        yield from _files(path, main, skipped)
+        for entry in members(path, skipped, lambda name: stem(name).endswith(PAGES)):
+            where = f"{entry.file}:{entry.line}"
+            yield from _page(entry.data, None, main, path, entry.line, {}, where, skipped)
         return
     for file in files(path):
-        if stem(file).endswith(ARCHIVES):
-            yield from _archive(file, main, skipped)
-        elif file == path or stem(file).endswith(PAGES):
-            yield from _files(file, main, skipped)
+        if file == path or stem(file).endswith(WARC + ARC + PAGES):
+            yield from _file(file, main, skipped)
 
 
-def _files(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
-    for entry in entries(path, skipped, lambda name: stem(name).endswith(PAGES)):
-        where = f"{entry.file}:{entry.line}"
-        yield from _page(entry.data, None, main, entry.file, entry.line, {}, where, skipped)
+def _file(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
+    name = stem(path)
+    with stream(path, skipped) as file:
+        start = file.peek(16)
+        if name.endswith(WARC) or start.startswith(b"WARC/"):
+            yield from _archive(
+                warc_records(file, path, PAGE_RECORDS, skipped), path, main, skipped
+            )
+        elif name.endswith(ARC) or start.startswith(b"filedesc:"):
+            yield from _archive(arc_records(file, path, PAGE_RECORDS, skipped), path, main, skipped)
+        elif data := file.read(PAGE_BYTES + 1):
+            where = f"{path}:1"
+            if name.endswith(PAGES) or is_markup(data):
+                yield from _page(data, None, main, path, 1, {}, where, skipped)
+            else:
+                skipped.add("not a page", where)
 
 
-def _archive(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
-    kinds = frozenset(("response", "resource", "conversion"))
-    for record in records(path, kinds, skipped):
+def _archive(
+    records: Iterator[Record], path: str, main: bool, skipped: Skipped
+) -> Iterator[Document]:
+    record = None
+    for record in records:
         where = f"{path}:{record.number}"
-        meta = {"url": record.headers.get("warc-target-uri", "")[:4096]}
-        kind, body, charset = record.headers.get("content-type", ""), record.body, None
-        if record.headers["warc-type"].lower() == "response":
-            answer = response(record.body)
-            if answer is None or answer.status != 200:
-                skipped.add("HTTP status" if answer else "broken HTTP response", where)
+        (kind, charset), body = http.mime_type(record.content_type), record.body
+        if record.kind == "response":
+            try:
+                answer = http.response(body)
+            except http.Broken:
+                skipped.add("broken HTTP response", where)
                 continue
-            kind, body, charset = answer.content_type, answer.body, answer.charset
-        kind = kind.partition(";")[0].strip().lower()
-        meta["content_type"] = kind
+            if answer.status != 200:
+                skipped.add("HTTP status", where)
+                continue
+            kind, charset, body = answer.content_type, answer.charset, answer.body
+            if not answer.whole:  # what came before the cut is read
+                skipped.add("truncated HTTP body", where)
+        if kind in UNKNOWN_TYPES and is_markup(body):
+            kind = HTML_TYPES[0]
+        meta = {"url": record.url[:4096], "content_type": kind}
         if kind == "text/plain":
-            text = utf8(body, where, skipped)
+            text = decoded(body, charset, where, skipped)
             if text is not None and accepted(text, where, skipped):
                 yield Document(text, path, record.number, meta)
         elif kind in HTML_TYPES:
             yield from _page(body, charset, main, path, record.number, meta, where, skipped)
         else:
             skipped.add("neither HTML nor text", where)
+    if record is None:
+        skipped.add("no pages in archive", path)
 
 
 def _page(

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
+from llamac.data.formats.html import extracted, parsed
 from llamac.data.formats.xml import records
-from llamac.runtime.data.decompress import package
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
@@ -107,11 +107,10 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
         return
     for again in (post for post in answers if not post.answer):
         skipped.add("question twice", f"{path}:{again.line}")
-    texts = [_text(post.body, path) for post in answers if post.answer]
+    texts = [_text(post, path, skipped) for post in answers if post.answer]
     texts = [text for text in texts if text]
-    head = "\n\n".join(
-        part for part in (question.title.strip(), _text(question.body, path)) if part
-    )
+    parts = (question.title.strip(), _text(question, path, skipped))
+    head = "\n\n".join(part for part in parts if part)
     text = "\n\n".join((f"Q: {head}", *(f"A: {text}" for text in texts))) if head else ""
     if accepted(text, where, skipped):
         meta = {"site": site, "title": question.title, "score": question.score}
@@ -119,7 +118,7 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
         yield Document(text, path, question.line, meta)
 
 
-def _text(body: str, path: str) -> str:
-    html = package("resiliparse.parse.html", path)
-    extract = package("resiliparse.extract.html2text", path).extract_plain_text
-    return extract(html.HTMLTree.parse(body), main_content=False, alt_texts=False).strip()
+def _text(post: _Post, path: str, skipped: Skipped) -> str:
+    """A post's body; empty, and counted, where it cannot be read: the thread is kept."""
+    tree = parsed(post.body, f"{path}:{post.line}", skipped)
+    return "" if tree is None else extracted(tree, main=False).strip()

@@ -1,0 +1,149 @@
+"""Character encodings of web pages, as the WHATWG Encoding and HTML standards read them.
+
+webencodings knows the labels. Python's codecs do the decoding; where browsers read more than they
+do, an error handler supplies the missing characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+
+from llamac.runtime.data.decompress import package
+
+HEAD_BYTES = 4096  # where a page must declare its encoding; the standard asks for 1024
+
+# The standard knows neither UTF-32 nor UTF-16 without a mark; nothing else begins like them.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16le"),
+    (codecs.BOM_UTF16_BE, "utf-16be"),
+)
+_FIRST = (
+    (b"<\0\0", "utf-32-le"),
+    (b"\0\0\0<", "utf-32-be"),
+    (b"<\0", "utf-16le"),
+    (b"\0<", "utf-16be"),
+)
+# Codecs that know more than those webencodings names, and read all else the same.
+_WIDER = {"gbk": "gb18030", "euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp_ext"}
+
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.S)
+_META = re.compile(rb"<meta[\s/]([^>]*)", re.I)
+_ATTRIBUTE = re.compile(rb"""([^\s/>=]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s>"']+))""")
+_CHARSET = re.compile(rb"""charset\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s;"']+))""", re.I)
+_XML = re.compile(rb"""\s*<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([^"'>]{1,40})""")
+
+
+def encoding_of(data: bytes, charset: str | None) -> str:
+    """The WHATWG name of a page's encoding: by its byte order mark, by `charset` (what HTTP
+    declares), by what the page declares, as UTF-8 if it is valid UTF-8, or as its bytes look.
+
+    A label that browsers do not know declares nothing. A page without zero bytes is never UTF-16.
+    """
+    for mark, name in (*_MARKS, *_FIRST):
+        if data.startswith(mark):
+            return name
+    if charset and (name := _standard(charset)) and not (_wide(name) and b"\0" not in data[:1024]):
+        return name
+    for label in _declared(data[:HEAD_BYTES]):
+        if name := _standard(label.decode("latin-1")):
+            # The declaration could be read, so the page is no UTF-16: the standard says UTF-8.
+            return "utf-8" if _wide(name) else name.replace("x-user-defined", "windows-1252")
+    if b"\x1b$" not in data[:HEAD_BYTES]:  # ISO-2022-JP is valid UTF-8 too
+        try:
+            codecs.utf_8_decode(data, "strict", False)
+            return "utf-8"
+        except UnicodeDecodeError:
+            pass
+    detect = package("resiliparse.parse.encoding", "html").detect_encoding
+    guess = detect(data, html5_compatible=False) or "windows-1252"
+    return _standard(guess) or guess
+
+
+def decode(data: bytes, encoding: str) -> str:
+    """The text without a byte order mark, with U+FFFD for what is no character. encoding: of
+    `encoding_of`."""
+    for mark, name in _MARKS:
+        if name == encoding:
+            data = data.removeprefix(mark)
+    known = package("webencodings", "html").lookup(encoding)
+    try:
+        codec = codecs.lookup(_WIDER[encoding]) if encoding in _WIDER else known.codec_info
+    except (AttributeError, LookupError):  # a guess that browsers do not know, nor Python
+        codec = _python_codec(encoding)
+    native = encoding.startswith("utf") or encoding == "replacement"
+    errors = "replace" if native else _HANDLER
+    return codec.decode(data, errors)[0]
+
+
+def charset_of(parameters: str) -> str | None:
+    """The charset parameter of a Content-Type."""
+    found = _CHARSET.search(parameters.encode("utf-8", "replace"))
+    return next(filter(None, found.groups()), b"").decode("latin-1") or None if found else None
+
+
+def _standard(label: str) -> str | None:
+    known = package("webencodings", "html").lookup(label)
+    return known.name if known else None
+
+
+def _python_codec(name: str) -> codecs.CodecInfo:
+    try:
+        return codecs.lookup(name)
+    except LookupError:
+        return codecs.lookup("cp1252")
+
+
+def _wide(name: str) -> bool:
+    return name.startswith("utf-16")
+
+
+def _declared(head: bytes) -> Iterator[bytes]:
+    """The labels in a page's `<meta>` elements and its XML declaration."""
+    for tag in _META.findall(_COMMENT.sub(b"", head)):
+        values = {
+            name.lower(): double or single or bare
+            for name, double, single, bare in reversed(_ATTRIBUTE.findall(tag))
+        }
+        if b"charset" in values:
+            yield values[b"charset"]
+        elif values.get(b"http-equiv", b"").strip().lower() == b"content-type":
+            found = _CHARSET.search(values.get(b"content", b""))
+            yield next(filter(None, found.groups()), b"") if found else b""
+    if found := _XML.match(head):
+        yield found[1]
+
+
+# --- What browsers read and Python's codecs do not ---------------------------------------------
+
+_HANDLER = "llamac-as-browsers"
+
+
+def _as_browsers(error: UnicodeError) -> tuple[str, int]:
+    """Error handler: undefined bytes from 0x80 to 0x9F are the control characters of these
+    numbers; 0x80 is the euro sign in GBK; EUC-JP and ISO-2022-JP have the rows of Windows-31J."""
+    assert isinstance(error, UnicodeDecodeError)
+    data, at = error.object, error.start
+    if error.encoding == "charmap" and 0x80 <= data[at] < 0xA0:
+        return chr(data[at]), at + 1
+    if error.encoding == "gb18030" and data[at] == 0x80:
+        return "€", at + 1
+    if error.encoding in ("euc_jp", "iso2022_jp_ext"):
+        row, cell = (byte & 0x7F for byte in data[at : at + 2].ljust(2, b"\0"))
+        if 0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E and data[at] >> 7 == data[at + 1] >> 7:
+            return _windows_31j(row, cell), at + 2
+    return "\ufffd", error.end
+
+
+def _windows_31j(row: int, cell: int) -> str:
+    """The character of a JIS row and cell, each from 0x21, by way of Shift JIS."""
+    lead = (row + 1) // 2 + (0x70 if row < 0x5F else 0xB0)
+    trail = cell + (0x7E if row % 2 == 0 else 0x1F if cell < 0x60 else 0x20)
+    return bytes((lead, trail)).decode("cp932", "replace")
+
+
+codecs.register_error(_HANDLER, _as_browsers)

@@ -1,0 +1,231 @@
+"""HTTP responses as crawlers archive them: read as leniently as browsers read them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from llamac.data.formats.charsets import charset_of
+from llamac.data.formats.sniff import CONTROLS, HEAD_BYTES, is_binary
+from llamac.runtime.data.decompress import package
+
+HEADER_BYTES = 1 << 16
+BODY_BYTES = 1 << 24  # of a decoded body; the rest is left in a bomb
+CODINGS = 8  # of one body
+SLICE_BYTES = 1 << 10  # decompressed at a time: deflate makes 1 MB of it, zstd 32 MB
+WINDOW_BYTES = 1 << 23  # RFC 9659's limit for zstd
+
+_STATUS = re.compile(rb"\s*HTTP(?:/\d+(?:\.\d+)?)?[ \t]+(\d{3})(?!\d)", re.I)
+_CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
+_END = re.compile(rb"\r?\n")
+
+
+class Broken(ValueError):
+    """A response that is none, or that cannot be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """content_type: lower case, without parameters; empty if there is none. body: with transfer
+    and content codings undone. whole: whether the body ends where its codings say it does."""
+
+    status: int
+    content_type: str
+    charset: str | None
+    body: bytes
+    whole: bool
+
+
+def response(data: bytes) -> Response:
+    """The final response (interim ones, 1xx, are passed over). Broken: it is not one."""
+    file = io.BytesIO(data)
+    while True:
+        status = _STATUS.match(file.readline(HEADER_BYTES))
+        fields = headers(file) if status else None
+        if status is None or fields is None:
+            raise Broken
+        if status[1][:1] != b"1":
+            break
+    content_type, charset = mime_type(fields.get("content-type", ""))
+    body, whole = _decoded(file.read(), fields)
+    return Response(int(status[1]), content_type, charset, body, whole)
+
+
+def headers(file: IO[bytes]) -> dict[str, str] | None:
+    """Header fields up to the blank line, by name in lower case: folded lines joined, lines
+    without a colon left out, repeated fields joined by commas. None: there is no blank line, or
+    more than `HEADER_BYTES` before it."""
+    found: dict[str, str] = {}
+    name, size = "", 0
+    while line := file.readline(HEADER_BYTES):
+        size += len(line)
+        if line in (b"\n", b"\r\n"):
+            return found
+        if size > HEADER_BYTES:
+            return None
+        text = line.decode("utf-8", "replace")
+        if text[0] in " \t":
+            if name and (more := text.strip()):
+                found[name] = f"{found[name]} {more}".strip()
+            continue
+        name, colon, value = text.partition(":")
+        name, value = name.strip().lower() if colon else "", value.strip()
+        if name:
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return None
+
+
+def mime_type(value: str) -> tuple[str, str | None]:
+    """(type in lower case, charset) of a Content-Type, as the Fetch standard extracts them: of
+    several the last counts, and keeps the charset of an earlier one of the same type."""
+    kind, charset = "", None
+    for part in value.split(","):
+        essence, _, parameters = part.partition(";")
+        essence = essence.strip().lower()
+        if "/" in essence:
+            kind, charset = essence, charset if essence == kind else None
+        charset = charset_of(parameters) or charset
+    return kind, charset
+
+
+# --- Codings -----------------------------------------------------------------------------------
+
+
+def _decoded(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
+    codings = [
+        coding.partition(";")[0].strip().lower()
+        for name in ("content-encoding", "transfer-encoding")
+        for coding in fields.get(name, "").split(",")
+    ]
+    codings = [coding for coding in codings if coding == "chunked" or coding in _INFLATE]
+    if len(codings) > CODINGS:
+        raise Broken
+    whole = True
+    for coding in reversed(codings):
+        body, complete = _unchunked(body) if coding == "chunked" else _inflated(body, coding)
+        whole &= complete
+    return body, whole
+
+
+def _unchunked(data: bytes) -> tuple[bytes, bool]:
+    """The chunks joined, up to the first that is cut off or not where it should be. A body that
+    does not begin with a chunk's size is as it was: crawlers undo chunks and keep the header."""
+    pieces, at, match = [], 0, _CHUNK.match(data)
+    if match is None:
+        return data, True
+    while match and (size := int(match[1], 16)):
+        pieces.append(data[match.end() : match.end() + size])
+        at = match.end() + size
+        end = _END.match(data, at)
+        match = _CHUNK.match(data, end.end()) if end else None
+    return b"".join(pieces), match is not None
+
+
+def _inflated(data: bytes, coding: str) -> tuple[bytes, bool]:
+    """(decompressed, whether it is whole). Plain text is as it was: crawlers undo codings and keep
+    the header. Broken: it is neither."""
+    for magic, make in _INFLATE[coding]:
+        if magic and data.startswith(magic):
+            return _members(data, make, magic)
+    if _is_plain(data):
+        return data, True
+    for magic, make in _INFLATE[coding]:
+        if not magic:
+            try:
+                return _members(data, make, magic)
+            except Broken:
+                continue
+    if is_binary(data):
+        raise Broken
+    return data, True
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether it cannot be compressed: markup, or UTF-8, without control characters."""
+    head = data[:HEAD_BYTES]
+    if len(head.translate(None, CONTROLS)) < len(head):
+        return False
+    try:
+        return head.lstrip().startswith(b"<") or bool(codecs.utf_8_decode(head, "strict", False))
+    except UnicodeDecodeError:
+        return False
+
+
+def _members(data: bytes, make: Callable[[], Any], magic: bytes) -> tuple[bytes, bool]:
+    """All members of a stream, and whether the last is whole; what follows them and is none is
+    ignored, as by browsers. Broken: one has an error, not merely no end."""
+    pieces, size, machine, whole = [], 0, make(), False
+    rest = memoryview(data)
+    while rest and size <= BODY_BYTES:
+        piece, rest = rest[:SLICE_BYTES], rest[SLICE_BYTES:]
+        pieces.append(machine.decompress(piece))
+        size += len(pieces[-1])
+        if whole := machine.eof:
+            rest = memoryview(data)[len(data) - len(rest) - len(machine.unused_data) :]
+            if not magic or rest[: len(magic)] != magic:
+                break
+            machine = make()
+    return b"".join(pieces), whole or size > BODY_BYTES
+
+
+class _Machine:
+    """A decompressor, whichever library's, in zlib's manner. step: decompresses a piece."""
+
+    def __init__(self, machine: Any, step: Callable[[Any], bytes], error: type[Exception]) -> None:
+        self._machine, self._step, self._error = machine, step, error
+
+    def decompress(self, data: memoryview) -> bytes:
+        try:
+            return self._step(data)
+        except self._error as error:
+            raise Broken from error
+
+    @property
+    def eof(self) -> bool:
+        machine = self._machine
+        return machine.eof if hasattr(machine, "eof") else machine.is_finished()
+
+    @property
+    def unused_data(self) -> bytes:
+        return getattr(self._machine, "unused_data", b"")
+
+
+def _zlib(wbits: int) -> Callable[[], _Machine]:
+    def make() -> _Machine:
+        machine = zlib.decompressobj(wbits)
+        return _Machine(machine, machine.decompress, zlib.error)
+
+    return make
+
+
+def _brotli() -> _Machine:
+    brotli = package("brotli", "HTTP response")
+    machine = brotli.Decompressor()
+    # A full buffer means more than BODY_BYTES, after which nothing is decompressed.
+    return _Machine(
+        machine,
+        lambda data: machine.process(data, output_buffer_limit=BODY_BYTES + 1),
+        brotli.error,
+    )
+
+
+def _zstd() -> _Machine:
+    zstandard = package("zstandard", "HTTP response")
+    machine = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
+    return _Machine(machine, machine.decompress, zstandard.ZstdError)
+
+
+# (first bytes, decompressor) in the order they are tried. Servers confuse the first two names.
+_DEFLATE = ((b"\x1f\x8b", _zlib(31)), (b"", _zlib(15)), (b"", _zlib(-15)))
+_INFLATE: dict[str, tuple[tuple[bytes, Callable[[], _Machine]], ...]] = {
+    "gzip": _DEFLATE,
+    "x-gzip": _DEFLATE,
+    "deflate": _DEFLATE,
+    "br": ((b"", _brotli),),
+    "zstd": ((b"\x28\xb5\x2f\xfd", _zstd),),
+}

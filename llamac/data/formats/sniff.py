@@ -1,0 +1,34 @@
+"""Whether bytes are a page at all, by the WHATWG MIME Sniffing Standard."""
+
+from __future__ import annotations
+
+import re
+
+HEAD_BYTES = 1445  # the standard's resource header
+STRAY = 4  # control characters that a page may have by mistake
+
+# "Binary data bytes": the control characters that occur in no text.
+CONTROLS = bytes((*range(9), 11, *range(14, 27), *range(28, 32)))
+_TEXTUAL = (b"%PDF-", b"%!PS-Adobe-", b"{\\rtf")  # formats that begin like text
+_BEGINS = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:(?:<\?xml[^>]*>|<!--.*?-->)\s*)*<(?:!DOCTYPE\s+HTML|HTML|HEAD|BODY|TITLE"
+    rb"|META|LINK|SCRIPT|STYLE|IFRAME|H[1-6]|DIV|SPAN|P|BR|A|B|I|UL|OL|TABLE|FONT|CENTER|PRE|FORM|IMG|HR"
+    rb"|MAIN|ARTICLE|SECTION|HEADER|NAV)[\s/>]",
+    re.I | re.S,
+)
+
+
+def is_binary(data: bytes) -> bool:
+    """Whether it is no text, in any encoding but UTF-16. More lenient than the standard, which
+    lets one control character decide: pages have some by mistake."""
+    head = data[:HEAD_BYTES]
+    controls = len(head) - len(head.translate(None, CONTROLS))
+    return data.startswith(_TEXTUAL) or (controls > STRAY and controls * 50 > len(head))
+
+
+def is_markup(data: bytes) -> bool:
+    """Whether what nothing says the type of is HTML: its first tag is one of HTML's."""
+    head = data[:HEAD_BYTES]
+    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):  # UTF-16
+        head = head.lstrip(b"\xff\xfe").replace(b"\0", b"")
+    return bool(_BEGINS.match(head)) and len(head.translate(None, CONTROLS)) == len(head)
