@@ -121,6 +121,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 def _say(error: Exception, verb: str) -> None:
     """An exception that knows its exit code, as its message alone."""
+    from llamac.runtime.terminal import escaped
     from llamac.spec.errors import SpecError
 
     usage = getattr(error, "format_message", None)  # of typer's own, about the command line
@@ -128,4 +129,4 @@ def _say(error: Exception, verb: str) -> None:
     if text and not isinstance(error, SpecError) and not usage:
         text = f"llamac {verb}: {text}"
     if text:
-        print(text, file=sys.stderr)
+        print(escaped(text), file=sys.stderr)

@@ -272,12 +272,12 @@ def where(
         raise typer.BadParameter(f"{tokens!r} is not such as 1200 or 1200:1300", param_hint="TOKEN")
     begin, end = int(first), int(last) if colon else int(first) + 1
     directory, split = directory_of(loaded, run), "validation" if validation else "train"
-    from llamac.data.funnel import printable
     from llamac.data.provenance import text_of, where
+    from llamac.runtime.terminal import escaped
 
     with told(loaded):
         for place in where(directory, source, begin, end, split):
             span = f"tokens {place.begin:,} to {place.end - 1:,}"
-            print(f"document {place.document:,}, {span}: {printable(place.file)}:{place.line}")
+            print(f"document {place.document:,}, {span}: {escaped(place.file)}:{place.line}")
         if text:
-            print(text_of(directory, source, begin, end, split))
+            print(escaped(text_of(directory, source, begin, end, split)))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llamac.runtime.terminal import escaped
+
 if TYPE_CHECKING:
     from llamac.data.executor import Report, Step
 
@@ -45,7 +47,7 @@ def _bars() -> Iterator[Report]:
             if step.name != shown:
                 shown = step.name
                 progress.remove_task(task)
-                task = progress.add_task(step.name, total=step.size or None, jobs="")
+                task = progress.add_task(escaped(step.name), total=step.size or None, jobs="")
             progress.update(task, completed=size, jobs=f"{done}/{len(step.jobs)}")
 
         yield report
@@ -61,6 +63,6 @@ def _lines() -> Report:
         shown, said = step.name, time.monotonic()
         far = f" of {step.size / 1e6:,.1f} MB" if step.size else ""
         jobs = f", {done} of {len(step.jobs)} jobs done" if done else ""
-        print(f"{step.name}{far}{jobs} …", file=sys.stderr, flush=True)
+        print(escaped(f"{step.name}{far}{jobs} …"), file=sys.stderr, flush=True)
 
     return report

@@ -13,19 +13,20 @@ from llamac.data import funnel
 from llamac.data.clean import funnel_of, skipped_in
 from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
-from llamac.data.tokens import tokenized
+from llamac.data.tokens import UNKNOWN, tokenized
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import SPLITS, token_dtype, write_array, write_json
 from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.errors import SourceError
 
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
 def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
-    model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
-    parts = [_source(job, work, plan) for plan in plans]
+    model = Tokenizer.load(job.root / "tokenizer.model")
+    parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
@@ -55,9 +56,13 @@ def is_finished(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]
     return (job.root / "manifest.json").is_file()
 
 
-def _source(job: token_shards.Job, work: Path, plan: SourcePlan) -> dict[str, Any]:
+def _source(
+    job: token_shards.Job, work: Path, plan: SourcePlan, model: Tokenizer
+) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
     done = [tokenized(work, plan, part) for part in plan.parts]
+    counted = np.array([part.get(UNKNOWN, (0, 0)) for part in done]).sum(0).tolist()
+    Unknown(name, model, counted).check()
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
     if not splits["train"]["tokens"]:
         raise SourceError(

@@ -32,6 +32,7 @@ from llamac.data.vocabulary import (
 )
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import alone, read_json
+from llamac.runtime.data.vocabulary import given, say_lost
 from llamac.spec import Spec
 
 WORK, TOKENS = ".work", ".tokens"
@@ -85,6 +86,8 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     waiting = Step(f"waiting for the process at {preparation.root}", ())
     with alone(preparation.root, lambda: report(waiting, 0, 0)):
         settle(preparation)
+        if model := given(preparation.job):
+            say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
             run(steps(preparation), engine, report)
         return token_shards.reuse(preparation.job, token_shards.settings_of(preparation.job))
@@ -111,7 +114,10 @@ def settle(preparation: Preparation) -> None:
             stale.append(plan.work)
     keys = [hashlib.sha256(json.dumps(s, sort_keys=True).encode()).hexdigest() for _, s in noted]
     settings = token_shards.settings_of(job)
-    settings["tokenizer.path: the pieces"] = token_shards.inputs_of(job).get("tokenizer.path")
+    inputs = token_shards.inputs_of(job)
+    settings["tokenizer.path: the pieces"] = inputs.get("tokenizer.path")
+    if job.tokenizer.get("eos") is not None:
+        settings["tokenizer.eos: the piece"] = inputs.get("tokenizer.eos")
     key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
     noted.append((preparation.work / "plan.json", settings | {"key": key}))
     later = differences_from(preparation.work / "plan.json", settings)

@@ -12,6 +12,7 @@ from rich.text import Text
 from llamac.data.accounts import Account
 from llamac.data.epochs import Epochs
 from llamac.data.funnel import Row
+from llamac.runtime.terminal import escaped
 
 WIDTH = 160  # of what is piped
 REASONS = 6  # shown of a step; the page has all
@@ -57,7 +58,7 @@ def funnel_table(account: Account) -> Table:
             megabytes(row.left[1]),
             "" if tokens is None else f"≈ {count(tokens)}",
             f"{row.left[1] / row.entered[1]:.1%}" if index and row.entered[1] else "",
-            ", ".join(reasons(row)),
+            escaped(", ".join(reasons(row))),
         )
     if account.finished:
         train, held_out = account.splits["train"], account.splits["validation"]
@@ -107,10 +108,10 @@ def samples(accounts: Sequence[Account]) -> Iterator[RenderableType]:
             for kind, held in row.samples.items():
                 if kind == "" and row is not account.rows[-1]:
                     continue  # what is kept in the end is what counts
-                yield Text(f"  {row.name}: {kind or 'kept'}", "bold")
+                yield Text(escaped(f"  {row.name}: {kind or 'kept'}"), "bold")
                 for sample in held:
                     detail = f"  ({sample['detail']})" if "detail" in sample else ""
-                    yield Text(f"    {sample['where']}{detail}", "cyan")
+                    yield Text(escaped(f"    {sample['where']}{detail}"), "cyan")
                     if "before" in sample:
                         yield _excerpt("-", sample["before"])
                     yield _excerpt("+" if "before" in sample else " ", sample["text"])
@@ -156,7 +157,7 @@ def _epochs(number: float | None) -> str:
 
 
 def _excerpt(mark: str, text: str) -> Text:
-    lines = text.split("\n")
+    lines = escaped(text).split("\n")
     more = ["…"] if len(lines) > LINES else []
     return Text("\n".join(f"      {mark} {line[:150]}" for line in [*lines[:LINES], *more]), "dim")
 

@@ -19,6 +19,7 @@ from llamac.runtime.data.tokenizer import (
     train_tokenizer,
     training_lines,
 )
+from llamac.runtime.terminal import escaped
 from llamac.spec import Spec
 
 LOOKED_AT = 32  # times the sample: how much text it is drawn from
@@ -162,7 +163,4 @@ def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iter
 
 def _shown(pieces: Iterable[str], between: str = " ") -> str:
     """A line of pieces, in which the end of a line is written as such."""
-    return between.join(
-        piece if piece.isprintable() else piece.encode("unicode_escape").decode()
-        for piece in pieces
-    )
+    return escaped(between.join(pieces)).replace("\n", "\\n").replace("\t", "\\t")

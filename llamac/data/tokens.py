@@ -28,7 +28,9 @@ from llamac.data.state import locked
 from llamac.runtime.data.prepared import SPLITS, read_json, token_dtype, write_json
 from llamac.runtime.data.token_shards import BATCH_BYTES, Job
 from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.data.vocabulary import Unknown
 
+UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
 """end: of the document's tokens, EOS among them, in the part's tokens of this split. name: where
 in the part's names its file begins. line: as in `Document`."""
@@ -39,11 +41,12 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
     with locked(state.with_name(f"{part.number:05}.tokenize")):
         if is_tokenized(job, work, plan, part):
             return
-        model = Tokenizer.load(job.root / "tokenizer.model", job.tokenizer.get("eos"))
-        encode = _encoder(model, plan)
+        model = Tokenizer.load(job.root / "tokenizer.model")
+        saved = read_json(state)
+        unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
+        encode = _encoder(model, plan, unknown)
         folder = job.root / plan.source.name
         folder.mkdir(exist_ok=True)
-        saved = read_json(state)
         writers = {
             split: _Split(folder, f"{split}-{part.number:05}", job, saved.get(split, {}))
             for split in SPLITS
@@ -52,8 +55,10 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
             noted = {split: writer.flush() for split, writer in writers.items()}
+            noted[UNKNOWN] = [unknown.unknown, unknown.tokens]
             write_json(state, {"chunks": number + 1, "done": False, **noted})
         noted = {split: writer.close() for split, writer in writers.items()}
+        noted[UNKNOWN] = [unknown.unknown, unknown.tokens]
         write_json(state, {"chunks": len(names), "done": True, **noted})
 
 
@@ -62,7 +67,7 @@ def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
 
 
 def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
-    """Of each split: documents, bytes, tokens and shards of a part."""
+    """Of each split: documents, bytes, tokens and shards of a part; and UNKNOWN."""
     return read_json(_state(work, plan, part))
 
 
@@ -70,9 +75,9 @@ Encode = Callable[[list[Document]], list[np.ndarray]]
 """The tokens of each document with EOS, int32 [n]."""
 
 
-def _encoder(model: Tokenizer, plan: SourcePlan) -> Encode:
+def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
     """Tokens of the same vocabulary stay as they are: another tool may have cut its text into
-    other pieces than ours would."""
+    other pieces than ours would. Only an EOS inside a document goes."""
     same = plan.source.kind == "tokens"
     same = same and tokenizer_of(plan.source).pieces_sha256 == model.pieces_sha256
 
@@ -80,7 +85,11 @@ def _encoder(model: Tokenizer, plan: SourcePlan) -> Encode:
         given = [document.tokens if same else None for document in batch]
         texts = [d.text for d, tokens in zip(batch, given, strict=True) if tokens is None]
         encoded = iter(model.encode_batch(texts))
-        found = [next(encoded) if tokens is None else tokens for tokens in given]
+        found = [
+            next(encoded) if tokens is None else np.array([t for t in tokens if t != model.eos])
+            for tokens in given
+        ]
+        unknown.add([document.text for document in batch], found)
         return [np.append(tokens, model.eos).astype(np.int32) for tokens in found]
 
     return encode

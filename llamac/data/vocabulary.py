@@ -10,8 +10,9 @@ from llamac.data.clean import require_text, rows_of, text_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.state import locked
 from llamac.runtime.data.prepared import read_json, write_bytes, write_json
-from llamac.runtime.data.token_shards import Job, tokenizer_of
+from llamac.runtime.data.token_shards import Job
 from llamac.runtime.data.tokenizer import Tokenizer, sample, train_tokenizer, training_lines
+from llamac.runtime.data.vocabulary import tokenizer_of
 
 
 def count(work: Path, plan: SourcePlan) -> None:

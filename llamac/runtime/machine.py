@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from .errors import RunError
+from .terminal import escaped
 
 
 def exit_code(work: Callable[[], int]) -> Callable[[], int]:
@@ -46,7 +47,7 @@ def exit_code(work: Callable[[], int]) -> Callable[[], int]:
         except (RunError, OSError) as error:  # OSError: disk full, read-only, not a directory, …
             if getattr(error, "teller", None) in (None, int(os.environ.get("RANK", "0"))):
                 with contextlib.suppress(OSError):
-                    print(f"error: {error}", file=sys.stderr)
+                    print(escaped(f"error: {error}"), file=sys.stderr)
             return 1
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
@@ -80,10 +81,11 @@ def _first_line(error: Exception) -> str:
 def say(text: str) -> None:
     """Print; once stdout takes no more (its reader left, its disk is full), to nowhere instead.
 
+    Control characters, which samples and names of files may hold, are escaped.
     A run is worth more than its log: it goes on, and saves.
     """
     try:
-        print(text, flush=True)
+        print(escaped(text), flush=True)
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -78,7 +78,7 @@ class Spec(Section):
         """The id of the token that attention must not look past; None: it looks past all."""
         if not self.data.document_mask:
             return None
-        return EOS if self.tokenizer.eos is None else self.tokenizer.eos
+        return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
 
     def where(self, path: str) -> str:
         """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`.

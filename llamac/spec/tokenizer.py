@@ -19,13 +19,13 @@ class Tokenizer(Section):
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
     path: NonEmpty | None = Field(
         default=None,
-        description="An existing SentencePiece .model or HF tokenizer.json. Default: train one on "
-        "the sources.",
+        description="An existing SentencePiece .model, HF tokenizer.json or Llama 3's "
+        "tokenizer.model. Default: train one on the sources.",
     )
-    eos: Annotated[int, Field(ge=0)] | None = Field(
+    eos: Annotated[int, Field(ge=0)] | NonEmpty | None = Field(
         default=None,
-        description="Id of the piece that ends a document. Default: the model's own; a trained "
-        "tokenizer's is 2.",
+        description="The piece that ends a document: its id or its text. Default: the model's own; "
+        "a trained tokenizer's is 2.",
     )
     train_bytes: Bytes = Field(
         default=50_000_000,

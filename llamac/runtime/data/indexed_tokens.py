@@ -56,7 +56,8 @@ def open_tokenized(path: str | Path) -> Tokenized:
 def token_documents(
     path: str, eos: int, vocab_size: int, skipped: Skipped
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number from 1, tokens without a final EOS, int32) of each document in a file.
+    """(number from 1, tokens without EOS, int32) of each document in a file. One with an EOS inside
+    is several, as all that reads tokens takes it.
 
     Documents that are empty, lie outside the file or hold what is no token are skipped.
     """
@@ -72,14 +73,14 @@ def token_documents(
         except ValueError:
             skipped.add("tokens beyond the end of the file", where)
             continue
-        if len(tokens) and tokens[-1] == eos:
-            tokens = tokens[:-1]
-        if not len(tokens):
+        pieces = [piece[piece != eos] for piece in np.split(tokens, np.flatnonzero(tokens == eos))]
+        pieces = [piece for piece in pieces if len(piece)]
+        if not pieces:
             skipped.add("empty", where)
         elif tokens.min() < 0 or tokens.max() >= vocab_size:
             skipped.add("tokens outside the vocabulary", where)
         else:
-            yield number + 1, tokens.astype(np.int32)
+            yield from ((number + 1, piece.astype(np.int32)) for piece in pieces)
 
 
 def _megatron(stem: Path) -> Tokenized:

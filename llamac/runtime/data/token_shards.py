@@ -32,13 +32,13 @@ from .prepared import (
     verify,
     verify_once,
     write_array,
-    write_bytes,
     write_json,
 )
 from .records import check_source
 from .skipped import Skipped
 from .sources import documents
 from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
+from .vocabulary import Unknown, given, say_lost, tokenizer_of
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
 
@@ -119,7 +119,24 @@ def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
     verify_once(job.root, manifest, job.progress)
+    _check_ends(job.root, manifest)
+    say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
+
+
+def _check_ends(root: Path, manifest: dict[str, Any]) -> None:
+    """Raises PreparedDataError if EOS is in the midst of documents, where earlier versions left it
+    if its text stood there: packing and attention take it for their end."""
+    eos = manifest["tokenizer"]["eos"]
+    for source in manifest["sources"]:
+        counts = root / source["name"] / "unigrams.npy"
+        ends = int(np.load(counts)[eos]) if counts.is_file() else source["train"]["documents"]
+        if ends != source["train"]["documents"]:
+            raise PreparedDataError(
+                f"source {source['name']!r} in {root} has {source['train']['documents']:,} "
+                f"documents, but {ends:,} tokens that end one: delete {root} and prepare the data "
+                "again"
+            )
 
 
 def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +150,8 @@ def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
         check_source(source)
     inputs = inputs_of(job)
     key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
-    model = tokenizer_of(job, key)
+    model = tokenizer_of(job, key, train_on_sources)
+    say_lost(model.lost, job.progress)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | summary(job, model, parts)
     write_json(job.root / "manifest.json", manifest)
@@ -212,8 +230,8 @@ def inputs_of(job: Job) -> dict[str, Any]:
         for source in job.sources
         if source["kind"] not in PYTHON
     }
-    if path := job.tokenizer.get("path"):
-        inputs["tokenizer.path"] = Tokenizer.load(path, job.tokenizer.get("eos")).pieces_sha256
+    if model := given(job):
+        inputs |= {"tokenizer.path": model.pieces_sha256, "tokenizer.eos": model.eos}
     return inputs
 
 
@@ -251,30 +269,6 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 # --- The tokenizer -------------------------------------------------------------------------
-
-
-def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer] | None = None) -> Tokenizer:
-    """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
-    whether that of before is still wanted."""
-    note, path = job.root / "tokenizer.json", job.root / "tokenizer.model"
-    if read_json(note).get("key") == key and path.exists():
-        return Tokenizer.load(path)
-    given = job.tokenizer.get("path")
-    eos = job.tokenizer.get("eos")
-    model = Tokenizer.load(given, eos) if given else (train or train_on_sources)(job)
-    if model.vocab_size > job.vocab_size:
-        raise TokenizerError(
-            f"{given} has {model.vocab_size} pieces, more than model.vocab_size = "
-            f"{job.vocab_size}: raise model.vocab_size to at least {model.vocab_size}"
-        )
-    if eos not in (None, model.eos):
-        raise TokenizerError(
-            f"tokenizer.eos = {eos}, but documents end with piece {model.eos} of "
-            f"{given or 'the trained tokenizer'}: set tokenizer.eos = {model.eos}"
-        )
-    write_bytes(path, model.model)
-    write_json(note, {"key": key})
-    return model
 
 
 def train_on_sources(job: Job) -> Tokenizer:
@@ -315,10 +309,13 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     dtype, skipped = token_dtype(job.vocab_size), Skipped()
     writers = {name: ShardWriter(directory / name, dtype, job.shard_tokens) for name in SPLITS}
     unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
+    unknown = Unknown(source["name"], model)
     job.progress(stage, done)
     for texts in _batches(documents(source, skipped)):
         kept = [np.empty(0, dtype=np.int32)]
-        for text, tokens in zip(texts, model.encode_batch(texts, cores()), strict=True):
+        encoded = model.encode_batch(texts, cores())
+        unknown.add(texts, encoded)
+        for text, tokens in zip(texts, encoded, strict=True):
             data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
             held_out = job.is_held_out(data)
             writers["validation" if held_out else "train"].add(tokens, len(data))
@@ -327,6 +324,7 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
             done += len(data)
         unigrams += np.bincount(np.concatenate(kept), minlength=job.vocab_size)
         job.progress(stage, done)
+    unknown.check()
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
         raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
@@ -384,6 +382,7 @@ def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str
             "bos": model.bos,
             "eos": model.eos,
             "lossless": model.lossless,
+            "lost": model.lost,
         },
         "vocab_size": job.vocab_size,
         "dtype": token_dtype(job.vocab_size).str,

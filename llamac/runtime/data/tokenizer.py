@@ -14,12 +14,14 @@ import io
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import RunError
+from .sentencepiece_file import check_whole, ended_by
 
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
@@ -27,6 +29,28 @@ SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays b
 SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
 SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
+LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
+
+PROBES = {
+    "spaces at the ends": "  a ",
+    "runs of spaces": "a   b",
+    "tabs": "a\tb\t\tc",
+    "line ends": "a\r\nb\rc\n\n\n",
+    "capitals": "Ab CD",
+    "spaces before punctuation": "a . b , don ' t ( c )",
+    "digits": "12 3.5",
+    "composed accents": "\u00e9 \u00c5 \ud55c",
+    "decomposed accents": "e\u0301 A\u030a \u1112\u1161\u11ab",
+    "compatibility characters": "\ufb01 \u2460 \uff76 \u00a0",
+    "emoji": "\U0001f600 \U0001f469\u200d\U0001f467",
+    "Chinese and Japanese": "\u4e16\u754c \u65e5\u672c\u8a9e",
+    "rare scripts": "\U00012000 \u16a0",
+    "U+2581": "\u2581 \u2581",
+    "U+FFFD": "\ufffd",
+    "private and unassigned characters": "\ue000\uffff\U0010ffff\ufeff",
+    "control characters": "\x00\x07\x1b\x7f\x85\u2028",
+}
+"""Texts that tokenizers are known to change, by what is changed."""
 
 
 class TokenizerError(RunError, ValueError):
@@ -35,23 +59,41 @@ class TokenizerError(RunError, ValueError):
 
 class Tokenizer:
     """A SentencePiece model. `decode(encode(text)) == text` for every valid Unicode string,
-    if the model is `lossless`: those trained here are, and so is LLaMA's own."""
+    if the model is `lossless`: those trained here are, and so is LLaMA's own.
 
-    def __init__(self, model: bytes) -> None:
+    Its control pieces never come of text. User-defined symbols do: SentencePiece defines them as
+    text that is always one piece, and they decode to themselves. The one that is EOS is made a
+    control piece.
+
+    vocab_size: the largest id + 1. unk, bos, eos: -1 where the model has none.
+    """
+
+    def __init__(
+        self, model: bytes, eos: int | str | None = None, usual: str | None = None
+    ) -> None:
+        """eos: the id or text of the piece that ends documents, where it is not the model's own;
+        usual: its text, if neither says so. Raises TokenizerError."""
         sentencepiece = _sentencepiece()
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as error:
-            raise TokenizerError("not a SentencePiece model") from error
+            check_whole(model)
+            self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.vocab_size: int = pieces.vocab_size()
+            if eos is None and pieces.eos_id() < 0 and usual is not None:
+                eos = None if pieces.piece_to_id(usual) == pieces.unk_id() else usual
+            if eos is not None and (end := self._end(eos)) != pieces.eos_id():
+                model = ended_by(model, end, pieces.id_to_piece(end))
+                self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+            names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+        except TokenizerError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise TokenizerError(
+                f"not a SentencePiece model, or a damaged one ({error})"
+            ) from error
         self.model = model
-        self.vocab_size: int = self._pieces.vocab_size()
-        self.unk, self.bos, self.eos = (
-            self._pieces.unk_id(),
-            self._pieces.bos_id(),
-            self._pieces.eos_id(),
-        )
-        if self.eos < 0:
-            raise TokenizerError("the SentencePiece model has no end-of-sequence piece")
+        self.unk, self.bos, self.eos = pieces.unk_id(), pieces.bos_id(), pieces.eos_id()
+        special = (i for i in range(self.vocab_size) if pieces.is_control(i) or i == self.unk)
+        self.control: tuple[str, ...] = tuple(names[i] for i in special)
         # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
         # text's beginning may have it: later segments are led in by a newline, which is cut off.
         lead = self._pieces.encode("\n")
@@ -59,28 +101,44 @@ class Tokenizer:
         self._lead, self._lead_tokens = ("\n", len(lead)) if prefixed else ("", 0)
         mark = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self._mark: list[int] = [] if self.unk in mark else mark
-        names = (self._pieces.id_to_piece(i) for i in range(self.vocab_size))
         # A piece that spans lines would make cutting at a line's end change the tokens.
         self._multiline = any("\n" in name for name in names)
 
     @classmethod
-    def load(cls, path: str | Path, eos: int | None = None) -> Tokenizer:
-        """The model in a file, SentencePiece's or a tokenizer.json; eos: which piece ends a
-        document, where the file may not say. Raises TokenizerError, naming the file."""
-        try:
-            model = Path(path).read_bytes()
-            if model.lstrip()[:1] == b"{":
-                from .tokenizer_json import JsonTokenizer
+    def load(cls, path: str | Path, eos: int | str | None = None) -> Tokenizer:
+        """The tokenizer in a file: SentencePiece's, a tokenizer.json, or Llama 3's tiktoken file.
 
-                return JsonTokenizer(model, eos)
-            return cls(model)
-        except OSError as error:
+        eos: the id or text of the piece that ends documents; without it, what the file or the
+        tokenizer_config.json beside it says. Raises TokenizerError, naming the file.
+        """
+        from .tokenizer_file import load
+
+        return load(path, eos)
+
+    def _end(self, eos: int | str) -> int:
+        """The id of the piece that `eos` names, if it may end documents."""
+        pieces = self._pieces
+        found = pieces.piece_to_id(eos) if isinstance(eos, str) else eos
+        known = 0 <= found < pieces.vocab_size()
+        if not known or (isinstance(eos, str) and pieces.id_to_piece(found) != eos):
+            raise TokenizerError(f"it has no piece {eos!r}, which tokenizer.eos asks for")
+        piece = pieces.id_to_piece(found)
+        text = pieces.is_byte(found) or pieces.is_unknown(found) or len(piece.strip(SPACE_MARK)) < 2
+        if text:
             raise TokenizerError(
-                f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
-                "SentencePiece .model file or a tokenizer.json"
-            ) from error
-        except TokenizerError as error:
-            raise TokenizerError(f"{path}: {error}") from error
+                f"tokenizer.eos = {eos!r} is {piece!r}, a character of text, which cannot tell "
+                f"where a document ends: name a special piece{self.candidates()}"
+            )
+        return found
+
+    def candidates(self) -> str:
+        """The first pieces that may be meant to end documents, for an error's last words."""
+        bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
+        names = ((i, self.piece(i)) for i in range(self.vocab_size))
+        found = [
+            f"{i} {name!r}" for i, name in names if i != self.unk and bracketed.fullmatch(name)
+        ]
+        return f"; it has {', '.join(found[:8])}" if found else ""
 
     @property
     def pieces_sha256(self) -> str:
@@ -93,11 +151,22 @@ class Tokenizer:
             digest.update(struct.pack("<IfI", len(piece), pieces.get_score(i), kind) + piece)
         return digest.hexdigest()
 
+    @cached_property
+    def lost(self) -> list[str]:
+        """What decoding does not bring back of the text that was encoded, in the words of PROBES:
+        nothing unless the tokenizer normalises text or does not know all of it."""
+        probes = PROBES | {"texts of special tokens": " a ".join(["", *self.control, ""])}
+        encoded = zip(probes.items(), self.encode_batch([*probes.values()]), strict=True)
+        return [what for (what, text), ids in encoded if self.decode(ids) != text]
+
     @property
     def lossless(self) -> bool:
-        """Whether a text made of traps survives: not with normalisation or without byte pieces."""
-        probe = "  a\r\n\n\tb  \x00 ﬁ Å é 😀 12 \u2581\ue000\n "
-        return self.decode(self.encode(probe)) == probe
+        """Whether every probe survives."""
+        return not self.lost
+
+    def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
+        """How many of the tokens of `texts` stand for what the tokenizer does not know."""
+        return sum(int((ids == self.unk).sum()) for ids in encoded) if self.unk >= 0 else 0
 
     def encode(self, text: str) -> np.ndarray:
         """The text's tokens, int32 [n], without BOS or EOS."""

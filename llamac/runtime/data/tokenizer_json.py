@@ -1,42 +1,76 @@
-"""A tokenizer of HF's `tokenizer.json` format, by the tokenizers library."""
+"""A tokenizer of HF's `tokenizer.json` format, by the tokenizers library.
+
+Plain text never becomes a special token here. The library is told not to look for them in text;
+where a model could still find one by itself (Unigram, WordLevel, WordPiece), a last pre-tokenizer
+cuts its name after the first character. Added tokens that are not special, such as runs of spaces,
+are pieces of text and are found in it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .tokenizer import Tokenizer, TokenizerError
+from .tiktoken_file import special_token
+from .tokenizer import LARGEST_VOCABULARY, Tokenizer, TokenizerError
 
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[EOS]")
 """What files call the end of a document; the format itself does not say which piece it is."""
 
 
 class JsonTokenizer(Tokenizer):
-    """As Tokenizer. model: the file's text, with the id of the end of a document as `eos`."""
+    """As Tokenizer. model: the file's text; a copy in prepared data holds its EOS as `eos`."""
 
-    def __init__(self, model: bytes, eos: int | None = None) -> None:
+    def __init__(
+        self, model: bytes, eos: int | str | None = None, usual: str | None = None
+    ) -> None:
         tokenizers = _tokenizers()
         try:
-            described = json.loads(model)
-            eos = described.pop("eos", None) if eos is None else eos
-            described.pop("eos", None)
+            self._described = described = json.loads(model)
+            saved = described.pop("eos", None)
             # What cuts or fills texts is for batches of a fixed size.
             described |= {"truncation": None, "padding": None}
-            self._whole = tokenizers.Tokenizer.from_str(json.dumps(described))
+            ids = _pieces_of(described)
+            unknown = _unknown_of(described["model"])
+            end = _end(ids, saved if eos is None else eos, (usual, *EOS_NAMES))
+            protected = json.dumps(_protected(described, ids, end, unknown))
+            self._whole = tokenizers.Tokenizer.from_str(protected)
+        except TokenizerError:
+            raise
+        except KeyError as error:
+            raise TokenizerError(
+                f"not a tokenizer.json (it has no {error}): the file with the vocabulary is wanted"
+            ) from error
         except Exception as error:  # the library raises plain Exceptions
             raise TokenizerError(f"not a tokenizer.json ({error})") from error
-        self._described = described
-        self.vocab_size: int = self._whole.get_vocab_size()
-        self.eos = _eos(self._whole) if eos is None else eos
-        if not 0 <= self.eos < self.vocab_size:
-            raise TokenizerError(f"it has no piece {self.eos}, which tokenizer.eos says it has")
-        self.unk = self.bos = -1
-        self.model = json.dumps(described | {"eos": self.eos}, ensure_ascii=False).encode()
+        self._whole.encode_special_tokens = True
+        pieces: dict[str, int] = self._whole.get_vocab(with_added_tokens=True)
+        # Ids may have holes, so their number says nothing of the largest.
+        self.vocab_size: int = max(pieces.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= LARGEST_VOCABULARY:
+            raise TokenizerError(
+                f"its largest id is {self.vocab_size - 1:,}: ids from 0 to "
+                f"{LARGEST_VOCABULARY - 1:,} can be used"
+            )
+        if isinstance(eos, int) and pieces.get(end or "") != eos:
+            raise TokenizerError(f"its piece {eos} is not {end!r}, as its added_tokens say")
+        self.eos, self.unk = pieces.get(end or "", -1), pieces.get(unknown or "", -1)
+        self.bos = -1
+        self.control = tuple(sorted(_special(described, end) & pieces.keys(), key=pieces.get))
+        self._is_control = np.zeros(self.vocab_size, dtype=bool)
+        for name in self.control:
+            if pieces[name] == self.eos or (name != unknown and len(name) > 1):
+                self._is_control[pieces[name]] = True
+        self._unseen: dict[str, bool] = {}  # whether a character gives no token
+        kept = described if self.eos < 0 else described | {"eos": self.eos}
+        self.model = json.dumps(kept, ensure_ascii=False).encode()
 
     @property
     def pieces_sha256(self) -> str:
@@ -47,8 +81,34 @@ class JsonTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
         # Rayon's pool is made once, at its first use.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
-        found = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(one.ids, dtype=np.int32) for one in found]
+        try:
+            found = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
+        except BaseException as error:  # a panic of the library's is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error
+        encoded = [np.array(one.ids, dtype=np.int32) for one in found]
+        for ids in encoded:
+            if self._is_control[ids].any():
+                piece = self.piece(int(ids[self._is_control[ids]][0]))
+                raise TokenizerError(
+                    f"the tokenizer makes its special token {piece!r} of plain text: set "
+                    "tokenizer.eos to another piece, or use another tokenizer"
+                )
+        return encoded
+
+    def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
+        """As Tokenizer.unknown; a model without an unknown piece drops what it does not know, so
+        there the characters that give no token are counted."""
+        if self.unk >= 0 or self.lossless:
+            return super().unknown(texts, encoded)
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(text)
+        new = [char for char in counts if char not in self._unseen and not char.isspace()]
+        dropped = (not len(ids) for ids in self.encode_batch(new))
+        self._unseen.update(zip(new, dropped, strict=True))
+        return sum(count for char, count in counts.items() if self._unseen.get(char))
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         known = [int(i) for i in ids if 0 <= i < self.vocab_size]
@@ -62,13 +122,69 @@ class JsonTokenizer(Tokenizer):
         return self._whole.id_to_token(token) or ""
 
 
-def _eos(tokenizer: Any) -> int:
-    for name in EOS_NAMES:
-        if (found := tokenizer.token_to_id(name)) is not None:
-            return found
-    raise TokenizerError(
-        "no piece of it has a usual name for the end of a document: give its id as tokenizer.eos"
-    )
+def _pieces_of(described: dict[str, Any]) -> dict[str, int]:
+    """Ids by piece, of the model and what is added to it."""
+    vocabulary = described["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
+        vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    added = described.get("added_tokens") or ()
+    return vocabulary | {one["content"]: one["id"] for one in added}
+
+
+def _unknown_of(model: dict[str, Any]) -> str | None:
+    """The piece for what the model does not know."""
+    if model.get("unk_id") is not None:
+        return model["vocab"][model["unk_id"]][0]
+    return model.get("unk_token") or None
+
+
+def _end(ids: dict[str, int], asked: int | str | None, names: Iterable[str | None]) -> str | None:
+    """The piece that ends documents: the one asked for, or one with a usual name, or none."""
+    if asked is None:
+        return next((name for name in names if name in ids), None)
+    found = [piece for piece, i in ids.items() if i == asked or piece == asked]
+    if not found:
+        raise TokenizerError(f"it has no piece {asked!r}, which tokenizer.eos asks for")
+    piece = asked if isinstance(asked, str) else found[-1]
+    if len(piece.strip("▁Ġ ")) <= 1 or re.fullmatch("<0x[0-9A-F]{2}>", piece):
+        raise TokenizerError(
+            f"tokenizer.eos = {asked!r} is {piece!r}, a character of text, which cannot tell where "
+            "a document ends: name a special token"
+        )
+    return piece
+
+
+def _special(described: dict[str, Any], end: str | None) -> set[str]:
+    added = described.get("added_tokens") or ()
+    return {one["content"] for one in added if one["special"]} | ({end} if end else set())
+
+
+def _protected(
+    described: dict[str, Any], ids: dict[str, int], end: str | None, unknown: str | None
+) -> dict[str, Any]:
+    """The description, with `end` as a special token, none of which text can yield, and without
+    chance (`dropout`): the same text gives the same tokens."""
+    model, added = described["model"], list(described.get("added_tokens") or ())
+    if end is not None:
+        added = [one for one in added if one["content"] != end] + [special_token(ids[end], end)]
+        added.sort(key=lambda one: one["id"])
+    names = _special(described, end) | ({unknown} if unknown else set())
+    in_model = model["vocab"]
+    if isinstance(in_model, list):
+        in_model = {piece for piece, _ in in_model}
+    found = sorted(name for name in names if name in in_model and len(name) > 1)
+    if found and model.get("type") == "BPE" and not model.get("ignore_merges"):
+        merged = {"".join(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]}
+        found = [name for name in found if name in merged]  # else no text gets there
+    cut = described.get("pre_tokenizer")
+    if found:
+        regex = "|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in found)
+        split = {"type": "Split", "behavior": "Isolated", "invert": False}
+        steps = [cut] if cut else []
+        steps.append(split | {"pattern": {"Regex": regex}})
+        cut = {"type": "Sequence", "pretokenizers": steps}
+    model = model | ({"dropout": None} if "dropout" in model else {})
+    return described | {"added_tokens": added, "pre_tokenizer": cut, "model": model}
 
 
 def _tokenizers() -> Any:

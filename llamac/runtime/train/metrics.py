@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..machine import forget_peak_memory, peak_memory_bytes, say
+from ..terminal import escaped
 from .plan_file import WARM, deviation, read_plan
 
 if TYPE_CHECKING:
@@ -152,10 +153,11 @@ class Display:
                 self._live.stop()
 
     def say(self, text: str) -> None:
-        """Print `text` as it is, above the live line if there is one."""
+        """Print `text`, its control characters escaped, above the live line if there is one."""
         if self._live is not None:
             with contextlib.suppress(OSError):  # a terminal that is gone does not end the run
-                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                line = escaped(text)
+                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             say(text)
 
