@@ -78,6 +78,7 @@ class Tokenizer:
             check_whole(model)
             self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.vocab_size: int = pieces.vocab_size()
+            self.unk: int = pieces.unk_id()
             if eos is None and pieces.eos_id() < 0 and usual is not None:
                 eos = None if pieces.piece_to_id(usual) == pieces.unk_id() else usual
             if eos is not None and (end := self._end(eos)) != pieces.eos_id():
@@ -91,7 +92,7 @@ class Tokenizer:
                 f"not a SentencePiece model, or a damaged one ({error})"
             ) from error
         self.model = model
-        self.unk, self.bos, self.eos = pieces.unk_id(), pieces.bos_id(), pieces.eos_id()
+        self.bos, self.eos = pieces.bos_id(), pieces.eos_id()
         special = (i for i in range(self.vocab_size) if pieces.is_control(i) or i == self.unk)
         self.control: tuple[str, ...] = tuple(names[i] for i in special)
         # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
@@ -134,10 +135,8 @@ class Tokenizer:
     def candidates(self) -> str:
         """The first pieces that may be meant to end documents, for an error's last words."""
         bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
-        names = ((i, self.piece(i)) for i in range(self.vocab_size))
-        found = [
-            f"{i} {name!r}" for i, name in names if i != self.unk and bracketed.fullmatch(name)
-        ]
+        names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
+        found = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
         return f"; it has {', '.join(found[:8])}" if found else ""
 
     @property
