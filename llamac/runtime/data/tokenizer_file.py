@@ -23,6 +23,8 @@ MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 TRY_JSON = """
 import tokenizers
 described = json.loads(model)
+if not isinstance(described, dict) or "model" not in described:
+    raise ValueError("it holds no model: the file with the vocabulary is wanted")
 described.pop("eos", None)
 text = json.dumps(described | {"truncation": None, "padding": None})
 tokenizer = tokenizers.Tokenizer.from_str(text)

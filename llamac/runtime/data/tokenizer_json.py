@@ -44,10 +44,6 @@ class JsonTokenizer(Tokenizer):
             self._whole = tokenizers.Tokenizer.from_str(protected)
         except TokenizerError:
             raise
-        except KeyError as error:
-            raise TokenizerError(
-                f"not a tokenizer.json (it has no {error}): the file with the vocabulary is wanted"
-            ) from error
         except Exception as error:  # the library raises plain Exceptions
             raise TokenizerError(f"not a tokenizer.json ({error})") from error
         self._whole.encode_special_tokens = True
@@ -60,7 +56,10 @@ class JsonTokenizer(Tokenizer):
                 f"{LARGEST_VOCABULARY - 1:,} can be used"
             )
         if isinstance(eos, int) and pieces.get(end or "") != eos:
-            raise TokenizerError(f"its piece {eos} is not {end!r}, as its added_tokens say")
+            raise TokenizerError(
+                f"the tokenizers library gives {end!r} the id {pieces.get(end or '')}, not {eos}, "
+                "which the file says it has: set tokenizer.eos to that, or to the piece's text"
+            )
         self.eos, self.unk = pieces.get(end or "", -1), pieces.get(unknown or "", -1)
         self.bos = -1
         self.control = tuple(sorted(_special(described, end) & pieces.keys(), key=pieces.get))
@@ -124,11 +123,15 @@ class JsonTokenizer(Tokenizer):
 
 def _pieces_of(described: dict[str, Any]) -> dict[str, int]:
     """Ids by piece, of the model and what is added to it."""
-    vocabulary = described["model"]["vocab"]
-    if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
-        vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
     added = described.get("added_tokens") or ()
-    return vocabulary | {one["content"]: one["id"] for one in added}
+    return _model_pieces(described["model"]) | {one["content"]: one["id"] for one in added}
+
+
+def _model_pieces(model: dict[str, Any]) -> dict[str, int]:
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):  # Unigram: pairs of piece and score
+        return {piece: i for i, (piece, _) in enumerate(vocabulary)}
+    return vocabulary
 
 
 def _unknown_of(model: dict[str, Any]) -> str | None:
@@ -169,10 +172,8 @@ def _protected(
         added = [one for one in added if one["content"] != end] + [special_token(ids[end], end)]
         added.sort(key=lambda one: one["id"])
     names = _special(described, end) | ({unknown} if unknown else set())
-    in_model = model["vocab"]
-    if isinstance(in_model, list):
-        in_model = {piece for piece, _ in in_model}
-    found = sorted(name for name in names if name in in_model and len(name) > 1)
+    special = {ids[name] for name in names if name in ids}  # damaged files have an id twice
+    found = [piece for piece, i in _model_pieces(model).items() if i in special and len(piece) > 1]
     if found and model.get("type") == "BPE" and not model.get("ignore_merges"):
         merged = {"".join(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]}
         found = [name for name in found if name in merged]  # else no text gets there
