@@ -14,6 +14,7 @@ import numpy as np
 from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.data.packing import document_lengths
 from llamac.runtime.data.prepared import SPLITS, load_manifest, whole
+from llamac.runtime.data.token_shards import check_ends
 
 FORMATS = ("megatron", "datatrove")
 COPY = 1 << 22  # tokens copied at a time
@@ -32,6 +33,7 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     Raises ExportError, before anything is written.
     """
     manifest = load_manifest(directory)
+    check_ends(directory, manifest)
     dtype = np.dtype(manifest["dtype"])
     if kind == "megatron" and dtype.itemsize == 4:
         dtype = np.dtype("<i4")  # it knows no uint32, and no vocabulary needs the last bit

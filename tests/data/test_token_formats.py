@@ -77,6 +77,13 @@ def test_we_read_what_megatron_writes(tmp_path: Path) -> None:
     assert read(tmp_path / "x.bin", 1000) == [[5, 6], [7, 8, 9, 10, 11]]
 
 
+def test_a_document_with_an_end_inside_is_two(tmp_path: Path) -> None:
+    np.array([5, EOS, EOS, 6, EOS, 7, 8, EOS], "<u2").tofile(tmp_path / "x.ds")
+    np.array([5, 8], "<u8").tofile(tmp_path / "x.ds.index")
+    found = token_documents(str(tmp_path / "x.ds"), EOS, 100, Skipped())
+    assert [(n, t.tolist()) for n, t in found] == [(1, [5]), (1, [6]), (2, [7, 8])]
+
+
 @every_format
 def test_nothing_is_written_over(tmp_path: Path, kind: str) -> None:
     data = prepared(tmp_path / "data", 1000)

@@ -238,3 +238,19 @@ def test_an_index_counts_with_its_tokens(tmp_path: Path) -> None:
     assert input_bytes(str(tmp_path / "x.idx")) == 50
     (tmp_path / "x.bin").write_bytes(bytes(700))
     assert input_bytes(str(tmp_path / "x.idx")) == 750
+
+
+def test_ends_inside_documents_of_others_end_documents(made: Path) -> None:
+    model = Tokenizer.load(made / "t.model")
+    texts = [model.encode(text).tolist() for text in TEXTS[:20]]
+    joined = [[*a, EOS, *b, EOS] for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    np.concatenate(joined).astype("<u2").tofile(made / "joined.ds")
+    np.cumsum([len(document) for document in joined]).astype("<u8").tofile(made / "joined.ds.index")
+    source = {"name": "web", "kind": "tokens", "paths": [f"{made}/joined.ds"]}
+    source["tokenizer"] = f"{made}/t.model"
+    assert main(["data", "prepare", *spec(made, "joined", source)]) == 0
+    (entry,) = load_manifest(made / "joined")["sources"]
+    found = tokens(made / "joined")
+    for split in ("train", "validation"):
+        assert entry[split]["documents"] == found[split].count(EOS)
+    assert sum(entry[split]["documents"] for split in found) == 20

@@ -119,12 +119,12 @@ def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
     verify_once(job.root, manifest, job.progress)
-    _check_ends(job.root, manifest)
+    check_ends(job.root, manifest)
     say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
 
 
-def _check_ends(root: Path, manifest: dict[str, Any]) -> None:
+def check_ends(root: Path, manifest: dict[str, Any]) -> None:
     """Raises PreparedDataError if EOS is in the midst of documents, where earlier versions left it
     if its text stood there: packing and attention take it for their end."""
     eos = manifest["tokenizer"]["eos"]

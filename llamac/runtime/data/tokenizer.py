@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import RunError
 from .sentencepiece_file import check_whole, ended_by
+from .tokenizer_file import PROBES, read_tokenizer
 
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
@@ -30,27 +31,6 @@ SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
 SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
 LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
-
-PROBES = {
-    "spaces at the ends": "  a ",
-    "runs of spaces": "a   b",
-    "tabs": "a\tb\t\tc",
-    "line ends": "a\r\nb\rc\n\n\n",
-    "capitals": "Ab CD",
-    "spaces before punctuation": "a . b , don ' t ( c )",
-    "digits": "12 3.5",
-    "composed accents": "\u00e9 \u00c5 \ud55c",
-    "decomposed accents": "e\u0301 A\u030a \u1112\u1161\u11ab",
-    "compatibility characters": "\ufb01 \u2460 \uff76 \u00a0",
-    "emoji": "\U0001f600 \U0001f469\u200d\U0001f467",
-    "Chinese and Japanese": "\u4e16\u754c \u65e5\u672c\u8a9e",
-    "rare scripts": "\U00012000 \u16a0",
-    "U+2581": "\u2581 \u2581",
-    "U+FFFD": "\ufffd",
-    "private and unassigned characters": "\ue000\uffff\U0010ffff\ufeff",
-    "control characters": "\x00\x07\x1b\x7f\x85\u2028",
-}
-"""Texts that tokenizers are known to change, by what is changed."""
 
 
 class TokenizerError(RunError, ValueError):
@@ -112,9 +92,20 @@ class Tokenizer:
         eos: the id or text of the piece that ends documents; without it, what the file or the
         tokenizer_config.json beside it says. Raises TokenizerError, naming the file.
         """
-        from .tokenizer_file import load
+        try:
+            file = read_tokenizer(Path(path))
+            if not file.is_json:
+                return cls(file.model, eos, file.usual_eos)
+            from .tokenizer_json import JsonTokenizer
 
-        return load(path, eos)
+            return JsonTokenizer(file.model, eos, file.usual_eos)
+        except OSError as error:
+            raise TokenizerError(
+                f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
+                "SentencePiece .model file or a tokenizer.json"
+            ) from error
+        except ValueError as error:
+            raise TokenizerError(f"{path}: {error}") from error
 
     def _end(self, eos: int | str) -> int:
         """The id of the piece that `eos` names, if it may end documents."""

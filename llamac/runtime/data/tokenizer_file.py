@@ -9,15 +9,37 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from .tiktoken_file import as_tokenizer_json, is_tiktoken
-from .tokenizer import PROBES, Tokenizer, TokenizerError
 
 LARGEST_FILE = 1 << 28  # bytes; the largest published ones have some 30 MB
 SECONDS = 60  # for loading a file; the largest take a few
 MEMORY = 8 << 30  # bytes of address space
+
+PROBES = {
+    "spaces at the ends": "  a ",
+    "runs of spaces": "a   b",
+    "tabs": "a\tb\t\tc",
+    "line ends": "a\r\nb\rc\n\n\n",
+    "capitals": "Ab CD",
+    "spaces before punctuation": "a . b , don ' t ( c )",
+    "digits": "12 3.5",
+    "composed accents": "\u00e9 \u00c5 \ud55c",
+    "decomposed accents": "e\u0301 A\u030a \u1112\u1161\u11ab",
+    "compatibility characters": "\ufb01 \u2460 \uff76 \u00a0",
+    "emoji": "\U0001f600 \U0001f469\u200d\U0001f467",
+    "Chinese and Japanese": "\u4e16\u754c \u65e5\u672c\u8a9e",
+    "rare scripts": "\U00012000 \u16a0",
+    "U+2581": "\u2581 \u2581",
+    "U+FFFD": "\ufffd",
+    "private and unassigned characters": "\ue000\uffff\U0010ffff\ufeff",
+    "control characters": "\x00\x07\x1b\x7f\x85\u2028",
+}
+"""Texts that tokenizers are known to change, by what is changed."""
+
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 TRY_JSON = """
@@ -31,7 +53,7 @@ tokenizer = tokenizers.Tokenizer.from_str(text)
 for text in probes:
     tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids)
 """
-TRY_SENTENCEPIECE = """
+TRY_MODEL = """
 import sentencepiece
 tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
 for text in probes:
@@ -48,35 +70,26 @@ model, probes = sys.stdin.buffer.read(), {probes!r}
 """
 
 
-def load(path: str | Path, eos: int | str | None) -> Tokenizer:
-    """As Tokenizer.load."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise TokenizerError(f"its {path.stat().st_size:,} bytes are too many for a tokenizer")
-        return _of(path.read_bytes(), eos, _configured_eos(path))
-    except OSError as error:
-        raise TokenizerError(
-            f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
-            "SentencePiece .model file or a tokenizer.json"
-        ) from error
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error}") from error
+@dataclass(frozen=True)
+class TokenizerFile:
+    """model: a tokenizer.json, or a SentencePiece model. usual_eos: the text of the piece that ends
+    documents by the tokenizer_config.json beside it."""
+
+    model: bytes
+    is_json: bool
+    usual_eos: str | None
 
 
-def _of(model: bytes, eos: int | str | None, usual: str | None) -> Tokenizer:
-    from .tokenizer_json import JsonTokenizer
-
+def read_tokenizer(path: Path) -> TokenizerFile:
+    """The file, once a process of its own has survived loading it. OSError, ValueError."""
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"its {size:,} bytes are too many for a tokenizer")
+    model = path.read_bytes()
     if is_tiktoken(model):
-        try:
-            model = as_tokenizer_json(model)
-        except ValueError as error:
-            raise TokenizerError(str(error)) from error
-    if model.startswith(MARKS) or model.lstrip()[:1] == b"{":
-        _survived(TRY_JSON, model, "tokenizer.json")
-        return JsonTokenizer(model, eos, usual)
-    _survived(TRY_SENTENCEPIECE, model, "SentencePiece model")
-    return Tokenizer(model, eos, usual)
+        model = as_tokenizer_json(model)
+    is_json = model.startswith(MARKS) or model.lstrip()[:1] == b"{"
+    _survived(model, is_json)
+    return TokenizerFile(model, is_json, _configured_eos(path))
 
 
 def _configured_eos(path: Path) -> str | None:
@@ -91,9 +104,10 @@ def _configured_eos(path: Path) -> str | None:
 
 
 @lru_cache(maxsize=8)
-def _survived(code: str, model: bytes, what: str) -> None:
+def _survived(model: bytes, is_json: bool) -> None:
     """Loads a model and uses it in a process of its own: the libraries take some damaged or hostile
-    files for a reason to abort, or to allocate without end. Raises TokenizerError."""
+    files for a reason to abort, or to allocate without end. Raises ValueError."""
+    code, what = (TRY_JSON, "tokenizer.json") if is_json else (TRY_MODEL, "SentencePiece model")
     child = CHILD.format(memory=MEMORY, probes=[*PROBES.values()], code=code)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
@@ -105,13 +119,13 @@ def _survived(code: str, model: bytes, what: str) -> None:
             command, input=model, capture_output=True, timeout=SECONDS, env=environment, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise TokenizerError(f"not a usable {what}: it takes over {SECONDS} s to load") from error
+        raise ValueError(f"not a usable {what}: it takes over {SECONDS} s to load") from error
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise TokenizerError(f"not a usable {what}: its library dies of it ({name})")
+        raise ValueError(f"not a usable {what}: its library dies of it ({name})")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
         why = re.sub(r"^[\w.]*(Exception|Error): ", "", lines[-1])[:300]
         if lines[-1].startswith(("ModuleNotFoundError", "ImportError")):
             return  # the loading itself says what to install
-        raise TokenizerError(f"not a {what}, or a damaged one ({why})")
+        raise ValueError(f"not a {what}, or a damaged one ({why})")
