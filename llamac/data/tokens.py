@@ -55,11 +55,11 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
             noted = {split: writer.flush() for split, writer in writers.items()}
-            noted[UNKNOWN] = [unknown.unknown, unknown.tokens]
-            write_json(state, {"chunks": number + 1, "done": False, **noted})
+            counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+            write_json(state, {"chunks": number + 1, "done": False, **noted, **counted})
         noted = {split: writer.close() for split, writer in writers.items()}
-        noted[UNKNOWN] = [unknown.unknown, unknown.tokens]
-        write_json(state, {"chunks": len(names), "done": True, **noted})
+        counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+        write_json(state, {"chunks": len(names), "done": True, **noted, **counted})
 
 
 def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:

@@ -62,7 +62,9 @@ class JsonTokenizer(Tokenizer):
             )
         self.eos, self.unk = pieces.get(end or "", -1), pieces.get(unknown or "", -1)
         self.bos = -1
-        self.control = tuple(sorted(_special(described, end) & pieces.keys(), key=pieces.get))
+        self.control = tuple(
+            sorted(_special(described, end) & pieces.keys(), key=pieces.__getitem__)
+        )
         self._is_control = np.zeros(self.vocab_size, dtype=bool)
         for name in self.control:
             if pieces[name] == self.eos or (name != unknown and len(name) > 1):

@@ -194,11 +194,11 @@ def test_ids_beyond_the_model_s_vocabulary_are_refused_before_data_is_written(
 ) -> None:
     path = tmp_path / "t.json"
     path.write_text(json.dumps(byte_level("</s>", shift=70_000)))
-    small = arguments(texts, tokenizer={"path": str(path)}, vocab_size=65_536)
+    small: dict[str, Any] = arguments(texts, tokenizer={"path": str(path)}, vocab_size=65_536)
     with pytest.raises(TokenizerError, match=r"ids up to 70,256, .* at least 70257"):
         prepare(tmp_path / "small", **small)
     assert not list((tmp_path / "small").rglob("*.bin"))
-    manifest = prepare(tmp_path / "data", **(small | {"vocab_size": 70_257}))
+    manifest = prepare(tmp_path / "data", **{**small, "vocab_size": 70_257})
     assert manifest["dtype"] == "<u4"
 
 
