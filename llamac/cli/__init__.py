@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal may know fewer characters than a spec
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        if verb == "help" and rest[:1] and rest[0] in VERBS:
+            verb, *rest = [*rest, "--help"]
         if verb in ("-h", "--help", "help"):
             print(_overview())
         elif verb in ("-V", "--version"):
@@ -104,6 +106,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     import typer
 
     command = typer.main.get_command(import_module(f"llamac.cli.{verb}").app)
+    command.context_settings.setdefault("help_option_names", ["-h", "--help"])
     try:
         result = command.main(arguments, prog_name=f"llamac {verb}", standalone_mode=False)
         return result if isinstance(result, int) else OK
@@ -124,8 +127,13 @@ def _say(error: Exception, verb: str) -> None:
     from llamac.runtime.terminal import escaped
     from llamac.spec.errors import SpecError
 
-    usage = getattr(error, "format_message", None)  # of typer's own, about the command line
-    text = f"llamac {verb}: {usage()}\nTry: llamac {verb} --help" if usage else str(error)
+    usage = hasattr(error, "format_message")  # of typer's own, about the command line
+    if usage:
+        from llamac.cli.usage import usage_message
+
+        text = usage_message(error, verb)
+    else:
+        text = str(error)
     if text and not isinstance(error, SpecError) and not usage:
         text = f"llamac {verb}: {text}"
     if text:

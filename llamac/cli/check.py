@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, heads, load
-from llamac.spec import Spec
+from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load
+from llamac.cli.preflight import missing_elsewhere
+from llamac.spec import Spec, SpecError
 from llamac.spec.data import Data
+from llamac.spec.errors import Diagnostic, printable
 from llamac.spec.launch import Launch
 from llamac.spec.model import Model
 from llamac.spec.parallel import AXES, Parallel
@@ -17,21 +21,67 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def check(spec: SpecArgument, overrides: SetOption = None) -> None:
-    """Validate SPEC: every error at once, with its place and the way out."""
-    loaded = load(spec, overrides)
+def check(
+    spec: SpecArgument,
+    overrides: SetOption = None,
+    elsewhere: Annotated[
+        bool,
+        typer.Option("--elsewhere", help="Its files are on another machine: do not look for them"),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate SPEC: every error at once, with its place and the way out.
+
+    Files that it names must be there; those of the shipped specs are only noted.
+    """
+    try:
+        loaded = load(spec, overrides, files=not elsewhere)
+    except SpecError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"valid": False, "errors": [_json(one) for one in error.diagnostics]}))
+        raise typer.Exit(error.exit_code) from None
     if loaded.activation.budget is not None:  # whether it can be met, the compiler knows
         from llamac.passes.pipeline import saved_sets
 
         saved_sets(loaded)
-    print("\n".join(_summary(loaded)))
+    missing = [] if elsewhere else missing_elsewhere(loaded)
+    if as_json:
+        print(json.dumps(_facts(loaded) | {"missing": missing}, indent=1))
+        return
+    print("\n".join(_summary(loaded, missing)))
 
 
-def _summary(spec: Spec) -> Iterator[str]:
+def _json(diagnostic: Diagnostic) -> dict[str, Any]:
+    at = diagnostic.location
+    found = {"file": at.file, "line": at.line, "column": at.column}
+    return found | {"message": diagnostic.message, "help": diagnostic.help}
+
+
+def _facts(spec: Spec) -> dict[str, Any]:
+    batch, steps = spec.batch, spec.total_steps
+    return {
+        "valid": True,
+        "name": spec.name,
+        "parameters": spec.model.parameters(batch.sequence_length),
+        "steps": steps,
+        "tokens": steps * batch.tokens,
+        "tokens_per_step": batch.tokens,
+        "ranks": spec.parallel.ranks,
+        "spec": spec.written(),
+    }
+
+
+def _summary(spec: Spec, missing: list[str]) -> Iterator[str]:
     batch, schedule = spec.batch, spec.schedule
     yield f"{spec.name} is valid"
+    parameters = spec.model.parameters(batch.sequence_length)
+    yield f"  parameters {parameters:,}"
     yield f"  model      {_shape(spec.model)}"
     yield f"  data       {_mixture(spec.data)}"
+    if missing:
+        more = f", and {len(missing) - 1} more" if missing[1:] else ""
+        yield f"  not here   {printable(missing[0])}{more}"
     yield (
         f"  batch      {batch.tokens:,} tokens = {batch.sequences:,} sequences of "
         f"{batch.sequence_length:,}, {batch.micro_batch:,} at a time"
@@ -41,9 +91,10 @@ def _summary(spec: Spec) -> Iterator[str]:
         f"tokens, {schedule.kind} after {schedule.warmup_steps:,} steps of warm-up"
     )
     yield f"  optimizer  {spec.optimizer.kind}, learning rate {spec.optimizer.lr:g}"
+    device = spec.hardware.device + (f" for {spec.hardware.gpu}" if spec.hardware.gpu else "")
     yield (
         f"  compute    {spec.precision.compute}, {spec.activation.checkpoint} checkpointing, "
-        f"device {spec.hardware.device}"
+        f"device {device}"
     )
     if spec.parallel.ranks > 1:
         yield f"  ranks      {_layout(spec.parallel, spec.launch)}"
@@ -53,8 +104,17 @@ def _shape(model: Model) -> str:
     return (
         f"{model.n_layers} layers of {model.dim:,}, {heads(model)}, ffn {model.ffn_dim:,}, "
         f"{model.norm_position}-{model.norm}, {model.activation}, {model.position}, "
-        f"vocabulary {model.vocab_size:,}"
+        f"vocabulary {model.vocab_size:,}{_extras(model)}"
     )
+
+
+def _extras(model: Model) -> str:
+    """What LLaMA has not: `, tied embeddings, biases, rope scaled 8× (llama3)`."""
+    found = ["tied embeddings"] if model.tied_embeddings else []
+    found += ["biases"] if model.bias else []
+    if model.position == "rope" and (scaling := model.rope_scaling) is not None:
+        found.append(f"rope scaled {scaling.factor:g}× ({scaling.kind})")
+    return "".join(f", {word}" for word in found)
 
 
 def _layout(parallel: Parallel, launch: Launch) -> str:
@@ -73,7 +133,7 @@ def _mixture(data: Data) -> str:
 def _short(count: float) -> str:
     """1_400_000_000_000 → 1.4T."""
     unit = ""
-    for larger in "KMGT":
+    for larger in ("K", "M", "B", "T"):
         if count < 1000:
             break
         count, unit = count / 1000, larger

@@ -22,6 +22,9 @@ SetOption = Annotated[
 ]
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")]
+
+
 def heads(model: Model) -> str:
     """`8 heads of 32`, and how many of keys and values they share."""
     text = f"{model.n_heads} heads of {model.head_dim}"
@@ -30,9 +33,14 @@ def heads(model: Model) -> str:
     return text
 
 
-def load(spec: str, overrides: Sequence[str] | None) -> Spec:
-    """The spec a command line names. Raises SpecError, which `llamac.cli.main` prints."""
-    return load_spec(spec, overrides or ())
+def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spec:
+    """The spec a command line names. files: its files must be there, too. Raises SpecError, which
+    `llamac.cli.main` prints."""
+    if not files:
+        return load_spec(spec, overrides or ())
+    from llamac.cli.preflight import missing_files
+
+    return load_spec(spec, overrides or (), missing_files)
 
 
 def writable(path: Path, option: str = "-o") -> None:

@@ -11,12 +11,17 @@ import typer
 from llamac.cli.common import SetOption, SpecArgument, load
 from llamac.cli.output import OverwriteFile, check_output, inputs_of
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Tokenizers.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Model = Annotated[
     str,
     typer.Argument(help="A .model, a tokenizer.json, or a directory of prepared data or of a run"),
 ]
+
+
+@app.callback()
+def tokenizer() -> None:
+    """Train, compare and explain tokenizers."""
 
 
 @app.command()

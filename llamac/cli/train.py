@@ -66,6 +66,7 @@ def train(
         print("\n".join(_dry_run(loaded)))
         return
     _require_processes(loaded, nproc)
+    _require_checkpoint(resume, output or Path("runs") / loaded.name)
 
     from llamac.emit.run import bring_up_to_date
 
@@ -86,6 +87,18 @@ def train(
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)  # the trainer takes this process over: signals, exit code
+
+
+def _require_checkpoint(resume: str, run: Path) -> None:
+    """Refuse a --resume that names no checkpoint, before anything is built."""
+    if resume in ("auto", "never"):
+        return
+    if not (Path(resume) / "MANIFEST.json").is_file():
+        found = sorted(run.glob("checkpoints/step-*"))
+        own = f"; the newest of {run} is {found[-1]}" if found else ""
+        message = f"there is no checkpoint {resume}: give auto, never, or a directory such as "
+        message += f"{run / 'checkpoints' / 'step-00000100'}{own}"
+        raise typer.BadParameter(message, param_hint="--resume")
 
 
 def _require_data(spec: Spec, run: Path) -> None:

@@ -25,6 +25,9 @@ PYTHON = ("python-docs", "python-source")
 class Source(Section):
     """One ingredient of the mixture."""
 
+    FILES = ("tokenizer",)
+    GLOBS = ("paths",)
+
     name: str = Field(pattern=SLUG, description="Names the source in shards, logs and errors.")
     kind: Literal[
         "python-docs",
@@ -115,6 +118,8 @@ class Phase(Section):
 
 class Data(Section):
     """The text to learn from, its mixture, and where it is prepared."""
+
+    FILES = ("directory",)
 
     source: Annotated[tuple[Source, ...], FromArray] = Field(
         min_length=1, description="The mixture: one [[data.source]] for each ingredient."

@@ -6,10 +6,11 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path as FilePath
 from typing import Any
 
-from llamac.resources import find_spec, shipped_specs
+from llamac.resources import directory, find_spec, shipped_specs
 from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe, quoted
 from llamac.spec.positions import Lines, Place, scan
 
@@ -34,6 +35,9 @@ class Document:
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, Place] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
+    roots: dict[str, FilePath] = field(default_factory=dict)
+    """By the name of a file in places: the directory that relative paths in it start from."""
+    shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
 
     def value(self, path: Path) -> Any:
         """The value at `path`; KeyError if there is none."""
@@ -124,7 +128,15 @@ def _read(
 ) -> Document:
     document = parse(_text(file, path, blame or Location(file)), file)
     document.files = (path.absolute(),)
+    shipped = path.resolve().parent == directory("specs").resolve()
+    document.shipped = {file} if shipped else set()
+    document.roots[file] = FilePath.cwd() if shipped else path.absolute().parent
     if "extends" not in document.data:
+        if "unset" in document.data:
+            place = document.places[("unset",)].key
+            raise _failure(
+                place, "`unset` takes keys of the spec that `extends` names: there is none"
+            )
         return document
     base = document.data.pop("extends")
     place = document.places.pop(("extends",)).value
@@ -140,9 +152,34 @@ def _read(
     beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
     shown = beside if base_path == path.parent / base else _relative(base_path)
     merged = _read(shown, base_path, chain, place)
+    if "unset" in document.data:
+        _unset(merged, document)
     merged.file, merged.files = file, (*document.files, *merged.files)
+    merged.roots |= document.roots
+    merged.shipped |= document.shipped
     merged.merge(document)
     return merged
+
+
+def _unset(base: Document, child: Document) -> None:
+    """Remove from `base` the keys that `child` lists: they are as if nobody had given them."""
+    at: Path = ("unset",)
+    keys, failures = child.data.pop("unset"), list[Diagnostic]()
+    example = 'unset = ["model.ffn_dim"] takes that key of the base away'
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        message = f"`unset` must be an array of dotted keys, not {describe(keys)}"
+        raise _failure(child.place(at).value, message, example)
+    for index, key in enumerate(keys):
+        path: Path = tuple(key.split("."))
+        try:
+            base.value(path)
+        except KeyError:
+            place = child.place((*at, index)).value
+            message = f"{describe(key)} is not set in the spec that `extends` names"
+            failures.append(Diagnostic(place, message, "remove it from `unset`"))
+        base.drop(path)
+    if failures:
+        raise SpecError(failures)
 
 
 def _relative(path: FilePath) -> str:
@@ -159,9 +196,8 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
     except OSError as error:
         reason = error.strerror or str(error)
         named = "" if blame.file == file else f" {quoted(file)}"
-        hint = f"the shipped specs go by name: {', '.join(shipped_specs())}"
         raise _failure(
-            blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", hint
+            blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", _others(path)
         ) from error
     if len(raw) > LARGEST_FILE:
         raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: this is no spec")
@@ -172,6 +208,19 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
         column = error.start - raw.rfind(b"\n", 0, error.start)
         message = f"not a text file in UTF-8: byte 0x{raw[error.start]:02x} here"
         raise _failure(Location(file, line, column), message, "save the file as UTF-8") from error
+
+
+def _others(path: FilePath) -> str:
+    """What may have been meant by a path that cannot be read."""
+    if path.is_dir():
+        found = sorted(path.glob("*.toml"))[:3]
+        return f"name a file in it: {', '.join(map(str, found))}" if found else ""
+    beside = {one.name: str(one) for one in path.parent.glob("*.toml")}
+    names = {**beside, **{name: name for name in shipped_specs()}}
+    close = get_close_matches(path.name, names, n=1) or get_close_matches(path.stem, names, n=1)
+    if close:
+        return f"did you mean {names[close[0]]}?"
+    return f"the shipped specs go by name: {', '.join(shipped_specs())}"
 
 
 def parse(text: str, file: str) -> Document:
@@ -196,6 +245,11 @@ def _syntax_error(message: str, text: str, file: str) -> SpecError:
     lines = Lines(text, file)
     where = lines.at(*map(int, found.groups())) if found else lines.locate(len(text), len(text))
     help = "a string needs quotes, a table its brackets; numbers and true/false stand bare"
+    if twice := re.match(r"Cannot declare \(([^)]*)\) twice|Cannot overwrite a value", reason):
+        name = ".".join(re.findall(r"'([^']*)'", twice[1] or ""))
+        reason = f"the table [{name}] is there already" if name else "this key is there already"
+        help = "put its keys together in one place; [[double brackets]] may stand several times"
+        help = help if name else "keep one of the two"
     return _failure(where, f"not valid TOML: {reason[0].lower()}{reason[1:]}", help)
 
 

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 Path = tuple[str | int, ...]
@@ -144,3 +145,25 @@ def nearest_divisors(value: int, of: int) -> list[int]:
     divisors = sorted({*small, *(of // n for n in small)})
     below = [n for n in divisors if n < value][-1:]
     return below + [n for n in divisors if n > value][:1]
+
+
+ALIASES = {
+    "gpu": "cuda",
+    "k8s": "kubernetes",
+    "sky": "skypilot",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "f32": "fp32",
+    "adam": "adamw",
+    "flash": "sdpa",
+    "png": "svg",
+}
+"""What people write, and what it is called here."""
+
+
+def also_known(word: str, options: Sequence[str]) -> str:
+    """The option that is meant by `word`: under another name, or by a slip; or nothing."""
+    word = word[:80].lower()
+    if ALIASES.get(word) in options:
+        return ALIASES[word]
+    return next(iter(get_close_matches(word, options, n=1, cutoff=0.5)), "")

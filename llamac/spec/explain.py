@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llamac.spec.errors import Broken, Path, Problem, describe, either, quoted
+from llamac.spec.errors import Broken, Path, Problem, also_known, describe, either, quoted
 
 _KINDS = {
     "int_type": "a whole number",
@@ -118,7 +118,7 @@ def _entries(count: Any) -> str:
 def _quoting_hint(kind: str, value: Any) -> str:
     if kind == "string_type" and isinstance(value, int | float):
         return f'write "{str(value).lower()}" in quotes'
-    if kind in ("int_type", "float_type") and isinstance(value, str) and value.strip().isdecimal():
+    if kind in ("int_type", "float_type") and isinstance(value, str) and _is_number(value):
         return f"write {value.strip()} without quotes"
     if kind == "bool_type" and str(value).lower() in ("true", "false"):
         return f"write {str(value).lower()} without quotes"
@@ -127,9 +127,14 @@ def _quoting_hint(kind: str, value: Any) -> str:
     return ""
 
 
+def _is_number(text: str) -> bool:
+    """Whether TOML reads `text` as a number."""
+    return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d+)?\s*", text) is not None
+
+
 def _closest(word: Any, options: typing.Sequence[str]) -> str:
-    close = get_close_matches(str(word)[:80].lower(), options, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else ""
+    near = also_known(str(word), options)
+    return f"did you mean `{near}`?" if near else ""
 
 
 def _unknown_key(path: Path, model: type[BaseModel], data: Any) -> Problem:

@@ -33,3 +33,6 @@ class Hardware(Section):
         if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
             return self.device
         return "cpu" if self.gpu.lower() == "cpu" else "cuda"
+
+    def is_file(self, key: str) -> bool:
+        return key == "gpu" and self.gpu is not None and self.gpu.endswith(".toml")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any
@@ -14,22 +14,29 @@ from llamac.spec.document import Document, read
 from llamac.spec.errors import OPTION, REPLACED, Diagnostic, Location, Path, Problem, SpecError
 from llamac.spec.explain import explain
 from llamac.spec.overrides import apply_overrides
+from llamac.spec.paths import with_whole_paths
 from llamac.spec.positions import Place
 from llamac.spec.root import Spec
 from llamac.spec.rules import broken_rules
-from llamac.spec.section import written
+from llamac.spec.section import Section, written
+
+MoreRules = Callable[[Mapping[str, Any], Document], Iterable[Problem]]
+"""Further rules: problems of the sections that are valid by themselves, with absolute paths."""
 
 
-def load_spec(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    path: str | PathLike[str], overrides: Sequence[str] = (), more: MoreRules | None = None
+) -> Spec:
     """The spec in a TOML file, its `extends` merged and `overrides` (`"model.dim=64"`) applied.
 
-    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. Raises SpecError.
+    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. more: rules that a spec must also
+    keep here, reported together with the others. Raises SpecError.
     """
     file = fspath(path)
     try:
         document = read(file)
         apply_overrides(document, overrides)
-        return _validated(document)
+        return _validated(document, more)
     except RecursionError:
         message = "nested too deeply to be a spec"
         raise SpecError([Diagnostic(Location(file), message)]) from None
@@ -49,15 +56,27 @@ def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
     return _validated(document)
 
 
-def _validated(document: Document) -> Spec:
+def _validated(document: Document, more: MoreRules | None = None) -> Spec:
     stem = PurePath(document.file).name.removesuffix(".toml")
     data = {"name": stem, **document.data}
+    problems: list[Problem] = []
     try:
         spec = Spec.model_validate(data)
+        sections = dict(spec)
     except ValidationError as error:
-        problems = [*explain(error, Spec, data), *broken_rules(_valid_sections(data))]
+        sections = _valid_sections(data)
+        problems += [*explain(error, Spec, data), *broken_rules(sections)]
+    if more is not None:
+        whole = {
+            key: with_whole_paths(section, document, (key,))
+            for key, section in sections.items()
+            if isinstance(section, Section)
+        }
+        problems += more(whole, document)
+    if problems:
         found = [_diagnostic(problem, document) for problem in dict.fromkeys(problems)]
         raise SpecError(sorted(found, key=_order)) from None
+    spec = with_whole_paths(spec, document)
     spec._document = document
     return spec
 

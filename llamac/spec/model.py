@@ -158,3 +158,15 @@ class Model(Section):
         learned = self.position == "learned"
         keys = super().written()
         return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}
+
+    def parameters(self, sequence_length: int) -> int:
+        """Trained numbers of the whole model; learned positions have one row for each position."""
+        queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        into = 2 if self.activation == "swiglu" else 1
+        outputs = queries + 2 * keys + into * self.ffn_dim + 2 * self.dim  # of a layer's linears
+        weights = self.dim * (2 * queries + 2 * keys + (into + 1) * self.ffn_dim)
+        norm = self.dim * (2 if self.norm == "layernorm" else 1)
+        layer = weights + 2 * norm + (outputs if self.bias else 0)
+        tables = 1 if self.tied_embeddings else 2
+        positions = sequence_length * self.dim if self.position == "learned" else 0
+        return self.n_layers * layer + tables * self.vocab_size * self.dim + positions + norm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 from llamac.spec.document import Document
@@ -16,6 +17,7 @@ _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Applies each `key=value` to `document`, in order. Raises SpecError with all that fail."""
     failures: list[Diagnostic] = []
+    document.roots[OPTION] = FilePath.cwd()
     for text in overrides:
         try:
             path, value, place = _parse(text)

@@ -59,6 +59,11 @@ class Spec(Section):
     _document: Document | None = PrivateAttr(None)
 
     @property
+    def document(self) -> Document | None:
+        """What it was read from; None for one that was made in a program."""
+        return self._document
+
+    @property
     def files(self) -> tuple[FilePath, ...]:
         """The files that were read for it: its own, and those it extends."""
         return self._document.files if self._document else ()

@@ -12,6 +12,12 @@ _EXTENDS = {
     "description": "Another spec, relative to this file or shipped ('65b'), which this one "
     "changes: tables merge key by key, arrays are replaced.",
 }
+_UNSET = {
+    "type": "array",
+    "items": {"type": "string", "minLength": 1},
+    "description": "Dotted keys of the spec that `extends` names, which are taken away: each has "
+    "its default again, unless this spec gives it.",
+}
 _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 """Tables that `extends` never merges into by halves, so that their required keys are required."""
 
@@ -25,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     for table in [schema, *schema["$defs"].values()]:
         if table["title"] not in _WHOLE:
             table["required"] = [key for key in table.get("required", ()) if key == "kind"]
-    schema["properties"] = {"extends": _EXTENDS, **schema["properties"]}
+    schema["properties"] = {"extends": _EXTENDS, "unset": _UNSET, **schema["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,

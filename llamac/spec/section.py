@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -40,6 +40,15 @@ class Section(BaseModel):
     """A frozen section. Subclasses say their rules in `rules` and fill gaps in `derived`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    FILES: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths, relative to the directory of the spec that gives them."""
+    GLOBS: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold several, with wildcards."""
+
+    def is_file(self, key: str) -> bool:
+        """Whether the value of `key` is a path."""
+        return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
         """Every rule broken inside this section, paths relative to it."""

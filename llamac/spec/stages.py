@@ -60,6 +60,7 @@ class SpanDedup(Section):
 class Language(Section):
     """Documents in the wanted languages only."""
 
+    FILES = ("model",)
     stage: Literal["language"] = "language"
     languages: Names = Field(default=("en",), description="ISO 639-1 codes of what is kept.")
     by: Literal["text", "source"] = Field(
@@ -108,6 +109,7 @@ class Perplexity(Section):
     The language model is trained by `llamac data classifier` on the Wikipedia source.
     """
 
+    FILES = ("model",)
     stage: Literal["perplexity"] = "perplexity"
     model: NonEmpty = Field(default="models/perplexity.bin", description="Language model file.")
     reference: NonEmpty | None = Field(
@@ -143,6 +145,7 @@ class Quality(Section):
     The classifier is trained by `llamac data classifier`.
     """
 
+    FILES = ("model",)
     stage: Literal["quality"] = "quality"
     model: NonEmpty = Field(default="models/quality.bin", description="Classifier file.")
     threshold: Fraction = Field(
@@ -171,6 +174,7 @@ class C4(Section):
     Defaults are those of the code that made the published data set.
     """
 
+    FILES = ("bad_words",)
     stage: Literal["c4"] = "c4"
     min_words: Annotated[int, Field(ge=0)] = Field(
         default=5, description="Lines with fewer words are removed."
@@ -244,6 +248,7 @@ class BookOverlap(Section):
 class Decontaminate(Section):
     """Drops documents that share an n-gram with an evaluation set (Brown et al. 2020)."""
 
+    GLOBS = ("paths",)
     stage: Literal["decontaminate"] = "decontaminate"
     paths: Names = Field(
         description="Globs of evaluation sets: jsonl, one item a line, all of its strings; "

@@ -16,6 +16,8 @@ EOS = 2
 class Tokenizer(Section):
     """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""
 
+    FILES = ("path",)
+
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
     path: NonEmpty | None = Field(
         default=None,

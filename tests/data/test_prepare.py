@@ -142,7 +142,7 @@ def test_a_stage_that_cannot_run_is_told_before_anything_is_written(
     arguments = ["data", "prepare", str(spec), "--set", f'data.directory="{directory}"']
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert "web: perplexity: cannot read nowhere.npz" in said
+    assert f"web: perplexity: cannot read {corpus / 'nowhere.npz'}" in said
     assert "llamac data classifier" in said
     assert not directory.exists()
 

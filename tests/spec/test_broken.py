@@ -73,7 +73,7 @@ def without_none(node: Any) -> Any:
 def refused_or_valid(path: str, *overrides: str) -> None:
     """The property: valid, or refused in words that a person can act on."""
     arguments = [part for override in overrides for part in ("--set", override)]
-    code = main(["check", path, *arguments])
+    code = main(["check", path, "--elsewhere", *arguments])
     if code == 0:
         spec = load_spec(path, overrides)
         Path("out.toml").write_text(spec.to_toml(), encoding="utf-8", newline="")

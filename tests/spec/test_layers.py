@@ -130,3 +130,37 @@ def test_set_that_makes_no_sense_points_at_its_text(
 
 def test_all_wrong_sets_are_told_at_once(errors: Errors) -> None:
     assert errors(VALID, "nonsense", "data.source.7.share=1", "model.dim=64").count("error:") == 2
+
+
+def test_a_child_unsets_what_its_base_gives(here: Path) -> None:
+    write(
+        here,
+        base=VALID.replace("dim = ", "ffn_dim = 96\ndim = ", 1),
+        run='extends = "base.toml"\nunset = ["model.ffn_dim", "data.phase"]\n',
+        other='extends = "base.toml"\nunset = ["schedule"]\n[schedule]\nsteps = 7\nwarmup_steps=1',
+    )
+    base = load_spec("base.toml")
+    with pytest.raises(
+        SpecError, match=r"run.toml:2:27: error: the string \"data.phase\" is not set"
+    ):
+        load_spec("run.toml")
+    write(here, run='extends = "base.toml"\nunset = ["model.ffn_dim"]\n')
+    assert base.model.ffn_dim == 96
+    assert load_spec("run.toml").model.ffn_dim != 96
+    assert not load_spec("run.toml").model.given("ffn_dim")
+    assert load_spec("other.toml").schedule.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('unset = ["model.dim"]', "`unset` takes keys of the spec that `extends` names"),
+        ('extends = "tiny"\nunset = "model.dim"', "`unset` must be an array of dotted keys"),
+        ('extends = "tiny"\nunset = ["model.dmi"]', "is not set in the spec"),
+    ],
+)
+def test_what_cannot_be_unset_is_said_with_its_place(here: Path, text: str, message: str) -> None:
+    write(here, run=text + "\n")
+    with pytest.raises(SpecError, match=message) as caught:
+        load_spec("run.toml")
+    assert caught.value.diagnostics[0].location.line == text.count("\n") + 1

@@ -147,4 +147,4 @@ def test_reading_a_spec_needs_no_torch() -> None:
 
 
 def test_every_section_is_a_field_of_the_schema() -> None:
-    assert list(json_schema()["properties"]) == ["extends", *Spec.model_fields]
+    assert list(json_schema()["properties"]) == ["extends", "unset", *Spec.model_fields]

@@ -1,0 +1,66 @@
+"""What a spec needs of the machine it is to run on: its files. Looked for before work begins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llamac.spec import Spec
+from llamac.spec.data import PYTHON, Source
+from llamac.spec.document import Document
+from llamac.spec.errors import Path, Problem
+
+
+def missing_files(sections: Mapping[str, Any], document: Document) -> Iterator[Problem]:
+    """A problem for each path that names nothing, glob that matches nothing, and unknown kind of
+    file. A rule for `load_spec`; what a shipped spec names is `missing_elsewhere`."""
+    for problem in _missing(sections):
+        if not _is_shipped(problem, document):
+            yield problem
+
+
+def missing_elsewhere(spec: Spec) -> list[str]:
+    """The same of the paths that shipped specs give, which describe data kept elsewhere."""
+    document = spec.document
+    if document is None:
+        return []
+    found = (problem for problem in _missing(dict(spec)) if _is_shipped(problem, document))
+    return [problem.message for problem in found]
+
+
+def _is_shipped(problem: Problem, document: Document) -> bool:
+    return document.place(problem.path).value.file in document.shipped
+
+
+def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    if "tokenizer" in sections:
+        yield from _file(("tokenizer", "path"), sections["tokenizer"].path)
+    if "data" not in sections:
+        return
+    for index, source in enumerate(sections["data"].source):
+        at: Path = ("data", "source", index)
+        yield from _file((*at, "tokenizer"), source.tokenizer)
+        if source.kind not in PYTHON:
+            yield from _inputs(at, source)
+
+
+def _file(at: Path, path: str | None) -> Iterator[Problem]:
+    if path is not None and not os.path.isfile(os.path.expanduser(path)):
+        yield Problem(at, f"there is no tokenizer {path}", RELATIVE)
+
+
+def _inputs(at: Path, source: Source) -> Iterator[Problem]:
+    from llamac.runtime.data.input_files import SourceError, file_list
+
+    for number, pattern in enumerate(source.paths):
+        try:
+            file_list(source.written() | {"paths": [pattern]})
+        except SourceError as error:
+            yield Problem((*at, "paths", number), f"source {source.name}: {error}", RELATIVE)
+
+
+RELATIVE = (
+    "paths start from the directory of the spec that gives them, in --set and in shipped specs "
+    "from the working directory"
+)
