@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import JsonOption, SetOption, SpecArgument, load
 from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
 from llamac.spec import Spec
 
@@ -215,7 +216,12 @@ def stats(
 
 
 @app.command()
-def epochs(spec: SpecArgument, run: RunOption = None, overrides: SetOption = None) -> None:
+def epochs(
+    spec: SpecArgument,
+    run: RunOption = None,
+    as_json: JsonOption = False,
+    overrides: SetOption = None,
+) -> None:
     """Say how often a run goes through each source, and how far it is."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
@@ -223,6 +229,9 @@ def epochs(spec: SpecArgument, run: RunOption = None, overrides: SetOption = Non
     from llamac.data import stats as tables
 
     rows = counting.epochs(loaded, directory, run or Path("runs") / loaded.name)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
     tables.show([tables.epochs_table(rows)])
     if unknown := [row.name for row in rows if row.unique is None]:
         print(
@@ -263,6 +272,7 @@ def where(
     ] = False,
     text: Annotated[bool, typer.Option("--text", help="Show the tokens' text as well")] = False,
     run: RunOption = None,
+    as_json: JsonOption = False,
     overrides: SetOption = None,
 ) -> None:
     """Say which documents, files and lines some tokens of a source come from."""
@@ -276,8 +286,14 @@ def where(
     from llamac.runtime.terminal import escaped
 
     with told(loaded):
-        for place in where(directory, source, begin, end, split):
+        places = list(where(directory, source, begin, end, split))
+        words = text_of(directory, source, begin, end, split) if text else None
+        if as_json:
+            rows = [asdict(place) | {"file": escaped(place.file)} for place in places]
+            print(json.dumps({"places": rows} | ({} if words is None else {"text": words})))
+            return
+        for place in places:
             span = f"tokens {place.begin:,} to {place.end - 1:,}"
             print(f"document {place.document:,}, {span}: {escaped(place.file)}:{place.line}")
-        if text:
-            print(escaped(text_of(directory, source, begin, end, split)))
+        if words is not None:
+            print(escaped(words))

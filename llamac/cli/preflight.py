@@ -13,8 +13,9 @@ from llamac.spec.errors import Path, Problem
 
 
 def missing_files(sections: Mapping[str, Any], document: Document) -> Iterator[Problem]:
-    """A problem for each path that names nothing, glob that matches nothing, and unknown kind of
-    file. A rule for `load_spec`; what a shipped spec names is `missing_elsewhere`."""
+    """Problems of paths that name nothing, globs that match nothing or an unknown kind of file,
+    and a `text_field` that no column has. A rule for `load_spec`, which leaves out what shipped
+    specs name: see `missing_elsewhere`."""
     for problem in _missing(sections):
         if not _is_shipped(problem, document):
             yield problem
@@ -51,13 +52,27 @@ def _file(at: Path, path: str | None) -> Iterator[Problem]:
 
 
 def _inputs(at: Path, source: Source) -> Iterator[Problem]:
-    from llamac.runtime.data.input_files import SourceError, file_list
+    from llamac.runtime.data.input_files import file_list
+    from llamac.runtime.data.records import check_field
+    from llamac.runtime.errors import InputError, SourceError
 
+    given, found, whole = source.written(), list[str](), True
     for number, pattern in enumerate(source.paths):
         try:
-            file_list(source.written() | {"paths": [pattern]})
-        except SourceError as error:
-            yield Problem((*at, "paths", number), f"source {source.name}: {error}", RELATIVE)
+            found += file_list(given | {"paths": [pattern]})
+        except InputError as error:
+            hint = RELATIVE if str(error).startswith("no ") else ""
+            yield Problem((*at, "paths", number), f"source {source.name}: {error}", hint)
+            whole = False
+    if source.kind != "files" or not whole:
+        return
+    try:
+        check_field(found, source.text_field)
+    except InputError as error:
+        key = "text_field" if source.given("text_field") else "paths"
+        yield Problem((*at, key), f"source {source.name}: {error}")
+    except SourceError as error:  # a package is missing
+        yield Problem((*at, "paths"), f"source {source.name}: {error}")
 
 
 RELATIVE = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.data import directory_of, prepare_here
 from llamac.cli.fits import require_memory
 from llamac.cli.foresight import plan_json
 from llamac.spec import Spec
@@ -71,6 +72,8 @@ def train(
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
+    if not (directory_of(loaded, run) / "manifest.json").is_file():
+        load(spec, overrides, files=True)
 
     def foresee(program: Program) -> str:
         if not anyway:
@@ -103,8 +106,6 @@ def _require_checkpoint(resume: str, run: Path) -> None:
 
 def _require_data(spec: Spec, run: Path) -> None:
     """Cleans the sources that the trainer cannot read by itself, unless that is done."""
-    from llamac.cli.data import directory_of, prepare_here
-
     directory = directory_of(spec, run)
     raw = any(source.cleaned for source in spec.data.source)
     if raw and not (directory / "manifest.json").is_file():

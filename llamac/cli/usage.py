@@ -24,7 +24,7 @@ def usage_message(error: Any, verb: str) -> str:
     message = str(getattr(error, "message", "")) or "the command line is not complete"
     if commands and (type(error).__name__ == "NoArgsIsHelpError" or "Missing command" in message):
         message = f"give a command: {', '.join(commands)}"
-    elif commands and (unknown := re.search(r"No such command '(.*)'", message)):
+    elif commands and (unknown := re.search(r"No such command '([^']*)'", message)):
         message = f"there is no command {unknown[1]!r}; {_nearest(unknown[1], commands)}"
     else:
         message = _plain(error.format_message())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, heads, load
+from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -30,6 +32,7 @@ def verify(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="List the error of every gradient, stage by stage")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
     loaded = load(spec, overrides)
@@ -41,10 +44,15 @@ def verify(
     from llamac.verify.twin import shrink
 
     twin = shrink(loaded)
+    if as_json:
+        found = list(verdicts(twin, files_of, saved_sets(loaded)))
+        sound = not any(verdict.missed for verdict in found)
+        _print_json(loaded, found, _layouts(loaded, counts) if sound and counts else [])
+        return
     print("\n".join(_preamble(loaded, twin)))
     width = 16
     print(f"\n{'stage':<{width}}{'loss':>9}{'evaluate':>10}{'logits':>9}{'gradients':>11}  worst")
-    found: list[Verdict] = []
+    found = []
     for verdict in verdicts(twin, files_of, saved_sets(loaded)):
         found.append(verdict)
         print(f"{verdict.stage:<{width}}{_row(verdict)}", flush=True)
@@ -57,6 +65,30 @@ def verify(
     print(f"\n{loaded.name} is compiled correctly: {len(found)} stages agree with the reference")
     if counts:
         _on_processes(loaded, counts)
+
+
+def _layouts(spec: Spec, counts: list[int]) -> list[Found]:
+    from llamac.emit.build import files_of
+    from llamac.verify.processes import compared
+
+    return list(compared(spec, counts, files_of))
+
+
+def _print_json(spec: Spec, stages: list[Verdict], layouts: list[Found]) -> None:
+    """Everything found, as one JSON object; raises typer.Exit(3) if something is off."""
+    rows = [{"stage": one.stage, **_figures(one)} for one in stages]
+    more = [{"layout": one.layout, "refused": one.refused, **_figures(one)} for one in layouts]
+    verified = not any(one.missed for one in (*stages, *layouts))
+    found = {"name": spec.name, "verified": verified, "stages": rows, "layouts": more}
+    print(json.dumps(found, indent=1))
+    if not verified:
+        raise typer.Exit(VerificationMissed.exit_code)
+
+
+def _figures(found: Verdict | Found) -> dict[str, Any]:
+    """Relative errors by name (null: not a number), and what went wrong."""
+    errors = {key: e if math.isfinite(e) else None for key, e in found.errors.items()}
+    return {"missed": found.missed, "problem": found.problem, "errors": errors}
 
 
 def _counts(ranks: str | None) -> list[int]:

@@ -247,7 +247,9 @@ def _syntax_error(message: str, text: str, file: str) -> SpecError:
     help = "a string needs quotes, a table its brackets; numbers and true/false stand bare"
     if twice := re.match(r"Cannot declare \(([^)]*)\) twice|Cannot overwrite a value", reason):
         name = ".".join(re.findall(r"'([^']*)'", twice[1] or ""))
-        reason = f"the table [{name}] is there already" if name else "this key is there already"
+        before = re.search(rf"^\s*\[\s*{re.escape(name)}\s*\]", text, re.M) if name else None
+        at = f", in line {text.count(chr(10), 0, before.end()) + 1}" if before else ""
+        reason = f"the table [{name}] is there already{at}" if name else "this key is set already"
         help = "put its keys together in one place; [[double brackets]] may stand several times"
         help = help if name else "keep one of the two"
     return _failure(where, f"not valid TOML: {reason[0].lower()}{reason[1:]}", help)

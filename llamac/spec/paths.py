@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from llamac.spec.errors import Path
 from llamac.spec.section import Section
 
 S = TypeVar("S", bound=Section)
+
+_ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def with_whole_paths(section: S, document: Document, at: Path = ()) -> S:
@@ -54,7 +57,7 @@ def _root(document: Document, path: Path) -> FilePath | None:
 
 
 def _whole(path: str, root: FilePath | None, wildcards: bool = False) -> str:
-    if root is None or path.startswith("~") or os.path.isabs(path):
+    if root is None or _ABSOLUTE.match(path):
         return path
     start = glob.escape(str(root)) if wildcards else str(root)
     return os.path.normpath(os.path.join(start, path))

@@ -148,3 +148,13 @@ def test_reading_a_spec_needs_no_torch() -> None:
 
 def test_every_section_is_a_field_of_the_schema() -> None:
     assert list(json_schema()["properties"]) == ["extends", "unset", *Spec.model_fields]
+
+
+@pytest.mark.parametrize("name", ["tiny", "7b", "llama2-70b", "gpt3-block", "post-norm"])
+@pytest.mark.parametrize("changes", [[], ["model.bias=true"], ["model.tied_embeddings=true"]])
+def test_parameters_are_those_of_the_program(name: str, changes: list[str]) -> None:
+    from llamac.passes.pipeline import stages
+
+    spec = load_spec(name, ["parallel.tensor=1", "parallel.data_shard=1", *changes])
+    first = next(iter(stages(spec, stop_after="lower")))
+    assert spec.model.parameters(spec.batch.sequence_length) == first.program.parameter_count

@@ -1,0 +1,92 @@
+"""`check` and `train` find what cannot run before anything runs: all at once, with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llamac.cli import main
+
+SPEC = """extends = "tiny"
+[model]
+dmi = 3
+[tokenizer]
+path = "gone.model"
+[[data.source]]
+name = "a"
+kind = "files"
+paths = ["none/*.txt", "page.html", "s3://bucket/x.txt"]
+share = 1
+[[data.source]]
+name = "b"
+kind = "files"
+paths = ["rows.jsonl"]
+text_field = "body"
+share = 1
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text('{"content": "words"}\n')
+    (tmp_path / "page.html").write_text("<p>")
+    (tmp_path / "run.toml").write_text(SPEC)
+    return tmp_path / "run.toml"
+
+
+def test_check_says_all_at_once_with_places(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(spec)]) == 2
+    said = capsys.readouterr().err
+    for line, message in (
+        (3, "`dmi` is not a key of [model]"),
+        (5, f"there is no tokenizer {spec.parent}/gone.model"),
+        (9, f"no file matches '{spec.parent}/none/*.txt'"),
+        (9, "page.html: cannot read this kind of file"),
+        (9, "is remote"),
+        (15, "has no field or column 'body' to take the text from; it has content"),
+    ):
+        found = [one for one in said.split("\n\n") if f"run.toml:{line}:" in one and message in one]
+        assert len(found) == 1, (message, said)
+    assert said.count("error:") == 6
+    assert "from the directory of the spec" in said
+
+
+def test_check_as_json_has_the_errors(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(spec), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert not found["valid"]
+    assert [error["line"] for error in found["errors"]] == [3, 5, 9, 9, 9, 15]
+
+
+def test_check_may_leave_files_elsewhere_alone(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec.write_text(SPEC.replace("dmi = 3\n", ""))
+    assert main(["check", str(spec), "--elsewhere", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["valid"], found["parameters"], found["missing"]) == (True, 6_917_376, [])
+
+
+def test_files_of_shipped_specs_are_only_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "65b"]) == 0
+    said = capsys.readouterr().out
+    assert "  not here   source common_crawl: no file matches" in said
+    assert ", and 6 more\n" in said
+
+
+def test_train_refuses_before_it_writes(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec.write_text(SPEC.replace("dmi = 3\n", ""))
+    assert main(["train", str(spec), "-o", str(spec.parent / "run")]) == 2
+    assert "run.toml:4:8: error: there is no tokenizer" in capsys.readouterr().err
+    assert not (spec.parent / "run").exists()
+
+
+def test_check_names_what_llama_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["model.tied_embeddings=true", "model.bias=true"]
+    changes += ["model.rope_scaling={kind='linear', factor=8}"]
+    assert main(["check", "tiny", *(f"--set={change}" for change in changes)]) == 0
+    said = capsys.readouterr().out
+    assert "vocabulary 4,096, tied embeddings, biases, rope scaled 8× (linear)\n" in said
+    assert "  parameters 5,884,928\n" in said
