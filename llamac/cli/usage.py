@@ -20,7 +20,7 @@ def usage_message(error: Any, verb: str) -> str:
     """The text for an error of typer's, a line for what is wrong and one for its help page."""
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or f"llamac {verb}"
-    commands = list(getattr(getattr(context, "command", None), "commands", ()))
+    commands: list[str] = list(getattr(getattr(context, "command", None), "commands", ()))
     message = str(getattr(error, "message", "")) or "the command line is not complete"
     if commands and (type(error).__name__ == "NoArgsIsHelpError" or "Missing command" in message):
         message = f"give a command: {', '.join(commands)}"
