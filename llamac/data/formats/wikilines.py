@@ -15,7 +15,7 @@ _SIGNS = {1: None, 2: "'", 3: "="}
 _LIST = re.compile(r"[*#:;]+[ \t]*")
 _QUOTES = re.compile(r"'{2,5}")
 _SWITCH = re.compile(r"(^[ \t]*)?__([^\W\d_](?:[^\W\d]){1,38}?)__(?=([ \t]*$)?)", re.M)
-_SPACES = re.compile(r"[ \t\xa0]+")
+_SPACES = re.compile(r"[ \t\xa0]{2,}|[\t\xa0]")
 _EMPTY = re.compile(r" ?[(（][ ,;:，；：、]{0,20}[)）]")
 _OPENING = re.compile(r"([(（])[ ,;，；、]{1,20}")
 _BEFORE = re.compile(r" ([,.;](?:\s|$)|\))")
@@ -95,6 +95,10 @@ def _tidied(line: str) -> str:
     if marker := _LIST.match(line):
         item = line[marker.end() :]
         line = f"- {item}" if item and marker[0][0] in "*#" else item
-    line = _COMMAS.sub(",", _BEFORE.sub(r"\1", _OPENING.sub(r"\1", _EMPTY.sub("", line))))
+    if "(" in line or "（" in line:
+        line = _OPENING.sub(r"\1", _EMPTY.sub("", line))
+    line = _BEFORE.sub(r"\1", line)
+    if ",," in line or ", ," in line:
+        line = _COMMAS.sub(",", line)
     # A row of a table that was never opened, an argument of a template that was never closed.
     return "" if line.startswith("|") or not line.strip("-|* ") else line
