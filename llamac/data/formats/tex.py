@@ -1,4 +1,4 @@
-"""LaTeX source → the same without comments, and with its own macros written out.
+"""LaTeX source → the same without comments, or without the R code of Sweave.
 
 Verbatim text is taken out first and put back last, so that nothing in it is touched.
 """
@@ -6,28 +6,41 @@ Verbatim text is taken out first and put back last, so that nothing in it is tou
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 # fmt: off
-VERBATIM = (
-    "verbatim", "verbatim*", "Verbatim", "lstlisting", "minted", "alltt",
+VERBATIM = frozenset((
+    "verbatim", "verbatim*", "Verbatim", "Verbatim*", "BVerbatim", "LVerbatim", "verbatimtab",
+    "lstlisting", "minted", "minted*", "tcblisting", "alltt", "semiverbatim", "spverbatim",
     "Sinput", "Soutput", "Scode", "CodeInput", "CodeOutput", "Code",
-)
+))
+DROPPED = frozenset(("comment", "filecontents", "filecontents*"))
+CODE = frozenset(("verb", "Verb", "spverb", "lstinline", "mintinline", "mint"))
+ADDRESSES = frozenset(("url", "path", "nolinkurl", "burl", "href", "doi"))
 # fmt: on
-DEPTH = 16  # of macros within macros
-GROWTH = 4  # times the text's size, and SLACK characters, that macros may make of it
-SLACK = 1 << 20
-BODY = 2000  # characters; a longer macro is a program, not an abbreviation
+ARGUMENT = 2000  # characters of an address or of code within a line
+BRACES = 16  # in one of them
 
-_ENVIRONMENTS = "|".join(map(re.escape, (*VERBATIM, "comment")))
-_MARKS = re.compile(
-    rf"\\begin\{{(?P<environment>{_ENVIRONMENTS})\}}"
-    r"|\\verb\*?(?P<sign>[^\sA-Za-z*])(?:(?!(?P=sign))[^\n])*(?P=sign)"
-    r"|(?P<line>^[ \t]*%[^\n]*(?:\n|\Z))"
-    r"|\\(?:[^\n]|\n)"
-    r"|(?P<comment>%[^\n]*(?:\n[ \t]*(?![ \t\n]))?)",
-    re.M,
+_DEFINED = re.compile(
+    r"\\(?:lstnewenvironment|newtcblisting|DefineVerbatimEnvironment)"
+    r"\s*+\{(?P<environment>[A-Za-z]+\*?)\}"
+    r"|\\newminted\s*+(?:\[(?P<minted>[A-Za-z]+)\]|\{(?P<language>[A-Za-z]+)\})"
+    r"|\\newmintinline\s*+\[(?P<inline>[A-Za-z]+)\]"
+    r"|\\DeclareUrlCommand\s*+\{?\\(?P<address>[A-Za-z]+)"
+    r"|\\(?:(?:re)?newcommand|def|let)\*?\s*+\{?\\(?P<alias>[A-Za-z]+)\}?\s*+=?\s*+\{?\s*+"
+    r"\\(?P<original>verb|lstinline|url|path|nolinkurl)(?![A-Za-z])"
+    r"(?:\[[^\[\]\n]{0,300}\])?+(?!\s*+\{[^{}]{0,99}#)"
+    r"|\\(?:MakeShortVerb|lstMakeShortInline|DefineShortVerb)\*?"
+    r"\s*+(?:\[[^\]\n]{0,300}\])?\s*+\{?\\(?P<short>[^A-Za-z\s\\%{}])"
 )
+_CONTINUED = re.compile(r"%[ \t]*+\n[ \t]*+")
+_CONTINUES = re.compile(r"\n[ \t]*+(?!\n)")
+_PARAMETER = re.compile(r"#[1-9]")
+_OPTIONS = re.compile(r"[ \t]*+\[[^\[\]\n]{0,300}\]")
+_LANGUAGE = re.compile(r"[ \t]*+\{[A-Za-z0-9+#_. -]{1,40}\}")
+_PAIRS = re.compile(r"[{}]|\\.|\n[ \t]*+\n", re.S)
 _CHUNK = re.compile(
     r"^<<[^\n]*>>=[^\n]*\n(?:(?!@[ \t]*(?:%[^\n]*)?$)[^\n]*\n)*(?:@[^\n]*\n?)?", re.M
 )
@@ -50,19 +63,66 @@ class Verbatim:
         self.texts.append(text)
         return f"\0{len(self.texts) - 1}\0"
 
+    def size(self, text: str) -> int:
+        """Characters of `restored(text)`: a macro may repeat what is verbatim."""
+        return len(text) + sum(len(self.texts[int(found[1])]) for found in _KEPT.finditer(text))
+
     def restored(self, text: str) -> str:
         return _KEPT.sub(lambda match: self.texts[int(match[1])], text)
 
 
-def without_comments(text: str, verbatim: Verbatim) -> str:
-    """An escaped per cent sign stays; a comment takes the line end with it, as in TeX, but not
-    the end of a paragraph."""
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a paper's own definitions add to LaTeX's ways of writing verbatim text.
+
+    environments, code, addresses: names. shorts: signs that stand for `\\verb` with that sign.
+    """
+
+    environments: frozenset[str] = VERBATIM
+    code: frozenset[str] = CODE
+    addresses: frozenset[str] = ADDRESSES
+    shorts: frozenset[str] = frozenset()
+
+
+def dialect(texts: Iterable[str]) -> Dialect:
+    """That of a paper's files."""
+    environments, code, addresses = set[str](VERBATIM), set[str](CODE), set[str](ADDRESSES)
+    shorts: set[str] = set()
+    for text in texts:
+        for found in _DEFINED.finditer(text):
+            kind, name = found.lastgroup, found[found.lastgroup or 0]
+            if kind == "original":
+                (code if name in CODE else addresses).add(found["alias"])
+            elif kind == "language":
+                environments.add(f"{name}code")
+            else:
+                wanted = {"inline": code, "address": addresses, "short": shorts}
+                wanted.get(kind or "", environments).add(name)
+    return Dialect(*map(frozenset, (environments, code, addresses, shorts)))
+
+
+@lru_cache(maxsize=64)
+def _marks(dialect: Dialect) -> re.Pattern[str]:
+    environments = "|".join(map(re.escape, sorted(dialect.environments | DROPPED)))
+    commands = "|".join(sorted(dialect.code | dialect.addresses))
+    shorts = "".join(map(re.escape, sorted(dialect.shorts)))
+    return re.compile(
+        rf"\\begin\{{(?P<environment>{environments})\}}|\\(?P<command>{commands})(?![A-Za-z])\*?"
+        r"|\\[\\%]|%(?P<comment>[^\n]*+)"
+        + (rf"|(?<!\\)(?P<short>[{shorts}])" if shorts else "|(?P<short>(?!))")
+    )
+
+
+def without_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()) -> str:
+    """An escaped per cent sign stays, as does one in code or an address; a comment takes the line
+    end with it, as in TeX, but not the end of a paragraph."""
     pieces: list[str] = []
     missing: set[str] = set()
+    marks = _marks(dialect)
     at = 0
-    while match := _MARKS.search(text, at):
+    while match := marks.search(text, at):
         pieces.append(text[at : match.start()])
-        at = match.end()
+        start, at = at, match.end()
         if name := match["environment"]:
             close = f"\\end{{{name}}}"
             end = -1 if name in missing else text.find(close, at)
@@ -71,142 +131,54 @@ def without_comments(text: str, verbatim: Verbatim) -> str:
                 pieces.append(match[0])
                 continue
             at = end + len(close)
-            if name != "comment":
+            if name not in DROPPED:
                 pieces.append(verbatim.keep(text[match.start() : at]))
-        elif match["sign"]:
-            pieces.append(verbatim.keep(match[0]))
-        elif match["line"] is None and match["comment"] is None:
+        elif match["command"] or match["short"]:
+            address = match["command"] in dialect.addresses
+            end = _end(text, at - bool(match["short"]), match["command"] or "", address)
+            found = text[match.start() : end]
+            if address:
+                found = _CONTINUED.sub("", found)
+            if not end or (found[-1] == "}" and _PARAMETER.search(found)):  # within a macro
+                pieces.append(match[0])
+                continue
+            at = end
+            bare = address and "%" not in found.replace(r"\%", "")
+            pieces.append(found if bare else verbatim.keep(found))
+        elif match["comment"] is None:
             pieces.append(match[0])
+        elif not (before := pieces[-1].rpartition("\n"))[2].strip() and (
+            before[1] or not start or text[start - 1] == "\n"
+        ):  # a whole line
+            pieces[-1] = before[0] + before[1]
+            at += 1
+        elif indent := _CONTINUES.match(text, at):
+            at = indent.end()
     pieces.append(text[at:])
     return "".join(pieces)
 
 
-# --- Macros ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Macro:
-    arguments: int
-    default: str | None
-    body: str
-
-
-_CONTROL = re.compile(r"\\(?:([A-Za-z@]+)\*?|[^A-Za-z@])", re.S)
-_DEFINES = frozenset(("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand"))
-_OPERATOR = "DeclareMathOperator"
-_NAME = re.compile(r"\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
-_COUNT = re.compile(r"\s*\[\s*([0-9])\s*\]")
-_DEFAULT = re.compile(r"\s*\[([^\[\]]{0,2000})\]")
-_PARAMETERS = re.compile(r"[ \t]*((?:#[1-9][ \t]*)*)(?=\{)")
-_BRACES = re.compile(r"[{}]|\\.", re.S)
-_PARAMETER = re.compile(r"(\\[A-Za-z]+)?#([1-9])")
-_SECTIONS = frozenset(
-    ("part", "chapter", "section", "subsection", "subsubsection", "paragraph", "subparagraph")
-)
-
-
-def expanded(text: str) -> str:
-    """With the macros that the text defines put in the place of their names, and without their
-    definitions. What cannot be understood, or would never end, stays as it is."""
-    expander = _Expander(GROWTH * len(text) + SLACK)
-    return expander.expand(text, frozenset())
-
-
-class _Expander:
-    def __init__(self, budget: int) -> None:
-        self.macros: dict[str, _Macro] = {}
-        self.budget = budget  # characters that may still be looked at for, or be put in by, macros
-
-    def expand(self, text: str, active: frozenset[str]) -> str:
-        pieces: list[str] = []
-        at = done = 0
-        while self.budget > 0 and (match := _CONTROL.search(text, at)):
-            at = match.end()
-            name = match[1] or match[0][1]
-            found = self.definition(name, text, at) if match[1] else None
-            if found is None and name in self.macros and name not in active:
-                starred = match[0].endswith("*") and match[1]
-                found = self.use(name, text, at - bool(starred), active)
-            if found is not None:
-                pieces += (text[done : match.start()], found[0])
-                at = done = found[1]
-        pieces.append(text[done:])
-        return "".join(pieces)
-
-    def definition(self, name: str, text: str, at: int) -> tuple[str, int] | None:
-        """Takes note of one; (nothing, its end) so that it goes away. None if it is none."""
-        if name not in _DEFINES and name not in ("def", _OPERATOR):
-            return None
-        if not (named := _NAME.match(text, at)):
-            return None
-        macro, at, count, default = named[1] or named[2], named.end(), 0, None
-        if name == "def":
-            if not (parameters := _PARAMETERS.match(text, at)):
-                return None
-            at, count = parameters.end(), parameters[1].count("#")
-        elif name != _OPERATOR and (found := _COUNT.match(text, at)):
-            at, count = found.end(), int(found[1])
-            if found := _DEFAULT.match(text, at):
-                at, default = found.end(), found[1]
-        if (body := self.argument(text, at)) is None:
-            return None
-        content, end = body
-        if name == _OPERATOR:
-            content = rf"\operatorname{{{content}}}"
-        if macro in _SECTIONS or "@" in content or "@" in macro or len(content) > BODY:
-            self.macros.pop(macro, None)
-        else:
-            self.macros[macro] = _Macro(count, default, content.replace(r"\xspace", ""))
-        return "", end
-
-    def use(self, name: str, text: str, at: int, active: frozenset[str]) -> tuple[str, int] | None:
-        """(what stands for the macro and its arguments, their end), or None."""
-        macro = self.macros[name]
-        arguments: list[str] = []
-        if macro.default is not None:
-            found = _DEFAULT.match(text, at)
-            arguments.append(found[1] if found else macro.default)
-            at = found.end() if found else at
-        while len(arguments) < macro.arguments:
-            if (argument := self.argument(text, at)) is None:
-                return None
-            arguments.append(argument[0])
-            at = argument[1]
-
-        def filled(match: re.Match[str]) -> str:
-            number = int(match[2])
-            argument = arguments[number - 1] if number <= len(arguments) else ""
-            gap = " " if match[1] and argument[:1].isalpha() else ""
-            return f"{match[1] or ''}{gap}{argument}"
-
-        content = _PARAMETER.sub(filled, macro.body)
-        self.budget -= len(content)
-        if self.budget <= 0:
-            return None
-        if len(active) < DEPTH:
-            content = self.expand(content, active | {name})
-        # `\a{}b` and `\a b` end the name, what stands for it may need no such end.
-        if not macro.arguments and text.startswith("{}", at):
-            at += 2
-        ends_in_name = re.search(r"\\[A-Za-z]+\Z", content) is not None
-        return content + (" " if ends_in_name and text[at : at + 1].isalpha() else ""), at
-
-    def argument(self, text: str, at: int) -> tuple[str, int] | None:
-        """(what TeX would take for an argument there, its end): a group, or one token."""
-        while at < len(text) and text[at].isspace():
-            at += 1
-        if at >= len(text) or text[at] == "}":
-            return None
-        if text[at] != "{":
-            token = _CONTROL.match(text, at)
-            end = token.end() if token else at + 1
-            return text[at:end], end
+def _end(text: str, at: int, command: str, address: bool) -> int:
+    """Where the argument of a command ends that is verbatim; 0 if there is none."""
+    if command not in ("verb", "Verb", "spverb", "") and (found := _OPTIONS.match(text, at)):
+        at = found.end()
+    if command.startswith("mint") and (found := _LANGUAGE.match(text, at)):
+        at = found.end()
+    while address and text[at : at + 1] in (" ", "\t"):
+        at += 1
+    sign = text[at : at + 1]
+    if sign == "{" and command not in ("verb", "Verb"):
         depth = 0
-        for match in _BRACES.finditer(text, at):
-            depth += {"{": 1, "}": -1}.get(match[0], 0)
+        for number, found in enumerate(_PAIRS.finditer(text, at, at + ARGUMENT)):
+            depth += {"{": 1, "}": -1}.get(found[0], 0)
             if depth == 0:
-                return text[at + 1 : match.start()], match.end()
-            if match.end() - at > self.budget:
+                return found.end()
+            if number > BRACES or found[0][0] == "\n":
                 break
-        self.budget -= len(text) - at  # an unclosed brace: looked at to the end, for nothing
-        return None
+        return 0
+    if not sign or sign.isspace() or sign.isalpha() or sign in "*}\0":
+        return 0
+    if address and sign not in '|!+"':
+        return 0
+    end = text.find(sign, at + 1, at + ARGUMENT)
+    return end + 1 if end >= 0 and "\n" not in text[at:end] else 0

@@ -7,6 +7,7 @@ are written out. meta: title; path of the main file.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import posixpath
@@ -14,9 +15,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 
 from llamac.data.document import Document
-from llamac.data.formats.tex import Verbatim, expanded, without_chunks, without_comments
+from llamac.data.formats.decoding import decoded
+from llamac.data.formats.sniff import CONTROLS
+from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
+from llamac.data.formats.tex_macros import expanded
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
@@ -26,33 +31,47 @@ SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")
 SWEAVE = (".rnw", ".rtex", ".snw")
 PAPER_CHARS = 1 << 23  # with all that is \input
 DEPTH = 8  # of \input within \input
+TITLE_CHARS = 2000
+CALL = 400  # characters that one more \input counts as, however little it gives
 
 _CLASS = re.compile(r"\\document(?:class|style)\b")
-_BEGIN = re.compile(r"\\begin\s*\{document\}")
-_END = re.compile(r"\\end\s*\{document\}")
+_BEGIN = re.compile(r"\\begin\s*+\{document\}")
+_END = re.compile(r"\\end\s*+\{document\}|\\bye(?![A-Za-z])")
+_ENDINPUT = re.compile(r"^\\endinput\b", re.M)
 _INPUT = re.compile(
-    r"\\(?:input|include|subfile)(?:\s*\{\s*([^{}\\#\n]{1,200}?)\s*\}|[ \t]+([\w./-]{1,200}))"
+    r"\\(?:(?P<kind>(?:sub)?(?:import|inputfrom|includefrom))\*?\s*+"
+    r"\{(?P<folder>[^{}\\#\n]{0,200}+)\}\s*+\{(?P<file>[^{}\\#\n]{1,200}+)\}"
+    r"|(?P<plain>input|include|subfile|subfileinclude|includestandalone|InputIfFileExists)\*?"
+    r"(?:\[[^\[\]\n]{0,300}+\])?"
+    r"(?:\s*+\{(?P<braced>[^{}\\#]{1,400}+)\}|[ \t]++\"?(?P<bare>[\w./-]{1,200}+)\"?))"
 )
 _SECTION = re.compile(
-    r"\\(?:part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)\*?\s*(?:\[[^\]]{0,500}\]\s*)?\{"
+    r"\\(?:part|chapter|(?:sub){0,2}section|(?:sub)?paragraph)\*?\s*+(?:\[[^\]]{0,500}\]\s*+)?\{"
 )
 _BIBLIOGRAPHY = re.compile(
-    r"(?:\\(?:chapter|section)\*?\s*\{\s*(?:references|bibliography)\s*\}\s*)?"
-    r"\\begin\s*\{thebibliography\}",
+    r"(?:\\(?:chapter|section)\*?\s*+\{\s*+(?:references|bibliography)\s*+\}\s*+)?"
+    r"\\begin\s*+\{thebibliography\}",
     re.I,
 )
-_BIBLIOGRAPHY_END = re.compile(r"\\end\s*\{thebibliography\}")
+_BIBLIOGRAPHY_END = re.compile(r"\\end\s*+\{thebibliography\}")
 _CITATION_COMMANDS = re.compile(
-    r"\\(?:bibliography|bibliographystyle|nocite|addbibresource)\s*(?:\[[^\]\n]{0,200}\])?"
-    r"\s*\{[^{}]{0,2000}\}|\\printbibliography\b(?:\[[^\]]{0,500}\])?"
+    r"\\(?:bibliography|bibliographystyle|nocite|addbibresource)\s*+(?:\[[^\]\n]{0,200}\])?"
+    r"\s*+\{[^{}]{0,2000}+\}|\\printbibliography\b(?:\[[^\]]{0,500}\])?"
 )
-_TITLE = re.compile(
-    r"\\(?:plain)?title\s*(?:\[[^\]]{0,300}\])?\s*\{((?:[^{}]|\{[^{}]{0,200}\}){1,500})\}"
+_TITLE = re.compile(r"\\(?:plain)?title\s*+(?:\[[^\]]{0,300}\])?\s*+\{")
+_BRACES = re.compile(r"[{}]|\\.", re.S)
+_DECLARED = re.compile(
+    rb"^(?:[^%\n\\]|\\[^\n])*?\\(?:usepackage|RequirePackage)\s*+\[([^\]]{1,300}+)\]\s*+"
+    rb"\{[^{}\n]{0,200}?(?:inputen[cx]|codepage)",
+    re.M,
 )
-_ENCODING = re.compile(
-    rb"\\usepackage\s*\[\s*(latin1|latin2|latin9|cp1252|ansinew|utf8)\s*\]\s*\{inputenc\}"
+_SWITCH = re.compile(rb"\\inputencoding\s*+\{\s*+([A-Za-z0-9-]{2,20})\s*+\}")
+_EDITED = re.compile(
+    rb"^%[^\n]{0,80}?(?:!\s*TEX\s+encoding\s*=|coding:)[ \t]*+([A-Za-z0-9_.-]+(?: [A-Za-z0-9-]+)*)",
+    re.M | re.I,
 )
-_PYTHON = {"latin9": "iso8859-15", "ansinew": "cp1252", "utf8": "utf-8"}
+_CJK = re.compile(rb"\\begin\s*+\{CJK\*?\}(?:\[[^\]]{0,40}\])?\{([A-Za-z0-9]{2,10})\}")
+_OTHERS = (b"%!PS", b"%PDF", b"<", b"{", b"\x89PNG", b"PK")  # what else a paper may be served as
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
@@ -62,21 +81,35 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
         texts = _texts(paper, where, skipped)
         if not texts:
             continue
-        verbatim = Verbatim()
-        texts = {name: without_comments(text, verbatim) for name, text in texts.items()}
-        main, whole = _joined(texts)
-        if len(whole) > PAPER_CHARS:
+        verbatim, wording = Verbatim(), dialect(texts.values())
+        texts = {name: without_comments(text, verbatim, wording) for name, text in texts.items()}
+        main, whole = joined(texts)
+        text = body(expanded(whole)) if whole is not None else ""
+        if whole is None or verbatim.size(text) > PAPER_CHARS:
             skipped.add("paper too long", where)
             continue
-        title = _TITLE.search(whole)
-        text = verbatim.restored(body(expanded(whole)))
+        title = _title(whole)
+        text = verbatim.restored(text)
         text = "\n".join(line.rstrip() for line in text.split("\n"))
         text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
         if accepted(text, where, skipped):
             meta = {"path": main}
             if title:
-                meta["title"] = " ".join(title[1].replace("\\\\", " ").split())
+                meta["title"] = verbatim.restored(title)
             yield Document(f"{text}\n", file, line, meta)
+
+
+def _title(text: str) -> str:
+    """The first that is not empty."""
+    for start in islice(_TITLE.finditer(text), 10):
+        depth = 1
+        for found in _BRACES.finditer(text, start.end(), start.end() + TITLE_CHARS):
+            depth += {"{": 1, "}": -1}.get(found[0], 0)
+            if depth == 0:
+                if title := text[start.end() : found.start()].replace("\\\\", " ").split():
+                    return " ".join(title)
+                break
+    return ""
 
 
 def body(text: str) -> str:
@@ -147,7 +180,10 @@ def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
         if machine is None or not machine.eof:
             skipped.add("file too long" if len(data) == ENTRY_BYTES else "broken gzip", where)
             return []
-    if data[257:262] != b"ustar":
+    if not _is_tar(data):
+        if not _is_source(entry.name) and (data.startswith(_OTHERS) or b"\\" not in data):
+            skipped.add("not TeX", where)
+            return []
         return [Entry(entry.name, data, entry.file, entry.line)]
     found = []
     try:
@@ -166,65 +202,133 @@ def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
     return found
 
 
+def _is_tar(data: bytes) -> bool:
+    """By the checksum of its first header, which tars of all ages have."""
+    try:
+        tarfile.TarInfo.frombuf(data[:512], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
-    declared = next((found for entry in paper if (found := _ENCODING.search(entry.data))), None)
-    encoding = declared[1].decode() if declared else None
-    texts = {}
+    """Name → text of the files of a paper that are text."""
+    texts: dict[str, str] = {}
+    whole: list[str] | None = None  # encodings that any file declares, once that matters
     for entry in paper:
-        text = _decoded(entry.data, encoding)
+        data = entry.data
+        if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.translate(None, CONTROLS[1:])  # all but NUL
+        try:
+            text: str | None = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            if whole is None:
+                whole = [name for other in paper for name in _declared(other.data)]
+            text = _decoded(data, _declared(data) or whole)
         if text is None:
-            skipped.add("invalid UTF-8", f"{where} {entry.name}")
+            skipped.add("unknown encoding", f"{where} {entry.name}")
         elif "\0" in text:
             skipped.add("NUL in text", f"{where} {entry.name}")
         else:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
             sweave = entry.name.lower().endswith(SWEAVE)
             texts[entry.name] = without_chunks(text) if sweave else text
     return texts
 
 
-def _decoded(data: bytes, declared: str | None) -> str | None:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode(_PYTHON.get(declared, declared), "replace") if declared else None
+def _declared(data: bytes) -> list[str]:
+    """Names of encodings, the likeliest first: of several options, the last is in force."""
+    names: list[bytes] = []
+    if b"inputen" in data or b"codepage" in data:
+        for found in _DECLARED.finditer(data):
+            names += reversed(re.sub(rb"%[^\n]*", b"", found[1]).split(b","))
+    names += _CJK.findall(data)
+    names += (found[1] for found in islice(_EDITED.finditer(data[:4096]), 1))
+    return [name.decode("ascii", "replace").strip() for name in names]
 
 
-def _joined(texts: dict[str, str]) -> tuple[str, str]:
-    """(name of the main file, its text with those it inputs). Without a main file, all files that
-    no other inputs, in the order of their names."""
-    inputs = {
-        _found(match[1] or match[2], name, texts)
-        for name, text in texts.items()
-        for match in _INPUT.finditer(text)
-    }
+def _decoded(data: bytes, names: list[str]) -> str | None:
+    """A file that is not UTF-8, piece by piece where it changes its encoding itself. names: of
+    those that it or its paper declares."""
+    pieces: list[str] = []
+    at = 0
+    for switch in _SWITCH.finditer(data):
+        text = decoded(data[at : switch.end()], names)
+        if text is None:
+            return None
+        pieces.append(text)
+        at, names = switch.end(), [switch[1].decode()]
+    text = decoded(data[at:], names)
+    return None if text is None else "".join((*pieces, text))
+
+
+# --- Files within files ------------------------------------------------------------------------
+
+
+def joined(texts: dict[str, str]) -> tuple[str, str | None]:
+    """(name of the main file, its text with those it inputs; None if that is too long). Without a
+    main file, all files that no other inputs, in the order of their names."""
+    join = _Join(texts)
+    inputs = {join.found(call, "", name)[0] for name in texts for call in join.calls[name]}
     roots = [name for name in sorted(texts) if name not in inputs] or sorted(texts)
     mains = [name for name in sorted(texts) if _CLASS.search(texts[name])]
     mains = [name for name in mains if name in roots] or mains
     if mains:
-        roots = [max(mains, key=lambda name: len(_whole(name, texts, PAPER_CHARS, ())))]
-    pieces: list[str] = []
-    for name in roots:
-        left = PAPER_CHARS + 1 - sum(map(len, pieces))
-        pieces.append(_whole(name, texts, left, ()))
-    return roots[0], "\n\n".join(pieces)
+        roots = [max(mains, key=join.size)]
+    pieces = [join.whole(name, posixpath.dirname(name), ()) for name in roots]
+    return roots[0], "\n\n".join(pieces) if join.left > 0 else None
 
 
-def _found(target: str, by: str, texts: dict[str, str]) -> str:
-    folder = posixpath.dirname(by)
-    names = (target, f"{target}.tex")
-    candidates = (*names, *(posixpath.normpath(posixpath.join(folder, name)) for name in names))
-    return next((name for name in candidates if name in texts), "")
+class _Join:
+    """Puts files in the place of what inputs them, within a bound on the work that takes."""
 
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = {name: _ENDINPUT.split(text, 1)[0] for name, text in texts.items()}
+        self.calls = {name: list(_INPUT.finditer(text)) for name, text in self.texts.items()}
+        self.left = PAPER_CHARS  # characters, and for each call some more
+        self.sizes: dict[str, int] = {}
 
-def _whole(name: str, texts: dict[str, str], left: int, within: tuple[str, ...]) -> str:
-    """A file's text, what it inputs in its place, of at most about `left` characters."""
-    text, pieces, at, size = texts[name], [], 0, len(texts[name])
-    for match in _INPUT.finditer(text):
-        inner = _found(match[1] or match[2], name, texts)
-        if inner and inner not in (*within, name) and len(within) < DEPTH and size < left:
-            piece = _whole(inner, texts, left - size, (*within, name))
-            size += len(piece)
-            pieces += (text[at : match.start()], piece)
-            at = match.end()
-    return "".join((*pieces, text[at:]))
+    def found(self, call: re.Match[str], base: str, by: str) -> tuple[str, str]:
+        """(the file that is meant, or nothing; the folder from which it names others)."""
+        target = call["file"] or call["braced"] or call["bare"]
+        target = posixpath.join((call["folder"] or "").strip(), target.strip().strip('"'))
+        for folder in dict.fromkeys((base, posixpath.dirname(by), "")):
+            path = posixpath.normpath(posixpath.join(folder, target))
+            for name in (path, *(path + ending for ending in SOURCES)):
+                if name in self.texts:
+                    moves = call["kind"] or call["plain"] in ("subfile", "subfileinclude")
+                    return name, posixpath.dirname(name) if moves else base
+        return "", base
+
+    def size(self, name: str, depth: int = 0) -> int:
+        """About how long `whole` is; of files that input each other, each counts once."""
+        if name not in self.sizes:
+            self.sizes[name] = 0
+            inner = (self.found(call, "", name)[0] for call in self.calls[name])
+            deeper = sum(self.size(one, depth + 1) for one in inner if one and depth < DEPTH)
+            self.sizes[name] = min(PAPER_CHARS, len(self.texts[name]) + deeper)
+        return self.sizes[name]
+
+    def whole(self, name: str, base: str, within: tuple[str, ...]) -> str:
+        """A file's text, what it inputs in its place. A document in itself, as subfiles and
+        standalone pictures are, gives only what stands between its begin and end."""
+        text = self.texts[name]
+        first, last = 0, len(text)
+        if within and _CLASS.search(text) and (begin := _BEGIN.search(text)):
+            first = begin.end()
+            end = _END.search(text, first)
+            last = end.start() if end else last
+        self.left -= last - first
+        pieces, at = [], first
+        for call in self.calls[name]:
+            if not first <= call.start() < last or len(within) >= DEPTH:
+                continue
+            self.left -= CALL
+            if self.left <= 0:
+                break
+            inner, folder = self.found(call, base, name)
+            if inner and inner not in (*within, name):
+                piece = self.whole(inner, folder, (*within, name))
+                pieces += (text[at : call.start()], piece)
+                at = call.end()
+        return "".join((*pieces, text[at:last]))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from llamac.data.document import Document
+from llamac.data.formats.decoding import decoded
 from llamac.data.formats.trees import entries
 from llamac.runtime.data.decompress import stem
 from llamac.runtime.data.records import accepted
@@ -33,7 +34,7 @@ _CREDIT = re.compile(
     r"\s*(?:E-?text |This e-?book was )?(?:Produced|Prepared|Transcribed) by [^\n]*(?:\n[^\n]+)*\n",
     re.I,
 )
-_ENCODING = re.compile(rb"^Character set encoding:[ ]*([A-Za-z0-9_-]{3,20})", re.M | re.I)
+_ENCODING = re.compile(rb"^Character set encoding:[ ]*+([A-Za-z0-9_-]{3,20})", re.M | re.I)
 _TITLE = re.compile(r"^Title:[ ]*(\S[^\n]*)$", re.M)
 
 
@@ -41,26 +42,16 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     """A file, or those of a directory or tar archive whose names end in .txt, .md or .text."""
     for entry in entries(path, skipped, lambda name: stem(name).endswith(ENDINGS[:3])):
         where = f"{entry.file}:{entry.line}"
-        text = _decoded(entry.data)
+        declared = _ENCODING.search(entry.data, 0, HEAD)
+        text = decoded(entry.data, [declared[1].decode()] if declared else ())
         if text is None:
-            skipped.add("invalid UTF-8", where)
+            skipped.add("unknown encoding", where)
             continue
-        text = text.replace("\r\n", "\n")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
         body, title = book(text)
         if accepted(body, where, skipped):
             name = os.path.splitext(os.path.basename(stem(entry.name)))[0]
             yield Document(body, entry.file, entry.line, {"title": title or name})
-
-
-def _decoded(data: bytes) -> str | None:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        declared = _ENCODING.search(data, 0, HEAD)
-    try:
-        return data.decode(declared[1].decode(), "replace") if declared else None
-    except LookupError:
-        return None
 
 
 def book(text: str) -> tuple[str, str]:

@@ -51,8 +51,31 @@ def test_the_encoding_a_book_declares_is_used(tmp_path: Path) -> None:
     text = "Character set encoding: ISO-8859-1\n\n*** START OF THE PROJECT GUTENBERG X ***\nCafé.\n"
     (document,), _ = read("books", write(tmp_path / "a.txt", text.encode("latin-1")))
     assert document.text == "Café.\n"
-    undeclared = write(tmp_path / "b.txt", "Café.".encode("latin-1"))
-    assert read("books", undeclared) == ([], {"invalid UTF-8": 1})
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec", "text"),
+    [
+        ("ASCII", "cp1252", "Café “là”.\n"),
+        ("ISO-646-US (US-ASCII)", "latin-1", "Café.\n"),
+        ("KOI8-R", "koi8-r", "Привет мир.\n"),
+        ("", "cp1252", "Un café, où « là ».\n"),
+        ("", "utf-8-sig", "Привет мир.\n"),
+        ("", "koi8-r", None),
+        ("Klingon-8", "koi8-r", None),
+    ],
+)
+def test_books_in_other_encodings_are_read_or_counted(
+    declared: str, codec: str, text: str | None, tmp_path: Path
+) -> None:
+    head = f"Character set encoding: {declared}\n\n*** START OF THE PROJECT GUTENBERG X ***\n"
+    data = (head if declared else "") + (text or "Привет мир.\n")
+    data = data.replace("\n", "\r\n")
+    documents, counts = read("books", write(tmp_path / "a.txt", data.encode(codec)))
+    if text is None:
+        assert (documents, counts) == ([], {"unknown encoding": 1})
+    else:
+        assert [document.text for document in documents] == [text]
 
 
 def test_a_folder_gives_a_document_for_each_book(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""LaTeX macros that a text defines itself, written out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DEPTH = 16  # of macros within macros
+GROWTH = 4  # times the text's size, and SLACK characters, that macros may make of it
+SLACK = 1 << 20
+BODY = 2000  # characters; a longer macro is a program, not an abbreviation
+
+
+@dataclass(frozen=True, slots=True)
+class _Macro:
+    arguments: int
+    default: str | None
+    body: str
+
+
+_CONTROL = re.compile(r"\\(?:([A-Za-z@]+)\*?|[^A-Za-z@])", re.S)
+_DEFINES = frozenset(("newcommand", "renewcommand", "providecommand", "DeclareRobustCommand"))
+_OPERATOR = "DeclareMathOperator"
+_NAME = re.compile(r"\s*(?:\{\s*\\([A-Za-z@]+|[^A-Za-z@\s])\s*\}|\\([A-Za-z@]+|[^A-Za-z@\s]))")
+_COUNT = re.compile(r"\s*\[\s*([0-9])\s*\]")
+_DEFAULT = re.compile(r"\s*\[([^\[\]]{0,2000})\]")
+_PARAMETERS = re.compile(r"[ \t]*((?:#[1-9][ \t]*)*)(?=\{)")
+_BRACES = re.compile(r"[{}]|\\.", re.S)
+_PARAMETER = re.compile(r"(\\[A-Za-z]+)?#([1-9])")
+_ADDRESS = re.compile(r"\s*+(\0[0-9]+\0|\\(?:url|path|nolinkurl)\s*+\{[^{}]{0,2000}+\})")
+_SECTIONS = frozenset(
+    ("part", "chapter", "section", "subsection", "subsubsection", "paragraph", "subparagraph")
+)
+
+
+def expanded(text: str) -> str:
+    """With the macros that the text defines put in the place of their names, and without their
+    definitions. What cannot be understood, or would never end, stays as it is."""
+    expander = _Expander(GROWTH * len(text) + SLACK)
+    return expander.expand(text, frozenset())
+
+
+class _Expander:
+    def __init__(self, budget: int) -> None:
+        self.macros: dict[str, _Macro] = {}
+        self.budget = budget  # characters that may still be looked at for, or be put in by, macros
+
+    def expand(self, text: str, active: frozenset[str]) -> str:
+        pieces: list[str] = []
+        at = done = 0
+        while self.budget > 0 and (match := _CONTROL.search(text, at)):
+            at = match.end()
+            name = match[1] or match[0][1]
+            found = self.definition(name, text, at) if match[1] else None
+            if found is None and name in self.macros and name not in active:
+                starred = match[0].endswith("*") and match[1]
+                found = self.use(name, text, at - bool(starred), active)
+            if found is not None:
+                pieces += (text[done : match.start()], found[0])
+                at = done = found[1]
+        pieces.append(text[done:])
+        return "".join(pieces)
+
+    def definition(self, name: str, text: str, at: int) -> tuple[str, int] | None:
+        """Takes note of one; (nothing, its end) so that it goes away. None if it is none."""
+        if name not in _DEFINES and name not in ("def", "urldef", _OPERATOR):
+            return None
+        if not (named := _NAME.match(text, at)):
+            return None
+        macro, at, count, default = named[1] or named[2], named.end(), 0, None
+        if name == "urldef":
+            return self.address(macro, text, at)
+        if name == "def":
+            if not (parameters := _PARAMETERS.match(text, at)):
+                return None
+            at, count = parameters.end(), parameters[1].count("#")
+        elif name != _OPERATOR and (found := _COUNT.match(text, at)):
+            at, count = found.end(), int(found[1])
+            if found := _DEFAULT.match(text, at):
+                at, default = found.end(), found[1]
+        if (body := self.argument(text, at)) is None:
+            return None
+        content, end = body
+        if name == _OPERATOR:
+            content = rf"\operatorname{{{content}}}"
+        if macro in _SECTIONS or "@" in content or "@" in macro or len(content) > BODY:
+            self.macros.pop(macro, None)
+        else:
+            self.macros[macro] = _Macro(count, default, content.replace(r"\xspace", ""))
+        return "", end
+
+    def address(self, macro: str, text: str, at: int) -> tuple[str, int] | None:
+        """Takes note of `\\urldef\\name\\url{...}`, which may have been taken out as verbatim."""
+        if not (found := _ADDRESS.match(text, at)):
+            return None
+        self.macros[macro] = _Macro(0, None, found[1])
+        return "", found.end()
+
+    def use(self, name: str, text: str, at: int, active: frozenset[str]) -> tuple[str, int] | None:
+        """(what stands for the macro and its arguments, their end), or None."""
+        macro = self.macros[name]
+        arguments: list[str] = []
+        if macro.default is not None:
+            found = _DEFAULT.match(text, at)
+            arguments.append(found[1] if found else macro.default)
+            at = found.end() if found else at
+        while len(arguments) < macro.arguments:
+            if (argument := self.argument(text, at)) is None:
+                return None
+            arguments.append(argument[0])
+            at = argument[1]
+
+        def filled(match: re.Match[str]) -> str:
+            number = int(match[2])
+            argument = arguments[number - 1] if number <= len(arguments) else ""
+            gap = " " if match[1] and argument[:1].isalpha() else ""
+            return f"{match[1] or ''}{gap}{argument}"
+
+        content = _PARAMETER.sub(filled, macro.body)
+        self.budget -= len(content)
+        if self.budget <= 0:
+            return None
+        if len(active) < DEPTH:
+            content = self.expand(content, active | {name})
+        # `\a{}b` and `\a b` end the name, what stands for it may need no such end.
+        if not macro.arguments and text.startswith("{}", at):
+            at += 2
+        ends_in_name = re.search(r"\\[A-Za-z]+\Z", content) is not None
+        return content + (" " if ends_in_name and text[at : at + 1].isalpha() else ""), at
+
+    def argument(self, text: str, at: int) -> tuple[str, int] | None:
+        """(what TeX would take for an argument there, its end): a group, or one token."""
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at >= len(text) or text[at] == "}":
+            return None
+        if text[at] != "{":
+            token = _CONTROL.match(text, at)
+            end = token.end() if token else at + 1
+            return text[at:end], end
+        depth = 0
+        for match in _BRACES.finditer(text, at):
+            depth += {"{": 1, "}": -1}.get(match[0], 0)
+            if depth == 0:
+                return text[at + 1 : match.start()], match.end()
+            if match.end() - at > self.budget:
+                break
+        self.budget -= len(text) - at  # an unclosed brace: looked at to the end, for nothing
+        return None
