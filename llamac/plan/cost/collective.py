@@ -1,6 +1,15 @@
-"""Seconds of a collective on a device's links."""
+"""Seconds of a collective on a device's links, by NCCL's algorithms.
+
+A ring passes every message on rank by rank: its latency grows with the number of ranks, so the
+bandwidth that a message of a given size gets falls as nodes are added. An all-reduce may take a
+tree instead, whose latency grows with the logarithm of the nodes, at a share of the bandwidth
+(Thakur et al. 2005; NCCL's `tuning.cc`, whose latencies the devices' links have). The faster one
+is taken, as NCCL does.
+"""
 
 from __future__ import annotations
+
+from math import ceil, log2
 
 from llamac.plan.device.device import Device
 
@@ -8,25 +17,52 @@ from llamac.plan.device.device import Device
 def collective_seconds(
     device: Device, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0
 ) -> float:
-    """Seconds of a ring collective (Thakur et al. 2005).
+    """Seconds of a collective.
 
     Args:
-        sent: Bytes that each rank sends.
-        ranks: Of the group, `stride` apart.
-        rounds: How often the ring is gone round: 1 for a gather, a scatter or a send, 2 for an
+        sent: Bytes that each rank sends: (n - 1) / n of the whole message, twice that in an
             all-reduce.
+        ranks: Of the group, `stride` apart.
+        rounds: How often a ring is gone round: 1 for a gather, a scatter or a send, 2 for an
+            all-reduce; 0 leaves out latencies.
     """
     if ranks <= 1:
         return 0.0
-    link, network = device.link, device.network
     within = max(1, device.gpus_per_node // stride)  # ranks of this group in one node
     if ranks <= within:
-        # Few ranks leave some of their links idle (nccl-tests on 2 to 8 GPUs).
-        bandwidth = link.bandwidth * (1 - 0.3 / ranks)
-        return rounds * (link.latency + (ranks - 1) * link.hop) + sent / bandwidth
-    # Every GPU of a node has a network port of its own, and a ring crosses one of them; all the
-    # rings of a node share them.
-    bandwidth = min(link.bandwidth, network.bandwidth * within)
+        return _within_node(device, sent, ranks, rounds)
+    ring = _ring(device, sent, ranks, within, rounds)
+    return min(ring, _tree(device, sent, ranks, within)) if rounds == 2 else ring
+
+
+def _within_node(device: Device, sent: float, ranks: int, rounds: float) -> float:
+    link = device.link
+    # Few ranks leave some of their links idle (nccl-tests on 2 to 8 GPUs).
+    bandwidth = link.bandwidth * (1 - 0.3 / ranks)
+    return rounds * (link.latency + (ranks - 1) * link.hop) + sent / bandwidth
+
+
+def _ring(device: Device, sent: float, ranks: int, within: int, rounds: float) -> float:
+    link, network = device.link, device.network
     nodes = ranks / within
     hops = (nodes - 1) * network.hop + (ranks - nodes) * link.hop
-    return rounds * (network.latency + hops) + sent / bandwidth
+    return rounds * (network.latency + hops) + sent / node_bandwidth(device, within)
+
+
+def _tree(device: Device, sent: float, ranks: int, within: int) -> float:
+    link, network = device.link, device.network
+    deep = ceil(log2(max(2.0, ranks / within)))
+    latency = network.latency + deep * network.tree_hop + (within - 1) * link.hop
+    return 2 * latency + sent / (node_bandwidth(device, within) * network.tree)
+
+
+def node_bandwidth(device: Device, within: int) -> float:
+    """Bytes per second that a rank sends between nodes. Every GPU has a network port of its own
+    and a ring crosses one of them; all the rings of a node share them."""
+    return min(device.link.bandwidth, device.network.bandwidth * within)
+
+
+def bus_bandwidth(device: Device, nbytes: float, ranks: int, rounds: float) -> float:
+    """Bus bandwidth as nccl-tests print it, in bytes per second, for a message of so many bytes."""
+    sent = rounds * nbytes * (ranks - 1) / ranks
+    return sent / collective_seconds(device, sent, ranks, rounds=rounds)

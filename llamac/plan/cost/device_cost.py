@@ -88,10 +88,12 @@ class DeviceCost(Clock):
         op, profile = op_of(node), self.profile
         if op in (rms_norm, rms_norm_backward) and profile.norm is not None:
             each = profile.norm.forward if op is rms_norm else profile.norm.backward
+            each /= profile.norm.bandwidth
             return each * type_of(operands_of(node)[0]).elements(self.symbols)
         if op is rope and profile.rope is not None:
             back = bool(attributes(node).get("inverse"))
             each = profile.rope.backward if back else profile.rope.forward
+            each /= profile.rope.bandwidth
             return each * type_of(operands_of(node)[0]).elements(self.symbols)
         traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
         return sum(traffic.values()) * profile.traffic

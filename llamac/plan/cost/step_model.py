@@ -8,7 +8,6 @@ stages, the optimizer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 
@@ -21,7 +20,6 @@ from llamac.passes.footprint import (
     Held,
     Memory,
     Sharding,
-    activations,
     behind,
     fresh_gradients,
     held,
@@ -30,6 +28,7 @@ from llamac.passes.footprint import (
 )
 from llamac.plan.cost.data_parallel import DataParallel
 from llamac.plan.cost.device_cost import DeviceCost
+from llamac.plan.cost.framework_memory import framework_activations, head_logits
 from llamac.plan.cost.region_time import RegionTime, region_time
 from llamac.plan.prediction import Prediction, Seconds
 from llamac.plan.setting import Setting
@@ -109,11 +108,27 @@ class StepModel:
         names = [*self.stages[rank], *(["embed"] if rank == 0 else [])]
         names += ["head"] if rank == self.pp - 1 else []
         own = [self.times[name] for name in names]
-        return (
-            sum(one.forward for one in own),
-            sum(one.backward for one in own),
-            sum(one.exposed for one in own),
-        )
+        forward, backward = sum(one.forward for one in own), sum(one.backward for one in own)
+        exposed = sum(one.exposed for one in own)
+        added = self.setting.profile.accumulate_bytes
+        backward += self.cost.moved(added * self.held(rank).total) if added else 0.0
+        if rank == self.pp - 1:
+            gather, again = self._head_extra()
+            forward, backward, exposed = forward + gather, backward + again, exposed + gather
+        return forward, backward, exposed
+
+    def _head_extra(self) -> tuple[float, float]:
+        """Seconds that the head takes besides: the gather of its logits over tensor-parallel ranks;
+        the loss over all of them, and the head's forward pass again."""
+        profile = self.setting.profile
+        gather = loss = 0.0
+        if profile.gathers_logits and self.tp > 1:
+            logits = head_logits(self.program)
+            whole = self.spec.precision.item_size * logits * self.tp
+            gather = self.cost.collective(whole * (self.tp - 1) / self.tp, self.tp)
+            loss = self.cost.moved(profile.loss_bytes * logits * (self.tp - 1))
+        again = self.times["head"].forward + gather if profile.recomputes_head else 0.0
+        return gather, loss + again
 
     @cached_property
     def slowest(self) -> int:
@@ -174,6 +189,8 @@ class StepModel:
         own, profile = self.held(rank).total, self.setting.profile
         shards = own / (1 if self.sharding == "none" else self.sharers)
         nbytes = shards * profile.update_bytes
+        if self.data > 1:
+            nbytes += own * profile.reduction_bytes
         return self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
 
     # -- what is held ------------------------------------------------------------------------------
@@ -184,16 +201,8 @@ class StepModel:
 
     @cached_property
     def activations(self) -> Activations:
-        profile, share = self.setting.profile, self.setting.profile.fp8_kept
-        found = activations(
-            self.program, not self.setting.recomputes_attention, profile.logit_bytes
-        )
-        if not self.setting.fp8 or share == 1.0:
-            return found
-        kept = {name: share * nbytes for name, nbytes in found.kept.items()}
-        less = {name: nbytes - kept[name] for name, nbytes in found.kept.items()}
-        peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
-        return replace(found, kept=kept, peak=peak)
+        """Activation bytes of one micro-batch under the framework."""
+        return framework_activations(self.setting, self.program)
 
     def memory(self) -> Memory:
         """Peak memory of the pipeline rank that holds most."""
@@ -217,6 +226,8 @@ class StepModel:
             1 if self.setting.profile.each_time and self.pp == 1 else self.micro_batches,
             whole_stage=self.pp > 1,
         )
+        if self.sharding != "zero3":
+            state["gradients"] *= self.setting.profile.gradient_bytes / 4
         found, virtual = self.activations, self.spec.parallel.pipeline_virtual
         flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
@@ -225,9 +236,15 @@ class StepModel:
         logits = found.logits if last else 0.0
         tensors = sum(state.values()) + alive + logits
         process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
+        process += self.setting.profile.communicator * self.communicators
         return Memory(
             **state, activations=alive, logits=logits, overhead=process + FRAGMENTS * tensors
         )
+
+    @property
+    def communicators(self) -> int:
+        """Axes of the mesh whose ranks talk to each other."""
+        return sum(size > 1 for size in (self.tp, self.cp, self.pp, self.data))
 
     # -- what is sent ------------------------------------------------------------------------------
 

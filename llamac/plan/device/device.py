@@ -17,7 +17,8 @@ from llamac.spec.units import parse_bytes
 
 HERE = Path(__file__).parent.parent / "devices"
 KINDS = ("gpu", "cpu")
-MAYBE_NOTHING = ("latency", "hop", "narrow", "fill", "kernel", "contention", "matmul_newer")
+MAYBE_NOTHING = ("latency", "hop", "tree_hop", "narrow", "fill", "kernel", "contention")
+MAYBE_NOTHING += ("matmul_newer",)
 
 
 class DeviceError(ValueError):
@@ -34,11 +35,15 @@ class Link:
         bandwidth: Bytes per second that a rank sends in a large collective.
         latency: Seconds of a collective however small.
         hop: Seconds for each further rank of a ring; between nodes, for each further node.
+        tree: Share of the bandwidth that an all-reduce over a tree gets; tree_hop: seconds for
+            each level of the tree.
     """
 
     bandwidth: float
     latency: float
     hop: float = 2e-6
+    tree: float = 0.92
+    tree_hop: float = 14e-6
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,179 @@
-"""How a published row's framework ran it: kernels, checkpointing, what data ranks share."""
+"""Rules that read a published row's framework: kernels, checkpointing, shared state."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llamac.passes.footprint import Sharding
-from llamac.plan.cost.framework import FRAMEWORKS, SOFTMAX_DROPOUT, FrameworkProfile
+from llamac.plan.cost.framework import (
+    FRAMEWORKS,
+    FUSED_SOFTMAX,
+    OP_BY_OP_RMS_NORM,
+    OP_BY_OP_ROPE,
+    SOFTMAX_DROPOUT,
+    TORCH_SOFTMAX,
+    FrameworkProfile,
+    ScoreTraffic,
+)
 from llamac.plan.device.device import Device
-from llamac.plan.published.rows import EMPTY, Row, says, text
+from llamac.plan.published.rows import EMPTY, Row, count, flag, says, text
 
+ALEPH_ALPHA = (r"aleph", r"\baa.?scaling", r"^scaling\b", "hagemann")
+NANOTRON = ("nanotron", "ultrascale")
 COMPILED = ("compile", "inductor", "nanogpt", "jax", "maxtext", "xla", "olmo-core")
 MEGATRON = ("megatron", "nemo", "bloom", "transformer.engine", r"\bmcore")
 CORE = ("nemo", "transformer.engine", "core", r"\bte\b")
-FIRST_FLASH = ("triton", r"v1\b", r"flash.?attn.?1", r"\bfa1?\b(?!\d)")
-LATEST_FLASH = (r"fa.?3", r"flash.?att.*3", "cudnn", r"\bte\b", "fused attn")
-WRITTEN = ("unfused", "math", "no.?flash", "fused.softmax", "eager", "naive", r"^no$", "vanilla")
+EAGER = (
+    "titan",
+    "foundry",
+    "composer",
+    "fsdp",
+    "deepspeed",
+    "pytorch",
+    "hugging",
+    "transformers",
+    "litgpt",
+)
+EAGER += ("lightning", "accelerate", "neox", "axolotl", "fairscale", "metaseq", r"\beager\b")
 
+FIRST_FLASH = ("triton", r"v1\b", r"flash.?att\w*.?v?1", r"\bfa1?\b(?!\d)")
+LATEST_FLASH = (r"fa.?3", r"flash.?att.*3", "cudnn", r"\bte\b", "fused.att")
+FLASH = ("flash", r"\bfa\d?", "sdpa", "xformers", "mem.*eff", "flex", "splash", *FIRST_FLASH)
+FUSED_SCORES = (r"fused.?softmax", r"^(megatron.)?fused( kernels?)?$", r"scaled.*softmax")
+TORCH_SCORES = ("unfused", "math", "no.?flash", "eager", "naive", r"^no$", "vanilla")
+TORCH_SCORES += (r"^(py)?torch$",)
+
+FUSED_NORM = r"(fused|apex|triton|te|cuda)[ _-]*(rms[ _-]*)?norm|rms[ _-]*(norm)?[ _-]*kern"
+NO_FUSED_NORM = r"\b(no|without|w/o|non|not)[ _-]*(a[ _-]*)?(fused[ _-]*)?rms|unfused.*norm"
 MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=19.0)
+
 ROWWISE = 0.65
-"""Of fp8's rate, what matmuls scaled by rows reach: little more than bf16's (torchtitan)."""
+"""Speed of matmuls scaled by rows in fp8, relative to its rate: little more than bf16's
+(torchtitan)."""
 
 
-def profile_of(row: Row, device: Device) -> FrameworkProfile:
-    given = text(row, "framework", "notes")
-    profile = FRAMEWORKS["eager"]
+def framework_of(row: Row, device: Device) -> str:
+    """The key of `FRAMEWORKS` that a row's framework runs like."""
+    given, named = text(row, "framework", "notes"), text(row, "framework")
+    if says(named, *ALEPH_ALPHA) or says(text(row, "source"), "aleph", "hagemann", "2311.05610"):
+        return "aleph-alpha"
+    if says(named, *NANOTRON):
+        return "nanotron"
     if says(given, *MEGATRON):
-        profile = FRAMEWORKS["megatron"]
-        if not unfused(row) and (says(given, *CORE) or device.has_async_matmuls):
-            profile = FRAMEWORKS["megatron-core"]
-    elif says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
-        profile = FRAMEWORKS["compiled"]
-    core = profile == FRAMEWORKS["megatron-core"]
+        later = says(given, *CORE) or device.has_async_matmuls
+        return "megatron-core" if later and not unfused(row) else "megatron"
+    if says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
+        return "compiled"
+    if not says(given, *EAGER) and sharding_of(row) == "zero1" and _splits_model(row):
+        return "aleph-alpha"  # as ZeRO-1 over tensor and pipeline parallelism is written by hand
+    return "eager"
+
+
+def _splits_model(row: Row) -> bool:
+    return max(count(row, "tp") or 1, count(row, "pp") or 1) > 1
+
+
+def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
+    """How a row's framework runs it. llama: RMSNorm and rotary positions."""
+    given, name = text(row, "framework", "notes"), framework_of(row, device)
+    profile = FRAMEWORKS[name]
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
         profile = replace(profile, hides=profile.hides_async)
-    sharding = text(row, "dp_sharding")
-    if says(sharding, "non.overlapped", "no overlap"):
-        profile = replace(profile, overlapped=False)
-    elif says(sharding + given, "overlap"):
-        profile = replace(profile, overlapped=True)
-    if says(sharding, "pure"):  # llm-foundry: gradients are reduced in the compute dtype
+    profile = replace(profile, overlapped=_overlapped(row, name, profile))
+    if says(text(row, "dp_sharding"), "pure"):  # llm-foundry: gradients reduced in bf16
         profile = replace(profile, wire_bytes=2)
     if says(given, "foundry", "composer"):
         profile = replace(profile, logit_bytes=4.0)  # its fused loss works in place
     if "rowwise" in text(row, "dtype"):
         profile = replace(profile, fp8=ROWWISE)
-    attention = device.flash2
-    kernel = text(row, "attn_kernel")
-    if says(kernel, *LATEST_FLASH) or (core and not says(kernel, "2")):
-        attention = 1.0
-    elif says(kernel, *FIRST_FLASH):
-        attention = device.flash1
-    return replace(profile, scores=MEGATRON_SCORES if unfused(row) else None, attention=attention)
+    if llama and name in ("eager", "megatron", "aleph-alpha", "nanotron"):
+        profile = replace(profile, rope=OP_BY_OP_ROPE)
+        if not fused_norm(row) and name != "nanotron":  # whose norm is FlashAttention's kernel
+            profile = replace(profile, norm=OP_BY_OP_RMS_NORM, norm_kept=8.0)
+    scores = scores_of(row, llama)
+    return replace(profile, scores=scores, attention=_attention_speed(row, device, name))
+
+
+def _overlapped(row: Row, name: str, profile: FrameworkProfile) -> bool:
+    """Reductions run under the backward pass. ZeRO-1 and 2 that do not say so reduce and gather
+    at the end of a step, but for Megatron Core's distributed optimizer."""
+    sharding = text(row, "dp_sharding")
+    if says(sharding, "non.overlapped", "no overlap"):
+        return False
+    if says(sharding + text(row, "framework", "notes"), "overlap"):
+        return True
+    if sharding_of(row) in ("zero1", "zero2") and name != "megatron-core":
+        return False
+    return profile.overlapped
+
+
+def _attention_speed(row: Row, device: Device, name: str) -> float:
+    kernel = _attention_kernel(row)
+    if says(kernel, *LATEST_FLASH) or (name == "megatron-core" and not says(kernel, "2")):
+        return 1.0
+    return device.flash1 if says(kernel, *FIRST_FLASH) else device.flash2
+
+
+def fused_norm(row: Row) -> bool:
+    """A fused RMSNorm kernel is named."""
+    given = text(row, "attn_kernel", "notes", "framework")
+    return says(given, FUSED_NORM) and not says(given, NO_FUSED_NORM)
+
+
+def _attention_kernel(row: Row) -> str:
+    """What column attn_kernel says of attention: `flash_attn2 + RMS kernel` → `flash_attn2`."""
+    joined = r"\s*(?:[+&,;(]|\bwith\b|\band\b|w/).*\brms"
+    return re.split(joined, text(row, "attn_kernel"))[0].strip()
+
+
+def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
+    """Traffic of attention's scores; None where they are never written out."""
+    if not unfused(row):
+        return None
+    kernel, megatron = _attention_kernel(row), says(text(row, "framework"), *MEGATRON)
+    if megatron and not llama:
+        return MEGATRON_SCORES
+    fused = says(kernel, *FUSED_SCORES) or (megatron and not says(kernel, *TORCH_SCORES))
+    return FUSED_SOFTMAX if fused else TORCH_SOFTMAX
 
 
 def unfused(row: Row) -> bool:
-    """Are attention's scores written out? So it was before flash attention, and is on V100s."""
-    kernel = text(row, "attn_kernel")
+    """Attention writes its scores out, as before FlashAttention, and on V100s."""
+    kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
-        return says(text(row, "gpu"), "v100") or says(text(row, "framework"), "megatron.*(v2|20)")
-    return says(kernel, *WRITTEN)
+        return says(text(row, "gpu"), "v100") or says(framework, "megatron.*(v2|20)")
+    if kernel == "fused" and says(framework, *CORE):
+        return False  # cuDNN's fused attention
+    return says(kernel, *FUSED_SCORES, *TORCH_SCORES)
+
+
+NO = ("no", "0", "false", "off", "disabled", "n")
+FULL = ("full", r"every.?layer", r"each.?layer", r"\ball\b", "whole", "uniform", "block", "layer")
+FULL += (r"^(1|true|yes|y|on|enabled)$", r"^(activation )?(re)?comput(e|ation)$", "checkpoint")
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """policy: of layers that are not checkpointed whole. core: is attention's core computed again?
-    parts, of: how many layers, of how many (0: of a stage's), are checkpointed whole."""
+    """Activation checkpointing of a row.
+
+    Attributes:
+        policy: Of layers that are not checkpointed whole.
+        core: Attention is computed again.
+        parts, of: Layers checkpointed whole, out of so many; of = 0: of a stage's.
+        understood: The column was read; else nothing is taken to be checkpointed.
+    """
 
     policy: str = "none"
     core: bool = False
     parts: int = 0
     of: int = 1
+    understood: bool = True
 
     def share(self, layers: float) -> float:
-        """Of layers that are checkpointed whole. layers: how many a pipeline rank has."""
+        """Share of layers that are checkpointed whole. layers: of a pipeline rank."""
         return min(1.0, self.parts / (self.of or layers))
 
 
@@ -84,7 +183,7 @@ def checkpointing(row: Row) -> Checkpointing:
 
 @lru_cache(maxsize=1024)
 def _checkpointing(given: str, framework: str) -> Checkpointing:
-    if given in EMPTY or given in ("no", "0", "false", "off", "disabled"):
+    if given in EMPTY or given in NO or re.match(r"(none|no|off|disabled)\b", given):
         return Checkpointing()
     found = re.search(r"(\d+)", given)
     if says(given, "every", "layer") and says(given, "selective", "every") and found:
@@ -102,16 +201,19 @@ def _checkpointing(given: str, framework: str) -> Checkpointing:
             # Every other matmul's output: of LLaMA's seven, 3/8 of the arithmetic again.
             return Checkpointing("selective", parts=3, of=8)
         return Checkpointing("selective")
-    return Checkpointing(parts=1)
+    if says(given, *FULL):
+        return Checkpointing(parts=1)
+    return Checkpointing(understood=False)
 
 
 def gathers_again(row: Row) -> bool:
-    """Are sequence-parallel inputs of linear layers gathered anew for the backward pass?"""
+    """Sequence-parallel inputs of linear layers are gathered anew for the backward pass (Megatron),
+    not kept (nanotron)."""
     return says(text(row, "framework"), *MEGATRON)
 
 
 def splits_positions(row: Row) -> bool:
-    """Do tensor ranks share what lies between matmuls, where the row does not say?"""
+    """Tensor-parallel ranks split positions between matmuls, where the row does not say."""
     return says(text(row, "framework"), *CORE) or not says(text(row, "framework"), *MEGATRON)
 
 
@@ -130,3 +232,33 @@ def sharding_of(row: Row) -> Sharding:
         if says(framework, *CORE):
             return "zero1"
     return "none"
+
+
+KNOWN_SHARDING = ("shard", "fsdp", "zero", "stage", "hybrid", "hsdp", "dist", "optim", "ddp")
+KNOWN_DTYPES = ("bf16", "bfloat", "fp", "float", "half", "tf32", "amp", "mixed")
+KNOWN_MLPS = ("gelu", "relu", "silu", "glu", "gated", "standard", "mlp")
+
+
+def unread(row: Row, device: Device) -> Iterator[tuple[str, str, str]]:
+    """(column, value, what is assumed instead) for each value that is not understood."""
+    kernel, mlp = _attention_kernel(row), text(row, "mlp")
+    known = (*FLASH, *LATEST_FLASH, *FUSED_SCORES, *TORCH_SCORES)
+    if kernel not in EMPTY and not says(kernel, *known):
+        yield "attn_kernel", text(row, "attn_kernel"), "FlashAttention"
+    if not checkpointing(row).understood:
+        yield "act_ckpt", text(row, "act_ckpt"), "none"
+    sharding = text(row, "dp_sharding")
+    plain = sharding in EMPTY or re.match(r"(none|no|0)\b", sharding)
+    if not plain and not says(sharding, *KNOWN_SHARDING):
+        yield "dp_sharding", sharding, "none"
+    framework = text(row, "framework")
+    families = (*ALEPH_ALPHA, *NANOTRON, *COMPILED, *MEGATRON, *EAGER)
+    if framework not in EMPTY and not says(framework, *families):
+        yield "framework", framework, f"the profile {framework_of(row, device)!r}"
+    if text(row, "sp") not in EMPTY and flag(row, "sp") is None:
+        yield "sp", text(row, "sp"), "the framework's default"
+    if mlp not in EMPTY and not says(mlp, *KNOWN_MLPS):
+        yield "mlp", mlp, "no gate"
+    dtype = text(row, "dtype")
+    if dtype not in EMPTY and not says(dtype, *KNOWN_DTYPES):
+        yield "dtype", dtype, "bf16"

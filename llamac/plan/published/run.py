@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llamac.ir.program import Program
-from llamac.plan.device.device import Device, DeviceError, Link, device_named
+from llamac.plan.device.device import Device, DeviceError, device_named
 from llamac.plan.published.decoder import decoder_of
 from llamac.plan.published.framework_rules import (
+    NANOTRON,
     checkpointing,
     gathers_again,
     profile_of,
     sharding_of,
     splits_positions,
     unfused,
+    unread,
 )
 from llamac.plan.published.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
 from llamac.plan.search.graph_cache import block_program, laid_out
@@ -37,10 +39,14 @@ BEYOND = {
 
 @dataclass(frozen=True)
 class Run:
-    """A setting and its Program, with micro-batches of the row's size."""
+    """A row as a setting and its Program.
+
+    unread: (column, value, what is assumed instead) for each value that is not understood.
+    """
 
     setting: Setting
     program: Program
+    unread: tuple[tuple[str, str, str], ...] = ()
 
 
 def published_run(row: Row) -> Run:
@@ -57,7 +63,9 @@ def published_run(row: Row) -> Run:
         raise RowError(f"no such model or layout: {str(error).splitlines()[0]}") from error
     except DeviceError as error:
         raise RowError(str(error)) from error
-    profile = profile_of(row, device)
+    profile = profile_of(row, device, decoder_of(row).llama)
+    if checkpointing(row).share(spec.model.n_layers / spec.parallel.pipeline) < 1:
+        profile = replace(profile, recomputes_head=False)
     dtype = text(row, "dtype")
     setting = Setting(
         spec,
@@ -68,7 +76,7 @@ def published_run(row: Row) -> Run:
         recomputes_attention=checkpointing(row).core and unfused(row),
         micro_batches=layout.micro_batches,
     )
-    return Run(setting, _program(setting, row))
+    return Run(setting, _program(setting, row), tuple(unread(row, device)))
 
 
 # -- what is computed ------------------------------------------------------------------------------
@@ -218,10 +226,12 @@ def _revised(changes: tuple[tuple[str, object], ...]) -> Spec:
 def _device(row: Row) -> Device:
     if text(row, "gpu") in EMPTY:
         raise RowError("column gpu is empty")
-    device = device_named(text(row, "gpu"))
+    # Hugging Face's cluster, on which nanotron was measured, has EFA between its nodes.
+    efa = " efa" if says(text(row, "framework"), *NANOTRON) else ""
+    device = device_named(text(row, "gpu") + efa)
     if given := count(row, "gpus_per_node"):
         device = replace(device, gpus_per_node=given)
     if rate := number(row, "internode_bw_gbps_per_gpu"):
-        network = Link(rate * 1e9 / 8 * WIRE, device.network.latency, device.network.hop)
+        network = replace(device.network, bandwidth=rate * 1e9 / 8 * WIRE)
         device = replace(device, network=network)
     return device

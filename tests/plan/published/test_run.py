@@ -170,7 +170,7 @@ def test_sharding(given: str, means: str) -> None:
     ],
 )
 def test_frameworks_have_their_habits(framework: str, notes: str, profile: str) -> None:
-    found = profile_of({"framework": framework, "notes": notes}, load_device("a100-80gb"))
+    found = profile_of({"framework": framework, "notes": notes}, load_device("a100-80gb"), False)
     expected = FRAMEWORKS[profile]
     assert (found.host, found.traffic, found.fused) == (
         expected.host,
