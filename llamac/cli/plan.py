@@ -21,6 +21,8 @@ class Framework(StrEnum):
     eager = "eager"
     megatron = "megatron"
     megatron_core = "megatron-core"
+    aleph_alpha = "aleph-alpha"
+    nanotron = "nanotron"
 
 
 class Sharding(StrEnum):
