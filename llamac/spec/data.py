@@ -51,11 +51,11 @@ class Source(Section):
     )
     paths: Annotated[tuple[NonEmpty, ...], FromArray] = Field(
         default=(),
-        description="Globs of the source's files: txt, md, jsonl (.gz, .zst) or parquet, or what "
-        "dumps of its kind consist of.",
+        description="Globs of the source's files: text, JSON, CSV or parquet by their names' "
+        "endings, compressed or not, or what dumps of its kind consist of.",
     )
     text_field: NonEmpty = Field(
-        default="text", description="Field or column that holds the text in jsonl and parquet."
+        default="text", description="Field or column that holds the text in JSON, CSV and parquet."
     )
     tokenizer: NonEmpty | None = Field(
         default=None,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llamac.spec.errors import Problem, describe
+from llamac.spec.licence_names import closest
 from llamac.spec.section import FromArray, NonEmpty, Section
 from llamac.spec.units import Count, Fraction, Tokens
 
@@ -195,6 +196,14 @@ class Licence(Section):
         default=("MIT", "BSD", "Apache"),
         description="Families or SPDX identifiers: MIT, BSD, Apache, ISC, MPL-2.0.",
     )
+
+    def rules(self) -> Iterator[Problem]:
+        for index, name in enumerate(self.allowed):
+            meant = closest(name)
+            if meant is not None:
+                message = f"`allowed` has {describe(name)}, which is no licence's SPDX identifier"
+                help = f"did you mean `{meant}`?" if meant else "for instance MIT, BSD, Apache-2.0"
+                yield Problem(("allowed", index), message, help)
 
 
 class HeaderComments(Section):

@@ -144,3 +144,16 @@ def test_a_name_that_cannot_be_a_directory(here: Path) -> None:
         load_spec("my run!.toml")
     (here / "my run!.toml").write_text('name = "my-run"\n' + VALID)
     assert load_spec("my run!.toml").name == "my-run"
+
+
+def test_a_licence_that_does_not_exist(errors: Errors) -> None:
+    stage = (
+        '\n[[data.source.stage]]\nstage = "licence"\nallowed = ["MIT", "GLP", "LicenseRef-own"]\n'
+    )
+    head, found, tail = VALID.partition('kind = "files"')
+    section = next(line for line in tail.split("\n\n") if line)
+    broken = head + found + section + "\n" + stage + tail[len(section) :]
+    message = errors(broken)
+    assert '`allowed` has the string "GLP", which is no licence\'s SPDX identifier' in message
+    assert "help: did you mean `GPL`?" in message
+    assert message.count("error:") == 1

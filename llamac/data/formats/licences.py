@@ -1,72 +1,59 @@
-"""Under which licence a file of a source tree is: SPDX identifiers, from what the tree says.
+"""Under which licence a file of a source tree is: SPDX expressions, from what the tree says.
 
-A file's own SPDX line counts most, then Debian's machine-readable copyright file (DEP-5), then the
-LICENSE file nearest above it.
+A file's own SPDX tag counts most, then Debian's machine-readable copyright file (DEP-5), then the
+licence files of the nearest folder above it that has some. Where that folder's cannot be
+recognised, the licence is unknown: a folder further above does not speak for it.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import json
 import posixpath
 import re
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-TAG_WITHIN = 5000  # characters from the top in which a file names its own licence
+from llamac.data.formats.dep5 import dep5, is_dep5
+from llamac.data.formats.licence_texts import joined, names_copyleft, recognised, tag_of
 
-_TAG = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()\- \t]{2,200})")
-_LICENCE_FILE = re.compile(r"(?:un)?licen[cs]e|copying|(?:mit|apache|bsd)-licen[cs]e", re.I)
-_DEP5 = re.compile(r"^Format:[^\n]*(?:copyright-format|dep5|dep-5)", re.I | re.M)
+COPYLEFT = "LicenseRef-copyleft-notice"  # of a file whose own head speaks of a copyleft licence
+
+_ID = (
+    r"(?:mit|expat|x11|isc|zlib|boost|bsl|unlicen[cs]e|cc0|bsd|apache|asl|mpl|[al]?gpl|lesser|lib)"
+    r"(?:[-_.]?v?\d[\d._]*)?(?:[-_]clause)?"
+)
+_WORDS = (
+    r"(?:un)?licen[cs]es?|copying|lizenz|licencia|licenza|licen[çc]a|licentie|licencja|лицензия|"
+    r"许可证|许可协议|ライセンス"
+)
+_LICENCE_FILE = re.compile(
+    rf"(?:{_ID}[-_.])?(?:{_WORDS})(?:[-_.]?v?\d[\d._]*)?(?:[-_.](?P<id>{_ID}))?"
+    r"(?:\.(?:txt|md|markdown|rst|html?|asc|adoc))?",
+    re.I,
+)
+_MANIFESTS = ("Cargo.toml", "pyproject.toml", "package.json", "composer.json")
 _DEBIAN_FILES = ("debian/copyright", "copyright")
 _INSTALLED = re.compile(r"usr/share/doc/[^/]+/copyright")
-
-# What the text of a licence says and others do not; of several that fit, the first.
-_TEXTS = tuple(
-    (name, re.compile(pattern, re.I))
-    for name, pattern in (
-        ("AGPL-3.0", r"GNU AFFERO GENERAL PUBLIC LICENSE"),
-        ("LGPL-3.0", r"GNU LESSER GENERAL PUBLIC LICENSE\s+Version 3"),
-        ("LGPL-2.1", r"GNU (?:LESSER|LIBRARY) GENERAL PUBLIC LICENSE"),
-        ("GPL-3.0", r"GNU GENERAL PUBLIC LICENSE\s+Version 3"),
-        ("GPL-2.0", r"GNU GENERAL PUBLIC LICENSE"),
-        ("MPL-2.0", r"Mozilla Public License,?\s+v(?:ersion|\.)\s*2"),
-        ("EPL-2.0", r"Eclipse Public License"),
-        ("Apache-2.0", r"Apache License,?\s+Version 2\.0"),
-        ("BSL-1.0", r"Boost Software License"),
-        ("CC0-1.0", r"CC0 1\.0 Universal"),
-        ("Unlicense", r"free and unencumbered software released into the public domain"),
-        (
-            "BSD-3-Clause",
-            r"Redistribution and use in source and binary forms[\s\S]{0,3000}Neither the name",
-        ),
-        ("BSD-2-Clause", r"Redistribution and use in source and binary forms"),
-        ("ISC", r"Permission to use, copy, modify, and(?:/or)? distribute this software"),
-        ("MIT", r"Permission is hereby granted, free of charge, to any person"),
-    )
-)
-# Debian's names of them.
-_DEBIAN = (
-    (re.compile(r"\b(?:expat|mit/expat)\b", re.I), "MIT"),
-    (re.compile(r"\bbsd-?([234])-?clause\b", re.I), r"BSD-\1-Clause"),
-    (re.compile(r"\b(A?GPL|LGPL)-([123](?:\.\d)?)(?:\.0)?\+", re.I), r"\1-\2-or-later"),
-    (re.compile(r"\b(?:ASL|Apache)-2(?:\.0)?\b", re.I), "Apache-2.0"),
-    (re.compile(r"\s+and/or\s+|\s+or\s+|\s*\|\s*", re.I), " OR "),
-    (re.compile(r",?\s+and\s+|,\s+", re.I), " AND "),
-)
+_OF_COPYLEFT = re.compile(r"GPL|MPL")
+_CHOICE = re.compile(r"\b(?:either|at your (?:option|choice)|your choice)\b", re.I)
+_POINTER_CHARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Licences:
-    """globs: DEP-5's, compiled, relative to root. folders: directory → what its file says."""
+    """globs: DEP-5's, compiled, relative to root. folders: directory → what its files say, None
+    if that is not known."""
 
     root: str
     globs: tuple[tuple[re.Pattern[str], str], ...]
-    folders: dict[str, str]
+    folders: dict[str, str | None]
 
     def of(self, name: str, text: str) -> str | None:
         """The licence of the file of that path, or None where nothing says."""
-        if tag := _TAG.search(text, 0, TAG_WITHIN):
-            return tag[1].strip()
+        if tag := tag_of(text):
+            return tag
         inner = name.removeprefix(self.root)
         for pattern, licence in reversed(self.globs):  # DEP-5: the last that matches
             if pattern.fullmatch(inner):
@@ -76,26 +63,41 @@ class Licences:
             if not folder:
                 return None
             folder = posixpath.dirname(folder)
-        return self.folders[folder]
+        licence = self.folders[folder]
+        if licence and names_copyleft(text) and not _OF_COPYLEFT.search(licence):
+            return joined([licence, COPYLEFT])
+        return licence
 
 
 def is_licence(name: str) -> bool:
-    """Whether a file of that name may say something of licences."""
+    """Whether a file of that name speaks for its folder."""
     base = posixpath.basename(name)
-    return base == "copyright" or _LICENCE_FILE.match(base) is not None
+    return base == "copyright" or _is_licence_file(base)
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of that name may say that one may choose among a folder's licences."""
+    return posixpath.basename(name) in _MANIFESTS
+
+
+def _is_licence_file(base: str) -> bool:
+    return _LICENCE_FILE.fullmatch(base) is not None
 
 
 def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
     """said: the texts of a tree's licence files, by path. names: of all its files, by which the
-    sources' root is found where a Debian package is installed away from its copyright file."""
+    sources' root is found where a Debian package is installed away from its copyright file.
+
+    SourceError: licenseclassifier is not installed.
+    """
     globs: tuple[tuple[re.Pattern[str], str], ...] = ()
-    folders: dict[str, list[str]] = {}
+    folders: dict[str, dict[str, str]] = {}
     root = ""
     for name in sorted(said):
-        if posixpath.basename(name) != "copyright":
-            if licence := recognised(said[name]):
-                folders.setdefault(posixpath.dirname(name), []).append(licence)
-        elif _DEP5.search(said[name], 0, 2000):
+        folder, base = posixpath.split(name)
+        if base != "copyright":
+            folders.setdefault(folder, {})[base] = said[name]
+        elif is_dep5(said[name]):
             if _INSTALLED.fullmatch(name):
                 sources = [name for name in names if not name.startswith("usr/share/doc/")]
                 shared = posixpath.commonpath(map(posixpath.dirname, sources)) if sources else ""
@@ -105,50 +107,58 @@ def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
                     name.removesuffix("copyright").removesuffix("debian/"),
                     dep5(said[name]),
                 )
-    # Rust's LICENSE-MIT beside LICENSE-APACHE: the user may choose.
-    joined = {folder: " OR ".join(dict.fromkeys(found)) for folder, found in folders.items()}
-    return Licences(root, globs, joined)
+    of_folders = {
+        folder: _of_folder(texts)
+        for folder, texts in folders.items()
+        if any(map(_is_licence_file, texts))
+    }
+    return Licences(root, globs, of_folders)
 
 
-def recognised(text: str) -> str | None:
-    """The SPDX identifier of a licence's text."""
-    head = text[:20_000]
-    if tag := _TAG.search(head):
-        return tag[1].strip()
-    return next((name for name, pattern in _TEXTS if pattern.search(head)), None)
-
-
-def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """(glob, licence) of each `Files` paragraph, in order."""
-    found = []
-    for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
-        fields: dict[str, str] = {}
-        last = ""
-        for line in paragraph.split("\n"):
-            if line[:1] in (" ", "\t"):
-                fields[last] = fields.get(last, "") + "\n" + line.strip()
-            else:
-                last, _, value = line.partition(":")
-                last = last.strip().lower()
-                fields[last] = value.strip()
-        licence = fields.get("license", "").partition("\n")[0].strip()
-        if licence:
-            found += [(_glob(glob), spdx(licence)) for glob in fields.get("files", "").split()]
-    return tuple(found)
-
-
-def _glob(glob: str) -> re.Pattern[str]:
-    """DEP-5: `*` and `?` match slashes too, a backslash takes a sign literally."""
-    signs = re.findall(r"\\.|.", glob.removeprefix("./"), re.S)
-    plain = (
-        sign if sign in "*?" else f"[{sign[-1]}]" if sign[-1] in "*?[" else sign[-1]
-        for sign in signs
+def _of_folder(texts: Mapping[str, str]) -> str | None:
+    """What the licence files of one folder, by name, say together: all of them apply, unless the
+    folder says that one may choose. None if one is not recognised."""
+    files = {base: text for base, text in texts.items() if _is_licence_file(base)}
+    for base, text in files.items():
+        others = [other for other in files if other != base and other in text]
+        if len(others) > 1 and len(text) < _POINTER_CHARS and _CHOICE.search(text):
+            files, choice = {other: files[other] for other in others}, True
+            break
+    else:
+        choice = False
+    found = {base: recognised(text) for base, text in files.items()}
+    if None in found.values():
+        return None
+    expressions = [expression for expression in found.values() if expression]
+    names = set(expressions)
+    # Rust's LICENSE-MIT beside LICENSE-APACHE.
+    rust = names == {"MIT", "Apache-2.0"} and all(
+        match and match["id"] for match in map(_LICENCE_FILE.fullmatch, files)
     )
-    return re.compile(fnmatch.translate("".join(plain)))
+    if choice or rust:
+        return " OR ".join(dict.fromkeys(expressions))
+    for base in _MANIFESTS:
+        declared = _declared(base, texts.get(base, ""))
+        if " OR " in declared and set(map(_base, names)) <= set(
+            map(_base, re.split(r"[\s()]+", declared))
+        ):
+            return declared
+    return joined(expressions)
 
 
-def spdx(licence: str) -> str:
-    """Debian's short name of a licence, or of several, as SPDX has it."""
-    for pattern, replacement in _DEBIAN:
-        licence = pattern.sub(replacement, licence)
-    return licence
+def _base(identifier: str) -> str:
+    return re.sub(r"(?:\+|-only|-or-later)$", "", identifier)
+
+
+def _declared(base: str, text: str) -> str:
+    """The expression in a package's manifest, or nothing."""
+    try:
+        data: Any = (tomllib if base.endswith(".toml") else json).loads(text)
+        for section in ("package", "project"):
+            data = data.get(section, data) if base.endswith(".toml") else data
+        found = data.get("license") or data.get("licenses") or ""
+        several = found if isinstance(found, list) else [found]
+        names = [one.get("type", "") if isinstance(one, dict) else str(one) for one in several]
+        return " OR ".join(names).replace("/", " OR ")
+    except (ValueError, AttributeError, RecursionError):
+        return ""

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llamac.data.document import Document
-from llamac.data.formats.licences import Licences, is_licence, licences
+from llamac.data.formats.licence_texts import decoded
+from llamac.data.formats.licences import Licences, is_licence, is_manifest, licences
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
 from llamac.runtime.data.records import accepted, utf8
 from llamac.runtime.data.skipped import Skipped
@@ -120,12 +121,9 @@ def _of_tree(path: str) -> Licences:
     def wanted(name: str) -> bool:
         if language_of(name):
             names.append(name)
-        return is_licence(name) and _in_sources(name)
+        return (is_licence(name) or is_manifest(name)) and _in_sources(name)
 
-    said = {
-        entry.name: entry.data.decode("utf-8", "replace")
-        for entry in entries(path, Skipped(), wanted)
-    }
+    said = {entry.name: decoded(entry.data) for entry in entries(path, Skipped(), wanted)}
     return licences(said, names)
 
 
@@ -137,15 +135,15 @@ def _of_file(folder: str) -> Licences:
         found = [
             name
             for name in (*_listing(above), "debian/copyright")
-            if is_licence(name) and os.path.isfile(os.path.join(above, name))
+            if (is_licence(name) or is_manifest(name)) and os.path.isfile(os.path.join(above, name))
         ]
-        if found or os.path.dirname(above) == above:
+        if any(map(is_licence, found)) or os.path.dirname(above) == above:
             break
         above = os.path.dirname(above)
     said = {}
     for name in found:
         data = contents(os.path.join(above, name), Skipped())
-        said[name] = (data or b"").decode("utf-8", "replace")
+        said[name] = decoded(data or b"")
     return licences(said)
 
 

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from llamac.data.document import Document, Filter, Rejected
+from llamac.data.formats.licence_texts import tag_of
 from llamac.spec.stages import Licence
 
-# Lower-case prefixes of identifiers. Debian's copyright files call MIT's licence Expat.
+# Identifiers of a family, in lower case: with conditions on naming the author at most. Not
+# bsd-protection, which is copyleft, nor those that rule out some use, such as -no-nuclear-license.
+_BSD = r"[1234]-?clause(?:-(?:uc|clear|lbnl|attribution|modification|open-mpi|hp|patent|views|"
+_BSD += r"shortened|freebsd|netbsd|darwin|sun|flex|acpica))?"
+_MIT = r"mit(?:-(?:0|cmu|enna|feh|festival|modern-variant|open-group|testregex|wu))?"
 _FAMILIES = {
-    "mit": ("mit", "expat", "x11"),
-    "bsd": ("bsd", "0bsd"),
-    "apache": ("apache", "asl"),
+    "mit": rf"{_MIT}|expat|x11(?:-distribute-modifications-variant)?",
+    "bsd": rf"0bsd|bsd(?:-(?:{_BSD}|source-code))?",
+    "apache": r"(?:apache|asl)(?:-?v?[12](?:\.\d)?)?",
 }
-_TAG = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()\-/ \t]+)")
 _TOKEN = re.compile(r"[()]|[^\s(),]+")
 _LONGEST = 100  # words of an expression that anyone would write
-_TAG_WITHIN = 5000  # characters from the top in which a file names its own licence
 
 
 def build(stage: Licence) -> Filter:
-    allowed = tuple(
-        prefix for name in stage.allowed for prefix in _FAMILIES.get(name.lower(), (name.lower(),))
-    )
+    allowed = tuple(name.lower() for name in stage.allowed)
 
     def judge(document: Document) -> Document | Rejected:
         """A file's own tag counts for more than what is said of its package."""
-        tag = _TAG.search(document.text, 0, _TAG_WITHIN)
-        licence = tag[1].strip() if tag else document.meta.get("licence")
+        licence = tag_of(document.text) or document.meta.get("licence")
         if not licence:
             return Rejected("no licence known")
         document.meta["licence"] = licence
@@ -37,8 +38,8 @@ def build(stage: Licence) -> Filter:
 
 
 def permits(expression: str, allowed: tuple[str, ...]) -> bool:
-    """Whether an SPDX expression, or Debian's form of one, lets a file be used under licences
-    whose identifiers begin with `allowed`, in lower case.
+    """Whether an SPDX expression, or Debian's form of one, lets a file be used under the licences
+    or families `allowed`, in lower case.
 
     Of alternatives (`OR`, `/`) one has to, of what applies together (`AND`, a comma) all.
     """
@@ -78,8 +79,10 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
             position += 1
             return found
         if position < len(tokens) and tokens[position] == "with":
-            position += 2  # an exception grants more, it takes nothing away
-        return any(_names(token, prefix) for prefix in allowed)
+            position += 2
+            if "exception" not in tokens[position - 1 : position + 1][0]:
+                return False  # an exception grants more; anything else may take away
+        return any(_names(token, name) for name in allowed)
 
     return alternatives()
 
@@ -89,6 +92,14 @@ def _repeats(tokens: list[str], at: int) -> bool:
     return at + 1 < len(tokens) and tokens[at + 1] in ("and", "or")
 
 
-def _names(identifier: str, prefix: str) -> bool:
-    """`bsd-3-clause` is of bsd, `mitnfa` is not of mit."""
-    return re.match(rf"{re.escape(prefix)}(?![a-z])", identifier) is not None
+def _names(identifier: str, allowed: str) -> bool:
+    """Whether an identifier is the allowed one, or of its family: `gpl-2.0-only` of `gpl`."""
+    return _pattern(allowed).fullmatch(identifier.replace(".0", "")) is not None
+
+
+@cache
+def _pattern(allowed: str) -> re.Pattern[str]:
+    name = re.escape(allowed.replace(".0", ""))
+    version = "" if re.search(r"\d", allowed) else r"(?:-v?\d+(?:\.\d+)*)?"
+    general = rf"{name}{version}(?:\+|-only|-or-later)?"
+    return re.compile(_FAMILIES.get(allowed, general))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.formats.licences import recognised, spdx
+from llamac.data.formats.dep5 import spdx
 from tests.data.readers import read, write
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this"
@@ -122,14 +122,6 @@ def test_a_tree_that_says_nothing_has_no_licence(tmp_path: Path) -> None:
 )
 def test_debians_names_become_those_of_spdx(debian: str, expected: str) -> None:
     assert spdx(debian) == expected
-
-
-def test_licences_are_told_apart_by_their_texts() -> None:
-    assert recognised(BSD) == "BSD-2-Clause"
-    assert recognised(BSD + "Neither the name of the owner") == "BSD-3-Clause"
-    assert recognised("GNU GENERAL PUBLIC LICENSE\n    Version 3, 29 June 2007") == "GPL-3.0"
-    assert recognised("GNU AFFERO GENERAL PUBLIC LICENSE") == "AGPL-3.0"
-    assert recognised("free as in beer") is None
 
 
 def test_only_code_that_can_be_read_is_given(tmp_path: Path) -> None:

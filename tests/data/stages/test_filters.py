@@ -133,6 +133,11 @@ def test_a_files_own_tag_counts_for_more_than_its_packages_licence() -> None:
     assert reasons(filtered(Licence(allowed=("MPL-2.0",)), "x", licence="MPL-2.0")) == ["kept"]
 
 
+def test_a_mention_of_a_tag_is_none() -> None:
+    text = 'HEAD = "SPDX-License-Identifier: MIT"\n'
+    assert filtered(Licence(), text, licence="GPL-3.0") == [Rejected("licence", "GPL-3.0")]
+
+
 HEADERS = {
     "C": ("/*\n * Copyright (c) 2001 A.\n */\n\n#include <a.h>\n", "#include <a.h>\n"),
     "Go": (

@@ -1,0 +1,181 @@
+"""What a licence file or a file's own tag says, as an SPDX expression.
+
+The texts are licenseclassifier's, a port of Google's licensecheck: a match covers a whole licence,
+however it is wrapped or framed. What stands beside the matches decides: a file that says more than
+a licence and a copyright notice, such as a condition, is of no known licence.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from llamac.runtime.data.decompress import package
+
+FILE_CHARS = 1 << 18  # a longer file is more than a licence
+TAG_WITHIN = 5000  # characters from the top in which a file names its own licence
+LEFT_WORDS = 10  # beside the licence: "For X software", "All contributions by Y"
+
+_EXPRESSION = r"SPDX-License-Identifier:[ \t]*([\w.+()\- \t/]{2,200}?)[ \t]*"
+# In a comment of its own: not in a string, nor in a sentence.
+_TAG = re.compile(
+    rf"^[ \t]{{0,40}}(?:[/#*;%!.,({{\-\\<|]{{1,8}}|REM|rem|dnl|\.\\\"|[\"'](?=[ \t]))?[ \t]{{0,40}}"
+    rf"{_EXPRESSION}(?:\*/\}}{{0,2}}|--%?>|\*\)|[-#]\}}|\]\]|#\|)?[ \t]{{0,40}}\r?$",
+    re.M,
+)
+_COPYLEFT = re.compile(
+    r"\b(?:GNU|Lesser|Affero|Library)\s[\s#*/;%-]{0,8}(?:General\s[\s#*/;%-]{0,8})?Public\s"
+    r"[\s#*/;%-]{0,8}Licen[cs]e|\bA?GPL(?:v?[123]|-[123])|\bMozilla\sPublic\sLicen[cs]e",
+    re.I,
+)
+
+_NOTICE = re.compile(
+    r"\W*(?:portions )?(?:copyright\b.{0,12}(?:\(c\)|©|\d{4})|(?:\(c\)|©) ?(?:\d{4}|copyright))",
+    re.I,
+)
+_GRANTS = re.compile(r"\b(?:permission (?:is|to)|redistribution and use)\b", re.I)
+_RIGHTS = re.compile(r"\W*all rights reserved\W*", re.I)
+_RIDER = re.compile(
+    r"\b(?:not|no|non\w*|only|except\w*|commercial\w*|prohibit\w*|restrict\w*|forbid\w*|must|may|"
+    r"shall|unless|however|additional\w*|conditions?|commons|terms|proprietary|confidential|"
+    r"portions?|exclud\w*|enterprise|gpl\w*|agpl\w*|licensed under|nicht|kein\w*|nur|sauf|pas|"
+    r"excepto|solo|salvo|but|everything|files?|folders?|director\w+|parts?|appl(?:y|ies)|otherwise)"
+    r"\b",
+    re.I,
+)
+_TITLE_WORDS = """
+the a this under is and of mit x11 expat apache bsd isc zlib boost mozilla gnu general lesser affero
+public license licence licenses version v1 v2 v3 zero two three 0 1 2 3 4 1.0 1.1 2.0 2.1 3.0 new
+revised simplified modified clause open source software code copyright notice notices text file
+january february june november 1991 1999 2004 2007 http https www opensource apache.org org spdx
+html txt
+"""
+_TITLE = frozenset(_TITLE_WORDS.split())
+_WORD = re.compile(r"[⺀-￿]|\w+(?:\.\d+)*")  # of scripts without spaces, each sign
+
+# How licences begin, in lower case and without signs: what is cut off says no more than these.
+_GRANT = (
+    "permission is hereby granted free of charge to any person obtaining a copy of this software "
+    "and associated documentation files the software to deal in the software without restriction"
+)
+_BSD = (
+    "redistribution and use in source and binary forms with or without modification are permitted"
+)
+_GNU = (
+    "everyone is permitted to copy and distribute verbatim copies of this license document but "
+    "changing it is not allowed"
+)
+_OPENINGS = (
+    ("MIT", r"(?:the )?mit(?: x11)? licen[cs]e(?: mit)?", _GRANT),
+    ("BSD-2-Clause", r"(?:the )?(?:bsd 2 clause|2 clause bsd|simplified bsd) licen[cs]e", _BSD),
+    (
+        "BSD-3-Clause",
+        r"(?:the )?(?:bsd 3 clause|3 clause bsd|new bsd|revised bsd) licen[cs]e",
+        _BSD,
+    ),
+    ("Apache-2.0", r"(?:the )?apache licen[cs]e,? version 2(?:\.0)?(?: january 2004)?", ""),
+    ("ISC", r"(?:the )?isc licen[cs]e", ""),
+    ("AGPL-3.0", r"gnu affero general public licen[cs]e version 3 19 november 2007", _GNU),
+    ("LGPL-3.0", r"gnu lesser general public licen[cs]e version 3 29 june 2007", _GNU),
+    ("LGPL-2.1", r"gnu lesser general public licen[cs]e version 2\.1 february 1999", _GNU),
+    ("GPL-3.0", r"gnu general public licen[cs]e version 3 29 june 2007", _GNU),
+    ("GPL-2.0", r"gnu general public licen[cs]e version 2 june 1991", _GNU),
+    ("MPL-2.0", r"mozilla public licen[cs]e version 2\.0", ""),
+)
+
+
+def decoded(data: bytes) -> str:
+    """The text of a licence file, of whatever encoding: what decides is ASCII."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "replace")
+
+
+def tag_of(text: str) -> str | None:
+    """What a file of code says of itself in `SPDX-License-Identifier` comments near its top."""
+    if "SPDX-License-Identifier" not in text[:TAG_WITHIN]:
+        return None
+    return joined([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
+
+
+def joined(expressions: list[str]) -> str | None:
+    """All of them at once. None if there are none."""
+    found = list(dict.fromkeys(expressions))
+    if len(found) > 1:
+        found = [f"({one})" if " OR " in one.upper() else one for one in found]
+    return " AND ".join(found) or None
+
+
+def names_copyleft(text: str) -> bool:
+    """Whether the top of a file of code speaks of a copyleft licence, as its notice would."""
+    return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
+
+
+def recognised(text: str) -> str | None:
+    """The SPDX expression of a licence file: all the licences in it, and nothing else said.
+
+    None if it holds none, or says more. SourceError: licenseclassifier is not installed.
+    """
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
+    if not text or len(text) > FILE_CHARS:
+        return None
+    tags = [match[1] for match in _TAG.finditer(text)]
+    text = _TAG.sub("", text) if tags else text
+    found = package("licenseclassifier", "LICENSE").identify_license(text, 0.0)
+    left, at = [], 0
+    for match in found:
+        left.append(text[at : match.start])
+        at = match.end
+    left = _without_notices("\n".join([*left, text[at:]]))
+    if any(_is_odd_notice(line) for line in text.split("\n")):
+        return None
+    names = [match.id for match in found]
+    if not found and left:
+        opening = _opening(left)
+        if opening is None:
+            return None
+        names = [opening]
+    elif _says_more(left):
+        return None
+    if tags and all(name in " ".join(tags) for name in names):
+        return joined(tags)
+    return joined([*tags, *names])
+
+
+def _is_odd_notice(line: str) -> bool:
+    """Whether a copyright notice goes on with a condition. A licence may follow on its line."""
+    notice = _NOTICE.match(line) and _GRANTS.split(line, maxsplit=1)[0]
+    return bool(notice) and _RIDER.search(notice) is not None
+
+
+def _without_notices(text: str) -> list[str]:
+    """The lines that are neither blank, nor a frame, nor a copyright notice."""
+    lines = (line.strip() for line in text.split("\n"))
+    return [
+        line
+        for line in lines
+        if _WORD.search(line) and not _NOTICE.match(line) and not _RIGHTS.fullmatch(line)
+    ]
+
+
+def _says_more(left: list[str]) -> bool:
+    """Whether lines beside a licence may change what it allows."""
+    lines = [line for line in left if not _TITLE.issuperset(_words(line))]
+    text = "\n".join(lines)
+    return len(_words(text)) > LEFT_WORDS or _RIDER.search(text) is not None or not text.isascii()
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _opening(lines: list[str]) -> str | None:
+    """The licence of which that is the title, the beginning, or both."""
+    text = " ".join(_words("\n".join(lines)))
+    for name, title, phrase in _OPENINGS:
+        titled = re.match(rf"{title}(?: |$)", text)
+        rest = text[titled.end() :] if titled else text
+        starts = phrase.startswith(rest) and (titled or len(rest.split()) >= 8)
+        if text and starts and (rest or titled):
+            return name
+    return None
