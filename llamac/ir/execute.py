@@ -1,4 +1,4 @@
-"""Running a Program eagerly, at any stage: how every pass is checked against plain PyTorch."""
+"""Run a Program eagerly, at any stage: how every pass is checked against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def evaluate(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> Tensor:
-    """The loss as validation computes it: by forward graphs alone."""
+    """Return the loss as validation computes it: by forward graphs alone."""
     head = "evaluate" if "evaluate" in program.regions else "head"
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, head, {"labels": labels})
@@ -99,14 +99,14 @@ def evaluate(
 def _constants(
     program: Program, buffers: Mapping[str, Tensor], tokens: Tensor
 ) -> Mapping[str, Tensor]:
-    """What every layer reads: tables, and where the documents of these sequences begin."""
+    """Return what every layer reads: constant tables, and the positions where documents begin."""
     if program.eos is None:
         return buffers
     return {**buffers, "starts": document_starts(tokens, program.eos)}
 
 
 def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:
-    """All regions in order, `head` in the place of the last; nothing is kept."""
+    """Run all regions in order, with `head` as the last; nothing is saved."""
     x = tokens
     for name, layer in _sequence(run.program):
         last = name == "head"

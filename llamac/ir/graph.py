@@ -23,7 +23,7 @@ Role = Literal["input", "constant", "param", "saved", "cotangent"]
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
-    """Does this node call one of these ops (any op, if none is named)?"""
+    """Return whether this node calls one of these ops (any op, if none is named)."""
     if not (
         isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)
     ):
@@ -32,7 +32,7 @@ def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
 
 
 def is_result(node: fx.Node) -> bool:
-    """Is this node the picking of one result out of an op with several?"""
+    """Return whether this node picks one result of an op that has several."""
     return node.op == "call_function" and node.target is operator.getitem
 
 
@@ -42,17 +42,17 @@ def op_of(node: fx.Node) -> Op:
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
-    """The op's operands at this node: values, or None where an optional one is absent."""
+    """Return the op's operands at this node: values, or None where an optional one is absent."""
     return tuple(node.args)
 
 
 def attributes(node: fx.Node) -> dict[str, Any]:
-    """The op's attributes at this node."""
+    """Return the op's attributes at this node."""
     return dict(node.kwargs)
 
 
 def producer(value: fx.Node) -> tuple[fx.Node, int]:
-    """The op or placeholder that makes a value, and which of its results it is."""
+    """Return the op or placeholder that makes a value, and which of its results it is."""
     if is_result(value):
         source, index = operands(value)
         return source, index
@@ -60,7 +60,7 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """The values an op makes: the node itself, or one getitem (None if unused) per result."""
+    """Return the values an op makes: the node itself, or one getitem (None if unused) per result."""
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)
@@ -72,19 +72,19 @@ def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
 
 
 def type_of(value: fx.Node) -> TensorType:
-    """The type of a single value. Shapes and dtypes were inferred when it was built."""
+    """Return the type of a single value. Shapes and dtypes were inferred when it was built."""
     kind = value.meta["type"]
     assert isinstance(kind, TensorType), f"{value} has several results; ask one of them"
     return kind
 
 
 def ops_in(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The op nodes of a graph, in order."""
+    """Return the op nodes of a graph, in order."""
     return (node for node in graph.nodes if is_op(node))
 
 
 def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
-    """The graph's placeholders with one of these roles (all, if none is named), in order."""
+    """Return the graph's placeholders with one of these roles (all, if none is named), in order."""
     return [
         node
         for node in graph.nodes
@@ -93,13 +93,13 @@ def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
 
 
 def is_differentiable(placeholder: fx.Node) -> bool:
-    """Parameters and activations are; token ids and constant tables are not."""
+    """Return whether gradients flow into a value: not into token ids and constant tables."""
     floating = DTYPES[type_of(placeholder).dtype].is_floating_point
     return floating and placeholder.meta["role"] in ("param", "input")
 
 
 def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
-    """The ops of a backward graph that run forward ops again: those no cotangent flows into."""
+    """Return a backward graph's recomputed forward ops: those that no cotangent flows into."""
     flowing: set[fx.Node] = set()
     for node in backward.nodes:
         if node.meta.get("role") == "cotangent" or flowing.intersection(node.all_input_nodes):
@@ -108,7 +108,7 @@ def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
 
 
 def output_of(graph: fx.Graph) -> Any:
-    """What the graph returns: one node (forward) or {name: gradient node} (backward)."""
+    """Return what the graph returns: one node (forward) or {name: gradient node} (backward)."""
     return graph.output_node().args[0]
 
 
@@ -154,7 +154,7 @@ class Builder:
         return value
 
     def output(self, value: Any) -> fx.GraphModule:
-        """Close the graph: what it returns, dead code removed."""
+        """Close the graph with its output; remove dead code."""
         self.graph.output(value)
         return finish(self.graph)
 
@@ -171,7 +171,7 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
 
 
 def finish(graph: fx.Graph, keep: Collection[str] = ()) -> fx.GraphModule:
-    """Drop what nobody uses and wrap for execution.
+    """Remove unused ops and wrap the graph for execution.
 
     Placeholders stay, for they are the signature; so do the values named in `keep`, which another
     graph reads.
@@ -189,7 +189,7 @@ def rename(node: fx.Node, name: str) -> None:
 
 
 def copy_graph(module: fx.GraphModule) -> fx.Graph:
-    """A copy a pass may rewrite, node names and types kept."""
+    """Return a copy that a pass may rewrite, with the same node names and types."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:

@@ -16,7 +16,7 @@ from llamac.ir.types import TensorType, Types, expect
 
 
 def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
-    """The results' types, their layouts inferred from the operands'. Raises TypeRuleError."""
+    """Return the results' types, their layouts inferred from the operands'. Raises TypeRuleError."""
     several = results if isinstance(results, tuple) else (results,)
     plain = tuple(TensorType(kind.dtype, kind.shape) for kind in several)
     axes = sorted({axis for kind in operands if kind for axis, _ in kind.layout})
@@ -39,7 +39,7 @@ def _terms(text: str, count: int) -> list[str]:
 def _places(
     axis: str, given: Sequence[tuple[str, TensorType]], targets: Sequence[str]
 ) -> list[str]:
-    """The placement of each result on one axis."""
+    """Return the placement of each result on one axis."""
     placements = [(term, kind.placement(axis)) for term, kind in given]
     if any(place == "P" for _, place in placements):
         partial = all(place == "P" for term, place in placements if term)
@@ -68,6 +68,6 @@ def _place(letter: str, term: str) -> str:
 
 
 def _letter(term: str, place: str) -> str:
-    """What `S(dim)` splits: the term's letter, or the dim itself where the term is `*`."""
+    """Return what `S(dim)` splits: the term's letter, or the dim itself where the term is `*`."""
     dim = place[2:-1]
     return dim if term == "*" else term[int(dim)]

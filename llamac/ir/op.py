@@ -72,5 +72,5 @@ class Op:
 
 
 def same_type(*operands: TensorType, **_attributes: Any) -> TensorType:
-    """The typing rule of elementwise ops: the result has the first operand's type."""
+    """Return the first operand's type: the typing rule of elementwise ops."""
     return operands[0]

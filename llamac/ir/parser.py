@@ -139,14 +139,14 @@ class _GraphText:
 
 
 def _keywords(text: str) -> dict[str, Any]:
-    """`a=1, b='x'` → their values."""
+    """Parse `a=1, b='x'` into their values."""
     call = ast.parse(f"f({text})", mode="eval").body
     assert isinstance(call, ast.Call)
     return {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
 def _sizes(text: str) -> dict[str, int]:
-    """`B=2 S=8` → {"B": 2, "S": 8}."""
+    """Parse `B=2 S=8` into {"B": 2, "S": 8}."""
     return {name: int(size) for name, size in (pair.split("=") for pair in text.split())}
 
 

@@ -19,7 +19,7 @@ ALONE: Coordinates = MappingProxyType({})
 
 
 def ranks(mesh: Mapping[str, int]) -> list[dict[str, int]]:
-    """The coordinates of every rank, the last axis running fastest."""
+    """Return the coordinates of every rank; the last axis varies fastest."""
     return [
         dict(zip(mesh, numbers, strict=True)) for numbers in product(*map(range, mesh.values()))
     ]
@@ -32,7 +32,7 @@ def gather(
     mesh: Mapping[str, int],
     at: Coordinates,
 ) -> Tensor:
-    """One held parameter out of canonical weights: a rank's part of its pieces, along dim 0.
+    """Return a rank's part of a parameter, from canonical weights: its pieces along dim 0.
 
     Where a piece does not divide, the last parts are padded with zeros.
     """
@@ -51,7 +51,7 @@ def gather(
 
 
 def _rows(piece: Piece, size: int, rank: int) -> slice:
-    """The canonical rows of a piece that one of `size` ranks holds."""
+    """Return the canonical rows of a piece that one of `size` ranks holds."""
     part = piece.part(size)
     start = rank // piece.copies * part
     return slice(min(start, piece.rows), min(start + part, piece.rows))
@@ -65,7 +65,7 @@ def _padded(part: Tensor, rows: int) -> Tensor:
 def canonical_gradients(
     program: Program, held: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]]
 ) -> dict[str, Tensor]:
-    """Canonical gradients, out of what every rank holds: (coordinates, (parameter, layer) → its
+    """Assemble canonical gradients from what every rank holds: (coordinates, (parameter, layer) → its
     gradient). Over `cp`, where each rank's loss is the mean over its own positions, they average.
     """
     found: dict[str, Tensor] = {}

@@ -16,12 +16,12 @@ from llamac.ir.types import TensorType
 
 
 def print_program(program: Program) -> str:
-    """The whole program as text, ending in a newline."""
+    """Return the whole program as text, ending in a newline."""
     return "\n".join([*_header(program), *_regions(program)]) + "\n"
 
 
 def print_region(region: Region) -> str:
-    """One region as text: its forward graph, then its backward graph if it has one."""
+    """Return one region as text: its forward graph, then its backward graph if it has one."""
     lines = [line for line, _ in graph_lines(region, "forward")]
     if region.backward is not None:
         lines += ["", *(line for line, _ in graph_lines(region, "backward"))]
@@ -29,7 +29,7 @@ def print_region(region: Region) -> str:
 
 
 def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
-    """The lines of one graph, each with the node it shows."""
+    """Return the lines of one graph, each with the node it shows."""
     module = region.forward if direction == "forward" else region.backward
     assert module is not None
     yield f"{region.name}.{direction}:", None

@@ -15,7 +15,7 @@ from llamac.ir.types import TensorType
 
 @dataclass(frozen=True)
 class Init:
-    """How a canonical parameter starts: `normal` with `std`, `ones` or `zeros`."""
+    """Initial values of a canonical parameter: `normal` with `std`, `ones` or `zeros`."""
 
     kind: str
     std: float = 0.0
@@ -28,7 +28,7 @@ class Init:
 class Piece:
     """One canonical parameter, as rows (dim 0) of the parameter that holds it.
 
-    copies: how many ranks hold the same part, where there are more of them than there are heads.
+    copies: ranks that hold the same part, where there are more ranks than key heads.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Piece:
     copies: int = 1
 
     def part(self, ranks: int) -> int:
-        """How many rows each of `ranks` holds; of a vocabulary, the last may be padding."""
+        """Rows that each of `ranks` holds; the last rows of a vocabulary may be padding."""
         return -(-self.rows * self.copies // ranks)
 
 
@@ -59,14 +59,14 @@ class Parameter:
         return "*" in self.name
 
     def row_elements(self, mesh: Mapping[str, int]) -> int:
-        """How many elements a canonical row has: a rank may hold a part of each."""
+        """Elements of a canonical row; a rank may hold a part of each."""
         count = TensorType(self.type.dtype, self.type.shape[1:]).elements({})
         for axis, placement in self.type.layout:
             count *= 1 if placement == "S(0)" else mesh[axis]
         return count
 
     def held_rows(self, mesh: Mapping[str, int]) -> int:
-        """How many rows a rank holds, by what the pieces and the layout say."""
+        """Rows that a rank holds, from the pieces and the layout."""
         ranks = prod(mesh[axis] for axis, place in self.type.layout if place == "S(0)")
         return sum(piece.part(ranks) for piece in self.pieces)
 
@@ -127,11 +127,11 @@ class Program:
         return replace(self, notes=(*self.notes, *notes))
 
     def copies(self, parameter: Parameter) -> int:
-        """How many tensors this entry of the table stands for."""
+        """Tensors that this entry of the table stands for: one, or one per layer."""
         return len(self.layers) if parameter.per_layer else 1
 
     def summed(self, parameter: Parameter) -> tuple[str, ...]:
-        """The mesh axes over which the gradient of a parameter is still to be summed."""
+        """Return the mesh axes over which a parameter's gradient is still to be summed."""
         for region in self.regions.values():
             gradients = output_of(region.backward.graph) if region.backward else {}
             if parameter.name in gradients:
@@ -140,13 +140,13 @@ class Program:
         return ()
 
     def elements(self, parameter: Parameter) -> int:
-        """How many trained numbers this entry of the table stands for, over all ranks."""
+        """Trained elements that this entry of the table stands for, over all ranks."""
         rows = sum(piece.rows for piece in parameter.pieces)
         return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
 
     @property
     def layer_runs(self) -> list[tuple[str, int]]:
-        """Neighbouring layers that run the same region, in order: (region, how many)."""
+        """Runs of neighbouring layers with the same region, in order: (region, number of layers)."""
         return [(name, len(list(run))) for name, run in groupby(self.layers)]
 
     @property

@@ -51,13 +51,13 @@ class TensorType:
         return replace(self, shape=shape)
 
     def placed(self, axis: str, placement: str) -> TensorType:
-        """The same part, placed otherwise on one axis: `S(dim)`, `P` or `R`."""
+        """Return this type with another placement on one axis: `S(dim)`, `P` or `R`."""
         layout = dict(self.layout) | {axis: placement}
         kept = ((name, place) for name, place in layout.items() if place != "R")
         return replace(self, layout=tuple(sorted(kept)))
 
     def placement(self, axis: str) -> str:
-        """`S(dim)`, `P` or `R`."""
+        """Return the placement on one axis: `S(dim)`, `P` or `R`."""
         return dict(self.layout).get(axis, "R")
 
     def elements(self, symbols: Mapping[str, int]) -> int:

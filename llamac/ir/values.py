@@ -1,4 +1,4 @@
-"""What drawings, tables and diffs all ask of a region: its values, views, recomputed ops."""
+"""Values, views and recomputed ops of a region, for drawings, tables and diffs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llamac.ir.program import Region
 
 
 def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The values an op makes that somebody uses."""
+    """Return the values an op makes that some op uses."""
     return tuple(value for value in results(node) if value is not None)
 
 
 def operands_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The values an op reads, each once, in order."""
+    """Return the values an op reads, each once, in order."""
     return tuple(dict.fromkeys(one for one in node.args if isinstance(one, fx.Node)))
 
 
 def base_of(value: fx.Node) -> fx.Node:
-    """The value whose memory this one is: itself, unless views lie between."""
+    """Return the value whose memory this one shares: itself, unless it is a view."""
     source, _ = producer(value)
     if source.op == "call_function" and op_of(source).cost == "view":
         return base_of(operands_of(source)[0])
@@ -29,7 +29,7 @@ def base_of(value: fx.Node) -> fx.Node:
 
 
 def forward_values(region: Region) -> Iterator[fx.Node]:
-    """The region's inputs and everything its forward pass computes, in order.
+    """Return the region's inputs and everything its forward pass computes, in order.
 
     Parameters and constant tables are not among them: they live whether kept or not.
     """
@@ -46,12 +46,12 @@ def forward_by_name(region: Region) -> dict[str, fx.Node]:
 
 
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
-    """How often one forward pass of the model runs a region."""
+    """Return the number of layers that run a region."""
     return layers.count(region) if region in layers else 1
 
 
 def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
-    """Floating-point operations of a matmul or an attention; 0 for all else."""
+    """Return the FLOPs of a matmul or an attention; 0 for other ops."""
     shapes = [
         tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)
         if isinstance(one, fx.Node)

@@ -94,7 +94,7 @@ def _show(kind: object) -> str:
 
 
 def _started(_program: Program, region: Region) -> None:
-    """A started collective is read by one op: the wait of its kind, over the same axis and dim."""
+    """Check that a started collective is read by one op: the wait of its kind, over the same axis and dim."""
     for direction, graph in _graphs(region):
         for node in ops_in(graph):
             kind, half, *over = _half(node)
@@ -109,7 +109,7 @@ def _started(_program: Program, region: Region) -> None:
 
 
 def _half(node: fx.Node) -> tuple[object, ...]:
-    """(`all_gather`, `start` or `wait`, axis, dim) of half a collective."""
+    """Return (`all_gather`, `start` or `wait`, axis, dim) of half a collective."""
     kind, _, half = op_of(node).name.rpartition("_") if is_op(node) else ("", "", "")
     return kind, half, node.kwargs.get("axis"), node.kwargs.get("dim")
 
@@ -144,7 +144,7 @@ def _saved(_program: Program, region: Region) -> None:
 
 
 def _gradients(program: Program, region: Region) -> None:
-    """Every parameter and every floating-point input has exactly one gradient, of its own type.
+    """Check that every parameter and floating-point input has one gradient of its own type.
 
     A parameter's may be a sum still to be taken over the ranks that hold copies of it: the trainer
     takes it once a step (`Program.summed`).
@@ -171,7 +171,7 @@ def _gradients(program: Program, region: Region) -> None:
 
 
 def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
-    """A parameter's gradient once it is summed over the axes where the parameter has copies."""
+    """Return a gradient's type once it is summed over the axes where its parameter has copies."""
     for axis, placement in gradient.layout:
         if over is not None and placement == "P" and over.placement(axis) == "R":
             gradient = gradient.placed(axis, "R")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _elementwise(name: str, eager, backward) -> tuple[Op, Op]:
-    """An activation and its backward op, which reads the activation's input."""
+    """Define an activation and its backward op, which reads the activation's input."""
 
     def vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
         (x,) = node.args

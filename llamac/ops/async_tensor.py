@@ -88,5 +88,5 @@ SCATTERING = {linear: linear_scatter, linear_input_gradient: input_gradient_scat
 
 
 def transfers(node: fx.Node) -> bool:
-    """Is this a matmul that passes something between ranks?"""
+    """Return whether this op is a matmul joined with a collective."""
     return is_op(node, *GATHERING.values(), *SCATTERING.values())

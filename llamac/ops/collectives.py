@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def whole(dim: Dim, size: int, axis: str) -> Dim:
-    """A dimension put together from `size` parts: `S/tp` → `S`, 1024 → 8192."""
+    """Return a dimension put together from `size` parts: `S/tp` → `S`, 1024 → 8192."""
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
 
 def part(dim: Dim, size: int, axis: str) -> Dim:
-    """A rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
+    """Return a rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
     if isinstance(dim, str):
         return f"{dim}/{axis}" if size > 1 else dim
     expect(dim % size == 0, f"{dim} does not divide over {size} ranks of {axis}")

@@ -1,4 +1,4 @@
-"""What a vjp rule may use while it writes its part of a backward graph."""
+"""The builder that vjp rules write their part of a backward graph with."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class GradientBuilder(Builder):
         self._primal_of, self._name_of = primal_of, name_of
 
     def primal(self, value: Any) -> fx.Node:
-        """The forward value, as the backward graph knows it."""
+        """Return the backward graph's node for a forward value."""
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
-        """Result `index` of a forward op with several, kept alive for the backward pass."""
+        """Return result `index` of a forward op with several, saved for the backward pass."""
         value = results(node)[index]
         if value is None:
             forward = Builder(node.graph)
@@ -38,12 +38,12 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def name(self, value: Any) -> str:
-        """What the gradient of a forward value is called."""
+        """Return the name of a forward value's gradient."""
         return self._name_of(value)
 
 
 def _name(node: fx.Node, index: int) -> str:
-    """The result's own name, told apart by the result beside it where that one has another."""
+    """Return the gradient's name; results of one op are told apart by their names."""
     names = op_of(node).results
     for beside, usual in zip(results(node), names, strict=True):
         if beside is not None and beside.name != usual:

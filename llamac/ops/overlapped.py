@@ -89,7 +89,7 @@ all_reduce_wait = Op(
 
 @dataclass(frozen=True)
 class Halves:
-    """A collective and the two ops that do the same."""
+    """A collective and the two ops, start and wait, that replace it."""
 
     whole: Op
     start: Op
@@ -107,7 +107,7 @@ WAITS = frozenset(halves.wait for halves in HALVES)
 
 
 def is_collective(node: fx.Node) -> bool:
-    """Is this a whole collective that could be split?"""
+    """Return whether this op is a whole collective that has a start and a wait."""
     return is_op(node, *BY_WHOLE)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _plain(op: Op, axis: str, *operands: TensorType, **given: object) -> Types:
-    """The types of the op that has the whole vocabulary's part in this rank's place."""
+    """Infer types as the op with a whole vocabulary does, for this rank's rows of it."""
     kinds = [kind.placed(axis, "R") for kind in operands]
     assert op.dims is not None
     return with_layouts(op.dims, kinds, op.infer(*kinds, **given))
