@@ -60,7 +60,7 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """Return the values an op makes: the node itself, or one getitem (None if unused) per result."""
+    """Return the values an op makes: the node, or one getitem (None if unused) per result."""
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)

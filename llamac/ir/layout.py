@@ -16,7 +16,7 @@ from llamac.ir.types import TensorType, Types, expect
 
 
 def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
-    """Return the results' types, their layouts inferred from the operands'. Raises TypeRuleError."""
+    """Return the results' types with layouts inferred from the operands. Raises TypeRuleError."""
     several = results if isinstance(results, tuple) else (results,)
     plain = tuple(TensorType(kind.dtype, kind.shape) for kind in several)
     axes = sorted({axis for kind in operands if kind for axis, _ in kind.layout})

@@ -65,8 +65,10 @@ def _padded(part: Tensor, rows: int) -> Tensor:
 def canonical_gradients(
     program: Program, held: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]]
 ) -> dict[str, Tensor]:
-    """Assemble canonical gradients from what every rank holds: (coordinates, (parameter, layer) → its
-    gradient). Over `cp`, where each rank's loss is the mean over its own positions, they average.
+    """Assemble canonical gradients from what every rank holds.
+
+    parts: (coordinates, (parameter, layer) → its gradient) of each rank. Over `cp`, where each
+    rank's loss is the mean over its own positions, gradients are averaged.
     """
     found: dict[str, Tensor] = {}
     for name, layer in held[0][1]:

@@ -146,7 +146,7 @@ class Program:
 
     @property
     def layer_runs(self) -> list[tuple[str, int]]:
-        """Runs of neighbouring layers with the same region, in order: (region, number of layers)."""
+        """Return (region, number of layers) of each run of neighbouring layers with one region."""
         return [(name, len(list(run))) for name, run in groupby(self.layers)]
 
     @property

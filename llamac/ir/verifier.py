@@ -94,7 +94,7 @@ def _show(kind: object) -> str:
 
 
 def _started(_program: Program, region: Region) -> None:
-    """Check that a started collective is read by one op: the wait of its kind, over the same axis and dim."""
+    """Check that each started collective is read by one op: its wait, on the same axis and dim."""
     for direction, graph in _graphs(region):
         for node in ops_in(graph):
             kind, half, *over = _half(node)
