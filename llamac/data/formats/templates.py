@@ -65,7 +65,7 @@ def rule(name: str, language: str, within: bool) -> Rule | None:
         return known[function]
     if "siècle" in name:  # {{XIXe siècle}}
         return lambda arguments: title
-    return first if within else None
+    return first if within and name else None  # {{#tag:ref|...}} and {{{1}}} have no name
 
 
 @cache

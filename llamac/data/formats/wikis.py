@@ -17,9 +17,8 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
          "flagcountry, flagu, serif, sans-serif, vr, dfn, normal, center, pre, pre2, plainlist, "
          "flatlist, keypress, railgauge, track gauge, nihongo2, ruby, ucfirst, lcfirst, gapnum, "
          "number, num, nts, formatnum"),
-        ("{2|1}",
-         "lang, transl, transliteration, langx, script, rtl-lang, sort, color, colour, font "
-         "color, resize, ipa, ipaslink"),
+        ("{2}", "lang, langx, script, rtl-lang"), ("{3|2|1}", "transl, transliteration"),
+        ("{2|1}", "sort, color, colour, font color, resize, ipa, ipaslink"),
         ("{1}", "lang-"), ("[{1}]", "ipa-"), ("@sounds", "ipac-en"), ("{*:-}", "respell"),
         ("{1}< ({2})>", "nihongo"), ("⟨{1}⟩", "angbr, angle bracket, angbr ipa, grapheme"),
         ("{lt|1}", "ill, illm, ill-wd, interlanguage link, interlanguage link multi"),
@@ -80,8 +79,9 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
     "de": (
         ("{1}",
          "abk, abkürzung, hoch, tief, arabisch, hebräisch, s, grs, las, ens, frs, its, els, "
-         "rus, ess, zhs, jas, pls, nls, kapitälchen, taste, höhe, zahl, jahr, rotlink"),
-        ("„{1}“", "\""), ("‚{1}‘", "'"), ("{2|1}", "farbe"), ("@frac", "bruch"), ("{*: }", "datum"),
+         "rus, ess, zhs, jas, pls, nls, kapitälchen, taste, zahl, jahr, rotlink"),
+        ("„{1}“", "\""), ("{1} m", "höhe"), ("‚{1}‘", "'"), ("{2|1}", "farbe"),
+        ("@frac", "bruch"), ("{*: }", "datum"),
         ("\n{text|1}\n", "zitat, blockzitat, gedicht"),
     ),
     "es": (

@@ -269,10 +269,12 @@ class _Scanner:
     def rule(self, start: int, end: int) -> Rule | None:
         """What the template that is opened there will show."""
         name = _NAME.match(self.text, end)
-        within = self.text[start - 1] in _GAPS
+        before = self.text[start - 1]
+        within = before in _GAPS
         if within:  # and not at the start of a line, where notes on sections and pictures stand
             line = self.text.rfind("\n", max(0, start - 100), start) + 1
             within = not line or bool(self.text[line:start].strip(" *:#;"))
+        within = within or (before == "|" and self.stack[-1].kind == "template")
         return rule(name[1].rstrip() if name else "", self.language, within)
 
     def template(self) -> None:

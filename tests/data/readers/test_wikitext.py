@@ -48,6 +48,9 @@ SHOWN = [
     # what is not known: within a sentence, an only argument that is a word
     ("xx", "Word {{bqzx|shown}} and {{foo|a|b}} ({{bar|c=d}}) {{baz|12}} {{q|http://a.org/b}}.",
      "Word shown and."),
+    ("xx", "Text {{#tag:ref|gone}} {{#if:x|gone}}.", "Text."),
+    ("en", "{{lang|fr|{{bqzx|mot}}|italic=no}} ({{transl|ar|ALA|Allāh}}{{langx|fr|}})",
+     "mot (Allāh)"),
     ("xx", "{{Hatnote|gone}} Text.{{note|gone}}\n* {{flag|x}} [[B]]", "Text.\n- x B"),
     ("", "{{unité|5|m}} {{citation|a=b|c}} {{convert|5|km}}", "5 m 5 km"),
 ]  # fmt: skip
