@@ -67,7 +67,7 @@ def canonical_gradients(
 ) -> dict[str, Tensor]:
     """Assemble canonical gradients from what every rank holds.
 
-    parts: (coordinates, (parameter, layer) → its gradient) of each rank. Over `cp`, where each
+    held: (coordinates, (parameter, layer) → its gradient) of each rank. Over `cp`, where each
     rank's loss is the mean over its own positions, gradients are averaged.
     """
     found: dict[str, Tensor] = {}
