@@ -173,7 +173,7 @@ def test_the_device_is_the_specs_or_else_this_machines(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["tiny", "125m", "1b", "7b", "13b", "33b", "65b", "llama2-70b"])
 def test_every_shipped_spec_has_a_plan(name: str, capsys: Captured) -> None:
-    assert "tokens/s/GPU" in printed(capsys, name)
+    assert "tokens/s/" in printed(capsys, name)
 
 
 def test_help_does_not_wait_for_torch() -> None:

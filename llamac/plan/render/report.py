@@ -91,7 +91,7 @@ def headline(prediction: Prediction) -> str:
     return (
         f"{verdict}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
         f"{readable_seconds(prediction.seconds.total)} a step · "
-        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/GPU · "
+        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/{_unit(prediction)} · "
         f"{readable_days(prediction.days)}"
     )
 
@@ -102,6 +102,11 @@ def sections(prediction: Prediction) -> Iterator[Section]:
     if any(prediction.communication.values()):
         yield _communication(prediction)
     yield _run(prediction)
+
+
+def _unit(prediction: Prediction) -> str:
+    """What one rank runs on: a GPU, or a process on the cores of a machine."""
+    return "GPU" if prediction.setting.device.is_gpu else "process"
 
 
 def _memory(prediction: Prediction) -> Section:
@@ -231,7 +236,7 @@ def _run(prediction: Prediction) -> Section:
     peak = prediction.peak / 1e12
     rows = [
         ("tokens a second", digits(prediction.tokens_per_second_per_gpu * spec.parallel.ranks), ""),
-        ("… of one GPU", digits(prediction.tokens_per_second_per_gpu), ""),
+        (f"… of one {_unit(prediction)}", digits(prediction.tokens_per_second_per_gpu), ""),
         ("MFU", percent(prediction.mfu), f"{digits(model / 1e9)} GFLOPs a token: 6N + 12·L·d·s"),
         ("HFU", percent(prediction.hfu), f"{digits(hardware / 1e9)} GFLOPs a token: as run"),
         (
@@ -240,7 +245,7 @@ def _run(prediction: Prediction) -> Section:
             f"{digits(spec.total_steps * spec.batch.tokens)} tokens",
         ),
         ("days", digits(prediction.days), ""),
-        ("GPU-hours", digits(prediction.gpu_hours), ""),
+        (f"{_unit(prediction)}-hours", digits(prediction.gpu_hours), ""),
     ]
     note = (
         f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"

@@ -133,10 +133,8 @@ class Display:
     def __init__(self, start: int, stop: int, every: int) -> None:
         self.stop = stop
         self.every = every
-        self._recent: deque[float] = deque(
-            maxlen=21
-        )  # seconds; their median outlives a compilation
-        self._compared = False  # with what was predicted
+        self._steps = 0
+        self._recent: deque[float] = deque(maxlen=21)  # seconds of steps, the first left out
         self._live = _live_line() if sys.stdout and sys.stdout.isatty() else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
@@ -162,16 +160,19 @@ class Display:
             say(text)
 
     def step(self, row: Row) -> None:
-        self._recent.append(row["step_seconds"])
-        seconds = statistics.median_low(self._recent)
-        if len(self._recent) == WARM and "predicted_step_seconds" in row and not self._compared:
-            self._compared = True
-            if off := deviation(row | {"step_seconds": seconds}):
-                self.say(off)
-        remaining = (self.stop - row["step"]) * seconds
+        self._steps += 1
+        if self._steps > 1:  # the first compiles
+            self._recent.append(row["step_seconds"])
+        seconds = statistics.median_low(self._recent) if self._recent else None
+        warm = self._steps == WARM and "predicted_step_seconds" in row
+        if warm and (off := deviation(row | {"step_seconds": seconds})):
+            self.say(off)
+        remaining = None if seconds is None else (self.stop - row["step"]) * seconds
         line = describe(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, completed=row["step"], description=line)
+            width = self._live.console.width - BESIDE
+            short = describe(row, self.stop, remaining, width)
+            self._live.update(self._task, completed=row["step"], description=short)
             if "validation_loss" in row:
                 self.say(line)
         elif row["step"] % self.every == 0 or row["step"] == self.stop:
@@ -190,20 +191,38 @@ def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
     return progress
 
 
-def describe(row: Row, stop: int, remaining_seconds: float) -> str:
-    """One step in one line; what matters most comes first, as narrow terminals cut the end off."""
-    text = (
-        f"step {row['step']:,}/{stop:,} · loss {row['loss']:.4f} · "
-        f"ETA {duration(remaining_seconds)} · lr {row['lr']:.2e} · norm {row['grad_norm']:.2f} · "
-        f"{row['tokens_per_second']:,.0f} tok/s · MFU {row['mfu']:.1%}"
-    )
+def describe(row: Row, stop: int, remaining_seconds: float | None, width: int | None = None) -> str:
+    """One step in one line, of `width` columns at most: what matters least is left out first.
+
+    remaining_seconds: None before there is anything to reckon with.
+    """
+    parts = [  # importance, the least 0; text
+        (9, f"step {row['step']:,}/{stop:,}"),
+        (8, f"loss {row['loss']:.4f}"),
+        (3, f"lr {row['lr']:.2e}"),
+        (2, f"norm {row['grad_norm']:.2f}"),
+        (5, f"{row['tokens_per_second']:,.0f} tok/s"),
+        (4, f"MFU {row['mfu']:.1%}"),
+    ]
+    if remaining_seconds is not None:
+        parts.insert(2, (6, f"ETA {duration(remaining_seconds)}"))
     if "predicted_step_seconds" in row:
         real, planned = row["peak_memory_bytes"] / 1e9, row["predicted_peak_memory_bytes"] / 1e9
-        text += f" · {row['step_seconds']:.3g} s, planned {row['predicted_step_seconds']:.3g}"
-        text += f" · {real:.2f} GB, planned {planned:.2f}"
+        parts.append(
+            (1, f"{row['step_seconds']:.3g} s, planned {row['predicted_step_seconds']:.3g}")
+        )
+        parts.append((0, f"{real:.2f} GB, planned {planned:.2f}"))
     if "validation_loss" in row:
-        text += f" · validation {row['validation_loss']:.4f}"
-    return text + (" · SKIPPED" if "skipped_steps" in row else "")
+        parts.append((7, f"validation {row['validation_loss']:.4f}"))
+    if "skipped_steps" in row:
+        parts.append((8, "SKIPPED"))
+    while width is not None and len(_line(parts)) > width and len(parts) > 1:
+        parts.remove(min(parts))
+    return _line(parts)
+
+
+def _line(parts: list[tuple[int, str]]) -> str:
+    return " · ".join(text for _, text in parts)
 
 
 def duration(seconds: float) -> str:
@@ -214,11 +233,17 @@ def duration(seconds: float) -> str:
     return f"{days}d " * (days > 0) + f"{hour}:{minute:02}:{second:02}"
 
 
-def _live_line() -> Progress:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+BESIDE = 10 + 1 + 4 + 1  # columns of the bar and the percentage, each with a space
 
-    columns = (BarColumn(10), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-    return Progress(*columns, transient=True)
+
+def _live_line() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
+
+    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True))
+    columns = (BarColumn(10), TaskProgressColumn(), text)
+    return Progress(*columns, console=Console(), transient=True)
 
 
 def _is_nan(value: object) -> bool:

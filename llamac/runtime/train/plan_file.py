@@ -36,12 +36,13 @@ class Plan:
 
 
 def read_plan(directory: Path, device: torch.device) -> Plan | None:
-    """From the emitted directory; None without one, or if it is for a GPU and this is none."""
+    """From the emitted directory; None without one, if it is for a GPU and this is none, or if it
+    is for a CPU that nobody has measured: CPUs differ too much for a comparison to say anything."""
     path = directory / "plan.json"
     if not path.is_file():
         return None
     plan = json.loads(path.read_text(encoding="utf-8"))
-    if (plan["kind"] == "gpu") != (device.type == "cuda"):
+    if (plan["kind"] == "gpu") != (device.type == "cuda") or plan["device"] == "cpu":
         return None
     memory = plan["memory"]["per_gpu"]
     own = memory["overhead"] if device.type == "cuda" else 0
@@ -67,4 +68,6 @@ def deviation(row: dict[str, Any]) -> str:
 
 
 def _share(real: float, predicted: float) -> str:
+    if real > 2 * predicted:
+        return f"{real / predicted:.3g} times more"
     return f"{abs(real / predicted - 1):.0%} {'more' if real > predicted else 'less'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -99,9 +100,10 @@ def test_evaluations_stay_on_a_terminal_and_other_steps_do_not(monkeypatch):
         display.step(row(1))
         display.step(row(2, validation_loss=1.5))
         display.step(row(3))
-    stays = [line for line in terminal.getvalue().splitlines() if "MFU 50.0%" in line]
+    printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    stays = [one for one in re.split(r"[\r\n]", printed) if one.endswith("validation 1.5000")]
     assert len(stays) == 1
-    assert stays[0].endswith("validation 1.5000")
+    assert stays[0].startswith("step 2/4 · loss")
 
 
 def test_a_run_may_have_no_stdout_at_all(monkeypatch):
@@ -114,8 +116,44 @@ def test_a_run_may_have_no_stdout_at_all(monkeypatch):
 def test_the_eta_is_visible_at_eighty_columns(monkeypatch):
     terminal = on_terminal(monkeypatch)
     with Display(0, 1_000_000, 1) as display:
+        display.step(row(119_999))
         display.step(row(120_000))
     assert "ETA 20d 8:53:20" in terminal.getvalue()
+
+
+def test_there_is_no_eta_before_a_step_that_did_not_compile(capsys):
+    with Display(0, 9, every=1) as display:
+        display.step(row(1, step_seconds=20.0))
+        assert "ETA" not in capsys.readouterr().out
+        display.step(row(2, step_seconds=1.0))
+    assert "ETA 0:00:07" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+def test_the_line_fits_and_leaves_out_what_matters_least(width: int):
+    planned = {"predicted_step_seconds": 2.0, "predicted_peak_memory_bytes": 5e9}
+    full = row(333_000, skipped_steps=2, peak_memory_bytes=6e9, **planned)
+    line = describe(full, 333_787, 360_000.0, width)
+    assert len(line) <= width
+    assert line.startswith("step 333,000/333,787 ·")
+    assert "SKIPPED" in line or width < 50
+    assert ("planned" in line) == (width >= 160)
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_the_live_line_is_one_line(monkeypatch, columns):
+    terminal = on_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", columns)
+    with Display(0, 333_787, 1) as display:
+        display.step(row(332_999))
+        display.step(row(333_000))
+        display._live.refresh()
+    printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    shown = [line for line in re.split(r"[\r\n]", printed) if " · " in line]
+    assert shown
+    for line in shown:  # none is the rest of another
+        assert len(line.rstrip()) <= int(columns)
+        assert re.search(r"% +step 33", line)
 
 
 def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):

@@ -87,3 +87,13 @@ def test_a_line_of_a_step_shows_both(capsys) -> None:
     with Display(0, 9, every=1) as display:
         display.step(row(2.5))
     assert "2.5 s, planned 2 · 5.00 GB, planned 5.00" in capsys.readouterr().out
+
+
+def test_a_cpu_that_nobody_measured_is_not_compared(tmp_path) -> None:
+    path = planned(tmp_path) / "plan.json"
+    path.write_text(path.read_text().replace('"my"', '"cpu"'))
+    assert read_plan(tmp_path, CPU) is None
+
+
+def test_what_is_far_off_is_said_in_times() -> None:
+    assert "a step takes 30 times more than planned" in deviation(row(60.0))
