@@ -147,6 +147,7 @@ def test_the_live_line_is_one_line(monkeypatch, columns):
     with Display(0, 333_787, 1) as display:
         display.step(row(332_999))
         display.step(row(333_000))
+        assert display._live is not None
         display._live.refresh()
     printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     shown = [line for line in re.split(r"[\r\n]", printed) if " · " in line]
