@@ -93,9 +93,10 @@ def _attributes(html: str) -> int:
 def _reopened(html: str, tags: int) -> int:
     """The parser opens formatting elements that were not closed again in every block: an upper
     bound of the sum of depths that come of it."""
-    distinct = len(set(_FORMATTED.findall(html)))
-    most = 3 * distinct  # of equal ones it keeps three
-    if not distinct or tags * most * most <= WORK:
+    if tags * (3 * tags) ** 2 <= WORK:
+        return 0
+    most = 3 * len(set(_FORMATTED.findall(html)))  # of equal ones it keeps three
+    if tags * most * most <= WORK:
         return 0
     return tags * min(most, _unclosed(html)) ** 2
 

@@ -28,7 +28,7 @@ def records(
     thinned: Callable[[bytes], bytes] | None = None,
 ) -> Iterator[tuple[int, ElementTree.Element]]:
     """(line, element) of what lies between `start` and `end`, both included. In XML text neither
-    can occur otherwise: `start` begins with `<`, and so does `end`, unless no tag lies between.
+    can occur otherwise: `start` begins with `<`, and so does `end`, unless a record is one tag.
 
     thinned: takes out of a record, or its beginning, what is not wanted of it, so that the limit
     of a record's size concerns the rest alone.
@@ -57,6 +57,7 @@ def _frames(
     buffer, line = b"", 1
     begun, looked = False, 0  # within a record; how much of the buffer holds no end of it
     taken = 0  # line ends that were thinned out of the record
+    quoted, quotes = 0, 0  # how many quotes the record has up to there, where `end` ends a tag
     for piece in utf8_pieces(path, skipped):
         buffer += piece
         at, ended = 0, -1  # ended: where the next end is, or that of the buffer, once looked for
@@ -69,11 +70,18 @@ def _frames(
                 if found < 0:
                     break
                 begun, looked = True, at + len(start)
+                quoted, quotes = at, 0
             if ended < looked:
                 ended = buffer.find(end, looked)
                 ended = ended if ended >= 0 else len(buffer)
             found = ended if ended < len(buffer) else -1
             again = buffer.find(start, looked, ended)
+            if found >= 0 > again and not end.startswith(b"<"):
+                quotes += buffer.count(b'"', quoted, found)
+                quoted = found
+                if quotes % 2:  # within an attribute
+                    looked = found + len(end)
+                    continue
             stop = found + len(end) if found >= 0 else len(buffer)
             if again >= 0:
                 skipped.add("broken XML", f"{path}:{line}")
@@ -93,7 +101,7 @@ def _frames(
                     break
             line += buffer.count(b"\n", at, stop) + taken
             at, begun, taken = stop, False, 0
-        buffer, looked = buffer[at:], looked - at
+        buffer, looked, quoted = buffer[at:], looked - at, quoted - at
     if begun:
         skipped.add("truncated XML", f"{path}:{line}")
 

@@ -55,7 +55,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
             database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             database.execute(_TABLE)
             database.execute("BEGIN")
-            rows = records(path, b"<row ", b"/>", skipped)
+            rows = records(path, b"<row", b"/>", skipped)
             posts = (_post(line, row, f"{path}:{line}", skipped) for line, row in rows)
             database.executemany(
                 "INSERT INTO post VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (post for post in posts if post)

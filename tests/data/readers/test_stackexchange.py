@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from html import escape
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.readers import read, write
+from tests.data.readers import assert_linear, read, write
+from tests.data.readers.test_html import HOSTILE
 
 
 def post(number: int, body: str, score: object = 0, parent: int | None = None, **more: str) -> str:
@@ -82,6 +85,53 @@ def test_what_is_wrong_with_posts_is_counted(tmp_path: Path) -> None:
         "broken XML": 1,
         "question twice": 1,
     }
+
+
+def test_posts_are_read_however_their_xml_is_written(tmp_path: Path) -> None:
+    rows = [
+        "<row\r\n\tBody='&lt;p>1 &quot;a&quot; / &lt;/p>'\r\n\tId='1' PostTypeId='1' Score='3'/>",
+        '<row Score="0" Id="2" Title="x /> y" Body="&lt;br/>two" PostTypeId="1" />',
+        '<row Id="3" PostTypeId="1" Score="0" Body="&#60;p&#x3e; &#252; &amp;amp; &#128512;"/>',
+        '<row Id="4" PostTypeId="1" Score="0" Body="a &#x1F; control character" />',
+        '<row Id="5" PostTypeId="1" Score="0" Body="a &nbsp; of no entity" />',
+        '<row Id="6" PostTypeId="1" Score="0" Title="19&quot;" Body="six" />',
+    ]
+    for end, codec in (("\n", "utf-8"), ("\r\n", "utf-8-sig"), ("\r\n", "utf-16"), ("", "utf-8")):
+        text = f'<?xml version="1.0"?>{end}<posts>{end}{end.join(rows)}{end}</posts>'
+        path = write(tmp_path / codec / "Posts.xml", text.encode(codec))
+        documents, counts = read("stackexchange", path)
+        assert [document.text for document in documents] == [
+            'Q: 1 "a" /',
+            "Q: x /> y\n\ntwo",
+            "Q: ü & 😀",
+            'Q: 19"\n\nsix',
+        ]
+        assert counts == {"broken XML": 2}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_body_made_to_take_forever_costs_itself(case: str, tmp_path: Path) -> None:
+    path = dump(
+        tmp_path,
+        post(1, "<p>q</p>", Title="t"),
+        post(2, HOSTILE[case](40_000), parent=1),
+        post(3, "<p>a</p>", parent=1),
+    )
+    began = time.process_time()
+    (document,), _ = read("stackexchange", path)
+    assert time.process_time() - began < 2
+    assert document.text.startswith("Q: t\n\nq\n\n")
+    assert document.text.endswith("A: a")
+
+
+def test_time_grows_with_the_length_of_a_dump(tmp_path: Path) -> None:
+    for unit in ('<row Id="1" ', "/>", '<row Body="/>', "<row />", '"', "<row '\""):
+        assert_linear(
+            lambda n, unit=unit: read(
+                "stackexchange", write(tmp_path / "Posts.xml", "<posts>" + unit * n)
+            ),
+            20_000,
+        )
 
 
 def test_a_truncated_dump_gives_what_came_before(tmp_path: Path) -> None:
