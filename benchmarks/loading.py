@@ -28,7 +28,8 @@ import numpy as np
 from llamac.data.token_formats import export
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack, packed_paths
-from llamac.runtime.data.prepared import KEYS, SPLITS, load_manifest, write_json
+from llamac.runtime.data.prepared import KEYS, SPLITS, load_manifest
+from llamac.runtime.durable import write_note
 
 LENGTH, BATCH, ROUNDS, BATCHES = 2048, 64, 5, 40
 EOS = 2
@@ -59,8 +60,8 @@ def corpus(root: Path, shards: int, shard_tokens: int, real: bool) -> Path:
             total = len(found) * shard_tokens
             part[split] = {"documents": 1000, "tokens": total, "shards": found}
         parts.append(part)
-    manifest = dict.fromkeys(KEYS) | {"dtype": "<u2", "sources": parts}
-    write_json(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
+    manifest = {key: {} for key in KEYS} | {"dtype": "<u2", "sources": parts}
+    write_note(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
     if not real:
         for part in parts:
             packed_sparsely(root, part)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -53,15 +51,7 @@ def writable(path: Path, option: str = "-o") -> None:
 
 def write(path: Path, content: str | bytes, option: str = "-o") -> None:
     """The file that `option` names, whole or not at all."""
+    from llamac.runtime import durable
+
     writable(path, option)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as any file the user writes, not private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    durable.write(path, content.encode() if isinstance(content, str) else content)

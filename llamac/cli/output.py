@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -66,6 +65,8 @@ def write_output(
     option: str = "-o",
 ) -> None:
     """Write `content` and llamac's marker to `path`, after `check_output`; whole or not at all."""
+    from llamac.runtime import durable
+
     check_output(path, inputs, overwrite, option)
     marked = _marked(content.encode() if isinstance(content, str) else content)
     if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
@@ -73,20 +74,10 @@ def write_output(
         return
     target = path.resolve()  # a link stays, and what it names is replaced
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+        durable.write(target, marked)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror}"
         raise typer.BadParameter(message, param_hint=option) from None
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(marked)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # as any file the user writes, not private
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def inputs_of(spec: Spec) -> list[str | Path]:

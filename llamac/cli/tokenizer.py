@@ -35,14 +35,14 @@ def train(
 ) -> None:
     """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
     from llamac.data.tokenizers import train_for
-    from llamac.runtime.data.prepared import write_bytes
+    from llamac.runtime.durable import write
 
     loaded = load(spec, overrides)
     path = output or Path(f"{loaded.name}.model")
     check_output(path, inputs_of(loaded), overwrite)
     tokenizer = train_for(loaded, lambda text: print(text, flush=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, tokenizer.model)
+    write(path, tokenizer.model)
     print(f"{path}: {tokenizer.vocab_size:,} pieces, sha256 {tokenizer.pieces_sha256[:12]}")
     print(f'use it with: [tokenizer] path = "{path}"')
 

@@ -13,7 +13,8 @@ from llamac.data.clean import STATE
 from llamac.data.finish import FUNNEL
 from llamac.data.funnel import Row
 from llamac.data.prepare import WORK
-from llamac.runtime.data.prepared import SPLITS, PreparedDataError, read_json
+from llamac.runtime.data.prepared import SPLITS, PreparedDataError
+from llamac.runtime.durable import note_or_nothing
 from llamac.spec.data import Data, Source
 
 COUNTS = ("documents", "bytes", "tokens")
@@ -58,7 +59,7 @@ class Account:
 
 def accounts(data: Data, root: Path) -> list[Account]:
     """One for each source. PreparedDataError if nothing has been prepared there."""
-    manifest = read_json(root / "manifest.json")
+    manifest = note_or_nothing(root / "manifest.json")
     done = {entry["name"]: entry for entry in manifest.get("sources", [])}
     total = sum(source.share for source in data.source)
     found = [
@@ -86,7 +87,7 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
 def _unfinished(work: Path) -> Iterator[list[Row]]:
     """The rows of each part, from the passes it has been through."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
-        states = (read_json(path / part / STATE) for path in _in_order(work))
+        states = (note_or_nothing(path / part / STATE) for path in _in_order(work))
         yield [row for state in states for row in funnel.from_json(state.get("rows", []))]
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from llamac.data.document import Document
 from llamac.runtime.data.decompress import package
+from llamac.runtime.durable import NewFile
 from llamac.runtime.errors import RunError
 
 SUFFIX = ".jsonl.zst"
 LEVEL = 1  # a chunk is written once and read a few times
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A chunk on disk, and the sha256 it was written with."""
+
+    path: Path
+    sha256: str
 
 
 class Chunk:
@@ -21,12 +32,12 @@ class Chunk:
 
     def __init__(self, path: Path) -> None:
         self.path, self.bytes, self.documents = path, 0, 0
-        self._file: IO[bytes] | None = None
+        self._file: NewFile | None = None
         self._stream: Any = None
 
     def add(self, document: Document) -> None:
         if self._file is None:
-            self._file = _aside(self.path).open("wb")
+            self._file = NewFile(self.path)
             compressor = package("zstandard", str(self.path)).ZstdCompressor(level=LEVEL)
             self._stream = compressor.stream_writer(self._file, closefd=False)
         record = {"text": document.text, "file": document.file, "line": document.line}
@@ -42,14 +53,12 @@ class Chunk:
         self.bytes += len(data)
         self.documents += 1
 
-    def close(self) -> None:
-        """Nothing is left of a chunk without documents."""
-        if self._file is not None:
-            self._stream.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.replace(_aside(self.path), self.path)
+    def close(self) -> list[str]:
+        """Returns its sha256; nothing is left of a chunk without documents."""
+        if self._file is None:
+            return []
+        self._stream.close()
+        return [self._file.commit()]
 
 
 def path_of(folder: Path, number: int) -> Path:
@@ -57,26 +66,29 @@ def path_of(folder: Path, number: int) -> Path:
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The chunks of a part, in order."""
+    """The chunks that lie in a folder, in order."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def read(path: Path) -> Iterator[Document]:
+def read(chunk: Saved) -> Iterator[Document]:
     """Raises RunError at a chunk that is damaged or is not there."""
-    zstandard = package("zstandard", str(path))
+    zstandard = package("zstandard", str(chunk.path))
     try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            for line in _lines(stream):
-                yield Document(**json.loads(line))
-    except (OSError, ValueError, TypeError, zstandard.ZstdError) as error:
+        data = chunk.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != chunk.sha256:
+            raise ValueError("it does not have the checksum it was written with")
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} cannot be read ({error}): delete {path.parents[2]} and prepare again"
+            f"{chunk.path} is damaged ({error}): delete {chunk.path.parents[2]} and prepare again"
         ) from error
+    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as stream:
+        for line in _lines(stream):
+            yield Document(**json.loads(line))
 
 
-def read_all(paths: Sequence[Path]) -> Iterator[Document]:
-    for path in paths:
-        yield from read(path)
+def read_all(chunks: Iterable[Saved]) -> Iterator[Document]:
+    for chunk in chunks:
+        yield from read(chunk)
 
 
 def _lines(stream: Any) -> Iterator[bytes]:
@@ -87,7 +99,3 @@ def _lines(stream: Any) -> Iterator[bytes]:
         for line in rest:
             yield b"".join(pieces)
             pieces = [line]
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")

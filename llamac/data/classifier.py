@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import heapq
 import importlib
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from llamac.data.stages import StageError, arrays, ngram_model, quality
 from llamac.data.stages.words import Hashes, hashed
 from llamac.data.streaming import documents, files, filters, kept
+from llamac.runtime.durable import write_json
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 
@@ -50,7 +49,7 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
                 report = _language_model(source, stage, reference, path)
             else:
                 report = _classifier(source, number, reference, path)
-            _write(path.with_name(path.name + ".json"), report)
+            write_json(path.with_name(path.name + ".json"), report)
             reports[stage.model] = report
     if not reports:
         raise StageError("no source has a stage that is trained: `perplexity` or `quality`")
@@ -256,9 +255,3 @@ def _citations(reference: Source) -> Hashes:
 def _among(hashes: Hashes, value: np.uint64) -> bool:
     at = int(np.searchsorted(hashes, value))
     return at < len(hashes) and hashes[at] == value
-
-
-def _write(path: Path, report: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

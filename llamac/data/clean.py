@@ -7,7 +7,7 @@ is counted and sampled, depends on the documents alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from llamac.data.readers import reader_for
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime.data.input_files import PYTHON
-from llamac.runtime.data.prepared import read_json, write_json
 from llamac.runtime.data.skipped import EXAMPLES, Skipped
 from llamac.runtime.data.sources import documents
+from llamac.runtime.durable import note_or_nothing, write_note
 from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
@@ -76,20 +76,22 @@ def skipped_in(plan: SourcePlan, part: Part) -> list[str]:
     return _State.load(plan.folder(0, part.number)).skipped
 
 
-def text_of(plan: SourcePlan, part: Part) -> list[Path]:
-    """The chunks of cleaned text of a part."""
-    return chunks.paths_in(plan.folder(plan.last, part.number))
+def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.Saved]:
+    """The chunks that a pass, or the last one, made of a part."""
+    folder = plan.folder(plan.last if number is None else number, part.number)
+    hashes = _State.load(folder).chunks
+    return [chunks.Saved(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]
 
 
 @dataclass
 class _State:
-    """chunks: how many are written. input, document: how many inputs were read whole, and how many
-    documents of the one after them. read: bytes of text of a part so far."""
+    """chunks: the hashes of those that are written. input, document: how many inputs were read
+    whole, and how many documents of the one after them. read: bytes of text of a part so far."""
 
     folder: Path
     rows: list[Row]
     skipped: list[str]
-    chunks: int = 0
+    chunks: list[str] = field(default_factory=list)
     input: int = 0
     document: int = 0
     read: int = 0
@@ -97,13 +99,14 @@ class _State:
 
     @classmethod
     def load(cls, folder: Path) -> _State:
-        saved = read_json(folder / STATE)
+        saved = note_or_nothing(folder / STATE)
+        saved.pop("sha256", None)
         rows = funnel.from_json(saved.pop("rows", []))
         return cls(folder=folder, rows=rows, **{"skipped": [], **saved})
 
     def save(self) -> None:
         values = {key: value for key, value in vars(self).items() if key not in ("folder", "rows")}
-        write_json(self.folder / STATE, values | {"rows": funnel.to_json(self.rows)})
+        write_note(self.folder / STATE, values | {"rows": funnel.to_json(self.rows)})
 
 
 def _go_on(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
@@ -120,7 +123,7 @@ def _go_on(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
     if not state.rows:
         reader = [] if step.number else [Row("read")]
         state.rows = [*reader, *(Row(stage.stage) for stage in stages)]
-    chunk, looked_at = chunks.Chunk(chunks.path_of(state.folder, state.chunks)), 0
+    chunk, looked_at = chunks.Chunk(chunks.path_of(state.folder, len(state.chunks))), 0
     inputs, begun = _inputs(plan, step, part), (state.input, state.document)
     for index, read in enumerate(inputs):
         if index < state.input and judge is None:
@@ -153,10 +156,9 @@ def _go_on(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
 
 def _commit(state: _State, chunk: chunks.Chunk) -> chunks.Chunk:
     """First the chunk, then the note that there is one: in between, it would be written again."""
-    chunk.close()
-    state.chunks += chunk.documents > 0
+    state.chunks += chunk.close()
     state.save()
-    return chunks.Chunk(chunks.path_of(state.folder, state.chunks))
+    return chunks.Chunk(chunks.path_of(state.folder, len(state.chunks)))
 
 
 def _through(
@@ -210,8 +212,8 @@ def _inputs(plan: SourcePlan, step: Pass, part: Part) -> list[Read]:
     """The documents of each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
         return [_reads(plan.source, path) for path in part.inputs]
-    before = chunks.paths_in(plan.folder(step.number - 1, part.number))
-    return [lambda _, path=path: chunks.read(path) for path in before]
+    before = text_of(plan, part, step.number - 1)
+    return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in before]
 
 
 def _reads(source: Source, path: str) -> Read:

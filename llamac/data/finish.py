@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
 from llamac.data.tokens import UNKNOWN, tokenized
 from llamac.runtime.data import token_shards
-from llamac.runtime.data.prepared import SPLITS, token_dtype, write_array, write_json
+from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.runtime.data.vocabulary import Unknown
+from llamac.runtime.durable import write, write_array, write_json, write_note
 from llamac.runtime.errors import SourceError
 
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
@@ -30,9 +30,9 @@ def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> 
     for plan in plans:
         _write_contaminated(job, plan)
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
-            plan.decided(step.number).write_bytes(b"")
+            write(plan.decided(step.number), b"", sealed=True)
     manifest = {"settings": token_shards.settings_of(job), "inputs": token_shards.inputs_of(job)}
-    write_json(job.root / "manifest.json", manifest | token_shards.summary(job, model, parts))
+    write_note(job.root / "manifest.json", manifest | token_shards.summary(job, model, parts))
 
 
 def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
@@ -47,9 +47,7 @@ def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
             reports += report(decided, len(plan.parts))
     if reports:
         path = job.root / plan.source.name / CONTAMINATED
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text("".join(json.dumps(hit) + "\n" for hit in reports), encoding="utf-8")
-        os.replace(aside, path)
+        write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())
 
 
 def is_finished(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
@@ -76,12 +74,13 @@ def _source(
         for start in range(0, len(tokens), 1 << 24):
             unigrams += np.bincount(tokens[start : start + (1 << 24)], minlength=job.vocab_size)
     splits["train"]["unigram_entropy"] = token_shards.entropy(unigrams)
-    write_array(job.root / name / "unigrams.npy", unigrams)
+    counted = write_array(job.root / name / "unigrams.npy", unigrams)
     write_json(job.root / name / FUNNEL, funnel.to_json(rows))
     examples = [example for part in plan.parts for example in skipped_in(plan, part)]
     return {
         "name": name,
         "kind": plan.source.kind,
+        "unigrams_sha256": counted,
         **splits,
         "skipped": {reason: amount[0] for reason, amount in sorted(rows[0].rejected.items())},
         "skipped_examples": examples[:EXAMPLES],

@@ -31,8 +31,9 @@ from llamac.data.vocabulary import (
     settle_tokenizer,
 )
 from llamac.runtime.data import token_shards
-from llamac.runtime.data.prepared import alone, read_json
+from llamac.runtime.data.prepared import alone
 from llamac.runtime.data.vocabulary import given, say_lost
+from llamac.runtime.durable import note_or_nothing
 from llamac.spec import Spec
 
 WORK, TOKENS = ".work", ".tokens"
@@ -121,7 +122,7 @@ def settle(preparation: Preparation) -> None:
     key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
     noted.append((preparation.work / "plan.json", settings | {"key": key}))
     later = differences_from(preparation.work / "plan.json", settings)
-    manifest = read_json(job.root / "manifest.json").get("settings")
+    manifest = note_or_nothing(job.root / "manifest.json").get("settings")
     later += token_shards.differences(manifest, token_shards.settings_of(job)) if manifest else []
     if changes or later:
         stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]

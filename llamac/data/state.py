@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamac.runtime.data.prepared import read_json, write_json
 from llamac.runtime.data.token_shards import differences
+from llamac.runtime.durable import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 
-FORMAT = 1
+FORMAT = 2
 """Of what lies under `.work`, and of what readers and stages make of their input. A change of it
 makes what was begun before a mismatch."""
 
@@ -32,9 +32,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """What is another setting than was noted there, if anything was: `key: was then, is now`."""
-    noted = read_json(path)
-    noted.pop("key", None)
+    """What is another setting than was noted there, if anything was: `key: was then, is now`.
+
+    Raises Damaged.
+    """
+    try:
+        noted = read_note(path) or {}
+    except Damaged as error:
+        raise Damaged(
+            f"{error}: prepare anew what it is of, after\n  rm -r {path.parent}"
+        ) from error
+    noted = {key: value for key, value in noted.items() if key not in ("key", "sha256")}
     return differences(noted, {"format": FORMAT, **settings}) if noted else []
 
 
@@ -42,4 +50,4 @@ def note(path: Path, settings: Mapping[str, Any]) -> None:
     """Notes the settings that work is begun under; the first note stays."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, **settings})
+        write_note(path, {"format": FORMAT, **settings})

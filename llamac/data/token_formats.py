@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.data.packing import document_lengths
-from llamac.runtime.data.prepared import SPLITS, load_manifest, whole
-from llamac.runtime.data.token_shards import check_ends
+from llamac.runtime.data.prepared import SPLITS, load_manifest
+from llamac.runtime.durable import NewFile, whole
 
 FORMATS = ("megatron", "datatrove")
 COPY = 1 << 22  # tokens copied at a time
@@ -33,7 +33,6 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     Raises ExportError, before anything is written.
     """
     manifest = load_manifest(directory)
-    check_ends(directory, manifest)
     dtype = np.dtype(manifest["dtype"])
     if kind == "megatron" and dtype.itemsize == 4:
         dtype = np.dtype("<i4")  # it knows no uint32, and no vocabulary needs the last bit
@@ -71,7 +70,7 @@ def _index(lengths: np.ndarray, dtype: np.dtype, kind: str) -> Iterator[bytes]:
     yield np.arange(len(lengths) + 1, dtype="<i8").tobytes()
 
 
-def _copy(path: Path, dtype: Any, wanted: np.dtype, file: IO[bytes]) -> None:
+def _copy(path: Path, dtype: Any, wanted: np.dtype, file: NewFile) -> None:
     tokens = np.memmap(path, dtype=dtype, mode="r")
     for begin in range(0, len(tokens), COPY):
         file.write(tokens[begin : begin + COPY].astype(wanted).tobytes())

@@ -10,12 +10,10 @@ after another died cuts them back to that and appends the same again.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +23,11 @@ from llamac.data.document import Document
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.readers.tokens import tokenizer_of
 from llamac.data.state import locked
-from llamac.runtime.data.prepared import SPLITS, read_json, token_dtype, write_json
+from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.token_shards import BATCH_BYTES, Job
 from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.runtime.data.vocabulary import Unknown
+from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, write_note
 
 UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
@@ -42,33 +41,43 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         if is_tokenized(job, work, plan, part):
             return
         model = Tokenizer.load(job.root / "tokenizer.model")
-        saved = read_json(state)
-        unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
-        encode = _encoder(model, plan, unknown)
         folder = job.root / plan.source.name
         folder.mkdir(exist_ok=True)
-        writers = {
-            split: _Split(folder, f"{split}-{part.number:05}", job, saved.get(split, {}))
-            for split in SPLITS
-        }
+        saved = note_or_nothing(state)
+        if not _shards_are_whole(job, saved):
+            saved = {}
+        stem = f"{part.number:05}"
+        try:
+            writers = {s: _Split(folder, f"{s}-{stem}", job, saved.get(s, {})) for s in SPLITS}
+        except Damaged:  # the text is still there: the part is made again from its beginning
+            saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
+        unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
+        encode = _encoder(model, plan, unknown)
         names = text_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
             noted = {split: writer.flush() for split, writer in writers.items()}
             counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
-            write_json(state, {"chunks": number + 1, "done": False, **noted, **counted})
+            write_note(state, {"chunks": number + 1, "done": False, **noted, **counted})
         noted = {split: writer.close() for split, writer in writers.items()}
         counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
-        write_json(state, {"chunks": len(names), "done": True, **noted, **counted})
+        write_note(state, {"chunks": len(names), "done": True, **noted, **counted})
 
 
 def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
-    return read_json(_state(work, plan, part)).get("done", False)
+    """Whether all its shards are there, as they were written."""
+    noted = note_or_nothing(_state(work, plan, part))
+    return noted.get("done", False) and _shards_are_whole(job, noted)
+
+
+def _shards_are_whole(job: Job, noted: dict[str, Any]) -> bool:
+    shards = [shard for split in SPLITS for shard in noted.get(split, {}).get("shards", [])]
+    return all(is_whole(job.root / shard["file"], shard["sha256"]) for shard in shards)
 
 
 def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
     """Of each split: documents, bytes, tokens and shards of a part; and UNKNOWN."""
-    return read_json(_state(work, plan, part))
+    return note_or_nothing(_state(work, plan, part))
 
 
 Encode = Callable[[list[Document]], list[np.ndarray]]
@@ -124,7 +133,8 @@ def _state(work: Path, plan: SourcePlan, part: Part) -> Path:
 
 @dataclass
 class _Noted:
-    """held: tokens in the shard that is not full. docs, names: bytes of the index."""
+    """held: tokens in the shard that is not full. docs, names: bytes of the index. hashes: sha256
+    of what these three files hold so far."""
 
     documents: int = 0
     bytes: int = 0
@@ -132,6 +142,7 @@ class _Noted:
     held: int = 0
     docs: int = 0
     names: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
     shards: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -142,8 +153,8 @@ class _Split:
         self.folder, self.name = folder, name
         self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
         self.noted, self.last, self.at = _Noted(**noted), "", 0  # the last file named, and where
-        self.docs = _Growing(folder / f"{name}.docs", self.noted.docs)
-        self.names = _Growing(folder / f"{name}.names", self.noted.names)
+        self.docs = self._file("docs", f"{name}.docs", self.noted.docs)
+        self.names = self._file("names", f"{name}.names", self.noted.names)
         self.shard = self._shard(self.noted.held)
 
     def add(self, document: Document, tokens: np.ndarray, text_bytes: int) -> None:
@@ -168,6 +179,8 @@ class _Split:
         for file in (self.docs, self.names, self.shard):
             file.flush()
         self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""
+        files = {"docs": self.docs, "names": self.names, "shard": self.shard}
+        self.noted.hashes = {kind: file.sha256 for kind, file in files.items()}
         return asdict(self.noted)
 
     def close(self) -> dict[str, Any]:
@@ -175,56 +188,21 @@ class _Split:
             self._finish_shard()
         noted = self.flush()
         self.shard.discard()
-        self.docs.finish()
-        self.names.finish()
+        self.docs.commit()
+        self.names.commit()
         return noted
 
-    def _shard(self, held: int) -> _Growing:
+    def _shard(self, held: int) -> NewFile:
         name = f"{self.name}-{len(self.noted.shards):05}.bin"
-        return _Growing(self.folder / name, held * self.dtype.itemsize, hashed=True)
+        return self._file("shard", name, held * self.dtype.itemsize)
+
+    def _file(self, kind: str, name: str, size: int) -> NewFile:
+        resume = (size, self.noted.hashes[kind]) if size else None
+        return NewFile(self.folder / name, resume)
 
     def _finish_shard(self) -> None:
         file = f"{self.folder.name}/{self.shard.path.name}"
-        digest = self.shard.finish()
+        digest = self.shard.commit()
         self.noted.shards.append({"file": file, "tokens": self.noted.held, "sha256": digest})
         self.noted.held = 0
         self.shard = self._shard(0)
-
-
-class _Growing:
-    """A file that has a name of its own only when it is whole."""
-
-    def __init__(self, path: Path, size: int, hashed: bool = False) -> None:
-        """Goes on after its first `size` bytes, those that were noted."""
-        self.path, self.size, self._aside = path, size, path.with_name(path.name + ".tmp")
-        if size and not self._aside.exists():  # it was finished, but that was not noted
-            os.replace(path, self._aside)
-        self._file: IO[bytes] = self._aside.open("r+b" if size else "w+b")
-        self._file.truncate(size)
-        self._digest = hashlib.sha256() if hashed else None
-        if self._digest:
-            while block := self._file.read(1 << 20):
-                self._digest.update(block)
-        self._file.seek(size)
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.size += len(data)
-        if self._digest:
-            self._digest.update(data)
-
-    def flush(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def finish(self) -> str:
-        """Its sha256, if it is hashed."""
-        self.flush()
-        self._file.close()
-        os.replace(self._aside, self.path)
-        return self._digest.hexdigest() if self._digest else ""
-
-    def discard(self) -> None:
-        self._file.close()
-        self._aside.unlink()

@@ -9,10 +9,10 @@ from llamac.data import chunks
 from llamac.data.clean import require_text, rows_of, text_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.state import locked
-from llamac.runtime.data.prepared import read_json, write_bytes, write_json
 from llamac.runtime.data.token_shards import Job
 from llamac.runtime.data.tokenizer import Tokenizer, sample, train_tokenizer, training_lines
-from llamac.runtime.data.vocabulary import tokenizer_of
+from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
+from llamac.runtime.durable import is_whole, note_or_nothing, write, write_note
 
 
 def count(work: Path, plan: SourcePlan) -> None:
@@ -20,34 +20,34 @@ def count(work: Path, plan: SourcePlan) -> None:
     sizes = [rows_of(plan, part)[-1].left[1] for part in plan.parts]
     path = _counts(work, plan)
     with locked(path.parent):
-        write_json(path, {"bytes": sizes})
+        write_note(path, {"bytes": sizes})
 
 
 def is_counted(work: Path, plan: SourcePlan) -> bool:
-    return _counts(work, plan).exists()
+    return bool(note_or_nothing(_counts(work, plan)))
 
 
 def draw(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
     """Writes a part's training lines: as much of the source's as the part is of its text."""
     path = _drawn(work, plan, part)
-    sizes = read_json(_counts(work, plan))["bytes"]
+    sizes = note_or_nothing(_counts(work, plan))["bytes"]
     share = next(
         s for x, s in zip(job.sources, job.shares, strict=True) if x["name"] == _name(plan)
     )
     wanted = int(job.tokenizer["train_bytes"] * share)
     budget = min(wanted, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
     with locked(path.with_name(f"{path.name}.draw")):
-        if not path.exists():
+        if not is_whole(path):
             documents = chunks.read_all(text_of(plan, part))
             texts = (d.text for d in documents if not job.is_held_out(d.text.encode()))
             lines = training_lines(
                 sample(texts, budget, f"{job.seed}\0{_name(plan)}\0{part.number}")
             )
-            write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+            write(path, "".join(f"{line}\n" for line in lines).encode(), sealed=True)
 
 
 def is_drawn(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
-    return _drawn(work, plan, part).exists()
+    return is_whole(_drawn(work, plan, part))
 
 
 def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
@@ -66,8 +66,7 @@ def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> Non
 
 
 def has_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
-    noted = read_json(job.root / "tokenizer.json").get("key")
-    return noted == _key(work) and (job.root / "tokenizer.model").exists()
+    return is_settled(job, _key(work))
 
 
 def _lines(paths: Iterator[Path]) -> Iterator[str]:
@@ -79,7 +78,7 @@ def _lines(paths: Iterator[Path]) -> Iterator[str]:
 
 def _key(work: Path) -> str:
     """Of the settings that this tokenizer is for."""
-    return read_json(work / "plan.json").get("key", "")
+    return note_or_nothing(work / "plan.json").get("key", "")
 
 
 def _name(plan: SourcePlan) -> str:

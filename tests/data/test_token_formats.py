@@ -10,8 +10,9 @@ import pytest
 
 from llamac.data.token_formats import FORMATS, ExportError, export
 from llamac.runtime.data.indexed_tokens import HEADER, MAGIC, token_documents
-from llamac.runtime.data.prepared import KEYS, SPLITS, ShardWriter, token_dtype, write_json
+from llamac.runtime.data.prepared import KEYS, SPLITS, ShardWriter, token_dtype
 from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.durable import write_note
 
 EOS = 2
 every_format = pytest.mark.parametrize("kind", FORMATS)
@@ -28,8 +29,8 @@ def prepared(root: Path, vocabulary: int) -> Path:
         for document in documents(split, vocabulary):
             writer.add(np.array([*document, EOS]), len(document))
         part[split] = writer.close()
-    manifest = dict.fromkeys(KEYS) | {"dtype": token_dtype(vocabulary).str, "sources": [part]}
-    write_json(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
+    manifest = {key: {} for key in KEYS} | {"dtype": token_dtype(vocabulary).str, "sources": [part]}
+    write_note(root / "manifest.json", manifest | {"tokenizer": {"eos": EOS}})
     return root
 
 

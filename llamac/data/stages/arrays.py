@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llamac.runtime import durable
 from llamac.runtime.errors import RunError
 
 ALIGNMENT = 64
@@ -28,13 +28,11 @@ def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
         table[name] += [list(array.shape), offset]
         offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps(table).encode()
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with durable.whole(path) as file:
         file.write(header + b" " * (-(len(header) + 1) % ALIGNMENT) + b"\n")
         for array in arrays.values():
-            np.ascontiguousarray(array).tofile(file)
+            file.write(np.ascontiguousarray(array).view(np.uint8))
             file.write(b"\0" * (-array.nbytes % ALIGNMENT))
-    os.replace(temporary, path)
 
 
 def load(path: Path) -> Arrays:

@@ -13,19 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected
+from llamac.runtime import durable
 from llamac.runtime.errors import RunError
 
 
 def write(decided: Path, segments: Iterable[bytes]) -> None:
     """The segments, then where each ends, then how many there are; int64, little-endian."""
     ends = []
-    temporary = decided.with_name(decided.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with durable.whole(decided) as file:
         for segment in segments:
             file.write(segment)
             ends.append(file.tell())
         file.write(np.array([*ends, len(ends)], "<i8").tobytes())
-    os.replace(temporary, decided)
 
 
 def read(decided: Path, part: int) -> bytes:

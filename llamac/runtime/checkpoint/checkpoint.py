@@ -30,11 +30,12 @@ from typing import Any, TypeVar
 import torch
 
 from ..distributed.ranks import Ranks
+from ..durable import fingerprint
 from ..errors import RunError
 from . import dcp
 from .dcp import Tensors
 from .progress import Progress
-from .resume_guard import fingerprint, require_same_curve
+from .resume_guard import require_same_curve
 
 T = TypeVar("T")
 

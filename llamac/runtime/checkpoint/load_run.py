@@ -5,7 +5,6 @@ Nothing here writes: it may read a run beside the trainer that is writing it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.prepared import read_manifest
 from ..data.tokenizer import Tokenizer, TokenizerError
 from ..errors import RunError
 from ..parameters import Pieces, canonical_views
@@ -108,7 +108,7 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
     except TokenizerError as error:
         raise RunError(str(error)) from error
     if manifest.is_file():
-        prepared = json.loads(manifest.read_text(encoding="utf-8"))
+        prepared = read_manifest(directory)
         trained_on = checkpoint.read_state(path)["curve"]["prepared_data"]
         same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
         if not same or checkpoint.fingerprint(prepared) != trained_on:

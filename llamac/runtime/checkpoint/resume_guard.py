@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,6 @@ def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: P
             + "\n".join(changed)
             + "\nset them back to go on, or start a new run with --run DIR"
         )
-
-
-def fingerprint(value: Any) -> str:
-    """sha256 of a JSON value, the same for equal values."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 _ABSENT = object()

@@ -8,6 +8,7 @@ names hold a hash of the shards', so that tokens prepared anew are never read by
                                          piece begins in the stream, and its length
     <split>.packed-<S>-<hash>.sequences  int64 [sequences + 1, 2], likewise: each one's first piece,
                                          and how many labels all before it have; at last, the sums
+    ….sha256                             the hash of each, checked before training
 
 A sequence has room for S + 1 tokens, its last being a label only. A longer document is cut into
 pieces that share one token, so that each of its tokens is predicted once.
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from .prepared import SPLITS, alone, whole
+from ..durable import Damaged, check_once, seal_of, whole
+from .prepared import SPLITS, alone
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
 CHUNK = 1 << 22  # tokens looked through at a time
@@ -35,13 +37,13 @@ def pack(
     sequence_length: int,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> None:
-    """Makes what is missing of a prepared directory's packing for this sequence length."""
+    """Makes what is missing or damaged of a prepared directory's packing for this length."""
     root = Path(directory)
     missing = [
         (source, split)
         for source in manifest["sources"]
         for split in SPLITS
-        if not all(path.is_file() for path in packed_paths(root, source, split, sequence_length))
+        if not _is_packed(root, packed_paths(root, source, split, sequence_length), progress)
     ]
     if not missing:
         return
@@ -50,10 +52,23 @@ def pack(
             progress(f"packing {source['name']}", 0)
             lengths = document_lengths(root, manifest, source[split]["shards"])
             first, second = packed_paths(root, source, split, sequence_length)
-            with whole(first) as of_pieces, whole(second) as of_sequences:
+            with whole(first, sealed=True) as of_pieces, whole(second, sealed=True) as of_sequences:
                 for pieces, sequences in pack_documents(lengths, sequence_length):
                     of_pieces.write(pieces.astype("<i8").tobytes())
                     of_sequences.write(sequences.astype("<i8").tobytes())
+
+
+def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:
+    """Whether the arrays are there as they were written: damaged ones are made again."""
+    if not all(path.is_file() and seal_of(path).is_file() for path in paths):
+        return False
+    seals = [(path, seal_of(path).read_text(errors="replace").strip()) for path in paths]
+    try:
+        check_once(seals, root / ".verified.json", lambda done: None)
+    except Damaged as error:
+        progress(f"{error}: packing again", 0)
+        return False
+    return True
 
 
 def packed_paths(

@@ -8,30 +8,31 @@
     <source>/source.json           this source's part of the manifest, written when it is whole
     <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
     .prepare.lock                  locked by the process that prepares or checks the directory
-    .verified.json                 the shards found whole: size, time of change, sha256
+    .verified.json                 the files found whole: size, times of change, sha256
 
-Every file is written aside, flushed to disk and renamed, so a file that is there is whole.
+Files are written by `durable`: one that is there was complete when it appeared. manifest.json and
+source.json hold a hash of themselves, and those of the shards.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ..durable import Damaged, NewFile, check_once, read_note
 from ..errors import RunError
-from .tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
+_ANEW = "delete {0}/manifest.json and prepare the data again"
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
@@ -43,29 +44,45 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     """The manifest of a prepared directory, with every shard checked to be there in full size."""
     root, path = Path(directory), Path(directory) / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_manifest(root)
         shards = list(_shards(root, _require(KEYS, manifest)))
+        if not (manifest["sources"] and isinstance(manifest["settings"], dict)):
+            raise ValueError("it has no sources or no settings")
         for source in manifest["sources"]:
             _require(("name", "share"), source)
+            share = source["share"]
+            if not (type(share) in (int, float) and 0 < share < math.inf):
+                raise ValueError(f"source {source['name']!r} has share {share!r}")
             for split in SPLITS:
                 _require(("documents",), source[split])
         width = np.dtype(manifest["dtype"]).itemsize
         sizes = [(p, _require(("sha256",), shard)["tokens"] * width) for p, shard in shards]
-    except FileNotFoundError as error:
-        raise PreparedDataError(f"{root} holds no prepared data (no manifest.json)") from error
-    except OSError as error:
-        raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
+    except PreparedDataError:
+        raise
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        why = f"it lacks {error}" if isinstance(error, KeyError) else "it is damaged"
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise PreparedDataError(
-            f"{path} is not a manifest of prepared data ({why}): delete {root} and prepare the "
-            "data again"
+            f"{path} is not a manifest of prepared data ({why}): {_ANEW.format(root)}"
         ) from error
     for file, expected in sizes:
         size = file.stat().st_size if file.exists() else -1
         if size != expected:
             what = "is missing" if size < 0 else f"has {size} bytes, not {expected}"
-            raise PreparedDataError(f"{file} {what}: delete {root} and prepare the data again")
+            raise PreparedDataError(f"{file} {what}: {_ANEW.format(root)}")
+    return manifest
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """manifest.json as it was written, without a look at the shards. Raises PreparedDataError."""
+    path = root / "manifest.json"
+    try:
+        manifest = read_note(path)
+    except Damaged as error:
+        raise PreparedDataError(f"{error}: {_ANEW.format(root)}") from error
+    except OSError as error:
+        raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
+    if manifest is None:
+        raise PreparedDataError(f"{root} holds no prepared data (no manifest.json)")
     return manifest
 
 
@@ -78,54 +95,32 @@ def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify(directory: str | Path) -> dict[str, Any]:
-    """`load_manifest`, with every shard and the tokenizer read and compared with their hashes."""
-    root, manifest = Path(directory), load_manifest(directory)
-    for path, shard in _shards(root, manifest):
-        _check_hash(root, path, shard["sha256"])
-    model = root / "tokenizer.model"
-    if Tokenizer.load(model).pieces_sha256 != manifest["tokenizer"]["pieces_sha256"]:
-        raise PreparedDataError(f"{model} is not the tokenizer these shards were made with")
+    """`load_manifest`, with the shards and the tokenizer read and compared with their hashes.
+
+    Raises PreparedDataError.
+    """
+    manifest = load_manifest(directory)
+    verify_once(directory, manifest, lambda stage, done: None)
     return manifest
 
 
 def verify_once(
     directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
 ) -> None:
-    """Compares each shard with its sha256, unless it was found whole before and has had the same
-    size and time of change since. Raises PreparedDataError at a damaged one.
-
-    It costs one reading of the new or changed shards, about a second per gigabyte, and later one
-    `stat` per shard. Where .verified.json cannot be written, every call reads everything.
-    """
-    root, note = Path(directory), Path(directory) / ".verified.json"
-    before, done = read_json(note), 0
-    now = dict(before)
+    """`verify` without reading again what .verified.json says was whole and is untouched since
+    (`durable.check_once` has the cost). Raises PreparedDataError."""
+    root = Path(directory)
+    model = (root / "tokenizer.model", manifest["tokenizer"]["sha256"])
+    files = [(path, shard["sha256"]) for path, shard in _shards(root, manifest)]
+    counts = [
+        (root / s["name"] / "unigrams.npy", s["unigrams_sha256"]) for s in manifest["sources"]
+    ]
+    files += [(path, sha256) for path, sha256 in counts if path.exists()]
+    note = root / ".verified.json"
     try:
-        for path, shard in _shards(root, manifest):
-            status = path.stat()  # before reading: a change meanwhile will be seen next time
-            stamp = [status.st_size, status.st_mtime_ns, shard["sha256"]]
-            if before.get(shard["file"]) != stamp:
-                progress(f"checking {root}", done)
-                _check_hash(root, path, shard["sha256"])
-                done += status.st_size
-            now[shard["file"]] = stamp
-    finally:  # what was found whole needs no second look, however this ends
-        if now != before:
-            with suppress(OSError):
-                write_json(note, now)
-
-
-def _check_hash(root: Path, path: Path, sha256: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
-    if found != sha256:
-        raise PreparedDataError(
-            f"{path} is damaged: it does not have the checksum it was written with; delete {root} "
-            "and prepare the data again"
-        )
+        check_once([model, *files], note, lambda done: progress(f"checking {root}", done))
+    except Damaged as error:
+        raise PreparedDataError(f"{error}: {_ANEW.format(root)}") from error
 
 
 def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -194,8 +189,7 @@ class ShardWriter:
     documents: int = 0
     bytes: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
-    _file: IO[bytes] | None = None
-    _digest: Any = None
+    _file: NewFile | None = None
     _tokens: int = 0
 
     def add(self, tokens: np.ndarray, text_bytes: int) -> None:
@@ -225,22 +219,15 @@ class ShardWriter:
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
-            self._file, self._digest = _aside(self.path).open("wb"), hashlib.sha256()
+            name = f"{self.path.name}-{len(self.shards):05}.bin"
+            self._file = NewFile(self.path.with_name(name))
         self._file.write(data)
-        self._digest.update(data)
 
     def _finish_shard(self) -> None:
         assert self._file is not None
-        target = self.path.with_name(f"{self.path.name}-{len(self.shards):05}.bin")
-        _settle(self._file)
-        os.replace(_aside(self.path), target)
-        self.shards.append(
-            {
-                "file": f"{target.parent.name}/{target.name}",
-                "tokens": self._tokens,
-                "sha256": self._digest.hexdigest(),
-            }
-        )
+        path, sha256 = self._file.path, self._file.commit()
+        name = f"{path.parent.name}/{path.name}"
+        self.shards.append({"file": name, "tokens": self._tokens, "sha256": sha256})
         self._file, self._tokens = None, 0
 
 
@@ -248,58 +235,10 @@ def clear(directory: Path) -> None:
     """Makes a source's directory and removes an unfinished preparation from it; nothing else, as
     someone may keep their texts there too."""
     directory.mkdir(exist_ok=True)
-    packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.tmp)?"
+    packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.sha256)?"
     ours = re.compile(
-        rf"(train|validation)(-\d{{5}}\.bin|\.tmp|{packed})|(unigrams\.npy|source\.json)(\.tmp)?"
+        rf"\.?((train|validation)(-\d{{5}}\.bin|{packed})|unigrams\.npy|source\.json)(\.tmp)?"
     )
     for path in directory.iterdir():
         if ours.fullmatch(path.name):
             path.unlink()
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that gets its name once all of it is on the disk; on an error, never."""
-    file = _aside(path).open("wb")
-    try:
-        yield file
-        _settle(file)
-    except BaseException:
-        file.close()
-        _aside(path).unlink(missing_ok=True)
-        raise
-    os.replace(_aside(path), path)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    with whole(path) as file:
-        file.write(data)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    with whole(path) as file:
-        np.save(file, array)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, or an empty one if there is no whole file that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
-
-
-def _settle(file: IO[bytes]) -> None:
-    """Closes a file once its bytes are on the disk: a rename may otherwise outrun them."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..durable import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
 from .input_files import PYTHON, fingerprint, needs_cleaning
 from .prepared import (
@@ -27,12 +28,9 @@ from .prepared import (
     alone,
     clear,
     load_manifest,
-    read_json,
     token_dtype,
     verify,
     verify_once,
-    write_array,
-    write_json,
 )
 from .records import check_source
 from .skipped import Skipped
@@ -50,7 +48,7 @@ Progress = Callable[[str, int], None]  # (what is being done, bytes of text done
 
 
 def silent(stage: str, done: int) -> None:
-    """Progress that nobody wants to see."""
+    """Progress callback that does nothing."""
 
 
 class PreparedDataMismatch(PreparedDataError):
@@ -110,36 +108,27 @@ def prepare(
     )  # fmt: skip
     settings = settings_of(job)
     with alone(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
-        if (job.root / "manifest.json").exists():
-            return reuse(job, settings)
-        return _prepare(job, settings)
+        if not (job.root / "manifest.json").exists():
+            _prepare(job, settings)
+            return _checked(job, settings)
+        return reuse(job, settings)
 
 
 def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
-    manifest = load_manifest(job.root)
-    _check_same(job, manifest, settings)
-    verify_once(job.root, manifest, job.progress)
-    check_ends(job.root, manifest)
+    manifest = _checked(job, settings)
     say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
 
 
-def check_ends(root: Path, manifest: dict[str, Any]) -> None:
-    """Raises PreparedDataError if EOS is in the midst of documents, where earlier versions left it
-    if its text stood there: packing and attention take it for their end."""
-    eos = manifest["tokenizer"]["eos"]
-    for source in manifest["sources"]:
-        counts = root / source["name"] / "unigrams.npy"
-        ends = int(np.load(counts)[eos]) if counts.is_file() else source["train"]["documents"]
-        if ends != source["train"]["documents"]:
-            raise PreparedDataError(
-                f"source {source['name']!r} in {root} has {source['train']['documents']:,} "
-                f"documents, but {ends:,} tokens that end one: delete {root} and prepare the data "
-                "again"
-            )
+def _checked(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a finished directory, which is of these settings and whole."""
+    manifest = load_manifest(job.root)
+    _check_same(job, manifest, settings)
+    verify_once(job.root, manifest, job.progress)
+    return manifest
 
 
-def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+def _prepare(job: Job, settings: dict[str, Any]) -> None:
     for source in filter(needs_cleaning, job.sources):
         raise SourceError(
             f"{job.root} holds no prepared data, and source {source['name']!r} of kind "
@@ -154,10 +143,9 @@ def _prepare(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     say_lost(model.lost, job.progress)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | summary(job, model, parts)
-    write_json(job.root / "manifest.json", manifest)
+    write_note(job.root / "manifest.json", manifest)
     for part in parts:
         say_skipped(job, part)
-    return manifest
 
 
 def say_skipped(job: Job, part: dict[str, Any]) -> None:
@@ -302,8 +290,8 @@ def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
 def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
-    finished = read_json(directory / "source.json")
-    if finished.get("key") == key:
+    finished = note_or_nothing(directory / "source.json")
+    if finished.get("key") == key and _is_whole(job, finished["source"]):
         return finished["source"]
     clear(directory)
     dtype, skipped = token_dtype(job.vocab_size), Skipped()
@@ -329,16 +317,29 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     if not splits["train"]["tokens"]:
         raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
     splits["train"]["unigram_entropy"] = entropy(unigrams)
-    write_array(directory / "unigrams.npy", unigrams)
+    counted = write_array(directory / "unigrams.npy", unigrams)
     part = {
         "name": source["name"],
         "kind": source["kind"],
+        "unigrams_sha256": counted,
         **splits,
         "skipped": dict(sorted(skipped.counts.items())),
         "skipped_examples": skipped.examples,
     }
-    write_json(directory / "source.json", {"key": key, "source": part})
+    write_note(directory / "source.json", {"key": key, "source": part})
     return part
+
+
+def _is_whole(job: Job, part: dict[str, Any]) -> bool:
+    """Whether the files of a source that was finished before still are what was written."""
+    try:
+        check(job.root / part["name"] / "unigrams.npy", part["unigrams_sha256"])
+        for shard in (shard for split in SPLITS for shard in part[split]["shards"]):
+            check(job.root / shard["file"], shard["sha256"])
+    except Damaged as error:
+        job.progress(f"{error}: preparing source {part['name']!r} again", 0)
+        return False
+    return True
 
 
 def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> str:
@@ -378,6 +379,7 @@ def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str
         "tokenizer": {
             "pieces": model.vocab_size,
             "pieces_sha256": model.pieces_sha256,
+            "sha256": sha256_of(job.root / "tokenizer.model"),
             "unk": model.unk,
             "bos": model.bos,
             "eos": model.eos,

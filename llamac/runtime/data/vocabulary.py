@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .prepared import read_json, write_bytes, write_json
+from ..durable import is_whole, note_or_nothing, write, write_note
 from .tokenizer import EOS, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
@@ -45,13 +45,20 @@ def given(job: Job) -> Tokenizer | None:
 def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer]) -> Tokenizer:
     """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
     whether that of before is still wanted."""
-    note, path = job.root / "tokenizer.json", job.root / "tokenizer.model"
-    if read_json(note).get("key") == key and path.exists():
+    path = job.root / "tokenizer.model"
+    if is_settled(job, key):
         return Tokenizer.load(path)
     model = given(job) or train(job)
-    write_bytes(path, model.model)
-    write_json(note, {"key": key})
+    sha256 = write(path, model.model)
+    write_note(job.root / "tokenizer.json", {"key": key, "file_sha256": sha256})
     return model
+
+
+def is_settled(job: Job, key: str) -> bool:
+    """Whether the tokenizer that `key` stands for is there, as it was written."""
+    noted = note_or_nothing(job.root / "tokenizer.json")
+    path = job.root / "tokenizer.model"
+    return noted.get("key") == key and is_whole(path, noted["file_sha256"])
 
 
 def say_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from llamac.runtime.data.prepared import (
     PreparedDataError,
     ShardWriter,
     token_dtype,
-    write_json,
 )
+from llamac.runtime.durable import write_note
 
 LENGTH = 8
 VOCAB = 1 << 20
@@ -43,8 +45,8 @@ def prepared(
             writer.add(number * 100_000 + np.arange(size), size)
             part[split] = writer.close() | {"documents": count}
         parts.append(part)
-    manifest = dict.fromkeys(KEYS) | {"dtype": token_dtype(VOCAB).str, "sources": parts}
-    write_json(root / "manifest.json", manifest)
+    manifest = {key: {} for key in KEYS} | {"dtype": token_dtype(VOCAB).str, "sources": parts}
+    write_note(root / "manifest.json", manifest)
     return root
 
 
@@ -261,24 +263,43 @@ def test_unfinished_and_truncated_data_are_refused(two: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "damaged"),
-        ("", "damaged"),
-        ("[]", "lacks 'settings'"),
-        ("3", "damaged"),
-        ("\xff", "damaged"),
-        ("{}", "lacks 'settings'"),
-        ('{"sources": [{}], "dtype": "<u2"}', "lacks 'settings'"),
+        ("{", "Expecting"),
+        ("", "Expecting"),
+        ("[]", "no JSON object"),
+        ("3", "no JSON object"),
+        ("\xff", "can't decode"),
+        ("{}", "checksum"),
+        ('{"sources": [{}], "dtype": "<u2"}', "checksum"),
+        ('{"a":' * 100_000, "nested"),
     ],
 )
 def test_what_is_no_manifest_is_refused_by_name(two: Path, text: str, why: str) -> None:
     (two / "manifest.json").write_text(text, encoding="latin-1")
-    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is not a .*{why}"):
+    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is damaged: .*{why}"):
         Mixture(two, "train", LENGTH, seed=1)
 
 
 @pytest.mark.parametrize("key", ["train", "shards", "tokens", "file", "sha256", "share"])
 def test_a_manifest_that_lacks_a_part_is_refused_by_name(two: Path, key: str) -> None:
-    text = (two / "manifest.json").read_text().replace(f'"{key}"', '"other"')
-    (two / "manifest.json").write_text(text)
+    text = (two / "manifest.json").read_text()
+    write_note(two / "manifest.json", json.loads(text.replace(f'"{key}"', '"other"')))
     with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json .*lacks '{key}'"):
+        Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize(
+    "value", [{"sources": []}, {"settings": []}, {"dtype": "<q9"}, {"sources": 3}]
+)
+def test_a_manifest_of_wrong_values_is_refused_by_name(two: Path, value: dict) -> None:
+    write_note(two / "manifest.json", json.loads((two / "manifest.json").read_text()) | value)
+    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is not a manifest"):
+        Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize("share", ["x", None, 0, -1.0, True, float("nan")])
+def test_a_share_that_is_none_is_refused_by_name(two: Path, share: Any) -> None:
+    manifest = json.loads((two / "manifest.json").read_text())
+    manifest["sources"][0]["share"] = share
+    write_note(two / "manifest.json", manifest)
+    with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is not a manifest.*share"):
         Mixture(two, "train", LENGTH, seed=1)

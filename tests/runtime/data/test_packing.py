@@ -18,9 +18,9 @@ from llamac.runtime.data.prepared import (
     PreparedDataError,
     ShardWriter,
     token_dtype,
-    write_json,
 )
 from llamac.runtime.data.token_streams import PADDING
+from llamac.runtime.durable import write_note
 
 EOS, LENGTH = 2, 8
 documents = st.lists(st.integers(1, 40), max_size=60)
@@ -137,9 +137,9 @@ def prepared(
                 writer.add(np.array([10 + number] * (n - 1) + [EOS]), n)
             part[split] = writer.close()
         parts.append(part)
-    manifest = dict.fromkeys(KEYS) | {"dtype": token_dtype(1 << 20).str, "sources": parts}
+    manifest = {key: {} for key in KEYS} | {"dtype": token_dtype(1 << 20).str, "sources": parts}
     manifest["tokenizer"] = {"eos": EOS}
-    write_json(root / "manifest.json", manifest)
+    write_note(root / "manifest.json", manifest)
     return manifest
 
 
@@ -163,11 +163,11 @@ def test_packing_is_made_once_and_for_each_length(tmp_path: Path) -> None:
     manifest = prepared(tmp_path, {"a": (1.0, [3, 5, 4])})
     pack(tmp_path, manifest, LENGTH)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("*.packed-*")}
-    assert len(files) == 4
+    assert len(files) == 8  # with their seals
     pack(tmp_path, manifest, LENGTH)
     pack(tmp_path, manifest, 2 * LENGTH)
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    assert len(list((tmp_path / "a").glob("*.packed-*"))) == 8
+    assert len(list((tmp_path / "a").glob("*.packed-*"))) == 16
 
 
 def test_shares_are_of_tokens_whatever_the_padding(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llamac.runtime import durable
 from llamac.runtime.data import prepared, tokenizer
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify
 from llamac.runtime.data.token_shards import prepare
@@ -59,7 +60,7 @@ def test_a_killed_process_leaves_no_lock(texts: Path, tmp_path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
     stages: list[str] = []
     prepare(tmp_path / "data", **settings, progress=lambda stage, _: stages.append(stage))
-    assert set(stages) == {"tokenizing b"}
+    assert {stage for stage in stages if stage.startswith("tokenizing")} == {"tokenizing b"}
 
 
 def test_a_place_that_cannot_hold_data_is_an_error(texts: Path, tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_verify_reads_every_byte(texts: Path, tmp_path: Path) -> None:
     shard.write_bytes(data)
     other = tokenizer.train_tokenizer(["abc def " * 40], kind="bpe", vocab_size=270)
     (root / "tokenizer.model").write_bytes(other.model)
-    with pytest.raises(PreparedDataError, match="not the tokenizer"):
+    with pytest.raises(PreparedDataError, match=r"tokenizer\.model is damaged"):
         verify(root)
 
 
@@ -91,26 +92,27 @@ def test_a_damaged_shard_is_found_when_it_is_used_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, read = tmp_path / "data", []
-    real = prepared._check_hash
-    monkeypatch.setattr(prepared, "_check_hash", lambda *args: (read.append(args[1]), real(*args)))
+    real = durable.check
+    monkeypatch.setattr(durable, "check", lambda *args: (read.append(args[0]), real(*args)))
     manifest = prepare(root, **arguments(texts))
-    count = sum(len(s[split]["shards"]) for s in manifest["sources"] for split in prepared.SPLITS)
-    for reads in (count, 0):  # once per size and time of change
+    count = 3 + sum(len(s[p]["shards"]) for s in manifest["sources"] for p in prepared.SPLITS)
+    assert len(read) == count  # the tokenizer, the counts and the shards
+    for _ in range(2):  # once per size and times of change
         read.clear()
         assert prepare(root, **arguments(texts)) == manifest
-        assert len(read) == reads
+        assert not read
     for garbage in ("", "[1]", "{"):  # a note that cannot be read is no note
         (root / ".verified.json").write_text(garbage)
         read.clear()
         prepare(root, **arguments(texts))
         assert len(read) == count
     shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
-    data = bytearray(shard.read_bytes())
+    data, status = bytearray(shard.read_bytes()), shard.stat()
     data[100] ^= 1
     shard.write_bytes(data)
-    os.utime(shard, ns=(1, 1))
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))  # as if nothing had happened
     for _ in range(2):  # and is not taken for whole the second time
         read.clear()
-        with pytest.raises(PreparedDataError, match=rf"{shard} is damaged.*delete {root} and"):
+        with pytest.raises(PreparedDataError, match=rf"{shard} is damaged.*delete {root}/manifest"):
             prepare(root, **arguments(texts))
         assert shard in read

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamac.runtime.data import prepared, token_shards
-from llamac.runtime.data.prepared import PreparedDataError, load_manifest
+from llamac.runtime.data import token_shards
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare
 from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
 from llamac.runtime.errors import SourceError
@@ -40,7 +39,7 @@ def tokens(root: Path, manifest: dict[str, Any], source: int, split: str) -> np.
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".verified.json")
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -118,14 +117,12 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 
         root = tmp_path / f"killed-{deaths}"
         with monkeypatch.context() as patch:
-            patch.setattr(prepared.os, operation, dying)
+            patch.setattr(os, operation, dying)
             try:
                 prepare(root, **settings)
                 break
             except KeyboardInterrupt:
                 pass
-        with pytest.raises(PreparedDataError, match="holds no prepared data"):
-            load_manifest(root)
         prepare(root, **settings)
         assert tree(root) == expected
     assert deaths > 15
@@ -142,7 +139,7 @@ def test_finished_work_is_not_done_again(
         prepare(tmp_path / "data", **arguments(texts), progress=stop)
     stages: list[str] = []
     prepare(tmp_path / "data", **arguments(texts), progress=lambda stage, _: stages.append(stage))
-    assert set(stages) == {"tokenizing b"}
+    assert {stage for stage in stages if stage.startswith("tokenizing")} == {"tokenizing b"}
 
 
 @pytest.mark.parametrize(
@@ -254,7 +251,7 @@ def test_what_was_skipped_is_said_and_in_the_manifest(texts: Path, tmp_path: Pat
     said: list[str] = []
     progress = lambda stage, _: said.append(stage)  # noqa: E731
     source = prepare(tmp_path / "data", **arguments(texts), progress=progress)["sources"][0]
-    assert [line for line in said if "skipped" in line] == [
+    assert [line for line in said if "skipped 1" in line] == [
         "source 'a': skipped 1 × invalid JSON, 1 × no field 'text'; "
         f"the first are listed in {tmp_path / 'data' / 'manifest.json'}"
     ]

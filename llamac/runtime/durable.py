@@ -1,0 +1,313 @@
+"""Files on disk: written whole or not at all, hashed as they are written, checked before use.
+
+A file that decides what is learnt has a sha256 from when it was written, which is compared with
+its bytes before they are first used. The hash is in a manifest, in a file NAME.sha256 beside it
+(`whole(…, sealed=True)`), or, for a JSON object, in the object itself (`write_note`). What is
+written for people alone is whole as well, but never checked, and never ends a run.
+
+Every write goes to .NAME.tmp beside its place, is flushed to disk, and is renamed: so a file under
+its own name was complete when it appeared. No symbolic link is followed at either name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+
+READERS = 4  # files hashed at a time: hashing lets other threads run
+BLOCK = 1 << 20
+
+
+class Damaged(RunError, ValueError):
+    """A file that does not hold what was written to it."""
+
+
+class NewFile:
+    """A file being written beside its place. `commit` gives it its name, `discard` removes it.
+
+    resume: (bytes, their sha256) that an earlier process wrote and flushed; writing goes on after
+    them. Raises Damaged if they are not there.
+    """
+
+    def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
+        self.path, self.size, self._digest = path, 0, hashlib.sha256()
+        self._beside = path.with_name(f".{path.name[:100]}.tmp")
+        if resume:
+            self._file = self._resumed(*resume)
+        else:
+            self._beside.unlink(missing_ok=True)
+            self._file = open(self._beside, "xb")  # noqa: SIM115
+
+    def _resumed(self, size: int, sha256: str) -> Any:
+        if not self._beside.exists() and self.path.exists():  # it was finished, but not noted so
+            os.replace(self.path, self._beside)
+        try:
+            file = os.fdopen(os.open(self._beside, os.O_RDWR | os.O_NOFOLLOW), "r+b")
+        except FileNotFoundError as error:
+            raise Damaged(f"{self.path} is missing") from error
+        for begin in range(0, size, BLOCK):
+            self._digest.update(file.read(min(BLOCK, size - begin)))
+        if self._digest.hexdigest() != sha256:
+            file.close()
+            raise Damaged(f"{self.path} is damaged: what was written of it has changed")
+        file.truncate(size)
+        file.seek(size)
+        self.size = size
+        return file
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written so far."""
+        return self._digest.hexdigest()
+
+    def write(self, data: Any) -> int:
+        """data: bytes, or anything that has a contiguous buffer."""
+        view = memoryview(data).cast("B") if memoryview(data).nbytes else b""
+        self._digest.update(view)
+        self._file.write(view)
+        self.size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        """Returns once the bytes are on the disk: a rename may otherwise outrun them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def commit(self, sealed: bool = False, mode: int | None = None) -> str:
+        """Gives the file its name and returns its sha256. sealed: writes that beside it too."""
+        self.flush()
+        if mode is not None:
+            os.fchmod(self._file.fileno(), mode)
+        self._file.close()
+        if sealed:
+            write(seal_of(self.path), f"{self.sha256}\n".encode())
+        os.replace(self._beside, self.path)
+        flush(self.path.parent)
+        return self.sha256
+
+    def discard(self) -> None:
+        with suppress(OSError):  # the disk that is full may refuse what is still held in memory
+            self._file.close()
+        self._beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
+    """A file to write that gets its name once all of it is on the disk; on an error, never."""
+    file = NewFile(path)
+    try:
+        yield file
+        file.commit(sealed, mode)
+    except BaseException:
+        file.discard()
+        raise
+
+
+def write(path: Path, data: bytes, sealed: bool = False, mode: int | None = None) -> str:
+    """Writes a whole file and returns its sha256."""
+    with whole(path, sealed, mode) as file:
+        file.write(data)
+    return file.sha256
+
+
+def write_array(path: Path, array: Any) -> str:
+    """array: of numpy."""
+    import numpy as np
+
+    with whole(path) as file:
+        np.save(file, array)  # type: ignore[arg-type]
+    return file.sha256
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, (_json(value, indent=1) + "\n").encode())
+
+
+def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Writes an object with a hash of itself under "sha256"; returns that object."""
+    value = {key: item for key, item in value.items() if key != "sha256"}
+    noted = value | {"sha256": fingerprint(value)}
+    write_json(path, noted)
+    return noted
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """The object that `write_note` wrote, its hash included; None if there is no file.
+
+    Raises Damaged, or OSError if it cannot be read.
+    """
+    try:
+        value = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise Damaged(f"{path} is damaged: it holds no JSON object")
+    if value.get("sha256") != fingerprint({k: v for k, v in value.items() if k != "sha256"}):
+        raise Damaged(f"{path} is damaged: it does not have the checksum it was written with")
+    return value
+
+
+def note_or_nothing(path: Path) -> dict[str, Any]:
+    """`read_note`, or an empty object where there is none that can be read and is whole."""
+    try:
+        return read_note(path) or {}
+    except (OSError, Damaged):
+        return {}
+
+
+def read_json(path: Path) -> Any:
+    """Raises OSError, or ValueError for what is not JSON, nested too deep, or not UTF-8."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 of a JSON value, the same for equal values whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # names of files may be no UTF-8; escapes bring them back
+        return json.dumps(value, indent=indent)
+    return text
+
+
+def sha256_of(path: Path) -> str:
+    """Of a regular file: a device or a pipe may have no end."""
+    with open(path, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal_of(path: Path) -> Path:
+    """Where the hash of a sealed file is."""
+    return path.with_name(path.name + ".sha256")
+
+
+def adopt(beside: Path, path: Path) -> None:
+    """Gives a file that something else has just written its name, sealed."""
+    write(seal_of(path), f"{sha256_of(beside)}\n".encode())
+    flush(beside)
+    os.replace(beside, path)
+    flush(path.parent)
+
+
+def is_whole(path: Path, sha256: str | None = None) -> bool:
+    """Whether a file is there and `check` finds nothing wrong."""
+    try:
+        return bool(check(path, sha256))
+    except Damaged:
+        return False
+
+
+def check(path: Path, sha256: str | None = None) -> Path:
+    """The path of a file whose bytes have this hash, or that of its seal. Raises Damaged.
+
+    Read once in a process, unless the file changes.
+    """
+    try:
+        found = _hash_now(path, *stamp(path))
+        wanted = sha256 or seal_of(path).read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise Damaged(f"{path} {what} ({error})") from error
+    if found != wanted:
+        raise Damaged(f"{path} is damaged: it does not have the checksum it was written with")
+    return path
+
+
+@lru_cache(maxsize=1 << 16)
+def _hash_now(path: Path, size: int, modified: int, changed: int) -> str:
+    return sha256_of(path)
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """(bytes, time of change, time of change of the file's status): equal while it is untouched."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_once(
+    files: Iterable[tuple[Path, str]], note: Path, progress: Callable[[int], None]
+) -> None:
+    """Compares files with their sha256, except those that `note` says were whole when they had
+    the same `stamp`. Raises Damaged at the first one, in their order.
+
+    A file costs one reading, about a second per gigabyte and core, and later one `stat`. Where the
+    note cannot be written, every call reads everything. progress: bytes read so far.
+    """
+    known = _stamps(note)
+    now, done = dict(known), 0
+
+    def checked(file: tuple[Path, str]) -> tuple[str, list[Any], int]:
+        path, sha256 = file
+        try:
+            found = [*stamp(path), sha256]  # before reading: a change meanwhile is seen next time
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+        name = os.path.relpath(path, note.parent)
+        if known.get(name) == found:
+            return name, found, 0
+        check(path, sha256)
+        return name, found, found[0]
+
+    try:
+        with ThreadPoolExecutor(READERS) as readers:
+            for name, found, size in readers.map(checked, files):
+                now[name] = found
+                if size:
+                    done += size
+                    progress(done)
+    finally:  # what was found whole needs no second look, however this ends
+        if now != known:
+            with suppress(OSError):
+                write_json(note, now)
+
+
+def _stamps(note: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        if isinstance(value := read_json(note), dict):
+            return value
+    return {}
+
+
+def flush(path: Path) -> None:
+    """Brings a file, or the names in a directory, to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def inside(root: Path, name: str) -> Path:
+    """root / name, if no symbolic link on the way leads out of `root`: what a run writes and
+    deletes is its own, whoever made its directory. Raises RunError."""
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise RunError(
+            f"{path} leads out of {root} by a symbolic link: remove the link; to keep data or "
+            "checkpoints on another disk, put the whole run there, or set data.directory"
+        )
+    return path
