@@ -15,6 +15,8 @@ from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_outp
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage
+    from llamac.passes.timing import Rates
+    from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -85,7 +87,7 @@ def inspect(
     elif memory:
         text = _memory(made[-1], form, region)
     elif schedule:
-        text = _schedule(made[-1], form, region)
+        text = _schedule(made[-1], form, region, _rates(loaded))
     else:
         text = _render(made, form, region)
     if output is None:
@@ -168,14 +170,28 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str:
     return memory_text(stage.program, stage.name, region)
 
 
-def _schedule(stage: Stage, form: Format, region: str | None) -> str:
+def _rates(spec: Spec) -> Rates:
+    """Of the spec's hardware.gpu; an A100 where it names none."""
+    from llamac.passes.timing import A100, Rates
+
+    if spec.hardware.gpu is None:
+        return A100
+    from llamac.plan.target import device_for
+
+    device = device_for(spec)
+    attained, peak = device.efficiency, device.flops(spec.precision.compute)
+    memory = device.memory_bandwidth * attained.memory
+    return Rates(device.title, peak * attained.matmul, memory, device.link.bandwidth)
+
+
+def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates) -> str:
     if form == Format.svg:
         from llamac.inspect.drawing.lanes import schedule_svg
 
-        return schedule_svg(stage.program, stage.name, region)
+        return schedule_svg(stage.program, stage.name, region, rates)
     from llamac.inspect.schedule import schedule_text
 
-    return schedule_text(stage.program, stage.name, region)
+    return schedule_text(stage.program, stage.name, region, rates)
 
 
 def _render(made: list[Stage], form: Format, region: str | None) -> str:

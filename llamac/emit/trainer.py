@@ -83,6 +83,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "nodes": nodes,
         "ranks_per_node": ranks // nodes,
         "gpus": spec.hardware.device != "cpu",
+        "accelerator": spec.launch.accelerator_for(spec.hardware.gpu),
         "label": dns_label(spec.name),
         "last_checkpoint": path_of(Path(), spec.total_steps).name,
         "version": llamac.__version__,

@@ -12,15 +12,20 @@ from llamac.inspect.tables import table
 from llamac.ir.graph import op_of, ops_in, results
 from llamac.ir.program import Program
 from llamac.ir.values import layer_count
-from llamac.passes.timing import COMPUTE, FLOPS, MEMORY, WIRE, Clock, Span, Timeline, timeline
+from llamac.passes.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
 
 WIDTH = 96  # characters of a lane
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
 MARGIN = 9
-RATES = (
-    f"an estimate, not a measurement: {FLOPS / 1e12:.0f} TFLOP/s, {MEMORY / 1e12:.1f} TB/s of "
-    f"memory, {WIRE / 1e9:.0f} GB/s between ranks (A100, NVLink), no latencies"
-)
+
+
+def rates_text(rates: Rates) -> str:
+    """What the estimate goes by, in words."""
+    return (
+        f"an estimate, not a measurement: {rates.flops / 1e12:.3g} TFLOP/s, "
+        f"{rates.memory / 1e12:.2g} TB/s of memory, {rates.wire / 1e9:.3g} GB/s between ranks "
+        f"({rates.device}), no latencies"
+    )
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class Schedule:
     timeline: Timeline
 
 
-def schedules(program: Program, only: str | None = None) -> list[Schedule]:
+def schedules(program: Program, only: str | None = None, rates: Rates = A100) -> list[Schedule]:
     """Every graph that communicates, in order. only: those of one region."""
-    clock, found = Clock(program.symbols, program.mesh), []
+    clock, found = Clock(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
         times = f" × {count}" if count > 1 else ""
@@ -45,15 +50,17 @@ def schedules(program: Program, only: str | None = None) -> list[Schedule]:
     return found
 
 
-def schedule_text(program: Program, stage: str, only: str | None = None) -> str:
+def schedule_text(
+    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+) -> str:
     """Two lanes or more a graph, drawn to its own scale, and a row for each collective."""
     lines = [
         f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}",
-        f"  {RATES}",
+        f"  {rates_text(rates)}",
         f"  compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
         f"{EXPOSED} while compute waits for it",
     ]
-    found = schedules(program, only)
+    found = schedules(program, only, rates)
     for schedule in found:
         lines += ["", f"{schedule.title}: {summary(schedule.timeline)}"]
         lines += _lanes(schedule.timeline)

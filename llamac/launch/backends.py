@@ -45,9 +45,13 @@ def _image_and_volume(spec: Spec) -> str:
     return f"set {' and '.join(f'launch.{key}' for key in lacks)}" if lacks else ""
 
 
-def _shared_volume(spec: Spec) -> str:
-    several = spec.launch.nodes(spec.parallel.ranks) > 1 and spec.launch.volume is None
-    return "set launch.volume, where all nodes find the checkpoints" if several else ""
+def _volume_and_gpu(spec: Spec) -> str:
+    lacks, launch, hardware = [], spec.launch, spec.hardware
+    if launch.nodes(spec.parallel.ranks) > 1 and launch.volume is None:
+        lacks.append("launch.volume, where all nodes find the checkpoints")
+    if hardware.kernels_for == "cuda" and launch.accelerator_for(hardware.gpu) is None:
+        lacks.append("launch.accelerator, the GPU under SkyPilot's name, such as H100")
+    return f"set {'; and '.join(lacks)}" if lacks else ""
 
 
 def _sky(spec: Spec, file: str) -> list[str]:
@@ -63,7 +67,7 @@ BACKENDS = {
         True,
         _image_and_volume,
     ),
-    "skypilot": Backend("launch/skypilot.yaml", _sky, True, _shared_volume),
+    "skypilot": Backend("launch/skypilot.yaml", _sky, True, _volume_and_gpu),
 }
 
 

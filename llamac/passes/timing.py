@@ -2,8 +2,8 @@
 
 An op takes as long as its arithmetic or its memory traffic would, whichever is more; a collective
 as long as its bytes take on the wire. Each axis of the mesh moves one collective at a time, while
-ops run. The rates are what an A100 with NVLink achieves. It is an estimate for ordering ops and
-showing the order, not a prediction: no latencies, no launch times, no contention.
+ops run. The rates are what an A100 with NVLink achieves, unless others are given. It is an estimate
+for ordering ops and showing the order, not a prediction: no latencies, launch times or contention.
 """
 
 from __future__ import annotations
@@ -20,31 +20,43 @@ from llamac.ops.async_tensor import transfers
 from llamac.ops.collectives import all_reduce
 from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 
-FLOPS = 271e12  # of a large bf16 matmul, a second
-MEMORY = 1.5e12  # bytes a second
-WIRE = 250e9  # bytes a second, each way
-
 Lane = str  # "compute", or a mesh axis
 COMPUTE: Lane = "compute"
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What a device achieves. flops: of a large matmul, FLOP/s. memory, wire: bytes a second, of
+    its memory and to each side of other ranks."""
+
+    device: str
+    flops: float
+    memory: float
+    wire: float
+
+
+A100 = Rates("A100, NVLink", flops=271e12, memory=1.5e12, wire=250e9)
+
+
+@dataclass(frozen=True)
 class Clock:
-    """symbols, mesh: the sizes of the program's dimensions and axes."""
+    """symbols, mesh: the sizes of the program's dimensions and axes. rates: what passes order ops
+    by is an A100, so that the same spec gives the same program whatever GPU it is planned for."""
 
     symbols: Mapping[str, int]
     mesh: Mapping[str, int]
+    rates: Rates = A100
 
     def seconds(self, node: fx.Node) -> float:
         """How long an op takes, or the transfer of a collective; 0 for views and waits."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
-            return self.wire_bytes(node) / WIRE
+            return self.wire_bytes(node) / self.rates.wire
         traffic = {value: self._nbytes(value) for value in (*operands_of(node), *values_of(node))}
-        under = self.wire_bytes(node) / WIRE if transfers(node) else 0.0
-        compute = operation_count(node, self.symbols) / FLOPS
-        return max(compute, sum(traffic.values()) / MEMORY, under)
+        under = self.wire_bytes(node) / self.rates.wire if transfers(node) else 0.0
+        compute = operation_count(node, self.symbols) / self.rates.flops
+        return max(compute, sum(traffic.values()) / self.rates.memory, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
         """The bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an

@@ -43,6 +43,30 @@ Volume = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Accelerator = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+SKYPILOT = {
+    "a100-40gb": "A100",
+    "a100-80gb": "A100-80GB",
+    "a10g": "A10G",
+    "a6000": "RTXA6000",
+    "b200": "B200",
+    "gb200": "GB200",
+    "h100-sxm": "H100",
+    "h100-nvl": "H100-NVL",
+    "h100-pcie": "H100",
+    "h200": "H200",
+    "l40s": "L40S",
+    "mi300x": "MI300X",
+    "rtx-3090": "RTX3090",
+    "rtx-4090": "RTX4090",
+    "v100-16gb": "V100",
+    "v100-32gb": "V100-32GB",
+    "a100": "A100-80GB",
+    "h100": "H100",
+    "v100": "V100",
+}
+"""`hardware.gpu` → SkyPilot's name, as `sky show-gpus` lists them."""
+
+
 class Launch(Section):
     """The processes of a run, and the machines or cluster that they start on."""
 
@@ -92,7 +116,9 @@ class Launch(Section):
         "volume, which several nodes need.",
     )
     accelerator: Accelerator | None = Field(
-        default=None, description='GPU that SkyPilot looks for, such as "H100". Default: any CPU.'
+        default=None,
+        description='GPU that SkyPilot looks for, such as "H100". Default: hardware.gpu under '
+        "SkyPilot's name, or any CPU where that is not given.",
     )
 
     def rules(self) -> Iterator[Problem]:
@@ -105,6 +131,13 @@ class Launch(Section):
         if self.time_limit is not None and self.time_limit % 60:
             message = f"time_limit = {self.time_limit} s, but SLURM counts whole minutes"
             yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
+
+    def accelerator_for(self, gpu: str | None) -> str | None:
+        """What SkyPilot calls the GPU to look for; None if nobody said, or it is not known.
+
+        gpu: `hardware.gpu`.
+        """
+        return self.accelerator or SKYPILOT.get((gpu or "").lower())
 
     def nodes(self, ranks: int) -> int:
         """Nodes that hold `ranks`."""

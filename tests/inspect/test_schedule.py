@@ -16,7 +16,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
 from llamac.passes.overlap import Overlap
 from llamac.passes.pipeline import stages
-from llamac.passes.timing import FLOPS, WIRE, Clock, timeline
+from llamac.passes.timing import A100, Clock, timeline
 from llamac.spec import load_spec
 
 TEXT = """\
@@ -35,7 +35,7 @@ block.forward:
   return %out
 """
 MATMUL = 3 * 4e6 / 1.5e12  # its memory traffic takes longer than 2e9 / 271e12
-TRANSFER = 4e6 / 2 / WIRE  # half of what is gathered
+TRANSFER = 4e6 / 2 / A100.wire  # half of what is gathered
 
 
 @cache
@@ -51,7 +51,7 @@ def compiled() -> Program:
 
 
 def test_the_roofline_and_the_wire() -> None:
-    assert MATMUL > 2e9 / FLOPS
+    assert 2e9 / A100.flops < MATMUL
     clock = Clock(program().symbols, program().mesh)
     product, gathered, _ = ops_in(program().regions["block"].forward.graph)
     assert clock.seconds(product) == pytest.approx(MATMUL)
@@ -125,3 +125,19 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     assert main(["inspect", "tiny", "--schedule", *more]) == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_the_estimate_is_for_the_spec_s_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same transfers, on a faster device, take less; and the page names it."""
+    said = {}
+    for gpu in ("a100-80gb", "h100-sxm"):
+        options = ["--region", "block", f"--set=hardware.gpu={gpu}"]
+        assert main(["inspect", "65b", "--schedule", *options]) == 0
+        said[gpu] = capsys.readouterr().out
+    assert "NVIDIA A100 SXM4 80GB" in said["a100-80gb"]
+    assert "NVIDIA H100 SXM5 80GB" in said["h100-sxm"]
+    took = {
+        gpu: float(text.split("block.forward × 80: ")[1].split(" µs")[0].replace(",", ""))
+        for gpu, text in said.items()
+    }
+    assert took["h100-sxm"] < 0.75 * took["a100-80gb"]

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from llamac.emit.trainer import render_trainer
+from llamac.plan.device.device import names
 from llamac.spec import Spec, SpecError, load_spec
-from llamac.spec.launch import dns_label
+from llamac.spec.launch import SKYPILOT, dns_label
 from llamac.spec.parallel import Parallel
 
 CLUSTER = (
@@ -166,6 +167,22 @@ def test_without_a_volume_a_run_stays_on_its_cluster_s_disk() -> None:
     assert "volumes" not in task
     assert task["run"].splitlines()[-1] == "bash launch/local.sh"
     assert task["resources"] == {"cpus": "4+"}
+
+
+def test_skypilot_looks_for_the_gpu_that_the_spec_is_for() -> None:
+    def resources(*changes: str) -> dict[str, str]:
+        files = render_trainer(load_spec("65b", changes))
+        return yaml.safe_load(files["launch/skypilot.yaml"])["resources"]
+
+    assert resources()["accelerators"] == "A100-80GB:8"
+    assert resources("hardware.gpu=h200")["accelerators"] == "H200:8"
+    assert resources("launch.accelerator=H100-MEGA")["accelerators"] == "H100-MEGA:8"
+
+
+def test_skypilot_has_a_name_for_every_gpu_that_it_offers() -> None:
+    """What it does not offer: parts of one maker's cloud, and the H800's and A800's export forms."""
+    elsewhere = {"cpu", "a800", "h800", "h100-96gb-500w", "h100-efa", "mi250x"}
+    assert set(names()) - elsewhere <= set(SKYPILOT)
 
 
 @pytest.mark.parametrize("key", ["image", "volume", "accelerator", "partition", "account"])

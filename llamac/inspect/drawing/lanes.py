@@ -7,11 +7,11 @@ from xml.sax.saxutils import escape
 
 from llamac.inspect.drawing import style
 from llamac.inspect.schedule import (
-    RATES,
     Schedule,
     kind_name,
     mesh_text,
     microseconds,
+    rates_text,
     result_name,
     schedules,
     summary,
@@ -19,7 +19,7 @@ from llamac.inspect.schedule import (
 from llamac.ir.graph import op_of
 from llamac.ir.op import Op
 from llamac.ir.program import Program
-from llamac.passes.timing import COMPUTE, Lane, Span, Timeline
+from llamac.passes.timing import A100, COMPUTE, Lane, Rates, Span, Timeline
 
 BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of the longest graph
 HEIGHT, BETWEEN, HEADING, CAPTION = 30.0, 10.0, 46.0, 13.0
@@ -28,9 +28,9 @@ LETTER = 6.7  # a letter's width
 HIDDEN, EXPOSED = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455")  # fill, border
 
 
-def schedule_svg(program: Program, stage: str, only: str | None = None) -> str:
+def schedule_svg(program: Program, stage: str, only: str | None = None, rates: Rates = A100) -> str:
     """Every graph that communicates, one below the other. only: one region's."""
-    found = schedules(program, only)
+    found = schedules(program, only, rates)
     longest = max((one.timeline.seconds for one in found), default=1.0)
     width = 2 * BORDER + LABEL + LENGTH
     title = f"{program.name} after {stage}: schedule of one rank, {mesh_text(program)}"
@@ -49,7 +49,7 @@ def schedule_svg(program: Program, stage: str, only: str | None = None) -> str:
             *style.opening(width, y, title),
             "<style>.mid { text-anchor: middle; } .tick { font-size: 10px; }</style>",
             style.text(BORDER, BORDER + 20, title, "h1"),
-            style.text(BORDER, BORDER + 40, RATES, "muted"),
+            style.text(BORDER, BORDER + 40, rates_text(rates), "muted"),
             *body,
             "</svg>\n",
         ]
