@@ -180,7 +180,7 @@ def test_skypilot_looks_for_the_gpu_that_the_spec_is_for() -> None:
 
 
 def test_skypilot_has_a_name_for_every_gpu_that_it_offers() -> None:
-    """What it does not offer: parts of one maker's cloud, and the H800's and A800's export forms."""
+    """All but parts of one cloud, and the export forms A800 and H800."""
     elsewhere = {"cpu", "a800", "h800", "h100-96gb-500w", "h100-efa", "mi250x"}
     assert set(names()) - elsewhere <= set(SKYPILOT)
 

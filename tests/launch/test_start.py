@@ -170,7 +170,7 @@ def test_a_backend_says_what_the_spec_lacks(backend: str, message: str) -> None:
 
 def test_skypilot_is_told_which_gpu_where_the_spec_needs_one() -> None:
     spec = load_spec("tiny", ["hardware.device=cuda"])
-    with pytest.raises(backends.LaunchError, match="set launch.accelerator, the GPU under Sky"):
+    with pytest.raises(backends.LaunchError, match="the GPU under SkyPilot"):
         backends.require("skypilot", spec)
     backends.require("skypilot", load_spec("tiny", ["hardware.gpu=h100-sxm"]))
 
