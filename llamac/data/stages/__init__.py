@@ -1,7 +1,8 @@
-"""The stages of cleaning, a module for each, named as in a spec.
+"""The stages of cleaning, one module each, named as in a spec.
 
-A module's `build(stage)` gives what judges documents. Where the outcome depends on more than the
-spec, a model file for instance, its `facts(stage)` says on what; both read the files they need.
+A module's `build(stage)` returns the object that judges documents. Where the outcome depends on
+more than the spec, a model file for instance, its `facts(stage)` returns what it depends on; both
+read the files they need.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class StageError(RunError, ValueError):
 
 
 def build(stage: Any, source: Any = None) -> Filter | Survey:
-    """What a section of `spec.stages` asks for; `source` is named in errors.
+    """Build the stage that a section of `spec.stages` describes; errors name `source`.
 
     Filters and surveys can be built anew in each process. Raises StageError.
     """
@@ -35,7 +36,7 @@ def build(stage: Any, source: Any = None) -> Filter | Survey:
 
 
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
-    """JSON values on which the outcome depends and that the spec does not say: hashes of model
+    """Return JSON values that the outcome depends on beyond the spec: hashes of model
     files, versions of engines. Prepared data is as the spec says only while they stay the same.
     Raises StageError.
     """

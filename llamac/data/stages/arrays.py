@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray]
 
 
 def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """A line of JSON that says what follows, then the arrays; equal arrays give equal bytes."""
+    """Write a line of JSON that describes the arrays, then the arrays. Deterministic."""
     table, offset = {}, 0
     for name, array in arrays.items():
         table[name] = [array.dtype.descr if array.dtype.names else array.dtype.str]
@@ -36,7 +36,7 @@ def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
 
 
 def load(path: Path) -> Arrays:
-    """The arrays of a file that `save` wrote, read-only; pages are read as they are touched."""
+    """Map the arrays of a file that `save` wrote, read-only; pages are read on first access."""
     with open(path, "rb") as file:
         header = file.readline()
     try:
@@ -56,7 +56,7 @@ def load(path: Path) -> Arrays:
 
 
 def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterator[list[slice]]:
-    """Cuts sorted runs of hashes at the same values, so that what a cut takes of all runs has
+    """Cut sorted runs of hashes at the same values, so that what a cut takes of all runs has
     about `limit` entries: a slice of each run. Equal keys are never parted.
     """
     total = sum(map(len, runs))
@@ -74,7 +74,7 @@ def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterat
 
 
 def _forget(runs: Sequence[NDArray]) -> None:
-    """Pages of files that were read need not stay in this process's memory."""
+    """Release the pages of mapped files from this process's memory."""
     for run in runs:
         if isinstance(run, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
             run._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]

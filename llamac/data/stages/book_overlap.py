@@ -35,7 +35,7 @@ class _BookOverlap:
         self.threshold, self.ngram = threshold, ngram
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """The sampled shingles, sorted, and which book has each; how many each book has."""
+        """Return the sampled shingles, sorted, the book that has each, and the count per book."""
         records, sizes, places = [np.empty(0, _FOUND)], [], []
         for number, document in enumerate(documents):
             shingles = np.unique(ngrams(words(document.text), self.ngram))
@@ -51,7 +51,7 @@ class _BookOverlap:
         arrays.save(found, {"shingles": shared, "sizes": sizes, **segments.places(places)})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Memory grows with the number of books, by 24 bytes each, and not with their length."""
+        """Decide which books are dropped. Memory: 24 bytes per book, whatever their length."""
         parts = [arrays.load(path) for path in found]
         starts = np.cumsum([0, *(len(part["sizes"]) for part in parts)])
         sizes = np.concatenate([part["sizes"] for part in parts] or [np.empty(0, np.int64)])
@@ -88,7 +88,7 @@ class _BookOverlap:
 def _shared(
     parts: list[arrays.Arrays], starts: NDArray, rank: NDArray[np.int64]
 ) -> Iterator[NDArray]:
-    """(book, other) for each shingle of a book that a larger one has too."""
+    """Yield (book, other) for each shingle of a book that a larger book has too."""
     for cut in arrays.ranges([part["shingles"]["key"] for part in parts]):
         taken = [part["shingles"][piece] for part, piece in zip(parts, cut, strict=True)]
         if not taken:
@@ -115,7 +115,7 @@ def _shared(
 def _overlaps(
     pairs: NDArray, sizes: NDArray[np.int64], threshold: float
 ) -> Iterator[tuple[int, int, float]]:
-    """(book, other, part of the book's shingles that the other has) above the threshold."""
+    """Yield (book, other, share of the book's shingles that the other has) above the threshold."""
     joined = pairs["book"].astype(np.uint64) << np.uint64(32) | pairs["other"]
     both, counts = np.unique(joined, return_counts=True)
     books, others = (both >> np.uint64(32)).astype(np.int64), (both & np.uint64(2**32 - 1))

@@ -35,7 +35,7 @@ def build(stage: Code) -> Filter:
 
 
 def alphanumeric(text: str) -> float:
-    """The part of a text's characters that are letters or digits of any script."""
+    """Return the share of a text's characters that are letters or digits of any script."""
     if text.isascii():
         return len(text.encode().translate(None, _ASCII_OTHERS)) / len(text)
     return len(_OTHERS.sub("", text)) / len(text)

@@ -33,7 +33,7 @@ _NAMED = 20  # items that a detail names
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Runs of words to look for: of each length their hashes, sorted, and whose they are."""
+    """Runs of words to look for: per length, their sorted hashes and the items they are from."""
 
     items: list[str]
     runs: dict[int, tuple[Hashes, NDArray[np.int64]]]
@@ -55,7 +55,7 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
 
 
 def report(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
-    """Every document that is dropped: file, line; items, by file and line; words, the first run
+    """Yield each dropped document: file, line; items, by file and line; words, the first run
     that is shared."""
     for part in range(parts):
         yield from _hits(decided, part).values()
@@ -70,7 +70,7 @@ class _Decontaminate:
         self.stage = stage
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Here alone the sets are read: who merges and judges does not look for anything."""
+        """Find contaminated documents of a part. Only this step reads the evaluation sets."""
         sets, hits = evaluation(self.stage), {}
         for number, document in enumerate(documents):
             if hit := contamination(document.text, sets):
@@ -97,7 +97,10 @@ def _told(hit: dict[str, Any]) -> str:
 
 
 def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
-    """items: those a text shares words with; words: the first run of them. Empty if none."""
+    """Return the evaluation items that a text shares words with, and the first shared run.
+
+    Keys `items` and `words`; empty if there are none.
+    """
     found = normal(text).split()
     hashes = hashed(found)
     items: set[int] = set()
@@ -115,7 +118,7 @@ def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
 
 
 def evaluation(stage: Decontaminate) -> Evaluation:
-    """What the stage looks for. Raises StageError if there is nothing."""
+    """Read the evaluation sets that the stage names. Raises StageError if they hold nothing."""
     names: list[str] = []
     pieces: dict[int, list[Hashes]] = {}
     owners: dict[int, list[NDArray[np.int64]]] = {}
@@ -153,7 +156,7 @@ def _files(stage: Decontaminate) -> list[str]:
 
 
 def _items(stage: Decontaminate) -> Iterator[tuple[str, int, list[bytes]]]:
-    """(file, line, the words of one of its texts)"""
+    """Yield (file, line, words) of each text of the evaluation sets."""
     for path in _files(stage):
         text = read(path, "`paths` names it").decode(errors="replace")
         if path.endswith((".jsonl", ".json")):

@@ -22,7 +22,7 @@ def build(stage: ExactDedup) -> Survey:
 
 class _ExactDedup:
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """A 128-bit hash of each text, sorted."""
+        """Return a 128-bit hash of each text, sorted."""
         hash128 = need("xxhash").xxh3_128_digest
         digests, places = [], []
         for document in documents:

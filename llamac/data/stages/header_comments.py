@@ -44,7 +44,7 @@ def build(stage: HeaderComments) -> Filter:
 
 
 def without_header(text: str) -> str:
-    """The text without legal comments before its first line of code."""
+    """Return the text without legal comments before its first line of code."""
     first = _FIRST.match(text)
     assert first is not None
     position, kept = first.end(), [text[: first.end()]]
@@ -62,6 +62,6 @@ def without_header(text: str) -> str:
 
 
 def _comment(text: str, position: int) -> re.Match[str] | None:
-    """The comment that begins here: one block, or lines of one kind without a gap."""
+    """Return the comment that begins here: one block, or adjacent lines of one kind."""
     end = position + _LONGEST
     return _BLOCK.match(text, position, end) or _LINES.match(text, position, end)

@@ -66,7 +66,7 @@ def _engine(stage: Language) -> str:
 
 
 def model_file(stage: Language) -> str:
-    """Where the fastText model lies. Raises StageError."""
+    """Return the path of the fastText model. Raises StageError."""
     if stage.model:
         return stage.model
     try:
@@ -91,7 +91,10 @@ def _fasttext(model: str) -> Callable[[str], tuple[str, float]]:
         raise StageError(f"cannot load the fastText model {model}: {error}") from None
 
     def identify(text: str) -> tuple[str, float]:
-        """fastText reads one line, and rounds probabilities to a little more than 1."""
+        """Return the language of a text and its probability.
+
+        fastText reads one line, and its probabilities may be rounded to above 1.
+        """
         labels, probabilities = classifier.predict(text.replace("\n", " "), k=1)
         if not labels:
             return "und", 0.0

@@ -24,7 +24,7 @@ class _LargestSites:
         found.write_text(json.dumps(sites, sort_keys=True), encoding="utf-8")
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Sites of the same size are taken in the order of their names."""
+        """Return the largest sites; sites of one size are taken in the order of their names."""
         sites: Counter[str] = Counter()
         for path in found:
             sites.update(json.loads(path.read_text(encoding="utf-8")))
@@ -42,5 +42,5 @@ class _LargestSites:
 
 
 def _site(document: Document) -> str:
-    """What the reader says, or else the folder that holds the dump."""
+    """Return the site that the reader gives, else the name of the dump's folder."""
     return str(document.meta.get("site") or Path(document.file).parent.name)

@@ -27,7 +27,7 @@ def build(stage: Licence) -> Filter:
     allowed = tuple(name.lower() for name in stage.allowed)
 
     def judge(document: Document) -> Document | Rejected:
-        """A file's own tag counts for more than what is said of its package."""
+        """Judge by the file's own SPDX tag if it has one, else by its package's licence."""
         licence = tag_of(document.text) or document.meta.get("licence")
         if not licence:
             return Rejected("no licence known")
@@ -88,12 +88,12 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _repeats(tokens: list[str], at: int) -> bool:
-    """`MIT, and BSD` has its conjunction twice."""
+    """Return whether a conjunction repeats the one before it, as in `MIT, and BSD`."""
     return at + 1 < len(tokens) and tokens[at + 1] in ("and", "or")
 
 
 def _names(identifier: str, allowed: str) -> bool:
-    """Whether an identifier is the allowed one, or of its family: `gpl-2.0-only` of `gpl`."""
+    """Return whether an identifier is the allowed one or of its family: `gpl-2.0-only` of `gpl`."""
     return _pattern(allowed).fullmatch(identifier.replace(".0", "")) is not None
 
 

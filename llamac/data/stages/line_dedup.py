@@ -43,7 +43,7 @@ def build(stage: LineDedup) -> Survey:
 
 
 def line_keys(text: str) -> Keys:
-    """A key for each line; 0 for a blank one, which is no line to drop. Lines of nothing but
+    """Return a key for each line; 0 for a blank one, which is never dropped. Lines of nothing but
     punctuation are all the same, as they are to CCNet."""
     hash64 = need("xxhash").xxh3_64_digest
     lines = [line.strip() for line in normal(text).split(b"\n")]
@@ -56,7 +56,7 @@ def line_keys(text: str) -> Keys:
 
 
 def normal(text: str) -> bytes:
-    """The text as its lines are compared, line for line, UTF-8."""
+    """Return the normalised text whose lines are compared, UTF-8, line for line."""
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub("", _DIGIT.sub("0", text))
@@ -64,7 +64,7 @@ def normal(text: str) -> bytes:
 
 
 def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
-    """Where lines are taken out, of the blank lines around them one is left."""
+    """Remove lines; of the blank lines around a removed one, one stays."""
     kept: list[str] = []
     for line, drop in zip(text.split("\n"), again, strict=True):
         if not drop and (line.strip() or (kept and kept[-1])):
@@ -73,7 +73,7 @@ def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
 
 
 class Repeats:
-    """Removes pieces of documents, lines say, whose key occurs again.
+    """Removes pieces of documents, such as lines, whose key occurs again.
 
     keys(text): uint64, one for each piece, 0 for those that are never dropped.
     without(text, again): the text without the pieces that bool array marks.
@@ -91,7 +91,7 @@ class Repeats:
         self.keys, self.without, self.unit = keys, without, unit
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """The keys of a part, sorted, and which of them occur in it more than once."""
+        """Return the keys of a part, sorted, and which of them occur in it more than once."""
         batches = [
             self.keys(document.text)
             for document in documents
@@ -109,7 +109,7 @@ class Repeats:
         arrays.save(found, {"keys": records})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """For each part, sorted: which keys occur again, and which of those it keeps once."""
+        """Write for each part, sorted, the keys that occur again and those it keeps once."""
         runs = [arrays.load(path)["keys"] for path in found]
         spill = segments.Spill(decided.with_name(decided.name + ".spill"), _FOUND)
         for cut in arrays.ranges([run["key"] for run in runs]):
@@ -150,7 +150,7 @@ class Repeats:
 
 
 def repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of a document's keys are repeated ones; those to keep once are used up, in place."""
+    """Mark a document's repeated keys; keys to keep once are used up, in place."""
     if not len(repeated):
         return np.zeros(len(keys), bool)
     at = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)

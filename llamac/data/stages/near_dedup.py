@@ -32,7 +32,7 @@ def build(stage: NearDedup) -> Survey:
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """(bands, rows in each): the longest rows with which pairs at the threshold are found still.
+    """Return (bands, rows per band): the longest rows that still find pairs at the threshold.
 
     Long rows keep pairs that are less similar from meeting, and from having to be verified.
     """
@@ -43,7 +43,7 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def signature(shingles: Hashes, permutations: int) -> Signatures:
-    """The least value of the shingles under each permutation, uint32 [permutations].
+    """Return the least value of the shingles under each permutation, uint32 [permutations].
 
     A permutation is an odd multiple plus a constant modulo 2^32 of the hash's upper half.
     """
@@ -58,7 +58,7 @@ def signature(shingles: Hashes, permutations: int) -> Signatures:
 
 
 def _permutations(count: int) -> tuple[Signatures, Signatures]:
-    """uint32 [count, 1] each; the same on every machine."""
+    """Return multipliers and offsets, uint32 [count, 1] each, the same on every machine."""
     values = mixed(np.arange(1, 2 * count + 1, dtype=np.uint64))
     high = (values >> np.uint64(32)).astype(np.uint32)
     return (high[:count] | np.uint32(1))[:, None], high[count:, None]
@@ -70,7 +70,7 @@ class _NearDedup:
         self.bands, self.rows = bands(threshold, permutations)
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Signatures [n, permutations]; for each band its keys, sorted, and whose they are."""
+        """Return signatures [n, permutations]; per band, sorted keys and their documents."""
         signatures, places, worded = [], [], []
         for document in documents:
             shingles = ngrams(words(document.text), self.ngram)
@@ -92,7 +92,7 @@ class _NearDedup:
         )
 
     def _keys(self, signatures: Signatures) -> Hashes:
-        """uint64 [bands, n]"""
+        """Return the key of each band of each document, uint64 [bands, n]."""
         keys = np.zeros((self.bands, len(signatures)), np.uint64)
         for row in range(self.rows):
             keys *= np.uint64(0x9E3779B97F4A7C15)
@@ -100,7 +100,7 @@ class _NearDedup:
         return mixed(keys)
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Labels, one for each document, lie in a file beside: memory does not grow with them."""
+        """Find the sets of near-duplicates. Labels are mapped from a file, not held in memory."""
         parts = [arrays.load(path) for path in found]
         starts = np.cumsum([0, *(len(part["signatures"]) for part in parts)])
         beside = decided.with_name(decided.name + ".labels")
@@ -122,7 +122,7 @@ class _NearDedup:
     def _meetings(
         self, parts: list[arrays.Arrays], starts: NDArray, band: int
     ) -> Iterator[tuple[NDArray, NDArray]]:
-        """Pairs of documents whose keys agree: each with the first and with the one before."""
+        """Return pairs of documents with equal keys: each with the first and the one before."""
         for cut in arrays.ranges([part["keys"][band] for part in parts]):
             keys = np.concatenate(
                 [part["keys"][band][taken] for part, taken in zip(parts, cut, strict=True)]
@@ -153,7 +153,7 @@ class _NearDedup:
 def similarity(
     parts: list[arrays.Arrays], starts: NDArray, first: NDArray, second: NDArray
 ) -> NDArray[np.float64]:
-    """Estimated Jaccard similarity of pairs of documents, numbered over all parts."""
+    """Return the estimated Jaccard similarity of pairs of documents, numbered over all parts."""
     estimates = np.empty(len(first))
     for begin in range(0, len(first), 1 << 14):
         batch = slice(begin, begin + (1 << 14))

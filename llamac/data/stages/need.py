@@ -1,4 +1,4 @@
-"""What only some stages need: packages, imported where they are used, and files."""
+"""Packages and files that only some stages need, and clear errors where they are missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.data.stages import StageError
 
 
 def need(module: str, package: str = "") -> Any:
-    """The module, or a StageError that says how to install it."""
+    """Import and return a module. Raises StageError with how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -20,12 +20,12 @@ def need(module: str, package: str = "") -> Any:
 
 
 def readable(path: str, help: str) -> None:
-    """A StageError that says what to do, if the file is not there or not to be read."""
+    """Raise StageError with the way out if the file is missing or unreadable."""
     read(path, help, 0)
 
 
 def read(path: str, help: str, size: int = -1) -> bytes:
-    """A file's bytes, all or the first `size`, or a StageError that says what to do."""
+    """Return a file's bytes, all or the first `size`. Raises StageError with the way out."""
     try:
         with open(path, "rb") as file:
             return file.read(size)
@@ -38,5 +38,5 @@ def sha256(data: bytes) -> str:
 
 
 def version(package: str) -> str:
-    """`package 1.2.3`"""
+    """Return a package's name and version: `package 1.2.3`."""
     return f"{package} {importlib.metadata.version(package)}"

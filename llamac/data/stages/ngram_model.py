@@ -25,12 +25,12 @@ Model = dict[str, NDArray]
 
 
 def modelled_words(text: str) -> Hashes:
-    """The words of a text as the model knows them."""
+    """Return the words of a text as the model reads them."""
     return hashed(normal(text).translate(_DIGITS).split())
 
 
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
-    """A model of the first `max_words` words; memory is about 100 bytes for each.
+    """Train on the first `max_words` words; memory is about 100 bytes per word.
 
     n-grams of three words or more that occur once are left to shorter ones.
     """
@@ -73,7 +73,7 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
 
 
 def perplexity(model: Model, text: str) -> float:
-    """exp of the mean negative log-probability of a word; infinite for a text without words."""
+    """Return exp of the mean negative log-probability per word; infinite without words."""
     words = modelled_words(text)
     if not len(words):
         return float("inf")
@@ -97,8 +97,8 @@ def load(path: Path) -> Model:
 
 
 class _Level:
-    """The distinct n-grams of a size: keys, how often each occurs and where first; which of them
-    stands at each position."""
+    """The distinct n-grams of one size: keys, counts, first positions, and the n-gram at each
+    position."""
 
     def __init__(self, words: Hashes, size: int) -> None:
         self.keys, self.first, self.index, self.times = np.unique(
@@ -111,7 +111,7 @@ def _grams(words: Hashes, size: int) -> Hashes:
 
 
 def _continuations(level: _Level, longer: _Level) -> NDArray[np.int64]:
-    """By how many different words each n-gram is preceded; 1 for what begins the text."""
+    """Return how many different words precede each n-gram; 1 for one that begins the text."""
     return np.maximum(np.bincount(level.index[longer.first + 1], minlength=len(level.keys)), 1)
 
 

@@ -37,7 +37,7 @@ class _Perplexity:
         arrays.save(found, {"scores": np.array(scores, "<f4")})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """A part's segment: the two bounds, then its documents' perplexities."""
+        """Write each part's segment: the two bounds, then its documents' perplexities."""
         parts = [arrays.load(path)["scores"] for path in found]
         total = sum(map(len, parts))
         ends = (self.stage.head, min(self.stage.head + self.stage.middle, 1.0))
@@ -62,7 +62,7 @@ class _Perplexity:
 
 
 def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
-    """The value with `rank` others at or below it, of positive float32 in any number of arrays.
+    """Return the value with `rank` others at or below, of positive float32 in any number of arrays.
 
     Positive floats are ordered as their bits are: two counts, by the upper and by the lower half.
     """

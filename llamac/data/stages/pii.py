@@ -54,7 +54,7 @@ def _phones(text: str) -> tuple[str, int]:
 
 
 def _ips(text: str) -> tuple[str, int]:
-    """Only addresses of the public internet: 127.0.0.1 and 10.0.0.1 are nobody's. Four small
+    """Mask addresses of the public internet only: 127.0.0.1 and 10.0.0.1 are nobody's. Four small
     numbers are more often a section or a version."""
     count = 0
 

@@ -46,7 +46,7 @@ def facts(stage: Quality) -> dict[str, str]:
 
 
 def load(stage: Quality) -> Trained:
-    """The classifier that the stage names. Raises StageError."""
+    """Read the classifier that the stage names. Raises StageError."""
     readable(stage.model, HELP)
     model = arrays.load(Path(stage.model))
     if len(model["weights"]) != stage.buckets:
@@ -60,7 +60,7 @@ def save(model: Trained, path: Path) -> None:
 
 
 def features(text: str, buckets: int) -> Features:
-    """The buckets of a page, uint32, sorted; empty for one without words."""
+    """Return the feature buckets of a page, uint32, sorted; empty for a page without words."""
     # A word has rarely more than 15 letters; without a cut a book would be read for its first page.
     words = hashed(normal(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])
@@ -75,13 +75,13 @@ class Trained:
     bias: float
 
     def probability(self, page: Features) -> float:
-        """That Wikipedia would cite a page of these features."""
+        """Return the probability that Wikipedia would cite a page with these features."""
         score = self.bias + float(self.weights[page].sum(dtype=np.float64)) / _norm(page)
         return float(1 / (1 + np.exp(-score)))
 
 
 def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Trained:
-    """Logistic regression by L-BFGS, in float32, to the one optimum there is."""
+    """Fit a logistic regression by L-BFGS, in float32, to its unique optimum."""
     import torch
     import torch.nn.functional as F
 

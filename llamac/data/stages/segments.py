@@ -1,4 +1,4 @@
-"""A decision as one file with a segment for each part, of which a judge reads its own."""
+"""A decision as one file with a segment per part; a judge reads the segment of its part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llamac.runtime.errors import RunError
 
 
 def write(decided: Path, segments: Iterable[bytes]) -> None:
-    """The segments, then where each ends, then how many there are; int64, little-endian."""
+    """Write the segments, then where each ends, then their number; int64, little-endian."""
     ends = []
     with durable.whole(decided) as file:
         for segment in segments:
@@ -28,7 +28,7 @@ def write(decided: Path, segments: Iterable[bytes]) -> None:
 
 
 def read(decided: Path, part: int) -> bytes:
-    """One part's segment."""
+    """Read one part's segment."""
     size = os.path.getsize(decided)
     with open(decided, "rb") as file:
         file.seek(max(size - 8, 0))
@@ -44,7 +44,7 @@ def read(decided: Path, part: int) -> bytes:
 
 
 class Spill:
-    """Records that are met in any order, to be had part by part; they wait on disk."""
+    """Records added in any order and read part by part; held on disk in between."""
 
     def __init__(self, folder: Path, dtype: np.dtype) -> None:
         self.folder, self.dtype = folder, dtype
@@ -52,7 +52,7 @@ class Spill:
         folder.mkdir(parents=True)
 
     def add(self, parts: NDArray[np.integer], records: NDArray) -> None:
-        """parts: which part each record is of. The order within a part is kept."""
+        """Add records; parts: the part of each. The order within a part is kept."""
         if not len(parts):
             return
         order = np.argsort(parts, kind="stable")
@@ -63,7 +63,7 @@ class Spill:
                 chunk.tofile(file)
 
     def of(self, part: int) -> NDArray:
-        """A part's records."""
+        """Return a part's records."""
         path = self.folder / str(part)
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
@@ -72,7 +72,7 @@ class Spill:
 
 
 def dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
-    """Writes which documents of each part are dropped, by number, each with its detail."""
+    """Write which documents of each part are dropped, by number, each with its detail."""
     segments = (
         json.dumps({str(number): details[number] for number in sorted(details)}).encode()
         for details in parts
@@ -81,7 +81,7 @@ def dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
 
 
 def drop(decided: Path, part: int, reason: str) -> Filter:
-    """Rejects the documents that `dropped` named; they are told by their number in the part."""
+    """Reject the documents that `dropped` named, by their number in the part."""
     details: dict[str, str] = json.loads(read(decided, part))
     numbers = count()
 
@@ -93,19 +93,19 @@ def drop(decided: Path, part: int, reason: str) -> Filter:
 
 
 def places(documents: Iterable[str]) -> dict[str, NDArray]:
-    """Where documents are, `file:line`, as arrays: to name a document that another is like."""
+    """Return the places of documents, `file:line`, as arrays, to name one that another repeats."""
     encoded = [place.encode(errors="surrogateescape") for place in documents]
     ends = np.cumsum([len(place) for place in encoded], dtype=np.int64)
     return {"places": np.frombuffer(b"".join(encoded), np.uint8), "place_ends": ends}
 
 
 def place(found: Mapping[str, NDArray], number: int) -> str:
-    """One of `places`."""
+    """Return one of `places` as text."""
     begin = found["place_ends"][number - 1] if number else 0
     return bytes(found["places"][begin : found["place_ends"][number]]).decode(errors="replace")
 
 
 def kept_first(pairs: NDArray, found: list[dict[str, NDArray]]) -> Iterator[tuple[int, str]]:
-    """(number, place of the document kept instead) of records (document, part, first)."""
+    """Yield (number, place of the document kept instead) of records (document, part, first)."""
     for pair in pairs:
         yield int(pair["document"]), place(found[int(pair["part"])], int(pair["first"]))

@@ -1,4 +1,4 @@
-"""Sentences of a line, told by their marks: what C4's heuristics count and compare."""
+"""Sentences of a line, split at their marks, as C4's heuristics count and compare them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ABBREVIATIONS = re.compile(
 
 
 def sentences(line: str) -> list[str]:
-    """The sentences of a line of prose; a line without an end mark is one."""
+    """Return the sentences of a line of prose; a line without an end mark is one sentence."""
     found, begin = [], 0
     for end in _END.finditer(line):
         if line[end.start()] == "." and _abbreviated(line, end.start()):
@@ -29,7 +29,7 @@ def sentences(line: str) -> list[str]:
 
 
 def _abbreviated(line: str, stop: int) -> bool:
-    """Whether a full stop belongs to the word before it: `Mr.`, `e.g.`, `J.`"""
+    """Return whether a full stop belongs to the word before it: `Mr.`, `e.g.`, `J.`"""
     word = _LAST_WORD.search(line, max(stop - 12, 0), stop)
     if not word:
         return False

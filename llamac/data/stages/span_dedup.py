@@ -16,7 +16,7 @@ def build(stage: SpanDedup) -> Survey:
     size = stage.sentences
 
     def keys(text: str) -> Keys:
-        """A key for each run, line after line; 0 for runs without a letter or digit."""
+        """Return a key for each run, line after line; 0 for runs without a letter or digit."""
         hash64 = need("xxhash").xxh3_64_intdigest
         found = []
         for line in text.splitlines():
@@ -45,5 +45,5 @@ def build(stage: SpanDedup) -> Survey:
 
 
 def _runs(found: list[str], size: int) -> list[list[str]]:
-    """Every run of `size` sentences; of a line with fewer, the whole."""
+    """Return every run of `size` sentences; a line with fewer is one run."""
     return [found[at : at + size] for at in range(max(len(found) - size + 1, min(len(found), 1)))]

@@ -1,4 +1,4 @@
-"""A table from 64-bit hashes to float32 values, as arrays that can be mapped from a file.
+"""A hash table from 64-bit keys to float32 values, as arrays that can be mapped from a file.
 
 Open addressing with linear probing, in which a whole array of keys is looked up at a time. The
 hashes are taken to be well mixed; 0 stands for an empty slot.
@@ -13,7 +13,10 @@ Keys = NDArray[np.uint64]
 
 
 def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.float32]]:
-    """keys [n], distinct; values [n, k] → slots [m], values [m, k]; m is a power of 2 ≥ 2n."""
+    """Build a table: keys [n], distinct, and values [n, k] → slots [m], values [m, k].
+
+    m is the least power of 2 that is 2n or more.
+    """
     bits = max(1, int(2 * len(keys) - 1).bit_length())
     slots = np.zeros(1 << bits, np.uint64)
     stored = np.zeros((1 << bits, values.shape[1]), np.float32)
@@ -31,7 +34,7 @@ def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.flo
 
 
 def find(slots: Keys, keys: Keys) -> NDArray[np.int64]:
-    """The slot of each key, or -1."""
+    """Return the slot of each key, or -1."""
     at = _home(keys, len(slots).bit_length() - 1)
     held = slots[at]
     found = np.where(held == keys, at, -1)

@@ -1,4 +1,4 @@
-"""Connected sets of documents, as a forest in one array, many edges at a time.
+"""Disjoint sets of documents (union-find) in one array, many edges at a time.
 
 labels, int64: each document's parent, itself for a root. A root is the first of its set.
 """
@@ -12,7 +12,7 @@ Numbers = NDArray[np.int64]
 
 
 def roots(labels: Numbers, documents: Numbers) -> Numbers:
-    """The first document of the set that each one is in; shortens the way for the next time."""
+    """Return the first document of each document's set; compresses the paths it follows."""
     found = labels[documents]
     while (further := labels[found]).tobytes() != found.tobytes():
         found = further
@@ -21,7 +21,7 @@ def roots(labels: Numbers, documents: Numbers) -> Numbers:
 
 
 def join(labels: Numbers, first: Numbers, second: Numbers) -> None:
-    """Joins the sets of first[i] and second[i], for all i; the outcome knows no order."""
+    """Join the sets of first[i] and second[i], for all i; the result does not depend on order."""
     while len(first):
         one, other = roots(labels, first), roots(labels, second)
         apart = one != other

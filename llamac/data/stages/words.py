@@ -22,7 +22,7 @@ _PUNCTUATION = re.compile(
 
 
 def normal(text: str) -> bytes:
-    """The text as its words are compared, UTF-8, between spaces."""
+    """Return the normalised text, UTF-8, its words between single spaces."""
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub(" ", text)
@@ -30,18 +30,18 @@ def normal(text: str) -> bytes:
 
 
 def words(text: str) -> Hashes:
-    """A hash for each word of the text, in order."""
+    """Return a hash for each word of the text, in order."""
     return hashed(normal(text).split())
 
 
 def hashed(texts: list[bytes]) -> Hashes:
-    """A 64-bit hash of each text."""
+    """Return a 64-bit hash of each text."""
     digests = b"".join(map(need("xxhash").xxh3_64_digest, texts))
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
-    """A hash for each run of `size` words; where there are fewer, one for all of them."""
+    """Return a hash for each run of `size` words; a shorter text has one hash."""
     size = min(size, len(hashes))
     if size == 0:
         return hashes
@@ -54,7 +54,7 @@ def ngrams(hashes: Hashes, size: int) -> Hashes:
 
 
 def mixed(hashes: Hashes) -> Hashes:
-    """A permutation of 64-bit values that spreads every bit to all (MurmurHash3's finalizer)."""
+    """Mix the bits of 64-bit values by a permutation (MurmurHash3's finalizer)."""
     hashes = hashes ^ (hashes >> np.uint64(33))
     hashes *= np.uint64(0xFF51AFD7ED558CCD)
     hashes ^= hashes >> np.uint64(33)
