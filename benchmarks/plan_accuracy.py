@@ -27,6 +27,7 @@ from typing import Any
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.rows import RowError, number, says, text
 from llamac.plan.published.score import peak_bytes, predict_row
+from llamac.plan.uncertainty import TABLE, regime
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
 UNITS = {"gib": 2**30, "mib": 2**20, "gb": 1e9, "mb": 1e6}
@@ -61,6 +62,12 @@ class Scored:
             return None
         unit = next((n for word, n in UNITS.items() if says(text(self.row, "mem_kind"), word)), 1)
         return peak_bytes(self.row, self.prediction) / (measured * unit) - 1
+
+    @property
+    def held_residual(self) -> float | None:
+        """Measured over predicted peak memory, minus 1."""
+        error = self.memory_error
+        return None if error is None else 1 / (1 + error) - 1
 
     @property
     def fit_is_right(self) -> bool:
@@ -138,10 +145,10 @@ def summary(rows: Sequence[Scored]) -> dict[str, Any]:
     return found
 
 
-def accuracy(rows: Iterable[Row]) -> dict[str, Any]:
+def accuracy(rows: Iterable[Scored]) -> dict[str, Any]:
     """Of each source, and of all: of every row, and of those not fitted to."""
     by_source: dict[str, list[Scored]] = defaultdict(list)
-    for one in scored(rows):
+    for one in rows:
         by_source[one.row["source"]].append(one)
     found: dict[str, Any] = {}
     everything: list[Scored] = []
@@ -177,13 +184,56 @@ def line(name: str, part: Mapping[str, Any]) -> str:
     )
 
 
+def residuals(rows: Sequence[Scored]) -> dict[str, Any]:
+    """`llamac/plan/residuals.json`: quantiles of measured / predicted over rows not fitted to.
+
+    Sources count alike. A regime's quantiles are widened to at least those of all rows where it has
+    rows of one source only; so is memory, for its few rows, by half of their spread.
+    """
+    unseen = [one for one in rows if one.measured and not is_fitted(one.row)]
+    every = quantiles_of([(one.row["source"], one.measured / one.predicted) for one in unseen])  # type: ignore[operator]
+    by_regime: dict[str, list[Scored]] = defaultdict(list)
+    for one in unseen:
+        by_regime[regime(one.prediction)].append(one)
+    speed = {"any": every}
+    for name, some in by_regime.items():
+        low, middle, high = quantiles_of(
+            [(one.row["source"], (one.measured or 0.0) / one.predicted) for one in some]
+        )
+        if len({one.row["source"] for one in some}) < 2 or len(some) < 10:
+            low, high = min(low, every[0]), max(high, every[2])
+        speed[name] = (low, middle, high)
+    ratios = [("", 1 + error) for one in rows if (error := one.held_residual) is not None]
+    low, middle, high = quantiles_of(ratios)
+    memory = (low - (middle - low) / 2, middle, high + (high - middle) / 2)
+    return {"speed": speed, "memory": memory, "rows": {"speed": len(unseen), "memory": len(ratios)}}
+
+
+def quantiles_of(ratios: Sequence[tuple[str, float]]) -> tuple[float, float, float]:
+    """10, 50 and 90 % quantiles of (source, ratio), sources counted alike."""
+    counts: dict[str, int] = defaultdict(int)
+    for source, _ in ratios:
+        counts[source] += 1
+    ordered = sorted((ratio, 1 / counts[source]) for source, ratio in ratios)
+    whole, found = sum(weight for _, weight in ordered), []
+    for share in (0.1, 0.5, 0.9):
+        passed = 0.0
+        for ratio, weight in ordered:
+            passed += weight
+            if passed >= share * whole - 1e-9:
+                found.append(round(ratio, 4))
+                break
+    return found[0], found[1], found[2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=RESULT)
     given = parser.parse_args()
     with (given.directory / "throughput.csv").open(encoding="utf-8", newline="") as file:
-        found = accuracy(csv.DictReader(file))
+        every = scored(csv.DictReader(file))
+    found = accuracy(every)
     head = "% of tokens/s, constant MFU in brackets"
     print(f"{head:52}     n   MAPE           bias    rank         memory  fits")
     for part in ("unseen", "every_row"):
@@ -197,6 +247,7 @@ def main() -> None:
         before = json.loads(given.output.read_text(encoding="utf-8"))
         found |= {key: before[key] for key in ("leave_one_out",) if key in before}
     given.output.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(json.dumps(residuals(every), indent=1) + "\n", encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:

@@ -24,7 +24,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, quantiles
+from typing import Any
 
 from plan_accuracy import RESULT, is_fitted, rounded
 
@@ -124,7 +125,12 @@ def changed(case: Case, constants: Constants) -> Setting:
     share = constants["older_flash"] if device.has_async_matmuls else 1.0
     share *= constants["first_flash"] if profile.attention < device.flash2 else 1.0
     named = f"{case.profile}."
-    own = {k.removeprefix(named): v for k, v in constants.items() if k.startswith(named)}
+    own: dict[str, Any] = {
+        k.removeprefix(named): v for k, v in constants.items() if k.startswith(named)
+    }
+    kernels = own.pop("core_kernels", None)
+    if kernels and profile.scores is not None:
+        own["scores"] = replace(profile.scores, kernels=kernels)
     profile = replace(profile, attention=share, **own)
     if profile.fp8 < 1:
         profile = replace(profile, fp8=constants["rowwise"])
@@ -169,6 +175,7 @@ def main() -> None:
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("--without", metavar="WORD", help="of sources, which to leave out")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to search [300]")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, default=RESULT)
     given = parser.parse_args()
     every = cases(given.directory)
     if given.without is None:
@@ -181,10 +188,13 @@ def main() -> None:
     left_out = [case for case in every if given.without in case.source]
     found = fit([case for case in every if given.without not in case.source], given.seconds)
     print(f"{given.without}: {len(left_out)} rows, {mape(found, left_out):.3f}")
-    results = json.loads(RESULT.read_text(encoding="utf-8"))
-    one = {"rows": len(left_out), "mape": mape(found, left_out)}
+    results = json.loads(given.output.read_text(encoding="utf-8"))
+    errors = [case.error(found) for case in left_out]
+    deciles = quantiles(errors, n=10, method="inclusive")
+    one = {"rows": len(left_out), "mape": mape(found, left_out), "log_bias": mean(errors)}
+    one |= {"log_error_10": deciles[0], "log_error_90": deciles[-1]}
     results.setdefault("leave_one_out", {})[given.without] = rounded(one)
-    RESULT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    given.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,33 +10,30 @@ if TYPE_CHECKING:
     from llamac.plan.device.device import Device
     from llamac.spec import Spec
 
-PAPER = "a100-80gb"  # counted on where a spec is for GPUs and names none
+UNKNOWN = "a100-80gb"  # planned for where this machine's GPU is not known
 DIGITS = 6  # beyond them, machines may differ in what they compute
 
 
-def plan_json(spec: Spec, program: Program, here: bool = False) -> str:
-    """The text of plan.json. here: for this machine, if the spec names no other; else for the
-    device that the spec is for, whatever this machine is. Raises DeviceError."""
+def plan_json(spec: Spec, program: Program) -> str:
+    """The text of plan.json, for the device that `llamac plan` takes: the spec's, or else this
+    machine's. Raises DeviceError if the spec names a device that is not known."""
     from llamac.plan.predict import predict
     from llamac.plan.target import setting_for
 
-    prediction = predict(setting_for(spec, _device(spec, here)), program)
+    prediction = predict(setting_for(spec, _device(spec)), program)
     return json.dumps(_rounded(prediction.to_json()), indent=2) + "\n"
 
 
-def _device(spec: Spec, here: bool) -> Device:
+def _device(spec: Spec) -> Device:
     from llamac.plan.device.device import DeviceError, load_device
     from llamac.plan.target import device_for
 
-    hardware = spec.hardware
-    if hardware.gpu is not None or hardware.device == "cpu":
+    try:
         return device_for(spec)
-    if here:
-        try:
-            return device_for(spec)
-        except DeviceError:  # a GPU that nobody has described is no reason not to train
-            pass
-    return load_device(PAPER)
+    except DeviceError:
+        if spec.hardware.gpu is not None:
+            raise
+        return load_device(UNKNOWN)  # a GPU that nobody has described is no reason not to train
 
 
 def _rounded(value: Any) -> Any:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamac.cli import plan_search as forms
-from llamac.cli.common import SetOption, load, writable, write
+from llamac.cli.common import SetOption, load
+from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
+
+if TYPE_CHECKING:
+    from llamac.plan.setting import Setting
+    from llamac.plan.timeline.step import StepTimeline
+
+DOES_NOT_FIT = 3
+"""Exit code of a plan that does not fit its device's memory."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -73,7 +84,7 @@ def plan(
         typer.Option(metavar="FILE", help="Draw memory over a step, as .svg or .png"),
     ] = None,
     framework: Annotated[
-        Framework, typer.Option(help="Whose habits: kernels, overlap, reductions")
+        Framework, typer.Option(help="Whose kernels, overlap and reductions")
     ] = Framework.llamac,
     sharding: Annotated[
         Sharding | None,
@@ -107,34 +118,47 @@ def plan(
         Law | None,
         typer.Option(help="Whose size -o writes [refitted]; llama: half of it, to the same loss"),
     ] = None,
+    why_not: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2x",
+            help="Which change of hardware or layout would bring so many times the speed",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", metavar="FILE", help="Write what was found as a spec, or a device"
         ),
     ] = None,
+    overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
-    """Say before a run whether it fits, how fast it is, how long it takes, and why; find its best
-    layout (--search), or the model that a budget trains best (--compute)."""
+    """Predict a run before it starts: whether it fits, its speed, its length, and why.
+
+    With --search find its best layout; with --compute the model that a budget trains best. Exits
+    with 3 if the run does not fit the device's memory.
+    """
     sizing = compute is not None or gpu_days is not None
     shown = {"--ops": ops, "--collectives": collectives, "--trace": trace, "--picture": picture}
     run = {"SPEC": spec, "--gpus": gpus, "--json": as_json, "--sharding": sharding}
     run |= {"--framework": framework is not Framework.llamac}
+    chooses = search or why is not None or why_not is not None
     forms.refuse(
-        {"--calibrate": calibrate, "--search": search, "--why": why}
+        {"--calibrate": calibrate, "--search": search, "--why": why, "--why-not": why_not}
         | {"--compute": compute, "--gpu-days": gpu_days},
-        (shown if search or why or sizing or calibrate else {})
+        (shown if chooses or sizing or calibrate else {})
         | (run if sizing or calibrate else {})
         | ({"--device": device, "--set": overrides} if calibrate else {})
-        | {"--top": top and not search, "--choose": choose and not (sizing and output)},
+        | {"--top": top and not search, "--choose": choose and not (sizing and output)}
+        | {"--overwrite": overwrite and not (output or calibrate or trace or picture)},
     )
     if sizing:
         law = (choose or Law.refitted).value
-        forms.size(compute, gpu_days, device, law, overrides or (), output)
+        forms.size(compute, gpu_days, device, law, overrides or (), output, overwrite)
         return
     if calibrate:
-        _calibrate(output or Path("my.toml"))
+        _calibrate(output or Path("machine.toml"), overwrite)
         return
     if spec is None:
         raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
@@ -144,42 +168,54 @@ def plan(
     if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
         raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
     loaded = load(spec, overrides)
+    inputs = [*inputs_of(loaded), *([device] if device else [])]
+    for option, path in {"-o": output, "--trace": trace, "--picture": picture}.items():
+        if path is not None:
+            check_output(path, inputs, overwrite, option)
 
-    from llamac.plan.predict import predict
     from llamac.plan.target import device_for, on_gpus, setting_for
 
     chosen = device_for(loaded, device)
     count = gpus or loaded.parallel.ranks
-    if search or why is not None:
-        shares = sharding.value if sharding else None
-        setting = setting_for(loaded, chosen, framework.value, shares)
-        if why is not None:
-            forms.explain(setting, count, why, as_json)
-        else:
-            forms.find(setting, count, top or 10, as_json, output, spec, overrides or ())
-        return
-    loaded = on_gpus(loaded, count)
-    setting = setting_for(loaded, chosen, framework.value, sharding.value if sharding else None)
-    program = setting.compile()
-    prediction = predict(setting, program)
+    laid_out = loaded if search or why is not None else on_gpus(loaded, count)
+    shares = sharding.value if sharding else None
+    setting = setting_for(laid_out, chosen, framework.value, shares)
+    if search:
+        target = forms.Target(output, spec, overrides or (), inputs, overwrite)
+        forms.find(setting, count, top or 10, as_json, target)
+    elif why is not None:
+        forms.explain(setting, count, why, as_json)
+    elif why_not is not None:
+        forms.explain_speed(setting, why_not, as_json)
+    else:
+        files = _Files(trace, picture, inputs, overwrite)
+        _show(setting, as_json, ops, collectives, files)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is drawn of a step, and where to."""
+
+    trace: Path | None
+    picture: Path | None
+    inputs: Sequence[str | Path]
+    overwrite: bool
+
+
+def _show(setting: Setting, as_json: bool, ops: bool, collectives: bool, files: _Files) -> None:
+    """Print a prediction and write its files. Raises typer.Exit(3) if it does not fit."""
+    from llamac.plan.predict import predict
     from llamac.plan.timeline.step import StepTimeline
 
+    program = setting.compile()
+    prediction = predict(setting, program)
     step = StepTimeline(prediction, program)
-    if trace is not None:
-        from llamac.plan.timeline.trace import trace_json
-
-        write(trace, json.dumps(trace_json(step)), "--trace")
-    if picture is not None:
-        from llamac.plan.render.canvas import png, svg
-        from llamac.plan.render.memory_picture import memory_picture
-
-        drawing = memory_picture(prediction, program)
-        drawn = png(drawing) if picture.suffix.lower() == ".png" else svg(drawing)
-        write(picture, drawn, "--picture")
+    written = _write(step, files)
     if as_json:
+        from llamac.plan.render.report import full_json
         from llamac.plan.timeline.breakdown import breakdown_json
 
-        found = prediction.to_json() | breakdown_json(step, ops, collectives)
+        found = full_json(prediction) | breakdown_json(step, ops, collectives)
         print(json.dumps(found, indent=2))
     else:
         from llamac.plan.render.report import op_sections, show, transfer_section
@@ -187,17 +223,40 @@ def plan(
         more = [*(op_sections(step) if ops else ())]
         more += [transfer_section(step)] if collectives else []
         show(prediction, more)
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr if as_json else sys.stdout)
+    if not prediction.fits:
+        raise typer.Exit(DOES_NOT_FIT)
 
 
-def _calibrate(path: Path) -> None:
+def _write(step: StepTimeline, files: _Files) -> list[Path]:
+    """Write the trace and the picture of a step; return where to."""
+    written = []
+    if files.trace is not None:
+        from llamac.plan.timeline.trace import trace_json
+
+        content = json.dumps(trace_json(step))
+        write_output(files.trace, content, files.inputs, files.overwrite, "--trace")
+        written.append(files.trace)
+    if files.picture is not None:
+        from llamac.plan.render.canvas import png, svg
+        from llamac.plan.render.memory_picture import memory_picture
+
+        drawing = memory_picture(step.prediction, step.program)
+        drawn = png(drawing) if files.picture.suffix.lower() == ".png" else svg(drawing)
+        write_output(files.picture, drawn, files.inputs, files.overwrite, "--picture")
+        written.append(files.picture)
+    return written
+
+
+def _calibrate(path: Path, overwrite: bool) -> None:
     """Measure this machine into a device file."""
     if path.suffix != ".toml":
         raise typer.BadParameter(f"{path} does not end in .toml", param_hint="-o")
-
-    writable(path)
+    check_output(path, (), overwrite)
 
     from llamac.plan.device.calibrate import calibrate, device_toml
 
     device, remarks = calibrate(say=print)
-    write(path, device_toml(device, remarks))
+    write_output(path, device_toml(device, remarks), (), overwrite)
     print(f"wrote {path}: llamac plan SPEC --device {path}")

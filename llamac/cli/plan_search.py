@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from llamac.cli.common import writable, write
+from llamac.cli.output import check_output, write_output
 
 if TYPE_CHECKING:
     from llamac.plan.prediction import Prediction
@@ -19,25 +21,28 @@ if TYPE_CHECKING:
 WIDE = 140  # columns of what is piped: a layout's name is long
 
 
-def find(
-    setting: Setting,
-    gpus: int,
-    top: int,
-    as_json: bool,
-    output: Path | None,
-    base: str,
-    overrides: Sequence[str],
-) -> None:
-    """The best layouts, and the first as a spec that extends `base`."""
-    if output is not None:
-        writable(output)
+@dataclass(frozen=True)
+class Target:
+    """Where a search writes its best layout: a spec that extends `base`. output None: nowhere."""
 
+    output: Path | None
+    base: str
+    overrides: Sequence[str]
+    inputs: Sequence[str | Path]
+    overwrite: bool
+
+
+def find(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
+    """Print the best layouts, and write the first as a spec."""
     from llamac.plan.search.search import search
     from llamac.plan.search.winner import search_json, summary, table, winner_toml
 
-    found = search(setting, gpus, top)
+    print(f"searching the layouts of {setting.spec.name} on {gpus:,} GPUs …", file=sys.stderr)
+    found = search(setting, gpus, top, progress=_progress())
+    output = target.output
     if output is not None:
-        write(output, winner_toml(found, base, overrides, output))
+        toml = winner_toml(found, target.base, target.overrides, output)
+        write_output(output, toml, target.inputs, target.overwrite)
     if as_json:
         print(json.dumps(search_json(found), indent=2))
         return
@@ -49,8 +54,47 @@ def find(
         print(f"wrote {output}: {found.best[0].layout}")
 
 
+def _progress() -> Callable[[int, int, int], None]:
+    """Tell a terminal how far a search is, on one line of stderr."""
+    if not sys.stderr.isatty():
+        return lambda done, whole, timed: None
+
+    def say(done: int, whole: int, timed: int) -> None:
+        end = "\n" if done == whole else ""
+        text = f"\r{done} of {whole} shapes looked at, {timed:,} layouts timed"
+        print(text, end=end, file=sys.stderr, flush=True)
+
+    return say
+
+
+def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
+    """Print which change of hardware or layout would bring `wanted` (2x) times the speed."""
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", wanted.strip().lower())
+    if number is None or float(number[1]) <= 1:
+        message = f"{wanted!r} must be a factor above 1, such as 2x"
+        raise typer.BadParameter(message, param_hint="--why-not")
+
+    from llamac.plan.predict import predict
+    from llamac.plan.search.what_if import combined, sentences, what_if
+
+    program = setting.compile()
+    prediction = predict(setting, program)
+    changes = what_if(prediction, program)
+    if as_json:
+        print(json.dumps([vars(one) for one in changes], indent=2))
+        return
+
+    from llamac.plan.render.report import headline, show_sections, what_if_section
+
+    lines = [
+        headline(prediction),
+        *sentences(changes, float(number[1]), combined(prediction, program)),
+    ]
+    show_sections(lines, [what_if_section(changes)], WIDE)
+
+
 def explain(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
-    """Why one of two layouts beats the other; numbers are ranks of the search."""
+    """Print why one of two layouts beats the other; numbers are ranks of the search."""
     from llamac.plan.search.compare import differences, sentences, verdict
 
     pair = _pair(setting, gpus, names)
@@ -104,10 +148,11 @@ def size(
     choice: str,
     overrides: Sequence[str],
     output: Path | None,
+    overwrite: bool,
 ) -> None:
-    """What a budget buys, and the chosen model as a spec."""
+    """Print what a budget buys, and write the chosen model as a spec."""
     if output is not None:
-        writable(output)
+        check_output(output, (), overwrite)
 
     from llamac.plan.device.device import load_device
     from llamac.plan.render.report import show_sections
@@ -120,7 +165,7 @@ def size(
     if output is not None:
         best = chosen(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)
-        write(output, text)
+        write_output(output, text, (), overwrite)
     show_sections([heading(budget)], sections(budget), WIDE)
     if output is not None:
         print(f"\nwrote {output}: {shape.n_layers} layers of {shape.dim:,}, ", end="")
@@ -128,11 +173,11 @@ def size(
 
 
 def refuse(forms: Mapping[str, object], idle: Mapping[str, object]) -> None:
-    """Options that ask for several things at once, or that would do nothing."""
+    """Refuse options that exclude each other, and options without effect."""
     given = [option for option, value in forms.items() if value not in (None, False)]
     if len(given) > 1:
-        raise typer.BadParameter(f"{' and '.join(given)} ask for different things: give one")
+        raise typer.BadParameter(f"{' and '.join(given)} are mutually exclusive")
     unused = [option for option, value in idle.items() if value not in (None, False)]
     if unused:
         form = f"with {given[0]}" if given else "here"
-        raise typer.BadParameter(f"{' and '.join(unused)} would do nothing {form}: leave it out")
+        raise typer.BadParameter(f"{' and '.join(unused)} has no effect {form}")

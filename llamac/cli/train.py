@@ -78,7 +78,7 @@ def train(
     def foresee(program: Program) -> str:
         if not anyway:
             require_memory(loaded, program)
-        return plan_json(loaded, program, here=True)
+        return plan_json(loaded, program)
 
     bring_up_to_date(run, loaded, overwrite, foresee)
     _require_data(loaded, run)

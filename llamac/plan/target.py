@@ -53,7 +53,7 @@ def _this_gpu() -> str:
     if name is None:
         raise DeviceError(
             f"this machine's {title} is not among the known devices: measure it with "
-            "`llamac plan --calibrate -o my.toml`, then give --device my.toml"
+            "`llamac plan --calibrate -o machine.toml`, then give --device machine.toml"
         )
     return name
 

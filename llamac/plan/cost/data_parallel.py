@@ -8,6 +8,7 @@ after it, and ZeRO-1 and ZeRO-2 gather the updated parameters at the end of the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,11 +193,12 @@ class DataParallel:
         waits = self.at_end(sum(backward for _, backward in layers), len(layers))
         if not self.fsdp:
             return waits
+        alike = Counter(layers)
         for micro_batch, times in self._micro_batches():
             waits += times * seconds_of(self.rest_gathered(micro_batch))
-            for forward, backward in layers:
-                waits += times * self.layer_wait("forward", micro_batch, forward)
-                waits += times * self.layer_wait("backward", micro_batch, backward)
+            for (forward, backward), count in alike.items():
+                waits += times * count * self.layer_wait("forward", micro_batch, forward)
+                waits += times * count * self.layer_wait("backward", micro_batch, backward)
         return waits
 
     def _micro_batches(self) -> Iterator[tuple[int, int]]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 from torch import fx
 
-from llamac.ir.graph import is_op, ops_in, placeholders, type_of
+from llamac.ir.graph import is_op, op_of, ops_in, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.values import operands_of
 from llamac.ops.norm import rms_norm
 from llamac.passes.footprint import Activations, activations
+from llamac.passes.liveness import Live
 from llamac.plan.cost.framework import SOFTMAX_DROPOUT, ScoreTraffic
 from llamac.plan.setting import Setting
 
@@ -96,3 +98,32 @@ def head_logits(program: Program) -> float:
     assert isinstance(vocabulary, int)
     assert isinstance(width, int)
     return x.elements(program.symbols) / width * vocabulary
+
+
+_peaks: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], tuple[float, float]]]
+_peaks = WeakKeyDictionary()
+
+
+def head_peak(program: Program, logits: float) -> tuple[float, float]:
+    """(bytes alive at the head's worst moment, those of its logits), `logits` bytes of them being
+    there while the loss runs. Worked out once for the head's graphs and a micro-batch's sizes."""
+    region = program.regions["head"]
+    known = _peaks.setdefault(region.forward, {})
+    key = (logits, *program.symbols.items())
+    if key not in known:
+        known[key] = max(_head_moments(region, program.symbols, logits))
+    return known[key]
+
+
+def _head_moments(
+    region: Region, symbols: Mapping[str, int], logits: float
+) -> Iterator[tuple[float, float]]:
+    """(bytes alive, those of logits) while each of the head's ops runs."""
+    for module, saved in ((region.forward, region.saved), (region.backward, ())):
+        if module is None:
+            continue
+        live = Live(module.graph, saved, symbols)
+        for node in ops_in(module.graph):
+            here = logits if "cross_entropy" in op_of(node).name else 0.0
+            yield live.during(node) + here, here
+            live.run(node)

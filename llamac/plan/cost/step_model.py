@@ -7,7 +7,8 @@ stages, the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 
@@ -17,6 +18,7 @@ from llamac.passes.footprint import (
     CONTEXT,
     FRAGMENTS,
     Activations,
+    Fresh,
     Held,
     Memory,
     Sharding,
@@ -28,7 +30,7 @@ from llamac.passes.footprint import (
 )
 from llamac.plan.cost.data_parallel import DataParallel
 from llamac.plan.cost.device_cost import DeviceCost
-from llamac.plan.cost.framework_memory import framework_activations, head_logits
+from llamac.plan.cost.framework_memory import framework_activations, head_logits, head_peak
 from llamac.plan.cost.region_time import RegionTime, region_time
 from llamac.plan.prediction import Prediction, Seconds
 from llamac.plan.setting import Setting
@@ -139,7 +141,7 @@ class StepModel:
         m, virtual = self.micro_batches, self.spec.parallel.pipeline_virtual
         forward, backward, exposed = self.turns[self.slowest]
         # While the pipeline fills and drains, the slowest rank waits for one turn of each other.
-        others = sum(f + b for f, b, _ in self.turns) - forward - backward
+        others = sum(f + b for rank, (f, b, _) in enumerate(self.turns) if rank != self.slowest)
         return Seconds(
             compute=m * (forward + backward - exposed),
             tensor=m * exposed,
@@ -228,18 +230,37 @@ class StepModel:
         )
         if self.sharding != "zero3":
             state["gradients"] *= self.setting.profile.gradient_bytes / 4
-        found, virtual = self.activations, self.spec.parallel.pipeline_virtual
+        virtual = self.spec.parallel.pipeline_virtual
         flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
         fresh = fresh_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
-        alive = behind(found, runs, flying, last, fresh)
-        logits = found.logits if last else 0.0
+        alive, logits = self._alive(runs, flying, last, fresh)
         tensors = sum(state.values()) + alive + logits
         process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
         process += self.setting.profile.communicator * self.communicators
         return Memory(
             **state, activations=alive, logits=logits, overhead=process + FRAGMENTS * tensors
         )
+
+    def _alive(
+        self, runs: Sequence[tuple[str, int]], flying: float, last: bool, fresh: Fresh
+    ) -> tuple[float, float]:
+        """(activations, logits) in bytes at a pipeline rank's worst moment.
+
+        Ours are there while the head runs, before any layer's backward pass. Logits that a
+        framework makes whole are counted beside the layers' peak: torch's allocator does not give
+        blocks so large to their smaller tensors (reserved memory of torchtitan's runs).
+        """
+        found = self.activations
+        if last and self.setting.profile.logit_bytes is not None:
+            return behind(found, runs, flying, True, fresh), found.logits
+        alive = behind(found, runs, flying, False, fresh)
+        if last:
+            peak, there = head_peak(self.program, found.logits)
+            head = behind(replace(found, head_peak=peak), runs, flying, True, fresh)
+            if head > alive:
+                return head - there, there
+        return alive, 0.0
 
     @property
     def communicators(self) -> int:

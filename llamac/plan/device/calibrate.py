@@ -67,6 +67,7 @@ def device_toml(device: Device, remarks: list[str]) -> str:
     lines += [f'architecture = "{device.architecture}"', f"memory = {device.memory}"]
     lines += [f"memory_bandwidth = {device.memory_bandwidth:.4g}", f"units = {device.units}"]
     lines += [f"gpus_per_node = {device.gpus_per_node}"]
+    lines += [f"watts = {device.watts:g}"] if device.watts else []
     tables = {
         "peak": dict(device.peak),
         "link": asdict(device.link),

@@ -89,6 +89,7 @@ class Device:
         units: Matmul tiles that run at once: multiprocessors, or cores.
         peak: Dense FLOP/s by compute dtype.
         link: Between the `gpus_per_node` devices of a node; network: between nodes, per device.
+        watts: Thermal design power; 0: not known.
         aliases: Patterns of what publications and drivers call it.
     """
 
@@ -105,6 +106,7 @@ class Device:
     network: Link
     efficiency: Efficiency = field(default_factory=Efficiency)
     aliases: tuple[str, ...] = ()
+    watts: float = 0.0
 
     @property
     def is_gpu(self) -> bool:

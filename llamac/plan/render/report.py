@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from llamac.plan.device.device import Device
+from llamac.plan.energy import CARBON, PUE, energy
 from llamac.plan.prediction import Prediction
+from llamac.plan.search.what_if import Change
 from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfers
 from llamac.plan.timeline.step import StepTimeline
+from llamac.plan.uncertainty import fit_of, uncertainty
 
 HELD = {
     "parameters": "parameters",
@@ -52,7 +56,8 @@ class Section:
 
 def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
     """A prediction, on stdout."""
-    verdict = Text(headline(prediction), "bold green" if prediction.fits else "bold red")
+    colour = {"yes": "green", "tight": "yellow", "no": "red"}[fit_of(prediction)]
+    verdict = Text(headline(prediction), f"bold {colour}")
     show_sections([*heading(prediction), verdict], [*sections(prediction), *more])
 
 
@@ -84,16 +89,47 @@ def heading(prediction: Prediction) -> tuple[str, str]:
     )
 
 
+VERDICT = {"yes": "fits", "tight": "fits tightly", "no": "does not fit"}
+
+
 def headline(prediction: Prediction) -> str:
     """`fits: 39.7 of 85.0 GB · 14.9 s a step · 137 tokens/s/GPU · 57.8 days`."""
     held, capacity = prediction.memory.total, prediction.setting.device.memory
-    verdict = "fits" if prediction.fits else "does not fit"
     return (
-        f"{verdict}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
+        f"{VERDICT[fit_of(prediction)]}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
         f"{readable_seconds(prediction.seconds.total)} a step · "
-        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/{_unit(prediction)} · "
+        f"{digits(prediction.tokens_per_second_per_gpu)} tokens/s/{unit(prediction)} · "
         f"{readable_days(prediction.days)}"
     )
+
+
+def unit(prediction: Prediction) -> str:
+    """What one rank runs on: a GPU, or a process on the cores of a machine."""
+    return "GPU" if prediction.setting.device.is_gpu else "process"
+
+
+def full_json(prediction: Prediction) -> dict[str, Any]:
+    """`plan --json`: the prediction, its ranges, energy and carbon."""
+    spent = energy(prediction)
+    return prediction.to_json() | {
+        "uncertainty": uncertainty(prediction).to_json(),
+        "energy": vars(spent) if spent else None,
+    }
+
+
+def what_if_section(changes: Sequence[Change]) -> Section:
+    """What each change of hardware or layout would bring."""
+    rows = [
+        (
+            one.what,
+            "" if one.elasticity is None else f"{one.elasticity:.2f} %",
+            f"{one.doubled:.2f}x",
+            "" if one.fits else "does not fit",
+        )
+        for one in changes
+    ]
+    head = ("change", "for a percent of it", "twice as high, or changed", "")
+    return Section("tokens/s over today's", head, rows, "<>><")
 
 
 def sections(prediction: Prediction) -> Iterator[Section]:
@@ -102,11 +138,7 @@ def sections(prediction: Prediction) -> Iterator[Section]:
     if any(prediction.communication.values()):
         yield _communication(prediction)
     yield _run(prediction)
-
-
-def _unit(prediction: Prediction) -> str:
-    """What one rank runs on: a GPU, or a process on the cores of a machine."""
-    return "GPU" if prediction.setting.device.is_gpu else "process"
+    yield _ranges(prediction)
 
 
 def _memory(prediction: Prediction) -> Section:
@@ -236,22 +268,43 @@ def _run(prediction: Prediction) -> Section:
     peak = prediction.peak / 1e12
     rows = [
         ("tokens a second", digits(prediction.tokens_per_second_per_gpu * spec.parallel.ranks), ""),
-        (f"… of one {_unit(prediction)}", digits(prediction.tokens_per_second_per_gpu), ""),
+        (f"… of one {unit(prediction)}", digits(prediction.tokens_per_second_per_gpu), ""),
         ("MFU", percent(prediction.mfu), f"{digits(model / 1e9)} GFLOPs a token: 6N + 12·L·d·s"),
         ("HFU", percent(prediction.hfu), f"{digits(hardware / 1e9)} GFLOPs a token: as run"),
         (
             "steps",
             f"{spec.total_steps:,}",
-            f"{digits(spec.total_steps * spec.batch.tokens)} tokens",
+            f"{quantity(spec.total_steps * spec.batch.tokens)} tokens",
         ),
         ("days", digits(prediction.days), ""),
-        (f"{_unit(prediction)}-hours", digits(prediction.gpu_hours), ""),
+        (f"{unit(prediction)}-hours", digits(prediction.gpu_hours), ""),
     ]
+    if spent := energy(prediction):
+        watts = f"{prediction.setting.device.watts:g} W, PUE {PUE}, {CARBON} kg/kWh"
+        rows.append(("MWh", digits(spent.megawatt_hours), watts))
+        rows.append(("tonnes of CO2", digits(spent.tonnes), ""))
     note = (
         f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
         "  HFU: what is run, with what is computed again, and half of causal attention"
     )
     return Section("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+
+
+def _ranges(prediction: Prediction) -> Section:
+    """Ranges that hold eight times of ten."""
+    found = uncertainty(prediction)
+
+    def between(ends: tuple[float, float], show: Callable[[float], str]) -> str:
+        return f"{show(ends[0])} – {show(ends[1])}"
+
+    margin = f"{gigabytes(abs(found.margin))} GB {'left' if found.margin >= 0 else 'lacking'}"
+    rows = [
+        (f"tokens/s/{unit(prediction)}", between(found.tokens_per_second, digits), found.regime),
+        ("days", between(found.days, digits), ""),
+        ("GB of a rank", between(found.memory, gigabytes), f"fits: {found.fit}, {margin}"),
+    ]
+    note = "from published runs that no constant was fitted to (docs/plan.md)"
+    return Section("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
 
 
 def _show(console: Console, section: Section) -> None:
@@ -275,6 +328,14 @@ def digits(number: float, count: int = 3) -> str:
     if number >= 10 ** (count - 1) or number == 0:
         return f"{number:,.0f}"
     return f"{number:#.{count}g}".rstrip(".") if number >= 1e-3 else f"{number:.1e}"
+
+
+def quantity(number: float) -> str:
+    """70_000_000_000 → 70.0B: parameters, or tokens."""
+    for suffix, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
+        if number >= scale * 0.9995:
+            return f"{digits(number / scale)}{suffix}"
+    return f"{number:,.0f}"
 
 
 def gigabytes(nbytes: float) -> str:

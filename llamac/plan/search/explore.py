@@ -29,6 +29,7 @@ from llamac.plan.search.layout import (
 )
 from llamac.plan.search.lower_bound import least_seconds
 from llamac.plan.setting import Setting
+from llamac.plan.uncertainty import fit_within
 from llamac.spec import Spec
 from llamac.spec.launch import nodes_are_full
 
@@ -188,7 +189,7 @@ class _Explorer:
         """Why it does not fit, if it does not."""
         model = self._model(layout, program)
         memory = model.memory()
-        if memory.total > self.capacity:
+        if fit_within(memory.total, self.capacity) == "no":
             self.least = min(self.least, memory.total)
             reason = _reason(memory, self.capacity)
             self.tally[reason] += 1

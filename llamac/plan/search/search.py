@@ -26,6 +26,7 @@ from llamac.plan.search.explore import WHY, Best, explore, promising, tasks_of
 from llamac.plan.search.layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
+from llamac.plan.uncertainty import fit_of, memory_range
 from llamac.spec.errors import either
 
 WAVE = 4  # tasks whose results are put together before the next ones start
@@ -57,13 +58,25 @@ class Search:
     timed: int
 
 
-def search(setting: Setting, gpus: int, top: int = 10, workers: int | None = None) -> Search:
-    """The `top` fastest layouts of a setting's spec that fit its device. workers: processes;
-    default: one for each core. Raises LayoutError where no layout is legal, or none fits."""
+def search(
+    setting: Setting,
+    gpus: int,
+    top: int = 10,
+    workers: int | None = None,
+    progress: Callable[[int, int, int], None] = lambda done, whole, timed: None,
+) -> Search:
+    """Find the `top` fastest layouts of a setting's spec that fit its device.
+
+    Args:
+        workers: Processes; default: one for each core.
+        progress: Told (shapes looked at, all shapes, layouts timed) as the search goes on.
+
+    Raises LayoutError where no layout is legal, or none fits.
+    """
     tasks = sorted(tasks_of(setting, gpus), key=promising)
     if not tasks:
         raise LayoutError(_impossible(setting, gpus))
-    legal = len(POLICIES) * sum(task.legal for task in tasks)
+    legal, whole = len(POLICIES) * sum(task.legal for task in tasks), len(tasks)
     best, tally, least = Best(top + SPARE), Counter[str](), float("inf")
     with _each(workers or len(os.sched_getaffinity(0))) as each:
         while wave := [task for task in tasks[:WAVE] if task.bound < best.limit]:
@@ -73,9 +86,11 @@ def search(setting: Setting, gpus: int, top: int = 10, workers: int | None = Non
                     best.add(seconds, layout)
                 tally += one.tally
                 least = min(least, one.least)
+            progress(whole - len(tasks), whole, tally["timed"])
+        progress(whole, whole, tally["timed"])
         tally["slower"] += len(POLICIES) * sum(task.legal for task in tasks)
         given = [(setting, layout) for _, layout in best.sorted]
-        exact = [one for one in each(_compiled, given) if one and one.prediction.fits]
+        exact = [one for one in each(_compiled, given) if one and fit_of(one.prediction) != "no"]
         exact.sort(key=_fastest)
         given = [(setting, layout) for layout in _budgeted(exact, setting)]
         exact += [one for one in each(_compiled, given) if one and _gains(one, exact)]
@@ -108,7 +123,7 @@ def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
 def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
     """The best layouts, each with the memory of the device for a budget. It lies between policies
     that were tried, and is dear to compile: the others are not worth it."""
-    memory = (setting.device.memory - CONTEXT) / (1 + FRAGMENTS)
+    memory = (setting.device.memory / memory_range().middle - CONTEXT) / (1 + FRAGMENTS)
     budget = int(memory / BUDGET_STEP) * BUDGET_STEP
     if budget <= 0:
         return []
@@ -121,7 +136,7 @@ def _gains(one: Ranked, others: Sequence[Ranked]) -> bool:
     bare = replace(one.layout, checkpoint="", budget=None)
     same = [other for other in others if replace(other.layout, checkpoint="") == bare]
     least = min(other.prediction.seconds.total for other in same)
-    return one.prediction.fits and one.prediction.seconds.total < least * (1 - 1e-9)
+    return fit_of(one.prediction) != "no" and one.prediction.seconds.total < least * (1 - 1e-9)
 
 
 def _fastest(one: Ranked) -> tuple[float, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.plan.device.device import Device
-from llamac.plan.render.report import Section, digits, percent
+from llamac.plan.render.report import Section, digits, percent, quantity
 from llamac.plan.search.derived_spec import derived_toml, overridden
 from llamac.plan.sizing.model_shape import ModelShape, llama_with
 from llamac.plan.sizing.scaling_laws import USE, BudgetError, Optimum, gpu_days, optima, smaller
@@ -47,8 +47,8 @@ def sections(budget: Budget) -> Iterator[Section]:
         (
             one.key,
             one.name,
-            count(one.parameters),
-            count(one.tokens),
+            quantity(one.parameters),
+            quantity(one.tokens),
             digits(one.tokens / one.parameters),
             f"{one.loss:.3f}",
             digits(2 * one.parameters / 1e9),
@@ -65,14 +65,14 @@ def sections(budget: Budget) -> Iterator[Section]:
     rows = [
         (
             percent(one.share),
-            count(one.parameters),
-            count(one.tokens),
+            quantity(one.parameters),
+            quantity(one.tokens),
             digits(one.tokens / one.parameters),
             f"{one.flops:.2e}",
             digits(budget.days(one.flops)),
             digits(one.inference / 1e9),
             percent(one.share),
-            count(one.repaid) if one.repaid else "",
+            quantity(one.repaid) if one.repaid else "",
             f"{one.same:.3f}",
         )
         for one in smaller(best)
@@ -136,8 +136,8 @@ def sized_toml(
     shape, changes = sized_changes(one, recipe)
     spec = recipe.replace(changes)
     above = [
-        f"{shape.parameters:,} parameters on {count(one.tokens)} tokens. {one.name} wants",
-        f"{count(one.parameters)} for {budget.flops:.3g} training FLOPs. Data, optimizer and",
+        f"{shape.parameters:,} parameters on {quantity(one.tokens)} tokens. {one.name} wants",
+        f"{quantity(one.parameters)} for {budget.flops:.3g} training FLOPs. Data, optimizer and",
         "schedule are those of LLaMA 65B. To lay it out on GPUs:",
         f"llamac plan {out} --search --gpus N --device NAME -o best.toml",
     ]
@@ -148,14 +148,6 @@ def sized_toml(
         "schedule": f"{digits(one.tokens / shape.parameters)} tokens a parameter",
         "parallel": "one rank, until it is laid out",
     }
-    name = f"sized-{count(shape.parameters).lower()}"
+    name = f"sized-{quantity(shape.parameters).lower()}"
     changes = overridden(recipe, overrides) | changes
     return derived_toml(RECIPE, out, name, changes, above, notes), shape
-
-
-def count(number: float) -> str:
-    """70_000_000_000 → 70.0B: parameters, or tokens."""
-    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
-        if number >= scale * 0.9995:
-            return f"{digits(number / scale)}{unit}"
-    return f"{number:,.0f}"

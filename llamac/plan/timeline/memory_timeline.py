@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from llamac.ir.graph import ops_in
+from llamac.ir.graph import op_of, ops_in
 from llamac.passes.footprint import Activations, Fresh, fresh_gradients, held
 from llamac.passes.liveness import Live, saved_bytes
 from llamac.passes.timing import COMPUTE
@@ -89,7 +89,7 @@ def _curve(
     now, curve = 0.0, []
     for node in ops_in(graph):
         now = max(now, begins.get(node.name, now))
-        logits = found.logits if "chunk" in node.kwargs else 0.0
+        logits = found.logits if "cross_entropy" in op_of(node).name else 0.0
         curve.append((now, live.during(node), logits))
         live.run(node)
     # What a kernel writes for itself, such as attention's scores, no value of the graph is.

@@ -28,9 +28,9 @@ def read(text: str) -> list[dict[str, str]]:
 
 
 def test_three_columns_are_added_and_others_kept() -> None:
-    out, refused, done = score(table(GPT | {"mine": "a, b"}))
-    (row,) = read(out)
-    assert (refused, done) == ([], 1)
+    found = score(table(GPT | {"mine": "a, b"}))
+    (row,) = read(found.table)
+    assert (found.refused, found.done) == ([], 1)
     assert tuple(row)[-3:] == ADDED
     assert row["mine"] == "a, b"
     assert 1e3 < float(row["predicted_tok_s_gpu"]) < 1e5
@@ -39,18 +39,18 @@ def test_three_columns_are_added_and_others_kept() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    (row,) = read(score(table(GPT | {"mbs": "64", "gpu": "V100 16GB"}))[0])
+    (row,) = read(score(table(GPT | {"mbs": "64", "gpu": "V100 16GB"})).table)
     assert row["predicted_fits"] == "0"
 
 
 def test_predictions_of_before_are_replaced() -> None:
-    once, _, _ = score(table(GPT))
-    assert score(once)[0] == once
+    once = score(table(GPT)).table
+    assert score(once).table == once
 
 
 def test_peak_is_measured_as_the_row_says() -> None:
     kinds = ("nvidia-smi", "GiB max reserved", "GiB max allocated")
-    rows = read(score(table(*(GPT | {"mem_kind": kind} for kind in kinds)))[0])
+    rows = read(score(table(*(GPT | {"mem_kind": kind} for kind in kinds))).table)
     peaks = [int(row["predicted_peak_bytes"]) for row in rows]
     assert peaks == sorted(peaks, reverse=True)
     assert len(set(peaks)) == 3
@@ -97,3 +97,18 @@ def test_layouts_are_ranked_as_they_should_be() -> None:
     assert speed(tp="8") < speed(tp="2") < speed(tp="1")
     many = speed(pp="4", gbs_seqs="512")
     assert speed(pp="4", gbs_seqs="32") < many < speed(pp="1", gbs_seqs="512")
+
+
+def test_values_and_columns_that_are_not_understood_are_counted() -> None:
+    odd = GPT | {"act_ckpt": "lunar", "attn_kernel": "warp9", "dp_sharding": "zero1", "mood": "x"}
+    found = score(table(odd, odd, GPT | {"mood": ""}))
+    assert found.unread["act_ckpt", "lunar", "none"] == 2
+    assert found.unread["attn_kernel", "warp9", "FlashAttention"] == 2
+    assert found.unread_columns == ["mood"]
+    assert "column act_ckpt: 'lunar' is not understood, none assumed (2 rows)" in found.remarks()
+
+
+def test_a_policy_that_is_not_understood_is_no_checkpointing() -> None:
+    plain = speed(act_ckpt="none")
+    assert speed(act_ckpt="lunar") == speed(act_ckpt="none (all kept)") == plain
+    assert speed(act_ckpt="every_layer") == speed(act_ckpt="full") < plain

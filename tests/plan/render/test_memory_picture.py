@@ -25,8 +25,14 @@ def test_the_worst_moment_is_the_predicted_peak(name: str) -> None:
     ranks = {0, prediction.setting.spec.parallel.pipeline - 1}
     worst = max(m.total for rank in ranks for m in moments(StepTimeline(prediction, program, rank)))
     memory = prediction.memory
-    assert worst <= (memory.activations + memory.logits) * 1.001
-    assert worst >= memory.activations * 0.999
+    assert worst == pytest.approx(memory.activations + memory.logits, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["one rank", "micro-batches", "DDP", "FSDP over tensor ranks"])
+def test_plan_and_picture_agree_on_logits(name: str) -> None:
+    prediction, program = planned(name)
+    worst = max(moments(StepTimeline(prediction, program)), key=lambda moment: moment.total)
+    assert worst.logits == prediction.memory.logits
 
 
 @layouts

@@ -191,8 +191,8 @@ def test_the_best_is_written_as_a_spec_that_builds(
         (["--gpus", "4099"], "has no layout on 4,099 GPUs"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--top", "0"], "Invalid value for '--top'"),
-        (["--trace", "x.json"], "--trace would do nothing with --search"),
-        (["--why", "1", "2"], "ask for different things"),
+        (["--trace", "x.json"], "--trace has no effect with --search"),
+        (["--why", "1", "2"], "are mutually exclusive"),
         (["-o", "missing/best.toml"], "there is no directory missing"),
     ],
 )

@@ -176,10 +176,10 @@ def test_days_of_gpus_are_a_budget_too(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--compute", "lots"], "such as 1e22"),
         (["--gpu-days", "0"], "the laws speak of"),
-        (["--compute", "1e22", "--gpu-days", "3"], "ask for different things"),
+        (["--compute", "1e22", "--gpu-days", "3"], "are mutually exclusive"),
         (["--compute", "1e22", "--device", "abacus"], "no device 'abacus'"),
-        (["tiny", "--compute", "1e22"], "SPEC would do nothing"),
-        (["--compute", "1e22", "--choose", "llama"], "--choose would do nothing"),
+        (["tiny", "--compute", "1e22"], "SPEC has no effect"),
+        (["--compute", "1e22", "--choose", "llama"], "--choose has no effect"),
         (["--compute", "1e15", "-o", "OUT"], "give more compute"),
     ],
 )

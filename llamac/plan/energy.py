@@ -1,0 +1,29 @@
+"""Energy and carbon of a run by the paper's formula (Touvron et al. 2023, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamac.plan.prediction import Prediction
+
+PUE = 1.1
+"""Power usage effectiveness: the data centre's power over its devices'."""
+CARBON = 0.385
+"""Kilograms of CO2 equivalent per kWh: the US average that the paper takes."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """megawatt_hours: of the whole run. tonnes: of CO2 equivalent."""
+
+    megawatt_hours: float
+    tonnes: float
+
+
+def energy(prediction: Prediction) -> Energy | None:
+    """Device-hours × watts × 1.1, and 0.385 kg of CO2 per kWh; None for a device without watts."""
+    watts = prediction.setting.device.watts
+    if not watts:
+        return None
+    hours = prediction.gpu_hours * watts * PUE / 1e6
+    return Energy(hours, hours * CARBON)

@@ -1,0 +1,118 @@
+"""How sure a prediction is: 10–90 % ranges from residuals of rows that no constant was fitted to.
+
+`residuals.json` is written by benchmarks/plan_accuracy.py: quantiles of measured / predicted, by
+regime. A regime with few rows, or none, is widened by the spread between sources.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from llamac.plan.prediction import Prediction
+
+TABLE = Path(__file__).parent / "residuals.json"
+
+Fit = Literal["yes", "tight", "no"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Ratios of what is measured to what is predicted: 10, 50 and 90 % quantiles."""
+
+    low: float
+    middle: float
+    high: float
+
+    def of(self, value: float) -> tuple[float, float]:
+        """The range of a predicted value."""
+        return value * self.low, value * self.high
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Ranges of a prediction's figures, in their units.
+
+    Attributes:
+        regime: The rows that the speed's range is taken from.
+        tokens_per_second: Per device.
+        memory: Bytes of a rank.
+        fit: `yes`: within memory nine times of ten; `no`: more likely than not beyond it.
+        margin: Bytes between capacity and expected memory; negative: that are lacking.
+    """
+
+    regime: str
+    tokens_per_second: tuple[float, float]
+    days: tuple[float, float]
+    memory: tuple[float, float]
+    fit: Fit
+    margin: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "regime": self.regime,
+            "tokens_per_second_per_gpu": list(self.tokens_per_second),
+            "days": list(self.days),
+            "memory_bytes": [round(value) for value in self.memory],
+            "fit": self.fit,
+            "margin_bytes": round(self.margin),
+        }
+
+
+def regime_of(nodes: float, tensor: int, tokens: float) -> str:
+    """The regime of a layout: nodes, tensor parallelism, tokens of a micro-batch per device."""
+    where = "one node" if nodes <= 1 else "2-8 nodes" if nodes <= 8 else "over 8 nodes"
+    size = "small micro-batches" if tokens < 4096 else "large micro-batches"
+    return f"{where}, {'tp' if tensor > 1 else 'no tp'}, {size}"
+
+
+def regime(prediction: Prediction) -> str:
+    spec, device = prediction.setting.spec, prediction.setting.device
+    parallel, batch = spec.parallel, spec.batch
+    tokens = batch.micro_batch * batch.sequence_length / (parallel.tensor * parallel.context)
+    return regime_of(parallel.ranks / device.gpus_per_node, parallel.tensor, tokens)
+
+
+def speed_range(prediction: Prediction) -> Range:
+    """Measured / predicted tokens per second, in the prediction's regime."""
+    table = _table()["speed"]
+    return Range(*table.get(regime(prediction), table["any"]))
+
+
+def memory_range() -> Range:
+    """Measured / predicted peak memory."""
+    return Range(*_table()["memory"])
+
+
+def uncertainty(prediction: Prediction) -> Uncertainty:
+    speed, memory = speed_range(prediction), memory_range()
+    rate, days = prediction.tokens_per_second_per_gpu, prediction.days
+    return Uncertainty(
+        regime=regime(prediction),
+        tokens_per_second=speed.of(rate),
+        days=(days / speed.high, days / speed.low),
+        memory=memory.of(prediction.memory.total),
+        fit=fit_of(prediction),
+        margin=prediction.setting.device.memory - prediction.memory.total * memory.middle,
+    )
+
+
+def fit_of(prediction: Prediction) -> Fit:
+    """Whether a prediction fits its device's memory."""
+    return fit_within(prediction.memory.total, prediction.setting.device.memory)
+
+
+def fit_within(nbytes: float, capacity: float) -> Fit:
+    """Whether so many predicted bytes fit."""
+    memory = memory_range()
+    if nbytes * memory.middle > capacity:
+        return "no"
+    return "yes" if nbytes * memory.high <= capacity else "tight"
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[str, Any]:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
