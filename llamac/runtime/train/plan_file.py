@@ -63,7 +63,7 @@ def deviation(row: dict[str, Any]) -> str:
     ]
     if not found:
         return ""
-    way = "measure this machine with `llamac plan --calibrate -o my.toml`, set hardware.gpu to it"
+    way = "measure this machine with `llamac plan --calibrate -o machine.toml` and set hardware.gpu"
     return f"off the plan: {' and '.join(found)}; {way}"
 
 
