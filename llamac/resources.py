@@ -9,18 +9,18 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def directory(kind: Literal["specs", "templates"]) -> Path:
-    """The shipped directory: under llamac/share/ in a wheel, at the top level of a checkout."""
+    """Return a shipped directory: llamac/share/ in a wheel, the top level in a checkout."""
     packaged = _PACKAGE / "share" / kind
     return packaged if packaged.is_dir() else _PACKAGE.parent / kind
 
 
 def shipped_specs() -> dict[str, Path]:
-    """Every shipped spec by its bare name: `65b` → …/specs/65b.toml."""
+    """Return every shipped spec by its bare name: `65b` → …/specs/65b.toml."""
     return {path.stem: path for path in sorted(directory("specs").glob("*.toml"))}
 
 
 def find_spec(name: str, near: Path | None = None) -> Path:
-    """The file that `name` means.
+    """Return the file that `name` refers to.
 
     A path, taken relative to the directory `near` (default: the working directory); where no such
     file exists, a shipped spec: `tiny`, `tiny.toml` or `specs/tiny.toml`. A name that means

@@ -44,7 +44,7 @@ class GraphChange:
 
 
 def graph_changes(before: Program, after: Program, only: str | None = None) -> list[GraphChange]:
-    """Every graph that either program has and that is not alike in both."""
+    """Return the graphs that differ between two programs, or that only one of them has."""
     names = [name for name in {**before.regions, **after.regions} if only in (None, name)]
     changes = (
         _change(before.regions.get(name), after.regions.get(name), direction)
@@ -57,7 +57,7 @@ def graph_changes(before: Program, after: Program, only: str | None = None) -> l
 def diff_text(
     before: Program, after: Program, names: tuple[str, str], only: str | None = None
 ) -> str:
-    """The whole comparison as text. names: of the two stages."""
+    """Return the whole comparison as text. names: the two stages' names."""
     lines = [f"{after.name}: {names[0]} → {names[1]}", "", *_bytes(before, after, names, only)]
     changes = graph_changes(before, after, only)
     for change in changes:
@@ -71,7 +71,7 @@ def diff_text(
 def diff_json(
     before: Program, after: Program, names: tuple[str, str], only: str | None = None
 ) -> dict[str, Any]:
-    """The comparison for programs: a pair is always (before, after)."""
+    """Return the comparison as JSON values; a pair is always (before, after)."""
     return {
         "program": after.name,
         "stages": list(names),
@@ -96,14 +96,14 @@ def diff_json(
 
 
 def ir_diff(before: str, after: str, names: tuple[str, str]) -> list[str]:
-    """Unified diff of two IR texts."""
+    """Return the unified diff of two IR texts."""
     return list(
         difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=2)
     )
 
 
 def coloured(text: str) -> str:
-    """The unified diff of `diff_text` in a terminal's colours."""
+    """Colour the unified diff of `diff_text` for a terminal."""
     return "\n".join(_colour(line) for line in text.split("\n"))
 
 
@@ -145,7 +145,7 @@ def _only(one: tuple[str, ...], other: tuple[str, ...]) -> str:
 
 
 def _statements(graph: fx.Graph | None) -> dict[str, tuple[str, ...]]:
-    """Names of a node's values → its op, operands and attributes."""
+    """Map the names of each node's values to its op, operands and attributes."""
     if graph is None:
         return {}
     return {
@@ -186,7 +186,7 @@ def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
 def _byte_rows(
     before: Program, after: Program, only: str | None
 ) -> Iterator[tuple[str, int, tuple[int, int], tuple[int, int]]]:
-    """Region, how often it runs, bytes computed (before, after), bytes saved (before, after)."""
+    """Return rows of region, runs per step, bytes computed and bytes saved (before, after)."""
     for name in {**before.regions, **after.regions}:
         if only in (None, name):
             pair = [

@@ -12,7 +12,10 @@ from llamac.ir.values import forward_by_name, operands_of, values_of
 
 
 def program_dot(program: Program, stage: str, only: str | None = None) -> str:
-    """Text for `dot -Tsvg`. Parameters and constant tables stand in the nodes that read them."""
+    """Return the program as text for `dot -Tsvg`.
+
+    Parameters and constant tables are written in the nodes that read them.
+    """
     lines = [f"digraph {quoted(program.name)} {{"]
     lines.append(f"  label={quoted(f'{program.name} after {stage}')}; labelloc=t;")
     lines.append('  node [shape=box, style=filled, fillcolor=white, fontname="monospace"];')
@@ -24,7 +27,7 @@ def program_dot(program: Program, stage: str, only: str | None = None) -> str:
 
 
 def quoted(text: str) -> str:
-    """A quoted string of the language; a newline in it breaks the line."""
+    """Quote a string for Graphviz; newlines in it break the label's line."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 

@@ -31,7 +31,7 @@ from llamac.ir.types import TensorType
 
 
 def program_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
-    """The form above. only: leave out all other regions."""
+    """Return the program in the form described above. only: one region."""
     return {
         "format": "llamac-program",
         "version": 1,
@@ -50,7 +50,7 @@ def program_json(program: Program, stage: str, only: str | None = None) -> dict[
 
 
 def dump(value: Any) -> str:
-    """JSON text, the same for the same value, ending in a newline."""
+    """Return deterministic JSON text that ends in a newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -80,7 +80,7 @@ class ProgramMemory:
 
 
 def program_memory(program: Program) -> ProgramMemory:
-    """The accounting of every region that has a backward graph (inference keeps nothing)."""
+    """Account for every region that has a backward graph; inference saves nothing."""
     sizes = (
         parameter.type.nbytes({}) * program.copies(parameter)
         for parameter in program.parameters.values()
@@ -98,7 +98,7 @@ def program_memory(program: Program) -> ProgramMemory:
 
 
 def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) -> RegionMemory:
-    """The accounting of one differentiated region."""
+    """Account for one differentiated region."""
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
     kept = {base_of(forward[name]).name for name in region.saved}
@@ -114,19 +114,19 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
 
 
 def activation_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Bytes of everything one run of a region's forward pass computes, views not counted."""
+    """Return the bytes that one run of a region's forward pass computes, without views."""
     computed = (v for node in ops_in(region.forward.graph) for v in values_of(node))
     return sum(type_of(v).nbytes(symbols) for v in computed if base_of(v) is v)
 
 
 def stream_bytes(program: Program) -> int:
-    """Bytes of the residual stream, batch·seq·dim elements in the compute dtype: 1 sbh."""
+    """Return the bytes of the residual stream: batch·seq·dim elements in the compute dtype."""
     layer = program.regions[program.layers[0]]
     return type_of(placeholders(layer.forward.graph, "input")[0]).nbytes(program.symbols)
 
 
 def readable_bytes(nbytes: float) -> str:
-    """Three digits and a binary unit: 1536 → `1.50 KiB`."""
+    """Format bytes with three digits and a binary unit: 1536 → `1.50 KiB`."""
     size, unit = float(nbytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
@@ -164,7 +164,7 @@ def _recomputed(backward: fx.Graph) -> set[str]:
 def _everything(
     backward: fx.Graph, forward: Mapping[str, fx.Node], symbols: Mapping[str, int]
 ) -> int:
-    """Bytes of the tensors behind all forward values that ops read which find gradients."""
+    """Return the bytes of all forward values that gradient ops read, without views."""
     again = recomputed_ops(backward)
     found: dict[str, int] = {}
     for node in ops_in(backward):

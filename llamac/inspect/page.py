@@ -39,7 +39,7 @@ summary { cursor: pointer; font-weight: 600; } summary span { color: var(--muted
 
 
 def page(stages: Sequence[tuple[str, Program]]) -> str:
-    """The page of the last of these stages (name, program), with all of them in text below."""
+    """Return the HTML page of the last of these (name, program) stages, with the text of all."""
     name, program = stages[-1]
     title = escape(f"{program.name} after {name}")
     parts = [

@@ -17,7 +17,7 @@ from llamac.ir.program import Program
 
 
 def memory_text(program: Program, stage: str, only: str | None = None) -> str:
-    """The table as text. only: one region, and no total of the model."""
+    """Return the table as text. only: one region, without the model's total."""
     memory = program_memory(program)
     lines = [
         f"{program.name} after {stage}: what the forward pass keeps for the backward pass",
@@ -32,7 +32,7 @@ def memory_text(program: Program, stage: str, only: str | None = None) -> str:
 
 
 def memory_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
-    """The same, for programs: bytes as integers, and in units of batch·seq·dim elements."""
+    """Return the table as JSON values: bytes, and units of batch·seq·dim elements."""
     memory = program_memory(program)
     return {
         "program": program.name,
@@ -68,7 +68,7 @@ def status_text(value: ValueMemory) -> str:
 
 
 def times(region: RegionMemory) -> str:
-    """`block × 80`; a region that runs once is only named."""
+    """Return `block × 80`, or the name alone for a region that runs once."""
     return region.name if region.count == 1 else f"{region.name} × {region.count}"
 
 

@@ -30,14 +30,14 @@ def rates_text(rates: Rates) -> str:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One graph, run once. title: `block.backward × 80`."""
+    """The schedule of one graph, run once. title: `block.backward × 80`."""
 
     title: str
     timeline: Timeline
 
 
 def schedules(program: Program, only: str | None = None, rates: Rates = A100) -> list[Schedule]:
-    """Every graph that communicates, in order. only: those of one region."""
+    """Return the schedule of every graph that communicates, in order. only: one region."""
     clock, found = Clock(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
@@ -53,7 +53,7 @@ def schedules(program: Program, only: str | None = None, rates: Rates = A100) ->
 def schedule_text(
     program: Program, stage: str, only: str | None = None, rates: Rates = A100
 ) -> str:
-    """Two lanes or more a graph, drawn to its own scale, and a row for each collective."""
+    """Draw each graph as lanes of text to its own scale, with a row for each collective."""
     lines = [
         f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}",
         f"  {rates_text(rates)}",
@@ -76,7 +76,7 @@ def mesh_text(program: Program) -> str:
 
 
 def summary(line: Timeline) -> str:
-    """`3355 µs; 627 µs of transfers, 549 hidden and 78 exposed`."""
+    """Return `3355 µs; 627 µs of transfers, 549 hidden and 78 exposed`."""
     hidden = line.communication - line.exposed
     share = f" ({100 * hidden / line.communication:.0f} %)" if line.communication else ""
     return (
@@ -86,7 +86,7 @@ def summary(line: Timeline) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    """Three digits or more."""
+    """Format seconds as microseconds with three digits or more."""
     micro = seconds * 1e6
     return f"{micro:,.0f}" if micro >= 100 else f"{micro:.3g}"
 
@@ -96,13 +96,13 @@ def collectives(line: Timeline) -> list[Span]:
 
 
 def result_name(span: Span) -> str:
-    """What an op makes: `d_w2`; of several results, the first that is used."""
+    """Return the name of an op's result, or of the first used one of several: `d_w2`."""
     value = next((value for value in results(span.node) if value is not None), span.node)
     return value.name.removesuffix("_started")
 
 
 def kind_name(span: Span) -> str:
-    """`all_gather`, whole or started."""
+    """Return a collective's kind, whole or started: `all_gather`."""
     return op_of(span.node).name.removesuffix("_start")
 
 

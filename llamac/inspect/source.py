@@ -7,7 +7,7 @@ from llamac.ir.program import Program
 
 
 def stage_source(program: Program, stage: str, only: str | None = None) -> str:
-    """A module: each region's forward function and, once there is one, its backward function."""
+    """Return a Python module: each region's forward and, where it exists, backward function."""
     regions = [region for region in program.regions.values() if only in (None, region.name)]
     title = f"{program.name} after {stage}"
     lines = ['"""' + "".join(c if c.isprintable() and c not in '"\\' else "?" for c in title)]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], align: str, indent: int = 2) -> list[str]:
-    """Rows as lines, each column as wide as its widest cell. align: `<` or `>` per column."""
+    """Format rows as lines with columns as wide as their widest cell.
+
+    align: `<` or `>` per column.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [(" " * indent + "  ".join(map(_cell, row, align, widths))).rstrip() for row in rows]
 

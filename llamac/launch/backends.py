@@ -15,15 +15,18 @@ from llamac.spec.launch import dns_label
 
 
 class LaunchError(Exception):
-    """The run cannot start there as spec and machine stand; says why, and the way out."""
+    """The run cannot be launched with this spec on this machine; the message says what to do."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Backend:
-    """file: of the emitted directory, which the command is told to run. in_run: does the tool work
-    in the run directory, or where the person is? missing: what the spec lacks for it, if anything.
+    """A way to launch a run.
+
+    file: the emitted file to submit. command: (spec, file) → the command line. in_run: whether the
+    command runs in the run directory rather than in the working directory. missing: what the spec
+    lacks for this backend, "" for nothing.
     """
 
     file: str
@@ -72,7 +75,7 @@ BACKENDS = {
 
 
 def require(name: str, spec: Spec) -> Backend:
-    """The backend, if `spec` has what it needs; else raises LaunchError."""
+    """Return the backend if `spec` has what it needs; else raise LaunchError."""
     backend = BACKENDS[name]
     if missing := backend.missing(spec):
         raise LaunchError(f"{spec.name} cannot start on {name}: {missing}")
@@ -80,7 +83,7 @@ def require(name: str, spec: Spec) -> Backend:
 
 
 def tool(name: str, spec: Spec) -> str:
-    """The path of the program that submits; raises LaunchError if it is not installed."""
+    """Return the path of the submitting program. Raises LaunchError if it is not installed."""
     program = BACKENDS[name].command(spec, "")[0]
     found = shutil.which(program)
     if found is None:
@@ -92,7 +95,7 @@ def tool(name: str, spec: Spec) -> str:
 
 
 def start(name: str, spec: Spec, run: Path) -> int:
-    """Start the run that lies in `run`; the exit code of the program that did it."""
+    """Start the run in directory `run`; return the exit code of the submitting program."""
     backend = BACKENDS[name]
     file = backend.file if backend.in_run else str(run / backend.file)
     command = [tool(name, spec), *backend.command(spec, file)[1:]]

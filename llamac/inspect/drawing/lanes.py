@@ -29,7 +29,7 @@ HIDDEN, EXPOSED = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455")  # fill, border
 
 
 def schedule_svg(program: Program, stage: str, only: str | None = None, rates: Rates = A100) -> str:
-    """Every graph that communicates, one below the other. only: one region's."""
+    """Draw every graph that communicates, one below the other. only: one region."""
     found = schedules(program, only, rates)
     longest = max((one.timeline.seconds for one in found), default=1.0)
     width = 2 * BORDER + LABEL + LENGTH
@@ -57,7 +57,7 @@ def schedule_svg(program: Program, stage: str, only: str | None = None, rates: R
 
 
 def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
-    """Its name, a lane for compute and each axis, and the time below them."""
+    """Draw one graph: its name, a lane for compute and one per axis, and a time axis."""
     line, left = one.timeline, BORDER + LABEL
     yield style.text(BORDER, top + 14, one.title, "h2")
     yield style.text(BORDER, top + 32, summary(line), "muted")
@@ -81,7 +81,7 @@ def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
 
 
 def _tops(line: Timeline, scale: float) -> dict[Lane, float]:
-    """Where each lane begins, and END."""
+    """Return the y at which each lane begins, and that of END."""
     found, y = dict[Lane, float](), 0.0
     for lane in line.lanes:
         found[lane] = y
@@ -91,7 +91,7 @@ def _tops(line: Timeline, scale: float) -> dict[Lane, float]:
 
 
 def _captions(line: Timeline, lane: Lane, scale: float) -> list[tuple[float, int, str]]:
-    """The transfers of an axis by name, below them: (x, row, name), in rows where none overlap."""
+    """Return (x, row, name) of an axis' transfers, in rows where no captions overlap."""
     ends: list[float] = []  # of each row
     found = []
     for span in line.spans:
@@ -104,7 +104,7 @@ def _captions(line: Timeline, lane: Lane, scale: float) -> list[tuple[float, int
 
 
 def _ghost() -> tuple[str, str]:
-    """Where compute stands still."""
+    """Draw an interval in which compute waits."""
     return "#fdf1f3", "#f3c3cd"
 
 
@@ -138,7 +138,7 @@ def _looks(op: Op) -> str:
 
 
 def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]:
-    """The time at the graph's beginning and end, and at round numbers between."""
+    """Return the ticks of the time axis: its ends, and round numbers between."""
     step = _round_step(90.0 / scale)
     count = int(line.seconds / step)
     for index in range(count + 1):
@@ -149,7 +149,7 @@ def _ticks(line: Timeline, left: float, y: float, scale: float) -> Iterator[str]
 
 
 def _round_step(least: float) -> float:
-    """1, 2 or 5 times a power of ten, of seconds."""
+    """Return a tick distance in seconds: 1, 2 or 5 times a power of ten."""
     power = 1e-12
     while True:
         for factor in (1, 2, 5):

@@ -17,7 +17,7 @@ ROUND = ("end", "kept")
 
 @dataclass(frozen=True)
 class Rect:
-    """A box's extent on the page, its x left to `Frame`: column counts from the left."""
+    """A box's extent on the page; `Frame` gives its x. column: counted from the left."""
 
     column: int
     top: float
@@ -26,7 +26,7 @@ class Rect:
 
     @property
     def ports(self) -> tuple[float, float]:
-        """The stretch of its sides that lines may end at."""
+        """Return the part of a box's sides at which lines may end."""
         margin = 10.0 if self.round else 8.0
         return self.top + margin, self.bottom - margin
 
@@ -37,7 +37,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Placed:
-    """rects: by the box's key. rows: top and bottom of each band of boxes. height: of all."""
+    """Boxes with places. rects: by key. rows: top and bottom of each row. height: of the sheet."""
 
     rects: dict[str, Rect]
     rows: tuple[tuple[float, float], ...]
@@ -45,7 +45,7 @@ class Placed:
 
 
 def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
-    """The columns that any sheet uses, from left to right, with the width each needs."""
+    """Return the columns that any sheet uses, from left to right, and the width of each."""
     widths: dict[Column, float] = {}
     for sheet in sheets:
         for box in sheet.boxes:
@@ -54,14 +54,14 @@ def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
 
 
 def width_of(box: Box) -> float:
-    """Room for the longest line of text, with two spaces between a value and its type."""
+    """Return the width of the longest line, with two spaces between a value and its type."""
     title = len(box.title) * TITLE
     lines = [(len(left) + len(right) + 2 * bool(right)) * TEXT for left, right in box.lines]
     return max(title, *lines) * CHARACTER + 2 * PADDING[0]
 
 
 def heights_of(sheet: Sheet) -> dict[str, float]:
-    """Room for the text, and for a line from each box of another column that this one reads."""
+    """Return heights with room for the text and for each line that enters from another column."""
     column = {box.key: box.column for box in sheet.boxes}
     lines = Counter(
         edge.target for edge in sheet.edges if column[edge.source] != column[edge.target]
@@ -73,7 +73,10 @@ def heights_of(sheet: Sheet) -> dict[str, float]:
 
 
 def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placed:
-    """Rows from top to bottom, each as high as its highest stack. extra: more room above a row."""
+    """Place rows from top to bottom, each as high as its highest stack.
+
+    extra: more room above a row.
+    """
     stacks: dict[int, dict[Column, list[Box]]] = {}
     for box in sheet.boxes:
         stacks.setdefault(box.row, {}).setdefault(box.column, []).append(box)
@@ -102,5 +105,5 @@ def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -
 
 
 def _space(column: Column) -> float:
-    """Between boxes of one row: room for an arrow, except among kept values, which have none."""
+    """Return the gap between boxes of a row: room for an arrow, except between saved values."""
     return 8.0 if column[0] == KEPT else 14.0

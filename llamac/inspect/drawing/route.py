@@ -21,7 +21,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Stop:
-    """A corner or an end of a line. x is a place: a column's `left`, `right` or `middle`, or a
+    """A corner or an end of a line. x names a place: a column's `left`, `right` or `middle`, or a
     gutter's lane."""
 
     at: Literal["left", "right", "middle", "lane"]
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Routed:
-    """lanes: how many each gutter needs; gutter i is left of column i."""
+    """Routed lines. lanes: the number that each gutter needs; gutter i is left of column i."""
 
     placed: Placed
     lines: tuple[Line, ...]
@@ -46,7 +46,7 @@ class Routed:
 
 
 def route(sheet: Sheet, columns: Sequence[Column]) -> Routed:
-    """Place a sheet's boxes and run its lines."""
+    """Place a sheet's boxes and route its lines."""
     extra: dict[int, float] = {}
     while True:
         router = _Router(sheet, columns, place(sheet, columns, extra))
@@ -80,7 +80,7 @@ class _Router:
         return self.placed.rects[edge.source], self.placed.rects[edge.target]
 
     def _in_order(self) -> list[Edge]:
-        """Near columns before far ones, and the values that go least far before others, so that
+        """Order lines: near columns first, then values that go least far, so that
         short lines keep close to the boxes; of one value the longest line first, whose lane the
         others share."""
 
@@ -112,7 +112,7 @@ class _Router:
         raise AssertionError("a channel always has room, or is given some")
 
     def _upright(self, source: Rect, target: Rect) -> tuple[Stop, ...]:
-        """Straight from one box to the next one of its column."""
+        """Route a line straight to the next box of its column."""
         down = source.bottom < target.top
         top, bottom = (source.bottom, target.top) if down else (target.bottom, source.top)
         for rect in self.placed.rects.values():
@@ -122,7 +122,7 @@ class _Router:
         return tuple(Stop("middle", source.column, 0, y) for y in ends)
 
     def _around(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
-        """Out at one side of the column, past the boxes between, and in again."""
+        """Route a line out at one side of a column, past the boxes between, and in again."""
         side: Side = "left" if self.columns[source.column][0] == FORWARD else "right"
         gutter = source.column + (side == "right")
         start = self._exit(edge, source, side, (2 * gutter, 2 * gutter), target.middle)
@@ -136,7 +136,7 @@ class _Router:
         )
 
     def _straight(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
-        """Level from side to side."""
+        """Route a level line from side to side."""
         out, into, first, last = _sides(source, target)
         low = max(source.ports[0], target.ports[0])
         high = min(source.ports[1], target.ports[1])
@@ -153,7 +153,7 @@ class _Router:
         return ()
 
     def _bent(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
-        """Level, upright, level: the upright stretch next to one box, the long one past others."""
+        """Route a line with one vertical part, next to one of the two boxes."""
         out, into, first, last = _sides(source, target)
         ends = (2 * first, 2 * first), _span(2 * first, 2 * last)
         for gutter, spans in ((first, ends), (last, (ends[1], (2 * last, 2 * last)))):
@@ -177,7 +177,7 @@ class _Router:
         return ()
 
     def _channel(self, edge: Edge, source: Rect, target: Rect) -> tuple[Stop, ...]:
-        """Past the boxes between by the room between two rows."""
+        """Route a line past the boxes between, through the gap between two rows."""
         out, into, first, last = _sides(source, target)
         start = self._exit(edge, source, out, (2 * first, 2 * first), target.middle)
         end = self._entry(edge, target, (2 * last, 2 * last), source.middle)
@@ -235,7 +235,7 @@ class _Router:
         towards: float,
         past: int | None = None,
     ) -> float | None:
-        """Where a value leaves its box: where it left before, or else where there is room."""
+        """Return the y at which a value leaves its box: as before, or else where there is room."""
         known = self.exits.get((edge.source, side))
         wishes = [known] if known is not None else []
         return self._port(edge, box, span, towards, past, wishes)
@@ -271,7 +271,7 @@ class _Router:
     # -- what is taken -----------------------------------------------------------------------
 
     def _clear(self, y: float, one: int, other: int) -> bool:
-        """Is there no box at this height in the columns between two?"""
+        """Return whether no box lies at this height in the columns between two."""
         between = range(min(one, other) + 1, max(one, other))
         return not any(
             rect.column in between and rect.top - APART < y < rect.bottom + APART
@@ -288,7 +288,7 @@ class _Router:
         self.level.append((y, *span, net))
 
     def _lane(self, gutter: int, start: float, end: float, net: str) -> int:
-        """A lane whose stretch between two heights is free, the value's own before others."""
+        """Return a lane that is free between two heights, the value's own lane if possible."""
         low, high = min(start, end), max(start, end)
         lanes = self.lanes[gutter]
         own = [i for i, taken in enumerate(lanes) if any(whose == net for *_, whose in taken)]
@@ -304,7 +304,7 @@ class _Router:
 
 
 def _sides(source: Rect, target: Rect) -> tuple[Side, Side, int, int]:
-    """The sides a line leaves and enters by, and the gutters there."""
+    """Return the sides at which a line leaves and enters, and the gutters there."""
     if source.column < target.column:
         return "right", "left", source.column + 1, target.column
     return "left", "right", source.column, target.column + 1
@@ -315,7 +315,7 @@ def _span(one: int, other: int) -> tuple[int, int]:
 
 
 def _outwards(wish: float, low: float, high: float) -> Iterator[float]:
-    """Heights from `low` to `high`, those near to the wished one first."""
+    """Yield heights from `low` to `high`, those nearest to the wished one first."""
     yield wish
     step = 1
     while wish - step * APART >= low or wish + step * APART <= high:

@@ -43,7 +43,7 @@ Column = tuple[int, int]  # one of the above, and a lane within it
 
 @dataclass(frozen=True)
 class Box:
-    """title: what it is. lines: (values, their type) pairs. hover: all there is to say."""
+    """A box of the drawing. lines: (values, their type) pairs. hover: the full description."""
 
     key: str
     column: Column
@@ -64,7 +64,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One region's drawing. Boxes of one column and row stack, the first lowest."""
+    """The boxes of one region's drawing. Boxes of one column and row are stacked upwards."""
 
     region: str
     boxes: tuple[Box, ...]
@@ -86,7 +86,7 @@ def sheet_of(
 
 
 def lines_of(node: fx.Node) -> tuple[tuple[str, str], ...]:
-    """Names of an op's values with their type; values of one type share a line."""
+    """Return the names of an op's values with their types; values of one type share a line."""
     by_type: dict[str, list[str]] = {}
     for value in values_of(node):
         by_type.setdefault(str(type_of(value)), []).append(value.name)
@@ -103,13 +103,13 @@ def kind_of(node: fx.Node, program: Program) -> Kind:
 
 
 def title_of(node: fx.Node) -> str:
-    """The op, and the parameters it reads."""
+    """Return a box's title: the op and the parameters it reads."""
     weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
     return f"{op_of(node).name} · {', '.join(weights)}" if weights else op_of(node).name
 
 
 class _Forward:
-    """The forward graph in rows: one more than the latest operand's."""
+    """Rows of the forward graph: an op is one row below its latest operand."""
 
     def __init__(self, program: Program, region: Region, lines: dict[int, str]) -> None:
         self.program, self.region, self.lines = program, region, lines
@@ -200,7 +200,7 @@ class _Backward:
             self.place[node] = (BACKWARD, 0), row
 
     def _row_again(self, node: fx.Node) -> int:
-        """The row of the forward op that is run again: the one that makes the same value. A part of
+        """Return the row of the recomputed forward op, which makes the same value. A part of
         a forward op, such as the gather in a `gather_linear`, stands beside what it reads."""
         for value in (*values_of(node), *node.users):  # a collective's start has its wait's row
             if value.name in self.row_of_value:
@@ -214,7 +214,7 @@ class _Backward:
         return all(v in weights and len(v.users) == 1 for v in values_of(node))
 
     def _row_of_gradient(self, node: fx.Node) -> int | None:
-        """The row of the forward op this op finds gradients for, told by what they are called."""
+        """Return the row of the forward op whose gradients an op computes, found by their names."""
         found = (self._owner(value.name, node) for value in values_of(node))
         owner = next((one for one in found if one is not None), None)
         return None if owner is None else self.forward.row.get(owner)
@@ -264,7 +264,7 @@ class _Backward:
             yield self.forward.end(value, "gradient out", (BACKWARD, 0), 0, "out")
 
     def _returned(self) -> list[fx.Node]:
-        """Gradients that leave for the region before this one."""
+        """Return the gradients that the region before this one receives."""
         returned = output_of(self.graph).items()
         return [value for name, value in returned if name not in self.program.parameters]
 

@@ -82,7 +82,7 @@ def text(x: float, y: float, content: str, css: str) -> str:
 
 
 def band(x: float, y: float, width: float, height: float) -> str:
-    """The ground of the column of kept values."""
+    """Draw the background of the column of saved values."""
     return _rect(x, y, width, height, 8, "#fdf3d9", "none", "")
 
 
@@ -107,7 +107,7 @@ def plain_rectangle(
 
 
 def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
-    """A faint line for things to stand on; level, unless `to_y` says otherwise."""
+    """Draw a faint base line; level unless `to_y` is given."""
     end = y if to_y is None else to_y
     return (
         f'<path class="line" d="M{_n(x)} {_n(y)}L{_n(to_x)} {_n(end)}" stroke="#d8d5cc" '
@@ -116,7 +116,7 @@ def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
 
 
 def halo(points: Sequence[Point]) -> str:
-    """Under a line, so that what it crosses reads as passing below."""
+    """Draw a halo under a line, so that lines it crosses appear below it."""
     return (
         f'<path class="line" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
         'stroke-opacity="0.9"/>'
@@ -124,7 +124,7 @@ def halo(points: Sequence[Point]) -> str:
 
 
 def arrow(points: Sequence[Point], flow: str) -> str:
-    """A line with round corners, and its head at the last point."""
+    """Draw a line with round corners and an arrow head at its last point."""
     colour = FLOWS[flow]
     width = 2.0 if flow == "kept" else 1.5
     (x0, y0), (x, y) = points[-2], points[-1]
@@ -141,7 +141,7 @@ def arrow(points: Sequence[Point], flow: str) -> str:
 
 
 def legend(x: float, y: float, width: float) -> Iterator[str]:
-    """What the looks mean, in as many rows as the width asks for."""
+    """Draw the legend, in as many rows as the width needs."""
     places = list(_legend_places(width))
     boxes = len(LEGEND_BOXES)
     for (kind, again, label), (dx, dy) in zip(LEGEND_BOXES, places, strict=False):
@@ -184,7 +184,7 @@ def _rect(
 
 
 def _path(points: Sequence[Point], radius: float = 5.0) -> str:
-    """A line along level and upright stretches, its corners rounded."""
+    """Return the path of a line of level and vertical parts with rounded corners."""
     parts = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         reach = min(radius, _distance(before, corner) / 2, _distance(corner, after) / 2)
@@ -211,5 +211,5 @@ def _sign(value: float) -> int:
 
 
 def _n(value: float) -> str:
-    """A number with at most one decimal."""
+    """Format a number with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")

@@ -25,7 +25,7 @@ HEADING = 80.0  # above each region
 
 
 def program_svg(program: Program, stage: str, only: str | None = None) -> str:
-    """The regions one below the other, columns in line. only: one region."""
+    """Draw the regions one below the other, with aligned columns. only: one region."""
     size = _sizes(program)
     regions = [region for region in program.regions.values() if only in (None, region.name)]
     sheets = [sheet_of(program, region, _ir_lines(region), size) for region in regions]
@@ -53,7 +53,7 @@ def program_svg(program: Program, stage: str, only: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where each column begins and ends, and each gutter's first lane is."""
+    """The x at which each column begins and ends, and of each gutter's first lane."""
 
     columns: tuple[Column, ...]
     left: tuple[float, ...]

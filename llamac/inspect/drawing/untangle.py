@@ -21,7 +21,7 @@ class _Upright:
 
 @dataclass(frozen=True)
 class _Stub:
-    """A level stretch from a lane to the left (-1) or right (1) edge of the gutter."""
+    """A level part of a line from a lane to the left (-1) or right (1) edge of the gutter."""
 
     lane: int
     y: float
@@ -31,7 +31,7 @@ class _Stub:
 
 @dataclass(frozen=True)
 class _Knot:
-    """A stretch of a gutter whose lanes are ordered by themselves, as no line runs out of it."""
+    """A part of a gutter that no line leaves, so that its lanes are ordered independently."""
 
     top: float
     bottom: float
@@ -39,7 +39,7 @@ class _Knot:
 
 
 def untangle(routed: Routed) -> Routed:
-    """The same lines, their lanes in a better order."""
+    """Reorder the lanes of lines so that fewer lines cross."""
     knots = [list(_knots(routed.lines, g, lanes)) for g, lanes in enumerate(routed.lanes)]
 
     def moved(stop: Stop) -> Stop:
@@ -69,7 +69,7 @@ def _knots(lines: Sequence[Line], gutter: int, lanes: int) -> Iterator[_Knot]:
 
 
 def _order(uprights: Sequence[_Upright], stubs: Sequence[_Stub], lanes: int) -> Sequence[int]:
-    """Where each lane goes."""
+    """Return the new position of each lane."""
     if not 1 < lanes <= MOST:
         return range(lanes)
     return min(
