@@ -13,8 +13,10 @@ computes again included. The process' own memory and what the allocator loses co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 
 from llamac.ir.program import Program, Region
@@ -232,18 +234,47 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
     one, other = trial.sets[early].seconds, trial.sets[late].seconds
     first, nbytes, again, slowest = [], 0.0, 0.0, 0.0
     for rank, count in enumerate(trial.layers):
-        tried = range(count + 1) if early != late else range(1)
-        by_time = tried if one >= other else reversed(tried)
-        sizes = ((number, trial.nbytes(rank, early, late, number)) for number in by_time)
-        number, size = next((found for found in sizes if found[1] <= most), (-1, 0.0))
-        if number < 0:
+        sizes = partial(trial.nbytes, rank, early, late)
+        if early == late:
+            number = 0 if sizes(0) <= most else None
+        else:
+            number = _first_within(sizes, count, most, fewest=one >= other)
+        if number is None:
             return None
+        size = sizes(number)
         own = number * one + (count - number) * other
         slowest, again = max(slowest, trial.seconds[rank] + own), again + own
         nbytes = max(nbytes, size)
         first.append(number)
     layers = _spread(trial, first)
     return Plan(early, late, tuple(first), layers, trial.stages, nbytes, slowest, again)
+
+
+Sizes = Callable[[int], float]
+"""Bytes of a rank by how many of its layers keep the first set. From 1 to all but one of them,
+the maximum of linear functions (`footprint.behind`), hence convex; the two ends, where a rank has
+layers of one set only, stand apart."""
+
+
+def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | None:
+    """The least number, else the greatest, from 0 to `count`, whose size is within `most`."""
+    ends = (0, count) if fewest else (count, 0)
+    if sizes(ends[0]) <= most:
+        return ends[0]
+    lowest = _lowest(sizes, count)
+    if lowest is not None and sizes(lowest) <= most:
+        if fewest:
+            return 1 + bisect_left(range(1, lowest + 1), True, key=lambda n: sizes(n) <= most)
+        beyond = bisect_left(range(lowest, count), True, key=lambda n: sizes(n) > most)
+        return lowest + beyond - 1
+    return ends[1] if sizes(ends[1]) <= most else None
+
+
+def _lowest(sizes: Sizes, count: int) -> int | None:
+    """The number between the ends whose size is least; None if there is none between."""
+    if count < 2:
+        return None
+    return 1 + bisect_left(range(1, count - 1), True, key=lambda n: sizes(n + 1) >= sizes(n))
 
 
 def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
@@ -263,7 +294,7 @@ def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
 def _impossible(trial: Trial, limit: Limit) -> str:
     least = min(
         max(
-            min(trial.nbytes(rank, early, late, number) for number in range(count + 1))
+            _least(partial(trial.nbytes, rank, early, late), count)
             for rank, count in enumerate(trial.layers)
         )
         for early in range(len(trial.sets))
@@ -276,6 +307,11 @@ def _impossible(trial: Trial, limit: Limit) -> str:
         f'optimizer state and logits. Set budget = "{_gigabytes(least)}" or more, or lower '
         "batch.micro_batch, or share more over ranks in [parallel]"
     )
+
+
+def _least(sizes: Sizes, count: int) -> float:
+    between = _lowest(sizes, count)
+    return min(sizes(n) for n in (0, count, between) if n is not None)
 
 
 def _gigabytes(nbytes: float) -> str:

@@ -141,10 +141,16 @@ def nearest_multiples(value: int, of: int) -> list[int]:
 
 def nearest_divisors(value: int, of: int) -> list[int]:
     """The divisors of `of` just below and above `value`."""
-    small = [n for n in range(1, math.isqrt(of) + 1) if of % n == 0]
-    divisors = sorted({*small, *(of // n for n in small)})
-    below = [n for n in divisors if n < value][-1:]
-    return below + [n for n in divisors if n > value][:1]
+    found = divisors(of)
+    below = [n for n in found if n < value][-1:]
+    return below + [n for n in found if n > value][:1]
+
+
+def divisors(of: int) -> list[int]:
+    """The divisors of `of`, in order; of a number above 10¹⁰ those below 10⁵ and their cofactors,
+    so that no number in a spec takes long."""
+    small = [n for n in range(1, min(math.isqrt(of), 10**5) + 1) if of % n == 0]
+    return sorted({*small, *(of // n for n in small)})
 
 
 ALIASES = {

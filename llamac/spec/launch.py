@@ -148,7 +148,7 @@ def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
     """Every node holds as many ranks as the others."""
     ranks, most = parallel.ranks, launch.gpus_per_node
     if ranks > most and ranks % most:
-        fits = max(n for n in range(1, most + 1) if ranks % n == 0)
+        fits = next(n for n in range(min(most, 4096), 0, -1) if ranks % n == 0)
         message = f"gpus_per_node = {most} does not divide the {ranks} ranks of [parallel]"
         blamed = ("launch", "gpus_per_node")
         if not launch.given("gpus_per_node"):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import chain, islice
 
 from llamac.spec.batch import Batch
-from llamac.spec.errors import Problem, either
+from llamac.spec.errors import Problem, divisors, either
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 
 Layout = tuple[int, int]  # tensor and context ranks
 SUGGESTIONS = 3
+SEARCHED = 10_000
+"""Most numbers tried for a suggestion: however large the degrees are, a check stays quick."""
 
 
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
@@ -41,9 +43,10 @@ def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Probl
         key, others = ("data_shard", replicas) if shards > 1 else ("data_replicate", shards)
         message = f"data_shard × data_replicate = {data} ranks take {micro * data} sequences at a "
         message += f"time (micro_batch = {micro}), which do not divide a step's {sequences}"
-        now = data // others
-        degrees = [n for n in range(1, 2 * now + 1) if works(sequences, data=n * others)]
-        near = [n for n in degrees if n < now][-1:] + [n for n in degrees if n > now][:1]
+        now, whole = data // others, sequences // (micro * others)
+        fits = not sequences % (micro * others)
+        degrees = [n for n in divisors(whole) if works(sequences, data=n * others)] if fits else []
+        near = [n for n in degrees if n < now][-1:] + [n for n in degrees if now < n <= 2 * now][:1]
     else:
         key, count = "pipeline", sequences // (micro * data)
         message = f"pipeline = {ranks} ranks work on {_micro_batches(count)} a step "
@@ -51,12 +54,18 @@ def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Probl
         odd = f"which {count // ranks} rounds do not divide"
         message += "too few for all" if count < ranks else odd
         fewest = 1 if virtual == 1 else 2
-        near = [n for n in range(fewest, ranks) if works(sequences, ranks=n)][-1:]
-    smaller = [n for n in range(1, micro) if works(sequences, micro=n)][-1:]
+        fewer = range(min(ranks - 1, count), fewest - 1, -1)
+        near = _first(n for n in fewer[:SEARCHED] if works(sequences, ranks=n))
+    each = divisors(sequences // data) if not sequences % data else []
+    smaller = _first(n for n in reversed(each) if n < micro and works(sequences, micro=n))
     ways = [f"batch.micro_batch = {n}" for n in smaller]
-    ways.append(_steps_around(batch, micro * data, works))
+    ways.append(_steps_around(batch, micro * data, ranks, works))
     ways += [f"{key} = {either(near)}"] if near else []
     yield Problem(("parallel", key), message, f"{either(ways)} works")
+
+
+def _first(found: Iterator[int]) -> list[int]:
+    return list(islice(found, 1))
 
 
 def _micro_batches(count: int) -> str:
@@ -69,11 +78,14 @@ def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
     return micro_batches >= ranks and micro_batches % rounds == 0
 
 
-def _steps_around(batch: Batch, of: int, works: Callable[[int], bool]) -> str:
+def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool]) -> str:
     """The working sizes of a step nearest to the spec's, among multiples of so many sequences."""
-    below = next((n for n in range(batch.sequences // of * of, 0, -of) if works(n)), None)
-    above = next(n for n in count(batch.sequences // of * of + of, of) if works(n))
-    sizes = [n for n in (below, above) if n is not None]
+    now = batch.sequences // of
+    below = [n * of for n in range(now, ranks - 1, -1)[:SEARCHED] if works(n * of)][:1]
+    least = max(now + 1, ranks)
+    whole = -(-least // ranks) * ranks  # rounds of them always work
+    tried = chain(range(least, min(whole, least + SEARCHED)), [whole])
+    sizes = [*below, *_first(n * of for n in tried if works(n * of))]
     if batch.given("tokens"):
         return f"batch.tokens = {either(n * batch.sequence_length for n in sizes)}"
     return f"batch.sequences = {either(sizes)}"
@@ -110,8 +122,10 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
     def works(ranks: int, virtual: int) -> bool:
         return ranks * virtual <= model.n_layers and (idle or keep_busy(count, ranks, virtual))
 
-    each = [n for n in range(1, virtual) if works(ranks, n)][-1:]
-    fewer = [n for n in range(1 if virtual == 1 else 2, ranks) if works(n, virtual)][-1:]
+    fewest = 1 if virtual == 1 else 2
+    most = min(virtual - 1, model.n_layers // ranks), min(ranks - 1, model.n_layers // virtual)
+    each = _first(n for n in range(most[0], 0, -1) if works(ranks, n))
+    fewer = _first(n for n in range(most[1], fewest - 1, -1) if works(n, virtual))
     yield from (f"pipeline_virtual = {n}" for n in each)
     yield from (f"pipeline = {n}" for n in fewer)
 
@@ -147,8 +161,9 @@ def _nearest(
 ) -> list[Layout]:
     """The layouts nearest to one, by ratio, that break no rule and change as little as can be."""
     tensor, context = layout
-    tensors = [n for n in range(1, model.n_heads + 1) if model.n_heads % n == 0]
-    contexts = [1, *(n for n in range(2, 4 * context + 1) if batch.sequence_length % (2 * n) == 0)]
+    tensors = divisors(model.n_heads)
+    halves = divisors(batch.sequence_length // 2) if batch.sequence_length % 2 == 0 else []
+    contexts = [1, *(n for n in halves if 1 < n <= 4 * context)]
     alone = {
         "tensor": [(other, context) for other in tensors],
         "context": [(tensor, other) for other in contexts],

@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 from llamac.ir.graph import is_op, op_of, producer, recomputed_ops
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
-from llamac.passes.budget import BudgetError, Decided, Limit, Plan, Trial, cheapest, trial_of
+from llamac.passes.budget import (
+    BudgetError,
+    Decided,
+    Limit,
+    Plan,
+    Trial,
+    _first_within,
+    _least,
+    cheapest,
+    trial_of,
+)
 from llamac.passes.checkpoint import checkpoint
 from llamac.passes.cut import Cut
 from llamac.passes.liveness import peak_bytes, saved_bytes
@@ -167,6 +177,35 @@ def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> N
         seconds = first * again[:, None] + (layers - first) * again[None, :]
         best = min(best, float(np.min(np.where(state + high <= nbytes, seconds, math.inf))))
     assert chosen(nbytes).again == pytest.approx(best, rel=1e-9, abs=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_number_of_layers_is_found_as_if_all_were_tried(data: st.DataObject) -> None:
+    known, _ = trial(2)
+    early, late = data.draw(st.tuples(*[st.integers(0, len(known.sets) - 1)] * 2))
+    rank, fewest = data.draw(st.integers(0, 1)), data.draw(st.booleans())
+    count = data.draw(st.integers(1, 12))
+    known = replace(known, layers=(count, count))
+    sizes = [known.nbytes(rank, early, late, number) for number in range(count + 1)]
+    most = data.draw(st.sampled_from(sizes)) + data.draw(st.sampled_from([-1.0, 0.0, 1.0]))
+    fitting = [number for number, size in enumerate(sizes) if size <= most]
+    wanted = (fitting[0] if fewest else fitting[-1]) if fitting else None
+    assert _first_within(sizes.__getitem__, count, most, fewest) == wanted
+    assert _least(sizes.__getitem__, count) == min(sizes)
+
+
+@pytest.mark.parametrize("count", [1_000, 10_000])
+@pytest.mark.parametrize("fewest", [True, False])
+def test_the_search_grows_with_the_logarithm_of_the_layers(count: int, fewest: bool) -> None:
+    asked: list[int] = []
+
+    def sizes(number: int) -> float:
+        asked.append(number)
+        return max(5.0 * count - 3 * number, 2.0 * number)
+
+    _first_within(sizes, count, 2.5 * count, fewest)
+    assert len(asked) < 60
 
 
 @cache
