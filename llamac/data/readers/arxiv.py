@@ -23,6 +23,7 @@ from llamac.data.formats.sniff import CONTROLS
 from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
 from llamac.data.formats.tex_macros import expanded
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
+from llamac.runtime.data.decompress import stem
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
@@ -71,7 +72,7 @@ _EDITED = re.compile(
     re.M | re.I,
 )
 _CJK = re.compile(rb"\\begin\s*+\{CJK\*?\}(?:\[[^\]]{0,40}\])?\{([A-Za-z0-9]{2,10})\}")
-_OTHERS = (b"%!PS", b"%PDF", b"<", b"{", b"\x89PNG", b"PK")  # what else a paper may be served as
+_OTHERS = (b"%!PS", b"%PDF", b"<", b"\x89PNG", b"PK")  # what else a paper may be served as
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
@@ -133,7 +134,7 @@ def body(text: str) -> str:
 
 
 def _is_source(name: str) -> bool:
-    return name.lower().endswith(SOURCES)
+    return stem(name).endswith(SOURCES)
 
 
 def _is_paper(name: str) -> bool:
@@ -231,7 +232,7 @@ def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
             skipped.add("NUL in text", f"{where} {entry.name}")
         else:
             text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
-            sweave = entry.name.lower().endswith(SWEAVE)
+            sweave = stem(entry.name).endswith(SWEAVE)
             texts[entry.name] = without_chunks(text) if sweave else text
     return texts
 

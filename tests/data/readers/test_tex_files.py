@@ -154,6 +154,10 @@ def test_what_is_no_tex_is_left_out(tmp_path: Path) -> None:
     }.items():
         path = write(tmp_path / f"{name}.gz", gzip.compress(data))
         assert read("arxiv", path) == ([], {"not TeX": 1})
+    group = write(tmp_path / "a.gz", gzip.compress(b"{\\bf a}"))
+    assert read("arxiv", group)[0][0].text == "{\\bf a}\n"
+    sweave = gzip.compress(b"<<x>>=\ny\n@\n\\section{A}")
+    assert read("arxiv", write(tmp_path / "a.Rnw.gz", sweave))[0][0].text == "\\section{A}\n"
     noise = write(tmp_path / "noise.tex", bytes(range(1, 256)) * 9)
     assert read("arxiv", noise) == ([], {"unknown encoding": 1})
 
