@@ -82,7 +82,7 @@ def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -
 def _documents_have_an_end(data: Data, tokenizer: Tokenizer) -> Iterator[Problem]:
     if data.document_mask and tokenizer.path is not None and not isinstance(tokenizer.eos, int):
         message = "document_mask = true needs to know which token ends a document"
-        ways = "give tokenizer.eos, the id of that piece; in LLaMA's tokenizer it is 2"
+        ways = "give the id of that piece as tokenizer.eos; in LLaMA's tokenizer it is 2"
         yield Problem(("data", "document_mask"), message, ways)
 
 

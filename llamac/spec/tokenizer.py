@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from llamac.spec.errors import describe
 from llamac.spec.section import NonEmpty, Section
 from llamac.spec.units import Bytes
 
 EOS = 2
 """What ends a document in a tokenizer that llamac trains, as in LLaMA's."""
+
+
+def _piece(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        raise ValueError(f"must be the id of a piece or its text, not {describe(value)}")
+    if isinstance(value, int) and value < 0:
+        raise ValueError(f"must be at least 0, not {value}")
+    return value
+
+
+Piece = Annotated[int | str, BeforeValidator(_piece)]
 
 
 class Tokenizer(Section):
@@ -24,7 +36,7 @@ class Tokenizer(Section):
         description="An existing SentencePiece .model, HF tokenizer.json or Llama 3's "
         "tokenizer.model. Default: train one on the sources.",
     )
-    eos: Annotated[int, Field(ge=0)] | NonEmpty | None = Field(
+    eos: Piece | None = Field(
         default=None,
         description="The piece that ends a document: its id or its text. Default: the model's own; "
         "a trained tokenizer's is 2.",

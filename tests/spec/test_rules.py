@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llamac.spec import Spec
+from llamac.spec import Spec, SpecError, load_spec
 from tests.spec.conftest import VALID
 
 Errors = Callable[..., str]
@@ -61,8 +61,14 @@ BROKEN = [
     (
         "data.document_mask=true tokenizer.path=my.model",
         "document_mask = true needs to know which token ends a document",
-        "give tokenizer.eos, the id of that piece",
+        "give the id of that piece as tokenizer.eos",
         ["data.document_mask=true tokenizer.path=my.model tokenizer.eos=2"],
+    ),
+    (
+        "data.document_mask=true tokenizer.path=my.model tokenizer.eos=</s>",
+        "document_mask = true needs to know which token ends a document",
+        "give the id of that piece as tokenizer.eos",
+        ["data.document_mask=true tokenizer.eos=</s>"],
     ),
     (
         "data.packing=best_fit parallel.context=2",
@@ -376,3 +382,12 @@ def test_a_suggestion_takes_no_longer_for_large_degrees(errors: Errors, broken: 
     began = time.process_time()
     assert "error:" in errors(VALID, *broken.format(n=2_000_000_011).split())
     assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("value", ["-1", "2.5", "true", '""', "[2]"])
+def test_the_end_of_documents_is_an_id_or_a_text(value: str) -> None:
+    with pytest.raises(
+        SpecError, match=r"`eos` must be (at least 0|the id of a piece or its text)"
+    ):
+        load_spec("tiny", [f"tokenizer.eos={value}"])
+    assert load_spec("tiny", ["tokenizer.eos=</s>"]).tokenizer.eos == "</s>"

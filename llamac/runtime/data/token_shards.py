@@ -228,15 +228,18 @@ def _check_same(job: Job, manifest: dict[str, Any], settings: dict[str, Any]) ->
     made from: if they are gone, only the settings are compared."""
     changes = differences(manifest["settings"], settings)
     if not changes:
+        eos = {"tokenizer.eos": manifest["tokenizer"]["eos"]} if job.tokenizer.get("path") else {}
+        before = manifest["inputs"] | eos
         try:
             now = inputs_of(job)
         except (SourceError, TokenizerError, OSError) as error:
             if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
                 raise  # the file is there, but no tokenizer
-            now = manifest["inputs"]
+            asked = job.tokenizer.get("eos")
+            now = before | ({"tokenizer.eos": asked} if eos and isinstance(asked, int) else {})
         changes = [
             f"  {name}: the files have changed, {then!r} then, {now.get(name)!r} now"
-            for name, then in manifest["inputs"].items()
+            for name, then in before.items()
             if now.get(name) != then
         ]
     if changes:

@@ -62,9 +62,11 @@ for i in range(tokenizer.vocab_size()):
     tokenizer.id_to_piece(i)
 """
 CHILD = """
-import json, resource, sys
+import contextlib, json, resource, sys
 for limit, most in ((resource.RLIMIT_AS, {memory}), (resource.RLIMIT_CORE, 0)):
-    resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+    hard = resource.getrlimit(limit)[1]
+    with contextlib.suppress(OSError, ValueError):  # not every system has every limit
+        resource.setrlimit(limit, (most if hard < 0 else min(most, hard), hard))
 model, probes = sys.stdin.buffer.read(), {probes!r}
 {code}
 """

@@ -1,9 +1,9 @@
 """A tokenizer of HF's `tokenizer.json` format, by the tokenizers library.
 
 Plain text never becomes a special token here. The library is told not to look for them in text;
-where a model could still find one by itself (Unigram, WordLevel, WordPiece), a last pre-tokenizer
-cuts its name after the first character. Added tokens that are not special, such as runs of spaces,
-are pieces of text and are found in it.
+where a model finds one by itself (as Unigram, WordLevel and WordPiece may), the text is encoded
+again with a last pre-tokenizer that cuts such names after the first character. Added tokens that
+are not special, such as runs of spaces, are pieces of text and are found in it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,9 @@ class JsonTokenizer(Tokenizer):
             ids = _pieces_of(described)
             unknown = _unknown_of(described["model"])
             end = _end(ids, saved if eos is None else eos, (usual, *EOS_NAMES))
-            protected = json.dumps(_protected(described, ids, end, unknown))
-            self._whole = tokenizers.Tokenizer.from_str(protected)
+            self._exact = _exact(described, ids, end)
+            self._names = _names_in_model(described, ids, _special(described, end) | {unknown})
+            self._whole = tokenizers.Tokenizer.from_str(json.dumps(self._exact))
         except TokenizerError:
             raise
         except Exception as error:  # the library raises plain Exceptions
@@ -69,6 +71,7 @@ class JsonTokenizer(Tokenizer):
         for name in self.control:
             if pieces[name] == self.eos or (name != unknown and len(name) > 1):
                 self._is_control[pieces[name]] = True
+        self._unknown_name = unknown if unknown in self._names else None
         self._unseen: dict[str, bool] = {}  # whether a character gives no token
         kept = described if self.eos < 0 else described | {"eos": self.eos}
         self.model = json.dumps(kept, ensure_ascii=False).encode()
@@ -82,21 +85,36 @@ class JsonTokenizer(Tokenizer):
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
         # Rayon's pool is made once, at its first use.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
-        try:
-            found = self._whole.encode_batch_fast(list(texts), add_special_tokens=False)
-        except BaseException as error:  # a panic of the library's is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error
-        encoded = [np.array(one.ids, dtype=np.int32) for one in found]
-        for ids in encoded:
-            if self._is_control[ids].any():
-                piece = self.piece(int(ids[self._is_control[ids]][0]))
-                raise TokenizerError(
-                    f"the tokenizer makes its special token {piece!r} of plain text: set "
-                    "tokenizer.eos to another piece, or use another tokenizer"
-                )
+        encoded, name = _ids(self._whole, texts), self._unknown_name
+        found = [
+            number
+            for number, (text, ids) in enumerate(zip(texts, encoded, strict=True))
+            if self._is_control[ids].any() or (name is not None and name in text)
+        ]
+        if found:
+            again = _ids(self._cutting, [texts[number] for number in found])
+            for number, ids in zip(found, again, strict=True):
+                encoded[number] = ids
+                if len(special := ids[self._is_control[ids]]):
+                    raise TokenizerError(
+                        f"the tokenizer makes its special token {self.piece(int(special[0]))!r} of "
+                        "plain text: set tokenizer.eos to another piece, or use another tokenizer"
+                    )
         return encoded
+
+    @cached_property
+    def _cutting(self) -> Any:
+        """The tokenizer that cuts the names of special tokens which the model could find."""
+        regex = "|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in self._names)
+        split = {"type": "Split", "behavior": "Isolated", "invert": False}
+        steps = [self._exact.get("pre_tokenizer")]
+        steps += [split | {"pattern": {"Regex": regex}}] if self._names else []
+        cut = {"type": "Sequence", "pretokenizers": [step for step in steps if step]}
+        tokenizer = _tokenizers().Tokenizer.from_str(
+            json.dumps(self._exact | {"pre_tokenizer": cut})
+        )
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
         """As Tokenizer.unknown; a model without an unknown piece drops what it does not know, so
@@ -164,30 +182,34 @@ def _special(described: dict[str, Any], end: str | None) -> set[str]:
     return {one["content"] for one in added if one["special"]} | ({end} if end else set())
 
 
-def _protected(
-    described: dict[str, Any], ids: dict[str, int], end: str | None, unknown: str | None
-) -> dict[str, Any]:
-    """The description, with `end` as a special token, none of which text can yield, and without
-    chance (`dropout`): the same text gives the same tokens."""
+def _exact(described: dict[str, Any], ids: dict[str, int], end: str | None) -> dict[str, Any]:
+    """The description with `end` as a special token and without chance (`dropout`): the same text
+    gives the same tokens."""
     model, added = described["model"], list(described.get("added_tokens") or ())
     if end is not None:
         added = [one for one in added if one["content"] != end] + [special_token(ids[end], end)]
         added.sort(key=lambda one: one["id"])
-    names = _special(described, end) | ({unknown} if unknown else set())
-    special = {ids[name] for name in names if name in ids}  # damaged files have an id twice
-    found = [piece for piece, i in _model_pieces(model).items() if i in special and len(piece) > 1]
-    if found and model.get("type") == "BPE" and not model.get("ignore_merges"):
-        merged = {"".join(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]}
-        found = [name for name in found if name in merged]  # else no text gets there
-    cut = described.get("pre_tokenizer")
-    if found:
-        regex = "|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in found)
-        split = {"type": "Split", "behavior": "Isolated", "invert": False}
-        steps = [cut] if cut else []
-        steps.append(split | {"pattern": {"Regex": regex}})
-        cut = {"type": "Sequence", "pretokenizers": steps}
     model = model | ({"dropout": None} if "dropout" in model else {})
-    return described | {"added_tokens": added, "pre_tokenizer": cut, "model": model}
+    return described | {"added_tokens": added, "model": model}
+
+
+def _names_in_model(
+    described: dict[str, Any], ids: dict[str, int], names: set[str | None]
+) -> list[str]:
+    """The model's pieces that are special tokens, or have the id of one, as damaged files have."""
+    special = {ids.get(name or "") for name in names} - {None}
+    pieces = _model_pieces(described["model"]).items()
+    return [piece for piece, i in pieces if i in special and len(piece) > 1]
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
+    try:
+        found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    except BaseException as error:  # a panic of the library's is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error
+    return [np.array(one.ids, dtype=np.int32) for one in found]
 
 
 def _tokenizers() -> Any:

@@ -213,6 +213,11 @@ def test_data_remembers_what_ended_its_documents(texts: Path, tmp_path: Path) ->
     other = arguments(texts, tokenizer={"path": str(path), "eos": 0})
     with pytest.raises(PreparedDataMismatch, match=r"tokenizer\.eos"):
         prepare(tmp_path / "data", **other)
+    path.rename(tmp_path / "gone.json")
+    assert prepare(tmp_path / "data", **same) == manifest
+    with pytest.raises(PreparedDataMismatch, match=r"tokenizer\.eos"):
+        prepare(tmp_path / "data", **other)
+    (tmp_path / "gone.json").rename(path)
     none = arguments(texts, tokenizer={"path": str(path)})
     with pytest.raises(TokenizerError, match=r"as tokenizer\.eos; it has 0 '<\|one\|>', 1 '<\|two"):
         prepare(tmp_path / "other", **none)
