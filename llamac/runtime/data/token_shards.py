@@ -35,8 +35,8 @@ from .prepared import (
 from .records import check_source
 from .skipped import Skipped
 from .sources import documents
-from .tokenizer import Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
-from .vocabulary import Unknown, given, say_lost, tokenizer_of
+from .tokenizer import Tokenizer, TokenizerError
+from .vocabulary import Unknown, given, say_lost, tokenizer_of, train_on_sources
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
 
@@ -259,34 +259,6 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-# --- The tokenizer -------------------------------------------------------------------------
-
-
-def train_on_sources(job: Job) -> Tokenizer:
-    """Trains on a sample of the training documents, each source giving bytes in proportion to its
-    share, or all it has."""
-    lines: list[str] = []
-    for source, share in zip(job.sources, job.shares, strict=True):
-        job.progress(f"sampling {source['name']}", 0)
-        budget = int(job.tokenizer["train_bytes"] * share)
-        drawn = sample(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
-        lines += training_lines(drawn)
-    job.progress("training the tokenizer", sum(map(len, lines)))
-    return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
-
-
-def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
-    skipped, kept, held_out = Skipped(), 0, 0
-    for text in documents(source, skipped):
-        if job.is_held_out(text.encode()):
-            held_out += 1
-        else:
-            kept += 1
-            yield text
-    if not kept:
-        raise SourceError(_no_documents(source, held_out, skipped))
-
-
 # --- One source ----------------------------------------------------------------------------
 
 
@@ -318,7 +290,7 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     unknown.check()
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
-        raise SourceError(_no_documents(source, splits["validation"]["documents"], skipped))
+        raise skipped.nothing_left(source["name"], splits["validation"]["documents"])
     splits["train"]["unigram_entropy"] = entropy(unigrams)
     counted = write_array(directory / "unigrams.npy", unigrams)
     part = {
@@ -343,15 +315,6 @@ def _is_whole(job: Job, part: dict[str, Any]) -> bool:
         job.progress(f"{error}: preparing source {part['name']!r} again", 0)
         return False
     return True
-
-
-def _no_documents(source: dict[str, Any], held_out: int, skipped: Skipped) -> str:
-    why = ", ".join(f"{count} × {reason}" for reason, count in skipped.counts.items())
-    if held_out:
-        lower = "" if held_out == 1 else "lower data.validation or "
-        why = f"all {held_out} were held out: {lower}give it more documents"
-    examples = "".join(f"\n  {example}" for example in skipped.examples[:3])
-    return f"source {source['name']!r} has no document to train on ({why or 'empty'}){examples}"
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..durable import is_whole, note_or_nothing, write, write_note
-from .tokenizer import EOS, Tokenizer, TokenizerError
+from .skipped import Skipped
+from .sources import documents
+from .tokenizer import EOS, Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
 
 if TYPE_CHECKING:
     from .token_shards import Job
@@ -59,6 +61,31 @@ def is_settled(job: Job, key: str) -> bool:
     noted = note_or_nothing(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_whole(path, noted["file_sha256"])
+
+
+def train_on_sources(job: Job) -> Tokenizer:
+    """Trains on a sample of the training documents, each source giving bytes in proportion to its
+    share, or all it has."""
+    lines: list[str] = []
+    for source, share in zip(job.sources, job.shares, strict=True):
+        job.progress(f"sampling {source['name']}", 0)
+        budget = int(job.tokenizer["train_bytes"] * share)
+        drawn = sample(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
+        lines += training_lines(drawn)
+    job.progress("training the tokenizer", sum(map(len, lines)))
+    return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
+
+
+def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
+    skipped, kept, held_out = Skipped(), 0, 0
+    for text in documents(source, skipped):
+        if job.is_held_out(text.encode()):
+            held_out += 1
+        else:
+            kept += 1
+            yield text
+    if not kept:
+        raise skipped.nothing_left(source["name"], held_out)
 
 
 def say_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
