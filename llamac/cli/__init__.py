@@ -123,7 +123,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 
 def _say(error: Exception, verb: str) -> None:
-    """An exception that knows its exit code, as its message alone."""
+    """Print the message of an exception that has an exit code."""
     from llamac.runtime.terminal import escaped
     from llamac.spec.errors import SpecError
 

@@ -109,7 +109,7 @@ def _shape(model: Model) -> str:
 
 
 def _extras(model: Model) -> str:
-    """What LLaMA has not: `, tied embeddings, biases, rope scaled 8× (llama3)`."""
+    """Return the features beyond LLaMA's: `, tied embeddings, rope scaled 8× (llama3)`."""
     found = ["tied embeddings"] if model.tied_embeddings else []
     found += ["biases"] if model.bias else []
     if model.position == "rope" and (scaling := model.rope_scaling) is not None:
@@ -118,7 +118,7 @@ def _extras(model: Model) -> str:
 
 
 def _layout(parallel: Parallel, launch: Launch) -> str:
-    """16 = pipeline 2 × tensor 8, on 2 nodes of 8."""
+    """Return a layout as text: 16 = pipeline 2 × tensor 8, on 2 nodes of 8."""
     degrees = [f"{key} {n}" for key in AXES.values() if (n := getattr(parallel, key)) > 1]
     nodes = launch.nodes(parallel.ranks)
     where = "one node" if nodes == 1 else f"{nodes:,} nodes of {launch.gpus_per_node}"
@@ -131,7 +131,7 @@ def _mixture(data: Data) -> str:
 
 
 def _short(count: float) -> str:
-    """1_400_000_000_000 → 1.4T."""
+    """Format a count: 1_400_000_000_000 → 1.4T."""
     unit = ""
     for larger in ("K", "M", "B", "T"):
         if count < 1000:

@@ -24,7 +24,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing 
 
 
 def heads(model: Model) -> str:
-    """`8 heads of 32`, and how many of keys and values they share."""
+    """Return `8 heads of 32`, and the number of key and value heads."""
     text = f"{model.n_heads} heads of {model.head_dim}"
     if model.n_kv_heads != model.n_heads:
         text += f" sharing {model.n_kv_heads} of keys and values"
@@ -50,7 +50,7 @@ def writable(path: Path, option: str = "-o") -> None:
 
 
 def write(path: Path, content: str | bytes, option: str = "-o") -> None:
-    """The file that `option` names, whole or not at all."""
+    """Write the file that `option` names, atomically."""
     from llamac.runtime import durable
 
     writable(path, option)

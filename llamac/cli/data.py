@@ -71,7 +71,7 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
 
 
 def directory_of(spec: Spec, run: Path | None) -> Path:
-    """Where the spec's run will look for its data."""
+    """Return where the spec's run will look for its data."""
     return Path(spec.data.directory or (run or Path("runs") / spec.name) / "data")
 
 
@@ -148,7 +148,7 @@ def prepare_here(
     workers: int | None = None,
     engine: EngineName = EngineName.processes,
 ) -> dict[str, Any]:
-    """Prepares, saying how far it is; returns the manifest. workers: one for each core."""
+    """Prepare data with progress and return the manifest. workers: default one per core."""
     from llamac.cli.progress import reported
     from llamac.data import executor
     from llamac.data import prepare as preparing

@@ -54,7 +54,7 @@ def require_memory(spec: Spec, program: Program) -> None:
 
 
 def machine_memory() -> int:
-    """Bytes that processes here may hold: the machine's, or a container's limit."""
+    """Return bytes that processes here may hold: the machine's, or a container's limit."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:

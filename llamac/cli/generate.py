@@ -52,7 +52,7 @@ def generate(
 
 
 def _program_of(run: Path) -> Path:
-    """RUN's generate.py, if llamac wrote it: no other directory's code is run."""
+    """Return RUN's generate.py if llamac wrote it: no other directory's code is run."""
     program = run.absolute() / "generate.py"
     if program.is_file() and (run / "MANIFEST.json").is_file():
         return program

@@ -171,7 +171,7 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str:
 
 
 def _rates(spec: Spec) -> Rates:
-    """Of the spec's hardware.gpu; an A100 where it names none."""
+    """Return the rates of the spec's hardware.gpu, or of an A100."""
     from llamac.passes.timing import A100, Rates
 
     if spec.hardware.gpu is None:

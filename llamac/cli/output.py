@@ -81,7 +81,7 @@ def write_output(
 
 
 def inputs_of(spec: Spec) -> list[str | Path]:
-    """What a command that takes a spec may read: its files, tokenizer, sources (globs), device."""
+    """Return the files that a spec's command may read: spec, tokenizer, sources, device."""
     found: list[str | Path] = list(spec.files)
     found += [path for source in spec.data.source for path in source.paths]
     named = [spec.tokenizer.path, spec.hardware.gpu, *(one.tokenizer for one in spec.data.source)]
@@ -108,14 +108,14 @@ def _marked(content: bytes) -> bytes:
 
 
 def _made_here(path: Path) -> bool:
-    """Whether the file ends in a marker that holds for the rest of it."""
+    """Return whether the file ends in a marker that holds for the rest of it."""
     content = path.read_bytes()
     span = _last_marker(content)
     return span is not None and content[slice(*span)] == _digest(content, *span)
 
 
 def _last_marker(content: bytes) -> tuple[int, int] | None:
-    """Where the hash of the marker at the end of `content` begins and ends."""
+    """Return where the hash of the marker at the end of `content` begins and ends."""
     start = max(0, len(content) - 100)
     found = list(_MARKER.finditer(content[start:]))
     return (start + found[-1].start(1), start + found[-1].end(1)) if found else None

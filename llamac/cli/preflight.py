@@ -22,7 +22,7 @@ def missing_files(sections: Mapping[str, Any], document: Document) -> Iterator[P
 
 
 def missing_elsewhere(spec: Spec) -> list[str]:
-    """The same of the paths that shipped specs give, which describe data kept elsewhere."""
+    """Return the same of the paths that shipped specs give, which describe data kept elsewhere."""
     document = spec.document
     if document is None:
         return []

@@ -18,7 +18,7 @@ EVERY = 30.0  # seconds between lines where there is no terminal
 
 @contextmanager
 def reported() -> Iterator[Report]:
-    """A callback for `llamac.data.executor.run`."""
+    """Yield a callback for `llamac.data.executor.run`."""
     if sys.stderr.isatty():
         with _bars() as report:
             yield report

@@ -113,7 +113,7 @@ def _require_data(spec: Spec, run: Path) -> None:
 
 
 def _dry_run(spec: Spec) -> Iterator[str]:
-    """What rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
+    """Yield what rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
     if spec.parallel.ranks == 1:
         raise ProcessesError(
             f"{spec.name} is for one process, which --steps 1 tries out; a dry run is for many: "
@@ -159,7 +159,7 @@ def _processes(count: int) -> str:
 
 
 def _started_by(spec: Spec) -> list[str]:
-    """The start of the command: Python itself, or torchrun for several ranks."""
+    """Return the start of the command: Python itself, or torchrun for several ranks."""
     if spec.parallel.ranks == 1:
         return [sys.executable]
     return [

@@ -17,7 +17,7 @@ _BOUNDS = {
 
 
 def usage_message(error: Any, verb: str) -> str:
-    """The text for an error of typer's, a line for what is wrong and one for its help page."""
+    """Return the text of a typer error: what is wrong, and where its help is."""
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "") or f"llamac {verb}"
     commands: list[str] = list(getattr(getattr(context, "command", None), "commands", ()))

@@ -107,7 +107,7 @@ def _is_prepared(entry: Path) -> bool:
 
 
 def _inside(name: str) -> bool:
-    """A path that stays below the directory: what is recorded may be deleted."""
+    """Return whether a path stays below the directory: recorded files may be deleted."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts
 

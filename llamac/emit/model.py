@@ -23,7 +23,7 @@ from llamac.passes.flops import flops_per_token, matmul_parameters
 
 
 def render_model(program: Program) -> str:
-    """The text of model.py. Same Program, same text."""
+    """Return the text of model.py. Same Program, same text."""
     blocks = list(dict.fromkeys(program.layers))
     order = [
         "embed",
@@ -81,7 +81,7 @@ def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
 
 
 def _sharing(program: Program) -> int:
-    """How many ranks share the positions of what passes between layers."""
+    """Return the number of ranks that share positions between layers."""
     tokens = placeholders(program.regions["embed"].forward.graph, "input")[0]
     stream = output_of(program.regions["embed"].forward.graph)
     of_tokens, of_stream = (program.symbols[str(type_of(v).shape[1])] for v in (tokens, stream))
@@ -187,7 +187,7 @@ def _block(program: Program) -> dict[str, Any]:
 
 
 def _layer_functions(program: Program) -> str:
-    """The function of each layer, as an expression: `(BlockFunction,) * 6`."""
+    """Return the function of each layer, as an expression: `(BlockFunction,) * 6`."""
     return " + ".join(
         f"({_function(program.regions[name])},) * {count}" for name, count in program.layer_runs
     )
@@ -217,7 +217,7 @@ def _parameter(left: str, parameter: Parameter, indent: int, end: str = "") -> I
 
 
 def _model(program: Program) -> dict[str, Any]:
-    """The attributes of Model, and how it calls each region."""
+    """Return the attributes of Model, and how it calls each region."""
     once = [p for p in program.parameters.values() if not p.per_layer]
     deeper = 12 if program.stages else 8  # under an `if`: the first stage's, or the last's
     calls = {}
@@ -241,7 +241,7 @@ def _model(program: Program) -> dict[str, Any]:
 
 
 def _tables(arguments: dict[str, Any]) -> Iterator[str]:
-    """The call that makes the rotary tables, on as many lines as it takes."""
+    """Yield the call that makes the rotary tables, on as many lines as it takes."""
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     sizes = [str(arguments["positions"]), str(arguments["head_dim"])]
     short = [f"{key}={literal(value, used=-WIDTH)}" for key, value in values.items()]

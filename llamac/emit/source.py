@@ -31,7 +31,7 @@ def environment() -> Environment:
 
 
 def constant(name: str, value: Any) -> str:
-    """`NAME = literal`, on several lines where one is too long."""
+    """Return `NAME = literal`, on several lines where one is too long."""
     text = literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
@@ -39,7 +39,7 @@ def constant(name: str, value: Any) -> str:
 
 
 def literal(value: Any, used: int = 0, indent: int = 0) -> str:
-    """A Python literal for what TOML can say; `used` columns of its first line are taken."""
+    """Return a Python literal for what TOML can say; `used` columns of its first line are taken."""
     if isinstance(value, str):
         return _string(value)
     if not isinstance(value, dict | list | tuple):
@@ -56,7 +56,7 @@ def literal(value: Any, used: int = 0, indent: int = 0) -> str:
 
 
 def _items(value: Any, indent: int | None) -> Iterator[str]:
-    """Each element, as one line where `indent` is None, else as wide as that indent leaves it."""
+    """Yield each element, on one line if `indent` is None, else wrapped at that indent."""
     pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     for key, item in pairs:
         prefix = "" if key is None else f"{literal(key)}: "
@@ -67,7 +67,7 @@ def _items(value: Any, indent: int | None) -> Iterator[str]:
 
 
 def _string(text: str) -> str:
-    """`repr(text)`, but in double quotes unless single ones need fewer escapes, as ruff has it."""
+    """Return `repr(text)` in double quotes unless single ones need fewer escapes, as ruff does."""
     quote = "'" if text.count('"') > text.count("'") else '"'
     quoted = {quote: "\\" + quote, "'" if quote == '"' else '"': "'" if quote == '"' else '"'}
     return quote + "".join(quoted.get(c) or repr(c)[1:-1] for c in text) + quote

@@ -32,7 +32,7 @@ def render_trainer(spec: Spec, planned: bool = False) -> dict[str, str]:
 
 
 def launch_files(launch: Launch) -> tuple[str, ...]:
-    """The launchers a spec gets: one for Kubernetes only where it names what Kubernetes needs."""
+    """Return the launchers of a spec: Kubernetes only where the spec names what it needs."""
     names = ("launch/local.sh", "launch/slurm.sbatch", "launch/skypilot.yaml")
     kubernetes = launch.image and launch.volume
     return (*names, "launch/kubernetes.yaml") if kubernetes else names
@@ -52,7 +52,7 @@ def runtime_files(*sources: str) -> list[str]:
 
 
 def stream_shape(spec: Spec) -> tuple[int, int, int]:
-    """What passes from layer to layer on one rank: sequences, positions, dim."""
+    """Return what passes from layer to layer on one rank: sequences, positions, dim."""
     parallel, batch = spec.parallel, spec.batch
     sharing = parallel.context * (parallel.tensor if parallel.sequence else 1)
     return batch.micro_batch, batch.sequence_length // sharing, spec.model.dim
@@ -65,7 +65,7 @@ def has_whole_model(spec: Spec) -> bool:
 
 
 def _values(spec: Spec) -> dict[str, Any]:
-    """What the templates see besides the spec: sections regrouped as the runtime takes them."""
+    """Return the templates' values besides the spec: sections as the runtime takes them."""
     optimizer, schedule, ranks = spec.optimizer, spec.schedule, spec.parallel.ranks
     nodes = spec.launch.nodes(ranks)
     names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
@@ -111,7 +111,7 @@ def _values(spec: Spec) -> dict[str, Any]:
 
 
 def _mixing(spec: Spec) -> dict[str, Any]:
-    """How `Mixture` differs from what it does by itself."""
+    """Return the arguments of `Mixture` that differ from its defaults."""
     found: dict[str, Any] = {}
     if spec.data.packing != "concatenate":
         found["packing"] = spec.data.packing

@@ -58,7 +58,7 @@ def _joined(module: fx.GraphModule, kept: tuple[str, ...]) -> fx.GraphModule:
 
 
 def _join_reader(graph: fx.Graph, gather: fx.Node) -> None:
-    """The first matmul that reads what is gathered runs with it."""
+    """Fuse an all-gather with the first matmul that reads it."""
     matmul = next((user for user in gather.users if _reads(user, gather)), None)
     if matmul is None:
         return
@@ -77,7 +77,7 @@ def _join_reader(graph: fx.Graph, gather: fx.Node) -> None:
 
 
 def _reads(user: fx.Node, gather: fx.Node) -> bool:
-    """Is this a matmul of what was gathered with a weight, and nothing else?"""
+    """Return whether this is a matmul of a gathered value with a weight."""
     given = operands(user) if is_op(user, *GATHERING) else ()
     return len(given) == 2 and given[0] is gather
 

@@ -103,7 +103,7 @@ class _Rebuild:
         return self.copies[node]
 
     def _value(self, value: fx.Node) -> fx.Node:
-        """A forward value, in the new backward graph."""
+        """Return a forward value, in the new backward graph."""
         if value not in self.values:
             if value.op == "placeholder" or self._kept(value):
                 self.values[value] = self._placeholder(value)

@@ -56,7 +56,7 @@ class Context:
 
 
 def _part(kind: TensorType) -> TensorType:
-    """A rank's part of something with positions."""
+    """Return a rank's part of something with positions."""
     if "S" not in kind.shape:
         return kind
     dim = kind.shape.index("S")
@@ -83,7 +83,7 @@ class _Rebuild(Rebuild):
         return self.build.op(context_attention, q, *whole, name=names(node), **options)
 
     def _whole(self, x: fx.Node) -> fx.Node:
-        """Every rank's positions, in order."""
+        """Return every rank's positions, in order."""
         options: dict[str, Any] = {"dim": 1, "size": self.ranks}
         gathered = self.build.op(all_gather, x, name=f"{x.name}_gathered", axis=AXIS, **options)
         return self.build.op(position_order, gathered, name=f"{x.name}_whole", **options)

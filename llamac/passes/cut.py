@@ -36,7 +36,7 @@ class Cut:
 
 
 def seconds_of(region: Region, clock: Clock) -> float:
-    """One forward and one backward pass."""
+    """Return one forward and one backward pass."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
     return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)
 

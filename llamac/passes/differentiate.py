@@ -125,7 +125,7 @@ class _Tape:
         return finish(self.build.graph)
 
     def _total(self, value: fx.Node) -> fx.Node | None:
-        """The sum of what each reader of a forward value sends back."""
+        """Return the sum of what each reader of a forward value sends back."""
         parts = self.cotangents.get(value, [])
         if len(parts) < 2:
             return parts[0] if parts else None
@@ -143,7 +143,7 @@ class _Tape:
         return f"d_{value.name}_from_{op_of(self.reader).name}" if several else f"d_{value.name}"
 
     def _primal(self, value: fx.Node) -> fx.Node:
-        """The backward graph's placeholder for a forward value."""
+        """Return the backward graph's placeholder for a forward value."""
         if value not in self.primals:
             role = value.meta.get("role", "saved")
             with self.build.graph.inserting_after(self.seed):

@@ -21,7 +21,7 @@ def matmul_parameters(program: Program) -> int:
 
 
 def attention_flops_per_token(program: Program) -> int:
-    """12·L·d·s: forward and backward of attention, the masked half counted too."""
+    """Return 12·L·d·s: attention forward and backward, with the masked half."""
     flops = dict.fromkeys(program.layers, 0)
     for name in flops:
         for node in ops_in(program.regions[name].forward.graph):
@@ -35,5 +35,5 @@ def attention_flops_per_token(program: Program) -> int:
 
 
 def flops_per_token(program: Program) -> int:
-    """6N + 12·L·d·s, N the parameters of matmuls (PaLM, appendix B)."""
+    """Return 6N + 12·L·d·s, with N matmul parameters (PaLM, appendix B)."""
     return 6 * matmul_parameters(program) + attention_flops_per_token(program)

@@ -55,7 +55,7 @@ class Held:
 
 
 def held(program: Program, layers: int, first: bool, last: bool) -> Held:
-    """Of a pipeline stage of so many layers, which may be the first, the last, or both."""
+    """Return the memory held by a pipeline stage, which may be the first, the last, or both."""
     layer = rest = 0
     embedding = _parameters_of(program, "embed")
     for name, parameter in program.parameters.items():
@@ -75,7 +75,7 @@ def _parameters_of(program: Program, region: str) -> set[str]:
 def states(
     own: Held, dtype: str, sharding: Sharding, ranks: int, micro_batches: int, whole_stage: bool
 ) -> dict[str, float]:
-    """Bytes of parameters, gradients and optimizer state, and of what is gathered of them.
+    """Return bytes of parameters, gradients and optimizer state, and of what is gathered of them.
 
     As the emitted trainer has it: alone 2 + 4 bytes of parameters (bf16 and its fp32 master), 4 of
     gradients, 8 of moments (Megatron's 18); in fp32 4 + 4 + 8. Under FSDP all of it in fp32 shards,
@@ -130,7 +130,7 @@ _extents = WeakKeyDictionary()
 
 
 def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
-    """By liveness; worked out once for the graphs of a region and the sizes of a micro-batch."""
+    """Simulate liveness, once per region's graphs and micro-batch sizes."""
     assert region.backward is not None
     known = _extents.setdefault(region.backward, {})
     key = (region.saved, *symbols.items())
@@ -162,7 +162,7 @@ def activations(
 
 
 def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
-    """Bytes of attention's scores, softmax and mask, where a kernel writes them (5as²b)."""
+    """Return bytes of attention's scores, softmax and mask, where a kernel writes them (5as²b)."""
     total = 0.0
     for node in ops_in(graph):
         if node.kwargs.get("kernel") == "math":
@@ -226,7 +226,7 @@ def behind(
     last: bool,
     fresh: Fresh | None = None,
 ) -> float:
-    """The most bytes of activations alive on a pipeline rank, logits aside, beside all gradients.
+    """Return the peak activation bytes on one pipeline rank, excluding logits.
     runs: the regions its layers run, in order, and how many layers in a row. flying: see
     `in_flight`. last: is the loss its own? fresh: of the gradients, those not always there.
 

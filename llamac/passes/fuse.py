@@ -55,7 +55,7 @@ class Fuse:
         return program
 
     def _linear_cross_entropy(self, graph: fx.Graph, node: fx.Node) -> None:
-        """cross_entropy(linear(x, w), labels): the logits never exist whole."""
+        """Fuse cross_entropy(linear(x, w), labels), so that logits are never whole."""
         if not is_op(node, cross_entropy):
             return
         logits, labels = operands(node)
@@ -72,7 +72,7 @@ class Fuse:
 
 
 def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """rms_norm(x + r, w): the sum is normalised while it is still in registers."""
+    """Fuse rms_norm(x + r, w): the sum is normalised while it is in registers."""
     if not is_op(node, rms_norm):
         return
     total, weight = operands(node)
@@ -93,7 +93,7 @@ def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _move_up_to(old: fx.Node, new: fx.Node) -> None:
-    """The fused op must stand before every reader of the value it now makes."""
+    """Move the fused op before every reader of its value."""
     first = min(user for user in old.users if user is not new)
     source, _ = producer(new)
     if first < source:
@@ -103,7 +103,7 @@ def _move_up_to(old: fx.Node, new: fx.Node) -> None:
 
 
 def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
-    """silu(gate) · up, of two tensors or of the two halves of one."""
+    """Fuse silu(gate) · up, of two tensors or of the two halves of one."""
     if not is_op(node, mul):
         return
     activated, up = operands(node)
@@ -118,7 +118,7 @@ def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rope(graph: fx.Graph, node: fx.Node) -> None:
-    """split → split_heads → rope of q and of k: one rotation of qkv's first heads."""
+    """Fuse split, split_heads and rope of q and k into one rotation of qkv's first heads."""
     if not (is_op(node, split) and len(results(node)) == 3):
         return
     flat = results(node)
@@ -156,7 +156,7 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _parts_of_split(values: list[fx.Node]) -> fx.Node | None:
-    """The tensor whose parts these are, in order and all of them, if they are nobody else's."""
+    """Return the tensor that these are all parts of, in order and without other readers."""
     if not all(is_result(value) and len(value.users) == 1 for value in values):
         return None
     sources = [producer(value)[0] for value in values]

@@ -38,11 +38,11 @@ class Live:
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
     def during(self, node: fx.Node) -> int:
-        """The bytes alive while this op runs."""
+        """Return the bytes alive while this op runs."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """The op has run: its results are there, and what nobody reads any more is freed."""
+        """Account for an op: add its results, free values without further readers."""
         self.nbytes = self.during(node)
         for base, readers in self._read(node):
             readers.discard(node)
@@ -65,7 +65,7 @@ def peak_bytes(
     symbols: Mapping[str, int],
     order: Sequence[fx.Node] | None = None,
 ) -> int:
-    """The most bytes alive at once, the ops in this order (the graph's, if none is given).
+    """Return the most bytes alive at once, the ops in this order (the graph's, if none is given).
 
     kept: names of the values that outlive the graph beside what it returns.
     """
@@ -78,7 +78,7 @@ def peak_bytes(
 
 
 def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
+    """Return bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
     forward = forward_by_name(region)
     bases = {base_of(forward[name]) for name in region.saved}
     return sum(type_of(base).nbytes(symbols) for base in bases)

@@ -98,7 +98,7 @@ def overlapped(
 
 
 def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
-    """Bytes by which the peak of a graph without starts and waits may grow, if nobody says."""
+    """Return the default bytes by which overlap may raise a graph's peak."""
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
         for node in ops_in(graph)
@@ -108,7 +108,7 @@ def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
 
 
 def _split(graph: fx.Graph) -> None:
-    """Every collective as a start and a wait."""
+    """Split every collective into a start and a wait."""
     build = Builder(graph)
     for node in [node for node in ops_in(graph) if is_collective(node)]:
         halves, given = BY_WHOLE[op_of(node)], attributes(node)
@@ -123,7 +123,7 @@ def _split(graph: fx.Graph) -> None:
 
 
 def _is_lazy(node: fx.Node) -> bool:
-    """Does this op run just before its first reader, for it takes no time? Views and waits do."""
+    """Return whether an op takes no time and runs just before its first reader: views, waits."""
     return is_wait(node) or op_of(node).cost == "view"
 
 
@@ -213,7 +213,7 @@ class _Scheduler:
         self.live.run(node)
 
     def _urgent(self) -> set[fx.Node]:
-        """What the next collective of each axis cannot start without."""
+        """Return what the next collective of each axis cannot start without."""
         found: set[fx.Node] = set()
         ahead = [turn[0] for turn in self.turns.values() if turn]
         while ahead:
@@ -225,12 +225,12 @@ class _Scheduler:
 
 
 def _axis(node: fx.Node) -> str | None:
-    """The axis on which an op must keep its turn."""
+    """Return the axis on which an op must keep its turn."""
     return None if op_of(node) in LOCAL or is_wait(node) else node.kwargs.get("axis")  # type: ignore[return-value]
 
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:
-    """The ops an op waits for, through views and waits."""
+    """Yield the ops an op waits for, through views and waits."""
     for operand in operands_of(node):
         source, _ = producer(operand)
         if source.op != "placeholder":
@@ -238,7 +238,7 @@ def _sources(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
-    """The graph in this order; a collective that nothing runs beside is whole again."""
+    """Return the graph in this order; a collective that nothing runs beside is whole again."""
     new, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in placeholders(graph):
         copies[node] = new.node_copy(node)

@@ -34,7 +34,7 @@ class Pack:
 
 
 def _groups(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
-    """Names of the weights to put together, in the order they are read."""
+    """Yield names of the weights to put together, in the order they are read."""
     readers: dict[object, list[str]] = {}
     for node in ops_in(graph):
         if is_op(node, linear):
@@ -68,7 +68,7 @@ def _pack(program: Program, region: Region, group: tuple[str, ...]) -> Program:
 def _stack(
     graph: fx.Graph, tables: dict[str, Parameter], parts: list[fx.Node], short_name: str
 ) -> fx.Node:
-    """One parameter, and its placeholder, in place of several."""
+    """Return one parameter, and its placeholder, in place of several."""
     entries = [tables[part.meta["param"]] for part in parts]
     name = f"{entries[0].name.rpartition('.')[0]}.{short_name}"
     rows = sum(piece.rows for entry in entries for piece in entry.pieces)

@@ -71,7 +71,7 @@ NAMES = (Lower.name, *(row.kind.name for row in ROWS))
 
 
 def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
-    """The passes after `lower`, in order, with the options the spec gives them."""
+    """Return the passes after `lower`, in order, with the options the spec gives them."""
     return tuple(row.make(spec, decided) for row in ROWS)
 
 
@@ -138,13 +138,13 @@ def stages(
 
 
 def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """The Program after the last pass."""
+    """Return the Program after the last pass."""
     *_, last = stages(spec, disable)
     return last.program
 
 
 def saved_sets(spec: Spec) -> SavedSets:
-    """What each variant of a layer keeps under the spec's budget; nothing if it has none."""
+    """Return what each variant of a layer keeps under the spec's budget; nothing if it has none."""
     if spec.activation.budget is None:
         return ()
     *_, last = stages(spec, stop_after="checkpoint")
@@ -152,5 +152,5 @@ def saved_sets(spec: Spec) -> SavedSets:
 
 
 def variants(program: Program) -> list[tuple[str, int]]:
-    """The regions that layers run, and how many layers each, in order of their first."""
+    """Return the regions that layers run, and how many layers each, in order of their first."""
     return [(name, program.layers.count(name)) for name in dict.fromkeys(program.layers)]

@@ -57,11 +57,11 @@ class Rebuild:
         return type_of(node)
 
     def new(self, node: fx.Node) -> tuple[Any, ...]:
-        """What the operands of an op have become."""
+        """Return the new nodes of an op's operands."""
         return tuple(value and self.values[value] for value in operands(node))
 
     def same(self, node: fx.Node, **changed: Any) -> Any:
-        """The same op, of what its operands have become."""
+        """Return the same op applied to the new operands."""
         name = names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}
@@ -69,7 +69,7 @@ class Rebuild:
 
 
 def names(node: fx.Node) -> tuple[str, ...]:
-    """What an op's results are called; those that nobody reads, as usual."""
+    """Return the names of an op's results; unused ones get default names."""
     usual = op_of(node).results or ("_",) * len(results(node))
     return tuple(
         name if value is None else value.name

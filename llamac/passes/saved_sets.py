@@ -33,7 +33,7 @@ class SavedSet:
     transient: int
 
     def beats(self, other: SavedSet) -> bool:
-        """Is it as good in every respect?"""
+        """Return whether this set is at least as good in every respect."""
         return (
             self.nbytes <= other.nbytes
             and self.seconds <= other.seconds
@@ -67,7 +67,7 @@ def saved_sets(region: Region, clock: Clock) -> list[SavedSet]:
 
 
 def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
-    """Each set whose values are all read."""
+    """Yield each set whose values are all read."""
     sketch = _Sketch(region, clock)
     return map(sketch.priced, sketch.choices(lambda _: False))
 
@@ -169,7 +169,7 @@ class _Sketch:
         )
 
     def peak(self, kept: frozenset[fx.Node], inputs: frozenset[fx.Node]) -> int:
-        """The most bytes alive in the forward or the backward pass."""
+        """Return the most bytes alive in the forward or the backward pass."""
         entering = sum(self.size[value] for value in self.inputs)
         ahead = self._most(entering, self._ahead(kept), kept | {self.result})
         saved = sum(self.size[value] for value in kept | inputs)
@@ -177,7 +177,7 @@ class _Sketch:
         return max(ahead, behind)
 
     def _ahead(self, kept: frozenset[fx.Node]) -> list[Step]:
-        """The forward pass, without what nobody reads."""
+        """Return the forward pass, without what nobody reads."""
         wanted = {self.result, *kept}
         steps: list[Step] = []
         for reads, makes in reversed(self.forward):
@@ -187,7 +187,7 @@ class _Sketch:
         return steps[::-1]
 
     def _behind(self, kept: frozenset[fx.Node]) -> list[Step]:
-        """The backward pass, what it computes again just before its first reader."""
+        """Return the backward pass, what it computes again just before its first reader."""
         steps: list[Step] = []
         there = set(kept)
         again: dict[fx.Node, list[fx.Node]] = {}  # op → what of it is read

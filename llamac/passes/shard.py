@@ -90,7 +90,7 @@ def _kv_heads(program: Program) -> int:
 
 
 def _split_dim(name: str) -> int | None:
-    """The dimension of a canonical or packed parameter that the ranks share, if they do."""
+    """Return the dimension of a canonical or packed parameter that the ranks share, if they do."""
     last = name.rpartition(".")[2]
     if last.removesuffix("_bias") in COLUMN:
         return 0
@@ -98,7 +98,7 @@ def _split_dim(name: str) -> int | None:
 
 
 def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
-    """The parameter as one rank holds it."""
+    """Return the parameter as one rank holds it."""
     dim, kind = _split_dim(parameter.name), parameter.type
     if dim is None:
         return parameter
@@ -145,7 +145,7 @@ class _Rebuild(Rebuild):
     # -- between the stream and the ranks' parts ------------------------------------------------
 
     def _whole(self, value: fx.Node) -> fx.Node:
-        """A value of the stream as column-parallel weights read it: all of it, on every rank."""
+        """Return a value of the residual stream gathered whole on every rank."""
         if value not in self.wholes:
             x = self.values[value]
             if self.sequence:
@@ -157,7 +157,7 @@ class _Rebuild(Rebuild):
         return self.wholes[value]
 
     def _summed(self, partial: fx.Node, name: str) -> fx.Node:
-        """The ranks' sum, as the stream holds it."""
+        """Return the ranks' sum, as the stream holds it."""
         if self.sequence:
             options = {"axis": AXIS, "dim": 1, "size": self.ranks}
             return self.build.op(reduce_scatter, partial, name=name, **options)
@@ -266,7 +266,7 @@ class _Rebuild(Rebuild):
 
 
 def _held_size(segments: Segments, whole: int) -> int:
-    """A rank's size of the first `whole` of what lies along the dimension."""
+    """Return a rank's size of the first `whole` of what lies along the dimension."""
     held = 0
     for size, part_of_it in segments:
         if whole <= 0:

@@ -48,7 +48,7 @@ class Clock:
     rates: Rates = A100
 
     def seconds(self, node: fx.Node) -> float:
-        """How long an op takes, or the transfer of a collective; 0 for views and waits."""
+        """Return the seconds of an op or of a collective's transfer; 0 for views and waits."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
@@ -59,7 +59,7 @@ class Clock:
         return max(compute, sum(traffic.values()) / self.rates.memory, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
-        """The bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an
+        """Return the bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an
         all_reduce twice that."""
         ranks = self.mesh[attributes(node)["axis"]]
         if transfers(node):  # before the matmul its input, or after it its output
@@ -116,8 +116,10 @@ class Timeline:
 
 
 def timeline(order: Iterable[fx.Node], clock: Clock) -> Timeline:
-    """What happens when, if the ops run in this order. A collective that nobody waits for before
-    the end ends with the graph."""
+    """Simulate the ops in this order and return their start and end times.
+
+    A collective without a wait ends with the graph.
+    """
     spans: dict[fx.Node, Span] = {}
     now, free = 0.0, dict.fromkeys(clock.mesh, 0.0)
     for node in order:

@@ -62,7 +62,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Predicted peak memory is at most the device's."""
+        """Whether predicted peak memory is at most the device's."""
         return self.memory.total <= self.setting.device.memory
 
     @cached_property
@@ -96,7 +96,7 @@ class Prediction:
         return self.days * 24 * self.setting.spec.parallel.ranks
 
     def to_json(self) -> dict[str, Any]:
-        """`plan --json`: bytes, seconds, FLOPs."""
+        """Return the JSON values of `plan --json`: bytes, seconds, FLOPs."""
         memory = {key: round(value) for key, value in vars(self.memory).items()}
         return {
             "device": self.setting.device.name,

@@ -24,7 +24,7 @@ from llamac.spec.errors import either
 
 
 def device_for(spec: Spec, name: str | None = None) -> Device:
-    """The device `name`, or else the spec's `hardware.gpu`, or else this machine's as
+    """Return the device `name`, or else the spec's `hardware.gpu`, or else this machine's as
     `hardware.device` chooses it. Raises DeviceError."""
     if name is not None:
         return _device(name)
@@ -42,7 +42,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
 
 
 def _device(name: str) -> Device:
-    """By its own name or file; or as people call it: `h100`."""
+    """Return the device by name, file or alias: `h100`."""
     exact = name.lower() in names() or name.endswith(".toml")
     return load_device(name) if exact else device_named(name)
 
@@ -65,7 +65,7 @@ class LayoutError(ValueError):
 
 
 def on_gpus(spec: Spec, gpus: int) -> Spec:
-    """The spec on so many GPUs: tensor, context and pipeline ranks stay, data ranks follow.
+    """Return the spec on so many GPUs: tensor, context and pipeline ranks stay, data ranks follow.
     Raises LayoutError."""
     parallel = spec.parallel
     if gpus == parallel.ranks:
@@ -87,7 +87,7 @@ def on_gpus(spec: Spec, gpus: int) -> Spec:
 
 
 def _with_data_ranks(spec: Spec, data: int) -> Spec:
-    """Where there are replicas, of shards of a size, there are more or fewer of them."""
+    """Return layouts with more or fewer replicas of the same sharding."""
     shards = data
     if spec.parallel.data_replicate > 1:
         shards = math.gcd(spec.parallel.data_shard, data)
@@ -95,7 +95,7 @@ def _with_data_ranks(spec: Spec, data: int) -> Spec:
 
 
 def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
-    """The numbers of GPUs just below and above that the spec can run on."""
+    """Yield the numbers of GPUs just below and above that the spec can run on."""
     most = spec.batch.sequences // spec.batch.micro_batch
     possible = [n * model_ranks for n in range(1, most + 1) if most % n == 0]
     for candidates in (
@@ -118,7 +118,7 @@ OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
 def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
-    """A spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
+    """Return a spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
     framework: a key of FRAMEWORKS."""
     scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None
     profile = replace(FRAMEWORKS[framework], scores=scores)

@@ -28,7 +28,7 @@ class Range:
     high: float
 
     def of(self, value: float) -> tuple[float, float]:
-        """The range of a predicted value."""
+        """Return the range of a predicted value."""
         return value * self.low, value * self.high
 
 
@@ -63,7 +63,7 @@ class Uncertainty:
 
 
 def regime_of(nodes: float, tensor: int, tokens: float) -> str:
-    """The regime of a layout: nodes, tensor parallelism, tokens of a micro-batch per device."""
+    """Return the regime of a layout: nodes, tensor parallelism, tokens per device."""
     where = "one node" if nodes <= 1 else "2-8 nodes" if nodes <= 8 else "over 8 nodes"
     size = "small micro-batches" if tokens < 4096 else "large micro-batches"
     return f"{where}, {'tp' if tensor > 1 else 'no tp'}, {size}"
@@ -101,12 +101,12 @@ def uncertainty(prediction: Prediction) -> Uncertainty:
 
 
 def fit_of(prediction: Prediction) -> Fit:
-    """Whether a prediction fits its device's memory."""
+    """Return whether a prediction fits its device's memory."""
     return fit_within(prediction.memory.total, prediction.setting.device.memory)
 
 
 def fit_within(nbytes: float, capacity: float) -> Fit:
-    """Whether so many predicted bytes fit."""
+    """Return whether so many predicted bytes fit."""
     memory = memory_range()
     if nbytes * memory.middle > capacity:
         return "no"

@@ -54,7 +54,7 @@ def expected_device(device: str, asked: str) -> str:
 
 
 def chunks(parallel: Parallel) -> int:
-    """In how many pieces attention takes a sequence: context ranks hold two each."""
+    """Return the number of chunks of a sequence in attention: two per context rank."""
     return 2 * parallel.context if parallel.context > 1 else 1
 
 
@@ -67,7 +67,7 @@ def kernel_can_run(
     parallel: Parallel,
     data: Data,
 ) -> Iterator[Problem]:
-    """The attention kernel that the spec asks for can run what it describes."""
+    """Yield the attention kernel that the spec asks for can run what it describes."""
     asked = kernels.attention
     if asked == "auto":
         return

@@ -52,7 +52,7 @@ class Batch(Section):
         return {"sequences": sequences, "tokens": sequences * self.sequence_length}
 
     def micro_batches(self, data_ranks: int) -> int:
-        """Micro-batches per data-parallel rank per step."""
+        """Return micro-batches per data-parallel rank per step."""
         return self.sequences // (self.micro_batch * data_ranks)
 
     def written(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Document:
     shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
 
     def value(self, path: Path) -> Any:
-        """The value at `path`; KeyError if there is none."""
+        """Return the value at `path`; KeyError if there is none."""
         value: Any = self.data
         for part in path:
             try:
@@ -50,7 +50,7 @@ class Document:
         return value
 
     def place(self, path: Path) -> Place:
-        """The place of `path`, else of the nearest thing around it, else the file itself."""
+        """Return the place of `path`, else of the nearest thing around it, else the file itself."""
         for size in range(len(path), 0, -1):
             if place := self.places.get(path[:size]):
                 return place
@@ -108,7 +108,10 @@ class Document:
 
 
 def read(file: str) -> Document:
-    """The document in `file`, laid over the one that its `extends` names. Raises SpecError."""
+    """Return the document in `file`, laid over the one that its `extends` names.
+
+    Raises SpecError.
+    """
     path = find_spec_file(file, Location(file))
     return _read(file if path == FilePath(file) else _relative(path), path, [])
 
@@ -183,13 +186,13 @@ def _unset(base: Document, child: Document) -> None:
 
 
 def _relative(path: FilePath) -> str:
-    """`path` from here, where it is below here."""
+    """Return `path` relative to the working directory where it lies below it."""
     here = FilePath.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _text(file: str, path: FilePath, blame: Location) -> str:
-    """The file's text, line ends normalised as tomllib does."""
+    """Return the file's text, line ends normalised as tomllib does."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(LARGEST_FILE + 1)
@@ -211,7 +214,7 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
 
 
 def _others(path: FilePath) -> str:
-    """What may have been meant by a path that cannot be read."""
+    """Return what may have been meant by a path that cannot be read."""
     if path.is_dir():
         found = sorted(path.glob("*.toml"))[:3]
         return f"name a file in it: {', '.join(map(str, found))}" if found else ""
@@ -224,7 +227,7 @@ def _others(path: FilePath) -> str:
 
 
 def parse(text: str, file: str) -> Document:
-    """TOML `text` and its places. Raises SpecError on a syntax error."""
+    """Return TOML `text` and its places. Raises SpecError on a syntax error."""
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:
         return Document(file, tomllib.loads(text), scan(text, file))
@@ -238,7 +241,7 @@ def parse(text: str, file: str) -> Document:
 
 
 def _syntax_error(message: str, text: str, file: str) -> SpecError:
-    """tomllib's message, `… (at line 3, column 7)`, as a diagnostic."""
+    """Return tomllib's message, `… (at line 3, column 7)`, as a diagnostic."""
     reason, _, position = message.rpartition(" (at ")
     reason = reason or message
     found = re.match(r"line (\d+), column (\d+)", position)

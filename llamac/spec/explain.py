@@ -35,7 +35,7 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """Every finding in `error`, which came of validating `data` as `model`."""
+    """Return every finding in `error`, which came of validating `data` as `model`."""
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
         if not _is_consequence(detail):
@@ -44,7 +44,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[P
 
 
 def _is_consequence(detail: Mapping[str, Any]) -> bool:
-    """An array of which no entry was valid is not one that is too short."""
+    """Return whether a finding follows from another: an array of invalid entries is not short."""
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
@@ -72,7 +72,7 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
 
 
 def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
-    """What a value has to be, and a hint."""
+    """Return what a value has to be, and a hint."""
     found = describe(value)
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}, not {found}", _quoting_hint(kind, value)
@@ -107,7 +107,7 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
 
 
 def _tag(context: Mapping[str, Any]) -> str:
-    """The key that says which of several tables one is."""
+    """Return the key that says which of several tables one is."""
     return str(context["discriminator"]).strip("'")
 
 
@@ -128,7 +128,7 @@ def _quoting_hint(kind: str, value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether TOML reads `text` as a number."""
+    """Return whether TOML reads `text` as a number."""
     return re.fullmatch(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d+)?\s*", text) is not None
 
 
@@ -147,7 +147,7 @@ def _unknown_key(path: Path, model: type[BaseModel], data: Any) -> Problem:
 
 
 def _elsewhere(key: str, model: type[BaseModel]) -> str:
-    """A hint for a key that is right in another section."""
+    """Return a hint for a key that is right in another section."""
     owners = [
         f"[{name}]"
         for name, field in model.model_fields.items()
@@ -170,7 +170,7 @@ def _missing(path: Path, model: type[BaseModel], data: Any) -> Problem:
 
 
 def _name(path: Path) -> str:
-    """What a message calls a path: the section in brackets, or the key in backticks."""
+    """Return what a message calls a path: the section in brackets, or the key in backticks."""
     match path:
         case ():
             return "the spec"
@@ -214,7 +214,7 @@ def _model_at(model: type[BaseModel] | None, path: Path, data: Any) -> type[Base
 
 
 def _tagged(model: type[BaseModel], data: Any) -> bool:
-    """Whether a table says with `kind` or `stage` that it is of this model."""
+    """Return whether a table says with `kind` or `stage` that it is of this model."""
     return isinstance(data, dict) and any(
         data.get(key) in typing.get_args(model.model_fields[key].annotation)
         for key in ("kind", "stage")
@@ -227,7 +227,7 @@ def _first_model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models inside an annotation such as `tuple[Source, ...] | None`."""
+    """Yield the models inside an annotation such as `tuple[Source, ...] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):

@@ -73,7 +73,7 @@ def _micro_batches(count: int) -> str:
 
 
 def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
-    """Are these enough for the ranks of a pipeline? Interleaved, they come in rounds alike."""
+    """Return whether micro-batches keep all pipeline ranks busy; interleaved, in equal rounds."""
     rounds = max(1, micro_batches // ranks) if virtual > 1 else 1
     return micro_batches >= ranks and micro_batches % rounds == 0
 

@@ -43,7 +43,7 @@ def load_spec(
 
 
 def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
-    """`Spec.replace`."""
+    """Return a changed copy of a spec: the implementation of `Spec.replace`."""
     document = copy.deepcopy(spec._document) or Document(spec.name, spec.written())
     document.data.setdefault("name", spec.name)
     for key, value in changes.items():
@@ -82,7 +82,7 @@ def _validated(document: Document, more: MoreRules | None = None) -> Spec:
 
 
 def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that are valid by themselves."""
+    """Return the sections that are valid by themselves."""
     sections: dict[str, Any] = {}
     for name, field in Spec.model_fields.items():
         if isinstance(kind := field.annotation, type) and issubclass(kind, BaseModel):

@@ -51,7 +51,7 @@ def _parse(text: str) -> tuple[tuple[str, ...], Any, Place]:
 
 
 def _key(text: str) -> tuple[str, ...] | None:
-    """The parts of a dotted TOML key, or None."""
+    """Return the parts of a dotted TOML key, or None."""
     try:
         node: Any = tomllib.loads(f"{text} = 0") if "\n" not in text else {}
     except (ValueError, RecursionError):
@@ -64,7 +64,7 @@ def _key(text: str) -> tuple[str, ...] | None:
 
 
 def _value(text: str) -> Any:
-    """A TOML value, or the text itself where it is none: `name=mine` needs no quotes."""
+    """Return a TOML value, or the text itself where it is none: `name=mine` needs no quotes."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
@@ -73,7 +73,7 @@ def _value(text: str) -> Any:
 
 
 def _resolve(document: Document, keys: Sequence[str], place: Place) -> Path:
-    """`keys` as a path: the parts that stand in an array become indices."""
+    """Return `keys` as a path: parts that index an array become integers."""
     path: Path = ()
     parent: Any = document.data
     for key in keys:

@@ -23,7 +23,7 @@ _ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def with_whole_paths(section: S, document: Document, at: Path = ()) -> S:
-    """`section`, which stands at `at` in `document`, with absolute paths throughout."""
+    """Return `section`, found at `at` in `document`, with its paths made absolute."""
     changes = {}
     for key, value in section:
         path = (*at, key)
@@ -52,7 +52,7 @@ def with_whole_paths(section: S, document: Document, at: Path = ()) -> S:
 
 
 def _root(document: Document, path: Path) -> FilePath | None:
-    """The directory that a path which stands, or is a default, at `path` is relative to."""
+    """Return the directory that a path which stands, or is a default, at `path` is relative to."""
     return document.roots.get(document.place(path).value.file)
 
 

@@ -36,7 +36,7 @@ class Place:
 
 
 def scan(text: str, file: str) -> dict[Path, Place]:
-    """Places of every key, table and array element in `text`, valid TOML without `\\r\\n`."""
+    """Return the place of every key, table and array element in valid TOML without `\\r\\n`."""
     lines = Lines(text, file)
     return {
         path: Place(lines.locate(*key), lines.locate(*value))
@@ -45,7 +45,7 @@ def scan(text: str, file: str) -> dict[Path, Place]:
 
 
 def spans(text: str) -> dict[Path, tuple[Span, Span]]:
-    """Offsets of every key and value: `text[slice(*span)]` is its source."""
+    """Return offsets of every key and value: `text[slice(*span)]` is its source."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.spans
@@ -59,14 +59,14 @@ class Lines:
         self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def locate(self, start: int, end: int) -> Location:
-        """The location of text[start:end], cut at the end of its first line."""
+        """Return the location of text[start:end], cut at the end of its first line."""
         line = bisect_right(self._starts, start)
         begin, source = self._starts[line - 1], self._lines[line - 1]
         length = max(1, min(end, begin + len(source)) - start)
         return Location(self._file, line, start - begin + 1, length, source)
 
     def at(self, line: int, column: int) -> Location:
-        """The location of one character, by its line and column counted from 1."""
+        """Return the location of one character, by its line and column counted from 1."""
         line = min(line, len(self._starts))
         start = self._starts[line - 1] + column - 1
         return self.locate(start, start + 1)
@@ -108,7 +108,7 @@ class _Scanner:
         return path
 
     def _within(self, parts: Path, span: Span) -> Path:
-        """The path of a header's parents: in an array of tables, its latest entry."""
+        """Return the path of a header's parents: in an array of tables, its latest entry."""
         path: Path = ()
         for part in parts:
             path = self._latest((*path, part))
@@ -131,7 +131,7 @@ class _Scanner:
         self.spans[path] = (span, self._value(path))
 
     def _key(self) -> tuple[Path, Span]:
-        """A dotted key's parts, and where it stands."""
+        """Return a dotted key's parts, and where it stands."""
         start, parts = self.pos, []
         while True:
             begin = self.pos
@@ -177,7 +177,7 @@ class _Scanner:
             self._assignment(path)
 
     def _closes(self, bracket: str) -> bool:
-        """Steps over blanks, commas and `bracket`; whether the bracket was there."""
+        """Skip blanks, commas and `bracket`; return whether the bracket was there."""
         self._skip(_BLANK)
         if self.text.startswith(",", self.pos):
             self.pos += 1

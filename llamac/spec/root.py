@@ -105,7 +105,7 @@ class Spec(Section):
         return to_toml(self.written())
 
     def replace(self, changes: Mapping[str, Any]) -> Spec:
-        """A validated copy with other values, by dotted key; None takes a key away.
+        """Return a validated copy with other values, by dotted key; None takes a key away.
 
         Values derived from a changed one follow it, unless the spec gave them itself.
         Raises SpecError.
@@ -118,7 +118,7 @@ class Spec(Section):
         yield from broken_rules(dict(self))
 
     def __eq__(self, other: object) -> bool:
-        """Equal values; where they were written does not matter."""
+        """Return whether all values are equal, wherever they were written."""
         return isinstance(other, Spec) and dict(self) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]

@@ -23,7 +23,7 @@ _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 
 
 def json_schema() -> dict[str, Any]:
-    """A schema for editors. It asks for no key that `extends` may give: `llamac check` does.
+    """Return a schema for editors. It asks for no key that `extends` may give: `llamac check` does.
 
     The `kind` that tells tables of a union apart is the exception.
     """

@@ -47,23 +47,23 @@ class Section(BaseModel):
     """Keys that hold several, with wildcards."""
 
     def is_file(self, key: str) -> bool:
-        """Whether the value of `key` is a path."""
+        """Return whether the value of `key` is a path."""
         return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
-        """Every rule broken inside this section, paths relative to it."""
+        """Yield every rule broken inside this section, paths relative to it."""
         yield from ()
 
     def derived(self) -> dict[str, Any]:
-        """Values of the fields left as DERIVED; called once the rules hold."""
+        """Return values of the fields left as DERIVED; called once the rules hold."""
         return {}
 
     def given(self, key: str) -> bool:
-        """Whether the spec itself gave this key, rather than a default or `derived`."""
+        """Return whether the spec itself gave this key, rather than a default or `derived`."""
         return key in self.model_fields_set and getattr(self, key) is not None
 
     def written(self) -> dict[str, Any]:
-        """The keys and values that `to_toml` writes; unset ones are left out."""
+        """Return the keys and values that `to_toml` writes; unset ones are left out."""
         return {key: written(value) for key, value in self if value is not None}
 
     @model_validator(mode="after")
@@ -75,7 +75,7 @@ class Section(BaseModel):
 
 
 def written(value: Any) -> Any:
-    """A field's value as plain TOML data."""
+    """Return a field's value as plain TOML data."""
     if isinstance(value, tuple):
         return [written(entry) for entry in value]
     return value.written() if isinstance(value, Section) else value

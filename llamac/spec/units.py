@@ -29,12 +29,15 @@ _BYTES = rf"^{_NUMBER} ?(?:[KMGT]i?)?B?$"
 
 
 def parse_tokens(value: Any) -> int:
-    """Tokens of `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6. ValueError if unclear."""
+    """Return tokens of `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
+
+    ValueError if unclear.
+    """
     return _parse(value, _TOKENS, 'a count such as 4_000_000, "4M", "4Mi" or "1.4T"', bare_b=10**9)
 
 
 def parse_bytes(value: Any) -> int:
-    """Bytes of `"60GB"`, `"60GiB"`, `"500K"` or 4096. ValueError if unclear."""
+    """Return bytes of `"60GB"`, `"60GiB"`, `"500K"` or 4096. ValueError if unclear."""
     return _parse(value, _BYTES, 'a size in bytes such as "60GB", "512MiB" or 4096', bare_b=1)
 
 

@@ -10,7 +10,7 @@ from llamac.spec.errors import quoted
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """TOML of a document whose top-level tables are sections. None is left out."""
+    """Return TOML of a document whose top-level tables are sections. None is left out."""
     return "\n".join(_lines(document)) + "\n"
 
 
@@ -23,7 +23,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(table: Mapping[str, Any], name: str) -> Iterator[str]:
-    """The keys, then the arrays of tables under it, each entry with its own."""
+    """Yield the keys, then the arrays of tables under it, each entry with its own."""
     arrays = {key: value for key, value in table.items() if _is_array_of_tables(value)}
     for key, value in table.items():
         if key not in arrays:
@@ -44,7 +44,7 @@ def _is_array_of_tables(value: Any) -> bool:
 
 
 def literal(value: Any) -> str:
-    """One TOML value. Whole numbers get thousands separators: 1_400_000_000_000."""
+    """Return one TOML value. Whole numbers get thousands separators: 1_400_000_000_000."""
     match value:
         case bool():
             return str(value).lower()
@@ -62,5 +62,5 @@ def literal(value: Any) -> str:
 
 
 def string(text: str) -> str:
-    """A basic TOML string: JSON's escapes, and DEL, which JSON leaves bare."""
+    """Return a basic TOML string: JSON's escapes, and DEL, which JSON leaves bare."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

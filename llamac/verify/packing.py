@@ -15,7 +15,7 @@ Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 
 
 def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
-    """What is wrong with a Program's parameter table, or nothing.
+    """Return what is wrong with a Program's parameter table, or nothing.
 
     weights: canonical name → tensor, what the table must hold.
     """
@@ -39,7 +39,7 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
 def module_packing_problem(
     module: torch.nn.Module, views: Views, weights: Mapping[str, Tensor]
 ) -> str:
-    """What is wrong with an emitted model's table, or nothing; leaves `weights` in its parameters.
+    """Return what is wrong with an emitted model's packing table, or ""; fills its parameters.
 
     Canonical → packed → canonical, and packed → canonical → packed, with values that tell every
     element apart.

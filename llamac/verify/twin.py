@@ -24,7 +24,7 @@ APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
-    """The twin. Raises NoKernelError if no kernel can run what `spec` itself describes.
+    """Return the twin. Raises NoKernelError if no kernel can run what `spec` itself describes.
 
     It runs on the CPU and in float64, where xformers has no kernel: the next best takes its place.
     """
@@ -64,7 +64,7 @@ def shrink(spec: Spec) -> Spec:
 
 
 def attention_kernel(spec: Spec) -> str:
-    """The attention kernel that the compiler chooses for a spec."""
+    """Return the attention kernel that the compiler chooses for a spec."""
     *_, last = stages(spec, stop_after="select_kernels")
     program = last.program
     layer = program.regions[program.layers[0]].forward.graph  # every layer's attention is alike
@@ -90,12 +90,12 @@ def _heads(heads: int, kv_heads: int, tensor: int) -> tuple[int, int]:
 
 
 def _prime_factor(number: int) -> int:
-    """The smallest; 1 of 1."""
+    """Return the smallest; 1 of 1."""
     return next((n for n in range(2, number + 1) if number % n == 0), 1)
 
 
 def _divided(size: int, ranks: int) -> int:
-    """The size, or the next that divides."""
+    """Return the size, or the next that divides."""
     return -(-size // ranks) * ranks
 
 

@@ -17,7 +17,7 @@ from llamac.plan.device.device import Device
 def collective_seconds(
     device: Device, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0
 ) -> float:
-    """Seconds of a collective.
+    """Return seconds of a collective.
 
     Args:
         sent: Bytes that each rank sends: (n - 1) / n of the whole message, twice that in an

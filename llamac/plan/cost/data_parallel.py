@@ -87,14 +87,14 @@ class DataParallel:
         return Transfer(purpose, collective, axis, ranks, stride, sent, seconds)
 
     def _gather(self, parameters: float) -> tuple[Transfer, ...]:
-        """FSDP's all-gather of so many parameters."""
+        """Return the traffic of FSDP's all-gather of a number of parameters."""
         nbytes = self.item_size * parameters
         return (
             self._transfer("gather", "all_gather", nbytes, self.sharers, self.stride, "dp_shard"),
         )
 
     def _reduce(self, parameters: float) -> tuple[Transfer, ...]:
-        """FSDP's reduction of their gradients: among sharers, then over copies (HSDP)."""
+        """Return the traffic of FSDP's gradient reduction: among shards, then replicas (HSDP)."""
         n, nbytes = self.sharers, self.cost.profile.wire_bytes * parameters
         found = [self._transfer("reduce", "reduce_scatter", nbytes, n, self.stride, "dp_shard")]
         if self.copies > 1:
@@ -144,24 +144,27 @@ class DataParallel:
     # -- when --------------------------------------------------------------------------------------
 
     def gathered(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """What FSDP gathers before a layer runs; under a pipeline schedule once a step."""
+        """Return what FSDP gathers before a layer runs; under a pipeline schedule once a step."""
         if self.pipelined and (micro_batch or direction == "backward"):
             return ()
         return self.layer_gather
 
     def reduced(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """What FSDP reduces after a layer's backward pass; ours once a step."""
+        """Return what FSDP reduces after a layer's backward pass; ours once a step."""
         last = micro_batch == self.micro_batches - 1
         if direction == "forward" or not (last or self.cost.profile.each_time):
             return ()
         return self.layer_reduce
 
     def rest_gathered(self, micro_batch: int) -> tuple[Transfer, ...]:
-        """What FSDP gathers before the first region of a micro-batch."""
+        """Return what FSDP gathers before the first region of a micro-batch."""
         return () if self.pipelined and micro_batch else self.rest_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:
-        """Seconds that the transfers beside a layer add to it. runs: seconds of the layer."""
+        """Return seconds that the transfers beside a layer add to it.
+
+        runs: seconds of the layer.
+        """
         beside = (*self.gathered(direction, micro_batch), *self.reduced(direction, micro_batch))
         return self.beside(seconds_of(beside), runs)
 
@@ -172,7 +175,10 @@ class DataParallel:
         return max(0.0, transfer - work) + share * min(transfer, work)
 
     def at_end(self, backward: float, layers: int) -> float:
-        """Seconds at the end of a step. backward: seconds of one micro-batch's backward pass."""
+        """Return seconds at the end of a step.
+
+        backward: seconds of one micro-batch's backward pass.
+        """
         if self.fsdp:
             last = self.rest_reduce or self.layer_reduce
             return seconds_of(last)
@@ -184,7 +190,7 @@ class DataParallel:
         return max(reduce / max(1, layers), self.beside(reduce + gather, backward))
 
     def exposed(self, layers: Iterable[tuple[float, float]]) -> float:
-        """Seconds of a step that data-parallel transfers add.
+        """Return seconds of a step that data-parallel transfers add.
 
         Args:
             layers: Seconds of each layer's forward and backward pass.
@@ -202,7 +208,7 @@ class DataParallel:
         return waits
 
     def _micro_batches(self) -> Iterator[tuple[int, int]]:
-        """One micro-batch of each kind, and how many are of it: first, last, between."""
+        """Yield one micro-batch of each kind, and how many are of it: first, last, between."""
         last = self.micro_batches - 1
         yield 0, 1
         if last > 1:
@@ -211,7 +217,10 @@ class DataParallel:
             yield last, 1
 
     def sent(self, layers: int) -> dict[str, float]:
-        """Bytes that a rank sends per step, by mesh axis. layers: that the pipeline rank runs."""
+        """Return bytes that a rank sends per step, by mesh axis.
+
+        layers: that the pipeline rank runs.
+        """
         found: dict[str, float] = {}
 
         def add(transfers: Iterable[Transfer], times: float) -> None:

@@ -63,7 +63,7 @@ class DeviceCost(Clock):
     # -- an op -------------------------------------------------------------------------------------
 
     def seconds(self, node: fx.Node) -> float:
-        """Seconds of an op on the device, or of the transfer of a collective."""
+        """Return seconds of an op on the device, or of the transfer of a collective."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         if is_start(node) or is_collective(node):
@@ -84,7 +84,7 @@ class DeviceCost(Clock):
         return self.moved(self._traffic(node), self.profile.kernels)
 
     def _traffic(self, node: fx.Node) -> float:
-        """Bytes that a memory-bound op moves under the framework."""
+        """Return bytes that a memory-bound op moves under the framework."""
         op, profile = op_of(node), self.profile
         if op in (rms_norm, rms_norm_backward) and profile.norm is not None:
             each = profile.norm.forward if op is rms_norm else profile.norm.backward
@@ -99,7 +99,7 @@ class DeviceCost(Clock):
         return sum(traffic.values()) * profile.traffic
 
     def host_seconds(self, node: fx.Node) -> float:
-        """Seconds in which the host starts an op's kernels."""
+        """Return seconds in which the host starts an op's kernels."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         profile = self.profile
@@ -113,7 +113,7 @@ class DeviceCost(Clock):
         return profile.host * kernels
 
     def matmul(self, rows: float, columns: float, inner: float, fp8: bool = False) -> float:
-        """Seconds of a product [rows, inner] × [inner, columns]."""
+        """Return seconds of a product [rows, inner] × [inner, columns]."""
         device, efficiency = self.device, self.device.efficiency
         flops = 2 * rows * columns * inner
         rate = device.flops(self.dtype) * efficiency.matmul_of(self.profile.newer_cublas)
@@ -130,14 +130,14 @@ class DeviceCost(Clock):
         return max(flops / rate * lost, least) + efficiency.kernel + casts
 
     def moved(self, nbytes: float, kernels: float = 1.0) -> float:
-        """Seconds in which kernels move so many bytes in device memory."""
+        """Return seconds in which kernels move so many bytes in device memory."""
         efficiency = self.device.efficiency
         return nbytes / self.device.memory_bandwidth / efficiency.memory + kernels * (
             efficiency.kernel
         )
 
     def collective(self, sent: float, ranks: int, stride: int = 1, rounds: float = 1.0) -> float:
-        """`collective_seconds` on this device."""
+        """Return `collective_seconds` on this device."""
         return collective_seconds(self.device, sent, ranks, stride, rounds)
 
     # -- parts -------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class DeviceCost(Clock):
         return products * product + self.moved(each * count, scores.kernels)
 
     def _loss(self, node: fx.Node, logits: float) -> float:
-        """Seconds in which a loss moves its logits, beside the matmuls that make and take them."""
+        """Return the seconds in which a loss moves its logits, without its matmuls."""
         name = op_of(node).name
         if "cross_entropy" not in name:
             return 0.0
@@ -183,7 +183,7 @@ class DeviceCost(Clock):
         return self.moved(share * self.profile.loss_bytes * logits, 4 * self.profile.kernels)
 
     def _shape(self, node: fx.Node) -> tuple[float, float, float]:
-        """(rows, columns, elements of a sum) of an op's matmul, which it may run several times."""
+        """Return (rows, columns, inner size) of an op's matmul, which may run several times."""
         name = op_of(node).name
         one, other = (type_of(value) for value in operands_of(node)[:2])
         tokens = one.elements(self.symbols) / self._size(one.shape[-1])

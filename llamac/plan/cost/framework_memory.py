@@ -118,7 +118,7 @@ def head_peak(program: Program, logits: float) -> tuple[float, float]:
 def _head_moments(
     region: Region, symbols: Mapping[str, int], logits: float
 ) -> Iterator[tuple[float, float]]:
-    """(bytes alive, those of logits) while each of the head's ops runs."""
+    """Yield (bytes alive, bytes of logits) while each of the head's ops runs."""
     for module, saved in ((region.forward, region.saved), (region.backward, ())):
         if module is None:
             continue

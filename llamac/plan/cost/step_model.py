@@ -165,14 +165,14 @@ class StepModel:
         return hop * 2 * ((0 if hidden else self.micro_batches * virtual) + self.pp - 1)
 
     def stream_bytes(self) -> float:
-        """Bytes of a micro-batch's hidden states on one rank."""
+        """Return bytes of a micro-batch's hidden states on one rank."""
         spec = self.spec
         shared = self.cp * (self.tp if spec.parallel.sequence else 1)
         tokens = spec.batch.micro_batch * spec.batch.sequence_length / shared
         return tokens * spec.model.dim * spec.precision.item_size
 
     def data_parallel(self, rank: int) -> DataParallel:
-        """The data-parallel transfers of a pipeline rank."""
+        """Return the data-parallel transfers of a pipeline rank."""
         return DataParallel(
             cost=self.cost,
             own=self.held(rank),
@@ -270,7 +270,7 @@ class StepModel:
     # -- what is sent ------------------------------------------------------------------------------
 
     def _communication(self) -> dict[str, float]:
-        """Bytes that a rank sends per step, by mesh axis; of the first pipeline rank."""
+        """Return bytes that a rank sends per step, by mesh axis; of the first pipeline rank."""
         names = (*self.stages[0], "embed", *(("head",) if self.pp == 1 else ()))
         m = self.micro_batches
         sent = {

@@ -37,7 +37,10 @@ Say = Callable[[str], None]
 
 
 def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
-    """(this machine, remarks for its file). Takes less than a minute. say: told what is found."""
+    """Measure this machine in less than a minute; return the device and remarks for its file.
+
+    say: called with what is found.
+    """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = _blank(kind)
     remarks = [f"Measured by llamac plan --calibrate with torch {torch.__version__}."]
@@ -60,7 +63,7 @@ def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
 
 
 def device_toml(device: Device, remarks: list[str]) -> str:
-    """The file that `load_device` reads."""
+    """Return the file that `load_device` reads."""
     lines = [f"# {line}" for line in remarks]
     title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
     lines += [f'title = "{title}"', f'kind = "{device.kind}"']
@@ -153,7 +156,7 @@ def _memory(kind: str, kernel: float) -> tuple[float, float]:
 
 
 def _beyond(seconds: float, kernel: float) -> float:
-    """What of an op's time is not its start."""
+    """Return an op's time minus its launch overhead, in seconds."""
     return max(seconds - kernel, 0.1 * seconds)
 
 

@@ -114,7 +114,7 @@ class Device:
 
     @property
     def has_async_matmuls(self) -> bool:
-        """Hopper's asynchronous matmul instructions, which newer attention kernels need."""
+        """Whether it has Hopper's asynchronous matmuls, which newer attention kernels need."""
         return self.architecture in ("hopper", "blackwell")
 
     @property
@@ -134,12 +134,15 @@ class Device:
 
 
 def device_named(text: str) -> Device:
-    """The device that a publication or driver means. Raises DeviceError with the nearest name."""
+    """Return the device that a publication or driver means.
+
+    Raises DeviceError with the nearest name.
+    """
     return load_device(known_as(text) or text)
 
 
 def known_as(text: str) -> str | None:
-    """The shipped device with the longest alias that matches; None if no alias does."""
+    """Return the shipped device with the longest alias that matches; None if no alias does."""
     words = text.lower()
     found = [(len(alias), name) for alias, name in _aliases() if _means(alias, words)]
     return max(found)[1] if found else None
@@ -147,7 +150,7 @@ def known_as(text: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _aliases() -> tuple[tuple[str, str], ...]:
-    """(alias, name) of every shipped device."""
+    """Return (alias, name) of every shipped device."""
     return tuple((alias, name) for name in names() for alias in load_device(name).aliases)
 
 
@@ -160,7 +163,7 @@ def names() -> list[str]:
 
 
 def load_device(name: str) -> Device:
-    """A shipped device by name, or one of a file ending in .toml. Raises DeviceError."""
+    """Return a shipped device by name, or one of a file ending in .toml. Raises DeviceError."""
     path = Path(name) if name.endswith(".toml") else HERE / f"{name.lower()}.toml"
     if not path.is_file():
         close = difflib.get_close_matches(name.lower(), names(), n=1, cutoff=0.4)

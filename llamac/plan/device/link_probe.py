@@ -26,7 +26,7 @@ class LinkError(RuntimeError):
 
 
 def measured_link(kind: str) -> tuple[Link | None, str]:
-    """(the link, what it is): all-reduces of two processes, over gloo, or NCCL between two GPUs.
+    """Measure all-reduces of two processes, over gloo or NCCL; return the link and its name.
     One GPU has none. Raises LinkError."""
     if kind == "cuda" and torch.cuda.device_count() < 2:
         return None, ""
@@ -46,7 +46,7 @@ def measured_link(kind: str) -> tuple[Link | None, str]:
 
 
 def _rank(rank: int, backend: str, scratch: str) -> None:
-    """One of the two processes; the first leaves the seconds of both sizes."""
+    """Run one of the two processes; the first writes the seconds of both sizes."""
     torch.set_num_threads(1)
     kind = "cuda" if backend == "nccl" else "cpu"
     store = FileStore(f"{scratch}/store", 2)

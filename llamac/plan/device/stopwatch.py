@@ -12,7 +12,7 @@ LEAST = 0.03  # seconds of a round
 
 
 def seconds_of(run: Callable[[], object], kind: str, count: int = 0) -> float:
-    """Of one run: the best of rounds of `count` runs, or, at 0, of as many as take a while."""
+    """Return seconds per run: the best of rounds of `count` runs; 0 chooses the count."""
 
     def wait() -> None:
         if kind == "cuda":

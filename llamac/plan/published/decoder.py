@@ -43,7 +43,7 @@ class DecoderShape:
 
 
 def decoder_of(row: Row) -> DecoderShape:
-    """What is empty is as usual, or such that the parameters come nearest to the row's.
+    """Fill in what a row leaves empty: usual values, or those nearest to its parameter count.
     Raises RowError."""
     stated = number(row, "n_params")
     found = list(_candidates(row))
@@ -59,7 +59,7 @@ def decoder_of(row: Row) -> DecoderShape:
 
 
 def _candidates(row: Row) -> Iterator[DecoderShape]:
-    """All that the row allows, the likeliest first."""
+    """Yield all that the row allows, the likeliest first."""
     dim, layers = needed(row, "d_model"), needed(row, "n_layers")
     given, mlp = text(row, "family", "model"), text(row, "mlp")
     llama = says(given, *LLAMA) or (not says(given, "gpt", "opt", "mpt") and says(mlp, *GATED))

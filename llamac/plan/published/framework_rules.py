@@ -56,7 +56,7 @@ ROWWISE = 0.65
 
 
 def framework_of(row: Row, device: Device) -> str:
-    """The key of `FRAMEWORKS` that a row's framework runs like."""
+    """Return the key of `FRAMEWORKS` that a row's framework runs like."""
     given, named = text(row, "framework", "notes"), text(row, "framework")
     if says(named, *ALEPH_ALPHA) or says(text(row, "source"), "aleph", "hagemann", "2311.05610"):
         return "aleph-alpha"
@@ -77,7 +77,7 @@ def _splits_model(row: Row) -> bool:
 
 
 def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
-    """How a row's framework runs it. llama: RMSNorm and rotary positions."""
+    """Return the profile of a row's framework. llama: RMSNorm and rotary positions."""
     given, name = text(row, "framework", "notes"), framework_of(row, device)
     profile = FRAMEWORKS[name]
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
@@ -118,13 +118,13 @@ def _attention_speed(row: Row, device: Device, name: str) -> float:
 
 
 def fused_norm(row: Row) -> bool:
-    """A fused RMSNorm kernel is named."""
+    """Return whether a fused RMSNorm kernel is named."""
     given = text(row, "attn_kernel", "notes", "framework")
     return says(given, FUSED_NORM) and not says(given, NO_FUSED_NORM)
 
 
 def _attention_kernel(row: Row) -> str:
-    """What column attn_kernel says of attention: `flash_attn2 + RMS kernel` → `flash_attn2`."""
+    """Return the kernel that column attn_kernel names: `flash_attn2 + RMS kernel` → `flash_attn2`."""
     joined = r"\s*(?:[+&,;(]|\bwith\b|\band\b|w/).*\brms"
     return re.split(joined, text(row, "attn_kernel"))[0].strip()
 
@@ -141,7 +141,7 @@ def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
 
 
 def unfused(row: Row) -> bool:
-    """Attention writes its scores out, as before FlashAttention, and on V100s."""
+    """Return whether attention writes its scores out, as before FlashAttention, and on V100s."""
     kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
         return says(text(row, "gpu"), "v100") or says(framework, "megatron.*(v2|20)")
@@ -213,7 +213,7 @@ def gathers_again(row: Row) -> bool:
 
 
 def splits_positions(row: Row) -> bool:
-    """Tensor-parallel ranks split positions between matmuls, where the row does not say."""
+    """Return whether tensor-parallel ranks split positions, where the row does not say."""
     return says(text(row, "framework"), *CORE) or not says(text(row, "framework"), *MEGATRON)
 
 
@@ -240,7 +240,7 @@ KNOWN_MLPS = ("gelu", "relu", "silu", "glu", "gated", "standard", "mlp")
 
 
 def unread(row: Row, device: Device) -> Iterator[tuple[str, str, str]]:
-    """(column, value, what is assumed instead) for each value that is not understood."""
+    """Yield (column, value, assumption made instead) for each value that is not understood."""
     kernel, mlp = _attention_kernel(row), text(row, "mlp")
     known = (*FLASH, *LATEST_FLASH, *FUSED_SCORES, *TORCH_SCORES)
     if kernel not in EMPTY and not says(kernel, *known):

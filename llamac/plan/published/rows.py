@@ -20,7 +20,7 @@ class RowError(ValueError):
 
 
 def text(row: Row, *keys: str) -> str:
-    """Of these columns, lower-case; a column that is missing is empty."""
+    """Return these columns' text in lower case; a missing column is empty."""
     return " ".join(str(row.get(key) or "").strip().lower() for key in keys).strip()
 
 
@@ -37,7 +37,7 @@ def number(row: Row, key: str) -> float | None:
 
 
 def count(row: Row, key: str) -> int | None:
-    """As `number`, whole and at least 1; 0 says nothing."""
+    """Return a column as an integer of at least 1; 0 counts as absent."""
     found = number(row, key)
     if found is None or found == 0:
         return None
@@ -60,5 +60,5 @@ def flag(row: Row, key: str) -> bool | None:
 
 
 def says(given: str, *words: str) -> bool:
-    """Is one of these words or patterns in it?"""
+    """Return whether one of these words or patterns occurs in a text."""
     return any(re.search(word, given) for word in words)

@@ -50,7 +50,7 @@ class Run:
 
 
 def published_run(row: Row) -> Run:
-    """What a row describes. Raises RowError."""
+    """Return what a row describes. Raises RowError."""
     given = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
     for words, what in BEYOND.items():
         if says(given, words):
@@ -83,7 +83,7 @@ def published_run(row: Row) -> Run:
 
 
 def _program(setting: Setting, row: Row) -> Program:
-    """Layers under one checkpointing or two of them, in turn."""
+    """Return layers under one checkpointing or two of them, in turn."""
     spec, fused = setting.spec, setting.profile.fused
     layers, parts = spec.model.n_layers, spec.parallel.stages
     stages = [layers // parts + (stage < layers % parts) for stage in range(parts)]
@@ -136,14 +136,14 @@ def _layout(row: Row) -> _Layout:
 
 
 def _sequences(row: Row) -> int | None:
-    """Of a step."""
+    """Return the sequences of a step."""
     tokens, length = number(row, "gbs_tokens"), number(row, "seq_len")
     whole = round(tokens / length) if tokens and length else None
     return count(row, "gbs_seqs") or whole
 
 
 def _parted(sequences: int, length: int, tokens: int = 8192) -> tuple[int, int]:
-    """A rank's sequences as (micro-batch, how many), where nothing is said of either."""
+    """Return a rank's sequences as (micro-batch, how many), where nothing is said of either."""
     most = max(1, tokens // length)
     micro = max(n for n in range(1, min(most, sequences) + 1) if sequences % n == 0)
     return micro, sequences // micro
@@ -157,7 +157,7 @@ def _virtual(row: Row, stages: int) -> int:
 
 @lru_cache(maxsize=1)
 def _base() -> Spec:
-    """A spec whose every size a row replaces; it says nothing but what it must."""
+    """Return a minimal spec whose sizes a row replaces."""
     source = {"name": "none", "kind": "python-docs", "share": 1.0}
     return Spec.model_validate(
         {

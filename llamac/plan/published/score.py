@@ -66,7 +66,7 @@ def peak_bytes(row: Row, prediction: Prediction) -> float:
 
 
 def predicted(row: Row, found: Prediction) -> dict[str, str]:
-    """The columns that are added."""
+    """Return the columns that are added."""
     values = (
         f"{found.tokens_per_second_per_gpu:.6g}",
         f"{peak_bytes(row, found):.0f}",
@@ -93,7 +93,7 @@ class Scores:
     done: int = 0
 
     def remarks(self) -> Iterator[str]:
-        """What stderr is told: rows refused, then values not understood, with their counts."""
+        """Return lines for stderr: rows refused, then values not understood, with their counts."""
         yield from self.refused
         for (column, value, instead), count in self.unread.most_common():
             rows = "1 row" if count == 1 else f"{count:,} rows"
@@ -127,7 +127,7 @@ def score(table: str) -> Scores:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 2 where the file cannot be read or no row could be expressed."""
+    """Score a file of rows. Returns 0, or 2 if it is unreadable or no row could be expressed."""
     parser = argparse.ArgumentParser(prog="python -m llamac.plan.score", description=__doc__)
     parser.add_argument("file", metavar="FILE.csv", type=Path)
     parser.add_argument("-o", "--output", metavar="OUT.csv", type=Path, help="default: stdout")

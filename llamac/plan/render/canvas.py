@@ -104,7 +104,7 @@ def _element(shape: Shape) -> str:
 
 
 def png(drawing: Drawing, scale: int = 2) -> bytes:
-    """scale: pixels of the file for one of the drawing."""
+    """Render the drawing as PNG. scale: pixels of the file per unit of the drawing."""
     from PIL import Image, ImageDraw, ImageFont
 
     # Polygons have no smooth edges in Pillow: drawn larger, then made smaller, they do.

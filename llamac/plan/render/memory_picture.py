@@ -39,7 +39,7 @@ INK, MUTED, RAIL, FULL = "#1f2937", "#6b7280", "#e5e2d9", "#b91c1c"
 
 
 def memory_picture(prediction: Prediction, program: Program) -> Drawing:
-    """Of the pipeline rank that holds most at its worst moment."""
+    """Draw memory over a step, of the pipeline rank with the highest peak."""
     ranks = StepModel(prediction.setting, program).full_ranks
     shown = [
         (step := StepTimeline(prediction, program, rank), list(moments(step))) for rank in ranks
@@ -71,7 +71,7 @@ class _Time:
 
 
 def _time(step: StepTimeline) -> _Time:
-    """A step of many turns shows its first ones and its last."""
+    """Return a step of many turns shows its first ones and its last."""
     events = [event for event in step.events if event.lane == "compute"]
     last = max(event.turn for event in events)
     ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2
@@ -130,7 +130,7 @@ class _Picture:
         yield Label(LEFT - 42, 78, held + where, fill=MUTED)
 
     def _levels(self) -> Iterator[Line | Label]:
-        """The scale of bytes."""
+        """Yield the scale of bytes."""
         gap = _round(self.top / 6)
         for number in range(int(self.top / gap) + 1):
             y = self._y(number * gap)
@@ -156,7 +156,7 @@ class _Picture:
     def _stairs(
         self, columns: Sequence[tuple[float, Moment]], tops: Sequence[float]
     ) -> list[Point]:
-        """Each level holds until the next column begins."""
+        """Return the memory levels; each holds until the next column begins."""
         ends = [x for x, _ in columns[1:]] + [LEFT + PLOT]
         levels = zip(columns, ends, tops, strict=True)
         return [point for (x, _), end, top in levels for point in self._level(x, end, top)]
@@ -185,7 +185,7 @@ class _Picture:
         return [*found, (found[-1][0] + 0.5, last)]
 
     def _fold(self) -> Iterator[Area | Line | Label]:
-        """What stands for the turns that are left out."""
+        """Yield what stands for the turns that are left out."""
         if self.time.hidden:
             left, right = self.time.x(self.time.begin), self.time.x(self.time.end)
             bottom = HEIGHT - BOTTOM + 6 + STRIP
@@ -205,7 +205,7 @@ class _Picture:
             yield Label(LEFT + PLOT - 6, y - 6, text, 11, "end", FULL)
 
     def _strip(self) -> Iterator[Area | Label]:
-        """Which turn runs when, as far as there is room for its name."""
+        """Yield which turn runs when, as far as there is room for its name."""
         top = HEIGHT - BOTTOM + 6
         yield Label(LEFT + PLOT + 8, top + 12, "then the optimizer", 11, fill=MUTED)
         for name, kind, begin, end in self._turns():
@@ -220,7 +220,7 @@ class _Picture:
                     break
 
     def _turns(self) -> Iterator[tuple[str, str, float, float]]:
-        """(name, kind, begin, end) of each turn that is shown, and of the optimizer."""
+        """Yield (name, kind, begin, end) of each shown turn and of the optimizer."""
         ends: dict[tuple[int, str, int], list[Event]] = {}
         for event in self.step.events:
             if event.runs and self.time.shows(event):
@@ -232,7 +232,7 @@ class _Picture:
             yield f"{kind} {micro_batch + 1}", kind, begin, end
 
     def _ticks(self) -> Iterator[Line | Label]:
-        """Seconds below, none within the fold, none over another."""
+        """Yield seconds below, none within the fold, none over another."""
         time, y = self.time, HEIGHT - BOTTOM + 6 + STRIP
         gap = _round((time.whole - (time.end - time.begin)) / 8)
         free = LEFT - 50.0
@@ -251,7 +251,7 @@ class _Picture:
         yield Label(LEFT + PLOT / 2, HEIGHT - 18, "time of a step", 12, "middle", MUTED)
 
     def _legend(self) -> Iterator[Area | Label]:
-        """In the order of the stack, with what each is at the worst moment."""
+        """Draw the legend in the order of the stack, with sizes at the peak."""
         x, y = LEFT + PLOT + 24, TOP + 40
         moving = [
             (name, colour, getattr(self.worst, part)) for part, (name, colour) in MOVING.items()
@@ -271,7 +271,7 @@ class _Picture:
 
 
 def _round(least: float) -> float:
-    """1, 2, 2.5 or 5 times a power of ten, and no less."""
+    """Round up to 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0**-12
     while True:
         for factor in (1, 2, 2.5, 5):

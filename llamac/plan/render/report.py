@@ -55,7 +55,7 @@ class Section:
 
 
 def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
-    """A prediction, on stdout."""
+    """Print a prediction."""
     colour = {"yes": "green", "tight": "yellow", "no": "red"}[fit_of(prediction)]
     verdict = Text(headline(prediction), f"bold {colour}")
     show_sections([*heading(prediction), verdict], [*sections(prediction), *more])
@@ -76,7 +76,7 @@ def show_sections(
 
 
 def heading(prediction: Prediction) -> tuple[str, str]:
-    """What is planned, and on what."""
+    """Return what is planned, and on what."""
     spec, device = prediction.setting.spec, prediction.setting.device
     parallel, batch, count = spec.parallel, spec.batch, spec.micro_batches
     degrees = [f"{axis} {size}" for axis, size in parallel.mesh.items() if size > 1]
@@ -93,7 +93,7 @@ VERDICT = {"yes": "fits", "tight": "fits tightly", "no": "does not fit"}
 
 
 def headline(prediction: Prediction) -> str:
-    """`fits: 39.7 of 85.0 GB · 14.9 s a step · 137 tokens/s/GPU · 57.8 days`."""
+    """Return `fits: 39.7 of 85.0 GB · 14.9 s a step · 137 tokens/s/GPU · 57.8 days`."""
     held, capacity = prediction.memory.total, prediction.setting.device.memory
     return (
         f"{VERDICT[fit_of(prediction)]}: {gigabytes(held)} of {gigabytes(capacity)} GB · "
@@ -104,12 +104,12 @@ def headline(prediction: Prediction) -> str:
 
 
 def unit(prediction: Prediction) -> str:
-    """What one rank runs on: a GPU, or a process on the cores of a machine."""
+    """Return what one rank runs on: a GPU, or a process on the cores of a machine."""
     return "GPU" if prediction.setting.device.is_gpu else "process"
 
 
 def full_json(prediction: Prediction) -> dict[str, Any]:
-    """`plan --json`: the prediction, its ranges, energy and carbon."""
+    """Return the JSON values of `plan --json`: prediction, ranges, energy and carbon."""
     spent = energy(prediction)
     return prediction.to_json() | {
         "uncertainty": uncertainty(prediction).to_json(),
@@ -118,7 +118,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def what_if_section(changes: Sequence[Change]) -> Section:
-    """What each change of hardware or layout would bring."""
+    """Return what each change of hardware or layout would bring."""
     rows = [
         (
             one.what,
@@ -185,7 +185,7 @@ def _communication(prediction: Prediction) -> Section:
 
 
 def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
-    """The regions, and the ops that take most time of a step."""
+    """Yield the regions, and the ops that take most time of a step."""
     seconds = step.prediction.seconds.total
     rows = [
         (
@@ -223,7 +223,7 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
 
 
 def transfer_section(step: StepTimeline) -> Section:
-    """Every collective, with its bytes, group and link."""
+    """Return every collective, with its bytes, group and link."""
     rows = [
         (
             one.where,
@@ -245,7 +245,7 @@ def transfer_section(step: StepTimeline) -> Section:
 
 
 def stride_of(axis: str, prediction: Prediction) -> int:
-    """How many ranks lie between neighbours on an axis of the mesh; the innermost is `tp`."""
+    """Return the distance in ranks between neighbours on a mesh axis; `tp` is innermost."""
     stride = 1
     for name, size in reversed(prediction.setting.spec.parallel.mesh.items()):
         if name == axis:
@@ -255,7 +255,7 @@ def stride_of(axis: str, prediction: Prediction) -> int:
 
 
 def link_name(device: Device, ranks: int, stride: int) -> str:
-    """What the slowest transfer of a group crosses, and how fast it is in large messages."""
+    """Return what the slowest transfer of a group crosses, and how fast it is in large messages."""
     where = link_of(device, ranks, stride)
     link = device.link if where == WITHIN else device.network
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
@@ -324,14 +324,14 @@ def _show(console: Console, section: Section) -> None:
 
 
 def digits(number: float, count: int = 3) -> str:
-    """`count` significant digits or more, thousands apart: 12,345 · 137 · 4.20."""
+    """Format with at least `count` significant digits: 12,345 · 137 · 4.20."""
     if number >= 10 ** (count - 1) or number == 0:
         return f"{number:,.0f}"
     return f"{number:#.{count}g}".rstrip(".") if number >= 1e-3 else f"{number:.1e}"
 
 
 def quantity(number: float) -> str:
-    """70_000_000_000 → 70.0B: parameters, or tokens."""
+    """Format parameters or tokens: 70_000_000_000 → 70.0B."""
     for suffix, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale * 0.9995:
             return f"{digits(number / scale)}{suffix}"

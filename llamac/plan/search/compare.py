@@ -63,7 +63,7 @@ class Side:
 
 
 def verdict(first: Prediction, second: Prediction) -> str:
-    """In one sentence, which of them is faster, and whether they fit."""
+    """Return one sentence: which layout is faster, and whether both fit."""
     a, b = (Side(one) for one in (first, second))
     seconds = first.seconds.total, second.seconds.total
     ratio = max(seconds) / min(seconds) - 1
@@ -100,7 +100,7 @@ def differences(first: Prediction, second: Prediction) -> Iterator[Section]:
 
 
 def sentences(first: Prediction, second: Prediction) -> Iterator[str]:
-    """Of the terms that differ most, why they do."""
+    """Return sentences on why the terms that differ most do so."""
     a, b = Side(first), Side(second)
     for part, size in (("seconds", readable_seconds), ("memory", _gb)):
         one, other = getattr(first, part), getattr(second, part)
@@ -153,7 +153,7 @@ def _compute(a: Side, b: Side) -> str:
 
 
 def _share(sequences: int, ranks: int) -> str:
-    """`4 sequences / 8 ranks`."""
+    """Return a share as text: `4 sequences / 8 ranks`."""
     many = "a sequence" if sequences == 1 else f"{sequences} sequences"
     return many if ranks == 1 else f"{many} / {ranks} ranks"
 

@@ -34,7 +34,7 @@ def derived_toml(
 
 
 def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, str]) -> str:
-    """The same of a whole spec, which extends none: where one must take a key away."""
+    """Return the TOML of a whole spec without `extends`, where a key must be removed."""
     return _commented({**spec.written(), "name": name}, above, notes)
 
 
@@ -60,7 +60,7 @@ def overridden(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _named(base: str, out: Path) -> str:
-    """How `out` calls the spec: a shipped one by its name, a file by its path from there."""
+    """Return the spec's name in `out`: a shipped spec's name, or a path relative to `out`."""
     path = find_spec(base)
     if path != Path(base):
         return path.stem

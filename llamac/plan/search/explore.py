@@ -58,11 +58,11 @@ class Task:
         return min(self.bounds.values())
 
     def nodes(self) -> Iterator[tuple[int, PipelineSchedule]]:
-        """Every micro-batch and schedule."""
+        """Yield every micro-batch and schedule."""
         return _nodes(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
-        """In how many ways data ranks can share state."""
+        """Return the ways in which data ranks can share state."""
         return _splits(self.gpus, self.shape, schedule)
 
 
@@ -243,7 +243,7 @@ class Best:
                 self.limit = self.sorted[-1][0]
 
     def like(self, layout: Layout) -> float:
-        """Seconds of the best that is known of its kind."""
+        """Return seconds of the best that is known of its kind."""
         return self.kinds.get(layout.kind, (float("inf"),))[0]
 
     @property
@@ -269,7 +269,7 @@ class _Sizes:
         return self.cuts[count]
 
     def kept(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
-        """Bytes that the first pipeline rank keeps at least, if micro-batches are one sequence."""
+        """Return a lower bound of bytes that the first pipeline rank saves, at micro-batch 1."""
         flying = 1.0
         if schedule.pipeline > 1:
             flying = in_flight(0, schedule.pipeline, schedule.virtual, schedule.micro_batches)

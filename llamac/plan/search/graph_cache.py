@@ -15,7 +15,7 @@ from llamac.spec import Spec
 
 
 def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
-    """A single layer of `spec` on one stage and one data rank, `policy` its checkpointing; a
+    """Return a single layer of `spec` on one stage and one data rank, `policy` its checkpointing; a
     micro-batch is one sequence. Compiled once for all specs that differ in nothing else, and not
     verified: what is built is compiled again. Raises SpecError."""
     return _checkpointed(_Alike(spec, fused), policy)
@@ -60,7 +60,7 @@ class _Alike:
 
 @lru_cache(maxsize=512)
 def _differentiated(alike: _Alike) -> tuple[Spec, Program]:
-    """As far as the passes that checkpointing does not change."""
+    """Compile up to the passes that checkpointing does not change."""
     small = alike.small()
     program = Lower().apply(small)
     for step in passes_for(small)[: _first()]:
@@ -79,7 +79,7 @@ def _checkpointed(alike: _Alike, policy: str) -> Program:
 
 
 def _first() -> int:
-    """Where among the passes after `lower` checkpointing stands."""
+    """Return where among the passes after `lower` checkpointing stands."""
     return NAMES.index(Checkpoint.name) - NAMES.index(Lower.name) - 1
 
 

@@ -72,7 +72,7 @@ class Layout:
         return ",".join([*parts, self.checkpoint + limit])
 
     def changes(self, spec: Spec) -> dict[str, Any]:
-        """For `Spec.replace`: what of `spec` is another in this layout."""
+        """Return the changes of `spec` for this layout, as `Spec.replace` takes them."""
         new = {f"parallel.{key}": getattr(self, key) for key in _PARALLEL}
         if self.tensor == 1:
             del new["parallel.sequence"]  # which means nothing there
@@ -83,7 +83,7 @@ class Layout:
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def of(self, spec: Spec) -> Spec:
-        """`spec` in this layout, which must be a legal one: nothing is validated again."""
+        """Return `spec` in this layout, which must be legal: nothing is validated again."""
         update: dict[str, Any] = {key: getattr(self, key) for key in _PARALLEL}
         update["async_tensor"] = _async(spec, self)
         parts: dict[str, Any] = {
@@ -110,7 +110,7 @@ def _value(spec: Spec, key: str) -> Any:
 
 
 def layout_of(spec: Spec) -> Layout:
-    """How a spec lies on its ranks."""
+    """Return the layout of a spec."""
     degrees = {key: getattr(spec.parallel, key) for key in _PARALLEL}
     return Layout(
         **degrees,
@@ -180,7 +180,7 @@ class ModelSplit:
 
 
 def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """All in which the model's heads, features, vocabulary and positions divide."""
+    """Yield all in which the model's heads, features, vocabulary and positions divide."""
     for tensor in divisors(gpus):
         for context in divisors(gpus // tensor):
             if context > 1 and spec.data.document_mask:
@@ -201,7 +201,7 @@ class PipelineSchedule:
 
 
 def schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
-    """All that keep every stage at work. ranks: what pipeline and data ranks share."""
+    """Yield all that keep every stage at work. ranks: what pipeline and data ranks share."""
     sequences, layers = spec.batch.sequences, spec.model.n_layers
     alone = spec.model.tied_embeddings or spec.data.document_mask
     for pipeline in (1,) if alone else divisors(ranks):
@@ -216,7 +216,7 @@ def schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSche
 
 @lru_cache(maxsize=4096)
 def divisors(number: int) -> tuple[int, ...]:
-    """In order."""
+    """Return the divisors in ascending order."""
     small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
     return tuple(dict.fromkeys([*small, *(number // n for n in reversed(small))]))
 
@@ -225,7 +225,7 @@ def divisors(number: int) -> tuple[int, ...]:
 def layouts(
     gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule
 ) -> tuple[Layout, ...]:
-    """One for each way to share state among the data ranks, all of them sharing first."""
+    """Return one for each way to share state among the data ranks, all of them sharing first."""
     data = gpus // shape.ranks // schedule.pipeline
     return tuple(
         Layout(

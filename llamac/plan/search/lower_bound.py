@@ -15,7 +15,7 @@ ROWS = 2**20
 
 
 def least_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -> float:
-    """Of a step, the pipeline full and data ranks' transfers hidden.
+    """Return a lower bound of step seconds: a full pipeline, hidden data-parallel traffic.
 
     Forward, each matmul waits for the gather before it and each scatter for its matmul: nothing
     hides either. Backward, only gradients of weights can be computed meanwhile. Under tensor
@@ -67,7 +67,7 @@ def _linears(model: Model, ranks: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _transfers(setting: Setting, cost: DeviceCost, shape: ModelSplit, tokens: float) -> float:
-    """Seconds of tensor and context ranks' transfers, latencies left out."""
+    """Return seconds of tensor and context ranks' transfers, latencies left out."""
     model = setting.spec.model
     size = setting.spec.precision.item_size
     stream = 8 * size * model.dim * tokens * model.n_layers

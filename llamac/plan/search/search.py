@@ -112,7 +112,7 @@ def search(
 
 
 def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
-    """As `llamac plan` would tell it; None where nothing keeps to its budget."""
+    """Predict a layout as `llamac plan` does; None where no saved set fits its budget."""
     spec = setting.spec.replace(layout.changes(setting.spec))
     try:
         return Ranked(layout, predict(replace(setting, spec=spec)))
@@ -132,7 +132,7 @@ def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
 
 
 def _gains(one: Ranked, others: Sequence[Ranked]) -> bool:
-    """Does a budget make its layout faster than every policy does?"""
+    """Return whether a budget makes its layout faster than every policy does."""
     bare = replace(one.layout, checkpoint="", budget=None)
     same = [other for other in others if replace(other.layout, checkpoint="") == bare]
     least = min(other.prediction.seconds.total for other in same)

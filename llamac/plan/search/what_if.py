@@ -42,7 +42,7 @@ def what_if(prediction: Prediction, program: Program) -> list[Change]:
 
 
 def combined(prediction: Prediction, program: Program) -> float:
-    """Tokens/s over today's once every figure of the device is twice as much."""
+    """Return the speed-up if every figure of the device doubles."""
     setting = prediction.setting
     device = setting.device
     for change in CHANGES.values():
@@ -123,7 +123,7 @@ def _layout_changes(prediction: Prediction) -> Iterator[Change]:
 
 
 def _tried(setting: Setting, layout: Layout) -> Prediction | None:
-    """The prediction of a layout of as many ranks; None where there is none."""
+    """Return the prediction of a layout with the same number of ranks, or None."""
     if layout.ranks != setting.spec.parallel.ranks or 0 in (layout.tensor, layout.pipeline):
         return None
     try:
@@ -138,7 +138,7 @@ def _times(today: Prediction, other: Prediction) -> float:
 
 
 def sentences(changes: list[Change], wanted: float, all_doubled: float) -> Iterator[str]:
-    """What stands between a plan and `wanted` times its speed."""
+    """Yield what stands between a plan and `wanted` times its speed."""
     best = [one for one in changes if one.doubled > 1.005][:3]
     reaching = [one for one in changes if one.doubled >= wanted and one.fits]
     if reaching:

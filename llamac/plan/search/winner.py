@@ -18,7 +18,7 @@ TABLE = 132  # columns that the table of a search needs
 
 
 def summary(found: Search) -> Iterator[str]:
-    """How many layouts there were, and what became of them."""
+    """Return how many layouts were tried and why the others were dropped."""
     spec, device = found.setting.spec, found.setting.device
     yield f"{spec.name} on {found.gpus:,} × {device.title}: {found.legal:,} legal layouts"
     for reason, words in WHY.items():
@@ -30,7 +30,7 @@ def summary(found: Search) -> Iterator[str]:
 
 
 def table(found: Search) -> Section:
-    """The best, and the terms that decide between them: seconds of a step."""
+    """Return the best, and the terms that decide between them: seconds of a step."""
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
@@ -59,7 +59,7 @@ def _row(number: int, one: Ranked) -> tuple[str, ...]:
 
 
 def search_json(found: Search) -> dict[str, Any]:
-    """`plan --search --json`."""
+    """Return the JSON values of `plan --search --json`."""
     return {
         "legal": found.legal,
         "does_not_fit": dict(found.unfit),
@@ -101,7 +101,7 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
 
 
 def _whole(layout: Layout) -> dict[str, Any]:
-    """Every degree, whatever the spec under it says."""
+    """Return every degree, whatever the spec under it says."""
     degrees = {
         f"parallel.{one.name}": getattr(layout, one.name)
         for one in fields(layout)

@@ -56,7 +56,7 @@ def layer_weights(model: Model) -> int:
 
 
 def llama(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
-    """A LLaMA of this width and depth: swiglu of 8·dim/3, in multiples of 256; no biases."""
+    """Return a LLaMA of this width and depth: swiglu of 8·dim/3, in multiples of 256; no biases."""
     model = Model(dim=dim, n_layers=n_layers, n_heads=dim // HEAD, vocab_size=vocab_size)
     norms = (2 * n_layers + 1) * dim
     return ModelShape(dim, n_layers, matmul_weights(model) + vocab_size * dim + norms)
@@ -87,7 +87,7 @@ def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
 
 
 def _shapes(parameters: float, vocab_size: int) -> Iterator[ModelShape]:
-    """Of every width, the depths that come nearest from below and from above."""
+    """Yield, for each width, the depths nearest from below and from above."""
     dim = HEAD
     while (one := llama(dim, 1, vocab_size)).parameters <= parameters * (1 + CLOSE):
         layer = llama(dim, 2, vocab_size).parameters - one.parameters
@@ -101,7 +101,7 @@ def _shapes(parameters: float, vocab_size: int) -> Iterator[ModelShape]:
 
 
 def _aspect(parameters: float) -> float:
-    """dim / layers of models of this size."""
+    """Return dim / layers for models of this size."""
     known = [(math.log(size), aspect) for size, aspect in ASPECTS]
     x = math.log(parameters)
     if x <= known[0][0]:

@@ -47,7 +47,7 @@ class LossLaw:
         return scale * (flops / 6) ** (self.beta / sums)
 
     def tokens_for(self, loss: float, parameters: float) -> float | None:
-        """Tokens on which so many parameters reach a loss; None if no number of tokens does."""
+        """Return the tokens on which a model reaches a loss; None if no number does."""
         left = loss - self.e - self.a / parameters**self.alpha
         return (self.b / left) ** (1 / self.beta) if left > 0 else None
 
@@ -78,7 +78,7 @@ class Optimum:
 
 
 def optima(flops: float) -> list[Optimum]:
-    """Of a budget, by every law; losses by BESIROGLU for all, so that they can be compared.
+    """Return the optimum of a budget by each law; losses by BESIROGLU, for comparison.
 
     Approaches 1 and 2 are power laws through a row of Hoffmann et al. 2022, tables 3 and A3:
     67B parameters at 5.76e23 FLOPs, C^0.50, and at 6.88e23, C^0.49. Kaplan et al. 2020, table 6:
@@ -129,7 +129,7 @@ SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
 def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
-    """The optimum, and smaller models with its loss, as long as there are tokens that reach it.
+    """Return the optimum and smaller models that reach its loss on more tokens.
 
     Touvron et al. 2023, section 1: the model that is cheapest to train to a level is not the one
     that is cheapest to use there. Counted as Sardana et al. 2023 do: 6·N·D of training, 2·N for
@@ -147,7 +147,7 @@ def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
 
 
 def parse_flops(text: str) -> float:
-    """FLOPs of `1e22`. Raises BudgetError."""
+    """Return FLOPs of `1e22`. Raises BudgetError."""
     try:
         flops = float(text.replace("_", ""))
     except ValueError:
@@ -161,7 +161,10 @@ def parse_flops(text: str) -> float:
 
 
 def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """What so many days of one GPU compute, at a share `use` of its peak. Raises BudgetError."""
+    """Return what so many days of one GPU compute, at a share `use` of its peak.
+
+    Raises BudgetError.
+    """
     flops = gpu_days * 86_400 * device.flops(dtype) * use
     if not SMALLEST <= flops <= LARGEST:
         raise BudgetError(

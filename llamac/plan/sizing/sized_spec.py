@@ -96,7 +96,7 @@ def choices() -> tuple[str, ...]:
 
 
 def chosen(budget: Budget, key: str) -> Optimum:
-    """The row of a law; `llama`: half the refitted optimum, on enough tokens for its loss."""
+    """Return a law's row; `llama`: half the refitted optimum, with tokens for its loss."""
     found = optima(budget.flops)
     if key != LLAMA:
         return next(one for one in found if one.key == key)
@@ -105,7 +105,7 @@ def chosen(budget: Budget, key: str) -> Optimum:
 
 
 def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
-    """A LLaMA of about this size on one rank, as changes to a recipe. Raises BudgetError."""
+    """Return a LLaMA of about this size on one rank, as changes to a recipe. Raises BudgetError."""
     try:
         shape = llama_with(one.parameters, recipe.model.vocab_size)
     except ValueError as error:

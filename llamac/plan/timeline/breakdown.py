@@ -87,7 +87,7 @@ def regions(step: StepTimeline) -> list[RegionCost]:
 
 
 def ops(step: StepTimeline) -> list[OpCost]:
-    """All that compute, longest first over the whole step."""
+    """Return all that compute, longest first over the whole step."""
     found: dict[tuple[str, ...], OpCost] = {}
     for (region, way), count in _runs(step).items():
         for span in step.graphs[region, way].spans:
@@ -103,7 +103,7 @@ def ops(step: StepTimeline) -> list[OpCost]:
 
 
 def transfers(step: StepTimeline) -> list[TransferCost]:
-    """Those of the graphs by region, then those of data ranks and of pipeline stages."""
+    """Return collectives of the graphs by region, then of data ranks and of pipeline stages."""
     found = []
     device, mesh = step.prediction.setting.device, step.cost.mesh
     for (region, way), count in _runs(step).items():
@@ -157,7 +157,7 @@ def _seconds(event: Event, transfer: Transfer | None) -> float:
 
 
 def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[str, Any]:
-    """What `--ops` and `--collectives` add for programs: bytes, FLOPs and seconds."""
+    """Return what `--ops` and `--collectives` add for programs: bytes, FLOPs and seconds."""
     found: dict[str, Any] = {}
     if by_op:
         found["regions"] = [vars(one) for one in regions(step)]
@@ -168,12 +168,12 @@ def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[s
 
 
 def link_of(device: Device, ranks: int, stride: int) -> str:
-    """Which kind of link the slowest transfer of a group crosses."""
+    """Return which kind of link the slowest transfer of a group crosses."""
     return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
 
 
 def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
-    """How often each graph runs in a step."""
+    """Return how often each graph runs in a step."""
     found: dict[tuple[str, Any], int] = {}
     for event in step.events:
         if event.runs:
@@ -182,7 +182,7 @@ def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
 
 
 def _traffic(step: StepTimeline, node: fx.Node) -> int:
-    """Bytes that an op reads and writes; 0 for a view."""
+    """Return bytes that an op reads and writes; 0 for a view."""
     if op_of(node).cost == "view":
         return 0
     values = {*operands_of(node), *values_of(node)}
@@ -200,7 +200,7 @@ def _bound(step: StepTimeline, flops: float, nbytes: float) -> str:
 
 
 def _shape(step: StepTimeline, node: fx.Node) -> str:
-    """What an op reads and makes: `[1,2048,8192] [5504,8192] → [1,2048,5504]`."""
+    """Return what an op reads and makes: `[1,2048,8192] [5504,8192] → [1,2048,5504]`."""
     kinds = node.meta["type"]
     made = kinds[0] if isinstance(kinds, tuple) else kinds
     read = " ".join(_sizes(step, type_of(one)) for one in operands_of(node)[:2])

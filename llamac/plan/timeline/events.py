@@ -41,7 +41,7 @@ class Event:
 
     @property
     def runs(self) -> bool:
-        """A region's graph runs in it."""
+        """Whether a region's graph runs in this event."""
         return self.kind in ("forward", "backward")
 
     @property

@@ -33,7 +33,7 @@ class Moment:
 
 
 def moments(step: StepTimeline) -> Iterator[Moment]:
-    """In order. What is held throughout is not in them: it is the prediction's."""
+    """Return the moments in order, without memory held throughout the step."""
     found = step.model.activations
     curves = {key: _curve(step, found, *key) for key in step.graphs}
     regions, symbols = step.program.regions, step.cost.symbols
@@ -69,7 +69,7 @@ def _fresh(step: StepTimeline) -> Fresh:
 
 
 def _made(event: Event, fresh: Fresh, layers: int) -> float:
-    """Bytes of the gradients that are there once a backward pass is over."""
+    """Return bytes of the gradients that are there once a backward pass is over."""
     if event.layer is not None:
         return fresh.layer
     if event.name == "embed":
@@ -80,7 +80,7 @@ def _made(event: Event, fresh: Fresh, layers: int) -> float:
 def _curve(
     step: StepTimeline, found: Activations, region: str, direction: Direction
 ) -> list[tuple[float, float, float]]:
-    """(seconds from the beginning of a graph, bytes alive while an op runs, of its logits)."""
+    """Return (seconds from a graph's start, bytes alive, bytes of logits) of each op."""
     graph, whole = step.graph(region, direction), step.program.regions[region]
     live = Live(graph, whole.saved if direction == "forward" else (), step.cost.symbols)
     begins: Mapping[str, float] = {

@@ -43,7 +43,7 @@ def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]
 
 
 def warm_up(rank: int, ranks: int, virtual: int, micro_batches: int) -> int:
-    """How many forward turns come before those that alternate with backward ones."""
+    """Return the forward turns of the warm-up phase of 1F1B."""
     if virtual == 1:
         return min(micro_batches, ranks - rank - 1)
     each = micro_batches_per_round(micro_batches, ranks)

@@ -45,7 +45,7 @@ class StepTimeline:
     # -- what runs ---------------------------------------------------------------------------------
 
     def chunk(self, number: int) -> list[tuple[str, int | None]]:
-        """The regions of one of the rank's stages, in order, each with its layer's number."""
+        """Return the regions of one of the rank's stages, in order, with layer numbers."""
         counts = self.program.stages or (len(self.program.layers),)
         stage = number * self.ranks + self.rank
         begin = sum(counts[:stage])
@@ -70,7 +70,7 @@ class StepTimeline:
         return found
 
     def run(self, event: Event) -> GraphTime:
-        """The graph that runs in an event."""
+        """Return the graph that runs in an event."""
         return self.graphs[self.key(event)]
 
     def key(self, event: Event) -> tuple[str, Direction]:
@@ -117,7 +117,7 @@ class _Layout:
         yield from self._pause("update", "optimizer", seconds.optimizer)
 
     def _slack(self) -> float:
-        """Seconds of a step that a rank waits for slower ones, beside its bubble."""
+        """Return seconds of a step that a rank waits for slower ones, beside its bubble."""
         model, seconds = self.step.model, self.step.prediction.seconds
         forward, backward, _ = model.turns[self.step.rank]
         own = model.micro_batches * (forward + backward) + self.idle.total
@@ -135,7 +135,7 @@ class _Layout:
             self.now += seconds
 
     def _turn(self, turn: Turn) -> Iterator[Event]:
-        """A micro-batch through one of the rank's stages."""
+        """Yield a micro-batch through one of the rank's stages."""
         way, step = turn.direction, self.step
         regions = step.chunk(turn.chunk)
         first = step.chunk(0)[0][0] if step.rank == 0 else "head"
@@ -161,7 +161,7 @@ class _Layout:
             yield from self._transfers(reduces, which, self.now - seconds_of(reduces))
 
     def _end(self) -> Iterator[Event]:
-        """The data-parallel transfers that are left when the last region has run."""
+        """Yield the data-parallel transfers that are left when the last region has run."""
         model = self.step.model
         layers = model.layer_seconds(self.step.rank)
         left = self.data.at_end(sum(backward for _, backward in layers), len(layers))

@@ -24,7 +24,10 @@ TraceEvent = dict[str, Any]
 
 
 def trace_json(step: StepTimeline) -> dict[str, Any]:
-    """The whole file. otherData: what was planned, and how much of it single ops are shown for."""
+    """Return the whole file.
+
+    otherData: what was planned, and how much of it single ops are shown for.
+    """
     detailed = _detailed(step)
     lanes = _lanes(step)
     threads = {lane: number for number, lane in enumerate(lanes)}
@@ -53,7 +56,7 @@ def trace_json(step: StepTimeline) -> dict[str, Any]:
 
 
 def _detailed(step: StepTimeline) -> set[int]:
-    """The micro-batches whose ops are shown one by one."""
+    """Return the micro-batches whose ops are shown one by one."""
     ops = sum(len(step.run(event).spans) for event in step.events if event.runs)
     every = range(step.micro_batches)
     return set(every) if ops <= MOST else {*every[:FULL], *every[-FULL:]}
@@ -82,7 +85,7 @@ def _names(step: StepTimeline, threads: dict[str, int]) -> Iterator[TraceEvent]:
 def _region(
     step: StepTimeline, event: Event, threads: dict[str, int], detailed: bool
 ) -> Iterator[TraceEvent]:
-    """A region's graph that runs, and inside it its ops and its waits."""
+    """Yield a region's graph that runs, and inside it its ops and its waits."""
     thread, where = threads[COMPUTE], {"micro_batch": event.micro_batch}
     if event.layer is not None:
         where["layer"] = event.layer
@@ -102,7 +105,7 @@ def _region(
 
 
 def _memory(step: StepTimeline) -> Iterator[TraceEvent]:
-    """A counter: of every event, the moment that holds most, in GB."""
+    """Yield a counter: of every event, the moment that holds most, in GB."""
     memory = step.prediction.memory
     along = memory.total - memory.activations - memory.logits
     for event, held in groupby(moments(step), key=lambda moment: moment.event):
@@ -125,7 +128,7 @@ def _title(event: Event) -> str:
 
 
 def _result(span: Span) -> str:
-    """What an op makes: `d_w2`."""
+    """Return what an op makes: `d_w2`."""
     value = next((value for value in results(span.node) if value is not None), span.node)
     return value.name.removesuffix("_started")
 

@@ -75,7 +75,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
-    """What a checkpoint made now would hold besides tensors.
+    """Return what a checkpoint made now would hold besides tensors.
 
     `curve` holds the settings that a run must have kept in order to resume, see `find`.
     """
@@ -129,7 +129,7 @@ def commit(
 
 
 def _attempt(work: Callable[[], T], run: Path) -> T:
-    """`work()`, with what the disk refuses, mostly for being full, as a RunError."""
+    """Call `work()`; raise disk errors, such as a full disk, as RunError."""
     try:
         return work()
     except (OSError, RuntimeError) as error:
@@ -154,7 +154,7 @@ def _complete(
 
 
 def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
-    """The manifest's lines for `files`, which are read for it."""
+    """Return the manifest's lines for `files`, which are read for it."""
     return {
         str(path.relative_to(root)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in files
@@ -190,13 +190,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def steps(run: Path) -> list[int]:
-    """The steps that `run` has checkpoints of, oldest first."""
+    """Return the steps that `run` has checkpoints of, oldest first."""
     names = (path.name for path in (run / "checkpoints").glob("step-*"))
     return sorted(int(n[5:]) for n in names if n[5:].isdigit())
 
 
 def path_of(run: Path, step: int) -> Path:
-    """Where `run` keeps the checkpoint of a step, whether it has one or not."""
+    """Return the path of `run`'s checkpoint of a step, whether it exists or not."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -215,7 +215,7 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
 
 
 def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
-    """What is wrong with the checkpoint at `path`, or None if it has all its files, as written.
+    """Return what is wrong with the checkpoint at `path`, or None if all files are as written.
 
     Ranks read a share of the files each: a large one is terabytes, too many for one of them.
     """
@@ -244,7 +244,7 @@ def _damage(path: Path, share: int, shares: int) -> str | None:
 def find(
     run: Path, resume: str, curve: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
 ) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to continue from, with its state, or (None, {}) to start afresh.
+    """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
     `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
     would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
@@ -330,7 +330,7 @@ def _set_aside(run: Path, after: int, say: Say) -> None:
 
 
 def random_state() -> dict[str, str]:
-    """torch's global generators, as text."""
+    """Return the state of torch's global generators as text."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -121,7 +121,7 @@ def read(directory: Path, tensors: Tensors) -> None:
 
 
 def _unwrapped(error: CheckpointException) -> BaseException:
-    """What went wrong, on the first rank where something did; an interrupt stays one."""
+    """Return what went wrong, on the first rank where something did; an interrupt stays one."""
     return next((wrapped[0] for wrapped in error.failures.values()), error)
 
 

@@ -25,7 +25,7 @@ class BadRequest(RunError):
 
 
 def read_prompt(argument: str) -> str:
-    """The prompt that a command line gives: itself, or for "-" all of standard input."""
+    """Return the prompt that a command line gives: itself, or for "-" all of standard input."""
     try:
         if argument == "-":
             return sys.stdin.buffer.read().decode()
@@ -36,7 +36,7 @@ def read_prompt(argument: str) -> str:
 
 
 def checked(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `generate.continuation`, if they are in their ranges."""
+    """Return the keyword arguments of `generate.continuation`, if they are in their ranges."""
     ranges = {
         "count": ("0 or more", lambda n: n >= 0),
         "temperature": ("0 or more", lambda t: t >= 0),
@@ -92,7 +92,7 @@ def load_weights(
 
 
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
-    """The tokenizer in a directory of prepared data, for the weights at `path`.
+    """Return the tokenizer in a directory of prepared data, for the weights at `path`.
 
     If its manifest is there too, it must be the data that those weights were trained on: another
     tokenizer would turn all they say into noise. Raises RunError.

@@ -61,7 +61,7 @@ def _matmul_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _symmetric(axis: str) -> str:
-    """The name of the axis' group, whose ranks have memory that the others can reach.
+    """Return the name of the axis' group, whose ranks have memory that the others can reach.
 
     Raises RunError where they cannot.
     """

@@ -31,7 +31,7 @@ class Group(Protocol):
         ...
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
-        """The elementwise `sum` or `max` over ranks."""
+        """Return the elementwise `sum` or `max` over ranks."""
         ...
 
     def wait(self, x: Tensor) -> Tensor: ...
@@ -66,7 +66,7 @@ def all_gather_start(x: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Every rank's part, along `dim`."""
+    """Return every rank's part, along `dim`."""
     group = GROUPS[axis]
     gathered = group.wait(started)
     if dim == 0:
@@ -103,7 +103,7 @@ def all_reduce_start(x: Tensor, axis: str) -> Tensor:
 
 
 def all_reduce_wait(started: Tensor, axis: str) -> Tensor:
-    """The sum."""
+    """Return the sum."""
     return GROUPS[axis].wait(started)
 
 
@@ -113,7 +113,7 @@ def all_reduce(x: Tensor, axis: str) -> Tensor:
 
 
 def all_reduce_max(x: Tensor, axis: str) -> Tensor:
-    """The largest of the ranks' values, element by element."""
+    """Return the largest of the ranks' values, element by element."""
     group = GROUPS[axis]
     return group.wait(group.start_all_reduce(x.contiguous(), "max"))
 

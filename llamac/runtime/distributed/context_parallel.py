@@ -84,7 +84,7 @@ def context_attention_backward(
 
 
 def _starts(q: Tensor, axis: str) -> Iterator[int]:
-    """The position that each of this rank's two chunks begins at."""
+    """Yield the position that each of this rank's two chunks begins at."""
     group = GROUPS[axis]
     for chunk in (group.rank, 2 * group.size - 1 - group.rank):
         yield chunk * (q.shape[1] // 2)

@@ -59,7 +59,7 @@ class Mesh:
 
     @property
     def first(self) -> bool:
-        """Does this rank speak and write for all?"""
+        """Return whether this is rank 0, which prints and writes for all."""
         return self.rank == 0
 
     @property
@@ -133,7 +133,7 @@ class Mesh:
         return total / self.losses
 
     def any(self, flag: bool) -> bool:
-        """Does any rank say so?"""
+        """Return whether `condition` holds on any rank."""
         found = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(found)
         return bool(found.item())

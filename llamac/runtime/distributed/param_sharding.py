@@ -51,7 +51,7 @@ class Shares:
             begin += part
 
     def _rows(self, name: str, canonical: str, whole: int) -> tuple[int, int, int]:
-        """(rows held, where they begin in the canonical parameter, how many are no padding)."""
+        """Return (rows held, first canonical row, rows that are not padding)."""
         if self.split.get(pattern(name)) != 0:
             return whole, 0, whole
         copies = self.copies.get(pattern(canonical), 1)
@@ -76,7 +76,7 @@ class Shares:
 
 
 def _first_row(parameter: Tensor) -> int:
-    """Which row of the held parameter this rank's part of it begins with."""
+    """Return which row of the held parameter this rank's part of it begins with."""
     if not isinstance(parameter, DTensor):
         return 0
     first, rows = 0, parameter.shape[0]
@@ -89,7 +89,7 @@ def _first_row(parameter: Tensor) -> int:
 
 
 def local(parameter: Tensor) -> Tensor:
-    """The part of a parameter, or of its gradient, that this process holds."""
+    """Return the part of a parameter, or of its gradient, that this process holds."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 

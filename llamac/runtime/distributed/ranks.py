@@ -29,7 +29,7 @@ class Ranks:
 
     @classmethod
     def world(cls) -> Ranks:
-        """Every process of torch.distributed, over a new gloo group; all of them call this.
+        """Return every process of torch.distributed, over a new gloo group; all of them call this.
 
         The group is of this object alone: what it carries can neither delay the collectives of
         training nor be mixed up with those of another thread. It needs no GPU.
@@ -40,7 +40,7 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
     def each(self, work: Callable[[], T]) -> list[T]:
-        """What `work` returns on every rank, by rank, once all have done it.
+        """Return what `work` returns on every rank, by rank, once all have done it.
 
         If it raises RunError, OSError or ValueError on one, all raise a RunError with what the
         lowest of those ranks had to say. Raises RunError as well if a rank is gone.
@@ -65,5 +65,5 @@ class Ranks:
         return [value for value, _ in gathered]
 
     def first(self, work: Callable[[], T]) -> T:
-        """What `work` returns on rank 0, which alone does it; errors as those of `each`."""
+        """Return what `work` returns on rank 0, which alone does it; errors as those of `each`."""
         return self.each(lambda: work() if self.rank == 0 else cast(T, None))[0]

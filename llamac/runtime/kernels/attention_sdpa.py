@@ -23,7 +23,7 @@ def _repeat(x: Tensor, heads: int) -> Tensor:
 
 
 def _reduce(d_x: Tensor, heads: int) -> Tensor:
-    """The adjoint of `_repeat`."""
+    """Return the adjoint of `_repeat`."""
     return d_x if d_x.shape[2] == heads else d_x.unflatten(2, (heads, -1)).sum(3)
 
 

@@ -11,7 +11,7 @@ def cosine(progress: float, decay: float) -> float:
 
 
 def linear(progress: float, decay: float) -> float:
-    """A straight line."""
+    """Return a straight line."""
     return 1.0 - progress
 
 

@@ -50,7 +50,7 @@ def read_plan(directory: Path, device: torch.device) -> Plan | None:
 
 
 def deviation(row: dict[str, Any]) -> str:
-    """What of a step is off its prediction, in a line; nothing if neither time nor memory is."""
+    """Return a line on how a step deviates from its prediction; "" if it does not."""
     seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
     held, foreseen = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
     found = [
