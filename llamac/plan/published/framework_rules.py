@@ -124,7 +124,7 @@ def fused_norm(row: Row) -> bool:
 
 
 def _attention_kernel(row: Row) -> str:
-    """Return the kernel that column attn_kernel names: `flash_attn2 + RMS kernel` → `flash_attn2`."""
+    """Return the kernel that attn_kernel names: `flash_attn2 + RMS kernel` → `flash_attn2`."""
     joined = r"\s*(?:[+&,;(]|\bwith\b|\band\b|w/).*\brms"
     return re.split(joined, text(row, "attn_kernel"))[0].strip()
 
