@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -121,9 +122,11 @@ def _refuse_edited(directory: Path, files: Mapping[str, str], recorded: Mapping[
         and found != _digest(files.get(name, "").encode())
     ]
     if edited:
+        script = directory / "launch/local.sh"
         raise BuildError(
             f"{', '.join(edited)} in {directory} changed since llamac wrote it; "
-            "keep your version by building elsewhere with -o, or give it up with --overwrite"
+            f"train your version as it stands with {shlex.join(['bash', str(script)])}, build "
+            "elsewhere with -o, or give it up with --overwrite"
         )
 
 

@@ -17,6 +17,7 @@ from llamac.spec import Spec
 # What the loss curve depends on, as the emitted train.py's CURVE has it.
 CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
+LENGTH = ("schedule.steps", "schedule.tokens")  # may become more: the trainer says what that means
 
 
 def bring_up_to_date(
@@ -43,18 +44,28 @@ def _refuse_another_curve(run: Path, text: str) -> None:
     old_spec = run / "spec.toml"
     if not old_spec.is_file() or not any(run.glob("checkpoints/step-*")):
         return
-    before = dict(_values(tomllib.loads(old_spec.read_text(encoding="utf-8"))))
-    after = dict(_values(tomllib.loads(text)))
+    old, new = tomllib.loads(old_spec.read_text(encoding="utf-8")), tomllib.loads(text)
+    before, after = dict(_values(old)), dict(_values(new))
+    longer = _tokens(new) >= _tokens(old)
     changed = [
         f"{key} was {before.get(key, 'not set')!r}, is {after.get(key, 'not set')!r}"
         for key in sorted({*before, *after})
-        if before.get(key) != after.get(key)
+        if before.get(key) != after.get(key) and not (key in LENGTH and longer)
     ]
     if changed:
         raise BuildError(
             f"{run} was trained with other values: {'; '.join(changed)}. A run goes on under the "
             "same values only: set them back, or start another run with -o"
         )
+
+
+def _tokens(spec: dict[str, Any]) -> int:
+    """Of the whole run, by a resolved spec."""
+    schedule, batch = spec["schedule"], spec["batch"]
+    if "tokens" in schedule:
+        return schedule["tokens"]
+    a_step = batch.get("tokens") or batch["sequences"] * batch["sequence_length"]
+    return schedule["steps"] * a_step
 
 
 def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,3 +69,14 @@ def test_a_run_that_is_being_trained_is_left_alone(run: Path, spec: Spec) -> Non
     with run_lock(run), pytest.raises(BuildError, match="another trainer"):
         bring_up_to_date(run, spec.replace({"log.every": 3}))
     assert contents(run) == before
+
+
+def test_a_schedule_may_become_longer_but_not_shorter(run: Path, spec: Spec) -> None:
+    steps = spec.total_steps
+    before = contents(run)
+    with pytest.raises(BuildError, match=f"schedule.steps was {steps}, is {steps - 1}"):
+        bring_up_to_date(run, spec.replace({"schedule.steps": steps - 1}))
+    assert contents(run) == before
+    bring_up_to_date(run, spec.replace({"schedule.steps": steps + 1}))
+    tokens = (steps + 2) * spec.batch.tokens
+    bring_up_to_date(run, spec.replace({"schedule.steps": None, "schedule.tokens": tokens}))

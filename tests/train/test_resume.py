@@ -111,6 +111,25 @@ def test_a_run_at_its_end_has_nothing_to_do(fp32, tmp_path, capsys):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_finished_run_goes_on_under_a_longer_constant_schedule(fp32, patched, tmp_path, capsys):
+    """The same curve as if it had been so long from the start."""
+
+    def of(steps: int) -> None:
+        schedule = {**fp32.train.SCHEDULE, "kind": "constant"}
+        curve = fp32.train.CURVE | {"schedule": {"steps": steps, **schedule}}
+        patched(SCHEDULE=schedule, STEPS=steps, CURVE=curve)
+
+    of(4)
+    assert fp32.run(tmp_path / "run") == 0
+    of(8)
+    assert fp32.run(tmp_path / "run", "--steps", "8") == 0
+    assert "schedule: 8 steps, raised from 4" in capsys.readouterr().out
+    assert fp32.run(tmp_path / "whole", "--steps", "8") == 0
+    found = [[row[:5] for row in curve(tmp_path / name)] for name in ("run", "whole")]
+    assert found[0] == found[1]
+    assert len(found[0]) == 8
+
+
 def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
     fp32, fp32_straight, tmp_path, capsys
 ):

@@ -259,7 +259,9 @@ def find(
     if path is None:
         return None, {}
     state = ranks.first(lambda: read_state(path))
-    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
+    words = ranks.each(lambda: require_same_curve(state["curve"], curve, path, state["step"]))
+    if words[0] and ranks.rank == 0:
+        say(words[0])
     return path, state
 
 

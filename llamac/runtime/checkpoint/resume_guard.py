@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..train.lr_schedule import learning_rate
 
 PLANNED = ("unique_tokens",)  # keys of a source that are no part of a curve
 
 
-def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def require_same_curve(
+    saved: Mapping[str, Any], now: Mapping[str, Any], path: Path, step: int = 0
+) -> str:
     """Refuse to continue a run under values that would bend its curve, naming each.
 
-    Sections that `now` leaves out are not compared. Raises RunError.
+    The schedule alone may become longer. Returns what that means for a run of `step` updates, in a
+    line; "" if it has its old length. Sections that `now` leaves out are not compared. Raises
+    RunError.
     """
     old, new = _flat({section: saved.get(section) for section in now}), _flat(now)
+    raised = _is_raised(old, new)
     changed = [
         f"  {key}: {_show(old, key)} → {_show(new, key)}"
         for key in sorted(old.keys() | new.keys())
         if key.rpartition(".")[2] not in PLANNED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if not (raised and key == STEPS)
     ]
     if changed:
         raise RunError(
@@ -28,6 +36,36 @@ def require_same_curve(saved: Mapping[str, Any], now: Mapping[str, Any], path: P
             + "\n".join(changed)
             + "\nset them back to go on, or start a new run with --run DIR"
         )
+    return _longer(saved["schedule"], now["schedule"], step) if raised else ""
+
+
+STEPS = "schedule.steps"
+
+
+def _is_raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    before, after = old.get(STEPS), new.get(STEPS)
+    return isinstance(before, int) and isinstance(after, int) and after > before
+
+
+def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
+    """What a longer schedule means after `step` updates: nothing, or another learning rate."""
+    said = f"schedule: {new['steps']:,} steps, raised from {old['steps']:,}"
+    followed, there = (_rate(one, step) for one in (old, new))
+    if not step or math.isclose(followed, there, rel_tol=1e-9):
+        return said
+    said += (
+        f". Its {new['kind']} is stretched: at step {step:,} the learning rate is {there:.3g}, and "
+        f"was {followed:.3g}, so the curve is not that of {new['steps']:,} steps from the start"
+    )
+    if new["kind"] == "wsd":
+        said += "; a checkpoint from before the decay would lie on it: --resume PATH"
+    return said
+
+
+def _rate(schedule: Mapping[str, Any], step: int) -> float:
+    """The learning rate of update number `step`, which is the last one done."""
+    shape = {key: value for key, value in schedule.items() if key != "steps"}
+    return learning_rate(step - 1, total_steps=schedule["steps"], **shape)
 
 
 _ABSENT = object()

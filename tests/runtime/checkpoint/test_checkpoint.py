@@ -314,3 +314,39 @@ def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
 def test_what_is_only_planned_with_is_no_part_of_a_curve() -> None:
     old, new = ({"data": {"sources": [{"share": 1.0, "unique_tokens": n}]}} for n in (5, 6))
     checkpoint.require_same_curve(old, new, Path("p"))
+
+
+SCHEDULE = {"kind": "cosine", "peak": 0.1, "warmup_steps": 10, "min_ratio": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "words"),
+    [
+        ("constant", 100, ""),
+        ("cosine", 10, ""),  # of the warm-up alone
+        (
+            "cosine",
+            100,
+            ". Its cosine is stretched: at step 100 the learning rate is 0.055, and was 0.01,",
+        ),
+        ("wsd", 80, ""),
+        ("wsd", 100, "a checkpoint from before the decay would lie on it: --resume PATH"),
+    ],
+)
+def test_a_schedule_may_become_longer_and_what_that_means_is_said(kind, step, words):
+    schedule = SCHEDULE | {"kind": kind} | ({"decay": 0.2} if kind == "wsd" else {})
+    old, new = ({"schedule": {"steps": steps, **schedule}} for steps in (100, 190))
+    said = checkpoint.require_same_curve(old, new, Path("p"), step)
+    assert said.startswith("schedule: 190 steps, raised from 100")
+    assert words in said
+    assert ("stretched" in said) == bool(words)
+
+
+def test_a_schedule_does_not_become_shorter_or_another():
+    old = {"schedule": {"steps": 100, **SCHEDULE}}
+    with pytest.raises(RunError, match=r"steps: 100 → 99"):
+        checkpoint.require_same_curve(old, {"schedule": {"steps": 99, **SCHEDULE}}, Path("p"))
+    other = {"steps": 200, **SCHEDULE, "min_ratio": 0.0}
+    with pytest.raises(RunError, match=r"schedule\.min_ratio") as caught:
+        checkpoint.require_same_curve(old, {"schedule": other}, Path("p"))
+    assert "schedule.steps" not in str(caught.value)
