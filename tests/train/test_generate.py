@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from llamac.runtime.data.prepared import load_manifest
+from llamac.runtime.durable import write_note
 from tests.emit.test_directory import HIDDEN
 
 from .conftest import Trainer, imported
@@ -228,8 +230,9 @@ def test_weights_of_another_model_or_tokenizer_are_refused(
         shutil.copy(data / name, tmp_path)
     monkeypatch.setattr(module, "DATA_DIRECTORY", str(tmp_path))
     wanted = fp32_generator.text(fp32_straight)
-    text = (tmp_path / "manifest.json").read_text()
-    (tmp_path / "manifest.json").write_text(text.replace('"seed": 42', '"seed": 43'))
+    manifest = load_manifest(data)
+    manifest["settings"]["seed"] += 1
+    write_note(tmp_path / "manifest.json", manifest)
     code, _, err = fp32_generator.run(fp32_straight)
     assert (code, "prepared anew" in err) == (1, True)
     (tmp_path / "manifest.json").unlink()  # carried along without its shards

@@ -128,7 +128,9 @@ def test_requirements_follow_the_spec(make_spec):
 def test_runtime_files_are_what_is_imported_directly_or_not():
     files = runtime_files("from runtime.data.mixture import Mixture\nimport os\n")
     assert {"__init__.py", "data/__init__.py", "data/mixture.py", "data/prepared.py"} <= set(files)
-    assert {"data/tokenizer.py", "errors.py"} <= set(files)  # a sibling's, and one a folder above
+    assert {"data/prepared.py", "durable.py", "errors.py"} <= set(
+        files
+    )  # siblings, and a folder above
     assert "train/optimizer.py" not in files
     schedule = ["__init__.py", "train/__init__.py", "train/lr_schedule.py"]
     assert runtime_files("from runtime.train import lr_schedule") == schedule
