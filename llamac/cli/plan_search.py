@@ -75,7 +75,7 @@ def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
         raise typer.BadParameter(message, param_hint="--why-not")
 
     from llamac.plan.predict import predict
-    from llamac.plan.search.what_if import combined, sentences, what_if
+    from llamac.plan.search.what_if import combined, sentences, what_if, what_if_section
 
     program = setting.compile()
     prediction = predict(setting, program)
@@ -84,7 +84,7 @@ def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
         print(json.dumps([vars(one) for one in changes], indent=2))
         return
 
-    from llamac.plan.render.report import headline, show_sections, what_if_section
+    from llamac.plan.render.report import headline, show_sections
 
     lines = [
         headline(prediction),
@@ -157,11 +157,11 @@ def size(
     from llamac.plan.device.device import load_device
     from llamac.plan.render.report import show_sections
     from llamac.plan.sizing.scaling_laws import flops_of, parse_flops
-    from llamac.plan.sizing.sized_spec import Budget, chosen, heading, sections, sized_toml
+    from llamac.plan.sizing.sized_spec import ComputeBudget, chosen, heading, sections, sized_toml
 
     on = load_device(device or "a100-80gb")
     flops = parse_flops(compute) if compute is not None else flops_of(gpu_days or 0.0, on)
-    budget = Budget(flops, on)
+    budget = ComputeBudget(flops, on)
     if output is not None:
         best = chosen(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)

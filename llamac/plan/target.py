@@ -1,4 +1,4 @@
-"""The machine that a plan is for: which device, and how many."""
+"""Choose the device, the number of GPUs and the setting that a plan is for."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _this_gpu() -> str:
 
 
 class LayoutError(ValueError):
-    """The spec cannot run on so many GPUs; says on how many it can."""
+    """The spec cannot run on so many GPUs; the message says on how many it can."""
 
     exit_code = 2
 

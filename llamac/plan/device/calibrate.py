@@ -1,8 +1,7 @@
-"""This machine as a device file: what it makes of matmuls, memory, attention, kernels and links.
+"""Measure this machine into a device file: matmuls, memory, attention, kernels and links.
 
-Every figure is that of the best of some rounds, for whatever else runs can only add to it;
-efficiencies are what makes `DeviceCost` give the times that were measured, so that what its
-formulas leave out is spread over them.
+Each figure is the best of several rounds, since other processes can only slow a round down.
+Efficiencies are set so that `DeviceCost` gives the measured times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How fast two processes of this machine pass each other tensors."""
+"""Measure the link between two processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOP = 2e-6  # what of a latency each further rank adds: two processes cannot tel
 
 
 class LinkError(RuntimeError):
-    """Two processes could not talk; says why."""
+    """Two processes could not communicate; the message says why."""
 
     exit_code = 1
 

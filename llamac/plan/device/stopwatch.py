@@ -1,4 +1,4 @@
-"""How long a piece of work takes on this machine."""
+"""Time a piece of work on this machine."""
 
 from __future__ import annotations
 

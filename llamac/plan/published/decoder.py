@@ -1,4 +1,4 @@
-"""What a published row says of its model's shape, and what follows where it says nothing."""
+"""Read a published row's model shape, and fill in what it leaves out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ OFF = 0.25
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes of a decoder. llama: has it RMSNorm and rotary positions? gated: has its feed-forward
-    network a gate?"""
+    """Sizes of a decoder.
+
+    llama: RMSNorm and rotary positions. gated: The feed-forward network has a gate.
+    """
 
     dim: int
     layers: int

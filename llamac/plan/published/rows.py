@@ -1,4 +1,4 @@
-"""Columns of published measurements, read with patience: how many, how much, which of several."""
+"""Read columns of published measurements: text, numbers, flags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 class RowError(ValueError):
-    """A row that cannot be read as a run; says which column, and what it may be."""
+    """A row that cannot be read as a run; the message names the column and what it may be."""
 
     exit_code = 2
 

@@ -1,7 +1,7 @@
-"""Other frameworks' runs as settings of ours: a row of published measurements → `Setting`.
+"""Read a row of published measurements as a `Setting`: another framework's run in our terms.
 
-The columns are those of `benchmarks/plan_accuracy.py`'s table: what the model is, what it ran on,
-how it was laid out. What a row leaves empty is what its framework does by default.
+The columns are those of `benchmarks/plan_accuracy.py`'s table: the model, the machine, the layout.
+An empty column takes the framework's default.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _program(setting: Setting, row: Row) -> Program:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class RowLayout:
     """Degrees, and a rank's micro-batches."""
 
     tp: int
@@ -113,15 +113,27 @@ class _Layout:
     micro_batches: int
 
 
-def _layout(row: Row) -> _Layout:
+def _layout(row: Row) -> RowLayout:
+    """The layout that a row describes, defaults filled in."""
     tp, pp, cp = (count(row, key) or 1 for key in ("tp", "pp", "cp"))
+    data = _data_ranks(row, tp, pp, cp)
+    micro, times = _micro_batches(row, pp, data)
+    return RowLayout(tp, pp, _virtual(row, pp), cp, data, micro, times)
+
+
+def _data_ranks(row: Row, tp: int, pp: int, cp: int) -> int:
+    """Data-parallel ranks: column `dp`, or the GPUs that are left."""
     gpus, data = count(row, "n_gpus"), count(row, "dp")
     if data is None:
-        data = max(1, (gpus or tp * pp * cp) // (tp * pp * cp))
-    elif gpus is not None and tp * pp * cp * data > gpus >= tp * pp * data:
-        data = max(1, gpus // (tp * pp * cp))  # some count context ranks among data ranks
-    micro, times = count(row, "mbs"), count(row, "grad_accum")
-    total = _sequences(row)
+        return max(1, (gpus or tp * pp * cp) // (tp * pp * cp))
+    if gpus is not None and tp * pp * cp * data > gpus >= tp * pp * data:
+        return max(1, gpus // (tp * pp * cp))  # some count context ranks among data ranks
+    return data
+
+
+def _micro_batches(row: Row, pp: int, data: int) -> tuple[int, int]:
+    """(sequences of a micro-batch, micro-batches per data-parallel rank per step)."""
+    micro, times, total = count(row, "mbs"), count(row, "grad_accum"), _sequences(row)
     if times is None and total is not None:
         times = max(1, total // ((micro or 1) * data)) if micro or pp > 1 else None
     if micro is None:
@@ -132,7 +144,7 @@ def _layout(row: Row) -> _Layout:
     if pp > 1 and times == 1 and micro >= pp:
         # torchtitan's batch of a rank, which the schedule cuts into as many parts as stages.
         times, micro = pp, micro // pp
-    return _Layout(tp, pp, _virtual(row, pp), cp, data, micro, times)
+    return micro, times
 
 
 def _sequences(row: Row) -> int | None:
@@ -172,7 +184,7 @@ def _base() -> Spec:
     )
 
 
-def _spec(row: Row, layout: _Layout) -> Spec:
+def _spec(row: Row, layout: RowLayout) -> Spec:
     shape = decoder_of(row)
     llama = shape.llama
     sharded = sharding_of(row) == "zero3"

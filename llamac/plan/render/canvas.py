@@ -1,4 +1,4 @@
-"""A drawing of areas, lines and words, as SVG or as PNG. The same drawing gives the same bytes."""
+"""Draw areas, lines and labels as SVG or PNG; the same drawing gives the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LETTER = 0.6  # of a letter's size: its width, with some room
 
 @dataclass(frozen=True)
 class Area:
-    """A filled polygon; hover: what a browser shows over it."""
+    """A filled polygon. hover: Text that a browser shows over it."""
 
     points: Sequence[Point]
     fill: str
@@ -27,7 +27,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Line:
-    """dashed: of even dashes, level or upright only."""
+    """A polyline. dashed: Of even dashes; only horizontal or vertical ones."""
 
     points: Sequence[Point]
     stroke: str
@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Label:
-    """x, y: where its base line begins, has its middle, or ends."""
+    """A text. x, y: Where its base line begins, has its middle, or ends."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ Shape = Area | Line | Label
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes over a ground, the first lowest. width, height: pixels."""
+    """Shapes on a ground, the first at the bottom. width, height: Pixels."""
 
     width: float
     height: float

@@ -1,4 +1,4 @@
-"""Memory over one step as a picture: what is held all along; activations as they come and go."""
+"""Draw memory over one step: what is held throughout, and activations as they come and go."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def memory_picture(prediction: Prediction, program: Program) -> Drawing:
 
 @dataclass(frozen=True)
 class _Time:
-    """Where seconds lie on the axis: all of them, or with a stretch of turns folded away."""
+    """Map seconds to the axis, with a stretch of turns folded away where there are many."""
 
     begin: float  # of what is folded
     end: float

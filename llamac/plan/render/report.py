@@ -1,4 +1,4 @@
-"""A prediction as tables: does it fit, how fast is it, what does it send, how long does it take."""
+"""Print a prediction as tables: memory, time, traffic, throughput, and how sure they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rich.text import Text
 from llamac.plan.device.device import Device
 from llamac.plan.energy import CARBON, PUE, energy
 from llamac.plan.prediction import Prediction
-from llamac.plan.search.what_if import Change
 from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfers
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.uncertainty import fit_of, uncertainty
@@ -43,8 +42,8 @@ WIDTH = 200  # of what is piped
 
 
 @dataclass(frozen=True)
-class Section:
-    """A table. align: `<` or `>` for each column. total: is the last row one?"""
+class ReportTable:
+    """A table. align: `<` or `>` for each column. total: The last row is a total."""
 
     title: str
     head: Sequence[str]
@@ -54,7 +53,7 @@ class Section:
     note: str = ""
 
 
-def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
+def show(prediction: Prediction, more: Iterable[ReportTable] = ()) -> None:
     """Print a prediction."""
     colour = {"yes": "green", "tight": "yellow", "no": "red"}[fit_of(prediction)]
     verdict = Text(headline(prediction), f"bold {colour}")
@@ -62,7 +61,7 @@ def show(prediction: Prediction, more: Iterable[Section] = ()) -> None:
 
 
 def show_sections(
-    lines: Iterable[str | Text], found: Iterable[Section], width: int = WIDTH
+    lines: Iterable[str | Text], found: Iterable[ReportTable], width: int = WIDTH
 ) -> None:
     """On stdout, coloured where it is a terminal; width: characters, which a narrow one breaks."""
     console = Console(width=width, highlight=False)
@@ -117,22 +116,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def what_if_section(changes: Sequence[Change]) -> Section:
-    """Return what each change of hardware or layout would bring."""
-    rows = [
-        (
-            one.what,
-            "" if one.elasticity is None else f"{one.elasticity:.2f} %",
-            f"{one.doubled:.2f}x",
-            "" if one.fits else "does not fit",
-        )
-        for one in changes
-    ]
-    head = ("change", "for a percent of it", "twice as high, or changed", "")
-    return Section("tokens/s over today's", head, rows, "<>><")
-
-
-def sections(prediction: Prediction) -> Iterator[Section]:
+def sections(prediction: Prediction) -> Iterator[ReportTable]:
     yield _memory(prediction)
     yield _time(prediction)
     if any(prediction.communication.values()):
@@ -141,7 +125,7 @@ def sections(prediction: Prediction) -> Iterator[Section]:
     yield _ranges(prediction)
 
 
-def _memory(prediction: Prediction) -> Section:
+def _memory(prediction: Prediction) -> ReportTable:
     memory, capacity = prediction.memory, prediction.setting.device.memory
     rows = [
         (label, gigabytes(held), percent(held / capacity))
@@ -150,10 +134,10 @@ def _memory(prediction: Prediction) -> Section:
     ]
     rows.append(("at the worst moment", gigabytes(memory.total), percent(memory.total / capacity)))
     title = f"memory of one rank, of {gigabytes(capacity)} GB"
-    return Section(title, ("", "GB", "of it"), rows, "<>>", total=True)
+    return ReportTable(title, ("", "GB", "of it"), rows, "<>>", total=True)
 
 
-def _time(prediction: Prediction) -> Section:
+def _time(prediction: Prediction) -> ReportTable:
     seconds = prediction.seconds
     rows = [
         (label, readable_seconds(taken), percent(taken / seconds.total))
@@ -161,10 +145,12 @@ def _time(prediction: Prediction) -> Section:
         if (taken := getattr(seconds, key))
     ]
     rows.append(("a step", readable_seconds(seconds.total), ""))
-    return Section("time of a step on the slowest rank", ("", "", "of it"), rows, "<>>", total=True)
+    return ReportTable(
+        "time of a step on the slowest rank", ("", "", "of it"), rows, "<>>", total=True
+    )
 
 
-def _communication(prediction: Prediction) -> Section:
+def _communication(prediction: Prediction) -> ReportTable:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
     sharers = parallel.data_shard * parallel.context
     if prediction.setting.sharding is not None:  # of all data ranks
@@ -181,10 +167,10 @@ def _communication(prediction: Prediction) -> Section:
         if sent
     ]
     head = ("axis", "ranks", "GB", "over")
-    return Section("what a rank sends in a step", head, rows, "<>><")
+    return ReportTable("what a rank sends in a step", head, rows, "<>><")
 
 
-def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
+def op_sections(step: StepTimeline, most: int = 20) -> Iterator[ReportTable]:
     """Yield the regions, and the ops that take most time of a step."""
     seconds = step.prediction.seconds.total
     rows = [
@@ -200,7 +186,7 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
         for one in regions(step)
     ]
     head = ("region", "runs", "each", "of it waits", "GFLOPs", "GB moved", "of a step")
-    yield Section("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
+    yield ReportTable("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
     every = ops(step)
     rows = [
         (
@@ -219,10 +205,10 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[Section]:
     head = ("in", "op", "makes", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
     rest = len(every) - len(rows)
     note = f"{rest} more take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(rest)
-    yield Section("ops that take most time", head, rows, "<<<>>>><>", note=note)
+    yield ReportTable("ops that take most time", head, rows, "<<<>>>><>", note=note)
 
 
-def transfer_section(step: StepTimeline) -> Section:
+def transfer_section(step: StepTimeline) -> ReportTable:
     """Return every collective, with its bytes, group and link."""
     rows = [
         (
@@ -240,8 +226,8 @@ def transfer_section(step: StepTimeline) -> Section:
     head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
     title = "what passes between ranks, on the rank that others wait for"
     if not rows:
-        return Section(title, ("",), [("nothing",)], "<")
-    return Section(title, head, rows, "<<<<>>>>")
+        return ReportTable(title, ("",), [("nothing",)], "<")
+    return ReportTable(title, head, rows, "<<<<>>>>")
 
 
 def stride_of(axis: str, prediction: Prediction) -> int:
@@ -261,7 +247,7 @@ def link_name(device: Device, ranks: int, stride: int) -> str:
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
 
 
-def _run(prediction: Prediction) -> Section:
+def _run(prediction: Prediction) -> ReportTable:
     spec = prediction.setting.spec
     model = prediction.flops_per_token + prediction.attention_per_token
     hardware = prediction.hardware_flops / spec.batch.tokens
@@ -287,10 +273,10 @@ def _run(prediction: Prediction) -> Section:
         f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
         "  HFU: what is run, with what is computed again, and half of causal attention"
     )
-    return Section("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+    return ReportTable("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
 
 
-def _ranges(prediction: Prediction) -> Section:
+def _ranges(prediction: Prediction) -> ReportTable:
     """Ranges that hold eight times of ten."""
     found = uncertainty(prediction)
 
@@ -304,10 +290,10 @@ def _ranges(prediction: Prediction) -> Section:
         ("GB of a rank", between(found.memory, gigabytes), f"fits: {found.fit}, {margin}"),
     ]
     note = "from published runs that no constant was fitted to (docs/plan.md)"
-    return Section("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
+    return ReportTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
 
 
-def _show(console: Console, section: Section) -> None:
+def _show(console: Console, section: ReportTable) -> None:
     terminal = console.is_terminal
     console.print(Text(section.title, "bold"))
     table = Table(box=None, show_header=any(section.head), header_style="dim", pad_edge=False)

@@ -1,4 +1,4 @@
-"""Why one layout of a run is faster than another: where its seconds and its bytes differ."""
+"""Explain why one layout is faster than another: where their seconds and bytes differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamac.plan.prediction import Prediction
 from llamac.plan.render.report import (
     HELD,
     TAKEN,
-    Section,
+    ReportTable,
     digits,
     gigabytes,
     link_name,
@@ -25,7 +25,7 @@ SMALLEST = 0.02  # of all that differs: what is less needs no sentence
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two."""
+    """One of the two layouts, with derived figures."""
 
     prediction: Prediction
 
@@ -83,7 +83,7 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
     return " against ".join(map(readable_seconds, seconds))
 
 
-def differences(first: Prediction, second: Prediction) -> Iterator[Section]:
+def differences(first: Prediction, second: Prediction) -> Iterator[ReportTable]:
     """Term by term, in seconds and in GB. The first column is `first`'s."""
     terms = _terms(first, second, "seconds", TAKEN)
     rows = [
@@ -91,12 +91,12 @@ def differences(first: Prediction, second: Prediction) -> Iterator[Section]:
     ]
     whole = first.seconds.total, second.seconds.total
     rows.append(("a step", *map(_seconds, whole), _signed(whole, _seconds)))
-    yield Section("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+    yield ReportTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
     terms = _terms(first, second, "memory", HELD)
     rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
     whole = first.memory.total, second.memory.total
     rows.append(("at the worst moment", *map(gigabytes, whole), _signed(whole, gigabytes)))
-    yield Section("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+    yield ReportTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 
 def sentences(first: Prediction, second: Prediction) -> Iterator[str]:

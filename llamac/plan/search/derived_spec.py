@@ -1,4 +1,4 @@
-"""A spec that extends another: what changes, with comments that say why."""
+"""Write a spec that extends another, with comments."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Going through the layouts that share a shape: bounded, then timed, as numbers around its graphs.
+"""Explore the layouts of one model split: bound them, then time them on shared graphs.
 
-Layouts that share tensor ranks, context ranks and checkpointing share graphs, compiled once; they
-are timed once for each micro-batch. What cannot come among the best is left early: the time that
-its pipeline takes is already more than theirs.
+Layouts with the same tensor and context parallelism and checkpointing share graphs, which are
+compiled once and timed once for each micro-batch size. Candidates whose lower bound exceeds the
+k-th best are pruned.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ WHY = {
 
 @dataclass(frozen=True)
 class Task:
-    """Layouts of one shape. bounds: by policy, seconds that none of them is faster than. legal: how
-    many there are for each policy."""
+    """The layouts of one model split.
+
+    bounds: Lower bounds in seconds, by policy. legal: Layouts for each policy.
+    """
 
     setting: Setting
     gpus: int
@@ -96,7 +98,7 @@ def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
 
 @dataclass(frozen=True)
 class Explored:
-    """least: bytes of the smallest layout that was found not to fit."""
+    """What exploring a task found. least: Bytes of the smallest layout that does not fit."""
 
     best: list[tuple[float, Layout]]
     tally: Counter[str]
@@ -108,7 +110,7 @@ def explore(task: Task, limit: float, keep: int) -> Explored:
 
 
 class _Explorer:
-    """Goes through the layouts of a shape, policy by policy, the lowest bounds first."""
+    """Explore a model split policy by policy, in the order of their lower bounds."""
 
     def __init__(self, task: Task, limit: float, keep: int) -> None:
         self.task, self.limit, self.keep = task, limit, keep
@@ -201,8 +203,10 @@ class _Explorer:
 
 @dataclass(frozen=True)
 class _Node:
-    """Layouts that differ in who shares state. bound: seconds that none is faster than. stages:
-    how many layers each has."""
+    """Layouts that differ only in how state is shared.
+
+    bound: Lower bound in seconds. stages: Layers of each stage.
+    """
 
     bound: float
     every: tuple[Layout, ...]
@@ -229,7 +233,7 @@ def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
 
 
 class Best:
-    """The fastest layouts, one of each kind; limit: what a further kind must be faster than."""
+    """The fastest layouts, one of each kind. limit: Seconds that a further kind must beat."""
 
     def __init__(self, keep: int) -> None:
         self.keep, self.limit = keep, float("inf")
@@ -252,7 +256,7 @@ class Best:
 
 
 class _Sizes:
-    """Of a block's graphs, by estimate: how layers are cut into stages, and what these keep."""
+    """Estimates from a block's graphs: how layers are cut into stages, and what the stages keep."""
 
     def __init__(self, program: Program, layers: int) -> None:
         self.layers = layers

@@ -1,5 +1,5 @@
-"""Programs that share their graphs: how many layers, stages and data ranks there are, and how large
-a micro-batch is, are but numbers beside them."""
+"""Cache of compiled graphs: specs that differ only in numbers of layers, stages, data-parallel
+ranks or in the micro-batch share them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
 
 
 class _Alike:
-    """What equals all those whose graphs differ in no more than what they keep."""
+    """Cache key: equal for specs whose graphs differ only in the saved set."""
 
     def __init__(self, spec: Spec, fused: bool) -> None:
         self.spec, self.fused = spec, fused

@@ -1,5 +1,7 @@
-"""Layouts of a run: how its model and batch lie on ranks, and what each rank keeps. Written as
-`tp8,pp4,vpp2,dp64,rep1,mb1,selective`, degrees of one left out."""
+"""Layouts: how a run lies on its ranks, and what each keeps.
+
+Written as `tp8,pp4,vpp2,dp64,rep1,mb1,selective`; degrees of one are left out.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ _DEGREES = {
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """Degrees as in [parallel], sequences of a micro-batch, and [activation]: budget, bytes, goes
-    with checkpoint = "budget"."""
+    """Degrees as in [parallel], sequences of a micro-batch, and [activation].
+
+    budget: Bytes, with checkpoint = "budget".
+    """
 
     tensor: int = 1
     sequence: bool = True
@@ -165,7 +169,7 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
 
 @dataclass(frozen=True)
 class ModelSplit:
-    """What a layer's graphs depend on beside its checkpointing."""
+    """Tensor and context parallelism: what a layer's graphs depend on beside its checkpointing."""
 
     tensor: int
     sequence: bool
@@ -193,7 +197,7 @@ def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
 
 @dataclass(frozen=True)
 class PipelineSchedule:
-    """How pipeline ranks take turns: their number, the stages of each, the micro-batches."""
+    """Pipeline-parallel ranks, stages of each, and micro-batches."""
 
     pipeline: int
     virtual: int

@@ -1,5 +1,5 @@
-"""What no layout can be faster than, without a graph: its matmuls at the device's best, and the
-transfers that they wait for."""
+"""Lower bounds on a layout's step time without a graph: ideal matmuls and the transfers they wait
+for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The fastest layouts of a run on so many GPUs: all legal ones, best first, out of the Program.
+"""Search for the fastest layouts that fit.
 
-Shapes come in the order of a bound on their time (`lower_bound.py`), and those whose bound is
-more than what the best take are left; the others are gone through in `explore.py`. What is
-told of the best is compiled as `llamac build` does.
+Model splits are explored (`explore.py`) in the order of their lower bounds (`lower_bound.py`);
+splits whose bound exceeds the best are pruned. The best layouts are compiled as `llamac build`
+does, and ranked by predicted seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPARE = 2  # layouts beyond those asked for that are compiled, for the order amo
 
 @dataclass(frozen=True)
 class Ranked:
-    """A layout and what it is predicted to do, compiled as it would be run."""
+    """A layout and its prediction, compiled as it would be run."""
 
     layout: Layout
     prediction: Prediction
@@ -45,9 +45,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Search:
-    """best: fastest first, of each kind (`Layout.kind`) one. legal: how many layouts there are;
-    unfit: how many were found not to fit, by reason; slower: how many were left, for a bound says
-    that they are slower than the best; timed: how many fit and were timed."""
+    """What a search found.
+
+    Attributes:
+        best: Fastest first, one of each kind (`Layout.kind`).
+        legal: Legal layouts; unfit: those that do not fit, by reason; slower: those pruned by a
+            bound; timed: those that fit and were timed.
+    """
 
     setting: Setting
     gpus: int

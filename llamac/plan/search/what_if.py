@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
 from llamac.plan.device.device import Device, Link
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
+from llamac.plan.render.report import ReportTable
 from llamac.plan.search.layout import POLICIES, Layout, layout_of
 from llamac.plan.setting import Setting
 from llamac.spec import SpecError
@@ -137,7 +138,7 @@ def _times(today: Prediction, other: Prediction) -> float:
     return other.tokens_per_second_per_gpu / today.tokens_per_second_per_gpu
 
 
-def sentences(changes: list[Change], wanted: float, all_doubled: float) -> Iterator[str]:
+def sentences(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iterator[str]:
     """Yield what stands between a plan and `wanted` times its speed."""
     best = [one for one in changes if one.doubled > 1.005][:3]
     reaching = [one for one in changes if one.doubled >= wanted and one.fits]
@@ -158,3 +159,18 @@ def sentences(changes: list[Change], wanted: float, all_doubled: float) -> Itera
         much = "" if one.elasticity is None else ", twice as high,"
         beyond = "" if one.fits else ", but does not fit"
         yield f"{one.what}{much} would bring {one.doubled:.2f}x{slope}{beyond}"
+
+
+def what_if_section(changes: Sequence[Change]) -> ReportTable:
+    """Return what each change of hardware or layout would bring."""
+    rows = [
+        (
+            one.what,
+            "" if one.elasticity is None else f"{one.elasticity:.2f} %",
+            f"{one.doubled:.2f}x",
+            "" if one.fits else "does not fit",
+        )
+        for one in changes
+    ]
+    head = ("change", "for a percent of it", "twice as high, or changed", "")
+    return ReportTable("tokens/s over today's", head, rows, "<>><")

@@ -1,4 +1,4 @@
-"""What a search found: a table of the best, and the best as a spec."""
+"""Report a search: a table of the best layouts, and the best one as a spec."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.plan.device.device import names
-from llamac.plan.render.report import Section, digits, gigabytes, percent, readable_days
+from llamac.plan.render.report import ReportTable, digits, gigabytes, percent, readable_days
 from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
 from llamac.plan.search.explore import WHY
 from llamac.plan.search.layout import Layout
@@ -29,7 +29,7 @@ def summary(found: Search) -> Iterator[str]:
     yield f"  {found.timed:>9,} fit and were timed"
 
 
-def table(found: Search) -> Section:
+def table(found: Search) -> ReportTable:
     """Return the best, and the terms that decide between them: seconds of a step."""
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
@@ -38,7 +38,9 @@ def table(found: Search) -> Section:
         "mb: sequences at a time.\n  Of layouts that differ in dp, rep and vpp alone the best is "
         "shown. `--why 1 2` tells why the first beats the second."
     )
-    return Section("fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2), note=note)
+    return ReportTable(
+        "fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2), note=note
+    )
 
 
 TERMS = ("compute", "tensor", "data", "bubble", "pipeline")

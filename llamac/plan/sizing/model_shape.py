@@ -1,4 +1,4 @@
-"""Shapes of LLaMA-profile models: how many parameters one has, and which one has so many."""
+"""Shapes of LLaMA-style models: parameters of a shape, and the shape with a parameter count."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLOSE = 0.02
 
 @dataclass(frozen=True)
 class ModelShape:
-    """parameters: all, both embeddings and norms among them."""
+    """Width and depth of a model. parameters: All, with both embeddings and norms."""
 
     dim: int
     n_layers: int

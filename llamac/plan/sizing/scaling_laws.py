@@ -1,7 +1,7 @@
-"""Which model a budget of compute buys, and for how many tokens: scaling laws, with their sources.
+"""Scaling laws, with their sources: the model that a compute budget trains best.
 
-C: training FLOPs. N: parameters. D: tokens. C = 6·N·D (Kaplan et al. 2020, section 2.1), which
-leaves attention's FLOPs out, as the laws did. Losses: nats per token, of their authors' text.
+C: training FLOPs. N: parameters. D: tokens. C = 6·N·D (Kaplan et al. 2020, section 2.1), without
+attention's FLOPs, as in the laws. Losses: nats per token, of their authors' text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USE = 0.45
 et al. 2022, table 3)."""
 
 
-class BudgetError(ValueError):
+class ComputeBudgetError(ValueError):
     """A budget that cannot be read, or that no law speaks of."""
 
     exit_code = 2
@@ -64,7 +64,7 @@ optimizer of the fit not stopped early."""
 
 @dataclass(frozen=True)
 class Optimum:
-    """What one law makes of a budget. key: names it on the command line."""
+    """A law's optimum for a budget. key: Its name on the command line."""
 
     key: str
     name: str
@@ -147,13 +147,13 @@ def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
 
 
 def parse_flops(text: str) -> float:
-    """Return FLOPs of `1e22`. Raises BudgetError."""
+    """Return FLOPs of `1e22`. Raises ComputeBudgetError."""
     try:
         flops = float(text.replace("_", ""))
     except ValueError:
         flops = float("nan")
     if not SMALLEST <= flops <= LARGEST:
-        raise BudgetError(
+        raise ComputeBudgetError(
             f"--compute {text!r}: give training FLOPs between {SMALLEST:.0e} and {LARGEST:.0e}, "
             "such as 1e22; Chinchilla took 5.76e23"
         )
@@ -163,11 +163,11 @@ def parse_flops(text: str) -> float:
 def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
     """Return what so many days of one GPU compute, at a share `use` of its peak.
 
-    Raises BudgetError.
+    Raises ComputeBudgetError.
     """
     flops = gpu_days * 86_400 * device.flops(dtype) * use
     if not SMALLEST <= flops <= LARGEST:
-        raise BudgetError(
+        raise ComputeBudgetError(
             f"--gpu-days {gpu_days:g} on {device.title} are {flops:.3g} FLOPs: the laws speak of "
             f"{SMALLEST:.0e} to {LARGEST:.0e}"
         )

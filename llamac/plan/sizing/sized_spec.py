@@ -1,4 +1,4 @@
-"""What a budget buys, as tables, and the chosen model as a spec."""
+"""Tables of what a compute budget buys, and the chosen model as a spec."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from llamac.plan.device.device import Device
-from llamac.plan.render.report import Section, digits, percent, quantity
+from llamac.plan.render.report import ReportTable, digits, percent, quantity
 from llamac.plan.search.derived_spec import derived_toml, overridden
 from llamac.plan.sizing.model_shape import ModelShape, llama_with
-from llamac.plan.sizing.scaling_laws import USE, BudgetError, Optimum, gpu_days, optima, smaller
+from llamac.plan.sizing.scaling_laws import (
+    USE,
+    ComputeBudgetError,
+    Optimum,
+    gpu_days,
+    optima,
+    smaller,
+)
 from llamac.spec import Spec, load_spec
 from llamac.spec.parallel import ONE_RANK
 
@@ -23,7 +30,7 @@ WARMUP = 2000, 50  # steps of warm-up at most (LLaMA's), and the part of all tha
 
 
 @dataclass(frozen=True)
-class Budget:
+class ComputeBudget:
     """Training FLOPs, and the device that they are told in days of."""
 
     flops: float
@@ -34,14 +41,14 @@ class Budget:
         return gpu_days(flops, self.device, self.use)
 
 
-def heading(budget: Budget) -> str:
+def heading(budget: ComputeBudget) -> str:
     return (
         f"{budget.flops:.3g} training FLOPs: {digits(budget.days(budget.flops))} days of one "
         f"{budget.device.title} at {percent(budget.use)} of its peak"
     )
 
 
-def sections(budget: Budget) -> Iterator[Section]:
+def sections(budget: ComputeBudget) -> Iterator[ReportTable]:
     found = optima(budget.flops)
     rows = [
         (
@@ -60,7 +67,7 @@ def sections(budget: Budget) -> Iterator[Section]:
         "loss: nats per token, by the refitted law (Besiroglu et al. 2024) for every row. Kaplan's "
         "parameters\n  are without embeddings, and for batches below the critical one."
     )
-    yield Section("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
+    yield ReportTable("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
     best = _refitted(found)
     rows = [
         (
@@ -84,7 +91,7 @@ def sections(budget: Budget) -> Iterator[Section]:
         "loss and less for\n  every token it is used for. repaid after: so many tokens of use."
     )
     title = f"smaller models that reach {best.loss:.3f} too"
-    yield Section(title, head, rows, ">" * len(head), note=note)
+    yield ReportTable(title, head, rows, ">" * len(head), note=note)
 
 
 def _refitted(found: Sequence[Optimum]) -> Optimum:
@@ -95,7 +102,7 @@ def choices() -> tuple[str, ...]:
     return (*(one.key for one in optima(1e20)), LLAMA)
 
 
-def chosen(budget: Budget, key: str) -> Optimum:
+def chosen(budget: ComputeBudget, key: str) -> Optimum:
     """Return a law's row; `llama`: half the refitted optimum, with tokens for its loss."""
     found = optima(budget.flops)
     if key != LLAMA:
@@ -105,11 +112,12 @@ def chosen(budget: Budget, key: str) -> Optimum:
 
 
 def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
-    """Return a LLaMA of about this size on one rank, as changes to a recipe. Raises BudgetError."""
+    """Return a LLaMA of about this size on one rank, as changes to a recipe. Raises
+    ComputeBudgetError."""
     try:
         shape = llama_with(one.parameters, recipe.model.vocab_size)
     except ValueError as error:
-        raise BudgetError(f"{error}; give more compute") from error
+        raise ComputeBudgetError(f"{error}; give more compute") from error
     length, tokens = recipe.batch.sequence_length, round(one.tokens)
     power = 2 ** max(0, (tokens // STEPS).bit_length() - 1)
     batch = max(length, min(LARGEST_BATCH, power) // length * length)
@@ -128,9 +136,10 @@ def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any
 
 
 def sized_toml(
-    one: Optimum, budget: Budget, overrides: Sequence[str], out: Path
+    one: Optimum, budget: ComputeBudget, overrides: Sequence[str], out: Path
 ) -> tuple[str, ModelShape]:
-    """The spec of a size, with what it is and why; `out`: the file it is for. Raises BudgetError,
+    """The spec of a size, with what it is and why; `out`: the file it is for. Raises
+    ComputeBudgetError,
     SpecError."""
     recipe = load_spec(RECIPE, overrides)
     shape, changes = sized_changes(one, recipe)

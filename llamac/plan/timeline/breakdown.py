@@ -1,4 +1,4 @@
-"""Where a step's time goes: op by op, region by region, and every transfer."""
+"""Break a step's time down: by op, by region, and by transfer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ WITHIN, BETWEEN = "within a node", "between nodes"
 
 @dataclass(frozen=True)
 class RegionCost:
-    """A region's graph on the rank that others wait for. count: runs in a step. seconds: of one,
-    waits included; waits: exposed transfers of them. flops, nbytes: of one run, moved in memory."""
+    """A region's graph on the slowest rank.
+
+    count: Runs per step. seconds: Of one run, waits included. waits: Exposed transfers. flops,
+    nbytes: Of one run, moved in device memory.
+    """
 
     region: str
     direction: str
@@ -40,8 +43,10 @@ class RegionCost:
 
 @dataclass(frozen=True)
 class OpCost:
-    """Ops alike: same op, same shapes, one region and direction. count: in a step. seconds, flops,
-    nbytes: of one. bound: what keeps it from being faster."""
+    """Ops of one kind and shape, in one region and direction.
+
+    count: Per step. seconds, flops, nbytes: Of one. bound: What limits its speed.
+    """
 
     region: str
     direction: str
@@ -60,8 +65,11 @@ class OpCost:
 
 @dataclass(frozen=True)
 class TransferCost:
-    """Transfers alike. nbytes: that a rank sends in one. ranks, link: of its group. count: in a
-    step. seconds: of one, of them exposed: compute stands still."""
+    """Transfers of one kind.
+
+    nbytes: That a rank sends in one. ranks, link: Of its group. count: Per step. seconds: Of one;
+    exposed: while compute waits.
+    """
 
     where: str
     kind: str

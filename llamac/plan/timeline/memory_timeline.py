@@ -1,4 +1,4 @@
-"""What a rank holds as a step goes by: the same liveness that the predicted peak is taken from."""
+"""Memory of a rank over a step, by the liveness that the predicted peak is taken from."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from llamac.plan.timeline.step import StepTimeline
 
 @dataclass(frozen=True)
 class Moment:
-    """time: seconds. Bytes held from then on. saved: activations kept for the backward pass;
-    working: what the region that runs needs besides, computed again or for a moment. lacking: of
-    the gradients, what is not there yet."""
+    """Bytes held from a moment on.
+
+    Attributes:
+        time: Seconds.
+        saved: Activations kept for the backward pass.
+        working: What the running region needs besides.
+        lacking: Gradients that are not there yet.
+    """
 
     time: float
     saved: float

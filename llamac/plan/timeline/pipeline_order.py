@@ -1,4 +1,4 @@
-"""In which order a pipeline rank runs its stages, as torch.distributed.pipelining has it."""
+"""Order in which a pipeline rank runs its stages, as in torch.distributed.pipelining."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.spec.parallel import micro_batches_per_round
 
 @dataclass(frozen=True)
 class Turn:
-    """One micro-batch through one of a rank's stages. chunk: which of them."""
+    """One micro-batch through one of a rank's stages, `chunk`, in one direction."""
 
     direction: Direction
     chunk: int

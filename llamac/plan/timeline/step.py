@@ -82,10 +82,10 @@ class StepTimeline:
     @cached_property
     def events(self) -> tuple[Event, ...]:
         """Each lane's in order of their beginning."""
-        return tuple(_Layout(self).all())
+        return tuple(_EventLayout(self).all())
 
 
-class _Layout:
+class _EventLayout:
     """Lays events one after the other."""
 
     def __init__(self, step: StepTimeline) -> None:
@@ -182,7 +182,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Idle:
-    """Seconds in which a pipeline rank has nothing to do: first, before which turns, and last."""
+    """Idle seconds of a pipeline rank: at the beginning, before turns, and at the end."""
 
     begin: float
     before: Mapping[int, float]

@@ -1,7 +1,7 @@
-"""A step as a trace: the JSON that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""Write a step as a trace for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
-One process, the rank that others wait for; a thread for compute, one for each axis that
-communicates. Times are in microseconds. The form is Chrome's "Trace Event Format".
+One process, the slowest rank; one thread for compute, one for each axis that communicates. Times
+are in microseconds, in Chrome's Trace Event Format.
 """
 
 from __future__ import annotations

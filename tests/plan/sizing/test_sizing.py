@@ -14,14 +14,14 @@ from llamac.plan.sizing.model_shape import llama, llama_with
 from llamac.plan.sizing.scaling_laws import (
     BESIROGLU,
     HOFFMANN,
-    BudgetError,
+    ComputeBudgetError,
     flops_of,
     gpu_days,
     optima,
     parse_flops,
     smaller,
 )
-from llamac.plan.sizing.sized_spec import Budget, choices, chosen
+from llamac.plan.sizing.sized_spec import ComputeBudget, choices, chosen
 from llamac.spec import load_spec
 
 LLAMAS = {"7b": 6_738_415_616, "13b": 13_015_864_320, "33b": 32_528_943_616, "65b": 65_285_660_672}
@@ -138,7 +138,7 @@ def test_days_of_a_gpu_and_flops_are_one_another_s_inverse() -> None:
 
 @pytest.mark.parametrize("text", ["abc", "1e5", "-1e22", "nan", "inf", "", "1e40"])
 def test_a_budget_that_is_none_says_what_one_is(text: str) -> None:
-    with pytest.raises(BudgetError, match="such as 1e22"):
+    with pytest.raises(ComputeBudgetError, match="such as 1e22"):
         parse_flops(text)
 
 
@@ -154,7 +154,7 @@ def test_the_chosen_size_is_written_as_a_spec_that_check_accepts(
     assert main(["plan", "--compute", flops, "--choose", law, "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert main(["check", str(out)]) == 0
-    spec, best = load_spec(out), chosen(Budget(float(flops), load_device("a100-80gb")), law)
+    spec, best = load_spec(out), chosen(ComputeBudget(float(flops), load_device("a100-80gb")), law)
     shape = llama(spec.model.dim, spec.model.n_layers)
     assert shape.parameters == pytest.approx(best.parameters, rel=0.03)
     assert spec.schedule.tokens == pytest.approx(best.tokens)
