@@ -230,11 +230,13 @@ _END_OF_STRING = re.compile(rb'["\\]')
 
 def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
     """The objects of a file, each as it is spelled, and whatever else stands between them, without
-    the brackets and commas of the arrays they lie in. None: one over `LINE_BYTES`.
+    the brackets and commas of the arrays they lie in. None: one over `LINE_BYTES`. Of a file that
+    is cut off between two objects, the bracket that is not closed comes last.
 
     Linear in the file's size; memory is bounded by the longest value.
     """
     buffer, at, depth, quoted, long = b"", 0, 0, False, False
+    arrays = 0  # open around the values
     for piece in itertools.chain(pieces, (b"",)):
         buffer += piece
         start = 0  # of the value, or of what stands between two
@@ -249,6 +251,8 @@ def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
             opens, before = sign in b"{[", depth
             if depth or sign == b"{":
                 depth += 1 if opens else -1
+            else:
+                arrays += 1 if opens else -1
             if not (before and depth):  # at the edge of a value, or a bracket around values
                 end = at if before else at - 1
                 yield from _value(buffer[start:end], long)
@@ -258,6 +262,8 @@ def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
             start, long = len(buffer), True
         buffer, at = buffer[start:], at - start
     yield from _value(buffer, long)
+    if arrays and not (depth or quoted):
+        yield b"["
 
 
 def _value(data: bytes, long: bool) -> Iterator[bytes | None]:

@@ -245,6 +245,14 @@ def test_a_broken_value_of_an_array_costs_itself(tmp_path: Path) -> None:
     assert counts == {"invalid JSON": 2, "no field 'text'": 1}
 
 
+@pytest.mark.parametrize("end", [",\r\n", ", ", "", ', ["a"], [', ', {"te'])
+def test_an_array_cut_off_is_counted(tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "one"}' + end)
+    found, counts = read(tmp_path / "a.json")
+    assert [record.text for record in found] == ["one"]
+    assert counts["invalid JSON"] == 1
+
+
 def test_a_value_too_long_to_hold_costs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
