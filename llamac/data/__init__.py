@@ -1,1 +1,1 @@
-"""From raw dumps to token shards: `llamac data`."""
+"""Prepare raw dumps as token shards: the implementation of `llamac data`."""

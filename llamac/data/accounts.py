@@ -1,4 +1,4 @@
-"""What is known of each source's preparation, finished or on its way."""
+"""Collect what preparation has made of each source so far, finished or not."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ COUNTS = ("documents", "bytes", "tokens")
 
 @dataclass(frozen=True)
 class Account:
-    """rows: of `funnel`, with the reader first. splits: documents, bytes and tokens of each; empty
-    until there is a manifest. examples: where the reader left something out."""
+    """Counts and samples of one source's preparation.
+
+    share: fraction of the mixture. rows: of `funnel`, the reader's first. splits: documents, bytes
+    and tokens of each split; empty until the manifest is written. examples: places where the reader
+    left something out.
+    """
 
     source: Source
     share: float
@@ -40,12 +44,15 @@ class Account:
         return sum(split["tokens"] for split in self.splits.values())
 
     def tokens_of(self, size: int) -> float | None:
-        """About how many tokens so many bytes of text are, by what was tokenised in the end."""
+        """Estimate the tokens in `size` bytes of text, at the source's final tokens per byte.
+
+        None if nothing has been tokenised yet.
+        """
         text = sum(split["bytes"] for split in self.splits.values())
         return size * self.tokens / text if text else None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; of a reader's step, `entered` counts inputs and bytes on disk."""
+        """Return JSON values; in the reader's step, `entered` counts inputs and bytes on disk."""
         return {
             "source": self.source.name,
             "kind": self.source.kind,
@@ -58,7 +65,7 @@ class Account:
 
 
 def accounts(data: Data, root: Path) -> list[Account]:
-    """One for each source. PreparedDataError if nothing has been prepared there."""
+    """Return one account per source. Raises PreparedDataError if nothing has been prepared."""
     manifest = note_or_nothing(root / "manifest.json")
     done = {entry["name"]: entry for entry in manifest.get("sources", [])}
     total = sum(source.share for source in data.source)
@@ -85,7 +92,7 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
 
 
 def _unfinished(work: Path) -> Iterator[list[Row]]:
-    """The rows of each part, from the passes it has been through."""
+    """Yield the rows of each part, from the passes that it has been through so far."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
         states = (note_or_nothing(path / part / STATE) for path in _in_order(work))
         yield [row for state in states for row in funnel.from_json(state.get("rows", []))]

@@ -1,7 +1,7 @@
-"""Byte-pair encoding step by step: how merges are learnt from a text, and how a model applies them.
+"""Show byte-pair encoding step by step: learning merges from a text, and applying a model's.
 
-Sennrich et al. 2016 (arXiv:1508.07909), after Gage 1994. For showing, not for speed: training and
-encoding are SentencePiece's.
+Sennrich et al. 2016 (arXiv:1508.07909), after Gage 1994. Written to be read, not to be fast:
+training and encoding use SentencePiece.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from llamac.runtime.data.tokenizer import SPACE_MARK, Tokenizer
 
 @dataclass(frozen=True)
 class Merge:
-    """One step. pair: what was joined. count: how often it stood there. pieces: the text after.
-    score: the model's, for merges that it applies."""
+    """One merge.
+
+    pair: the two pieces joined. count: occurrences of the pair. pieces: the text after the merge.
+    score: the merged piece's score, for merges that a model applies.
+    """
 
     pair: tuple[str, str]
     count: int
@@ -26,9 +29,11 @@ class Merge:
 
 
 def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
-    """The merges that training on this text alone would make: each time the pair that occurs most
-    often, until none occurs twice. Of equals the shorter, then the first by its characters, as
-    SentencePiece does. limit: of how many merges."""
+    """Yield the merges that BPE training on `text` alone makes, at most `limit` of them.
+
+    Each step merges the most frequent pair, until no pair occurs twice. Ties go to the shorter
+    pair, then to the first in order of characters, as in SentencePiece.
+    """
     pieces = list(text)
     made = 0
     while limit is None or made < limit:
@@ -42,8 +47,11 @@ def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
 
 
 def applied(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
-    """The merges by which a BPE model makes its pieces of a text: each time the pair whose piece
-    has the highest score, the first of equals. What has no piece stays characters."""
+    """Yield the merges by which a BPE model encodes `text`.
+
+    Each step merges the pair whose piece has the highest score; ties go to the leftmost. Text that
+    has no piece stays as characters.
+    """
     known = {tokenizer.piece(i): tokenizer.score(i) for i in range(tokenizer.vocab_size)}
     pieces = starting(tokenizer, text)
     while True:
@@ -59,13 +67,16 @@ def applied(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
 
 
 def merges_by_score(tokenizer: Tokenizer) -> bool:
-    """Whether it is a BPE model: SentencePiece numbers their pieces, 0, -1, -2, …, by score."""
+    """Return whether the model is BPE, whose scores are the merge ranks 0, -1, -2, …."""
     scores = [tokenizer.score(i) for i in range(tokenizer.vocab_size)]
     return min(scores) < 0 and all(score == int(score) <= 0 for score in scores)
 
 
 def starting(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The characters a model begins with: a space is U+2581, some models put one in front."""
+    """Return the characters that the model starts from.
+
+    A space is written as U+2581; some models also put one at the beginning.
+    """
     marked = text.replace(" ", SPACE_MARK)
     first = tokenizer.encode(text[:1]) if text else []
     prefixed = len(first) and tokenizer.piece(int(first[0])).startswith(SPACE_MARK)
@@ -73,7 +84,7 @@ def starting(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def joined(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """The pieces with every such pair, from the left, made one."""
+    """Return the pieces with each occurrence of `pair` merged, from left to right."""
     found: list[str] = []
     at = 0
     while at < len(pieces):
@@ -84,7 +95,7 @@ def joined(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
 
 
 def _pairs(pieces: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How often each pair can be joined: `aaa` holds `aa` once."""
+    """Count how often each pair can be merged: `aaa` contains `aa` once."""
     counts: Counter[tuple[str, str]] = Counter()
     before, last = -1, None
     for at, pair in enumerate(_neighbours(pieces)):

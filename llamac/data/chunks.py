@@ -1,4 +1,7 @@
-"""Documents on disk between two steps: chunks of JSON lines, compressed, each written whole."""
+"""Store documents on disk between steps, in chunks of compressed JSON lines.
+
+Each chunk is written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ LEVEL = 1  # a chunk is written once and read a few times
 
 @dataclass(frozen=True)
 class Saved:
-    """A chunk on disk, and the sha256 it was written with."""
+    """A chunk on disk, with its sha256 from when it was written."""
 
     path: Path
     sha256: str
 
 
 class Chunk:
-    """One that is being written: beside its place, and moved there when it is closed."""
+    """Writer of one chunk: a temporary file that is renamed to `path` when it is closed."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.bytes, self.documents = path, 0, 0
@@ -54,7 +57,7 @@ class Chunk:
         self.documents += 1
 
     def close(self) -> list[str]:
-        """Returns its sha256; nothing is left of a chunk without documents."""
+        """Finish the chunk and return [sha256]; an empty chunk writes no file and returns []."""
         if self._file is None:
             return []
         self._stream.close()
@@ -66,17 +69,17 @@ def path_of(folder: Path, number: int) -> Path:
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The chunks that lie in a folder, in order."""
+    """Return the chunks in a folder, in order."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
 def read(chunk: Saved) -> Iterator[Document]:
-    """Raises RunError at a chunk that is damaged or is not there."""
+    """Yield a chunk's documents. Raises RunError if the chunk is damaged or missing."""
     zstandard = package("zstandard", str(chunk.path))
     try:
         data = chunk.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != chunk.sha256:
-            raise ValueError("it does not have the checksum it was written with")
+            raise ValueError("sha256 mismatch")
     except (OSError, ValueError) as error:
         raise RunError(
             f"{chunk.path} is damaged ({error}): delete {chunk.path.parents[2]} and prepare again"

@@ -1,7 +1,7 @@
-"""`llamac data classifier`: trains the models that stages of a spec's sources need.
+"""Train the models that the `quality` and `perplexity` stages need: `llamac data classifier`.
 
-For `quality`: pages of the source that Wikipedia cites against as many others, drawn at random;
-both pass the filters that stand before the stage, and the same rule of length. For `perplexity`: a
+`quality`: pages of the source that Wikipedia cites, against the same number of other pages drawn
+at random. Both pass the filters before the stage and its minimum length. `perplexity`: an n-gram
 language model of the Wikipedia source, in the languages that the source keeps.
 """
 
@@ -25,7 +25,7 @@ from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 
 FEWEST = 20
-"""Cited pages below which there is nothing to learn from."""
+"""Minimum number of cited pages to train a classifier on."""
 
 HELD_OUT = 10  # one page in so many is judged by, not learnt from
 
@@ -33,8 +33,9 @@ Say = Callable[[str], None]
 
 
 def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
-    """Trains and writes the model of every `perplexity` and `quality` stage; each has a report,
-    which is also written beside it as JSON. Raises StageError.
+    """Train and write the models of `perplexity` and `quality` stages; return reports by path.
+
+    Each report is also written as JSON beside its model. Raises StageError.
     """
     reports: dict[str, dict[str, Any]] = {}
     for source in data.source:
@@ -52,12 +53,12 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
             write_json(path.with_name(path.name + ".json"), report)
             reports[stage.model] = report
     if not reports:
-        raise StageError("no source has a stage that is trained: `perplexity` or `quality`")
+        raise StageError("no source has a stage with a trained model (`perplexity` or `quality`)")
     return reports
 
 
 def told_of(report: dict[str, Any]) -> str:
-    """A report in words."""
+    """Return a report as one line of text."""
     if "order" in report:
         return (
             f"  {report['model']}: {report['order']}-grams of {report['documents']:,} documents, "
@@ -79,7 +80,7 @@ def _reference(data: Data, source: Source, stage: Perplexity | Quality) -> Sourc
     if stage.reference is not None:
         found = [other for other in data.source if other.name == stage.reference]
         if not found:
-            raise StageError(f"{where}: there is no source `{stage.reference}`")
+            raise StageError(f"{where}: unknown source `{stage.reference}` in `reference`")
     else:
         found = [other for other in data.source if other.kind == "wikipedia"]
         if not found:
@@ -134,8 +135,10 @@ class _Page:
 
 @dataclass
 class _Sample:
-    """The pages with the least hashes of all that are offered: a random sample, and always the
-    same one, whatever the order of the pages."""
+    """Random sample of the offered pages: the `size` pages with the lowest hashes.
+
+    The sample does not depend on the order of the pages.
+    """
 
     size: int
     largest: list[int] = field(default_factory=list)
@@ -174,9 +177,9 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     count = min(len(positives.kept), len(negatives.kept))
     if count < FEWEST:
         raise StageError(
-            f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; of the pages "
-            f"{positives.offered} are cited and {negatives.offered} are not, and {FEWEST} of "
-            "each are needed"
+            f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; "
+            f"{positives.offered} pages are cited and {negatives.offered} are not; at least "
+            f"{FEWEST} of each are needed"
         )
     pages = positives.pages(count, True) + negatives.pages(count, False)
     report = _held_out(pages, stage)
@@ -199,7 +202,7 @@ def _train(pages: list[_Page], stage: Quality) -> quality.Trained:
 
 
 def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
-    """What a model that has not seen some of the pages makes of them."""
+    """Evaluate a model on held-out pages; return its counts and scores."""
     held = [page for page in pages if page.key % HELD_OUT == 0]
     learnt = [page for page in pages if page.key % HELD_OUT]
     model = _train(learnt, stage)
@@ -221,8 +224,10 @@ def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
 def judged(
     scores: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float
 ) -> dict[str, float | None]:
-    """precision and recall at a threshold, and the area under the ROC curve; None where there is
-    nothing to take them of."""
+    """Return precision and recall at `threshold`, and the area under the ROC curve.
+
+    scores: float [n]. truth: bool [n]. A figure is None where it is undefined.
+    """
     taken = scores >= threshold
     right = int((taken & truth).sum())
     above = scores[truth][:, None] - scores[~truth][None, :]
@@ -234,7 +239,10 @@ def judged(
 
 
 def address_of(url: str) -> str:
-    """A URL as two of them are compared: without scheme, `www.`, fragment and last slash."""
+    """Normalise a URL for comparison.
+
+    Drops scheme, `www.`, default port, fragment and final slash.
+    """
     address = url.strip().split("#")[0]
     scheme, separator, rest = address.partition("://")
     address = rest if separator else scheme
@@ -244,7 +252,7 @@ def address_of(url: str) -> str:
 
 
 def _citations(reference: Source) -> Hashes:
-    """Hashes of the addresses that the dumps cite, sorted."""
+    """Return the sorted hashes of the addresses that the dumps cite."""
     references = importlib.import_module("llamac.data.readers.wikipedia").references
     found = [np.empty(0, np.uint64)]
     for path in files(reference):

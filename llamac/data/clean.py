@@ -1,7 +1,8 @@
-"""A pass over a part: documents in, chunks of documents out, at every chunk a place to go on from.
+"""Run one cleaning pass over one part: read documents, filter them, write chunks of documents.
 
-What was written when a process died is written again, byte for byte: where chunks end, and what
-is counted and sampled, depends on the documents alone.
+Each finished chunk is a checkpoint. A pass that was killed resumes after its last chunk and
+writes the rest byte for byte as an undisturbed run would: chunk ends, counts and samples depend on
+the documents alone.
 """
 
 from __future__ import annotations
@@ -26,17 +27,16 @@ from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
 STATE = "state.json"
-INPUT_PER_CHUNK = 16  # a chunk also ends after this many times its size has been looked at
+INPUT_PER_CHUNK = 16  # a chunk also ends once this many times its size has been read
 
 
 def clean(plan: SourcePlan, number: int, part: Part) -> None:
-    """Runs a pass over a part, from where it was left. Afterwards the text that the pass before
-    gave it is no longer needed, and deleted."""
+    """Run or resume a pass over a part, then delete the chunks of the pass before."""
     folder = plan.folder(number, part.number)
     with locked(folder):
         state = _State.load(folder)
         if not state.done:
-            _go_on(plan, plan.passes[number], part, state)
+            _resume(plan, plan.passes[number], part, state)
         if number:
             _drop(plan, number, part)
 
@@ -47,18 +47,18 @@ def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
 
 
 def rows_of(plan: SourcePlan, part: Part) -> list[Row]:
-    """What has become of a part until now, step by step."""
+    """Return the counts of a part's steps so far."""
     states = [_State.load(plan.folder(step.number, part.number)) for step in plan.passes]
     return [row for state in states for row in state.rows]
 
 
 def funnel_of(plan: SourcePlan) -> list[Row]:
-    """What has become of a source until now."""
+    """Return the counts of a source's steps so far, summed over its parts."""
     return funnel.total([rows_of(plan, part) for part in plan.parts])
 
 
 def require_text(plan: SourcePlan) -> None:
-    """SourceError if cleaning has left nothing of a source, with the reasons."""
+    """Raise SourceError, with the most frequent reasons, if cleaning rejected every document."""
     rows = funnel_of(plan)
     if rows[-1].left[0]:
         return
@@ -72,12 +72,12 @@ def require_text(plan: SourcePlan) -> None:
 
 
 def skipped_in(plan: SourcePlan, part: Part) -> list[str]:
-    """Examples of what the reader of a part left out."""
+    """Return examples of what the reader of a part left out."""
     return _State.load(plan.folder(0, part.number)).skipped
 
 
 def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.Saved]:
-    """The chunks that a pass, or the last one, made of a part."""
+    """Return the chunks that pass `number` (default: the last one) wrote for a part."""
     folder = plan.folder(plan.last if number is None else number, part.number)
     hashes = _State.load(folder).chunks
     return [chunks.Saved(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]
@@ -85,8 +85,11 @@ def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chu
 
 @dataclass
 class _State:
-    """chunks: the hashes of those that are written. input, document: how many inputs were read
-    whole, and how many documents of the one after them. read: bytes of text of a part so far."""
+    """Progress of a pass over a part, as saved in `state.json`.
+
+    chunks: sha256 of each chunk written. input: number of inputs read whole. document: number of
+    documents read of the next input. read: bytes of text read from the part.
+    """
 
     folder: Path
     rows: list[Row]
@@ -109,62 +112,109 @@ class _State:
         write_note(self.folder / STATE, values | {"rows": funnel.to_json(self.rows)})
 
 
-def _go_on(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
-    source, limit = plan.source, part.most if step.number == 0 else None
-    stages = [source.stage[i] for i in step.filters]
-    filters = [_filter(build(stage, source)) for stage in stages]
-    if step.survey is not None:
-        survey: Any = build(source.stage[step.survey], source)
-        first = [source.stage[step.survey]]
-        judge = _filter(survey.judge(plan.decided(step.number), part.number))
-        stages, filters = [*first, *stages], [judge, *filters]
-    else:
-        judge = None
-    if not state.rows:
-        reader = [] if step.number else [Row("read")]
-        state.rows = [*reader, *(Row(stage.stage) for stage in stages)]
-    chunk, looked_at = chunks.Chunk(chunks.path_of(state.folder, len(state.chunks))), 0
-    inputs, begun = _inputs(plan, step, part), (state.input, state.document)
+def _resume(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
+    """Run a pass over what is left of a part, and commit each chunk as it fills."""
+    judge, filters = _filters(plan, step, part)
+    reads, limit = step.number == 0, part.most if step.number == 0 else None
+    state.rows = state.rows or _empty_rows(plan.source, step)
+    output, inputs = _Output(state, plan.chunk_bytes), _inputs(plan, step, part)
     for index, read in enumerate(inputs):
-        if index < state.input and judge is None:
-            continue  # a judge must be given every document of the part, in order
+        if index < state.input:
+            _show(judge, read)
+            continue
         skipped = Skipped()
-        for count, document in enumerate(read(skipped)):
-            if (index, count) < begun:
-                if judge is not None:
-                    judge(document)
-                continue
+        for count, document in _remaining(read(skipped), state.document, judge):
             if limit is not None and state.read >= limit:
                 break
             size = len(document.text.encode())
             state.read += size
-            looked_at += size
-            kept = _through(document, size, state.rows, filters, reads=step.number == 0)
-            if kept is not None:
-                chunk.add(kept)
-            if chunk.bytes >= plan.chunk_bytes or looked_at >= INPUT_PER_CHUNK * plan.chunk_bytes:
+            output.add(_through(document, size, state.rows, filters, reads), size)
+            if output.is_full:
                 state.input, state.document = index, count + 1
-                chunk, looked_at = _commit(state, chunk), 0
-        if index >= begun[0] and step.number == 0:
-            _count_input(state, part, skipped)
-        if index >= begun[0]:
-            state.input, state.document = index + 1, 0
-    state.rows[0].entered = state.rows[0].entered if step.number else [len(inputs), part.bytes]
+                output.commit()
+        if reads:
+            _count_skipped(state, skipped)
+        state.input, state.document = index + 1, 0
+    if reads:
+        state.rows[0].entered = [len(inputs), part.bytes]
     state.done = True
-    _commit(state, chunk)
+    output.commit()
 
 
-def _commit(state: _State, chunk: chunks.Chunk) -> chunks.Chunk:
-    """First the chunk, then the note that there is one: in between, it would be written again."""
-    state.chunks += chunk.close()
-    state.save()
-    return chunks.Chunk(chunks.path_of(state.folder, len(state.chunks)))
+def _filters(plan: SourcePlan, step: Pass, part: Part) -> tuple[Filter | None, list[Filter]]:
+    """Return (the survey's judge or None, all filters of the pass with that judge first)."""
+    source = plan.source
+    filters = [_filter(build(source.stage[index], source)) for index in step.filters]
+    if step.survey is None:
+        return None, filters
+    survey: Any = build(source.stage[step.survey], source)
+    judge = _filter(survey.judge(plan.decided(step.number), part.number))
+    return judge, [judge, *filters]
+
+
+def _empty_rows(source: Source, step: Pass) -> list[Row]:
+    indices = step.filters if step.survey is None else (step.survey, *step.filters)
+    reader = [] if step.number else [Row("read")]
+    return [*reader, *(Row(source.stage[index].stage) for index in indices)]
+
+
+def _show(judge: Filter | None, read: Read) -> None:
+    """Give the judge the documents of a finished input: it must see all of a part, in order."""
+    for document in read(Skipped()) if judge is not None else ():
+        judge(document)
+
+
+def _remaining(
+    documents: Iterator[Document], finished: int, judge: Filter | None
+) -> Iterator[tuple[int, Document]]:
+    """Yield (number, document) after the first `finished` ones, which only the judge sees."""
+    for number, document in enumerate(documents):
+        if number >= finished:
+            yield number, document
+        elif judge is not None:
+            judge(document)
+
+
+class _Output:
+    """Writer of a pass's chunks; it commits each with the state that it leads to.
+
+    A chunk is full by its own size or by that of the text read for it, so that a pass that keeps
+    little still saves its progress.
+    """
+
+    def __init__(self, state: _State, chunk_bytes: int) -> None:
+        self.state, self.chunk_bytes = state, chunk_bytes
+        self._begin()
+
+    def _begin(self) -> None:
+        path = chunks.path_of(self.state.folder, len(self.state.chunks))
+        self.chunk, self.text_bytes = chunks.Chunk(path), 0
+
+    def add(self, kept: Document | None, size: int) -> None:
+        """Append a document, if one was kept. size: bytes of the text it was made from."""
+        self.text_bytes += size
+        if kept is not None:
+            self.chunk.add(kept)
+
+    @property
+    def is_full(self) -> bool:
+        limit = INPUT_PER_CHUNK * self.chunk_bytes
+        return self.chunk.bytes >= self.chunk_bytes or self.text_bytes >= limit
+
+    def commit(self) -> None:
+        """Write the chunk, then the state: a chunk without its state is written again."""
+        self.state.chunks += self.chunk.close()
+        self.state.save()
+        self._begin()
 
 
 def _through(
     document: Document, size: int, rows: list[Row], filters: list[Filter], reads: bool
 ) -> Document | None:
-    """The document that is left, if one is, counted on its way."""
+    """Pass a document through the filters and count it in `rows`; return None if one rejects it.
+
+    reads: whether `rows` begins with the reader's row.
+    """
     if reads:
         rows[0].keep(document, size, sampled=len(rows) == 1)
     for row, judge in zip(rows[reads:], filters, strict=True):
@@ -184,7 +234,7 @@ def _through(
 
 
 def _filter(judge: Any) -> Filter:
-    """A filter that stops at no document: one it cannot judge is rejected, and counted."""
+    """Wrap a filter so that a document it raises on is rejected and counted."""
 
     def judged(document: Document) -> Document | Rejected:
         try:
@@ -197,7 +247,7 @@ def _filter(judge: Any) -> Filter:
     return judged
 
 
-def _count_input(state: _State, part: Part, skipped: Skipped) -> None:
+def _count_skipped(state: _State, skipped: Skipped) -> None:
     for reason, count in sorted(skipped.counts.items()):
         amount = state.rows[0].rejected.setdefault(reason, [0, 0])
         amount[0] += count
@@ -209,7 +259,7 @@ Read = Callable[[Skipped], Iterator[Document]]
 
 
 def _inputs(plan: SourcePlan, step: Pass, part: Part) -> list[Read]:
-    """The documents of each input of a pass: a file of the dump, or a chunk."""
+    """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
         return [_reads(plan.source, path) for path in part.inputs]
     before = text_of(plan, part, step.number - 1)

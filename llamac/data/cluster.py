@@ -1,4 +1,4 @@
-"""Preparation on a cluster: a script that gives SLURM an array of tasks for each step."""
+"""Prepare data on a SLURM cluster: a script that submits an array job for each step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llamac.runtime.errors import RunError
 
 
 def slurm_script(steps: Sequence[Step], command: Sequence[str], tasks: int, options: str) -> str:
-    """A bash script that submits every step to begin when the one before has ended well.
+    """Return a bash script that submits each step as an array job, dependent on the step before.
 
-    command: `llamac data prepare SPEC …`, as it is called here. tasks: the most that a step is cut
-    into. options: further ones of sbatch, such as `--partition=cpu --time=600`.
+    command: `llamac data prepare SPEC …` as called here. tasks: maximum array size of a step.
+    options: further options of sbatch, such as `--partition=cpu --time=600`.
     """
     return "\n".join(_lines(steps, command, tasks, options)) + "\n"
 
@@ -24,9 +24,9 @@ def _lines(
 ) -> Iterator[str]:
     run = shlex.join([sys.executable, "-m", "llamac.cli", *command])
     yield "#!/usr/bin/env bash"
-    yield "# Prepares data on a SLURM cluster, from a directory that all nodes share. A step begins"
-    yield "# when the one before has ended well. If a task fails or is killed, no step after it is"
-    yield "# run: submit again, and what is done is not done twice."
+    yield "# Prepares data on a SLURM cluster, in a directory that all nodes share."
+    yield "# Each step starts after the one before has succeeded. If a task fails or is killed, the"
+    yield "# later steps do not run: submit again; finished jobs are skipped."
     yield "set -euo pipefail"
     yield f"options=({shlex.join(shlex.split(options))})"
     yield f"command={shlex.quote(run)}"
@@ -46,7 +46,7 @@ def _lines(
 
 
 def parse_task(text: str) -> tuple[int, int]:
-    """`3/64` → (3, 64). ValueError if it is not one of the tasks 0 to 63."""
+    """Parse `3/64` as (3, 64). Raises ValueError unless 0 ≤ task < tasks."""
     number, slash, tasks = text.partition("/")
     if not (slash and number.isdecimal() and tasks.isdecimal() and int(number) < int(tasks)):
         raise ValueError(f"{text!r} is not a task, such as 0/64 to 63/64")
@@ -54,16 +54,19 @@ def parse_task(text: str) -> tuple[int, int]:
 
 
 def run_task(steps: Sequence[Step], number: int, task: int, tasks: int) -> int:
-    """Does one task's jobs of a step; returns how many. RunError if the step before is not done."""
+    """Run the jobs of one task of a step; return their number.
+
+    Raises RunError if the step before is unfinished.
+    """
     if not 0 <= number < len(steps):
-        raise RunError(f"there is no step {number}: they are 0 to {len(steps) - 1}")
+        raise RunError(f"unknown step {number}: steps are numbered 0 to {len(steps) - 1}")
     if number:
         before = steps[number - 1]
         left = sum(not job.is_done for job in before.jobs)
         if left:
             raise RunError(
-                f"step {number} ({steps[number].name}) cannot begin: of step {number - 1} "
-                f"({before.name}) {left} of {len(before.jobs)} jobs are not done"
+                f"step {number} ({steps[number].name}) cannot begin: {left} of "
+                f"{len(before.jobs)} jobs of step {number - 1} ({before.name}) are unfinished"
             )
     mine: Sequence[Job] = steps[number].jobs[task::tasks]
     for job in mine:

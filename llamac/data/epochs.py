@@ -1,4 +1,4 @@
-"""How often a run goes through each source: planned from the spec, and what it has done so far."""
+"""Compute how many epochs of each source a run draws: planned by the spec, and consumed so far."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies
 
 @dataclass(frozen=True)
 class Epochs:
-    """Of one source. share: of the first phase. unique: its tokens for training; None: not known.
-    prepared: whether they are counted rather than declared. planned, consumed: tokens drawn by
-    the whole run, and by its last logged step; padding is none. epochs, epochs_consumed: how often
-    that goes through the source; None: not known."""
+    """Tokens and epochs that a run draws from one source.
+
+    share: fraction of the mixture in the first phase. unique: training tokens of the source; None
+    if unknown. prepared: whether `unique` was counted in prepared data rather than declared in
+    the spec. planned, consumed: tokens drawn by the whole run, and up to its last logged step,
+    without padding. epochs, epochs_consumed: the same in epochs of the source; None if unknown.
+    """
 
     name: str
     share: float
@@ -33,10 +36,11 @@ class Epochs:
 
 
 def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
-    """One for each source.
+    """Return one entry per source.
 
-    Where a run can begin with what is prepared, its own sequences are counted; until then, shares
-    are reckoned with. Counted tokens take precedence over `unique_tokens` of the spec.
+    If the prepared data is ready to train on, the run's actual sequences are counted; otherwise
+    tokens are estimated from the shares. Counted tokens take precedence over the spec's
+    `unique_tokens`.
     """
     total = run_tokens(spec)
     done = min(tokens_done(run), total)
@@ -48,7 +52,7 @@ def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
     mixture = _mixture(spec, directory)
 
     def drawn(name: str, tokens: int) -> tuple[float, float | None]:
-        """Tokens and epochs of a source in a run's first tokens."""
+        """Return (tokens, epochs) of a source within the run's first `tokens` tokens."""
         if mixture is not None:
             index = tokens // spec.batch.sequence_length
             return mixture.tokens_at(index)[name], mixture.epochs_at(index)[name]
@@ -64,7 +68,7 @@ def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
 
 
 def _mixture(spec: Spec, directory: Path) -> Mixture | None:
-    """What a run of the spec draws from; None where it could not begin yet."""
+    """Return the mixture that a run of the spec draws from; None if data is not ready."""
     shares = {source.name: source.share for source in spec.data.source}
     phases = [{"at": 0, "shares": shares}, *(phase.model_dump() for phase in spec.data.phase)]
     length, packing = spec.batch.sequence_length, spec.data.packing
@@ -78,12 +82,12 @@ def _mixture(spec: Spec, directory: Path) -> Mixture | None:
 
 
 def run_tokens(spec: Spec) -> int:
-    """Tokens that the whole run draws."""
+    """Return the number of tokens that the whole run draws."""
     return spec.total_steps * spec.batch.sequences * spec.batch.sequence_length
 
 
 def tokens_done(run: Path) -> int:
-    """Tokens that a run has been trained on, by the last whole row of its metrics; 0 if none."""
+    """Return the tokens trained on so far, from the last whole row of the metrics; 0 if none."""
     try:
         with (run / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
@@ -99,7 +103,7 @@ def tokens_done(run: Path) -> int:
 
 
 def _by_share(spec: Spec, name: str, tokens: int) -> float:
-    """How many of a run's first tokens are of a source, by its share in each phase."""
+    """Estimate a source's tokens among the run's first `tokens`, from its share per phase."""
     return sum(
         shares[name] / sum(shares.values()) * max(0, min(end, tokens) - begin)
         for begin, end, shares in _phases(spec, tokens)

@@ -1,8 +1,8 @@
-"""Steps of independent jobs, run by processes here or by an engine that is there already.
+"""Run steps of independent jobs, in processes on this machine or on a Ray cluster.
 
-A job leaves its results on disk, under a name that it gets when they are whole, and does nothing
-if they are there. So it does not matter where, how often or in which order jobs run, as long as
-a step begins after the one before has ended.
+A job writes its results under a temporary name, renames them when they are complete, and does
+nothing if they exist. Jobs of a step may therefore run anywhere, repeatedly and in any order; a
+step begins after the one before has ended.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from llamac.runtime.errors import RunError
 
 @dataclass(frozen=True)
 class Job:
-    """call: a function of a module. size: bytes of its input, large ones begin first. done: whether
-    its results are there."""
+    """One unit of work.
+
+    call: a module-level function. size: input bytes; larger jobs start first. done: returns whether
+    the results exist, given the same arguments.
+    """
 
     call: Callable[..., None]
     arguments: tuple[Any, ...]
@@ -52,13 +55,13 @@ class Step:
 
 
 Report = Callable[[Step, int, int], None]
-"""(step, jobs of it that are done, their bytes)."""
+"""Called with (step, jobs done, bytes done)."""
 Engine = Callable[[Iterable[Job]], Iterator[Job]]
 """Runs jobs and yields each when it is done, in any order."""
 
 
 def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
-    """Runs what is not done, step after step. The first error of a job ends it."""
+    """Run the unfinished jobs of each step in turn. The first error of a job ends the run."""
     for step in steps:
         pending = [job for job in step.jobs if not job.is_done]
         done = len(step.jobs) - len(pending)
@@ -72,7 +75,7 @@ def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
 
 @contextmanager
 def processes(workers: int) -> Iterator[Engine]:
-    """An engine of this machine's processes; with one worker, of this process."""
+    """Yield an engine of `workers` processes; with one worker, jobs run in this process."""
     if workers == 1:
         yield _here
         return
@@ -91,7 +94,7 @@ def processes(workers: int) -> Iterator[Engine]:
 
 @contextmanager
 def ray(address: str | None) -> Iterator[Engine]:
-    """An engine of a Ray cluster, on which llamac is installed and which shares the disk."""
+    """Yield an engine on a Ray cluster whose nodes have llamac installed and share the disk."""
     try:
         ray = importlib.import_module("ray")
     except ImportError:
@@ -132,7 +135,7 @@ def _in_pool(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[Job]:
                 yield running.pop(future)
     except BrokenProcessPool:
         raise RunError(
-            "a worker was killed, perhaps because memory ran out: run again to go on, with fewer "
+            "a worker process was killed (out of memory?): run again to resume, with fewer "
             "--workers if so"
         ) from None
     finally:
@@ -141,7 +144,7 @@ def _in_pool(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[Job]:
 
 
 def _follow_parent() -> None:
-    """A worker whose parent is killed must not go on: the next run may be writing the same."""
+    """Exit this worker when its parent dies: the next run may be writing the same files."""
     os.environ["OMP_NUM_THREADS"] = "1"
     parent = multiprocessing.parent_process()
     assert parent is not None

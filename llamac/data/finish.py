@@ -1,4 +1,4 @@
-"""The last step: what the parts gave, as the manifest that training reads, and the funnels."""
+"""Write the manifest that training reads and each source's counts: the last step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> 
 
 
 def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
-    """Which documents were dropped for which items of evaluation sets, all of them."""
+    """Write a report of the documents dropped for matching an evaluation set."""
     reports: list[dict[str, Any]] = []
     for step in plan.passes[1:]:
         assert step.survey is not None

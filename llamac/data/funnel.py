@@ -1,7 +1,7 @@
-"""What becomes of a source's text: how much enters and leaves each step, and why the rest goes.
+"""Count what enters and leaves each cleaning step, and why documents are rejected.
 
-Counts and samples of parts add up to those of the source, in whatever order. Samples are the
-documents whose hashes are lowest: a fair choice, and the same one every time.
+Counts and samples of parts add up to those of the source in any order. The samples are the
+documents with the lowest hashes: unbiased, and the same on every run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ SAMPLES = 6
 EXCERPT = 600  # characters of a sample
 
 Amount = list[int]
-"""[documents, bytes of UTF-8]; where a reader begins, [inputs, bytes on disk]."""
+"""[documents, bytes of UTF-8]; for what enters a reader, [inputs, bytes on disk]."""
 
 
 @dataclass
 class Row:
-    """A step: `read`, then each stage. rejected: by reason. changed: documents that stayed, with
-    another text. samples: by reason; under "" of those that were kept, under "changed" of those."""
+    """Counts of one step: `read`, or a stage.
+
+    rejected: amounts by reason. changed: documents kept with a changed text. samples: by reason of
+    rejection; "" for kept documents, "changed" for changed ones.
+    """
 
     name: str
     entered: Amount = field(default_factory=lambda: [0, 0])
@@ -62,7 +65,7 @@ class Row:
         del held[SAMPLES:]
 
     def add(self, other: Row) -> None:
-        """What the same step did to another part."""
+        """Add the counts and samples of the same step on another part."""
         for mine, theirs in ((self.entered, other.entered), (self.left, other.left)):
             mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
         self.changed += other.changed
@@ -80,7 +83,7 @@ def _add(amount: Amount, size: int) -> None:
 
 
 def _around(before: str, after: str) -> tuple[str, str]:
-    """Both texts from a little before where they part."""
+    """Return an excerpt of both texts, from shortly before their first difference."""
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
         min(len(before), len(after)),
@@ -90,7 +93,7 @@ def _around(before: str, after: str) -> tuple[str, str]:
 
 
 def printable(text: str) -> str:
-    """With what no terminal and no UTF-8 file can show replaced."""
+    """Replace characters that cannot be written as UTF-8."""
     return text.encode(errors="replace").decode()
 
 
@@ -103,7 +106,7 @@ def from_json(rows: list[dict[str, Any]]) -> list[Row]:
 
 
 def total(parts: list[list[Row]]) -> list[Row]:
-    """The rows of all parts, step by step."""
+    """Sum the rows of all parts, step by step."""
     rows: list[Row] = []
     for part in parts:
         for index, row in enumerate(part):

@@ -1,4 +1,4 @@
-"""The accounts as one HTML page, all in itself: charts, counts and samples."""
+"""Render the accounts as one self-contained HTML page of charts, counts and samples."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def page(name: str, accounts: Sequence[Account]) -> str:
 
 def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
     tokens = sum(account.tokens for account in accounts)
-    yield '<p class="aside">What the mixture draws, and what there is to draw from.</p>'
+    yield '<p class="aside">Share of each source in the mixture, and its tokens.</p>'
     rows = [("share", [account.share for account in accounts])]
     if tokens:
         rows.append(("tokens", [account.tokens / tokens for account in accounts]))
@@ -79,7 +79,7 @@ def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
 
 def _ends(account: Account) -> str:
     if not account.finished:
-        return '<td colspan="5">on its way</td>'
+        return '<td colspan="5">unfinished</td>'
     train, held_out = account.splits["train"], account.splits["validation"]
     cells = (
         f"{train['documents'] + held_out['documents']:,}",
@@ -122,7 +122,7 @@ def _source(account: Account) -> Iterator[str]:
 
 
 def _funnel(account: Account) -> Iterator[str]:
-    """A bar for each step: the text that is left of it, and what was taken away, by reason."""
+    """Draw a bar per step: the text it leaves, then what it removed, by reason."""
     most = max(max(row.entered[1] for row in account.rows[1:]), 1) if account.rows[1:] else 1
     most = max(most, account.rows[0].left[1])
     scale = (WIDTH - LABEL - FIGURES) / most
@@ -139,7 +139,7 @@ def _funnel(account: Account) -> Iterator[str]:
 
 
 def _losses(row: Row) -> Iterator[tuple[str, str, int]]:
-    """(colour, label, bytes) of what a step took away; first what it cut out of documents."""
+    """Yield (colour, label, bytes) of what a step removed, cuts within kept documents first."""
     if row.entered[1] and row.changed:
         rejected = sum(size for _, size in row.rejected.values())
         cut = row.entered[1] - row.left[1] - rejected
@@ -153,8 +153,8 @@ def _by_size(row: Row) -> list[tuple[str, Amount]]:
 
 
 def _table(account: Account) -> Iterator[str]:
-    yield '<table><tr><th class="left">step</th><th class="left">taken away</th>'
-    yield "<th>documents</th><th>text</th><th>of what came in</th></tr>"
+    yield '<table><tr><th class="left">step</th><th class="left">removed</th>'
+    yield "<th>documents</th><th>text</th><th>of input</th></tr>"
     for index, row in enumerate(account.rows):
         losses = [(_key(colour), label, size) for colour, label, size in _losses(row)]
         for key, label, size in losses:

@@ -1,9 +1,9 @@
-"""What is to be done to a source: parts of its input, and passes over their text.
+"""Plan the work on a source: parts of its input, and passes over their text.
 
-Both follow from the spec and the files alone, so that every process, on whatever machine, comes
-to the same plan. A part is a group of neighbouring inputs of about `PART_BYTES`; no file is cut,
-as few formats can be entered in their middle. A pass begins with the reader or with a survey's
-judgement, and takes in the filters that follow.
+The plan follows from the spec and the files alone, so every process on every machine computes the
+same one. A part is a group of consecutive inputs of about `PART_BYTES`; files are not split, since
+few formats can be entered in the middle. A pass begins with the reader or with a survey's
+judgement, and includes the filters that follow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK_BYTES = 8 << 20  # of text: what may be lost when a process is killed
 
 @dataclass(frozen=True)
 class Sizes:
-    """How work is cut. Other sizes give the same documents in the same order."""
+    """Target sizes of parts and chunks, in bytes; they do not affect the documents."""
 
     part: int = PART_BYTES
     chunk: int = CHUNK_BYTES
@@ -36,8 +36,11 @@ USUAL = Sizes()
 
 @dataclass(frozen=True)
 class Part:
-    """inputs: files, or directories of the kinds that have them. bytes: on disk. most: bytes of
-    text that may be read of it."""
+    """A group of a source's inputs.
+
+    inputs: files, or directories for kinds that read them. bytes: size on disk. most: maximum bytes
+    of text to read from the part; None for no limit.
+    """
 
     number: int
     inputs: tuple[str, ...]
@@ -47,8 +50,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Pass:
-    """survey: the number of the stage that judges first, None for the reader. filters: the
-    numbers of the stages after it."""
+    """One pass over the text of a part.
+
+    survey: index of the stage that judges first, None for the reader. filters: indices of the
+    stages that follow.
+    """
 
     number: int
     survey: int | None
@@ -65,11 +71,11 @@ class SourcePlan:
     inputs: dict[str, Any]  # fingerprint
 
     def folder(self, number: int, part: int) -> Path:
-        """Of what a pass makes of a part."""
+        """Return the folder of what a pass writes for a part."""
         return self.work / f"pass-{number}" / f"{part:05}"
 
     def only(self, part: Part) -> SourcePlan:
-        """What a job on one part needs of the plan: of a million files, not all."""
+        """Return the plan reduced to one part, without the fingerprint of all files."""
         return replace(self, parts=(part,), inputs={})
 
     @property
@@ -77,21 +83,28 @@ class SourcePlan:
         return len(self.passes) - 1
 
     def found(self, number: int, part: int) -> Path:
-        """What a part adds to the survey that a pass begins with."""
+        """Return the path of a part's findings for the survey that pass `number` begins with."""
         return self.work / f"pass-{number}" / "found" / f"{part:05}"
 
     def decided(self, number: int) -> Path:
+        """Return the path of the decision of the survey that pass `number` begins with."""
         return self.work / f"pass-{number}" / "decided"
 
 
 def plan_source(source: Source, work: Path, sizes: Sizes = USUAL) -> SourcePlan:
-    """Raises StageError if a stage lacks what it needs, SourceError if there is no input."""
+    """Plan the work on a source.
+
+    Raises StageError if a stage lacks a file or package, SourceError if there is no input.
+    """
     parts, listing = _parts(source, sizes.part)
     return SourcePlan(source, work, sizes.chunk, tuple(_passes(source)), parts, listing)
 
 
 def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
-    """All that its cleaned text depends on, flat, named as in the spec: keys, files, models."""
+    """Return all that the cleaned text depends on, flat, with keys named as in the spec.
+
+    This includes the files, the models of the stages and the sizes of parts and chunks.
+    """
     from llamac.data.readers.tokens import tokenizer_of
     from llamac.data.stages import facts
 
@@ -146,5 +159,5 @@ def _groups(sizes: list[tuple[str, int]], most: int) -> Iterator[list[tuple[str,
 
 
 def _share(most: int | None, size: int, whole: int) -> int | None:
-    """What a part may read of `max_bytes`: as its part of the input is."""
+    """Return a part's portion of `max_bytes`, proportional to its input size, in bytes."""
     return None if most is None else -(-most * size // max(whole, 1))

@@ -1,8 +1,8 @@
-"""`llamac data prepare`: from a spec's sources to a directory that training reads.
+"""Prepare a spec's sources as a directory that training reads: `llamac data prepare`.
 
-Steps follow one another, each of jobs that do not depend on each other: reading; for each survey
-scan, merge and judge, all sources side by side; then the tokenizer, the tokens, the manifest.
-What is on the way lies in `.work` of the directory, by source, and `.work/.tokens`.
+The work is a sequence of steps of independent jobs: reading; scan, merge and judge for each survey,
+all sources side by side; then the tokenizer, the tokens and the manifest. Intermediate files are
+kept in `.work` of the directory, by source, and in `.work/.tokens`.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Preparation:
 
     @property
     def work(self) -> Path:
-        """Where tokens are on the way."""
+        """Folder of the tokenising steps' intermediate files."""
         return self.root / WORK / TOKENS
 
 
 def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
-    """What preparing a spec in a directory consists of. Nothing is written.
+    """Plan the preparation of a spec in a directory. Writes nothing.
 
     Raises StageError, SourceError.
     """
@@ -66,7 +66,7 @@ def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
 
 
 def job_of(spec: Spec, directory: Path) -> token_shards.Job:
-    """As the emitted trainer asks for it, so that it finds the data ready."""
+    """Return the arguments with which the emitted trainer prepares the same data."""
     return token_shards.Job(
         directory,
         [source.written() for source in spec.data.source],
@@ -80,7 +80,7 @@ def job_of(spec: Spec, directory: Path) -> token_shards.Job:
 
 
 def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[str, Any]:
-    """Does what is left to be done, alone at the directory; returns the manifest.
+    """Do the remaining work under the directory's lock; return the manifest.
 
     Raises Changed, PreparedDataError, SourceError, StageError, TokenizerError.
     """
@@ -95,8 +95,11 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
 
 
 def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
-    """The manifest of prepared data that came without the work on it, and may have outlived the
-    files it was made from. Raises PreparedDataMismatch if it is of another spec."""
+    """Return the manifest of prepared data that was moved here without its `.work`; otherwise None.
+
+    The files that such data was made from may be gone. Raises PreparedDataMismatch if the data is
+    of another spec.
+    """
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None
     job = job_of(spec, directory)
@@ -104,8 +107,11 @@ def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
 
 
 def settle(preparation: Preparation) -> None:
-    """Notes what the work is begun from, or refuses to go on from something else, with each key
-    that changed and what to delete. Raises Changed."""
+    """Record the settings that the work depends on.
+
+    Raises Changed, naming each changed key and what to delete, if the directory was begun with
+    others.
+    """
     job, noted, stale, changes = preparation.job, [], [], []
     for plan in preparation.plans:
         path, settings = plan.work / "plan.json", settings_of_source(plan)
@@ -129,15 +135,15 @@ def settle(preparation: Preparation) -> None:
         raise Changed(
             f"{job.root} was prepared, or begun, with other settings:\n"
             + "\n".join(dict.fromkeys(changes + later))
-            + "\nUndo the change; or set data.directory to another place; or prepare anew what "
-            f"depends on it, after:\n  rm -r {' '.join(map(str, stale))}"
+            + "\nUndo the change, set data.directory to another directory, or prepare the affected "
+            f"data again after:\n  rm -r {' '.join(map(str, stale))}"
         )
     for path, settings in noted:
         note(path, settings)
 
 
 def steps(preparation: Preparation) -> list[Step]:
-    """All of them, done or not: the same list for the same spec and files."""
+    """Return all steps, done or not: the same list for the same spec and files."""
     job, work, plans = preparation.job, preparation.work, preparation.plans
     found = [list(_cleaning(plan)) for plan in plans]
     cleaning = [

@@ -1,4 +1,4 @@
-"""Where tokens come from: any range of a source's tokens → documents, files, lines."""
+"""Map token positions of a source to the documents, files and lines they come from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from llamac.runtime.data.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Place:
-    """A document: its number in the split from 0, its tokens [begin, end) with EOS, and where its
-    text began in the raw data; line as in `Document`."""
+    """A document's position in a split and in the raw data.
+
+    document: number in the split, from 0. begin, end: its token range [begin, end), EOS included.
+    file, line: where its text begins, as in `Document`.
+    """
 
     document: int
     begin: int
@@ -28,16 +31,16 @@ class Place:
 
 
 def where(root: Path, source: str, begin: int, end: int, split: str = "train") -> Iterator[Place]:
-    """The documents that a source's tokens begin … end − 1 are of, in order.
+    """Yield the documents that contain a source's tokens [begin, end), in order.
 
-    Raises PreparedDataError if there are no such tokens, or no index of them.
+    Raises PreparedDataError if the range is out of bounds, or the data has no index of documents.
     """
     parts = _index(root, source, split)
     starts = [0, *accumulate(part["tokens"] for part in parts)]
     if not 0 <= begin < end <= starts[-1]:
         raise PreparedDataError(
-            f"source {source!r} has tokens 0 to {starts[-1] - 1:,} in {split}, not {begin:,} to "
-            f"{end - 1:,}"
+            f"tokens {begin:,} to {end - 1:,} are out of range: source {source!r} has tokens 0 to "
+            f"{starts[-1] - 1:,} in {split}"
         )
     before = 0
     for part, start in zip(parts, starts, strict=False):
@@ -47,7 +50,7 @@ def where(root: Path, source: str, begin: int, end: int, split: str = "train") -
 
 
 def text_of(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
-    """The text that a source's tokens begin … end − 1 spell; documents end in a newline."""
+    """Decode a source's tokens [begin, end); each EOS becomes a newline."""
     manifest = load_manifest(root)
     entry = next(entry for entry in manifest["sources"] if entry["name"] == source)
     shards = entry[split]["shards"]
@@ -66,7 +69,10 @@ def text_of(root: Path, source: str, begin: int, end: int, split: str = "train")
 def _in_part(
     root: Path, file: str, begin: int, end: int, before: int, start: int
 ) -> Iterator[Place]:
-    """begin, end: within the part's tokens. before, start: documents and tokens of parts before."""
+    """Yield the places of tokens [begin, end) of a part.
+
+    before, start: number of documents and tokens in the parts before.
+    """
     records = np.memmap(root / f"{file}.docs", RECORD, "r")
     ends = records["end"]
     number = int(np.searchsorted(ends, max(begin, 0), side="right"))
@@ -92,10 +98,10 @@ def _index(root: Path, source: str, split: str) -> list[dict[str, Any]]:
     manifest = load_manifest(root)
     sources = {entry["name"]: entry for entry in manifest["sources"]}
     if source not in sources:
-        raise PreparedDataError(f"no source {source!r} in {root}: there are {', '.join(sources)}")
+        raise PreparedDataError(f"unknown source {source!r} in {root}; known: {', '.join(sources)}")
     if "index" not in sources[source][split]:
         raise PreparedDataError(
             f"{root} was prepared by a trainer, which keeps no index of documents: prepare it with "
-            "`llamac data prepare` to know where tokens come from"
+            "`llamac data prepare` to trace tokens to documents"
         )
     return sources[source][split]["index"]

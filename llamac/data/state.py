@@ -1,4 +1,4 @@
-"""What makes preparation restartable: locks, and settings that must not change on the way."""
+"""Make preparation restartable: locks, and a record of the settings that work was begun with."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from llamac.runtime.durable import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 
 FORMAT = 2
-"""Of what lies under `.work`, and of what readers and stages make of their input. A change of it
-makes what was begun before a mismatch."""
+"""Version of the files under `.work`, and of what readers and stages produce.
+
+Work of another version is reported as begun with other settings.
+"""
 
 
 class Changed(RunError, ValueError):
-    """Work was begun under other settings."""
+    """Work was begun with other settings."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds its lock; waits for a process that has it, which may be one of a
-    killed preparation that is about to end. The kernel frees the lock of a process that dies."""
+    """Create the folder and hold its lock; wait while another process holds it.
+
+    That process may belong to a killed preparation and be about to end. The kernel releases the
+    lock of a process that dies.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -32,22 +37,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """What is another setting than was noted there, if anything was: `key: was then, is now`.
+    """Return a line `key: was A, is B` for each setting that differs from the record at `path`.
 
-    Raises Damaged.
+    Empty if there is no record. Raises Damaged.
     """
     try:
         noted = read_note(path) or {}
     except Damaged as error:
-        raise Damaged(
-            f"{error}: prepare anew what it is of, after\n  rm -r {path.parent}"
-        ) from error
+        raise Damaged(f"{error}: prepare the data again, after\n  rm -r {path.parent}") from error
     noted = {key: value for key, value in noted.items() if key not in ("key", "sha256")}
     return differences(noted, {"format": FORMAT, **settings}) if noted else []
 
 
 def note(path: Path, settings: Mapping[str, Any]) -> None:
-    """Notes the settings that work is begun under; the first note stays."""
+    """Record the settings that work is begun with; an existing record stays."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_note(path, {"format": FORMAT, **settings})

@@ -1,4 +1,4 @@
-"""The accounts as tables on a terminal."""
+"""Render the accounts as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINES = 6  # shown of a sample
 
 
 def show(parts: Sequence[RenderableType]) -> None:
-    """On stdout."""
+    """Print to stdout."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     for part in parts:
         console.print(part)
@@ -43,13 +43,13 @@ def heading(account: Account) -> Text:
         inputs, size = account.rows[0].entered
         text.append(f"; {counted(inputs, 'input')}, {megabytes(size)} on disk", "not bold")
     if not account.finished:
-        text.append("  on its way", "yellow")
+        text.append("  unfinished", "yellow")
     return text
 
 
 def funnel_table(account: Account) -> Table:
-    """A row for each step: what it leaves, and what it takes away, for which reasons."""
-    table = _table("step", "documents", "text", "tokens", "left", "taken away")
+    """Return a table with a row per step: what it leaves, and what it removes for which reasons."""
+    table = _table("step", "documents", "text", "tokens", "left", "removed")
     for index, row in enumerate(account.rows):
         tokens = account.tokens_of(row.left[1])
         table.add_row(
@@ -74,7 +74,7 @@ def funnel_table(account: Account) -> Table:
 
 
 def reasons(row: Row) -> Iterator[str]:
-    """`12 × short document`, most frequent first; then what was changed."""
+    """Yield phrases such as `12 × short document`, most frequent first, then the number changed."""
     ordered = sorted(row.rejected.items(), key=lambda item: (-item[1][0], item[0]))
     for reason, (documents, _) in ordered[:REASONS]:
         yield f"{documents:,} × {reason}"
@@ -101,7 +101,7 @@ def mixture_table(accounts: Sequence[Account]) -> Table:
 
 
 def samples(accounts: Sequence[Account]) -> Iterator[RenderableType]:
-    """What each step took away and kept, to be read by eye."""
+    """Yield excerpts of the documents that each step removed, changed and kept."""
     for account in accounts:
         yield heading(account)
         for row in account.rows:
@@ -118,7 +118,7 @@ def samples(accounts: Sequence[Account]) -> Iterator[RenderableType]:
 
 
 def epochs_table(rows: Sequence[Epochs]) -> Table:
-    """As Table 1 of the LLaMA paper, with what has been consumed."""
+    """Return a table like Table 1 of the LLaMA paper, with the tokens consumed so far."""
     consumed = any(row.consumed for row in rows)
     columns = ["source", "share", "unique tokens", "planned tokens", "epochs"]
     table = _table(*columns, *(["consumed tokens", "epochs so far"] if consumed else []))
@@ -137,7 +137,7 @@ def epochs_table(rows: Sequence[Epochs]) -> Table:
 
 
 def count(number: float) -> str:
-    """1.4e12 → "1.40T"; small numbers as they are."""
+    """Format a number: 1.4e12 as "1.40T"; numbers below a million unscaled."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale:
             return f"{number / scale:,.2f}{unit}"
@@ -165,6 +165,6 @@ def _excerpt(mark: str, text: str) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        left = column in ("step", "source", "taken away")
+        left = column in ("step", "source", "removed")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     return table

@@ -1,5 +1,7 @@
-"""A source's documents as they come, for what is learnt or measured of them before they are
-prepared: through its readers and filters, without what must have seen the whole source."""
+"""Stream a source's documents through its reader and filters, without surveys.
+
+Used to train or measure models on a source before it is prepared.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def files(source: Source) -> list[str]:
 
 
 def documents(source: Source) -> Iterator[Document]:
-    """What the reader of its kind finds, `max_bytes` of it at most. Raises SourceError."""
+    """Yield the documents that the source's reader finds, up to `max_bytes`. Raises SourceError."""
     read, skipped, seen = reader_for(source.kind), Skipped(), 0
     for path in files(source):
         for document in read(path, source, skipped):
@@ -29,12 +31,13 @@ def documents(source: Source) -> Iterator[Document]:
 
 
 def filters(source: Source, end: int | None = None) -> list[Filter]:
-    """Those of its stages, up to number `end`, that judge documents alone. Raises StageError."""
+    """Return the stages before number `end` that judge documents alone. Raises StageError."""
     built = (build(stage, source) for stage in source.stage[:end])
     return [stage for stage in built if callable(stage)]
 
 
 def kept(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
+    """Yield the documents that pass all filters."""
     for document in found:
         made: Document | Rejected = document
         for judge in filters:
@@ -47,7 +50,7 @@ def kept(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Docum
 
 
 def texts(source: Source) -> Iterator[str]:
-    """Its text as it would be tokenised, but for deduplication and the like."""
+    """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
     if not source.cleaned:
         return sources.documents(source.model_dump())
     return (document.text for document in kept(documents(source), filters(source)))

@@ -1,4 +1,4 @@
-"""A survey over a source: each part is scanned, then all that was found is merged."""
+"""Run a survey over a source: scan each part, then merge the findings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.runtime import durable
 
 
 def scan(plan: SourcePlan, number: int, part: Part) -> None:
-    """What a part adds to the survey that pass `number` begins with."""
+    """Scan a part for the survey that pass `number` begins with, and write its findings."""
     found = plan.found(number, part.number)
     with locked(found.with_name(f"{found.name}.scan")):
         if not is_scanned(plan, number, part):
@@ -25,7 +25,7 @@ def scan(plan: SourcePlan, number: int, part: Part) -> None:
 
 
 def merge(plan: SourcePlan, number: int) -> None:
-    """The decision. What the parts found is then no longer needed, and deleted."""
+    """Merge the findings of all parts into the survey's decision, then delete them."""
     decided = plan.decided(number)
     with locked(decided.with_name("merge")):
         if not durable.is_whole(decided):

@@ -1,6 +1,6 @@
-"""Prepared data in the formats of others: Megatron-LM's .bin and .idx, datatrove's .ds.
+"""Export prepared data to Megatron-LM's .bin and .idx, or datatrove's .ds.
 
-`runtime.data.indexed_tokens` reads them, and says how they are laid out.
+`runtime.data.indexed_tokens` reads these formats and documents their layout.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ COPY = 1 << 22  # tokens copied at a time
 
 
 class ExportError(ValueError):
-    """Prepared data that a format cannot hold, or files that are in the way."""
+    """The format cannot hold the prepared data, or an output file exists already."""
 
     exit_code = 2
 
 
 def export(directory: Path, out: Path, kind: str) -> list[Path]:
-    """Writes each split of each source of prepared data, with its documents' EOS, as
-    `<out>/<source>_<split>.bin` and `.idx`, or `.ds` and `.ds.index`. Returns the files.
+    """Write each split of each source, EOS included, and return the files.
 
-    Raises ExportError, before anything is written.
+    They are `<out>/<source>_<split>.bin` and `.idx`, or `.ds` and `.ds.index`. Raises ExportError
+    before anything is written.
     """
     manifest = load_manifest(directory)
     dtype = np.dtype(manifest["dtype"])
@@ -45,7 +45,7 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     ends = (".bin", ".idx") if kind == "megatron" else (".ds", ".ds.index")
     wanted = [stem.with_name(stem.name + end) for stem, _ in jobs for end in ends]
     if there := [path for path in wanted if path.exists()]:
-        raise ExportError(f"{there[0]} is there already: give another -o DIR, or remove it")
+        raise ExportError(f"{there[0]} already exists: give another -o DIR, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     for stem, shards in jobs:
         lengths = np.concatenate([*document_lengths(directory, manifest, shards)])

@@ -1,4 +1,4 @@
-"""Tokenizers trained, compared and explained, for `llamac tokenizer`."""
+"""Train, compare and explain tokenizers, for `llamac tokenizer`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ LOOKED_AT = 32  # times the sample: how much text it is drawn from
 
 
 class NoTokenizerError(ValueError):
-    """No tokenizer is there, or not one that this can be done with."""
+    """No tokenizer was found, or the one found does not support the operation."""
 
     exit_code = 2
 
 
 def find(name: str) -> Tokenizer:
-    """The tokenizer in a file, or of a directory of prepared data or of a run. NoTokenizerError."""
+    """Load the tokenizer of a file, of a directory of prepared data, or of a run.
+
+    Raises NoTokenizerError.
+    """
     path = Path(name)
     if path.is_dir():
         places = (path / "tokenizer.model", path / "data" / "tokenizer.model")
@@ -44,15 +47,14 @@ def find(name: str) -> Tokenizer:
 
 
 def _nowhere(path: Path) -> Path:
-    raise NoTokenizerError(f"{path} holds no tokenizer.model, nor does {path / 'data'}")
+    raise NoTokenizerError(f"no tokenizer.model in {path} or {path / 'data'}")
 
 
 def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
-    """The tokenizer of a spec, on a sample of its sources in proportion to their shares."""
+    """Train a spec's tokenizer on a sample of its sources, in proportion to their shares."""
     if spec.tokenizer.path:
         raise NoTokenizerError(
-            f"the spec's tokenizer is given, {spec.tokenizer.path}: without tokenizer.path one is "
-            "trained"
+            f"the spec names a tokenizer, {spec.tokenizer.path}: remove tokenizer.path to train one"
         )
     job = Job(
         root=Path(),
@@ -79,8 +81,11 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Compared:
-    """One source. nbytes: of text. tokens, lost: of both tokenizers; lost counts the characters of
-    texts that do not come back as they were."""
+    """Comparison of two tokenizers on one source.
+
+    nbytes: bytes of text. tokens: of either tokenizer. lost: characters of the texts that either
+    tokenizer does not restore exactly.
+    """
 
     source: str
     nbytes: int
@@ -127,7 +132,7 @@ def compared(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared
 
 
 def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
-    """(tokens, characters of texts that do not survive)."""
+    """Return (tokens, characters of texts that decoding does not restore)."""
     tokens = lost = 0
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
         tokens += len(ids)
@@ -136,13 +141,13 @@ def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
 
 
 def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
-    """Lines that show the merges one by one."""
+    """Yield lines that show the merges one by one."""
     if tokenizer is None:
         yield f"start: {_shown(text)}"
         steps = learnt(text, limit)
     else:
         if not merges_by_score(tokenizer):
-            raise NoTokenizerError("merges can be shown of SentencePiece's BPE models only")
+            raise NoTokenizerError("merges can only be shown for SentencePiece BPE models")
         steps = applied(tokenizer, text)
     pieces: tuple[str, ...] = tuple(text)
     number = 0
@@ -153,14 +158,14 @@ def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iter
         why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
         yield f"{number}: {_shown(step.pair, ' + ')}  ({why})  →  {_shown(pieces)}"
     if tokenizer is None:
-        new = len({*pieces})
-        yield f"end: {number} merges, {len(text)} characters are {len(pieces)} pieces, {new} kinds"
+        held = f"{len(pieces)} pieces, {len({*pieces})} distinct"
+        yield f"end: {number} merges, {len(text)} characters in {held}"
         return
     ids = tokenizer.encode(text)
     shown = _shown(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
-    yield f"end: {len(text.encode())} bytes are {len(ids)} tokens: {shown}"
+    yield f"end: {len(text.encode())} bytes in {len(ids)} tokens: {shown}"
 
 
 def _shown(pieces: Iterable[str], between: str = " ") -> str:
-    """A line of pieces, in which the end of a line is written as such."""
+    """Join pieces into one line, with line ends and tabs escaped."""
     return escaped(between.join(pieces)).replace("\n", "\\n").replace("\t", "\\t")

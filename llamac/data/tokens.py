@@ -1,11 +1,11 @@
-"""Cleaned text → token shards and an index of their documents, part by part.
+"""Write cleaned text as token shards with an index of their documents, part by part.
 
-A part's files grow chunk by chunk. After each, how long they are is noted; a process that goes on
-after another died cuts them back to that and appends the same again.
+A part's files grow chunk by chunk, and their lengths are recorded after each chunk. A process that
+resumes truncates them to the recorded lengths and appends the same bytes again.
 
-    <source>/train-00007-00000.bin   the first shard of part 7, as `runtime.data.prepared` has it
-    <source>/train-00007.docs        a record for each document of the part, `RECORD`
-    <source>/train-00007.names       the files they are from, each ending in a NUL
+    <source>/train-00007-00000.bin   first shard of part 7, in the format of `runtime.data.prepared`
+    <source>/train-00007.docs        one `RECORD` per document of the part
+    <source>/train-00007.names       names of their files, each terminated by a NUL
 """
 
 from __future__ import annotations
@@ -31,11 +31,15 @@ from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, 
 
 UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
-"""end: of the document's tokens, EOS among them, in the part's tokens of this split. name: where
-in the part's names its file begins. line: as in `Document`."""
+"""Index entry of a document.
+
+end: end of its tokens, EOS included, within the part's tokens of this split. name: byte offset of
+its file's name in the `.names` file. line: as in `Document`.
+"""
 
 
 def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
+    """Tokenise a part, chunk by chunk, from where it was left."""
     state = _state(work, plan, part)
     with locked(state.with_name(f"{part.number:05}.tokenize")):
         if is_tokenized(job, work, plan, part):
@@ -65,7 +69,7 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
 
 
 def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
-    """Whether all its shards are there, as they were written."""
+    """Return whether the part is done and all its shards exist unchanged."""
     noted = note_or_nothing(_state(work, plan, part))
     return noted.get("done", False) and _shards_are_whole(job, noted)
 
@@ -76,17 +80,20 @@ def _shards_are_whole(job: Job, noted: dict[str, Any]) -> bool:
 
 
 def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
-    """Of each split: documents, bytes, tokens and shards of a part; and UNKNOWN."""
+    """Return documents, bytes, tokens and shards of each split of a part, and UNKNOWN."""
     return note_or_nothing(_state(work, plan, part))
 
 
 Encode = Callable[[list[Document]], list[np.ndarray]]
-"""The tokens of each document with EOS, int32 [n]."""
+"""Returns the tokens of each document with EOS, int32 [n]."""
 
 
 def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
-    """Tokens of the same vocabulary stay as they are: another tool may have cut its text into
-    other pieces than ours would. Only an EOS inside a document goes."""
+    """Return a function that encodes a batch of documents.
+
+    Tokens of a source of kind `tokens` with the same vocabulary are kept, since another tool may
+    segment text differently; only an EOS within a document is removed.
+    """
     same = plan.source.kind == "tokens"
     same = same and tokenizer_of(plan.source).pieces_sha256 == model.pieces_sha256
 
@@ -133,8 +140,11 @@ def _state(work: Path, plan: SourcePlan, part: Part) -> Path:
 
 @dataclass
 class _Noted:
-    """held: tokens in the shard that is not full. docs, names: bytes of the index. hashes: sha256
-    of what these three files hold so far."""
+    """Recorded state of one split of a part.
+
+    held: tokens in the unfinished shard. docs, names: bytes of the index files. hashes: sha256 of
+    the contents of these three files.
+    """
 
     documents: int = 0
     bytes: int = 0
@@ -147,7 +157,7 @@ class _Noted:
 
 
 class _Split:
-    """The files of one split of a part."""
+    """Writer of the files of one split of a part."""
 
     def __init__(self, folder: Path, name: str, job: Job, noted: dict[str, Any]) -> None:
         self.folder, self.name = folder, name
@@ -158,7 +168,7 @@ class _Split:
         self.shard = self._shard(self.noted.held)
 
     def add(self, document: Document, tokens: np.ndarray, text_bytes: int) -> None:
-        """tokens: with EOS."""
+        """Append a document. tokens: with EOS."""
         noted = self.noted
         noted.documents += 1
         noted.bytes += text_bytes
@@ -175,7 +185,7 @@ class _Split:
                 self._finish_shard()
 
     def flush(self) -> dict[str, Any]:
-        """What is noted once all of it is on disk. Names are not shared between chunks."""
+        """Flush all files to disk; return the state to record."""
         for file in (self.docs, self.names, self.shard):
             file.flush()
         self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""

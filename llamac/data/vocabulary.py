@@ -1,4 +1,4 @@
-"""The tokenizer's training text: a sample of each source's cleaned text, by its share."""
+"""Draw the tokenizer's training text: a sample of each source's cleaned text, by its share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamac.runtime.durable import is_whole, note_or_nothing, write, write_note
 
 
 def count(work: Path, plan: SourcePlan) -> None:
-    """Notes how much cleaned text each part has: what is sampled of it depends on the whole."""
+    """Record the bytes of cleaned text of each part; sample sizes depend on all of them."""
     sizes = [rows_of(plan, part)[-1].left[1] for part in plan.parts]
     path = _counts(work, plan)
     with locked(path.parent):
@@ -28,7 +28,7 @@ def is_counted(work: Path, plan: SourcePlan) -> bool:
 
 
 def draw(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
-    """Writes a part's training lines: as much of the source's as the part is of its text."""
+    """Write a part's training lines, in proportion to its share of the source's text."""
     path = _drawn(work, plan, part)
     sizes = note_or_nothing(_counts(work, plan))["bytes"]
     share = next(
@@ -51,8 +51,10 @@ def is_drawn(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
 
 
 def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
-    """Writes tokenizer.model: the given one, or one trained on the drawn lines. SourceError, before
-    anything is tokenised, if a source has no text left."""
+    """Write tokenizer.model: the given one, or one trained on the drawn lines.
+
+    Raises SourceError, before anything is tokenised, if a source has no text left.
+    """
     for plan in plans:
         require_text(plan)
 
@@ -77,7 +79,7 @@ def _lines(paths: Iterator[Path]) -> Iterator[str]:
 
 
 def _key(work: Path) -> str:
-    """Of the settings that this tokenizer is for."""
+    """Return the hash of the settings that this tokenizer belongs to."""
     return note_or_nothing(work / "plan.json").get("key", "")
 
 

@@ -60,7 +60,9 @@ def test_a_step_does_not_begin_before_the_one_before_has_ended(
     plan = preparation(write_spec(corpus), tmp_path)
     todo = steps(plan)
     run_task(todo, 0, 0, 3)
-    with pytest.raises(RunError, match=r"of step 0 \(reading\) [1-9]\d* of \d+ jobs are not done"):
+    with pytest.raises(
+        RunError, match=r"[1-9]\d* of \d+ jobs of step 0 \(reading\) are unfinished"
+    ):
         run_task(todo, 1, 0, 1)
 
 

@@ -147,7 +147,7 @@ def never(number: int) -> bool:
 def test_a_worker_that_is_killed_ends_the_run_with_the_way_out() -> None:
     job = executor.Job(killed, (1,), 0, never)
     with (
-        pytest.raises(RunError, match=r"a worker was killed, .*: run again to go on"),
+        pytest.raises(RunError, match=r"a worker process was killed .*: run again to resume"),
         executor.processes(2) as engine,
     ):
         list(engine([job]))

@@ -90,7 +90,7 @@ def test_nothing_is_written_over(tmp_path: Path, kind: str) -> None:
     data = prepared(tmp_path / "data", 1000)
     first = export(data, tmp_path / "out", kind)
     first[0].unlink()
-    with pytest.raises(ExportError, match="is there already"):
+    with pytest.raises(ExportError, match="already exists"):
         export(data, tmp_path / "out", kind)
     assert not first[0].exists()
 

@@ -79,7 +79,7 @@ def test_explain_says_why_each_pair_was_joined(
     first, step, *_, last = capsys.readouterr().out.splitlines()
     assert first == "start: a a a b d a a a b a c"
     assert step == "1: a + a  (2 times)  →  aa a b d aa a b a c"
-    assert last == "end: 3 merges, 11 characters are 5 pieces, 4 kinds"
+    assert last == "end: 3 merges, 11 characters in 5 pieces, 4 distinct"
     assert main(["tokenizer", "explain", "the 42 😀", "--tokenizer", str(model)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert "4=" in last

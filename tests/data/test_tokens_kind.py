@@ -209,7 +209,7 @@ def test_export_does_not_write_over(made: Path, capsys: pytest.CaptureFixture[st
     command = ["data", "export", *spec(made, "first", files), "-o", str(made / "twice")]
     assert main(command) == 0
     assert main(command) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def reader_for(kind: str) -> Reader:
     SourceError: a kind without a reader.
     """
     if kind not in KINDS:
-        raise SourceError(f"no reader for kind {kind!r}: there are {', '.join(KINDS)}")
+        raise SourceError(f"no reader for kind {kind!r}; known kinds: {', '.join(KINDS)}")
     own: Reader = importlib.import_module(f"llamac.data.readers.{kind}").read
 
     def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
