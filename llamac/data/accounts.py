@@ -11,7 +11,7 @@ from typing import Any
 from llamac.data import funnel
 from llamac.data.clean import STATE
 from llamac.data.finish import FUNNEL
-from llamac.data.funnel import Row
+from llamac.data.funnel import StepCounts
 from llamac.data.prepare import WORK
 from llamac.runtime.data.prepared import SPLITS, PreparedDataError
 from llamac.runtime.durable import note_or_nothing
@@ -31,7 +31,7 @@ class Account:
 
     source: Source
     share: float
-    rows: list[Row]
+    rows: list[StepCounts]
     splits: dict[str, dict[str, int]]
     examples: list[str]
 
@@ -91,7 +91,7 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
     return Account(source, share, rows, splits, entry.get("skipped_examples", []))
 
 
-def _unfinished(work: Path) -> Iterator[list[Row]]:
+def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
     """Yield the rows of each part, from the passes that it has been through so far."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
         states = (note_or_nothing(path / part / STATE) for path in _in_order(work))

@@ -23,7 +23,7 @@ LEVEL = 1  # a chunk is written once and read a few times
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedChunk:
     """A chunk on disk, with its sha256 from when it was written."""
 
     path: Path
@@ -73,7 +73,7 @@ def paths_in(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def read(chunk: Saved) -> Iterator[Document]:
+def read(chunk: SavedChunk) -> Iterator[Document]:
     """Yield a chunk's documents. Raises RunError if the chunk is damaged or missing."""
     zstandard = package("zstandard", str(chunk.path))
     try:
@@ -89,7 +89,7 @@ def read(chunk: Saved) -> Iterator[Document]:
             yield Document(**json.loads(line))
 
 
-def read_all(chunks: Iterable[Saved]) -> Iterator[Document]:
+def read_all(chunks: Iterable[SavedChunk]) -> Iterator[Document]:
     for chunk in chunks:
         yield from read(chunk)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from llamac.data import chunks, funnel
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.funnel import Row
-from llamac.data.plan import Part, Pass, SourcePlan
+from llamac.data.funnel import StepCounts
+from llamac.data.plan import CleaningPass, Part, SourcePlan
 from llamac.data.readers import reader_for
 from llamac.data.stages import build
 from llamac.data.state import locked
@@ -46,13 +46,13 @@ def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
     return not left and _State.load(plan.folder(number, part.number)).done
 
 
-def rows_of(plan: SourcePlan, part: Part) -> list[Row]:
+def rows_of(plan: SourcePlan, part: Part) -> list[StepCounts]:
     """Return the counts of a part's steps so far."""
     states = [_State.load(plan.folder(step.number, part.number)) for step in plan.passes]
     return [row for state in states for row in state.rows]
 
 
-def funnel_of(plan: SourcePlan) -> list[Row]:
+def funnel_of(plan: SourcePlan) -> list[StepCounts]:
     """Return the counts of a source's steps so far, summed over its parts."""
     return funnel.total([rows_of(plan, part) for part in plan.parts])
 
@@ -76,11 +76,11 @@ def skipped_in(plan: SourcePlan, part: Part) -> list[str]:
     return _State.load(plan.folder(0, part.number)).skipped
 
 
-def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.Saved]:
+def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.SavedChunk]:
     """Return the chunks that pass `number` (default: the last one) wrote for a part."""
     folder = plan.folder(plan.last if number is None else number, part.number)
     hashes = _State.load(folder).chunks
-    return [chunks.Saved(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]
+    return [chunks.SavedChunk(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _State:
     """
 
     folder: Path
-    rows: list[Row]
+    rows: list[StepCounts]
     skipped: list[str]
     chunks: list[str] = field(default_factory=list)
     input: int = 0
@@ -112,7 +112,7 @@ class _State:
         write_note(self.folder / STATE, values | {"rows": funnel.to_json(self.rows)})
 
 
-def _resume(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
+def _resume(plan: SourcePlan, step: CleaningPass, part: Part, state: _State) -> None:
     """Run a pass over what is left of a part, and commit each chunk as it fills."""
     judge, filters = _filters(plan, step, part)
     reads, limit = step.number == 0, part.most if step.number == 0 else None
@@ -141,7 +141,9 @@ def _resume(plan: SourcePlan, step: Pass, part: Part, state: _State) -> None:
     output.commit()
 
 
-def _filters(plan: SourcePlan, step: Pass, part: Part) -> tuple[Filter | None, list[Filter]]:
+def _filters(
+    plan: SourcePlan, step: CleaningPass, part: Part
+) -> tuple[Filter | None, list[Filter]]:
     """Return (the survey's judge or None, all filters of the pass with that judge first)."""
     source = plan.source
     filters = [_filter(build(source.stage[index], source)) for index in step.filters]
@@ -152,10 +154,10 @@ def _filters(plan: SourcePlan, step: Pass, part: Part) -> tuple[Filter | None, l
     return judge, [judge, *filters]
 
 
-def _empty_rows(source: Source, step: Pass) -> list[Row]:
+def _empty_rows(source: Source, step: CleaningPass) -> list[StepCounts]:
     indices = step.filters if step.survey is None else (step.survey, *step.filters)
-    reader = [] if step.number else [Row("read")]
-    return [*reader, *(Row(source.stage[index].stage) for index in indices)]
+    reader = [] if step.number else [StepCounts("read")]
+    return [*reader, *(StepCounts(source.stage[index].stage) for index in indices)]
 
 
 def _show(judge: Filter | None, read: Read) -> None:
@@ -209,7 +211,7 @@ class _Output:
 
 
 def _through(
-    document: Document, size: int, rows: list[Row], filters: list[Filter], reads: bool
+    document: Document, size: int, rows: list[StepCounts], filters: list[Filter], reads: bool
 ) -> Document | None:
     """Pass a document through the filters and count it in `rows`; return None if one rejects it.
 
@@ -258,7 +260,7 @@ def _count_skipped(state: _State, skipped: Skipped) -> None:
 Read = Callable[[Skipped], Iterator[Document]]
 
 
-def _inputs(plan: SourcePlan, step: Pass, part: Part) -> list[Read]:
+def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:
     """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
         return [_reads(plan.source, path) for path in part.inputs]

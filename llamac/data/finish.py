@@ -24,7 +24,7 @@ from llamac.runtime.errors import SourceError
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
-def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+def finish(job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = Tokenizer.load(job.root / "tokenizer.model")
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
@@ -35,7 +35,7 @@ def finish(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> 
     write_note(job.root / "manifest.json", manifest | token_shards.summary(job, model, parts))
 
 
-def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
+def _write_contaminated(job: token_shards.PrepareJob, plan: SourcePlan) -> None:
     """Write a report of the documents dropped for matching an evaluation set."""
     reports: list[dict[str, Any]] = []
     for step in plan.passes[1:]:
@@ -50,12 +50,12 @@ def _write_contaminated(job: token_shards.Job, plan: SourcePlan) -> None:
         write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())
 
 
-def is_finished(job: token_shards.Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+def is_finished(job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
     return (job.root / "manifest.json").is_file()
 
 
 def _source(
-    job: token_shards.Job, work: Path, plan: SourcePlan, model: Tokenizer
+    job: token_shards.PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer
 ) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
     done = [tokenized(work, plan, part) for part in plan.parts]

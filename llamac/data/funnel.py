@@ -20,7 +20,7 @@ Amount = list[int]
 
 
 @dataclass
-class Row:
+class StepCounts:
     """Counts of one step: `read`, or a stage.
 
     rejected: amounts by reason. changed: documents kept with a changed text. samples: by reason of
@@ -64,7 +64,7 @@ class Row:
         held.sort(key=lambda sample: sample["rank"])
         del held[SAMPLES:]
 
-    def add(self, other: Row) -> None:
+    def add(self, other: StepCounts) -> None:
         """Add the counts and samples of the same step on another part."""
         for mine, theirs in ((self.entered, other.entered), (self.left, other.left)):
             mine[:] = [a + b for a, b in zip(mine, theirs, strict=True)]
@@ -97,20 +97,20 @@ def printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def to_json(rows: list[Row]) -> list[dict[str, Any]]:
+def to_json(rows: list[StepCounts]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def from_json(rows: list[dict[str, Any]]) -> list[Row]:
-    return [Row(**row) for row in rows]
+def from_json(rows: list[dict[str, Any]]) -> list[StepCounts]:
+    return [StepCounts(**row) for row in rows]
 
 
-def total(parts: list[list[Row]]) -> list[Row]:
+def total(parts: list[list[StepCounts]]) -> list[StepCounts]:
     """Sum the rows of all parts, step by step."""
-    rows: list[Row] = []
+    rows: list[StepCounts] = []
     for part in parts:
         for index, row in enumerate(part):
             if index == len(rows):
-                rows.append(Row(row.name))
+                rows.append(StepCounts(row.name))
             rows[index].add(row)
     return rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from llamac.data.accounts import Account
-from llamac.data.funnel import Amount, Row
+from llamac.data.funnel import Amount, StepCounts
 from llamac.data.stats import count, counted, megabytes
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
@@ -138,7 +138,7 @@ def _funnel(account: Account) -> Iterator[str]:
         yield _text(x + 8, top, f"{row.left[0]:,} · {megabytes(row.left[1])}{about}", "aside")
 
 
-def _losses(row: Row) -> Iterator[tuple[str, str, int]]:
+def _losses(row: StepCounts) -> Iterator[tuple[str, str, int]]:
     """Yield (colour, label, bytes) of what a step removed, cuts within kept documents first."""
     if row.entered[1] and row.changed:
         rejected = sum(size for _, size in row.rejected.values())
@@ -148,7 +148,7 @@ def _losses(row: Row) -> Iterator[tuple[str, str, int]]:
         yield _colour(number), reason, amount[1]
 
 
-def _by_size(row: Row) -> list[tuple[str, Amount]]:
+def _by_size(row: StepCounts) -> list[tuple[str, Amount]]:
     return sorted(row.rejected.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))
 
 

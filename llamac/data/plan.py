@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pass:
+class CleaningPass:
     """One pass over the text of a part.
 
     survey: index of the stage that judges first, None for the reader. filters: indices of the
@@ -66,7 +66,7 @@ class SourcePlan:
     source: Source
     work: Path  # where its text is on the way
     chunk_bytes: int
-    passes: tuple[Pass, ...]
+    passes: tuple[CleaningPass, ...]
     parts: tuple[Part, ...]
     inputs: dict[str, Any]  # fingerprint
 
@@ -120,17 +120,17 @@ def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
     return settings | {f"{prefix}: parts": [len(plan.parts), plan.chunk_bytes]}
 
 
-def _passes(source: Source) -> Iterator[Pass]:
+def _passes(source: Source) -> Iterator[CleaningPass]:
     from llamac.data.stages import build
 
     number, survey, filters = 0, None, []
     for index, stage in enumerate(source.stage):
         if hasattr(build(stage, source), "scan"):
-            yield Pass(number, survey, tuple(filters))
+            yield CleaningPass(number, survey, tuple(filters))
             number, survey, filters = number + 1, index, []
         else:
             filters.append(index)
-    yield Pass(number, survey, tuple(filters))
+    yield CleaningPass(number, survey, tuple(filters))
 
 
 def _parts(source: Source, part_bytes: int) -> tuple[tuple[Part, ...], dict[str, Any]]:

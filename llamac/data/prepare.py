@@ -41,7 +41,7 @@ WORK, TOKENS = ".work", ".tokens"
 
 @dataclass(frozen=True)
 class Preparation:
-    job: token_shards.Job
+    job: token_shards.PrepareJob
     plans: tuple[SourcePlan, ...]
 
     @property
@@ -65,9 +65,9 @@ def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
     return Preparation(job_of(spec, directory), plans)
 
 
-def job_of(spec: Spec, directory: Path) -> token_shards.Job:
+def job_of(spec: Spec, directory: Path) -> token_shards.PrepareJob:
     """Return the arguments with which the emitted trainer prepares the same data."""
-    return token_shards.Job(
+    return token_shards.PrepareJob(
         directory,
         [source.written() for source in spec.data.source],
         {"path": None, "eos": None, **spec.tokenizer.written()},

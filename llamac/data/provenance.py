@@ -16,7 +16,7 @@ from llamac.runtime.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Place:
+class DocumentSpan:
     """A document's position in a split and in the raw data.
 
     document: number in the split, from 0. begin, end: its token range [begin, end), EOS included.
@@ -30,7 +30,9 @@ class Place:
     line: int
 
 
-def where(root: Path, source: str, begin: int, end: int, split: str = "train") -> Iterator[Place]:
+def where(
+    root: Path, source: str, begin: int, end: int, split: str = "train"
+) -> Iterator[DocumentSpan]:
     """Yield the documents that contain a source's tokens [begin, end), in order.
 
     Raises PreparedDataError if the range is out of bounds, or the data has no index of documents.
@@ -68,7 +70,7 @@ def text_of(root: Path, source: str, begin: int, end: int, split: str = "train")
 
 def _in_part(
     root: Path, file: str, begin: int, end: int, before: int, start: int
-) -> Iterator[Place]:
+) -> Iterator[DocumentSpan]:
     """Yield the places of tokens [begin, end) of a part.
 
     before, start: number of documents and tokens in the parts before.
@@ -83,7 +85,7 @@ def _in_part(
             first = int(ends[number - 1]) if number else 0
             line = int(records["line"][number])
             last = int(ends[number])
-            yield Place(before + number, start + first, start + last, name, line)
+            yield DocumentSpan(before + number, start + first, start + last, name, line)
             number += 1
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from llamac.data.accounts import Account
 from llamac.data.epochs import Epochs
-from llamac.data.funnel import Row
+from llamac.data.funnel import StepCounts
 from llamac.runtime.terminal import escaped
 
 WIDTH = 160  # of what is piped
@@ -73,7 +73,7 @@ def funnel_table(account: Account) -> Table:
     return table
 
 
-def reasons(row: Row) -> Iterator[str]:
+def reasons(row: StepCounts) -> Iterator[str]:
     """Yield phrases such as `12 × short document`, most frequent first, then the number changed."""
     ordered = sorted(row.rejected.items(), key=lambda item: (-item[1][0], item[0]))
     for reason, (documents, _) in ordered[:REASONS]:

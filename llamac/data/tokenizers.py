@@ -11,7 +11,7 @@ import numpy as np
 
 from llamac.data.bpe import applied, learnt, merges_by_score
 from llamac.data.streaming import texts
-from llamac.runtime.data.token_shards import Job, silent
+from llamac.runtime.data.token_shards import PrepareJob, silent
 from llamac.runtime.data.tokenizer import (
     Tokenizer,
     TokenizerError,
@@ -56,7 +56,7 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
         raise NoTokenizerError(
             f"the spec names a tokenizer, {spec.tokenizer.path}: remove tokenizer.path to train one"
         )
-    job = Job(
+    job = PrepareJob(
         root=Path(),
         sources=[source.model_dump() for source in spec.data.source],
         tokenizer=spec.tokenizer.model_dump(),

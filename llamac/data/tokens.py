@@ -24,7 +24,7 @@ from llamac.data.plan import Part, SourcePlan
 from llamac.data.readers.tokens import tokenizer_of
 from llamac.data.state import locked
 from llamac.runtime.data.prepared import SPLITS, token_dtype
-from llamac.runtime.data.token_shards import BATCH_BYTES, Job
+from llamac.runtime.data.token_shards import BATCH_BYTES, PrepareJob
 from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, write_note
@@ -38,7 +38,7 @@ its file's name in the `.names` file. line: as in `Document`.
 """
 
 
-def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
+def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
     """Tokenise a part, chunk by chunk, from where it was left."""
     state = _state(work, plan, part)
     with locked(state.with_name(f"{part.number:05}.tokenize")):
@@ -68,13 +68,13 @@ def tokenize(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
         write_note(state, {"chunks": len(names), "done": True, **noted, **counted})
 
 
-def is_tokenized(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
+def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
     """Return whether the part is done and all its shards exist unchanged."""
     noted = note_or_nothing(_state(work, plan, part))
     return noted.get("done", False) and _shards_are_whole(job, noted)
 
 
-def _shards_are_whole(job: Job, noted: dict[str, Any]) -> bool:
+def _shards_are_whole(job: PrepareJob, noted: dict[str, Any]) -> bool:
     shards = [shard for split in SPLITS for shard in noted.get(split, {}).get("shards", [])]
     return all(is_whole(job.root / shard["file"], shard["sha256"]) for shard in shards)
 
@@ -112,7 +112,7 @@ def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
 
 
 def _append(
-    job: Job, encode: Encode, documents: Iterable[Document], writers: dict[str, _Split]
+    job: PrepareJob, encode: Encode, documents: Iterable[Document], writers: dict[str, _Split]
 ) -> None:
     for batch in _batches(documents):
         for document, tokens in zip(batch, encode(batch), strict=True):
@@ -159,7 +159,7 @@ class _Noted:
 class _Split:
     """Writer of the files of one split of a part."""
 
-    def __init__(self, folder: Path, name: str, job: Job, noted: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, job: PrepareJob, noted: dict[str, Any]) -> None:
         self.folder, self.name = folder, name
         self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
         self.noted, self.last, self.at = _Noted(**noted), "", 0  # the last file named, and where

@@ -9,7 +9,7 @@ from llamac.data import chunks
 from llamac.data.clean import require_text, rows_of, text_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.state import locked
-from llamac.runtime.data.token_shards import Job
+from llamac.runtime.data.token_shards import PrepareJob
 from llamac.runtime.data.tokenizer import Tokenizer, sample, train_tokenizer, training_lines
 from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
 from llamac.runtime.durable import is_whole, note_or_nothing, write, write_note
@@ -27,7 +27,7 @@ def is_counted(work: Path, plan: SourcePlan) -> bool:
     return bool(note_or_nothing(_counts(work, plan)))
 
 
-def draw(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
+def draw(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
     """Write a part's training lines, in proportion to its share of the source's text."""
     path = _drawn(work, plan, part)
     sizes = note_or_nothing(_counts(work, plan))["bytes"]
@@ -46,11 +46,11 @@ def draw(job: Job, work: Path, plan: SourcePlan, part: Part) -> None:
             write(path, "".join(f"{line}\n" for line in lines).encode(), sealed=True)
 
 
-def is_drawn(job: Job, work: Path, plan: SourcePlan, part: Part) -> bool:
+def is_drawn(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
     return is_whole(_drawn(work, plan, part))
 
 
-def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+def settle_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     """Write tokenizer.model: the given one, or one trained on the drawn lines.
 
     Raises SourceError, before anything is tokenised, if a source has no text left.
@@ -58,7 +58,7 @@ def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> Non
     for plan in plans:
         require_text(plan)
 
-    def train(job: Job) -> Tokenizer:
+    def train(job: PrepareJob) -> Tokenizer:
         drawn = (_drawn(work, plan, part) for plan in plans for part in plan.parts)
         kind = job.tokenizer["kind"]
         return train_tokenizer(_lines(drawn), kind=kind, vocab_size=job.vocab_size)
@@ -67,7 +67,7 @@ def settle_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> Non
         tokenizer_of(job, _key(work), train)
 
 
-def has_tokenizer(job: Job, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+def has_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
     return is_settled(job, _key(work))
 
 

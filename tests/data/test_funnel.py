@@ -15,7 +15,7 @@ from llamac.data import funnel
 from llamac.data.accounts import Account, accounts
 from llamac.data.document import Document, Rejected
 from llamac.data.epochs import epochs, run_tokens, tokens_done
-from llamac.data.funnel import SAMPLES, Row
+from llamac.data.funnel import SAMPLES, StepCounts
 from llamac.data.page import page
 from llamac.data.plan import Sizes
 from llamac.runtime.data.prepared import PreparedDataError
@@ -90,7 +90,7 @@ def test_counts_and_samples_do_not_depend_on_how_work_is_cut(
 
 def test_samples_are_a_fair_choice_in_whatever_order_parts_are_added() -> None:
     documents = [Document(f"text {n}", f"file-{n % 7}", n) for n in range(2000)]
-    whole, parts = Row("length"), [Row("length") for _ in range(5)]
+    whole, parts = StepCounts("length"), [StepCounts("length") for _ in range(5)]
     for n, document in enumerate(documents):
         whole.reject(document, 10, Rejected("short"))
         parts[n % 5].reject(document, 10, Rejected("short"))
@@ -103,7 +103,7 @@ def test_samples_are_a_fair_choice_in_whatever_order_parts_are_added() -> None:
 
 
 def test_names_of_files_may_be_any_bytes() -> None:
-    row = Row("read")
+    row = StepCounts("read")
     row.keep(Document("text", "caf\udce9", 1), 4)
     assert row.samples[""][0]["where"] == "caf?:1"
 

@@ -1,7 +1,7 @@
-"""Character encodings of web pages, as the WHATWG Encoding and HTML standards read them.
+"""Detect and decode the character encodings of web pages, by the WHATWG standards.
 
-webencodings knows the labels. Python's codecs do the decoding; where browsers read more than they
-do, an error handler supplies the missing characters.
+webencodings resolves the labels and Python's codecs decode; where browsers accept more than those
+codecs, an error handler supplies the missing characters.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ _XML = re.compile(rb"""\s*<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([^"'>]{1,40})"
 
 
 def encoding_of(data: bytes, charset: str | None) -> str:
-    """The WHATWG name of a page's encoding: by its byte order mark, by `charset` (what HTTP
-    declares), by what the page declares, as UTF-8 if it is valid UTF-8, or as its bytes look.
+    """Return the WHATWG name of a page's encoding.
 
-    A label that browsers do not know declares nothing. A page without zero bytes is never UTF-16.
+    Checked in order: the byte order mark; `charset`, as HTTP declares it; the page's own
+    declaration; valid UTF-8; statistics of the bytes. Labels that browsers do not know are
+    ignored. A page without zero bytes is never UTF-16.
     """
     for mark, name in (*_MARKS, *_FIRST):
         if data.startswith(mark):
@@ -65,8 +66,10 @@ def encoding_of(data: bytes, charset: str | None) -> str:
 
 
 def decode(data: bytes, encoding: str) -> str:
-    """The text without a byte order mark, with U+FFFD for what is no character. encoding: of
-    `encoding_of`."""
+    """Decode bytes without their byte order mark; invalid bytes become U+FFFD.
+
+    encoding: a name from `encoding_of`.
+    """
     for mark, name in _MARKS:
         if name == encoding:
             data = data.removeprefix(mark)
@@ -81,7 +84,7 @@ def decode(data: bytes, encoding: str) -> str:
 
 
 def charset_of(parameters: str) -> str | None:
-    """The charset parameter of a Content-Type."""
+    """Return the charset parameter of a Content-Type."""
     found = _CHARSET.search(parameters.encode("utf-8", "replace"))
     return next(filter(None, found.groups()), b"").decode("latin-1") or None if found else None
 
@@ -103,7 +106,7 @@ def _wide(name: str) -> bool:
 
 
 def _declared(head: bytes) -> Iterator[bytes]:
-    """The labels in a page's `<meta>` elements and its XML declaration."""
+    """Yield the encoding labels in a page's `<meta>` elements and XML declaration."""
     for tag in _META.findall(_COMMENT.sub(b"", head)):
         values = {
             name.lower(): double or single or bare
@@ -124,8 +127,11 @@ _HANDLER = "llamac-as-browsers"
 
 
 def _as_browsers(error: UnicodeError) -> tuple[str, int]:
-    """Error handler: undefined bytes from 0x80 to 0x9F are the control characters of these
-    numbers; 0x80 is the euro sign in GBK; EUC-JP and ISO-2022-JP have the rows of Windows-31J."""
+    """Decode what Python's codecs refuse and browsers accept (error handler).
+
+    Undefined bytes 0x80 to 0x9F become the control characters of those numbers; 0x80 is the euro
+    sign in GBK; EUC-JP and ISO-2022-JP include the rows of Windows-31J.
+    """
     assert isinstance(error, UnicodeDecodeError)
     data, at = error.object, error.start
     if error.encoding == "charmap" and 0x80 <= data[at] < 0xA0:
@@ -140,7 +146,7 @@ def _as_browsers(error: UnicodeError) -> tuple[str, int]:
 
 
 def _windows_31j(row: int, cell: int) -> str:
-    """The character of a JIS row and cell, each from 0x21, by way of Shift JIS."""
+    """Return the character at a JIS row and cell, each counted from 0x21, by way of Shift JIS."""
     lead = (row + 1) // 2 + (0x70 if row < 0x5F else 0xB0)
     trail = cell + (0x7E if row % 2 == 0 else 0x1F if cell < 0x60 else 0x20)
     return bytes((lead, trail)).decode("cp932", "replace")

@@ -1,7 +1,7 @@
-"""Bytes of texts in older encodings: TeX sources and books.
+"""Decode texts in older encodings: TeX sources and books.
 
-UTF-8 first; then what the text declares; then Windows-1252, Macintosh Roman and DOS Latin,
-if the outcome looks like a text in Latin letters. Anything else is noise, not text.
+Tried in order: UTF-8; what the text declares; then Windows-1252, Macintosh Roman and DOS Latin, if
+the result looks like text in Latin script. Anything else is rejected as noise.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _HIGH = re.compile(rb"[\x80-\xff]+")
 
 
 def decoded(data: bytes, declared: Iterable[str] = ()) -> str | None:
-    """The text, without the control characters of a few odd bytes; None for noise.
+    """Decode a text and drop the control characters of a few stray bytes; None for noise.
 
-    declared: names of encodings, the likeliest first.
+    declared: names of encodings, most likely first.
     """
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return _sound(data.decode("utf-16", "replace"))
@@ -67,7 +67,10 @@ def decoded(data: bytes, declared: Iterable[str] = ()) -> str | None:
 
 
 def _misfits(text: str) -> float:
-    """What share of the signs after a letter is no letter of its case: PoincarŽ was meant as é."""
+    """Return the fraction of non-ASCII characters after a letter that are no fitting letters.
+
+    A high fraction indicates a wrong encoding: "PoincarŽ" should read "Poincaré".
+    """
     found = _WITHIN.findall(text)
     bad = sum(
         not (sign.isalpha() and (sign.islower() or before.isupper())) and sign not in "’´ªº–—"
@@ -77,7 +80,7 @@ def _misfits(text: str) -> float:
 
 
 def _codec(name: str) -> str:
-    """Python's name of an encoding; empty for one it does not know."""
+    """Return Python's name of an encoding; "" if unknown."""
     try:
         found = codecs.lookup(_CODECS.get(name, name)).name
         b"".decode(found)  # some names are of no encoding of text

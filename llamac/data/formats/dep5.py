@@ -1,4 +1,4 @@
-"""Debian's machine-readable copyright files (DEP-5), and its names of licences."""
+"""Parse Debian's machine-readable copyright files (DEP-5), and map its licence names to SPDX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_dep5(text: str) -> bool:
 
 
 def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """(glob, licence) of each `Files` paragraph, in order."""
+    """Return (glob, licence) for each `Files` paragraph, in order."""
     found = []
     for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields: dict[str, list[str]] = {}
@@ -45,7 +45,7 @@ def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 def _glob(glob: str) -> re.Pattern[str]:
-    """DEP-5: `*` and `?` match slashes too, a backslash takes a sign literally."""
+    """Compile a DEP-5 glob: `*` and `?` also match slashes, a backslash escapes a character."""
     signs = re.findall(r"\\.|.", glob.removeprefix("./"), re.S)
     plain = (
         sign if sign in "*?" else f"[{sign[-1]}]" if sign[-1] in "*?[" else sign[-1]
@@ -55,7 +55,7 @@ def _glob(glob: str) -> re.Pattern[str]:
 
 
 def spdx(licence: str) -> str:
-    """Debian's short name of a licence, or of several, as SPDX has it."""
+    """Convert Debian's short name of one or several licences to an SPDX expression."""
     licence = " ".join(licence.split())[:_LONGEST]
     for pattern, replacement in _JOINTS:
         licence = pattern.sub(replacement, licence)
@@ -63,7 +63,7 @@ def spdx(licence: str) -> str:
 
 
 def _name(word: str) -> str:
-    """A word of an expression, which may have parentheses around it."""
+    """Convert one word of an expression, which may have parentheses around it."""
     inner = word.strip("()")
     for pattern, replacement in _NAMES:
         if match := pattern.fullmatch(inner):

@@ -1,4 +1,4 @@
-"""HTML → text, by resiliparse."""
+"""Extract text from HTML, with resiliparse."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _CANONICAL = 'link[rel="canonical"]'
 def text_of(
     data: bytes, charset: str | None, main: bool, where: str, skipped: Skipped
 ) -> tuple[str, dict[str, str]] | None:
-    """(text, meta) of a page; None, and counted, where there is no sense in it.
+    """Return (text, meta) of a page; if it cannot be read, count the reason and return None.
 
-    charset: what HTTP declares. main: without navigation, headers and footers.
-    meta: title, url and language, as far as the page itself names them.
+    charset: as HTTP declares it. main: leave out navigation, headers and footers.
+    meta: title, url and language, where the page itself names them.
     """
     html = decoded(data, charset, where, skipped)
     tree = None if html is None else parsed(html, where, skipped)
@@ -45,8 +45,11 @@ def text_of(
 
 
 def decoded(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
-    """The characters of a page or plain text; None, and counted, if it is too long, is no text, or
-    more than one character in a hundred is none. NULs, which HTML has not, are left out."""
+    """Decode a page or plain text; on failure, count the reason and return None.
+
+    Rejected are data over `PAGE_BYTES`, binary data, and text with over 1 % invalid characters.
+    NULs, which HTML does not allow, are removed.
+    """
     if len(data) > PAGE_BYTES:
         return skipped.add("page too long", where)
     encoding = encoding_of(data, charset)
@@ -59,7 +62,7 @@ def decoded(data: bytes, charset: str | None, where: str, skipped: Skipped) -> s
 
 
 def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
-    """The tree; None, and counted, where reading it would take longer than `WORK` allows."""
+    """Parse HTML as a tree; if that would exceed the limit `WORK`, count it and return None."""
     module = package("resiliparse.parse.html", where)
     tags = html.count("<")
     if _attributes(html) > WORK or _reopened(html, tags) > WORK:
@@ -71,7 +74,7 @@ def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
 
 
 def extracted(tree: Any, main: bool) -> str:
-    """The text of a tree. main: see `text_of`."""
+    """Return the text of a tree. main: see `text_of`."""
     extract = package("resiliparse.extract.html2text", "html").extract_plain_text
     return extract(tree, main_content=main, alt_texts=False)
 
@@ -80,7 +83,7 @@ def extracted(tree: Any, main: bool) -> str:
 
 
 def _attributes(html: str) -> int:
-    """The parser compares each attribute of a tag with all before it."""
+    """Return the cost of parsing attributes, which is quadratic in their number per tag."""
     total = at = 0
     if len(html) ** 2 > 4 * WORK:  # an attribute has two characters at least
         while found := _LONG.search(html, at):
@@ -91,8 +94,10 @@ def _attributes(html: str) -> int:
 
 
 def _reopened(html: str, tags: int) -> int:
-    """The parser opens formatting elements that were not closed again in every block: an upper
-    bound of the sum of depths that come of it."""
+    """Return an upper bound of the cost of unclosed formatting elements.
+
+    The parser reopens them in every block; the cost is the sum of the resulting depths.
+    """
     if tags * (3 * tags) ** 2 <= WORK:
         return 0
     most = 3 * len(set(_FORMATTED.findall(html)))  # of equal ones it keeps three
@@ -102,8 +107,11 @@ def _reopened(html: str, tags: int) -> int:
 
 
 def _unclosed(html: str) -> int:
-    """The most formatting elements that may be open at once. An end closes only what began since
-    the last start of a scope: more than the parser leaves open, never less."""
+    """Return an upper bound of the number of formatting elements open at once.
+
+    A closing tag is only counted within the innermost scope, so the bound is never below what the
+    parser leaves open.
+    """
     formatting, scopes = frozenset(_FORMATTING.split("|")), frozenset(_SCOPES.split("|"))
     opened: Counter[str] = Counter()
     beyond = most = 0
@@ -121,7 +129,7 @@ def _unclosed(html: str) -> int:
 
 
 def _depths(module: Any, tree: Any) -> int:
-    """The sum of all nodes' depths: finding main content asks each node's ancestors."""
+    """Return the sum of all nodes' depths: main content extraction visits every ancestor."""
     total = 0
 
     def visit(context: Any) -> None:

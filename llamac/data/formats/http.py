@@ -1,4 +1,4 @@
-"""HTTP responses as crawlers archive them: read as leniently as browsers read them."""
+"""Parse HTTP responses from crawl archives, as leniently as browsers do."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ _CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
 _END = re.compile(rb"\r?\n")
 
 
-class Broken(ValueError):
-    """A response that is none, or that cannot be decoded."""
+class ResponseError(ValueError):
+    """The bytes are not an HTTP response, or its body cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """content_type: lower case, without parameters; empty if there is none. body: with transfer
-    and content codings undone. whole: whether the body ends where its codings say it does."""
+    """A parsed response.
+
+    content_type: lower case, without parameters; "" if missing. body: with transfer and content
+    codings undone. whole: whether the body ends where its codings say.
+    """
 
     status: int
     content_type: str
@@ -42,13 +45,13 @@ class Response:
 
 
 def response(data: bytes) -> Response:
-    """The final response (interim ones, 1xx, are passed over). Broken: it is not one."""
+    """Parse the final response, skipping interim ones (1xx). Raises ResponseError."""
     file = io.BytesIO(data)
     while True:
         status = _STATUS.match(file.readline(HEADER_BYTES))
         fields = headers(file) if status else None
         if status is None or fields is None:
-            raise Broken
+            raise ResponseError
         if status[1][:1] != b"1":
             break
     content_type, charset = mime_type(fields.get("content-type", ""))
@@ -57,9 +60,11 @@ def response(data: bytes) -> Response:
 
 
 def headers(file: IO[bytes]) -> dict[str, str] | None:
-    """Header fields up to the blank line, by name in lower case: folded lines joined, lines
-    without a colon left out, repeated fields joined by commas. None: there is no blank line, or
-    more than `HEADER_BYTES` before it."""
+    """Read header fields up to the blank line, by lower-case name.
+
+    Folded lines and repeated fields are joined; lines without a colon are ignored. Returns None if
+    there is no blank line within `HEADER_BYTES`.
+    """
     found: dict[str, str] = {}
     name, size = "", 0
     while line := file.readline(HEADER_BYTES):
@@ -81,8 +86,10 @@ def headers(file: IO[bytes]) -> dict[str, str] | None:
 
 
 def mime_type(value: str) -> tuple[str, str | None]:
-    """(type in lower case, charset) of a Content-Type, as the Fetch standard extracts them: of
-    several the last counts, and keeps the charset of an earlier one of the same type."""
+    """Return (type in lower case, charset) of a Content-Type, as the Fetch standard extracts them.
+
+    Of several values the last counts; it keeps the charset of an earlier one of the same type.
+    """
     kind, charset = "", None
     for part in value.split(","):
         essence, _, parameters = part.partition(";")
@@ -104,7 +111,7 @@ def _decoded(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
     ]
     codings = [coding for coding in codings if coding == "chunked" or coding in _INFLATE]
     if len(codings) > CODINGS:
-        raise Broken
+        raise ResponseError
     whole = True
     for coding in reversed(codings):
         body, complete = _unchunked(body) if coding == "chunked" else _inflated(body, coding)
@@ -113,8 +120,11 @@ def _decoded(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
 
 
 def _unchunked(data: bytes) -> tuple[bytes, bool]:
-    """The chunks joined, up to the first that is cut off or not where it should be. A body that
-    does not begin with a chunk's size is as it was: crawlers undo chunks and keep the header."""
+    """Join the chunks up to the first one that is truncated or misplaced; return (body, complete).
+
+    A body that does not begin with a chunk size is returned as it is: crawlers undo the coding and
+    keep the header.
+    """
     pieces, at, match = [], 0, _CHUNK.match(data)
     if match is None:
         return data, True
@@ -127,8 +137,10 @@ def _unchunked(data: bytes) -> tuple[bytes, bool]:
 
 
 def _inflated(data: bytes, coding: str) -> tuple[bytes, bool]:
-    """(decompressed, whether it is whole). Plain text is as it was: crawlers undo codings and keep
-    the header. Broken: it is neither."""
+    """Decompress a body; return (bytes, complete). Raises ResponseError.
+
+    Plain text is returned as it is: crawlers undo the coding and keep the header.
+    """
     for magic, make in _INFLATE[coding]:
         if magic and data.startswith(magic):
             return _members(data, make, magic)
@@ -138,15 +150,15 @@ def _inflated(data: bytes, coding: str) -> tuple[bytes, bool]:
         if not magic:
             try:
                 return _members(data, make, magic)
-            except Broken:
+            except ResponseError:
                 continue
     if is_binary(data):
-        raise Broken
+        raise ResponseError
     return data, True
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether it cannot be compressed: markup, or UTF-8, without control characters."""
+    """Return whether data cannot be compressed: markup or UTF-8 without control characters."""
     head = data[:HEAD_BYTES]
     if len(head.translate(None, CONTROLS)) < len(head):
         return False
@@ -157,8 +169,11 @@ def _is_plain(data: bytes) -> bool:
 
 
 def _members(data: bytes, make: Callable[[], Any], magic: bytes) -> tuple[bytes, bool]:
-    """All members of a stream, and whether the last is whole; what follows them and is none is
-    ignored, as by browsers. Broken: one has an error, not merely no end."""
+    """Decompress all members of a stream; return (bytes, whether the last member is complete).
+
+    Trailing data that is not a member is ignored, as in browsers. Raises ResponseError if a
+    member is damaged, but not if it is merely truncated.
+    """
     pieces, size, machine, whole = [], 0, make(), False
     rest = memoryview(data)
     while rest and size <= BODY_BYTES:
@@ -174,7 +189,7 @@ def _members(data: bytes, make: Callable[[], Any], magic: bytes) -> tuple[bytes,
 
 
 class _Machine:
-    """A decompressor, whichever library's, in zlib's manner. step: decompresses a piece."""
+    """Adapter that gives any library's decompressor zlib's interface."""
 
     def __init__(self, machine: Any, step: Callable[[Any], bytes], error: type[Exception]) -> None:
         self._machine, self._step, self._error = machine, step, error
@@ -183,7 +198,7 @@ class _Machine:
         try:
             return self._step(data)
         except self._error as error:
-            raise Broken from error
+            raise ResponseError from error
 
     @property
     def eof(self) -> bool:

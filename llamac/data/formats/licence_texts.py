@@ -1,8 +1,8 @@
-"""What a licence file or a file's own tag says, as an SPDX expression.
+"""Identify the licence of a licence file or of a source file's own tag, as an SPDX expression.
 
-The texts are licenseclassifier's, a port of Google's licensecheck: a match covers a whole licence,
-however it is wrapped or framed. What stands beside the matches decides: a file that says more than
-a licence and a copyright notice, such as a condition, is of no known licence.
+Texts are matched by licenseclassifier, a port of Google's licensecheck; a match covers a whole
+licence, however it is wrapped or framed. A file that says more than a licence and a copyright
+notice, such as a condition, has no known licence.
 """
 
 from __future__ import annotations
@@ -85,21 +85,21 @@ _OPENINGS = (
 
 
 def decoded(data: bytes) -> str:
-    """The text of a licence file, of whatever encoding: what decides is ASCII."""
+    """Decode a licence file of any encoding: only its ASCII part matters."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
 
 
 def tag_of(text: str) -> str | None:
-    """What a file of code says of itself in `SPDX-License-Identifier` comments near its top."""
+    """Return the expression of the `SPDX-License-Identifier` comments near a file's top."""
     if "SPDX-License-Identifier" not in text[:TAG_WITHIN]:
         return None
     return joined([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
 
 
 def joined(expressions: list[str]) -> str | None:
-    """All of them at once. None if there are none."""
+    """Join expressions with AND; None if there are none."""
     found = list(dict.fromkeys(expressions))
     if len(found) > 1:
         found = [f"({one})" if " OR " in one.upper() else one for one in found]
@@ -107,14 +107,14 @@ def joined(expressions: list[str]) -> str | None:
 
 
 def names_copyleft(text: str) -> bool:
-    """Whether the top of a file of code speaks of a copyleft licence, as its notice would."""
+    """Return whether the top of a source file mentions a copyleft licence."""
     return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
 
 
 def recognised(text: str) -> str | None:
-    """The SPDX expression of a licence file: all the licences in it, and nothing else said.
+    """Return the SPDX expression of a licence file; None if it holds no licence or more.
 
-    None if it holds none, or says more. SourceError: licenseclassifier is not installed.
+    Raises SourceError if licenseclassifier is not installed.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
     if not text or len(text) > FILE_CHARS:
@@ -143,13 +143,13 @@ def recognised(text: str) -> str | None:
 
 
 def _is_odd_notice(line: str) -> bool:
-    """Whether a copyright notice goes on with a condition. A licence may follow on its line."""
+    """Return whether a copyright notice continues with a condition (not with a licence)."""
     notice = _NOTICE.match(line) and _GRANTS.split(line, maxsplit=1)[0]
     return bool(notice) and _RIDER.search(notice) is not None
 
 
 def _without_notices(text: str) -> list[str]:
-    """The lines that are neither blank, nor a frame, nor a copyright notice."""
+    """Return the lines that are not blank, decoration or copyright notices."""
     lines = (line.strip() for line in text.split("\n"))
     return [
         line
@@ -159,7 +159,7 @@ def _without_notices(text: str) -> list[str]:
 
 
 def _says_more(left: list[str]) -> bool:
-    """Whether lines beside a licence may change what it allows."""
+    """Return whether lines beside a licence may change what it allows."""
     lines = [line for line in left if not _TITLE.issuperset(_words(line))]
     text = "\n".join(lines)
     return len(_words(text)) > LEFT_WORDS or _RIDER.search(text) is not None or not text.isascii()
@@ -170,7 +170,7 @@ def _words(text: str) -> list[str]:
 
 
 def _opening(lines: list[str]) -> str | None:
-    """The licence of which that is the title, the beginning, or both."""
+    """Return the licence whose title or beginning the lines are."""
     text = " ".join(_words("\n".join(lines)))
     for name, title, phrase in _OPENINGS:
         titled = re.match(rf"{title}(?: |$)", text)

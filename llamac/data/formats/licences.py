@@ -1,8 +1,8 @@
-"""Under which licence a file of a source tree is: SPDX expressions, from what the tree says.
+"""Determine the licence of each file in a source tree, as an SPDX expression.
 
-A file's own SPDX tag counts most, then Debian's machine-readable copyright file (DEP-5), then the
-licence files of the nearest folder above it that has some. Where that folder's cannot be
-recognised, the licence is unknown: a folder further above does not speak for it.
+Precedence: the file's own SPDX tag; Debian's machine-readable copyright file (DEP-5); the licence
+files of the nearest folder above it that has some. If those cannot be recognised, the licence is
+unknown: folders further above do not count.
 """
 
 from __future__ import annotations
@@ -43,15 +43,18 @@ _POINTER_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Licences:
-    """globs: DEP-5's, compiled, relative to root. folders: directory → what its files say, None
-    if that is not known."""
+    """Licence declarations of a tree.
+
+    globs: DEP-5's, compiled, relative to root. folders: directory → expression of its licence
+    files, None if it is unknown.
+    """
 
     root: str
     globs: tuple[tuple[re.Pattern[str], str], ...]
     folders: dict[str, str | None]
 
     def of(self, name: str, text: str) -> str | None:
-        """The licence of the file of that path, or None where nothing says."""
+        """Return the licence of the file at path `name` with content `text`; None if unknown."""
         if tag := tag_of(text):
             return tag
         inner = name.removeprefix(self.root)
@@ -70,13 +73,13 @@ class Licences:
 
 
 def is_licence(name: str) -> bool:
-    """Whether a file of that name speaks for its folder."""
+    """Return whether a file of that name states its folder's licence."""
     base = posixpath.basename(name)
     return base == "copyright" or _is_licence_file(base)
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file of that name may say that one may choose among a folder's licences."""
+    """Return whether a file of that name may declare a choice among a folder's licences."""
     return posixpath.basename(name) in _MANIFESTS
 
 
@@ -85,10 +88,11 @@ def _is_licence_file(base: str) -> bool:
 
 
 def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
-    """said: the texts of a tree's licence files, by path. names: of all its files, by which the
-    sources' root is found where a Debian package is installed away from its copyright file.
+    """Build the licence declarations of a tree.
 
-    SourceError: licenseclassifier is not installed.
+    said: texts of its licence files and manifests, by path. names: all file names; they locate
+    the sources' root where a Debian package is installed away from its copyright file. Raises
+    SourceError if licenseclassifier is not installed.
     """
     globs: tuple[tuple[re.Pattern[str], str], ...] = ()
     folders: dict[str, dict[str, str]] = {}
@@ -116,8 +120,10 @@ def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
 
 
 def _of_folder(texts: Mapping[str, str]) -> str | None:
-    """What the licence files of one folder, by name, say together: all of them apply, unless the
-    folder says that one may choose. None if one is not recognised."""
+    """Return the joint expression of one folder's licence files; None if one is not recognised.
+
+    All of them apply, unless the folder declares a choice.
+    """
     files = {base: text for base, text in texts.items() if _is_licence_file(base)}
     for base, text in files.items():
         others = [other for other in files if other != base and other in text]
@@ -151,7 +157,7 @@ def _base(identifier: str) -> str:
 
 
 def _declared(base: str, text: str) -> str:
-    """The expression in a package's manifest, or nothing."""
+    """Return the expression in a package's manifest, or ""."""
     try:
         data: Any = (tomllib if base.endswith(".toml") else json).loads(text)
         for section in ("package", "project"):

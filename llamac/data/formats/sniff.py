@@ -1,4 +1,4 @@
-"""Whether bytes are a page at all, by the WHATWG MIME Sniffing Standard."""
+"""Tell pages from binary data, after the WHATWG MIME Sniffing Standard."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _BEGINS = re.compile(
 
 
 def is_binary(data: bytes) -> bool:
-    """Whether it is no text, in any encoding but UTF-16. More lenient than the standard, which
-    lets one control character decide: pages have some by mistake."""
+    """Return whether data is not text in any encoding other than UTF-16.
+
+    More lenient than the standard, where one control character decides: real pages have a few.
+    """
     head = data[:HEAD_BYTES]
     controls = len(head) - len(head.translate(None, CONTROLS))
     return data.startswith(_TEXTUAL) or (controls > STRAY and controls * 50 > len(head))
 
 
 def is_markup(data: bytes) -> bool:
-    """Whether what nothing says the type of is HTML: its first tag is one of HTML's."""
+    """Return whether data of undeclared type is HTML: its first tag is an HTML one."""
     head = data[:HEAD_BYTES]
     if head.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):  # UTF-16
         head = head.lstrip(b"\xff\xfe").replace(b"\0", b"")

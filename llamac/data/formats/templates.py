@@ -1,4 +1,4 @@
-"""What a reader of a page sees of its templates: `wikis.TEMPLATES`, filled in."""
+"""Render wiki templates as their readers see them, from the patterns in `wikis.TEMPLATES`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _QUANTITY = re.compile(r"[-+−]?[0-9][0-9.,/+ ]*")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """positional: in order. named: the others; `1=…` names a position."""
+    """Arguments of a template. positional: in order. named: the others; `1=…` names a position."""
 
     positional: list[str]
     named: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> str:
-        """The argument of that name or number; empty where there is none."""
+        """Return the argument of that name or number; "" if it is missing."""
         if key in self.named:
             return self.named[key]
         number = int(key) if _NUMBER.fullmatch(key) else 0
         return self.positional[number - 1] if 0 < number <= len(self.positional) else ""
 
     def all(self) -> list[str]:
-        """The non-empty positional ones."""
+        """Return the non-empty positional arguments."""
         most = max((int(key) for key in self.named if _NUMBER.fullmatch(key)), default=0)
         numbers = range(1, max(most, len(self.positional)) + 1)
         return [text for number in numbers if (text := self[str(number)])]
@@ -51,9 +51,12 @@ PARSER_FUNCTIONS = frozenset(("formatnum", "lc", "uc", "lcfirst", "ucfirst"))
 
 
 def rule(name: str, language: str, within: bool) -> Rule | None:
-    """What the template of that name shows; None for nothing. A parser function's name ends in a
-    colon and its argument. within: whether it stands like a word of a sentence; if it does, and
-    is not known, it shows its only argument, as most templates there do."""
+    """Return the rule that renders the template `name`; None if it shows nothing.
+
+    The name of a parser function ends in a colon and its argument. within: whether the template
+    stands within a sentence; an unknown one then shows its only argument, as most templates there
+    do.
+    """
     known, title, name = _rules(language), name, name.lower()
     if name in known:
         return known[name]
@@ -70,8 +73,10 @@ def rule(name: str, language: str, within: bool) -> Rule | None:
 
 @cache
 def _rules(language: str) -> dict[str, Rule | None]:
-    """Name of a template, in lower case → what it shows, on a wiki in that language. For an
-    unknown language, those of all; where they differ, English goes first."""
+    """Return the rule of each template, by lower-case name, on a wiki in that language.
+
+    For an unknown language, the rules of all are merged; English takes precedence.
+    """
     languages = ("en", language) if language else (*reversed(TEMPLATES),)
     return {
         name: _FUNCTIONS.get(pattern) or (_filling(pattern) if pattern else None)
@@ -98,8 +103,11 @@ def _filling(pattern: str) -> Rule:
 
 
 def first(arguments: Arguments) -> str:
-    """What an unknown template within a sentence shows: its argument, if it has but one, and that
-    is neither a number, which something else goes with, nor an address."""
+    """Render an unknown template within a sentence: its only argument.
+
+    Empty if there are several, or if the argument is a number, which belongs to something else,
+    or an address.
+    """
     if len(arguments.positional) != 1 or arguments.named:
         return ""
     text = arguments.positional[0]
@@ -107,7 +115,7 @@ def first(arguments: Arguments) -> str:
 
 
 def _convert(arguments: Arguments) -> str:
-    """`5|to|10|km|mi` → 5 to 10 km; `6|ft|2|in|m` → 6 ft 2 in. What it is converted to goes."""
+    """Render `5|to|10|km|mi` as "5 to 10 km", `6|ft|2|in|m` as "6 ft 2 in" (no conversion)."""
     given = arguments.all()
     shown = given[:1]
     at = 1
@@ -122,7 +130,7 @@ def _convert(arguments: Arguments) -> str:
 
 
 def _val(arguments: Arguments) -> str:
-    """`5.3|0.2|e=3|u=kg` → 5.3±0.2×10^3 kg."""
+    """Render `5.3|0.2|e=3|u=kg` as "5.3±0.2×10^3 kg"."""
     number, *errors = arguments.all() or [""]
     if len(errors) == 1:
         number += errors[0] if errors[0].startswith("(") else f"±{errors[0]}"
@@ -145,7 +153,7 @@ def _frac(arguments: Arguments) -> str:
 
 
 def _date(arguments: Arguments) -> str:
-    """`1970|5|3|df=y` → 3 May 1970; without df, May 3, 1970; other forms are joined."""
+    """Render `1970|5|3|df=y` as "3 May 1970", without df as "May 3, 1970"; join other forms."""
     given = arguments.all()
     if given and (found := _ISO.fullmatch(given[0])):
         given = list(found.groups())
@@ -171,7 +179,7 @@ def _as_of(arguments: Arguments) -> str:
 
 
 def _sounds(arguments: Arguments) -> str:
-    """`lang|æ|n|_|ˈ|b` → /æn ˈb/: the codes of what stands before or after go."""
+    """Render `lang|æ|n|_|ˈ|b` as "/æn ˈb/", without the codes before and after the sounds."""
     words = ("lang", "pron", "us", "uk", "also", "local", "ipa", "en-us", "en-uk")
     shown = "".join(part for part in arguments.all() if part.lower() not in words)
     return f"/{shown.replace('_', ' ')}/"

@@ -1,6 +1,6 @@
-"""LaTeX source → the same without comments, or without the R code of Sweave.
+"""Remove comments from LaTeX source, and R code from Sweave source.
 
-Verbatim text is taken out first and put back last, so that nothing in it is touched.
+Verbatim text is taken out first and restored last, so that it stays untouched.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _KEPT = re.compile("\0([0-9]+)\0")
 
 
 def without_chunks(text: str) -> str:
-    """Sweave and knitr documents without their R code, inline or in chunks."""
+    """Return a Sweave or knitr document without its R code, inline or in chunks."""
     return _INLINE.sub("", _CHUNK.sub("", text))
 
 
 @dataclass(slots=True)
 class Verbatim:
-    """What is taken out of a text: its places are marked by numbers between NULs."""
+    """Verbatim passages taken out of a text; numbers between NULs mark their places."""
 
     texts: list[str] = field(default_factory=list)
 
@@ -64,7 +64,7 @@ class Verbatim:
         return f"\0{len(self.texts) - 1}\0"
 
     def size(self, text: str) -> int:
-        """Characters of `restored(text)`: a macro may repeat what is verbatim."""
+        """Return the length of `restored(text)`; macros may repeat verbatim passages."""
         return len(text) + sum(len(self.texts[int(found[1])]) for found in _KEPT.finditer(text))
 
     def restored(self, text: str) -> str:
@@ -73,9 +73,10 @@ class Verbatim:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a paper's own definitions add to LaTeX's ways of writing verbatim text.
+    r"""A paper's commands and environments for verbatim text, its own definitions included.
 
-    environments, code, addresses: names. shorts: signs that stand for `\\verb` with that sign.
+    environments, code, addresses: names. shorts: characters that abbreviate `\verb` with that
+    delimiter.
     """
 
     environments: frozenset[str] = VERBATIM
@@ -85,7 +86,7 @@ class Dialect:
 
 
 def dialect(texts: Iterable[str]) -> Dialect:
-    """That of a paper's files."""
+    """Collect the verbatim commands that a paper's files define."""
     environments, code, addresses = set[str](VERBATIM), set[str](CODE), set[str](ADDRESSES)
     shorts: set[str] = set()
     for text in texts:
@@ -114,8 +115,11 @@ def _marks(dialect: Dialect) -> re.Pattern[str]:
 
 
 def without_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()) -> str:
-    """An escaped per cent sign stays, as does one in code or an address; a comment takes the line
-    end with it, as in TeX, but not the end of a paragraph."""
+    """Return the text without its comments.
+
+    An escaped per cent sign stays, as does one in code or an address. As in TeX, a comment includes
+    its line end, unless that ends a paragraph.
+    """
     pieces: list[str] = []
     missing: set[str] = set()
     marks = _marks(dialect)
@@ -159,7 +163,7 @@ def without_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()
 
 
 def _end(text: str, at: int, command: str, address: bool) -> int:
-    """Where the argument of a command ends that is verbatim; 0 if there is none."""
+    """Return where a command's verbatim argument ends; 0 if it has none."""
     if command not in ("verb", "Verb", "spverb", "") and (found := _OPTIONS.match(text, at)):
         at = found.end()
     if command.startswith("mint") and (found := _LANGUAGE.match(text, at)):

@@ -1,4 +1,4 @@
-"""LaTeX macros that a text defines itself, written out."""
+"""Expand the LaTeX macros that a text defines itself."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ _SECTIONS = frozenset(
 
 
 def expanded(text: str) -> str:
-    """With the macros that the text defines put in the place of their names, and without their
-    definitions. What cannot be understood, or would never end, stays as it is."""
+    """Return the text with its own macros expanded and their definitions removed.
+
+    Definitions that cannot be parsed, and expansions without end, stay as they are.
+    """
     expander = _Expander(GROWTH * len(text) + SLACK)
     return expander.expand(text, frozenset())
 
@@ -62,7 +64,7 @@ class _Expander:
         return "".join(pieces)
 
     def definition(self, name: str, text: str, at: int) -> tuple[str, int] | None:
-        """Takes note of one; (nothing, its end) so that it goes away. None if it is none."""
+        """Record a definition and return ("", its end); None if there is none at `at`."""
         if name not in _DEFINES and name not in ("def", "urldef", _OPERATOR):
             return None
         if not (named := _NAME.match(text, at)):
@@ -90,14 +92,14 @@ class _Expander:
         return "", end
 
     def address(self, macro: str, text: str, at: int) -> tuple[str, int] | None:
-        """Takes note of `\\urldef\\name\\url{...}`, which may have been taken out as verbatim."""
+        r"""Record `\urldef\name\url{...}`, whose address may have been taken out as verbatim."""
         if not (found := _ADDRESS.match(text, at)):
             return None
         self.macros[macro] = _Macro(0, None, found[1])
         return "", found.end()
 
     def use(self, name: str, text: str, at: int, active: frozenset[str]) -> tuple[str, int] | None:
-        """(what stands for the macro and its arguments, their end), or None."""
+        """Return (the expansion of a macro with its arguments, their end), or None."""
         macro = self.macros[name]
         arguments: list[str] = []
         if macro.default is not None:
@@ -129,7 +131,7 @@ class _Expander:
         return content + (" " if ends_in_name and text[at : at + 1].isalpha() else ""), at
 
     def argument(self, text: str, at: int) -> tuple[str, int] | None:
-        """(what TeX would take for an argument there, its end): a group, or one token."""
+        """Return (the TeX argument at `at`, its end): a group, or one token."""
         while at < len(text) and text[at].isspace():
             at += 1
         if at >= len(text) or text[at] == "}":

@@ -1,4 +1,4 @@
-"""Files of a directory, a tar archive, or a file on its own, as (name, bytes) in a fixed order."""
+"""Iterate over the files of a directory, a tar archive or a single file, in a fixed order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ HEADER_BYTES = 1 << 20  # of a tar member's long name or extended header
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """name: its path in the tree, with slashes. file, line: where it lies; of an archive, line
-    is the number of the member."""
+    """A file with its content.
+
+    name: path in the tree, with slashes. file, line: where it is stored; in an archive, line is the
+    number of the member.
+    """
 
     name: str
     data: bytes
@@ -29,7 +32,7 @@ Wanted = Callable[[str], bool]
 
 
 def files(path: str) -> Iterator[str]:
-    """`path` itself, or the files under that directory, sorted. Links are not followed."""
+    """Yield `path` itself, or the files under that directory, sorted. Links are not followed."""
     if not os.path.isdir(path):
         yield path
         return
@@ -46,8 +49,10 @@ def is_tar(path: str) -> bool:
 
 
 def entries(path: str, skipped: Skipped, wanted: Wanted = lambda name: True) -> Iterator[Entry]:
-    """A file on its own, or what `wanted` likes the name of. One longer than `ENTRY_BYTES` is
-    counted and skipped."""
+    """Yield a single file, or the files of a tree or archive whose names satisfy `wanted`.
+
+    Files over `ENTRY_BYTES` are counted in `skipped`.
+    """
     if is_tar(path):
         yield from members(path, skipped, wanted)
         return
@@ -60,7 +65,7 @@ def entries(path: str, skipped: Skipped, wanted: Wanted = lambda name: True) -> 
 
 
 def contents(path: str, skipped: Skipped) -> bytes | None:
-    """The decompressed bytes; None, and counted, if there are none or too many of them."""
+    """Return a file's decompressed bytes; if it is empty or too long, count it and return None."""
     pieces, size = [], 0
     for chunk in chunks(path, skipped):
         size += len(chunk)
@@ -71,7 +76,7 @@ def contents(path: str, skipped: Skipped) -> bytes | None:
 
 
 class _Member(tarfile.TarInfo):
-    """tarfile reads a long name whole, whatever length the archive claims for it."""
+    """A tar member whose long name is bounded: tarfile reads one of any claimed length."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> tarfile.TarInfo:
@@ -91,7 +96,7 @@ _HEADERS = (
 
 
 def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
-    """As `entries`, of a tar archive, which is read as a stream: no seeking, nothing unpacked."""
+    """Yield the wanted members of a tar archive, reading it as a stream without unpacking."""
     number = 0
     try:
         with (

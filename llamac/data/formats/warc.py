@@ -1,7 +1,7 @@
-"""WARC, WET and ARC files: their records.
+"""Read the records of WARC, WET and ARC files.
 
-Not fastwarc: it ends without a word at the first record it cannot read, and gives a truncated
-one as if it were whole. Reading is a small part of the time that extraction takes.
+fastwarc is not used: it stops silently at the first unreadable record and returns truncated records
+as if they were complete. Reading takes a small part of the time of extraction.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """number: from 1. kind: `WARC-Type`. content_type: as declared. body: the block, as it lies
-    in the file."""
+class WarcRecord:
+    """A record of an archive.
+
+    number: from 1. kind: `WARC-Type`. content_type: as declared. body: the block as stored.
+    """
 
     number: int
     kind: str
@@ -33,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What comes before a block of `size` bytes."""
+    """Header of a record whose block has `size` bytes."""
 
     kind: str
     url: str
@@ -43,9 +45,11 @@ class _Head:
 
 def warc_records(
     file: IO[bytes], path: str, types: frozenset[str], skipped: Skipped
-) -> Iterator[Record]:
-    """The records of these `WARC-Type`s. After one that is broken, reading goes on at the next
-    line that begins a record."""
+) -> Iterator[WarcRecord]:
+    """Yield the records of the given `WARC-Type`s.
+
+    After a damaged record, reading continues at the next line that begins a record.
+    """
 
     def head(line: bytes) -> _Head | None:
         fields = headers(file) or {}
@@ -61,15 +65,19 @@ def warc_records(
 
 def arc_records(
     file: IO[bytes], path: str, types: frozenset[str], skipped: Skipped
-) -> Iterator[Record]:
-    """As `warc_records`, of an ARC file, version 1 or 2. What came by HTTP is of type `response`,
-    notes of the crawler are `metadata`, all else is `resource`."""
+) -> Iterator[WarcRecord]:
+    """Yield the records of an ARC file, version 1 or 2, as `warc_records` does.
+
+    HTTP responses have type `response`, notes of the crawler `metadata`, others `resource`.
+    """
     return _records(file, path, "ARC", _arc_head, _arc_head, types, skipped)
 
 
 def _arc_head(line: bytes) -> _Head | None:
-    """A URL record: URL, address, date, type, then in version 2 status, checksum, location,
-    offset and file name, then the length. Only the URL may have spaces in it."""
+    """Parse a URL record: URL, address, date, type, …, length; version 2 has five fields more.
+
+    Only the URL may contain spaces.
+    """
     words = line.decode("utf-8", "replace").rstrip("\r\n").split(" ")
     size = words[-1]
     if not size.isdecimal() or len(size) > 15:
@@ -94,7 +102,7 @@ def _records(
     head: Callable[[bytes], _Head | None],
     types: frozenset[str],
     skipped: Skipped,
-) -> Iterator[Record]:
+) -> Iterator[WarcRecord]:
     number, lost = 0, False
     while line := file.readline(HEADER_BYTES):
         where = f"{path}:{number + 1}"
@@ -112,7 +120,7 @@ def _records(
             if len(body) < found.size:
                 skipped.add(f"truncated {name} record", where)
                 return
-            yield Record(number, found.kind, found.url, found.content_type, body)
+            yield WarcRecord(number, found.kind, found.url, found.content_type, body)
         else:
             if found.kind in types:
                 skipped.add("page too long", where)

@@ -1,4 +1,4 @@
-"""The lines of a page whose markup is gone: headings, lists, what is left of templates."""
+"""Clean up the lines of a page after its markup: headings, lists, remains of templates."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ _CHOICE = re.compile(r"[ \t\n]*+([a-z]{2,3}(?:-[a-z]{2,5})?)[ \t]*+:(?!//)(.*)",
 
 
 def tidy(text: str) -> str:
-    """The text without its last markup. A heading stays only where text follows it, and one
-    blank line separates texts."""
+    """Return the text without its last markup.
+
+    A heading stays only where text follows it; one blank line separates paragraphs.
+    """
     text = _QUOTES.sub("", text)
     if "-{" in text:
         text = _VARIANT.sub(_variant, _VARIANT.sub(_variant, text))
@@ -37,7 +39,7 @@ def tidy(text: str) -> str:
 
 
 def _variant(match: re.Match[str]) -> str:
-    """What `-{flags|content}-` shows; of `-{zh-hans:one;zh-hant:other}-`, one."""
+    """Return what `-{flags|content}-` shows; of `-{zh-hans:one;zh-hant:other}-`, one variant."""
     flags, bar, content = match[1].rpartition("|")
     if bar and set("HT-DN") & {flag.strip() for flag in flags.split(";")}:
         return ""
@@ -52,7 +54,7 @@ def _variant(match: re.Match[str]) -> str:
 
 
 def _switch(match: re.Match[str]) -> str:
-    """Nothing for `__NOTOC__`; in other languages, for what stands alone on its line."""
+    """Remove `__NOTOC__` and the like; in other languages, only where it is alone on its line."""
     alone = match[1] is not None and match[3] is not None and match[2] == match[2].upper()
     return "" if alone or match[2] in SWITCHES else match[0]
 
@@ -81,7 +83,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _level(line: str) -> int:
-    """Of a heading, 1 to 6; 0 for other lines."""
+    """Return the level of a heading, 1 to 6; 0 for other lines."""
     if not line.startswith("="):
         return 0
     left, right = len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("="))
@@ -90,7 +92,7 @@ def _level(line: str) -> int:
 
 
 def _tidied(line: str) -> str:
-    """One line without markers and without what is left of templates that were taken out."""
+    """Return a line without list markers and the remains of removed templates."""
     line = _SPACES.sub(" ", line).strip()
     if marker := _LIST.match(line):
         item = line[marker.end() :]

@@ -1,8 +1,8 @@
-"""Words of wikis by language, as data: templates that readers see, namespaces, redirects.
+"""Data on wikis by language: templates that readers see, namespaces, redirects.
 
-A template's pattern names its arguments in braces: `{2|1}` is the second or, where that is empty,
-the first; `{text|1}` looks for a name first; `{*:-}` stands for all positional ones with a dash
-between. `<...>` goes away where a field in it is empty. `@name` is a function of `templates`.
+A template's pattern names its arguments in braces: `{2|1}` is the second argument or, if that is
+empty, the first; `{text|1}` looks for a name first; `{*:-}` joins all positional arguments with a
+dash. `<...>` is omitted where a field in it is empty. `@name` is a function of `templates`.
 """
 
 # fmt: off

@@ -1,9 +1,9 @@
-"""Wikitext → text, in one pass over its brackets, so in time linear in its length.
+"""Convert wikitext to plain text, in one pass over its brackets and in linear time.
 
-Comments, templates, tables, references, files and categories go, but for what a reader sees of
-templates within a sentence; links become their labels; headings, paragraphs and list items stay.
-mwparserfromhell reads the same language more fully, at a twentieth of the speed, and needs minutes
-for a few thousand unclosed `<ref>`.
+Comments, templates, tables, references, files and categories are removed, except for what readers
+see of templates within a sentence; links become their labels; headings, paragraphs and list items
+stay. mwparserfromhell parses the language more fully, but at a twentieth of the speed, and needs
+minutes for a few thousand unclosed `<ref>`.
 """
 
 from __future__ import annotations
@@ -52,8 +52,11 @@ _NOWIKI = re.compile(r"</?nowiki[ \t]*/?>", re.I)
 
 @dataclass(slots=True)
 class _Frame:
-    """kind: what opened it. parts: None where its content goes away; splits: of its arguments.
-    start: where it was opened, in the text; before: how many parts the page had then."""
+    """An open bracket.
+
+    kind: what opened it. parts: its content, None if that is dropped; splits: the bounds of its
+    arguments. start: its position in the text; before: number of the page's parts at that time.
+    """
 
     kind: str
     parts: list[str] | None
@@ -69,10 +72,10 @@ class _Frame:
 
 
 def plain(text: str, dropped: frozenset[str], language: str = "") -> str:
-    """The text of a page, without blank ends; paragraphs are separated by blank lines.
+    """Return the plain text of a page; blank lines separate paragraphs.
 
     dropped: lower-case names of the namespaces whose links show no text: files, categories.
-    language: of the wiki, which decides what its templates mean; empty if that is not known.
+    language: the wiki's, which decides what templates mean; "" if unknown.
     """
     return tidy(_Scanner(text, dropped, language).scan())
 
@@ -111,7 +114,7 @@ class _Scanner:
             parts.append(text)
 
     def write_whole(self, text: str) -> None:
-        """Writes what is no argument's name, whatever signs are in it."""
+        """Write text that is not an argument's name, whatever characters it contains."""
         self.write(text.replace("=", EQUALS) if self.open["template"] else text)
 
     def push(self, kind: str, shown: bool, start: int, rule: Rule | None = None) -> None:
@@ -122,7 +125,7 @@ class _Scanner:
         self.open[kind] += 1
 
     def pop_to(self, kind: str) -> _Frame | None:
-        """The innermost frame of that kind, off the stack with all that is unclosed in it."""
+        """Pop the innermost frame of that kind, and all unclosed frames within it."""
         if not self.open[kind]:
             return None
         while True:
@@ -134,8 +137,11 @@ class _Scanner:
                 self.write(" ".join(frame.arguments()))
 
     def end_section(self, at: int) -> int:
-        """Where to go on: nothing that is open now was meant to be. Where that hides text, the
-        section is read once more from there, with those brackets as text."""
+        """End a section: brackets still open count as text. Return where to continue.
+
+        If an unclosed bracket hides text, the section is read again from there with those
+        brackets as text, at most `RETRIES` times.
+        """
         unclosed = self.stack[1:]
         if self.retries and any(frame.parts is None for frame in unclosed):
             self.retries -= 1
@@ -154,7 +160,7 @@ class _Scanner:
         return at
 
     def token(self, token: str, start: int, end: int) -> int:
-        """Does what a token asks for; where to go on."""
+        """Process a token; return where to continue."""
         top = self.stack[-1]
         if token == "|":
             if top.kind in ("link", "template") and top.parts is not None:
@@ -197,8 +203,11 @@ class _Scanner:
         return end
 
     def next(self, mark: str, at: int) -> tuple[int, int]:
-        """(start, end) of the next closing tag, `<ref>`, or other mark: of the text's end and
-        `at` itself if there is none. Each is looked for once, however often it is asked for."""
+        """Return (start, end) of the next closing tag, `<ref>` or other mark from `at`.
+
+        If there is none, that is (end of the text, `at`). Each position is searched once and
+        cached.
+        """
         found = self.ahead.get(mark)
         if found is None or found[0] < at:
             if mark.isalpha():
@@ -234,11 +243,11 @@ class _Scanner:
         return end
 
     def extension(self, name: str, rest: str, end: int) -> tuple[int, int]:
-        """(end of the content, end of the closing tag); `end` twice for one that is not closed.
+        """Return (end of the content, end of the closing tag); (`end`, `end`) if unclosed.
 
-        As MediaWiki has it, a tag ends at the next closing one. But a reference is not closed if
-        a heading begins before, or, where it has a name, another reference: then it is one whose
-        slash was forgotten.
+        As in MediaWiki, a tag ends at the next closing one. A reference counts as unclosed if a
+        heading begins before that, or, if it has a name, another reference: its slash was
+        forgotten.
         """
         start, after = self.next(name, end)
         if name == "ref" and self.next("\n==", end)[0] < start:
@@ -248,7 +257,7 @@ class _Scanner:
         return (start, after) if after != end else (end, end)
 
     def literal(self, name: str, content: str) -> None:
-        """What no wikitext is looked for in: of formulas, the source; of others, line by line."""
+        """Write content that is not wikitext: formulas as source, other content line by line."""
         if name in FORMULAS:
             content = " ".join(content.split())
         elif name == "pre":
@@ -257,7 +266,7 @@ class _Scanner:
         self.write_whole(content)
 
     def hidden(self, at: int) -> bool:
-        """Whether a link from there is to a file, a category, or the same page elsewhere."""
+        """Return whether the link at `at` is to a file, a category, or another language."""
         match = _NAMESPACE.match(self.text, at)
         if match is None:
             return False
@@ -267,7 +276,7 @@ class _Scanner:
         return _LANGUAGE.fullmatch(name) is not None and name not in SITES
 
     def rule(self, start: int, end: int) -> Rule | None:
-        """What the template that is opened there will show."""
+        """Return the rule of the template that is opened at `start`."""
         name = _NAME.match(self.text, end)
         before = self.text[start - 1]
         within = before in _GAPS
@@ -278,7 +287,7 @@ class _Scanner:
         return rule(name[1].rstrip() if name else "", self.language, within)
 
     def template(self) -> None:
-        """Ends a template: writes what a reader sees of it."""
+        """End a template: write what a reader sees of it."""
         frame = self.pop_to("template")
         if frame is None or frame.parts is None or frame.rule is None:
             return

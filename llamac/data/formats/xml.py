@@ -1,7 +1,7 @@
-"""Records of XML dumps: each cut out of the stream and parsed on its own.
+"""Cut the records out of XML dumps and parse each on its own.
 
-Nothing but a record reaches the parser, so a broken one spoils no other, memory is bounded by
-the longest one allowed, and a document type, with whatever entities it defines, is never read.
+Only records reach the parser. A damaged record therefore affects no other, memory is bounded by
+the largest record allowed, and document types with their entities are never read.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def records(
     skipped: Skipped,
     thinned: Callable[[bytes], bytes] | None = None,
 ) -> Iterator[tuple[int, ElementTree.Element]]:
-    """(line, element) of what lies between `start` and `end`, both included. In XML text neither
-    can occur otherwise: `start` begins with `<`, and so does `end`, unless a record is one tag.
+    """Yield (line, element) for each record between `start` and `end`, both included.
 
-    thinned: takes out of a record, or its beginning, what is not wanted of it, so that the limit
-    of a record's size concerns the rest alone.
+    Neither can occur elsewhere in XML text: `start` begins with `<`, and so does `end`, unless a
+    record is a single tag.
+
+    thinned: removes unwanted parts from a record or from its beginning, so that the size limit
+    applies to the rest.
     """
     found = False
     for line, data in _frames(path, start, end, skipped, thinned):
@@ -107,8 +109,10 @@ def _frames(
 
 
 def utf8_pieces(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """A file in UTF-8, whatever encoding its byte order mark or XML declaration names. What is
-    invalid in that one is invalid in UTF-8 too."""
+    """Yield a file's bytes as UTF-8, decoded as its byte order mark or declaration says.
+
+    What is invalid in that encoding becomes invalid UTF-8.
+    """
     with stream(path, skipped) as file:
         piece = file.read(CHUNK_BYTES)
         codec = _encoding(piece)
@@ -122,7 +126,7 @@ codecs.register_error("invalid UTF-8", lambda error: ("\ud800", error.end))  # t
 
 
 def _encoding(head: bytes) -> str:
-    """Of an XML file; empty for UTF-8."""
+    """Return the encoding of an XML file; "" for UTF-8."""
     if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
     if head[:4] in (b"<\0?\0", b"\0<\0?"):

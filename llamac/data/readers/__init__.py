@@ -1,11 +1,11 @@
-"""Readers: a file of a raw dump → documents, one module for each kind of source.
+"""Readers turn the files of a raw dump into documents; there is one module per kind of source.
 
-A reader never stops at a bad file or record: it counts it in a `Skipped` and goes on. Its memory
-does not grow with the file. Files of records, such as `.jsonl` or `.parquet`, are read the same
-way whatever the kind.
+A reader does not stop at a bad file or record: it counts it in a `Skipped` and continues. Its
+memory does not grow with the file. Files of records, such as `.jsonl` or `.parquet`, are read the
+same way for every kind.
 
-A reader's module has `read`, a `Reader`, and may have `ENDINGS`: how the names of its files end, in
-lower case and without their compression's suffix. Files of other names are then refused.
+A reader's module defines `read`, a `Reader`, and optionally `ENDINGS`: the accepted endings of file
+names, in lower case and without a compression suffix. Files of other names are then refused.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from llamac.runtime.errors import SourceError, naming
 from llamac.spec.data import PYTHON, Source
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
-"""(path of a file, or of a directory where the kind has trees; source; what is left out)."""
+"""Called with (path, source, skipped); the path is a directory for kinds that read trees."""
 
 KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
-"""Those of a spec that read files."""
+"""The kinds of source that read files."""
 
 _PAGES = re.compile(r"-p\d+p\d+$")  # the range of pages that a file of a Wikipedia dump holds
 
 
 def reader_for(kind: str) -> Reader:
-    """The reader of a source's kind; its module, and what that needs, is imported only now.
+    """Return the reader of a source's kind, importing its module on first use.
 
-    SourceError: a kind without a reader.
+    Raises SourceError for a kind without a reader.
     """
     if kind not in KINDS:
         raise SourceError(f"no reader for kind {kind!r}; known kinds: {', '.join(KINDS)}")
@@ -49,11 +49,11 @@ def reader_for(kind: str) -> Reader:
 
 
 def checked_inputs(source: Source) -> list[str]:
-    """The files and directories that a source of a kind in `KINDS` is read from, in order.
+    """Return the files and directories that a source is read from, in order.
 
-    Raises InputError if a path matches nothing or a file whose name the reader does not know, or
-    if no file of records has `text_field`; SourceError if a package is missing. No more than the
-    beginnings of a few files is read.
+    Raises InputError if a path matches nothing, a file's name is unknown to the reader, or no
+    file of records has `text_field`; SourceError if a package is missing. Reads only the
+    beginnings of a few files.
     """
     module = importlib.import_module(f"llamac.data.readers.{source.kind}")
     endings: tuple[str, ...] = getattr(module, "ENDINGS", ())

@@ -1,8 +1,8 @@
-"""arXiv: LaTeX papers → their source from the first section on (LLaMA, section 2.1).
+"""Read LaTeX papers of arXiv as source, from the first section on (LLaMA paper, section 2.1).
 
-A file, a tar of a paper's files, either gzipped, as arXiv serves them; arXiv's bulk archives of
-those; Sweave files, without their R code. Comments and bibliography go, the author's own macros
-are written out. meta: title; path of the main file.
+Inputs are a file or a tar of a paper's files, possibly gzipped, as arXiv serves them; arXiv's bulk
+archives of those; and Sweave files, without their R code. Comments and bibliography are removed,
+and the author's own macros are expanded. meta: title; path of the main file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _OTHERS = (b"%!PS", b"%PDF", b"<", b"\x89PNG", b"PK")  # what else a paper may b
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """One document for a paper: for a file, an archive, or the files of a directory."""
+    """Yield one document per paper: per file, per archive, or for all files of a directory."""
     for paper, file, line in _papers(path, skipped):
         where = f"{file}:{line}"
         texts = _texts(paper, where, skipped)
@@ -101,7 +101,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def _title(text: str) -> str:
-    """The first that is not empty."""
+    """Return the first non-empty title."""
     for start in islice(_TITLE.finditer(text), 10):
         depth = 1
         for found in _BRACES.finditer(text, start.end(), start.end() + TITLE_CHARS):
@@ -114,8 +114,10 @@ def _title(text: str) -> str:
 
 
 def body(text: str) -> str:
-    """From the first section to the end of the document, without its bibliography. A text that
-    has no sections is kept from its \\begin{document}, or whole."""
+    r"""Return the text from the first section to the end of the document, without its bibliography.
+
+    A text without sections is kept from its \begin{document}, or whole.
+    """
     if begin := _BEGIN.search(text):
         text = text[begin.end() :]
     if end := _END.search(text):
@@ -138,12 +140,12 @@ def _is_source(name: str) -> bool:
 
 
 def _is_paper(name: str) -> bool:
-    """Of a month's archive, which has a file for each."""
+    """Return whether a file of a monthly archive holds a paper."""
     return _is_source(name) or name.endswith(".gz")
 
 
 def _papers(path: str, skipped: Skipped) -> Iterator[tuple[list[Entry], str, int]]:
-    """(files of a paper, where it lies: file, number)."""
+    """Yield (files of a paper, path of the input, number in it)."""
     if os.path.isdir(path):
         if paper := list(entries(path, skipped, _is_source)):
             yield paper, path, 1
@@ -169,7 +171,7 @@ def _papers(path: str, skipped: Skipped) -> Iterator[tuple[list[Entry], str, int
 
 
 def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
-    """What is in a file of an archive: gzip is undone, a tar's members are given one by one."""
+    """Decompress a file of an archive; return the TeX files in it."""
     data, where = entry.data, f"{entry.file}:{entry.line}"
     if data.startswith(b"\x1f\x8b"):
         try:
@@ -204,7 +206,7 @@ def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
 
 
 def _is_tar(data: bytes) -> bool:
-    """By the checksum of its first header, which tars of all ages have."""
+    """Return whether the first header's checksum is that of a tar, of any version."""
     try:
         tarfile.TarInfo.frombuf(data[:512], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -213,7 +215,7 @@ def _is_tar(data: bytes) -> bool:
 
 
 def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
-    """Name → text of the files of a paper that are text."""
+    """Return the decoded text of each file of a paper, by name; skip files that are not text."""
     texts: dict[str, str] = {}
     whole: list[str] | None = None  # encodings that any file declares, once that matters
     for entry in paper:
@@ -238,7 +240,7 @@ def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
 
 
 def _declared(data: bytes) -> list[str]:
-    """Names of encodings, the likeliest first: of several options, the last is in force."""
+    """Return the encodings that a file declares, most likely first (the last option)."""
     names: list[bytes] = []
     if b"inputen" in data or b"codepage" in data:
         for found in _DECLARED.finditer(data):
@@ -249,8 +251,10 @@ def _declared(data: bytes) -> list[str]:
 
 
 def _decoded(data: bytes, names: list[str]) -> str | None:
-    """A file that is not UTF-8, piece by piece where it changes its encoding itself. names: of
-    those that it or its paper declares."""
+    """Decode a file that is not UTF-8, following its own switches of encoding.
+
+    names: encodings that the file or its paper declares.
+    """
     pieces: list[str] = []
     at = 0
     for switch in _SWITCH.finditer(data):
@@ -267,8 +271,11 @@ def _decoded(data: bytes, names: list[str]) -> str | None:
 
 
 def joined(texts: dict[str, str]) -> tuple[str, str | None]:
-    """(name of the main file, its text with those it inputs; None if that is too long). Without a
-    main file, all files that no other inputs, in the order of their names."""
+    """Return (name of the main file, its text with all inputs included).
+
+    The text is None if it is too long. Without a main file, all files that no other file inputs are
+    joined, in the order of their names.
+    """
     join = _Join(texts)
     inputs = {join.found(call, "", name)[0] for name in texts for call in join.calls[name]}
     roots = [name for name in sorted(texts) if name not in inputs] or sorted(texts)
@@ -281,7 +288,7 @@ def joined(texts: dict[str, str]) -> tuple[str, str | None]:
 
 
 class _Join:
-    """Puts files in the place of what inputs them, within a bound on the work that takes."""
+    r"""Replaces \input commands by the files they name, within a bound on the total work."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = {name: _ENDINPUT.split(text, 1)[0] for name, text in texts.items()}
@@ -290,7 +297,7 @@ class _Join:
         self.sizes: dict[str, int] = {}
 
     def found(self, call: re.Match[str], base: str, by: str) -> tuple[str, str]:
-        """(the file that is meant, or nothing; the folder from which it names others)."""
+        r"""Resolve an \input: return (file or "", folder for the inputs of that file)."""
         target = call["file"] or call["braced"] or call["bare"]
         target = posixpath.join((call["folder"] or "").strip(), target.strip().strip('"'))
         for folder in dict.fromkeys((base, posixpath.dirname(by), "")):
@@ -302,7 +309,7 @@ class _Join:
         return "", base
 
     def size(self, name: str, depth: int = 0) -> int:
-        """About how long `whole` is; of files that input each other, each counts once."""
+        """Estimate the length of `whole`; files that input each other count once."""
         if name not in self.sizes:
             self.sizes[name] = 0
             inner = (self.found(call, "", name)[0] for call in self.calls[name])
@@ -311,8 +318,11 @@ class _Join:
         return self.sizes[name]
 
     def whole(self, name: str, base: str, within: tuple[str, ...]) -> str:
-        """A file's text, what it inputs in its place. A document in itself, as subfiles and
-        standalone pictures are, gives only what stands between its begin and end."""
+        r"""Return a file's text with its inputs in place.
+
+        An included file that is a document in itself (subfiles, standalone pictures) contributes
+        only what is between its \begin{document} and \end{document}.
+        """
         text = self.texts[name]
         first, last = 0, len(text)
         if within and _CLASS.search(text) and (begin := _BEGIN.search(text)):

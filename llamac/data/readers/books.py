@@ -1,4 +1,4 @@
-"""Books: one text file each, without what Project Gutenberg puts before and after it.
+"""Read books, one text file each, without Project Gutenberg's header and licence.
 
 meta: title, from the file's head or its name.
 """
@@ -39,7 +39,7 @@ _TITLE = re.compile(r"^Title:[ ]*(\S[^\n]*)$", re.M)
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """A file, or those of a directory or tar archive whose names end in .txt, .md or .text."""
+    """Yield the book in a file, or those in a directory or tar archive (.txt, .md or .text)."""
     for entry in entries(path, skipped, lambda name: stem(name).endswith(ENDINGS[:3])):
         where = f"{entry.file}:{entry.line}"
         declared = _ENCODING.search(entry.data, 0, HEAD)
@@ -55,7 +55,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def book(text: str) -> tuple[str, str]:
-    """(the book without Gutenberg's notices, its title or nothing)."""
+    """Return (the book without Gutenberg's notices, its title or "")."""
     starts = list(_START.finditer(text, 0, HEAD))  # old files have both forms
     start = starts[-1] if starts else None
     named = _TITLE.search(text, 0, start.start()) if start else None

@@ -1,6 +1,6 @@
-"""C4: the same files as CommonCrawl's, every line of a page kept: C4's own rules judge lines.
+"""Read CommonCrawl files for C4: every line of a page is kept, since C4's own rules judge lines.
 
-meta: as of `commoncrawl`.
+meta: as in `commoncrawl`.
 """
 
 from __future__ import annotations

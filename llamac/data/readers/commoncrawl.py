@@ -1,6 +1,6 @@
-"""CommonCrawl: WARC, WET, ARC, or HTML files → the text of their main content.
+"""Read the main content of the pages in WARC, WET, ARC or HTML files.
 
-meta: url, title where the page names them; content_type.
+meta: url and title, where the page names them; content_type.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from llamac.data.formats import http
 from llamac.data.formats.html import PAGE_BYTES, decoded, text_of
 from llamac.data.formats.sniff import is_markup
 from llamac.data.formats.trees import files, is_tar, members
-from llamac.data.formats.warc import Record, arc_records, warc_records
+from llamac.data.formats.warc import WarcRecord, arc_records, warc_records
 from llamac.runtime.data.decompress import stem, stream
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
@@ -31,8 +31,11 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def pages(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
-    """Documents of an archive, a page, or a directory or tar of these; in a tar only pages. A file
-    named itself may have any name: what it is, its first bytes tell. main: see `html.text_of`."""
+    """Yield the documents of an archive, a page, or a directory of these, or a tar of pages.
+
+    A file that is named in the spec may have any name: its first bytes tell its format. main: see
+    `html.text_of`.
+    """
     if is_tar(path):
         for entry in members(path, skipped, lambda name: stem(name).endswith(PAGES)):
             where = f"{entry.file}:{entry.line}"
@@ -62,7 +65,7 @@ def _file(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
 
 
 def _archive(
-    records: Iterator[Record], path: str, main: bool, skipped: Skipped
+    records: Iterator[WarcRecord], path: str, main: bool, skipped: Skipped
 ) -> Iterator[Document]:
     record = None
     for record in records:
@@ -71,7 +74,7 @@ def _archive(
         if record.kind == "response":
             try:
                 answer = http.response(body)
-            except http.Broken:
+            except http.ResponseError:
                 skipped.add("broken HTTP response", where)
                 continue
             if answer.status != 200:

@@ -1,4 +1,4 @@
-"""Text files, JSON, CSV and parquet: what `runtime.data.records` reads, as documents."""
+"""Read text files, JSON, CSV and parquet as documents, with `runtime.data.records`."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def has_records(path: str) -> bool:
-    """Whether a file gives its text in records, which are read the same way whatever the kind."""
+    """Return whether the file holds records, which are read the same way for every kind."""
     return format_of(path) not in (None, "text") and not os.path.isdir(path)

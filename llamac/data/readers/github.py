@@ -1,6 +1,6 @@
-"""GitHub: source trees or tar archives of them → a document for each file of code.
+"""Read source trees, or tar archives of them: one document per file of code.
 
-meta: path in the tree; language, by the name's ending; licence, as an SPDX expression.
+meta: path in the tree; language, from the file's name; licence, as an SPDX expression.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ BINARY_WITHIN = 8000  # bytes in which git looks for a NUL
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """A tree, a tar archive, or a file, whose licence is then looked for in the folders above."""
+    """Yield the files of code of a tree, a tar archive, or a single file.
+
+    For a single file, the licence is searched in the folders above it.
+    """
     known = _of_file(os.path.dirname(os.path.abspath(path)))
     if is_tar(path) or os.path.isdir(path):
         known = _of_tree(path)
@@ -115,7 +118,10 @@ def language_of(name: str) -> str | None:
 
 
 def _of_tree(path: str) -> Licences:
-    """An archive is read once more for it: a licence may come after what it is for."""
+    """Return the licences of a tree or archive.
+
+    An archive is read a second time for this: a licence may follow the files it covers.
+    """
     names: list[str] = []
 
     def wanted(name: str) -> bool:
@@ -129,7 +135,7 @@ def _of_tree(path: str) -> Licences:
 
 @lru_cache(maxsize=256)
 def _of_file(folder: str) -> Licences:
-    """The files of the nearest folder above that has some, or whose `debian` has."""
+    """Return the licences from the nearest folder above with licence files or debian/copyright."""
     above = folder
     while True:
         found = [

@@ -1,7 +1,7 @@
-"""StackExchange: a site's Posts.xml → a document for each question with its answers.
+"""Read a StackExchange site's Posts.xml: one document per question, with its answers.
 
-Posts of a thread lie anywhere in the file, so they are gathered in a database on disk.
-meta: site, the directory the file lies in; title; score; tags; answers, how many.
+The posts of a thread may be anywhere in the file, so they are gathered in a database on disk.
+meta: site (the name of the file's directory), title, score, tags, answers (their number).
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class _Post(NamedTuple):
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Questions in the order of their ids; a question's answers by score, highest first, and of
-    the same score by id. HTML becomes text; code stays as it was set."""
+    """Yield questions ordered by id, each with its answers by descending score, then id.
+
+    HTML becomes text; code keeps its layout.
+    """
     site = os.path.basename(os.path.dirname(os.path.abspath(path)))
     with tempfile.TemporaryDirectory(prefix="llamac-posts-") as directory:
         database = sqlite3.connect(os.path.join(directory, "posts"), isolation_level=None)
@@ -119,6 +121,6 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
 
 
 def _text(post: _Post, path: str, skipped: Skipped) -> str:
-    """A post's body; empty, and counted, where it cannot be read: the thread is kept."""
+    """Return a post's body as text; if it cannot be read, count it and return ""."""
     tree = parsed(post.body, f"{path}:{post.line}", skipped)
     return "" if tree is None else extracted(tree, main=False).strip()

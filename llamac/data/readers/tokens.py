@@ -1,4 +1,4 @@
-"""Tokens of Megatron-LM and datatrove as the text that they decode to, a document at a time."""
+"""Read tokens of Megatron-LM and datatrove, decoded to text, one document at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """path: a .ds, or an .idx with its .bin beside it. A document's line is its number."""
+    """Yield the documents of a .ds, or of an .idx with its .bin beside it.
+
+    A document's line is its number in the file.
+    """
     tokenizer = tokenizer_of(source)
     found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
     for number, tokens in found:
@@ -26,7 +29,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def tokenizer_of(source: Source) -> Tokenizer:
-    """What its files were made with. SourceError."""
+    """Load the tokenizer that the source's files were made with. Raises SourceError."""
     return _loaded(str(source.tokenizer))
 
 

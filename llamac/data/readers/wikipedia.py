@@ -1,6 +1,6 @@
-"""Wikipedia: dumps of pages as XML → articles, and what they cite.
+"""Read articles, and the addresses they cite, from XML dumps of Wikipedia.
 
-meta: title; language, as the dump's name of its database has it; url.
+meta: title; language, from the name of the dump's database; url.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ _SPACES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """language: empty if the dump does not say. dropped: see `wikitext.plain`. spaces: names of
-    all namespaces but the articles', in lower case."""
+    """Properties of the wiki that a dump was made of.
+
+    language: "" if the dump does not name it. dropped: see `wikitext.plain`. spaces: names of all
+    namespaces except the articles', in lower case.
+    """
 
     language: str
     dropped: frozenset[str]
@@ -48,7 +51,7 @@ class Site:
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """The articles: pages of namespace 0 whose newest revision is wikitext and no redirect."""
+    """Yield the articles: pages of namespace 0 whose newest revision is wikitext, no redirect."""
     site = site_of(path)
     for line, title, wikitext in _articles(path, site, skipped):
         text = plain(wikitext, site.dropped, site.language)
@@ -61,15 +64,18 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
-    """The addresses that a dump's articles cite, article by article, each once in an article: in
-    `<ref>` of any form, in citation templates, and as bare links. An archived copy's is that of
-    what it is a copy of."""
+    """Yield the addresses that a dump's articles cite, each once per article.
+
+    Sources are `<ref>` in any form, citation templates and bare links. The address of an archived
+    copy is replaced by that of the original.
+    """
     skipped = Skipped() if skipped is None else skipped
     for _, _, wikitext in _articles(path, site_of(path), skipped):
         yield from dict.fromkeys(cited(wikitext))
 
 
 def cited(wikitext: str) -> Iterator[str]:
+    """Yield the addresses that a page's wikitext cites, repeats included."""
     text = _without_comments(wikitext)
     for match in _ADDRESS.finditer(text):
         before = text[max(0, match.start() - 6) : match.start()]
@@ -81,7 +87,7 @@ def cited(wikitext: str) -> Iterator[str]:
 
 
 def _trimmed(url: str) -> str:
-    """Without the punctuation of the sentence it stands in."""
+    """Return the address without the punctuation of the surrounding sentence."""
     return url.rstrip(".,;:!?'*" if "(" in url else ".,;:!?'*)")
 
 
@@ -105,7 +111,7 @@ def _without_comments(text: str) -> str:
 
 
 def _articles(path: str, site: Site, skipped: Skipped) -> Iterator[tuple[int, str, str]]:
-    """(line, title, wikitext of the newest revision)."""
+    """Yield (line, title, wikitext of the newest revision) of each article."""
     for line, page in records(path, b"<page>", b"</page>", skipped, _newest):
         where = f"{path}:{line}"
         title = page.findtext("title") or ""
@@ -125,7 +131,10 @@ def _articles(path: str, site: Site, skipped: Skipped) -> Iterator[tuple[int, st
 
 
 def _is_article(page: ElementTree.Element, title: str, site: Site) -> bool:
-    """By the number of its namespace, or, in dumps before 2010, which lack it, by its title."""
+    """Return whether the page is in namespace 0.
+
+    Dumps before 2010 do not give the namespace's number; there the title decides.
+    """
     number = page.findtext("ns")
     if number is not None:
         return number.strip() == "0"
@@ -134,8 +143,11 @@ def _is_article(page: ElementTree.Element, title: str, site: Site) -> bool:
 
 
 def _is_redirect(text: str) -> bool:
-    """Whether it begins as `#REDIRECT [[`, in any language that `REDIRECTS` knows; or with any one
-    word in this way, and says nothing after the link."""
+    """Return whether the wikitext is a redirect.
+
+    It is one if it begins with `#WORD [[…]]`, where `REDIRECTS` has the word, or where nothing
+    follows the link.
+    """
     found = _REDIRECT.match(text)
     if found is None:
         return False
@@ -143,8 +155,10 @@ def _is_redirect(text: str) -> bool:
 
 
 def _last(revisions: list[ElementTree.Element]) -> ElementTree.Element | None:
-    """The newest, wherever it stands: dumps of whole histories begin with the oldest, others need
-    not be in any order."""
+    """Return the newest revision.
+
+    Dumps of full histories begin with the oldest; other dumps need not be ordered.
+    """
 
     def age(revision: ElementTree.Element) -> tuple[str, int]:
         number = revision.findtext("id", "")
@@ -154,7 +168,7 @@ def _last(revisions: list[ElementTree.Element]) -> ElementTree.Element | None:
 
 
 def _newest(page: bytes) -> bytes:
-    """A page, or the beginning of one, without all whole revisions but the newest."""
+    """Remove all complete revisions but the newest from a page, or from the beginning of one."""
     first, last = page.find(b"<revision>"), page.rfind(b"</revision>")
     if first < 0 or page.find(b"</revision>", first, last) < 0:
         return page
@@ -172,7 +186,7 @@ def _newest(page: bytes) -> bytes:
 
 
 def site_of(path: str) -> Site:
-    """What the head of a dump says of its wiki."""
+    """Return the wiki's properties, read from the head of a dump."""
     head = b""
     for piece in utf8_pieces(path, Skipped()):
         head += piece

@@ -1,4 +1,4 @@
-"""Former place of `plain`, which scripts outside this tree still import from here."""
+"""Former location of `plain`, kept because scripts outside this tree import it from here."""
 
 from llamac.data.formats.wikitext import plain
 

@@ -56,7 +56,7 @@ class PreparedDataMismatch(PreparedDataError):
 
 
 @dataclass(frozen=True)
-class Job:
+class PrepareJob:
     """The arguments of `prepare`."""
 
     root: Path
@@ -102,7 +102,7 @@ def prepare(
     process at the same directory waits for the first, says so, and finds the data ready.
     Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
-    job = Job(
+    job = PrepareJob(
         Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
         progress or silent,
     )  # fmt: skip
@@ -114,13 +114,13 @@ def prepare(
         return reuse(job, settings)
 
 
-def reuse(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+def reuse(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = _checked(job, settings)
     say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
 
 
-def _checked(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+def _checked(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a finished directory, which is of these settings and whole."""
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
@@ -128,7 +128,7 @@ def _checked(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _prepare(job: Job, settings: dict[str, Any]) -> None:
+def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     for source in filter(needs_cleaning, job.sources):
         raise SourceError(
             f"{job.root} holds no prepared data, and source {source['name']!r} of kind "
@@ -148,7 +148,7 @@ def _prepare(job: Job, settings: dict[str, Any]) -> None:
         say_skipped(job, part)
 
 
-def say_skipped(job: Job, part: dict[str, Any]) -> None:
+def say_skipped(job: PrepareJob, part: dict[str, Any]) -> None:
     """One line for a source of which something was left out that may have held text."""
     counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
@@ -160,7 +160,7 @@ def say_skipped(job: Job, part: dict[str, Any]) -> None:
 # --- Settings: what makes prepared data the same -------------------------------------------
 
 
-def settings_of(job: Job) -> dict[str, Any]:
+def settings_of(job: PrepareJob) -> dict[str, Any]:
     """Flat, named as in the spec, so that a difference can be told in the spec's words."""
     names = [source["name"] for source in job.sources]
     for name in names:
@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def inputs_of(job: Job) -> dict[str, Any]:
+def inputs_of(job: PrepareJob) -> dict[str, Any]:
     """What the settings refer to but do not contain."""
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": fingerprint(source)
@@ -223,7 +223,7 @@ def inputs_of(job: Job) -> dict[str, Any]:
     return inputs
 
 
-def _check_same(job: Job, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
+def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
     made from: if they are gone, only the settings are compared."""
     changes = differences(manifest["settings"], settings)
@@ -262,7 +262,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 # --- One source ----------------------------------------------------------------------------
 
 
-def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
+def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
     """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
     finished = note_or_nothing(directory / "source.json")
@@ -305,7 +305,7 @@ def _prepare_source(job: Job, source: dict[str, Any], model: Tokenizer, key: str
     return part
 
 
-def _is_whole(job: Job, part: dict[str, Any]) -> bool:
+def _is_whole(job: PrepareJob, part: dict[str, Any]) -> bool:
     """Whether the files of a source that was finished before still are what was written."""
     try:
         check(job.root / part["name"] / "unigrams.npy", part["unigrams_sha256"])
@@ -336,7 +336,7 @@ def cores() -> int:
 # --- All sources ---------------------------------------------------------------------------
 
 
-def summary(job: Job, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")

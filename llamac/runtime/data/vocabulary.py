@@ -13,13 +13,13 @@ from .sources import documents
 from .tokenizer import EOS, Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
 
 if TYPE_CHECKING:
-    from .token_shards import Job
+    from .token_shards import PrepareJob
 
 UNKNOWN_SHARE = 0.01  # most of a source's tokens that may be the unknown piece
 ENOUGH = 1 << 20  # tokens that are judged before the source is over
 
 
-def given(job: Job) -> Tokenizer | None:
+def given(job: PrepareJob) -> Tokenizer | None:
     """The tokenizer of `tokenizer.path`, None where one is trained. Raises TokenizerError if it
     does not fit the spec, before anything is read or written."""
     path, eos = job.tokenizer.get("path"), job.tokenizer.get("eos")
@@ -44,7 +44,7 @@ def given(job: Job) -> Tokenizer | None:
     return model
 
 
-def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer]) -> Tokenizer:
+def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokenizer]) -> Tokenizer:
     """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
     whether that of before is still wanted."""
     path = job.root / "tokenizer.model"
@@ -56,14 +56,14 @@ def tokenizer_of(job: Job, key: str, train: Callable[[Job], Tokenizer]) -> Token
     return model
 
 
-def is_settled(job: Job, key: str) -> bool:
+def is_settled(job: PrepareJob, key: str) -> bool:
     """Whether the tokenizer that `key` stands for is there, as it was written."""
     noted = note_or_nothing(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_whole(path, noted["file_sha256"])
 
 
-def train_on_sources(job: Job) -> Tokenizer:
+def train_on_sources(job: PrepareJob) -> Tokenizer:
     """Trains on a sample of the training documents, each source giving bytes in proportion to its
     share, or all it has."""
     lines: list[str] = []
@@ -76,7 +76,7 @@ def train_on_sources(job: Job) -> Tokenizer:
     return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)
 
 
-def _training_texts(job: Job, source: dict[str, Any]) -> Iterator[str]:
+def _training_texts(job: PrepareJob, source: dict[str, Any]) -> Iterator[str]:
     skipped, kept, held_out = Skipped(), 0, 0
     for text in documents(source, skipped):
         if job.is_held_out(text.encode()):

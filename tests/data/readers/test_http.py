@@ -199,7 +199,7 @@ def html_limit() -> int:
 
 
 def test_codings_without_end_are_refused() -> None:
-    with pytest.raises(http.Broken):
+    with pytest.raises(http.ResponseError):
         decoded(", ".join(["gzip"] * 2000), gzip.compress(PAGE))
 
 
@@ -263,7 +263,7 @@ def test_status_lines(status: bytes, code: int) -> None:
     ],
 )
 def test_what_is_no_response(data: bytes) -> None:
-    with pytest.raises(http.Broken):
+    with pytest.raises(http.ResponseError):
         http.response(data)
 
 

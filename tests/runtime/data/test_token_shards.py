@@ -205,7 +205,7 @@ def test_the_tokenizer_never_sees_held_out_text(texts: Path, tmp_path: Path) -> 
     """Half the documents are held out; a vocabulary of the other half alone is the same one."""
     settings = arguments(texts, validation=0.5, tokenizer={"kind": "bpe", "train_bytes": 10**6})
     prepare(tmp_path / "data", **settings)
-    job = token_shards.Job(tmp_path, **settings, progress=lambda stage, done: None)
+    job = token_shards.PrepareJob(tmp_path, **settings, progress=lambda stage, done: None)
     for path in texts.iterdir():
         lines = path.read_text().splitlines(keepends=True)
         kept = [x for x in lines if not job.is_held_out(json.loads(x)["text"].encode())]
