@@ -162,8 +162,9 @@ def _empty_rows(source: Source, step: CleaningPass) -> list[StepCounts]:
 
 def _show(judge: Filter | None, read: Read) -> None:
     """Give the judge the documents of a finished input: it must see all of a part, in order."""
-    for document in read(Skipped()) if judge is not None else ():
-        judge(document)
+    if judge is not None:
+        for document in read(Skipped()):
+            judge(document)
 
 
 def _remaining(
