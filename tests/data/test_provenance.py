@@ -63,7 +63,7 @@ def test_what_is_not_there_is_said(root: Path) -> None:
     size = len(stream(root, "train")[0])
     with pytest.raises(PreparedDataError, match=f"has tokens 0 to {size - 1:,} in train"):
         list(where(root, "web", size - 1, size + 1))
-    with pytest.raises(PreparedDataError, match=r"unknown source 'wev' .*: known: web, notes"):
+    with pytest.raises(PreparedDataError, match=r"unknown source 'wev' in .*; known: web, notes"):
         list(where(root, "wev", 0, 1))
 
 
