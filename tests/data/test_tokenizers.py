@@ -93,7 +93,7 @@ def test_explain_stops_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_unigram_model_has_no_merges_to_show() -> None:
     unigram = train_tokenizer(LINES, kind="unigram", vocab_size=299)
-    with pytest.raises(NoTokenizerError, match="BPE models only"):
+    with pytest.raises(NoTokenizerError, match="only be shown for SentencePiece BPE models"):
         list(explained("text", unigram, None))
 
 
