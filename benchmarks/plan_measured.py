@@ -67,7 +67,7 @@ class Setting:
             f"batch.sequence_length={self.length}",
             f"batch.micro_batch={self.sequences}",
             f"batch.sequences={self.sequences * self.micro_batches}",
-            f'activation.checkpoint="{self.policy}"',
+            f'recompute.policy="{self.policy}"',
         ]
         if kind == "cpu":
             changes += ['precision.compute="fp32"', 'kernels.compile="never"']

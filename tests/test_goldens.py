@@ -77,15 +77,15 @@ TIED = (
     'kernels.attention="math"',
 )
 # Of two layers, one computes attention and both halves of the FFN again, the other attention alone.
-BUDGET = ('activation.checkpoint="budget"', 'activation.budget="13.05GB"')
+BUDGET = ('recompute.policy="budget"', 'recompute.budget="13.05GB"')
 CASES = (
     Case("tiny", "tiny", small=True),
-    Case("7b-full-recompute", "7b", ('activation.checkpoint="full"',)),
+    Case("7b-full-recompute", "7b", ('recompute.policy="full"',)),
     Case("7b-budget", "7b", ("batch.micro_batch=1", *BUDGET)),
     Case("65b", "65b"),
     Case("llama2-70b-xformers", "llama2-70b", ('hardware.device="cuda"',)),
     Case("gpt3-block", "gpt3-block"),
-    Case("post-norm-save-all", "post-norm", ('activation.checkpoint="none"',)),
+    Case("post-norm-save-all", "post-norm", ('recompute.policy="none"',)),
     Case("tied-llama3-half-split", "tiny", TIED, small=True),
     Case("documents", "tiny", ("data.document_mask=true",), small=True),
 )
@@ -177,7 +177,7 @@ def test_no_golden_is_stale(update_goldens: bool) -> None:
 
 
 def test_the_goldens_show_every_checkpoint_policy() -> None:
-    found = {case.golden().activation.checkpoint for case in CASES}
+    found = {case.golden().recompute.policy for case in CASES}
     assert found == {"none", "selective", "full", "budget"}
 
 

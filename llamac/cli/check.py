@@ -41,7 +41,7 @@ def check(
             raise
         print(json.dumps({"valid": False, "errors": [_json(one) for one in error.diagnostics]}))
         raise typer.Exit(error.exit_code) from None
-    if loaded.activation.budget is not None:  # whether it can be met, the compiler knows
+    if loaded.recompute.budget is not None:  # whether it can be met, the compiler knows
         from llamac.passes.pipeline import saved_sets
 
         saved_sets(loaded)
@@ -93,7 +93,7 @@ def _summary(spec: Spec, missing: list[str]) -> Iterator[str]:
     yield f"  optimizer  {spec.optimizer.kind}, learning rate {spec.optimizer.lr:g}"
     device = spec.hardware.device + (f" for {spec.hardware.gpu}" if spec.hardware.gpu else "")
     yield (
-        f"  compute    {spec.precision.compute}, {spec.activation.checkpoint} checkpointing, "
+        f"  compute    {spec.precision.compute}, {spec.recompute.policy} checkpointing, "
         f"device {device}"
     )
     if spec.parallel.ranks > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from llamac.spec import Spec, load_spec
+from llamac.spec.errors import printable
 from llamac.spec.model import Model
 
 SpecArgument = Annotated[
@@ -32,13 +34,19 @@ def heads(model: Model) -> str:
 
 
 def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spec:
-    """The spec a command line names. files: its files must be there, too. Raises SpecError, which
-    `llamac.cli.main` prints."""
-    if not files:
-        return load_spec(spec, overrides or ())
-    from llamac.cli.preflight import missing_files
+    """Return the spec that a command line names; print notes on it to stderr.
 
-    return load_spec(spec, overrides or (), missing_files)
+    files: whether its files must be there, too. Raises SpecError, which `llamac.cli.main` prints.
+    """
+    more = None
+    if files:
+        from llamac.cli.preflight import missing_files
+
+        more = missing_files
+    loaded = load_spec(spec, overrides or (), more)
+    for note in loaded.document.notes if loaded.document else ():
+        print(f"note: {printable(note)}", file=sys.stderr)
+    return loaded
 
 
 def writable(path: Path, option: str = "-o") -> None:

@@ -84,9 +84,9 @@ def _peak(spec: Spec, program: Program | None, device: Device) -> float:
 def _smaller(spec: Spec) -> Iterator[tuple[dict[str, Any], Spec]]:
     """Changes that save memory and leave the loss curve as it is, the cheapest first."""
     least = {"batch.micro_batch": 1}
-    again = {"activation.checkpoint": "full"}
+    again = {"recompute.policy": "full"}
     for changes in (least, again, least | again):
-        drop = {"activation.budget": None} if "activation.checkpoint" in changes else {}
+        drop = {"recompute.budget": None} if "recompute.policy" in changes else {}
         try:
             smaller = spec.replace(changes | drop)
         except SpecError:

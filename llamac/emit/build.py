@@ -56,8 +56,8 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
 
 def _whole(spec: Spec) -> Spec:
     """The same model for one process, which makes text: a budget is for training."""
-    trains = {"activation.checkpoint": "selective", "activation.budget": None}
-    return spec.replace(WHOLE | (trains if spec.activation.budget else {}))
+    trains = {"recompute.policy": "selective", "recompute.budget": None}
+    return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
 
 
 def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> None:

@@ -65,7 +65,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """The pass `checkpoint` under `activation.checkpoint = "budget"`."""
+    """The pass `checkpoint` under `recompute.policy = "budget"`."""
 
     limit: Limit
     name: str = "checkpoint"

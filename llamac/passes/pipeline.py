@@ -84,16 +84,16 @@ def _select_kernels(spec: Spec) -> Pass:
 
 
 def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
-    activation, parallel = spec.activation, spec.parallel
-    if activation.budget is None:
-        return Checkpoint(policy=activation.checkpoint)
+    recompute, parallel = spec.recompute, spec.parallel
+    if recompute.budget is None:
+        return Checkpoint(policy=recompute.policy)
     if decided:
         return Decided(decided)
     sharers = parallel.data_shard * parallel.context
     return Budget(
         Limit(
-            nbytes=activation.budget,
-            where=spec.where("activation.budget"),
+            nbytes=recompute.budget,
+            where=spec.where("recompute.budget"),
             dtype=spec.precision.compute,
             sharding="zero3" if sharers > 1 else "none",
             sharers=sharers,
@@ -145,7 +145,7 @@ def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
 
 def saved_sets(spec: Spec) -> SavedSets:
     """Return what each variant of a layer keeps under the spec's budget; nothing if it has none."""
-    if spec.activation.budget is None:
+    if spec.recompute.budget is None:
         return ()
     *_, last = stages(spec, stop_after="checkpoint")
     return tuple(last.program.regions[name].saved for name, _ in variants(last.program))

@@ -62,7 +62,7 @@ def exit_code(work: Callable[[], int]) -> Callable[[], int]:
 
 
 OUT_OF_MEMORY = (
-    "out of memory: what needs less is a smaller batch.micro_batch, or activation.checkpoint = "
+    "out of memory: what needs less is a smaller batch.micro_batch, or recompute.policy = "
     '"full"; neither changes the loss curve, so the run goes on from its newest checkpoint'
 )
 

@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from llamac.resources import directory, find_spec, shipped_specs
-from llamac.spec.errors import Diagnostic, Location, Path, SpecError, describe, quoted
+from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, quoted
 from llamac.spec.positions import Lines, Place, scan
 
 LARGEST_FILE = 1024 * 1024
@@ -27,6 +27,19 @@ _EITHER_OR = (
 """Pairs of which a spec gives one: whoever speaks later replaces the other one as well."""
 
 
+_RENAMED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("activation", "checkpoint"): ("recompute", "policy")
+}
+_RENAMED_SECTIONS = {"activation": "recompute"}
+"""Former names of keys and sections, which are still read."""
+
+
+def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return today's path for a key or section that had another name."""
+    path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
+    return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
+
+
 @dataclass
 class Document:
     """Plain parsed TOML, and the place of every path in it."""
@@ -38,6 +51,7 @@ class Document:
     roots: dict[str, FilePath] = field(default_factory=dict)
     """By the name of a file in places: the directory that relative paths in it start from."""
     shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
+    notes: list[str] = field(default_factory=list)  # what a person should know and is no error
 
     def value(self, path: Path) -> Any:
         """Return the value at `path`; KeyError if there is none."""
@@ -69,6 +83,25 @@ class Document:
         parent[path[-1]] = value
         self._forget(path)
         self.places[path] = place
+
+    def rename(self) -> None:
+        """Give former names of keys and sections their current ones, with a note on each."""
+        for path in [path for path in self.places if len(path) <= 2]:
+            names = tuple(map(str, path))
+            if (new := current_name(names)) == names:
+                continue
+            place = self.places[path]
+            if len(path) == 2 or not isinstance(self.data[names[0]], dict):
+                self.put(new, self.value(path), place)
+                self.note_renamed(names, new, place)
+        for old in _RENAMED_SECTIONS:
+            self.drop((old,))
+
+    def note_renamed(self, old: tuple[str, ...], new: tuple[str, ...], place: Place) -> None:
+        """Note that a key or section is read under its current name."""
+        at = place.key
+        where = f"--set {at.source}" if at.file == OPTION else f"{at.file}:{at.line}"
+        self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
 
     def drop(self, path: Path) -> None:
         """Removes the key at `path`, if it is there."""
@@ -160,6 +193,7 @@ def _read(
     merged.file, merged.files = file, (*document.files, *merged.files)
     merged.roots |= document.roots
     merged.shipped |= document.shipped
+    merged.notes += document.notes
     merged.merge(document)
     return merged
 
@@ -173,7 +207,7 @@ def _unset(base: Document, child: Document) -> None:
         message = f"`unset` must be an array of dotted keys, not {describe(keys)}"
         raise _failure(child.place(at).value, message, example)
     for index, key in enumerate(keys):
-        path: Path = tuple(key.split("."))
+        path: Path = current_name(tuple(key.split(".")))
         try:
             base.value(path)
         except KeyError:
@@ -230,7 +264,9 @@ def parse(text: str, file: str) -> Document:
     """Return TOML `text` and its places. Raises SpecError on a syntax error."""
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:
-        return Document(file, tomllib.loads(text), scan(text, file))
+        document = Document(file, tomllib.loads(text), scan(text, file))
+        document.rename()
+        return document
     except RecursionError as error:
         raise _failure(Location(file), "nested too deeply to be a spec") from error
     except tomllib.TOMLDecodeError as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from llamac.spec.document import Document
+from llamac.spec.document import Document, current_name
 from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, dotted
 from llamac.spec.positions import Place
 
@@ -21,7 +21,9 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     for text in overrides:
         try:
             path, value, place = _parse(text)
-            document.put(_resolve(document, path, place), value, place)
+            if (current := current_name(path)) != path:
+                document.note_renamed(path, current, place)
+            document.put(_resolve(document, current, place), value, place)
         except SpecError as error:
             failures += error.diagnostics
     if failures:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
-from llamac.spec.activation import Activation
 from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
@@ -24,6 +23,7 @@ from llamac.spec.model import Model
 from llamac.spec.optimizer import Optimizer
 from llamac.spec.parallel import Parallel
 from llamac.spec.precision import Precision
+from llamac.spec.recompute import Recompute
 from llamac.spec.rules import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
 from llamac.spec.section import Section
@@ -47,7 +47,7 @@ class Spec(Section):
     schedule: Schedule
     batch: Batch
     precision: Precision = Precision()
-    activation: Activation = Activation()
+    recompute: Recompute = Recompute()
     parallel: Parallel = Parallel()
     kernels: Kernels = Kernels()
     checkpoint: Checkpoint = Checkpoint()

@@ -20,7 +20,7 @@ from tests.oracles.hf import build_hf, gradients_by_canonical_name, load_canonic
 HALF = "model.rope_layout=half_split"
 GROUPED = "model.n_kv_heads=2"
 TIED = "model.tied_embeddings=true"
-NONE, FULL = "activation.checkpoint=none", "activation.checkpoint=full"
+NONE, FULL = "recompute.policy=none", "recompute.policy=full"
 
 
 @pytest.mark.parametrize(

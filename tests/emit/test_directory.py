@@ -79,9 +79,9 @@ def test_the_same_spec_gives_the_same_bytes_in_any_process(tmp_path: Path) -> No
 FORMATTED = [
     ("tiny",),
     ("65b", "hardware.device=cuda"),
-    ("llama2-70b", "activation.checkpoint=full"),
+    ("llama2-70b", "recompute.policy=full"),
     ("gpt3-block",),
-    ("post-norm", "activation.checkpoint=none"),
+    ("post-norm", "recompute.policy=none"),
     ("tiny", *LLAMA3, "model.bias=true", "model.tied_embeddings=true", "model.n_kv_heads=2"),
     ("tiny", "model.n_layers=1", "model.norm=layernorm", "model.activation=relu"),
     ("tiny", 'eval.prompt="\'\\"\\n{{ x }}"', f"data.directory={'deep/' * 12}"),

@@ -26,7 +26,7 @@ def run(module: Any, spec: Spec, weights: dict[str, Tensor]) -> tuple[Tensor, di
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 def test_the_policy_changes_no_bit_of_the_gradients(policy: str, emitted) -> None:
     plain = small()
-    spec = small(f"activation.checkpoint={policy}")
+    spec = small(f"recompute.policy={policy}")
     module = emitted(spec)
     weights = random_weights(spec, module)
     loss, found = run(module, spec, weights)

@@ -24,7 +24,7 @@ COMPUTED = 1 + 3 + 3 + 1 + LOGSUMEXP + 1 + 1 + 1 + 2 * FFN + FFN + 1 + 1
 @cache
 def compiled(spec: str, policy: str = "selective") -> dict[str, Program]:
     """Pass → the program as it left it."""
-    loaded = shipped(spec, f"activation.checkpoint={policy}")
+    loaded = shipped(spec, f"recompute.policy={policy}")
     return {stage.name: stage.program for stage in stages(loaded)}
 
 

@@ -24,7 +24,7 @@ def test_one_region_after_one_pass(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_set_reaches_the_program(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--set", "activation.checkpoint=full", "--memory", "--format", "json"]
+    arguments = ["--set", "recompute.policy=full", "--memory", "--format", "json"]
     assert main(["inspect", "tiny", *arguments]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {r["name"]: r["saved_sbh"] for r in found["regions"]}["block"] == 1

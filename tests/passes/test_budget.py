@@ -59,9 +59,7 @@ def clock_of(program: Program) -> Clock:
 
 
 def budgeted(name: str, budget: str, *changes: str) -> Spec:
-    return shipped(
-        name, 'activation.checkpoint="budget"', f'activation.budget="{budget}"', *changes
-    )
+    return shipped(name, 'recompute.policy="budget"', f'recompute.budget="{budget}"', *changes)
 
 
 # -- what may be kept ------------------------------------------------------------------------------
@@ -280,9 +278,9 @@ def test_the_plan_of_the_scheduled_program_is_within_the_budget(name: str) -> No
     program = compile_spec(spec)
     verify(program)
     memory = predict(setting_for(spec, load_device("a100-80gb")), program).memory
-    assert spec.activation.budget is not None
+    assert spec.recompute.budget is not None
     held = memory.total - memory.overhead
-    assert 0.85 * spec.activation.budget < held <= spec.activation.budget
+    assert 0.85 * spec.recompute.budget < held <= spec.recompute.budget
 
 
 def test_a_budget_that_cannot_be_met_says_where_it_stands_and_what_could_be() -> None:
@@ -290,7 +288,7 @@ def test_a_budget_that_cannot_be_met_says_where_it_stands_and_what_could_be() ->
     with pytest.raises(BudgetError) as caught:
         compile_spec(spec)
     said = str(caught.value)
-    assert said.startswith(f"{spec.where('activation.budget')}: a budget of 20GB cannot be met")
+    assert said.startswith(f"{spec.where('recompute.budget')}: a budget of 20GB cannot be met")
     (least,) = re.findall(r'Set budget = "([^"]+)"', said)
     compile_spec(budgeted("7b", least))
     with pytest.raises(BudgetError):
@@ -299,9 +297,9 @@ def test_a_budget_that_cannot_be_met_says_where_it_stands_and_what_could_be() ->
 
 def test_a_budget_goes_with_its_policy() -> None:
     with pytest.raises(SpecError, match="`budget` has no effect"):
-        shipped("tiny", 'activation.budget="1GB"')
+        shipped("tiny", 'recompute.budget="1GB"')
     with pytest.raises(SpecError, match="needs to know how much"):
-        shipped("tiny", 'activation.checkpoint="budget"')
+        shipped("tiny", 'recompute.policy="budget"')
 
 
 def test_a_decision_holds_for_a_twin() -> None:

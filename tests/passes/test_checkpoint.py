@@ -85,7 +85,7 @@ def test_the_rest_is_computed_again_just_before_its_first_reader() -> None:
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_view_is_ever_kept(name: str, policy: str) -> None:
-    result = compile_spec(shrunk(name, f'activation.checkpoint="{policy}"'))
+    result = compile_spec(shrunk(name, f'recompute.policy="{policy}"'))
     for region in result.regions.values():
         sources = [producer(n)[0] for n in region.forward.graph.nodes if n.name in region.saved]
         assert len(sources) == len(region.saved)
@@ -94,7 +94,7 @@ def test_no_view_is_ever_kept(name: str, policy: str) -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_selective_repeats_no_matmul_and_no_attention(name: str) -> None:
-    block = compile_spec(shrunk(name, 'activation.checkpoint="selective"')).regions["block"]
+    block = compile_spec(shrunk(name, 'recompute.policy="selective"')).regions["block"]
     assert block.backward is not None
     forward = {node.name for node in block.forward.graph.nodes}
     again = [n for n in ops_in(block.backward.graph) if n.name in forward]
@@ -125,7 +125,7 @@ def test_selective_keeps_at_most_twelve_times_batch_sequence_dim() -> None:
 
 
 def test_full_keeps_each_region_s_input_alone() -> None:
-    result = compile_spec(shrunk("65b", 'activation.checkpoint="full"'))
+    result = compile_spec(shrunk("65b", 'recompute.policy="full"'))
     for name in result.layers[:1]:
         region = result.regions[name]
         assert region.saved == ("x",)
@@ -134,7 +134,7 @@ def test_full_keeps_each_region_s_input_alone() -> None:
 
 
 def test_full_does_not_compute_the_loss_twice() -> None:
-    head = compile_spec(shrunk("65b", 'activation.checkpoint="full"')).regions["head"]
+    head = compile_spec(shrunk("65b", 'recompute.policy="full"')).regions["head"]
     assert head.backward is not None
     assert not [n for n in ops_in(head.backward.graph) if op_of(n).name.startswith("linear_cross")]
 

@@ -232,7 +232,7 @@ def assert_sound(
 @every_layout
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 def test_ranks_compute_what_the_reference_does(layout: str, policy: str) -> None:
-    chosen = (*LAYOUTS[layout], f"activation.checkpoint={policy}")
+    chosen = (*LAYOUTS[layout], f"recompute.policy={policy}")
     spec = shrink(shipped("65b", *chosen))
     *_, last = stages(spec, stop_after="checkpoint")
     after = Overlap().apply(last.program)

@@ -21,7 +21,7 @@ LAYOUTS = {
         "7b",
         (*SMALL, "parallel.pipeline=4", "parallel.pipeline_virtual=2", "parallel.data_shard=2"),
     ),
-    "recomputed": ("7b", (*SMALL, "activation.checkpoint=full")),
+    "recomputed": ("7b", (*SMALL, "recompute.policy=full")),
     "two variants of a block": (
         "7b",
         (
@@ -29,8 +29,8 @@ LAYOUTS = {
             "batch.tokens=64Ki",
             "schedule.tokens=1G",
             "batch.micro_batch=2",
-            "activation.checkpoint=budget",
-            "activation.budget=17GB",
+            "recompute.policy=budget",
+            "recompute.budget=17GB",
         ),
     ),
     "scores written out": ("gpt3-block", ("kernels.attention=math",)),

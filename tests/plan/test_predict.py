@@ -38,7 +38,7 @@ def test_a_compiled_program_gives_the_same() -> None:
 
 
 def test_hardware_does_no_less_than_the_model_asks_for_but_half_of_causal_attention() -> None:
-    none, full = (planned(f"activation.checkpoint={how}") for how in ("none", "full"))
+    none, full = (planned(f"recompute.policy={how}") for how in ("none", "full"))
     half = none.flops_per_token + none.attention_per_token / 2
     assert none.hardware_flops == pytest.approx(half * none.setting.tokens, rel=0.1)
     assert full.hardware_flops > 1.2 * none.hardware_flops

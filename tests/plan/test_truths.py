@@ -94,7 +94,7 @@ SEQUENCE = (f"parallel.tensor={T}",)
 
 def kept(policy: str, *ranks: str, scores: bool = True) -> float:
     """Bytes of a layer over s·b·h, by liveness over the compiled graph."""
-    spec = shipped("gpt3-block", *GPT, f'activation.checkpoint="{policy}"', *ranks)
+    spec = shipped("gpt3-block", *GPT, f'recompute.policy="{policy}"', *ranks)
     found = activations(compile_spec(spec), scores_kept=scores)
     return found.kept["block"] / SBH
 

@@ -77,7 +77,7 @@ def specs(draw: st.DrawFn) -> Spec:
                 "micro_batch": sequences,
             },
             "precision": {"compute": draw(st.sampled_from(["bf16", "fp32"]))},
-            "activation": {"checkpoint": draw(st.sampled_from(["none", "selective", "full"]))},
+            "recompute": {"policy": draw(st.sampled_from(["none", "selective", "full"]))},
             "kernels": {
                 "attention": attention,
                 "loss_chunk": draw(st.integers(1, 23)),

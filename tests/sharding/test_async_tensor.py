@@ -61,8 +61,8 @@ def test_of_several_readers_one_matmul_joins() -> None:
     "overrides",
     [
         (),
-        ("activation.checkpoint=full",),
-        ("activation.checkpoint=none", "parallel.context=2"),
+        ("recompute.policy=full",),
+        ("recompute.policy=none", "parallel.context=2"),
         ("model.bias=true", "parallel.overlap=false"),
     ],
     ids=str,

@@ -102,12 +102,12 @@ def test_a_layer_has_the_collectives_of_sequence_parallelism() -> None:
 
 
 def test_keeping_everything_gathers_nothing_again() -> None:
-    _, backward = layer('activation.checkpoint="none"')
+    _, backward = layer('recompute.policy="none"')
     assert backward == {"all_gather": 2, "reduce_scatter": 2}
 
 
 def test_recomputing_everything_repeats_the_forward() -> None:
-    _, backward = layer('activation.checkpoint="full"')
+    _, backward = layer('recompute.policy="full"')
     assert backward == {"all_gather": 2 + 2, "reduce_scatter": 2 + 1}  # the last is not needed
 
 

@@ -90,5 +90,5 @@ def test_any_layout_of_any_model(
         f"model.position={position}",
         f"model.bias={str(bias).lower()}",
         f"model.tied_embeddings={str(tied).lower()}",
-        f"activation.checkpoint={policy}",
+        f"recompute.policy={policy}",
     )

@@ -32,8 +32,8 @@ LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'
         ["65b"],
         ["llama2-70b", "--set=hardware.device=cuda"],
         ["gpt3-block"],
-        ["post-norm", "--set=activation.checkpoint=none"],
-        ["tiny", "--set=activation.checkpoint=full", "--set=model.tied_embeddings=true"],
+        ["post-norm", "--set=recompute.policy=none"],
+        ["tiny", "--set=recompute.policy=full", "--set=model.tied_embeddings=true"],
         ["7b", "--set=model.rope_layout=half_split", f"--set={LLAMA3}", "--set=model.bias=true"],
         ["1b", "--set=model.activation=relu", "--set=kernels.attention=math"],
         ["tiny", "--set=model.head_dim=6", "--set=model.n_kv_heads=2"],
@@ -106,7 +106,7 @@ def test_the_twin_keeps_every_feature_and_ratio(name: str) -> None:
     for field, value in spec.model:
         if field not in SIZES:
             assert getattr(twin.model, field) == value, field
-    assert (twin.activation, twin.precision) == (spec.activation, spec.precision)
+    assert (twin.recompute, twin.precision) == (spec.recompute, spec.precision)
     large, small = spec.model, twin.model
     assert small.n_heads / small.n_kv_heads == large.n_heads / large.n_kv_heads
     assert small.dim / (small.n_heads * small.head_dim) == 1

@@ -220,7 +220,7 @@ def _spec(row: Row, layout: RowLayout) -> Spec:
             ("parallel.data_shard", layout.data if sharded else 1),
             ("parallel.data_replicate", 1 if sharded else layout.data),
             ("precision.compute", "fp32" if says(dtype, "^fp32", "tf32", "float32") else "bf16"),
-            ("activation.checkpoint", "none"),
+            ("recompute.policy", "none"),
             ("kernels.attention", "math" if unfused(row) else "sdpa"),
             ("kernels.loss_chunk", 2**30),
         )

@@ -84,7 +84,7 @@ def heading(prediction: Prediction) -> tuple[str, str]:
     return (
         f"{spec.name}: {prediction.parameters:,} parameters on {parallel.ranks:,} × {device.title}",
         f"{layout}; {turns} of {batch.micro_batch} × {batch.sequence_length:,} tokens a step; "
-        f"checkpoint {spec.activation.checkpoint}, compute {spec.precision.compute}",
+        f"checkpoint {spec.recompute.policy}, compute {spec.precision.compute}",
     )
 
 

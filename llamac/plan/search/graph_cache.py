@@ -51,8 +51,8 @@ class _Alike:
                 "parallel.pipeline_virtual": 1,
                 "parallel.data_shard": 1,
                 "parallel.data_replicate": 1,
-                "activation.checkpoint": "none",
-                "activation.budget": None,
+                "recompute.policy": "none",
+                "recompute.budget": None,
                 "launch.gpus_per_node": parallel.tensor * parallel.context,
             }
         )
@@ -72,8 +72,8 @@ def _differentiated(alike: _Alike) -> tuple[Spec, Program]:
 @lru_cache(maxsize=512)
 def _checkpointed(alike: _Alike, policy: str) -> Program:
     small, program = _differentiated(alike)
-    activation = small.activation.model_copy(update={"checkpoint": policy})
-    for step in passes_for(small.model_copy(update={"activation": activation}))[_first() :]:
+    recompute = small.recompute.model_copy(update={"policy": policy})
+    for step in passes_for(small.model_copy(update={"recompute": recompute}))[_first() :]:
         program = step.apply(program)
     return program
 

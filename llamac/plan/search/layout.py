@@ -33,7 +33,7 @@ _DEGREES = {
 
 @dataclass(frozen=True, order=True)
 class Layout:
-    """Degrees as in [parallel], sequences of a micro-batch, and [activation].
+    """Degrees as in [parallel], sequences of a micro-batch, and [recompute].
 
     budget: Bytes, with checkpoint = "budget".
     """
@@ -82,8 +82,8 @@ class Layout:
             del new["parallel.sequence"]  # which means nothing there
         new["parallel.async_tensor"] = _async(spec, self)
         new["batch.micro_batch"] = self.micro_batch
-        new["activation.checkpoint"] = self.checkpoint
-        new["activation.budget"] = self.budget
+        new["recompute.policy"] = self.checkpoint
+        new["recompute.budget"] = self.budget
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def of(self, spec: Spec) -> Spec:
@@ -93,8 +93,8 @@ class Layout:
         parts: dict[str, Any] = {
             "parallel": spec.parallel.model_copy(update=update),
             "batch": spec.batch.model_copy(update={"micro_batch": self.micro_batch}),
-            "activation": spec.activation.model_copy(
-                update={"checkpoint": self.checkpoint, "budget": self.budget}
+            "recompute": spec.recompute.model_copy(
+                update={"policy": self.checkpoint, "budget": self.budget}
             ),
         }
         return spec.model_copy(update=parts)
@@ -119,8 +119,8 @@ def layout_of(spec: Spec) -> Layout:
     return Layout(
         **degrees,
         micro_batch=spec.batch.micro_batch,
-        checkpoint=spec.activation.checkpoint,
-        budget=spec.activation.budget,
+        checkpoint=spec.recompute.policy,
+        budget=spec.recompute.budget,
     )
 
 
@@ -130,8 +130,8 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
     Raises LayoutError."""
     found: dict[str, Any] = {
         "micro_batch": spec.batch.micro_batch,
-        "checkpoint": spec.activation.checkpoint,
-        "budget": spec.activation.budget,
+        "checkpoint": spec.recompute.policy,
+        "budget": spec.recompute.budget,
     }
     given = set()
     for part in filter(None, re.split(r"[,\s]+", text.strip().lower())):

@@ -110,7 +110,7 @@ def _layout_changes(prediction: Prediction) -> Iterator[Change]:
     }
     if layout.checkpoint in POLICIES and layout.checkpoint != "none":
         less = POLICIES[POLICIES.index(layout.checkpoint) - 1]
-        tried[f"more memory: activation.checkpoint = {less}"] = {"checkpoint": less}
+        tried[f"more memory: recompute.policy = {less}"] = {"checkpoint": less}
     for what, changes in tried.items():
         other = _tried(setting, replace(layout, **changes))  # type: ignore[arg-type]
         if other is not None:

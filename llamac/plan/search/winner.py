@@ -94,10 +94,10 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
     notes = {
         "parallel": f"tensor ranks {where}; data ranks that share state: {layout.data_shard:,}",
         "batch": f"micro-batches a step: {count:,}; ranks with batches: {layout.data:,}",
-        "activation": "what computes least again of what fits",
+        "recompute": "what computes least again of what fits",
     }
     name = f"{spec.name}-best"
-    if found.setting.spec.activation.budget is not None and layout.budget is None:
+    if found.setting.spec.recompute.budget is not None and layout.budget is None:
         return whole_toml(spec, name, above, notes)
     return derived_toml(base, out, name, changes, above, notes)
 
@@ -111,8 +111,8 @@ def _whole(layout: Layout) -> dict[str, Any]:
     }
     rest: dict[str, Any] = {
         "batch.micro_batch": layout.micro_batch,
-        "activation.checkpoint": layout.checkpoint,
+        "recompute.policy": layout.checkpoint,
     }
     if layout.budget is not None:
-        rest["activation.budget"] = layout.budget
+        rest["recompute.budget"] = layout.budget
     return degrees | rest

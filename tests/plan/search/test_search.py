@@ -145,7 +145,7 @@ def test_a_layout_is_read_as_it_is_written(text: str) -> None:
 
 
 def test_data_ranks_are_what_is_left_and_the_rest_the_spec_s() -> None:
-    spec = load_spec("65b").replace({"batch.micro_batch": 2, "activation.checkpoint": "full"})
+    spec = load_spec("65b").replace({"batch.micro_batch": 2, "recompute.policy": "full"})
     layout = parse_layout("tp8 pp4", spec, 2048)
     assert layout == Layout(8, pipeline=4, data_shard=64, micro_batch=2, checkpoint="full")
 

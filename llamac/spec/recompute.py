@@ -1,0 +1,36 @@
+"""[recompute]: which activations are saved, and which recomputed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from llamac.spec.errors import Problem
+from llamac.spec.section import Section
+from llamac.spec.units import Bytes
+
+
+class Recompute(Section):
+    """Which activations are saved for the backward pass; the others are recomputed in it."""
+
+    policy: Literal["none", "full", "selective", "budget"] = Field(
+        default="selective",
+        description="none keeps every value; selective keeps the outputs of linear layers and "
+        "attention and recomputes the rest, as LLaMA did; full keeps only each block's input; "
+        "budget recomputes as little as `budget` bytes allow.",
+    )
+    budget: Bytes | None = Field(
+        default=None,
+        description='For policy = "budget": what each rank may hold in all, bytes. Leave a GPU '
+        "a few GB for CUDA, NCCL and what the allocator cannot use.",
+    )
+
+    def rules(self) -> Iterator[Problem]:
+        if self.policy == "budget" and self.budget is None:
+            message = 'policy = "budget" needs to know how much a rank may hold'
+            yield Problem(("policy",), message, 'add, for instance, budget = "60GB"')
+        if self.policy != "budget" and self.budget is not None:
+            message = f'`budget` has no effect with policy = "{self.policy}"'
+            yield Problem(("budget",), message, 'remove it, or set policy = "budget"', at="key")
