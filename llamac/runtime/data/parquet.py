@@ -76,6 +76,9 @@ def _columns(
         has = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         skipped.add(f"no column {text!r}", f"{path} (has {has})")
         return []
+    if names.count(text) > 1:
+        skipped.add(f"several columns {text!r}", path)
+        return []
     if _type(schema.field(names.index(text)).type) not in _TEXT:
         skipped.add("not a text", path)
         return []

@@ -68,7 +68,7 @@ def _records(kind: str, path: str, text_field: str, skipped: Skipped) -> Iterato
         return _json_lines(pieces, path, skipped)
     if kind == "json":
         return _json(pieces, path, skipped)
-    return _csv(pieces, "\t" if kind == "tsv" else ",", path, skipped)
+    return _csv(pieces, "\t" if kind == "tsv" else ",", path, text_field, skipped)
 
 
 def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
@@ -277,7 +277,7 @@ def _value(data: bytes, long: bool) -> Iterator[bytes | None]:
 
 
 def _csv(
-    pieces: Iterator[bytes], delimiter: str, path: str, skipped: Skipped
+    pieces: Iterator[bytes], delimiter: str, path: str, text_field: str, skipped: Skipped
 ) -> Iterator[tuple[int, Any]]:
     """RFC 4180: the first row names the columns, quoted fields may hold line ends. A row's number
     is that of its first line. Bytes that are not UTF-8 cost the row they stand in."""
@@ -298,6 +298,8 @@ def _csv(
             continue
         if not header:
             header = row
+            if header.count(text_field) > 1:
+                return skipped.add(f"several columns {text_field!r}", path)
         elif len(row) == len(header):
             yield number, dict(zip(header, row, strict=True))
         else:

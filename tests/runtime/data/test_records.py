@@ -431,3 +431,12 @@ def test_checking_reads_no_more_than_beginnings(
 def test_names_and_hints_do_not_overlap() -> None:
     hinted = chain.from_iterable(ends for ends, _ in inputs._HINTS)
     assert not {*hinted} & {*inputs.ENDINGS}
+
+
+def test_which_of_several_text_columns_is_meant_is_not_guessed(tmp_path: Path) -> None:
+    column = pa.array(["one", "two"])
+    table = pa.Table.from_arrays([column, column], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,text\r\none,two\r\n")
+    for name in ("a.parquet", "a.csv"):
+        assert read(tmp_path / name) == ([], {"several columns 'text'": 1})
