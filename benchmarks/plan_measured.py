@@ -113,16 +113,17 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Run the trainer's step; the process imports what train.py does of the emitted directory."""
     sys.path.insert(0, str(directory))
     import model as emitted  # pyright: ignore[reportMissingImports]
-    import train  # noqa: F401  # pyright: ignore[reportMissingImports] - for its imports' memory
+    import train  # pyright: ignore[reportMissingImports]
     from runtime import machine  # pyright: ignore[reportMissingImports]
     from runtime.optimizers.adamw import AdamW  # pyright: ignore[reportMissingImports]
-    from runtime.train.master_weights import MasterWeights  # pyright: ignore[reportMissingImports]
 
     device, dtype = torch.device(task["device"]), getattr(torch, task["dtype"])
     torch.manual_seed(0)
     model = emitted.Model(device=device, dtype=dtype)
     emitted.initialise(model, 0)
-    optimizer = MasterWeights(model.named_parameters(), AdamW, **task["optimizer"])
+    mesh, shares = train.Mesh(train.DEGREES, device), train.Shares(train.PACKED)
+    parameters, options = model.named_parameters(), task["optimizer"]
+    optimizer = train.ShardedWeights(parameters, shares, mesh, AdamW, **options)
     how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions)
     shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)
@@ -133,10 +134,10 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
         total = torch.zeros((), device=device)
         for micro in batch:
-            loss = model(micro[:, :-1].contiguous(), micro[:, 1:].contiguous()) / len(batch)
+            loss = model(micro[:, :-1].contiguous(), micro[:, 1:].contiguous())
             loss.backward()
             total += loss.detach()
-        optimizer.read(optimizer.step(1e-5, total))
+        optimizer.read(optimizer.step(1e-5, total, torch.tensor(batch[..., 1:].numel())))
         times.append(time.perf_counter() - began)
     return {"seconds": times[1:], "peak": machine.peak_memory_bytes(device), "how": how}
 

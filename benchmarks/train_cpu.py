@@ -42,6 +42,7 @@ from contest import (
     flops_per_token,
     hf_loss,
     hf_model,
+    mean_loss,
     random_batch,
     random_weights,
 )
@@ -66,7 +67,7 @@ def enter(name: str, spec: Spec, directory: Path) -> Contestant:
         if name == "llamac":
             module.compile_regions()
         emitted = emitted_model(module, weights, "cpu", torch.float32)
-        return Contestant.enter(name, emitted, emitted)
+        return Contestant.enter(name, emitted, mean_loss(emitted))
     hf = hf_model(model, weights, length, "cpu", torch.float32)
     loss = hf_loss(hf)
     return Contestant.enter(name, hf, torch.compile(loss) if name == "hf-compiled" else loss)

@@ -34,6 +34,7 @@ from contest import (
     flops_per_token,
     hf_loss,
     hf_model,
+    mean_loss,
     random_batch,
     random_weights,
 )
@@ -139,7 +140,7 @@ def enter(name: str, spec_path: Path, directory: Path) -> Contestant:
     module = build(spec_path, directory / name, overrides(name.removeprefix("llamac-"), "bf16"))
     module.compile_regions()
     model = emitted_model(module, weights, "cuda", torch.bfloat16)
-    return Contestant.enter(name, model, model)
+    return Contestant.enter(name, model, mean_loss(model))
 
 
 def milliseconds(function: Callable[..., Any], *arguments: Any) -> float:

@@ -34,7 +34,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.distributed as dist
-from contest import MasterAdamW, emitted_model, hf_loss, hf_model, random_batch, random_weights
+from contest import (
+    MasterAdamW,
+    emitted_model,
+    hf_loss,
+    hf_model,
+    mean_loss,
+    random_batch,
+    random_weights,
+)
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from train_cpu import machine, pairwise, summary
@@ -111,7 +119,9 @@ def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
         mesh.reduce_gradients(model, True)
         loss = model(tokens[own], labels[own])
         loss.backward()
-        outcome = optimizer.read(optimizer.step(LR, loss.detach()))
+        outcome = optimizer.read(
+            optimizer.step(LR, loss.detach(), torch.tensor(labels[own].numel()))
+        )
         return outcome.loss, outcome.grad_norm
 
     return step
@@ -126,7 +136,8 @@ def plain(name: str, spec: Spec, weights: dict[str, Tensor]) -> Step:
     else:
         with imported(files_of(spec, stages(spec))) as module:
             emitted = emitted_model(module, weights, "cpu", torch.float32)
-        loss_of = model = DistributedDataParallel(emitted)
+        model = DistributedDataParallel(emitted)
+        loss_of = mean_loss(model)
     optimizer = MasterAdamW(model.parameters())
 
     def step(tokens: Tensor, labels: Tensor) -> tuple[float, float]:

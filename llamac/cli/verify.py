@@ -112,14 +112,15 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
         "\nthe emitted model in processes, over gloo in fp32, against one rank, and that against "
         f"eager PyTorch in float64: largest relative error, {ROUNDING:g} allowed"
     )
-    print(f"\n{'layout':<16}{'loss':>9}{'norm':>9}{'gradients':>11}  worst")
+    print(f"\n{'layout':<16}{'loss':>9}{'evaluate':>10}{'norm':>9}{'gradients':>11}  worst")
     rows: list[Found] = []
     for found in compared(spec, counts, files_of):
         print(f"{found.layout:<16}{_layout_row(found)}", flush=True)
         rows.append(found)
     first = next((found for found in rows if found.missed), None)
     if first is not None:
-        what = first.problem or f"{first.worst[0]} is off by {first.worst[1]:.1e}"
+        key, error = first.worst
+        what = first.problem or f"relative error {error:.1e} in {_kind(key)}"
         raise VerificationMissed(f"{spec.name} on {first.layout} is not what one rank does: {what}")
     refused = sum(bool(found.refused) for found in rows)
     count = f"{len(rows) - refused}, {refused} refused" if refused else f"{len(rows)}"
@@ -133,9 +134,9 @@ def _layout_row(found: Found) -> str:
         return f"   refused: {found.refused}"
     gradients = {key[2:]: error for key, error in found.errors.items() if key.startswith("d ")}
     name, worst = max(gradients.items(), key=lambda item: item[1])
-    loss, norm = found.errors["loss"], found.errors["logits"]
+    loss, evaluated, norm = (found.errors[key] for key in ("loss", "evaluated", "norm"))
     mark = "   MISSED" if found.missed else "" if loss or worst else "   bit-equal"
-    return f"{loss:>9.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
+    return f"{loss:>9.1e}{evaluated:>10.1e}{norm:>9.1e}{worst:>11.1e}  {name}{mark}"
 
 
 class VerificationMissed(Exception):
@@ -185,13 +186,18 @@ def _complaint(verdict: Verdict, name: str) -> str:
         what = verdict.problem if "\n" not in verdict.problem else f"\n{verdict.problem}"
     else:
         key, error = verdict.worst
-        kind = f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
-        what = f"relative error {error:.1e} in {kind}; {TOLERANCE:g} is allowed"
+        what = f"relative error {error:.1e} in {_kind(key)}; {TOLERANCE:g} is allowed"
     return f"{name} is wrong from stage `{verdict.stage}` on: {what}"
+
+
+def _kind(key: str) -> str:
+    """What a key of `errors` measures, in words."""
+    return f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
 
 
 WHAT = {
     "loss": "the loss",
     "evaluated": "the loss in evaluation",
     "logits": "the logits of a prompt",
+    "norm": "the gradient norm",
 }

@@ -140,11 +140,11 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
             if mesh.degrees["pp"] > 1:
                 _through(models, mesh, tokens)
                 continue
-            loss = models[0](tokens, labels) / report.micro_batches
+            loss = models[0](tokens, labels)
             loss.backward()
             total += loss.detach()
     with _Counting(report, 1):
-        optimizer.step(spec.optimizer.lr, total)
+        optimizer.step(spec.optimizer.lr, total, torch.ones(()))
 
 
 def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:

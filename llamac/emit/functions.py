@@ -33,7 +33,7 @@ from llamac.ir.types import TensorType
 RUNTIME = "llamac.runtime."
 PURPOSE = {
     "embed": "Token ids → the residual stream.",
-    "head": "The residual stream → the mean loss over all tokens.",
+    "head": "The residual stream → the sum of the losses over all targets.",
     "evaluate": "As `head_forward`, without the gradients: for validation.",
     "logits": "The residual stream → scores of every next token: for generation.",
 }

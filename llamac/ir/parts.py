@@ -68,7 +68,7 @@ def canonical_gradients(
     """Assemble canonical gradients from what every rank holds.
 
     held: (coordinates, (parameter, layer) → its gradient) of each rank. Over `cp`, where each
-    rank's loss is the mean over its own positions, gradients are averaged.
+    rank's loss is the sum over its own positions, gradients are summed.
     """
     found: dict[str, Tensor] = {}
     for name, layer in held[0][1]:
@@ -108,5 +108,5 @@ def _whole(
                 total = part.new_zeros(shape)
             total[tuple(place)] += part
         assert total is not None
-        yield piece, total / mesh["cp"] if "cp" in summed else total
+        yield piece, total
         start += rows

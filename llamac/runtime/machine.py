@@ -99,6 +99,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def arguments(description: str, directory: Path, steps: int) -> argparse.Namespace:
+    """Parse the command line of train.py: `run`, `resume` and `steps`, with these defaults."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--run", type=Path, default=directory, metavar="DIR", help="run directory")
+    parser.add_argument("--resume", default="auto", metavar="auto|never|PATH")
+    parser.add_argument(
+        "--steps", type=positive, default=steps, metavar="N", help="stop after step N"
+    )
+    return parser.parse_args()
+
+
 def this_command(without: str) -> str:
     """The command line that started this program, for a shell, less one option and its value.
 
@@ -292,6 +303,16 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
+
+    @property
+    def why(self) -> str:
+        """The signal's name; "stopped" where another rank received it."""
+        return self.received.name if self.received else "stopped"
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, as of a program that it ends; else 0."""
+        return 130 if self.received == signal.SIGINT else 0
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,7 +15,9 @@ class Eval(Section):
 
     every: Count = Field(default=500, description="Steps between evaluations.")
     batches: Count = Field(
-        default=20, description="Micro-batches of held-out text in one evaluation."
+        default=8,
+        description="Held-out batches in one evaluation, each of `batch.sequences` sequences, or "
+        "as many as the validation split has.",
     )
     prompt: str = Field(
         default="", description="Beginning of the sample that each evaluation prints."

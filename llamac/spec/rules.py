@@ -63,14 +63,6 @@ def _documents_lie_on_one_rank(data: Data, parallel: Parallel) -> Iterator[Probl
             yield Problem(("data", "document_mask"), message, ways)
 
 
-def _padding_counts_once(data: Data, parallel: Parallel) -> Iterator[Problem]:
-    if data.packing == "best_fit" and parallel.context > 1:
-        message = f'packing = "best_fit" pads sequences, which context = {parallel.context} ranks '
-        message += "would average unequally"
-        ways = 'set parallel.context = 1, or packing = "concatenate"'
-        yield Problem(("data", "packing"), message, ways)
-
-
 def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -> Iterator[Problem]:
     tokens = total_steps(schedule, batch) * batch.tokens
     for index, phase in enumerate(data.phase):
@@ -92,7 +84,6 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _documents_lie_on_one_rank,
     _documents_have_an_end,
-    _padding_counts_once,
     _phases_begin_while_training,
     kernel_can_run,
     layout_fits,

@@ -22,7 +22,7 @@ from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.distributed.param_sharding import Shares
 from llamac.verify.oracle import Oracle, Outcome
 from llamac.verify.packing import module_packing_problem
-from llamac.verify.ranks import on_ranks
+from llamac.verify.ranks import on_ranks, summed
 
 ROOTS = ("model", "runtime")  # the emitted directory's own modules
 
@@ -51,7 +51,7 @@ def _run_alone(module: Any, oracle: Oracle) -> Outcome:
     }
     with torch.no_grad():
         evaluated = model(oracle.tokens, oracle.labels)
-    return Outcome(loss.detach(), evaluated, model.logits(oracle.prompt), gradients)
+    return Outcome(loss.detach(), evaluated, gradients, model.logits(oracle.prompt))
 
 
 def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
@@ -83,13 +83,13 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
                 continue  # what another rank has as well
             with lock:
                 for canonical, box in shares.boxes(name, parameter, parameter.grad):
-                    gradients[canonical][_place(box)] += box.tensor / context
+                    gradients[canonical][_place(box)] += box.tensor
         with torch.no_grad():
             return loss.detach(), model(*batch), model.logits(own(prompt))
 
     found = on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
-    loss, evaluated = (torch.stack([one[i] for one in found]).mean() for i in (0, 1))
-    return Outcome(loss, evaluated, found[0][2][:, : oracle.prompt.shape[1]], gradients)
+    loss, evaluated = (summed([one[i] for one in found], mesh) for i in (0, 1))
+    return Outcome(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
 
 
 def _place(box: Box) -> tuple[slice, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llamac.spec import Spec
-from llamac.verify.reference import Reference
+from llamac.verify.reference import PADDING, Reference
 
 TOLERANCE = 1e-9
 """Largest relative error in float64: rounding stays below 1e-12, a mistake above 1e-6."""
@@ -21,23 +21,26 @@ NEGLIGIBLE = 1e-3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model makes of a batch, in float64.
+    """What a model makes of a batch.
 
-    loss, evaluated: 0-d, the latter without any backward work. logits: of the prompt, [B, P, V].
-    gradients: by canonical name.
+    loss, evaluated: 0-d, the latter without any backward work. gradients: by canonical name.
+    logits: of the prompt, [B, P, V]. norm: of all gradients, 0-d. None: not measured.
     """
 
     loss: Tensor
     evaluated: Tensor
-    logits: Tensor
     gradients: Mapping[str, Tensor]
+    logits: Tensor | None = None
+    norm: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Oracle:
     """A batch, random weights by canonical name, and what the reference makes of them.
 
-    tokens, labels: int64 [B, S]. prompt: int64 [B, P], with P < S where S > 1.
+    tokens, labels: int64 [B, S]; labels are the next tokens, and end in padding, each sequence's at
+    another place, so that micro-batches and ranks have different numbers of targets.
+    prompt: int64 [B, P], with P < S where S > 1.
     """
 
     weights: Mapping[str, Tensor]
@@ -45,6 +48,11 @@ class Oracle:
     labels: Tensor
     prompt: Tensor
     outcome: Outcome
+
+    @property
+    def sequences(self) -> Tensor:
+        """The batch as a data loader gives it: int64 [B, S + 1]."""
+        return torch.cat([self.tokens[:, :1], self.labels], 1)
 
 
 def consult(spec: Spec, seed: int = 0) -> Oracle:
@@ -58,10 +66,13 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
         for name, weight in reference.parameters_by_name().items()
     }
     reference.load(weights)
-    shape = (2, spec.batch.micro_batch, length)
-    tokens, labels = torch.randint(spec.model.vocab_size, shape, generator=random)
+    shape = (spec.batch.micro_batch, length + 1)
+    sequences = torch.randint(spec.model.vocab_size, shape, generator=random)
     if eos is not None:  # documents of some five tokens
-        tokens[torch.rand(shape[1:], generator=random) < 0.2] = eos
+        sequences[torch.rand(shape, generator=random) < 0.2] = eos
+    for number, row in enumerate(sequences, 1):  # the last one is whole
+        row[1 + -(-length * number // len(sequences)) :] = PADDING
+    tokens, labels = sequences[:, :-1].clamp(min=0), sequences[:, 1:]
     prompt = tokens[:, : max(1, length * 3 // 4)]
     loss = reference(tokens, labels)
     loss.backward()
@@ -70,7 +81,7 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
         assert weight.grad is not None, f"the reference has no gradient for {name}"
         gradients[name] = weight.grad
     with torch.no_grad():
-        outcome = Outcome(loss.detach(), loss.detach(), reference.logits(prompt), gradients)
+        outcome = Outcome(loss.detach(), loss.detach(), gradients, reference.logits(prompt))
     return Oracle(weights, tokens, labels, prompt, outcome)
 
 
@@ -86,8 +97,9 @@ def errors(found: Outcome, wanted: Outcome, negligible: float = NEGLIGIBLE) -> d
     """Relative error of everything that `wanted` holds, by what it is; infinite where it is absent,
     misshapen or not a number. What is not wanted at all counts as wrong, too."""
     result = {
-        key: relative_error(getattr(found, key), getattr(wanted, key))
-        for key in ("loss", "evaluated", "logits")
+        key: relative_error(getattr(found, key), value)
+        for key in ("loss", "evaluated", "logits", "norm")
+        if (value := getattr(wanted, key)) is not None
     }
     # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to
     # all scores of a query, which softmax does not see. What is left is rounding, and is judged by

@@ -1,4 +1,5 @@
-"""The emitted model on layouts of real processes, over gloo in fp32, against one rank."""
+"""The emitted trainer's own step and evaluation on layouts of real processes, over gloo in fp32,
+against one rank."""
 
 from __future__ import annotations
 
@@ -15,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamac.emit.trainer import stream_shape
 from llamac.passes.pipeline import saved_sets, stages
+from llamac.runtime.kernels.padding import count_targets
 from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
-from llamac.verify.emitted import imported
-from llamac.verify.oracle import Outcome, consult, errors
+from llamac.verify.oracle import Oracle, Outcome, consult, errors
 from llamac.verify.stages import Emit
 from llamac.verify.twin import shrink
 
@@ -87,13 +87,12 @@ def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
     twin, decided = divisible(spec), saved_sets(spec)
     oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
-    task = {"weights": weights, "tokens": oracle.tokens, "labels": oracle.labels, "micro_batch": 1}
-    alone = _alone(emit(twin, list(stages(twin, decided=decided))), task)
+    task = {"weights": weights, "sequences": oracle.sequences}
+    alone = _run(emit(twin, list(stages(twin, decided=decided))), twin, task)
     for count in counts:
         for name, degrees in LAYOUTS[count].items():
             if count == 1:
-                reference = _outcome(oracle.outcome.loss, oracle.outcome.gradients)
-                yield Found(name, errors(alone, reference, NEGLIGIBLE))
+                yield Found(name, errors(alone, _mean(oracle), NEGLIGIBLE))
                 continue
             try:
                 layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
@@ -102,7 +101,7 @@ def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
                 continue
             try:
                 made = list(stages(layout, decided=decided))
-                found = _together(emit(layout, made), layout, task)
+                found = _run(emit(layout, made), layout, task)
                 yield Found(name, errors(found, alone, NEGLIGIBLE))
             except RuntimeError as error:
                 yield Found(name, {}, problem=str(error))
@@ -130,65 +129,44 @@ def divisible(spec: Spec) -> Spec:
     )
 
 
-def _alone(files: Mapping[str, str], task: Mapping[str, Any]) -> Outcome:
-    with imported(files) as module:
-        model = module.Model()
-        views = sys.modules["runtime.parameters"].canonical_views
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                for canonical, view in views(name, parameter, module.PACKED):
-                    view.copy_(task["weights"][canonical])
-        total = torch.zeros(())
-        for tokens, labels in zip(task["tokens"].split(1), task["labels"].split(1), strict=True):
-            loss = model(tokens, labels) / SEQUENCES
-            loss.backward()
-            total += loss.detach()
-        gradients = {
-            canonical: view
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None
-            for canonical, view in views(name, parameter.grad, module.PACKED)
-        }
-    return _outcome(total, gradients)
-
-
-def _outcome(loss: Tensor, gradients: Mapping[str, Tensor]) -> Outcome:
+def _mean(oracle: Oracle) -> Outcome:
+    """What a step makes of the reference's sums: means over targets, and the gradients' norm."""
+    targets = count_targets(oracle.labels)
+    gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
-    return Outcome(loss, loss, norm, gradients)
+    loss = oracle.outcome.loss / targets
+    return Outcome(loss, loss, gradients, norm=norm)
 
 
-def _together(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
-    """Run a layout's emitted model in as many processes as it has ranks."""
+def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
+    """Run a layout's emitted trainer for a step, in as many processes as it has ranks."""
     parallel = spec.parallel
     with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
         for name, text in files.items():
-            if name.endswith(".py"):
-                path = Path(directory, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+            path = Path(directory, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
         script = Path(directory, "one_rank.py")
         script.write_text(Path(one_rank.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-        torch.save(
-            task | {"degrees": parallel.mesh, "stream": stream_shape(spec)}, Path(directory, "task")
-        )
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={parallel.ranks}", "one_rank.py", "task", "found"]
-        _run(command, directory)
+        torch.save(task, Path(directory, "task"))
+        command = [sys.executable]
+        if parallel.ranks > 1:
+            command += ["-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc-per-node={parallel.ranks}"]
+        _start([*command, "one_rank.py", "task", "found"], directory)
         results = [torch.load(Path(directory, f"found.{rank}")) for rank in range(parallel.ranks)]
-    gradients: dict[str, Tensor] = {n: torch.full_like(w, torch.nan) for n, w in _items(task)}
+    gradients: dict[str, Tensor] = {
+        name: torch.full_like(weight, torch.nan) for name, weight in task["weights"].items()
+    }
     for result in results:
         for name, offsets, values in result["gradients"]:
             place = zip(offsets, values.shape, strict=True)
             gradients[name][tuple(slice(o, o + n) for o, n in place)] = values
-    outcome = _outcome(results[0]["loss"], gradients)
-    return Outcome(outcome.loss, outcome.evaluated, results[0]["norm"], gradients)
+    first = results[0]
+    return Outcome(first["loss"], first["evaluated"], gradients, norm=first["norm"])
 
 
-def _items(task: Mapping[str, Any]) -> Any:
-    return task["weights"].items()
-
-
-def _run(command: list[str], directory: str) -> None:
+def _start(command: list[str], directory: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(

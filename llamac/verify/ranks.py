@@ -7,7 +7,7 @@ groups up by the name of the axis, and finds simulated ones.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -23,6 +23,11 @@ TIMEOUT = 120.0
 
 class RanksDisagree(Exception):
     """Ranks of one group asked for different collectives: real ones would hang."""
+
+
+def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
+    """The loss of a batch from every rank's: ranks of `tp` have the same one."""
+    return torch.stack(list(losses)).sum() / mesh.get("tp", 1)
 
 
 class _Meeting:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PADDING = -1
+"""The label of a position that has no target."""
+
 
 def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple[int, ...]]:
     """Canonical name (Meta's) to shape, in order of use. Every linear weight is [out, in].
@@ -194,5 +197,9 @@ class Reference(nn.Module):
         return F.linear(self.norm("norm", x), self.weights[output])
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy over all tokens, 0-d; labels int64 [B, S] are the next tokens."""
-        return F.cross_entropy(self.logits(tokens).flatten(0, 1), labels.flatten())
+        """Sum of the cross-entropies of all targets, 0-d.
+
+        labels: the next tokens, int64 [B, S]; one of PADDING is no target.
+        """
+        scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()
+        return F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="sum")

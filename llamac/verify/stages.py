@@ -24,7 +24,7 @@ from llamac.spec import Spec
 from llamac.verify.emitted import run_emitted
 from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
 from llamac.verify.packing import packing_problem
-from llamac.verify.ranks import on_ranks
+from llamac.verify.ranks import on_ranks, summed
 
 EMITTED = "model.py"
 
@@ -95,8 +95,8 @@ def run_program(program: Program, oracle: Oracle) -> Outcome:
             program.mesh, collectives.GROUPS, lambda at: _run_rank(program, oracle, at)
         )
         return Outcome(
-            loss=torch.stack([loss for loss, *_ in found]).mean(),
-            evaluated=torch.stack([evaluated for _, evaluated, *_ in found]).mean(),
+            loss=summed([loss for loss, *_ in found], program.mesh),
+            evaluated=summed([evaluated for _, evaluated, *_ in found], program.mesh),
             logits=found[0][2],
             gradients=canonical_gradients(
                 program,

@@ -54,7 +54,7 @@ def test_logits_and_every_gradient_are_those_of_transformers(overrides, emitted)
     tokens, labels = batch(spec)
 
     hf_logits = hf(tokens).logits
-    hf_loss = F.cross_entropy(hf_logits.flatten(0, 1), labels.flatten())
+    hf_loss = F.cross_entropy(hf_logits.flatten(0, 1), labels.flatten(), reduction="sum")
     assert relative_error(model.logits(tokens), hf_logits) < 1e-5
     loss = model(tokens, labels)
     assert relative_error(loss, hf_loss) < 1e-5

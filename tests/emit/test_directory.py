@@ -28,7 +28,7 @@ assert all(p.grad.isfinite().all() for p in net.parameters())
 assert net.logits(tokens).shape == (2, 24, 331)
 import train
 assert "llamac" not in sys.modules, "it imports llamac"
-print(f"{loss.item():.2f}")
+print(f"{loss.item() / tokens.numel():.2f}")
 """
 
 # An importer that finds llamac nowhere, however it is installed.

@@ -221,7 +221,7 @@ def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     chosen = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1))
-    return -chosen.mean()
+    return -chosen.sum()
 
 
 def _linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Padding has no loss and no gradient, and the mean is over the tokens that are left."""
+"""Padding has no loss and no gradient, and the loss is the sum of what is left."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_autograd(x: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     """(loss, d_x, d_weight) of the tokens that are no padding, taken out one by one."""
     x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
     real = labels >= 0
-    loss = F.cross_entropy(x[real] @ weight.T, labels[real])
+    loss = F.cross_entropy(x[real] @ weight.T, labels[real], reduction="sum")
     d_x, d_weight = torch.autograd.grad(loss, (x, weight))
     return loss.detach(), d_x, d_weight
 
@@ -77,6 +77,22 @@ def test_a_vocabulary_shared_among_ranks(fused: bool) -> None:
         assert_close(loss, wanted, "the loss")
     assert_close(torch.stack(d_xs).sum(0), d_x, "the gradient of x")
     assert_close(torch.cat(d_weights), d_weight, "the gradient of the weight")
+
+
+def test_the_loss_of_a_batch_is_that_of_its_parts_together() -> None:
+    """However unequal the parts: micro-batches of 6 and of 2 targets here."""
+    x, weight, labels = batch()
+    whole = cross_entropy.linear_cross_entropy_with_gradients(x, weight, labels, CHUNK)
+    parts = [
+        cross_entropy.linear_cross_entropy_with_gradients(
+            x[i : i + 1], weight, labels[i : i + 1], 3
+        )
+        for i in range(2)
+    ]
+    losses, d_x, d_weight = zip(*parts, strict=True)
+    assert_close(sum(losses), whole[0], "the loss")  # type: ignore[arg-type]
+    assert_close(torch.cat(d_x), whole[1], "the gradient of x")
+    assert_close(sum(d_weight), whole[2], "the gradient of the weight")  # type: ignore[arg-type]
 
 
 def test_nothing_but_padding_has_no_loss() -> None:

@@ -98,7 +98,7 @@ def test_a_row_s_gradient_goes_to_the_rank_that_has_it(size):
 def test_cross_entropy_of_shared_logits(size):
     b = batch()
     logits = (b.x @ b.weight.T).requires_grad_()
-    wanted = F.cross_entropy(logits.flatten(0, 1), b.tokens.flatten())
+    wanted = F.cross_entropy(logits.flatten(0, 1), b.tokens.flatten(), reduction="sum")
     (wanted * 1.7).backward()
     assert logits.grad is not None
     d_loss = torch.tensor(1.7, dtype=torch.float64)
@@ -138,7 +138,7 @@ def test_fused_cross_entropy_and_its_gradients(size, chunk):
 def test_large_logits_neither_overflow_nor_vanish(offset):
     b = batch(torch.float32)
     logits = b.x @ b.weight.T + offset
-    wanted = F.cross_entropy(logits.flatten(0, 1).double(), b.tokens.flatten())
+    wanted = F.cross_entropy(logits.flatten(0, 1).double(), b.tokens.flatten(), reduction="sum")
 
     def rank(r: int) -> tuple[Tensor, Tensor]:
         mine = F.pad(logits, (0, 1), value=1e30)[..., 166 * r : 166 * (r + 1)]
@@ -220,7 +220,7 @@ def test_the_vjp_rules_give_the_whole_vocabulary_s_gradients(size, tied):
 
     x, weight = b.x.clone().requires_grad_(), b.weight.clone().requires_grad_()
     stream = x + weight[b.tokens] if tied else x
-    wanted = F.cross_entropy((stream @ weight.T).flatten(0, 1), b.tokens.flatten())
+    wanted = F.cross_entropy((stream @ weight.T).flatten(0, 1), b.tokens.flatten(), reduction="sum")
     (wanted * 0.6).backward()
     assert x.grad is not None
     assert weight.grad is not None

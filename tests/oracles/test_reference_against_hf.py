@@ -83,7 +83,7 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict, attention
     assert relative_error(reference.logits(tokens), hf_logits) < 1e-5
 
     reference(tokens, labels).backward()
-    F.cross_entropy(hf_logits.flatten(0, 1), labels.flatten()).backward()
+    F.cross_entropy(hf_logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
     wanted = gradients_by_canonical_name(hf, model)
     found = {name: p.grad for name, p in reference.parameters_by_name().items()}
     assert found.keys() == wanted.keys()
@@ -144,7 +144,9 @@ def test_the_other_blocks_are_those_of_torch_transformer(activation: str, positi
 
     assert relative_error(reference.logits(tokens), logits) < 1e-12
     names, values = zip(*parameters.items(), strict=True)
-    wanted = torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), labels.flatten()), values)
+    wanted = torch.autograd.grad(
+        F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"), values
+    )
     found = torch.autograd.grad(reference(tokens, labels), values)
     for name, ours, theirs in zip(names, found, wanted, strict=True):
         if name.endswith("wk_bias"):  # softmax does not see it: both are rounding around zero

@@ -71,12 +71,6 @@ BROKEN = [
         ["data.document_mask=true tokenizer.eos=</s>"],
     ),
     (
-        "data.packing=best_fit parallel.context=2",
-        'packing = "best_fit" pads sequences, which context = 2 ranks would average unequally',
-        'set parallel.context = 1, or packing = "concatenate"',
-        ["data.packing=best_fit", "parallel.context=2"],
-    ),
-    (
         "data.phase=[{at=1,shares={docs=1,texts=1,doc=1}}]",
         "no source is named 'doc'",
         "the sources are docs, texts",

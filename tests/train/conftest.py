@@ -119,12 +119,16 @@ class Trainer:
         """Every tensor of the newest checkpoint: weights and moments, by canonical name."""
         train = self.train
         model = train.Model(device="cpu", dtype=train.DTYPE)
-        sections = train.MasterWeights(
-            model.named_parameters(), train.AdamW, **train.OPTIMIZER
-        ).tensors(train.PACKED)
+        sections = self.optimizer(model).boxes()
         newest = max((run / "checkpoints").glob("step-*"))
         train.checkpoint.load(newest, sections)
-        return {f"{s}.{n}": t for s, tensors in sections.items() for n, t in tensors.items()}
+        return {f"{s}.{n}": box.tensor for s, boxes in sections.items() for n, box in boxes.items()}
+
+    def optimizer(self, model: torch.nn.Module) -> Any:
+        train, device = self.train, torch.device("cpu")
+        shares, mesh = train.Shares(train.PACKED), train.Mesh(train.DEGREES, device)
+        parameters = model.named_parameters()
+        return train.ShardedWeights(parameters, shares, mesh, train.AdamW, **train.OPTIMIZER)
 
 
 def imported(directory: Path, name: str) -> ModuleType:

@@ -72,10 +72,8 @@ def greedy(trainer: Trainer, run: Path, prompt: str, count: int) -> str:
     """The likeliest continuation, the plain way: whole weights, one argmax after the other."""
     train = trainer.train
     model = train.Model(device="cpu", dtype=train.DTYPE)
-    optimizer = train.MasterWeights(model.named_parameters(), train.AdamW, **train.OPTIMIZER)
-    train.checkpoint.load(
-        max((run / "checkpoints").glob("step-*")), optimizer.tensors(train.PACKED)
-    )
+    optimizer = trainer.optimizer(model)
+    train.checkpoint.load(max((run / "checkpoints").glob("step-*")), optimizer.boxes())
     optimizer.loaded(1)
     tokenizer = train.Tokenizer.load(Path(train.DATA_DIRECTORY) / "tokenizer.model")
     tokens = start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]

@@ -28,18 +28,21 @@ def poisoned(trainer: Trainer, bad_steps: set[int]):
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_the_size_of_micro_batches_does_not_matter(fp32, patched, tmp_path, micro_batch):
     assert fp32.run(tmp_path / "two", "--steps", "4") == 0
-    patched(MICRO_BATCH=micro_batch)
+    patched(MICRO_BATCH=micro_batch, TOGETHER=micro_batch)
     assert fp32.run(tmp_path / "other", "--steps", "4") == 0
     for ours, theirs in zip(rows(tmp_path / "two"), rows(tmp_path / "other"), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-5)
 
 
 def test_the_first_loss_is_the_mean_over_the_whole_batch(fp32, tmp_path):
     train = fp32.train
     assert fp32.run(tmp_path, "--steps", "1") == 0
     model = train.Model(device="cpu", dtype=train.DTYPE)
-    train.initialise(model, train.SEED)
+    train.initialise_shares(
+        model.named_parameters(), train.INIT, train.Shares(train.PACKED), train.SEED
+    )
     mixture = train.Mixture(train.DATA_DIRECTORY, "train", train.SEQUENCE_LENGTH, train.SEED)
     batch = torch.from_numpy(mixture.sequences(0, train.SEQUENCES))
     logits = model.logits(batch[:, :-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -56,7 +57,77 @@ def test_gains_whose_parts_nobody_adds_are_found(
     captured = capsys.readouterr()
     (row,) = rows(captured.out)
     assert row.endswith("MISSED")
-    assert "norm is off by" in captured.err
+    assert re.search(r"relative error \S+ in the gradient of layers\.\d\.\w+_norm", captured.err)
+
+
+FAULTS = {
+    "mean of micro-batch means": (
+        "one rank",
+        "train.py",
+        "loss = model(*micro_batch)",
+        "loss = model(*micro_batch) / count_targets(micro_batch[1]) * count_targets(labels) / 4",
+        "the (loss|gradient .*)",
+    ),
+    "mean of held-out batch means": (
+        "one rank",
+        "train.py",
+        "(tokens, labels)\n        targets += count_targets(labels)",
+        "(tokens, labels) / count_targets(labels)\n        targets += 1",
+        "the loss in evaluation",
+    ),
+    "mean of data ranks' means": (
+        "fsdp2",
+        "train.py",
+        "loss = model(*micro_batch)",
+        "loss = model(*micro_batch) * (30 / count_targets(labels))",
+        "the (loss|gradient .*)",
+    ),
+    "FSDP averages": (
+        "fsdp2",
+        "runtime/distributed/mesh.py",
+        "module.set_gradient_divide_factor(1.0)",
+        "module.set_gradient_divide_factor(2.0)",
+        "the gradient .*",
+    ),
+    "mean of context ranks' means": (
+        "cp2",
+        "runtime/distributed/mesh.py",
+        "loss / same",
+        "loss / targets * 15 / same",
+        "the loss",
+    ),
+    "the norm alone": (
+        "fsdp2",
+        "runtime/distributed/sharded_optimizer.py",
+        "squares.sqrt()",
+        "squares.sqrt() * 1.01",
+        "the gradient norm",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_mean_of_unequal_means_is_found(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, file, right, wrong, where = FAULTS[fault]
+    emit = build.files_of
+
+    def broken(spec: Any, made: Any) -> dict[str, str]:
+        files = emit(spec, made)
+        if (spec.parallel.ranks > 1) == (layout != "one rank") or file == "train.py":
+            assert right in files[file]
+            files[file] = files[file].replace(right, wrong)
+        return files
+
+    count = 1 if layout == "one rank" else 2
+    monkeypatch.setattr(processes, "LAYOUTS", {count: {layout: processes.LAYOUTS[count][layout]}})
+    monkeypatch.setattr("llamac.emit.build.files_of", broken)
+    assert main(["verify", "tiny", f"--ranks={count}"]) == 3
+    said = capsys.readouterr().err
+    assert re.search(
+        rf"tiny on {layout} is not what .*: relative error \S+ in {where}$", said, re.M
+    )
 
 
 def test_other_numbers_of_ranks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.padding import PADDING
 from .prepared import SPLITS, PreparedDataError, load_manifest
 from .token_streams import Stream, open_stream
 
@@ -55,8 +56,9 @@ class Mixture:
 
     split "train": endless; every window of a source once per epoch, in another order each epoch.
     split "validation": in the same proportions, but in the text's order and finite: `len(mixture)`
-    sequences, up to where the first source would run out. Sources whose held-out documents do not
-    fill one window are `left_out`, the others keep their proportions.
+    sequences, up to where the first source would run out; what is read beyond is padding. Sources
+    whose held-out documents do not fill one window are `left_out`, the others keep their
+    proportions.
 
     phases: other shares from a number of tokens on, each {"at": tokens, "shares": {source: share}},
     in order; for training only. Shares are of tokens that are predicted: of a source whose packing
@@ -134,13 +136,14 @@ class Mixture:
     def sequences(self, start: int, count: int) -> np.ndarray:
         """The tokens of sequences start … start + count − 1, int64 [count, sequence_length + 1].
 
-        Raises IndexError beyond the end of the validation split.
+        Beyond the end of the validation split all of them are PADDING.
         """
-        if start < 0 or (not self.shuffled and start + count > self._end):
-            raise IndexError(f"sequences {start} to {start + count} of {self._end}")
-        places = (column.tolist() for column in self.locate(start, count))
-        out = np.empty((count, self.sequence_length + 1), dtype=np.int64)
-        for row, source, epoch, window in zip(out, *places, strict=True):
+        if start < 0:
+            raise IndexError(f"there is no sequence {start}")
+        out = np.full((count, self.sequence_length + 1), PADDING, dtype=np.int64)
+        real = count if self.shuffled else min(count, max(0, self._end - start))
+        places = (column.tolist() for column in self.locate(start, real))
+        for row, source, epoch, window in zip(out[:real], *places, strict=True):
             self._streams[source].read(epoch, window, row)
         return out
 

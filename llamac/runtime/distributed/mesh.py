@@ -10,12 +10,13 @@ tp             ranks that share each layer's weights, or its positions
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,21 +24,39 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import RunError
-from ..machine import say
+from ..machine import say, to_device
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
 from .ranks import Ranks
 
 
+class Sequences(Protocol):
+    """Numbered sequences, such as `runtime.data.mixture.Mixture`."""
+
+    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """Return `count` sequences from each start on, int64 [n, sequence_length + 1]."""
+        ...
+
+
 class Mesh:
-    """This process's place among the others. Make it with `started`."""
+    """This process's place among the others. Make it with `started`.
+
+    A mesh of one rank needs no process group, and has no collectives.
+    """
 
     def __init__(
         self, degrees: Mapping[str, int], device: torch.device, ranks: Ranks | None = None
     ) -> None:
         self.degrees, self.device, self.ranks = dict(degrees), device, ranks or Ranks()
-        self.size, self.rank = dist.get_world_size(), dist.get_rank()
-        kind, sizes = device.type, tuple(degrees.values())
+        self.size, self.rank = prod(degrees.values()), 0
+        self.at, self.sharded = dict.fromkeys(degrees, 0), None
+        if self.size > 1:
+            self._join(device.type)
+
+    def _join(self, kind: str) -> None:
+        """Find this process's coordinates and groups."""
+        degrees, self.rank = self.degrees, dist.get_rank()
+        sizes = tuple(degrees.values())
         mesh = init_device_mesh(kind, sizes, mesh_dim_names=tuple(degrees))
         self.at = {axis: mesh.get_local_rank(axis) for axis in degrees}
         for axis in ("cp", "tp"):
@@ -71,9 +90,27 @@ class Mesh:
     def data_rank(self) -> int:
         return self.at["dp_replicate"] * self.degrees["dp_shard"] + self.at["dp_shard"]
 
+    def __str__(self) -> str:
+        """`cpu`; of several ranks `dp_shard 2 × tp 4 = 8 ranks of cuda`."""
+        shared = [f"{axis} {ranks}" for axis, ranks in self.degrees.items() if ranks > 1]
+        kind = self.device.type
+        return f"{' × '.join(shared)} = {self.size} ranks of {kind}" if shared else kind
+
     def say(self, text: str) -> None:
         if self.first:
             say(text)
+
+    def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
+        """Return this rank's tokens and labels of `count` sequences, int64 [n, positions] each.
+
+        Ranks take turns of `micro_batch` sequences, so a step's are the same on any number of them.
+        Padding keeps its label, and as a token is any.
+        """
+        own = range(
+            start + self.data_rank * micro_batch, start + count, micro_batch * self.data_ranks
+        )
+        sequences = to_device(mixture.picked(own, micro_batch), self.device)
+        return self.own_positions(sequences[:, :-1].clamp(min=0), sequences[:, 1:])
 
     def own_positions(self, *several: Tensor) -> list[Tensor]:
         """This rank's positions (dim 1) of whole sequences."""
@@ -111,6 +148,10 @@ class Mesh:
         for layer, after in pairwise(layers):
             layer.set_modules_to_forward_prefetch([after])
             after.set_modules_to_backward_prefetch([layer])
+        modules: list[Any] = [*layers, model]
+        for module in modules:  # FSDP would average: the loss is a sum over all ranks
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
         model.to_empty(device=self.device)
         if callable(fill := getattr(model, "make_tables", None)):  # learned positions need none
             fill(self.device)
@@ -121,19 +162,29 @@ class Mesh:
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
 
-    @property
-    def losses(self) -> int:
-        """How many ranks have a loss: those of the last pipeline stage. The others count as 0."""
-        return self.size // self.degrees["pp"]
+    def add_up(self, loss: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
+        """Sum scalars over all ranks: float32, in the order given.
 
-    def mean(self, loss: Tensor) -> Tensor:
-        """The mean of a loss over the ranks that have one."""
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        return total / self.losses
+        loss: the sum over this rank's own targets; 0 where it has not the last pipeline stage.
+        targets: their number. Both count once, though ranks of `tp` have the same, and ranks of
+        `pp` the same targets. rest: added up over every rank as they are.
+        """
+        same = self.degrees["tp"]
+        counted = targets / (same * self.degrees["pp"])
+        totals = torch.stack([x.detach().float() for x in (loss / same, counted, *rest)])
+        if self.size > 1:
+            dist.all_reduce(totals)
+        return totals
+
+    def mean(self, loss: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over all ranks' targets, from this rank's sum and their number."""
+        total, count = self.add_up(loss, targets)
+        return total / count.clamp(min=1)
 
     def any(self, flag: bool) -> bool:
-        """Return whether `condition` holds on any rank."""
+        """Return whether `flag` holds on any rank."""
+        if self.size == 1:
+            return flag
         found = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(found)
         return bool(found.item())
@@ -141,7 +192,8 @@ class Mesh:
 
 @contextmanager
 def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
-    """Join the other processes. Raises RunError unless torchrun started as many as there are."""
+    """Join the other processes, if there are any. Raises RunError unless as many were started as
+    the mesh has ranks."""
     wanted, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
     if found != wanted:
         raise RunError(
@@ -149,6 +201,9 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
             f"torchrun --nproc-per-node {wanted}, or by a script of launch/",
             teller=0,
         )
+    if wanted == 1:
+        yield Mesh(degrees, device)
+        return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

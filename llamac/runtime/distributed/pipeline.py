@@ -25,7 +25,7 @@ class Pipeline:
     """This rank's stages of `count`, each made by `make(device, dtype, stage=number)`.
 
     A stage is called with what the one before it gave, the first with tokens; with labels besides
-    the last gives a loss, the mean over tokens. micro_batches: of a step, this rank's.
+    the last gives a loss, the sum over targets. micro_batches: of a step, this rank's.
     stream: the shape of what stages pass on, [sequences of a micro-batch, positions, dim].
     """
 
@@ -58,11 +58,10 @@ class Pipeline:
             )
             for number, model in self.models.items()
         ]
-        share = partial(_share, micro_batches)
         if len(stages) == 1:
-            self.schedule = Schedule1F1B(stages[0], micro_batches, share, scale_grads=False)
+            self.schedule = Schedule1F1B(stages[0], micro_batches, _loss, scale_grads=False)
         else:
-            self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, share, scale_grads=False)
+            self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, _loss, scale_grads=False)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Of all this rank's stages; layers have their numbers in the whole model."""
@@ -79,7 +78,7 @@ class Pipeline:
     def step(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Forward and backward of all of a step's micro-batches: int64 [sequences, positions].
 
-        Returns the mean loss where the last stage is, else 0; gradients are its.
+        Returns the sum of losses where the last stage is, else 0; gradients are its.
         """
         losses: list[Tensor] = []
         given = (tokens,) if self.first else ()
@@ -89,7 +88,7 @@ class Pipeline:
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of one micro-batch where the last stage is, else 0."""
+        """The sum of losses of one micro-batch where the last stage is, else 0."""
         ranks, group = self.mesh.degrees["pp"], self.mesh.pipeline
         loss = self._none()
         for number, model in self.models.items():
@@ -109,6 +108,6 @@ class Pipeline:
         return torch.zeros((), device=self.mesh.device)
 
 
-def _share(micro_batches: int, loss: Tensor, _target: Tensor) -> Tensor:
-    """What a micro-batch's loss adds to the step's."""
-    return loss / micro_batches
+def _loss(loss: Tensor, _target: Tensor) -> Tensor:
+    """Return a micro-batch's loss: the last stage's output is it already."""
+    return loss

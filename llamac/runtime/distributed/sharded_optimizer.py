@@ -1,4 +1,4 @@
-"""The optimizer of one rank among many: it updates its own part, on a norm that is everyone's."""
+"""The optimizer of one rank: it updates its own part, on a norm that is all ranks'."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+from torch.nn.utils import get_total_norm
 
 from ..checkpoint.dcp import Box
 from ..train.master_weights import MasterWeights
@@ -51,28 +51,30 @@ class ShardedWeights(MasterWeights):
                 self.masters[name].grad = local(parameter.grad)
 
     @torch.no_grad()
-    def step(self, lr: float, loss: Tensor) -> Tensor:
+    def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         self.collect()
-        outcome = super().step(lr, loss)
+        outcome = super().step(lr, loss, targets)
         for parameter in self.held.values():
             if isinstance(parameter, DTensor):
                 parameter.grad = None
         return outcome
 
     @torch.no_grad()
-    def measured(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss and the norm of all gradients, the same on every rank."""
+    def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, targets and the norm of all gradients, each of all ranks together."""
         if self.shares.size > 1:
             self._add_over_tensor_ranks()
         replicas, tensor = self.mesh.degrees["dp_replicate"], self.mesh.degrees["tp"]
-        squares = torch.zeros((), device=loss.device)
+        by_holders: dict[int, list[Tensor]] = {}  # how many ranks have the same gradient
         for name in self.held:
             for canonical, gradient in self._gradients(name):
                 holders = self.shares.copied(canonical) if self.shares.is_split(name) else tensor
-                squares += gradient.float().square().sum() / (holders * replicas)
-        totals = torch.stack([loss.float() / self.mesh.losses, squares])
-        dist.all_reduce(totals)
-        return totals[0], totals[1].sqrt()
+                by_holders.setdefault(holders * replicas, []).append(gradient)
+        squares = torch.zeros((), device=loss.device)
+        for holders, gradients in by_holders.items():
+            squares += get_total_norm(gradients).square() / holders
+        loss, targets, squares = self.mesh.add_up(loss, targets, squares)
+        return loss, targets, squares.sqrt()
 
     def _gradients(self, name: str) -> Iterable[tuple[str, Tensor]]:
         """(canonical name, this rank's part of its gradient), without padding."""
@@ -102,8 +104,19 @@ class ShardedWeights(MasterWeights):
             _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
 
     def boxes(self) -> dict[str, dict[str, Box]]:
-        """What a checkpoint holds of this rank's, as `MasterWeights.tensors`."""
-        return self._sections(lambda name, part: self.shares.boxes(name, self.held[name], part))
+        """Return what a checkpoint holds of this rank's, fp32, under canonical names.
+
+        There is a section for the masters ("model") and one for each state of the update rule. A
+        packed parameter appears as its canonical row slices, so a checkpoint does not depend on how
+        this trainer packs or shards. Loading writes through the views; then call `loaded`.
+        """
+        sections: dict[str, dict[str, Box]] = {"model": {}}
+        sections |= {name: {} for name in self.algorithm.STATES}
+        for name, master in self.masters.items():
+            state = {"model": master.detach(), **self.algorithm.state[master]}
+            for section, held in sections.items():
+                held |= self.shares.boxes(name, self.held[name], state[section])
+        return sections
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..kernels.cross_entropy import token_weights
+from ..kernels.cross_entropy import target_mask
 from ..kernels.embedding import embedding_gradient
 from ..kernels.linear import input_gradient, linear, weight_gradient
 from ..kernels.numerics import upcast
@@ -72,10 +72,10 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """logits [B, S, V'], labels int64 [B, S] → the mean loss, the same on every rank."""
+    """logits [B, S, V'], labels int64 [B, S] → the sum of losses, the same on every rank."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     losses = _losses(rows, labels.flatten(), axis)[0]
-    return (losses * token_weights(labels.flatten(), losses.dtype).squeeze(-1)).sum()
+    return (losses * target_mask(labels.flatten(), losses.dtype).squeeze(-1)).sum()
 
 
 def parallel_cross_entropy_backward(
@@ -84,20 +84,20 @@ def parallel_cross_entropy_backward(
     """d_logits, this rank's columns [B, S, V']."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     _, *found = _losses(rows, labels.flatten(), axis)
-    scale = d_loss * token_weights(labels.flatten(), rows.dtype)
+    scale = d_loss * target_mask(labels.flatten(), rows.dtype)
     return (_d_logits(rows, *found) * scale).to(logits.dtype).view_as(logits)
 
 
 def parallel_linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """x [B, S, D], weight [V', D], labels int64 [B, S] → the mean loss, made in chunks."""
+    """x [B, S, D], weight [V', D], labels int64 [B, S] → the sum of losses, in chunks."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
-    weights = token_weights(labels, total.dtype).squeeze(-1)
-    for rows, targets, share in _chunks(chunk, x, labels, weights):
+    for rows, targets in _chunks(chunk, x, labels):
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
-        total = total + (_losses(logits, targets, axis)[0] * share).sum()
+        losses = _losses(logits, targets, axis)[0]
+        total = total + (losses * target_mask(targets, total.dtype).squeeze(-1)).sum()
     return total
 
 
@@ -108,14 +108,14 @@ def parallel_linear_cross_entropy_with_gradients(
     d_x [B, S, D], d_weight [V', D])."""
     flat, labels = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
-    weights = token_weights(labels, total.dtype)
     d_rows: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=total.dtype)
-    for rows, targets, share in _chunks(chunk, flat, labels, weights):
+    for rows, targets in _chunks(chunk, flat, labels):
+        counted = target_mask(targets, total.dtype)
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
         losses, *found = _losses(logits, targets, axis)
-        total = total + (losses * share.squeeze(-1)).sum()
-        d_logits = (_d_logits(logits, *found) * share).to(x.dtype)
+        total = total + (losses * counted.squeeze(-1)).sum()
+        d_logits = (_d_logits(logits, *found) * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
         d_weight = d_weight + upcast(weight_gradient(d_logits, rows))

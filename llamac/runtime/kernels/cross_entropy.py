@@ -1,10 +1,11 @@
-"""Mean cross-entropy over tokens (natural log), from logits or fused with the output projection.
+"""Sum of the tokens' cross-entropies (nats), from logits or fused with the output projection.
 
 Fused, the logits [B, S, V] never exist whole: they are made a few tokens at a time. The loss is the
 last thing computed, so its gradient is taken while a chunk's logits are still at hand, and scaled
 by d_loss in the backward pass (the idea of Liger-Kernel, Hsu et al. 2024): three matmuls, not four.
 
-A label of PADDING has no loss, and the mean does not count it.
+A label of PADDING has no loss. The loss is a sum, so that micro-batches and ranks with different
+numbers of targets add up to that of the whole step; the optimizer divides by the step's targets.
 """
 
 from __future__ import annotations
@@ -18,34 +19,33 @@ from .numerics import upcast
 from .padding import PADDING
 
 
-def token_weights(labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """What each token counts in the mean: labels [n] → [n, 1], one part of all but the padding."""
-    counted = (labels != PADDING).to(dtype).unsqueeze(-1)
-    return counted / counted.sum().clamp(min=1)
+def target_mask(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 for each target and 0 for padding: labels […] → […, 1] in `dtype`."""
+    return (labels != PADDING).to(dtype).unsqueeze(-1)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits [B, S, V], labels int64 [B, S] → the mean loss, a float32 scalar."""
+    """logits [B, S, V], labels int64 [B, S] → the sum of losses, a float32 scalar."""
     rows = upcast(logits).flatten(0, -2)
-    return F.cross_entropy(rows, labels.flatten(), ignore_index=PADDING)
+    return F.cross_entropy(rows, labels.flatten(), reduction="sum", ignore_index=PADDING)
 
 
 def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """d_logits = (softmax(logits) - one_hot(labels)) · d_loss / tokens."""
+    """d_logits = (softmax(logits) - one_hot(labels)) · d_loss; 0 where a label is padding."""
     probabilities = upcast(logits).softmax(-1)
     target = F.one_hot(labels.clamp(min=0), logits.shape[-1])
-    weights = token_weights(labels.flatten(), probabilities.dtype).view(*labels.shape, 1)
-    return ((probabilities - target) * (d_loss * weights)).to(logits.dtype)
+    counted = target_mask(labels, probabilities.dtype)
+    return ((probabilities - target) * (d_loss * counted)).to(logits.dtype)
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
-    """x [B, S, D], weight [V, D], labels int64 [B, S] → the mean loss, `chunk` tokens at a time."""
+    """x [B, S, D], weight [V, D], labels int64 [B, S] → the sum of losses, made in chunks."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
         logits = upcast(linear(rows, weight))
         total = total + F.cross_entropy(logits, targets, reduction="sum", ignore_index=PADDING)
-    return total / (labels != PADDING).sum().clamp(min=1)
+    return total
 
 
 def linear_cross_entropy_with_gradients(
@@ -54,17 +54,16 @@ def linear_cross_entropy_with_gradients(
     """As `linear_cross_entropy`, with its gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
     flat, targets = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
-    weights = token_weights(targets, total.dtype)
     d_rows: list[Tensor] = []
     d_weight: Tensor | None = None
-    chunks = zip(flat.split(chunk), targets.split(chunk), weights.split(chunk), strict=True)
-    for rows, target, share in chunks:
+    for rows, target in zip(flat.split(chunk), targets.split(chunk), strict=True):
+        counted = target_mask(target, total.dtype)
         target = target.clamp(min=0).unsqueeze(-1)
         logits = upcast(linear(rows, weight))  # [chunk, V]
         log_total = logits.logsumexp(-1, keepdim=True)
-        total = total + ((log_total - logits.gather(-1, target)) * share).sum()
+        total = total + ((log_total - logits.gather(-1, target)) * counted).sum()
         hot = torch.arange(weight.shape[0], device=x.device) == target
-        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) * share).to(x.dtype)
+        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
         part = upcast(weight_gradient(d_logits, rows))

@@ -1,6 +1,13 @@
-"""What fills a sequence that documents do not."""
+"""The label of positions that have no target: what documents leave of a sequence."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
 PADDING = -1
 """As a label, one without a loss; as an input, whatever token."""
+
+
+def count_targets(labels: Tensor) -> Tensor:
+    """Count the labels that are not padding: an int64 scalar on their device."""
+    return (labels != PADDING).sum()

@@ -8,16 +8,12 @@ computed in fp32 is its own master: 4 + 4 + 8 = 16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-
-from ..parameters import Pieces, canonical_views
-
-T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
@@ -51,9 +47,10 @@ class MasterWeights:
     """The optimizer of one model: masters, their gradients and states, clipping, skipping.
 
     algorithm: the update rule, which takes `hyperparameters`.
-    `loss.backward()` as often as a step has micro-batches, then `step(lr, loss)` once.
-    Gradients add up in fp32: a hook moves each bf16 gradient into its master's and frees it, so
-    at most a few bf16 gradients are alive at a time.
+    `loss.backward()` as often as a step has micro-batches, then `step(lr, loss, targets)` once. The
+    loss is a sum over targets, and so are its gradients; the update is that of the mean, however
+    micro-batches and ranks share the targets. Gradients add up in fp32: a hook moves each bf16
+    gradient into its master's and frees it, so at most a few bf16 gradients are alive at a time.
     """
 
     def __init__(
@@ -89,15 +86,19 @@ class MasterWeights:
             self.algorithm.state[master] = {"step": step, **states}
 
     @torch.no_grad()
-    def step(self, lr: float, loss: Tensor) -> Tensor:
+    def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         """Clip on the global norm, update, and zero the gradients; nothing waits for the device.
 
-        Returns float32 [3]: loss, gradient norm before clipping, 1.0 if the step was skipped
-        because either is not finite (then parameters and moments are as before). `read` it.
+        loss: scalar, the step's sum over this rank's targets, of which the gradients are. targets:
+        scalar, their number.
+        Returns float32 [3]: mean loss, norm of its gradient before clipping, 1.0 if the step was
+        skipped because either is not finite (then parameters and moments are as before). `read` it.
         """
-        loss, norm = self.measured(loss)
+        loss, targets, norm = self.measured(loss, targets)
+        targets = targets.clamp(min=1)
+        loss, norm = loss / targets, norm / targets
         skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
-        self.algorithm.grad_scale = (norm / self.clip_norm).clamp(min=1.0)
+        self.algorithm.grad_scale = targets * (norm / self.clip_norm).clamp(min=1.0)
         self.algorithm.found_inf = skipped
         for group in self.algorithm.param_groups:
             group["lr"] = lr
@@ -106,10 +107,10 @@ class MasterWeights:
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
 
-    def measured(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the gradients' norm, as scalars on the device."""
+    def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, targets and the norm of the gradients, as scalars on the device."""
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
-        return loss, torch.nn.utils.get_total_norm(gradients)
+        return loss, targets, torch.nn.utils.get_total_norm(gradients)
 
     @staticmethod
     def read(outcome: Tensor) -> Outcome:
@@ -128,28 +129,8 @@ class MasterWeights:
         """Updates applied, which skipped steps are not: bias corrections count these."""
         return int(next(iter(self.algorithm.state.values()))["step"].item())
 
-    def tensors(self, packed: Mapping[str, Pieces]) -> dict[str, dict[str, Tensor]]:
-        """Everything a checkpoint holds, fp32, under canonical names, as views.
-
-        A packed parameter appears as its canonical row slices, so a checkpoint does not depend on
-        how this trainer packs. Loading writes through the views; call `loaded` afterwards.
-        """
-        return self._sections(lambda name, tensor: canonical_views(name, tensor, packed))
-
-    def _sections(
-        self, parts: Callable[[str, Tensor], Iterable[tuple[str, T]]]
-    ) -> dict[str, dict[str, T]]:
-        """`parts(name, tensor)` of all masters ("model") and of all states, by section."""
-        sections: dict[str, dict[str, T]] = {"model": {}}
-        sections |= {name: {} for name in self.algorithm.STATES}
-        for name, master in self.masters.items():
-            state = {"model": master.detach(), **self.algorithm.state[master]}
-            for section, held in sections.items():
-                held |= parts(name, state[section])
-        return sections
-
     def loaded(self, updates: int) -> None:
-        """Take over tensors just loaded into `tensors()`, after `updates` applied updates."""
+        """Take over masters and states just loaded, after `updates` applied updates."""
         for state in self.algorithm.state.values():
             state["step"].fill_(updates)
         self.round_to_model()

@@ -32,7 +32,7 @@ class Metrics:
     a crash, so that the file is always one clean curve.
     """
 
-    def __init__(self, run: Path, *, resumed: int, tensorboard: bool) -> None:
+    def __init__(self, run: Path, resumed: int, tensorboard: bool) -> None:
         self.path = run / "metrics.jsonl"
         self._truncate(resumed)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115

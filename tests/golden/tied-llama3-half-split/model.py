@@ -228,7 +228,7 @@ def head_forward(
     norm: Tensor,  # [64]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the mean loss over all tokens."""
+    """The residual stream → the sum of the losses over all targets."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 64]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
         normed, tok_embeddings, labels, chunk=1024
@@ -375,7 +375,7 @@ class Model(nn.Module):
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """tokens, labels: int64 [B, S] → the mean cross-entropy over tokens, in nats."""
+        """tokens, labels: int64 [B, S] → the sum of the targets' cross-entropies, in nats."""
         tables = self.tables(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:

@@ -21,6 +21,7 @@ from llamac.runtime.data.prepared import (
     token_dtype,
 )
 from llamac.runtime.durable import write_note
+from llamac.runtime.kernels.padding import PADDING
 
 LENGTH = 8
 VOCAB = 1 << 20
@@ -209,8 +210,10 @@ def test_validation_is_finite_in_order_and_in_the_same_proportions(two: Path) ->
     assert set(epochs.tolist()) == {0}
     assert windows[sources == 0].tolist() == list(range(12))
     assert windows[sources == 1].tolist() == list(range(4))
-    with pytest.raises(IndexError, match="16"):
-        mixture.sequences(10, 7)
+    beyond = mixture.sequences(14, 4)
+    assert (beyond[:2] == mixture.sequences(14, 2)).all()
+    assert (beyond[2:] == PADDING).all()
+    assert (mixture.sequences(20, 2) == PADDING).all()
 
 
 def test_training_has_no_length(two: Path) -> None:

@@ -1,17 +1,23 @@
-"""MasterWeights against torch's plain AdamW and clip_grad_norm_, and what it says of skipping."""
+"""The optimizer of one rank against torch's AdamW and clip_grad_norm_; what it says of skips."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from llamac.runtime.distributed.mesh import Mesh
+from llamac.runtime.distributed.param_sharding import Shares
+from llamac.runtime.distributed.sharded_optimizer import ShardedWeights
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.optimizers.lion import Lion
-from llamac.runtime.train.master_weights import MasterWeights
+from llamac.runtime.parameters import Pieces
 
+DEGREES = dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp"), 1)
+ONE = torch.ones((), dtype=torch.int64)  # target: then the loss is its own mean
 SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 
@@ -20,8 +26,17 @@ def network(dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 4)).to(dtype)
 
 
-def masters_of(model: nn.Module, clip_norm: float = 1.0) -> MasterWeights:
-    return MasterWeights(model.named_parameters(), AdamW, clip_norm=clip_norm, **SETTINGS)
+def masters_of(
+    model: nn.Module,
+    clip_norm: float = 1.0,
+    packed: dict[str, Pieces] | None = None,
+    algorithm: Any = AdamW,
+    **hyperparameters: Any,
+) -> ShardedWeights:
+    mesh, shares = Mesh(DEGREES, torch.device("cpu")), Shares(packed or {})
+    options = hyperparameters or SETTINGS
+    parameters = model.named_parameters()
+    return ShardedWeights(parameters, shares, mesh, algorithm, clip_norm=clip_norm, **options)
 
 
 def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -31,9 +46,9 @@ def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
     return loss.detach()
 
 
-def snapshot(optimizer: MasterWeights) -> list[torch.Tensor]:
-    sections = optimizer.tensors({}).values()
-    return [tensor.clone() for section in sections for tensor in section.values()]
+def snapshot(optimizer: ShardedWeights) -> list[torch.Tensor]:
+    sections = optimizer.boxes().values()
+    return [box.tensor.clone() for section in sections for box in section.values()]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -60,12 +75,34 @@ def test_fp32_is_torchs_adamw_with_clipping_and_decay_on_matrices_only(clip_norm
         betas=(0.9, 0.95),
     )
     for seed in range(4):
-        outcome = optimizer.read(optimizer.step(0.01, backward(ours, seed)))
+        outcome = optimizer.read(optimizer.step(0.01, backward(ours, seed), ONE))
         backward(theirs, seed)
         assert outcome.grad_norm == pytest.approx(reference_step(theirs, adamw, clip_norm))
         assert not outcome.skipped
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sum_over_targets_is_updated_as_their_mean():
+    """However many there are: the update, the loss and the norm that clipping sees."""
+    mean, total = network(torch.float32), network(torch.float32)
+    ours, theirs = masters_of(total, clip_norm=0.1), masters_of(mean, clip_norm=0.1)
+    for seed, targets in enumerate((1, 7, 4096)):
+        summed = backward(total, seed, scale=targets)
+        found = ours.read(ours.step(0.01, summed, torch.tensor(targets)))
+        wanted = theirs.read(theirs.step(0.01, backward(mean, seed), ONE))
+        assert found.loss == pytest.approx(wanted.loss)
+        assert found.grad_norm == pytest.approx(wanted.grad_norm)
+    for mine, other in zip(total.parameters(), mean.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_without_a_target_has_neither_loss_nor_gradient():
+    model = network(torch.float32)
+    optimizer = masters_of(model)
+    loss = backward(model, 0, scale=0.0)
+    outcome = optimizer.read(optimizer.step(0.01, loss, torch.tensor(0)))
+    assert outcome == (0.0, 0.0, False)
 
 
 def test_bf16_gradients_add_up_in_fp32_and_are_freed():
@@ -93,7 +130,7 @@ def test_masters_keep_what_bf16_weights_would_lose():
     optimizer = masters_of(model)
     before = optimizer.masters["0.weight"].clone()
     for seed in range(3):
-        optimizer.step(1e-5, backward(model, seed))
+        optimizer.step(1e-5, backward(model, seed), ONE)
     master = optimizer.masters["0.weight"]
     assert (master != before).all()
     assert torch.equal(model.get_parameter("0.weight"), master.bfloat16())
@@ -117,25 +154,28 @@ def test_memory_is_eighteen_bytes_per_parameter_in_bf16():
 def test_a_step_that_is_not_finite_changes_nothing(dtype, broken):
     model = network(dtype)
     optimizer = masters_of(model)
-    optimizer.step(0.01, backward(model, 0))
+    optimizer.step(0.01, backward(model, 0), ONE)
     before, weights = snapshot(optimizer), [p.clone() for p in model.parameters()]
 
     loss = backward(model, 1, scale=float("inf") if broken == "gradient" else 1.0)
     loss = torch.tensor(float("nan")) if broken == "loss" else torch.zeros(())
-    assert optimizer.read(optimizer.step(0.01, loss)).skipped
+    assert optimizer.read(optimizer.step(0.01, loss, ONE)).skipped
     assert same(before, snapshot(optimizer))
     assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
     assert optimizer.updates == 1
 
-    finite = optimizer.read(optimizer.step(0.01, backward(model, 2)))  # no trace of the bad one
+    finite = optimizer.read(
+        optimizer.step(0.01, backward(model, 2), ONE)
+    )  # no trace of the bad one
     assert not finite.skipped
     assert optimizer.updates == 2
 
 
 def test_a_checkpoint_sees_canonical_slices_and_writes_through_them():
     model = network(torch.bfloat16)
-    optimizer = masters_of(model)
-    tensors = optimizer.tensors({"0.weight": (("first", 3), ("second", 5))})
+    optimizer = masters_of(model, packed={"0.weight": (("first", 3), ("second", 5))})
+    boxes = optimizer.boxes()
+    tensors = {key: {n: box.tensor for n, box in held.items()} for key, held in boxes.items()}
     assert {"first", "second", "0.bias"} <= tensors["model"].keys()
     assert "0.weight" not in tensors["model"]
     assert all(t.dtype == torch.float32 for section in tensors.values() for t in section.values())
@@ -154,24 +194,24 @@ def test_loaded_tensors_continue_bit_for_bit(dtype):
     straight = network(dtype)
     optimizer = masters_of(straight)
     for seed in range(2):
-        optimizer.step(0.01, backward(straight, seed))
+        optimizer.step(0.01, backward(straight, seed), ONE)
 
     resumed = network(dtype)
     other = masters_of(resumed)
-    for section, tensors in other.tensors({}).items():
-        for name, tensor in tensors.items():
-            tensor.copy_(optimizer.tensors({})[section][name])
+    for section, boxes in other.boxes().items():
+        for name, box in boxes.items():
+            box.tensor.copy_(optimizer.boxes()[section][name].tensor)
     other.loaded(updates=2)
 
     for seed in range(2, 4):
-        optimizer.step(0.01, backward(straight, seed))
-        other.step(0.01, backward(resumed, seed))
+        optimizer.step(0.01, backward(straight, seed), ONE)
+        other.step(0.01, backward(resumed, seed), ONE)
     assert same(snapshot(optimizer), snapshot(other))
 
 
-def lion_of(model: nn.Module) -> MasterWeights:
+def lion_of(model: nn.Module) -> ShardedWeights:
     settings = {"betas": (0.9, 0.99), "weight_decay": 0.1, "clip_norm": 1e-3}
-    return MasterWeights(model.named_parameters(), Lion, **settings)
+    return masters_of(model, algorithm=Lion, **settings)
 
 
 def test_lion_is_the_papers_algorithm():
@@ -190,19 +230,20 @@ def test_lion_is_the_papers_algorithm():
             decay = 0.1 if weight.ndim >= 2 else 0.0
             weight -= 0.01 * (update + decay * weight)
             moments[name] = 0.99 * moments[name] + 0.01 * gradient
-        optimizer.step(0.01, loss)
+        optimizer.step(0.01, loss, ONE)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-5, atol=1e-6)
     assert optimizer.updates == 4
-    assert optimizer.tensors({}).keys() == {"model", "exp_avg"}
+    assert optimizer.boxes().keys() == {"model", "exp_avg"}
 
 
 def test_lion_skips_a_step_that_is_not_finite():
     model = network(torch.float32)
     optimizer = lion_of(model)
-    optimizer.step(0.01, backward(model, 0))
+    optimizer.step(0.01, backward(model, 0), ONE)
     before = snapshot(optimizer)
-    outcome = optimizer.read(optimizer.step(0.01, backward(model, 1, scale=float("nan"))))
+    loss = backward(model, 1, scale=float("nan"))
+    outcome = optimizer.read(optimizer.step(0.01, loss, ONE))
     assert outcome.skipped
     assert same(before, snapshot(optimizer))
     assert optimizer.updates == 1

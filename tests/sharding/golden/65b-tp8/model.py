@@ -285,7 +285,7 @@ def head_forward(
     norm: Tensor,  # [8192]
     output: Tensor,  # [4000, 8192]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the mean loss over all tokens."""
+    """The residual stream → the sum of the losses over all targets."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 8192]
     (
@@ -432,7 +432,7 @@ class Model(nn.Module):
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """tokens, labels: int64 [B, S] → the mean cross-entropy over tokens, in nats."""
+        """tokens, labels: int64 [B, S] → the sum of the targets' cross-entropies, in nats."""
         tables = self.tables(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:

@@ -235,7 +235,7 @@ def head_forward(
     norm: Tensor,  # [4096]
     output: Tensor,  # [32000, 4096]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the mean loss over all tokens."""
+    """The residual stream → the sum of the losses over all targets."""
     normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 4096]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=1024
@@ -363,7 +363,7 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """x: tokens, int64 [B, S], for the first stage, what the one before returned for the others
-        → [B, S, 4096]; from the last, the mean cross-entropy over tokens, in nats."""
+        → [B, S, 4096]; from the last, the sum of the targets' cross-entropies, in nats."""
         tables = self.tables(x.shape[1])
         if self.first:
             x = EmbedFunction.apply(x, self.tok_embeddings)

@@ -404,7 +404,7 @@ def head_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the mean loss over all tokens."""
+    """The residual stream → the sum of the losses over all targets."""
     normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     (
@@ -565,7 +565,7 @@ class Model(nn.Module):
         return ()
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """tokens, labels: int64 [B, S] → the mean cross-entropy over tokens, in nats."""
+        """tokens, labels: int64 [B, S] → the sum of the targets' cross-entropies, in nats."""
         tables = self.tables(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings, self.pos_embeddings)
         for layer in self.layers:
