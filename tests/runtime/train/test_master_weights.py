@@ -16,7 +16,7 @@ from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.optimizers.lion import Lion
 from llamac.runtime.parameters import Pieces
 
-DEGREES = dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp"), 1)
+DEGREES: dict[str, int] = dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp"), 1)
 ONE = torch.ones((), dtype=torch.int64)  # target: then the loss is its own mean
 SETTINGS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
