@@ -31,7 +31,7 @@ from llamac.data.vocabulary import (
     settle_tokenizer,
 )
 from llamac.runtime.data import token_shards
-from llamac.runtime.data.prepared import alone
+from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
 from llamac.runtime.durable import note_or_nothing
 from llamac.spec import Spec
@@ -85,7 +85,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     Raises Changed, PreparedDataError, SourceError, StageError, TokenizerError.
     """
     waiting = Step(f"waiting for the process at {preparation.root}", ())
-    with alone(preparation.root, lambda: report(waiting, 0, 0)):
+    with exclusive(preparation.root, lambda: report(waiting, 0, 0)):
         settle(preparation)
         if model := given(preparation.job):
             say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))

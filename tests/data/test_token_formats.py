@@ -103,7 +103,7 @@ def test_nothing_is_written_over(tmp_path: Path, kind: str) -> None:
         (HEADER.pack(b"something", 1, 8, 0, 1), "not an index"),
         (HEADER.pack(MAGIC, 2, 8, 0, 1), "version 2"),
         (HEADER.pack(MAGIC, 1, 7, 0, 1), "dtype 7"),
-        (HEADER.pack(MAGIC, 1, 8, 10**15, 10**15), "cut off"),
+        (HEADER.pack(MAGIC, 1, 8, 10**15, 10**15), "truncated"),
         (HEADER.pack(MAGIC, 1, 8, 1, 2) + struct.pack("<iqqq", -4, 0, 0, 1), "negative"),
         (HEADER.pack(MAGIC, 1, 8, 1, 2) + struct.pack("<iqqq", 2, 0, 1, 0), "out of order"),
         (HEADER.pack(MAGIC, 1, 8, 1, 2) + struct.pack("<iqqq", 2, 0, 0, 9), "out of order"),

@@ -1,8 +1,8 @@
-"""Bytes and lines of files, compressed or not, in bounded memory.
+"""Read bytes and lines of files, compressed or not, in bounded memory.
 
-The compression is told from a file's first bytes, not from its name. What comes before a break in
-a file is kept; the break is counted in `Skipped`. A file that expands far beyond what text does is
-taken for a decompression bomb, and left where that shows.
+The compression is detected from a file's first bytes, not from its name. Data before a break is
+kept, and the break is counted in `Skipped`. A file that expands far more than text does is treated
+as a decompression bomb and left at that point.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 
 
 class _Broken(Exception):
-    """args[0]: the reason to count. args[1], where there is one: a detail for its example."""
+    """args[0]: the reason to count. args[1], optional: a detail for its example."""
 
 
 def stem(path: str) -> str:
-    """The name without its compression's suffix, in lower case."""
+    """Return the name in lower case, without its compression suffix."""
     lower = path.lower()
     return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
 
 
 def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """The decompressed bytes of a file, in pieces of a few `CHUNK_BYTES`. (In a garbled gzip file
-    the break may be noticed only at its checksum, at the end.)
+    """Yield the decompressed bytes of a file, in pieces of a few `CHUNK_BYTES`.
 
-    SourceError: a zstd file, and zstandard is not installed.
+    Damage within a gzip file may be noticed only at its checksum, at the end. Raises SourceError
+    if a package for its compression is missing.
     """
     try:
         with open(path, "rb") as raw:
@@ -73,13 +73,16 @@ def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
-    """`chunks` as a file that can be read, not sought."""
+    """Return `chunks` as a readable file without seeking."""
     return as_file(chunks(path, skipped))
 
 
 def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """`chunks` of a text file as UTF-8 without its byte order mark; UTF-16 and UTF-32 are told by
-    theirs. What such a file spells wrongly stays invalid UTF-8, which costs only its document."""
+    """Yield `chunks` of a text file as UTF-8 without a byte order mark.
+
+    UTF-16 and UTF-32 are recognised by their marks. Invalid characters in them become invalid
+    UTF-8, which only affects their document.
+    """
     pieces, head = chunks(path, skipped), b""
     while len(head) < 4 and (piece := next(pieces, b"")):
         head += piece
@@ -94,7 +97,7 @@ def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line with its end), but for those over `LINE_BYTES`."""
+    """Yield (number from 1, line with its end); lines over `LINE_BYTES` are counted as skipped."""
     with as_file(pieces) as file:
         number = 0
         while line := file.readline(LINE_BYTES):
@@ -112,7 +115,7 @@ def as_file(pieces: Iterator[bytes]) -> io.BufferedReader:
 
 
 class _Pieces(io.RawIOBase):
-    """An iterator of bytes as a readable file, so that `io` can find the lines in it."""
+    """Readable file over an iterator of bytes, so that `io` can split it into lines."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, memoryview(b"")
@@ -163,7 +166,7 @@ class _Codec(NamedTuple):
 
 
 def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
-    """The decompressed bytes, as long as they are no bomb."""
+    """Yield the decompressed bytes until they prove to be a bomb."""
     size = 0
     try:
         for piece in codec.inflate(raw):
@@ -176,7 +179,7 @@ def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
 
 
 def is_bomb(size: int, compressed: int) -> bool:
-    """Whether that many compressed bytes, or bytes of a file, expand to `size` in no text."""
+    """Return whether `compressed` bytes that expand to `size` bytes cannot be text."""
     return size > FREE_BYTES and size > EXPANSION * compressed
 
 
@@ -193,7 +196,7 @@ def _bz2(raw: IO[bytes]) -> Iterator[bytes]:
 
 
 def _xz(raw: IO[bytes]) -> Iterator[bytes]:
-    """Not `lzma.open`: it allocates whatever window a file's header asks for."""
+    """Decompress with a memory limit; `lzma.open` allocates any window that a header asks for."""
     machine = lzma.LZMADecompressor(memlimit=WINDOW_BYTES)
     while True:
         block = b""
@@ -214,8 +217,10 @@ def _xz(raw: IO[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
-    """Frame by frame with `decompressobj`: the stream reader takes a truncated file for whole.
-    Skippable frames, which may come first, have no content."""
+    """Decompress frame by frame: the library's stream reader accepts truncated files as complete.
+
+    Skippable frames, which may come first, have no content.
+    """
     zstandard = package("zstandard", raw.name)
     try:
         dictionary = _dictionary(raw, zstandard)
@@ -245,8 +250,11 @@ def _check_window(start: bytes, zstandard: Any) -> None:
 
 
 def _dictionary(raw: IO[bytes], zstandard: Any) -> Any:
-    """Of a .warc.zst, which begins with it in a skippable frame of its own kind (IIPC's "Use of
-    Zstandard in WARC files"), compressed or not. None for other files."""
+    """Return the dictionary of a .warc.zst; None for other files.
+
+    Such a file begins with it in a skippable frame, compressed or not (IIPC, "Use of Zstandard in
+    WARC files").
+    """
     if raw.read(4) != b"\x5d\x2a\x4d\x18":
         raw.seek(0)
         return None
@@ -270,7 +278,7 @@ _CODECS = (
 
 
 def package(name: str, path: str) -> Any:
-    """An optional dependency. SourceError if it is not installed."""
+    """Import an optional dependency. Raises SourceError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""Documents that are tokens already: Megatron-LM's .bin and .idx, datatrove's .ds and .ds.index.
+"""Read tokenised documents: Megatron-LM's .bin and .idx, datatrove's .ds and .ds.index.
 
 Megatron's index: b"MMIDIDX", two zeros, version 1 (uint64), a dtype code (uint8), the numbers of
-sequences and of document bounds (uint64 each); then each sequence's length (int32) and its place in
-the .bin in bytes (int64), and the bounds: documents' first sequences, and the number of sequences.
-datatrove's: where each document ends in the .ds, in tokens (uint64). All of it little-endian.
+sequences and of document bounds (uint64 each); then each sequence's length (int32) and its byte
+offset in the .bin (int64), and the bounds: documents' first sequences, and the number of sequences.
+datatrove's index: the end of each document in the .ds, in tokens (uint64). All little-endian.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ SUFFIXES = (".idx", ".bin", ".ds")
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A file of documents, mapped into memory. sequences: int64 [n, 2], where each begins in
-    `tokens` and how long it is. bounds: int64 [documents + 1], the first sequence of each."""
+    """A file of documents, mapped into memory.
+
+    sequences: int64 [n, 2], start in `tokens` and length of each. bounds: int64 [documents + 1],
+    the first sequence of each document.
+    """
 
     tokens: np.ndarray
     sequences: np.ndarray
@@ -37,18 +40,18 @@ class Tokenized:
         return len(self.bounds) - 1
 
     def document(self, number: int) -> np.ndarray:
-        """Its tokens, of the file's dtype. ValueError if they are not in the file."""
+        """Return a document's tokens, in the file's dtype; ValueError if outside the file."""
         pieces = []
         for begin, length in self.sequences[self.bounds[number] : self.bounds[number + 1]].tolist():
             piece = self.tokens[begin : begin + length]
             if begin < 0 or len(piece) != length:
-                raise ValueError("its tokens are not in the file")
+                raise ValueError("tokens lie outside the file")
             pieces.append(piece)
         return np.concatenate(pieces) if pieces else self.tokens[:0]
 
 
 def open_tokenized(path: str | Path) -> Tokenized:
-    """A .ds, or a .bin or .idx with the other beside it. Raises ValueError or OSError."""
+    """Open a .ds, or a .bin or .idx with the other beside it. Raises ValueError or OSError."""
     path = Path(path)
     return _datatrove(path) if path.suffix == ".ds" else _megatron(path.with_suffix(""))
 
@@ -56,10 +59,10 @@ def open_tokenized(path: str | Path) -> Tokenized:
 def token_documents(
     path: str, eos: int, vocab_size: int, skipped: Skipped
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number from 1, tokens without EOS, int32) of each document in a file. One with an EOS inside
-    is several, as all that reads tokens takes it.
+    """Yield (number from 1, tokens int32 without EOS) for each document in a file.
 
-    Documents that are empty, lie outside the file or hold what is no token are skipped.
+    A document with an EOS inside is split there. Documents that are empty, lie outside the file or
+    contain invalid ids are skipped.
     """
     try:
         file = open_tokenized(path)
@@ -89,14 +92,14 @@ def _megatron(stem: Path) -> Tokenized:
     with index.open("rb") as file:
         header = file.read(HEADER.size)
     if len(header) < HEADER.size or header[:9] != MAGIC:
-        raise ValueError("not an index of Megatron's")
+        raise ValueError("not a Megatron index")
     _, version, code, sequences, bounds = HEADER.unpack(header)
     if version != 1 or code not in DTYPES:
-        raise ValueError(f"version {version} with dtype {code} is not known")
+        raise ValueError(f"unsupported version {version} or dtype code {code}")
     lengths_at, places_at = HEADER.size, HEADER.size + 4 * sequences
     bounds_at = places_at + 8 * sequences
     if size < bounds_at + 8 * bounds:
-        raise ValueError("the index is cut off")
+        raise ValueError("the index is truncated")
     dtype = np.dtype(DTYPES[code])
     lengths = _mapped(index, "<i4", lengths_at, sequences)
     places = _mapped(index, "<i8", places_at, sequences)
@@ -122,14 +125,14 @@ def _checked(tokens: np.ndarray, sequences: np.ndarray, bounds: np.ndarray) -> T
     if (lengths < 0).any():
         raise ValueError("the index holds negative lengths")
     if lengths[(begins >= 0) & (begins <= len(tokens) - lengths)].sum() > len(tokens):
-        raise ValueError("the index gives the same tokens more than once")
+        raise ValueError("the index lists the same tokens more than once")
     return Tokenized(tokens, sequences, bounds)
 
 
 def _mapped(
     path: Path, dtype: str | np.dtype, offset: int = 0, count: int | None = None
 ) -> np.ndarray:
-    """A file, or part of it, mapped into memory as it is read; an empty one cannot be."""
+    """Map a file or a part of it read-only into memory; return an empty array for an empty one."""
     width = np.dtype(dtype).itemsize
     count = (os.path.getsize(path) - offset) // width if count is None else count
     if not count:

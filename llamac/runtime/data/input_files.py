@@ -1,4 +1,4 @@
-"""Which files a source consists of, and how to tell that they are still the same."""
+"""Resolve the files of a source, and fingerprint them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = {
     "tsv": (".tsv",),
     "parquet": (".parquet",),
 }
-"""How text files are read, by the endings of their names."""
+"""Formats of text files, by the endings of their names."""
 ENDINGS = tuple(end for ends in FORMATS.values() for end in ends)
 RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 
@@ -43,13 +43,15 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def needs_cleaning(source: dict[str, Any]) -> bool:
-    """Whether its text must have gone through `llamac data prepare`."""
+    """Return whether the source's text must first go through `llamac data prepare`."""
     return source["kind"] not in (*PYTHON, "files") or bool(source.get("stage"))
 
 
 def format_of(path: str) -> str | None:
-    """One of `FORMATS`, by the name of a file, whatever its case and compression; None if it is
-    unknown. Spark and Hive write parquet as a directory of files with names of their own."""
+    """Return the format in `FORMATS` of a file's name, in any case and compression, or None.
+
+    Spark and Hive write parquet as a directory of files with names of their own.
+    """
     if _in_parquet(path):
         return "parquet"
     name = stem(path)
@@ -61,7 +63,7 @@ def _in_parquet(path: str) -> bool:
 
 
 def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -> InputError:
-    """The refusal of a file that the reader of a source's kind does not know by its name."""
+    """Return the error for a file whose name the reader of the source's kind does not know."""
     name = stem(path)
     hint = next((f" ({hint})" for ends, hint in _HINTS if name.endswith(ends)), "")
     return InputError(
@@ -73,10 +75,12 @@ def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -
 
 
 def file_list(source: dict[str, Any]) -> list[str]:
-    """The sorted files that a source's globs match; of some kinds also directories, in place of
-    the files in them; of tokens, those that stand for the files beside them; of a directory
-    `x.parquet`, as Spark writes it, the files in it. InputError if a glob matches none, or a file
-    of kind "files" has an unknown name."""
+    """Return the sorted files that a source's globs match.
+
+    Kinds in `TREES` also accept directories, in place of the files within. Of tokens, the index
+    files are listed; of a directory `x.parquet`, as Spark writes it, the files in it. Raises
+    InputError if a glob matches nothing, or a file of kind "files" has an unknown name.
+    """
     found = set[str]()
     for number, pattern in enumerate(source["paths"]):
         if _REMOTE.match(pattern):
@@ -115,7 +119,7 @@ def _matches(kind: str, pattern: str) -> list[str]:
 
 
 def _files(path: str) -> Iterator[str]:
-    """The file itself, or those of a directory that stands for a parquet file."""
+    """Yield the file itself, or the files of a directory that stands for a parquet file."""
     if os.path.isfile(path):
         yield path
     elif path.lower().endswith(FORMATS["parquet"]):
@@ -125,7 +129,7 @@ def _files(path: str) -> Iterator[str]:
 
 
 def _literal(pattern: str) -> str:
-    """The pattern with brackets escaped where a file or directory of that very name exists."""
+    """Escape the pattern's brackets where a file or directory of that literal name exists."""
     parts, prefix = pattern.split(os.sep), ""
     for number, part in enumerate(parts):
         if glob.has_magic(part):
@@ -137,8 +141,7 @@ def _literal(pattern: str) -> str:
 
 
 def input_bytes(path: str) -> int:
-    """The size of a file, with the tokens beside it if it is their index, or of all files in a
-    directory."""
+    """Return the bytes of a file, of an index with its tokens, or of a directory's files."""
     if not os.path.isdir(path):
         tokens = path.removesuffix(".idx") + ".bin"
         beside = path.endswith(".idx") and os.path.isfile(tokens)
@@ -148,12 +151,12 @@ def input_bytes(path: str) -> int:
 
 
 def fingerprint(source: dict[str, Any]) -> dict[str, Any]:
-    """How many inputs a source has, their bytes, and a hash of their names and sizes."""
+    """Return the number of a source's inputs, their total bytes, and a hash of names and sizes."""
     return listing_of([(path, input_bytes(path)) for path in file_list(source)])
 
 
 def listing_of(sizes: list[tuple[str, int]]) -> dict[str, Any]:
-    """`fingerprint` of inputs with known sizes."""
+    """Return the `fingerprint` of inputs with known sizes."""
     return {
         "files": len(sizes),
         "bytes": sum(size for _, size in sizes),

@@ -1,13 +1,13 @@
-"""Which tokens the n-th training sequence is made of: a closed form, so resuming is one integer.
+"""Map each training sequence to its tokens in closed form, so that a run resumes from one integer.
 
-Time is divided into periods of PERIOD sequences. Within each, every source owns a fixed number of
-slots, exact to one in PERIOD and spread so evenly that any stretch is close to the shares. So a
-sequence's index gives its source and its number k within the source by arithmetic alone. The
+Training is divided into periods of PERIOD sequences. In each, every source owns a fixed number of
+slots, exact to one in PERIOD and spread so evenly that any stretch is close to the shares. A
+sequence's index thus gives its source and its number k within the source by arithmetic alone. The
 source is cut into n windows; k // n is the epoch, and a pseudo-random permutation of the windows,
-computed per element and another in each epoch, turns k % n into a place in the tokens. Where shares
-change in the course of training, each phase has its own period, and counts on from the one before.
+different in each epoch and computed per element, maps k % n to a window. Where shares change during
+training, each phase has its own period and continues the counts of the one before.
 
-Nothing is built that grows with the data, and no state is kept: any index, on any rank, at once.
+No table grows with the data and no state is kept: any rank can compute any index directly.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ FEW_DOCUMENTS = 10  # so few that which are held out is luck
 
 @dataclass(frozen=True)
 class _Phase:
-    """A stretch of training under one set of shares. begin: its first sequence. slots, before:
-    int64 [sources]: sequences of each source in a period, and in all phases before."""
+    """A stretch of training under one set of shares.
+
+    begin: its first sequence. slots: sequences of each source per period. before: sequences of each
+    source in all earlier phases. Both int64 [sources].
+    """
 
     begin: int
     slots: np.ndarray
@@ -41,7 +44,7 @@ class _Phase:
     before: np.ndarray
 
     def seen(self, count: int) -> np.ndarray:
-        """How many sequences of each source there are before this phase's `count`-th."""
+        """Return the sequences of each source before this phase's `count`-th, int64 [sources]."""
         periods, rest = divmod(count, PERIOD)
         in_part = np.bincount(self.source_of[:rest], minlength=len(self.slots))
         return self.before + periods * self.slots + in_part
@@ -50,19 +53,18 @@ class _Phase:
 class Mixture:
     """Sequences of a prepared directory, mixed by the sources' shares.
 
-    A sequence is `sequence_length` + 1 tokens; neighbouring windows of a source share one token, so
-    that each token is predicted once per epoch. packing: "concatenate", or "best_fit" of whole
-    documents; then what remains of a sequence is padding.PADDING.
+    A sequence has `sequence_length` + 1 tokens; consecutive windows of a source share one token, so
+    that each token is predicted once per epoch. packing: "concatenate", or "best_fit" for whole
+    documents followed by padding.PADDING.
 
-    split "train": endless; every window of a source once per epoch, in another order each epoch.
-    split "validation": in the same proportions, but in the text's order and finite: `len(mixture)`
-    sequences, up to where the first source would run out; what is read beyond is padding. Sources
-    whose held-out documents do not fill one window are `left_out`, the others keep their
-    proportions.
+    split "train": endless; each epoch visits every window of a source once, in a new order.
+    split "validation": the same proportions in the text's order; `len(mixture)` sequences, until
+    the first source would run out, and padding beyond. Sources whose held-out documents do not
+    fill one window are `left_out`; the others keep their proportions.
 
-    phases: other shares from a number of tokens on, each {"at": tokens, "shares": {source: share}},
-    in order; for training only. Shares are of tokens that are predicted: of a source whose packing
-    leaves more padding, there are more sequences.
+    phases: changes of shares after a number of tokens, each {"at": tokens, "shares": {source:
+    share}}, in order; for training only. Shares are of predicted tokens: a source whose packing
+    leaves more padding gets more sequences.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Mixture:
         manifest = load_manifest(directory)
         self.sequence_length, self.seed, self.shuffled = sequence_length, seed, split == "train"
         if split not in SPLITS:
-            raise ValueError(f"no split {split!r}: {' or '.join(SPLITS)}")
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         streams = [
             open_stream(Path(directory), manifest, source, split, sequence_length, packing)
             for source in manifest["sources"]
@@ -98,13 +100,13 @@ class Mixture:
         self._end = self._first_beyond()
 
     def __len__(self) -> int:
-        """How many sequences the validation split has."""
+        """Return the number of sequences in the validation split."""
         if self.shuffled:
-            raise TypeError("the training split has no end")
+            raise TypeError("the training split is infinite")
         return self._end
 
     def _first_beyond(self) -> int:
-        """The first sequence that would need a source's window beyond its last."""
+        """Return the first sequence that would need a window beyond a source's last."""
         phase = self._phases[0]
         drawn = np.flatnonzero(phase.slots)
         periods, ranks = np.divmod(self.windows[drawn], phase.slots[drawn])
@@ -114,8 +116,10 @@ class Mixture:
         )
 
     def locate(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(source, epoch, window) of sequences start … start + count − 1, each int64 [count];
-        `source` indexes `names`."""
+        """Return (source, epoch, window) of sequences [start, start + count), int64 [count] each.
+
+        `source` indexes `names`.
+        """
         index = np.arange(start, start + count, dtype=np.int64)
         begins = np.array([phase.begin for phase in self._phases])
         which = np.searchsorted(begins, index, side="right") - 1
@@ -134,12 +138,12 @@ class Mixture:
         return source, epoch, window
 
     def sequences(self, start: int, count: int) -> np.ndarray:
-        """The tokens of sequences start … start + count − 1, int64 [count, sequence_length + 1].
+        """Return sequences [start, start + count), int64 [count, sequence_length + 1].
 
         Beyond the end of the validation split all of them are PADDING.
         """
         if start < 0:
-            raise IndexError(f"there is no sequence {start}")
+            raise IndexError(f"sequence {start} is out of range")
         out = np.full((count, self.sequence_length + 1), PADDING, dtype=np.int64)
         real = count if self.shuffled else min(count, max(0, self._end - start))
         places = (column.tolist() for column in self.locate(start, real))
@@ -148,15 +152,15 @@ class Mixture:
         return out
 
     def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """`sequences(start, count)` for each start, one after the other."""
+        """Return `sequences(start, count)` for each start, concatenated."""
         return np.concatenate([self.sequences(start, count) for start in starts])
 
     def epochs_at(self, index: int) -> dict[str, float]:
-        """How many epochs of each source the first `index` sequences are."""
+        """Return the epochs of each source within the first `index` sequences."""
         return dict(zip(self.names, (self._seen(index) / self.windows).tolist(), strict=True))
 
     def tokens_at(self, index: int) -> dict[str, float]:
-        """How many tokens of each source the first `index` sequences predict: padding is none."""
+        """Return the tokens (not padding) of each source in the first `index` sequences."""
         fill = np.array([stream.fill for stream in self._streams]) * self.sequence_length
         return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
 
@@ -168,7 +172,7 @@ class Mixture:
 def _phases(
     changes: Sequence[tuple[int, Mapping[str, float]]], streams: Sequence[Stream]
 ) -> list[_Phase]:
-    """changes: (first sequence, shares by source), in order."""
+    """Build the phases. changes: (first sequence, shares by source), in order."""
     found: list[_Phase] = []
     before = np.zeros(len(streams), dtype=np.int64)
     names = [stream.name for stream in streams]
@@ -181,11 +185,11 @@ def _phases(
 
 
 def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:
-    """A pseudo-random permutation of 0 … n − 1, applied to `index` (int64, any shape).
+    """Apply a pseudo-random permutation of 0 … n − 1 to `index` (int64, any shape).
 
-    On b bits, x → x·odd + c and x → x ^ (x >> b/2) are bijections; a few keyed rounds mix well. A
-    result beyond n is sent through again until it falls inside: still a bijection, and less than
-    two passes on average, as 2^b < 2n.
+    On b bits, x → x·odd + c and x → x ^ (x >> b/2) are bijections; a few keyed rounds mix well.
+    Results ≥ n are permuted again until they are below (cycle walking): still a bijection, and
+    less than two passes on average, as 2^b < 2n.
     """
     bits = max((n - 1).bit_length(), 1)
     mask, shift = np.uint64((1 << bits) - 1), np.uint64((bits + 1) // 2)
@@ -205,22 +209,22 @@ def permute(index: np.ndarray, n: int, key: str) -> np.ndarray:
 
 
 def _slots(shares: Sequence[float], names: Sequence[str]) -> np.ndarray:
-    """How many of PERIOD sequences each source gets: largest remainder. int64 [sources]."""
+    """Return each source's sequences per PERIOD, by largest remainder, int64 [sources]."""
     exact = np.array(shares) / sum(shares) * PERIOD
     slots = np.floor(exact).astype(np.int64)
     order = np.argsort(slots - exact, kind="stable")  # the largest remainder first
     slots[order[: PERIOD - slots.sum()]] += 1
     if missed := [name for name, e, n in zip(names, exact, slots, strict=True) if e and not n]:
         name = missed[0]
-        raise PreparedDataError(f"source {name!r}: its share is less than one in {PERIOD:,}")
+        raise PreparedDataError(f"source {name!r}: its share is below the minimum of 1/{PERIOD:,}")
     return slots
 
 
 def _period(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(source, how many slots of that source came before) for each place in a period.
+    """Return (source, number of earlier slots of that source) for each slot of a period.
 
-    The j-th of c slots wants to be at (j + ½)/c of the period; sorting all wishes (Webster's
-    method) keeps every beginning of the period close to the shares.
+    The j-th of a source's c slots is due at (j + ½)/c of the period; sorting by due time (Webster's
+    method) keeps every prefix of the period close to the shares.
     """
     source = np.repeat(np.arange(len(slots)), slots)
     rank = np.concatenate([np.arange(c) for c in slots]).astype(np.int64)

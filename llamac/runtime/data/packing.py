@@ -1,17 +1,17 @@
-"""Best-fit packing: whole documents share sequences, and none is cropped (Ding et al. 2024,
+"""Best-fit packing: whole documents share sequences and none is truncated (Ding et al. 2024,
 "Fewer Truncations Improve Language Modeling").
 
-Each split of each source gets two arrays beside its shards, made once for a sequence length. Their
-names hold a hash of the shards', so that tokens prepared anew are never read by places of the old:
+Each split of each source gets two arrays beside its shards, built once per sequence length. Their
+names contain a hash of the shards, so that stale packings are never read:
 
-    <split>.packed-<S>-<hash>.pieces     int64 [pieces, 2], little-endian and nothing else: where a
-                                         piece begins in the stream, and its length
-    <split>.packed-<S>-<hash>.sequences  int64 [sequences + 1, 2], likewise: each one's first piece,
-                                         and how many labels all before it have; at last, the sums
-    ….sha256                             the hash of each, checked before training
+    <split>.packed-<S>-<hash>.pieces     int64 [pieces, 2], little-endian, without header: start of
+                                         each piece in the stream, and its length
+    <split>.packed-<S>-<hash>.sequences  int64 [sequences + 1, 2], likewise: each sequence's first
+                                         piece, and the labels in all before it; totals come last
+    ….sha256                             hash of each file, checked before training
 
-A sequence has room for S + 1 tokens, its last being a label only. A longer document is cut into
-pieces that share one token, so that each of its tokens is predicted once.
+A sequence has room for S + 1 tokens, the last of which is only a label. A longer document is cut
+into pieces that share one token, so that each of its tokens is predicted once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..durable import Damaged, check_once, seal_of, whole
-from .prepared import SPLITS, alone
+from .prepared import SPLITS, exclusive
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
 CHUNK = 1 << 22  # tokens looked through at a time
@@ -37,7 +37,7 @@ def pack(
     sequence_length: int,
     progress: Callable[[str, int], None] = lambda stage, done: None,
 ) -> None:
-    """Makes what is missing or damaged of a prepared directory's packing for this length."""
+    """Build the parts of a directory's packing for this length that are missing or damaged."""
     root = Path(directory)
     missing = [
         (source, split)
@@ -47,7 +47,7 @@ def pack(
     ]
     if not missing:
         return
-    with alone(root, lambda: progress(f"waiting for the process at {root}", 0)):
+    with exclusive(root, lambda: progress(f"waiting for the process at {root}", 0)):
         for source, split in missing:
             progress(f"packing {source['name']}", 0)
             lengths = document_lengths(root, manifest, source[split]["shards"])
@@ -59,7 +59,7 @@ def pack(
 
 
 def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:
-    """Whether the arrays are there as they were written: damaged ones are made again."""
+    """Return whether both arrays exist undamaged; damaged ones are to be built again."""
     if not all(path.is_file() and seal_of(path).is_file() for path in paths):
         return False
     seals = [(path, seal_of(path).read_text(errors="replace").strip()) for path in paths]
@@ -74,6 +74,7 @@ def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, in
 def packed_paths(
     root: Path, source: dict[str, Any], split: str, sequence_length: int
 ) -> tuple[Path, Path]:
+    """Return the paths of a split's (pieces, sequences)."""
     hashes = "".join(shard["sha256"] for shard in source[split]["shards"])
     shards = hashlib.sha256(hashes.encode()).hexdigest()[:12]
     stem = root / source["name"] / f"{split}.packed-{sequence_length}-{shards}"
@@ -83,7 +84,7 @@ def packed_paths(
 def document_lengths(
     root: Path, manifest: dict[str, Any], shards: list[dict[str, Any]]
 ) -> Iterator[np.ndarray]:
-    """Tokens of each document with its EOS, int64 [some documents] at a time, in their order."""
+    """Yield the lengths of documents in tokens, EOS included, in order; int64 [n] at a time."""
     eos, start, last = manifest["tokenizer"]["eos"], 0, 0
     for shard in shards:
         tokens = np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r")
@@ -97,7 +98,7 @@ def document_lengths(
 def pack_documents(
     lengths: Iterable[np.ndarray], sequence_length: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(pieces, sequences), a stretch of each file's rows at a time, of documents in their order."""
+    """Yield blocks of rows (pieces, sequences) of both files, for documents in order."""
     start, done, labels, room = 0, 0, 0, sequence_length + 1
     for block in _blocks(lengths):
         pieces = _cut(block, sequence_length)
@@ -114,7 +115,7 @@ def pack_documents(
 
 
 def _blocks(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same lengths, BLOCK at a time."""
+    """Regroup the lengths into arrays of BLOCK."""
     held: list[np.ndarray] = []
     count = 0
     for some in lengths:
@@ -129,8 +130,10 @@ def _blocks(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
-    """int64 [pieces, 2]: (start, length) of documents' pieces, in order; neighbours in a document
-    share a token."""
+    """Cut documents into pieces; return (start, length) of each in order, int64 [pieces, 2].
+
+    Consecutive pieces of a document share a token.
+    """
     starts = np.cumsum(lengths) - lengths
     counts = np.maximum(1, -(-(lengths - 1) // sequence_length))
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -140,11 +143,11 @@ def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:
 
 
 def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
-    """Which bin each item goes into, int64 [items]; sizes are 1 … room.
+    """Return the bin of each item, int64 [items]; sizes are 1 … room.
 
-    Best-fit decreasing: the largest item first, each into the fullest bin that has room for it.
-    Items of one size and bins with one room left are handled together, so the time depends on how
-    many different sizes there are, not on how many items.
+    Best-fit decreasing: the largest item first, each into the fullest bin with room for it. Items
+    of one size, and bins with equal room, are handled together, so the time depends on the number
+    of distinct sizes, not on the number of items.
     """
     bins = np.empty(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")

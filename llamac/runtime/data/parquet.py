@@ -1,6 +1,6 @@
-"""Rows of parquet files: the columns that are wanted, and no others.
+"""Read rows of parquet files, decoding only the wanted columns.
 
-A column that nobody asks for is never decoded, so its type cannot break the file.
+A column that is not wanted is never decoded, so its type cannot break the file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def columns_of(path: str) -> list[str]:
-    """The names of a file's columns; none of a file that is broken."""
+    """Return the names of a file's columns; empty for a broken file."""
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
         with _opened(path, Skipped()) as file, parquet.ParquetFile(file) as table:
@@ -35,10 +35,11 @@ def columns_of(path: str) -> list[str]:
 def rows(
     path: str, text: str, plain: Sequence[str], nested: Sequence[str], skipped: Skipped
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, values) of each row: column `text`, and of `plain`, and of the fields of
-    that name in the structs `nested`, those that are strings or numbers.
+    """Yield (number from 1, values) of each row.
 
-    A broken row group costs its rows; a text that is not UTF-8 comes with lone surrogates.
+    The values are column `text`, and the columns in `plain` that are strings or numbers, also
+    those within the structs `nested`. A broken row group loses its rows; a text that is not UTF-8
+    contains lone surrogates.
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -51,7 +52,7 @@ def rows(
 
 @contextmanager
 def _opened(path: str, skipped: Skipped) -> Iterator[IO[bytes]]:
-    """A file, or a temporary copy of one that is compressed as a whole, unpacked."""
+    """Open a file, or a temporary unpacked copy of one that is compressed as a whole."""
     if not path.lower().endswith(SUFFIXES):
         with open(path, "rb") as file:
             yield file
@@ -70,7 +71,7 @@ def _columns(
     path: str,
     skipped: Skipped,
 ) -> list[str]:
-    """The columns to read, the text's first; none, and counted, if there is no text."""
+    """Return the columns to read, the text's first; if there is no text, count it and return []."""
     names = schema.names
     if text not in names:
         has = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
@@ -96,7 +97,7 @@ def _is_plain(field: Any, wanted: Sequence[str]) -> bool:
 
 
 def _type(arrow_type: Any) -> str:
-    """Its name; of a dictionary that of its values."""
+    """Return the name of an Arrow type; of a dictionary, that of its values."""
     name = str(arrow_type)
     return str(arrow_type.value_type if name.startswith("dictionary") else name).partition("<")[0]
 
@@ -148,8 +149,10 @@ def _plain_records(batch: Any) -> list[dict[str, Any]]:
 
 
 def _longest(file: IO[bytes], columns: list[Any]) -> int:
-    """The most bytes that a row may repeat: of the first pages of column chunks, where a
-    dictionary lies. Of all that a file says of its sizes pyarrow goes by these."""
+    """Return the most bytes that one row may expand to: the largest first page of the columns.
+
+    That page holds a column's dictionary. pyarrow relies on its size, not on the others declared.
+    """
     longest = 1
     for column in columns:
         at = column.data_page_offset
@@ -161,8 +164,10 @@ def _longest(file: IO[bytes], columns: list[Any]) -> int:
 
 
 def _page_bytes(header: bytes) -> int:
-    """`uncompressed_page_size`, the second field of Thrift's compact form of a PageHeader: each
-    i32 field is one byte 0x15 and a zigzag varint. `BATCH_BYTES` if it is none."""
+    """Return the `uncompressed_page_size` of a Thrift PageHeader; `BATCH_BYTES` if it is malformed.
+
+    It is the second field of the compact form, where each i32 is a byte 0x15 and a zigzag varint.
+    """
     at = 0
     numbers = []
     for _ in range(2):

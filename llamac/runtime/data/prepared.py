@@ -1,17 +1,17 @@
-"""Prepared data on disk: its layout, how it is written, and how it is checked.
+"""Define prepared data on disk: its layout, how it is written, and how it is checked.
 
-    manifest.json                  settings, tokenizer, per source and split: documents, bytes,
+    manifest.json                  settings, tokenizer; per source and split: documents, bytes,
                                    tokens, entropy, and each shard with its sha256
     tokenizer.model
-    <source>/train-00000.bin       tokens, little-endian uint16 or uint32, nothing else;
+    <source>/train-00000.bin       tokens, little-endian uint16 or uint32, without header;
     <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
-    <source>/source.json           this source's part of the manifest, written when it is whole
-    <source>/unigrams.npy          int64 [vocab_size], how often each token occurs in train
+    <source>/source.json           the source's part of the manifest, written when it is complete
+    <source>/unigrams.npy          int64 [vocab_size], count of each token in train
     .prepare.lock                  locked by the process that prepares or checks the directory
-    .verified.json                 the files found whole: size, times of change, sha256
+    .verified.json                 files that passed verification: size, times of change, sha256
 
-Files are written by `durable`: one that is there was complete when it appeared. manifest.json and
-source.json hold a hash of themselves, and those of the shards.
+Files are written by `durable`, so a file that exists was complete when it appeared. manifest.json
+and source.json contain a hash of themselves and those of the shards.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entro
 
 
 class PreparedDataError(RunError, ValueError):
-    """A directory of prepared data that is unfinished, damaged, or too small for its use."""
+    """A directory of prepared data is unfinished, damaged, or too small for its use."""
 
 
 def load_manifest(directory: str | Path) -> dict[str, Any]:
-    """The manifest of a prepared directory, with every shard checked to be there in full size."""
+    """Return the manifest of a prepared directory, after checking the sizes of all shards.
+
+    Raises PreparedDataError.
+    """
     root, path = Path(directory), Path(directory) / "manifest.json"
     try:
         manifest = read_manifest(root)
@@ -73,7 +76,7 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """manifest.json as it was written, without a look at the shards. Raises PreparedDataError."""
+    """Read manifest.json without checking the shards. Raises PreparedDataError."""
     path = root / "manifest.json"
     try:
         manifest = read_note(path)
@@ -87,7 +90,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
-    """The object, if it has these keys; KeyError otherwise."""
+    """Return `value` if it has all keys; raise KeyError otherwise."""
     for key in keys:
         if key not in value:
             raise KeyError(key)
@@ -95,7 +98,7 @@ def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
 
 
 def verify(directory: str | Path) -> dict[str, Any]:
-    """`load_manifest`, with the shards and the tokenizer read and compared with their hashes.
+    """Return `load_manifest` after comparing the shards and the tokenizer with their hashes.
 
     Raises PreparedDataError.
     """
@@ -107,8 +110,10 @@ def verify(directory: str | Path) -> dict[str, Any]:
 def verify_once(
     directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
 ) -> None:
-    """`verify` without reading again what .verified.json says was whole and is untouched since
-    (`durable.check_once` has the cost). Raises PreparedDataError."""
+    """Verify like `verify`, but skip files that .verified.json lists and that are unchanged since.
+
+    `durable.check_once` describes the cost. Raises PreparedDataError.
+    """
     root = Path(directory)
     model = (root / "tokenizer.model", manifest["tokenizer"]["sha256"])
     files = [(path, shard["sha256"]) for path, shard in _shards(root, manifest)]
@@ -131,11 +136,11 @@ def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[s
 
 
 @contextmanager
-def alone(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Makes the directory and holds its lock, after calling `waiting` if another process has it.
+def exclusive(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Create the directory and hold its lock; call `waiting` first if another process holds it.
 
-    The kernel frees the lock of a process that dies. Finished data on a read-only disk needs no
-    lock, as nothing will be written. Raises PreparedDataError if there cannot be a directory.
+    The kernel releases the lock of a process that dies. Finished data on a read-only disk needs no
+    lock, since nothing is written. Raises PreparedDataError if the directory cannot be created.
     """
     try:
         file = _lock(root, waiting)
@@ -175,13 +180,13 @@ def _lock(root: Path, waiting: Callable[[], None]) -> IO[bytes]:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest of the two shard types that holds every id."""
+    """Return the smaller of the two shard dtypes that holds every id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 @dataclass
 class ShardWriter:
-    """Writes one split of one source: a stream of tokens, cut into shards of equal size."""
+    """Writer of one split of one source: a stream of tokens, cut into shards of equal size."""
 
     path: Path  # of the shards, without "-00000.bin"
     dtype: np.dtype
@@ -193,7 +198,7 @@ class ShardWriter:
     _tokens: int = 0
 
     def add(self, tokens: np.ndarray, text_bytes: int) -> None:
-        """Appends a document: its tokens with their EOS, and the bytes of its text."""
+        """Append a document: its tokens with EOS, and its text's size in bytes."""
         self.documents += 1
         self.bytes += text_bytes
         while len(tokens):
@@ -205,7 +210,7 @@ class ShardWriter:
                 self._finish_shard()
 
     def close(self) -> dict[str, Any]:
-        """Finishes the last shard and returns the split's part of the manifest."""
+        """Finish the last shard; return the split's part of the manifest."""
         if self._file is not None:
             self._finish_shard()
         tokens = sum(shard["tokens"] for shard in self.shards)
@@ -232,8 +237,10 @@ class ShardWriter:
 
 
 def clear(directory: Path) -> None:
-    """Makes a source's directory and removes an unfinished preparation from it; nothing else, as
-    someone may keep their texts there too."""
+    """Create a source's directory and remove the files of an unfinished preparation from it.
+
+    Other files stay: users may keep their texts there.
+    """
     directory.mkdir(exist_ok=True)
     packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.sha256)?"
     ours = re.compile(

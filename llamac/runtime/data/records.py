@@ -1,6 +1,6 @@
-"""Text files, JSON, CSV and parquet as records: the one reader of files for all.
+"""Read text files, JSON, CSV and parquet as records.
 
-`llamac data prepare` and a trainer that prepares its own data both read files here.
+Both `llamac data prepare` and trainers that prepare their own data read files here.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ NESTED = ("meta", "metadata")  # objects of a record whose fields count as its o
 
 
 class Record(NamedTuple):
-    """text: valid Unicode, not blank. line: where it begins; lines or records from 1. meta: those
-    of `META` that the record gives, strings or finite numbers."""
+    """One record.
+
+    text: valid Unicode, not blank. line: where it begins, in lines or records from 1. meta: its
+    fields in `META` that are strings or finite numbers.
+    """
 
     text: str
     line: int
@@ -36,10 +39,10 @@ class Record(NamedTuple):
 
 
 def read_file(path: str, text_field: str, skipped: Skipped) -> Iterator[Record]:
-    """The documents of a file whose name is known, see `inputs.FORMATS`; it may be compressed.
+    """Yield the records of a file whose format `input_files.FORMATS` knows; it may be compressed.
 
-    text_field: the field or column that holds the text, of all but plain text.
-    InputError: an unknown name.
+    text_field: field or column that holds the text; unused for plain text. Raises InputError for an
+    unknown name.
     """
     kind = format_of(path)
     if kind is None:
@@ -60,7 +63,7 @@ def read_file(path: str, text_field: str, skipped: Skipped) -> Iterator[Record]:
 
 
 def _records(kind: str, path: str, text_field: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
-    """(number from 1, record) of a file of records; records that are broken are counted."""
+    """Yield (number from 1, record) of a file of records; broken ones are counted as skipped."""
     if kind == "parquet":
         return rows(path, text_field, META, NESTED, skipped)
     pieces = utf8_chunks(path, skipped)
@@ -72,7 +75,7 @@ def _records(kind: str, path: str, text_field: str, skipped: Skipped) -> Iterato
 
 
 def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
-    """The text without a byte order mark; None, and counted, if it is not UTF-8."""
+    """Decode UTF-8 without a byte order mark; if it is invalid, count it and return None."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -80,7 +83,10 @@ def utf8(data: bytes, where: str, skipped: Skipped) -> str | None:
 
 
 def accepted(text: Any, where: str, skipped: Skipped) -> bool:
-    """Whether it can be a document's text: a string of valid Unicode, not blank, without NULs."""
+    """Return whether `text` can be a document: a non-blank string of valid Unicode, without NULs.
+
+    If not, the reason is counted.
+    """
     if not isinstance(text, str):
         reason = "not a text"
     elif not text or text.isspace():
@@ -114,7 +120,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _names(record: dict[str, Any]) -> str:
-    """The names of its fields, for a message."""
+    """Return the record's field names, for a message."""
     names = ", ".join(repr(str(name))[1:-1][:40] for name in itertools.islice(record, 12))
     return names + (", …" if len(record) > 12 else "") or "none"
 
@@ -123,8 +129,11 @@ def _names(record: dict[str, Any]) -> str:
 
 
 def _text(path: str, skipped: Skipped) -> Iterator[Record]:
-    """A text file as one document or, when it is long, as several cut at a blank line or a line
-    end: memory stays bounded, and a one-file corpus can have documents held out."""
+    """Yield a text file as one document, or, if it is long, as several.
+
+    It is cut at blank lines or line ends, so that memory is bounded and a one-file corpus can have
+    documents held out.
+    """
     pending, line = b"", 1
     for chunk in utf8_chunks(path, skipped):
         pending += chunk
@@ -140,7 +149,7 @@ def _text(path: str, skipped: Skipped) -> Iterator[Record]:
 
 
 def cut(data: bytes, start: int = 0) -> int:
-    """Where the part from `start` ends: a blank line, a line end, or a character's start."""
+    """Return where the part from `start` ends: after a blank line, a line, or a whole character."""
     low, high = start + PART_BYTES // 2, start + PART_BYTES
     for separator in (b"\n\n", b"\n"):
         found = data.rfind(separator, low, high)
@@ -189,7 +198,10 @@ def _loads(text: str) -> Any:
 
 
 def _json(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
-    """JSON lines, or values that lie in arrays or one after the other, told by how it begins."""
+    """Yield the values of a JSON file: JSON lines, arrays, or values one after the other.
+
+    The beginning of the file decides which.
+    """
     head = b""
     while (start := head.lstrip()).count(b"\n") < 2 and len(head) < LINE_BYTES:
         if start[:1] == b"[" or not (piece := next(pieces, b"")):
@@ -207,7 +219,7 @@ def _json(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tupl
 
 
 def _begins_lines(start: bytes) -> bool:
-    """Whether its first line is a whole object, or is broken and the second one is."""
+    """Return whether the file is JSON lines: its first or second line is a complete object."""
     first, _, rest = start.partition(b"\n")
     if start[:1] != b"{" or not rest.strip():
         return start[:1] == b"{" and not rest.strip()
@@ -229,11 +241,10 @@ _END_OF_STRING = re.compile(rb'["\\]')
 
 
 def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
-    """The objects of a file, each as it is spelled, and whatever else stands between them, without
-    the brackets and commas of the arrays they lie in. None: one over `LINE_BYTES`. Of a file that
-    is cut off between two objects, the bracket that is not closed comes last.
+    """Yield each object of a file as its bytes, and any other text between objects.
 
-    Linear in the file's size; memory is bounded by the longest value.
+    Brackets and commas of enclosing arrays are left out. None stands for a value over `LINE_BYTES`.
+    The time is linear in the file's size; memory is bounded by the longest value.
     """
     buffer, at, depth, quoted, long = b"", 0, 0, False, False
     arrays = 0  # open around the values
@@ -279,8 +290,10 @@ def _value(data: bytes, long: bool) -> Iterator[bytes | None]:
 def _csv(
     pieces: Iterator[bytes], delimiter: str, path: str, text_field: str, skipped: Skipped
 ) -> Iterator[tuple[int, Any]]:
-    """RFC 4180: the first row names the columns, quoted fields may hold line ends. A row's number
-    is that of its first line. Bytes that are not UTF-8 cost the row they stand in."""
+    """Yield (line of its beginning, row as a dict) per RFC 4180; the first row names the columns.
+
+    Quoted fields may contain line ends. Invalid UTF-8 makes only its own row unusable.
+    """
     csv.field_size_limit(LINE_BYTES)
     text = (line.decode(errors="surrogateescape") for _, line in lines(pieces, path, skipped))
     table = csv.reader(text, delimiter=delimiter, strict=True)
@@ -304,7 +317,7 @@ def _csv(
             yield number, dict(zip(header, row, strict=True))
         else:
             where = f"{path}:{number} ({len(row)} of {len(header)})"
-            skipped.add("another number of fields", where)
+            skipped.add("wrong number of fields", where)
 
 
 # --- Before anything is read -----------------------------------------------------------------
@@ -313,18 +326,20 @@ SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
 
 
 def check_source(source: dict[str, Any]) -> None:
-    """Raises InputError unless a source's paths match files of known names that have its
-    `text_field`; see `check_field`."""
+    """Raise InputError unless the paths match files of known formats with the `text_field`.
+
+    See `check_field`.
+    """
     if source["kind"] not in PYTHON:
         with naming(source["name"]):
             check_field(file_list(source), source.get("text_field", "text"))
 
 
 def check_field(paths: Iterable[str], text_field: str) -> None:
-    """Raises InputError if those of the paths that hold records have no `text_field`, as far as
-    the first records of the first files tell. Takes milliseconds, however long the files are.
+    """Raise InputError if none of the sampled files of records has the field `text_field`.
 
-    SourceError: a package is missing.
+    Samples the first records of the first files: milliseconds, whatever their size. Raises
+    SourceError if a package is missing.
     """
     of_records = (path for path in paths if format_of(path) not in (None, "text"))
     sampled = [(path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES)]
@@ -339,7 +354,7 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
 
 
 def _fields(path: str) -> dict[str, None]:
-    """The names of fields in a file's first records; none if it is empty or broken."""
+    """Return the field names of a file's first records; empty if it is empty or broken."""
     kind = str(format_of(path))
     if kind == "parquet":
         return dict.fromkeys(columns_of(path))

@@ -1,4 +1,4 @@
-"""The bytes of a SentencePiece model: a check that all of it is there, and the choice of its EOS.
+"""Check the bytes of a SentencePiece model for completeness, and set its EOS.
 
 A model is a protobuf (sentencepiece_model.proto): field 1, repeated, is a piece (1 text, 2 score,
 3 type), field 2 the trainer's settings (47 the text of the EOS piece), field 3 the normaliser's.
@@ -16,15 +16,19 @@ EOS_PIECE = 47
 
 
 def check_whole(model: bytes) -> None:
-    """Raises ValueError unless `model` is a protobuf with pieces and both settings, which come
-    last: without them SentencePiece would take the first half of a model for a whole one."""
+    """Raise ValueError unless `model` is a protobuf with pieces and both settings.
+
+    The settings come last; SentencePiece itself accepts a model that is cut off before them.
+    """
     if not {PIECES, TRAINER, NORMALIZER} <= {number for number, *_ in _fields(model)}:
-        raise ValueError("it is cut off")
+        raise ValueError("the file is truncated")
 
 
 def ended_by(model: bytes, token: int, piece: str) -> bytes:
-    """The same model with piece number `token` as its EOS: a control piece, which text never
-    yields and which decodes to nothing."""
+    """Return the model with piece number `token` as its EOS.
+
+    The piece becomes a control piece, which no text encodes to and which decodes to nothing.
+    """
     out, number = [], 0
     for field, value, whole in _fields(model):
         if field == PIECES:
@@ -41,7 +45,7 @@ def _field(number: int, value: bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, value, all of it with number and length) of each field; ValueError if cut off."""
+    """Yield (number, value, the whole field's bytes). Raises ValueError if the data is cut off."""
     at = 0
     while at < len(data):
         begin = at
@@ -55,20 +59,20 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         elif wire in FIXED:
             at += FIXED[wire]
         else:
-            raise ValueError("it is no protobuf")
+            raise ValueError("not a protobuf")
         if at > len(data):
-            raise ValueError("it is cut off")
+            raise ValueError("the file is truncated")
         yield key >> 3, data[start:at], data[begin:at]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """(value, where it ends)."""
+    """Return (value, end offset) of the varint at `at`."""
     value = 0
     for shift, byte in enumerate(data[at : at + 10]):
         value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
             return value, at + shift + 1
-    raise ValueError("it is cut off")
+    raise ValueError("the file is truncated")
 
 
 def _as_varint(value: int) -> bytes:

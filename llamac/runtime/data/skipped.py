@@ -1,4 +1,4 @@
-"""Counts of what readers leave out."""
+"""Count what readers leave out."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ EXAMPLES = 20
 
 @dataclass(frozen=True)
 class Skipped:
-    """What a reader left out: how often, by reason, and where the first few were."""
+    """Counts by reason of what a reader left out, with the places of the first `EXAMPLES`."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     def add(self, reason: str, where: str) -> None:
-        """reason: a few words without values, by which it is counted. where: file and line.
+        """Count an omission.
 
-        Bytes of a file's name that are not UTF-8 are escaped, so that examples can be written.
+        reason: a few words without values; omissions are counted by it. where: file and line;
+        bytes of a file's name that are not UTF-8 are escaped.
         """
         self.counts[reason] += 1
         if len(self.examples) < EXAMPLES:
@@ -28,7 +29,7 @@ class Skipped:
             self.examples.append(f"{shown}: {reason}")
 
     def nothing_left(self, source: str, held_out: int) -> SourceError:
-        """The error of a source without a document to train on. held_out: how many validate."""
+        """Return the error for a source without training documents. held_out: number of validation ones."""
         why = ", ".join(f"{count} × {reason}" for reason, count in self.counts.items())
         if held_out:
             lower = "" if held_out == 1 else "lower data.validation or "

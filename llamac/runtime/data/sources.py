@@ -1,10 +1,10 @@
-"""Documents of the sources that need no cleaning, in a deterministic order.
+"""Read the documents of sources that need no cleaning, in a deterministic order.
 
-A source is a plain dict, the spec's `[[data.source]]`: `kind`, `paths` (globs, not for the
-Python kinds), `text_field` and `max_bytes`. A reader never stops at a bad file or a bad line: it
-counts it in a `Skipped`, which `prepare` writes into the manifest.
+A source is a plain dict, the spec's `[[data.source]]`: `kind`, `paths` (globs; not for the Python
+kinds), `text_field` and `max_bytes`. A reader does not stop at a bad file or line: it counts it in
+a `Skipped`, which `prepare` writes to the manifest.
 
-Dumps that have to be cleaned first are not read here: `llamac data prepare` does that.
+Dumps that must be cleaned first are read by `llamac data prepare` instead.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ GENERATED = {"encodings", "pydoc_data"}  # tables, and the very text of `python-
 
 
 def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterator[str]:
-    """Yields the documents of `source`, each a non-blank, valid Unicode string.
+    """Yield the documents of `source`, each a non-blank, valid Unicode string.
 
-    Reading stops after the document with which `max_bytes` of UTF-8 is reached.
-    Raises SourceError when the source as a whole cannot be read.
+    Reading stops after the document that reaches `max_bytes` of UTF-8. Raises SourceError if the
+    source as a whole cannot be read.
     """
     skipped = Skipped() if skipped is None else skipped
     readers: dict[str, Callable[[], Iterator[str]]] = {
@@ -60,7 +60,7 @@ def _files(source: dict[str, Any], skipped: Skipped) -> Iterator[str]:
 
 
 def _modules() -> list[tuple[str, Path]]:
-    """(dotted name, file) of the standard library's modules in Python, tests left out."""
+    """Return (dotted name, file) of the standard library's Python modules, without tests."""
     root = Path(sysconfig.get_paths()["stdlib"])
     modules = []
     for folder, inner, files in os.walk(root):
@@ -78,7 +78,7 @@ def _modules() -> list[tuple[str, Path]]:
 
 
 def _python_source(skipped: Skipped) -> Iterator[str]:
-    """The code of each module of the standard library."""
+    """Yield the code of each module of the standard library."""
     for name, path in _modules():
         try:
             with tokenize.open(path) as file:  # honours the file's own encoding line
@@ -94,9 +94,9 @@ def _python_source(skipped: Skipped) -> Iterator[str]:
 
 @cache
 def _python_docs() -> tuple[str, ...]:
-    """pydoc's topics, then one document per module: its docstrings in the order of the source.
+    """Return pydoc's topics, then one document per module: its docstrings in source order.
 
-    Parsing takes seconds, the result is about 2 MB: cached, since preparing reads it twice.
+    Cached, since preparation reads it twice: parsing takes seconds and the result is about 2 MB.
     """
     try:
         topics = importlib.import_module("pydoc_data.topics").topics
@@ -121,7 +121,7 @@ def _python_docs() -> tuple[str, ...]:
 
 
 def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    """`signature`, a blank line, the docstring: for the node, then for what it defines."""
+    """Yield signature, blank line and docstring of the node, then of its definitions."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     if isinstance(node, kinds) and (text := ast.get_docstring(node)):
         yield f"{_heading(node, name)}\n\n{text}"

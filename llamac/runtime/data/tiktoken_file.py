@@ -24,17 +24,19 @@ _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 
 def is_tiktoken(model: bytes) -> bool:
-    """Whether the first line is a token and its rank."""
+    """Return whether the first line is a token and its rank."""
     return bool(_LINE.fullmatch(model[:4096].split(b"\n", 1)[0].rstrip(b"\r")))
 
 
 def as_tokenizer_json(model: bytes) -> bytes:
-    """Raises ValueError for a file that is damaged or of another size than Llama 3's."""
+    """Convert to a tokenizer.json.
+
+    Raises ValueError for a damaged file, or one of another size than Llama 3's."""
     ranks = _ranks(model)
     if len(ranks) != RANKS or sorted(ranks.values()) != list(range(RANKS)):
         raise ValueError(
-            f"a tiktoken file of {len(ranks):,} ranks, which does not say how text is split and "
-            f"what ends a document (only Llama 3's, of {RANKS:,}, is known): give the "
+            f"a tiktoken file of {len(ranks):,} ranks, which does not define how text is split or "
+            f"which token ends a document (only Llama 3's, of {RANKS:,}, is known): give the "
             "tokenizer.json that is published beside it"
         )
     letters = _byte_letters()
@@ -69,7 +71,7 @@ def as_tokenizer_json(model: bytes) -> bytes:
 
 
 def special_token(token: int, content: str) -> dict[str, Any]:
-    """An entry of a tokenizer.json's `added_tokens`."""
+    """Return an entry of a tokenizer.json's `added_tokens`."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": token, "content": content, **flags, "special": True}
 
@@ -95,7 +97,7 @@ def _ranks(model: bytes) -> dict[bytes, int]:
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter that byte-level BPE writes for each byte (GPT-2, encoder.py)."""
+    """Return the printable letter that byte-level BPE writes for each byte (GPT-2, encoder.py)."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = iter(range(0x100, 0x200))
     return [chr(byte if byte in shown else next(hidden)) for byte in range(256)]

@@ -1,8 +1,9 @@
-"""From sources to token shards: a directory that a training run can map into memory.
+"""Prepare sources as token shards that a training run maps into memory.
 
-`prepare` reads each source twice: a sample trains the tokenizer, then every document is
-tokenised. The directory's layout is in `prepared`. `manifest.json` comes last; kill it anywhere
-and run it again: the tokenizer and finished sources are kept, and the bytes come out the same.
+`prepare` reads each source twice: first a sample to train the tokenizer, then every document to
+tokenise it. `prepared` describes the directory's layout. `manifest.json` is written last. After a
+kill at any point, another call keeps the tokenizer and the finished sources and writes the same
+bytes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from .prepared import (
     SPLITS,
     PreparedDataError,
     ShardWriter,
-    alone,
     clear,
+    exclusive,
     load_manifest,
     token_dtype,
     verify,
@@ -74,7 +75,7 @@ class PrepareJob:
         return [source["share"] / total for source in self.sources]
 
     def is_held_out(self, data: bytes) -> bool:
-        """Whether a document, as UTF-8, belongs to the validation split: by its hash alone."""
+        """Return whether a document (as UTF-8) is in the validation split, from its hash alone."""
         digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
         return int.from_bytes(digest, "little") < self.validation * 2**64
 
@@ -90,16 +91,16 @@ def prepare(
     seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Tokenises the sources into shards under `directory` and returns the manifest.
+    """Tokenise the sources into shards under `directory`; return the manifest.
 
     sources: `[[data.source]]` tables (see `sources.documents`) with `name` and `share`.
     tokenizer: `path` of a SentencePiece model, or `kind` and `train_bytes` to train one.
-    validation: the fraction of documents held out, chosen by a hash of the document, so that
-    equal documents fall on the same side and no document moves when others are added.
+    validation: fraction of documents held out, chosen by a hash of the document, so that equal
+    documents fall on the same side and no document moves when others are added.
 
-    A directory that is already prepared from the same settings is returned as it is, once its
-    shards have been compared with their hashes (see `prepared.verify_once` for the cost). A second
-    process at the same directory waits for the first, says so, and finds the data ready.
+    A directory that was prepared from the same settings is kept, after its shards are compared with
+    their hashes (see `prepared.verify_once` for the cost). A second process at the same directory
+    reports that it waits for the first, then finds the data ready.
     Raises PreparedDataMismatch, PreparedDataError, SourceError, TokenizerError (all ValueError).
     """
     job = PrepareJob(
@@ -107,7 +108,7 @@ def prepare(
         progress or silent,
     )  # fmt: skip
     settings = settings_of(job)
-    with alone(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
+    with exclusive(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
         if not (job.root / "manifest.json").exists():
             _prepare(job, settings)
             return _checked(job, settings)
@@ -115,13 +116,14 @@ def prepare(
 
 
 def reuse(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a finished directory, checked against the settings and its files."""
     manifest = _checked(job, settings)
     say_lost(manifest["tokenizer"].get("lost", ()), job.progress)
     return manifest
 
 
 def _checked(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a finished directory, which is of these settings and whole."""
+    """Return the manifest of a finished directory, checked against the settings and its files."""
     manifest = load_manifest(job.root)
     _check_same(job, manifest, settings)
     verify_once(job.root, manifest, job.progress)
@@ -149,7 +151,7 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
 
 
 def say_skipped(job: PrepareJob, part: dict[str, Any]) -> None:
-    """One line for a source of which something was left out that may have held text."""
+    """Report what was skipped of a source, except files and records without text."""
     counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
         why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
@@ -161,7 +163,7 @@ def say_skipped(job: PrepareJob, part: dict[str, Any]) -> None:
 
 
 def settings_of(job: PrepareJob) -> dict[str, Any]:
-    """Flat, named as in the spec, so that a difference can be told in the spec's words."""
+    """Return the settings that prepared data depends on: flat, with keys named as in the spec."""
     names = [source["name"] for source in job.sources]
     for name in names:
         legal = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name not in RESERVED
@@ -189,7 +191,7 @@ def settings_of(job: PrepareJob) -> dict[str, Any]:
 
 
 def source_settings(source: dict[str, Any]) -> dict[str, Any]:
-    """Those that its text depends on."""
+    """Return the settings that the source's text depends on."""
     prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
     fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
     fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
@@ -205,14 +207,14 @@ def source_settings(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """Convert a value to what a JSON round trip returns."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def inputs_of(job: PrepareJob) -> dict[str, Any]:
-    """What the settings refer to but do not contain."""
+    """Return fingerprints of the inputs that the settings refer to: files, tokenizer."""
     inputs: dict[str, Any] = {
         f"data.source.{source['name']}.paths": fingerprint(source)
         for source in job.sources
@@ -224,8 +226,10 @@ def inputs_of(job: PrepareJob) -> dict[str, Any]:
 
 
 def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raises PreparedDataMismatch. Prepared data may outlive, or travel without, the files it was
-    made from: if they are gone, only the settings are compared."""
+    """Raise PreparedDataMismatch if the data was prepared from other settings or inputs.
+
+    The files that data was made from may be gone; then only the settings are compared.
+    """
     changes = differences(manifest["settings"], settings)
     if not changes:
         eos = {"tokenizer.eos": manifest["tokenizer"]["eos"]} if job.tokenizer.get("path") else {}
@@ -245,13 +249,13 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
     if changes:
         raise PreparedDataMismatch(
             f"{job.root} was prepared with other settings:\n" + "\n".join(changes) + "\n"
-            f"Undo the change, delete {job.root} to prepare it anew, or set data.directory to "
-            "another place."
+            f"Undo the change, delete {job.root} to prepare it again, or set data.directory to "
+            "another directory."
         )
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A line for each setting that is another one now."""
+    """Return a line for each setting whose value differs."""
     return [
         f"  {name}: {then.get(name, 'not set')!r} then, {now.get(name, 'not set')!r} now"
         for name in sorted(then.keys() | now.keys())
@@ -263,7 +267,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, key: str) -> dict:
-    """Writes the source's shards; returns (and keeps in source.json) its part of the manifest."""
+    """Write the source's shards and source.json; return its part of the manifest."""
     directory, stage = job.root / source["name"], f"tokenizing {source['name']}"
     finished = note_or_nothing(directory / "source.json")
     if finished.get("key") == key and _is_whole(job, finished["source"]):
@@ -306,7 +310,7 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
 
 
 def _is_whole(job: PrepareJob, part: dict[str, Any]) -> bool:
-    """Whether the files of a source that was finished before still are what was written."""
+    """Return whether the files of an earlier finished source are unchanged."""
     try:
         check(job.root / part["name"] / "unigrams.npy", part["unigrams_sha256"])
         for shard in (shard for split in SPLITS for shard in part[split]["shards"]):
@@ -337,6 +341,7 @@ def cores() -> int:
 
 
 def summary(job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the manifest's entries on the tokenizer, the vocabulary and the sources."""
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")
@@ -360,7 +365,9 @@ def summary(job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]) -> d
 
 
 def entropy(weights: np.ndarray) -> float:
-    """Of the distribution with these weights, in nats: the loss of the best model that ignores
-    all context."""
+    """Return the entropy in nats of the distribution with these weights.
+
+    It is the loss of the best model that ignores all context.
+    """
     p = weights[weights > 0] / weights.sum()
     return float(-(p * np.log(p)).sum())

@@ -1,4 +1,4 @@
-"""A source's tokens as sequences: windows of one stream, or documents packed together."""
+"""Read a source's tokens as sequences: windows of one stream, or documents packed together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .prepared import PreparedDataError
 
 @dataclass(frozen=True)
 class Tokens:
-    """A split of a source: its shards, mapped into memory when first read, as one stream."""
+    """The tokens of a source's split as one stream; shards are mapped into memory on first use."""
 
     name: str
     shards: list[Path]
@@ -29,7 +29,7 @@ class Tokens:
         return self.starts[-1]
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Copies the tokens from `start` into `out`, int64 [n], across shards."""
+        """Copy the tokens from `start` into `out`, int64 [n], across shards."""
         shard, filled = bisect_right(self.starts, start) - 1, 0
         while filled < len(out):
             begin = start + filled - self.starts[shard]
@@ -46,22 +46,25 @@ class Tokens:
 
 
 class Stream(Protocol):
-    """windows: how many sequences an epoch has. fill: the share of their labels that are tokens."""
+    """Sequences of one source.
+
+    windows: sequences per epoch. fill: fraction of their labels that are tokens, not padding.
+    """
 
     name: str
     windows: int
     fill: float
 
     def read(self, epoch: int, window: int, out: np.ndarray) -> None:
-        """Writes a sequence into `out`, int64 [sequence_length + 1]."""
+        """Write a sequence into `out`, int64 [sequence_length + 1]."""
         ...
 
 
 class Concatenated:
     """Windows of the stream, each sharing one token with the next.
 
-    In training the stream is a ring: an epoch begins where the one before ended, so what does not
-    fill a window comes first in the next, and in the long run every token comes equally often.
+    In training the stream is a ring: an epoch begins where the one before ended. Tokens that do not
+    fill a window thus come first in the next epoch, and all tokens are seen equally often.
     """
 
     fill = 1.0
@@ -72,7 +75,7 @@ class Concatenated:
         self.windows = (len(tokens) - (not ring)) // sequence_length if enough else 0
 
     def start(self, epoch: int, window: int) -> int:
-        """Where in the stream a window begins."""
+        """Return the start of a window in the stream."""
         start = window * self.length
         return (epoch * self.windows * self.length + start) % len(self.tokens) if epoch else start
 
@@ -85,7 +88,7 @@ class Concatenated:
 
 
 class Packed:
-    """Whole documents side by side, then padding (see `packing`)."""
+    """Whole documents side by side, followed by padding (see `packing`)."""
 
     def __init__(self, root: Path, source: dict[str, Any], split: str, tokens: Tokens, length: int):
         paths = packed_paths(root, source, split, length)
@@ -93,7 +96,7 @@ class Packed:
             self.pieces, sequences = (_rows(path) for path in paths)
             self.first, (pieces, labels) = sequences[:, 0], sequences[-1].tolist()
             if pieces != len(self.pieces):
-                raise ValueError("it is cut off")
+                raise ValueError("the file is truncated")
         except (OSError, ValueError, IndexError) as error:
             raise PreparedDataError(
                 f"{paths[0].parent} is not packed for sequences of {length}: delete "
@@ -111,7 +114,7 @@ class Packed:
 
 
 def _rows(path: Path) -> np.ndarray:
-    """int64 [rows, 2], mapped into memory; an empty file cannot be."""
+    """Map int64 [rows, 2] into memory; an empty file gives an empty array."""
     if not path.stat().st_size:
         return np.zeros((0, 2), dtype=np.int64)
     return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
@@ -125,7 +128,7 @@ def open_stream(
     sequence_length: int,
     packing: str,
 ) -> Stream:
-    """packing: "concatenate" or "best_fit"."""
+    """Open a split of a source. packing: "concatenate" or "best_fit"."""
     shards = source[split]["shards"]
     starts = [0, *accumulate(shard["tokens"] for shard in shards)]
     paths = [root / shard["file"] for shard in shards]

@@ -1,9 +1,9 @@
-"""SentencePiece as LLaMA uses it (LLaMA paper, section 2.1): digits split one by one, unknown
-characters spelled in bytes, no normalisation; plus an exact round trip of every string.
+"""Train and apply SentencePiece as LLaMA does (LLaMA paper, section 2.1), losslessly.
 
-Two things would break the round trip and are handled here. SentencePiece writes a space as
-U+2581 and cannot tell the two apart, so a real U+2581 is encoded as its three byte pieces. And
-it silently ignores training lines of 4192 bytes or more, so longer ones are cut.
+Digits are split, unknown characters become bytes, and text is not normalised. Two properties of
+SentencePiece would break the exact round trip. It writes a space as U+2581 and cannot tell the two
+apart, so a real U+2581 is encoded as its three byte pieces. And it silently ignores training lines
+of 4192 bytes or more, so longer ones are cut.
 """
 
 from __future__ import annotations
@@ -34,25 +34,30 @@ LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
 
 
 class TokenizerError(RunError, ValueError):
-    """A vocabulary that cannot be trained on this text, or a model that cannot be used."""
+    """A vocabulary cannot be trained on this text, or a model cannot be used."""
 
 
 class Tokenizer:
-    """A SentencePiece model. `decode(encode(text)) == text` for every valid Unicode string,
-    if the model is `lossless`: those trained here are, and so is LLaMA's own.
+    """A SentencePiece model.
 
-    Its control pieces never come of text. User-defined symbols do: SentencePiece defines them as
-    text that is always one piece, and they decode to themselves. The one that is EOS is made a
-    control piece.
+    If it is `lossless`, `decode(encode(text)) == text` for every valid Unicode string. Models
+    trained here are, and so is LLaMA's own.
 
-    vocab_size: the largest id + 1. unk, bos, eos: -1 where the model has none.
+    Text never encodes to control pieces. It does to user-defined symbols, which SentencePiece
+    defines as text that is always one piece; they decode to themselves. If EOS is such a symbol,
+    it becomes a control piece.
+
+    vocab_size: the largest id + 1. unk, bos, eos: ids, -1 where the model has none.
     """
 
     def __init__(
         self, model: bytes, eos: int | str | None = None, usual: str | None = None
     ) -> None:
-        """eos: the id or text of the piece that ends documents, where it is not the model's own;
-        usual: its text, if neither says so. Raises TokenizerError."""
+        """Load a model.
+
+        eos: id or text of the piece that ends documents, if it is not the model's own. usual: its
+        text if neither `eos` nor the model gives it. Raises TokenizerError.
+        """
         sentencepiece = _sentencepiece()
         try:
             check_whole(model)
@@ -87,10 +92,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path, eos: int | str | None = None) -> Tokenizer:
-        """The tokenizer in a file: SentencePiece's, a tokenizer.json, or Llama 3's tiktoken file.
+        """Load a tokenizer file: SentencePiece, tokenizer.json, or Llama 3's tiktoken file.
 
-        eos: the id or text of the piece that ends documents; without it, what the file or the
-        tokenizer_config.json beside it says. Raises TokenizerError, naming the file.
+        eos: id or text of the piece that ends documents; by default the one named by the file or
+        by the tokenizer_config.json beside it. Raises TokenizerError, naming the file.
         """
         try:
             file = read_tokenizer(Path(path))
@@ -108,23 +113,23 @@ class Tokenizer:
             raise TokenizerError(f"{path}: {error}") from error
 
     def _end(self, eos: int | str) -> int:
-        """The id of the piece that `eos` names, if it may end documents."""
+        """Return the id of the piece that `eos` names, if it may end documents."""
         pieces = self._pieces
         found = pieces.piece_to_id(eos) if isinstance(eos, str) else eos
         known = 0 <= found < pieces.vocab_size()
         if not known or (isinstance(eos, str) and pieces.id_to_piece(found) != eos):
-            raise TokenizerError(f"it has no piece {eos!r}, which tokenizer.eos asks for")
+            raise TokenizerError(f"unknown piece in tokenizer.eos: {eos!r}")
         piece = pieces.id_to_piece(found)
         text = pieces.is_byte(found) or pieces.is_unknown(found) or len(piece.strip(SPACE_MARK)) < 2
         if text:
             raise TokenizerError(
-                f"tokenizer.eos = {eos!r} is {piece!r}, a character of text, which cannot tell "
-                f"where a document ends: name a special piece{self.candidates()}"
+                f"tokenizer.eos = {eos!r} is {piece!r}, a character of ordinary text, which cannot "
+                f"mark the end of a document: name a special piece{self.candidates()}"
             )
         return found
 
     def candidates(self) -> str:
-        """The first pieces that may be meant to end documents, for an error's last words."""
+        """Return "; it has …" with pieces that might end documents, for an error message."""
         bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
         names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
         found = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
@@ -132,8 +137,11 @@ class Tokenizer:
 
     @property
     def pieces_sha256(self) -> str:
-        """Hash of pieces, scores and types in order of id. The model file also holds training
-        settings, so two equal vocabularies may lie in different files."""
+        """Return a hash of pieces, scores and types, in order of id.
+
+        Model files also contain training settings, so files may differ and their vocabularies be
+        equal.
+        """
         digest, pieces = hashlib.sha256(), self._pieces
         for i in range(self.vocab_size):
             kind = pieces.is_control(i) + 2 * pieces.is_byte(i) + 4 * pieces.is_unknown(i)
@@ -143,27 +151,29 @@ class Tokenizer:
 
     @cached_property
     def lost(self) -> list[str]:
-        """What decoding does not bring back of the text that was encoded, in the words of PROBES:
-        nothing unless the tokenizer normalises text or does not know all of it."""
+        """Names of the `PROBES` that decoding does not restore.
+
+        Empty unless the tokenizer normalises text or has no pieces for some of it.
+        """
         probes = PROBES | {"texts of special tokens": " a ".join(["", *self.control, ""])}
         encoded = zip(probes.items(), self.encode_batch([*probes.values()]), strict=True)
         return [what for (what, text), ids in encoded if self.decode(ids) != text]
 
     @property
     def lossless(self) -> bool:
-        """Whether every probe survives."""
+        """Return whether decoding restores every probe."""
         return not self.lost
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """How many of the tokens of `texts` stand for what the tokenizer does not know."""
+        """Return how many tokens of `texts` are the unknown piece."""
         return sum(int((ids == self.unk).sum()) for ids in encoded) if self.unk >= 0 else 0
 
     def encode(self, text: str) -> np.ndarray:
-        """The text's tokens, int32 [n], without BOS or EOS."""
+        """Return the text's tokens, int32 [n], without BOS or EOS."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """`encode` of each text. The number of threads changes the speed, never the tokens."""
+        """Encode each text. The number of threads affects the speed, not the tokens."""
         split = [list(self._segments(text)) for text in texts]
         strings = [
             segment if i == 0 else self._lead + segment
@@ -181,22 +191,27 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """The text of some tokens. BOS and EOS give nothing; an id beyond the vocabulary (which a
-        model with a rounded-up vocabulary may sample) reads as the unknown piece."""
+        """Return the text of some tokens.
+
+        BOS and EOS give nothing. An id beyond the vocabulary, which a model with a rounded-up
+        vocabulary may sample, is decoded as the unknown piece.
+        """
         known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]
         return self._pieces.decode(known)
 
     def piece(self, token: int) -> str:
-        """The text of a piece, a space in it as U+2581."""
+        """Return the text of a piece, with spaces as U+2581."""
         return self._pieces.id_to_piece(token)
 
     def score(self, token: int) -> float:
-        """BPE: the higher, the earlier its merge; unigram: its log-probability."""
+        """Return a piece's score: higher for earlier merges (BPE), log-probability (unigram)."""
         return self._pieces.get_score(token)
 
     def _segments(self, text: str) -> Iterator[str | None]:
-        """Cuts at each U+2581 (yielded as None) and, in long texts, after a line's end, where no
-        piece can cross. Without a line's end it cuts anyway, at the same place every time."""
+        """Cut the text at each U+2581 (yielded as None) and, if it is long, after line ends.
+
+        Pieces do not cross line ends. Text without them is cut at fixed lengths.
+        """
         for number, run in enumerate(text.split(SPACE_MARK) if self._mark else [text]):
             if number:
                 yield None
@@ -209,11 +224,11 @@ class Tokenizer:
 
 
 def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Tokenizer:
-    """Trains a SentencePiece model of exactly `vocab_size` pieces, the same one every time.
+    """Train a SentencePiece model of exactly `vocab_size` pieces, deterministically.
 
-    `kind` is "bpe" or "unigram". Ids as LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces.
-    Lines are free of newlines (so a newline is always its byte piece) and of U+2581.
-    Raises TokenizerError with the vocabulary sizes that this text allows.
+    kind: "bpe" or "unigram". Ids as LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces.
+    lines: without newlines (so that a newline is always its byte piece) and without U+2581.
+    Raises TokenizerError, naming the vocabulary sizes that this text allows.
     """
     sentencepiece = _sentencepiece()
     model = io.BytesIO()
@@ -262,12 +277,12 @@ def _vocabulary_error(message: str, vocab_size: int) -> str:
             f"this text's characters: set model.vocab_size to more than {found[2]}"
         )
     if "sentences_.empty()" in message:
-        return "there is no text to train a tokenizer on"
+        return "no text to train a tokenizer on"
     return f"SentencePiece cannot train on this text: {message}"
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """The non-blank lines of the texts, without U+2581, cut on a character to < 4192 bytes."""
+    """Yield the non-blank lines of the texts, without U+2581, each cut to under 4192 bytes."""
     for text in texts:
         for line in text.split("\n"):
             for run in line.split(SPACE_MARK):
@@ -287,10 +302,10 @@ def _cut(line: str) -> Iterator[str]:
 
 
 def sample(texts: Iterable[str], budget: int, key: str) -> list[str]:
-    """About `budget` bytes of the texts, spread evenly over all of them, in their order.
+    """Return about `budget` bytes of the texts, spread evenly over all of them, in order.
 
-    Each block of lines gets a pseudo-random rank from `key` and its number; the lowest ranks
-    that fill the budget stay. One pass, memory of the budget, the same blocks every time.
+    Each block of lines gets a pseudo-random rank from `key` and its number; the blocks of lowest
+    rank that fill the budget are kept. One pass, memory of the budget, deterministic.
     """
     heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first
     held = 0

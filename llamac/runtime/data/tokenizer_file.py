@@ -1,4 +1,4 @@
-"""Any file that holds a tokenizer: which format it is in, and whether its library survives it."""
+"""Detect the format of a tokenizer file, and try to load it in a separate process first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROBES = {
     "private and unassigned characters": "\ue000\uffff\U0010ffff\ufeff",
     "control characters": "\x00\x07\x1b\x7f\x85\u2028",
 }
-"""Texts that tokenizers are known to change, by what is changed."""
+"""Texts that some tokenizers do not restore, by what is lost."""
 
 MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -46,7 +46,7 @@ TRY_JSON = """
 import tokenizers
 described = json.loads(model)
 if not isinstance(described, dict) or "model" not in described:
-    raise ValueError("it holds no model: the file with the vocabulary is wanted")
+    raise ValueError("no `model` section: give the file that contains the vocabulary")
 described.pop("eos", None)
 text = json.dumps(described | {"truncation": None, "padding": None})
 tokenizer = tokenizers.Tokenizer.from_str(text)
@@ -74,8 +74,11 @@ model, probes = sys.stdin.buffer.read(), {probes!r}
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """model: a tokenizer.json, or a SentencePiece model. usual_eos: the text of the piece that ends
-    documents by the tokenizer_config.json beside it."""
+    """Contents of a tokenizer file.
+
+    model: a tokenizer.json, or a SentencePiece model. usual_eos: text of the EOS piece in the
+    tokenizer_config.json beside it.
+    """
 
     model: bytes
     is_json: bool
@@ -83,9 +86,9 @@ class TokenizerFile:
 
 
 def read_tokenizer(path: Path) -> TokenizerFile:
-    """The file, once a process of its own has survived loading it. OSError, ValueError."""
+    """Read a tokenizer file, after a separate process has loaded it. Raises OSError, ValueError."""
     if (size := path.stat().st_size) > LARGEST_FILE:
-        raise ValueError(f"its {size:,} bytes are too many for a tokenizer")
+        raise ValueError(f"a file of {size:,} bytes is too large for a tokenizer")
     model = path.read_bytes()
     if is_tiktoken(model):
         model = as_tokenizer_json(model)
@@ -95,7 +98,7 @@ def read_tokenizer(path: Path) -> TokenizerFile:
 
 
 def _configured_eos(path: Path) -> str | None:
-    """The EOS piece that the tokenizer_config.json beside a file names."""
+    """Return the EOS piece that the tokenizer_config.json beside a file names."""
     try:
         config = json.loads((path.parent / "tokenizer_config.json").read_bytes())
         piece = config.get("eos_token")
@@ -107,8 +110,10 @@ def _configured_eos(path: Path) -> str | None:
 
 @lru_cache(maxsize=8)
 def _survived(model: bytes, is_json: bool) -> None:
-    """Loads a model and uses it in a process of its own: the libraries take some damaged or hostile
-    files for a reason to abort, or to allocate without end. Raises ValueError."""
+    """Load and use a model in a separate process. Raises ValueError if that fails.
+
+    On damaged or hostile files the libraries may abort or allocate without bound.
+    """
     code, what = (TRY_JSON, "tokenizer.json") if is_json else (TRY_MODEL, "SentencePiece model")
     child = CHILD.format(memory=MEMORY, probes=[*PROBES.values()], code=code)
     environment = os.environ | {
@@ -121,10 +126,10 @@ def _survived(model: bytes, is_json: bool) -> None:
             command, input=model, capture_output=True, timeout=SECONDS, env=environment, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"not a usable {what}: it takes over {SECONDS} s to load") from error
+        raise ValueError(f"not a usable {what}: loading takes over {SECONDS} s") from error
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise ValueError(f"not a usable {what}: its library dies of it ({name})")
+        raise ValueError(f"not a usable {what}: its library crashed ({name})")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
         why = re.sub(r"^[\w.]*(Exception|Error): ", "", lines[-1])[:300]

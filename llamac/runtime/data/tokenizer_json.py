@@ -1,9 +1,9 @@
-"""A tokenizer of HF's `tokenizer.json` format, by the tokenizers library.
+"""Load tokenizers of Hugging Face's `tokenizer.json` format, with the tokenizers library.
 
 Plain text never becomes a special token here. The library is told not to look for them in text;
 where a model finds one by itself (as Unigram, WordLevel and WordPiece may), the text is encoded
-again with a last pre-tokenizer that cuts such names after the first character. Added tokens that
-are not special, such as runs of spaces, are pieces of text and are found in it.
+again with an additional pre-tokenizer that cuts such names after the first character. Added tokens
+that are not special, such as runs of spaces, are ordinary pieces of text.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from .tiktoken_file import special_token
 from .tokenizer import LARGEST_VOCABULARY, Tokenizer, TokenizerError
 
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[EOS]")
-"""What files call the end of a document; the format itself does not say which piece it is."""
+"""Usual names of the EOS token; the format itself does not say which token it is."""
 
 
 class JsonTokenizer(Tokenizer):
-    """As Tokenizer. model: the file's text; a copy in prepared data holds its EOS as `eos`."""
+    """A tokenizer.json, with the interface of `Tokenizer`.
+
+    model: the file's text; a copy in prepared data also stores its EOS as `eos`.
+    """
 
     def __init__(
         self, model: bytes, eos: int | str | None = None, usual: str | None = None
@@ -54,8 +57,8 @@ class JsonTokenizer(Tokenizer):
         self.vocab_size: int = max(pieces.values(), default=-1) + 1
         if not 0 < self.vocab_size <= LARGEST_VOCABULARY:
             raise TokenizerError(
-                f"its largest id is {self.vocab_size - 1:,}: ids from 0 to "
-                f"{LARGEST_VOCABULARY - 1:,} can be used"
+                f"its largest id is {self.vocab_size - 1:,}; ids must be from 0 to "
+                f"{LARGEST_VOCABULARY - 1:,}"
             )
         if isinstance(eos, int) and pieces.get(end or "") != eos:
             raise TokenizerError(
@@ -78,7 +81,7 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def pieces_sha256(self) -> str:
-        """Hash of all that makes tokens of text."""
+        """Return a hash of everything that affects encoding."""
         text = json.dumps(self._described, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -97,14 +100,15 @@ class JsonTokenizer(Tokenizer):
                 encoded[number] = ids
                 if len(special := ids[self._is_control[ids]]):
                     raise TokenizerError(
-                        f"the tokenizer makes its special token {self.piece(int(special[0]))!r} of "
-                        "plain text: set tokenizer.eos to another piece, or use another tokenizer"
+                        f"the tokenizer encodes plain text to its special token "
+                        f"{self.piece(int(special[0]))!r}: set tokenizer.eos to another piece, or "
+                        "use another tokenizer"
                     )
         return encoded
 
     @cached_property
     def _cutting(self) -> Any:
-        """The tokenizer that cuts the names of special tokens which the model could find."""
+        """The tokenizer that cuts special tokens' names, where the model could find them."""
         regex = "|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in self._names)
         split = {"type": "Split", "behavior": "Isolated", "invert": False}
         steps = [self._exact.get("pre_tokenizer")]
@@ -117,8 +121,11 @@ class JsonTokenizer(Tokenizer):
         return tokenizer
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
-        """As Tokenizer.unknown; a model without an unknown piece drops what it does not know, so
-        there the characters that give no token are counted."""
+        """Return how many tokens of `texts` are unknown.
+
+        A model without an unknown piece drops unknown text; there, the characters that give no
+        token are counted.
+        """
         if self.unk >= 0 or self.lossless:
             return super().unknown(texts, encoded)
         counts: Counter[str] = Counter()
@@ -134,7 +141,7 @@ class JsonTokenizer(Tokenizer):
         return self._whole.decode(known, skip_special_tokens=True)
 
     def score(self, token: int) -> float:
-        """The format has merges instead of scores."""
+        """Return 0: the format has merges instead of scores."""
         return 0.0
 
     def piece(self, token: int) -> str:
@@ -142,7 +149,7 @@ class JsonTokenizer(Tokenizer):
 
 
 def _pieces_of(described: dict[str, Any]) -> dict[str, int]:
-    """Ids by piece, of the model and what is added to it."""
+    """Return the ids of the model's pieces and added tokens."""
     added = described.get("added_tokens") or ()
     return _model_pieces(described["model"]) | {one["content"]: one["id"] for one in added}
 
@@ -155,24 +162,24 @@ def _model_pieces(model: dict[str, Any]) -> dict[str, int]:
 
 
 def _unknown_of(model: dict[str, Any]) -> str | None:
-    """The piece for what the model does not know."""
+    """Return the model's unknown piece."""
     if model.get("unk_id") is not None:
         return model["vocab"][model["unk_id"]][0]
     return model.get("unk_token") or None
 
 
 def _end(ids: dict[str, int], asked: int | str | None, names: Iterable[str | None]) -> str | None:
-    """The piece that ends documents: the one asked for, or one with a usual name, or none."""
+    """Return the EOS piece: the requested one, else one with a usual name, else None."""
     if asked is None:
         return next((name for name in names if name in ids), None)
     found = [piece for piece, i in ids.items() if i == asked or piece == asked]
     if not found:
-        raise TokenizerError(f"it has no piece {asked!r}, which tokenizer.eos asks for")
+        raise TokenizerError(f"unknown piece in tokenizer.eos: {asked!r}")
     piece = asked if isinstance(asked, str) else found[-1]
     if len(piece.strip("▁Ġ ")) <= 1 or re.fullmatch("<0x[0-9A-F]{2}>", piece):
         raise TokenizerError(
-            f"tokenizer.eos = {asked!r} is {piece!r}, a character of text, which cannot tell where "
-            "a document ends: name a special token"
+            f"tokenizer.eos = {asked!r} is {piece!r}, a character of ordinary text, which cannot "
+            "mark the end of a document: name a special token"
         )
     return piece
 
@@ -183,8 +190,10 @@ def _special(described: dict[str, Any], end: str | None) -> set[str]:
 
 
 def _exact(described: dict[str, Any], ids: dict[str, int], end: str | None) -> dict[str, Any]:
-    """The description with `end` as a special token and without chance (`dropout`): the same text
-    gives the same tokens."""
+    """Return the description with `end` as a special token, and without `dropout`.
+
+    The same text then always gives the same tokens.
+    """
     model, added = described["model"], list(described.get("added_tokens") or ())
     if end is not None:
         added = [one for one in added if one["content"] != end] + [special_token(ids[end], end)]
@@ -196,7 +205,7 @@ def _exact(described: dict[str, Any], ids: dict[str, int], end: str | None) -> d
 def _names_in_model(
     described: dict[str, Any], ids: dict[str, int], names: set[str | None]
 ) -> list[str]:
-    """The model's pieces that are special tokens, or have the id of one, as damaged files have."""
+    """Return the model's pieces that are special tokens or, in damaged files, share their id."""
     special = {ids.get(name or "") for name in names} - {None}
     pieces = _model_pieces(described["model"]).items()
     return [piece for piece, i in pieces if i in special and len(piece) > 1]

@@ -1,4 +1,4 @@
-"""The tokenizer of prepared data, given or trained, and whether it fits the spec and the text."""
+"""Choose the tokenizer of prepared data, given or trained, and check it against spec and text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ ENOUGH = 1 << 20  # tokens that are judged before the source is over
 
 
 def given(job: PrepareJob) -> Tokenizer | None:
-    """The tokenizer of `tokenizer.path`, None where one is trained. Raises TokenizerError if it
-    does not fit the spec, before anything is read or written."""
+    """Return the tokenizer of `tokenizer.path`; None if one is to be trained.
+
+    Raises TokenizerError, before anything is written, if it does not fit the spec.
+    """
     path, eos = job.tokenizer.get("path"), job.tokenizer.get("eos")
     if not path:
         if eos not in (None, EOS, "</s>"):
@@ -38,15 +40,17 @@ def given(job: PrepareJob) -> Tokenizer | None:
         )
     if model.eos < 0:
         raise TokenizerError(
-            f"{path} does not say which piece ends a document: give its id or text as "
-            f"tokenizer.eos{model.candidates()}"
+            f"{path} does not define an end-of-document piece: set tokenizer.eos to its id or "
+            f"text{model.candidates()}"
         )
     return model
 
 
 def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokenizer]) -> Tokenizer:
-    """The tokenizer of `tokenizer.path`, or one that `train` gives. Kept across a kill: key tells
-    whether that of before is still wanted."""
+    """Return the tokenizer, loading the saved one if it belongs to `key`, else writing it anew.
+
+    It is that of `tokenizer.path`, or the one that `train` returns.
+    """
     path = job.root / "tokenizer.model"
     if is_settled(job, key):
         return Tokenizer.load(path)
@@ -57,15 +61,17 @@ def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokeni
 
 
 def is_settled(job: PrepareJob, key: str) -> bool:
-    """Whether the tokenizer that `key` stands for is there, as it was written."""
+    """Return whether the tokenizer that belongs to `key` exists undamaged."""
     noted = note_or_nothing(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_whole(path, noted["file_sha256"])
 
 
 def train_on_sources(job: PrepareJob) -> Tokenizer:
-    """Trains on a sample of the training documents, each source giving bytes in proportion to its
-    share, or all it has."""
+    """Train on a sample of the training documents.
+
+    Each source contributes bytes in proportion to its share, or all it has.
+    """
     lines: list[str] = []
     for source, share in zip(job.sources, job.shares, strict=True):
         job.progress(f"sampling {source['name']}", 0)
@@ -89,19 +95,19 @@ def _training_texts(job: PrepareJob, source: dict[str, Any]) -> Iterator[str]:
 
 
 def say_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
-    """One line, if decoding does not bring back all of the text. lost: as of `Tokenizer.lost`."""
+    """Report the kinds of text that decoding does not restore. lost: from `Tokenizer.lost`."""
     if lost:
-        progress(f"the tokenizer changes text for good: {', '.join(lost)}", 0)
+        progress(f"the tokenizer does not restore text exactly: {', '.join(lost)}", 0)
 
 
 class Unknown:
-    """Counts the tokens of a source that stand for text which the tokenizer does not know.
+    """Counter of a source's unknown tokens.
 
-    Raises TokenizerError if they are over 1 %: a model would learn little else of such text.
+    Raises TokenizerError if they exceed 1 %: a model would learn little else from such text.
     """
 
     def __init__(self, source: str, model: Tokenizer, counted: Sequence[int] = (0, 0)) -> None:
-        """counted: unknown tokens and all tokens so far."""
+        """counted: (unknown tokens, all tokens) so far."""
         self.source, self.model, (self.unknown, self.tokens) = source, model, counted
 
     def add(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> None:
@@ -114,8 +120,8 @@ class Unknown:
         tokens = max(self.tokens, self.unknown)
         if self.unknown > UNKNOWN_SHARE * tokens:
             raise TokenizerError(
-                f"source {self.source!r}: the tokenizer does not know "
-                f"{self.unknown / tokens:.1%} of this text, which becomes [UNK] or nothing: give a "
-                "tokenizer.path with byte fallback or byte-level pieces, or leave it out to train "
-                "one on the sources"
+                f"source {self.source!r}: the tokenizer has no pieces for "
+                f"{self.unknown / tokens:.1%} of this text, which becomes [UNK] or is dropped: "
+                "set tokenizer.path to one with byte fallback or byte-level pieces, or remove it "
+                "to train one on the sources"
             )

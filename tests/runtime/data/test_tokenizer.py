@@ -183,7 +183,7 @@ def test_too_small_a_vocabulary_tells_how_large_it_must_be() -> None:
 
 
 def test_no_text_at_all_is_an_error() -> None:
-    with pytest.raises(TokenizerError, match="there is no text to train"):
+    with pytest.raises(TokenizerError, match="no text to train a tokenizer on"):
         train_tokenizer([], kind="bpe", vocab_size=500)
 
 

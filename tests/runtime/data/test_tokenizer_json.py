@@ -132,7 +132,7 @@ def test_what_is_added_but_not_special_is_text() -> None:
 def test_an_end_that_is_also_the_unknown_piece_is_refused_where_text_is_unknown() -> None:
     tokenizer = loaded(described(bpe("<|endoftext|>", "a", unk_token="<|endoftext|>")))
     assert tokenizer.encode("a").tolist() == [1]
-    with pytest.raises(TokenizerError, match=r"special token '<\|endoftext\|>' of plain text"):
+    with pytest.raises(TokenizerError, match=r"plain text to its special token '<\|endoftext\|>'"):
         tokenizer.encode("b")
 
 
@@ -152,9 +152,9 @@ def test_the_end_is_given_by_id_or_text() -> None:
         tokenizer = loaded(content, eos)
         assert tokenizer.eos == 1
         assert JsonTokenizer(tokenizer.model).eos == 1  # as prepared data keeps it
-    with pytest.raises(TokenizerError, match=r"no piece '<three>', which tokenizer\.eos asks for"):
+    with pytest.raises(TokenizerError, match=r"unknown piece in tokenizer\.eos: '<three>'"):
         loaded(content, "<three>")
-    with pytest.raises(TokenizerError, match="'a', a character of text"):
+    with pytest.raises(TokenizerError, match="'a', a character of ordinary text"):
         loaded(content, "a")
 
 
@@ -219,7 +219,10 @@ def test_data_remembers_what_ended_its_documents(texts: Path, tmp_path: Path) ->
         prepare(tmp_path / "data", **other)
     (tmp_path / "gone.json").rename(path)
     none = arguments(texts, tokenizer={"path": str(path)})
-    with pytest.raises(TokenizerError, match=r"as tokenizer\.eos; it has 0 '<\|one\|>', 1 '<\|two"):
+    with pytest.raises(
+        TokenizerError,
+        match=r"set tokenizer\.eos to its id or text; it has 0 '<\|one\|>', 1 '<\|two",
+    ):
         prepare(tmp_path / "other", **none)
 
 
@@ -245,7 +248,7 @@ def test_what_is_lost_is_said_once_and_noted(texts: Path, tmp_path: Path) -> Non
         said.clear()
         manifest = prepare(tmp_path / "data", **asked, progress=lambda what, _: said.append(what))
         assert [line for line in said if "decomposed accents" in line] == [
-            "the tokenizer changes text for good: decomposed accents"
+            "the tokenizer does not restore text exactly: decomposed accents"
         ]
     assert manifest["tokenizer"]["lossless"] is False
     assert manifest["tokenizer"]["lost"] == ["decomposed accents"]
@@ -267,7 +270,9 @@ def test_a_tokenizer_that_does_not_know_the_text_is_refused(
     path = tmp_path / "t.json"
     path.write_text(json.dumps(content))
     asked = arguments(texts, tokenizer={"path": str(path)})
-    with pytest.raises(TokenizerError, match=r"source 'a': .* does not know \d+\.\d% .* give a"):
+    with pytest.raises(
+        TokenizerError, match=r"source 'a': .* has no pieces for \d+\.\d% .* set tokenizer.path"
+    ):
         prepare(tmp_path / "data", **asked)
     assert not (tmp_path / "data" / "manifest.json").exists()
 
@@ -292,5 +297,5 @@ def test_one_unknown_character_in_a_hundred_is_still_taken(tmp_path: Path) -> No
         if taken:
             assert prepare(tmp_path / f"data{rare}", **asked)
             continue
-        with pytest.raises(TokenizerError, match=r"does not know 2\.0%"):
+        with pytest.raises(TokenizerError, match=r"has no pieces for 2\.0%"):
             prepare(tmp_path / f"data{rare}", **asked)
