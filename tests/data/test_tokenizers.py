@@ -264,7 +264,7 @@ def test_the_end_of_a_document_is_found_by_its_name_or_given(tmp_path: Path) -> 
     again = JsonTokenizer(given.model)  # as prepared data keeps it
     assert (again.eos, again.pieces_sha256) == (0, given.pieces_sha256)
     assert again.encode("abba").tolist() == [3, 2, 1]
-    with pytest.raises(ValueError, match="unknown piece in tokenizer.eos: 9"):
+    with pytest.raises(ValueError, match=r"unknown piece in tokenizer\.eos: 9"):
         JsonTokenizer(small_json(), eos=9)
 
 

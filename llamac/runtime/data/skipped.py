@@ -29,7 +29,7 @@ class Skipped:
             self.examples.append(f"{shown}: {reason}")
 
     def nothing_left(self, source: str, held_out: int) -> SourceError:
-        """Return the error for a source without training documents. held_out: its other documents."""
+        """Return the error for a source without training documents, `held_out` others aside."""
         why = ", ".join(f"{count} × {reason}" for reason, count in self.counts.items())
         if held_out:
             lower = "" if held_out == 1 else "lower data.validation or "
