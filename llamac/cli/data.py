@@ -111,7 +111,11 @@ def prepare(
     elif step is not None:
         print(_task(loaded, directory, step, task))
     else:
-        prepare_here(loaded, directory, workers, engine)
+        from llamac.runtime.data.prepared import SPLITS
+
+        sources = prepare_here(loaded, directory, workers, engine)["sources"]
+        tokens = sum(source[split]["tokens"] for source in sources for split in SPLITS)
+        print(f"{directory} holds {tokens:,} tokens of {len(sources)} sources")
 
 
 def _script(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from llamac.data.finish import FUNNEL
 from llamac.data.funnel import StepCounts
 from llamac.data.prepare import WORK
 from llamac.runtime.data.prepared import SPLITS, PreparedDataError
-from llamac.runtime.durable import note_or_nothing
+from llamac.runtime.durable import note_or_nothing, read_json
+from llamac.runtime.errors import RunError
 from llamac.spec.data import Data, Source
 
 COUNTS = ("documents", "bytes", "tokens")
@@ -84,7 +84,13 @@ def accounts(data: Data, root: Path) -> list[Account]:
 def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) -> Account:
     saved = root / source.name / FUNNEL
     if entry and saved.exists():
-        rows = funnel.from_json(_json_list(saved))
+        try:
+            rows = funnel.from_json(read_json(saved))
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"{saved} is damaged ({error}): delete {root / 'manifest.json'} and prepare the "
+                "data again"
+            ) from None
     else:
         rows = funnel.total(list(_unfinished(root / WORK / source.name)))
     splits = {split: {key: entry[split][key] for key in COUNTS} for split in SPLITS if entry}
@@ -100,7 +106,3 @@ def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
 
 def _in_order(work: Path) -> list[Path]:
     return sorted(work.glob("pass-*"), key=lambda path: int(path.name.partition("-")[2]))
-
-
-def _json_list(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -185,3 +185,19 @@ def test_shares_that_change_count_from_their_phase_on(corpus: Path, tmp_path: Pa
     web, notes = epochs(spec, tmp_path, tmp_path)
     assert web.planned == 75_000
     assert notes.planned == run_tokens(spec) - 75_000
+
+
+def test_a_damaged_account_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_corpus(tmp_path / "web", files=2, documents=10)
+    spec = write_spec(tmp_path, "")
+    prepare = ["data", "prepare", str(spec), "--workers", "1"]
+    assert main(prepare) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"{tmp_path}/prepared holds [\d,]+ tokens of \d sources", said)
+    assert main(prepare) == 0
+    assert capsys.readouterr().out == said
+    account = next((tmp_path / "prepared").glob("*/funnel.json"))
+    for left in ("[", "[{}]", "7", "[" * 100_000):
+        account.write_text(left)
+        assert main(["data", "stats", str(spec)]) == 1
+        assert f"{account} is damaged" in capsys.readouterr().err
