@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
 
 import llamac
 from llamac.emit.model import render_model
@@ -16,10 +18,12 @@ from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtim
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.passes.pipeline import Stage, compile_spec
+from llamac.runtime import durable
 from llamac.spec import Spec
 from llamac.spec.parallel import WHOLE
 
 MANIFEST = "MANIFEST.json"
+FOR_SHOW = {"plan.json"}  # nobody edits it, and nothing depends on it: if it is damaged, it is new
 
 
 class BuildError(Exception):
@@ -67,58 +71,122 @@ def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) ->
     edited since we wrote it (`overwrite` allows the latter).
     """
     recorded = _recorded(directory)
+    _refuse_links(directory, {*recorded, *files})
+    _refuse_shadows(directory, {*recorded, *files})
     if not overwrite:
         _refuse_edited(directory, files, recorded)
+    hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
+    manifest = {"llamac": llamac.__version__, "sha256": hashes}
+    # First what will be there and what may still be: a build that is killed can be repeated.
+    if any(recorded.get(name) != [digest] for name, digest in hashes.items()):
+        before = {name: sorted(set(known)) for name, known in sorted(recorded.items())}
+        _replace(directory / MANIFEST, _json(manifest | {"replacing": before}))
     for name, text in files.items():
         path = directory / name
-        if not (path.is_file() and _digest(path.read_bytes()) == _digest(text.encode())):
+        if not (path.is_file() and _digest(path.read_bytes()) == hashes[name]):
             _replace(path, text)
     for name in recorded.keys() - files.keys():
         (directory / name).unlink(missing_ok=True)
-    hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
-    manifest = {"llamac": llamac.__version__, "sha256": hashes}
-    _replace(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    for place in {(directory / name).parent for name in files if name.endswith(".py")}:
+        shutil.rmtree(place / "__pycache__", ignore_errors=True)  # it may be of other text
+    if (directory / MANIFEST).read_text(encoding="utf-8") != _json(manifest):
+        _replace(directory / MANIFEST, _json(manifest))
 
 
-def _recorded(directory: Path) -> dict[str, str]:
-    """What we wrote there before: relative path → sha256."""
+def _json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _recorded(directory: Path) -> dict[str, list[str]]:
+    """What we wrote there before: relative path → sha256, or two if a build was cut off."""
     if directory.exists() and not directory.is_dir():
         raise BuildError(f"{directory} is a file; name another directory with -o")
     manifest = directory / MANIFEST
     if not manifest.is_file():
-        if directory.exists() and any(not _is_prepared(entry) for entry in directory.iterdir()):
+        if directory.exists() and any(not _is_ours(entry) for entry in directory.iterdir()):
             raise BuildError(
                 f"{directory} is not empty and llamac did not make it; name another with -o"
             )
         return {}
     try:
-        recorded = dict(json.loads(manifest.read_text(encoding="utf-8"))["sha256"])
+        read = durable.read_json(manifest)
+        recorded: dict[str, list[str]] = {}
+        for name, digest in read["sha256"].items():
+            recorded[name] = [digest]
+        for name, digests in read.get("replacing", {}).items():
+            recorded.setdefault(name, []).extend(digests)
         if not all(_inside(name) for name in recorded):
             raise ValueError("it names files elsewhere")
         return recorded
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BuildError(
             f"{manifest} is damaged, so edited files cannot be told apart; remove it or use -o"
         ) from None
 
 
-def _is_prepared(entry: Path) -> bool:
-    """Whether it is the data that `llamac data prepare` has put where the run will look for it."""
-    return entry.name == "data" and (entry / ".prepare.lock").exists()
+def _is_ours(entry: Path) -> bool:
+    """Whether it is the data that `llamac data prepare` has put where the run will look for it, or
+    what a build left that was killed before it had written anything."""
+    prepared = entry.name == "data" and (entry / ".prepare.lock").exists()
+    return prepared or entry.name == f".{MANIFEST}.tmp"
 
 
 def _inside(name: str) -> bool:
     """Return whether a path stays below the directory: recorded files may be deleted."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+    return bool(path.parts) and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
 
 
-def _refuse_edited(directory: Path, files: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+def _refuse_links(directory: Path, names: Iterable[str]) -> None:
+    """A symbolic link in a directory from elsewhere must not make us write or delete outside."""
+    for name in sorted(names):
+        for path in (directory / name, *(directory / name).parents):
+            if path == directory:
+                break
+            if path.is_symlink():
+                raise BuildError(f"{path} is a symbolic link: remove it, or name another with -o")
+
+
+def _refuse_shadows(directory: Path, names: Iterable[str]) -> None:
+    """Python looks for modules beside the program first: what stands there under the name of
+    another one would run in its place, whoever put it there. names: of our own files."""
+    own = {path for name in names for path in (PurePosixPath(name), *PurePosixPath(name).parents)}
+    places = {path.parent for path in own if path.suffix == ".py"}
+    for place in sorted(path for path in places if (directory / path).is_dir()):
+        ours = {_module(path) for path in own if path.parent == place}
+        for entry in sorted((directory / place).iterdir()):
+            name, path = _module(entry), PurePosixPath(entry.relative_to(directory))
+            if path in own or not _is_importable(entry):
+                continue
+            if name in ours or (place == PurePosixPath(".") and _is_installed(name)):
+                raise BuildError(
+                    f"{entry} would be imported in place of the module {name}: remove it, or name "
+                    "another directory with -o"
+                )
+
+
+def _is_importable(entry: Path) -> bool:
+    if entry.is_dir():
+        return any(entry.glob("__init__.*"))
+    return entry.suffix in (".py", ".pyc", ".so", ".pyd")
+
+
+def _is_installed(module: str) -> bool:
+    return module in sys.stdlib_module_names or PathFinder.find_spec(module) is not None
+
+
+def _module(path: PurePath) -> str:
+    return path.name.partition(".")[0]
+
+
+def _refuse_edited(
+    directory: Path, files: Mapping[str, str], recorded: Mapping[str, Sequence[str]]
+) -> None:
     edited = [
         name
-        for name in sorted({*recorded, *files})
+        for name in sorted({*recorded, *files} - FOR_SHOW)
         if (path := directory / name).is_file()
-        and (found := _digest(path.read_bytes())) != recorded.get(name)
+        and (found := _digest(path.read_bytes())) not in recorded.get(name, ())
         and found != _digest(files.get(name, "").encode())
     ]
     if edited:
@@ -137,12 +205,6 @@ def _digest(data: bytes) -> str:
 def _replace(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        if path.suffix == ".sh":
-            temporary.chmod(0o755)
-        os.replace(temporary, path)
+        durable.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
     except OSError as error:
-        with suppress(OSError):
-            path.with_name(f".{path.name}.tmp").unlink()
         raise BuildError(f"cannot write {path}: {error.strerror}") from None

@@ -34,17 +34,24 @@ def bring_up_to_date(
         return
     try:
         with run_lock(run):
-            _refuse_another_curve(run, files["spec.toml"])
+            _refuse_another_curve(run, files["spec.toml"], overwrite)
             write(run, files, overwrite)
     except RunError as error:
         raise BuildError(str(error)) from None
 
 
-def _refuse_another_curve(run: Path, text: str) -> None:
+def _refuse_another_curve(run: Path, text: str, overwrite: bool) -> None:
     old_spec = run / "spec.toml"
     if not old_spec.is_file() or not any(run.glob("checkpoints/step-*")):
         return
-    old, new = tomllib.loads(old_spec.read_text(encoding="utf-8")), tomllib.loads(text)
+    try:
+        old, new = tomllib.loads(old_spec.read_text(encoding="utf-8")), tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        if overwrite:  # the trainer compares once more, with what its checkpoint says
+            return
+        raise BuildError(
+            f"{old_spec} is damaged ({error}): give it up with --overwrite, or use -o"
+        ) from None
     before, after = dict(_values(old)), dict(_values(new))
     longer = _tokens(new) >= _tokens(old)
     changed = [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llamac.emit import build
 from llamac.emit.build import MANIFEST, BuildError, write
 from llamac.spec import load_spec
 from tests.emit.conftest import LLAMA3, SMALL, files, small
@@ -173,14 +173,14 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    for name in ("../victim.txt", str(victim)):
+    for name in ("../victim.txt", str(victim), "", ".", "a\0b"):
         (out / MANIFEST).write_text(json.dumps({"sha256": {name: empty}}))
         with pytest.raises(BuildError, match=MANIFEST):
             write(out, {"model.py": ""})
         assert victim.exists()
 
 
-@pytest.mark.parametrize("at", [0, 1, 2, 3])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4])
 def test_a_write_that_fails_midway_can_be_repeated(
     at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_write_that_fails_midway_can_be_repeated(
             raise OSError(28, "No space left on device")
         replaced(source, target)
 
-    monkeypatch.setattr(build.os, "replace", failing)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(BuildError, match="No space left on device"):
         write(tmp_path, new)
     monkeypatch.undo()
@@ -209,3 +209,108 @@ def test_a_write_that_fails_midway_can_be_repeated(
 def test_launchers_can_be_executed(tmp_path: Path) -> None:
     write(tmp_path, {"launch/local.sh": "#!/bin/sh\n"})
     assert os.access(tmp_path / "launch/local.sh", os.X_OK)
+
+
+MADE = {"a.py": "a\n", "runtime/b.py": "b\n", "runtime/rooms/c.py": "c\n", "ir/1.ir": "%x\n"}
+CHANGED = {name: text + "# new\n" for name, text in MADE.items()} | {"d.py": "d\n"}
+
+
+def killed(directory: Path, files: dict[str, str], event: int) -> bool:
+    """Writes in a process that dies before its event-th change of a name; False if it does not."""
+    child = os.fork()
+    if not child:
+        count = iter(range(event + 1))
+
+        def hook(name: str, arguments: tuple) -> None:
+            if name in ("open", "os.rename", "os.mkdir", "os.remove") and next(count) == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        try:
+            write(directory, files)
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("before", [{}, MADE], ids=["first", "later"])
+@pytest.mark.parametrize("after", [CHANGED, MADE | {"a.py": "third\n"}], ids=["same", "another"])
+def test_a_build_that_is_killed_anywhere_can_be_repeated(
+    before: dict[str, str], after: dict[str, str], tmp_path: Path
+) -> None:
+    """By the same build or another: what was half written is not taken for an edit."""
+    for event in range(1000):
+        directory = tmp_path / str(event)
+        if before:
+            write(directory, before)
+        died = killed(directory, CHANGED, event)
+        write(directory, after)
+        there = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+        assert {name for name in there if not name.endswith(".tmp")} == {*after, MANIFEST}
+        if not died:
+            break
+    assert event > 10
+
+
+@pytest.mark.parametrize("name", ["a.py", "runtime/b.py", "runtime/rooms/c.py", MANIFEST])
+def test_a_link_in_the_directory_is_not_followed(name: str, tmp_path: Path) -> None:
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    write(run, MADE)
+    victim.mkdir()
+    for kept in MADE:
+        (victim / kept).parent.mkdir(parents=True, exist_ok=True)
+        (victim / kept).write_text("precious")
+    for part in (run / name, (run / name).parent):
+        if part == run:
+            continue
+        aside = part.rename(tmp_path / "aside")
+        part.symlink_to(victim / part.relative_to(run))
+        with pytest.raises(BuildError, match=r"symbolic link|damaged|llamac did not make it"):
+            write(run, CHANGED | {"runtime/b.py": ""}, overwrite=True)
+        part.unlink()
+        aside.rename(part)
+    assert {kept: (victim / kept).read_text() for kept in MADE} == dict.fromkeys(MADE, "precious")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.py",
+        "json.pyc",
+        "argparse/__init__.py",
+        "a/__init__.py",
+        "a.cpython-311-x86_64-linux-gnu.so",
+        "runtime/b/__init__.py",
+        "runtime/rooms/c.abi3.so",
+    ],
+)
+def test_what_would_run_in_place_of_a_module_is_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path, MADE)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(BuildError, match=r"would be imported in place of .*-o"):
+        write(tmp_path, MADE, overwrite=True)
+
+
+def test_programs_of_one_s_own_may_lie_beside(tmp_path: Path) -> None:
+    write(tmp_path, MADE | {"runtime/rooms.py": ""})
+    (tmp_path / "my_analysis_of_it.py").write_text("")
+    (tmp_path / "torch").mkdir()
+    write(tmp_path, MADE)  # rooms.py was ours, and goes
+
+
+def test_compiled_code_of_elsewhere_goes(tmp_path: Path) -> None:
+    write(tmp_path, MADE)
+    for place in ("__pycache__", "runtime/__pycache__"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "b.cpython-311.pyc").write_bytes(b"hostile")
+    write(tmp_path, MADE)
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
+def test_a_damaged_plan_is_written_anew(tmp_path: Path) -> None:
+    """It is for show."""
+    write(tmp_path, {"plan.json": "{}"})
+    (tmp_path / "plan.json").write_text("damaged")
+    write(tmp_path, {"plan.json": "{}"})
+    assert (tmp_path / "plan.json").read_text() == "{}"

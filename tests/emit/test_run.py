@@ -80,3 +80,13 @@ def test_a_schedule_may_become_longer_but_not_shorter(run: Path, spec: Spec) -> 
     bring_up_to_date(run, spec.replace({"schedule.steps": steps + 1}))
     tokens = (steps + 2) * spec.batch.tokens
     bring_up_to_date(run, spec.replace({"schedule.steps": None, "schedule.tokens": tokens}))
+
+
+def test_a_damaged_spec_is_an_error_with_a_way_out(run: Path, spec: Spec) -> None:
+    for garbage in (b"[", b"\xff"):
+        (run / "spec.toml").write_bytes(garbage)
+        with pytest.raises(BuildError, match=r"spec\.toml is damaged .*--overwrite"):
+            bring_up_to_date(run, spec)
+    bring_up_to_date(run, spec, overwrite=True)
+    (run / "spec.toml").unlink()
+    bring_up_to_date(run, spec)
