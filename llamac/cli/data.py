@@ -72,7 +72,9 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
 
 def directory_of(spec: Spec, run: Path | None) -> Path:
     """Return where the spec's run will look for its data."""
-    return Path(spec.data.directory or (run or Path("runs") / spec.name) / "data")
+    from llamac.runtime.durable import inside
+
+    return Path(spec.data.directory or inside(run or Path("runs") / spec.name, "data"))
 
 
 @app.callback()

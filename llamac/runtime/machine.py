@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .durable import inside
 from .errors import RunError
 from .terminal import escaped
+
+AGENT = os.getppid()
+"""The process that started this one: torchrun's agent, where torchrun did."""
 
 
 def exit_code(work: Callable[[], int]) -> Callable[[], int]:
@@ -143,6 +148,11 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def data_directory(given: str | None, run: Path) -> Path:
+    """data.directory, or the run's own; raises RunError if that leads out of the run."""
+    return Path(given) if given else inside(run, "data")
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -303,6 +313,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
+        self._left = threading.Event()
 
     @property
     def why(self) -> str:
@@ -317,9 +328,21 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._handle)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=self._follow_agent, daemon=True).start()
         return self
 
+    def _follow_agent(self) -> None:
+        """Nobody stops, or starts again, ranks whose torchrun was killed: they stop by themselves,
+        and save."""
+        while not self._left.wait(1):
+            if os.getppid() != AGENT:
+                say("torchrun was killed: saving, then stopping")
+                self._handle(signal.SIGTERM, None)
+                return
+
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

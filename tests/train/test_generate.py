@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+import llamac
 from llamac.runtime.data.prepared import load_manifest
 from llamac.runtime.durable import write_note
 from tests.emit.test_directory import HIDDEN
@@ -312,7 +316,8 @@ def alone(fp32, fp32_straight, tmp_path_factory) -> Path:
 @pytest.fixture
 def process(tmp_path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     def start(*command: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        environment = {key: os.environ[key] for key in os.environ.keys() - {"PYTHONPATH"}}
+        here = str(Path(llamac.__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": here}
         return subprocess.run(
             [sys.executable, *command],
             input=given,
@@ -337,16 +342,60 @@ def test_it_needs_no_llamac_and_reads_a_pipe(alone, fp32_generator, fp32_straigh
     assert done.returncode == 0
 
 
-def test_the_verb_runs_the_code_that_the_run_was_trained_with(
+GIVEN = ["--tokens=9", "--seed=3", "--temperature=0.9", "--top-p=0.9", "--checkpoint=8"]
+
+
+def test_the_verb_gives_what_the_run_s_own_program_gives(
     alone, fp32_generator, fp32_straight, process
 ):
-    given = ["--tokens=9", "--seed=3", "--temperature=0.9", "--top-p=0.9", "--checkpoint=8"]
-    wanted = fp32_generator.text(fp32_straight, *given, prompt="--help")
-    edited = alone / "runtime" / "generate.py"
+    wanted = fp32_generator.text(fp32_straight, *GIVEN, prompt="--help")
+    done = process("-m", "llamac.cli", "generate", str(alone), "--prompt", "--help", *GIVEN)
+    assert done.stdout.decode() == f"--help{wanted}\n", done.stderr.decode()
+
+
+def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
+    alone, fp32_generator, fp32_straight, process, tmp_path
+):
+    """Whoever changed it can make the hashes of the directory say what they like."""
+    run = shutil.copytree(alone, tmp_path / "run")
+    edited = run / "runtime" / "generate.py"
     text = edited.read_text()
     edited.write_text(text.replace("text[len(known) :]", "text[len(known) :].upper()"))
     assert edited.read_text() != text
-    done = process("-m", "llamac.cli", "generate", str(alone), "--prompt", "--help", *given)
-    found, plain = done.stdout.decode(), f"--help{wanted}\n"
-    assert found.upper() == plain.upper(), done.stderr.decode()  # an escape keeps its small x
+    manifest = json.loads((run / "MANIFEST.json").read_text())
+    digest = hashlib.sha256(edited.read_bytes()).hexdigest()
+    manifest["sha256"]["runtime/generate.py"] = digest
+    (run / "MANIFEST.json").write_text(json.dumps(manifest))
+    command = ["-m", "llamac.cli", "generate", str(run), "--prompt", "--help", *GIVEN]
+    done = process(*command)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert "holds other code than this llamac emits" in done.stderr.decode()
+    assert "runtime/generate.py" in done.stderr.decode()
+    found = process(*command, "--trust").stdout.decode()
+    plain = f"--help{fp32_generator.text(fp32_straight, *GIVEN, prompt='--help')}\n"
+    assert found.upper() == plain.upper()  # an escape keeps its small x
     assert found != plain
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.py", "argparse.py", "model/__init__.py", "runtime/__pycache__", "train.pyc"]
+)
+def test_the_verb_imports_nothing_from_the_directory(
+    alone, fp32_generator, fp32_straight, process, tmp_path, name
+):
+    run = shutil.copytree(alone, tmp_path / "run")
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    (tmp_path / "code.py").write_text(code)
+    for target in (run / name).glob("*.pyc") if name.endswith("__pycache__") else [run / name]:
+        target.parent.mkdir(exist_ok=True)
+        if target.suffix == ".pyc":  # of the kind that is never compared with its source
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            py_compile.compile(
+                str(tmp_path / "code.py"), str(target), doraise=True, invalidation_mode=mode
+            )
+        else:
+            target.write_text(code)
+    wanted = fp32_generator.text(fp32_straight, *GIVEN)
+    done = process("-m", "llamac.cli", "generate", str(run), "--prompt", PROMPT, *GIVEN)
+    assert done.stdout.decode() == f"{PROMPT}{wanted}\n", done.stderr.decode()
+    assert not (tmp_path / "ran").exists()

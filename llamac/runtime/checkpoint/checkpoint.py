@@ -14,27 +14,26 @@ writes and reads over its own part; directories and the decisions are the first 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import fnmatch
-import hashlib
 import json
 import os
+import re
 import shutil
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-import torch
-
+from .. import durable
 from ..distributed.ranks import Ranks
-from ..durable import fingerprint
 from ..errors import RunError
 from . import dcp
 from .dcp import Tensors
 from .progress import Progress
+from .random_state import random_state, set_random_state
 from .resume_guard import require_same_curve
 
 T = TypeVar("T")
@@ -58,7 +57,8 @@ def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "a+") as file:
+    lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(lock, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -68,7 +68,8 @@ def _locked(run: Path) -> Iterator[None]:
                 f"another trainer (process {holder}) is writing {run}: wait for it, stop it, "
                 "or choose another --run DIR"
             ) from None
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(str(os.getpid()))
         file.flush()
         yield
@@ -91,7 +92,7 @@ def commit(
     `state` is from `state_of`. Raises RunError if a rank cannot write its part, on all ranks, and
     then frees what was taken.
     """
-    directory = run / "checkpoints"
+    directory = durable.inside(run, "checkpoints")
     final = path_of(run, state["step"])
     temporary = directory / f".writing-{final.name}"
 
@@ -108,7 +109,7 @@ def commit(
         everything = {**state, "random": random[:1] if _all_equal(random) else random}
         _complete(temporary, everything, [part[0] for part in parts])
         temporary.rename(final)
-        _flush(directory)
+        durable.flush(directory)
 
     def prune() -> None:
         for old in steps(run)[:-keep]:
@@ -122,19 +123,32 @@ def commit(
         ranks.first(lambda: _attempt(finish, run))
     except RunError as error:
         if ranks.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)  # which leaves links alone
         raise RunError(f"cannot save step {state['step']} in {directory}: {error}") from error
     ranks.first(prune)
     return final
 
 
 def _attempt(work: Callable[[], T], run: Path) -> T:
-    """Call `work()`; raise disk errors, such as a full disk, as RunError."""
+    """Call `work()`; raise what the disk refuses as a RunError that says what to do."""
     try:
         return work()
+    except RunError:
+        raise
     except (OSError, RuntimeError) as error:
         free = f"{shutil.disk_usage(run).free / 1e6:,.0f} MB free there"
-        raise RunError(f"{_first_line(error)} ({free}): make room, then resume") from error
+        number = getattr(error, "errno", None)
+        way_out = WAYS_OUT.get(number or 0, "see to that, then resume")
+        raise RunError(f"{_first_line(error)} ({free}): {way_out}") from error
+
+
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then resume"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "make the directory writable for this user, then resume",
+    ),
+}
 
 
 def _complete(
@@ -156,7 +170,10 @@ def _complete(
 def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
     """Return the manifest's lines for `files`, which are read for it."""
     return {
-        str(path.relative_to(root)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        str(path.relative_to(root)): {
+            "bytes": path.stat().st_size,
+            "sha256": durable.sha256_of(path),
+        }
         for path in files
     }
 
@@ -186,13 +203,22 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    return json.loads((path / "state.json").read_text())
+    """state.json of the checkpoint at `path`. Raises OSError, or ValueError if it is damaged."""
+    state = durable.read_json(path / "state.json")
+    kinds = {"step": int, "curve": dict, "random": list}
+    if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
+        raise ValueError("state.json lacks what a checkpoint holds")
+    for name in Progress.names():
+        if type(value := state.get(name, 0)) is not int or value < 0:
+            raise ValueError(f"state.json says {name} is {value!r}")
+    return state
 
 
 def steps(run: Path) -> list[int]:
     """Return the steps that `run` has checkpoints of, oldest first."""
-    names = (path.name for path in (run / "checkpoints").glob("step-*"))
-    return sorted(int(n[5:]) for n in names if n[5:].isdigit())
+    names = {path.name for path in (run / "checkpoints").glob("step-*")}
+    found = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
+    return sorted(step for step in found if path_of(run, step).name in names)
 
 
 def path_of(run: Path, step: int) -> Path:
@@ -224,18 +250,19 @@ def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
 
 def _damage(path: Path, share: int, shares: int) -> str | None:
     try:
-        manifest = json.loads((path / "MANIFEST.json").read_text())
+        manifest = durable.read_json(path / "MANIFEST.json")
         for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
             if not fnmatch.filter(manifest, pattern):
                 return f"MANIFEST.json lists no {pattern}"
         for name, entry in list(manifest.items())[share::shares]:
+            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                return f"MANIFEST.json lists {name}, which is elsewhere"
             file = path / name
             if file.stat().st_size != entry["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
-            if _sha256(file) != entry["sha256"]:
+            if durable.sha256_of(file) != entry["sha256"]:
                 return f"{name} does not have the checksum it was written with"
-        if not {"step", "curve", "random"} <= read_state(path).keys():
-            return "state.json lacks what a checkpoint holds"
+        read_state(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -248,10 +275,11 @@ def find(
 
     `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
     would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
-    another one. Raises RunError if `curve` is not what the checkpoint was trained under.
+    another one. Raises RunError if `curve` is not what the checkpoint was trained under; but from
+    another run's, a new one may learn otherwise (`resume_guard.BRANCHED`).
     All ranks call this and get the same.
     """
-    ranks.first(lambda: _remove_leftovers(run / "checkpoints"))
+    ranks.first(lambda: _remove_leftovers(durable.inside(run, "checkpoints")))
     try:
         path = _choose(run, resume, say, ranks)
     except RunError as error:
@@ -259,7 +287,8 @@ def find(
     if path is None:
         return None, {}
     state = ranks.first(lambda: read_state(path))
-    words = ranks.each(lambda: require_same_curve(state["curve"], curve, path, state["step"]))
+    step = state["step"]
+    words = ranks.each(lambda: require_same_curve(state["curve"], curve, path, step, run))
     if words[0] and ranks.rank == 0:
         say(words[0])
     return path, state
@@ -307,7 +336,7 @@ def restore(
 ) -> None:
     """Go on from what `find` found: fill `tensors`, set the random state, and set aside later
     checkpoints of `run`. All ranks call this, and raise RunError if `curve` is another one."""
-    ranks.each(lambda: require_same_curve(state["curve"], curve, path))
+    ranks.each(lambda: require_same_curve(state["curve"], curve, path, run=run))
     load(path, tensors, ranks)
     set_random_state(state["random"], ranks)
     set_aside(run, state["step"], say, ranks)
@@ -324,56 +353,27 @@ def _set_aside(run: Path, after: int, say: Say) -> None:
             path = path_of(run, step)
             aside = path.with_name(f"aside-{path.name}")
             count = 1
-            while aside.exists():
+            while aside.exists() or aside.is_symlink():
                 count += 1
                 aside = path.with_name(f"aside-{path.name}-{count}")
             path.rename(aside)
             say(f"checkpoint {path.name} lies beyond step {after}: set aside as {aside.name}")
 
 
-def random_state() -> dict[str, str]:
-    """Return the state of torch's global generators as text."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return {name: b64encode(bytes(t.tolist())).decode() for name, t in state.items()}
-
-
-def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
-    """Go on with the random numbers of a checkpoint's state["random"], as far as this machine can.
-
-    That is one `random_state`, where all ranks had the same, or one of each rank. If those were
-    other in number, all ranks start again from one seed, which is a function of them.
-    """
-    if len(saved) not in (1, ranks.size):
-        torch.manual_seed(int(fingerprint(list(saved))[:15], 16))
-        return
-    state = saved[ranks.rank if len(saved) > 1 else 0]
-    restored = {n: torch.tensor(list(b64decode(s)), dtype=torch.uint8) for n, s in state.items()}
-    torch.set_rng_state(restored["cpu"])
-    if "cuda" in restored and torch.cuda.is_available():
-        torch.cuda.set_rng_state(restored["cuda"])
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _flush_tree(root: Path) -> None:
     for path in [*root.rglob("*"), root]:
-        _flush(path)
+        durable.flush(path)
 
 
 def _remove_leftovers(directory: Path) -> None:
     for pattern in (".writing-*", ".deleting-*"):
         for path in directory.glob(pattern):
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """A directory, or whatever stands in its place; of a symbolic link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -42,6 +42,7 @@ from torch.futures import Future
 
 from ..distributed.ranks import Ranks
 from ..errors import RunError
+from .dcp_metadata import read_metadata
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def read(directory: Path, tensors: Tensors) -> None:
         try:
             load_distributed(
                 dict(tensors),
-                storage_reader=FileSystemReader(directory),
+                storage_reader=Reader(directory),
                 planner=BoxLoadPlanner(),
                 no_dist=True,
             )
@@ -143,6 +144,17 @@ class Writer(FileSystemWriter):
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
+
+
+class Reader(FileSystemReader):
+    """Has the metadata from a reader that runs nothing; tensors are read as weights alone."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.metadata = read_metadata(directory / ".metadata")
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        return self.metadata
 
 
 class BoxSavePlanner(DefaultSavePlanner):

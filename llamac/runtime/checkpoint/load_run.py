@@ -111,6 +111,6 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
         prepared = read_manifest(directory)
         trained_on = checkpoint.read_state(path)["curve"]["prepared_data"]
         same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
-        if not same or checkpoint.fingerprint(prepared) != trained_on:
+        if not same or prepared["sha256"] != trained_on:
             raise RunError(f"{directory} was prepared anew since {path.name}: restore its data")
     return tokenizer

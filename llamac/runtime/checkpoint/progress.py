@@ -22,7 +22,11 @@ class Progress:
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
         """From a checkpoint's state; an empty one is the beginning."""
-        return cls(**{field.name: state.get(field.name, 0) for field in fields(cls)})
+        return cls(**{name: state.get(name, 0) for name in cls.names()})
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
 
     @property
     def updates(self) -> int:
@@ -40,7 +44,9 @@ class Progress:
         if self.skipped_in_a_row >= limit:
             raise RunError(
                 f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "
-                f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl, "
-                "then lower optimizer.lr, lengthen the warm-up or compute in fp32",
+                f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl. "
+                "This run goes on under its own values only; with others (a lower optimizer.lr, a "
+                "longer warm-up, fp32) begin another one with -o DIR (train.py: --run DIR), from "
+                "step 0 or, with --resume PATH, from a checkpoint of this run",
                 teller=0,
             )

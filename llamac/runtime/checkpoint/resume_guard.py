@@ -11,29 +11,39 @@ from ..errors import RunError
 from ..train.lr_schedule import learning_rate
 
 PLANNED = ("unique_tokens",)  # keys of a source that are no part of a curve
+BRANCHED = ("optimizer", "precision", "schedule")  # what a run from another's checkpoint may change
 
 
 def require_same_curve(
-    saved: Mapping[str, Any], now: Mapping[str, Any], path: Path, step: int = 0
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    path: Path,
+    step: int = 0,
+    run: Path | None = None,
 ) -> str:
     """Refuse to continue a run under values that would bend its curve, naming each.
 
-    The schedule alone may become longer. Returns what that means for a run of `step` updates, in a
-    line; "" if it has its old length. Sections that `now` leaves out are not compared. Raises
-    RunError.
+    The schedule alone may become longer. A `run` that begins from another one's checkpoint has a
+    curve of its own, and may differ in how it learns (`BRANCHED`). Returns in words what differs,
+    and what that means after `step` updates; "" if nothing does. Sections that `now` leaves out
+    are not compared. Raises RunError.
     """
     old, new = _flat({section: saved.get(section) for section in now}), _flat(now)
     raised = _is_raised(old, new)
     changed = [
-        f"  {key}: {_show(old, key)} → {_show(new, key)}"
+        key
         for key in sorted(old.keys() | new.keys())
         if key.rpartition(".")[2] not in PLANNED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
         if not (raised and key == STEPS)
     ]
+    lines = [f"  {key}: {_show(old, key)} → {_show(new, key)}" for key in changed]
+    branches = run is not None and path.resolve().parent != (run / "checkpoints").resolve()
+    if changed and branches and all(key.partition(".")[0] in BRANCHED for key in changed):
+        return "\n".join([f"a run of its own from {path}, with other settings:", *lines])
     if changed:
         raise RunError(
             f"{path} was trained under other settings than these:\n"
-            + "\n".join(changed)
+            + "\n".join(lines)
             + "\nset them back to go on, or start a new run with --run DIR"
         )
     return _longer(saved["schedule"], now["schedule"], step) if raised else ""

@@ -9,11 +9,12 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import durable
 from ..machine import forget_peak_memory, peak_memory_bytes, say
 from ..terminal import escaped
 from .plan_file import WARM, deviation, read_plan
@@ -29,50 +30,103 @@ class Metrics:
     """Appends one JSON object per step to RUN/metrics.jsonl, and scalars to RUN/tensorboard.
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
-    a crash, so that the file is always one clean curve.
+    a crash, so that the file is always one clean curve. All of it is for people: what goes wrong
+    is said once, and ends no run. Rows that the disk does not take wait for when it does.
     """
 
     def __init__(self, run: Path, resumed: int, tensorboard: bool) -> None:
         self.path = run / "metrics.jsonl"
-        self._truncate(resumed)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
-        self._board = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resumed + 1)
+        self._waiting, self._said = b"", False
+        self._file = None
+        with self._suppressed():
+            self._truncate(resumed)
+        with self._suppressed():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
+        self._board = Board(run, resumed) if tensorboard else None
 
     def write(self, row: Row) -> None:
         finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
+        self._waiting += (json.dumps(finite, allow_nan=False) + "\n").encode()
+        with self._suppressed():
+            while self._waiting and self._file is not None:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
         if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, row["step"])
+            self._board.write(row)
 
     def sync(self) -> None:
         """Force the rows to disk: before a checkpoint, so that none is newer than its curve."""
-        os.fsync(self._file.fileno())
+        with self._suppressed():
+            if self._file is not None:
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with self._suppressed():
+            if self._file is not None:
+                self._file.close()
         if self._board is not None:
             self._board.close()
+
+    @contextlib.contextmanager
+    def _suppressed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._said:
+                self._said = True
+                say(f"{self.path} cannot be written ({error.strerror}): the run goes on without")
 
     def _truncate(self, resumed: int) -> None:
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_bytes().splitlines(True) if _step(line) <= resumed]
-        temporary = self.path.with_name(".metrics.jsonl")
-        with open(temporary, "wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path)
+        lines = self.path.read_bytes().splitlines(True)
+        steps = [_step(line) for line in lines]
+        damaged = [n for n, step in enumerate(steps, 1) if step is None]
+        if len(lines) in damaged and not lines[-1].endswith(b"\n"):  # cut short by a crash
+            damaged.remove(len(lines))
+        if damaged:
+            rows = f"{len(damaged)} damaged rows, from line {damaged[0]} on"
+            say(f"{self.path} has {rows}: left out; the run itself does not need them")
+        kept = [
+            line for line, n in zip(lines, steps, strict=True) if n is not None and n <= resumed
+        ]
+        if kept != lines:
+            durable.write(self.path, b"".join(kept))
+
+
+class Board:
+    """TensorBoard's files in RUN/tensorboard, until something goes wrong with them."""
+
+    def __init__(self, run: Path, resumed: int) -> None:
+        self._writer: Any = None
+        with self._optional():
+            from torch.utils.tensorboard import SummaryWriter
+
+            directory = durable.inside(run, "tensorboard")
+            self._writer = SummaryWriter(str(directory), purge_step=resumed + 1)
+
+    def write(self, row: Row) -> None:
+        with self._optional():
+            for name, value in row.items():
+                if name != "step" and self._writer is not None:
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        with self._optional():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        """TensorBoard raises what its thread met, of any kind."""
+        try:
+            yield
+        except Exception as error:
+            self._writer = None
+            say(f"TensorBoard's files cannot be written ({error}): the run goes on without them")
 
 
 @dataclass
@@ -250,9 +304,10 @@ def _is_nan(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _step(line: bytes) -> float:
-    """The step of a row of metrics.jsonl; a line that is not whole is beyond every step."""
+def _step(line: bytes) -> int | None:
+    """The step of a row of metrics.jsonl; None of a line that is not whole."""
     try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..durable import read_json
+from ..machine import say
 
 WARM = 10  # steps: compilation and first touches are over
 MOST = 0.15  # of a prediction, off it by more than which is said
@@ -36,17 +39,26 @@ class Plan:
 
 
 def read_plan(directory: Path, device: torch.device) -> Plan | None:
-    """From the emitted directory; None without one, if it is for a GPU and this is none, or if it
-    is for a CPU that nobody has measured: CPUs differ too much for a comparison to say anything."""
+    """From the emitted directory; None without one, or if it is for another kind of device.
+
+    It is for comparison only: a damaged one is said to be, and is none.
+    """
     path = directory / "plan.json"
     if not path.is_file():
         return None
-    plan = json.loads(path.read_text(encoding="utf-8"))
-    if (plan["kind"] == "gpu") != (device.type == "cuda") or plan["device"] == "cpu":
+    try:
+        plan = read_json(path)
+        if (plan["kind"] == "gpu") != (device.type == "cuda") or plan["device"] == "cpu":
+            return None
+        memory = plan["memory"]["per_gpu"]
+        own = memory["overhead"] if device.type == "cuda" else 0
+        found = Plan(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
+        if not (0 < found.step_seconds < math.inf and 0 < found.peak_memory_bytes < math.inf):
+            raise ValueError("it predicts no time or no memory")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        say(f"{path} is damaged ({error}): nothing is compared with it")
         return None
-    memory = plan["memory"]["per_gpu"]
-    own = memory["overhead"] if device.type == "cuda" else 0
-    return Plan(plan["device"], plan["step_seconds"], memory["total"] - own)
 
 
 def deviation(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from llamac.runtime import durable
 from llamac.runtime.checkpoint import checkpoint, dcp
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
@@ -96,7 +98,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "moment"),
-    [(checkpoint, "_flush_tree"), (checkpoint, "_sha256"), (dcp, "save_distributed")],
+    [(checkpoint, "_flush_tree"), (durable, "sha256_of"), (dcp, "save_distributed")],
 )
 def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
     tmp_path, monkeypatch, module, moment
@@ -159,7 +161,7 @@ def test_a_deletion_that_dies_leaves_nothing_that_looks_like_a_checkpoint(tmp_pa
 
 def test_files_and_directories_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     flushed: list[Path] = []
-    monkeypatch.setattr(checkpoint, "_flush", flushed.append)
+    monkeypatch.setattr(durable, "flush", flushed.append)
     final = save(tmp_path, 1)
     written = final.with_name(f".writing-{final.name}")
     expected = {written, *(written / p.relative_to(final) for p in final.rglob("*"))}
@@ -350,3 +352,186 @@ def test_a_schedule_does_not_become_shorter_or_another():
     with pytest.raises(RunError, match=r"schedule\.min_ratio") as caught:
         checkpoint.require_same_curve(old, {"schedule": other}, Path("p"))
     assert "schedule.steps" not in str(caught.value)
+
+
+def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
+    path = save(tmp_path / "old", 3)
+    now = CURVE | {"optimizer": {"lr": 0.01, "betas": (0.9, 0.95)}}
+    with pytest.raises(RunError, match=r"optimizer\.lr: 0\.1 → 0\.01"):
+        checkpoint.find(tmp_path / "old", str(path), now, print)
+    said: list[str] = []
+    found, state = checkpoint.find(tmp_path / "new", str(path), now, said.append)
+    assert found == path
+    checkpoint.restore(path, state, tensors(0.0), now, tmp_path / "new", print)
+    assert "optimizer.lr: 0.1 → 0.01" in said[0]
+    with pytest.raises(RunError, match="seed: 1 → 2"):  # it would be given other data
+        checkpoint.find(tmp_path / "new", str(path), now | {"seed": 2}, print)
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EROFS, "make the directory writable"),
+        (errno.EACCES, "make the directory writable"),
+        (errno.EIO, "see to that"),
+    ],
+)
+def test_what_the_disk_refuses_is_told_with_its_own_way_out(tmp_path, monkeypatch, number, way_out):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match=rf"{os.strerror(number)}.*: {way_out}"):
+        save(tmp_path, 2)
+
+
+# -- from elsewhere --------------------------------------------------------------------------------
+
+
+def test_what_stands_in_the_place_of_a_checkpoint_is_no_obstacle(tmp_path):
+    """Strays are removed, links as links; a link to a whole checkpoint is one."""
+    elsewhere = save(tmp_path / "elsewhere", 3).rename(tmp_path / "three")
+    run = tmp_path / "run"
+    before = save(run, 1)
+    there = run / "checkpoints"
+    (there / ".writing-x").write_text("stray")
+    (there / ".deleting-y").symlink_to(elsewhere)
+    (there / "step-00000002").symlink_to("nowhere")
+    (there / "step-²").mkdir()
+    (there / "step-00000005").write_text("a file")
+    (there / "step-7").mkdir()
+    assert found(run) == before
+    (there / "step-00000003").symlink_to(elsewhere)
+    assert found(run) == there / "step-00000003"
+    state = checkpoint.read_state(elsewhere)
+    checkpoint.set_aside(run, 4, print)
+    checkpoint.commit(run, tensors(4.0), state | {"step": 4}, keep=1)
+    assert names(run) == ["aside-step-00000005", "step-00000004", "step-7", "step-²"]
+    assert checkpoint.damage(elsewhere) is None  # only the link to it went
+
+
+def remade(path: Path) -> None:
+    """The manifest of a checkpoint as whoever changed it would make it."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "MANIFEST.json"]
+    manifest = checkpoint._entries(files, path)
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
+class Code:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def pickles(mark: Path):
+    """Metadata that runs code in one of the ways that pickles have."""
+    path, touch = str(mark).encode(), b"cos\nmkdir\n(V%s\ntR." % str(mark).encode()
+    yield pickle.dumps(Code(mark))
+    yield pickle.dumps({"state_dict_metadata": Code(mark)}, protocol=2)
+    yield touch
+    yield b"(V%s\nios\nmkdir\n." % path
+    yield b"\x80\x04\x8c\x05posix\x8c\x05mkdir\x93\x8c" + bytes([len(path)]) + path + b"\x85R."
+    for module, name in ((b"builtins", b"eval"), (b"torch", b"load"), (b"torch", b"hub")):
+        yield b"c%s\n%s\n(Vx\ntR." % (module, name)
+    yield b"ctorch.distributed.checkpoint.metadata\nMetadata\n(N}V__setstate__\ncos\nmkdir\nstb."
+    yield b"Nr\xff\xff\xff\x7f."  # tens of gigabytes of nothing
+    yield b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00."
+    yield b""
+
+
+def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
+    mark = tmp_path / "code-ran"
+    path = save(tmp_path / "run", 3)
+    count = 0
+    for metadata in pickles(mark):
+        (path / "tensors" / ".metadata").write_bytes(metadata)
+        remade(path)
+        assert checkpoint.damage(path) is None
+        with pytest.raises(RunError, match=r"step-00000003 could not be read: \.metadata is no"):
+            checkpoint.load(path, tensors(0.0))
+        count += 1
+    pickle.loads(next(pickles(mark)))  # such files work
+    mark.rmdir()
+    assert count == 12
+    whole = next((path / "tensors").glob("*.distcp"))
+    save(tmp_path / "other", 3)
+    (path / "tensors" / ".metadata").write_bytes(
+        (tmp_path / "other/checkpoints/step-00000003/tensors/.metadata").read_bytes()
+    )
+    torch.save(Code(mark), whole)
+    remade(path)
+    with pytest.raises(RunError, match="could not be read"):
+        checkpoint.load(path, tensors(0.0))
+    assert not mark.exists()
+
+
+def test_metadata_cannot_name_files_elsewhere(tmp_path):
+    path = save(tmp_path / "run", 3)
+    metadata = path / "tensors" / ".metadata"
+    metadata.write_bytes(metadata.read_bytes().replace(b"__0_0.distcp", b"../_0.distcp"))
+    remade(path)
+    with pytest.raises(RunError, match="names a file elsewhere"):
+        checkpoint.load(path, tensors(0.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": None},
+        {"step": "3"},
+        {"step": -1},
+        {"sequences": 1.5},
+        {"tokens": True},
+        {"curve": []},
+        {"random": {}},
+        {"random": [{}]},
+        {"random": [{"cpu": "not base 64"}]},
+        {"random": [3]},
+    ],
+    ids=str,
+)
+def test_a_state_of_wrong_values_is_an_error_that_names_it(tmp_path, change):
+    path = save(tmp_path, 3)
+    state = json.loads((path / "state.json").read_text()) | change
+    (path / "state.json").write_text(json.dumps(state))
+    remade(path)
+
+    def resume() -> None:
+        _, state = checkpoint.find(tmp_path, str(path), CURVE, print)
+        checkpoint.restore(path, state, tensors(0.0), CURVE, tmp_path, print)
+
+    with pytest.raises(RunError, match=r"state"):
+        resume()
+
+
+@pytest.mark.parametrize("name", ["state.json", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "\xff", "3", "null", "{}", '{"../../../etc/passwd": {}}']
+)
+def test_nonsense_falls_back_to_the_checkpoint_before(tmp_path, name, text):
+    before, path = save(tmp_path, 1), save(tmp_path, 3)
+    (path / name).write_text(text, encoding="latin-1")
+    if name == "state.json":
+        remade(path)
+    said = []
+    assert found(tmp_path, said=said) == before
+    assert "step-00000003 is damaged" in said[0]
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints"])
+def test_a_link_out_of_the_run_is_not_followed(tmp_path, name):
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    path = save(victim, 3)
+    (victim / "checkpoints" / ".writing-x").mkdir()
+    (victim / ".lock").write_text("precious")
+    run.mkdir()
+    (run / name).symlink_to(Path("../victim") / name)
+    with pytest.raises((RunError, OSError), match=name), checkpoint.run_lock(run):
+        checkpoint.find(run, "auto", CURVE, print)
+    assert (victim / ".lock").read_text() == "precious"
+    assert (path.parent / ".writing-x").is_dir()
+    with pytest.raises((RunError, OSError)), checkpoint.run_lock(run):
+        save(run, 4)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
+import sys
 
 import pytest
 
@@ -189,3 +191,87 @@ def test_each_stage_is_said_once():
     for stage, done in [("a", 0), ("a", 5), ("b", 0), ("b", 9)]:
         progress(stage, done)
     assert said == ["a …", "b …"]
+
+
+# -- what goes wrong with what is for people ends no run ------------------------------------------
+
+
+def test_damaged_rows_are_left_out_and_said(tmp_path, capsys):
+    write(tmp_path, *map(row, range(1, 5)), resumed=0)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(True)
+    damaged = ['{"step": 2, "l\n', '{"step": true}\n', "[" * 100_000 + "\n", '{"step": "x"}\n']
+    path.write_text("".join([lines[0], *damaged, *lines[1:]]))
+    write(tmp_path, row(5), resumed=4)
+    assert steps(path) == [1, 2, 3, 4, 5]
+    said = capsys.readouterr().out
+    assert said.count("4 damaged rows, from line 2 on") == said.count("\n") == 1
+
+
+def test_a_full_disk_is_said_once_and_rows_follow_when_there_is_room(tmp_path, capsys, monkeypatch):
+    with Metrics(tmp_path, resumed=0, tensorboard=False) as metrics:
+        metrics.write(row(1))
+        real, full = metrics._file, Full()
+        assert real is not None
+        monkeypatch.setattr(metrics, "_file", full)
+        metrics.write(row(2))
+        metrics.write(row(3))
+        monkeypatch.setattr(metrics, "_file", real)
+        real.write(full.taken)  # a part of a row may fit
+        metrics.write(row(4))
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2, 3, 4]
+    assert capsys.readouterr().out.count("cannot be written (No space left on device)") == 1
+
+
+class Full:
+    """A disk with room for ten bytes."""
+
+    taken = b""
+
+    def write(self, data: bytes) -> int:
+        if self.taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.taken = data[:10]
+        return 10
+
+
+def test_links_out_of_the_run_are_not_followed(tmp_path, capsys):
+    victim, run = tmp_path / "victim", tmp_path / "run"
+    victim.mkdir()
+    run.mkdir()
+    (victim / "file").write_text("precious\n")
+    (run / "metrics.jsonl").symlink_to("../victim/file")
+    (run / "tensorboard").symlink_to("../victim")
+    write(run, row(1), resumed=0, tensorboard=True)
+    assert steps(run / "metrics.jsonl") == [1]
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to("../victim/new")
+    write(run, row(1), resumed=0, tensorboard=True)
+    assert [(p.name, p.read_text()) for p in victim.iterdir()] == [("file", "precious\n")]
+    assert "tensorboard leads out of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["made", "written", "closed", "missing"])
+def test_tensorboard_may_fail_at_any_time(tmp_path, capsys, monkeypatch, when):
+    from torch.utils import tensorboard
+
+    class Writer:
+        def __init__(self, *_, **__) -> None:
+            self.fail("made")
+
+        def add_scalar(self, *_) -> None:
+            self.fail("written")
+
+        def close(self) -> None:
+            self.fail("closed")
+
+        def fail(self, at: str) -> None:
+            if at == when:
+                raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr(tensorboard, "SummaryWriter", Writer)
+    if when == "missing":
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    write(tmp_path, row(1), row(2), resumed=0, tensorboard=True)
+    assert steps(tmp_path / "metrics.jsonl") == [1, 2]
+    assert capsys.readouterr().out.count("TensorBoard's files cannot be written") == 1

@@ -97,3 +97,25 @@ def test_a_cpu_that_nobody_measured_is_not_compared(tmp_path) -> None:
 
 def test_what_is_far_off_is_said_in_times() -> None:
     assert "a step takes 30 times more than planned" in deviation(row(60.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_seconds": None},
+        {"step_seconds": 0},
+        {"step_seconds": float("nan")},
+        {"memory": {}},
+        {"memory": []},
+        {"memory": {"per_gpu": {"total": "x", "overhead": 0}}},
+    ],
+    ids=str,
+)
+def test_a_damaged_plan_is_said_to_be_and_is_none(tmp_path, capsys, change):
+    path = planned(tmp_path) / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read_plan(tmp_path, CPU) is None
+    for text in ("", "[]", "{}", "{", "[" * 100_000, "\xff"):
+        path.write_text(text, encoding="latin-1")
+        assert read_plan(tmp_path, CPU) is None
+    assert capsys.readouterr().out.count(f"{path} is damaged") == 7

@@ -1,0 +1,137 @@
+"""Read DCP's `.metadata` without running anything that it holds.
+
+torch unpickles that file, and a pickle may call any function: whoever made a checkpoint would run
+code here. This reader knows the classes of DCP's metadata by name alone. It puts records that do
+nothing in their place, then builds torch's objects from them, of names, integers and dtypes that
+it has checked. All else is an error.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+DCP = "torch.distributed.checkpoint"
+RECORDS = {
+    (f"{DCP}.metadata", name)
+    for name in (
+        *("ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta"),
+        *("TensorProperties", "TensorStorageMetadata"),
+    )
+} | {(f"{DCP}.filesystem", "_StorageInfo")}
+LEFT_OUT = {  # where it was saved and how its tensors lay in memory: of no use here
+    *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath")),
+    *(("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath")),
+    ("torch.serialization", "_get_layout"),
+    (f"{DCP}.metadata", "_MEM_FORMAT_ENCODING"),
+}
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What DCP wrote at `path`. Raises ValueError if it is damaged or holds anything else."""
+    with open(path, "rb") as file:
+        try:
+            return _metadata(_Inert(file).load())
+        except Exception as error:  # a damaged pickle raises almost anything
+            reason = error.args[0] if error.args else type(error).__name__
+            raise ValueError(f"{path.name} is no metadata of a checkpoint: {reason}") from error
+
+
+class _Inert(pickle._Unpickler):
+    """Python's own unpickler, in Python: that in C takes any amount of memory for a few bytes."""
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if opcode != pickle.BYTEARRAY8[0]
+    }
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        # Made for this file alone: what it does to them, it does to nobody else.
+        self.known: dict[tuple[str, str], Callable[..., Any]] = {
+            name: type(name[1], (_Record,), {}) for name in RECORDS
+        }
+        self.known |= {name: lambda *_: None for name in LEFT_OUT}
+        self.known["torch", "Size"] = lambda sizes: tuple(sizes)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.known:
+            return self.known[module, name]
+        if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
+            return found
+        raise ValueError(f"it asks for {module}.{name}")
+
+
+class _Record:
+    """Holds the state of an object that is not made."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    @property
+    def dtype(self) -> Any:
+        return self.state[0]
+
+
+def _metadata(read: Any) -> Metadata:
+    tensors, stored = _fields(read, "state_dict_metadata", "storage_data")
+    parts = sum(len(_fields(tensor, "chunks")[0]) for tensor in tensors.values())
+    if parts != len(stored):
+        raise ValueError(f"it has {parts:,} parts of tensors, of which {len(stored):,} are stored")
+    return Metadata(
+        {_text(name): _tensor(tensor) for name, tensor in tensors.items()},
+        storage_data=dict(map(_place, *zip(*stored.items(), strict=True))) if stored else {},
+        storage_meta=StorageMeta(),
+    )
+
+
+def _tensor(read: Any) -> TensorStorageMetadata:
+    properties, size, chunks = _fields(read, "properties", "size", "chunks")
+    if not isinstance(properties, _Record) or not isinstance(properties.dtype, torch.dtype):
+        raise ValueError("a tensor of it has no dtype")
+    boxes = (_fields(chunk, "offsets", "sizes") for chunk in chunks)
+    found = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in boxes]
+    return TensorStorageMetadata(TensorProperties(properties.dtype), _size(size), found)
+
+
+def _place(index: Any, info: Any) -> tuple[MetadataIndex, _StorageInfo]:
+    name, offset, number = _fields(index, "fqn", "offset", "index")
+    file, *where = _fields(info, "relative_path", "offset", "length")
+    begin, length = _size(where)
+    if "/" in _text(file) or "\\" in file or not file.endswith(".distcp"):
+        raise ValueError(f"it names a file elsewhere: {file}")
+    number = None if number is None else _size([number])[0]
+    return MetadataIndex(_text(name), _size(offset), number), _StorageInfo(file, begin, length)
+
+
+def _fields(record: Any, *names: str) -> list[Any]:
+    if not isinstance(record, _Record) or not isinstance(record.state, dict):
+        raise ValueError("something of it has no fields")
+    return [record.state[name] for name in names]
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"it has {type(value).__name__} where a name should be")
+    return value
+
+
+def _size(values: Iterable[Any]) -> torch.Size:
+    values = tuple(values)
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
+        raise ValueError("it has something else where a size should be")
+    return torch.Size(values)

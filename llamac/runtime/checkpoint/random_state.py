@@ -1,0 +1,41 @@
+"""torch's random generators, as text that a checkpoint holds."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..distributed.ranks import Ranks
+from ..durable import fingerprint
+from ..errors import RunError
+
+ALONE = Ranks()
+
+
+def random_state() -> dict[str, str]:
+    """torch's global generators, as text."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return {name: b64encode(bytes(t.tolist())).decode() for name, t in state.items()}
+
+
+def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
+    """Go on with the random numbers of a checkpoint's state["random"], as far as this machine can.
+
+    That is one `random_state`, where all ranks had the same, or one of each rank. If those were
+    other in number, all ranks start again from one seed, which is a function of them.
+    """
+    if len(saved) not in (1, ranks.size):
+        torch.manual_seed(int(fingerprint(list(saved))[:15], 16))
+        return
+    state = saved[ranks.rank if len(saved) > 1 else 0]
+    try:
+        restored = {n: torch.tensor([*b64decode(s)], dtype=torch.uint8) for n, s in state.items()}
+        torch.set_rng_state(restored["cpu"])
+        if "cuda" in restored and torch.cuda.is_available():
+            torch.cuda.set_rng_state(restored["cuda"])
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise RunError(f"the checkpoint's random state is damaged: {error}") from error

@@ -1,0 +1,55 @@
+"""The directory that a trainer was emitted into: its spec, and whether its files are as emitted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from .durable import read_json
+
+
+def read_spec(directory: Path) -> dict[str, Any]:
+    """spec.toml of `directory`, after a look at whether the program's files are as emitted.
+
+    Where they cannot be used the program ends, and says why.
+    """
+    try:
+        if (problem := changes(directory)) and os.environ.get("RANK", "0") == "0":
+            print(problem, file=sys.stderr, flush=True)
+        return tomllib.loads((directory / "spec.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SystemExit(
+            f"error: {directory / 'spec.toml'} cannot be read ({error}): build the trainer again"
+        ) from None
+
+
+def changes(directory: Path) -> str:
+    """Which of the program's files are not as llamac wrote them, by an edit or by damage; "" if
+    none is. Ends the program if a build was cut off while it replaced them."""
+    manifest = directory / "MANIFEST.json"
+    if not manifest.exists():
+        return ""
+    try:
+        noted = read_json(manifest)
+        files = {name: noted["sha256"][name] for name in noted["sha256"] if decides(name)}
+        edited = [name for name in sorted(files) if _sha256(directory / name) != files[name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{manifest} is damaged ({error}): it does not tell whether files were changed"
+    if edited and "replacing" in noted:
+        raise SystemExit(
+            f"error: a build was cut off while it replaced files of {directory}: build it again"
+        )
+    return f"changed since llamac wrote them: {', '.join(edited)}" if edited else ""
+
+
+def decides(name: str) -> bool:
+    """Whether what is learnt depends on this file of an emitted directory."""
+    return name.endswith(".py") or name == "spec.toml"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
