@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from llamac.ir.op import Op, same_type
 from llamac.ir.types import TensorType, expect
@@ -16,21 +18,37 @@ if TYPE_CHECKING:
     from llamac.ops.gradient import GradientBuilder
 
 
-def _elementwise(name: str, eager, backward) -> tuple[Op, Op]:
-    """Define an activation and its backward op, which reads the activation's input."""
+def _elementwise(
+    name: str,
+    eager: Callable[[Tensor], Tensor],
+    backward: Callable[[Tensor, Tensor], Tensor],
+    emit: Callable[[str], str] | None = None,
+    emit_backward: Callable[[str, str], str] | None = None,
+) -> tuple[Op, Op]:
+    """Define an activation and its backward op, which reads the activation's input.
+
+    emit, emit_backward: expressions of the emitted trainer. Default: torch's function of that name,
+    and a call of `backward`, which then lives in `runtime/kernels/activation.py`.
+    """
 
     def vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
         (x,) = node.args
         return (b.op(backward_op, d_y, b.primal(x), name=b.name(x)),)
 
-    backward_op = Op(f"{name}_backward", same_type, backward, dims="bsf,bsf->bsf")
-    emit = lambda x: f"F.{name}({x})"  # noqa: E731
+    backward_op = Op(
+        f"{name}_backward", same_type, backward, emit=emit_backward, dims="bsf,bsf->bsf"
+    )
+    emit = emit or (lambda x: f"F.{name}({x})")
     return Op(name, same_type, eager, vjp=vjp, emit=emit, dims="bsf->bsf"), backward_op
 
 
 silu, silu_backward = _elementwise("silu", F.silu, activation.silu_backward)
 gelu, gelu_backward = _elementwise("gelu", F.gelu, activation.gelu_backward)
 relu, relu_backward = _elementwise("relu", F.relu, activation.relu_backward)
+
+
+ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu}
+"""By `model.activation`: what is applied to w1's output. `spec.model.GATED` have w3 as well."""
 
 
 def _infer_swiglu(gate: TensorType, up: TensorType) -> TensorType:

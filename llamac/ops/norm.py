@@ -104,3 +104,6 @@ add_rms_norm_backward = Op(
     eager=norm.add_rms_norm_backward,
     dims="bsD,bsD,bsD,D->bsD,D",
 )
+
+NORMS = {"rmsnorm": rms_norm, "layernorm": layer_norm}
+"""By `model.norm`. `spec.model.BIASED_NORMS` take a bias as well."""

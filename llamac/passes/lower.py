@@ -10,20 +10,23 @@ from torch import fx
 from llamac.ir.graph import Builder
 from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType
-from llamac.ops.activation import gelu, relu, silu
+from llamac.ops.activation import ACTIVATIONS
 from llamac.ops.attention import attention
 from llamac.ops.cross_entropy import cross_entropy
 from llamac.ops.elementwise import add, mul
 from llamac.ops.embedding import add_positions, embedding
 from llamac.ops.linear import linear
-from llamac.ops.norm import layer_norm, rms_norm
+from llamac.ops.norm import NORMS
 from llamac.ops.rope import rope
 from llamac.ops.views import merge_heads, split_heads
+from llamac.spec.model import BIASED_NORMS
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
 
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
+HANDLED = {"position": ("rope", "learned"), "norm_position": ("pre", "post")}
+"""Values of [model] keys that this pass tells apart without a table of ops."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class _Lowering:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.model = spec, spec.model
+        for key, values in HANDLED.items():
+            if getattr(self.model, key) not in values:
+                raise ValueError(f"lower does not know model.{key} = {getattr(self.model, key)!r}")
         self.dtype = COMPUTE_DTYPE[spec.precision.compute]
         self.stream = TensorType(self.dtype, ("B", "S", self.model.dim))
         self.tokens = TensorType("i64", ("B", "S"))
@@ -151,14 +157,14 @@ class _Lowering:
 
     def _feed_forward(self, g: Builder, x: fx.Node, weights: dict[str, fx.Node]) -> fx.Node:
         at = self._at("model.activation")
-        if self.model.activation == "swiglu":
+        activation = ACTIVATIONS[self.model.activation]
+        if self.model.gated:
             gate = self._linear(g, x, weights, "feed_forward.w1", name="gate", where=at)
             up = self._linear(g, x, weights, "feed_forward.w3", name="up", where=at)
-            activated = g.op(silu, gate, name="activated", where=at)
+            activated = g.op(activation, gate, name="activated", where=at)
             hidden = g.op(mul, activated, up, name="hidden", where=at)
         else:
             wide = self._linear(g, x, weights, "feed_forward.w1", name="wide", where=at)
-            activation = gelu if self.model.activation == "gelu" else relu
             hidden = g.op(activation, wide, name="hidden", where=at)
         return self._linear(g, hidden, weights, "feed_forward.w2", name="fed", where=at)
 
@@ -186,9 +192,8 @@ class _Lowering:
             "name": name,
             "where": self._at("model.norm"),
         }
-        if self.model.norm == "rmsnorm":
-            return g.op(rms_norm, x, weights[key], **options)
-        return g.op(layer_norm, x, weights[key], weights[f"{key}_bias"], **options)
+        bias = (weights[f"{key}_bias"],) if f"{key}_bias" in weights else ()
+        return g.op(NORMS[self.model.norm], x, weights[key], *bias, **options)
 
     # -- parameters --------------------------------------------------------------------------
 
@@ -202,7 +207,7 @@ class _Lowering:
             "attention.wo": (model.dim, q_rows),
         }
         feed_forward = {"feed_forward.w1": (model.ffn_dim, model.dim)}
-        if model.activation == "swiglu":
+        if model.gated:
             feed_forward["feed_forward.w3"] = (model.ffn_dim, model.dim)
         feed_forward["feed_forward.w2"] = (model.dim, model.ffn_dim)
         return {
@@ -227,7 +232,7 @@ class _Lowering:
     def _norm_weights(self, g: Builder, name: str, key: str) -> dict[str, fx.Node]:
         shape = (self.model.dim,)
         weights = {key: self._weight(g, name, shape, Init("ones"), where="model.norm")}
-        if self.model.norm == "layernorm":
+        if self.model.norm in BIASED_NORMS:
             weights[f"{key}_bias"] = self._weight(
                 g, f"{name}_bias", shape, Init("zeros"), where="model.norm"
             )

@@ -15,6 +15,13 @@ Width = Annotated[int, Field(ge=1, le=2**20)]
 Factor = Annotated[float, Field(ge=1, description="How many times longer the context becomes.")]
 
 
+GATED = ("swiglu",)
+"""Activations that multiply two projections; all others transform one."""
+
+BIASED_NORMS = ("layernorm",)
+"""Norms with a bias beside the gain."""
+
+
 class LinearScaling(Section):
     """Position interpolation: every position is divided by `factor` (Chen et al. 2023)."""
 
@@ -148,9 +155,14 @@ class Model(Section):
             "ffn_dim": self.ffn_dim or self._default_ffn_dim(),
         }
 
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward network has a gate (w3) beside w1."""
+        return self.activation in GATED
+
     def _default_ffn_dim(self) -> int:
         """Touvron et al. 2023 §2.2: 2/3·4d for swiglu, so that its three matrices cost as two."""
-        if self.activation != "swiglu":
+        if not self.gated:
             return 4 * self.dim
         return self.multiple_of * -(-(8 * self.dim // 3) // self.multiple_of)
 
@@ -162,10 +174,10 @@ class Model(Section):
     def parameters(self, sequence_length: int) -> int:
         """Trained numbers of the whole model; learned positions have one row for each position."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        into = 2 if self.activation == "swiglu" else 1
+        into = 2 if self.gated else 1
         outputs = queries + 2 * keys + into * self.ffn_dim + 2 * self.dim  # of a layer's linears
         weights = self.dim * (2 * queries + 2 * keys + (into + 1) * self.ffn_dim)
-        norm = self.dim * (2 if self.norm == "layernorm" else 1)
+        norm = self.dim * (2 if self.norm in BIASED_NORMS else 1)
         layer = weights + 2 * norm + (outputs if self.bias else 0)
         tables = 1 if self.tied_embeddings else 2
         positions = sequence_length * self.dim if self.position == "learned" else 0

@@ -10,12 +10,25 @@ Letters in shapes: B batch, S sequence, D dim, H heads, G kv heads, K head_dim, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from llamac.spec.model import BIASED_NORMS, GATED
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": F.silu,  # of the gate w1, times w3's output (arXiv:2002.05202)
+    "gelu": F.gelu,  # in its erf form
+    "relu": F.relu,
+}
+NORMS: dict[str, Callable[..., Tensor]] = {
+    "rmsnorm": lambda x, gain, bias, eps: F.rms_norm(x, gain.shape, gain, eps),
+    "layernorm": lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
+}
+"""Plain formulas by `model.activation` and `model.norm`; nothing of the compiler's is used."""
 
 PADDING = -1
 """The label of a position that has no target."""
@@ -36,7 +49,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
     def norm(name: str) -> None:
         shapes[name] = (model.dim,)
-        if model.norm == "layernorm":
+        if model.norm in BIASED_NORMS:
             shapes[f"{name}_bias"] = (model.dim,)
 
     queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
@@ -54,7 +67,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
         norm(f"{layer}.ffn_norm")
         linear(f"{layer}.feed_forward.w1", model.ffn_dim, model.dim)
         linear(f"{layer}.feed_forward.w2", model.dim, model.ffn_dim)
-        if model.activation == "swiglu":
+        if model.activation in GATED:
             linear(f"{layer}.feed_forward.w3", model.ffn_dim, model.dim)
     norm("norm")
     if not model.tied_embeddings:
@@ -76,6 +89,8 @@ def rope_frequencies(model: Any) -> Tensor:
     stretched = frequencies / scaling.factor
     if scaling.kind == "linear":
         return stretched
+    if scaling.kind != "llama3":
+        raise ValueError(f"unknown rope scaling {scaling.kind!r}")
     # The fewer turns a pair makes within the original context, the longer its wavelength.
     turns = scaling.original_context * frequencies / (2 * math.pi)
     kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
@@ -93,8 +108,10 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
     if layout == "interleaved":
         a, b = x[..., 0::2], x[..., 1::2]
         return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    if layout == "half_split":
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    raise ValueError(f"unknown layout of rotary pairs {layout!r}")
 
 
 class Reference(nn.Module):
@@ -110,6 +127,8 @@ class Reference(nn.Module):
         eos: int | None = None,
     ) -> None:
         super().__init__()
+        if model.position not in ("rope", "learned") or model.norm_position not in ("pre", "post"):
+            raise ValueError(f"unknown position {model.position!r} or {model.norm_position!r}")
         self.model, self.eos = model, eos
         self.weights = {
             name: nn.Parameter(torch.empty(shape, dtype=dtype))
@@ -136,9 +155,7 @@ class Reference(nn.Module):
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         gain, eps = self.weights[name], self.model.norm_eps
-        if self.model.norm == "rmsnorm":
-            return F.rms_norm(x, gain.shape, gain, eps)
-        return F.layer_norm(x, gain.shape, gain, self.weights[f"{name}_bias"], eps)
+        return NORMS[self.model.norm](x, gain, self.weights.get(f"{name}_bias"), eps)
 
     def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
         """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head.
@@ -158,12 +175,10 @@ class Reference(nn.Module):
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        """B S D -> B S D; swiglu as in arXiv:2002.05202 (w1 gate, w3 up), gelu in its erf form."""
-        hidden = self.linear(f"{name}.w1", x)  # B S F
-        if self.model.activation == "swiglu":
-            hidden = F.silu(hidden) * self.linear(f"{name}.w3", x)
-        else:
-            hidden = F.gelu(hidden) if self.model.activation == "gelu" else F.relu(hidden)
+        """Feed-forward network, B S D -> B S D, of one projection or of a gate (w1) and w3."""
+        hidden = ACTIVATIONS[self.model.activation](self.linear(f"{name}.w1", x))  # B S F
+        if self.model.activation in GATED:
+            hidden = hidden * self.linear(f"{name}.w3", x)
         return self.linear(f"{name}.w2", hidden)
 
     def block(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:

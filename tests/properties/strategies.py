@@ -6,7 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from llamac.passes.pipeline import OPTIONAL
 from llamac.spec import Spec
+from llamac.spec.precision import Precision
+from tests.options import options
 
 SCALINGS = st.none() | st.one_of(
     st.fixed_dictionaries({"kind": st.just("linear"), "factor": st.floats(1, 8)}),
@@ -35,9 +38,9 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "n_kv_heads": kv_heads,
         "vocab_size": draw(st.integers(2, 41)),
         "ffn_dim": draw(st.integers(1, 37)),
-        "activation": draw(st.sampled_from(["swiglu", "gelu", "relu"])),
-        "norm": draw(st.sampled_from(["rmsnorm", "layernorm"])),
-        "norm_position": draw(st.sampled_from(["pre", "post"])),
+        "activation": draw(st.sampled_from(options("activation"))),
+        "norm": draw(st.sampled_from(options("norm"))),
+        "norm_position": draw(st.sampled_from(options("norm_position"))),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
         "bias": draw(st.booleans()),
         "tied_embeddings": draw(st.booleans()),
@@ -47,7 +50,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
     if not rope:
         return model | {"position": "learned"}
     model["rope_theta"] = draw(st.sampled_from([1.0, 100.0, 10000.0, 5e5]))
-    model["rope_layout"] = draw(st.sampled_from(["interleaved", "half_split"]))
+    model["rope_layout"] = draw(st.sampled_from(options("rope_layout")))
     model["rope_scaling"] = draw(SCALINGS)
     return model
 
@@ -76,7 +79,7 @@ def specs(draw: st.DrawFn) -> Spec:
                 "sequences": sequences,
                 "micro_batch": sequences,
             },
-            "precision": {"compute": draw(st.sampled_from(["bf16", "fp32"]))},
+            "precision": {"compute": draw(st.sampled_from(options("compute", Precision)))},
             "recompute": {"policy": draw(st.sampled_from(["none", "selective", "full"]))},
             "kernels": {
                 "attention": attention,
@@ -87,4 +90,4 @@ def specs(draw: st.DrawFn) -> Spec:
     )
 
 
-disabled = st.sets(st.sampled_from(["pack", "fuse"]))
+disabled = st.sets(st.sampled_from(OPTIONAL))

@@ -11,6 +11,7 @@ from llamac.passes.pipeline import stages
 from llamac.verify.oracle import TOLERANCE, consult, errors
 from llamac.verify.stages import run_program
 from tests.compare import shrunk
+from tests.options import options
 
 FROM = ("shard", "checkpoint")
 
@@ -53,10 +54,10 @@ def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabular
     kv_heads=st.sampled_from([1, 2, 4]),
     vocabulary=st.integers(320, 340),
     chunk=st.integers(5, 70),
-    norm=st.sampled_from(["rmsnorm", "layernorm"]),
-    norm_position=st.sampled_from(["pre", "post"]),
-    activation=st.sampled_from(["swiglu", "gelu", "relu"]),
-    position=st.sampled_from(["rope", "learned"]),
+    norm=st.sampled_from(options("norm")),
+    norm_position=st.sampled_from(options("norm_position")),
+    activation=st.sampled_from(options("activation")),
+    position=st.sampled_from(options("position")),
     bias=st.booleans(),
     tied=st.booleans(),
     policy=st.sampled_from(sorted(POLICIES)),

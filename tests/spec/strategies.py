@@ -6,6 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.options import options
+
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ['"""', "'''", "{{ x }}", "\\", "\x7f\x1b[31m", "a\nb\r\n", "#", "\u2028", '"; import os; "']
 )
@@ -30,15 +32,15 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         model |= {"dim": draw(st.integers(1, 500)), "head_dim": head_dim}
     rope = {
         "rope_theta": st.floats(1, 1e6),
-        "rope_layout": st.sampled_from(["interleaved", "half_split"]),
+        "rope_layout": st.sampled_from(options("rope_layout")),
         "rope_scaling": st.sampled_from(
             [{"kind": "linear", "factor": 2.0}, {"kind": "llama3", "factor": 8.0}]
         ),
     }
     some = {
-        "activation": st.sampled_from(["swiglu", "gelu", "relu"]),
-        "norm": st.sampled_from(["rmsnorm", "layernorm"]),
-        "norm_position": st.sampled_from(["pre", "post"]),
+        "activation": st.sampled_from(options("activation")),
+        "norm": st.sampled_from(options("norm")),
+        "norm_position": st.sampled_from(options("norm_position")),
         "multiple_of": st.integers(1, 512),
         "ffn_dim": st.integers(1, 10**5),
         "bias": st.booleans(),

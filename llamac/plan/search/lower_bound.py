@@ -58,7 +58,7 @@ def _linears(model: Model, ranks: int) -> Iterator[tuple[int, int, int]]:
     """(inputs, outputs, how many there are) of the matmuls on a tensor rank; the head is left out,
     for with a pipeline the last rank alone has it."""
     heads = -(-model.n_heads // ranks) + 2 * -(-model.n_kv_heads // ranks)
-    gates = 2 if model.activation == "swiglu" else 1
+    gates = 2 if model.gated else 1
     wide = model.ffn_dim // ranks
     yield model.dim, heads * model.head_dim, model.n_layers
     yield model.n_heads // ranks * model.head_dim, model.dim, model.n_layers
