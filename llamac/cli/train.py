@@ -14,6 +14,7 @@ from llamac.cli.common import SetOption, SpecArgument, load
 from llamac.cli.data import directory_of, prepare_here
 from llamac.cli.fits import require_memory
 from llamac.cli.foresight import plan_json
+from llamac.cli.precision import for_this_machine
 from llamac.spec import Spec
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ def train(
     from llamac.emit.run import bring_up_to_date
 
     run = output or Path("runs") / loaded.name
+    loaded, word = for_this_machine(loaded, run)
+    if word:
+        print(word)
     if not (directory_of(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
 

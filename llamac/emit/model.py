@@ -22,8 +22,8 @@ from llamac.ir.types import DTYPES
 from llamac.passes.flops import flops_per_token, matmul_parameters
 
 
-def render_model(program: Program) -> str:
-    """Return the text of model.py. Same Program, same text."""
+def render_model(program: Program, fsdp: bool = False) -> str:
+    """Return the text of model.py. Same Program, same text. fsdp: will FSDP wrap its layers?"""
     blocks = list(dict.fromkeys(program.layers))
     order = [
         "embed",
@@ -37,6 +37,7 @@ def render_model(program: Program) -> str:
     sources = [_region(region) for region in regions]
     values = {
         "name": program.name,
+        "fsdp": fsdp,
         "version": llamac.__version__,
         "layers": len(program.layers),
         "parameters": program.parameter_count,

@@ -17,7 +17,8 @@ class Precision(Section):
 
     compute: Literal["bf16", "fp32"] = Field(
         default="bf16",
-        description="Type of weights, activations and gradients in forward and backward.",
+        description="Type of weights, activations and gradients in forward and backward. Where a "
+        "spec does not say, `llamac train` takes fp32 on a CPU that has no arithmetic in bf16.",
     )
 
     @property

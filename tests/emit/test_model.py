@@ -90,6 +90,28 @@ def test_compiled_regions_compute_the_same(emitted) -> None:
         assert relative_error(gradient, wanted[name]) < 1e-5, name
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_under_fsdp_no_region_returns_a_view(emitted, ranks: int) -> None:
+    """Compiled code may: an in-place op on it would take FSDP's hook away, and FSDP warns."""
+    spec = small(f"parallel.data_shard={ranks}", "batch.micro_batch=1")
+    module = emitted(spec)
+    plain = module.BlockFunction.run_forward
+
+    def compiled(*operands: Tensor) -> Any:
+        out, kept = plain(*operands)
+        return out.view(out.shape), kept
+
+    module.BlockFunction.run_forward = staticmethod(compiled)
+    model, ends = module.Model(device="cpu", dtype=torch.float32), []
+    module.initialise(model, 0)
+    for layer in model.layers:
+        layer.register_forward_hook(lambda _, __, out: ends.append(out))
+    tokens, labels = batch(spec)
+    model(tokens, labels).backward()
+    assert [out._base is None for out in ends] == [ranks > 1] * spec.model.n_layers
+    assert all(out.grad_fn is not None for out in ends)
+
+
 def test_initial_weights_depend_on_seed_and_name_alone(emitted) -> None:
     spec = small("model.bias=true", "model.norm=layernorm", "model.n_layers=3")
     module = emitted(spec)

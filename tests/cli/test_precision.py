@@ -1,0 +1,49 @@
+"""Where a spec leaves the dtype open, a run computes in one that the machine is fast in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamac.cli import precision
+from llamac.cli.precision import for_this_machine
+from llamac.spec import load_spec
+
+OPEN, BF16 = ["125m", []], ["125m", ["precision.compute=bf16"]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "fast", "compute", "word"),
+    [
+        (OPEN, True, "bf16", ""),
+        (OPEN, False, "fp32", "this CPU has no arithmetic in bf16"),
+        (BF16, True, "bf16", ""),
+        (BF16, False, "bf16", "this CPU is faster in fp32"),
+        (["tiny", []], False, "fp32", ""),
+    ],
+)
+def test_the_dtype_is_the_spec_s_or_what_the_cpu_is_fast_in(
+    spec: list, fast: bool, compute: str, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: fast)
+    found, said = for_this_machine(load_spec(*spec), tmp_path)
+    assert found.precision.compute == compute
+    assert word in said
+    assert bool(word) == bool(said)
+
+
+def test_a_gpu_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == "bf16"
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp32"])
+def test_a_run_keeps_what_it_began_in(
+    compute: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: compute == "fp32")
+    (tmp_path / "checkpoints/step-00000001").mkdir(parents=True)
+    (tmp_path / "spec.toml").write_text(f'[precision]\ncompute = "{compute}"\n')
+    assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == compute
