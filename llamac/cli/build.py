@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, load, say
 from llamac.cli.foresight import plan_json
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ def build(
 ) -> None:
     """Compile SPEC into a directory of readable Python that trains it, without llamac."""
     loaded = load(spec, overrides)
+    directory = output or Path("build") / loaded.name
+    say(
+        f"compiling {loaded.name} …" if stop_after else f"building {loaded.name} into {directory} …"
+    )
 
     from llamac.emit.build import files_of, write
     from llamac.ir.printer import print_program
@@ -69,7 +73,6 @@ def build(
         if print_after not in (stop_after, "all"):
             print(print_program(made[-1].program), end="")
         return
-    directory = output or Path("build") / loaded.name
     write(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite)
     for note in made[-1].program.notes:
         print(note)

@@ -25,6 +25,11 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")]
 
 
+def say(text: str) -> None:
+    """Tell those who wait what is being done: on stderr, as results go to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def heads(model: Model) -> str:
     """Return `8 heads of 32`, and the number of key and value heads."""
     text = f"{model.n_heads} heads of {model.head_dim}"

@@ -113,11 +113,20 @@ def prepare(
     elif step is not None:
         print(_task(loaded, directory, step, task))
     else:
-        from llamac.runtime.data.prepared import SPLITS
+        known = (directory / "manifest.json").is_file()
+        manifest = prepare_here(loaded, directory, workers, engine)
+        print(_prepared(directory, manifest, known))
 
-        sources = prepare_here(loaded, directory, workers, engine)["sources"]
-        tokens = sum(source[split]["tokens"] for source in sources for split in SPLITS)
-        print(f"{directory} holds {tokens:,} tokens of {len(sources)} sources")
+
+def _prepared(directory: Path, manifest: dict[str, Any], known: bool) -> str:
+    """What is there: `runs/x/data is prepared already: a 1,234 tokens and 12 for validation`."""
+    sources = [
+        f"{one['name']} {one['train']['tokens']:,} tokens and {one['validation']['tokens']:,} "
+        "for validation"
+        for one in manifest["sources"]
+    ]
+    state = "is prepared already" if known else "is prepared"
+    return f"{directory} {state}: {'; '.join(sources)}"
 
 
 def _script(

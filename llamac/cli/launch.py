@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, load, say
 from llamac.cli.foresight import plan_json
 from llamac.cli.output import inputs_of, write_output
 
@@ -60,10 +60,11 @@ def launch(
         return
 
     tool(backend, loaded)  # before anything is built
+    run = output or Path("runs") / loaded.name
+    say(f"building {loaded.name} into {run} …")
 
     from llamac.emit.run import bring_up_to_date
 
-    run = output or Path("runs") / loaded.name
     bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded))
     sys.stdout.flush()
     raise typer.Exit(start(backend, loaded, run))

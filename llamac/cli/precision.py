@@ -1,4 +1,4 @@
-"""Which dtype a run computes in where its spec leaves that open: one that the machine is fast in."""
+"""The dtype of a run whose spec leaves it open: one that the machine is fast in."""
 
 from __future__ import annotations
 

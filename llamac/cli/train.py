@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
+from llamac.cli.common import SetOption, SpecArgument, load, say
 from llamac.cli.data import directory_of, prepare_here
 from llamac.cli.fits import require_memory
 from llamac.cli.foresight import plan_json
@@ -69,15 +69,15 @@ def train(
         return
     _require_processes(loaded, nproc)
     _require_checkpoint(resume, output or Path("runs") / loaded.name)
-
-    from llamac.emit.run import bring_up_to_date
-
     run = output or Path("runs") / loaded.name
+    say(f"building {loaded.name} into {run} …")
     loaded, word = for_this_machine(loaded, run)
     if word:
-        print(word)
+        say(word)
     if not (directory_of(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
+
+    from llamac.emit.run import bring_up_to_date
 
     def foresee(program: Program) -> str:
         if not anyway:

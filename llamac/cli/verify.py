@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load
+from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load, say
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -36,6 +36,8 @@ def verify(
 ) -> None:
     """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
     loaded = load(spec, overrides)
+    if not as_json:
+        say(f"compiling a small twin of {loaded.name} …")
     counts = _counts(ranks)
 
     from llamac.emit.build import files_of
