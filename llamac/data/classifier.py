@@ -27,7 +27,7 @@ from llamac.spec.stages import Language, Perplexity, Quality
 FEWEST = 20
 """Minimum number of cited pages to train a classifier on."""
 
-HELD_OUT = 10  # one page in so many is judged by, not learnt from
+HELD_OUT = 10  # one page in this many is held out for evaluation
 
 Say = Callable[[str], None]
 

@@ -177,7 +177,7 @@ def _samples(account: Account) -> Iterator[str]:
     for row in account.rows:
         for kind, held in row.samples.items():
             if kind == "" and row is not last:
-                continue  # what is kept in the end is what counts
+                continue  # only the last step's kept documents are final
             many = {"": row.left[0], "changed": row.changed}.get(kind)
             many = row.rejected[kind][0] if many is None else many
             title = f"<b>{row.name}</b>: {escape(kind or 'kept')}"

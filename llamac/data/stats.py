@@ -107,7 +107,7 @@ def samples(accounts: Sequence[Account]) -> Iterator[RenderableType]:
         for row in account.rows:
             for kind, held in row.samples.items():
                 if kind == "" and row is not account.rows[-1]:
-                    continue  # what is kept in the end is what counts
+                    continue  # only the last step's kept documents are final
                 yield Text(escaped(f"  {row.name}: {kind or 'kept'}"), "bold")
                 for sample in held:
                     detail = f"  ({sample['detail']})" if "detail" in sample else ""

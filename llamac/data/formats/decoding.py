@@ -25,7 +25,7 @@ _CODECS = {  # TeX's and editors' names for what Python names otherwise
 # fmt: on
 ODD = 1000  # characters among which one control character is taken out, not the whole text
 MISFITS = 0.2  # of the signs after a letter, with which it may still be a text
-RUN = 4  # bytes: so many beyond ASCII on end are rare in Latin script
+RUN = 4  # bytes: longer runs of non-ASCII bytes are rare in Latin script
 
 _CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffd]")
 _ODD_BYTE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of invalid UTF-8
