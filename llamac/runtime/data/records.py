@@ -105,9 +105,11 @@ def accepted(text: Any, where: str, skipped: Skipped) -> bool:
 
 def _meta(record: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for fields in (*(record.get(name) for name in NESTED), record):
+    for fields in (record.get(NESTED[0]), record.get(NESTED[1]), record):
         if isinstance(fields, dict):
-            found |= {key: fields[key] for key in META if _is_plain(fields.get(key))}
+            for key in META:
+                if key in fields and _is_plain(fields[key]):
+                    found[key] = fields[key]
     return found
 
 
@@ -177,17 +179,23 @@ def _part(data: bytes, path: str, line: int, skipped: Skipped) -> Iterator[Recor
 def _json_lines(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
     for number, line in lines(pieces, path, skipped):
         if not line.isspace():
-            yield from _parsed(line, path, number, skipped)
+            record = _parsed(line, path, number, skipped)
+            if record is not _BROKEN:
+                yield number, record
 
 
-def _parsed(data: bytes, path: str, number: int, skipped: Skipped) -> Iterator[tuple[int, Any]]:
-    text = utf8(data, f"{path}:{number}", skipped)
-    if text is None:
-        return
+_BROKEN = object()
+
+
+def _parsed(data: bytes, path: str, number: int, skipped: Skipped) -> Any:
+    """The value, or `_BROKEN`, counted."""
     try:
-        yield number, _loads(text)
+        return _loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        skipped.add("invalid UTF-8", f"{path}:{number}")
     except (ValueError, RecursionError):
         skipped.add("invalid JSON", f"{path}:{number}")
+    return _BROKEN
 
 
 def _loads(text: str) -> Any:
@@ -214,8 +222,10 @@ def _json(pieces: Iterator[bytes], path: str, skipped: Skipped) -> Iterator[tupl
     for number, value in enumerate(_values(pieces), 1):
         if value is None:
             skipped.add("record too long", f"{path}:{number}")
-        else:
-            yield from _parsed(value, path, number, skipped)
+            continue
+        record = _parsed(value, path, number, skipped)
+        if record is not _BROKEN:
+            yield number, record
 
 
 def _begins_lines(start: bytes) -> bool:
