@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from functools import lru_cache
 
 from llamac.runtime.data.decompress import package
 
@@ -108,9 +109,13 @@ def joined(expressions: list[str]) -> str | None:
 
 def names_copyleft(text: str) -> bool:
     """Return whether the top of a source file mentions a copyleft licence."""
+    head = text[:TAG_WITHIN].upper()
+    if not any(word in head for word in ("GPL", "GNU", "LESSER", "AFFERO", "MOZILLA")):
+        return False  # most files: cheaper than the expression
     return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
 
 
+@lru_cache(maxsize=256)  # repositories hold the same text many times
 def recognised(text: str) -> str | None:
     """Return the SPDX expression of a licence file; None if it holds no licence or more.
 

@@ -12,7 +12,7 @@ import posixpath
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llamac.data.formats.dep5 import dep5, is_dep5
@@ -45,16 +45,20 @@ _POINTER_CHARS = 1000
 class Licences:
     """Licence declarations of a tree.
 
-    globs: DEP-5's, compiled, relative to root. folders: directory → expression of its licence
-    files, None if it is unknown.
+    globs: DEP-5's, compiled, relative to root. folders: directory → texts of its licence files and
+    manifests, by name. found: the expressions of those asked for so far, None if unknown.
     """
 
     root: str
     globs: tuple[tuple[re.Pattern[str], str], ...]
-    folders: dict[str, str | None]
+    folders: dict[str, dict[str, str]]
+    found: dict[str, str | None] = field(default_factory=dict)
 
     def of(self, name: str, text: str) -> str | None:
-        """Return the licence of the file at path `name` with content `text`; None if unknown."""
+        """Return the licence of the file at path `name` with content `text`; None if unknown.
+
+        Raises SourceError if licenseclassifier is not installed.
+        """
         if tag := tag_of(text):
             return tag
         inner = name.removeprefix(self.root)
@@ -66,7 +70,9 @@ class Licences:
             if not folder:
                 return None
             folder = posixpath.dirname(folder)
-        licence = self.folders[folder]
+        if folder not in self.found:
+            self.found[folder] = _of_folder(self.folders[folder])
+        licence = self.found[folder]
         if licence and names_copyleft(text) and not _OF_COPYLEFT.search(licence):
             return joined([licence, COPYLEFT])
         return licence
@@ -91,8 +97,7 @@ def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
     """Build the licence declarations of a tree.
 
     said: texts of its licence files and manifests, by path. names: all file names; they locate
-    the sources' root where a Debian package is installed away from its copyright file. Raises
-    SourceError if licenseclassifier is not installed.
+    the sources' root where a Debian package is installed away from its copyright file.
     """
     globs: tuple[tuple[re.Pattern[str], str], ...] = ()
     folders: dict[str, dict[str, str]] = {}
@@ -111,12 +116,8 @@ def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
                     name.removesuffix("copyright").removesuffix("debian/"),
                     dep5(said[name]),
                 )
-    of_folders = {
-        folder: _of_folder(texts)
-        for folder, texts in folders.items()
-        if any(map(_is_licence_file, texts))
-    }
-    return Licences(root, globs, of_folders)
+    speaking = {name: texts for name, texts in folders.items() if any(map(is_licence, texts))}
+    return Licences(root, globs, speaking)
 
 
 def _of_folder(texts: Mapping[str, str]) -> str | None:

@@ -14,7 +14,6 @@ import importlib
 import io
 import itertools
 import lzma
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
@@ -56,7 +55,7 @@ def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
             if not start:
                 skipped.add("empty file", path)
                 return
-            codec = next((codec for codec in _CODECS if codec.magic.match(start)), None)
+            codec = next((codec for codec in _CODECS if start.startswith(codec.magic)), None)
             if codec is not None:
                 yield from _inflated(raw, codec)
                 return
@@ -160,22 +159,33 @@ _MARKS = (
 
 class _Codec(NamedTuple):
     name: str
-    magic: re.Pattern[bytes]
+    magic: tuple[bytes, ...]
     inflate: Callable[[IO[bytes]], Iterator[bytes]]
     suffixes: tuple[str, ...]
 
 
 def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
-    """Yield the decompressed bytes until they prove to be a bomb."""
-    size = 0
+    """Yield the decompressed bytes until they prove to be a bomb.
+
+    Small pieces are joined: what reads them pays for each.
+    """
+    size, held, pieces, broken = 0, 0, list[bytes](), None
     try:
         for piece in codec.inflate(raw):
-            size += len(piece)
-            if is_bomb(size, raw.tell()):
-                raise _Broken("expands too far")
-            yield piece
+            pieces.append(piece)
+            held += len(piece)
+            if held >= CHUNK_BYTES // 8:
+                size += held
+                if is_bomb(size, raw.tell()):
+                    raise _Broken("expands too far")
+                yield b"".join(pieces)
+                held, pieces = 0, []
     except _BREAKS as error:
-        raise _Broken(f"broken {codec.name}") from error
+        broken = _Broken(f"broken {codec.name}")
+        broken.__cause__ = error
+    yield b"".join(pieces)
+    if broken:
+        raise broken
 
 
 def is_bomb(size: int, compressed: int) -> bool:
@@ -225,15 +235,15 @@ def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
     try:
         dictionary = _dictionary(raw, zstandard)
         decompressor = zstandard.ZstdDecompressor(dictionary, max_window_size=WINDOW_BYTES)
-        frame, fresh = decompressor.decompressobj(), True
-        for block in iter(lambda: raw.read(1 << 10), b""):  # 4 bytes of it may be 128 KB
+        frame, fresh = decompressor.decompressobj(write_size=1 << 16), True
+        for block in iter(lambda: raw.read(1 << 12), b""):  # 4 bytes of it may be 128 KB
             while block:
                 if fresh:
                     _check_window(block, zstandard)
                 yield frame.decompress(block)
                 block, fresh = (frame.unused_data, True) if frame.eof else (b"", False)
                 if fresh:
-                    frame = decompressor.decompressobj()
+                    frame = decompressor.decompressobj(write_size=1 << 16)
     except zstandard.ZstdError as error:
         raise EOFError from error
     if not fresh:
@@ -268,12 +278,17 @@ def _dictionary(raw: IO[bytes], zstandard: Any) -> Any:
 
 
 _BREAKS = (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+_BZIP2_BLOCKS = (b"1AY&SY", b"\x17rE8P\x90")  # the first one, or the end of an empty file
+_BZIP2 = tuple(b"BZh%d%s" % (level, next) for level in range(1, 10) for next in _BZIP2_BLOCKS)
+_ZSTD = (
+    b"\x28\xb5\x2f\xfd",
+    *(b"%c\x2a\x4d\x18" % kind for kind in range(0x50, 0x60)),
+)  # or to skip
 _CODECS = (
-    _Codec("gzip", re.compile(rb"\x1f\x8b"), _gzip, (".gz",)),
-    _Codec("bzip2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), _bz2, (".bz2",)),
-    _Codec("xz", re.compile(rb"\xfd7zXZ\0"), _xz, (".xz",)),
-    # A frame, or one to skip.
-    _Codec("zstd", re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), _zstd, SUFFIXES[3:]),
+    _Codec("gzip", (b"\x1f\x8b",), _gzip, (".gz",)),
+    _Codec("bzip2", _BZIP2, _bz2, (".bz2",)),
+    _Codec("xz", (b"\xfd7zXZ\0",), _xz, (".xz",)),
+    _Codec("zstd", _ZSTD, _zstd, (".zst", ".zstd")),
 )
 
 

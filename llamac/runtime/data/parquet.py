@@ -15,7 +15,7 @@ from .decompress import SUFFIXES, chunks, is_bomb, package
 from .skipped import Skipped
 
 BATCH_ROWS = 1024
-BATCH_BYTES = 1 << 26  # of a batch of which each row repeats the longest value of a dictionary
+BATCH_BYTES = 1 << 28  # of a batch of which each row repeats the longest value of a dictionary
 
 _TEXT = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 _PLAIN = {"string", "large_string", "string_view", "bool", "float", "double", "halffloat"}
@@ -26,7 +26,7 @@ def columns_of(path: str) -> list[str]:
     """Return the names of a file's columns; empty for a broken file."""
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
-        with _opened(path, Skipped()) as file, parquet.ParquetFile(file) as table:
+        with _opened(path, Skipped()) as (_, native), parquet.ParquetFile(native) as table:
             return list(table.schema_arrow.names)
     except (OSError, ValueError, arrow.ArrowException):
         return []
@@ -43,7 +43,7 @@ def rows(
     """
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
-        with _opened(path, skipped) as file, parquet.ParquetFile(file) as table:
+        with _opened(path, skipped) as (file, native), parquet.ParquetFile(native) as table:
             if columns := _columns(table.schema_arrow, text, plain, nested, path, skipped):
                 yield from _rows(file, table, columns, path, skipped)
     except (OSError, ValueError, arrow.ArrowException) as error:
@@ -51,16 +51,21 @@ def rows(
 
 
 @contextmanager
-def _opened(path: str, skipped: Skipped) -> Iterator[IO[bytes]]:
-    """Open a file, or a temporary unpacked copy of one that is compressed as a whole."""
+def _opened(path: str, skipped: Skipped) -> Iterator[tuple[IO[bytes], str | IO[bytes]]]:
+    """Open a file, or a temporary unpacked copy of one that is compressed as a whole.
+
+    Yields the file and what pyarrow should open: the path, which is faster, unless pyarrow cannot
+    spell it.
+    """
     if not path.lower().endswith(SUFFIXES):
+        spelled = path.encode("utf-8", "ignore").decode() == path
         with open(path, "rb") as file:
-            yield file
+            yield file, path if spelled else file
         return
     with tempfile.TemporaryFile() as file:
         for piece in chunks(path, skipped):
             file.write(piece)
-        yield file
+        yield file, file
 
 
 def _columns(
@@ -135,17 +140,17 @@ def _records(batch: Any, text: str) -> Iterator[dict[str, Any]]:
     values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
     binary = _type(values.type).replace("string", "binary")  # a bad string would cost the batch
     rest = _plain_records(others) if others.num_columns else None
-    for at, value in enumerate(values.cast(binary)):
-        data = value.as_py()
-        found = data if data is None else data.decode(errors="surrogateescape")
-        yield {**rest[at], text: found} if rest else {text: found}
+    for at, data in enumerate(values.cast(binary).to_pylist()):
+        record = rest[at] if rest else {}
+        record[text] = data if data is None else data.decode(errors="surrogateescape")
+        yield record
 
 
 def _plain_records(batch: Any) -> list[dict[str, Any]]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:  # in one of the strings; the texts are read all the same
-        return [{}] * batch.num_rows
+        return [{} for _ in range(batch.num_rows)]
 
 
 def _longest(file: IO[bytes], columns: list[Any]) -> int:

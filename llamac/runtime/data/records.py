@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InputError, naming
@@ -38,19 +38,22 @@ class Record(NamedTuple):
     meta: dict[str, Any]
 
 
-def read_file(path: str, text_field: str, skipped: Skipped) -> Iterator[Record]:
+def read_file(
+    path: str, text_field: str, skipped: Skipped, with_meta: bool = True
+) -> Iterator[Record]:
     """Yield the records of a file whose format `input_files.FORMATS` knows; it may be compressed.
 
-    text_field: field or column that holds the text; unused for plain text. Raises InputError for an
-    unknown name.
+    text_field: field or column that holds the text; unused for plain text. with_meta: fill in the
+    records' meta. Raises InputError for an unknown name.
     """
+    wanted = META if with_meta else ()
     kind = format_of(path)
     if kind is None:
         raise unknown_name(path, "files", ENDINGS, "paths")
     if kind == "text":
         yield from _text(path, skipped)
         return
-    for number, record in _records(kind, path, text_field, skipped):
+    for number, record in _records(kind, path, text_field, wanted, skipped):
         if not isinstance(record, dict) or text_field not in record:
             has = f" (has {_names(record)})" if isinstance(record, dict) else ""
             if kind in TABLES:  # no other row has it either
@@ -59,13 +62,18 @@ def read_file(path: str, text_field: str, skipped: Skipped) -> Iterator[Record]:
             continue
         text = record.pop(text_field)
         if accepted(text, f"{path}:{number}", skipped):
-            yield Record(text, number, _meta(record))
+            yield Record(text, number, _meta(record) if wanted else {})
 
 
-def _records(kind: str, path: str, text_field: str, skipped: Skipped) -> Iterator[tuple[int, Any]]:
-    """Yield (number from 1, record) of a file of records; broken ones are counted as skipped."""
+def _records(
+    kind: str, path: str, text_field: str, wanted: Sequence[str], skipped: Skipped
+) -> Iterator[tuple[int, Any]]:
+    """Yield (number from 1, record) of a file of records; broken ones are counted as skipped.
+
+    wanted: the fields that parquet has to give besides the text; other formats give all.
+    """
     if kind == "parquet":
-        return rows(path, text_field, META, NESTED, skipped)
+        return rows(path, text_field, wanted, NESTED, skipped)
     pieces = utf8_chunks(path, skipped)
     if kind == "json lines":
         return _json_lines(pieces, path, skipped)
@@ -368,6 +376,6 @@ def _fields(path: str) -> dict[str, None]:
     kind = str(format_of(path))
     if kind == "parquet":
         return dict.fromkeys(columns_of(path))
-    records = _records(kind, path, "", Skipped())
+    records = _records(kind, path, "", (), Skipped())
     first = [record for _, record in itertools.islice(records, SAMPLED_RECORDS)]
     return {str(name): None for record in first if isinstance(record, dict) for name in record}

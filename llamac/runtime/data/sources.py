@@ -47,12 +47,13 @@ def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterato
         if limit is not None and seen >= limit:
             return
         yield text
-        seen += len(text.encode())
+        seen += len(text.encode()) if limit is not None else 0
 
 
 def _files(source: dict[str, Any], skipped: Skipped) -> Iterator[str]:
     for path in file_list(source):
-        for record in read_file(path, source.get("text_field", "text"), skipped):
+        text_field = source.get("text_field", "text")
+        for record in read_file(path, text_field, skipped, with_meta=False):
             yield record.text
 
 

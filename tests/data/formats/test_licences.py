@@ -290,5 +290,5 @@ def test_long_files_take_no_longer_than_they_are(unit: str) -> None:
     start = time.perf_counter()
     recognised(text)
     tag_of(text)
-    Licences("", (), {"": "MIT"}).of("a.py", text)
+    Licences("", (), {"": {"LICENSE": MIT}}).of("a.py", text)
     assert time.perf_counter() - start < 5
