@@ -52,19 +52,19 @@ def _file(at: Path, path: str | None) -> Iterator[Problem]:
 
 
 def _inputs(at: Path, source: Source) -> Iterator[Problem]:
-    from llamac.runtime.data.input_files import file_list
+    from llamac.data.readers import named_inputs
     from llamac.runtime.data.records import check_field
     from llamac.runtime.errors import InputError, SourceError
 
-    given, found, whole = source.written(), list[str](), True
+    found, whole = list[str](), True
     for number, pattern in enumerate(source.paths):
         try:
-            found += file_list(given | {"paths": [pattern]})
+            found += named_inputs(source.model_copy(update={"paths": (pattern,)}))
         except InputError as error:
             hint = RELATIVE if str(error).startswith("no ") else ""
             yield Problem((*at, "paths", number), f"source {source.name}: {error}", hint)
             whole = False
-    if source.kind != "files" or not whole:
+    if not whole:
         return
     try:
         check_field(found, source.text_field)

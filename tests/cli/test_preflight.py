@@ -90,3 +90,31 @@ def test_check_names_what_llama_has_not(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "vocabulary 4,096, tied embeddings, biases, rope scaled 8× (linear)\n" in said
     assert "  parameters 5,884,928\n" in said
+
+
+def test_check_knows_what_a_kind_can_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dump.pdf").write_bytes(b"x")
+    source = '[[data.source]]\nname = "w"\nkind = "wikipedia"\nshare = 1\npaths = ["dump.pdf"]\n'
+    (tmp_path / "run.toml").write_text(f'extends = "tiny"\n{source}')
+    assert main(["check", str(tmp_path / "run.toml")]) == 2
+    told = capsys.readouterr().err
+    assert "run.toml:6:10: error: source w:" in told
+    assert (
+        "dump.pdf: cannot read this kind of file. Names of kind = 'wikipedia' end in .xml" in told
+    )
+
+
+def test_prepare_says_which_line_cannot_be_read(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = SPEC.replace("dmi = 3", "dim = 64").replace('path = "gone.model"', 'kind = "bpe"')
+    spec.write_text(good.replace('paths = ["none/*.txt", "page.html"', 'paths = ["page.html"'))
+    assert main(["data", "prepare", str(spec), "--run", str(spec.parent / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "run.toml:9: source 'a': " in told
+    assert (
+        'page.html: cannot read this kind of file (kind = "commoncrawl" or "c4" reads it)' in told
+    )
+    assert not (spec.parent / "run").exists()

@@ -48,20 +48,27 @@ def reader_for(kind: str) -> Reader:
     return read
 
 
-def checked_inputs(source: Source) -> list[str]:
+def named_inputs(source: Source) -> list[str]:
     """Return the files and directories that a source is read from, in order.
 
-    Raises InputError if a path matches nothing, a file's name is unknown to the reader, or no
-    file of records has `text_field`; SourceError if a package is missing. Reads only the
-    beginnings of a few files.
+    Raises InputError if a path matches nothing, or a file whose name the reader does not know.
     """
     module = importlib.import_module(f"llamac.data.readers.{source.kind}")
     endings: tuple[str, ...] = getattr(module, "ENDINGS", ())
+    paths = file_list(source.written())
+    for path in paths if endings else ():
+        name = _PAGES.sub("", stem(path))
+        if not name.endswith(endings) and not files.has_records(path):
+            raise unknown_name(path, source.kind, (*endings, *RECORDS), "paths")
+    return paths
+
+
+def checked_inputs(source: Source) -> list[str]:
+    """Return `named_inputs`, after a look for `text_field` at the beginning of a few files.
+
+    Raises InputError with the source's name; SourceError if a package is missing.
+    """
     with naming(source.name):
-        paths = file_list(source.written())
-        for path in paths if endings else ():
-            name = _PAGES.sub("", stem(path))
-            if not name.endswith(endings) and not files.has_records(path):
-                raise unknown_name(path, source.kind, (*endings, *RECORDS), "paths")
+        paths = named_inputs(source)
         check_field((path for path in paths if files.has_records(path)), source.text_field)
     return paths
