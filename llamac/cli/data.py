@@ -119,14 +119,14 @@ def prepare(
 
 
 def _prepared(directory: Path, manifest: dict[str, Any], known: bool) -> str:
-    """What is there: `runs/x/data is prepared already: a 1,234 tokens and 12 for validation`."""
-    sources = [
-        f"{one['name']} {one['train']['tokens']:,} tokens and {one['validation']['tokens']:,} "
-        "for validation"
-        for one in manifest["sources"]
-    ]
-    state = "is prepared already" if known else "is prepared"
-    return f"{directory} {state}: {'; '.join(sources)}"
+    """What is there: `x/data holds 9 tokens of 1 sources, prepared before: a 8 and 1 held out`."""
+    from llamac.runtime.data.prepared import SPLITS
+
+    splits = [(one["name"], *(one[s]["tokens"] for s in SPLITS)) for one in manifest["sources"]]
+    total = sum(train + held for _, train, held in splits)
+    each = ", ".join(f"{name} {train:,} and {held:,} held out" for name, train, held in splits)
+    before = ", prepared before" if known else ""
+    return f"{directory} holds {total:,} tokens of {len(splits)} sources{before}: {each}"
 
 
 def _script(

@@ -39,8 +39,9 @@ def test_a_preparation_says_what_is_there_the_first_time_and_the_next(
     for n in range(40):
         (tmp_path / f"{n}.md").write_text(f"Many words about {n} and what comes after it.")
     command = ["data", "prepare", str(tmp_path / "run.toml"), "--run", str(tmp_path / "run")]
-    for state in ("is prepared: a ", "is prepared already: a "):
+    for state in ("", ", prepared before"):
         assert main([*command, "--workers", "1"]) == 0
         said = capsys.readouterr().out
-        assert f"{tmp_path}/run/data {state}" in said
-        assert "for validation" in said
+        assert f"{tmp_path}/run/data holds " in said
+        assert f" tokens of 1 sources{state}: a " in said
+        assert said.endswith(" held out\n")
