@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,19 +51,3 @@ def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spe
     for note in loaded.document.notes if loaded.document else ():
         print(f"note: {printable(note)}", file=sys.stderr)
     return loaded
-
-
-def writable(path: Path, option: str = "-o") -> None:
-    """Refuses what could not be written, before work is done for it."""
-    if path.is_dir():
-        raise typer.BadParameter(f"{path} is a directory", param_hint=option)
-    if not path.parent.is_dir():
-        raise typer.BadParameter(f"there is no directory {path.parent}", param_hint=option)
-
-
-def write(path: Path, content: str | bytes, option: str = "-o") -> None:
-    """Write the file that `option` names, atomically."""
-    from llamac.runtime import durable
-
-    writable(path, option)
-    durable.write(path, content.encode() if isinstance(content, str) else content)

@@ -49,7 +49,7 @@ def check_output(
         raise typer.BadParameter(f"there is no directory {path.parent}", param_hint=option)
     if not path.exists():
         return
-    if any(_same(path, Path(one)) for one in inputs):
+    if any(_same(path, Path(one).expanduser()) for one in inputs):
         message = f"{path} is an input of this command; name another file"
         raise typer.BadParameter(message, param_hint=option)
     if path.is_file() and not overwrite and not _made_here(path):
