@@ -66,7 +66,7 @@ def _locked(run: Path) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise RunError(
                 f"another trainer (process {holder}) is writing {run}: wait for it, stop it, "
-                "or choose another --run DIR"
+                "or choose another directory: -o DIR (train.py: --run DIR)"
             ) from None
         file.seek(0)
         file.truncate()
@@ -300,7 +300,8 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
         if own:
             raise RunError(
                 f"{run} already has checkpoints, up to step {own[-1]}: continue it with "
-                "--resume auto, choose another --run DIR, or move its checkpoints/ away first"
+                "--resume auto, choose another directory with -o DIR (train.py: --run DIR), "
+                "or move its checkpoints/ away first"
             )
         return None
     if resume != "auto":
@@ -309,7 +310,7 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
     if own and newest is None:
         raise RunError(
             f"no checkpoint of {run} is whole: restore one from a backup, choose another "
-            "--run DIR, or move its checkpoints/ away to start again from step 0"
+            "directory with -o DIR (train.py: --run DIR), or move its checkpoints/ away to start again from step 0"
         )
     return newest
 
@@ -318,7 +319,7 @@ def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
     if has_own and path.parent != (run / "checkpoints").resolve():
         raise RunError(
             f"{path} is not a checkpoint of {run}, which has some of its own: "
-            "choose another --run DIR"
+            "choose another directory with -o DIR (train.py: --run DIR)"
         )
     if problem := damage(path, ranks):
         raise RunError(f"cannot resume from {path}: {problem}")

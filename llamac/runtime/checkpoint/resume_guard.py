@@ -44,7 +44,8 @@ def require_same_curve(
         raise RunError(
             f"{path} was trained under other settings than these:\n"
             + "\n".join(lines)
-            + "\nset them back to go on, or start a new run with --run DIR"
+            + "\nset them back to go on, or start a new run with "
+            "-o DIR (train.py: --run DIR)"
         )
     return _longer(saved["schedule"], now["schedule"], step) if raised else ""
 
