@@ -310,7 +310,8 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
     if own and newest is None:
         raise RunError(
             f"no checkpoint of {run} is whole: restore one from a backup, choose another "
-            "directory with -o DIR (train.py: --run DIR), or move its checkpoints/ away to start again from step 0"
+            "directory with -o DIR (train.py: --run DIR), or move its checkpoints/ away to start "
+            "again from step 0"
         )
     return newest
 
