@@ -29,7 +29,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise Started
 
     monkeypatch.setattr(os, "execv", become)
-    monkeypatch.setattr("llamac.emit.run.bring_up_to_date", lambda *_: None)
+    monkeypatch.setattr("llamac.emit.run.bring_up_to_date", lambda *_, **__: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     return command
 
@@ -37,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def with_degrees(monkeypatch: pytest.MonkeyPatch, **degrees: int) -> None:
     spec = load_spec("tiny", ["launch.max_restarts=2", "launch.grace=40s"])
     spec = spec.model_copy(update={"parallel": Parallel.model_construct(None, **degrees)})
-    monkeypatch.setattr(train, "load", lambda *_: spec)
+    monkeypatch.setattr(train, "load", lambda *_, **__: spec)
 
 
 @pytest.mark.parametrize("nproc", [[], ["--nproc", "4"]], ids=["from the spec", "said again"])
