@@ -98,11 +98,11 @@ def test_nothing_is_written_over(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
-        (b"", "not an index"),
-        (b"MMIDIDX\x00\x00", "not an index"),
-        (HEADER.pack(b"something", 1, 8, 0, 1), "not an index"),
+        (b"", "not a Megatron index"),
+        (b"MMIDIDX\x00\x00", "not a Megatron index"),
+        (HEADER.pack(b"something", 1, 8, 0, 1), "not a Megatron index"),
         (HEADER.pack(MAGIC, 2, 8, 0, 1), "version 2"),
-        (HEADER.pack(MAGIC, 1, 7, 0, 1), "dtype 7"),
+        (HEADER.pack(MAGIC, 1, 7, 0, 1), "dtype code 7"),
         (HEADER.pack(MAGIC, 1, 8, 10**15, 10**15), "truncated"),
         (HEADER.pack(MAGIC, 1, 8, 1, 2) + struct.pack("<iqqq", -4, 0, 0, 1), "negative"),
         (HEADER.pack(MAGIC, 1, 8, 1, 2) + struct.pack("<iqqq", 2, 0, 1, 0), "out of order"),
