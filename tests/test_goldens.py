@@ -95,9 +95,9 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def compiled(spec: Spec, decided: SavedSets = ()) -> dict[str, Program]:
     """The program after each pass that changed it, by golden file name."""
     found: dict[str, Program] = {}
-    for number, stage in enumerate(stages(spec, decided=decided), 1):
+    for stage in stages(spec, decided=decided):
         if all(stage.program is not earlier for earlier in found.values()):
-            found[f"{number:02d}-{stage.name}.ir"] = stage.program
+            found[f"{stage.name}.ir"] = stage.program
     return found
 
 
@@ -201,7 +201,7 @@ def test_every_stage_matches_the_reference(case: Case) -> None:
 @every_case
 def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
     known, running = twin(case)
-    program = (programs(case) if case.small else running)["08-checkpoint.ir"]
+    program = (programs(case) if case.small else running)["checkpoint.ir"]
     without_xformers(program)
     found = logits(program, known.weights, tables(program, 16), known.tokens)
     assert_close(found, known.logits, "logits")
@@ -209,7 +209,7 @@ def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
 
 @every_case
 def test_every_value_has_its_recorded_type_at_full_size(case: Case) -> None:
-    program = programs(case)["08-checkpoint.ir"]
+    program = programs(case)["checkpoint.ir"]
     without_xformers(program)
     for region in program.regions.values():
         for module in filter(None, (region.forward, region.backward)):
@@ -295,7 +295,7 @@ def test_the_emitted_model_matches_the_reference(case: Case, emitted) -> None:
     canonical_views = sys.modules["runtime.parameters"].canonical_views
     known, running = twin(case)
     model = module.Model(dtype=torch.float64)
-    for name, table in tables(running["08-checkpoint.ir"], 16).items():
+    for name, table in tables(running["checkpoint.ir"], 16).items():
         setattr(model, name, table)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,7 +1,7 @@
 """Region → the source of its forward and backward functions, as a person would write them.
 
-One statement a line, the shape of what it makes in a comment, a blank line between the attention
-and the feed-forward half, and a word on what the backward pass computes again.
+One statement a line, the shape of what it makes in a comment, a heading over the attention and the
+feed-forward half, and a word on what the backward pass computes again.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from torch import fx
 
+from llamac.emit.halves import backward_halves, forward_halves, sections
+from llamac.emit.sizes import Sizes
 from llamac.emit.source import WIDTH, literal
 from llamac.ir.graph import (
     is_differentiable,
@@ -31,6 +33,9 @@ from llamac.ir.program import Region
 from llamac.ir.types import TensorType
 
 RUNTIME = "llamac.runtime."
+PLAIN = Sizes()
+"""No named constants: every number as it is."""
+
 PURPOSE = {
     "embed": "Token ids → the residual stream.",
     "head": "The residual stream → the sum of the losses over all targets.",
@@ -45,8 +50,8 @@ class Signature:
     """What a region's two functions take and return, by argument name.
 
     inputs: the forward's arguments. kept: those of the saved values that it computes and returns
-    beside its output. restored: the backward's arguments after the cotangent. gradients: one entry
-    per forward input, None where nothing flows back.
+    beside its output. restored: those inputs that the backward takes after the cotangent and before
+    what was kept. gradients: one entry per forward input, None where nothing flows back.
     """
 
     inputs: tuple[str, ...]
@@ -71,14 +76,16 @@ def signature(region: Region) -> Signature:
         output=output,
         kept=tuple(name for name in region.saved if name not in inputs),
         cotangent=placeholders(backward, "cotangent")[0].name,
-        restored=tuple(n.name for n in placeholders(backward, "saved", "constant", "param")),
+        restored=tuple(
+            name for name in inputs if name in {node.name for node in placeholders(backward)}
+        ),
         gradients=tuple(
             returned[_key(node)].name if is_differentiable(node) else None for node in arguments
         ),
     )
 
 
-def forward_source(region: Region) -> str:
+def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
     """`def <region>_forward(...)`: returns the output, and what the backward pass keeps."""
     sign = signature(region)
     graph = region.forward.graph
@@ -89,23 +96,27 @@ def forward_source(region: Region) -> str:
         [
             *_definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept)),
             f'    """{PURPOSE.get(region.name, LAYER)}"""',
-            *_body(graph, recomputed=frozenset()),
+            *_body(graph, forward_halves(region), frozenset(), sizes),
             *wrapped("return ", value),
         ]
     )
 
 
-def backward_source(region: Region) -> str:
+def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
     """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
     assert region.backward is not None
     sign = signature(region)
     graph = region.backward.graph
     value = ", ".join(name for name in sign.gradients if name is not None)
+    arguments = {node.name: node for node in placeholders(graph)}
+    order = (sign.cotangent, *sign.restored, *sign.kept)
     return "\n".join(
         [
-            *_definition(f"{region.name}_backward", placeholders(graph), several="," in value),
+            *_definition(
+                f"{region.name}_backward", [arguments[name] for name in order], "," in value
+            ),
             f'    """The gradients of `{region.name}_forward`."""',
-            *_body(graph, recomputed_ops(graph)),
+            *_body(graph, backward_halves(region), recomputed_ops(graph), sizes),
             *wrapped("return ", value),
         ]
     )
@@ -117,7 +128,7 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
         for node in ops_in(module.graph):
             if kernel := node.kwargs.get("kernel"):
                 yield f"kernels.attention_{kernel}", op_of(node).name.removeprefix("context_")
-            called = re.match(r"(\w+)\(", _expression(node))
+            called = re.match(r"(\w+)\(", _expression(node, PLAIN))
             if called and called[1] not in ("attention", "attention_backward"):
                 yield _runtime_module(op_of(node), called[1]), called[1]
 
@@ -158,28 +169,21 @@ def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Itera
     yield ") -> tuple[Tensor, ...]:" if several else ") -> Tensor:"
 
 
-def _body(graph: fx.Graph, recomputed: frozenset[fx.Node]) -> Iterator[str]:
-    section = None
-    parameters = {node.name: node.meta["param"] for node in placeholders(graph, "param")}
-    for node in ops_in(graph):
-        half = _half(node, parameters)
-        if section is not None and half not in (None, section):
-            yield ""
-        section = half or section
-        yield from _statement(node, recomputed)
+def _body(
+    graph: fx.Graph,
+    halves: dict[fx.Node, str],
+    recomputed: frozenset[fx.Node],
+    sizes: Sizes,
+) -> Iterator[str]:
+    begun = sections(halves)
+    for number, node in enumerate(ops_in(graph)):
+        if node in begun:
+            yield from ([""] if number else [])
+            yield f"    # {begun[node]}"
+        yield from _statement(node, recomputed, sizes)
 
 
-def _half(node: fx.Node, parameters: Mapping[str, str]) -> str | None:
-    """Which half of a block an op belongs to: that of the parameter it reads or differentiates."""
-    names = [operand.name for operand in node.all_input_nodes]
-    names += [value.name.removeprefix("d_") for value in results(node) if value is not None]
-    for name in names:
-        if name in parameters:
-            return "attention" if "attention" in parameters[name] else "feed_forward"
-    return None
-
-
-def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
+def _statement(node: fx.Node, recomputed: frozenset[fx.Node], sizes: Sizes) -> Iterator[str]:
     values = results(node)
     names = ["_" if value is None else value.name for value in values]
     kinds = node.meta["type"]
@@ -188,7 +192,7 @@ def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
     comment = "  # " + (f"{shapes[0]} each" if alike else ", ".join(shapes))
     if node in recomputed and op_of(node).cost != "view":
         comment += ", recomputed"
-    left, call = f"{', '.join(names)} = ", _expression(node)
+    left, call = f"{', '.join(names)} = ", _expression(node, sizes)
     if len(names) > 1 and 4 + len(left) + call.find("(") >= WIDTH:
         yield from ("    (", *(f"        {name}," for name in names))
         yield from wrapped(") = ", call, comment)
@@ -196,12 +200,13 @@ def _statement(node: fx.Node, recomputed: frozenset[fx.Node]) -> Iterator[str]:
         yield from wrapped(left, call, comment)
 
 
-def _expression(node: fx.Node) -> str:
+def _expression(node: fx.Node, sizes: Sizes) -> str:
     op = op_of(node)
+    attributes = {key: sizes.attribute(key, value) for key, value in node.kwargs.items()}
     operands = ["None" if operand is None else str(operand) for operand in node.args]
     if op.emit is not None:
-        return op.emit(*operands, **{key: _Source(value) for key, value in node.kwargs.items()})
-    named = [f"{key}={literal(value)}" for key, value in node.kwargs.items()]
+        return op.emit(*operands, **{key: _Source(value) for key, value in attributes.items()})
+    named = [f"{key}={literal(value)}" for key, value in attributes.items()]
     return f"{op.eager.__name__}({', '.join(operands + named)})"
 
 
@@ -237,16 +242,6 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
     else:
         yield from (f"{margin}    {item}," for item in _elements(inside))
     yield f"{margin}{tail}{comment}"
-
-
-def assigned(names: Sequence[str], call: str, indent: int) -> Iterator[str]:
-    """`names = call`, split where ruff would split it: in the call, or at many names instead."""
-    left, margin = f"{', '.join(names)} = ", " " * indent
-    if indent + len(left) + call.index("(") + 1 <= WIDTH:
-        yield from wrapped(left, call, indent=indent)
-    else:
-        yield from (f"{margin}(", *(f"{margin}    {name}," for name in names))
-        yield f"{margin}) = {call}"
 
 
 def _elements(text: str) -> Iterator[str]:

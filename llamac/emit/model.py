@@ -7,7 +7,6 @@ from typing import Any
 
 import llamac
 from llamac.emit.functions import (
-    assigned,
     backward_source,
     forward_source,
     runtime_imports,
@@ -15,9 +14,10 @@ from llamac.emit.functions import (
     signature,
     wrapped,
 )
+from llamac.emit.sizes import Sizes
 from llamac.emit.source import WIDTH, environment, literal
 from llamac.ir.graph import output_of, placeholders, type_of
-from llamac.ir.program import Parameter, Program, Region
+from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES
 from llamac.passes.flops import flops_per_token, matmul_parameters
 
@@ -34,19 +34,21 @@ def render_model(program: Program, fsdp: bool = False) -> str:
     ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
-    sources = [_region(region) for region in regions]
+    sizes = Sizes.of(program)
+    sources = [_region(region, sizes) for region in regions]
     values = {
         "name": program.name,
         "fsdp": fsdp,
         "version": llamac.__version__,
         "layers": len(program.layers),
+        "sizes": sizes.constants(),
         "parameters": program.parameter_count,
         "matmul_parameters": matmul,
         "flops_per_token": flops_per_token(program),
         "imports": list(runtime_imports(regions, "runtime", _own_imports(program))),
         "init": _init(program),
         "packs": {
-            p.name: tuple((piece.name, piece.rows) for piece in p.pieces)
+            p.name: tuple((piece.name, sizes.rows(piece)) for piece in p.pieces)
             for p in program.parameters.values()
             if p.packed or p.type.placement("tp") == "S(0)"
         },
@@ -62,8 +64,8 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
         "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
         "dtype": str(DTYPES[next(iter(program.parameters.values())).type.dtype]),
-        "block": _block(program),
-        "model": _model(program),
+        "block": _block(program, sizes),
+        "model": _model(program, sizes),
     }
     return environment().get_template("model.py.j2").render(values)
 
@@ -117,49 +119,55 @@ def _function(region: Region) -> str:
     return "".join(part.title() for part in region.name.split("_")) + "Function"
 
 
-def _region(region: Region) -> dict[str, Any]:
-    sign = signature(region)
-    values: dict[str, Any] = {"name": region.name, "forward": forward_source(region)}
+def _region(region: Region, sizes: Sizes) -> dict[str, Any]:
+    values: dict[str, Any] = {"name": region.name, "forward": forward_source(region, sizes)}
     if region.backward is None:
         return values
-    function = _function(region)
-    kept = [name for name in sign.restored if name not in sign.kept]
-    if sign.kept:
-        first = next(i for i, name in enumerate(sign.restored) if name in sign.kept)
-        kept.insert(first, "*kept")
-    gradients = [name or "None" for name in sign.gradients]
-    flowing = [name for name in sign.gradients if name is not None]
-    values |= {
-        "function": function,
-        "backward": backward_source(region),
-        "output": sign.output,
-        "cotangent": sign.cotangent,
-        "forward_call": [
-            *wrapped(
-                f"{sign.output}, kept = " if sign.kept else f"{sign.output} = ",
-                f"{function}.run_forward({', '.join(sign.inputs)})",
-                indent=8,
-            ),
-            *wrapped("", f"ctx.save_for_backward({', '.join(kept)})", indent=8),
-        ],
-        "definition": list(
-            wrapped(
-                "def ",
-                f"forward(ctx: Any, {', '.join(f'{name}: Tensor' for name in sign.inputs)})",
-                " -> Tensor:",
-            )
-        ),
-        "returned": list(wrapped("return ", ", ".join(gradients), indent=8)),
-        "backward_call": list(
-            assigned(
-                flowing, f"{function}.run_backward({sign.cotangent}, *ctx.saved_tensors)", indent=8
-            )
-        ),
+    return values | {
+        "function": _function(region),
+        "backward": backward_source(region, sizes),
+        **_wrapper(region),
     }
-    return values
 
 
-def _block(program: Program) -> dict[str, Any]:
+def _wrapper(region: Region) -> dict[str, Any]:
+    """Lines of the autograd.Function: what forward keeps, and the gradients that backward returns.
+
+    saves: statements that pick and save inputs and kept values. made, returned: gradients as they
+    come from the backward function, and with None for inputs that have none.
+    """
+    sign = signature(region)
+    saved = "*inputs"
+    saves: list[str] = []
+    if sign.restored != sign.inputs:
+        picked = [name if name in sign.restored else "_" for name in sign.inputs]
+        saves, saved = list(_unpacked(picked, "inputs")), ", ".join(sign.restored)
+    if sign.kept:
+        saved += ", *kept"
+    saves += wrapped("", f"ctx.save_for_backward({saved})", indent=8)
+    weights = len(placeholders(region.forward.graph, "param"))
+    before, own = sign.gradients[:-weights], sign.gradients[-weights:]
+    flowing = [name for name in before if name is not None]
+    d_weights = str(own[0]) if weights == 1 else "*d_weights" if flowing else "d_weights"
+    returned = [*map(str, before), d_weights if weights == 1 else "*d_weights"]
+    return {
+        "output": f"{sign.output}, kept" if sign.kept else sign.output,
+        "returns": sign.output,
+        "cotangent": sign.cotangent,
+        "saves": saves,
+        "made": ", ".join([*flowing, d_weights]),
+        "returned": ", ".join(returned),
+    }
+
+
+def _unpacked(names: list[str], value: str) -> Iterator[str]:
+    """Yield `names = value`, a name a line where they do not fit on one."""
+    line = f"        {', '.join(names)} = {value}"
+    lines = ["        (", *(f"            {name}," for name in names), f"        ) = {value}"]
+    yield from [line] if len(line) <= WIDTH else lines
+
+
+def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
     region = program.regions[program.layers[0]]
     names = [node.meta["param"] for node in placeholders(region.forward.graph, "param")]
     attributes: list[str] = []
@@ -168,13 +176,17 @@ def _block(program: Program) -> dict[str, Any]:
             attributes += [
                 line
                 for name in members
-                for line in _parameter(f"self.{_last(name)} = ", program.parameters[name], 8)
+                for line in _parameter(
+                    f"self.{_last(name)} = ", sizes.shape(program.parameters[name]), 8
+                )
             ]
             continue
         attributes.append(f"        self.{owner} = nn.ParameterDict(")
         attributes.append("            {")
         for name in members:
-            attributes += _parameter(f'"{_last(name)}": ', program.parameters[name], 16, ",")
+            attributes += _parameter(
+                f'"{_last(name)}": ', sizes.shape(program.parameters[name]), 16, ","
+            )
         attributes += ["            }", "        )"]
     weights = ", ".join(_attribute(name) for name in names)
     return {
@@ -188,10 +200,11 @@ def _block(program: Program) -> dict[str, Any]:
 
 
 def _layer_functions(program: Program) -> str:
-    """Return the function of each layer, as an expression: `(BlockFunction,) * 6`."""
-    return " + ".join(
-        f"({_function(program.regions[name])},) * {count}" for name, count in program.layer_runs
-    )
+    """Return the function of each layer, as an expression: `(BlockFunction,) * N_LAYERS`."""
+    runs = program.layer_runs
+    counts = ["N_LAYERS"] if len(runs) == 1 else [str(count) for _, count in runs]
+    functions = [_function(program.regions[name]) for name, _ in runs]
+    return " + ".join(f"({f},) * {n}" for f, n in zip(functions, counts, strict=True))
 
 
 def _by_owner(names: list[str]) -> dict[str, list[str]]:
@@ -212,14 +225,16 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _parameter(left: str, parameter: Parameter, indent: int, end: str = "") -> Iterator[str]:
-    sizes = ", ".join(map(str, parameter.type.shape))
-    yield f"{' ' * indent}{left}nn.Parameter(torch.empty({sizes}, **placement)){end}"
+def _parameter(left: str, shape: list[Any], indent: int, end: str = "") -> Iterator[str]:
+    made = f"torch.empty({', '.join(map(str, shape))}, **placement)"
+    yield from wrapped(left, f"nn.Parameter({made})", end, indent)
 
 
-def _model(program: Program) -> dict[str, Any]:
+def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
     """Return the attributes of Model, and how it calls each region."""
     once = [p for p in program.parameters.values() if not p.per_layer]
+    first = [p for p in once if p.name in _embedding(program)]
+    last = [p for p in once if p not in first]
     deeper = 12 if program.stages else 8  # under an `if`: the first stage's, or the last's
     calls = {}
     for name in ("embed", "head", "evaluate", "logits"):
@@ -231,35 +246,31 @@ def _model(program: Program) -> dict[str, Any]:
     buffer = next(iter(program.buffers.values()), None)
     return {
         "before": [
-            line for p in once if p.name in _embedding(program) for line in _once(p, deeper)
+            line for p in first for line in _parameter(f"self.{p.name} = ", sizes.shape(p), deeper)
         ],
         "after": [
-            line for p in once if p.name not in _embedding(program) for line in _once(p, deeper)
+            line for p in last for line in _parameter(f"self.{p.name} = ", sizes.shape(p), deeper)
         ],
         "calls": calls,
-        "tables": buffer and list(_tables(dict(buffer.arguments))),
+        "tables": buffer and list(_tables(dict(buffer.arguments), sizes)),
     }
 
 
-def _tables(arguments: dict[str, Any]) -> Iterator[str]:
+def _tables(arguments: dict[str, Any], sizes: Sizes) -> Iterator[str]:
     """Yield the call that makes the rotary tables, on as many lines as it takes."""
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
-    sizes = [str(arguments["positions"]), str(arguments["head_dim"])]
+    shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]
     short = [f"{key}={literal(value, used=-WIDTH)}" for key, value in values.items()]
-    inside = ", ".join([*sizes, *short, "device=device"])
+    inside = ", ".join([*shape, *short, "device=device"])
     if len(inside) + 12 <= WIDTH:
         yield from wrapped("cos, sin = ", f"rope_tables({inside})", indent=8)
         return
     long = [f"{key}={literal(value, len(key) + 14, indent=12)}" for key, value in values.items()]
     yield "        cos, sin = rope_tables("
-    yield from (f"            {argument}," for argument in [*sizes, *long, "device=device"])
+    yield from (f"            {argument}," for argument in [*shape, *long, "device=device"])
     yield "        )"
 
 
 def _embedding(program: Program) -> set[str]:
     graph = program.regions["embed"].forward.graph
     return {node.meta["param"] for node in placeholders(graph, "param")}
-
-
-def _once(parameter: Parameter, indent: int) -> Iterator[str]:
-    return _parameter(f"self.{parameter.name} = ", parameter, indent)

@@ -94,14 +94,14 @@ class _Lowering:
         weights = self._block_weights(g)
 
         attention_in = self._norm(g, x, weights, "attention_norm", "attention_in") if pre else x
-        attended = self._attention(g, attention_in, tables, weights)
-        h = g.op(add, x, attended, name="h" if pre else "h_sum")
+        attn_out = self._attention(g, attention_in, tables, weights)
+        h = g.op(add, x, attn_out, name="h" if pre else "h_sum")
         if not pre:
             h = self._norm(g, h, weights, "attention_norm", "h")
 
         ffn_in = self._norm(g, h, weights, "ffn_norm", "ffn_in") if pre else h
-        fed = self._feed_forward(g, ffn_in, weights)
-        out = g.op(add, h, fed, name="out" if pre else "out_sum")
+        ffn_out = self._feed_forward(g, ffn_in, weights)
+        out = g.op(add, h, ffn_out, name="out" if pre else "out_sum")
         if not pre:
             out = self._norm(g, out, weights, "ffn_norm", "out")
         return Region("block", g.output(out))
@@ -153,7 +153,7 @@ class _Lowering:
             where=self._at("kernels.attention") or attention_at,
         )
         merged = g.op(merge_heads, context, name="merged", where=attention_at)
-        return self._linear(g, merged, weights, "attention.wo", name="attended", where=attention_at)
+        return self._linear(g, merged, weights, "attention.wo", name="attn_out", where=attention_at)
 
     def _feed_forward(self, g: Builder, x: fx.Node, weights: dict[str, fx.Node]) -> fx.Node:
         at = self._at("model.activation")
@@ -166,7 +166,7 @@ class _Lowering:
         else:
             wide = self._linear(g, x, weights, "feed_forward.w1", name="wide", where=at)
             hidden = g.op(activation, wide, name="hidden", where=at)
-        return self._linear(g, hidden, weights, "feed_forward.w2", name="fed", where=at)
+        return self._linear(g, hidden, weights, "feed_forward.w2", name="ffn_out", where=at)
 
     def _logits(self, g: Builder, x: fx.Node) -> fx.Node:
         weights = self._norm_weights(g, "norm", "norm")

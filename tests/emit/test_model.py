@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,16 @@ from torch._dynamo.testing import CompileCounter
 
 from llamac.passes.pipeline import compile_spec
 from llamac.spec import Spec
-from tests.emit.conftest import batch, gradients, load, random_weights, relative_error, small
+from llamac.verify.emitted import imported
+from tests.emit.conftest import (
+    batch,
+    files,
+    gradients,
+    load,
+    random_weights,
+    relative_error,
+    small,
+)
 
 
 def run(module: Any, spec: Spec, weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -164,3 +174,52 @@ def test_shorter_prompts_and_larger_batches_run(emitted) -> None:
         for length in (1, 7):  # causal: what comes after changes nothing
             assert relative_error(model.logits(tokens[:, :length]), whole[:, :length]) < 1e-5
         assert model.logits(tokens.repeat(3, 1)).shape == (6, 24, 331)
+
+
+# -- what a person reads and edits -----------------------------------------------------------------
+
+EDITS = {
+    "DIM": "model.dim=64",
+    "N_HEADS": "model.n_heads=8",
+    "N_KV_HEADS": "model.n_kv_heads=3",
+    "HEAD_DIM": "model.head_dim=16",
+    "FFN_DIM": "model.ffn_dim=56",
+    "VOCAB_SIZE": "model.vocab_size=400",
+    "MAX_POSITIONS": "batch.sequence_length=32",
+    "EPS": "model.norm_eps=1e-2",
+    "N_LAYERS": "model.n_layers=3",
+}
+
+
+@pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
+@pytest.mark.parametrize("name", EDITS)
+def test_a_size_is_written_once(base: str, name: str) -> None:
+    """Another value of a named constant makes the model that a spec with that value makes."""
+    apart = ("model.n_kv_heads=2",) if name in ("N_HEADS", "N_KV_HEADS") else ()
+    given, wanted = small(*apart, base=base), small(*apart, EDITS[name], base=base)
+    value = EDITS[name].partition("=")[2]
+    ours, theirs = files(given), files(wanted)
+    edited = re.sub(rf"(?m)^{name} = \S+", f"{name} = {float(value):g}", ours["model.py"])
+    assert edited != ours["model.py"]
+    with imported(theirs) as module:
+        weights = random_weights(wanted, module)
+        expected = run(module, wanted, weights)
+    with imported({**ours, "model.py": edited}) as module:
+        loss, found = run(module, wanted, weights)
+    assert torch.equal(loss, expected[0])
+    assert found.keys() == expected[1].keys()
+    assert all(torch.equal(found[key], gradient) for key, gradient in expected[1].items())
+
+
+@pytest.mark.parametrize("base", ["tiny", "gpt3-block", "post-norm"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> None:
+    text = files(small(f"parallel.tensor={ranks}", base=base))["model.py"]
+    forward = text[text.index("def block_forward") : text.index("def block_backward")]
+    backward = text[text.index("def block_backward") : text.index("class BlockFunction")]
+    assert re.findall("    # (.*)\n", forward) == ["attention", "feed-forward"]
+    assert re.findall("    # (.*)\n", backward)[-2:] == ["feed-forward", "attention"]
+    for half in (forward, backward):
+        headed = re.split("    # (.*)\n", half)
+        sections = dict(zip(headed[1::2], headed[2::2], strict=True))
+        assert "merged = context.flatten(-2)" in sections["attention"]

@@ -53,7 +53,7 @@ def test_selective_keeps_what_llama_kept(spec: str) -> None:
         "qkv_rotated",
         "context",
         "logsumexp",
-        "attended",
+        "attn_out",
         "gate_up",
     ]
 
@@ -75,7 +75,7 @@ def test_selective_keeps_at_most_twelve_sbh_of_a_llama_block(spec: str) -> None:
 
 
 def test_the_sum_for_65b_is_the_one_on_paper() -> None:
-    """x 1, qkv 3, context 1, attended 1, gate and up 2·22016/8192, and 64 float32 log-sum-exps a
+    """x 1, qkv 3, context 1, attn_out 1, gate and up 2·22016/8192, and 64 float32 log-sum-exps a
     position against 8192 bfloat16 elements."""
     assert sbh("65b") == pytest.approx(6 + 2 * 22016 / 8192 + 64 * 2 / 8192, abs=1e-12)
 
@@ -114,7 +114,7 @@ def test_a_view_costs_nothing_and_a_kept_view_keeps_what_it_looks_into() -> None
 def test_every_forward_value_has_its_status() -> None:
     status = {value.name: value.status for value in of_block("tiny").values}
     assert status["hidden"] == status["h"] == status["attention_in"] == "recomputed"
-    assert status["qkv"] == status["out"] == status["fed"] == "not needed"
+    assert status["qkv"] == status["out"] == status["ffn_out"] == "not needed"
     assert status["gate_up"] == "saved"
 
 

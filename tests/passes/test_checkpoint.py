@@ -110,7 +110,7 @@ def test_selective_keeps_what_llama_kept() -> None:
         "qkv_rotated",
         "context",
         "logsumexp",
-        "attended",
+        "attn_out",
         "gate_up",
     }
 

@@ -80,7 +80,7 @@ def test_it_is_read_back_and_emitted() -> None:
     assert print_program(parse_program(text)) == text
     emitted = render_model(program)
     assert '_, qkv = gather_linear(attention_in, wqkv, "tp")' in emitted
-    assert 'attended = linear_scatter(merged, wo, "tp")' in emitted
+    assert 'attn_out = linear_scatter(merged, wo, "tp")' in emitted
 
 
 def test_the_estimate_hides_what_is_transferred_under_the_matmul() -> None:

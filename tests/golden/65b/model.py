@@ -27,6 +27,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 8192
+N_HEADS = 64
+N_KV_HEADS = 64
+HEAD_DIM = 128
+FFN_DIM = 22016
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 2048
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 2_143_330_304
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 1,881,145,344 parameters of matmuls and attention is counted in full, not its causal half.
@@ -50,13 +60,13 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 8192),
-        ("layers.*.attention.wk", 8192),
-        ("layers.*.attention.wv", 8192),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.feed_forward.w13": (
-        ("layers.*.feed_forward.w1", 22016),
-        ("layers.*.feed_forward.w3", 22016),
+        ("layers.*.feed_forward.w1", FFN_DIM),
+        ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -79,7 +89,7 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
     """The gradients of `embed_forward`."""
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=32000)  # [32000, 8192]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 8192]
     return d_tok_embeddings
 
 
@@ -90,8 +100,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -116,35 +127,30 @@ def block_forward(
     w2: Tensor,  # [8192, 22016]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192]
     qkv = linear(attention_in, wqkv)  # [B, S, 24576]
-    qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 192, 128]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 192, 128]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=128, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 192, 128]
-    q, k, v = qkv_rotated.split((64, 64, 64), dim=2)  # [B, S, 64, 128] each
-    context, logsumexp = attention(
-        q, k, v, scale=0.08838834764831845
-    )  # [B, S, 64, 128], [B, 64, S]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 64, 128] each
+    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 64, 128], [B, 64, S]
     merged = context.flatten(-2)  # [B, S, 8192]
-    attended = linear(merged, wo)  # [B, S, 8192]
+    attn_out = linear(merged, wo)  # [B, S, 8192]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each
     gate_up = linear(ffn_in, w13)  # [B, S, 44032]
     hidden = packed_swiglu(gate_up)  # [B, S, 22016]
-    fed = linear(hidden, w2)  # [B, S, 8192]
-    out = h + fed  # [B, S, 8192]
-    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
+    ffn_out = linear(hidden, w2)  # [B, S, 8192]
+    out = h + ffn_out  # [B, S, 8192]
+    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 8192]
     x: Tensor,  # [B, S, 8192]
-    qkv_rotated: Tensor,  # [B, S, 192, 128]
-    context: Tensor,  # [B, S, 64, 128]
-    logsumexp: Tensor,  # [B, 64, S]
-    attended: Tensor,  # [B, S, 8192]
-    gate_up: Tensor,  # [B, S, 44032]
     rope_cos: Tensor,  # [S, 64]
     rope_sin: Tensor,  # [S, 64]
     attention_norm: Tensor,  # [8192]
@@ -153,37 +159,49 @@ def block_backward(
     ffn_norm: Tensor,  # [8192]
     w13: Tensor,  # [44032, 8192]
     w2: Tensor,  # [8192, 22016]
+    qkv_rotated: Tensor,  # [B, S, 192, 128]
+    context: Tensor,  # [B, S, 64, 128]
+    logsumexp: Tensor,  # [B, 64, S]
+    attn_out: Tensor,  # [B, S, 8192]
+    gate_up: Tensor,  # [B, S, 44032]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 22016], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [8192, 22016]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 22016]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 44032]
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 8192] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [44032, 8192]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 8192], [8192]
-    merged = context.flatten(-2)  # [B, S, 8192]
 
+    # attention
+    merged = context.flatten(-2)  # [B, S, 8192]
     d_wo = weight_gradient(d_h, merged)  # [8192, 8192]
     d_merged = input_gradient(d_h, wo)  # [B, S, 8192]
-    d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 64, 128]
-    q, k, v = qkv_rotated.split((64, 64, 64), dim=2)  # [B, S, 64, 128] each
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 64, 128]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 64, 128] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 64, 128] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 192, 128]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=128, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 192, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 24576]
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 8192], recomputed
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [24576, 8192]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 8192], [8192]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -196,32 +214,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -234,9 +235,9 @@ def head_forward(
     output: Tensor,  # [32000, 8192]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
-        normed, output, labels, chunk=1024
+        normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 8192], [32000, 8192]
     return loss, (d_normed_per_loss, d_output_per_loss)
 
@@ -244,14 +245,14 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 8192]
+    norm: Tensor,  # [8192]
     d_normed_per_loss: Tensor,  # [B, S, 8192]
     d_output_per_loss: Tensor,  # [32000, 8192]
-    norm: Tensor,  # [8192]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 8192]
     d_output = d_output_per_loss * d_loss  # [32000, 8192]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S, 8192], [8192]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 8192], [8192]
     return d_x, d_norm, d_output
 
 
@@ -262,15 +263,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, output)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_output = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_output
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -283,8 +285,8 @@ def evaluate_forward(
     output: Tensor,  # [32000, 8192]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 8192]
-    loss = linear_cross_entropy(normed, output, labels, chunk=1024)  # scalar
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
+    loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -297,7 +299,7 @@ def logits_forward(
     output: Tensor,  # [32000, 8192]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
     logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
@@ -311,18 +313,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(8192, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(8192, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(24576, 8192, **placement)),
-                "wo": nn.Parameter(torch.empty(8192, 8192, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(44032, 8192, **placement)),
-                "w2": nn.Parameter(torch.empty(8192, 22016, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -349,16 +353,16 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(32000, 8192, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(8192, **placement))
-        self.output = nn.Parameter(torch.empty(32000, 8192, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
-        cos, sin = rope_tables(2048, 128, theta=10000.0, device=device)
+        cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

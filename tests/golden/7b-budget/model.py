@@ -27,6 +27,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 4096
+N_HEADS = 32
+N_KV_HEADS = 32
+HEAD_DIM = 128
+FFN_DIM = 11008
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 2048
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 666_914_816
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 535,822,336 parameters of matmuls and attention is counted in full, not its causal half.
@@ -50,13 +60,13 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 4096),
-        ("layers.*.attention.wk", 4096),
-        ("layers.*.attention.wv", 4096),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.feed_forward.w13": (
-        ("layers.*.feed_forward.w1", 11008),
-        ("layers.*.feed_forward.w3", 11008),
+        ("layers.*.feed_forward.w1", FFN_DIM),
+        ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -79,7 +89,7 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
     """The gradients of `embed_forward`."""
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=32000)  # [32000, 4096]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 4096]
     return d_tok_embeddings
 
 
@@ -90,8 +100,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -116,29 +127,30 @@ def block_lean_forward(
     w2: Tensor,  # [4096, 11008]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 4096]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
     qkv = linear(attention_in, wqkv)  # [B, S, 12288]
-    qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 96, 128]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 96, 128]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=64, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 96, 128]
-    q, k, v = qkv_rotated.split((32, 32, 32), dim=2)  # [B, S, 32, 128] each
-    context, _ = attention(q, k, v, scale=0.08838834764831845)  # [B, S, 32, 128], [B, 32, S]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 32, 128] each
+    context, _ = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 32, 128], [B, 32, S]
     merged = context.flatten(-2)  # [B, S, 4096]
-    attended = linear(merged, wo)  # [B, S, 4096]
+    attn_out = linear(merged, wo)  # [B, S, 4096]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 4096] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each
     gate_up = linear(ffn_in, w13)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 11008]
-    fed = linear(hidden, w2)  # [B, S, 4096]
-    out = h + fed  # [B, S, 4096]
+    ffn_out = linear(hidden, w2)  # [B, S, 4096]
+    out = h + ffn_out  # [B, S, 4096]
     return out, (qkv_rotated,)
 
 
 def block_lean_backward(
     d_out: Tensor,  # [B, S, 4096]
     x: Tensor,  # [B, S, 4096]
-    qkv_rotated: Tensor,  # [B, S, 96, 128]
     rope_cos: Tensor,  # [S, 64]
     rope_sin: Tensor,  # [S, 64]
     attention_norm: Tensor,  # [4096]
@@ -147,16 +159,19 @@ def block_lean_backward(
     ffn_norm: Tensor,  # [4096]
     w13: Tensor,  # [22016, 4096]
     w2: Tensor,  # [4096, 11008]
+    qkv_rotated: Tensor,  # [B, S, 96, 128]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_lean_forward`."""
-    q, k, v = qkv_rotated.split((32, 32, 32), dim=2)  # [B, S, 32, 128] each
+    # attention
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 32, 128] each
     context, logsumexp = attention(
-        q, k, v, scale=0.08838834764831845
+        q, k, v, scale=HEAD_DIM**-0.5
     )  # [B, S, 32, 128], [B, 32, S], recomputed
     merged = context.flatten(-2)  # [B, S, 4096]
-    attended = linear(merged, wo)  # [B, S, 4096], recomputed
+    attn_out = linear(merged, wo)  # [B, S, 4096], recomputed
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 4096] each, recomputed
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each, recomputed
     gate_up = linear(ffn_in, w13)  # [B, S, 22016], recomputed
     hidden = packed_swiglu(gate_up)  # [B, S, 11008], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [4096, 11008]
@@ -165,25 +180,31 @@ def block_lean_backward(
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [22016, 4096]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 4096]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 4096], [4096]
 
+    # attention
     d_wo = weight_gradient(d_h, merged)  # [4096, 4096]
     d_merged = input_gradient(d_h, wo)  # [B, S, 4096]
-    d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 32, 128]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 32, 128]
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 32, 128] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 96, 128]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=64, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 96, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 12288]
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 4096], recomputed
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [12288, 4096]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 4096], [4096]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 4096]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -196,38 +217,15 @@ class BlockLeanFunction(torch.autograd.Function):
     run_backward = staticmethod(block_lean_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockLeanFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockLeanFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        (
-            d_x,
-            d_attention_norm,
-            d_wqkv,
-            d_wo,
-            d_ffn_norm,
-            d_w13,
-            d_w2,
-        ) = BlockLeanFunction.run_backward(d_out, *ctx.saved_tensors)
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockLeanFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # block --------------------------------------------------------------------------------------------
@@ -245,31 +243,30 @@ def block_forward(
     w2: Tensor,  # [4096, 11008]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 4096]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
     qkv = linear(attention_in, wqkv)  # [B, S, 12288]
-    qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 96, 128]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 96, 128]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=64, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 96, 128]
-    q, k, v = qkv_rotated.split((32, 32, 32), dim=2)  # [B, S, 32, 128] each
-    context, _ = attention(q, k, v, scale=0.08838834764831845)  # [B, S, 32, 128], [B, 32, S]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 32, 128] each
+    context, _ = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 32, 128], [B, 32, S]
     merged = context.flatten(-2)  # [B, S, 4096]
-    attended = linear(merged, wo)  # [B, S, 4096]
+    attn_out = linear(merged, wo)  # [B, S, 4096]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 4096] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each
     gate_up = linear(ffn_in, w13)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 11008]
-    fed = linear(hidden, w2)  # [B, S, 4096]
-    out = h + fed  # [B, S, 4096]
-    return out, (qkv_rotated, attended, gate_up)
+    ffn_out = linear(hidden, w2)  # [B, S, 4096]
+    out = h + ffn_out  # [B, S, 4096]
+    return out, (qkv_rotated, attn_out, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 4096]
     x: Tensor,  # [B, S, 4096]
-    qkv_rotated: Tensor,  # [B, S, 96, 128]
-    attended: Tensor,  # [B, S, 4096]
-    gate_up: Tensor,  # [B, S, 22016]
     rope_cos: Tensor,  # [S, 64]
     rope_sin: Tensor,  # [S, 64]
     attention_norm: Tensor,  # [4096]
@@ -278,40 +275,50 @@ def block_backward(
     ffn_norm: Tensor,  # [4096]
     w13: Tensor,  # [22016, 4096]
     w2: Tensor,  # [4096, 11008]
+    qkv_rotated: Tensor,  # [B, S, 96, 128]
+    attn_out: Tensor,  # [B, S, 4096]
+    gate_up: Tensor,  # [B, S, 22016]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 11008], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [4096, 11008]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 11008]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 22016]
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 4096] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [22016, 4096]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 4096]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 4096], [4096]
-    q, k, v = qkv_rotated.split((32, 32, 32), dim=2)  # [B, S, 32, 128] each
+
+    # attention
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 32, 128] each
     context, logsumexp = attention(
-        q, k, v, scale=0.08838834764831845
+        q, k, v, scale=HEAD_DIM**-0.5
     )  # [B, S, 32, 128], [B, 32, S], recomputed
     merged = context.flatten(-2)  # [B, S, 4096]
-
     d_wo = weight_gradient(d_h, merged)  # [4096, 4096]
     d_merged = input_gradient(d_h, wo)  # [B, S, 4096]
-    d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 32, 128]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 32, 128]
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 32, 128] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 96, 128]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=64, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 96, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 12288]
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 4096], recomputed
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [12288, 4096]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 4096], [4096]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 4096]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -324,32 +331,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -362,9 +352,9 @@ def head_forward(
     output: Tensor,  # [32000, 4096]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 4096]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
-        normed, output, labels, chunk=1024
+        normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 4096], [32000, 4096]
     return loss, (d_normed_per_loss, d_output_per_loss)
 
@@ -372,14 +362,14 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 4096]
+    norm: Tensor,  # [4096]
     d_normed_per_loss: Tensor,  # [B, S, 4096]
     d_output_per_loss: Tensor,  # [32000, 4096]
-    norm: Tensor,  # [4096]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 4096]
     d_output = d_output_per_loss * d_loss  # [32000, 4096]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S, 4096], [4096]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 4096], [4096]
     return d_x, d_norm, d_output
 
 
@@ -390,15 +380,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, output)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_output = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_output
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -411,8 +402,8 @@ def evaluate_forward(
     output: Tensor,  # [32000, 4096]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 4096]
-    loss = linear_cross_entropy(normed, output, labels, chunk=1024)  # scalar
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
+    loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -425,7 +416,7 @@ def logits_forward(
     output: Tensor,  # [32000, 4096]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 4096]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
     logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
@@ -439,18 +430,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(4096, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(4096, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(12288, 4096, **placement)),
-                "wo": nn.Parameter(torch.empty(4096, 4096, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(22016, 4096, **placement)),
-                "w2": nn.Parameter(torch.empty(4096, 11008, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -477,16 +470,16 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(32000, 4096, **placement))
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
         layers = (BlockLeanFunction,) * 1 + (BlockFunction,) * 1
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(4096, **placement))
-        self.output = nn.Parameter(torch.empty(32000, 4096, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
-        cos, sin = rope_tables(2048, 128, theta=10000.0, device=device)
+        cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

@@ -28,6 +28,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 256
+N_HEADS = 8
+N_KV_HEADS = 8
+HEAD_DIM = 32
+FFN_DIM = 704
+VOCAB_SIZE = 4096
+MAX_POSITIONS = 256
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 3_704_064
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 2,654,208 parameters of matmuls and attention is counted in full, not its causal half.
@@ -54,13 +64,13 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 256),
-        ("layers.*.attention.wk", 256),
-        ("layers.*.attention.wv", 256),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.feed_forward.w13": (
-        ("layers.*.feed_forward.w1", 704),
-        ("layers.*.feed_forward.w3", 704),
+        ("layers.*.feed_forward.w1", FFN_DIM),
+        ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -83,7 +93,7 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
     """The gradients of `embed_forward`."""
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=4096)  # [4096, 256]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [4096, 256]
     return d_tok_embeddings
 
 
@@ -94,8 +104,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -121,35 +132,32 @@ def block_forward(
     w2: Tensor,  # [256, 704]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 256]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = linear(attention_in, wqkv)  # [B, S, 768]
-    qkv_heads = qkv.unflatten(-1, (-1, 32))  # [B, S, 24, 32]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 32]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=16, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 24, 32]
-    q, k, v = qkv_rotated.split((8, 8, 8), dim=2)  # [B, S, 8, 32] each
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 32] each
     context, logsumexp = attention(
-        q, k, v, scale=0.1767766952966369, starts=starts
+        q, k, v, scale=HEAD_DIM**-0.5, starts=starts
     )  # [B, S, 8, 32], [B, 8, S]
     merged = context.flatten(-2)  # [B, S, 256]
-    attended = linear(merged, wo)  # [B, S, 256]
+    attn_out = linear(merged, wo)  # [B, S, 256]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 256] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
     gate_up = linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
-    fed = linear(hidden, w2)  # [B, S, 256]
-    out = h + fed  # [B, S, 256]
-    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
+    ffn_out = linear(hidden, w2)  # [B, S, 256]
+    out = h + ffn_out  # [B, S, 256]
+    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 256]
     x: Tensor,  # [B, S, 256]
-    qkv_rotated: Tensor,  # [B, S, 24, 32]
-    context: Tensor,  # [B, S, 8, 32]
-    logsumexp: Tensor,  # [B, 8, S]
-    attended: Tensor,  # [B, S, 256]
-    gate_up: Tensor,  # [B, S, 1408]
     rope_cos: Tensor,  # [S, 16]
     rope_sin: Tensor,  # [S, 16]
     starts: Tensor,  # [B, S]
@@ -159,37 +167,49 @@ def block_backward(
     ffn_norm: Tensor,  # [256]
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
+    qkv_rotated: Tensor,  # [B, S, 24, 32]
+    context: Tensor,  # [B, S, 8, 32]
+    logsumexp: Tensor,  # [B, 8, S]
+    attn_out: Tensor,  # [B, S, 256]
+    gate_up: Tensor,  # [B, S, 1408]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 704], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [256, 704]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 704]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 1408]
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 256] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [1408, 256]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 256]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 256], [256]
-    merged = context.flatten(-2)  # [B, S, 256]
 
+    # attention
+    merged = context.flatten(-2)  # [B, S, 256]
     d_wo = weight_gradient(d_h, merged)  # [256, 256]
     d_merged = input_gradient(d_h, wo)  # [B, S, 256]
-    d_context = d_merged.unflatten(-1, (-1, 32))  # [B, S, 8, 32]
-    q, k, v = qkv_rotated.split((8, 8, 8), dim=2)  # [B, S, 8, 32] each
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 32] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.1767766952966369, starts=starts
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5, starts=starts
     )  # [B, S, 8, 32] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 24, 32]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=16, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 24, 32]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 768]
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 256], recomputed
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [768, 256]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 256]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 256], [256]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 256]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -202,33 +222,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        starts: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, starts, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, starts, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -241,9 +243,9 @@ def head_forward(
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
-        normed, output, labels, chunk=1024
+        normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 256], [4096, 256]
     return loss, (d_normed_per_loss, d_output_per_loss)
 
@@ -251,14 +253,14 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 256]
+    norm: Tensor,  # [256]
     d_normed_per_loss: Tensor,  # [B, S, 256]
     d_output_per_loss: Tensor,  # [4096, 256]
-    norm: Tensor,  # [256]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 256]
     d_output = d_output_per_loss * d_loss  # [4096, 256]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S, 256], [256]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 256], [256]
     return d_x, d_norm, d_output
 
 
@@ -269,15 +271,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, output)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_output = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_output
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -290,8 +293,8 @@ def evaluate_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 256]
-    loss = linear_cross_entropy(normed, output, labels, chunk=1024)  # scalar
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -304,7 +307,7 @@ def logits_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits
 
@@ -318,18 +321,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(256, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(256, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(768, 256, **placement)),
-                "wo": nn.Parameter(torch.empty(256, 256, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(1408, 256, **placement)),
-                "w2": nn.Parameter(torch.empty(256, 704, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -356,16 +361,16 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(4096, 256, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(256, **placement))
-        self.output = nn.Parameter(torch.empty(4096, 256, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
-        cos, sin = rope_tables(256, 32, theta=10000.0, device=device)
+        cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

@@ -26,6 +26,16 @@ from runtime.kernels.norm import layer_norm, layer_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 768
+N_HEADS = 12
+N_KV_HEADS = 12
+HEAD_DIM = 64
+FFN_DIM = 3072
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 1024
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 39_539_712
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 38,731,776 parameters of matmuls and attention is counted in full, not its causal half.
@@ -57,14 +67,14 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 768),
-        ("layers.*.attention.wk", 768),
-        ("layers.*.attention.wv", 768),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.attention.wqkv_bias": (
-        ("layers.*.attention.wq_bias", 768),
-        ("layers.*.attention.wk_bias", 768),
-        ("layers.*.attention.wv_bias", 768),
+        ("layers.*.attention.wq_bias", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk_bias", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv_bias", N_KV_HEADS * HEAD_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -89,8 +99,8 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> tuple[Tensor, ...]:
     """The gradients of `embed_forward`."""
-    d_pos_embeddings = position_gradient(d_x, positions=1024)  # [1024, 768]
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=32000)  # [32000, 768]
+    d_pos_embeddings = position_gradient(d_x, positions=MAX_POSITIONS)  # [1024, 768]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 768]
     return d_tok_embeddings, d_pos_embeddings
 
 
@@ -101,15 +111,16 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor, pos_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings, pos_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
     @staticmethod
     def backward(ctx: Any, d_x: Tensor) -> Any:
-        d_tok_embeddings, d_pos_embeddings = EmbedFunction.run_backward(d_x, *ctx.saved_tensors)
-        return None, d_tok_embeddings, d_pos_embeddings
+        d_weights = EmbedFunction.run_backward(d_x, *ctx.saved_tensors)
+        return None, *d_weights
 
 
 # block --------------------------------------------------------------------------------------------
@@ -131,35 +142,34 @@ def block_forward(
     w2_bias: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=1e-05)  # [B, S, 768]
+    # attention
+    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
     qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
-    q, k, v = qkv.split((768, 768, 768), dim=-1)  # [B, S, 768] each
-    q_heads = q.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    k_heads = k.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    v_heads = v.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
+    q, k, v = qkv.split(
+        (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
+    )  # [B, S, 768] each
+    q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     context, logsumexp = attention(
-        q_heads, k_heads, v_heads, scale=0.125
+        q_heads, k_heads, v_heads, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attended = linear(merged, wo, wo_bias)  # [B, S, 768]
-    h = x + attended  # [B, S, 768]
+    attn_out = linear(merged, wo, wo_bias)  # [B, S, 768]
+    h = x + attn_out  # [B, S, 768]
 
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S, 768]
+    # feed-forward
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
     wide = linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
-    fed = linear(hidden, w2, w2_bias)  # [B, S, 768]
-    out = h + fed  # [B, S, 768]
-    return out, (qkv, context, logsumexp, attended, wide)
+    ffn_out = linear(hidden, w2, w2_bias)  # [B, S, 768]
+    out = h + ffn_out  # [B, S, 768]
+    return out, (qkv, context, logsumexp, attn_out, wide)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 768]
     x: Tensor,  # [B, S, 768]
-    qkv: Tensor,  # [B, S, 2304]
-    context: Tensor,  # [B, S, 12, 64]
-    logsumexp: Tensor,  # [B, 12, S]
-    attended: Tensor,  # [B, S, 768]
-    wide: Tensor,  # [B, S, 3072]
     attention_norm: Tensor,  # [768]
     attention_norm_bias: Tensor,  # [768]
     wqkv: Tensor,  # [2304, 768]
@@ -168,47 +178,56 @@ def block_backward(
     ffn_norm_bias: Tensor,  # [768]
     w1: Tensor,  # [3072, 768]
     w2: Tensor,  # [768, 3072]
+    qkv: Tensor,  # [B, S, 2304]
+    context: Tensor,  # [B, S, 12, 64]
+    logsumexp: Tensor,  # [B, 12, S]
+    attn_out: Tensor,  # [B, S, 768]
+    wide: Tensor,  # [B, S, 3072]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     hidden = F.gelu(wide)  # [B, S, 3072], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [768, 3072]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 3072]
     d_w2_bias = bias_gradient(d_out)  # [768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 3072]
-    h = x + attended  # [B, S, 768], recomputed
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S, 768], recomputed
+    h = x + attn_out  # [B, S, 768], recomputed
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768], recomputed
     d_w1 = weight_gradient(d_wide, ffn_in)  # [3072, 768]
     d_ffn_in = input_gradient(d_wide, w1)  # [B, S, 768]
     d_w1_bias = bias_gradient(d_wide)  # [3072]
     d_h_from_layer_norm, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
-        d_ffn_in, h, ffn_norm, eps=1e-05
+        d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 768], [768], [768]
+
+    # attention
     d_h = d_out + d_h_from_layer_norm  # [B, S, 768]
     merged = context.flatten(-2)  # [B, S, 768]
-
     d_wo = weight_gradient(d_h, merged)  # [768, 768]
     d_merged = input_gradient(d_h, wo)  # [B, S, 768]
     d_wo_bias = bias_gradient(d_h)  # [768]
-    d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    q, k, v = qkv.split((768, 768, 768), dim=-1)  # [B, S, 768] each
-    q_heads = q.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    k_heads = k.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    v_heads = v.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    q, k, v = qkv.split(
+        (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
+    )  # [B, S, 768] each
+    q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     d_q_heads, d_k_heads, d_v_heads = attention_backward(
-        d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=0.125
+        d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64] each
     d_v = d_v_heads.flatten(-2)  # [B, S, 768]
     d_k = d_k_heads.flatten(-2)  # [B, S, 768]
     d_q = d_q_heads.flatten(-2)  # [B, S, 768]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 2304]
     attention_in = layer_norm(
-        x, attention_norm, attention_norm_bias, eps=1e-05
+        x, attention_norm, attention_norm_bias, eps=EPS
     )  # [B, S, 768], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [2304, 768]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     d_wqkv_bias = bias_gradient(d_qkv)  # [2304]
     d_x_from_layer_norm, d_attention_norm, d_attention_norm_bias = layer_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 768], [768], [768]
     d_x = d_h + d_x_from_layer_norm  # [B, S, 768]
     return (
@@ -235,74 +254,32 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        attention_norm: Tensor,
-        attention_norm_bias: Tensor,
-        wqkv: Tensor,
-        wqkv_bias: Tensor,
-        wo: Tensor,
-        wo_bias: Tensor,
-        ffn_norm: Tensor,
-        ffn_norm_bias: Tensor,
-        w1: Tensor,
-        w1_bias: Tensor,
-        w2: Tensor,
-        w2_bias: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        (
             x,
             attention_norm,
             attention_norm_bias,
             wqkv,
-            wqkv_bias,
+            _,
             wo,
-            wo_bias,
+            _,
             ffn_norm,
             ffn_norm_bias,
             w1,
-            w1_bias,
+            _,
             w2,
-            w2_bias,
-        )
+            _,
+        ) = inputs
         ctx.save_for_backward(
-            x, *kept, attention_norm, attention_norm_bias, wqkv, wo, ffn_norm, ffn_norm_bias, w1, w2
+            x, attention_norm, attention_norm_bias, wqkv, wo, ffn_norm, ffn_norm_bias, w1, w2, *kept
         )
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        (
-            d_x,
-            d_attention_norm,
-            d_attention_norm_bias,
-            d_wqkv,
-            d_wqkv_bias,
-            d_wo,
-            d_wo_bias,
-            d_ffn_norm,
-            d_ffn_norm_bias,
-            d_w1,
-            d_w1_bias,
-            d_w2,
-            d_w2_bias,
-        ) = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
-        return (
-            d_x,
-            d_attention_norm,
-            d_attention_norm_bias,
-            d_wqkv,
-            d_wqkv_bias,
-            d_wo,
-            d_wo_bias,
-            d_ffn_norm,
-            d_ffn_norm_bias,
-            d_w1,
-            d_w1_bias,
-            d_w2,
-            d_w2_bias,
-        )
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -316,9 +293,9 @@ def head_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
-        normed, tok_embeddings, labels, chunk=1024
+        normed, tok_embeddings, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 768], [32000, 768]
     return loss, (d_normed_per_loss, d_tok_embeddings_per_loss)
 
@@ -326,15 +303,15 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 768]
+    norm: Tensor,  # [768]
     d_normed_per_loss: Tensor,  # [B, S, 768]
     d_tok_embeddings_per_loss: Tensor,  # [32000, 768]
-    norm: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [32000, 768]
     d_x, d_norm, d_norm_bias = layer_norm_backward(
-        d_normed, x, norm, eps=1e-05
+        d_normed, x, norm, eps=EPS
     )  # [B, S, 768], [768], [768]
     return d_x, d_norm, d_norm_bias, d_tok_embeddings
 
@@ -346,19 +323,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, norm_bias: Tensor, tok_embeddings: Tensor
-    ) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, norm_bias, tok_embeddings)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_norm_bias, d_tok_embeddings = HeadFunction.run_backward(
-            d_loss, *ctx.saved_tensors
-        )
-        return d_x, None, d_norm, d_norm_bias, d_tok_embeddings
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -372,8 +346,8 @@ def evaluate_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S, 768]
-    loss = linear_cross_entropy(normed, tok_embeddings, labels, chunk=1024)  # scalar
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
+    loss = linear_cross_entropy(normed, tok_embeddings, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -387,7 +361,7 @@ def logits_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
     logits = linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits
 
@@ -401,24 +375,28 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(768, **placement))
-        self.attention_norm_bias = nn.Parameter(torch.empty(768, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(768, **placement))
-        self.ffn_norm_bias = nn.Parameter(torch.empty(768, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(2304, 768, **placement)),
-                "wqkv_bias": nn.Parameter(torch.empty(2304, **placement)),
-                "wo": nn.Parameter(torch.empty(768, 768, **placement)),
-                "wo_bias": nn.Parameter(torch.empty(768, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wqkv_bias": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo_bias": nn.Parameter(torch.empty(DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w1": nn.Parameter(torch.empty(3072, 768, **placement)),
-                "w1_bias": nn.Parameter(torch.empty(3072, **placement)),
-                "w2": nn.Parameter(torch.empty(768, 3072, **placement)),
-                "w2_bias": nn.Parameter(torch.empty(768, **placement)),
+                "w1": nn.Parameter(torch.empty(FFN_DIM, DIM, **placement)),
+                "w1_bias": nn.Parameter(torch.empty(FFN_DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w2_bias": nn.Parameter(torch.empty(DIM, **placement)),
             }
         )
 
@@ -451,12 +429,12 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(32000, 768, **placement))
-        self.pos_embeddings = nn.Parameter(torch.empty(1024, 768, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        self.pos_embeddings = nn.Parameter(torch.empty(MAX_POSITIONS, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(768, **placement))
-        self.norm_bias = nn.Parameter(torch.empty(768, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.norm_bias = nn.Parameter(torch.empty(DIM, **placement))
 
     def tables(self, positions: int) -> tuple[Tensor, ...]:
         """The constant tables that every layer reads, for this many positions."""

@@ -27,6 +27,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 768
+N_HEADS = 12
+N_KV_HEADS = 12
+HEAD_DIM = 64
+FFN_DIM = 2048
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 1024
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 63_311_616
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 38,731,776 parameters of matmuls and attention is counted in full, not its causal half.
@@ -50,13 +60,13 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 768),
-        ("layers.*.attention.wk", 768),
-        ("layers.*.attention.wv", 768),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.feed_forward.w13": (
-        ("layers.*.feed_forward.w1", 2048),
-        ("layers.*.feed_forward.w3", 2048),
+        ("layers.*.feed_forward.w1", FFN_DIM),
+        ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -79,7 +89,7 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
     """The gradients of `embed_forward`."""
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=32000)  # [32000, 768]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 768]
     return d_tok_embeddings
 
 
@@ -90,8 +100,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -116,35 +127,29 @@ def block_forward(
     w2: Tensor,  # [768, 2048]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
+    # attention
     qkv = linear(x, wqkv)  # [B, S, 2304]
-    qkv_heads = qkv.unflatten(-1, (-1, 64))  # [B, S, 36, 64]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=24, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 36, 64]
-    q, k, v = qkv_rotated.split((12, 12, 12), dim=2)  # [B, S, 12, 64] each
-    context, logsumexp = attention(q, k, v, scale=0.125)  # [B, S, 12, 64], [B, 12, S]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
+    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attended = linear(merged, wo)  # [B, S, 768]
-    h_total, h = add_rms_norm(x, attended, attention_norm, eps=1e-05)  # [B, S, 768] each
+    attn_out = linear(merged, wo)  # [B, S, 768]
+    h_total, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
 
+    # feed-forward
     gate_up = linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
-    fed = linear(hidden, w2)  # [B, S, 768]
-    out_total, out = add_rms_norm(h, fed, ffn_norm, eps=1e-05)  # [B, S, 768] each
+    ffn_out = linear(hidden, w2)  # [B, S, 768]
+    out_total, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
     return out, (qkv_rotated, context, logsumexp, h_total, h, gate_up, hidden, out_total)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 768]
     x: Tensor,  # [B, S, 768]
-    qkv_rotated: Tensor,  # [B, S, 36, 64]
-    context: Tensor,  # [B, S, 12, 64]
-    logsumexp: Tensor,  # [B, 12, S]
-    h_total: Tensor,  # [B, S, 768]
-    h: Tensor,  # [B, S, 768]
-    gate_up: Tensor,  # [B, S, 4096]
-    hidden: Tensor,  # [B, S, 2048]
-    out_total: Tensor,  # [B, S, 768]
     rope_cos: Tensor,  # [S, 32]
     rope_sin: Tensor,  # [S, 32]
     attention_norm: Tensor,  # [768]
@@ -153,32 +158,47 @@ def block_backward(
     ffn_norm: Tensor,  # [768]
     w13: Tensor,  # [4096, 768]
     w2: Tensor,  # [768, 2048]
+    qkv_rotated: Tensor,  # [B, S, 36, 64]
+    context: Tensor,  # [B, S, 12, 64]
+    logsumexp: Tensor,  # [B, 12, S]
+    h_total: Tensor,  # [B, S, 768]
+    h: Tensor,  # [B, S, 768]
+    gate_up: Tensor,  # [B, S, 4096]
+    hidden: Tensor,  # [B, S, 2048]
+    out_total: Tensor,  # [B, S, 768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     d_out_total, d_ffn_norm = add_rms_norm_backward(
-        None, d_out, out_total, ffn_norm, eps=1e-05
+        None, d_out, out_total, ffn_norm, eps=EPS
     )  # [B, S, 768], [768]
     d_w2 = weight_gradient(d_out_total, hidden)  # [768, 2048]
     d_hidden = input_gradient(d_out_total, w2)  # [B, S, 2048]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 4096]
     d_w13 = weight_gradient(d_gate_up, h)  # [4096, 768]
     d_h_from_linear = input_gradient(d_gate_up, w13)  # [B, S, 768]
-    d_h = d_out_total + d_h_from_linear  # [B, S, 768]
 
+    # attention
+    d_h = d_out_total + d_h_from_linear  # [B, S, 768]
     d_h_total, d_attention_norm = add_rms_norm_backward(
-        None, d_h, h_total, attention_norm, eps=1e-05
+        None, d_h, h_total, attention_norm, eps=EPS
     )  # [B, S, 768], [768]
     merged = context.flatten(-2)  # [B, S, 768]
     d_wo = weight_gradient(d_h_total, merged)  # [768, 768]
     d_merged = input_gradient(d_h_total, wo)  # [B, S, 768]
-    d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 12, 64]
-    q, k, v = qkv_rotated.split((12, 12, 12), dim=2)  # [B, S, 12, 64] each
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.125
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 36, 64]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=24, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 36, 64]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 2304]
     d_wqkv = weight_gradient(d_qkv, x)  # [2304, 768]
@@ -194,32 +214,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -232,9 +235,9 @@ def head_forward(
     output: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
-        normed, output, labels, chunk=1024
+        normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 768], [32000, 768]
     return loss, (d_normed_per_loss, d_output_per_loss)
 
@@ -242,14 +245,14 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 768]
+    norm: Tensor,  # [768]
     d_normed_per_loss: Tensor,  # [B, S, 768]
     d_output_per_loss: Tensor,  # [32000, 768]
-    norm: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_output = d_output_per_loss * d_loss  # [32000, 768]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S, 768], [768]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 768], [768]
     return d_x, d_norm, d_output
 
 
@@ -260,15 +263,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, output)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_output = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_output
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -281,8 +285,8 @@ def evaluate_forward(
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 768]
-    loss = linear_cross_entropy(normed, output, labels, chunk=1024)  # scalar
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
+    loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -295,7 +299,7 @@ def logits_forward(
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
     logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
@@ -309,18 +313,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(768, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(768, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(2304, 768, **placement)),
-                "wo": nn.Parameter(torch.empty(768, 768, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(4096, 768, **placement)),
-                "w2": nn.Parameter(torch.empty(768, 2048, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -347,16 +353,16 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(32000, 768, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(768, **placement))
-        self.output = nn.Parameter(torch.empty(32000, 768, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
-        cos, sin = rope_tables(1024, 64, theta=10000.0, device=device)
+        cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

@@ -27,6 +27,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 64
+N_HEADS = 4
+N_KV_HEADS = 2
+HEAD_DIM = 16
+FFN_DIM = 192
+VOCAB_SIZE = 512
+MAX_POSITIONS = 256
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 131_392
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 131,072 parameters of matmuls and attention is counted in full, not its causal half.
@@ -49,13 +59,13 @@ INIT = {
 # Parameters that hold several canonical ones, as rows along dim 0.
 PACKS = {
     "layers.*.attention.wqkv": (
-        ("layers.*.attention.wq", 64),
-        ("layers.*.attention.wk", 32),
-        ("layers.*.attention.wv", 32),
+        ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
+        ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
+        ("layers.*.attention.wv", N_KV_HEADS * HEAD_DIM),
     ),
     "layers.*.feed_forward.w13": (
-        ("layers.*.feed_forward.w1", 192),
-        ("layers.*.feed_forward.w3", 192),
+        ("layers.*.feed_forward.w1", FFN_DIM),
+        ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -78,7 +88,7 @@ def embed_backward(
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
     """The gradients of `embed_forward`."""
-    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=512)  # [512, 64]
+    d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [512, 64]
     return d_tok_embeddings
 
 
@@ -89,8 +99,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -115,31 +126,32 @@ def block_forward(
     w2: Tensor,  # [64, 192]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 64]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
     qkv = linear(attention_in, wqkv)  # [B, S, 128]
-    qkv_heads = qkv.unflatten(-1, (-1, 16))  # [B, S, 8, 16]
-    qkv_rotated = rope(qkv_heads, rope_cos, rope_sin, heads=6, layout="half_split")  # [B, S, 8, 16]
-    q, k, v = qkv_rotated.split((4, 2, 2), dim=2)  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
-    context, logsumexp = attention(q, k, v, scale=0.25)  # [B, S, 4, 16], [B, 4, S]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 16]
+    qkv_rotated = rope(
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="half_split"
+    )  # [B, S, 8, 16]
+    q, k, v = qkv_rotated.split(
+        (N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2
+    )  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
+    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16], [B, 4, S]
     merged = context.flatten(-2)  # [B, S, 64]
-    attended = linear(merged, wo)  # [B, S, 64]
+    attn_out = linear(merged, wo)  # [B, S, 64]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 64] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each
     gate_up = linear(ffn_in, w13)  # [B, S, 384]
     hidden = packed_swiglu(gate_up)  # [B, S, 192]
-    fed = linear(hidden, w2)  # [B, S, 64]
-    out = h + fed  # [B, S, 64]
-    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
+    ffn_out = linear(hidden, w2)  # [B, S, 64]
+    out = h + ffn_out  # [B, S, 64]
+    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S, 64]
     x: Tensor,  # [B, S, 64]
-    qkv_rotated: Tensor,  # [B, S, 8, 16]
-    context: Tensor,  # [B, S, 4, 16]
-    logsumexp: Tensor,  # [B, 4, S]
-    attended: Tensor,  # [B, S, 64]
-    gate_up: Tensor,  # [B, S, 384]
     rope_cos: Tensor,  # [S, 8]
     rope_sin: Tensor,  # [S, 8]
     attention_norm: Tensor,  # [64]
@@ -148,37 +160,51 @@ def block_backward(
     ffn_norm: Tensor,  # [64]
     w13: Tensor,  # [384, 64]
     w2: Tensor,  # [64, 192]
+    qkv_rotated: Tensor,  # [B, S, 8, 16]
+    context: Tensor,  # [B, S, 4, 16]
+    logsumexp: Tensor,  # [B, 4, S]
+    attn_out: Tensor,  # [B, S, 64]
+    gate_up: Tensor,  # [B, S, 384]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
+    # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 192], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [64, 192]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 192]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 384]
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S, 64] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [384, 64]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 64]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S, 64], [64]
-    merged = context.flatten(-2)  # [B, S, 64]
 
+    # attention
+    merged = context.flatten(-2)  # [B, S, 64]
     d_wo = weight_gradient(d_h, merged)  # [64, 64]
     d_merged = input_gradient(d_h, wo)  # [B, S, 64]
-    d_context = d_merged.unflatten(-1, (-1, 16))  # [B, S, 4, 16]
-    q, k, v = qkv_rotated.split((4, 2, 2), dim=2)  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 4, 16]
+    q, k, v = qkv_rotated.split(
+        (N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2
+    )  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.25
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 8, 16]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=6, layout="half_split", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="half_split",
+        inverse=True,
     )  # [B, S, 8, 16]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 128]
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S, 64], recomputed
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64], recomputed
     d_wqkv = weight_gradient(d_qkv, attention_in)  # [128, 64]
     d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 64]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 64], [64]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 64]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -191,32 +217,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -229,9 +238,9 @@ def head_forward(
     tok_embeddings: Tensor,  # [512, 64]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 64]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
-        normed, tok_embeddings, labels, chunk=1024
+        normed, tok_embeddings, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 64], [512, 64]
     return loss, (d_normed_per_loss, d_tok_embeddings_per_loss)
 
@@ -239,14 +248,14 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S, 64]
+    norm: Tensor,  # [64]
     d_normed_per_loss: Tensor,  # [B, S, 64]
     d_tok_embeddings_per_loss: Tensor,  # [512, 64]
-    norm: Tensor,  # [64]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 64]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [512, 64]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S, 64], [64]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 64], [64]
     return d_x, d_norm, d_tok_embeddings
 
 
@@ -257,17 +266,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, tok_embeddings: Tensor
-    ) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, tok_embeddings)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_tok_embeddings = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_tok_embeddings
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -280,8 +288,8 @@ def evaluate_forward(
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 64]
-    loss = linear_cross_entropy(normed, tok_embeddings, labels, chunk=1024)  # scalar
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
+    loss = linear_cross_entropy(normed, tok_embeddings, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
 
@@ -294,7 +302,7 @@ def logits_forward(
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S, 64]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
     logits = linear(normed, tok_embeddings)  # [B, S, 512]
     return logits
 
@@ -308,18 +316,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(64, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(64, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(128, 64, **placement)),
-                "wo": nn.Parameter(torch.empty(64, 64, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(384, 64, **placement)),
-                "w2": nn.Parameter(torch.empty(64, 192, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -346,17 +356,17 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(512, 64, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(64, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
         cos, sin = rope_tables(
-            256,
-            16,
+            MAX_POSITIONS,
+            HEAD_DIM,
             theta=10000.0,
             scaling={
                 "kind": "llama3",

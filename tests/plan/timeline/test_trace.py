@@ -83,7 +83,7 @@ def test_collectives_name_their_bytes_and_what_waits_for_them() -> None:
     moved = [event for event in found if event["cat"] == "collective"]
     assert {event["args"]["op"] for event in moved} >= {"all_gather_start", "reduce_scatter"}
     assert all(event["args"]["bytes"] > 0 for event in moved)
-    waits = [event for event in found if event["name"] == "wait for fed"]
+    waits = [event for event in found if event["name"] == "wait for ffn_out"]
     assert len(waits) == 8 * 8  # exposed in each of 8 layers, 8 micro-batches
     assert any(event["name"] == "gather: layer 3" for event in found)
     assert sum(event["cat"] == "update" for event in found) == 1

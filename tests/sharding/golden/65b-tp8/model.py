@@ -38,6 +38,16 @@ from runtime.kernels.rope import rope, rope_tables
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 8192
+N_HEADS = 8  # of one tensor-parallel rank
+N_KV_HEADS = 8  # of one tensor-parallel rank
+HEAD_DIM = 128
+FFN_DIM = 2752  # of one tensor-parallel rank
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 2048
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 2_143_330_304
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 1,881,145,344 parameters of matmuls and attention is counted in full, not its causal half.
@@ -108,7 +118,7 @@ def embed_backward(
     """The gradients of `embed_forward`."""
     d_x_partial = all_gather(d_x, "tp", dim=1)  # [B, S, 8192]
     d_tok_embeddings = parallel_embedding_gradient(
-        d_x_partial, tokens, axis="tp", rows=4000
+        d_x_partial, tokens, axis="tp", rows=VOCAB_SIZE // 8
     )  # [4000, 8192]
     return d_tok_embeddings
 
@@ -120,8 +130,9 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
@@ -146,37 +157,34 @@ def block_forward(
     w2: Tensor,  # [8192, 2752]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S/tp, 8192]
+    # attention
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/tp, 8192]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S, 8192]
     qkv = linear(attention_in_gathered, wqkv)  # [B, S, 3072]
-    qkv_heads = qkv.unflatten(-1, (-1, 128))  # [B, S, 24, 128]
+    qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 128]
     qkv_rotated = rope(
-        qkv_heads, rope_cos, rope_sin, heads=16, layout="interleaved"
+        qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 24, 128]
-    q, k, v = qkv_rotated.split((8, 8, 8), dim=2)  # [B, S, 8, 128] each
-    context, logsumexp = attention(q, k, v, scale=0.08838834764831845)  # [B, S, 8, 128], [B, 8, S]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 128] each
+    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 8, 128], [B, 8, S]
     merged = context.flatten(-2)  # [B, S, 1024]
-    attended_partial = linear(merged, wo)  # [B, S, 8192]
-    attended = reduce_scatter(attended_partial, "tp", dim=1)  # [B, S/tp, 8192]
+    attn_out_partial = linear(merged, wo)  # [B, S, 8192]
+    attn_out = reduce_scatter(attn_out_partial, "tp", dim=1)  # [B, S/tp, 8192]
 
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S/tp, 8192] each
+    # feed-forward
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/tp, 8192] each
     ffn_in_gathered = all_gather(ffn_in, "tp", dim=1)  # [B, S, 8192]
     gate_up = linear(ffn_in_gathered, w13)  # [B, S, 5504]
     hidden = packed_swiglu(gate_up)  # [B, S, 2752]
-    fed_partial = linear(hidden, w2)  # [B, S, 8192]
-    fed = reduce_scatter(fed_partial, "tp", dim=1)  # [B, S/tp, 8192]
-    out = h + fed  # [B, S/tp, 8192]
-    return out, (qkv_rotated, context, logsumexp, attended, gate_up)
+    ffn_out_partial = linear(hidden, w2)  # [B, S, 8192]
+    ffn_out = reduce_scatter(ffn_out_partial, "tp", dim=1)  # [B, S/tp, 8192]
+    out = h + ffn_out  # [B, S/tp, 8192]
+    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S/tp, 8192]
     x: Tensor,  # [B, S/tp, 8192]
-    qkv_rotated: Tensor,  # [B, S, 24, 128]
-    context: Tensor,  # [B, S, 8, 128]
-    logsumexp: Tensor,  # [B, 8, S]
-    attended: Tensor,  # [B, S/tp, 8192]
-    gate_up: Tensor,  # [B, S, 5504]
     rope_cos: Tensor,  # [S, 64]
     rope_sin: Tensor,  # [S, 64]
     attention_norm: Tensor,  # [8192]
@@ -185,42 +193,52 @@ def block_backward(
     ffn_norm: Tensor,  # [8192]
     w13: Tensor,  # [5504, 8192]
     w2: Tensor,  # [8192, 2752]
+    qkv_rotated: Tensor,  # [B, S, 24, 128]
+    context: Tensor,  # [B, S, 8, 128]
+    logsumexp: Tensor,  # [B, 8, S]
+    attn_out: Tensor,  # [B, S/tp, 8192]
+    gate_up: Tensor,  # [B, S, 5504]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_fed_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 8192]
-    h, ffn_in = add_rms_norm(x, attended, ffn_norm, eps=1e-05)  # [B, S/tp, 8192] each, recomputed
+    # feed-forward
+    d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 8192]
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/tp, 8192] each, recomputed
     ffn_in_gathered_started = all_gather_start(ffn_in, "tp", dim=1)  # [B, S, 8192], recomputed
     hidden = packed_swiglu(gate_up)  # [B, S, 2752], recomputed
-
-    attention_in = rms_norm(x, attention_norm, eps=1e-05)  # [B, S/tp, 8192], recomputed
-    d_fed_partial = all_gather_wait(d_fed_partial_started, "tp", dim=1)  # [B, S, 8192]
-
-    d_hidden = input_gradient(d_fed_partial, w2)  # [B, S, 2752]
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/tp, 8192], recomputed
+    d_ffn_out_partial = all_gather_wait(d_ffn_out_partial_started, "tp", dim=1)  # [B, S, 8192]
+    d_hidden = input_gradient(d_ffn_out_partial, w2)  # [B, S, 2752]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 5504]
     d_ffn_in_gathered = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 8192]
-    d_w2 = weight_gradient(d_fed_partial, hidden)  # [8192, 2752]
+    d_w2 = weight_gradient(d_ffn_out_partial, hidden)  # [8192, 2752]
     ffn_in_gathered = all_gather_wait(ffn_in_gathered_started, "tp", dim=1)  # [B, S, 8192]
     d_ffn_in = reduce_scatter_wait(d_ffn_in_started, "tp", dim=1)  # [B, S/tp, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=1e-05
+        d_out, d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S/tp, 8192], [8192]
-    d_attended_partial_started = all_gather_start(d_h, "tp", dim=1)  # [B, S, 8192]
+    d_attn_out_partial_started = all_gather_start(d_h, "tp", dim=1)  # [B, S, 8192]
     attention_in_gathered_started = all_gather_start(
         attention_in, "tp", dim=1
     )  # [B, S, 8192], recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in_gathered)  # [5504, 8192]
-    d_attended_partial = all_gather_wait(d_attended_partial_started, "tp", dim=1)  # [B, S, 8192]
 
-    d_merged = input_gradient(d_attended_partial, wo)  # [B, S, 1024]
-    d_context = d_merged.unflatten(-1, (-1, 128))  # [B, S, 8, 128]
-    q, k, v = qkv_rotated.split((8, 8, 8), dim=2)  # [B, S, 8, 128] each
+    # attention
+    d_attn_out_partial = all_gather_wait(d_attn_out_partial_started, "tp", dim=1)  # [B, S, 8192]
+    d_merged = input_gradient(d_attn_out_partial, wo)  # [B, S, 1024]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 128]
+    q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 128] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=0.08838834764831845
+        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 8, 128] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 24, 128]
     d_qkv_heads = rope(
-        d_qkv_rotated, rope_cos, rope_sin, heads=16, layout="interleaved", inverse=True
+        d_qkv_rotated,
+        rope_cos,
+        rope_sin,
+        heads=N_HEADS + N_KV_HEADS,
+        layout="interleaved",
+        inverse=True,
     )  # [B, S, 24, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 3072]
     d_attention_in_gathered = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
@@ -228,14 +246,14 @@ def block_backward(
         d_attention_in_gathered, "tp", dim=1
     )  # [B, S/tp, 8192]
     merged = context.flatten(-2)  # [B, S, 1024]
-    d_wo = weight_gradient(d_attended_partial, merged)  # [8192, 1024]
+    d_wo = weight_gradient(d_attn_out_partial, merged)  # [8192, 1024]
     attention_in_gathered = all_gather_wait(
         attention_in_gathered_started, "tp", dim=1
     )  # [B, S, 8192]
     d_wqkv = weight_gradient(d_qkv, attention_in_gathered)  # [3072, 8192]
     d_attention_in = reduce_scatter_wait(d_attention_in_started, "tp", dim=1)  # [B, S/tp, 8192]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S/tp, 8192], [8192]
     d_x = d_h + d_x_from_rms_norm  # [B, S/tp, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -248,32 +266,15 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        rope_cos: Tensor,
-        rope_sin: Tensor,
-        attention_norm: Tensor,
-        wqkv: Tensor,
-        wo: Tensor,
-        ffn_norm: Tensor,
-        w13: Tensor,
-        w2: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
-            x, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
-        ctx.save_for_backward(
-            x, *kept, rope_cos, rope_sin, attention_norm, wqkv, wo, ffn_norm, w13, w2
-        )
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2 = BlockFunction.run_backward(
-            d_out, *ctx.saved_tensors
-        )
-        return d_x, None, None, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, None, None, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -286,14 +287,14 @@ def head_forward(
     output: Tensor,  # [4000, 8192]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S/tp, 8192]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 8192]
     (
         loss,
         d_normed_gathered_per_loss,
         d_output_per_loss,
     ) = parallel_linear_cross_entropy_with_gradients(
-        normed_gathered, output, labels, chunk=1024, axis="tp", vocab_size=32000
+        normed_gathered, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
     )  # scalar, [B, S, 8192], [4000, 8192]
     return loss, (d_normed_gathered_per_loss, d_output_per_loss)
 
@@ -301,16 +302,16 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S/tp, 8192]
+    norm: Tensor,  # [8192]
     d_normed_gathered_per_loss: Tensor,  # [B, S, 8192]
     d_output_per_loss: Tensor,  # [4000, 8192]
-    norm: Tensor,  # [8192]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S, 8192]
     d_normed_started = reduce_scatter_start(d_normed_gathered, "tp", dim=1)  # [B, S/tp, 8192]
     d_output = d_output_per_loss * d_loss  # [4000, 8192]
     d_normed = reduce_scatter_wait(d_normed_started, "tp", dim=1)  # [B, S/tp, 8192]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=1e-05)  # [B, S/tp, 8192], [8192]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S/tp, 8192], [8192]
     return d_x, d_norm, d_output
 
 
@@ -321,15 +322,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, output: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, output)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_output = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
-        return d_x, None, d_norm, d_output
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -342,10 +344,10 @@ def evaluate_forward(
     output: Tensor,  # [4000, 8192]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S/tp, 8192]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 8192]
     loss = parallel_linear_cross_entropy(
-        normed_gathered, output, labels, chunk=1024, axis="tp", vocab_size=32000
+        normed_gathered, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
     )  # scalar
     return loss
 
@@ -359,11 +361,11 @@ def logits_forward(
     output: Tensor,  # [4000, 8192]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = rms_norm(x, norm, eps=1e-05)  # [B, S/tp, 8192]
+    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 8192]
     logits = linear(normed_gathered, output)  # [B, S, 4000]
     logits_gathered = all_gather(logits, "tp", dim=2)  # [B, S, 32000]
-    logits_whole = logits_gathered[..., :32000]  # [B, S, 32000]
+    logits_whole = logits_gathered[..., :VOCAB_SIZE]  # [B, S, 32000]
     return logits_whole
 
 
@@ -376,18 +378,20 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(8192, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(8192, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(3072, 8192, **placement)),
-                "wo": nn.Parameter(torch.empty(8192, 1024, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(5504, 8192, **placement)),
-                "w2": nn.Parameter(torch.empty(8192, 2752, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
             }
         )
 
@@ -414,16 +418,16 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(4000, 8192, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(8192, **placement))
-        self.output = nn.Parameter(torch.empty(4000, 8192, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **placement))
         self.make_tables(device)
 
     def make_tables(self, device: torch.device | str | None) -> None:
         """Fill the constant tables that every layer reads."""
-        cos, sin = rope_tables(2048, 128, theta=10000.0, device=device)
+        cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 

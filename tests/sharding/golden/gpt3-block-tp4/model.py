@@ -41,6 +41,16 @@ from runtime.kernels.norm import layer_norm, layer_norm_backward
 from runtime.parameters import expand_layers, initialise_parameters
 
 N_LAYERS = 2
+DIM = 768
+N_HEADS = 3  # of one tensor-parallel rank
+N_KV_HEADS = 3  # of one tensor-parallel rank
+HEAD_DIM = 64
+FFN_DIM = 768  # of one tensor-parallel rank
+VOCAB_SIZE = 32000
+MAX_POSITIONS = 1024
+EPS = 1e-05
+LOSS_CHUNK = 1024  # tokens whose logits exist at a time
+
 PARAMETERS = 39_539_712
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 38,731,776 parameters of matmuls and attention is counted in full, not its causal half.
@@ -135,11 +145,11 @@ def embed_backward(
 ) -> tuple[Tensor, ...]:
     """The gradients of `embed_forward`."""
     d_embedded_partial_started = all_gather_start(d_x, "tp", dim=1)  # [B, S, 768]
-    d_positions = position_gradient(d_x, positions=256)  # [256, 768]
+    d_positions = position_gradient(d_x, positions=MAX_POSITIONS // 4)  # [256, 768]
     d_pos_embeddings = place_part(d_positions, "tp", dim=0)  # [1024, 768]
     d_embedded_partial = all_gather_wait(d_embedded_partial_started, "tp", dim=1)  # [B, S, 768]
     d_tok_embeddings = parallel_embedding_gradient(
-        d_embedded_partial, tokens, axis="tp", rows=8000
+        d_embedded_partial, tokens, axis="tp", rows=VOCAB_SIZE // 4
     )  # [8000, 768]
     return d_tok_embeddings, d_pos_embeddings
 
@@ -151,15 +161,16 @@ class EmbedFunction(torch.autograd.Function):
     run_backward = staticmethod(embed_backward)
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, tok_embeddings: Tensor, pos_embeddings: Tensor) -> Tensor:
-        x = EmbedFunction.run_forward(tokens, tok_embeddings, pos_embeddings)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        x = EmbedFunction.run_forward(*inputs)
+        tokens, _, _ = inputs
         ctx.save_for_backward(tokens)
         return x
 
     @staticmethod
     def backward(ctx: Any, d_x: Tensor) -> Any:
-        d_tok_embeddings, d_pos_embeddings = EmbedFunction.run_backward(d_x, *ctx.saved_tensors)
-        return None, d_tok_embeddings, d_pos_embeddings
+        d_weights = EmbedFunction.run_backward(d_x, *ctx.saved_tensors)
+        return None, *d_weights
 
 
 # block --------------------------------------------------------------------------------------------
@@ -181,41 +192,40 @@ def block_forward(
     w2_bias: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
     """One layer: the residual stream → the residual stream."""
-    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=1e-05)  # [B, S/tp, 768]
+    # attention
+    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S/tp, 768]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S, 768]
     qkv = linear(attention_in_gathered, wqkv, wqkv_bias)  # [B, S, 576]
-    q, k, v = qkv.split((192, 192, 192), dim=-1)  # [B, S, 192] each
-    q_heads = q.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
-    k_heads = k.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
-    v_heads = v.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
+    q, k, v = qkv.split(
+        (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
+    )  # [B, S, 192] each
+    q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
+    k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
+    v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
     context, logsumexp = attention(
-        q_heads, k_heads, v_heads, scale=0.125
+        q_heads, k_heads, v_heads, scale=HEAD_DIM**-0.5
     )  # [B, S, 3, 64], [B, 3, S]
     merged = context.flatten(-2)  # [B, S, 192]
-    attended_partial = linear(merged, wo)  # [B, S, 768]
-    attended_summed = reduce_scatter(attended_partial, "tp", dim=1)  # [B, S/tp, 768]
-    attended = attended_summed + wo_bias  # [B, S/tp, 768]
-    h = x + attended  # [B, S/tp, 768]
+    attn_out_partial = linear(merged, wo)  # [B, S, 768]
+    attn_out_summed = reduce_scatter(attn_out_partial, "tp", dim=1)  # [B, S/tp, 768]
+    attn_out = attn_out_summed + wo_bias  # [B, S/tp, 768]
+    h = x + attn_out  # [B, S/tp, 768]
 
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S/tp, 768]
+    # feed-forward
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S/tp, 768]
     ffn_in_gathered = all_gather(ffn_in, "tp", dim=1)  # [B, S, 768]
     wide = linear(ffn_in_gathered, w1, w1_bias)  # [B, S, 768]
     hidden = F.gelu(wide)  # [B, S, 768]
-    fed_partial = linear(hidden, w2)  # [B, S, 768]
-    fed_summed = reduce_scatter(fed_partial, "tp", dim=1)  # [B, S/tp, 768]
-    fed = fed_summed + w2_bias  # [B, S/tp, 768]
-    out = h + fed  # [B, S/tp, 768]
-    return out, (qkv, context, logsumexp, attended_summed, wide)
+    ffn_out_partial = linear(hidden, w2)  # [B, S, 768]
+    ffn_out_summed = reduce_scatter(ffn_out_partial, "tp", dim=1)  # [B, S/tp, 768]
+    ffn_out = ffn_out_summed + w2_bias  # [B, S/tp, 768]
+    out = h + ffn_out  # [B, S/tp, 768]
+    return out, (qkv, context, logsumexp, attn_out_summed, wide)
 
 
 def block_backward(
     d_out: Tensor,  # [B, S/tp, 768]
     x: Tensor,  # [B, S/tp, 768]
-    qkv: Tensor,  # [B, S, 576]
-    context: Tensor,  # [B, S, 3, 64]
-    logsumexp: Tensor,  # [B, 3, S]
-    attended_summed: Tensor,  # [B, S/tp, 768]
-    wide: Tensor,  # [B, S, 768]
     attention_norm: Tensor,  # [768]
     attention_norm_bias: Tensor,  # [768]
     wqkv: Tensor,  # [576, 768]
@@ -225,50 +235,56 @@ def block_backward(
     ffn_norm_bias: Tensor,  # [768]
     w1: Tensor,  # [768, 768]
     w2: Tensor,  # [768, 768]
+    qkv: Tensor,  # [B, S, 576]
+    context: Tensor,  # [B, S, 3, 64]
+    logsumexp: Tensor,  # [B, 3, S]
+    attn_out_summed: Tensor,  # [B, S/tp, 768]
+    wide: Tensor,  # [B, S, 768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `block_forward`."""
-    d_fed_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 768]
-    attended = attended_summed + wo_bias  # [B, S/tp, 768], recomputed
-    h = x + attended  # [B, S/tp, 768], recomputed
-
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=1e-05)  # [B, S/tp, 768], recomputed
+    # feed-forward
+    d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 768]
+    attn_out = attn_out_summed + wo_bias  # [B, S/tp, 768], recomputed
+    h = x + attn_out  # [B, S/tp, 768], recomputed
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S/tp, 768], recomputed
     ffn_in_gathered_started = all_gather_start(ffn_in, "tp", dim=1)  # [B, S, 768], recomputed
     d_w2_bias = bias_gradient(d_out)  # [768]
     hidden = F.gelu(wide)  # [B, S, 768], recomputed
-
     attention_in = layer_norm(
-        x, attention_norm, attention_norm_bias, eps=1e-05
+        x, attention_norm, attention_norm_bias, eps=EPS
     )  # [B, S/tp, 768], recomputed
-    d_fed_partial = all_gather_wait(d_fed_partial_started, "tp", dim=1)  # [B, S, 768]
-
-    d_hidden = input_gradient(d_fed_partial, w2)  # [B, S, 768]
+    d_ffn_out_partial = all_gather_wait(d_ffn_out_partial_started, "tp", dim=1)  # [B, S, 768]
+    d_hidden = input_gradient(d_ffn_out_partial, w2)  # [B, S, 768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 768]
     d_ffn_in_gathered = input_gradient(d_wide, w1)  # [B, S, 768]
     d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 768]
-    d_w2 = weight_gradient(d_fed_partial, hidden)  # [768, 768]
+    d_w2 = weight_gradient(d_ffn_out_partial, hidden)  # [768, 768]
     ffn_in_gathered = all_gather_wait(ffn_in_gathered_started, "tp", dim=1)  # [B, S, 768]
     d_w1 = weight_gradient(d_wide, ffn_in_gathered)  # [768, 768]
     d_w1_bias = bias_gradient(d_wide)  # [768]
     d_ffn_in = reduce_scatter_wait(d_ffn_in_started, "tp", dim=1)  # [B, S/tp, 768]
     d_h_from_layer_norm, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
-        d_ffn_in, h, ffn_norm, eps=1e-05
+        d_ffn_in, h, ffn_norm, eps=EPS
     )  # [B, S/tp, 768], [768], [768]
+
+    # attention
     d_h = d_out + d_h_from_layer_norm  # [B, S/tp, 768]
-    d_attended_partial_started = all_gather_start(d_h, "tp", dim=1)  # [B, S, 768]
+    d_attn_out_partial_started = all_gather_start(d_h, "tp", dim=1)  # [B, S, 768]
     attention_in_gathered_started = all_gather_start(
         attention_in, "tp", dim=1
     )  # [B, S, 768], recomputed
-
     d_wo_bias = bias_gradient(d_h)  # [768]
-    d_attended_partial = all_gather_wait(d_attended_partial_started, "tp", dim=1)  # [B, S, 768]
-    d_merged = input_gradient(d_attended_partial, wo)  # [B, S, 192]
-    d_context = d_merged.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
-    q, k, v = qkv.split((192, 192, 192), dim=-1)  # [B, S, 192] each
-    q_heads = q.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
-    k_heads = k.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
-    v_heads = v.unflatten(-1, (-1, 64))  # [B, S, 3, 64]
+    d_attn_out_partial = all_gather_wait(d_attn_out_partial_started, "tp", dim=1)  # [B, S, 768]
+    d_merged = input_gradient(d_attn_out_partial, wo)  # [B, S, 192]
+    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
+    q, k, v = qkv.split(
+        (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
+    )  # [B, S, 192] each
+    q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
+    k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
+    v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 3, 64]
     d_q_heads, d_k_heads, d_v_heads = attention_backward(
-        d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=0.125
+        d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 3, 64] each
     d_q = d_q_heads.flatten(-2)  # [B, S, 192]
     d_k = d_k_heads.flatten(-2)  # [B, S, 192]
@@ -279,7 +295,7 @@ def block_backward(
         d_attention_in_gathered, "tp", dim=1
     )  # [B, S/tp, 768]
     merged = context.flatten(-2)  # [B, S, 192]
-    d_wo = weight_gradient(d_attended_partial, merged)  # [768, 192]
+    d_wo = weight_gradient(d_attn_out_partial, merged)  # [768, 192]
     attention_in_gathered = all_gather_wait(
         attention_in_gathered_started, "tp", dim=1
     )  # [B, S, 768]
@@ -287,7 +303,7 @@ def block_backward(
     d_wqkv_bias = bias_gradient(d_qkv)  # [576]
     d_attention_in = reduce_scatter_wait(d_attention_in_started, "tp", dim=1)  # [B, S/tp, 768]
     d_x_from_layer_norm, d_attention_norm, d_attention_norm_bias = layer_norm_backward(
-        d_attention_in, x, attention_norm, eps=1e-05
+        d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S/tp, 768], [768], [768]
     d_x = d_h + d_x_from_layer_norm  # [B, S/tp, 768]
     return (
@@ -314,40 +330,25 @@ class BlockFunction(torch.autograd.Function):
     run_backward = staticmethod(block_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        attention_norm: Tensor,
-        attention_norm_bias: Tensor,
-        wqkv: Tensor,
-        wqkv_bias: Tensor,
-        wo: Tensor,
-        wo_bias: Tensor,
-        ffn_norm: Tensor,
-        ffn_norm_bias: Tensor,
-        w1: Tensor,
-        w1_bias: Tensor,
-        w2: Tensor,
-        w2_bias: Tensor,
-    ) -> Tensor:
-        out, kept = BlockFunction.run_forward(
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        out, kept = BlockFunction.run_forward(*inputs)
+        (
             x,
             attention_norm,
             attention_norm_bias,
             wqkv,
-            wqkv_bias,
+            _,
             wo,
             wo_bias,
             ffn_norm,
             ffn_norm_bias,
             w1,
-            w1_bias,
+            _,
             w2,
-            w2_bias,
-        )
+            _,
+        ) = inputs
         ctx.save_for_backward(
             x,
-            *kept,
             attention_norm,
             attention_norm_bias,
             wqkv,
@@ -357,41 +358,14 @@ class BlockFunction(torch.autograd.Function):
             ffn_norm_bias,
             w1,
             w2,
+            *kept,
         )
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> Any:
-        (
-            d_x,
-            d_attention_norm,
-            d_attention_norm_bias,
-            d_wqkv,
-            d_wqkv_bias,
-            d_wo,
-            d_wo_bias,
-            d_ffn_norm,
-            d_ffn_norm_bias,
-            d_w1,
-            d_w1_bias,
-            d_w2,
-            d_w2_bias,
-        ) = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
-        return (
-            d_x,
-            d_attention_norm,
-            d_attention_norm_bias,
-            d_wqkv,
-            d_wqkv_bias,
-            d_wo,
-            d_wo_bias,
-            d_ffn_norm,
-            d_ffn_norm_bias,
-            d_w1,
-            d_w1_bias,
-            d_w2,
-            d_w2_bias,
-        )
+        d_x, *d_weights = BlockFunction.run_backward(d_out, *ctx.saved_tensors)
+        return d_x, *d_weights
 
 
 # head ---------------------------------------------------------------------------------------------
@@ -405,14 +379,14 @@ def head_forward(
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> tuple[Tensor, ...]:
     """The residual stream → the sum of the losses over all targets."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S/tp, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     (
         loss,
         d_normed_gathered_per_loss,
         d_tok_embeddings_per_loss,
     ) = parallel_linear_cross_entropy_with_gradients(
-        normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000
+        normed_gathered, tok_embeddings, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
     )  # scalar, [B, S, 768], [8000, 768]
     return loss, (d_normed_gathered_per_loss, d_tok_embeddings_per_loss)
 
@@ -420,9 +394,9 @@ def head_forward(
 def head_backward(
     d_loss: Tensor,  # scalar
     x: Tensor,  # [B, S/tp, 768]
+    norm: Tensor,  # [768]
     d_normed_gathered_per_loss: Tensor,  # [B, S, 768]
     d_tok_embeddings_per_loss: Tensor,  # [8000, 768]
-    norm: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
     """The gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S, 768]
@@ -430,7 +404,7 @@ def head_backward(
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [8000, 768]
     d_normed = reduce_scatter_wait(d_normed_started, "tp", dim=1)  # [B, S/tp, 768]
     d_x, d_norm, d_norm_bias = layer_norm_backward(
-        d_normed, x, norm, eps=1e-05
+        d_normed, x, norm, eps=EPS
     )  # [B, S/tp, 768], [768], [768]
     return d_x, d_norm, d_norm_bias, d_tok_embeddings
 
@@ -442,19 +416,16 @@ class HeadFunction(torch.autograd.Function):
     run_backward = staticmethod(head_backward)
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, labels: Tensor, norm: Tensor, norm_bias: Tensor, tok_embeddings: Tensor
-    ) -> Tensor:
-        loss, kept = HeadFunction.run_forward(x, labels, norm, norm_bias, tok_embeddings)
-        ctx.save_for_backward(x, *kept, norm)
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        loss, kept = HeadFunction.run_forward(*inputs)
+        x, _, norm, _, _ = inputs
+        ctx.save_for_backward(x, norm, *kept)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> Any:
-        d_x, d_norm, d_norm_bias, d_tok_embeddings = HeadFunction.run_backward(
-            d_loss, *ctx.saved_tensors
-        )
-        return d_x, None, d_norm, d_norm_bias, d_tok_embeddings
+        d_x, *d_weights = HeadFunction.run_backward(d_loss, *ctx.saved_tensors)
+        return d_x, None, *d_weights
 
 
 # evaluate -----------------------------------------------------------------------------------------
@@ -468,10 +439,10 @@ def evaluate_forward(
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> Tensor:
     """As `head_forward`, without the gradients: for validation."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S/tp, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     loss = parallel_linear_cross_entropy(
-        normed_gathered, tok_embeddings, labels, chunk=1024, axis="tp", vocab_size=32000
+        normed_gathered, tok_embeddings, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
     )  # scalar
     return loss
 
@@ -486,11 +457,11 @@ def logits_forward(
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> Tensor:
     """The residual stream → scores of every next token: for generation."""
-    normed = layer_norm(x, norm, norm_bias, eps=1e-05)  # [B, S/tp, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     logits = linear(normed_gathered, tok_embeddings)  # [B, S, 8000]
     logits_gathered = all_gather(logits, "tp", dim=2)  # [B, S, 32000]
-    logits_whole = logits_gathered[..., :32000]  # [B, S, 32000]
+    logits_whole = logits_gathered[..., :VOCAB_SIZE]  # [B, S, 32000]
     return logits_whole
 
 
@@ -503,24 +474,28 @@ class Block(nn.Module):
     def __init__(self, function: Any, placement: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(768, **placement))
-        self.attention_norm_bias = nn.Parameter(torch.empty(768, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(768, **placement))
-        self.ffn_norm_bias = nn.Parameter(torch.empty(768, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.ffn_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
         self.attention = nn.ParameterDict(
             {
-                "wqkv": nn.Parameter(torch.empty(576, 768, **placement)),
-                "wqkv_bias": nn.Parameter(torch.empty(576, **placement)),
-                "wo": nn.Parameter(torch.empty(768, 192, **placement)),
-                "wo_bias": nn.Parameter(torch.empty(768, **placement)),
+                "wqkv": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                ),
+                "wqkv_bias": nn.Parameter(
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, **placement)
+                ),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo_bias": nn.Parameter(torch.empty(DIM, **placement)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w1": nn.Parameter(torch.empty(768, 768, **placement)),
-                "w1_bias": nn.Parameter(torch.empty(768, **placement)),
-                "w2": nn.Parameter(torch.empty(768, 768, **placement)),
-                "w2_bias": nn.Parameter(torch.empty(768, **placement)),
+                "w1": nn.Parameter(torch.empty(FFN_DIM, DIM, **placement)),
+                "w1_bias": nn.Parameter(torch.empty(FFN_DIM, **placement)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w2_bias": nn.Parameter(torch.empty(DIM, **placement)),
             }
         )
 
@@ -553,12 +528,12 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(8000, 768, **placement))
-        self.pos_embeddings = nn.Parameter(torch.empty(1024, 768, **placement))
-        layers = (BlockFunction,) * 2
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE // 4, DIM, **placement))
+        self.pos_embeddings = nn.Parameter(torch.empty(MAX_POSITIONS, DIM, **placement))
+        layers = (BlockFunction,) * N_LAYERS
         self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(768, **placement))
-        self.norm_bias = nn.Parameter(torch.empty(768, **placement))
+        self.norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.norm_bias = nn.Parameter(torch.empty(DIM, **placement))
 
     def tables(self, positions: int) -> tuple[Tensor, ...]:
         """The constant tables that every layer reads, for this many positions."""

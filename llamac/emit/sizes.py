@@ -1,0 +1,138 @@
+"""The model's sizes by the names that model.py gives them: `HEAD_DIM` rather than 128."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamac.emit.source import literal
+from llamac.ir.graph import ops_in, output_of, type_of
+from llamac.ir.program import Parameter, Piece, Program
+
+QUERIES, KEYS = "N_HEADS * HEAD_DIM", "N_KV_HEADS * HEAD_DIM"
+ROWS = {
+    "wq": QUERIES,
+    "wk": KEYS,
+    "wv": KEYS,
+    "wqkv": "(N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM",
+    "w1": "FFN_DIM",
+    "w3": "FFN_DIM",
+    "w13": "2 * FFN_DIM",
+    "tok_embeddings": "VOCAB_SIZE",
+    "output": "VOCAB_SIZE",
+    "pos_embeddings": "MAX_POSITIONS",
+}
+"""Rows of a parameter, by the last part of its name; all others have DIM."""
+
+COLUMNS = {"wo": QUERIES, "w2": "FFN_DIM"}
+"""Columns likewise."""
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "eps": ("EPS",),
+    "head_dim": ("HEAD_DIM",),
+    "scale": ("HEAD_DIM**-0.5",),
+    "heads": ("N_HEADS + N_KV_HEADS",),
+    "vocab_size": ("VOCAB_SIZE",),
+    "rows": ("VOCAB_SIZE",),
+    "size": ("VOCAB_SIZE",),
+    "positions": ("MAX_POSITIONS",),
+    "chunk": ("LOSS_CHUNK",),
+    "sizes": (
+        "(N_HEADS, N_KV_HEADS, N_KV_HEADS)",
+        f"({QUERIES}, {KEYS}, {KEYS})",
+        "(FFN_DIM, FFN_DIM)",
+    ),
+}
+"""What an op's attribute may be, by its name."""
+
+SHARED = ("N_HEADS", "N_KV_HEADS", "FFN_DIM")
+"""Constants of which a tensor-parallel rank has its own part."""
+
+
+class Expression:
+    """Python source in the place of a literal."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The named constants of a model.py, and how a value is written with them.
+
+    An expression is written only where it evaluates to the value, which else stays a literal.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    ranks: int = 1
+
+    @classmethod
+    def of(cls, program: Program) -> Sizes:
+        """Read the sizes off a Program: of one tensor-parallel rank, where several share heads."""
+        regions = [region.forward.graph for region in program.regions.values()]
+        block = program.regions[program.layers[0]].forward.graph
+        attention = next(node for node in ops_in(block) if "scale" in node.kwargs)
+        q, k = (type_of(operand).shape for operand in attention.all_input_nodes[:2])
+        given = {
+            key: value for g in regions for node in ops_in(g) for key, value in node.kwargs.items()
+        }
+        table = program.parameters.get("pos_embeddings")
+        buffer = next(iter(program.buffers.values()), None)
+        positions = dict(buffer.arguments)["positions"] if buffer else table and table.type.shape[0]
+        values = {
+            "DIM": type_of(output_of(program.regions["embed"].forward.graph)).shape[-1],
+            "N_HEADS": q[2],
+            "N_KV_HEADS": k[2],
+            "HEAD_DIM": q[3],
+            "FFN_DIM": program.parameters["layers.*.feed_forward.w2"].type.shape[1],
+            "VOCAB_SIZE": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
+            "MAX_POSITIONS": positions,
+            "EPS": given.get("eps"),
+            "LOSS_CHUNK": given.get("chunk"),
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        return cls(known, program.mesh.get("tp", 1))
+
+    def constants(self) -> list[str]:
+        """Write the constants, a line each."""
+        notes = {"LOSS_CHUNK": "tokens whose logits exist at a time"}
+        if self.ranks > 1:
+            notes |= dict.fromkeys(SHARED, "of one tensor-parallel rank")
+        return [
+            f"{name} = {literal(value)}" + (f"  # {notes[name]}" if name in notes else "")
+            for name, value in self.values.items()
+        ]
+
+    def attribute(self, key: str, value: Any) -> Any:
+        """An op's attribute as an Expression of the constants, or as it is."""
+        return self._written(value, ATTRIBUTES.get(key, ()))
+
+    def shape(self, parameter: Parameter) -> list[Any]:
+        """A held parameter's shape: Expressions, and plain numbers where nothing fits."""
+        name = parameter.name.rpartition(".")[2]
+        texts = (ROWS.get(name.removesuffix("_bias"), "DIM"), COLUMNS.get(name, "DIM"))
+        return [
+            self._written(n, (text,)) for n, text in zip(parameter.type.shape, texts, strict=False)
+        ]
+
+    def rows(self, piece: Piece) -> Any:
+        """Rows of a canonical parameter, which of tensor-parallel ranks none holds alone."""
+        name = piece.name.rpartition(".")[2].removesuffix("_bias")
+        return (
+            self._written(piece.rows, (ROWS.get(name, "DIM"),)) if self.ranks == 1 else piece.rows
+        )
+
+    def _written(self, value: Any, texts: tuple[str, ...]) -> Any:
+        for text in texts:
+            for written in (text, f"{text} // {self.ranks}"):  # ranks may share the vocabulary
+                try:
+                    found = eval(written, {"__builtins__": {}}, dict(self.values))
+                except (NameError, TypeError):  # a model without such a size; a tuple is not shared
+                    continue
+                if found == value:
+                    return Expression(written)
+        return value
