@@ -20,6 +20,8 @@ import torch.distributed.distributed_c10d as distributed_c10d
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from llamac.ir.types import DTYPES
+from llamac.passes.lower import COMPUTE_DTYPE
 from llamac.spec import Spec
 
 
@@ -98,7 +100,7 @@ def dry_run(spec: Spec, module: Any) -> Report:
     own = range(0, parallel.stages, parallel.pipeline)  # the stages of rank 0
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
     shares = runtime["param_sharding"].Shares(**tables, size=parallel.tensor, rank=0)
-    dtype = torch.bfloat16 if spec.precision.compute == "bf16" else torch.float32
+    dtype = DTYPES[COMPUTE_DTYPE[spec.precision.compute]]
     with _fake_group(report.ranks):
         mesh = runtime["mesh"].Mesh(parallel.mesh, torch.device("cpu"))
         with FakeTensorMode(allow_non_fake_inputs=True):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from llamac.passes.lower import Lower
+from llamac.runtime.data.token_streams import open_stream
+from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.reference import Reference
 from tests.compare import shipped
@@ -34,3 +38,11 @@ def test_lower_does_not_take_it_for_another(key: str, value: str, error: type[Ex
 def test_the_reference_does_not_either(key: str, value: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=value):
         Reference(with_choice(key, value).model).logits(torch.zeros(1, 4, dtype=torch.int64))
+
+
+def test_the_runtime_s_tables_and_data_take_no_unknown_name() -> None:
+    with pytest.raises(ValueError, match="yarn"):
+        rope_tables(8, 4, theta=1e4, scaling={"kind": "yarn", "factor": 2.0})
+    source = {"name": "a", "train": {"shards": []}}
+    with pytest.raises(ValueError, match="first_fit"):
+        open_stream(Path(), {"dtype": "<u2"}, source, "train", 8, "first_fit")

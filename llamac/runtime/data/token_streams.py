@@ -135,4 +135,6 @@ def open_stream(
     tokens = Tokens(source["name"], paths, manifest["dtype"], starts)
     if packing == "best_fit":
         return Packed(root, source, split, tokens, sequence_length)
+    if packing != "concatenate":
+        raise ValueError(f"unknown packing {packing!r}")
     return Concatenated(tokens, sequence_length, ring=split == "train")

@@ -62,6 +62,8 @@ class ShardedWeights(MasterWeights):
     @torch.no_grad()
     def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, targets and the norm of all gradients, each of all ranks together."""
+        if self.mesh.size == 1:
+            return super().measured(loss, targets)
         if self.shares.size > 1:
             self._add_over_tensor_ranks()
         replicas, tensor = self.mesh.degrees["dp_replicate"], self.mesh.degrees["tp"]

@@ -34,6 +34,8 @@ def _scale(frequencies: Tensor, scaling: dict[str, float | str] | None) -> Tenso
     factor = float(scaling["factor"])
     if scaling["kind"] == "linear":  # position interpolation, Chen et al. 2023
         return frequencies / factor
+    if scaling["kind"] != "llama3":
+        raise ValueError(f"unknown rope scaling {scaling['kind']!r}")
     # Llama 3: long wavelengths are stretched, short ones kept, those between are blended.
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_context"]) * frequencies / (2 * math.pi)
