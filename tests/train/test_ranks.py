@@ -85,6 +85,23 @@ def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tm
     assert done.stdout.count("start: after step 0") == 1  # one rank speaks for all
 
 
+@pytest.mark.parametrize("layout", ["parallel.data_shard=2", "parallel.context=2"])
+def test_padding_counts_once_whatever_the_layout(make_spec, tmp_path, layout):
+    """Micro-batches and ranks have unequal numbers of targets, and evaluation too."""
+    packed = ('precision.compute="fp32"', "checkpoint.every=3", 'data.packing="best_fit"')
+    trainer = Trainer(tmp_path / "alone", make_spec(*packed, "batch.micro_batch=4"))
+    assert trainer.run(tmp_path / "expected", "--steps", "3") == 0
+    mixture = trainer.train.Mixture(
+        trainer.train.DATA_DIRECTORY, "train", trainer.train.SEQUENCE_LENGTH, 0, "best_fit"
+    )
+    targets = (mixture.sequences(0, 4)[:, 1:] >= 0).sum(1)
+    assert len(set(targets.tolist())) > 1
+    spec = make_spec(*packed, layout, "batch.micro_batch=1")
+    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert_same_curve(tmp_path / "run", tmp_path / "expected")
+
+
 def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, make_spec, tmp_path):
     """With larger micro-batches, too: on more ranks the old ones may not divide a step."""
     trainer, expected = alone
