@@ -94,8 +94,7 @@ class NewFile:
         self._file.close()
         if sealed:
             write(seal_of(self.path), f"{self.sha256}\n".encode())
-        os.replace(self._beside, self.path)
-        flush(self.path.parent)
+        _name(self._beside, self.path)
         return self.sha256
 
     def discard(self) -> None:
@@ -209,7 +208,14 @@ def adopt(beside: Path, path: Path) -> None:
     """Gives a file that something else has just written its name, sealed."""
     write(seal_of(path), f"{sha256_of(beside)}\n".encode())
     flush(beside)
-    os.replace(beside, path)
+    _name(beside, path)
+
+
+def _name(beside: Path, path: Path) -> None:
+    try:
+        os.replace(beside, path)
+    except IsADirectoryError as error:
+        raise Damaged(f"{path} is a directory, where a file should be: remove it") from error
     flush(path.parent)
 
 

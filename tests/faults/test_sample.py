@@ -1,0 +1,37 @@
+"""A sample of `python -m tests.faults`: each class of faults, at a few places."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.classes import CLASSES, Tried
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Tried:
+    return Tried(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_few_of_each_class_are_held(name: str, tried: Tried) -> None:
+    outcomes = list(CLASSES[name](tried, 1 if name == "torchrun killed" else 6))
+    assert [outcome for outcome in outcomes if outcome not in ("same", "error")] == []
+    assert outcomes or name == "a full disk"  # which needs the right to mount
+
+
+@pytest.mark.slow
+def test_the_undisturbed_run_is_the_same_each_time(tried: Tried) -> None:
+    run = tried.fresh()
+    assert tried.judged(run, tried.subject.start(run)) == "same"
+
+
+def test_what_is_not_held_is_seen(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit that nobody checks is trained on: the harness must say so."""
+    run = tried.fresh(tried.halfway)
+    monkeypatch.setattr(tried.subject, "build", lambda _: None)
+    program = run / "train.py"
+    program.write_text(
+        program.read_text().replace("SEED + 1", "SEED").replace("lr = ", "lr = 2 * ")
+    )
+    assert tried.judged(run, tried.subject.start(run)) == "trained something else"
