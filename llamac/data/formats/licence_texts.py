@@ -115,15 +115,21 @@ def names_copyleft(text: str) -> bool:
     return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
 
 
-@lru_cache(maxsize=256)  # repositories hold the same text many times
 def recognised(text: str) -> str | None:
     """Return the SPDX expression of a licence file; None if it holds no licence or more.
 
     Raises SourceError if licenseclassifier is not installed.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
-    if not text or len(text) > FILE_CHARS:
+    lines = [line.strip() for line in text.split("\n")]
+    if not text or len(text) > FILE_CHARS or any(_is_odd_notice(line) for line in lines):
         return None
+    return _licence_of("\n".join(line for line in lines if not _is_plain_notice(line)))
+
+
+@lru_cache(maxsize=1024)  # repositories hold the same text many times, under other names
+def _licence_of(text: str) -> str | None:
+    """Return the SPDX expression of a licence text without its copyright notices."""
     tags = [match[1] for match in _TAG.finditer(text)]
     text = _TAG.sub("", text) if tags else text
     found = package("licenseclassifier", "LICENSE").identify_license(text, 0.0)
@@ -132,8 +138,6 @@ def recognised(text: str) -> str | None:
         left.append(text[at : match.start])
         at = match.end
     left = _without_notices("\n".join([*left, text[at:]]))
-    if any(_is_odd_notice(line) for line in text.split("\n")):
-        return None
     names = [match.id for match in found]
     if not found and left:
         opening = _opening(left)
@@ -151,6 +155,11 @@ def _is_odd_notice(line: str) -> bool:
     """Return whether a copyright notice continues with a condition (not with a licence)."""
     notice = _NOTICE.match(line) and _GRANTS.split(line, maxsplit=1)[0]
     return bool(notice) and _RIDER.search(notice) is not None
+
+
+def _is_plain_notice(line: str) -> bool:
+    """Return whether a line is a copyright notice and nothing else."""
+    return bool(_NOTICE.match(line)) and len(_GRANTS.split(line, maxsplit=1)) == 1
 
 
 def _without_notices(text: str) -> list[str]:
