@@ -21,7 +21,7 @@ SLICE_BYTES = 1 << 10  # decompressed at a time: deflate makes 1 MB of it, zstd 
 WINDOW_BYTES = 1 << 23  # RFC 9659's limit for zstd
 
 _STATUS = re.compile(rb"\s*HTTP(?:/\d+(?:\.\d+)?)?[ \t]+(\d{3})(?!\d)", re.I)
-_CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
+_CHUNK = re.compile(rb"[ \t]*\+?(?:0[xX])?([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\n]*)?\r?\n")
 _END = re.compile(rb"\r?\n")
 
 
@@ -46,7 +46,7 @@ class Response:
 
 def response(data: bytes) -> Response:
     """Parse the final response, skipping interim ones (1xx). Raises ResponseError."""
-    file = io.BytesIO(data)
+    file = io.BytesIO(data.lstrip(b"\r\n"))  # as RFC 9112 asks of servers
     while True:
         status = _STATUS.match(file.readline(HEADER_BYTES))
         fields = headers(file) if status else None

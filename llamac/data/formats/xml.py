@@ -17,6 +17,8 @@ from llamac.runtime.data.skipped import Skipped
 RECORD_BYTES = 1 << 24  # MediaWiki allows pages of 2 MB, StackExchange posts of 30,000 characters
 
 
+_REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,16})|([0-9]{1,16}));")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]|\xef\xbf[\xbe\xbf]")
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]{2,40})["']""")
 
 
@@ -40,13 +42,39 @@ def records(
         found = True
         try:
             data.decode()
-            yield line, ElementTree.fromstring(data)
+            element, odd = _parsed(data)
+            if odd:
+                skipped.add("illegal characters", f"{path}:{line}")
+            yield line, element
         except UnicodeDecodeError:
             skipped.add("invalid UTF-8", f"{path}:{line}")
         except ElementTree.ParseError:
             skipped.add("broken XML", f"{path}:{line}")
     if not found:
         skipped.add("no records in file", path)
+
+
+def _parsed(data: bytes) -> tuple[ElementTree.Element, bool]:
+    """Parse a record; return it, and whether characters that XML forbids were left out of it.
+
+    Raises ElementTree.ParseError.
+    """
+    try:
+        return ElementTree.fromstring(data), False
+    except ElementTree.ParseError:
+        allowed = _REFERENCE.sub(lambda found: found[0] if _is_allowed(found) else b"", data)
+        allowed = _CONTROLS.sub(b"", allowed)
+        if allowed == data:
+            raise
+        return ElementTree.fromstring(allowed), True
+
+
+def _is_allowed(reference: re.Match[bytes]) -> bool:
+    """Return whether XML 1.0 allows the character that a reference stands for."""
+    code = int(reference[1], 16) if reference[1] else int(reference[2])
+    if code < 0x20:
+        return code in (0x9, 0xA, 0xD)
+    return code < 0xD800 or 0xE000 <= code < 0xFFFE or 0x10000 <= code < 0x110000
 
 
 def _frames(

@@ -58,6 +58,8 @@ def decoded(encoding: str, body: bytes, transfer: str = "") -> tuple[bytes, bool
         chunked(PAGE, "%X"),
         chunked(PAGE, "%08x", last=b"00000000\r\n\r\n"),
         chunked(PAGE, "%-8x"),
+        chunked(PAGE, "0x%x"),
+        chunked(PAGE, "+%x"),
         chunked(PAGE, "%6x", " \t"),
         chunked(PAGE, "%x", ';name="value"; other'),
         chunked(PAGE, "%x", " ;a=b"),
@@ -84,6 +86,11 @@ def test_a_chunked_body_that_is_cut_off_keeps_what_came_before(tmp_path: Path) -
     (document,), counts = read("c4", write(tmp_path / "a.warc", data))
     assert SHOWN.startswith(document.text)
     assert counts == {"truncated HTTP body": 1}
+
+
+def test_line_ends_before_the_status_line_are_no_part_of_it() -> None:
+    found = response_of(b"Content-Type: text/html\r\n", PAGE, b"\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert (found.status, found.body) == (200, PAGE)
 
 
 # --- Content codings ---------------------------------------------------------------------------

@@ -104,9 +104,10 @@ def test_posts_are_read_however_their_xml_is_written(tmp_path: Path) -> None:
             'Q: 1 "a" /',
             "Q: x /> y\n\ntwo",
             "Q: ü & 😀",
+            "Q: a control character",
             'Q: 19"\n\nsix',
         ]
-        assert counts == {"broken XML": 2}
+        assert counts == {"broken XML": 1, "illegal characters": 1}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -140,3 +141,14 @@ def test_a_truncated_dump_gives_what_came_before(tmp_path: Path) -> None:
     documents, counts = read("stackexchange", path)
     assert [document.text for document in documents] == ["Q: one"]
     assert counts == {"truncated XML": 1}
+
+
+@pytest.mark.parametrize("illegal", ["&#x1;", "&#xD800;", "&#0;", "&#xFFFF;", "\x08"])
+def test_a_character_that_xml_forbids_costs_itself_not_the_thread(
+    illegal: str, tmp_path: Path
+) -> None:
+    answer = post(8, "<p>Stir it HERE well.</p>", 1, parent=2).replace("HERE", f"{illegal}now&#9;")
+    path = dump(tmp_path, post(2, "<p>How?</p>", 5, Title="Soup"), answer)
+    documents, counts = read("stackexchange", path)
+    assert [document.text for document in documents] == ["Q: Soup\n\nHow?\n\nA: Stir it now well."]
+    assert counts == {"illegal characters": 1}
