@@ -118,3 +118,14 @@ def test_prepare_says_which_line_cannot_be_read(
         'page.html: cannot read this kind of file (kind = "commoncrawl" or "c4" reads it)' in told
     )
     assert not (spec.parent / "run").exists()
+
+
+def test_check_knows_the_names_of_a_dump_s_parts(tmp_path: Path) -> None:
+    from llamac.data.readers import named_inputs
+    from llamac.spec.data import Source
+
+    names = ["enwiki-latest-pages-articles1.xml-p1p41242.bz2", "a.xml-p000000010p000030302-cut.bz2"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    source = Source(name="w", kind="wikipedia", share=1, paths=(f"{tmp_path}/*",))
+    assert len(named_inputs(source)) == len(names)

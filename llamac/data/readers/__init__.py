@@ -30,7 +30,7 @@ Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
 """The kinds of source that read files."""
 
-_PAGES = re.compile(r"-p\d+p\d+$")  # the range of pages that a file of a Wikipedia dump holds
+_PAGES = re.compile(r"(?<=\.xml)-p\d+p\d+(?:-[\w-]*)?$")  # the pages in a part of a Wikipedia dump
 
 
 def reader_for(kind: str) -> Reader:

@@ -38,10 +38,11 @@ def build(stage: Licence) -> Filter:
 
 
 def permits(expression: str, allowed: tuple[str, ...]) -> bool:
-    """Whether an SPDX expression, or Debian's form of one, lets a file be used under the licences
+    """Return whether an SPDX expression, or Debian's form of one, permits use under the licences
     or families `allowed`, in lower case.
 
-    Of alternatives (`OR`, `/`) one has to, of what applies together (`AND`, a comma) all.
+    One alternative (`OR`, `/`) suffices; of licences that apply together (`AND`, a comma) all must
+    be allowed.
     """
     spelled = expression.lower().replace("and/or", "or").replace("/", " or ").replace(",", " and ")
     tokens = _TOKEN.findall(spelled)
@@ -94,7 +95,12 @@ def _repeats(tokens: list[str], at: int) -> bool:
 
 def _names(identifier: str, allowed: str) -> bool:
     """Return whether an identifier is the allowed one or of its family: `gpl-2.0-only` of `gpl`."""
-    return _pattern(allowed).fullmatch(identifier.replace(".0", "")) is not None
+    name = _HOLDER.sub("", identifier.replace(".0", ""))
+    return _pattern(allowed).fullmatch(name) is not None
+
+
+_HOLDER = re.compile(r"(?<=-clause)~[\w.-]+$")
+"""licensecheck's suffix of a BSD licence whose clauses name the holder: `BSD-3-clause~Google`."""
 
 
 @cache

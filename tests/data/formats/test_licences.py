@@ -263,6 +263,7 @@ def test_debians_names_are_whole_names(debian: str, expected: str) -> None:
             "MIT-like",
             "Expat-style",
             "BSD-Protection",
+            "BSD-Protection~Google",
             "BSD-3-Clause-No-Nuclear-License",
             "BSD-like",
         ),

@@ -103,6 +103,7 @@ def test_code(text: str, reason: str) -> None:
 @pytest.mark.parametrize(
     "expression",
     [
+        "BSD-3-clause~Google",
         *("MIT", "Expat", "X11", "BSD-3-Clause", "BSD-3-clause", "0BSD", "Apache-2.0", "MIT-0"),
         *("GPL-2+ or MIT", "MIT/X11", "GPL-3.0-only OR (MIT AND Apache-2.0)", "Expat, and BSD"),
         *("Apache-2.0 WITH LLVM-exception", "(MIT)", "GPL-2+ and/or Expat"),
