@@ -175,7 +175,7 @@ def _count(report: Report, optimizer: Any) -> None:
     report.parameters = sum(p.numel() for p in held)
     report.parameter_bytes = sum(p.nbytes for p in held)
     shadows = sum(m.nbytes for n, m in optimizer.masters.items() if n in optimizer.shadowed)
-    report.state_bytes = shadows + sum(2 * m.nbytes for m in masters)
+    report.state_bytes = shadows + sum(m.nbytes for m in masters) * len(optimizer.algorithm.STATES)
 
 
 @contextmanager

@@ -48,15 +48,21 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Limit:
-    """nbytes: that a rank may hold. where: the spec's line that says so. sharding, sharers: how
-    many ranks share which state. micro_batches: of a step. overlap: will collectives run beside
-    other work, which takes memory?"""
+    """Conditions under which a budget is solved.
+
+    nbytes: Bytes that a rank may hold. where: The spec's line that says so.
+    sharding, sharers: How many ranks share which state.
+    state_bytes: Of the optimizer's state, per parameter.
+    micro_batches: Per data-parallel rank per step.
+    overlap: Whether collectives will run beside other work, which takes memory.
+    """
 
     nbytes: int
     where: str
     dtype: str
     sharding: Sharding
     sharers: int
+    state_bytes: int
     micro_batches: int
     pipeline: int = 1
     virtual: int = 1
@@ -185,7 +191,13 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
         last = rank == pipeline - 1
         mine = held(program, own, rank == 0, last)
         parts = states(
-            mine, limit.dtype, limit.sharding, limit.sharers, limit.micro_batches, pipeline > 1
+            mine,
+            limit.dtype,
+            limit.sharding,
+            limit.sharers,
+            limit.micro_batches,
+            whole_stage=pipeline > 1,
+            state_bytes=limit.state_bytes,
         )
         fresh = fresh_gradients(program, mine, limit.dtype, limit.sharding, limit.micro_batches)
         state.append(sum(parts.values()) + (found.logits if last else 0.0))

@@ -73,12 +73,19 @@ def _parameters_of(program: Program, region: str) -> set[str]:
 
 
 def states(
-    own: Held, dtype: str, sharding: Sharding, ranks: int, micro_batches: int, whole_stage: bool
+    own: Held,
+    dtype: str,
+    sharding: Sharding,
+    ranks: int,
+    micro_batches: int,
+    whole_stage: bool,
+    state_bytes: int,
 ) -> dict[str, float]:
     """Return bytes of parameters, gradients and optimizer state, and of what is gathered of them.
 
     As the emitted trainer has it: alone 2 + 4 bytes of parameters (bf16 and its fp32 master), 4 of
-    gradients, 8 of moments (Megatron's 18); in fp32 4 + 4 + 8. Under FSDP all of it in fp32 shards,
+    gradients, `state_bytes` of the optimizer's state: with AdamW's 8, Megatron's 18; in fp32
+    4 + 4 + 8. Under FSDP all of it in fp32 shards,
     a layer and the next gathered, and gradients of all layers in fp32 until a step's last
     micro-batch reduces them. whole_stage: all layers stay gathered, as under a pipeline schedule.
     """
@@ -90,14 +97,14 @@ def states(
         return {
             "parameters": 4 * n / ranks,
             "gradients": 4 * n / ranks,
-            "optimizer": 8 * n / ranks,
+            "optimizer": state_bytes * n / ranks,
             "communication": size * gathered + waiting,
         }
     shared = 1 if sharding == "none" else ranks
     return {
         "parameters": size * n,
         "gradients": 4 * n / (ranks if sharding == "zero2" else 1),
-        "optimizer": (master + 8) * n / shared,
+        "optimizer": (master + state_bytes) * n / shared,
         "communication": 0.0,
     }
 

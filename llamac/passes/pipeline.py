@@ -97,6 +97,7 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
             dtype=spec.precision.compute,
             sharding="zero3" if sharers > 1 else "none",
             sharers=sharers,
+            state_bytes=spec.optimizer.state_bytes,
             micro_batches=spec.micro_batches,
             pipeline=parallel.pipeline,
             virtual=parallel.pipeline_virtual,

@@ -17,13 +17,12 @@ Betas = Annotated[tuple[Beta, Beta], FromArray]
 
 
 class UpdateRule(Section):
-    """What every update rule has. A subclass's further fields are the rule's hyperparameters.
+    """Settings of every update rule. A subclass's further fields are the rule's hyperparameters.
 
-    STATES: its float32 tensors per parameter. FLOPS: of one update, per parameter.
+    STATES: its float32 tensors per parameter.
     """
 
     STATES: ClassVar[tuple[str, ...]]
-    FLOPS: ClassVar[int]
 
     lr: Annotated[float, Field(gt=0, le=10)] = Field(
         description="Peak learning rate, reached at the end of the warm-up."
@@ -42,14 +41,8 @@ class UpdateRule(Section):
         return 4 * len(self.STATES)
 
     @property
-    def update_bytes(self) -> int:
-        """Bytes that an update moves per parameter: reads gradient, master and states; writes the
-        last two."""
-        return 4 + 2 * (4 + self.state_bytes)
-
-    @property
     def hyperparameters(self) -> dict[str, Any]:
-        """What the update rule's constructor takes besides parameters."""
+        """Arguments of the update rule's constructor besides the parameters."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 
@@ -58,7 +51,6 @@ class AdamW(UpdateRule):
     """AdamW, as the paper used it (Touvron et al. 2023, section 2.3)."""
 
     STATES = ("exp_avg", "exp_avg_sq")
-    FLOPS = 12
 
     kind: Literal["adamw"] = Field(default="adamw", description="Decoupled weight decay Adam.")
     betas: Betas = Field(
@@ -73,7 +65,6 @@ class Lion(UpdateRule):
     """Lion (Chen et al. 2023): the sign of an interpolated moment; half of AdamW's state."""
 
     STATES = ("exp_avg",)
-    FLOPS = 7
 
     kind: Literal["lion"] = Field(description="Sign of an interpolated moment.")
     betas: Betas = Field(

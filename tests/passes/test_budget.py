@@ -117,7 +117,13 @@ def test_no_view_is_kept(name: str) -> None:
 # -- the choice ------------------------------------------------------------------------------------
 
 LIMIT = Limit(
-    nbytes=0, where="spec.toml:1", dtype="fp32", sharding="none", sharers=1, micro_batches=4
+    nbytes=0,
+    where="spec.toml:1",
+    dtype="fp32",
+    sharding="none",
+    sharers=1,
+    state_bytes=8,
+    micro_batches=4,
 )
 
 

@@ -44,6 +44,12 @@ def test_hardware_does_no_less_than_the_model_asks_for_but_half_of_causal_attent
     assert full.hardware_flops > 1.2 * none.hardware_flops
 
 
+def test_memory_and_update_time_are_those_of_the_spec_s_optimizer() -> None:
+    adamw, lion = (planned(f"optimizer.kind={kind}") for kind in ("adamw", "lion"))
+    assert lion.memory.optimizer == pytest.approx(adamw.memory.optimizer / 2)  # 4 of 8, zero3
+    assert lion.seconds.optimizer < adamw.seconds.optimizer
+
+
 def test_a_pipeline_s_bubble_is_the_other_ranks_turns() -> None:
     """(p - 1) / m of the time of a step, less with virtual stages (Narayanan et al. 2021)."""
     stages = ("parallel.pipeline=4", "parallel.data_shard=1", "model.n_layers=64")

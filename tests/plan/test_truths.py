@@ -57,7 +57,9 @@ def test_bytes_of_state_are_megatron_s(ranks: int) -> None:
     own = held(compile_spec(shipped("7b", "model.n_layers=2")), 2, first=True, last=True)
 
     def per_parameter(sharding) -> float:
-        found = states(own, "bf16", sharding, ranks, micro_batches=8, whole_stage=False)
+        found = states(
+            own, "bf16", sharding, ranks, micro_batches=8, whole_stage=False, state_bytes=8
+        )
         return sum(found.values()) / own.total
 
     assert per_parameter("none") == 18

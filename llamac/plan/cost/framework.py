@@ -86,8 +86,9 @@ class FrameworkProfile:
         wire_bytes: Of a gradient element in a reduction; gradient_bytes: where it is held.
         all_reduces_shards: ZeRO-1 and 2 reduce by all-reduce, not reduce-scatter.
         bucket_bytes: Size of a reduction outside FSDP; None: all gradients at once.
-        update_bytes: Moved by the optimizer for each parameter of a shard; reduction_bytes: by
-            casts and copies around the reduction, for each parameter of the rank.
+        update_bytes: Moved by an update for each parameter of a shard, besides the optimizer's
+            state, which is read and written; reduction_bytes: by casts and copies around the
+            reduction, for each parameter of the rank.
         accumulate_bytes: Moved to add the gradient of a parameter to what is held, for every
             micro-batch.
         communicator: Bytes of a process for each axis of the mesh with NCCL communicators of its
@@ -120,7 +121,7 @@ class FrameworkProfile:
     gradient_bytes: float = 4
     all_reduces_shards: bool = False
     bucket_bytes: float | None = None
-    update_bytes: float = 32.0
+    update_bytes: float = 16.0
     reduction_bytes: float = 0.0
     accumulate_bytes: float = 0.0
     communicator: float = 0.0

@@ -190,7 +190,7 @@ class StepModel:
         rank = self.slowest
         own, profile = self.held(rank).total, self.setting.profile
         shards = own / (1 if self.sharding == "none" else self.sharers)
-        nbytes = shards * profile.update_bytes
+        nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
             nbytes += own * profile.reduction_bytes
         return self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
@@ -227,6 +227,7 @@ class StepModel:
             self.sharers,
             1 if self.setting.profile.each_time and self.pp == 1 else self.micro_batches,
             whole_stage=self.pp > 1,
+            state_bytes=self.spec.optimizer.state_bytes,
         )
         if self.sharding != "zero3":
             state["gradients"] *= self.setting.profile.gradient_bytes / 4

@@ -15,6 +15,7 @@ from llamac.runtime.distributed.sharded_optimizer import ShardedWeights
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.optimizers.lion import Lion
 from llamac.runtime.parameters import Pieces
+from llamac.spec import optimizer as spec_rules
 
 DEGREES: dict[str, int] = dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp"), 1)
 ONE = torch.ones((), dtype=torch.int64)  # target: then the loss is its own mean
@@ -247,3 +248,8 @@ def test_lion_skips_a_step_that_is_not_finite():
     assert outcome.skipped
     assert same(before, snapshot(optimizer))
     assert optimizer.updates == 1
+
+
+@pytest.mark.parametrize("rule", [AdamW, Lion])
+def test_the_spec_knows_the_states_of_every_rule(rule: type[Any]) -> None:
+    assert getattr(spec_rules, rule.__name__).STATES == rule.STATES
