@@ -33,7 +33,7 @@ from llamac.data.vocabulary import (
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
-from llamac.runtime.durable import note_or_nothing
+from llamac.runtime.durable import fingerprint, note_or_nothing
 from llamac.spec import Spec
 
 WORK, TOKENS = ".work", ".tokens"
@@ -119,7 +119,7 @@ def settle(preparation: Preparation) -> None:
         if changed := differences_from(path, settings):
             changes += changed
             stale.append(plan.work)
-    keys = [hashlib.sha256(json.dumps(s, sort_keys=True).encode()).hexdigest() for _, s in noted]
+    keys = [fingerprint(one) for _, one in noted]
     settings = token_shards.settings_of(job)
     inputs = token_shards.inputs_of(job)
     settings["tokenizer.path: the pieces"] = inputs.get("tokenizer.path")

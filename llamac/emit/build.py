@@ -45,8 +45,7 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
             files[f"ir/{number:02d}-{stage.name}.ir"] = print_program(stage.program)
         last = stage
     assert last is not None
-    parallel = spec.parallel
-    fsdp = parallel.data_replicate * parallel.data_shard * parallel.context > 1
+    fsdp = spec.parallel.sharers * spec.parallel.data_replicate > 1
     files["model.py"] = render_model(last.program, fsdp)
     if has_whole_model(spec):
         files["whole_model.py"] = render_model(compile_spec(_whole(spec)))

@@ -124,7 +124,7 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
     """One optimizer step. Micro-batches between the first and the last are alike: one stands for
     them, and without a pipeline for the first as well."""
     batch = spec.batch
-    report.micro_batches = batch.sequences // (batch.micro_batch * mesh.data_ranks)
+    report.micro_batches = spec.micro_batches
     shape = (batch.micro_batch, batch.sequence_length)
     total = torch.zeros(())
     alone = min(report.micro_batches, 1 + (mesh.degrees["pp"] > 1))  # the first and the last

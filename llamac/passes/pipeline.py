@@ -89,14 +89,13 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
         return Checkpoint(policy=recompute.policy)
     if decided:
         return Decided(decided)
-    sharers = parallel.data_shard * parallel.context
     return Budget(
         Limit(
             nbytes=recompute.budget,
             where=spec.where("recompute.budget"),
             dtype=spec.precision.compute,
-            sharding="zero3" if sharers > 1 else "none",
-            sharers=sharers,
+            sharding="zero3" if parallel.sharers > 1 else "none",
+            sharers=parallel.sharers,
             state_bytes=spec.optimizer.state_bytes,
             micro_batches=spec.micro_batches,
             pipeline=parallel.pipeline,

@@ -88,6 +88,11 @@ class Parallel(Section):
         return self.data_shard * self.data_replicate
 
     @property
+    def sharers(self) -> int:
+        """Ranks over which FSDP shards parameters: data_shard × context."""
+        return self.data_shard * self.context
+
+    @property
     def model_ranks(self) -> int:
         """Ranks that together hold one copy of the model: tensor × context × pipeline."""
         return self.tensor * self.context * self.pipeline

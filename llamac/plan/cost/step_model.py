@@ -59,7 +59,7 @@ class StepModel:
             fp8=setting.fp8,
             recomputes_attention=setting.recomputes_attention,
         )
-        default: Sharding = "zero3" if parallel.data_shard * self.cp > 1 else "none"
+        default: Sharding = "zero3" if parallel.sharers > 1 else "none"
         self.sharding: Sharding = setting.sharding or default
         sharers = parallel.data_shard if setting.sharding is None else self.data
         self.sharers = sharers * self.cp  # context-parallel ranks share state too

@@ -152,7 +152,7 @@ def _time(prediction: Prediction) -> ReportTable:
 
 def _communication(prediction: Prediction) -> ReportTable:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
-    sharers = parallel.data_shard * parallel.context
+    sharers = parallel.sharers
     if prediction.setting.sharding is not None:  # of all data ranks
         sharers *= parallel.data_replicate
     sizes = parallel.mesh | {"dp_shard": sharers}

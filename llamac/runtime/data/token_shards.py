@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import durable
 from ..durable import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
 from .input_files import PYTHON, fingerprint, needs_cleaning
@@ -140,7 +140,7 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     for source in job.sources:
         check_source(source)
     inputs = inputs_of(job)
-    key = hashlib.sha256(json.dumps([settings, inputs], sort_keys=True).encode()).hexdigest()
+    key = durable.fingerprint([settings, inputs])
     model = tokenizer_of(job, key, train_on_sources)
     say_lost(model.lost, job.progress)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
