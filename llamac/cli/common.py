@@ -1,4 +1,4 @@
-"""What every verb that takes a SPEC shares."""
+"""Options and helpers of every verb that takes a SPEC."""
 
 from __future__ import annotations
 

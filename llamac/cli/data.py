@@ -35,7 +35,7 @@ class Cluster(StrEnum):
 
 
 class DataError(Exception):
-    """What preparation cannot go on from, in words; exit code 1, or 2 where the spec is at odds
+    """An obstacle to preparing data; exit code 1, or 2 where the spec is at odds
     with what is there."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -119,7 +119,7 @@ def prepare(
 
 
 def _prepared(directory: Path, manifest: dict[str, Any], known: bool) -> str:
-    """What is there: `x/data holds 9 tokens of 1 sources, prepared before: a 8 and 1 held out`."""
+    """Return `x/data holds 9 tokens of 1 sources, prepared before: a 8 and 1 held out`."""
     from llamac.runtime.data.prepared import SPLITS
 
     splits = [(one["name"], *(one[s]["tokens"] for s in SPLITS)) for one in manifest["sources"]]

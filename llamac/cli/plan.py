@@ -194,7 +194,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Files:
-    """What is drawn of a step, and where to."""
+    """The drawings of a step and their files."""
 
     trace: Path | None
     picture: Path | None

@@ -23,7 +23,7 @@ WIDE = 140  # columns of what is piped: a layout's name is long
 
 @dataclass(frozen=True)
 class Target:
-    """Where a search writes its best layout: a spec that extends `base`. output None: nowhere."""
+    """Target of a search's best layout, a spec that extends `base`. output None: none."""
 
     output: Path | None
     base: str

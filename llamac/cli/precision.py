@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llamac.spec import Spec
 
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
-"""What /proc/cpuinfo says of a CPU that multiplies in bf16: x86's two, and Arm's."""
+"""Flags in /proc/cpuinfo of CPUs that multiply in bf16: two of x86, one of Arm."""
 
 
 def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
@@ -32,7 +32,7 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
 
 
 def multiplies_in_bf16() -> bool:
-    """Whether this CPU has instructions for products of bf16. False where nobody can tell."""
+    """Return whether this CPU multiplies in bf16; False where that cannot be told."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def multiplies_in_bf16() -> bool:
 
 
 def _begun_in(run: Path) -> str | None:
-    """What the checkpoints of a run were trained in; None if it has none."""
+    """Return the dtype that a run's checkpoints were trained in; None if it has none."""
     if not any(run.glob("checkpoints/step-*")):
         return None
     try:

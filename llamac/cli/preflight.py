@@ -1,4 +1,4 @@
-"""What a spec needs of the machine it is to run on: its files. Looked for before work begins."""
+"""Look for the files that a spec needs before work begins."""
 
 from __future__ import annotations
 

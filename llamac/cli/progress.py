@@ -1,4 +1,4 @@
-"""How far a preparation is: a line that moves on a terminal, else one for each step."""
+"""Progress of a preparation: a line that moves on a terminal, else one for each step."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def compare(
     ] = "2MB",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
 ) -> None:
-    """How many bytes of each source's text a token holds, by two tokenizers."""
+    """Compare two tokenizers: bytes of each source's text per token."""
     from llamac.data.tokenizers import Compared, compared, find
     from llamac.spec.units import parse_bytes
 

@@ -175,7 +175,7 @@ def _started_by(spec: Spec) -> list[str]:
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    """What torchrun needs to know: the time to save in after SIGTERM, each rank's threads, and that
+    """Return torchrun's environment: time to save in after SIGTERM, threads per rank, and that
     processes that start again must not look for the dead ones, whose addresses torch's shared store
     still has."""
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)

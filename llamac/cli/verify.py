@@ -193,7 +193,7 @@ def _complaint(verdict: Verdict, name: str) -> str:
 
 
 def _kind(key: str) -> str:
-    """What a key of `errors` measures, in words."""
+    """Return in words what a key of `errors` measures."""
     return f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
 
 

@@ -99,7 +99,7 @@ def _json(manifest: Mapping[str, Any]) -> str:
 
 
 def _recorded(directory: Path) -> dict[str, list[str]]:
-    """What we wrote there before: relative path → sha256, or two if a build was cut off."""
+    """Return what was written there: relative path → sha256, or two if a build was cut off."""
     if directory.exists() and not directory.is_dir():
         raise BuildError(f"{directory} is a file; name another directory with -o")
     manifest = directory / MANIFEST
@@ -126,8 +126,8 @@ def _recorded(directory: Path) -> dict[str, list[str]]:
 
 
 def _is_ours(entry: Path) -> bool:
-    """Whether it is the data that `llamac data prepare` has put where the run will look for it, or
-    what a build left that was killed before it had written anything."""
+    """Return whether an entry is prepared data where the run looks for it, or what a build left
+    that was killed before it had written anything."""
     prepared = entry.name == "data" and (entry / ".prepare.lock").exists()
     return prepared or entry.name == f".{MANIFEST}.tmp"
 
@@ -139,7 +139,7 @@ def _inside(name: str) -> bool:
 
 
 def _refuse_links(directory: Path, names: Iterable[str]) -> None:
-    """A symbolic link in a directory from elsewhere must not make us write or delete outside."""
+    """Raise BuildError for a symbolic link, so that nothing outside is written or deleted."""
     for name in sorted(names):
         for path in (directory / name, *(directory / name).parents):
             if path == directory:

@@ -27,7 +27,7 @@ from llamac.spec import Spec
 
 @dataclass
 class Report:
-    """What rank 0 did in one step. collectives: (kind, group size) → [calls, bytes it put in]."""
+    """Work of rank 0 in one step. collectives: (kind, group size) → [calls, bytes it put in]."""
 
     ranks: int
     parameters: int = 0

@@ -47,7 +47,7 @@ LAYER = "One layer: the residual stream → the residual stream."
 
 @dataclass(frozen=True)
 class Signature:
-    """What a region's two functions take and return, by argument name.
+    """Arguments and results of a region's two functions, by name.
 
     inputs: the forward's arguments. kept: those of the saved values that it computes and returns
     beside its output. restored: those inputs that the backward takes after the cotangent and before

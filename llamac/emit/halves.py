@@ -1,4 +1,4 @@
-"""Which half of a block an op belongs to, attention or feed-forward, for the eye of a reader."""
+"""Assign each op of a block to its attention or its feed-forward half, for readers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FEW = 4
 
 
 def forward_halves(region: Region) -> dict[fx.Node, str]:
-    """The half of each op of a block's forward graph; empty for other regions.
+    """Return the half of each op of a block's forward graph; empty for other regions.
 
     An op belongs to the half whose parameter it reads, or else where its operands come from.
     """
@@ -33,7 +33,7 @@ def forward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def backward_halves(region: Region) -> dict[fx.Node, str]:
-    """The half of each op of a block's backward graph; empty for other regions.
+    """Return the half of each op of a block's backward graph; empty for other regions.
 
     An op belongs to the half whose parameter it reads or differentiates, or else to that of the
     forward value which it computes again or differentiates, or else where its operands come from.
@@ -59,7 +59,7 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def sections(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """The half that begins at a node, for the nodes where one does."""
+    """Return the nodes at which a half begins, each with its name."""
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     begun: dict[fx.Node, str] = {}
     current = ""
@@ -71,7 +71,7 @@ def sections(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
 
 
 def _parameters(graph: fx.Graph) -> dict[str, str]:
-    """The half of each parameter that a graph reads, by the name it has there."""
+    """Return the half of each parameter that a graph reads, by its name there."""
     return {
         node.name: ATTENTION if "attention" in node.meta["param"] else FEED_FORWARD
         for node in placeholders(graph, "param")

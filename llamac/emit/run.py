@@ -67,7 +67,7 @@ def _refuse_another_curve(run: Path, text: str, overwrite: bool) -> None:
 
 
 def _tokens(spec: dict[str, Any]) -> int:
-    """Of the whole run, by a resolved spec."""
+    """Return the tokens of the whole run from a resolved spec's tables."""
     schedule, batch = spec["schedule"], spec["batch"]
     if "tokens" in schedule:
         return schedule["tokens"]

@@ -44,7 +44,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "(FFN_DIM, FFN_DIM)",
     ),
 }
-"""What an op's attribute may be, by its name."""
+"""Named sizes that an op's attribute may equal, by the attribute's name."""
 
 SHARED = ("N_HEADS", "N_KV_HEADS", "FFN_DIM")
 """Constants of which a tensor-parallel rank has its own part."""

@@ -20,7 +20,7 @@ MARGIN = 9
 
 
 def rates_text(rates: Rates) -> str:
-    """What the estimate goes by, in words."""
+    """Return in words what the estimate is based on."""
     return (
         f"an estimate, not a measurement: {rates.flops / 1e12:.3g} TFLOP/s, "
         f"{rates.memory / 1e12:.2g} TB/s of memory, {rates.wire / 1e9:.3g} GB/s between ranks "

@@ -48,7 +48,7 @@ relu, relu_backward = _elementwise("relu", F.relu, activation.relu_backward)
 
 
 ACTIVATIONS = {"swiglu": silu, "gelu": gelu, "relu": relu}
-"""By `model.activation`: what is applied to w1's output. `spec.model.GATED` have w3 as well."""
+"""Ops on w1's output, by `model.activation`. `spec.model.GATED` have w3 as well."""
 
 
 def _infer_swiglu(gate: TensorType, up: TensorType) -> TensorType:

@@ -106,4 +106,4 @@ add_rms_norm_backward = Op(
 )
 
 NORMS = {"rmsnorm": rms_norm, "layernorm": layer_norm}
-"""By `model.norm`. `spec.model.BIASED_NORMS` take a bias as well."""
+"""Norm ops by `model.norm`. `spec.model.BIASED_NORMS` take a bias as well."""

@@ -221,7 +221,7 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
 
 
 def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
-    """What `overlap` may add to the peak."""
+    """Return the bytes that `overlap` may add to the peak."""
     assert block.backward is not None
     return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
 
@@ -290,7 +290,7 @@ def _lowest(sizes: Sizes, count: int) -> int | None:
 
 
 def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
-    """Of each layer of the model, is it one of the first of its rank?"""
+    """Return, for each layer of the model, whether it is one of the first of its rank."""
     left, early = list(first), []
     for stage, count in enumerate(trial.stages or trial.layers):
         rank = stage % len(trial.layers)

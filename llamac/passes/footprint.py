@@ -47,7 +47,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Held:
-    """How many parameters a rank holds: of one layer, of all its layers, and with the rest."""
+    """Parameters that a rank holds: of one layer, of all its layers, and with the rest."""
 
     layer: int
     layers: int

@@ -67,7 +67,7 @@ class NewFile:
 
     @property
     def sha256(self) -> str:
-        """Of all that was written so far."""
+        """The sha256 of all bytes written so far."""
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:
@@ -87,7 +87,7 @@ class NewFile:
         os.fsync(self._file.fileno())
 
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
-        """Gives the file its name and returns its sha256. sealed: writes that beside it too."""
+        """Give the file its name and return its sha256. sealed: writes that beside it too."""
         self.flush()
         if mode is not None:
             os.fchmod(self._file.fileno(), mode)
@@ -105,7 +105,7 @@ class NewFile:
 
 @contextmanager
 def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
-    """A file to write that gets its name once all of it is on the disk; on an error, never."""
+    """Yield a file that gets its name once all of it is on disk; on an error, never."""
     file = NewFile(path)
     try:
         yield file
@@ -116,7 +116,7 @@ def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator
 
 
 def write(path: Path, data: bytes, sealed: bool = False, mode: int | None = None) -> str:
-    """Writes a whole file and returns its sha256."""
+    """Write a whole file and return its sha256."""
     with whole(path, sealed, mode) as file:
         file.write(data)
     return file.sha256
@@ -136,7 +136,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Writes an object with a hash of itself under "sha256"; returns that object."""
+    """Write an object with a hash of itself under "sha256"; return that object."""
     value = {key: item for key, item in value.items() if key != "sha256"}
     noted = value | {"sha256": fingerprint(value)}
     write_json(path, noted)
@@ -144,7 +144,7 @@ def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """The object that `write_note` wrote, its hash included; None if there is no file.
+    """Read the object that `write_note` wrote, with its hash; None if there is no file.
 
     Raises Damaged, or OSError if it cannot be read.
     """
@@ -162,7 +162,7 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 
 def note_or_nothing(path: Path) -> dict[str, Any]:
-    """`read_note`, or an empty object where there is none that can be read and is whole."""
+    """Return `read_note`'s object, or an empty one where it is missing or damaged."""
     try:
         return read_note(path) or {}
     except (OSError, Damaged):
@@ -178,7 +178,7 @@ def read_json(path: Path) -> Any:
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 of a JSON value, the same for equal values whatever the order of their keys."""
+    """Return the sha256 of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -192,7 +192,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a regular file: a device or a pipe may have no end."""
+    """Return the sha256 of a regular file; a device or a pipe, which may not end, is an OSError."""
     with open(path, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is not a regular file")
@@ -200,12 +200,12 @@ def sha256_of(path: Path) -> str:
 
 
 def seal_of(path: Path) -> Path:
-    """Where the hash of a sealed file is."""
+    """Return the path of a sealed file's hash."""
     return path.with_name(path.name + ".sha256")
 
 
 def adopt(beside: Path, path: Path) -> None:
-    """Gives a file that something else has just written its name, sealed."""
+    """Give a file that other code has just written its name, sealed."""
     write(seal_of(path), f"{sha256_of(beside)}\n".encode())
     flush(beside)
     _name(beside, path)
@@ -220,7 +220,7 @@ def _name(beside: Path, path: Path) -> None:
 
 
 def is_whole(path: Path, sha256: str | None = None) -> bool:
-    """Whether a file is there and `check` finds nothing wrong."""
+    """Return whether a file exists and `check` finds nothing wrong."""
     try:
         return bool(check(path, sha256))
     except Damaged:
@@ -228,7 +228,7 @@ def is_whole(path: Path, sha256: str | None = None) -> bool:
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
-    """The path of a file whose bytes have this hash, or that of its seal. Raises Damaged.
+    """Return the path of a file whose bytes have this hash, or its seal's. Raises Damaged.
 
     Read once in a process, unless the file changes.
     """

@@ -28,7 +28,7 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def changes(directory: Path) -> str:
-    """Which of the program's files are not as llamac wrote them, by an edit or by damage; "" if
+    """Name the program's files that are not as llamac wrote them, edited or damaged; "" if
     none is. Ends the program if a build was cut off while it replaced them."""
     manifest = directory / "MANIFEST.json"
     if not manifest.exists():
@@ -47,7 +47,7 @@ def changes(directory: Path) -> str:
 
 
 def decides(name: str) -> bool:
-    """Whether what is learnt depends on this file of an emitted directory."""
+    """Return whether training results depend on this file of an emitted directory."""
     return name.endswith(".py") or name == "spec.toml"
 
 

@@ -73,7 +73,7 @@ OUT_OF_MEMORY = (
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed, on CUDA or on the CPU, whose error is a plain RuntimeError."""
+    """Return whether an error is a failed allocation, on CUDA or on the CPU (a RuntimeError)."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "DefaultCPUAllocator: " in str(error)
 
@@ -133,7 +133,7 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Whether torch.compile can work here, and the reason in words."""
+    """Return whether torch.compile can work here, and the reason in words."""
 
     available: bool
     why: str

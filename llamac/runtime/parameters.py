@@ -58,7 +58,7 @@ def initialise_parameters(
 def draw(
     canonical: str, shape: Sequence[int], init: Mapping[str, tuple[str, float]], seed: int
 ) -> Tensor:
-    """What a canonical parameter starts as, float32 on the CPU."""
+    """Return the initial values of a canonical parameter, float32 on the CPU."""
     kind, std = init[pattern(canonical)]
     if kind != "normal":
         return torch.full(tuple(shape), {"ones": 1.0, "zeros": 0.0}[kind])

@@ -49,7 +49,7 @@ class Document:
     places: dict[Path, Place] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
     roots: dict[str, FilePath] = field(default_factory=dict)
-    """By the name of a file in places: the directory that relative paths in it start from."""
+    """Directory by the name of a file in places: that that relative paths in it start from."""
     shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
     notes: list[str] = field(default_factory=list)  # what a person should know and is no error
 

@@ -164,7 +164,7 @@ ALIASES = {
     "flash": "sdpa",
     "png": "svg",
 }
-"""What people write, and what it is called here."""
+"""Common names of options, and their names here."""
 
 
 def also_known(word: str, options: Sequence[str]) -> str:

@@ -131,7 +131,7 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
 
 
 def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
-    """What is wrong with a layout, by the key to blame."""
+    """Return what is wrong with a layout, by the key to blame."""
     tensor, context = layout
     length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
     if context > 1 and length % (2 * context):

@@ -21,7 +21,7 @@ NEGLIGIBLE = 1e-3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model makes of a batch.
+    """Outputs of a model for one batch.
 
     loss, evaluated: 0-d, the latter without any backward work. gradients: by canonical name.
     logits: of the prompt, [B, P, V]. norm: of all gradients, 0-d. None: not measured.
@@ -114,7 +114,7 @@ def errors(found: Outcome, wanted: Outcome, negligible: float = NEGLIGIBLE) -> d
 
 
 def gradient_of(name: str) -> str:
-    """What the gradient of a parameter is called in `errors`."""
+    """Return the name of a parameter's gradient in `errors`."""
     return f"d {name}"
 
 

@@ -130,7 +130,7 @@ def divisible(spec: Spec) -> Spec:
 
 
 def _mean(oracle: Oracle) -> Outcome:
-    """What a step makes of the reference's sums: means over targets, and the gradients' norm."""
+    """Return the reference's means over targets, and the norm of its gradients."""
     targets = count_targets(oracle.labels)
     gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))

@@ -31,7 +31,7 @@ def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
 
 
 class _Meeting:
-    """Where the ranks of one group show each other tensors."""
+    """Place where the ranks of one group exchange tensors."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=TIMEOUT)

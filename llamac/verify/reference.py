@@ -191,7 +191,7 @@ class Reference(nn.Module):
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
     def unseen(self, tokens: Tensor) -> Tensor:
-        """Which keys each query must not see: those ahead, and those of other documents."""
+        """Return the keys that each query must not see: those ahead, and of other documents."""
         length = tokens.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
         if self.eos is None:

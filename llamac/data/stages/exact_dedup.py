@@ -1,4 +1,4 @@
-"""Of documents with the same text, the first is kept."""
+"""Keep the first of documents with the same text."""
 
 from __future__ import annotations
 

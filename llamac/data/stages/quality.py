@@ -22,7 +22,7 @@ from llamac.spec.stages import Quality
 HELP = "`llamac data classifier SPEC` trains it"
 WORDS = 500
 PENALTY = 0.1
-"""Of half the squared weights, against the sum of the pages' losses; scikit-learn's 1 / C."""
+"""Weight of half the squared weights against the sum of the pages' losses; scikit-learn's 1 / C."""
 
 Features = NDArray[np.uint32]
 

@@ -39,7 +39,7 @@ class Side:
 
     @property
     def flops(self) -> float:
-        """That a rank runs in a step."""
+        """FLOPs that a rank runs in a step."""
         return self.prediction.hardware_flops / self.layout.ranks
 
     @property
@@ -49,7 +49,7 @@ class Side:
 
     @property
     def bubble(self) -> float:
-        """Of the time in which a rank works, how long it stands idle."""
+        """Idle time of a rank as a share of its working time."""
         layout = self.layout
         return (layout.pipeline - 1) / layout.pipeline_virtual / self.micro_batches
 

@@ -98,7 +98,7 @@ def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
 
 @dataclass(frozen=True)
 class Explored:
-    """What exploring a task found. least: Bytes of the smallest layout that does not fit."""
+    """Result of exploring a task. least: Bytes of the smallest layout that does not fit."""
 
     best: list[tuple[float, Layout]]
     tally: Counter[str]

@@ -45,7 +45,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         best: Fastest first, one of each kind (`Layout.kind`).

@@ -41,7 +41,7 @@ LEFT_OUT = {  # where it was saved and how its tensors lay in memory: of no use 
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What DCP wrote at `path`. Raises ValueError if it is damaged or holds anything else."""
+    """Read DCP's metadata at `path`. Raises ValueError if it is damaged or holds anything else."""
     with open(path, "rb") as file:
         try:
             return _metadata(_Inert(file).load())

@@ -11,7 +11,7 @@ from ..errors import RunError
 
 @dataclass
 class Progress:
-    """How far a run is: the data it used up is `sequences`, skipped steps included."""
+    """Progress of a run: the data it used is `sequences`, skipped steps included."""
 
     step: int = 0
     sequences: int = 0

@@ -59,7 +59,7 @@ def _is_raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
-    """What a longer schedule means after `step` updates: nothing, or another learning rate."""
+    """Return what a longer schedule changes after `step` updates, in words; "" for nothing."""
     said = f"schedule: {new['steps']:,} steps, raised from {old['steps']:,}"
     followed, there = (_rate(one, step) for one in (old, new))
     if not step or math.isclose(followed, there, rel_tol=1e-9):

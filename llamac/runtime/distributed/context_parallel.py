@@ -26,7 +26,7 @@ def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
 
 
 def position_order(x: Tensor, dim: int, size: int) -> Tensor:
-    """As the ranks hold them → in order: what `rank_order` did, undone."""
+    """Return positions in order, from the ranks' order: the inverse of `rank_order`."""
     chunks = x.chunk(2 * size, dim)
     return torch.cat([*chunks[::2], *reversed(chunks[1::2])], dim)
 

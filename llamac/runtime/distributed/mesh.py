@@ -83,7 +83,7 @@ class Mesh:
 
     @property
     def data_ranks(self) -> int:
-        """How many ranks, or groups of them, read sequences of their own."""
+        """Ranks, or groups of ranks, that read sequences of their own."""
         return self.degrees["dp_replicate"] * self.degrees["dp_shard"]
 
     @property

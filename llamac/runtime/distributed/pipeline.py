@@ -64,7 +64,7 @@ class Pipeline:
             self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, _loss, scale_grads=False)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Of all this rank's stages; layers have their numbers in the whole model."""
+        """Yield the parameters of this rank's stages; layers are numbered as in the whole model."""
         return chain.from_iterable(model.named_parameters() for model in self.models.values())
 
     @property

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 
 class Outcome(NamedTuple):
-    """What became of one step, on the host."""
+    """Result of one step, on the host."""
 
     loss: float
     grad_norm: float
