@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from torch import fx
 
@@ -87,39 +87,52 @@ def signature(region: Region) -> Signature:
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
     """`def <region>_forward(...)`: returns the output, and what the backward pass keeps."""
+    return _joined(source_lines(region, "forward", sizes))
+
+
+def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
+    """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
+    return _joined(source_lines(region, "backward", sizes))
+
+
+SourceLine = tuple[str, fx.Node | None]
+"""A line of source, and the node of the graph that it is written for."""
+
+
+def source_lines(
+    region: Region, direction: Literal["forward", "backward"], sizes: Sizes = PLAIN
+) -> Iterator[SourceLine]:
+    """Yield the lines of one of a region's two functions, each with its node."""
+    return (_forward_lines if direction == "forward" else _backward_lines)(region, sizes)
+
+
+def _joined(lines: Iterable[SourceLine]) -> str:
+    return "\n".join(line for line, _ in lines)
+
+
+def _forward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     sign = signature(region)
     graph = region.forward.graph
     value = sign.output
     if sign.kept:
         value = f"{sign.output}, ({', '.join(sign.kept)}{',' if len(sign.kept) == 1 else ''})"
-    return "\n".join(
-        [
-            *_definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept)),
-            f'    """{PURPOSE.get(region.name, LAYER)}"""',
-            *_body(graph, forward_halves(region), frozenset(), sizes),
-            *wrapped("return ", value),
-        ]
-    )
+    yield from _definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept))
+    yield f'    """{PURPOSE.get(region.name, LAYER)}"""', None
+    yield from _body(graph, forward_halves(region), frozenset(), sizes)
+    yield from _of(graph.output_node(), wrapped("return ", value))
 
 
-def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
+def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     assert region.backward is not None
     sign = signature(region)
     graph = region.backward.graph
     value = ", ".join(name for name in sign.gradients if name is not None)
     arguments = {node.name: node for node in placeholders(graph)}
-    order = (sign.cotangent, *sign.restored, *sign.kept)
-    return "\n".join(
-        [
-            *_definition(
-                f"{region.name}_backward", [arguments[name] for name in order], "," in value
-            ),
-            f'    """The gradients of `{region.name}_forward`."""',
-            *_body(graph, backward_halves(region), recomputed_ops(graph), sizes),
-            *wrapped("return ", value),
-        ]
-    )
+    order = [arguments[name] for name in (sign.cotangent, *sign.restored, *sign.kept)]
+    yield from _definition(f"{region.name}_backward", order, "," in value)
+    yield f'    """The gradients of `{region.name}_forward`."""', None
+    yield from _body(graph, backward_halves(region), recomputed_ops(graph), sizes)
+    yield from _of(graph.output_node(), wrapped("return ", value))
 
 
 def functions_used(region: Region) -> Iterator[tuple[str, str]]:
@@ -161,12 +174,16 @@ def _key(node: fx.Node) -> str:
     return node.meta["param"] if node.meta["role"] == "param" else node.name
 
 
-def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Iterator[str]:
+def _of(node: fx.Node, lines: Iterable[str]) -> Iterator[SourceLine]:
+    return ((line, node) for line in lines)
+
+
+def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Iterator[SourceLine]:
     """The signature, one argument a line with its shape."""
-    yield f"def {name}("
+    yield f"def {name}(", None
     for node in arguments:
-        yield f"    {node.name}: Tensor,  # {shape(node.meta['type'])}"
-    yield ") -> tuple[Tensor, ...]:" if several else ") -> Tensor:"
+        yield f"    {node.name}: Tensor,  # {shape(node.meta['type'])}", node
+    yield ") -> tuple[Tensor, ...]:" if several else ") -> Tensor:", None
 
 
 def _body(
@@ -174,13 +191,13 @@ def _body(
     halves: dict[fx.Node, str],
     recomputed: frozenset[fx.Node],
     sizes: Sizes,
-) -> Iterator[str]:
+) -> Iterator[SourceLine]:
     begun = sections(halves)
     for number, node in enumerate(ops_in(graph)):
         if node in begun:
-            yield from ([""] if number else [])
-            yield f"    # {begun[node]}"
-        yield from _statement(node, recomputed, sizes)
+            yield from ([("", None)] if number else [])
+            yield f"    # {begun[node]}", None
+        yield from _of(node, _statement(node, recomputed, sizes))
 
 
 def _statement(node: fx.Node, recomputed: frozenset[fx.Node], sizes: Sizes) -> Iterator[str]:

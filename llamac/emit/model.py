@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torch import fx
+
 import llamac
 from llamac.emit.functions import (
     backward_source,
@@ -12,6 +14,7 @@ from llamac.emit.functions import (
     runtime_imports,
     shape,
     signature,
+    source_lines,
     wrapped,
 )
 from llamac.emit.sizes import Sizes
@@ -68,6 +71,21 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "model": _model(program, sizes),
     }
     return environment().get_template("model.py.j2").render(values)
+
+
+def node_lines(program: Program, source: str) -> dict[int, fx.Node]:
+    """Map lines of a rendered model.py, from 1, to the nodes that they are written for."""
+    sizes = Sizes.of(program)
+    found: dict[int, fx.Node] = {}
+    for region in program.regions.values():
+        for direction in ("forward", "backward"):
+            if direction == "forward" or region.backward is not None:
+                lines = list(source_lines(region, direction, sizes))
+                begin = source.find("\n".join(line for line, _ in lines) + "\n")
+                if begin >= 0:  # a stage of a pipeline has no function for its logits
+                    first = source.count("\n", 0, begin) + 1
+                    found |= {n: node for n, (_, node) in enumerate(lines, first) if node}
+    return found
 
 
 def _own_imports(program: Program) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import llamac
-from llamac.emit.source import environment
+from llamac.emit.source import WIDTH, environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
 from llamac.runtime.checkpoint.checkpoint import path_of
@@ -20,7 +20,7 @@ from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
 
 PACKAGE = Path(llamac.__file__).parent
-FILES = ("train.py", "generate.py", "README.md", "requirements.txt")
+FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
 
 
 def render_trainer(spec: Spec, planned: bool = False) -> dict[str, str]:
@@ -87,6 +87,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "label": dns_label(spec.name),
         "last_checkpoint": path_of(Path(), spec.total_steps).name,
         "version": llamac.__version__,
+        "width": WIDTH,
         "spec_sha256": hashlib.sha256(spec.to_toml().encode()).hexdigest(),
         "dtype": str(DTYPES[COMPUTE_DTYPE[spec.precision.compute]]),
         "algorithm": type(optimizer).__name__,

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from llamac.emit.model import node_lines, render_model
+from llamac.ir.graph import ops_in
+from llamac.ir.values import values_of
 from llamac.passes.pipeline import compile_spec
-from llamac.spec import Spec
+from llamac.spec import Spec, load_spec
 from llamac.verify.emitted import imported
 from tests.emit.conftest import (
     batch,
@@ -223,3 +226,17 @@ def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> Non
         headed = re.split("    # (.*)\n", half)
         sections = dict(zip(headed[1::2], headed[2::2], strict=True))
         assert "merged = context.flatten(-2)" in sections["attention"]
+
+
+@pytest.mark.parametrize("spec", ["65b", "gpt3-block", "llama2-70b"])
+def test_every_node_has_its_lines_and_every_line_names_its_node(spec: str) -> None:
+    program = compile_spec(load_spec(spec))
+    source = render_model(program)
+    found, text = node_lines(program, source), source.splitlines()
+    names = dict.fromkeys(("embed", *program.layers, "head", "evaluate", "logits"))
+    for region in (program.regions[name] for name in names if name in program.regions):
+        for module in filter(None, (region.forward, region.backward)):
+            for node in ops_in(module.graph):
+                lines = [text[number - 1] for number, one in found.items() if one is node]
+                assert lines, f"{region.name}: {node}"
+                assert all(value.name in "".join(lines) for value in values_of(node))
