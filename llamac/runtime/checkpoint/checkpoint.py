@@ -286,12 +286,23 @@ def find(
         raise RunError(str(error), teller=0) from error  # all ranks find the same
     if path is None:
         return None, {}
-    state = ranks.first(lambda: read_state(path))
+    state = ranks.first(lambda: _resumable(path))
     step = state["step"]
     words = ranks.each(lambda: require_same_curve(state["curve"], curve, path, step, run))
     if words[0] and ranks.rank == 0:
         say(words[0])
     return path, state
+
+
+def _resumable(path: Path) -> dict[str, Any]:
+    """Return the state of the checkpoint at `path`. Raises RunError if it holds weights alone."""
+    state = read_state(path)
+    if state.get("weights_only"):
+        raise RunError(
+            f"{path} holds imported weights without optimizer state, which no run resumes from: "
+            'begin a run from them with --set init.from=DIR, or in its spec [init] from = "DIR"'
+        )
+    return state
 
 
 def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:

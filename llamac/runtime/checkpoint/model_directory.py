@@ -1,0 +1,145 @@
+"""Open a directory that holds a trained model: a run, or what `llamac import` wrote.
+
+NAME/
+    import.json     of an import alone: family, hashes of the source's files, dtype, special
+                    tokens, context, the settings its authors generate text with
+    init.json       of a run alone that began from other weights: which, and the same settings
+    spec.toml       resolved: what the weights are
+    checkpoints/    as `checkpoint` describes them; an import has step 0, without moments
+    tokenizer.json, tokenizer.model, tokenizer_config.json    of an import: the source's own
+    data/           of a run: its tokenizer.model among the prepared data
+    chat_template.jinja    where the source has one
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import durable
+from ..data.tokenizer import Tokenizer, TokenizerError
+from ..errors import RunError
+from . import checkpoint, load_run
+
+IMPORT_NOTE, INIT_NOTE = "import.json", "init.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first that is there is used
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A model to be used: where its weights are, and how text becomes tokens and ends.
+
+    checkpoint: directory of the weights. spec: the resolved spec, as TOML has it. begin: ids that
+    every text begins with. end: ids of which any one ends a text. context: most positions that the
+    model was made for. generation: temperature, top_p, top_k, min_p, repetition_penalty and
+    do_sample, as far as the authors of an imported model give them. note: import.json, or a run's
+    init.json; empty for a run that began from nothing.
+    """
+
+    directory: Path
+    checkpoint: Path
+    spec: Mapping[str, Any]
+    tokenizer: Tokenizer | None
+    tokenizer_file: Path | None
+    chat_template: str | None
+    begin: tuple[int, ...]
+    end: tuple[int, ...]
+    context: int
+    generation: Mapping[str, Any]
+    note: Mapping[str, Any]
+
+    @property
+    def imported(self) -> bool:
+        return is_import(self.directory)
+
+
+def is_import(directory: Path) -> bool:
+    """Return whether `llamac import` wrote the directory."""
+    return (directory / IMPORT_NOTE).is_file()
+
+
+def open_model(
+    directory: Path,
+    which: str,
+    say: checkpoint.Say,
+    data: Path | None = None,
+    need_tokenizer: bool = True,
+) -> ModelDirectory:
+    """Open a run or an import for use.
+
+    which: "newest" (the newest whole checkpoint, telling `say` of damaged ones), a step, or the
+    path of a checkpoint. data: the run's prepared data, where it is not the directory that its
+    spec.toml names. Raises load_run.BadRequest for what is not there, or RunError for what is
+    damaged; without `need_tokenizer` a missing tokenizer is None.
+    """
+    path = load_run.choose(directory, which, say)
+    spec = read_spec(directory)
+    length = spec["batch"]["sequence_length"]
+    if is_import(directory):
+        note = read_note(directory / IMPORT_NOTE)
+        file = next((f for n in TOKENIZER_FILES if (f := directory / n).is_file()), None)
+        tokenizer = _import_tokenizer(directory, file, spec) if file or need_tokenizer else None
+        begin, end = tuple(note["begin"]), tuple(note["end"])
+        if not end and tokenizer and tokenizer.eos >= 0:
+            end = (tokenizer.eos,)
+    else:
+        note = read_note(directory / INIT_NOTE) if (directory / INIT_NOTE).is_file() else {}
+        place = data or Path(spec["data"].get("directory") or directory / "data")
+        file = place / "tokenizer.model"
+        there = need_tokenizer or file.is_file()
+        tokenizer = load_run.load_tokenizer(place, path) if there else None
+        own = (tokenizer.eos,) if tokenizer and tokenizer.eos >= 0 else ()
+        begin, end = own, tuple(dict.fromkeys([*own, *note.get("end", ())]))
+    template = directory / CHAT_TEMPLATE
+    return ModelDirectory(
+        directory=directory,
+        checkpoint=path,
+        spec=spec,
+        tokenizer=tokenizer,
+        tokenizer_file=file if tokenizer else None,
+        chat_template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        begin=begin,
+        end=end,
+        context=max(length, note.get("context", 0)),
+        generation=note.get("generation", {}),
+        note=note,
+    )
+
+
+def read_spec(directory: Path) -> dict[str, Any]:
+    """Return spec.toml of a run or an import. Raises load_run.BadRequest, RunError."""
+    path = directory / "spec.toml"
+    if not path.is_file():
+        raise load_run.BadRequest(
+            f"{directory} is neither a run nor an import: it has no spec.toml; `llamac train` "
+            "makes the one, `llamac import` the other"
+        )
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return import.json or init.json, checked against its own hash. Raises RunError."""
+    try:
+        note = durable.read_note(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return note or {}
+
+
+def _import_tokenizer(directory: Path, file: Path | None, spec: Mapping[str, Any]) -> Tokenizer:
+    if file is None:
+        raise RunError(
+            f"{directory} has no tokenizer, as what was imported had none: put its tokenizer.json "
+            "or tokenizer.model there"
+        )
+    try:
+        return Tokenizer.load(file, spec.get("tokenizer", {}).get("eos"))
+    except TokenizerError as error:
+        raise RunError(str(error)) from error
