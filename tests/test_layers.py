@@ -21,6 +21,7 @@ every_file = pytest.mark.parametrize("path", FILES, ids=IDS)
 BELOW = {
     "runtime": set(),
     "spec": set(),
+    "look": set(),
     "ir": {"runtime", "spec"},
     "ops": {"ir", "spec", "runtime"},
     "passes": {"ops", "ir", "spec"},
@@ -29,7 +30,7 @@ BELOW = {
     "plan": {"passes", "ops", "ir", "spec"},
     "data": {"spec", "runtime"},
     "launch": {"spec"},
-    "inspect": {"emit", "passes", "ops", "ir", "spec"},
+    "inspect": {"emit", "passes", "ops", "ir", "spec", "look"},
 }
 BELOW["cli"] = set(BELOW)
 SHARED = {"__version__", "resources"}  # the package itself and where its data files lie

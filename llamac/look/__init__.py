@@ -1,0 +1,1 @@
+"""How llamac's output looks: the theme and frame of its HTML pages."""
