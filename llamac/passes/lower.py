@@ -223,7 +223,7 @@ class _Lowering:
         for key, shape in shapes.items():
             std = residual_std if key.endswith(("wo", "w2")) else model.init_std
             weights[key] = self._weight(g, f"layers.*.{key}", shape, Init("normal", std))
-            if model.bias:
+            if model.biased(key.rpartition(".")[2]):
                 weights[f"{key}_bias"] = self._weight(
                     g, f"layers.*.{key}_bias", shape[:1], Init("zeros"), where="model.bias"
                 )

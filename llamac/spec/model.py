@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
+from llamac.spec.errors import Problem, describe, either, nearest_divisors, nearest_multiples
 from llamac.spec.section import DERIVED, Section
 from llamac.spec.units import Count, Positive
 
@@ -20,6 +20,18 @@ GATED = ("swiglu",)
 
 BIASED_NORMS = ("layernorm",)
 """Norms with a bias beside the gain."""
+
+QKV = ("wq", "wk", "wv")
+"""The linears that bias = "qkv" gives a bias: Qwen2's."""
+
+
+def _bias(value: Any) -> Any:
+    if not isinstance(value, bool) and value != "qkv":
+        raise ValueError(f'must be true, false or "qkv", not {describe(value)}')
+    return value
+
+
+Bias = Annotated[bool | Literal["qkv"], BeforeValidator(_bias)]
 
 
 class LinearScaling(Section):
@@ -116,7 +128,11 @@ class Model(Section):
     tied_embeddings: bool = Field(
         default=False, description="The output projection shares the token embedding's weights."
     )
-    bias: bool = Field(default=False, description="Biases in the linear layers.")
+    bias: Bias = Field(
+        default=False,
+        description="Biases in all linear layers of the blocks, or in those of queries, keys and "
+        'values only ("qkv", as in Qwen2).',
+    )
     init_std: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.02, description="Standard deviation of the initial weights."
     )
@@ -155,6 +171,10 @@ class Model(Section):
             "ffn_dim": self.ffn_dim or self._default_ffn_dim(),
         }
 
+    def biased(self, linear: str) -> bool:
+        """Return whether a linear of the blocks, such as `wq`, has a bias."""
+        return linear in QKV if self.bias == "qkv" else self.bias
+
     @property
     def gated(self) -> bool:
         """Whether the feed-forward network has a gate (w3) beside w1."""
@@ -175,7 +195,9 @@ class Model(Section):
         """Trained numbers of the whole model; learned positions have one row for each position."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         into = 2 if self.gated else 1
-        outputs = queries + 2 * keys + into * self.ffn_dim + 2 * self.dim  # of a layer's linears
+        outputs = queries + 2 * keys
+        if self.bias is True:  # all linears of a layer
+            outputs += into * self.ffn_dim + 2 * self.dim
         weights = self.dim * (2 * queries + 2 * keys + (into + 1) * self.ffn_dim)
         norm = self.dim * (2 if self.norm in BIASED_NORMS else 1)
         layer = weights + 2 * norm + (outputs if self.bias else 0)

@@ -44,7 +44,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
     def linear(name: str, rows: int, columns: int) -> None:
         shapes[name] = (rows, columns)
-        if model.bias:
+        if model.bias is True or (model.bias == "qkv" and name.endswith(("wq", "wk", "wv"))):
             shapes[f"{name}_bias"] = (rows,)
 
     def norm(name: str) -> None:

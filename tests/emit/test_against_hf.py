@@ -1,4 +1,4 @@
-"""The emitted model.py is transformers' LLaMA: same weights, same logits, same gradients, fp32."""
+"""The emitted model.py is transformers' model: same weights, same logits, same gradients, fp32."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ NONE, FULL = "recompute.policy=none", "recompute.policy=full"
         (*LLAMA3, GROUPED),
         (*LLAMA3, HALF),
         ("model.bias=true", GROUPED),
+        ("model.bias=qkv", GROUPED),
+        ("model.bias=qkv", HALF, TIED),
         ("model.head_dim=12",),
         ("kernels.attention=math", GROUPED, FULL),
         ('model.rope_scaling={kind="linear", factor=4.0}',),

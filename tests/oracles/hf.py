@@ -1,4 +1,4 @@
-"""transformers' LlamaForCausalLM under llamac's canonical names: an oracle llamac had no part in.
+"""transformers' models under llamac's canonical names: oracles llamac had no part in.
 
 HF rotates half-split pairs. For an interleaved spec the rows of wq and wk are permuted on the way
 in, and those of their gradients on the way out.
@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 HF_NAMES = {
     "attention_norm": "input_layernorm",
@@ -29,11 +36,11 @@ HF_NAMES = {
 }
 
 
-def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> LlamaForCausalLM:
+def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> PreTrainedModel:
     """The HF twin of a [model] section, in float32, no KV cache, its weights HF's own random ones.
 
     `attention` is HF's attn_implementation: "sdpa" or "eager". ValueError if the section declares
-    what HF's LLaMA has not.
+    what none of HF's classes here has.
     """
     llama = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
     for field, wanted in llama.items():
@@ -54,12 +61,33 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
         "rope_theta": model.rope_theta,
         "rope_scaling": _rope_scaling(model),
         "tie_word_embeddings": model.tied_embeddings,
-        "attention_bias": model.bias,
-        "mlp_bias": model.bias,
         "use_cache": False,
         "attn_implementation": attention,
     }
-    return LlamaForCausalLM(LlamaConfig(**config))
+    if model.bias == "qkv":
+        return Qwen2ForCausalLM(Qwen2Config(**config))
+    biases = {"attention_bias": model.bias, "mlp_bias": model.bias}
+    return LlamaForCausalLM(LlamaConfig(**config, **biases))
+
+
+class InFloat64(TorchFunctionMode):
+    """Whatever HF casts to float32, such as RoPE's angles and norms' statistics, is float64.
+
+    Without it, a model of float64 weights computes with float32's precision.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is Tensor.float:
+            return args[0].double()
+        wide = {torch.float32: torch.float64}
+        args = [wide.get(arg, arg) if isinstance(arg, torch.dtype) else arg for arg in args]
+        kwargs = {
+            key: wide.get(arg, arg) if isinstance(arg, torch.dtype) else arg
+            for key, arg in (kwargs or {}).items()
+        }
+        return function(*args, **kwargs)
 
 
 def _rope_scaling(model: Any) -> dict[str, Any] | None:
@@ -103,7 +131,7 @@ def interleaved_rows(weight: Tensor, head_dim: int) -> Tensor:
 
 
 @torch.no_grad()
-def load_canonical(hf: LlamaForCausalLM, model: Any, weights: Mapping[str, Tensor]) -> None:
+def load_canonical(hf: PreTrainedModel, model: Any, weights: Mapping[str, Tensor]) -> None:
     """Copy canonical `weights` into `hf`; KeyError if one has no place or a place stays empty."""
     empty = dict(hf.named_parameters())  # a tied lm_head is listed once, as the embedding
     for name, weight in weights.items():
@@ -113,7 +141,7 @@ def load_canonical(hf: LlamaForCausalLM, model: Any, weights: Mapping[str, Tenso
         raise KeyError(f"no canonical weight for {', '.join(sorted(empty))}")
 
 
-def gradients_by_canonical_name(hf: LlamaForCausalLM, model: Any) -> dict[str, Tensor]:
+def gradients_by_canonical_name(hf: PreTrainedModel, model: Any) -> dict[str, Tensor]:
     """Every parameter's gradient after a backward, with llamac's names and row order."""
     canonical = {hf: ours for ours, hf in HF_NAMES.items()}
     gradients = {}

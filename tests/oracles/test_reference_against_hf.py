@@ -1,4 +1,4 @@
-"""The yardstick is measured by strangers': transformers' LLaMA and torch's own encoder layer."""
+"""The yardstick is measured by strangers': transformers' models and torch's own encoder layer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from llamac.verify.reference import Reference, parameter_shapes
 from tests.oracles.hf import (
+    InFloat64,
     build_hf,
     gradients_by_canonical_name,
     half_split_rows,
@@ -90,6 +91,38 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict, attention
     for name, gradient in found.items():
         assert gradient is not None
         assert relative_error(gradient, wanted[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"bias": "qkv", "n_kv_heads": 2},
+        {"bias": "qkv", "rope_layout": "interleaved", "tied_embeddings": True},
+    ],
+    ids=str,
+)
+def test_in_float64_every_digit_is_that_of_transformers(changes: dict) -> None:
+    """LLaMA and Qwen2: loss and every gradient."""
+    model = section(**changes)
+    weights = {name: weight.double() for name, weight in random_weights(model).items()}
+    tokens, labels = batch(model)
+    reference = Reference(model).load(weights)
+    loss = reference(tokens, labels)
+    loss.backward()
+    with InFloat64():
+        hf = build_hf(model).double()
+        load_canonical(hf, model, weights)
+        logits = hf(tokens).logits
+        wanted_loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        wanted_loss.backward()
+    assert relative_error(loss, wanted_loss) < 1e-13
+    wanted = gradients_by_canonical_name(hf, model)
+    found = {name: p.grad for name, p in reference.parameters_by_name().items()}
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        assert gradient is not None
+        assert relative_error(gradient, wanted[name]) < 1e-12, name
 
 
 def test_llama3_scaling_keeps_blends_and_stretches_within_the_tested_head() -> None:

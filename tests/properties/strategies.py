@@ -42,7 +42,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm": draw(st.sampled_from(options("norm"))),
         "norm_position": draw(st.sampled_from(options("norm_position"))),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
-        "bias": draw(st.booleans()),
+        "bias": draw(st.sampled_from([False, True, "qkv"])),
         "tied_embeddings": draw(st.booleans()),
     }
     if draw(st.booleans()):

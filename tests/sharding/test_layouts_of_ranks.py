@@ -34,6 +34,7 @@ def check(*overrides: str) -> None:
         ("parallel.tensor=4",),
         ("parallel.tensor=4", "model.n_kv_heads=2"),  # two ranks hold each key head
         ("parallel.tensor=4", "model.n_kv_heads=1", "parallel.sequence=false"),
+        ("parallel.tensor=4", "model.n_kv_heads=2", "model.bias=qkv"),
         ("parallel.context=2",),
         ("parallel.context=4", "kernels.attention=math"),
         ("parallel.tensor=2", "parallel.context=2", "model.n_kv_heads=1"),
@@ -58,7 +59,7 @@ def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabular
     norm_position=st.sampled_from(options("norm_position")),
     activation=st.sampled_from(options("activation")),
     position=st.sampled_from(options("position")),
-    bias=st.booleans(),
+    bias=st.sampled_from(["false", "true", "qkv"]),
     tied=st.booleans(),
     policy=st.sampled_from(sorted(POLICIES)),
 )
@@ -73,7 +74,7 @@ def test_any_layout_of_any_model(
     norm_position: str,
     activation: str,
     position: str,
-    bias: bool,
+    bias: str,
     tied: bool,
     policy: str,
 ) -> None:
@@ -89,7 +90,7 @@ def test_any_layout_of_any_model(
         f"model.norm_position={norm_position}",
         f"model.activation={activation}",
         f"model.position={position}",
-        f"model.bias={str(bias).lower()}",
+        f"model.bias={bias}",
         f"model.tied_embeddings={str(tied).lower()}",
         f"recompute.policy={policy}",
     )

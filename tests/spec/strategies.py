@@ -43,7 +43,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm_position": st.sampled_from(options("norm_position")),
         "multiple_of": st.integers(1, 512),
         "ffn_dim": st.integers(1, 10**5),
-        "bias": st.booleans(),
+        "bias": st.sampled_from([False, True, "qkv"]),
         "tied_embeddings": st.booleans(),
     }
     if draw(st.booleans()):
