@@ -73,7 +73,8 @@ def build(
         if print_after not in (stop_after, "all"):
             print(print_program(made[-1].program), end="")
         return
-    write(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite)
+    for word in write(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite):
+        say(word)
     for note in made[-1].program.notes:
         print(note)
     print(f"{directory}: {made[-1].program.parameter_count:,} parameters; train it with")

@@ -65,6 +65,7 @@ def launch(
 
     from llamac.emit.run import bring_up_to_date
 
-    bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded))
+    for word in bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded)):
+        say(word)
     sys.stdout.flush()
     raise typer.Exit(start(backend, loaded, run))

@@ -84,7 +84,8 @@ def train(
             require_memory(loaded, program)
         return plan_json(loaded, program)
 
-    bring_up_to_date(run, loaded, overwrite, foresee)
+    for word in bring_up_to_date(run, loaded, overwrite, foresee):
+        say(word)
     _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:

@@ -12,7 +12,7 @@ from llamac.data import funnel
 from llamac.data.clean import funnel_of, skipped_in
 from llamac.data.plan import SourcePlan
 from llamac.data.stages.decontaminate import report
-from llamac.data.tokens import UNKNOWN, tokenized
+from llamac.data.tokens import INDEX, UNKNOWN, tokenized
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
@@ -98,6 +98,7 @@ def _split(name: str, split: str, parts: list[dict[str, Any]]) -> dict[str, Any]
                 "file": f"{name}/{split}-{number:05}",
                 "documents": part["documents"],
                 "tokens": part["tokens"],
+                "sha256": {kind: part["hashes"][kind] for kind in INDEX},
             }
             for number, part in enumerate(parts)
             if part["documents"]

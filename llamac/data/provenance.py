@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from llamac.data.tokens import RECORD
-from llamac.runtime.data.prepared import PreparedDataError, load_manifest
+from llamac.data.tokens import INDEX, RECORD
+from llamac.runtime.data.prepared import ANEW, PreparedDataError, load_manifest
 from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.durable import Damaged, check
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def where(
     before = 0
     for part, start in zip(parts, starts, strict=False):
         if start < end and begin < start + part["tokens"]:
-            yield from _in_part(root, part["file"], begin - start, end - start, before, start)
+            yield from _in_part(root, part, begin - start, end - start, before, start)
         before += part["documents"]
 
 
@@ -69,16 +70,17 @@ def text_of(root: Path, source: str, begin: int, end: int, split: str = "train")
 
 
 def _in_part(
-    root: Path, file: str, begin: int, end: int, before: int, start: int
+    root: Path, part: dict[str, Any], begin: int, end: int, before: int, start: int
 ) -> Iterator[DocumentSpan]:
     """Yield the places of tokens [begin, end) of a part.
 
     before, start: number of documents and tokens in the parts before.
     """
-    records = np.memmap(root / f"{file}.docs", RECORD, "r")
+    docs, texts = (_checked(root, part, kind) for kind in INDEX)
+    records = np.memmap(docs, RECORD, "r")
     ends = records["end"]
     number = int(np.searchsorted(ends, max(begin, 0), side="right"))
-    with (root / f"{file}.names").open("rb") as names:
+    with texts.open("rb") as names:
         while number < len(records) and (number == 0 or ends[number - 1] < end):
             names.seek(int(records["name"][number]))
             name = _until_nul(names)
@@ -87,6 +89,14 @@ def _in_part(
             last = int(ends[number])
             yield DocumentSpan(before + number, start + first, start + last, name, line)
             number += 1
+
+
+def _checked(root: Path, part: dict[str, Any], kind: str) -> Path:
+    """Return the path of a part's index file, once its bytes are as written."""
+    try:
+        return check(root / f"{part['file']}.{kind}", part["sha256"][kind])
+    except Damaged as error:
+        raise PreparedDataError(f"{error}: {ANEW.format(root)}") from error
 
 
 def _until_nul(names: IO[bytes]) -> str:

@@ -30,6 +30,7 @@ from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, write_note
 
 UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
+INDEX = ("docs", "names")  # the kinds of files that say where a part's documents come from
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
 """Index entry of a document.
 
@@ -69,9 +70,16 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
 
 
 def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
-    """Return whether the part is done and all its shards exist unchanged."""
+    """Return whether the part is done and all its files exist unchanged."""
     noted = note_or_nothing(_state(work, plan, part))
-    return noted.get("done", False) and _shards_are_whole(job, noted)
+    if not (noted.get("done", False) and _shards_are_whole(job, noted)):
+        return False
+    stem = job.root / plan.source.name
+    return all(
+        is_whole(stem / f"{split}-{part.number:05}.{kind}", noted[split]["hashes"][kind])
+        for split in SPLITS
+        for kind in INDEX
+    )
 
 
 def _shards_are_whole(job: PrepareJob, noted: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shlex
 import shutil
@@ -19,11 +20,11 @@ from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.passes.pipeline import Stage, compile_spec
 from llamac.runtime import durable
+from llamac.runtime.errors import way_out
 from llamac.spec import Spec
 from llamac.spec.parallel import WHOLE
 
 MANIFEST = "MANIFEST.json"
-FOR_SHOW = {"plan.json"}  # nobody edits it, and nothing depends on it: if it is damaged, it is new
 
 
 class BuildError(Exception):
@@ -65,23 +66,33 @@ def _whole(spec: Spec) -> Spec:
     return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
 
 
-def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> None:
+def is_for_show(name: str) -> bool:
+    """Return whether a file is for people alone: edited or damaged, it stops nothing."""
+    return name in ("README.md", "plan.json") or name.startswith("ir/")
+
+
+def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> list[str]:
     """Bring `directory` up to date with `files`, and leave everything else in it alone.
 
-    Raises BuildError rather than write into a directory that is not ours, or over a file that was
-    edited since we wrote it (`overwrite` allows the latter).
+    Returns a line for each file that is for show alone and was edited: it is kept under another
+    name. Raises BuildError rather than write into a directory that is not ours, or over another
+    file that was edited since we wrote it (`overwrite` allows the latter).
     """
-    recorded = _recorded(directory)
+    recorded = _recorded(directory, overwrite)
     _refuse_links(directory, {*recorded, *files})
     _refuse_shadows(directory, {*recorded, *files})
+    edited = _edited(directory, files, recorded)
     if not overwrite:
-        _refuse_edited(directory, files, recorded)
+        _refuse_edited(directory, [name for name in edited if not is_for_show(name)])
     hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
     manifest = {"llamac": llamac.__version__, "sha256": hashes}
     # First what will be there and what may still be: a build that is killed can be repeated.
     if any(recorded.get(name) != [digest] for name, digest in hashes.items()):
         before = {name: sorted(set(known)) for name, known in sorted(recorded.items())}
         _replace(directory / MANIFEST, _json(manifest | {"replacing": before}))
+    shown = [name for name in edited if is_for_show(name)]
+    shown += ["ir"] * (directory / "ir").is_file()
+    kept = [_set_aside(directory / name) for name in shown]
     for name, text in files.items():
         path = directory / name
         if not (path.is_file() and _digest(path.read_bytes()) == hashes[name]):
@@ -92,21 +103,29 @@ def write(directory: Path, files: Mapping[str, str], overwrite: bool = False) ->
         shutil.rmtree(place / "__pycache__", ignore_errors=True)  # it may be of other text
     if (directory / MANIFEST).read_text(encoding="utf-8") != _json(manifest):
         _replace(directory / MANIFEST, _json(manifest))
+    return [
+        f"{directory / name} was edited or damaged, and is kept as {aside.name}"
+        for name, aside in zip(shown, kept, strict=True)
+    ]
 
 
 def _json(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=2) + "\n"
 
 
-def _recorded(directory: Path) -> dict[str, list[str]]:
-    """Return what was written there: relative path → sha256, or two if a build was cut off."""
+def _recorded(directory: Path, overwrite: bool) -> dict[str, list[str]]:
+    """Return what was written there: relative path → sha256, or two if a build was cut off.
+
+    overwrite: take a damaged record for an empty one.
+    """
     if directory.exists() and not directory.is_dir():
         raise BuildError(f"{directory} is a file; name another directory with -o")
     manifest = directory / MANIFEST
     if not manifest.is_file():
         if directory.exists() and any(not _is_ours(entry) for entry in directory.iterdir()):
             raise BuildError(
-                f"{directory} is not empty and llamac did not make it; name another with -o"
+                f"{directory} is not empty and llamac did not make it (it has no file {MANIFEST}); "
+                "name another with -o; if it was a run's, move its data/ and checkpoints/ there"
             )
         return {}
     try:
@@ -119,9 +138,12 @@ def _recorded(directory: Path) -> dict[str, list[str]]:
         if not all(_inside(name) for name in recorded):
             raise ValueError("it names files elsewhere")
         return recorded
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if overwrite:
+            return {}
         raise BuildError(
-            f"{manifest} is damaged, so edited files cannot be told apart; remove it or use -o"
+            f"{manifest} is damaged, so edited files cannot be told apart: give up edits with "
+            "--overwrite, or name another directory with -o"
         ) from None
 
 
@@ -180,16 +202,24 @@ def _module(path: PurePath) -> str:
     return path.name.partition(".")[0]
 
 
-def _refuse_edited(
+def _edited(
     directory: Path, files: Mapping[str, str], recorded: Mapping[str, Sequence[str]]
-) -> None:
-    edited = [
-        name
-        for name in sorted({*recorded, *files} - FOR_SHOW)
-        if (path := directory / name).is_file()
-        and (found := _digest(path.read_bytes())) not in recorded.get(name, ())
-        and found != _digest(files.get(name, "").encode())
-    ]
+) -> list[str]:
+    """Return the names of files that are neither as we wrote them nor as we are about to."""
+
+    def is_edited(name: str) -> bool:
+        path = directory / name
+        if not path.is_file():
+            return path.is_dir() and is_for_show(name)
+        found = _digest(path.read_bytes())
+        return found not in recorded.get(name, ()) and found != _digest(
+            files.get(name, "").encode()
+        )
+
+    return [name for name in sorted({*recorded, *files}) if is_edited(name)]
+
+
+def _refuse_edited(directory: Path, edited: Sequence[str]) -> None:
     if edited:
         script = directory / "launch/local.sh"
         raise BuildError(
@@ -197,6 +227,14 @@ def _refuse_edited(
             f"train your version as it stands with {shlex.join(['bash', str(script)])}, build "
             "elsewhere with -o, or give it up with --overwrite"
         )
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a file, or what stands in its place, and return its new name."""
+    names = (path.with_name(f"{path.name}.edited{number or ''}") for number in itertools.count())
+    aside = next(name for name in names if not (name.exists() or name.is_symlink()))
+    path.rename(aside)
+    return aside
 
 
 def _digest(data: bytes) -> str:
@@ -208,4 +246,6 @@ def _replace(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
     except OSError as error:
-        raise BuildError(f"cannot write {path}: {error.strerror}") from None
+        raise BuildError(f"cannot write {path}: {error.strerror}: {way_out(error)}") from None
+    except durable.Damaged as error:  # a directory stands in its place
+        raise BuildError(str(error)) from None

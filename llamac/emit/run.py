@@ -22,20 +22,19 @@ LENGTH = ("schedule.steps", "schedule.tokens")  # may become more: the trainer s
 
 def bring_up_to_date(
     run: Path, spec: Spec, overwrite: bool = False, foresee: Foresee | None = None
-) -> None:
-    """Write the emitted files into `run`.
+) -> list[str]:
+    """Write the emitted files into `run`; return what `build.write` says of edited ones.
 
     Raises BuildError, with the directory as it was, if another trainer is writing the run, or if
     its checkpoints come from other values than the spec's.
     """
     files = files_of(spec, stages(spec), foresee)
     if not (run / MANIFEST).is_file():
-        write(run, files, overwrite)
-        return
+        return write(run, files, overwrite)
     try:
         with run_lock(run):
             _refuse_another_curve(run, files["spec.toml"], overwrite)
-            write(run, files, overwrite)
+            return write(run, files, overwrite)
     except RunError as error:
         raise BuildError(str(error)) from None
 

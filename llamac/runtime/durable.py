@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -234,13 +235,28 @@ def check(path: Path, sha256: str | None = None) -> Path:
     """
     try:
         found = _hash_now(path, *stamp(path))
-        wanted = sha256 or seal_of(path).read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise Damaged(f"{path} {what} ({error})") from error
-    if found != wanted:
+        raise Damaged(f"{path} {_unread(error)}") from error
+    if found != (sha256 or read_seal(path)):
         raise Damaged(f"{path} is damaged: it does not have the checksum it was written with")
     return path
+
+
+def read_seal(path: Path) -> str:
+    """Return the sha256 that lies beside a sealed file. Raises Damaged."""
+    seal = seal_of(path)
+    try:
+        text = seal.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise Damaged(f"{seal}, the checksum of {path.name}, {_unread(error)}") from error
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise Damaged(f"{seal} is damaged: it holds no checksum of {path.name}")
+    return text
+
+
+def _unread(error: OSError) -> str:
+    missing = isinstance(error, FileNotFoundError)
+    return "is missing" if missing else f"cannot be read ({error.strerror or error})"
 
 
 @lru_cache(maxsize=1 << 16)
@@ -271,7 +287,7 @@ def check_once(
         try:
             found = [*stamp(path), sha256]  # before reading: a change meanwhile is seen next time
         except OSError as error:
-            raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+            raise Damaged(f"{path} {_unread(error)}") from error
         name = os.path.relpath(path, note.parent)
         if known.get(name) == found:
             return name, found, 0
@@ -287,7 +303,7 @@ def check_once(
                     progress(done)
     finally:  # what was found whole needs no second look, however this ends
         if now != known:
-            with suppress(OSError):
+            with suppress(OSError, Damaged):
                 write_json(note, now)
 
 

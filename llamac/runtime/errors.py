@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,23 @@ class RunError(Exception):
     def __init__(self, message: str, teller: int | None = None) -> None:
         super().__init__(message)
         self.teller = teller
+
+
+WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "make the directory writable for this user"
+    ),
+    **dict.fromkeys(
+        (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
+        "move away what stands in its place",
+    ),
+}
+
+
+def way_out(error: BaseException) -> str:
+    """Return what a person can do about what the disk refuses."""
+    return WAYS_OUT.get(getattr(error, "errno", None) or 0, "see to that")
 
 
 class SourceError(RunError, ValueError):

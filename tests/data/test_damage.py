@@ -10,7 +10,7 @@ import pytest
 from llamac.runtime.errors import RunError
 from tests.data.preparing import hashes, prepared, write_corpus, write_spec
 from tests.data.test_restart import dies_at_a_rename
-from tests.runtime.data.test_damage import DAMAGE
+from tests.runtime.data.test_damage import DAMAGE, flip
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,15 @@ def test_a_damaged_file_gives_the_same_data_or_an_error(
         shutil.rmtree(root)
     assert len(files) > 4
     assert "same" in outcomes
+
+
+@pytest.mark.parametrize("kind", ["docs", "names"])
+def test_a_damaged_index_of_a_finished_part_is_written_again(
+    corpus: Path, kind: str, tmp_path: Path
+) -> None:
+    spec, root = write_spec(corpus), tmp_path / "prepared"
+    prepared(spec, root)
+    whole = hashes(root)
+    (root / "manifest.json").unlink()
+    flip(root / f"web/train-00000.{kind}")
+    assert outcome(spec, root, whole) == "same"

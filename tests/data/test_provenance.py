@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from llamac.data.provenance import text_of, where
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest
 from llamac.runtime.data.tokenizer import Tokenizer
 from tests.data.preparing import prepared, write_corpus, write_spec
+from tests.runtime.data.test_damage import flip
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,13 @@ def test_the_command_names_file_and_line(root: Path, capsys: pytest.CaptureFixtu
     assert f"{place.file}:{place.line}" in said
     assert text_of(root, "web", 100, 120) in said
     assert main(["data", "where", spec, "web", "12:x"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["docs", "names"])
+def test_a_damaged_index_is_named_with_the_way_out(root: Path, kind: str, tmp_path: Path) -> None:
+    copy = tmp_path / "prepared"
+    shutil.copytree(root, copy)
+    flip(copy / f"web/train-00000.{kind}")
+    with pytest.raises(PreparedDataError, match=rf"train-00000\.{kind} is damaged.*delete"):
+        list(where(copy, "web", 0, 1))
+    assert list(where(copy, "web", 0, 1, "validation"))

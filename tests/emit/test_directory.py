@@ -121,11 +121,11 @@ def test_an_edited_file_is_kept_unless_it_is_given_up(tmp_path: Path) -> None:
 
 
 def test_an_edit_to_a_file_that_would_go_is_refused_too(tmp_path: Path) -> None:
-    write(tmp_path, {"model.py": "", "ir/07-extra.ir": "%x\n"})
-    (tmp_path / "ir/07-extra.ir").write_text("notes")
-    with pytest.raises(BuildError, match=r"ir/07-extra\.ir"):
+    write(tmp_path, {"model.py": "", "whole_model.py": "x = 1\n"})
+    (tmp_path / "whole_model.py").write_text("notes")
+    with pytest.raises(BuildError, match=r"whole_model\.py"):
         write(tmp_path, {"model.py": ""})
-    assert (tmp_path / "ir/07-extra.ir").exists()
+    assert (tmp_path / "whole_model.py").exists()
 
 
 def test_a_file_of_ours_by_name_but_not_by_hand_is_refused(tmp_path: Path) -> None:
@@ -309,9 +309,57 @@ def test_compiled_code_of_elsewhere_goes(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.pyc"))
 
 
-def test_a_damaged_plan_is_written_anew(tmp_path: Path) -> None:
-    """It is for show."""
-    write(tmp_path, {"plan.json": "{}"})
-    (tmp_path / "plan.json").write_text("damaged")
-    write(tmp_path, {"plan.json": "{}"})
-    assert (tmp_path / "plan.json").read_text() == "{}"
+SHOWN = {"README.md": "# ours\n", "plan.json": "{}", "ir/01-lower.ir": "%x\n"}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("goes", [False, True])
+def test_what_is_for_show_stops_nothing_and_is_kept(name: str, goes: bool, tmp_path: Path) -> None:
+    write(tmp_path, SHOWN)
+    path = tmp_path / name
+    for damage in ("null", "mine"):
+        path.write_text(damage)
+        [said] = write(tmp_path, SHOWN)
+        assert str(path) in said
+        assert path.read_text() == SHOWN[name]
+    path.unlink()
+    path.mkdir()
+    left = {other: text for other, text in SHOWN.items() if not (goes and other == name)}
+    [said] = write(tmp_path, left)
+    assert path.exists() != goes
+    kept = [path.with_name(f"{path.name}.edited{number}") for number in ("", 1, 2)]
+    assert [file.read_text() for file in kept[:2]] == ["null", "mine"]
+    assert kept[2].is_dir()
+    assert kept[2].name in said
+    assert write(tmp_path, left) == []
+
+
+def test_a_file_in_the_place_of_the_ir_stops_nothing(tmp_path: Path) -> None:
+    write(tmp_path, {"model.py": ""})
+    (tmp_path / "ir").write_text("")
+    [said] = write(tmp_path, SHOWN)
+    assert said.endswith("is kept as ir.edited")
+    assert (tmp_path / "ir/01-lower.ir").read_text() == "%x\n"
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", '{"sha256": 3}'])
+def test_with_a_damaged_record_edits_can_be_given_up(manifest: str, tmp_path: Path) -> None:
+    write(tmp_path, MADE)
+    (tmp_path / MANIFEST).write_text(manifest)
+    with pytest.raises(BuildError, match="--overwrite"):
+        write(tmp_path, MADE)
+    write(tmp_path, MADE, overwrite=True)
+    assert write(tmp_path, MADE) == []
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_what_stands_in_the_place_of_a_file_is_named_with_a_way_out(
+    file: bool, tmp_path: Path
+) -> None:
+    if file:
+        (tmp_path / "runtime").write_text("")
+    else:
+        (tmp_path / "runtime/a.py").mkdir(parents=True)
+    (tmp_path / MANIFEST).write_text('{"sha256": {}}')
+    with pytest.raises(BuildError, match=r"runtime/a\.py.*(move away|remove it)"):
+        write(tmp_path, {"runtime/a.py": ""})

@@ -26,6 +26,7 @@ from tests.data.test_restart import dies_at_a_rename
 from tests.faults.run import Ended, Subject, after, at_event, in_child, kill, weights
 
 WAYS_OUT = ("-o", "--overwrite", "--run", "delete", "rm -r", "remove", "restore", "build", "again")
+WAYS_OUT += ("move away", "make room")
 
 
 class Tried:
@@ -127,6 +128,18 @@ def replaced_by_directory(path: Path) -> None:
     path.mkdir()
 
 
+def replaced_by_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"x")
+
+
+def replaced_by_another(path: Path) -> None:
+    """By the whole bytes of the next file of its directory that has others."""
+    data = path.read_bytes()
+    others = (p.read_bytes() for p in sorted(path.parent.iterdir()) if p.is_file())
+    path.write_bytes(next((other for other in others if other != data), data[::-1]))
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "flip": flip,
     "truncate": lambda path: os.truncate(path, path.stat().st_size // 2),
@@ -134,16 +147,26 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "delete": Path.unlink,
     "nonsense": lambda path: path.write_bytes(b"[" * 100_000),
     "directory": replaced_by_directory,
+    "another": replaced_by_another,
+}
+OF_DIRECTORIES: dict[str, Callable[[Path], object]] = {
+    "delete": shutil.rmtree,
+    "file": replaced_by_file,
 }
 
 
 def damaged(tried: Tried, trials: int) -> Iterator[str]:
-    """Every file of a run that stopped halfway, damaged in six ways, and the run gone on with."""
-    found = (path for path in sorted(tried.halfway.rglob("*")) if path.is_file())
-    files = [path.relative_to(tried.halfway) for path in found if path.stat().st_size]
-    for file, kind in tried.chosen([(file, kind) for file in files for kind in DAMAGE], trials):
+    """Every file and directory of a run that stopped halfway, damaged in each way, and the run
+    gone on with."""
+    pairs = [
+        (path.relative_to(tried.halfway), kind)
+        for path in sorted(tried.halfway.rglob("*"))
+        if path.is_dir() or path.stat().st_size
+        for kind in (OF_DIRECTORIES if path.is_dir() else DAMAGE)
+    ]
+    for file, kind in tried.chosen(pairs, trials):
         run = tried.fresh(tried.halfway)
-        DAMAGE[kind](run / file)
+        (OF_DIRECTORIES if (run / file).is_dir() else DAMAGE)[kind](run / file)
         outcome = tried.judged(run, tried.subject.start(run), str(file))
         yield outcome if outcome in ("same", "error") else f"{kind} of {file}: {outcome}"
 

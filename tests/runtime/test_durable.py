@@ -60,8 +60,15 @@ def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=rf"{path} is damaged"):
         check(path)
     flip(path)
-    flip(durable.seal_of(path))
+    seal = durable.seal_of(path)
+    flip(seal)
     assert not durable.is_whole(path)
+    seal.write_bytes(b"\xff")
+    with pytest.raises(Damaged, match=rf"^{seal} is damaged"):
+        check(path)
+    seal.unlink()
+    with pytest.raises(Damaged, match=rf"^{seal}, the checksum of f, is missing$"):
+        check(path)
     path.unlink()
     with pytest.raises(Damaged, match=rf"{path} is missing"):
         check(path)

@@ -14,7 +14,6 @@ writes and reads over its own part; directories and the decisions are the first 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import fnmatch
 import json
@@ -29,7 +28,7 @@ from typing import Any, TypeVar
 
 from .. import durable
 from ..distributed.ranks import Ranks
-from ..errors import RunError
+from ..errors import RunError, way_out
 from . import dcp
 from .dcp import Tensors
 from .progress import Progress
@@ -56,8 +55,11 @@ def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    run.mkdir(parents=True, exist_ok=True)
-    lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise RunError(f"{error.filename}: {error.strerror}: {way_out(error)}") from error
     with os.fdopen(lock, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,18 +139,7 @@ def _attempt(work: Callable[[], T], run: Path) -> T:
         raise
     except (OSError, RuntimeError) as error:
         free = f"{shutil.disk_usage(run).free / 1e6:,.0f} MB free there"
-        number = getattr(error, "errno", None)
-        way_out = WAYS_OUT.get(number or 0, "see to that, then resume")
-        raise RunError(f"{_first_line(error)} ({free}): {way_out}") from error
-
-
-WAYS_OUT = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, then resume"),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS),
-        "make the directory writable for this user, then resume",
-    ),
-}
+        raise RunError(f"{_first_line(error)} ({free}): {way_out(error)}, then resume") from error
 
 
 def _complete(

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..durable import Damaged, check_once, seal_of, whole
+from ..durable import Damaged, check_once, read_seal, whole
 from .prepared import SPLITS, exclusive
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
@@ -60,10 +60,10 @@ def pack(
 
 def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:
     """Return whether both arrays exist undamaged; damaged ones are to be built again."""
-    if not all(path.is_file() and seal_of(path).is_file() for path in paths):
+    if not any(path.exists() for path in paths):
         return False
-    seals = [(path, seal_of(path).read_text(errors="replace").strip()) for path in paths]
     try:
+        seals = [(path, read_seal(path)) for path in paths]
         check_once(seals, root / ".verified.json", lambda done: None)
     except Damaged as error:
         progress(f"{error}: packing again", 0)

@@ -29,10 +29,10 @@ from typing import IO, Any
 import numpy as np
 
 from ..durable import Damaged, NewFile, check_once, read_note
-from ..errors import RunError
+from ..errors import RunError, way_out
 
 SPLITS = ("train", "validation")
-_ANEW = "delete {0}/manifest.json and prepare the data again"
+ANEW = "delete {0}/manifest.json and prepare the data again"  # the way out of damage
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
@@ -65,13 +65,13 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise PreparedDataError(
-            f"{path} is not a manifest of prepared data ({why}): {_ANEW.format(root)}"
+            f"{path} is not a manifest of prepared data ({why}): {ANEW.format(root)}"
         ) from error
     for file, expected in sizes:
         size = file.stat().st_size if file.exists() else -1
         if size != expected:
             what = "is missing" if size < 0 else f"has {size} bytes, not {expected}"
-            raise PreparedDataError(f"{file} {what}: {_ANEW.format(root)}")
+            raise PreparedDataError(f"{file} {what}: {ANEW.format(root)}")
     return manifest
 
 
@@ -81,7 +81,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest = read_note(path)
     except Damaged as error:
-        raise PreparedDataError(f"{error}: {_ANEW.format(root)}") from error
+        raise PreparedDataError(f"{error}: {ANEW.format(root)}") from error
     except OSError as error:
         raise PreparedDataError(f"{path} cannot be read: {error.strerror}") from error
     if manifest is None:
@@ -125,7 +125,7 @@ def verify_once(
     try:
         check_once([model, *files], note, lambda done: progress(f"checking {root}", done))
     except Damaged as error:
-        raise PreparedDataError(f"{error}: {_ANEW.format(root)}") from error
+        raise PreparedDataError(f"{error}: {ANEW.format(root)}") from error
 
 
 def _shards(root: Path, manifest: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -147,8 +147,8 @@ def exclusive(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
     except OSError as error:
         if not (root / "manifest.json").is_file():
             raise PreparedDataError(
-                f"cannot prepare data in {root} ({error.strerror}): set data.directory to a "
-                "directory that can be written and locked"
+                f"cannot prepare data in {root} ({error.filename}: {error.strerror}): "
+                f"{way_out(error)}, or set data.directory to another directory"
             ) from error
         file = None
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import durable
+from ..errors import way_out
 from ..machine import forget_peak_memory, peak_memory_bytes, say
 from ..terminal import escaped
 from .plan_file import WARM, deviation, read_plan
@@ -77,7 +78,8 @@ class Metrics:
         except OSError as error:
             if not self._said:
                 self._said = True
-                say(f"{self.path} cannot be written ({error.strerror}): the run goes on without")
+                said = f"{self.path} cannot be written ({error.strerror})"
+                say(f"{said}: the run goes on without; to have its rows, {way_out(error)}")
 
     def _truncate(self, resumed: int) -> None:
         if not self.path.exists():

@@ -535,3 +535,14 @@ def test_a_link_out_of_the_run_is_not_followed(tmp_path, name):
     assert (path.parent / ".writing-x").is_dir()
     with pytest.raises((RunError, OSError)), checkpoint.run_lock(run):
         save(run, 4)
+
+
+@pytest.mark.parametrize("where", [".", ".lock"])
+def test_what_stands_in_the_place_of_the_run_or_its_lock_is_told(where: str, tmp_path: Path):
+    run = tmp_path / "run"
+    if where == ".":
+        run.write_text("")
+    else:
+        (run / where).mkdir(parents=True)
+    with pytest.raises(RunError, match="move away what"), checkpoint.run_lock(run):
+        pass

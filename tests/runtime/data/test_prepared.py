@@ -106,6 +106,10 @@ def test_a_damaged_shard_is_found_when_it_is_used_again(
         read.clear()
         prepare(root, **arguments(texts))
         assert len(read) == count
+    (root / ".verified.json").unlink()
+    (root / ".verified.json").mkdir()  # nor one that cannot be written
+    assert prepare(root, **arguments(texts)) == manifest
+    (root / ".verified.json").rmdir()
     shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
     data, status = bytearray(shard.read_bytes()), shard.stat()
     data[100] ^= 1

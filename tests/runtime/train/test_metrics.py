@@ -275,3 +275,13 @@ def test_tensorboard_may_fail_at_any_time(tmp_path, capsys, monkeypatch, when):
     write(tmp_path, row(1), row(2), resumed=0, tensorboard=True)
     assert steps(tmp_path / "metrics.jsonl") == [1, 2]
     assert capsys.readouterr().out.count("TensorBoard's files cannot be written") == 1
+
+
+def test_a_directory_in_the_place_of_the_rows_is_told_with_a_way_out(tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with Metrics(tmp_path, 0, tensorboard=False) as metrics:
+        metrics.write(row(1))
+        metrics.sync()
+    said = capsys.readouterr().out
+    assert said.count("metrics.jsonl") == 1
+    assert "(Is a directory): the run goes on without; to have its rows, move away what" in said
