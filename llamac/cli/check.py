@@ -112,6 +112,7 @@ def _extras(model: Model) -> str:
     """Return the features beyond LLaMA's: `, tied embeddings, rope scaled 8× (llama3)`."""
     found = ["tied embeddings"] if model.tied_embeddings else []
     found += {False: [], True: ["biases"], "qkv": ["biases of q, k and v"]}[model.bias]
+    found += ["norms of q and k"] * model.qk_norm
     if model.position == "rope" and (scaling := model.rope_scaling) is not None:
         found.append(f"rope scaled {scaling.factor:g}× ({scaling.kind})")
     return "".join(f", {word}" for word in found)

@@ -22,6 +22,8 @@ ROWS = {
     "tok_embeddings": "VOCAB_SIZE",
     "output": "VOCAB_SIZE",
     "pos_embeddings": "MAX_POSITIONS",
+    "q_norm": "HEAD_DIM",
+    "k_norm": "HEAD_DIM",
 }
 """Rows of a parameter, by the last part of its name; all others have DIM."""
 

@@ -1,4 +1,7 @@
-"""rms_norm, layer_norm, and add_rms_norm: a residual addition and the norm that reads it."""
+"""rms_norm, layer_norm, and add_rms_norm: a residual addition and the norm that reads it.
+
+head_rms_norm: rms_norm of each head by itself, all with one gain (queries and keys of Qwen3).
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,12 @@ def _infer_add_rms(
     return x, _infer_rms(x, weight, eps=eps)
 
 
-def _vjp_rms(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+def _vjp_rms(
+    b: GradientBuilder, node: fx.Node, d_y: fx.Node, backward: Op
+) -> tuple[fx.Node | None, ...]:
     x, weight = node.args
     return b.op(
-        rms_norm_backward,
+        backward,
         d_y,
         b.primal(x),
         b.primal(weight),
@@ -74,12 +79,32 @@ def _vjp_add_rms(
     return d_x, d_x, d_weight
 
 
-rms_norm = Op("rms_norm", _infer_rms, norm.rms_norm, vjp=_vjp_rms, dims="bsD,D->bsD")
+rms_norm = Op(
+    "rms_norm",
+    _infer_rms,
+    norm.rms_norm,
+    vjp=lambda b, node, d_y: _vjp_rms(b, node, d_y, rms_norm_backward),
+    dims="bsD,D->bsD",
+)
 rms_norm_backward = Op(
     "rms_norm_backward",
     infer=lambda d_y, x, weight, eps: (x, weight),
     eager=norm.rms_norm_backward,
     dims="bsD,bsD,D->bsD,D",
+)
+
+head_rms_norm = Op(
+    "head_rms_norm",
+    _infer_rms,
+    norm.rms_norm,
+    vjp=lambda b, node, d_y: _vjp_rms(b, node, d_y, head_rms_norm_backward),
+    dims="bshD,D->bshD",
+)
+head_rms_norm_backward = Op(
+    "head_rms_norm_backward",
+    infer=rms_norm_backward.infer,
+    eager=norm.rms_norm_backward,
+    dims="bshD,bshD,D->bshD,D",
 )
 
 layer_norm = Op("layer_norm", _infer_layer, norm.layer_norm, vjp=_vjp_layer, dims="bsD,D,D->bsD")

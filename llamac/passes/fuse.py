@@ -118,7 +118,11 @@ def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _rope(graph: fx.Graph, node: fx.Node) -> None:
-    """Fuse split, split_heads and rope of q and k into one rotation of qkv's first heads."""
+    """Fuse split, split_heads and rope of q and k into one rotation of qkv's first heads.
+
+    Norms of q and k (model.qk_norm) stay between them and keep the ropes apart: their backward
+    needs qkv as it was, so a rotated copy of it all would keep v twice.
+    """
     if not (is_op(node, split) and len(results(node)) == 3):
         return
     flat = results(node)

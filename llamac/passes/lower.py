@@ -16,7 +16,7 @@ from llamac.ops.cross_entropy import cross_entropy
 from llamac.ops.elementwise import add, mul
 from llamac.ops.embedding import add_positions, embedding
 from llamac.ops.linear import linear
-from llamac.ops.norm import NORMS
+from llamac.ops.norm import NORMS, head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import merge_heads, split_heads
 from llamac.spec.model import BIASED_NORMS
@@ -129,6 +129,16 @@ class _Lowering:
             heads[which] = g.op(
                 split_heads, flat, head_dim=self.model.head_dim, name=f"{which}_heads", where=at
             )
+        if self.model.qk_norm:
+            for which in "qk":
+                heads[which] = g.op(
+                    head_rms_norm,
+                    heads[which],
+                    weights[f"attention.{which}_norm"],
+                    eps=self.model.norm_eps,
+                    name=f"{which}_normed",
+                    where=self._at("model.qk_norm"),
+                )
         if "rope_cos" in tables:
             layout, at = self.model.rope_layout, self._at("model.position")
             for which in "qk":
@@ -213,6 +223,7 @@ class _Lowering:
         return {
             **self._norm_weights(g, "layers.*.attention_norm", "attention_norm"),
             **self._linear_weights(g, attention),
+            **self._head_norm_weights(g),
             **self._norm_weights(g, "layers.*.ffn_norm", "ffn_norm"),
             **self._linear_weights(g, feed_forward),
         }
@@ -237,6 +248,15 @@ class _Lowering:
                 g, f"{name}_bias", shape, Init("zeros"), where="model.norm"
             )
         return weights
+
+    def _head_norm_weights(self, g: Builder) -> dict[str, fx.Node]:
+        """Return the gains of the norms of queries and keys, which all heads share."""
+        keys = ("attention.q_norm", "attention.k_norm") if self.model.qk_norm else ()
+        shape, where = (self.model.head_dim,), "model.qk_norm"
+        return {
+            key: self._weight(g, f"layers.*.{key}", shape, Init("ones"), where=where)
+            for key in keys
+        }
 
     def _embedding_table(self, g: Builder) -> fx.Node:
         shape = (self.model.vocab_size, self.model.dim)

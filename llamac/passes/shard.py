@@ -33,6 +33,7 @@ from llamac.ops.context import context_attention
 from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
 from llamac.ops.embedding import add_positions, embedding
 from llamac.ops.linear import add_bias, linear
+from llamac.ops.norm import head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import split, split_heads
 from llamac.ops.vocab_parallel import (
@@ -205,6 +206,10 @@ class _Rebuild(Rebuild):
         heads = attributes(node).get("heads")
         return self.same(node, **({} if heads is None else {"heads": _held_size(found, heads)}))
 
+    def _head_rms_norm(self, node: fx.Node) -> fx.Node:
+        self.segments[node] = self.segments[operands(node)[0]]
+        return self.same(node)
+
     def _split(self, node: fx.Node) -> Any:
         left, sizes = list(self.segments[operands(node)[0]]), []
         for size, value in zip(attributes(node)["sizes"], results(node), strict=True):
@@ -256,6 +261,7 @@ class _Rebuild(Rebuild):
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {
         linear.name: _linear,
         split_heads.name: _split_heads,
+        head_rms_norm.name: _head_rms_norm,
         rope.name: _rope,
         split.name: _split,
         embedding.name: _embedding,

@@ -133,6 +133,11 @@ class Model(Section):
         description="Biases in all linear layers of the blocks, or in those of queries, keys and "
         'values only ("qkv", as in Qwen2).',
     )
+    qk_norm: bool = Field(
+        default=False,
+        description="RMSNorm of each query and key head, before RoPE; all heads of a layer share "
+        "two gains (Qwen3).",
+    )
     init_std: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.02, description="Standard deviation of the initial weights."
     )
@@ -201,6 +206,7 @@ class Model(Section):
         weights = self.dim * (2 * queries + 2 * keys + (into + 1) * self.ffn_dim)
         norm = self.dim * (2 if self.norm in BIASED_NORMS else 1)
         layer = weights + 2 * norm + (outputs if self.bias else 0)
+        layer += 2 * self.head_dim if self.qk_norm else 0
         tables = 1 if self.tied_embeddings else 2
         positions = sequence_length * self.dim if self.position == "learned" else 0
         return self.n_layers * layer + tables * self.vocab_size * self.dim + positions + norm

@@ -63,6 +63,9 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
         linear(f"{layer}.attention.wq", queries, model.dim)
         linear(f"{layer}.attention.wk", keys, model.dim)
         linear(f"{layer}.attention.wv", keys, model.dim)
+        if model.qk_norm:
+            shapes[f"{layer}.attention.q_norm"] = (model.head_dim,)
+            shapes[f"{layer}.attention.k_norm"] = (model.head_dim,)
         linear(f"{layer}.attention.wo", model.dim, queries)
         norm(f"{layer}.ffn_norm")
         linear(f"{layer}.feed_forward.w1", model.ffn_dim, model.dim)
@@ -165,6 +168,14 @@ class Reference(nn.Module):
             self.linear(f"{name}.{w}", x).unflatten(-1, (-1, model.head_dim)).transpose(1, 2)
             for w in ("wq", "wk", "wv")
         )
+        if model.qk_norm:  # of each head by itself (arXiv:2505.09388, section 2)
+            q, k = (
+                x * (x.square().mean(-1, keepdim=True) + model.norm_eps).rsqrt() * gain
+                for x, gain in (
+                    (q, self.weights[f"{name}.q_norm"]),
+                    (k, self.weights[f"{name}.k_norm"]),
+                )
+            )
         if model.position == "rope":
             frequencies = rope_frequencies(model)
             q = rotate(q, frequencies, model.rope_layout)

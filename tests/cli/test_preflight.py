@@ -90,8 +90,8 @@ def test_check_names_what_llama_has_not(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     assert "vocabulary 4,096, tied embeddings, biases, rope scaled 8× (linear)\n" in said
     assert "  parameters 5,884,928\n" in said
-    assert main(["check", "tiny", "--set=model.bias=qkv"]) == 0
-    assert "vocabulary 4,096, biases of q, k and v\n" in capsys.readouterr().out
+    assert main(["check", "tiny", "--set=model.bias=qkv", "--set=model.qk_norm=true"]) == 0
+    assert "vocabulary 4,096, biases of q, k and v, norms of q and k\n" in capsys.readouterr().out
 
 
 def test_check_knows_what_a_kind_can_read(

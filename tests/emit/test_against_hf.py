@@ -39,6 +39,8 @@ NONE, FULL = "recompute.policy=none", "recompute.policy=full"
         ("model.bias=true", GROUPED),
         ("model.bias=qkv", GROUPED),
         ("model.bias=qkv", HALF, TIED),
+        ("model.qk_norm=true", GROUPED, FULL),
+        ("model.qk_norm=true", HALF, "model.head_dim=12"),
         ("model.head_dim=12",),
         ("kernels.attention=math", GROUPED, FULL),
         ('model.rope_scaling={kind="linear", factor=4.0}',),

@@ -102,6 +102,8 @@ EXAMPLES: tuple[Example, ...] = (
     Example("linear_bias_gradient", "T[B,S,5]"),
     Example("rms_norm", "T[B,S,8] T[8]", {"eps": 1e-5}),
     Example("rms_norm_backward", "T[B,S,8] T[B,S,8] T[8]", {"eps": 1e-5}),
+    Example("head_rms_norm", "T[B,S,4,8] T[8]", {"eps": 1e-5}),
+    Example("head_rms_norm_backward", "T[B,S,4,8] T[B,S,4,8] T[8]", {"eps": 1e-5}),
     Example("layer_norm", "T[B,S,8] T[8] T[8]", {"eps": 1e-5}),
     Example("layer_norm_backward", "T[B,S,8] T[B,S,8] T[8]", {"eps": 1e-5}),
     Example("add_rms_norm", "T[B,S,8] T[B,S,8] T[8]", {"eps": 1e-5}),
@@ -137,6 +139,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("add_bias", "T[B,S,8] T[4]"), r"the bias must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[8]", {"eps": 0.0}), "eps must be positive"),
+    (Example("head_rms_norm", "T[B,S,4,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
     (Example("layer_norm", "T[B,S,8] T[8] T[4]", {"eps": 1e-5}), "bias must be like the gain"),
     (Example("add_rms_norm", "T[B,S,8] T[B,S,4] T[8]", {"eps": 1e-5}), "cannot add"),
     (Example("embedding", "T[B,S] T[11,8]"), "token ids must be i64"),
@@ -245,6 +248,7 @@ FORMULA: dict[str, Callable[..., Any]] = {
     "linear": lambda x, w, b=0.0: torch.einsum("bsi,oi->bso", x, w) + b,
     "add_bias": lambda x, b: x + b,
     "rms_norm": _rms,
+    "head_rms_norm": _rms,
     "layer_norm": lambda x, w, b, eps: (
         (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps).sqrt() * w
         + b

@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 HF_NAMES = {
@@ -26,6 +28,8 @@ HF_NAMES = {
     "attention.wk": "self_attn.k_proj",
     "attention.wv": "self_attn.v_proj",
     "attention.wo": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "feed_forward.w1": "mlp.gate_proj",
     "feed_forward.w2": "mlp.down_proj",
@@ -34,6 +38,9 @@ HF_NAMES = {
     "norm": "model.norm",
     "output": "lm_head",
 }
+
+
+ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm")
 
 
 def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> PreTrainedModel:
@@ -64,6 +71,10 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
         "use_cache": False,
         "attn_implementation": attention,
     }
+    if model.qk_norm:
+        if model.bias:
+            raise ValueError(f"Qwen3ForCausalLM has bias = False, the spec says {model.bias!r}")
+        return Qwen3ForCausalLM(Qwen3Config(**config))
     if model.bias == "qkv":
         return Qwen2ForCausalLM(Qwen2Config(**config))
     biases = {"attention_bias": model.bias, "mlp_bias": model.bias}
@@ -115,7 +126,7 @@ def hf_name(canonical: str) -> str:
 
 def _is_rotated(canonical: str, model: Any) -> bool:
     stem = canonical.removesuffix("_bias")
-    return model.rope_layout == "interleaved" and stem.endswith(("attention.wq", "attention.wk"))
+    return model.rope_layout == "interleaved" and stem.endswith(ROTATED)
 
 
 def half_split_rows(weight: Tensor, head_dim: int) -> Tensor:

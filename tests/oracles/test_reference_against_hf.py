@@ -34,6 +34,7 @@ def section(**changes: Any) -> SimpleNamespace:
         "vocab_size": 101, "norm": "rmsnorm", "norm_position": "pre", "norm_eps": 1e-5,
         "activation": "swiglu", "position": "rope", "rope_theta": 10000.0,
         "rope_layout": "half_split", "rope_scaling": None, "tied_embeddings": False, "bias": False,
+        "qk_norm": False,
     }  # fmt: skip
     return SimpleNamespace(**(model | changes))
 
@@ -99,11 +100,13 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict, attention
         {},
         {"bias": "qkv", "n_kv_heads": 2},
         {"bias": "qkv", "rope_layout": "interleaved", "tied_embeddings": True},
+        {"qk_norm": True, "n_kv_heads": 2, "head_dim": 12},
+        {"qk_norm": True, "rope_layout": "interleaved", "tied_embeddings": True},
     ],
     ids=str,
 )
 def test_in_float64_every_digit_is_that_of_transformers(changes: dict) -> None:
-    """LLaMA and Qwen2: loss and every gradient."""
+    """LLaMA, Qwen2 and Qwen3: loss and every gradient."""
     model = section(**changes)
     weights = {name: weight.double() for name, weight in random_weights(model).items()}
     tokens, labels = batch(model)
@@ -141,9 +144,11 @@ def test_the_row_permutations_are_inverse_and_put_pairs_apart() -> None:
     assert torch.equal(interleaved_rows(split, head_dim=8), rows)
 
 
-def test_hf_refuses_what_its_llama_has_not() -> None:
+def test_hf_refuses_what_its_models_have_not() -> None:
     with pytest.raises(ValueError, match="activation"):
         build_hf(section(activation="gelu"))
+    with pytest.raises(ValueError, match="bias"):
+        build_hf(section(qk_norm=True, bias="qkv"))
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])

@@ -7,6 +7,7 @@ from tests.passes.programs import program, same, text
 
 PARAMETERS = """\
     parameter norm: f32[8] = ones
+    parameter gain: f32[4] = ones
     parameter output: f32[11,8] = normal(0.1)
     """
 
@@ -244,6 +245,10 @@ SPLIT_QKV = """
           %k_heads: f32[B,S,1,4] = split_heads(%k, head_dim=4)
           %v_heads: f32[B,S,1,4] = split_heads(%v, head_dim=4)
 """
+NORMS = """\
+          %q_normed: f32[B,S,2,4] = head_rms_norm(%q_heads, gain, eps=1e-05)
+          %k_normed: f32[B,S,1,4] = head_rms_norm(%k_heads, gain, eps=1e-05)
+"""
 ATTEND = """\
 attention({}, scale=0.5, kernel='math')
           return %context
@@ -288,6 +293,19 @@ def test_keys_that_are_not_turned_stay() -> None:
         + turn("q", "half_split")
         + "          %context: f32[B,S,2,4], _: f32[B,2,S] = "
         + ATTEND.format("%q_rotated, %k_heads, %v_heads")
+    )
+
+
+def test_queries_and_keys_that_are_normalised_first_stay_apart() -> None:
+    turned = turn("q", "half_split") + turn("k", "half_split")
+    untouched(
+        SPLIT_QKV.replace(
+            "[S,2]\n          %q", "[S,2]\n          param gain as %gain: f32[4]\n          %q"
+        )
+        + NORMS
+        + turned.replace("_heads,", "_normed,")
+        + "          %context: f32[B,S,2,4], _: f32[B,2,S] = "
+        + ATTEND.format("%q_rotated, %k_rotated, %v_heads")
     )
 
 

@@ -43,6 +43,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm_position": draw(st.sampled_from(options("norm_position"))),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
         "bias": draw(st.sampled_from([False, True, "qkv"])),
+        "qk_norm": draw(st.booleans()),
         "tied_embeddings": draw(st.booleans()),
     }
     if draw(st.booleans()):

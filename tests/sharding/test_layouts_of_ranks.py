@@ -34,7 +34,9 @@ def check(*overrides: str) -> None:
         ("parallel.tensor=4",),
         ("parallel.tensor=4", "model.n_kv_heads=2"),  # two ranks hold each key head
         ("parallel.tensor=4", "model.n_kv_heads=1", "parallel.sequence=false"),
-        ("parallel.tensor=4", "model.n_kv_heads=2", "model.bias=qkv"),
+        ("parallel.tensor=4", "model.n_kv_heads=2", "model.bias=qkv", "model.qk_norm=true"),
+        ("parallel.tensor=2", "model.qk_norm=true", "parallel.sequence=false"),
+        ("parallel.tensor=2", "parallel.context=2", "model.qk_norm=true"),
         ("parallel.context=2",),
         ("parallel.context=4", "kernels.attention=math"),
         ("parallel.tensor=2", "parallel.context=2", "model.n_kv_heads=1"),
@@ -60,6 +62,7 @@ def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabular
     activation=st.sampled_from(options("activation")),
     position=st.sampled_from(options("position")),
     bias=st.sampled_from(["false", "true", "qkv"]),
+    qk_norm=st.booleans(),
     tied=st.booleans(),
     policy=st.sampled_from(sorted(POLICIES)),
 )
@@ -75,6 +78,7 @@ def test_any_layout_of_any_model(
     activation: str,
     position: str,
     bias: str,
+    qk_norm: bool,
     tied: bool,
     policy: str,
 ) -> None:
@@ -91,6 +95,7 @@ def test_any_layout_of_any_model(
         f"model.activation={activation}",
         f"model.position={position}",
         f"model.bias={bias}",
+        f"model.qk_norm={str(qk_norm).lower()}",
         f"model.tied_embeddings={str(tied).lower()}",
         f"recompute.policy={policy}",
     )

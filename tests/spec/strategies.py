@@ -44,6 +44,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "multiple_of": st.integers(1, 512),
         "ffn_dim": st.integers(1, 10**5),
         "bias": st.sampled_from([False, True, "qkv"]),
+        "qk_norm": st.booleans(),
         "tied_embeddings": st.booleans(),
     }
     if draw(st.booleans()):

@@ -152,7 +152,14 @@ def test_every_section_is_a_field_of_the_schema() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "7b", "llama2-70b", "gpt3-block", "post-norm"])
 @pytest.mark.parametrize(
-    "changes", [[], ["model.bias=true"], ["model.bias=qkv"], ["model.tied_embeddings=true"]]
+    "changes",
+    [
+        [],
+        ["model.bias=true"],
+        ["model.bias=qkv"],
+        ["model.qk_norm=true"],
+        ["model.tied_embeddings=true"],
+    ],
 )
 def test_parameters_are_those_of_the_program(name: str, changes: list[str]) -> None:
     from llamac.passes.pipeline import stages

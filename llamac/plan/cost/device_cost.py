@@ -19,7 +19,12 @@ from llamac.ops.attention import attention, attention_backward
 from llamac.ops.collectives import all_reduce
 from llamac.ops.context import context_attention, context_attention_backward
 from llamac.ops.linear import linear, linear_input_gradient, linear_weight_gradient
-from llamac.ops.norm import rms_norm, rms_norm_backward
+from llamac.ops.norm import (
+    head_rms_norm,
+    head_rms_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
 from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 from llamac.ops.rope import rope
 from llamac.passes.timing import Clock
@@ -31,6 +36,8 @@ from llamac.spec.precision import ITEM_SIZE
 
 FORWARD = (attention, context_attention)
 BACKWARD = (attention_backward, context_attention_backward)
+NORM = (rms_norm, head_rms_norm)
+NORM_BACKWARD = (rms_norm_backward, head_rms_norm_backward)
 LINEAR = (linear, linear_input_gradient, linear_weight_gradient)
 HEAD = 128  # features of a head, and
 BLOCK = 128  # positions of a block, that attention's efficiencies are given for
@@ -86,8 +93,8 @@ class DeviceCost(Clock):
     def _traffic(self, node: fx.Node) -> float:
         """Return bytes that a memory-bound op moves under the framework."""
         op, profile = op_of(node), self.profile
-        if op in (rms_norm, rms_norm_backward) and profile.norm is not None:
-            each = profile.norm.forward if op is rms_norm else profile.norm.backward
+        if op in (*NORM, *NORM_BACKWARD) and profile.norm is not None:
+            each = profile.norm.forward if op in NORM else profile.norm.backward
             each /= profile.norm.bandwidth
             return each * type_of(operands_of(node)[0]).elements(self.symbols)
         if op is rope and profile.rope is not None:

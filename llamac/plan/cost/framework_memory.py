@@ -11,7 +11,7 @@ from torch import fx
 from llamac.ir.graph import is_op, op_of, ops_in, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.values import operands_of
-from llamac.ops.norm import rms_norm
+from llamac.ops.norm import head_rms_norm, rms_norm
 from llamac.passes.footprint import Activations, activations
 from llamac.passes.liveness import Live
 from llamac.plan.cost.framework import SOFTMAX_DROPOUT, ScoreTraffic
@@ -76,7 +76,7 @@ def _with_norms(found: Activations, program: Program, nbytes: float) -> Activati
 
 def _normed(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
     """Elements that RMSNorms read in a graph."""
-    norms = (node for node in ops_in(graph) if is_op(node, rms_norm))
+    norms = (node for node in ops_in(graph) if is_op(node, rms_norm, head_rms_norm))
     return sum(type_of(operands_of(node)[0]).elements(symbols) for node in norms)
 
 
