@@ -42,6 +42,8 @@ RUNTIME_MAY_IMPORT_LATE = {
     "tokenizers",
     "rich",
     "tensorboard",
+    "wandb",
+    "trackio",
     "pyarrow",
     "zstandard",
 }

@@ -100,6 +100,7 @@ def _values(spec: Spec) -> dict[str, Any]:
             **({"decay": schedule.decay} if schedule.decay else {}),
         },
         "mixing": _mixing(spec),
+        "trackers": {k: v for k, v in spec.log.model_dump(exclude={"every"}).items() if v},
         "padded": spec.data.packing == "best_fit",
         "sample": {
             "count": spec.eval.sample_tokens,

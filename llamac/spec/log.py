@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from llamac.spec.section import Section
+from llamac.spec.section import NonEmpty, Section
 from llamac.spec.units import Count
 
 
@@ -15,3 +15,9 @@ class Log(Section):
         default=10, description="Steps between printed lines; metrics.jsonl has every step."
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard event files as well.")
+    wandb: NonEmpty | None = Field(
+        default=None, description="Project of Weights & Biases that rows are sent to as well."
+    )
+    trackio: NonEmpty | None = Field(
+        default=None, description="Project of Trackio that rows are written to as well."
+    )

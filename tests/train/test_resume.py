@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -73,6 +74,31 @@ def test_kill_9(trainer, straight, tmp_path):
     assert trainer.run(tmp_path) == 0
     assert curve(tmp_path) == curve(straight)
     assert same_end(trainer, tmp_path, straight)
+
+
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_run_records_its_starts_saves_samples_and_stops(fp32, tmp_path):
+    killed = fp32.process(tmp_path, before=AT_STEP_SEVEN.format(signal="SIGKILL"))
+    assert killed.returncode == -signal.SIGKILL
+    assert fp32.run(tmp_path) == 0
+    found = [(event["event"], event["step"]) for event in events(tmp_path)]
+    assert sorted(found[: found.index(("start", 4))]) == [("sample", 5), ("save", 4), ("start", 0)]
+    rest = [("sample", 5), ("sample", 10), ("sample", 12), ("save", 8), ("save", 12)]
+    assert sorted(found[found.index(("start", 4)) :]) == [*rest, ("start", 4), ("stop", 12)]
+    first, second = (event for event in events(tmp_path) if event["event"] == "start")
+    assert first["checkpoint"] is None
+    assert second["checkpoint"].endswith("step-00000004")
+    assert second["dropped_rows"] == 3
+    for start in (first, second):
+        assert start["versions"]["torch"] == torch.__version__
+        assert start["hardware"]["cores"] == os.cpu_count()
+        assert start["peak_flops"] >= 0.1e12
+        assert start["layout"] == {}
+    again = [event["text"] for event in events(tmp_path) if event["event"] == "sample"]
+    assert again[0] == again[1]  # the curve that goes on is the same one
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 0), ("SIGINT", 130)])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import events
 from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint
@@ -60,10 +61,10 @@ class Saver:
         self.wait()
         state = checkpoint.state_of(progress, curve, spec_sha256)
         if not self.asynchronous:
-            checkpoint.commit(run, tensors, state, keep, self._ranks)
+            self._commit(run, tensors, state, keep)
             return
-        work = (run, self._copied(tensors), state, keep, self._ranks)
-        self._thread = threading.Thread(target=self._commit, args=work, daemon=True)
+        work = (run, self._copied(tensors), state, keep)
+        self._thread = threading.Thread(target=self._try_commit, args=work, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -75,9 +76,14 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _commit(self, *work: Any) -> None:
+    def _commit(self, run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int) -> None:
+        checkpoint.commit(run, tensors, state, keep, self._ranks)
+        if self._ranks.rank == 0:
+            events.record(run, "save", state["step"])
+
+    def _try_commit(self, *work: Any) -> None:
         try:
-            checkpoint.commit(*work)
+            self._commit(*work)
         except BaseException as error:  # raised by `wait`, in the thread that trains
             self._error = error
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the terminal."""
+"""Where a run's numbers go: metrics.jsonl, trackers such as TensorBoard, and the terminal."""
 
 from __future__ import annotations
 
@@ -9,51 +9,62 @@ import os
 import statistics
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import durable
+from .. import durable, events
 from ..errors import way_out
 from ..machine import forget_peak_memory, peak_memory_bytes, say
 from ..terminal import escaped
 from .plan_file import WARM, deviation, read_plan
+from .surroundings import surroundings
+from .trackers import Row, trackers
 
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-Row = dict[str, Any]
-
 
 class Metrics:
-    """Appends one JSON object per step to RUN/metrics.jsonl, and scalars to RUN/tensorboard.
+    """Appends one JSON object per step to RUN/metrics.jsonl, and passes it on to trackers.
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
-    a crash, so that the file is always one clean curve. All of it is for people: what goes wrong
-    is said once, and ends no run. Rows that the disk does not take wait for when it does.
+    a crash, so that the file is always one clean curve. What else happens to the run is in
+    RUN/events.jsonl; about: what its start should say there, from `Speed.about`. All of it is for
+    people: what goes wrong is said once, and ends no run. Rows that the disk does not take wait for
+    when it does.
     """
 
-    def __init__(self, run: Path, resumed: int, tensorboard: bool) -> None:
-        self.path = run / "metrics.jsonl"
+    def __init__(self, run: Path, resumed: int, about: Row | None = None, **log: Any) -> None:
+        """log: which trackers, as `trackers` takes them."""
+        self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
         self._waiting, self._said = b"", False
-        self._file = None
+        self._file, dropped = None, 0
         with self._suppressed():
-            self._truncate(resumed)
+            dropped = self._truncate(resumed)
         with self._suppressed():
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
-        self._board = Board(run, resumed) if tensorboard else None
+        about = {"id": events.identity(run, resumed), **(about or {})}
+        events.record(run, "start", resumed, dropped_rows=dropped, **about)
+        self._trackers = trackers(run, resumed, about, **log)
 
     def write(self, row: Row) -> None:
+        self._step = row["step"]
         finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
         self._waiting += (json.dumps(finite, allow_nan=False) + "\n").encode()
         with self._suppressed():
             while self._waiting and self._file is not None:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
-        if self._board is not None:
-            self._board.write(row)
+        for tracker in self._trackers:
+            tracker.write(finite)
+
+    def sample(self, text: str) -> str:
+        """Record text that the model has made. Returns a line to print."""
+        events.record(self.run, "sample", self._step, text=text)
+        return f"sample after step {self._step:,}: {text}"
 
     def sync(self) -> None:
         """Force the rows to disk: before a checkpoint, so that none is newer than its curve."""
@@ -64,12 +75,14 @@ class Metrics:
     def __enter__(self) -> Metrics:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        why = {"error": str(error) or type(error).__name__} if error else {}
+        events.record(self.run, "stop", self._step, **why)
         with self._suppressed():
             if self._file is not None:
                 self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @contextlib.contextmanager
     def _suppressed(self) -> Iterator[None]:
@@ -81,9 +94,10 @@ class Metrics:
                 said = f"{self.path} cannot be written ({error.strerror})"
                 say(f"{said}: the run goes on without; to have its rows, {way_out(error)}")
 
-    def _truncate(self, resumed: int) -> None:
+    def _truncate(self, resumed: int) -> int:
+        """Drop the rows that are no part of the curve; return how many lay beyond `resumed`."""
         if not self.path.exists():
-            return
+            return 0
         lines = self.path.read_bytes().splitlines(True)
         steps = [_step(line) for line in lines]
         damaged = [n for n, step in enumerate(steps, 1) if step is None]
@@ -97,38 +111,7 @@ class Metrics:
         ]
         if kept != lines:
             durable.write(self.path, b"".join(kept))
-
-
-class Board:
-    """TensorBoard's files in RUN/tensorboard, until something goes wrong with them."""
-
-    def __init__(self, run: Path, resumed: int) -> None:
-        self._writer: Any = None
-        with self._optional():
-            from torch.utils.tensorboard import SummaryWriter
-
-            directory = durable.inside(run, "tensorboard")
-            self._writer = SummaryWriter(str(directory), purge_step=resumed + 1)
-
-    def write(self, row: Row) -> None:
-        with self._optional():
-            for name, value in row.items():
-                if name != "step" and self._writer is not None:
-                    self._writer.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        with self._optional():
-            if self._writer is not None:
-                self._writer.close()
-
-    @contextlib.contextmanager
-    def _optional(self) -> Iterator[None]:
-        """TensorBoard raises what its thread met, of any kind."""
-        try:
-            yield
-        except Exception as error:
-            self._writer = None
-            say(f"TensorBoard's files cannot be written ({error}): the run goes on without them")
+        return sum(step is not None and step > resumed for step in steps)
 
 
 @dataclass
@@ -152,6 +135,21 @@ class Speed:
         """What MFU is of, and what is predicted: a line each."""
         mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
         return mfu if self.plan is None else f"{mfu}\n{self.plan}"
+
+    def about(self, layout: Mapping[str, int], how: str, checkpoint: Path | None) -> Row:
+        """Return the facts of a start, for `Metrics`. layout: ranks along each axis of the mesh.
+        how: whether compiled. checkpoint: where the run goes on from."""
+        return {
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "layout": {axis: ranks for axis, ranks in layout.items() if ranks > 1},
+            "device": self.device.type,
+            "compute": how,
+            "tokens_per_step": self.tokens,
+            "flops_per_token": self.flops_per_token,
+            "peak_flops": self.peak,
+            "directory": str(self.directory),
+            **surroundings(self.device, self.directory),
+        }
 
     def row(self, seconds: float) -> Row:
         rate = self.tokens / seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
@@ -49,6 +50,31 @@ def test_rows_are_on_disk_as_soon_as_written(tmp_path):
     with Metrics(tmp_path, resumed=0, tensorboard=False) as metrics:
         metrics.write(row(1))
         assert steps(tmp_path / "metrics.jsonl") == [1]
+
+
+def events(run) -> list[tuple]:
+    lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [(line["event"], line["step"]) for line in lines]
+
+
+def test_starts_samples_and_stops_are_events(tmp_path):
+    with Metrics(tmp_path, 0, {"layout": {"tp": 2}}) as metrics:
+        metrics.write(row(1))
+        assert metrics.sample("once upon") == "sample after step 1: once upon"
+        metrics.write(row(2))
+    with contextlib.suppress(ValueError), Metrics(tmp_path, 1) as metrics:
+        metrics.write(row(2))
+        raise ValueError("too hot")
+    assert events(tmp_path) == [
+        *(("start", 0), ("sample", 1), ("stop", 2)),
+        *(("start", 1), ("stop", 2)),
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert lines[0]["layout"] == {"tp": 2}
+    assert lines[3]["dropped_rows"] == 1
+    assert lines[0]["id"] == lines[3]["id"]
+    assert "error" not in lines[2]
+    assert lines[4]["error"] == "too hot"
 
 
 def test_what_is_not_finite_is_null_because_json_has_no_nan(tmp_path):

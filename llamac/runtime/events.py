@@ -1,0 +1,46 @@
+"""RUN/events.jsonl: what happened to a run besides its steps, one JSON object a line.
+
+Every line has `event` (start, save, sample or stop), `step` (after which it happened) and `time`
+(seconds since 1970). A start says besides which checkpoint it goes on from, the layout and the
+surroundings; a sample its text; a stop the error that ended the run, if one did. Lines are only
+added: those of steps that a later start takes back stay. It is for people, such as those who read
+`llamac report`: nothing depends on it, and a line that the disk does not take is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+NAME = "events.jsonl"
+TAIL = 1 << 20  # bytes at the end of the file that are looked at for a run's identity
+
+
+def record(run: Path, event: str, step: int, **more: Any) -> None:
+    """Append one event. more: further fields, JSON values."""
+    line = json.dumps({"event": event, "step": step, "time": round(time.time(), 3), **more})
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    with suppress(OSError):
+        descriptor = os.open(run / NAME, flags, 0o666)
+        with os.fdopen(descriptor, "rb+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            cut = (
+                end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+            )  # by a crash, or a full disk
+            file.write(b"\n" * cut + line.encode() + b"\n")
+
+
+def identity(run: Path, resumed: int) -> str:
+    """Return the run's name for services: a new one at step 0, else that of its last start."""
+    known = ""
+    with suppress(OSError), open(run / NAME, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        for line in file.read().splitlines():
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                known = str(json.loads(line)["id"])
+    return known if known and resumed else uuid.uuid4().hex[:12]

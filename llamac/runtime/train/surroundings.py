@@ -1,0 +1,70 @@
+"""Where a run runs: hardware, versions, and the state of the repository it is started from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def surroundings(device: torch.device, directory: Path) -> dict[str, Any]:
+    """Return what a record of a run should say of its surroundings, as JSON values.
+
+    directory: the emitted one, whose MANIFEST.json names the compiler's version.
+    """
+    return {
+        "host": platform.node(),
+        "hardware": _hardware(device),
+        "versions": _versions(directory),
+        "git": _git(),
+    }
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {"cpu": _cpu(), "cores": os.cpu_count()}
+    with suppress(OSError, ValueError):
+        found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        found |= {"gpu": gpu.name, "gpus_here": torch.cuda.device_count()}
+        found["gpu_memory_bytes"] = gpu.total_memory
+    return found
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions(directory: Path) -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found["llamac"] = str(json.loads((directory / "MANIFEST.json").read_bytes())["llamac"])
+    return found | {"system": f"{platform.system()} {platform.release()}"}
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the working directory, and whether files differ from it; None without git."""
+    try:
+        commit = _output("rev-parse", "HEAD").strip()
+        changed = _output("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return None
+    return {"commit": commit, "changed": bool(changed.strip())}
+
+
+def _output(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    return done.stdout

@@ -1,0 +1,131 @@
+"""Where a run's rows go besides metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
+
+All of them are optional: whatever goes wrong with one is said once, and the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from .. import durable
+from ..machine import say
+
+Row = dict[str, Any]
+PATIENCE = 30.0  # seconds at the end of a run for rows that are still on their way
+
+
+class Tracker(Protocol):
+    """Takes a run's rows; never raises."""
+
+    def write(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def trackers(
+    run: Path,
+    resumed: int,
+    about: Mapping[str, Any],
+    tensorboard: bool = False,
+    wandb: str | None = None,
+    trackio: str | None = None,
+) -> list[Tracker]:
+    """Return the trackers that a spec's [log] asks for. wandb, trackio: names of projects.
+
+    about: the facts of the run's start, with its `id`; the online trackers show them as its config.
+    """
+    found: list[Tracker] = [Board(run, resumed)] if tensorboard else []
+    config = {"id": about.get("id"), "run": str(run.resolve()), **about}
+    own = {"resume": "allow", "name": run.resolve().name, "config": config}
+    if wandb:
+        there = {"id": about.get("id"), "dir": str(run), **own}
+        found.append(Online("wandb", {"project": wandb, **there}))
+    if trackio:
+        found.append(Online("trackio", {"project": trackio, **own}))
+    return found
+
+
+class Board:
+    """TensorBoard's files in RUN/tensorboard, until something goes wrong with them."""
+
+    def __init__(self, run: Path, resumed: int) -> None:
+        self._writer: Any = None
+        with self._optional():
+            from torch.utils.tensorboard import SummaryWriter
+
+            directory = durable.inside(run, "tensorboard")
+            self._writer = SummaryWriter(str(directory), purge_step=resumed + 1)
+
+    def write(self, row: Row) -> None:
+        with self._optional():
+            for name, value in row.items():
+                if name != "step" and self._writer is not None:
+                    self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        with self._optional():
+            if self._writer is not None:
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _optional(self) -> Iterator[None]:
+        """TensorBoard raises what its thread met, of any kind."""
+        try:
+            yield
+        except Exception as error:
+            self._writer = None
+            say(f"TensorBoard's files cannot be written ({error}): the run goes on without them")
+
+
+class Online:
+    """A session of `package`, which has wandb's interface, in a thread of its own.
+
+    So a service that does not answer holds up no step; rows wait for it, and at the end of the run
+    PATIENCE seconds are all it gets.
+    """
+
+    def __init__(self, package: str, options: Mapping[str, Any]) -> None:
+        self.package, self.options = package, options
+        self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def write(self, row: Row) -> None:
+        if self._thread.is_alive():
+            self._rows.put(row)
+
+    def close(self) -> None:
+        self._rows.put(None)
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            say(
+                f"{self.package} has not taken all rows in {PATIENCE:.0f} s: metrics.jsonl has them"
+            )
+
+    def _work(self) -> None:
+        try:
+            module = importlib.import_module(self.package)
+            session = module.init(**self.options, **self._offline(module))
+            while (row := self._rows.get()) is not None:
+                known = {name: value for name, value in row.items() if value is not None}
+                session.log(known, step=row["step"])
+            session.finish()
+        except BaseException as error:  # of any kind, and a service may end its process as well
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            say(f"{self.package} does not work here ({reason}): the run goes on without it")
+
+    def _offline(self, module: Any) -> dict[str, str]:
+        """Whoever has not logged in to wandb is not asked to: the run is kept for `wandb sync`."""
+        if self.package != "wandb" or "WANDB_MODE" in os.environ or module.api.api_key:
+            return {}
+        say(
+            "wandb: not logged in, so rows are kept in the run directory; send them by `wandb sync`"
+        )
+        return {"mode": "offline"}
