@@ -26,7 +26,7 @@ from typing import Any
 
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.rows import RowError, number, says, text
-from llamac.plan.published.score import peak_bytes, predict_row
+from llamac.plan.published.score import comparable_peak, predict_row
 from llamac.plan.uncertainty import TABLE, regime
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
@@ -61,7 +61,7 @@ class Scored:
         if measured is None:
             return None
         unit = next((n for word, n in UNITS.items() if says(text(self.row, "mem_kind"), word)), 1)
-        return peak_bytes(self.row, self.prediction) / (measured * unit) - 1
+        return comparable_peak(self.row, self.prediction) / (measured * unit) - 1
 
     @property
     def held_residual(self) -> float | None:

@@ -35,7 +35,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the emitted train.py sets 
 
 import torch
 
-from llamac.emit.build import files_of, write
+from llamac.emit.build import files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.plan.device.calibrate import calibrate, device_toml
 from llamac.plan.predict import predict
@@ -143,7 +143,7 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(setting: Setting, spec: Spec, kind: str, steps: int, directory: Path) -> Any:
-    write(directory, files_of(spec, stages(spec)))
+    write_directory(directory, files_of(spec, stages(spec)))
     task = {
         "device": "cuda" if kind == "gpu" else "cpu",
         "dtype": "bfloat16" if kind == "gpu" else "float32",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, say
+from llamac.cli.common import SetOption, SpecArgument, load, print_status
 from llamac.cli.foresight import plan_json
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def build(
     """Compile SPEC into a directory of readable Python that trains it, without llamac."""
     loaded = load(spec, overrides)
     directory = output or Path("build") / loaded.name
-    say(
+    print_status(
         f"compiling {loaded.name} …" if stop_after else f"building {loaded.name} into {directory} …"
     )
 
-    from llamac.emit.build import files_of, write
+    from llamac.emit.build import files_of, write_directory
     from llamac.ir.printer import print_program
     from llamac.passes.pipeline import NAMES, OPTIONAL, stages
 
@@ -73,8 +73,8 @@ def build(
         if print_after not in (stop_after, "all"):
             print(print_program(made[-1].program), end="")
         return
-    for word in write(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite):
-        say(word)
+    for word in write_directory(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite):
+        print_status(word)
     for note in made[-1].program.notes:
         print(note)
     print(f"{directory}: {made[-1].program.parameter_count:,} parameters; train it with")

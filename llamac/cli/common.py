@@ -24,7 +24,7 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")]
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Tell those who wait what is being done: on stderr, as results go to stdout."""
     print(text, file=sys.stderr, flush=True)
 

@@ -133,17 +133,17 @@ def _script(
     spec: Spec, directory: Path, name: str, overrides: list[str], tasks: int, options: str
 ) -> str:
     from llamac.data.cluster import slurm_script
-    from llamac.data.prepare import planned, steps
+    from llamac.data.prepare import planned, preparation_steps
 
     command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
     with told(spec):
         command += ["--set", f"data.directory={json.dumps(str(directory))}"]
-        return slurm_script(steps(planned(spec, directory)), command, tasks, options)
+        return slurm_script(preparation_steps(planned(spec, directory)), command, tasks, options)
 
 
 def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
     from llamac.data.cluster import parse_task, run_task
-    from llamac.data.prepare import planned, settle, steps
+    from llamac.data.prepare import planned, preparation_steps, settle
 
     try:
         number, count = parse_task(task)
@@ -152,7 +152,7 @@ def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
     with told(spec):
         preparation = planned(spec, directory)
         settle(preparation)
-        todo = steps(preparation)
+        todo = preparation_steps(preparation)
         jobs = run_task(todo, step, number, count)
         return f"step {step} ({todo[step].name}), task {task}: {jobs} jobs are done"
 
@@ -217,9 +217,9 @@ def stats(
     with told(loaded):
         found = accounts(loaded.data, directory)
     if output:
-        from llamac.data.page import page
+        from llamac.data.page import data_page
 
-        write_output(output, page(loaded.name, found), inputs_of(loaded), overwrite)
+        write_output(output, data_page(loaded.name, found), inputs_of(loaded), overwrite)
         print(f"wrote {output}")
         return
     if as_json:
@@ -227,7 +227,7 @@ def stats(
         return
     from llamac.data import stats as tables
 
-    tables.show([*(tables.samples if samples else tables.funnels)(found)])
+    tables.print_parts([*(tables.samples if samples else tables.funnels)(found)])
 
 
 @app.command()
@@ -247,7 +247,7 @@ def epochs(
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    tables.show([tables.epochs_table(rows)])
+    tables.print_parts([tables.epochs_table(rows)])
     if unknown := [row.name for row in rows if row.unique is None]:
         print(
             f"Of {', '.join(unknown)} it is not known how many tokens there are: set unique_tokens "
@@ -255,7 +255,7 @@ def epochs(
         )
 
 
-class Format(StrEnum):
+class TokenFormat(StrEnum):
     megatron = "megatron"
     datatrove = "datatrove"
 
@@ -264,7 +264,9 @@ class Format(StrEnum):
 def export(
     spec: SpecArgument,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to")],
-    kind: Annotated[Format, typer.Option("--format", help="Whose files")] = Format.megatron,
+    kind: Annotated[
+        TokenFormat, typer.Option("--format", help="Whose files")
+    ] = TokenFormat.megatron,
     run: RunOption = None,
     overrides: SetOption = None,
 ) -> None:
@@ -297,12 +299,12 @@ def where(
         raise typer.BadParameter(f"{tokens!r} is not such as 1200 or 1200:1300", param_hint="TOKEN")
     begin, end = int(first), int(last) if colon else int(first) + 1
     directory, split = directory_of(loaded, run), "validation" if validation else "train"
-    from llamac.data.provenance import text_of, where
+    from llamac.data.provenance import documents_at, span_text
     from llamac.runtime.terminal import escaped
 
     with told(loaded):
-        places = list(where(directory, source, begin, end, split))
-        words = text_of(directory, source, begin, end, split) if text else None
+        places = list(documents_at(directory, source, begin, end, split))
+        words = span_text(directory, source, begin, end, split) if text else None
         if as_json:
             rows = [asdict(place) | {"file": escaped(place.file)} for place in places]
             print(json.dumps({"places": rows} | ({} if words is None else {"text": words})))

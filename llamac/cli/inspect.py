@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, say
+from llamac.cli.common import SetOption, SpecArgument, load, print_status
 from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def inspect(
     if output is not None:
         check_output(output, inputs_of(loaded), overwrite)
 
-    say(f"compiling {loaded.name} …")
+    print_status(f"compiling {loaded.name} …")
 
     from llamac.passes.pipeline import NAMES, stages
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, say
+from llamac.cli.common import SetOption, SpecArgument, load, print_status
 from llamac.cli.foresight import plan_json
 from llamac.cli.output import inputs_of, write_output
 
@@ -61,7 +61,7 @@ def launch(
 
     tool(backend, loaded)  # before anything is built
     run = output or Path("runs") / loaded.name
-    say(f"building {loaded.name} into {run} …")
+    print_status(f"building {loaded.name} into {run} …")
 
     from llamac.emit.run import bring_up_to_date
 

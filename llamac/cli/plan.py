@@ -182,11 +182,11 @@ def plan(
     setting = setting_for(laid_out, chosen, framework.value, shares)
     if search:
         target = forms.Target(output, spec, overrides or (), inputs, overwrite)
-        forms.find(setting, count, top or 10, as_json, target)
+        forms.print_search(setting, count, top or 10, as_json, target)
     elif why is not None:
-        forms.explain(setting, count, why, as_json)
+        forms.print_comparison(setting, count, why, as_json)
     elif why_not is not None:
-        forms.explain_speed(setting, why_not, as_json)
+        forms.print_advice(setting, why_not, as_json)
     else:
         files = _Files(trace, picture, inputs, overwrite)
         _show(setting, as_json, ops, collectives, files)
@@ -218,11 +218,11 @@ def _show(setting: Setting, as_json: bool, ops: bool, collectives: bool, files: 
         found = full_json(prediction) | breakdown_json(step, ops, collectives)
         print(json.dumps(found, indent=2))
     else:
-        from llamac.plan.render.report import op_sections, show, transfer_section
+        from llamac.plan.render.report import op_sections, print_prediction, transfer_section
 
         more = [*(op_sections(step) if ops else ())]
         more += [transfer_section(step)] if collectives else []
-        show(prediction, more)
+        print_prediction(prediction, more)
     for path in written:
         print(f"wrote {path}", file=sys.stderr if as_json else sys.stdout)
     if not prediction.fits:

@@ -32,10 +32,10 @@ class Target:
     overwrite: bool
 
 
-def find(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
+def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -> None:
     """Print the best layouts, and write the first as a spec."""
     from llamac.plan.search.search import search
-    from llamac.plan.search.winner import search_json, summary, table, winner_toml
+    from llamac.plan.search.winner import search_json, search_summary, winner_toml, winners_table
 
     print(f"searching the layouts of {setting.spec.name} on {gpus:,} GPUs …", file=sys.stderr)
     found = search(setting, gpus, top, progress=_progress())
@@ -49,7 +49,7 @@ def find(setting: Setting, gpus: int, top: int, as_json: bool, target: Target) -
 
     from llamac.plan.render.report import show_sections
 
-    show_sections(summary(found), [table(found)], WIDE)
+    show_sections(search_summary(found), [winners_table(found)], WIDE)
     if output is not None:
         print(f"wrote {output}: {found.best[0].layout}")
 
@@ -67,7 +67,7 @@ def _progress() -> Callable[[int, int, int], None]:
     return say
 
 
-def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
+def print_advice(setting: Setting, wanted: str, as_json: bool) -> None:
     """Print which change of hardware or layout would bring `wanted` (2x) times the speed."""
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", wanted.strip().lower())
     if number is None or float(number[1]) <= 1:
@@ -75,7 +75,7 @@ def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
         raise typer.BadParameter(message, param_hint="--why-not")
 
     from llamac.plan.predict import predict
-    from llamac.plan.search.what_if import combined, sentences, what_if, what_if_section
+    from llamac.plan.search.what_if import advice, combined, what_if, what_if_section
 
     program = setting.compile()
     prediction = predict(setting, program)
@@ -88,14 +88,14 @@ def explain_speed(setting: Setting, wanted: str, as_json: bool) -> None:
 
     lines = [
         headline(prediction),
-        *sentences(changes, float(number[1]), combined(prediction, program)),
+        *advice(changes, float(number[1]), combined(prediction, program)),
     ]
     show_sections(lines, [what_if_section(changes)], WIDE)
 
 
-def explain(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
+def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
     """Print why one of two layouts beats the other; numbers are ranks of the search."""
-    from llamac.plan.search.compare import differences, sentences, verdict
+    from llamac.plan.search.compare import reasons, term_differences, verdict
 
     pair = _pair(setting, gpus, names)
     if as_json:
@@ -104,9 +104,9 @@ def explain(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) 
 
     from llamac.plan.render.report import show_sections
 
-    show_sections([verdict(*pair)], differences(*pair), WIDE)
+    show_sections([verdict(*pair)], term_differences(*pair), WIDE)
     print()
-    print("\n".join(sentences(*pair)))
+    print("\n".join(reasons(*pair)))
 
 
 def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Prediction]:
@@ -157,7 +157,13 @@ def size(
     from llamac.plan.device.device import load_device
     from llamac.plan.render.report import show_sections
     from llamac.plan.sizing.scaling_laws import flops_of, parse_flops
-    from llamac.plan.sizing.sized_spec import ComputeBudget, chosen, heading, sections, sized_toml
+    from llamac.plan.sizing.sized_spec import (
+        ComputeBudget,
+        budget_heading,
+        budget_tables,
+        chosen,
+        sized_toml,
+    )
 
     on = load_device(device or "a100-80gb")
     flops = parse_flops(compute) if compute is not None else flops_of(gpu_days or 0.0, on)
@@ -166,7 +172,7 @@ def size(
         best = chosen(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)
         write_output(output, text, (), overwrite)
-    show_sections([heading(budget)], sections(budget), WIDE)
+    show_sections([budget_heading(budget)], budget_tables(budget), WIDE)
     if output is not None:
         print(f"\nwrote {output}: {shape.n_layers} layers of {shape.dim:,}, ", end="")
         print(f"{shape.parameters:,} parameters, {best.name}")

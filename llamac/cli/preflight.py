@@ -8,11 +8,11 @@ from typing import Any
 
 from llamac.spec import Spec
 from llamac.spec.data import PYTHON, Source
-from llamac.spec.document import Document
+from llamac.spec.document import TomlDocument
 from llamac.spec.errors import Path, Problem
 
 
-def missing_files(sections: Mapping[str, Any], document: Document) -> Iterator[Problem]:
+def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:
     """Problems of paths that name nothing, globs that match nothing or an unknown kind of file,
     and a `text_field` that no column has. A rule for `load_spec`, which leaves out what shipped
     specs name: see `missing_elsewhere`."""
@@ -30,7 +30,7 @@ def missing_elsewhere(spec: Spec) -> list[str]:
     return [problem.message for problem in found]
 
 
-def _is_shipped(problem: Problem, document: Document) -> bool:
+def _is_shipped(problem: Problem, document: TomlDocument) -> bool:
     return document.place(problem.path).value.file in document.shipped
 
 

@@ -61,14 +61,16 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
 ) -> None:
     """Compare two tokenizers: bytes of each source's text per token."""
-    from llamac.data.tokenizers import Compared, compared, find
+    from llamac.data.tokenizers import Compared, compare_tokenizers, find_tokenizer
     from llamac.spec.units import parse_bytes
 
     try:
         size = parse_bytes(sample)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--sample") from error
-    rows: list[Compared] = compared(find(a), find(b), load(spec, overrides), size)
+    rows: list[Compared] = compare_tokenizers(
+        find_tokenizer(a), find_tokenizer(b), load(spec, overrides), size
+    )
     if as_json:
         print(json.dumps([row.to_json() for row in rows], indent=1))
         return
@@ -85,9 +87,9 @@ def explain(
     merges: Annotated[int | None, typer.Option(min=1, help="Stop after so many")] = None,
 ) -> None:
     """Byte-pair encoding step by step: learnt from TEXT itself, or as a tokenizer applies it."""
-    from llamac.data.tokenizers import explained, find
+    from llamac.data.tokenizers import explained, find_tokenizer
 
-    for line in explained(text, None if tokenizer is None else find(tokenizer), merges):
+    for line in explained(text, None if tokenizer is None else find_tokenizer(tokenizer), merges):
         print(line)
 
 

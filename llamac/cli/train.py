@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, say
+from llamac.cli.common import SetOption, SpecArgument, load, print_status
 from llamac.cli.data import directory_of, prepare_here
 from llamac.cli.fits import require_memory
 from llamac.cli.foresight import plan_json
@@ -70,10 +70,10 @@ def train(
     _require_processes(loaded, nproc)
     _require_checkpoint(resume, output or Path("runs") / loaded.name)
     run = output or Path("runs") / loaded.name
-    say(f"building {loaded.name} into {run} …")
+    print_status(f"building {loaded.name} into {run} …")
     loaded, word = for_this_machine(loaded, run)
     if word:
-        say(word)
+        print_status(word)
     if not (directory_of(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
 

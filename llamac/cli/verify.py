@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load, say
+from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load, print_status
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -37,7 +37,7 @@ def verify(
     """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
     loaded = load(spec, overrides)
     if not as_json:
-        say(f"compiling a small twin of {loaded.name} …")
+        print_status(f"compiling a small twin of {loaded.name} …")
     counts = _counts(ranks)
 
     from llamac.emit.build import files_of
@@ -71,9 +71,9 @@ def verify(
 
 def _layouts(spec: Spec, counts: list[int]) -> list[Found]:
     from llamac.emit.build import files_of
-    from llamac.verify.processes import compared
+    from llamac.verify.processes import compare_layouts
 
-    return list(compared(spec, counts, files_of))
+    return list(compare_layouts(spec, counts, files_of))
 
 
 def _print_json(spec: Spec, stages: list[Verdict], layouts: list[Found]) -> None:
@@ -108,7 +108,7 @@ def _counts(ranks: str | None) -> list[int]:
 def _on_processes(spec: Spec, counts: list[int]) -> None:
     """A row for each layout; raises VerificationMissed at the end if one is not as one rank."""
     from llamac.emit.build import files_of
-    from llamac.verify.processes import ROUNDING, compared
+    from llamac.verify.processes import ROUNDING, compare_layouts
 
     print(
         "\nthe emitted model in processes, over gloo in fp32, against one rank, and that against "
@@ -116,7 +116,7 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     )
     print(f"\n{'layout':<16}{'loss':>9}{'evaluate':>10}{'norm':>9}{'gradients':>11}  worst")
     rows: list[Found] = []
-    for found in compared(spec, counts, files_of):
+    for found in compare_layouts(spec, counts, files_of):
         print(f"{found.layout:<16}{_layout_row(found)}", flush=True)
         rows.append(found)
     first = next((found for found in rows if found.missed), None)

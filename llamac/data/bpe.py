@@ -41,7 +41,7 @@ def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
         if not counts:
             return
         count, pair = min(counts, key=lambda c: (-c[0], len("".join(c[1])), "".join(c[1])))
-        pieces = joined(pieces, pair)
+        pieces = merge_pair(pieces, pair)
         yield Merge(pair, count, tuple(pieces))
         made += 1
 
@@ -83,7 +83,7 @@ def starting(tokenizer: Tokenizer, text: str) -> list[str]:
     return list(SPACE_MARK + marked if prefixed and not text.startswith(" ") else marked)
 
 
-def joined(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
+def merge_pair(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
     """Return the pieces with each occurrence of `pair` merged, from left to right."""
     found: list[str] = []
     at = 0

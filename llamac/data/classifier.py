@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llamac.data.readers import checked_inputs
 from llamac.data.stages import StageError, arrays, ngram_model, quality
 from llamac.data.stages.words import Hashes, hashed
-from llamac.data.streaming import documents, files, filters, kept
+from llamac.data.streaming import filters, kept, stream_documents
 from llamac.runtime.durable import write_json
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
@@ -106,7 +107,7 @@ def _language_model(
     counts = {"documents": 0, "characters": 0}
 
     def texts() -> Iterator[str]:
-        for document in documents(reference):
+        for document in stream_documents(reference):
             told = document.meta.get("language")
             if languages and told is not None and told not in languages:
                 continue
@@ -166,7 +167,7 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     assert isinstance(stage, Quality)
     cited = _citations(reference)
     positives, negatives = _Sample(stage.max_pages), _Sample(stage.max_pages)
-    for page in kept(documents(source), filters(source, number)):
+    for page in kept(stream_documents(source), filters(source, number)):
         if len(page.text) < stage.min_chars:
             continue
         url = str(page.meta.get("url") or "")
@@ -255,7 +256,7 @@ def _citations(reference: Source) -> Hashes:
     """Return the sorted hashes of the addresses that the dumps cite."""
     references = importlib.import_module("llamac.data.readers.wikipedia").references
     found = [np.empty(0, np.uint64)]
-    for path in files(reference):
+    for path in checked_inputs(reference):
         found.append(hashed([address_of(url).encode() for url in references(path)]))
     return np.unique(np.concatenate(found))
 

@@ -76,7 +76,7 @@ def skipped_in(plan: SourcePlan, part: Part) -> list[str]:
     return _State.load(plan.folder(0, part.number)).skipped
 
 
-def text_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.SavedChunk]:
+def chunks_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.SavedChunk]:
     """Return the chunks that pass `number` (default: the last one) wrote for a part."""
     folder = plan.folder(plan.last if number is None else number, part.number)
     hashes = _State.load(folder).chunks
@@ -255,7 +255,7 @@ def _count_skipped(state: _State, skipped: Skipped) -> None:
         amount = state.rows[0].rejected.setdefault(reason, [0, 0])
         amount[0] += count
     room = EXAMPLES - len(state.skipped)
-    state.skipped += [funnel.printable(example) for example in skipped.examples[:room]]
+    state.skipped += [funnel.encodable(example) for example in skipped.examples[:room]]
 
 
 Read = Callable[[Skipped], Iterator[Document]]
@@ -265,7 +265,7 @@ def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:
     """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
         return [_reads(plan.source, path) for path in part.inputs]
-    before = text_of(plan, part, step.number - 1)
+    before = chunks_of(plan, part, step.number - 1)
     return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in before]
 
 

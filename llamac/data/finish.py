@@ -24,15 +24,22 @@ from llamac.runtime.errors import SourceError
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
-def finish(job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+def finish_preparation(
+    job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]
+) -> None:
     model = Tokenizer.load(job.root / "tokenizer.model")
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
             write(plan.decided(step.number), b"", sealed=True)
-    manifest = {"settings": token_shards.settings_of(job), "inputs": token_shards.inputs_of(job)}
-    write_note(job.root / "manifest.json", manifest | token_shards.summary(job, model, parts))
+    manifest = {
+        "settings": token_shards.settings_of(job),
+        "inputs": token_shards.input_fingerprints(job),
+    }
+    write_note(
+        job.root / "manifest.json", manifest | token_shards.manifest_summary(job, model, parts)
+    )
 
 
 def _write_contaminated(job: token_shards.PrepareJob, plan: SourcePlan) -> None:

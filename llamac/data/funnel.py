@@ -54,7 +54,7 @@ class StepCounts:
         held = self.samples.setdefault(kind, [])
         if len(held) == SAMPLES and rank >= held[-1]["rank"]:
             return
-        sample: dict[str, Any] = {"rank": rank, "where": printable(where)}
+        sample: dict[str, Any] = {"rank": rank, "where": encodable(where)}
         sample |= {"detail": detail[:EXCERPT]} if detail else {}
         if before:
             sample |= dict(zip(("before", "text"), _around(before, document.text), strict=True))
@@ -92,7 +92,7 @@ def _around(before: str, after: str) -> tuple[str, str]:
     return before[start : start + EXCERPT], after[start : start + EXCERPT]
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     """Replace characters that cannot be written as UTF-8."""
     return text.encode(errors="replace").decode()
 

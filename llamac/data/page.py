@@ -7,7 +7,7 @@ from html import escape
 
 from llamac.data.accounts import Account
 from llamac.data.funnel import Amount, StepCounts
-from llamac.data.stats import count, counted, megabytes
+from llamac.data.stats import counted, format_count, megabytes
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
 LEFT, CHANGED = "#2f6f8f", "#8fb8c9"
@@ -41,7 +41,7 @@ pre.gone { border-color: var(--gone); } pre.kept { border-color: var(--kept); }
 """.strip()
 
 
-def page(name: str, accounts: Sequence[Account]) -> str:
+def data_page(name: str, accounts: Sequence[Account]) -> str:
     title = escape(f"The data of {name}")
     parts = [
         "<!doctype html>",
@@ -134,7 +134,7 @@ def _funnel(account: Account) -> Iterator[str]:
             yield _rect(x, top, size * scale, colour, f"{label}: {megabytes(size)}")
             x += size * scale
         tokens = account.tokens_of(row.left[1])
-        about = "" if tokens is None else f", ≈ {count(tokens)} tokens"
+        about = "" if tokens is None else f", ≈ {format_count(tokens)} tokens"
         yield _text(x + 8, top, f"{row.left[0]:,} · {megabytes(row.left[1])}{about}", "aside")
 
 

@@ -24,14 +24,14 @@ CHUNK_BYTES = 8 << 20  # of text: what may be lost when a process is killed
 
 
 @dataclass(frozen=True)
-class Sizes:
+class PartSizes:
     """Target sizes of parts and chunks, in bytes; they do not affect the documents."""
 
     part: int = PART_BYTES
     chunk: int = CHUNK_BYTES
 
 
-USUAL = Sizes()
+USUAL = PartSizes()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class SourcePlan:
         return self.work / f"pass-{number}" / "decided"
 
 
-def plan_source(source: Source, work: Path, sizes: Sizes = USUAL) -> SourcePlan:
+def plan_source(source: Source, work: Path, sizes: PartSizes = USUAL) -> SourcePlan:
     """Plan the work on a source.
 
     Raises StageError if a stage lacks a file or package, SourceError if there is no input.
@@ -105,14 +105,14 @@ def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
 
     This includes the files, the models of the stages and the sizes of parts and chunks.
     """
-    from llamac.data.readers.tokens import tokenizer_of
+    from llamac.data.readers.tokens import source_tokenizer
     from llamac.data.stages import facts
 
     prefix = f"data.source.{plan.source.name}"
     settings = source_settings(plan.source.written())
     settings |= {f"{prefix}.paths: the files": plan.inputs} if plan.inputs else {}
     if plan.source.kind == "tokens":
-        pieces = tokenizer_of(plan.source).pieces_sha256
+        pieces = source_tokenizer(plan.source).pieces_sha256
         settings[f"{prefix}.tokenizer: the pieces"] = pieces
     for number, stage in enumerate(plan.source.stage):
         for key, value in facts(stage, plan.source).items():

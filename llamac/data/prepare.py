@@ -17,14 +17,14 @@ from typing import Any
 
 from llamac.data.clean import clean, is_clean
 from llamac.data.executor import Engine, Job, Report, Step, run
-from llamac.data.finish import finish, is_finished
-from llamac.data.plan import USUAL, Sizes, SourcePlan, plan_source, settings_of_source
+from llamac.data.finish import finish_preparation, is_finished
+from llamac.data.plan import USUAL, PartSizes, SourcePlan, plan_source, settings_of_source
 from llamac.data.state import FORMAT, Changed, differences_from, note
-from llamac.data.survey import is_merged, is_scanned, merge, scan
+from llamac.data.survey import is_merged, is_scanned, merge, scan_part
 from llamac.data.tokens import is_tokenized, tokenize
 from llamac.data.vocabulary import (
-    count,
-    draw,
+    count_text,
+    draw_lines,
     has_tokenizer,
     is_counted,
     is_drawn,
@@ -54,7 +54,7 @@ class Preparation:
         return self.root / WORK / TOKENS
 
 
-def planned(spec: Spec, directory: Path, sizes: Sizes = USUAL) -> Preparation:
+def planned(spec: Spec, directory: Path, sizes: PartSizes = USUAL) -> Preparation:
     """Plan the preparation of a spec in a directory. Writes nothing.
 
     Raises StageError, SourceError.
@@ -90,7 +90,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
         if model := given(preparation.job):
             say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
-            run(steps(preparation), engine, report)
+            run(preparation_steps(preparation), engine, report)
         return token_shards.reuse(preparation.job, token_shards.settings_of(preparation.job))
 
 
@@ -121,7 +121,7 @@ def settle(preparation: Preparation) -> None:
             stale.append(plan.work)
     keys = [fingerprint(one) for _, one in noted]
     settings = token_shards.settings_of(job)
-    inputs = token_shards.inputs_of(job)
+    inputs = token_shards.input_fingerprints(job)
     settings["tokenizer.path: the pieces"] = inputs.get("tokenizer.path")
     if job.tokenizer.get("eos") is not None:
         settings["tokenizer.eos: the piece"] = inputs.get("tokenizer.eos")
@@ -129,7 +129,9 @@ def settle(preparation: Preparation) -> None:
     noted.append((preparation.work / "plan.json", settings | {"key": key}))
     later = differences_from(preparation.work / "plan.json", settings)
     manifest = note_or_nothing(job.root / "manifest.json").get("settings")
-    later += token_shards.differences(manifest, token_shards.settings_of(job)) if manifest else []
+    later += (
+        token_shards.changed_settings(manifest, token_shards.settings_of(job)) if manifest else []
+    )
     if changes or later:
         stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]
         raise Changed(
@@ -142,7 +144,7 @@ def settle(preparation: Preparation) -> None:
         note(path, settings)
 
 
-def steps(preparation: Preparation) -> list[Step]:
+def preparation_steps(preparation: Preparation) -> list[Step]:
     """Return all steps, done or not: the same list for the same spec and files."""
     job, work, plans = preparation.job, preparation.work, preparation.plans
     found = [list(_cleaning(plan)) for plan in plans]
@@ -155,8 +157,10 @@ def steps(preparation: Preparation) -> list[Step]:
     ]
     parts = [(plan.only(part), part) for plan in plans for part in plan.parts]
     training = [
-        Step("counting", [Job(count, (work, p), 0, is_counted) for p in plans]),
-        Step("sampling", [Job(draw, (job, work, *at), at[1].bytes, is_drawn) for at in parts]),
+        Step("counting", [Job(count_text, (work, p), 0, is_counted) for p in plans]),
+        Step(
+            "sampling", [Job(draw_lines, (job, work, *at), at[1].bytes, is_drawn) for at in parts]
+        ),
     ]
     return [
         *cleaning,
@@ -165,7 +169,7 @@ def steps(preparation: Preparation) -> list[Step]:
         Step(
             "tokens", [Job(tokenize, (job, work, *at), at[1].bytes, is_tokenized) for at in parts]
         ),
-        Step("manifest", [Job(finish, (job, work, plans), 0, is_finished)]),
+        Step("manifest", [Job(finish_preparation, (job, work, plans), 0, is_finished)]),
     ]
 
 
@@ -175,7 +179,7 @@ def _cleaning(plan: SourcePlan) -> Iterator[Step]:
         works = [(plan.only(part), number, part) for part in plan.parts]
         if step.survey is not None:
             name = plan.source.stage[step.survey].stage
-            scans = [Job(scan, work, work[2].bytes, is_scanned) for work in works]
+            scans = [Job(scan_part, work, work[2].bytes, is_scanned) for work in works]
             yield Step(f"{name}: scanning", scans)
             yield Step(f"{name}: merging", [Job(merge, (plan, number), 0, is_merged)])
         judged = [Job(clean, work, work[2].bytes, is_clean) for work in works]

@@ -31,7 +31,7 @@ class DocumentSpan:
     line: int
 
 
-def where(
+def documents_at(
     root: Path, source: str, begin: int, end: int, split: str = "train"
 ) -> Iterator[DocumentSpan]:
     """Yield the documents that contain a source's tokens [begin, end), in order.
@@ -52,7 +52,7 @@ def where(
         before += part["documents"]
 
 
-def text_of(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
+def span_text(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
     """Decode a source's tokens [begin, end); each EOS becomes a newline."""
     manifest = load_manifest(root)
     entry = next(entry for entry in manifest["sources"] if entry["name"] == source)

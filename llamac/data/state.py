@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamac.runtime.data.token_shards import differences
+from llamac.runtime.data.token_shards import changed_settings
 from llamac.runtime.durable import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 
@@ -46,7 +46,7 @@ def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
     except Damaged as error:
         raise Damaged(f"{error}: prepare the data again, after\n  rm -r {path.parent}") from error
     noted = {key: value for key, value in noted.items() if key not in ("key", "sha256")}
-    return differences(noted, {"format": FORMAT, **settings}) if noted else []
+    return changed_settings(noted, {"format": FORMAT, **settings}) if noted else []
 
 
 def note(path: Path, settings: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ REASONS = 6  # shown of a step; the page has all
 LINES = 6  # shown of a sample
 
 
-def show(parts: Sequence[RenderableType]) -> None:
+def print_parts(parts: Sequence[RenderableType]) -> None:
     """Print to stdout."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     for part in parts:
@@ -28,14 +28,14 @@ def show(parts: Sequence[RenderableType]) -> None:
 
 def funnels(accounts: Sequence[Account]) -> Iterator[RenderableType]:
     for account in accounts:
-        yield heading(account)
+        yield source_heading(account)
         if account.rows:
             yield funnel_table(account)
         yield ""
     yield mixture_table(accounts)
 
 
-def heading(account: Account) -> Text:
+def source_heading(account: Account) -> Text:
     source = account.source
     text = Text(source.name, "bold")
     text.append(f"  {source.kind}, {account.share:.1%} of the mixture", "not bold")
@@ -56,7 +56,7 @@ def funnel_table(account: Account) -> Table:
             row.name,
             f"{row.left[0]:,}",
             megabytes(row.left[1]),
-            "" if tokens is None else f"≈ {count(tokens)}",
+            "" if tokens is None else f"≈ {format_count(tokens)}",
             f"{row.left[1] / row.entered[1]:.1%}" if index and row.entered[1] else "",
             escaped(", ".join(reasons(row))),
         )
@@ -103,7 +103,7 @@ def mixture_table(accounts: Sequence[Account]) -> Table:
 def samples(accounts: Sequence[Account]) -> Iterator[RenderableType]:
     """Yield excerpts of the documents that each step removed, changed and kept."""
     for account in accounts:
-        yield heading(account)
+        yield source_heading(account)
         for row in account.rows:
             for kind, held in row.samples.items():
                 if kind == "" and row is not account.rows[-1]:
@@ -123,20 +123,26 @@ def epochs_table(rows: Sequence[Epochs]) -> Table:
     columns = ["source", "share", "unique tokens", "planned tokens", "epochs"]
     table = _table(*columns, *(["consumed tokens", "epochs so far"] if consumed else []))
     for row in rows:
-        unique = "not known" if row.unique is None else count(row.unique)
-        cells = [row.name, f"{row.share:.1%}", unique, count(row.planned), _epochs(row.epochs)]
+        unique = "not known" if row.unique is None else format_count(row.unique)
+        cells = [
+            row.name,
+            f"{row.share:.1%}",
+            unique,
+            format_count(row.planned),
+            _epochs(row.epochs),
+        ]
         if consumed:
-            cells += [count(row.consumed), _epochs(row.epochs_consumed)]
+            cells += [format_count(row.consumed), _epochs(row.epochs_consumed)]
         table.add_row(*cells)
-    total = ["", "", "", count(sum(row.planned for row in rows)), ""]
+    total = ["", "", "", format_count(sum(row.planned for row in rows)), ""]
     if consumed:
-        total += [count(sum(row.consumed for row in rows)), ""]
+        total += [format_count(sum(row.consumed for row in rows)), ""]
     table.add_section()
     table.add_row(*total)
     return table
 
 
-def count(number: float) -> str:
+def format_count(number: float) -> str:
     """Format a number: 1.4e12 as "1.40T"; numbers below a million unscaled."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale:

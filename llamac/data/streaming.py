@@ -15,14 +15,10 @@ from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 
-def files(source: Source) -> list[str]:
-    return checked_inputs(source)
-
-
-def documents(source: Source) -> Iterator[Document]:
+def stream_documents(source: Source) -> Iterator[Document]:
     """Yield the documents that the source's reader finds, up to `max_bytes`. Raises SourceError."""
     read, skipped, seen = reader_for(source.kind), Skipped(), 0
-    for path in files(source):
+    for path in checked_inputs(source):
         for document in read(path, source, skipped):
             if source.max_bytes is not None and seen >= source.max_bytes:
                 return
@@ -53,4 +49,4 @@ def texts(source: Source) -> Iterator[str]:
     """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
     if not source.cleaned:
         return sources.documents(source.model_dump())
-    return (document.text for document in kept(documents(source), filters(source)))
+    return (document.text for document in kept(stream_documents(source), filters(source)))

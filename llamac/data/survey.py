@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data import chunks
-from llamac.data.clean import text_of
+from llamac.data.clean import chunks_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime import durable
 
 
-def scan(plan: SourcePlan, number: int, part: Part) -> None:
+def scan_part(plan: SourcePlan, number: int, part: Part) -> None:
     """Scan a part for the survey that pass `number` begins with, and write its findings."""
     found = plan.found(number, part.number)
     with locked(found.with_name(f"{found.name}.scan")):
         if not is_scanned(plan, number, part):
-            documents = chunks.read_all(text_of(plan, part, number - 1))
+            documents = chunks.read_all(chunks_of(plan, part, number - 1))
             _survey(plan, number).scan(documents, _aside(found))
             durable.adopt(_aside(found), found)
 

@@ -15,7 +15,7 @@ from llamac.runtime.data.token_shards import PrepareJob, silent
 from llamac.runtime.data.tokenizer import (
     Tokenizer,
     TokenizerError,
-    sample,
+    sample_lines,
     train_tokenizer,
     training_lines,
 )
@@ -31,7 +31,7 @@ class NoTokenizerError(ValueError):
     exit_code = 2
 
 
-def find(name: str) -> Tokenizer:
+def find_tokenizer(name: str) -> Tokenizer:
     """Load the tokenizer of a file, of a directory of prepared data, or of a run.
 
     Raises NoTokenizerError.
@@ -71,7 +71,7 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
         say(f"sampling {source.name} …")
         trained_on = (text for text in texts(source) if not job.is_held_out(text.encode()))
         budget = int(spec.tokenizer.train_bytes * share)
-        drawn = sample(trained_on, budget, f"{spec.seed}\0{source.name}")
+        drawn = sample_lines(trained_on, budget, f"{spec.seed}\0{source.name}")
         if not drawn:
             raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer on")
         lines += training_lines(drawn)
@@ -114,13 +114,13 @@ class Compared:
         }
 
 
-def compared(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
+def compare_tokenizers(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
     """Both on about `size` bytes of each of the spec's sources, then on all of them together."""
     rows = []
     for source in spec.data.source:
         most = size * LOOKED_AT
         limited = source.model_copy(update={"max_bytes": min(source.max_bytes or most, most)})
-        drawn = sample(texts(limited), size, source.name)
+        drawn = sample_lines(texts(limited), size, source.name)
         nbytes = sum(len(text.encode()) for text in drawn)
         counted = [_counted(tokenizer, drawn) for tokenizer in (a, b)]
         tokens, lost = zip(*counted, strict=True)

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from llamac.data import chunks
-from llamac.data.clean import text_of
+from llamac.data.clean import chunks_of
 from llamac.data.document import Document
 from llamac.data.plan import Part, SourcePlan
-from llamac.data.readers.tokens import tokenizer_of
+from llamac.data.readers.tokens import source_tokenizer
 from llamac.data.state import locked
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.token_shards import BATCH_BYTES, PrepareJob
@@ -58,7 +58,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
             saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
         unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
         encode = _encoder(model, plan, unknown)
-        names = text_of(plan, part)
+        names = chunks_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
             noted = {split: writer.flush() for split, writer in writers.items()}
@@ -103,7 +103,7 @@ def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
     segment text differently; only an EOS within a document is removed.
     """
     same = plan.source.kind == "tokens"
-    same = same and tokenizer_of(plan.source).pieces_sha256 == model.pieces_sha256
+    same = same and source_tokenizer(plan.source).pieces_sha256 == model.pieces_sha256
 
     def encode(batch: list[Document]) -> list[np.ndarray]:
         given = [document.tokens if same else None for document in batch]

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamac.data import chunks
-from llamac.data.clean import require_text, rows_of, text_of
+from llamac.data.clean import chunks_of, require_text, rows_of
 from llamac.data.plan import Part, SourcePlan
 from llamac.data.state import locked
 from llamac.runtime.data.token_shards import PrepareJob
-from llamac.runtime.data.tokenizer import Tokenizer, sample, train_tokenizer, training_lines
+from llamac.runtime.data.tokenizer import Tokenizer, sample_lines, train_tokenizer, training_lines
 from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
 from llamac.runtime.durable import is_whole, note_or_nothing, write, write_note
 
 
-def count(work: Path, plan: SourcePlan) -> None:
+def count_text(work: Path, plan: SourcePlan) -> None:
     """Record the bytes of cleaned text of each part; sample sizes depend on all of them."""
     sizes = [rows_of(plan, part)[-1].left[1] for part in plan.parts]
     path = _counts(work, plan)
@@ -27,7 +27,7 @@ def is_counted(work: Path, plan: SourcePlan) -> bool:
     return bool(note_or_nothing(_counts(work, plan)))
 
 
-def draw(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
+def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
     """Write a part's training lines, in proportion to its share of the source's text."""
     path = _drawn(work, plan, part)
     sizes = note_or_nothing(_counts(work, plan))["bytes"]
@@ -38,10 +38,10 @@ def draw(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
     budget = min(wanted, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
     with locked(path.with_name(f"{path.name}.draw")):
         if not is_whole(path):
-            documents = chunks.read_all(text_of(plan, part))
+            documents = chunks.read_all(chunks_of(plan, part))
             texts = (d.text for d in documents if not job.is_held_out(d.text.encode()))
             lines = training_lines(
-                sample(texts, budget, f"{job.seed}\0{_name(plan)}\0{part.number}")
+                sample_lines(texts, budget, f"{job.seed}\0{_name(plan)}\0{part.number}")
             )
             write(path, "".join(f"{line}\n" for line in lines).encode(), sealed=True)
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from torch import fx
 
-from llamac.emit.halves import backward_halves, forward_halves, sections
+from llamac.emit.halves import backward_halves, forward_halves, half_starts
 from llamac.emit.sizes import Sizes
-from llamac.emit.source import WIDTH, literal
+from llamac.emit.source import WIDTH, python_literal
 from llamac.ir.graph import (
     is_differentiable,
     op_of,
@@ -192,7 +192,7 @@ def _body(
     recomputed: frozenset[fx.Node],
     sizes: Sizes,
 ) -> Iterator[SourceLine]:
-    begun = sections(halves)
+    begun = half_starts(halves)
     for number, node in enumerate(ops_in(graph)):
         if node in begun:
             yield from ([("", None)] if number else [])
@@ -223,7 +223,7 @@ def _expression(node: fx.Node, sizes: Sizes) -> str:
     operands = ["None" if operand is None else str(operand) for operand in node.args]
     if op.emit is not None:
         return op.emit(*operands, **{key: _Source(value) for key, value in attributes.items()})
-    named = [f"{key}={literal(value)}" for key, value in attributes.items()]
+    named = [f"{key}={python_literal(value)}" for key, value in attributes.items()]
     return f"{op.eager.__name__}({', '.join(operands + named)})"
 
 
@@ -234,10 +234,10 @@ class _Source:
         self.value = value
 
     def __format__(self, _spec: str) -> str:
-        return literal(self.value)
+        return python_literal(self.value)
 
     def __repr__(self) -> str:
-        return literal(self.value)
+        return python_literal(self.value)
 
 
 def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:

@@ -58,7 +58,7 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
     return found if len(set(found.values())) > 1 else {}
 
 
-def sections(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
+def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
     """Return the nodes at which a half begins, each with its name."""
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     begun: dict[fx.Node, str] = {}

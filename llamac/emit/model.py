@@ -18,7 +18,7 @@ from llamac.emit.functions import (
     wrapped,
 )
 from llamac.emit.sizes import Sizes
-from llamac.emit.source import WIDTH, environment, literal
+from llamac.emit.source import WIDTH, environment, python_literal
 from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES
@@ -278,12 +278,14 @@ def _tables(arguments: dict[str, Any], sizes: Sizes) -> Iterator[str]:
     """Yield the call that makes the rotary tables, on as many lines as it takes."""
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]
-    short = [f"{key}={literal(value, used=-WIDTH)}" for key, value in values.items()]
+    short = [f"{key}={python_literal(value, used=-WIDTH)}" for key, value in values.items()]
     inside = ", ".join([*shape, *short, "device=device"])
     if len(inside) + 12 <= WIDTH:
         yield from wrapped("cos, sin = ", f"rope_tables({inside})", indent=8)
         return
-    long = [f"{key}={literal(value, len(key) + 14, indent=12)}" for key, value in values.items()]
+    long = [
+        f"{key}={python_literal(value, len(key) + 14, indent=12)}" for key, value in values.items()
+    ]
     yield "        cos, sin = rope_tables("
     yield from (f"            {argument}," for argument in [*shape, *long, "device=device"])
     yield "        )"

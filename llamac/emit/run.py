@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write
+from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.runtime.checkpoint.resume_guard import PLANNED
@@ -30,11 +30,11 @@ def bring_up_to_date(
     """
     files = files_of(spec, stages(spec), foresee)
     if not (run / MANIFEST).is_file():
-        return write(run, files, overwrite)
+        return write_directory(run, files, overwrite)
     try:
         with run_lock(run):
             _refuse_another_curve(run, files["spec.toml"], overwrite)
-            return write(run, files, overwrite)
+            return write_directory(run, files, overwrite)
     except RunError as error:
         raise BuildError(str(error)) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamac.emit.source import literal
+from llamac.emit.source import python_literal
 from llamac.ir.graph import ops_in, output_of, type_of
 from llamac.ir.program import Parameter, Piece, Program
 
@@ -105,7 +105,7 @@ class Sizes:
         if self.ranks > 1:
             notes |= dict.fromkeys(SHARED, "of one tensor-parallel rank")
         return [
-            f"{name} = {literal(value)}" + (f"  # {notes[name]}" if name in notes else "")
+            f"{name} = {python_literal(value)}" + (f"  # {notes[name]}" if name in notes else "")
             for name, value in self.values.items()
         ]
 

@@ -25,20 +25,20 @@ def environment() -> Environment:
         lstrip_blocks=True,
         autoescape=False,
     )
-    templates.filters |= {"py": literal, "sh": shlex.quote}
+    templates.filters |= {"py": python_literal, "sh": shlex.quote}
     templates.globals["constant"] = constant
     return templates
 
 
 def constant(name: str, value: Any) -> str:
     """Return `NAME = literal`, on several lines where one is too long."""
-    text = literal(value, used=len(name) + 3)
+    text = python_literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
     return f"{name} = {text}"
 
 
-def literal(value: Any, used: int = 0, indent: int = 0) -> str:
+def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
     """Return a Python literal for what TOML can say; `used` columns of its first line are taken."""
     if isinstance(value, str):
         return _string(value)
@@ -59,11 +59,11 @@ def _items(value: Any, indent: int | None) -> Iterator[str]:
     """Yield each element, on one line if `indent` is None, else wrapped at that indent."""
     pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     for key, item in pairs:
-        prefix = "" if key is None else f"{literal(key)}: "
+        prefix = "" if key is None else f"{python_literal(key)}: "
         if indent is None:
-            yield prefix + literal(item, used=-(10**9))
+            yield prefix + python_literal(item, used=-(10**9))
         else:  # one column for the comma
-            yield prefix + literal(item, used=indent + _width(prefix) + 1, indent=indent)
+            yield prefix + python_literal(item, used=indent + _width(prefix) + 1, indent=indent)
 
 
 def _string(text: str) -> str:

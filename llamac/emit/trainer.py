@@ -15,7 +15,7 @@ import llamac
 from llamac.emit.source import WIDTH, environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
-from llamac.runtime.checkpoint.checkpoint import path_of
+from llamac.runtime.checkpoint.checkpoint import checkpoint_path
 from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
 
@@ -85,7 +85,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "gpus": spec.hardware.device != "cpu",
         "accelerator": spec.launch.accelerator_for(spec.hardware.gpu),
         "label": dns_label(spec.name),
-        "last_checkpoint": path_of(Path(), spec.total_steps).name,
+        "last_checkpoint": checkpoint_path(Path(), spec.total_steps).name,
         "version": llamac.__version__,
         "width": WIDTH,
         "spec_sha256": hashlib.sha256(spec.to_toml().encode()).hexdigest(),

@@ -29,14 +29,16 @@ def rates_text(rates: Rates) -> str:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class GraphSchedule:
     """The schedule of one graph, run once. title: `block.backward × 80`."""
 
     title: str
     timeline: Timeline
 
 
-def schedules(program: Program, only: str | None = None, rates: Rates = A100) -> list[Schedule]:
+def schedules(
+    program: Program, only: str | None = None, rates: Rates = A100
+) -> list[GraphSchedule]:
     """Return the schedule of every graph that communicates, in order. only: one region."""
     clock, found = Clock(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
@@ -46,7 +48,7 @@ def schedules(program: Program, only: str | None = None, rates: Rates = A100) ->
             if module is not None and only in (None, region.name):
                 line = timeline(ops_in(module.graph), clock)
                 if line.communication:
-                    found.append(Schedule(f"{region.name}.{direction}{times}", line))
+                    found.append(GraphSchedule(f"{region.name}.{direction}{times}", line))
     return found
 
 

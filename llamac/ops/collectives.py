@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llamac.ops.gradient import GradientBuilder
 
 
-def whole(dim: Dim, size: int, axis: str) -> Dim:
+def gathered_dim(dim: Dim, size: int, axis: str) -> Dim:
     """Return a dimension put together from `size` parts: `S/tp` → `S`, 1024 → 8192."""
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
@@ -51,7 +51,7 @@ def _placed(x: TensorType, axis: str, placement: str) -> None:
 
 def _infer_all_gather(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
     _placed(x, axis, f"S({dim})")
-    return _resized(x, dim, whole(x.shape[dim], size, axis)).placed(axis, "R")
+    return _resized(x, dim, gathered_dim(x.shape[dim], size, axis)).placed(axis, "R")
 
 
 def _infer_reduce_scatter(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
@@ -76,7 +76,7 @@ def _infer_take_part(x: TensorType, *, axis: str, dim: int, size: int) -> Tensor
 
 def _infer_place_part(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:
     _placed(x, axis, f"S({dim})")
-    return _resized(x, dim, whole(x.shape[dim], size, axis)).placed(axis, "P")
+    return _resized(x, dim, gathered_dim(x.shape[dim], size, axis)).placed(axis, "P")
 
 
 def _take_part(x: Tensor, axis: str, dim: int, size: int) -> Tensor:

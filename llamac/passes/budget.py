@@ -21,7 +21,7 @@ from math import ceil
 
 from llamac.ir.program import Program, Region
 from llamac.passes.checkpoint import by_cost, checkpoint
-from llamac.passes.cut import Cut, seconds_of
+from llamac.passes.cut import Cut, region_seconds
 from llamac.passes.footprint import (
     Activations,
     Fresh,
@@ -34,7 +34,7 @@ from llamac.passes.footprint import (
     states,
 )
 from llamac.passes.overlap import headroom_of
-from llamac.passes.saved_sets import SavedSet, saved_sets
+from llamac.passes.saved_sets import SavedSet, candidate_sets
 from llamac.passes.timing import Clock
 
 LEAN = "_lean"  # what the name of the variant that keeps less ends in
@@ -79,14 +79,14 @@ class Budget:
     def apply(self, program: Program) -> Program:
         block = program.regions[program.layers[0]]
         clock = Clock(program.symbols, program.mesh)
-        sets = saved_sets(block, clock)
+        sets = candidate_sets(block, clock)
         plan = cheapest(trial_of(program, sets, self.limit), self.limit)
         program = replace(program, stages=plan.stages)
         early, late = sets[plan.early], sets[plan.late]
         lean = plan.early_layers
         if early.nbytes > late.nbytes:
             early, late, lean = late, early, tuple(not one for one in lean)
-        notes = _notes(program, plan, sets, seconds_of(block, clock), self.limit)
+        notes = _notes(program, plan, sets, region_seconds(block, clock), self.limit)
         return with_variants(program, [early.names, late.names], lean).with_notes(*notes)
 
 
@@ -185,7 +185,9 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
     stages = Cut(pipeline * limit.virtual).apply(program).stages
     layers = [sum((stages or (count,))[rank::pipeline]) for rank in range(pipeline)]
     clock = Clock(program.symbols, program.mesh)
-    each, before, after = (seconds_of(program.regions[r], clock) for r in (name, "embed", "head"))
+    each, before, after = (
+        region_seconds(program.regions[r], clock) for r in (name, "embed", "head")
+    )
     state, flying, fresh = [], [], Fresh()
     for rank, own in enumerate(layers):
         last = rank == pipeline - 1

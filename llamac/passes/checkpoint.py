@@ -44,7 +44,7 @@ Keep = Callable[[fx.Node], bool]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ActivationCheckpoint:
     policy: str
     name: str = "checkpoint"
 
@@ -69,7 +69,7 @@ def by_cost(policy: str) -> Keep:
 def checkpoint(region: Region, keep: Keep) -> Region:
     """Give a region its saved set, and a backward graph that makes do with it."""
     assert region.backward is not None
-    rebuild = _Rebuild(region.forward.graph, keep)
+    rebuild = _RecomputeBackward(region.forward.graph, keep)
     for node in region.backward.graph.nodes:
         rebuild.copy(node)
     sort_placeholders(rebuild.graph, region.forward.graph)
@@ -79,7 +79,7 @@ def checkpoint(region: Region, keep: Keep) -> Region:
     return Region(region.name, forward, finish(rebuild.graph), tuple(saved))
 
 
-class _Rebuild:
+class _RecomputeBackward:
     """Copies a backward graph, node by node; forward values that are not kept are computed again
     when the first op that reads them is copied."""
 

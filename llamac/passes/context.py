@@ -23,7 +23,7 @@ from llamac.ops.collectives import all_gather, take_part
 from llamac.ops.context import context_attention, position_order, rank_order
 from llamac.ops.embedding import add_positions
 from llamac.ops.linear import linear
-from llamac.passes.rebuild import Rebuild, names
+from llamac.passes.rebuild import Rebuild, result_names
 
 AXIS = "cp"
 
@@ -43,7 +43,7 @@ class Context:
             for name, buffer in program.buffers.items()
         }
         regions = {
-            name: replace(region, forward=_Rebuild(region, self.ranks).forward())
+            name: replace(region, forward=_ContextRebuild(region, self.ranks).forward())
             for name, region in program.regions.items()
         }
         return replace(
@@ -64,7 +64,7 @@ def _part(kind: TensorType) -> TensorType:
     return kind.with_shape(*shape).placed(AXIS, f"S({dim})")
 
 
-class _Rebuild(Rebuild):
+class _ContextRebuild(Rebuild):
     def __init__(self, region: Region, ranks: int) -> None:
         super().__init__(region)
         self.ranks = ranks
@@ -80,7 +80,7 @@ class _Rebuild(Rebuild):
         q, k, v = self.new(node)  # documents that share sequences are refused with these ranks
         whole = (self._whole(value) for value in (k, v))
         options = {**attributes(node), "axis": AXIS, "size": self.ranks}
-        return self.build.op(context_attention, q, *whole, name=names(node), **options)
+        return self.build.op(context_attention, q, *whole, name=result_names(node), **options)
 
     def _whole(self, x: fx.Node) -> fx.Node:
         """Return every rank's positions, in order."""

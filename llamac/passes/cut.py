@@ -29,13 +29,13 @@ class Cut:
         if self.stages == 1 or program.stages:
             return program
         clock = Clock(program.symbols, program.mesh)
-        seconds = {name: seconds_of(region, clock) for name, region in program.regions.items()}
+        seconds = {name: region_seconds(region, clock) for name, region in program.regions.items()}
         layers = [seconds[name] for name in program.layers]
         counts = balanced(layers, self.stages, seconds["embed"], seconds["head"])
         return replace(program, stages=counts)
 
 
-def seconds_of(region: Region, clock: Clock) -> float:
+def region_seconds(region: Region, clock: Clock) -> float:
     """Return one forward and one backward pass."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
     return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)

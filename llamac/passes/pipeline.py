@@ -11,7 +11,7 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.async_tensor import AsyncTensor
 from llamac.passes.budget import Budget, Decided, Limit
-from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
 from llamac.passes.differentiate import Differentiate
@@ -21,7 +21,7 @@ from llamac.passes.overlap import Overlap
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
-from llamac.spec.attention import chunks
+from llamac.spec.attention import context_chunks
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -59,7 +59,7 @@ ROWS = (
     Row(Context, lambda spec, _: Context(ranks=spec.parallel.context)),
     Row(Shard, lambda spec, _: Shard(spec.parallel.tensor, spec.parallel.sequence)),
     Row(Differentiate, lambda spec, _: Differentiate()),
-    Row(Checkpoint, lambda spec, decided: _checkpoint(spec, decided)),
+    Row(ActivationCheckpoint, lambda spec, decided: _checkpoint(spec, decided)),
     Row(Cut, lambda spec, _: Cut(stages=spec.parallel.stages)),
     Row(AsyncTensor, lambda spec, _: AsyncTensor(enabled=spec.parallel.async_tensor)),
     Row(Overlap, lambda spec, _: Overlap(enabled=spec.parallel.overlap)),
@@ -79,14 +79,14 @@ def _select_kernels(spec: Spec) -> Pass:
     return SelectKernels(
         attention=spec.kernels.attention,
         device=spec.hardware.kernels_for,
-        chunks=chunks(spec.parallel),
+        chunks=context_chunks(spec.parallel),
     )
 
 
 def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
     recompute, parallel = spec.recompute, spec.parallel
     if recompute.budget is None:
-        return Checkpoint(policy=recompute.policy)
+        return ActivationCheckpoint(policy=recompute.policy)
     if decided:
         return Decided(decided)
     return Budget(

@@ -62,13 +62,13 @@ class Rebuild:
 
     def same(self, node: fx.Node, **changed: Any) -> Any:
         """Return the same op applied to the new operands."""
-        name = names(node) if isinstance(node.meta["type"], tuple) else node.name
+        name = result_names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}
         )
 
 
-def names(node: fx.Node) -> tuple[str, ...]:
+def result_names(node: fx.Node) -> tuple[str, ...]:
     """Return the names of an op's results; unused ones get default names."""
     usual = op_of(node).results or ("_",) * len(results(node))
     return tuple(

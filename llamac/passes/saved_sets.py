@@ -41,7 +41,7 @@ class SavedSet:
         )
 
 
-def saved_sets(region: Region, clock: Clock) -> list[SavedSet]:
+def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
     """The sets that no other beats, from the one that keeps least on. region: as `differentiate`
     left it."""
     sketch = _Sketch(region, clock)

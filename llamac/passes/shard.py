@@ -73,7 +73,7 @@ class Shard:
         regions = {
             name: replace(
                 region,
-                forward=_Rebuild(region, parameters, self.tensor, self.sequence).forward(),
+                forward=_ShardRebuild(region, parameters, self.tensor, self.sequence).forward(),
             )
             for name, region in program.regions.items()
         }
@@ -122,7 +122,7 @@ def _is_kv(piece: Piece) -> bool:
 Segments = tuple[tuple[int, int], ...]
 
 
-class _Rebuild(Rebuild):
+class _ShardRebuild(Rebuild):
     """One region, for one rank."""
 
     def __init__(

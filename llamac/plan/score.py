@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llamac.plan.published.score import main
+from llamac.plan.published import score
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(score.main())

@@ -14,9 +14,9 @@ from llamac.plan.device.device import (
     Device,
     DeviceError,
     device_named,
+    device_names,
     known_as,
     load_device,
-    names,
 )
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
@@ -43,7 +43,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
 
 def _device(name: str) -> Device:
     """Return the device by name, file or alias: `h100`."""
-    exact = name.lower() in names() or name.endswith(".toml")
+    exact = name.lower() in device_names() or name.endswith(".toml")
     return load_device(name) if exact else device_named(name)
 
 

@@ -52,10 +52,10 @@ def initialise_parameters(
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):
-            view.copy_(draw(canonical, view.shape, init, seed))
+            view.copy_(initial_value(canonical, view.shape, init, seed))
 
 
-def draw(
+def initial_value(
     canonical: str, shape: Sequence[int], init: Mapping[str, tuple[str, float]], seed: int
 ) -> Tensor:
     """Return the initial values of a canonical parameter, float32 on the CPU."""

@@ -53,7 +53,7 @@ def expected_device(device: str, asked: str) -> str:
     return "cuda" if asked == "xformers" and device == "auto" else device
 
 
-def chunks(parallel: Parallel) -> int:
+def context_chunks(parallel: Parallel) -> int:
     """Return the number of chunks of a sequence in attention: two per context rank."""
     return 2 * parallel.context if parallel.context > 1 else 1
 
@@ -71,7 +71,7 @@ def kernel_can_run(
     asked = kernels.attention
     if asked == "auto":
         return
-    positions = batch.sequence_length // chunks(parallel)
+    positions = batch.sequence_length // context_chunks(parallel)
 
     def reasons(kernel: str) -> list[str]:
         device = expected_device(hardware.kernels_for, kernel)

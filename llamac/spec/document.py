@@ -11,7 +11,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from llamac.resources import directory, find_spec, shipped_specs
-from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, quoted
+from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, toml_key
 from llamac.spec.positions import Lines, Place, scan
 
 LARGEST_FILE = 1024 * 1024
@@ -41,7 +41,7 @@ def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @dataclass
-class Document:
+class TomlDocument:
     """Plain parsed TOML, and the place of every path in it."""
 
     file: str
@@ -121,7 +121,7 @@ class Document:
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
 
-    def merge(self, over: Document, at: Path = ()) -> None:
+    def merge(self, over: TomlDocument, at: Path = ()) -> None:
         """Lays `over` on top: tables merge key by key, anything else (arrays too) is replaced."""
         mine, theirs = self.value(at), over.value(at)
         # All at once and first: a layer that gives both is itself at fault, and must say so.
@@ -140,7 +140,7 @@ class Document:
                 self.places[path] = over.places[path]
 
 
-def read(file: str) -> Document:
+def read(file: str) -> TomlDocument:
     """Return the document in `file`, laid over the one that its `extends` names.
 
     Raises SpecError.
@@ -161,7 +161,7 @@ def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> 
 
 def _read(
     file: str, path: FilePath, chain: list[FilePath], blame: Location | None = None
-) -> Document:
+) -> TomlDocument:
     document = parse(_text(file, path, blame or Location(file)), file)
     document.files = (path.absolute(),)
     shipped = path.resolve().parent == directory("specs").resolve()
@@ -198,7 +198,7 @@ def _read(
     return merged
 
 
-def _unset(base: Document, child: Document) -> None:
+def _unset(base: TomlDocument, child: TomlDocument) -> None:
     """Remove from `base` the keys that `child` lists: they are as if nobody had given them."""
     at: Path = ("unset",)
     keys, failures = child.data.pop("unset"), list[Diagnostic]()
@@ -232,7 +232,7 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
             raw = stream.read(LARGEST_FILE + 1)
     except OSError as error:
         reason = error.strerror or str(error)
-        named = "" if blame.file == file else f" {quoted(file)}"
+        named = "" if blame.file == file else f" {toml_key(file)}"
         raise _failure(
             blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", _others(path)
         ) from error
@@ -260,11 +260,11 @@ def _others(path: FilePath) -> str:
     return f"the shipped specs go by name: {', '.join(shipped_specs())}"
 
 
-def parse(text: str, file: str) -> Document:
+def parse(text: str, file: str) -> TomlDocument:
     """Return TOML `text` and its places. Raises SpecError on a syntax error."""
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:
-        document = Document(file, tomllib.loads(text), scan(text, file))
+        document = TomlDocument(file, tomllib.loads(text), scan(text, file))
         document.rename()
         return document
     except RecursionError as error:

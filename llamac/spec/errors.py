@@ -117,14 +117,14 @@ def describe(value: Any) -> str:
             return f"a {type(value).__name__}"
 
 
-def quoted(key: str | int) -> str:
+def toml_key(key: str | int) -> str:
     """A key as TOML would write it: bare where it may be, else in quotes."""
     text = str(key)
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    return ".".join(quoted(part) for part in path)
+    return ".".join(toml_key(part) for part in path)
 
 
 def either(options: Iterable[Any]) -> str:

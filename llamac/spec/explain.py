@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llamac.spec.errors import Broken, Path, Problem, also_known, describe, either, quoted
+from llamac.spec.errors import Broken, Path, Problem, also_known, describe, either, toml_key
 
 _KINDS = {
     "int_type": "a whole number",
@@ -143,7 +143,7 @@ def _unknown_key(path: Path, model: type[BaseModel], data: Any) -> Problem:
     keys = list(here.model_fields) if here else []
     kind = "section or key of a spec" if not parent else f"key of {_name(tuple(parent))}"
     hint = _closest(key, keys) or _elsewhere(str(key), model) or f"there are {either(keys)}"
-    return Problem(path, f"`{quoted(key)}` is not a {kind}", hint, at="key")
+    return Problem(path, f"`{toml_key(key)}` is not a {kind}", hint, at="key")
 
 
 def _elsewhere(key: str, model: type[BaseModel]) -> str:
@@ -181,11 +181,11 @@ def _name(path: Path) -> str:
         case ("data", "source", int(), "stage", int()):
             return "this [[data.source.stage]]"
         case (str() as section,) if section not in ("name", "seed"):
-            return f"[{quoted(section)}]"
+            return f"[{toml_key(section)}]"
         case (*_, str() as key, int()):
-            return f"each entry of `{quoted(key)}`"
+            return f"each entry of `{toml_key(key)}`"
         case _:
-            return f"`{quoted(path[-1])}`"
+            return f"`{toml_key(path[-1])}`"
 
 
 def _document_path(loc: tuple[str | int, ...], data: Any, keep_last: bool) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llamac.spec.document import Document, read
+from llamac.spec.document import TomlDocument, read
 from llamac.spec.errors import OPTION, REPLACED, Diagnostic, Location, Path, Problem, SpecError
 from llamac.spec.explain import explain
 from llamac.spec.overrides import apply_overrides
@@ -20,7 +20,7 @@ from llamac.spec.root import Spec
 from llamac.spec.rules import broken_rules
 from llamac.spec.section import Section, written
 
-MoreRules = Callable[[Mapping[str, Any], Document], Iterable[Problem]]
+MoreRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
 """Further rules: problems of the sections that are valid by themselves, with absolute paths."""
 
 
@@ -44,7 +44,7 @@ def load_spec(
 
 def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
     """Return a changed copy of a spec: the implementation of `Spec.replace`."""
-    document = copy.deepcopy(spec._document) or Document(spec.name, spec.written())
+    document = copy.deepcopy(spec._document) or TomlDocument(spec.name, spec.written())
     document.data.setdefault("name", spec.name)
     for key, value in changes.items():
         path: Path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
@@ -56,7 +56,7 @@ def revise(spec: Spec, changes: Mapping[str, Any]) -> Spec:
     return _validated(document)
 
 
-def _validated(document: Document, more: MoreRules | None = None) -> Spec:
+def _validated(document: TomlDocument, more: MoreRules | None = None) -> Spec:
     stem = PurePath(document.file).name.removesuffix(".toml")
     data = {"name": stem, **document.data}
     problems: list[Problem] = []
@@ -93,7 +93,7 @@ def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
     return sections
 
 
-def _diagnostic(problem: Problem, document: Document) -> Diagnostic:
+def _diagnostic(problem: Problem, document: TomlDocument) -> Diagnostic:
     if problem.path == ("name",) and "name" not in document.data:
         hint = f'rename the file, or give a name at its top: name = "my-run" ({problem.help})'
         message = problem.message.replace("`name`", "the default name, which is the file's,")

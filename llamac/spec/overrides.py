@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from llamac.spec.document import Document, current_name
+from llamac.spec.document import TomlDocument, current_name
 from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, dotted
 from llamac.spec.positions import Place
 
 _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+def apply_overrides(document: TomlDocument, overrides: Sequence[str]) -> None:
     """Applies each `key=value` to `document`, in order. Raises SpecError with all that fail."""
     failures: list[Diagnostic] = []
     document.roots[OPTION] = FilePath.cwd()
@@ -74,7 +74,7 @@ def _value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 and text.strip() else text
 
 
-def _resolve(document: Document, keys: Sequence[str], place: Place) -> Path:
+def _resolve(document: TomlDocument, keys: Sequence[str], place: Place) -> Path:
     """Return `keys` as a path: parts that index an array become integers."""
     path: Path = ()
     parent: Any = document.data

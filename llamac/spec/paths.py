@@ -13,7 +13,7 @@ import re
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from llamac.spec.document import Document
+from llamac.spec.document import TomlDocument
 from llamac.spec.errors import Path
 from llamac.spec.section import Section
 
@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Section)
 _ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def with_whole_paths(section: S, document: Document, at: Path = ()) -> S:
+def with_whole_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
     """Return `section`, found at `at` in `document`, with its paths made absolute."""
     changes = {}
     for key, value in section:
@@ -51,7 +51,7 @@ def with_whole_paths(section: S, document: Document, at: Path = ()) -> S:
     return copy
 
 
-def _root(document: Document, path: Path) -> FilePath | None:
+def _root(document: TomlDocument, path: Path) -> FilePath | None:
     """Return the directory that a path which stands, or is a default, at `path` is relative to."""
     return document.roots.get(document.place(path).value.file)
 

@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
-from llamac.spec.document import Document
+from llamac.spec.document import TomlDocument
 from llamac.spec.errors import OPTION, REPLACED, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
@@ -27,7 +27,7 @@ from llamac.spec.recompute import Recompute
 from llamac.spec.rules import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
 from llamac.spec.section import Section
-from llamac.spec.tokenizer import EOS, Tokenizer
+from llamac.spec.tokenizer import EOS, TokenizerSection
 from llamac.spec.writer import to_toml
 
 
@@ -41,7 +41,7 @@ class Spec(Section):
         default=42, description="Seed of the initial weights, of the data order and of sampling."
     )
     model: Model
-    tokenizer: Tokenizer = Tokenizer()
+    tokenizer: TokenizerSection = TokenizerSection()
     data: Data
     optimizer: Optimizer
     schedule: Schedule
@@ -56,10 +56,10 @@ class Spec(Section):
     launch: Launch = Launch()
     hardware: Hardware = Hardware()
 
-    _document: Document | None = PrivateAttr(None)
+    _document: TomlDocument | None = PrivateAttr(None)
 
     @property
-    def document(self) -> Document | None:
+    def document(self) -> TomlDocument | None:
         """What it was read from; None for one that was made in a program."""
         return self._document
 

@@ -21,7 +21,7 @@ from llamac.spec.layouts import (
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 from llamac.spec.schedule import Schedule
-from llamac.spec.tokenizer import Tokenizer
+from llamac.spec.tokenizer import TokenizerSection
 
 SMALLEST_TRAINED_VOCABULARY = 320
 """256 byte pieces, the control pieces, ten digits, and some room for real ones."""
@@ -41,7 +41,7 @@ def _warmup_ends_before_training(schedule: Schedule, batch: Batch) -> Iterator[P
         yield Problem(("schedule", "warmup_steps"), message, ways)
 
 
-def _vocabulary_holds_bytes(model: Model, tokenizer: Tokenizer) -> Iterator[Problem]:
+def _vocabulary_holds_bytes(model: Model, tokenizer: TokenizerSection) -> Iterator[Problem]:
     if tokenizer.path is None and model.vocab_size < SMALLEST_TRAINED_VOCABULARY:
         message = f"vocab_size = {model.vocab_size} has no room for the 256 bytes of byte fallback"
         ways = f"use {SMALLEST_TRAINED_VOCABULARY} or more, or give an existing tokenizer.path"
@@ -71,7 +71,7 @@ def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -
             yield Problem(("data", "phase", index, "at"), message, "begin earlier or train longer")
 
 
-def _documents_have_an_end(data: Data, tokenizer: Tokenizer) -> Iterator[Problem]:
+def _documents_have_an_end(data: Data, tokenizer: TokenizerSection) -> Iterator[Problem]:
     if data.document_mask and tokenizer.path is not None and not isinstance(tokenizer.eos, int):
         message = "document_mask = true needs to know which token ends a document"
         ways = "give the id of that piece as tokenizer.eos; in LLaMA's tokenizer it is 2"

@@ -25,7 +25,7 @@ def _piece(value: Any) -> Any:
 Piece = Annotated[int | str, BeforeValidator(_piece)]
 
 
-class Tokenizer(Section):
+class TokenizerSection(Section):
     """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""
 
     FILES = ("path",)

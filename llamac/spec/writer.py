@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llamac.spec.errors import quoted
+from llamac.spec.errors import toml_key
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
@@ -15,11 +15,13 @@ def to_toml(document: Mapping[str, Any]) -> str:
 
 
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{key} = {literal(value)}" for key, value in document.items() if _plain(value))
+    yield from (
+        f"{key} = {toml_literal(value)}" for key, value in document.items() if _plain(value)
+    )
     for name, section in document.items():
         if not _plain(section):
-            yield from ("", f"[{quoted(name)}]")
-            yield from _table(section, quoted(name))
+            yield from ("", f"[{toml_key(name)}]")
+            yield from _table(section, toml_key(name))
 
 
 def _table(table: Mapping[str, Any], name: str) -> Iterator[str]:
@@ -27,9 +29,9 @@ def _table(table: Mapping[str, Any], name: str) -> Iterator[str]:
     arrays = {key: value for key, value in table.items() if _is_array_of_tables(value)}
     for key, value in table.items():
         if key not in arrays:
-            yield f"{quoted(key)} = {literal(value)}"
+            yield f"{toml_key(key)} = {toml_literal(value)}"
     for key, entries in arrays.items():
-        inner = f"{name}.{quoted(key)}"
+        inner = f"{name}.{toml_key(key)}"
         for entry in entries:
             yield from ("", f"[[{inner}]]")
             yield from _table(entry, inner)
@@ -43,7 +45,7 @@ def _is_array_of_tables(value: Any) -> bool:
     return isinstance(value, list) and value != [] and all(isinstance(v, Mapping) for v in value)
 
 
-def literal(value: Any) -> str:
+def toml_literal(value: Any) -> str:
     """Return one TOML value. Whole numbers get thousands separators: 1_400_000_000_000."""
     match value:
         case bool():
@@ -55,10 +57,10 @@ def literal(value: Any) -> str:
         case str():
             return string(value)
         case Mapping():
-            pairs = ", ".join(f"{quoted(k)} = {literal(v)}" for k, v in value.items())
+            pairs = ", ".join(f"{toml_key(k)} = {toml_literal(v)}" for k, v in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
         case _:
-            return f"[{', '.join(map(literal, value))}]"
+            return f"[{', '.join(map(toml_literal, value))}]"
 
 
 def string(text: str) -> str:

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.runtime.checkpoint.dcp import Box
+from llamac.runtime.checkpoint.dcp import TensorChunk
 from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.distributed.param_sharding import Shares
-from llamac.verify.oracle import Oracle, Outcome
+from llamac.verify.oracle import ModelOutput, Oracle
 from llamac.verify.packing import module_packing_problem
 from llamac.verify.ranks import on_ranks, summed
 
 ROOTS = ("model", "runtime")  # the emitted directory's own modules
 
 
-def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
+def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
     """Run the emitted model on the oracle's batch, by all ranks of `mesh`, simulated in this
     process. files: relative path → text."""
     with imported(files) as module:
@@ -36,7 +36,7 @@ def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int
         return _run_mesh(module, oracle, mesh) if mesh else _run_alone(module, oracle)
 
 
-def _run_alone(module: Any, oracle: Oracle) -> Outcome:
+def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
     model = module.Model(dtype=torch.float64)
     views = partial(_views, module)
     if problem := module_packing_problem(model, views, oracle.weights):
@@ -51,10 +51,10 @@ def _run_alone(module: Any, oracle: Oracle) -> Outcome:
     }
     with torch.no_grad():
         evaluated = model(oracle.tokens, oracle.labels)
-    return Outcome(loss.detach(), evaluated, gradients, model.logits(oracle.prompt))
+    return ModelOutput(loss.detach(), evaluated, gradients, model.logits(oracle.prompt))
 
 
-def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
+def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
     """Every rank adds its parts of the gradients to the canonical ones, as the optimizer would."""
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
     gradients = {name: torch.zeros_like(weight) for name, weight in oracle.weights.items()}
@@ -89,10 +89,10 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> Outcome:
 
     found = on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
     loss, evaluated = (summed([one[i] for one in found], mesh) for i in (0, 1))
-    return Outcome(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
+    return ModelOutput(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
 
 
-def _place(box: Box) -> tuple[slice, ...]:
+def _place(box: TensorChunk) -> tuple[slice, ...]:
     pairs = zip(box.offsets, box.tensor.shape, strict=True)
     return tuple(slice(start, start + size) for start, size in pairs)
 

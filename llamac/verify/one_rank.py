@@ -18,7 +18,7 @@ from functools import partial
 import torch
 
 
-class Sequences:
+class StepSequences:
     """The step's sequences in place of a mixture's."""
 
     def __init__(self, rows):
@@ -51,7 +51,7 @@ def main(given: str, out: str) -> None:
     import train
 
     task = torch.load(given)
-    sequences = Sequences(task["sequences"])
+    sequences = StepSequences(task["sequences"])
     with train.started(train.DEGREES, torch.device("cpu")) as mesh:
         torch.set_num_threads(1)
         tables = getattr(emitted, "SHARES", {"packed": emitted.PACKED})

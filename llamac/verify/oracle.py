@@ -20,7 +20,7 @@ NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelOutput:
     """Outputs of a model for one batch.
 
     loss, evaluated: 0-d, the latter without any backward work. gradients: by canonical name.
@@ -47,7 +47,7 @@ class Oracle:
     tokens: Tensor
     labels: Tensor
     prompt: Tensor
-    outcome: Outcome
+    outcome: ModelOutput
 
     @property
     def sequences(self) -> Tensor:
@@ -81,7 +81,7 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
         assert weight.grad is not None, f"the reference has no gradient for {name}"
         gradients[name] = weight.grad
     with torch.no_grad():
-        outcome = Outcome(loss.detach(), loss.detach(), gradients, reference.logits(prompt))
+        outcome = ModelOutput(loss.detach(), loss.detach(), gradients, reference.logits(prompt))
     return Oracle(weights, tokens, labels, prompt, outcome)
 
 
@@ -93,7 +93,9 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
     return 0.2 * values + (0 if name.endswith("_bias") else 1)
 
 
-def errors(found: Outcome, wanted: Outcome, negligible: float = NEGLIGIBLE) -> dict[str, float]:
+def errors(
+    found: ModelOutput, wanted: ModelOutput, negligible: float = NEGLIGIBLE
+) -> dict[str, float]:
     """Relative error of everything that `wanted` holds, by what it is; infinite where it is absent,
     misshapen or not a number. What is not wanted at all counts as wrong, too."""
     result = {

@@ -21,7 +21,7 @@ from llamac.runtime.kernels.padding import count_targets
 from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
-from llamac.verify.oracle import Oracle, Outcome, consult, errors
+from llamac.verify.oracle import ModelOutput, Oracle, consult, errors
 from llamac.verify.stages import Emit
 from llamac.verify.twin import shrink
 
@@ -81,7 +81,7 @@ class Found:
         return bool(self.problem) or not self.worst[1] <= ROUNDING
 
 
-def compared(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
+def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
     """Each layout of each number of ranks, as its result comes in: against one rank, which is
     itself compared with the eager reference in float64."""
     twin, decided = divisible(spec), saved_sets(spec)
@@ -129,16 +129,16 @@ def divisible(spec: Spec) -> Spec:
     )
 
 
-def _mean(oracle: Oracle) -> Outcome:
+def _mean(oracle: Oracle) -> ModelOutput:
     """Return the reference's means over targets, and the norm of its gradients."""
     targets = count_targets(oracle.labels)
     gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
     loss = oracle.outcome.loss / targets
-    return Outcome(loss, loss, gradients, norm=norm)
+    return ModelOutput(loss, loss, gradients, norm=norm)
 
 
-def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
+def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOutput:
     """Run a layout's emitted trainer for a step, in as many processes as it has ranks."""
     parallel = spec.parallel
     with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
@@ -163,7 +163,7 @@ def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> Outcome:
             place = zip(offsets, values.shape, strict=True)
             gradients[name][tuple(slice(o, o + n) for o, n in place)] = values
     first = results[0]
-    return Outcome(first["loss"], first["evaluated"], gradients, norm=first["norm"])
+    return ModelOutput(first["loss"], first["evaluated"], gradients, norm=first["norm"])
 
 
 def _start(command: list[str], directory: str) -> None:

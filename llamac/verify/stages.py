@@ -22,7 +22,7 @@ from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.emitted import run_emitted
-from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
+from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
 from llamac.verify.packing import packing_problem
 from llamac.verify.ranks import on_ranks, summed
 
@@ -73,14 +73,14 @@ def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdic
     yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(emit(twin, made), oracle, mesh))
 
 
-def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], Outcome]) -> Verdict:
+def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], ModelOutput]) -> Verdict:
     try:
         return Verdict(stage, errors(run(oracle), oracle.outcome))
     except Exception as error:  # whatever it is, this stage cannot be run: that is the finding
         return Verdict(stage, problem=f"{type(error).__name__}: {error}")
 
 
-def run_program(program: Program, oracle: Oracle) -> Outcome:
+def run_program(program: Program, oracle: Oracle) -> ModelOutput:
     """Run a Program of any stage; one without a backward is differentiated on the side.
 
     One with a mesh is run by all its ranks at once, simulated in this process.
@@ -94,7 +94,7 @@ def run_program(program: Program, oracle: Oracle) -> Outcome:
         found = on_ranks(
             program.mesh, collectives.GROUPS, lambda at: _run_rank(program, oracle, at)
         )
-        return Outcome(
+        return ModelOutput(
             loss=summed([loss for loss, *_ in found], program.mesh),
             evaluated=summed([evaluated for _, evaluated, *_ in found], program.mesh),
             logits=found[0][2],

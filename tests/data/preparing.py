@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data import executor
-from llamac.data.plan import Sizes
+from llamac.data.plan import PartSizes
 from llamac.data.prepare import Preparation, planned, prepare
 from llamac.spec import load_spec
 
-SMALL = Sizes(part=20_000, chunk=6_000)
+SMALL = PartSizes(part=20_000, chunk=6_000)
 STAGES = """
 [[data.source.stage]]
 stage = "length"
@@ -77,12 +77,14 @@ max_bytes = 10_000
     return spec
 
 
-def preparation(spec: Path, directory: Path, *overrides: str, sizes: Sizes = SMALL) -> Preparation:
+def preparation(
+    spec: Path, directory: Path, *overrides: str, sizes: PartSizes = SMALL
+) -> Preparation:
     return planned(load_spec(spec, overrides), directory, sizes)
 
 
 def prepared(
-    spec: Path, directory: Path, *overrides: str, sizes: Sizes = SMALL, workers: int = 1
+    spec: Path, directory: Path, *overrides: str, sizes: PartSizes = SMALL, workers: int = 1
 ) -> dict[str, Any]:
     plan = preparation(spec, directory, *overrides, sizes=sizes)
     with executor.processes(workers) as engine:

@@ -12,7 +12,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.cluster import parse_task, run_task, slurm_script
-from llamac.data.prepare import settle, steps
+from llamac.data.prepare import preparation_steps, settle
 from llamac.runtime.errors import RunError
 from tests.data.preparing import hashes, preparation, prepared, write_corpus, write_spec
 
@@ -44,7 +44,7 @@ def test_tasks_of_steps_give_the_bytes_of_one_process(corpus: Path, tmp_path: Pa
     prepared(spec, tmp_path / "one")
     plan = preparation(spec, tmp_path / "many")
     settle(plan)
-    todo = steps(plan)
+    todo = preparation_steps(plan)
     assert len(todo[0].jobs) > 3
     for number in range(len(todo)):
         assert sum(run_task(todo, number, task, 3) for task in range(3)) == len(todo[number].jobs)
@@ -58,7 +58,7 @@ def test_a_step_does_not_begin_before_the_one_before_has_ended(
     corpus: Path, tmp_path: Path
 ) -> None:
     plan = preparation(write_spec(corpus), tmp_path)
-    todo = steps(plan)
+    todo = preparation_steps(plan)
     run_task(todo, 0, 0, 3)
     with pytest.raises(
         RunError, match=r"[1-9]\d* of \d+ jobs of step 0 \(reading\) are unfinished"
@@ -69,7 +69,7 @@ def test_a_step_does_not_begin_before_the_one_before_has_ended(
 def test_the_script_names_each_step_with_as_many_tasks_as_it_has_jobs(
     corpus: Path, tmp_path: Path
 ) -> None:
-    todo = steps(preparation(write_spec(corpus), tmp_path))
+    todo = preparation_steps(preparation(write_spec(corpus), tmp_path))
     script = slurm_script(todo, ["data", "prepare", "a spec's.toml"], 2, "--partition=big")
     submitted = [line for line in script.splitlines() if line.startswith("step ")]
     assert submitted[:2] == ["step 0 2 reading", "step 1 2 'exact_dedup: scanning'"]

@@ -16,8 +16,8 @@ from llamac.data.accounts import Account, accounts
 from llamac.data.document import Document, Rejected
 from llamac.data.epochs import epochs, run_tokens, tokens_done
 from llamac.data.funnel import SAMPLES, StepCounts
-from llamac.data.page import page
-from llamac.data.plan import Sizes
+from llamac.data.page import data_page
+from llamac.data.plan import PartSizes
 from llamac.runtime.data.prepared import PreparedDataError
 from llamac.spec import load_spec
 from tests.data.preparing import prepared, write_corpus, write_spec
@@ -83,7 +83,7 @@ def test_counts_and_samples_do_not_depend_on_how_work_is_cut(
     corpus: Path, found: list[Account], tmp_path: Path
 ) -> None:
     spec = write_spec(corpus)
-    prepared(spec, tmp_path, sizes=Sizes(part=7_000, chunk=2_000))
+    prepared(spec, tmp_path, sizes=PartSizes(part=7_000, chunk=2_000))
     again = accounts(load_spec(spec).data, tmp_path)
     assert funnel.to_json(again[0].rows) == funnel.to_json(found[0].rows)
 
@@ -120,7 +120,7 @@ def test_unfinished_work_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_stands_alone_and_its_bars_are_in_proportion(found: list[Account]) -> None:
-    text = page("mix <&>", found)
+    text = data_page("mix <&>", found)
     assert "The data of mix &lt;&amp;&gt;" in text
     assert not re.search(r"(src|href)=|url\(|<script", text)
     charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamac.cli import main
-from llamac.data.plan import Sizes, plan_source
+from llamac.data.plan import PartSizes, plan_source
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.tokenizer import Tokenizer
@@ -79,7 +79,7 @@ def test_what_the_stages_keep_is_in_the_shards_whole_and_in_order(
 
 def test_how_the_work_is_cut_changes_no_document(corpus: Path, tmp_path: Path) -> None:
     spec, found = write_spec(corpus), []
-    for name, sizes in (("small", SMALL), ("large", Sizes()), ("odd", Sizes(9_000, 1_000))):
+    for name, sizes in (("small", SMALL), ("large", PartSizes()), ("odd", PartSizes(9_000, 1_000))):
         manifest = prepared(spec, tmp_path / name, sizes=sizes)
         found.append(texts(tmp_path / name, manifest, 0))
     assert found[0] == found[1] == found[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llamac.cli import main
-from llamac.data.provenance import text_of, where
+from llamac.data.provenance import documents_at, span_text
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest
 from llamac.runtime.data.tokenizer import Tokenizer
 from tests.data.preparing import prepared, write_corpus, write_spec
@@ -41,7 +41,7 @@ def test_each_document_is_found_by_any_of_its_tokens(root: Path, split: str) -> 
     assert len(ends) > 5
     for number, (begin, end) in enumerate(zip(begins, ends.tolist(), strict=True)):
         for token in {begin, (begin + end) // 2, end - 1}:
-            [place] = where(root, "web", token, token + 1, split)
+            [place] = documents_at(root, "web", token, token + 1, split)
             assert (place.document, place.begin, place.end) == (number, begin, end)
         raw = json.loads(Path(place.file).read_text().splitlines()[place.line - 1])["text"]
         text = model.decode(tokens[begin : end - 1])
@@ -50,11 +50,11 @@ def test_each_document_is_found_by_any_of_its_tokens(root: Path, split: str) -> 
 
 def test_a_range_gives_its_documents_in_order_across_parts_and_shards(root: Path) -> None:
     tokens, model = stream(root, "train")
-    places = list(where(root, "web", 0, len(tokens)))
+    places = list(documents_at(root, "web", 0, len(tokens)))
     assert [place.document for place in places] == list(range((tokens == model.eos).sum()))
     assert [place.begin for place in places[1:]] == [place.end for place in places[:-1]]
     assert len({place.file for place in places}) == 6
-    text = text_of(root, "web", 0, len(tokens))
+    text = span_text(root, "web", 0, len(tokens))
     assert text == "\n".join(
         model.decode(piece[:-1])
         for piece in np.split(tokens, np.flatnonzero(tokens == model.eos) + 1)[:-1]
@@ -64,19 +64,19 @@ def test_a_range_gives_its_documents_in_order_across_parts_and_shards(root: Path
 def test_what_is_not_there_is_said(root: Path) -> None:
     size = len(stream(root, "train")[0])
     with pytest.raises(PreparedDataError, match=f"has tokens 0 to {size - 1:,} in train"):
-        list(where(root, "web", size - 1, size + 1))
+        list(documents_at(root, "web", size - 1, size + 1))
     with pytest.raises(PreparedDataError, match=r"unknown source 'wev' in .*; known: web, notes"):
-        list(where(root, "wev", 0, 1))
+        list(documents_at(root, "wev", 0, 1))
 
 
 def test_the_command_names_file_and_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = str(root.parent / "mix.toml")
     assert main(["data", "where", spec, "web", "100:120", "--text"]) == 0
     said = capsys.readouterr().out
-    [place, *_] = where(root, "web", 100, 120)
+    [place, *_] = documents_at(root, "web", 100, 120)
     assert f"document {place.document:,}, tokens {place.begin:,} to {place.end - 1:,}" in said
     assert f"{place.file}:{place.line}" in said
-    assert text_of(root, "web", 100, 120) in said
+    assert span_text(root, "web", 100, 120) in said
     assert main(["data", "where", spec, "web", "12:x"]) == 2
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.cli import main
-from llamac.data.bpe import applied, joined, learnt, starting
-from llamac.data.tokenizers import NoTokenizerError, explained, find
+from llamac.data.bpe import applied, learnt, merge_pair, starting
+from llamac.data.tokenizers import NoTokenizerError, explained, find_tokenizer
 from llamac.runtime.data.tokenizer import Tokenizer, train_tokenizer
 from llamac.runtime.data.tokenizer_json import JsonTokenizer
 
@@ -55,7 +55,7 @@ def test_what_is_learnt_spells_the_text_and_leaves_no_pair_twice(text: str) -> N
         assert step.count > 1
     pieces = steps[-1].pieces if steps else tuple(text)
     for pair in itertools.pairwise(pieces):
-        assert len(pieces) - len(joined(pieces, pair)) < 2
+        assert len(pieces) - len(merge_pair(pieces, pair)) < 2
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_sources_that_need_cleaning_are_read_through_their_filters(
 
 
 def test_the_end_of_a_line_does_not_end_the_line_that_explains(model: Path) -> None:
-    lines = list(explained("the\n12", find(str(model)), None))
+    lines = list(explained("the\n12", find_tokenizer(str(model)), None))
     assert not any("\n" in line for line in lines)
     assert r"\n" in lines[0]
 
@@ -271,4 +271,4 @@ def test_the_end_of_a_document_is_found_by_its_name_or_given(tmp_path: Path) -> 
 def test_a_directory_stands_for_its_tokenizer(tmp_path: Path, model: Path) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(model, tmp_path / "data" / "tokenizer.model")
-    assert find(str(tmp_path)).pieces_sha256 == Tokenizer.load(model).pieces_sha256
+    assert find_tokenizer(str(tmp_path)).pieces_sha256 == Tokenizer.load(model).pieces_sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.emit.build import MANIFEST, BuildError, write
+from llamac.emit.build import MANIFEST, BuildError, write_directory
 from llamac.spec import load_spec
 from tests.emit.conftest import LLAMA3, SMALL, files, small
 
@@ -44,7 +44,7 @@ sys.meta_path.insert(0, Hidden())
 
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
 def test_it_runs_where_llamac_is_not(base: str, tmp_path: Path) -> None:
-    write(tmp_path / "out", files(small(base=base)))
+    write_directory(tmp_path / "out", files(small(base=base)))
     environment = {key: os.environ[key] for key in os.environ.keys() - {"PYTHONPATH"}}
     done = subprocess.run(
         [sys.executable, "-I", "-c", HIDDEN + ALONE, str(tmp_path / "out")],
@@ -92,7 +92,7 @@ RULES = "E,F,W,I,UP,B,C4,SIM,PT,PIE"
 
 def test_ruff_has_nothing_to_say(tmp_path: Path) -> None:
     for number, (base, *overrides) in enumerate(FORMATTED):
-        write(tmp_path / str(number), files(load_spec(base, overrides)))
+        write_directory(tmp_path / str(number), files(load_spec(base, overrides)))
         # This repository's rules, but for RET504: a value is named before it is returned. The
         # directory's own ruff.toml is what a user's ruff finds.
         for command in (["format", "--check", "--diff"], ["check", f"--select={RULES}"]):
@@ -110,45 +110,45 @@ def test_ruff_has_nothing_to_say(tmp_path: Path) -> None:
 
 def test_an_edited_file_is_kept_unless_it_is_given_up(tmp_path: Path) -> None:
     made = {"model.py": "one = 1\n", "ir/01-lower.ir": "%x\n"}
-    write(tmp_path, made)
+    write_directory(tmp_path, made)
     (tmp_path / "model.py").write_text("mine = 1\n")
     with pytest.raises(BuildError, match=r"model\.py in .* changed since llamac wrote it"):
-        write(tmp_path, made | {"ir/01-lower.ir": "%y\n"})
+        write_directory(tmp_path, made | {"ir/01-lower.ir": "%y\n"})
     assert (tmp_path / "model.py").read_text() == "mine = 1\n"
     assert (tmp_path / "ir/01-lower.ir").read_text() == "%x\n"  # refused before anything is written
-    write(tmp_path, made, overwrite=True)
+    write_directory(tmp_path, made, overwrite=True)
     assert (tmp_path / "model.py").read_text() == "one = 1\n"
 
 
 def test_an_edit_to_a_file_that_would_go_is_refused_too(tmp_path: Path) -> None:
-    write(tmp_path, {"model.py": "", "whole_model.py": "x = 1\n"})
+    write_directory(tmp_path, {"model.py": "", "whole_model.py": "x = 1\n"})
     (tmp_path / "whole_model.py").write_text("notes")
     with pytest.raises(BuildError, match=r"whole_model\.py"):
-        write(tmp_path, {"model.py": ""})
+        write_directory(tmp_path, {"model.py": ""})
     assert (tmp_path / "whole_model.py").exists()
 
 
 def test_a_file_of_ours_by_name_but_not_by_hand_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, {"model.py": ""})
+    write_directory(tmp_path, {"model.py": ""})
     (tmp_path / "train.py").write_text("mine")
     with pytest.raises(BuildError, match=r"train\.py"):
-        write(tmp_path, {"model.py": "", "train.py": "ours"})
+        write_directory(tmp_path, {"model.py": "", "train.py": "ours"})
     assert (tmp_path / "train.py").read_text() == "mine"
 
 
 def test_data_that_was_prepared_first_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(BuildError, match="llamac did not make it"):
-        write(tmp_path, {"model.py": "x\n"})
+        write_directory(tmp_path, {"model.py": "x\n"})
     (tmp_path / "data/.prepare.lock").touch()
-    write(tmp_path, {"model.py": "x\n"})
+    write_directory(tmp_path, {"model.py": "x\n"})
     assert (tmp_path / "data/.prepare.lock").exists()
 
 
 def test_stale_files_go_and_the_run_s_own_stay(tmp_path: Path) -> None:
-    write(tmp_path, {"model.py": "", "runtime/old.py": "", "ir/01-lower.ir": ""})
+    write_directory(tmp_path, {"model.py": "", "runtime/old.py": "", "ir/01-lower.ir": ""})
     (tmp_path / "metrics.jsonl").write_text("{}")
-    write(tmp_path, {"model.py": "", "ir/01-lower.ir": ""})
+    write_directory(tmp_path, {"model.py": "", "ir/01-lower.ir": ""})
     assert not (tmp_path / "runtime/old.py").exists()
     assert (tmp_path / "metrics.jsonl").read_text() == "{}"
     recorded = json.loads((tmp_path / MANIFEST).read_text())["sha256"]
@@ -161,10 +161,10 @@ def test_a_directory_that_is_not_ours_is_left_alone(manifest: str | None, tmp_pa
     if manifest is not None:
         (tmp_path / MANIFEST).write_bytes(manifest.encode("latin-1"))
     with pytest.raises(BuildError, match="-o"):
-        write(tmp_path, {"model.py": ""})
+        write_directory(tmp_path, {"model.py": ""})
     assert not (tmp_path / "model.py").exists()
     with pytest.raises(BuildError, match="is a file"):
-        write(tmp_path / "thesis.tex", {"model.py": ""})
+        write_directory(tmp_path / "thesis.tex", {"model.py": ""})
 
 
 def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_manifest_cannot_point_outside(tmp_path: Path) -> None:
     for name in ("../victim.txt", str(victim), "", ".", "a\0b"):
         (out / MANIFEST).write_text(json.dumps({"sha256": {name: empty}}))
         with pytest.raises(BuildError, match=MANIFEST):
-            write(out, {"model.py": ""})
+            write_directory(out, {"model.py": ""})
         assert victim.exists()
 
 
@@ -187,7 +187,7 @@ def test_a_write_that_fails_midway_can_be_repeated(
 ) -> None:
     old = {"a.py": "old a\n", "b.py": "old b\n", "c.py": "old c\n"}
     new = {name: text.replace("old", "new") for name, text in old.items()}
-    write(tmp_path, old)
+    write_directory(tmp_path, old)
     replaced, count = os.replace, iter(range(10))
 
     def failing(source: Path, target: Path) -> None:
@@ -197,18 +197,18 @@ def test_a_write_that_fails_midway_can_be_repeated(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(BuildError, match="No space left on device"):
-        write(tmp_path, new)
+        write_directory(tmp_path, new)
     monkeypatch.undo()
     for name in old:  # each file whole: the old one or the new one
         assert (tmp_path / name).read_text() in (old[name], new[name])
-    write(tmp_path, new)
+    write_directory(tmp_path, new)
     assert {name: (tmp_path / name).read_text() for name in new} == new
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*new, MANIFEST}
 
 
 def test_launchers_can_be_executed(tmp_path: Path) -> None:
-    write(tmp_path, {"launch/local.sh": "#!/bin/sh\n"})
+    write_directory(tmp_path, {"launch/local.sh": "#!/bin/sh\n"})
     assert os.access(tmp_path / "launch/local.sh", os.X_OK)
 
 
@@ -228,7 +228,7 @@ def killed(directory: Path, files: dict[str, str], event: int) -> bool:
 
         sys.addaudithook(hook)
         try:
-            write(directory, files)
+            write_directory(directory, files)
         finally:
             os._exit(0)
     return os.waitpid(child, 0)[1] == signal.SIGKILL
@@ -243,9 +243,9 @@ def test_a_build_that_is_killed_anywhere_can_be_repeated(
     for event in range(1000):
         directory = tmp_path / str(event)
         if before:
-            write(directory, before)
+            write_directory(directory, before)
         died = killed(directory, CHANGED, event)
-        write(directory, after)
+        write_directory(directory, after)
         there = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
         assert {name for name in there if not name.endswith(".tmp")} == {*after, MANIFEST}
         if not died:
@@ -256,7 +256,7 @@ def test_a_build_that_is_killed_anywhere_can_be_repeated(
 @pytest.mark.parametrize("name", ["a.py", "runtime/b.py", "runtime/rooms/c.py", MANIFEST])
 def test_a_link_in_the_directory_is_not_followed(name: str, tmp_path: Path) -> None:
     victim, run = tmp_path / "victim", tmp_path / "run"
-    write(run, MADE)
+    write_directory(run, MADE)
     victim.mkdir()
     for kept in MADE:
         (victim / kept).parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +267,7 @@ def test_a_link_in_the_directory_is_not_followed(name: str, tmp_path: Path) -> N
         aside = part.rename(tmp_path / "aside")
         part.symlink_to(victim / part.relative_to(run))
         with pytest.raises(BuildError, match=r"symbolic link|damaged|llamac did not make it"):
-            write(run, CHANGED | {"runtime/b.py": ""}, overwrite=True)
+            write_directory(run, CHANGED | {"runtime/b.py": ""}, overwrite=True)
         part.unlink()
         aside.rename(part)
     assert {kept: (victim / kept).read_text() for kept in MADE} == dict.fromkeys(MADE, "precious")
@@ -286,26 +286,26 @@ def test_a_link_in_the_directory_is_not_followed(name: str, tmp_path: Path) -> N
     ],
 )
 def test_what_would_run_in_place_of_a_module_is_refused(name: str, tmp_path: Path) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("")
     with pytest.raises(BuildError, match=r"would be imported in place of .*-o"):
-        write(tmp_path, MADE, overwrite=True)
+        write_directory(tmp_path, MADE, overwrite=True)
 
 
 def test_programs_of_one_s_own_may_lie_beside(tmp_path: Path) -> None:
-    write(tmp_path, MADE | {"runtime/rooms.py": ""})
+    write_directory(tmp_path, MADE | {"runtime/rooms.py": ""})
     (tmp_path / "my_analysis_of_it.py").write_text("")
     (tmp_path / "torch").mkdir()
-    write(tmp_path, MADE)  # rooms.py was ours, and goes
+    write_directory(tmp_path, MADE)  # rooms.py was ours, and goes
 
 
 def test_compiled_code_of_elsewhere_goes(tmp_path: Path) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     for place in ("__pycache__", "runtime/__pycache__"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "b.cpython-311.pyc").write_bytes(b"hostile")
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     assert not list(tmp_path.rglob("*.pyc"))
 
 
@@ -315,41 +315,41 @@ SHOWN = {"README.md": "# ours\n", "plan.json": "{}", "ir/01-lower.ir": "%x\n"}
 @pytest.mark.parametrize("name", SHOWN)
 @pytest.mark.parametrize("goes", [False, True])
 def test_what_is_for_show_stops_nothing_and_is_kept(name: str, goes: bool, tmp_path: Path) -> None:
-    write(tmp_path, SHOWN)
+    write_directory(tmp_path, SHOWN)
     path = tmp_path / name
     for damage in ("null", "mine"):
         path.write_text(damage)
-        [said] = write(tmp_path, SHOWN)
+        [said] = write_directory(tmp_path, SHOWN)
         assert str(path) in said
         assert path.read_text() == SHOWN[name]
     path.unlink()
     path.mkdir()
     left = {other: text for other, text in SHOWN.items() if not (goes and other == name)}
-    [said] = write(tmp_path, left)
+    [said] = write_directory(tmp_path, left)
     assert path.exists() != goes
     kept = [path.with_name(f"{path.name}.edited{number}") for number in ("", 1, 2)]
     assert [file.read_text() for file in kept[:2]] == ["null", "mine"]
     assert kept[2].is_dir()
     assert kept[2].name in said
-    assert write(tmp_path, left) == []
+    assert write_directory(tmp_path, left) == []
 
 
 def test_a_file_in_the_place_of_the_ir_stops_nothing(tmp_path: Path) -> None:
-    write(tmp_path, {"model.py": ""})
+    write_directory(tmp_path, {"model.py": ""})
     (tmp_path / "ir").write_text("")
-    [said] = write(tmp_path, SHOWN)
+    [said] = write_directory(tmp_path, SHOWN)
     assert said.endswith("is kept as ir.edited")
     assert (tmp_path / "ir/01-lower.ir").read_text() == "%x\n"
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", '{"sha256": 3}'])
 def test_with_a_damaged_record_edits_can_be_given_up(manifest: str, tmp_path: Path) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     (tmp_path / MANIFEST).write_text(manifest)
     with pytest.raises(BuildError, match="--overwrite"):
-        write(tmp_path, MADE)
-    write(tmp_path, MADE, overwrite=True)
-    assert write(tmp_path, MADE) == []
+        write_directory(tmp_path, MADE)
+    write_directory(tmp_path, MADE, overwrite=True)
+    assert write_directory(tmp_path, MADE) == []
 
 
 @pytest.mark.parametrize("file", [False, True])
@@ -362,4 +362,4 @@ def test_what_stands_in_the_place_of_a_file_is_named_with_a_way_out(
         (tmp_path / "runtime/a.py").mkdir(parents=True)
     (tmp_path / MANIFEST).write_text('{"sha256": {}}')
     with pytest.raises(BuildError, match=r"runtime/a\.py.*(move away|remove it)"):
-        write(tmp_path, {"runtime/a.py": ""})
+        write_directory(tmp_path, {"runtime/a.py": ""})

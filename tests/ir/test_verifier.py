@@ -13,7 +13,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
 from llamac.ir.types import TensorType
 from llamac.ir.verifier import RULES, VerificationError, verify
-from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.differentiate import Differentiate
 
 SOUND = """\
@@ -32,7 +32,7 @@ block.forward:
 
 
 def sound(policy: str = "none") -> Program:
-    return Checkpoint(policy).apply(Differentiate().apply(parse_program(SOUND)))
+    return ActivationCheckpoint(policy).apply(Differentiate().apply(parse_program(SOUND)))
 
 
 def node(program: Program, name: str, direction: str = "forward") -> fx.Node:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from llamac.emit.trainer import render_trainer
-from llamac.plan.device.device import names
+from llamac.plan.device.device import device_names
 from llamac.spec import Spec, SpecError, load_spec
 from llamac.spec.launch import SKYPILOT, dns_label
 from llamac.spec.parallel import Parallel
@@ -182,7 +182,7 @@ def test_skypilot_looks_for_the_gpu_that_the_spec_is_for() -> None:
 def test_skypilot_has_a_name_for_every_gpu_that_it_offers() -> None:
     """All but parts of one cloud, and the export forms A800 and H800."""
     elsewhere = {"cpu", "a800", "h800", "h100-96gb-500w", "h100-efa", "mi250x"}
-    assert set(names()) - elsewhere <= set(SKYPILOT)
+    assert set(device_names()) - elsewhere <= set(SKYPILOT)
 
 
 @pytest.mark.parametrize("key", ["image", "volume", "accelerator", "partition", "account"])

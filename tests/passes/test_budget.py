@@ -32,8 +32,7 @@ from llamac.passes.checkpoint import checkpoint
 from llamac.passes.cut import Cut
 from llamac.passes.liveness import peak_bytes, saved_bytes
 from llamac.passes.pipeline import compile_spec, saved_sets, stages
-from llamac.passes.saved_sets import every_set
-from llamac.passes.saved_sets import saved_sets as unbeaten
+from llamac.passes.saved_sets import candidate_sets, every_set
 from llamac.passes.timing import Clock
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
@@ -92,7 +91,7 @@ def test_what_is_left_out_is_no_better_than_what_is_kept(spec: tuple[str, ...]) 
     higher by what it keeps less, which even a single layer gains."""
     program = differentiated(*spec)
     block, cost = program.regions["block"], clock_of(program)
-    best = unbeaten(block, cost)
+    best = candidate_sets(block, cost)
     for one in every_set(block, cost):
         assert any(
             other.nbytes <= one.nbytes
@@ -107,7 +106,7 @@ def test_no_view_is_kept(name: str) -> None:
     block = differentiated(name).regions["block"]
     program = differentiated(name)
     nodes = {node.name: node for node in block.forward.graph.nodes}
-    for one in unbeaten(block, clock_of(program)):
+    for one in candidate_sets(block, clock_of(program)):
         for value in one.names:
             source, _ = producer(nodes[value])
             assert is_op(source)
@@ -130,7 +129,7 @@ LIMIT = Limit(
 @cache
 def trial(pipeline: int = 1, virtual: int = 1) -> tuple[Trial, Limit]:
     program = differentiated("tiny", "model.n_layers=8")
-    sets = unbeaten(program.regions["block"], clock_of(program))
+    sets = candidate_sets(program.regions["block"], clock_of(program))
     limit = Limit(**{**vars(LIMIT), "pipeline": pipeline, "virtual": virtual})
     return trial_of(program, sets, limit), limit
 

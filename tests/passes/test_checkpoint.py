@@ -8,7 +8,7 @@ import pytest
 
 from llamac.ir.graph import is_op, op_of, ops_in, placeholders, producer
 from llamac.ir.program import Program
-from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.differentiate import Differentiate
 from llamac.passes.pipeline import compile_spec
 from tests.compare import SHIPPED, shipped, shrunk
@@ -37,7 +37,7 @@ def checkpointed(policy: str) -> Program:
         parameter layers.*.w: f32[8,8] = normal(0.1)
         """,
     )
-    return Checkpoint(policy).apply(Differentiate().apply(given))
+    return ActivationCheckpoint(policy).apply(Differentiate().apply(given))
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_full_does_not_compute_the_loss_twice() -> None:
 def test_regions_without_a_backward_are_left_alone() -> None:
     result = checkpointed("selective")
     plain = replace(result, regions={"logits": replace(result.regions["block"], backward=None)})
-    assert Checkpoint("full").apply(plain) is plain
+    assert ActivationCheckpoint("full").apply(plain) is plain

@@ -15,7 +15,7 @@ from llamac.ir.verifier import verify
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
 from llamac.verify.emitted import run_emitted
-from llamac.verify.oracle import TOLERANCE, Oracle, Outcome, consult, errors
+from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
 from llamac.verify.stages import run_program, verdicts
 from llamac.verify.twin import shrink
 from tests.properties.strategies import disabled, specs
@@ -31,7 +31,7 @@ def bounded(examples: int) -> Callable:
     )
 
 
-def assert_agrees(found: Outcome, oracle: Oracle) -> None:
+def assert_agrees(found: ModelOutput, oracle: Oracle) -> None:
     wrong = {key: e for key, e in errors(found, oracle.outcome).items() if not e <= TOLERANCE}
     assert not wrong
 

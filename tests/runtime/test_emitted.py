@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.emit.build import MANIFEST, write
+from llamac.emit.build import MANIFEST, write_directory
 from llamac.runtime.emitted import changes, read_spec
 
 MADE = {
@@ -19,7 +19,7 @@ MADE = {
 
 
 def test_what_is_as_it_was_emitted_is_not_mentioned(tmp_path: Path, capsys) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     (tmp_path / "README.md").write_text("notes")
     assert read_spec(tmp_path) == {"seed": 1}
     (tmp_path / MANIFEST).unlink()  # a copy without it
@@ -28,7 +28,7 @@ def test_what_is_as_it_was_emitted_is_not_mentioned(tmp_path: Path, capsys) -> N
 
 
 def test_files_that_decide_what_is_learnt_are_named_if_they_changed(tmp_path: Path, capsys) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     (tmp_path / "spec.toml").write_text("seed = 2\n")
     (tmp_path / "runtime/a.py").unlink()
     assert read_spec(tmp_path) == {"seed": 2}
@@ -47,7 +47,7 @@ def test_a_spec_that_cannot_be_read_ends_the_program_with_the_way_out(text, tmp_
 
 
 def test_half_a_build_does_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, MADE)
+    write_directory(tmp_path, MADE)
     replace, left = __import__("os").replace, iter(range(2))
 
     def dying(source: str, target: str) -> None:
@@ -57,7 +57,7 @@ def test_half_a_build_does_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("os.replace", dying)
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, {name: text + "# new\n" for name, text in MADE.items()})
+        write_directory(tmp_path, {name: text + "# new\n" for name, text in MADE.items()})
     monkeypatch.undo()
     with pytest.raises(SystemExit, match="a build was cut off"):
         read_spec(tmp_path)

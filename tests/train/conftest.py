@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamac.emit.build import files_of, write
+from llamac.emit.build import files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec, load_spec
 
@@ -95,7 +95,7 @@ class Trainer:
 
     def __init__(self, directory: Path, spec: Spec) -> None:
         self.directory = directory
-        write(directory, files_of(spec, stages(spec)))
+        write_directory(directory, files_of(spec, stages(spec)))
         self.train = imported(directory, "train")
         self.model = self.train.Model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llamac.cli.train import _environment
-from llamac.emit.build import files_of, write
+from llamac.emit.build import files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
 
@@ -31,7 +31,7 @@ def torchrun(
     directory: Path, spec: Spec, run: Path, *arguments: str, before: str = "", restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """The spec's trainer on all its ranks, each after the code in `before`."""
-    write(directory, files_of(spec, stages(spec)))
+    write_directory(directory, files_of(spec, stages(spec)))
     start = directory.parent / f"start-{directory.name}.py"
     code = f"import sys; sys.path.insert(0, {str(directory)!r})\nimport os, signal, train\n"
     start.write_text(f"{code}{before}\nsys.exit(train.main())\n")
@@ -219,7 +219,7 @@ def test_another_number_of_processes_is_one_clear_error(make_spec, tmp_path):
     trainer = Trainer.__new__(Trainer)
     trainer.directory = tmp_path / "two"
     spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
-    write(trainer.directory, files_of(spec, stages(spec)))
+    write_directory(trainer.directory, files_of(spec, stages(spec)))
     done = trainer.process(tmp_path / "run")
     assert done.returncode == 1
     assert done.stderr.startswith("error: this trainer is for 2 processes, not 1: start it with")

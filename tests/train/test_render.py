@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.emit.source import constant, literal
+from llamac.emit.source import constant, python_literal
 from llamac.emit.trainer import render_trainer, runtime_files
 from llamac.spec import load_spec
 
@@ -54,7 +54,7 @@ def formatted(text: str) -> str:
 
 @given(values)
 def test_a_literal_is_the_value_and_nothing_else(value):
-    assert ast.literal_eval(literal(value)) == value
+    assert ast.literal_eval(python_literal(value)) == value
     assert ast.literal_eval(constant("X", value).removeprefix("X = ").strip()) == value
 
 

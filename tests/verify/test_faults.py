@@ -16,7 +16,7 @@ from llamac.emit import build
 from llamac.ir.graph import ops_in, placeholders, type_of
 from llamac.ir.op import OPS
 from llamac.ir.program import Program
-from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.fuse import Fuse
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_drops_a_save(complaint, after) -> None:
         block = program.regions["block"]
         return program.with_region(replace(block, saved=block.saved[:-1]))
 
-    after(Checkpoint, drop)
+    after(ActivationCheckpoint, drop)
     said = complaint()
     assert "from stage `checkpoint` on" in said
     assert "not in the saved set" in said
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_takes_one_save_for_another(complaint, after) -> None:
         one.name, other.name = other.name, one.name
         return program
 
-    after(Checkpoint, swap)
+    after(ActivationCheckpoint, swap)
     assert "from stage `checkpoint` on: relative error" in complaint()
 
 

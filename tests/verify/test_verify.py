@@ -15,7 +15,7 @@ from llamac.emit.build import files_of
 from llamac.passes.pipeline import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted import imported
-from llamac.verify.oracle import TOLERANCE, Outcome, consult, errors, relative_error
+from llamac.verify.oracle import TOLERANCE, ModelOutput, consult, errors, relative_error
 from llamac.verify.packing import module_packing_problem, packing_problem
 from llamac.verify.stages import verdicts
 from llamac.verify.twin import shrink
@@ -157,9 +157,9 @@ def test_extreme_shapes_have_a_twin_that_runs(extreme: list[str]) -> None:
 
 
 @pytest.fixture
-def outcome() -> Outcome:
+def outcome() -> ModelOutput:
     """Gradients of two parameters, one of them zero but for rounding."""
-    return Outcome(
+    return ModelOutput(
         loss=torch.tensor(2.0),
         evaluated=torch.tensor(2.0),
         logits=torch.ones(1, 2, 3),
@@ -167,11 +167,11 @@ def outcome() -> Outcome:
     )
 
 
-def test_what_is_equal_has_no_error(outcome: Outcome) -> None:
+def test_what_is_equal_has_no_error(outcome: ModelOutput) -> None:
     assert set(errors(outcome, outcome).values()) == {0.0}
 
 
-def test_rounding_around_zero_is_judged_by_the_other_gradients(outcome: Outcome) -> None:
+def test_rounding_around_zero_is_judged_by_the_other_gradients(outcome: ModelOutput) -> None:
     rounded = {**outcome.gradients, "wk_bias": torch.tensor([-3e-17, 2e-17])}
     assert errors(replace(outcome, gradients=rounded), outcome)["d wk_bias"] < 1e-13
     wrong = {**outcome.gradients, "wk_bias": torch.tensor([1e-6, 0.0])}
@@ -187,13 +187,13 @@ def test_rounding_around_zero_is_judged_by_the_other_gradients(outcome: Outcome)
         torch.ones(2, 2),
     ],
 )
-def test_no_number_and_no_shape_is_never_right(wrong: torch.Tensor, outcome: Outcome) -> None:
+def test_no_number_and_no_shape_is_never_right(wrong: torch.Tensor, outcome: ModelOutput) -> None:
     gradients = {**outcome.gradients, "wq": wrong}
     assert errors(replace(outcome, gradients=gradients), outcome)["d wq"] == math.inf
     assert relative_error(torch.tensor(1.0), torch.tensor(math.nan)) == math.inf
 
 
-def test_a_missing_gradient_and_one_too_many_are_wrong(outcome: Outcome) -> None:
+def test_a_missing_gradient_and_one_too_many_are_wrong(outcome: ModelOutput) -> None:
     fewer = {"wk_bias": outcome.gradients["wk_bias"]}
     assert errors(replace(outcome, gradients=fewer), outcome)["d wq"] == math.inf
     assert errors(outcome, replace(outcome, gradients=fewer))["d wq"] == math.inf

@@ -36,7 +36,7 @@ _WITHIN = re.compile(r"([A-Za-z])([^\x00-\x7f])")
 _HIGH = re.compile(rb"[\x80-\xff]+")
 
 
-def decoded(data: bytes, declared: Iterable[str] = ()) -> str | None:
+def decode_text(data: bytes, declared: Iterable[str] = ()) -> str | None:
     """Decode a text and drop the control characters of a few stray bytes; None for noise.
 
     declared: names of encodings, most likely first.

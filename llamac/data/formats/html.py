@@ -31,7 +31,7 @@ _SCOPES = (
 _CANONICAL = 'link[rel="canonical"]'
 
 
-def text_of(
+def page_text(
     data: bytes, charset: str | None, main: bool, where: str, skipped: Skipped
 ) -> tuple[str, dict[str, str]] | None:
     """Return (text, meta) of a page; if it cannot be read, count the reason and return None.
@@ -39,12 +39,12 @@ def text_of(
     charset: as HTTP declares it. main: leave out navigation, headers and footers.
     meta: title, url and language, where the page itself names them.
     """
-    html = decoded(data, charset, where, skipped)
+    html = decode_page(data, charset, where, skipped)
     tree = None if html is None else parsed(html, where, skipped)
     return None if tree is None else (extracted(tree, main), _meta(tree))
 
 
-def decoded(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
+def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
     """Decode a page or plain text; on failure, count the reason and return None.
 
     Rejected are data over `PAGE_BYTES`, binary data, and text with over 1 % invalid characters.
@@ -74,7 +74,7 @@ def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
 
 
 def extracted(tree: Any, main: bool) -> str:
-    """Return the text of a tree. main: see `text_of`."""
+    """Return the text of a tree. main: see `page_text`."""
     extract = package("resiliparse.extract.html2text", "html").extract_plain_text
     return extract(tree, main_content=main, alt_texts=False)
 

@@ -85,7 +85,7 @@ _OPENINGS = (
 )
 
 
-def decoded(data: bytes) -> str:
+def decode_licence(data: bytes) -> str:
     """Decode a licence file of any encoding: only its ASCII part matters."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
@@ -96,10 +96,10 @@ def tag_of(text: str) -> str | None:
     """Return the expression of the `SPDX-License-Identifier` comments near a file's top."""
     if "SPDX-License-Identifier" not in text[:TAG_WITHIN]:
         return None
-    return joined([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
+    return join_expressions([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
 
 
-def joined(expressions: list[str]) -> str | None:
+def join_expressions(expressions: list[str]) -> str | None:
     """Join expressions with AND; None if there are none."""
     found = list(dict.fromkeys(expressions))
     if len(found) > 1:
@@ -147,8 +147,8 @@ def _licence_of(text: str) -> str | None:
     elif _says_more(left):
         return None
     if tags and all(name in " ".join(tags) for name in names):
-        return joined(tags)
-    return joined([*tags, *names])
+        return join_expressions(tags)
+    return join_expressions([*tags, *names])
 
 
 def _is_odd_notice(line: str) -> bool:

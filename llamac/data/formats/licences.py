@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamac.data.formats.dep5 import dep5, is_dep5
-from llamac.data.formats.licence_texts import joined, names_copyleft, recognised, tag_of
+from llamac.data.formats.licence_texts import join_expressions, names_copyleft, recognised, tag_of
 
 COPYLEFT = "LicenseRef-copyleft-notice"  # of a file whose own head speaks of a copyleft licence
 
@@ -74,7 +74,7 @@ class Licences:
             self.found[folder] = _of_folder(self.folders[folder])
         licence = self.found[folder]
         if licence and names_copyleft(text) and not _OF_COPYLEFT.search(licence):
-            return joined([licence, COPYLEFT])
+            return join_expressions([licence, COPYLEFT])
         return licence
 
 
@@ -150,7 +150,7 @@ def _of_folder(texts: Mapping[str, str]) -> str | None:
             map(_base, re.split(r"[\s()]+", declared))
         ):
             return declared
-    return joined(expressions)
+    return join_expressions(expressions)
 
 
 def _base(identifier: str) -> str:

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamac.runtime.data.decompress import chunks, stem, stream
+from llamac.runtime.data.decompress import decompressed, stem, stream
 from llamac.runtime.data.skipped import Skipped
 
 ENTRY_BYTES = 1 << 24  # longer files are data, not text anyone wrote
@@ -67,7 +67,7 @@ def entries(path: str, skipped: Skipped, wanted: Wanted = lambda name: True) -> 
 def contents(path: str, skipped: Skipped) -> bytes | None:
     """Return a file's decompressed bytes; if it is empty or too long, count it and return None."""
     pieces, size = [], 0
-    for chunk in chunks(path, skipped):
+    for chunk in decompressed(path, skipped):
         size += len(chunk)
         if size > ENTRY_BYTES:
             return skipped.add("file too long", path)

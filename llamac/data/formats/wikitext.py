@@ -51,7 +51,7 @@ _NOWIKI = re.compile(r"</?nowiki[ \t]*/?>", re.I)
 
 
 @dataclass(slots=True)
-class _Frame:
+class _OpenBracket:
     """An open bracket.
 
     kind: what opened it. parts: its content, None if that is dropped; splits: the bounds of its
@@ -77,7 +77,7 @@ def plain(text: str, dropped: frozenset[str], language: str = "") -> str:
     dropped: lower-case names of the namespaces whose links show no text: files, categories.
     language: the wiki's, which decides what templates mean; "" if unknown.
     """
-    return tidy(_Scanner(text, dropped, language).scan())
+    return tidy(_WikitextScanner(text, dropped, language).scan())
 
 
 @cache
@@ -86,12 +86,12 @@ def _closing(name: str) -> re.Pattern[str]:
     return re.compile(rf"</{either}\s*+>")
 
 
-class _Scanner:
+class _WikitextScanner:
     def __init__(self, text: str, dropped: frozenset[str], language: str) -> None:
         self.text = "\n" + text.replace("\r\n", "\n").replace("\r", "\n")
         self.dropped, self.language = dropped, language
         self.page: list[str] = []
-        self.stack = [_Frame("page", self.page)]
+        self.stack = [_OpenBracket("page", self.page)]
         self.open: Counter[str] = Counter()
         self.ahead: dict[str, tuple[int, int]] = {}  # where a mark is next, and where it ends
         self.unclosed: set[int] = set()  # brackets in this section that are text after all
@@ -121,10 +121,10 @@ class _Scanner:
         if len(self.stack) > DEPTH:
             return
         shown = shown and self.stack[-1].parts is not None
-        self.stack.append(_Frame(kind, [] if shown else None, rule, start, len(self.page)))
+        self.stack.append(_OpenBracket(kind, [] if shown else None, rule, start, len(self.page)))
         self.open[kind] += 1
 
-    def pop_to(self, kind: str) -> _Frame | None:
+    def pop_to(self, kind: str) -> _OpenBracket | None:
         """Pop the innermost frame of that kind, and all unclosed frames within it."""
         if not self.open[kind]:
             return None

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from llamac.data.document import Document
-from llamac.data.formats.decoding import decoded
+from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.sniff import CONTROLS
 from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
 from llamac.data.formats.tex_macros import expanded
@@ -84,7 +84,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
             continue
         verbatim, wording = Verbatim(), dialect(texts.values())
         texts = {name: without_comments(text, verbatim, wording) for name, text in texts.items()}
-        main, whole = joined(texts)
+        main, whole = join_files(texts)
         text = body(expanded(whole)) if whole is not None else ""
         if whole is None or verbatim.size(text) > PAPER_CHARS:
             skipped.add("paper too long", where)
@@ -258,19 +258,19 @@ def _decoded(data: bytes, names: list[str]) -> str | None:
     pieces: list[str] = []
     at = 0
     for switch in _SWITCH.finditer(data):
-        text = decoded(data[at : switch.end()], names)
+        text = decode_text(data[at : switch.end()], names)
         if text is None:
             return None
         pieces.append(text)
         at, names = switch.end(), [switch[1].decode()]
-    text = decoded(data[at:], names)
+    text = decode_text(data[at:], names)
     return None if text is None else "".join((*pieces, text))
 
 
 # --- Files within files ------------------------------------------------------------------------
 
 
-def joined(texts: dict[str, str]) -> tuple[str, str | None]:
+def join_files(texts: dict[str, str]) -> tuple[str, str | None]:
     """Return (name of the main file, its text with all inputs included).
 
     The text is None if it is too long. Without a main file, all files that no other file inputs are

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.data.formats.decoding import decoded
+from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.trees import entries
 from llamac.runtime.data.decompress import stem
 from llamac.runtime.data.records import accepted
@@ -43,7 +43,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
     for entry in entries(path, skipped, lambda name: stem(name).endswith(ENDINGS[:3])):
         where = f"{entry.file}:{entry.line}"
         declared = _ENCODING.search(entry.data, 0, HEAD)
-        text = decoded(entry.data, [declared[1].decode()] if declared else ())
+        text = decode_text(entry.data, [declared[1].decode()] if declared else ())
         if text is None:
             skipped.add("unknown encoding", where)
             continue

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llamac.data.document import Document
 from llamac.data.formats import http
-from llamac.data.formats.html import PAGE_BYTES, decoded, text_of
+from llamac.data.formats.html import PAGE_BYTES, decode_page, page_text
 from llamac.data.formats.sniff import is_markup
 from llamac.data.formats.trees import files, is_tar, members
 from llamac.data.formats.warc import WarcRecord, arc_records, warc_records
@@ -34,7 +34,7 @@ def pages(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
     """Yield the documents of an archive, a page, or a directory of these, or a tar of pages.
 
     A file that is named in the spec may have any name: its first bytes tell its format. main: see
-    `html.text_of`.
+    `html.page_text`.
     """
     if is_tar(path):
         for entry in members(path, skipped, lambda name: stem(name).endswith(PAGES)):
@@ -87,7 +87,7 @@ def _archive(
             kind = HTML_TYPES[0]
         meta = {"url": record.url[:4096], "content_type": kind}
         if kind == "text/plain":
-            text = decoded(body, charset, where, skipped)
+            text = decode_page(body, charset, where, skipped)
             if text is not None and accepted(text, where, skipped):
                 yield Document(text, path, record.number, meta)
         elif kind in HTML_TYPES:
@@ -108,6 +108,6 @@ def _page(
     where: str,
     skipped: Skipped,
 ) -> Iterator[Document]:
-    found = text_of(data, charset, main, where, skipped)
+    found = page_text(data, charset, main, where, skipped)
     if found is not None and accepted(found[0], where, skipped):
         yield Document(found[0], file, line, found[1] | meta)

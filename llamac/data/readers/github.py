@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llamac.data.document import Document
-from llamac.data.formats.licence_texts import decoded
+from llamac.data.formats.licence_texts import decode_licence
 from llamac.data.formats.licences import Licences, is_licence, is_manifest, licences
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
 from llamac.runtime.data.records import accepted, utf8
@@ -129,7 +129,7 @@ def _of_tree(path: str) -> Licences:
             names.append(name)
         return (is_licence(name) or is_manifest(name)) and _in_sources(name)
 
-    said = {entry.name: decoded(entry.data) for entry in entries(path, Skipped(), wanted)}
+    said = {entry.name: decode_licence(entry.data) for entry in entries(path, Skipped(), wanted)}
     return licences(said, names)
 
 
@@ -149,7 +149,7 @@ def _of_file(folder: str) -> Licences:
     said = {}
     for name in found:
         data = contents(os.path.join(above, name), Skipped())
-        said[name] = decoded(data or b"")
+        said[name] = decode_licence(data or b"")
     return licences(said)
 
 

@@ -18,7 +18,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
     A document's line is its number in the file.
     """
-    tokenizer = tokenizer_of(source)
+    tokenizer = source_tokenizer(source)
     found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
     for number, tokens in found:
         text = tokenizer.decode(tokens)
@@ -28,7 +28,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
             skipped.add("empty", f"{path}:{number}")
 
 
-def tokenizer_of(source: Source) -> Tokenizer:
+def source_tokenizer(source: Source) -> Tokenizer:
     """Load the tokenizer that the source's files were made with. Raises SourceError."""
     return _loaded(str(source.tokenizer))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.stages.need import read, sha256
-from llamac.data.stages.sentences import sentences
+from llamac.data.stages.need import file_bytes, sha256
+from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import C4
 
 END_MARKS = (".", "?", "!", '"')
@@ -42,7 +42,7 @@ def build(stage: C4) -> Filter:
             if bad and (word := bad.search(lower)):
                 return Rejected("bad word", word[0])
             kept.append(line)
-            count += len(sentences(line))
+            count += len(split_sentences(line))
         if count < stage.min_sentences:
             detail = f"{count} < {stage.min_sentences} in {len(kept)} of {len(lines)} lines"
             return Rejected("few sentences", detail)
@@ -65,4 +65,4 @@ def _bad_words(stage: C4) -> re.Pattern[str] | None:
 
 
 def _bad_words_file(path: str) -> bytes:
-    return read(path, "`bad_words` names a file with a word a line")
+    return file_bytes(path, "`bad_words` names a file with a word a line")

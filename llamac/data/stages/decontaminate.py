@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages import StageError, segments
-from llamac.data.stages.need import read, sha256
-from llamac.data.stages.words import Hashes, hashed, ngrams, normal
+from llamac.data.stages.need import file_bytes, sha256
+from llamac.data.stages.words import Hashes, hashed, ngrams, normalised_words
 from llamac.spec.stages import Decontaminate
 
 SHORTEST = 8
@@ -46,7 +46,7 @@ def build(stage: Decontaminate) -> Survey:
 
 
 def facts(stage: Decontaminate) -> dict[str, Any]:
-    contents = {path: sha256(read(path, "`paths` names it")) for path in _files(stage)}
+    contents = {path: sha256(file_bytes(path, "`paths` names it")) for path in _files(stage)}
     items = [item for _, _, item in _items(stage)]
     short = sum(len(item) < SHORTEST for item in items)
     if short == len(items):
@@ -101,7 +101,7 @@ def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
 
     Keys `items` and `words`; empty if there are none.
     """
-    found = normal(text).split()
+    found = normalised_words(text).split()
     hashes = hashed(found)
     items: set[int] = set()
     words = ""
@@ -158,17 +158,18 @@ def _files(stage: Decontaminate) -> list[str]:
 def _items(stage: Decontaminate) -> Iterator[tuple[str, int, list[bytes]]]:
     """Yield (file, line, words) of each text of the evaluation sets."""
     for path in _files(stage):
-        text = read(path, "`paths` names it").decode(errors="replace")
+        text = file_bytes(path, "`paths` names it").decode(errors="replace")
         if path.endswith((".jsonl", ".json")):
             for number, line in enumerate(text.split("\n"), start=1):
                 if line.strip():
                     yield from (
-                        (path, number, normal(t).split()) for t in _json(path, number, line)
+                        (path, number, normalised_words(t).split())
+                        for t in _json(path, number, line)
                     )
         else:
             number = 1
             for paragraph in text.split("\n\n"):
-                yield path, number, normal(paragraph).split()
+                yield path, number, normalised_words(paragraph).split()
                 number += paragraph.count("\n") + 2
 
 

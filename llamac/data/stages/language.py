@@ -11,7 +11,7 @@ from typing import Any
 
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError
-from llamac.data.stages.need import need, read, sha256, version
+from llamac.data.stages.need import file_bytes, need, sha256, version
 from llamac.spec.stages import Language
 
 MODEL = "lid.176.ftz"
@@ -44,7 +44,7 @@ def facts(stage: Language) -> dict[str, Any]:
     if _engine(stage) == "langid":
         return {"engine": version("py3langid")}
     model = model_file(stage)
-    content = read(model, "`model` names a fastText model file")
+    content = file_bytes(model, "`model` names a fastText model file")
     return {
         "engine": version("fasttext-predict"),
         "model": Path(model).name,

@@ -46,7 +46,7 @@ def line_keys(text: str) -> Keys:
     """Return a key for each line; 0 for a blank one, which is never dropped. Lines of nothing but
     punctuation are all the same, as they are to CCNet."""
     hash64 = need("xxhash").xxh3_64_digest
-    lines = [line.strip() for line in normal(text).split(b"\n")]
+    lines = [line.strip() for line in normalised_lines(text).split(b"\n")]
     keys = np.frombuffer(b"".join(map(hash64, lines)), ">u8").astype(np.uint64)
     if not all(lines):
         for number, line in enumerate(text.split("\n")):
@@ -55,7 +55,7 @@ def line_keys(text: str) -> Keys:
     return keys
 
 
-def normal(text: str) -> bytes:
+def normalised_lines(text: str) -> bytes:
     """Return the normalised text whose lines are compared, UTF-8, line for line."""
     text = text.lower()
     if not text.isascii():

@@ -42,7 +42,7 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
     return permutations, 1
 
 
-def signature(shingles: Hashes, permutations: int) -> Signatures:
+def minhash(shingles: Hashes, permutations: int) -> Signatures:
     """Return the least value of the shingles under each permutation, uint32 [permutations].
 
     A permutation is an odd multiple plus a constant modulo 2^32 of the hash's upper half.
@@ -74,7 +74,7 @@ class _NearDedup:
         signatures, places, worded = [], [], []
         for document in documents:
             shingles = ngrams(words(document.text), self.ngram)
-            signatures.append(signature(shingles, self.permutations))
+            signatures.append(minhash(shingles, self.permutations))
             worded.append(len(shingles) > 0)
             places.append(f"{document.file}:{document.line}")
         stacked = np.array(signatures, np.uint32).reshape(-1, self.permutations)

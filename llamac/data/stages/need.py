@@ -21,10 +21,10 @@ def need(module: str, package: str = "") -> Any:
 
 def readable(path: str, help: str) -> None:
     """Raise StageError with the way out if the file is missing or unreadable."""
-    read(path, help, 0)
+    file_bytes(path, help, 0)
 
 
-def read(path: str, help: str, size: int = -1) -> bytes:
+def file_bytes(path: str, help: str, size: int = -1) -> bytes:
     """Return a file's bytes, all or the first `size`. Raises StageError with the way out."""
     try:
         with open(path, "rb") as file:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.stages import arrays, table
-from llamac.data.stages.words import Hashes, hashed, mixed, ngrams, normal
+from llamac.data.stages.words import Hashes, hashed, mixed, ngrams, normalised_words
 
 UNKNOWN = np.uint64(0x5851F42D4C957F2D)
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -26,7 +26,7 @@ Model = dict[str, NDArray]
 
 def modelled_words(text: str) -> Hashes:
     """Return the words of a text as the model reads them."""
-    return hashed(normal(text).translate(_DIGITS).split())
+    return hashed(normalised_words(text).translate(_DIGITS).split())
 
 
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
@@ -92,7 +92,7 @@ def perplexity(model: Model, text: str) -> float:
     return float(np.exp(shared - logs.mean(dtype=np.float64)))
 
 
-def load(path: Path) -> Model:
+def load_model(path: Path) -> Model:
     return arrays.load(path)
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages import arrays, segments
-from llamac.data.stages.need import read, readable, sha256
-from llamac.data.stages.ngram_model import load, perplexity
+from llamac.data.stages.need import file_bytes, readable, sha256
+from llamac.data.stages.ngram_model import load_model, perplexity
 from llamac.spec.stages import Perplexity
 
 HELP = "`llamac data classifier SPEC` trains it"
@@ -24,7 +24,7 @@ def build(stage: Perplexity) -> Survey:
 
 
 def facts(stage: Perplexity) -> dict[str, str]:
-    return {"sha256": sha256(read(stage.model, HELP))}
+    return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
 class _Perplexity:
@@ -32,7 +32,7 @@ class _Perplexity:
         self.stage = stage
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        model = load(Path(self.stage.model))
+        model = load_model(Path(self.stage.model))
         scores = [perplexity(model, document.text) for document in documents]
         arrays.save(found, {"scores": np.array(scores, "<f4")})
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError, arrays
-from llamac.data.stages.need import read, readable, sha256
-from llamac.data.stages.words import hashed, ngrams, normal
+from llamac.data.stages.need import file_bytes, readable, sha256
+from llamac.data.stages.words import hashed, ngrams, normalised_words
 from llamac.spec.stages import Quality
 
 HELP = "`llamac data classifier SPEC` trains it"
@@ -42,7 +42,7 @@ def build(stage: Quality) -> Filter:
 
 
 def facts(stage: Quality) -> dict[str, str]:
-    return {"sha256": sha256(read(stage.model, HELP))}
+    return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
 def load(stage: Quality) -> Trained:
@@ -62,7 +62,7 @@ def save(model: Trained, path: Path) -> None:
 def features(text: str, buckets: int) -> Features:
     """Return the feature buckets of a page, uint32, sorted; empty for a page without words."""
     # A word has rarely more than 15 letters; without a cut a book would be read for its first page.
-    words = hashed(normal(text[: WORDS * 16]).split()[:WORDS])
+    words = hashed(normalised_words(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])
     return np.unique((both % np.uint64(buckets)).astype(np.uint32))
 

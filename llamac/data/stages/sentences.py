@@ -15,7 +15,7 @@ _ABBREVIATIONS = re.compile(
 )
 
 
-def sentences(line: str) -> list[str]:
+def split_sentences(line: str) -> list[str]:
     """Return the sentences of a line of prose; a line without an end mark is one sentence."""
     found, begin = [], 0
     for end in _END.finditer(line):

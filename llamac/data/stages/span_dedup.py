@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from llamac.data.document import Survey
 from llamac.data.stages.line_dedup import Keys, Repeats
 from llamac.data.stages.need import need
-from llamac.data.stages.sentences import sentences
+from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import SpanDedup
 
 
@@ -20,7 +20,7 @@ def build(stage: SpanDedup) -> Survey:
         hash64 = need("xxhash").xxh3_64_intdigest
         found = []
         for line in text.splitlines():
-            for run in _runs(sentences(line), size):
+            for run in _runs(split_sentences(line), size):
                 joined = "\n".join(run).lower()
                 worded = any(map(str.isalnum, joined))
                 found.append(hash64(joined.encode()) if worded else 0)
@@ -29,7 +29,7 @@ def build(stage: SpanDedup) -> Survey:
     def without(text: str, again: NDArray[np.bool_]) -> str:
         marks, kept = iter(again.tolist()), []
         for line in text.splitlines():
-            found = sentences(line)
+            found = split_sentences(line)
             gone: set[int] = set()
             for begin, _ in enumerate(_runs(found, size)):
                 if next(marks):
@@ -38,7 +38,7 @@ def build(stage: SpanDedup) -> Survey:
             if left or not found:
                 kept.append(line if not gone else " ".join(left))
         left = "\n".join(kept).strip("\n")
-        count = sum(len(sentences(line)) for line in left.splitlines())
+        count = sum(len(split_sentences(line)) for line in left.splitlines())
         return left if count >= stage.min_sentences else ""
 
     return Repeats(0, True, keys, without, unit="sentence run")

@@ -21,7 +21,7 @@ _PUNCTUATION = re.compile(
 )
 
 
-def normal(text: str) -> bytes:
+def normalised_words(text: str) -> bytes:
     """Return the normalised text, UTF-8, its words between single spaces."""
     text = text.lower()
     if not text.isascii():
@@ -31,7 +31,7 @@ def normal(text: str) -> bytes:
 
 def words(text: str) -> Hashes:
     """Return a hash for each word of the text, in order."""
-    return hashed(normal(text).split())
+    return hashed(normalised_words(text).split())
 
 
 def hashed(texts: list[bytes]) -> Hashes:

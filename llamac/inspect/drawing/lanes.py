@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from llamac.inspect.drawing import style
 from llamac.inspect.schedule import (
-    Schedule,
+    GraphSchedule,
     kind_name,
     mesh_text,
     microseconds,
@@ -56,7 +56,7 @@ def schedule_svg(program: Program, stage: str, only: str | None = None, rates: R
     )
 
 
-def _graph(one: Schedule, scale: float, top: float) -> Iterator[str]:
+def _graph(one: GraphSchedule, scale: float, top: float) -> Iterator[str]:
     """Draw one graph: its name, a lane for compute and one per axis, and a time axis."""
     line, left = one.timeline, BORDER + LABEL
     yield style.text(BORDER, top + 14, one.title, "h2")

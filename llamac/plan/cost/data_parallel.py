@@ -166,7 +166,7 @@ class DataParallel:
         runs: seconds of the layer.
         """
         beside = (*self.gathered(direction, micro_batch), *self.reduced(direction, micro_batch))
-        return self.beside(seconds_of(beside), runs)
+        return self.beside(total_seconds(beside), runs)
 
     def beside(self, transfer: float, work: float) -> float:
         """Seconds that a transfer adds to work it runs beside: what the work does not cover, and
@@ -181,7 +181,7 @@ class DataParallel:
         """
         if self.fsdp:
             last = self.rest_reduce or self.layer_reduce
-            return seconds_of(last)
+            return total_seconds(last)
         reduce = sum(one.seconds for one in self.whole if one.purpose == "reduce")
         gather = sum(one.seconds for one in self.whole if one.purpose == "gather")
         if not self.cost.profile.overlapped:
@@ -201,7 +201,7 @@ class DataParallel:
             return waits
         alike = Counter(layers)
         for micro_batch, times in self._micro_batches():
-            waits += times * seconds_of(self.rest_gathered(micro_batch))
+            waits += times * total_seconds(self.rest_gathered(micro_batch))
             for (forward, backward), count in alike.items():
                 waits += times * count * self.layer_wait("forward", micro_batch, forward)
                 waits += times * count * self.layer_wait("backward", micro_batch, backward)
@@ -237,5 +237,5 @@ class DataParallel:
         return found
 
 
-def seconds_of(transfers: Iterable[Transfer]) -> float:
+def total_seconds(transfers: Iterable[Transfer]) -> float:
     return sum(one.seconds for one in transfers)

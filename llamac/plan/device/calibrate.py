@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.device.device import Device, DeviceError, Efficiency, Link, device_named
 from llamac.plan.device.link_probe import measured_link
-from llamac.plan.device.stopwatch import seconds_of
+from llamac.plan.device.stopwatch import seconds_per_run
 
 # rows, columns, elements of a sum: the linears of small and of large models
 MATMULS = {
@@ -143,14 +143,14 @@ def _memory_limit() -> int:
 
 def _kernel(kind: str) -> float:
     one = torch.ones(1, device=kind)
-    return seconds_of(lambda: one.add_(1.0), kind)
+    return seconds_per_run(lambda: one.add_(1.0), kind)
 
 
 def _memory(kind: str, kernel: float) -> tuple[float, float]:
     """(bytes a second that a copy moves, the share of them that a sum of two tensors gets)."""
     x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
-    copied = 2 * x.nbytes / _beyond(seconds_of(lambda: y.copy_(x), kind), kernel)
-    added = 3 * x.nbytes / _beyond(seconds_of(lambda: torch.add(x, y, out=z), kind), kernel)
+    copied = 2 * x.nbytes / _beyond(seconds_per_run(lambda: y.copy_(x), kind), kernel)
+    added = 3 * x.nbytes / _beyond(seconds_per_run(lambda: torch.add(x, y, out=z), kind), kernel)
     return copied, min(1.0, added / copied)
 
 
@@ -167,7 +167,9 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
         for rows, columns, inner in MATMULS[kind]:
             a = torch.randn(rows, inner, device=kind, dtype=dtype)
             b = torch.randn(columns, inner, device=kind, dtype=dtype)
-            took[name, rows, columns, inner] = seconds_of(lambda a=a, b=b: F.linear(a, b), kind)
+            took[name, rows, columns, inner] = seconds_per_run(
+                lambda a=a, b=b: F.linear(a, b), kind
+            )
     best = {
         name: max(
             2 * rows * columns * inner / seconds
@@ -209,10 +211,12 @@ def _with_attention(device: Device, kind: str, say: Say) -> Device:
         for _ in range(3)
     )
     with torch.no_grad():
-        forward = seconds_of(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), kind)
+        forward = seconds_per_run(
+            lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True), kind
+        )
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     gradient = torch.randn_like(out)
-    back = seconds_of(
+    back = seconds_per_run(
         lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True), kind
     )
     product = 2 * batch * heads * length * length * width / 2  # one of them, its causal half

@@ -151,14 +151,14 @@ def known_as(text: str) -> str | None:
 @lru_cache(maxsize=1)
 def _aliases() -> tuple[tuple[str, str], ...]:
     """Return (alias, name) of every shipped device."""
-    return tuple((alias, name) for name in names() for alias in load_device(name).aliases)
+    return tuple((alias, name) for name in device_names() for alias in load_device(name).aliases)
 
 
 def _means(pattern: str, words: str) -> bool:
     return re.search(rf"(?:{pattern})(?!\d)", words) is not None  # an h1000 is no h100
 
 
-def names() -> list[str]:
+def device_names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.toml"))
 
 
@@ -166,9 +166,9 @@ def load_device(name: str) -> Device:
     """Return a shipped device by name, or one of a file ending in .toml. Raises DeviceError."""
     path = Path(name) if name.endswith(".toml") else HERE / f"{name.lower()}.toml"
     if not path.is_file():
-        close = difflib.get_close_matches(name.lower(), names(), n=1, cutoff=0.4)
+        close = difflib.get_close_matches(name.lower(), device_names(), n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}? " if close else ""
-        known = ", ".join(names())
+        known = ", ".join(device_names())
         raise DeviceError(f"no device {name!r}: {hint}known are {known}, or give a .toml file")
     try:
         return _device(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))

@@ -12,7 +12,7 @@ from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUs
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from llamac.plan.device.device import Link
-from llamac.plan.device.stopwatch import seconds_of
+from llamac.plan.device.stopwatch import seconds_per_run
 
 SMALL, LARGE = 2**10, 2**24  # elements of fp32
 TURNS = 10
@@ -54,7 +54,7 @@ def _rank(rank: int, backend: str, scratch: str) -> None:
     found = []
     for size in (SMALL, LARGE):
         x = torch.zeros(size, device=f"cuda:{rank}" if kind == "cuda" else "cpu")
-        found.append(seconds_of(lambda x=x: dist.all_reduce(x), kind, TURNS))
+        found.append(seconds_per_run(lambda x=x: dist.all_reduce(x), kind, TURNS))
     if rank == 0:
         (Path(scratch) / "seconds").write_text(json.dumps(found), encoding="ascii")
     dist.barrier()

@@ -11,7 +11,7 @@ ROUNDS = 5  # of which the best counts
 LEAST = 0.03  # seconds of a round
 
 
-def seconds_of(run: Callable[[], object], kind: str, count: int = 0) -> float:
+def seconds_per_run(run: Callable[[], object], kind: str, count: int = 0) -> float:
     """Return seconds per run: the best of rounds of `count` runs; 0 chooses the count."""
 
     def wait() -> None:

@@ -54,7 +54,7 @@ def predict_run(run: Run) -> Prediction:
         raise RowError(f"no such layout: {error}") from error
 
 
-def peak_bytes(row: Row, prediction: Prediction) -> float:
+def comparable_peak(row: Row, prediction: Prediction) -> float:
     """As the row's memory was measured: what torch reserved does not hold the CUDA context, and
     what it allocated not what its allocator loses either."""
     memory, kind = prediction.memory, text(row, "mem_kind")
@@ -69,7 +69,7 @@ def predicted(row: Row, found: Prediction) -> dict[str, str]:
     """Return the columns that are added."""
     values = (
         f"{found.tokens_per_second_per_gpu:.6g}",
-        f"{peak_bytes(row, found):.0f}",
+        f"{comparable_peak(row, found):.0f}",
         str(int(found.fits)),
     )
     return dict(zip(ADDED, values, strict=True))

@@ -26,7 +26,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class Line:
+class Polyline:
     """A polyline. dashed: Of even dashes; only horizontal or vertical ones."""
 
     points: Sequence[Point]
@@ -55,7 +55,7 @@ class Label:
         return begin, begin + width
 
 
-Shape = Area | Line | Label
+Shape = Area | Polyline | Label
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _element(shape: Shape) -> str:
         case Area(points, fill, hover):
             title = f"<title>{escape(hover)}</title>" if hover else ""
             return f'<polygon points="{_points(points)}" fill="{fill}">{title}</polygon>'
-        case Line(points, stroke, width, dashed):
+        case Polyline(points, stroke, width, dashed):
             dashes = ' stroke-dasharray="6 4"' if dashed else ""
             return (
                 f'<polyline points="{_points(points)}" fill="none" stroke="{stroke}" '
@@ -116,7 +116,7 @@ def png(drawing: Drawing, scale: int = 2) -> bytes:
         match shape:
             case Area(points, fill):
                 draw.polygon([(x * finer, y * finer) for x, y in points], fill=fill)
-            case Line(points, stroke, width, dashed):
+            case Polyline(points, stroke, width, dashed):
                 for one in _dashes(points) if dashed else [points]:
                     placed = [(x * finer, y * finer) for x, y in one]
                     draw.line(placed, fill=stroke, width=max(1, round(width * finer)))

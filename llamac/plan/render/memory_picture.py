@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llamac.ir.program import Program
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.canvas import Area, Drawing, Label, Line, Point
+from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline
 from llamac.plan.render.report import HELD, gigabytes
 from llamac.plan.timeline.events import Event
 from llamac.plan.timeline.memory_timeline import Moment, moments
@@ -129,12 +129,12 @@ class _Picture:
         held = f"{gigabytes(self.peak)} of {gigabytes(self.capacity)} GB at the worst moment: "
         yield Label(LEFT - 42, 78, held + where, fill=MUTED)
 
-    def _levels(self) -> Iterator[Line | Label]:
+    def _levels(self) -> Iterator[Polyline | Label]:
         """Yield the scale of bytes."""
         gap = _round(self.top / 6)
         for number in range(int(self.top / gap) + 1):
             y = self._y(number * gap)
-            yield Line([(LEFT, y), (LEFT + PLOT, y)], RAIL)
+            yield Polyline([(LEFT, y), (LEFT + PLOT, y)], RAIL)
             text = f"{number * gap / 1e9:g}" + (" GB" if number == 0 else "")
             yield Label(LEFT - 8, y + 4, text, 11, "end", MUTED)
 
@@ -184,7 +184,7 @@ class _Picture:
             last = moment
         return [*found, (found[-1][0] + 0.5, last)]
 
-    def _fold(self) -> Iterator[Area | Line | Label]:
+    def _fold(self) -> Iterator[Area | Polyline | Label]:
         """Yield what stands for the turns that are left out."""
         if self.time.hidden:
             left, right = self.time.x(self.time.begin), self.time.x(self.time.end)
@@ -192,15 +192,15 @@ class _Picture:
             corners = [(left, TOP), (right, TOP), (right, bottom), (left, bottom)]
             yield Area(corners, "#fbfaf7", f"{self.time.hidden:,} turns more")
             for x in (left, right):
-                yield Line([(x, TOP), (x, bottom)], MUTED, 1.0, dashed=True)
+                yield Polyline([(x, TOP), (x, bottom)], MUTED, 1.0, dashed=True)
             what = "micro-batches" if self.step.virtual == 1 else "turns there and back"
             text = f"… {self.time.hidden:,} {what} alike …"
             yield Label((left + right) / 2, TOP - 8, text, 11, "middle", MUTED)
 
-    def _limit(self) -> Iterator[Line | Label]:
+    def _limit(self) -> Iterator[Polyline | Label]:
         if self.near:
             y = self._y(self.capacity)
-            yield Line([(LEFT, y), (LEFT + PLOT, y)], FULL, 1.6, dashed=True)
+            yield Polyline([(LEFT, y), (LEFT + PLOT, y)], FULL, 1.6, dashed=True)
             text = f"{gigabytes(self.capacity)} GB: all that there is"
             yield Label(LEFT + PLOT - 6, y - 6, text, 11, "end", FULL)
 
@@ -231,7 +231,7 @@ class _Picture:
             begin, end = min(event.begin for event in events), max(event.end for event in events)
             yield f"{kind} {micro_batch + 1}", kind, begin, end
 
-    def _ticks(self) -> Iterator[Line | Label]:
+    def _ticks(self) -> Iterator[Polyline | Label]:
         """Yield seconds below, none within the fold, none over another."""
         time, y = self.time, HEIGHT - BOTTOM + 6 + STRIP
         gap = _round((time.whole - (time.end - time.begin)) / 8)
@@ -245,7 +245,7 @@ class _Picture:
                 label = Label(x, y + 20, text, 11, "middle", MUTED)
                 begin, end = label.extent
                 if begin > free + 6:
-                    yield Line([(x, y + 2), (x, y + 7)], MUTED)
+                    yield Polyline([(x, y + 2), (x, y + 7)], MUTED)
                     yield label
                     free = end
         yield Label(LEFT + PLOT / 2, HEIGHT - 18, "time of a step", 12, "middle", MUTED)

@@ -13,7 +13,7 @@ from rich.text import Text
 from llamac.plan.device.device import Device
 from llamac.plan.energy import CARBON, PUE, energy
 from llamac.plan.prediction import Prediction
-from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfers
+from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfer_costs
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.uncertainty import fit_of, uncertainty
 
@@ -53,11 +53,13 @@ class ReportTable:
     note: str = ""
 
 
-def show(prediction: Prediction, more: Iterable[ReportTable] = ()) -> None:
+def print_prediction(prediction: Prediction, more: Iterable[ReportTable] = ()) -> None:
     """Print a prediction."""
     colour = {"yes": "green", "tight": "yellow", "no": "red"}[fit_of(prediction)]
     verdict = Text(headline(prediction), f"bold {colour}")
-    show_sections([*heading(prediction), verdict], [*sections(prediction), *more])
+    show_sections(
+        [*prediction_heading(prediction), verdict], [*prediction_tables(prediction), *more]
+    )
 
 
 def show_sections(
@@ -74,7 +76,7 @@ def show_sections(
     print("\n".join(line.rstrip() for line in written.get().splitlines()))
 
 
-def heading(prediction: Prediction) -> tuple[str, str]:
+def prediction_heading(prediction: Prediction) -> tuple[str, str]:
     """Return what is planned, and on what."""
     spec, device = prediction.setting.spec, prediction.setting.device
     parallel, batch, count = spec.parallel, spec.batch, spec.micro_batches
@@ -116,7 +118,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def sections(prediction: Prediction) -> Iterator[ReportTable]:
+def prediction_tables(prediction: Prediction) -> Iterator[ReportTable]:
     yield _memory(prediction)
     yield _time(prediction)
     if any(prediction.communication.values()):
@@ -221,7 +223,7 @@ def transfer_section(step: StepTimeline) -> ReportTable:
             readable_seconds(one.seconds),
             readable_seconds(one.exposed) if one.exposed else "",
         )
-        for one in transfers(step)
+        for one in transfer_costs(step)
     ]
     head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
     title = "what passes between ranks, on the rank that others wait for"

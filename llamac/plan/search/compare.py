@@ -83,7 +83,7 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
     return " against ".join(map(readable_seconds, seconds))
 
 
-def differences(first: Prediction, second: Prediction) -> Iterator[ReportTable]:
+def term_differences(first: Prediction, second: Prediction) -> Iterator[ReportTable]:
     """Term by term, in seconds and in GB. The first column is `first`'s."""
     terms = _terms(first, second, "seconds", TAKEN)
     rows = [
@@ -99,7 +99,7 @@ def differences(first: Prediction, second: Prediction) -> Iterator[ReportTable]:
     yield ReportTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 
-def sentences(first: Prediction, second: Prediction) -> Iterator[str]:
+def reasons(first: Prediction, second: Prediction) -> Iterator[str]:
     """Return sentences on why the terms that differ most do so."""
     a, b = Side(first), Side(second)
     for part, size in (("seconds", readable_seconds), ("memory", _gb)):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
-from llamac.passes.cut import seconds_of, spread
+from llamac.passes.cut import region_seconds, spread
 from llamac.passes.footprint import Memory, activations, in_flight
 from llamac.passes.timing import Clock
 from llamac.plan.cost.step_model import StepModel
@@ -25,7 +25,7 @@ from llamac.plan.search.layout import (
     divisors,
     layouts,
     model_splits,
-    schedules,
+    pipeline_schedules,
 )
 from llamac.plan.search.lower_bound import least_seconds
 from llamac.plan.setting import Setting
@@ -88,7 +88,7 @@ def promising(task: Task) -> tuple[float, int, int, bool]:
 
 def _nodes(spec: Spec, gpus: int, shape: ModelSplit) -> Iterator[tuple[int, PipelineSchedule]]:
     for micro_batch in divisors(spec.batch.sequences):
-        for schedule in schedules(spec, gpus // shape.ranks, micro_batch):
+        for schedule in pipeline_schedules(spec, gpus // shape.ranks, micro_batch):
             yield micro_batch, schedule
 
 
@@ -261,7 +261,7 @@ class _Sizes:
     def __init__(self, program: Program, layers: int) -> None:
         self.layers = layers
         cost = Clock(program.symbols, program.mesh)
-        seconds = {name: seconds_of(one, cost) for name, one in program.regions.items()}
+        seconds = {name: region_seconds(one, cost) for name, one in program.regions.items()}
         self.each, self.ends = seconds[program.layers[0]], (seconds["embed"], seconds["head"])
         self.layer = activations(program).kept[program.layers[0]]
         self.cuts: dict[int, tuple[int, ...]] = {}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from llamac.ir.program import Program, Region
-from llamac.passes.checkpoint import Checkpoint
+from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.lower import Lower
 from llamac.passes.pipeline import NAMES, passes_for
 from llamac.spec import Spec
@@ -80,7 +80,7 @@ def _checkpointed(alike: _Alike, policy: str) -> Program:
 
 def _first() -> int:
     """Return where among the passes after `lower` checkpointing stands."""
-    return NAMES.index(Checkpoint.name) - NAMES.index(Lower.name) - 1
+    return NAMES.index(ActivationCheckpoint.name) - NAMES.index(Lower.name) - 1
 
 
 def laid_out(

@@ -14,6 +14,7 @@ from typing import Any
 
 from llamac.plan.target import LayoutError
 from llamac.spec import Spec
+from llamac.spec.errors import divisors
 from llamac.spec.layouts import complaints, keep_busy
 
 POLICIES = ("none", "selective", "full")
@@ -204,7 +205,7 @@ class PipelineSchedule:
     micro_batches: int
 
 
-def schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
+def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
     """Yield all that keep every stage at work. ranks: what pipeline and data ranks share."""
     sequences, layers = spec.batch.sequences, spec.model.n_layers
     alone = spec.model.tied_embeddings or spec.data.document_mask
@@ -219,12 +220,6 @@ def schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSche
 
 
 @lru_cache(maxsize=4096)
-def divisors(number: int) -> tuple[int, ...]:
-    """Return the divisors in ascending order."""
-    small = [n for n in range(1, int(number**0.5) + 1) if number % n == 0]
-    return tuple(dict.fromkeys([*small, *(number // n for n in reversed(small))]))
-
-
 @lru_cache(maxsize=65536)
 def layouts(
     gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule

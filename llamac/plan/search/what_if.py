@@ -138,7 +138,7 @@ def _times(today: Prediction, other: Prediction) -> float:
     return other.tokens_per_second_per_gpu / today.tokens_per_second_per_gpu
 
 
-def sentences(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iterator[str]:
+def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iterator[str]:
     """Yield what stands between a plan and `wanted` times its speed."""
     best = [one for one in changes if one.doubled > 1.005][:3]
     reaching = [one for one in changes if one.doubled >= wanted and one.fits]

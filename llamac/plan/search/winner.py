@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llamac.plan.device.device import names
+from llamac.plan.device.device import device_names
 from llamac.plan.render.report import ReportTable, digits, gigabytes, percent, readable_days
 from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
 from llamac.plan.search.explore import WHY
@@ -17,7 +17,7 @@ from llamac.plan.search.search import Ranked, Search
 TABLE = 132  # columns that the table of a search needs
 
 
-def summary(found: Search) -> Iterator[str]:
+def search_summary(found: Search) -> Iterator[str]:
     """Return how many layouts were tried and why the others were dropped."""
     spec, device = found.setting.spec, found.setting.device
     yield f"{spec.name} on {found.gpus:,} × {device.title}: {found.legal:,} legal layouts"
@@ -29,7 +29,7 @@ def summary(found: Search) -> Iterator[str]:
     yield f"  {found.timed:>9,} fit and were timed"
 
 
-def table(found: Search) -> ReportTable:
+def winners_table(found: Search) -> ReportTable:
     """Return the best, and the terms that decide between them: seconds of a step."""
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
@@ -78,7 +78,7 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
     prediction, layout = best.prediction, best.layout
     spec, seconds = prediction.setting.spec, prediction.seconds
     changes = overridden(found.setting.spec, overrides) | _whole(layout)
-    if device.name in names():
+    if device.name in device_names():
         changes["hardware.gpu"] = device.name
     terms = ", ".join(f"{term} {getattr(seconds, term):.3f}" for term in TERMS)
     above = [

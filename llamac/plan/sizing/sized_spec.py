@@ -41,14 +41,14 @@ class ComputeBudget:
         return gpu_days(flops, self.device, self.use)
 
 
-def heading(budget: ComputeBudget) -> str:
+def budget_heading(budget: ComputeBudget) -> str:
     return (
         f"{budget.flops:.3g} training FLOPs: {digits(budget.days(budget.flops))} days of one "
         f"{budget.device.title} at {percent(budget.use)} of its peak"
     )
 
 
-def sections(budget: ComputeBudget) -> Iterator[ReportTable]:
+def budget_tables(budget: ComputeBudget) -> Iterator[ReportTable]:
     found = optima(budget.flops)
     rows = [
         (

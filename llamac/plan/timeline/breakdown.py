@@ -110,7 +110,7 @@ def ops(step: StepTimeline) -> list[OpCost]:
     return sorted(found.values(), key=lambda one: -one.total)
 
 
-def transfers(step: StepTimeline) -> list[TransferCost]:
+def transfer_costs(step: StepTimeline) -> list[TransferCost]:
     """Return collectives of the graphs by region, then of data ranks and of pipeline stages."""
     found = []
     device, mesh = step.prediction.setting.device, step.cost.mesh
@@ -171,7 +171,7 @@ def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[s
         found["regions"] = [vars(one) for one in regions(step)]
         found["ops"] = [vars(one) for one in ops(step)]
     if collectives:
-        found["collectives"] = [vars(one) for one in transfers(step)]
+        found["collectives"] = [vars(one) for one in transfer_costs(step)]
     return found
 
 

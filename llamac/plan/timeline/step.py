@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from llamac.ir.program import Program
-from llamac.plan.cost.data_parallel import Direction, Transfer, seconds_of
+from llamac.plan.cost.data_parallel import Direction, Transfer, total_seconds
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.region_time import GraphTime, graph_time
 from llamac.plan.cost.step_model import StepModel
@@ -153,12 +153,12 @@ class _EventLayout:
                 wait = self.data.layer_wait(way, turn.micro_batch, seconds)
             elif way == "forward" and name == first:
                 gathers = self.data.rest_gathered(turn.micro_batch)
-                wait = seconds_of(gathers)
-            yield from self._transfers(gathers, which, self.now + wait - seconds_of(gathers))
+                wait = total_seconds(gathers)
+            yield from self._transfers(gathers, which, self.now + wait - total_seconds(gathers))
             yield from self._pause("wait", "parameters of data ranks", wait)
             yield self._event(way, name, seconds, layer=layer, micro_batch=turn.micro_batch)
             self.now += seconds
-            yield from self._transfers(reduces, which, self.now - seconds_of(reduces))
+            yield from self._transfers(reduces, which, self.now - total_seconds(reduces))
 
     def _end(self) -> Iterator[Event]:
         """Yield the data-parallel transfers that are left when the last region has run."""
@@ -166,7 +166,7 @@ class _EventLayout:
         layers = model.layer_seconds(self.step.rank)
         left = self.data.at_end(sum(backward for _, backward in layers), len(layers))
         last = self.data.rest_reduce if self.data.fsdp else self.data.whole
-        begin = self.now if self.data.fsdp else self.now + left - seconds_of(last)
+        begin = self.now if self.data.fsdp else self.now + left - total_seconds(last)
         yield from self._transfers(last, "embedding and head" if self.data.fsdp else "all", begin)
         yield from self._pause("wait", "the last gradients", left)
 

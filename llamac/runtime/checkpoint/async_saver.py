@@ -18,7 +18,7 @@ from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint
 from .checkpoint import Progress
-from .dcp import Box, Tensors, as_box
+from .dcp import TensorChunk, Tensors, as_box
 
 
 class Saver:
@@ -87,8 +87,8 @@ class Saver:
         except BaseException as error:  # raised by `wait`, in the thread that trains
             self._error = error
 
-    def _copied(self, tensors: Tensors) -> dict[str, dict[str, Box]]:
-        copied: dict[str, dict[str, Box]] = {}
+    def _copied(self, tensors: Tensors) -> dict[str, dict[str, TensorChunk]]:
+        copied: dict[str, dict[str, TensorChunk]] = {}
         for section, parts in tensors.items():
             copied[section] = {}
             for name, part in parts.items():

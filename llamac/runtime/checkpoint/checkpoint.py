@@ -95,7 +95,7 @@ def commit(
     then frees what was taken.
     """
     directory = durable.inside(run, "checkpoints")
-    final = path_of(run, state["step"])
+    final = checkpoint_path(run, state["step"])
     temporary = directory / f".writing-{final.name}"
 
     def begin() -> None:
@@ -115,7 +115,7 @@ def commit(
 
     def prune() -> None:
         for old in steps(run)[:-keep]:
-            path_of(run, old).rename(directory / f".deleting-{old}")
+            checkpoint_path(run, old).rename(directory / f".deleting-{old}")
         _remove_leftovers(directory)
 
     try:
@@ -209,10 +209,10 @@ def steps(run: Path) -> list[int]:
     """Return the steps that `run` has checkpoints of, oldest first."""
     names = {path.name for path in (run / "checkpoints").glob("step-*")}
     found = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
-    return sorted(step for step in found if path_of(run, step).name in names)
+    return sorted(step for step in found if checkpoint_path(run, step).name in names)
 
 
-def path_of(run: Path, step: int) -> Path:
+def checkpoint_path(run: Path, step: int) -> Path:
     """Return the path of `run`'s checkpoint of a step, whether it exists or not."""
     return run / "checkpoints" / f"step-{step:08d}"
 
@@ -221,7 +221,7 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
     """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
     own = ranks.first(lambda: steps(run))
     for step in reversed(own):
-        path = path_of(run, step)
+        path = checkpoint_path(run, step)
         problem = damage(path, ranks)
         if not problem:
             return path
@@ -354,7 +354,7 @@ def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
 def _set_aside(run: Path, after: int, say: Say) -> None:
     for step in steps(run):
         if step > after:
-            path = path_of(run, step)
+            path = checkpoint_path(run, step)
             aside = path.with_name(f"aside-{path.name}")
             count = 1
             while aside.exists() or aside.is_symlink():

@@ -46,7 +46,7 @@ from .dcp_metadata import read_metadata
 
 
 @dataclass(frozen=True)
-class Box:
+class TensorChunk:
     """A rank's part of a canonical tensor."""
 
     tensor: Tensor  # a local view; loading writes through it
@@ -66,15 +66,15 @@ class Box:
         return ChunkStorageMetadata(torch.Size(self.offsets), self.tensor.shape)
 
 
-Parts = Mapping[str, Tensor | Box]
+Parts = Mapping[str, Tensor | TensorChunk]
 Tensors = Mapping[str, Parts]
 """Sections of canonical names, with what this rank holds of each: all of it, or a box."""
 
 
-def as_box(part: Tensor | Box) -> Box:
-    if isinstance(part, Box):
+def as_box(part: Tensor | TensorChunk) -> TensorChunk:
+    if isinstance(part, TensorChunk):
         return part
-    return Box(part, tuple(part.shape), (0,) * part.ndim)
+    return TensorChunk(part, tuple(part.shape), (0,) * part.ndim)
 
 
 def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
@@ -126,7 +126,7 @@ def _unwrapped(error: CheckpointException) -> BaseException:
     return next((wrapped[0] for wrapped in error.failures.values()), error)
 
 
-def _flat(tensors: Tensors) -> dict[str, Box]:
+def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
     """{"model": {"wq": …}} → {"model.wq": …}, without parts that have no elements."""
     boxes = {
         f"{s}.{name}": as_box(part) for s, parts in tensors.items() for name, part in parts.items()
@@ -183,7 +183,7 @@ class BoxSavePlanner(DefaultSavePlanner):
         return self.state_dict[index.fqn].tensor
 
 
-def _write_item(name: str, box: Box) -> WriteItem:
+def _write_item(name: str, box: TensorChunk) -> WriteItem:
     properties = TensorProperties.create_from_tensor(box.tensor)
     return WriteItem(
         index=MetadataIndex(name, box.offsets),
@@ -235,7 +235,7 @@ class BoxLoadPlanner(DefaultLoadPlanner):
         return self.state_dict[index.fqn].tensor
 
 
-def _read_items(name: str, box: Box, saved: Mapping[str, Any]) -> list[ReadItem]:
+def _read_items(name: str, box: TensorChunk, saved: Mapping[str, Any]) -> list[ReadItem]:
     if name not in saved:
         raise RunError(f"it holds no {name}")
     if tuple(saved[name].size) != tuple(box.shape):

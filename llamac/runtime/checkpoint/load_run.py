@@ -60,7 +60,7 @@ def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
         if newest := checkpoint.newest_whole(run, say):
             return newest
         raise RunError(f"no checkpoint of {run} is whole: restore one from a backup")
-    path = checkpoint.path_of(run, int(which)) if which.isdecimal() else Path(which)
+    path = checkpoint.checkpoint_path(run, int(which)) if which.isdecimal() else Path(which)
     if not path.is_dir():
         there = ", ".join(map(str, own)) or "no step yet"
         raise BadRequest(f"there is no checkpoint {which}: {run} has checkpoints of {there}")

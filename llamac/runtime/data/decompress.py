@@ -42,7 +42,7 @@ def stem(path: str) -> str:
     return next((lower[: -len(end)] for end in SUFFIXES if lower.endswith(end)), lower)
 
 
-def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
+def decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, in pieces of a few `CHUNK_BYTES`.
 
     Damage within a gzip file may be noticed only at its checksum, at the end. Raises SourceError
@@ -73,7 +73,7 @@ def chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
     """Return `chunks` as a readable file without seeking."""
-    return as_file(chunks(path, skipped))
+    return as_file(decompressed(path, skipped))
 
 
 def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
     UTF-16 and UTF-32 are recognised by their marks. Invalid characters in them become invalid
     UTF-8, which only affects their document.
     """
-    pieces, head = chunks(path, skipped), b""
+    pieces, head = decompressed(path, skipped), b""
     while len(head) < 4 and (piece := next(pieces, b"")):
         head += piece
     for mark, encoding in _MARKS:

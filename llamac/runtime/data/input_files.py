@@ -150,7 +150,7 @@ def input_bytes(path: str) -> int:
     return sum(os.lstat(name).st_size for name in inside)
 
 
-def fingerprint(source: dict[str, Any]) -> dict[str, Any]:
+def input_fingerprint(source: dict[str, Any]) -> dict[str, Any]:
     """Return the number of a source's inputs, their total bytes, and a hash of names and sizes."""
     return listing_of([(path, input_bytes(path)) for path in file_list(source)])
 

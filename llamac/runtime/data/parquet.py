@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
-from .decompress import SUFFIXES, chunks, is_bomb, package
+from .decompress import SUFFIXES, decompressed, is_bomb, package
 from .skipped import Skipped
 
 BATCH_ROWS = 1024
@@ -22,7 +22,7 @@ _PLAIN = {"string", "large_string", "string_view", "bool", "float", "double", "h
 _PLAIN |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
-def columns_of(path: str) -> list[str]:
+def column_names(path: str) -> list[str]:
     """Return the names of a file's columns; empty for a broken file."""
     arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
     try:
@@ -63,7 +63,7 @@ def _opened(path: str, skipped: Skipped) -> Iterator[tuple[IO[bytes], str | IO[b
             yield file, path if spelled else file
         return
     with tempfile.TemporaryFile() as file:
-        for piece in chunks(path, skipped):
+        for piece in decompressed(path, skipped):
             file.write(piece)
         yield file, file
 

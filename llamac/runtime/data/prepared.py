@@ -97,7 +97,7 @@ def _require(keys: tuple[str, ...], value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def verify(directory: str | Path) -> dict[str, Any]:
+def verify_prepared(directory: str | Path) -> dict[str, Any]:
     """Return `load_manifest` after comparing the shards and the tokenizer with their hashes.
 
     Raises PreparedDataError.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError, naming
 from .decompress import LINE_BYTES, lines, utf8_chunks
 from .input_files import ENDINGS, PYTHON, file_list, format_of, unknown_name
-from .parquet import columns_of, rows
+from .parquet import column_names, rows
 from .skipped import Skipped
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
@@ -375,7 +375,7 @@ def _fields(path: str) -> dict[str, None]:
     """Return the field names of a file's first records; empty if it is empty or broken."""
     kind = str(format_of(path))
     if kind == "parquet":
-        return dict.fromkeys(columns_of(path))
+        return dict.fromkeys(column_names(path))
     records = _records(kind, path, "", (), Skipped())
     first = [record for _, record in itertools.islice(records, SAMPLED_RECORDS)]
     return {str(name): None for record in first if isinstance(record, dict) for name in record}

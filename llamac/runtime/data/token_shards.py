@@ -21,7 +21,7 @@ import numpy as np
 from .. import durable
 from ..durable import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
-from .input_files import PYTHON, fingerprint, needs_cleaning
+from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepared import (
     SPLITS,
     PreparedDataError,
@@ -30,7 +30,6 @@ from .prepared import (
     exclusive,
     load_manifest,
     token_dtype,
-    verify,
     verify_once,
 )
 from .records import check_source
@@ -39,7 +38,7 @@ from .sources import documents
 from .tokenizer import Tokenizer, TokenizerError
 from .vocabulary import Unknown, given, say_lost, tokenizer_of, train_on_sources
 
-__all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare", "verify"]
+__all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]
 
 FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
 BATCH_BYTES = 1 << 21  # text tokenised together
@@ -139,12 +138,12 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
         )
     for source in job.sources:
         check_source(source)
-    inputs = inputs_of(job)
+    inputs = input_fingerprints(job)
     key = durable.fingerprint([settings, inputs])
     model = tokenizer_of(job, key, train_on_sources)
     say_lost(model.lost, job.progress)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
-    manifest = {"settings": settings, "inputs": inputs} | summary(job, model, parts)
+    manifest = {"settings": settings, "inputs": inputs} | manifest_summary(job, model, parts)
     write_note(job.root / "manifest.json", manifest)
     for part in parts:
         say_skipped(job, part)
@@ -213,10 +212,10 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def inputs_of(job: PrepareJob) -> dict[str, Any]:
+def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
     """Return fingerprints of the inputs that the settings refer to: files, tokenizer."""
     inputs: dict[str, Any] = {
-        f"data.source.{source['name']}.paths": fingerprint(source)
+        f"data.source.{source['name']}.paths": input_fingerprint(source)
         for source in job.sources
         if source["kind"] not in PYTHON
     }
@@ -230,12 +229,12 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
 
     The files that data was made from may be gone; then only the settings are compared.
     """
-    changes = differences(manifest["settings"], settings)
+    changes = changed_settings(manifest["settings"], settings)
     if not changes:
         eos = {"tokenizer.eos": manifest["tokenizer"]["eos"]} if job.tokenizer.get("path") else {}
         before = manifest["inputs"] | eos
         try:
-            now = inputs_of(job)
+            now = input_fingerprints(job)
         except (SourceError, TokenizerError, OSError) as error:
             if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
                 raise  # the file is there, but no tokenizer
@@ -254,7 +253,7 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
         )
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for each setting whose value differs."""
     return [
         f"  {name}: {then.get(name, 'not set')!r} then, {now.get(name, 'not set')!r} now"
@@ -340,7 +339,9 @@ def cores() -> int:
 # --- All sources ---------------------------------------------------------------------------
 
 
-def summary(job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def manifest_summary(
+    job: PrepareJob, model: Tokenizer, parts: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Return the manifest's entries on the tokenizer, the vocabulary and the sources."""
     mixed = np.zeros(job.vocab_size)
     for part, share in zip(parts, job.shares, strict=True):

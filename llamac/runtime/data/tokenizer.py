@@ -301,7 +301,7 @@ def _cut(line: str) -> Iterator[str]:
     yield data.decode()
 
 
-def sample(texts: Iterable[str], budget: int, key: str) -> list[str]:
+def sample_lines(texts: Iterable[str], budget: int, key: str) -> list[str]:
     """Return about `budget` bytes of the texts, spread evenly over all of them, in order.
 
     Each block of lines gets a pseudo-random rank from `key` and its number; the blocks of lowest

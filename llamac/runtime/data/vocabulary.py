@@ -10,7 +10,7 @@ import numpy as np
 from ..durable import is_whole, note_or_nothing, write, write_note
 from .skipped import Skipped
 from .sources import documents
-from .tokenizer import EOS, Tokenizer, TokenizerError, sample, train_tokenizer, training_lines
+from .tokenizer import EOS, Tokenizer, TokenizerError, sample_lines, train_tokenizer, training_lines
 
 if TYPE_CHECKING:
     from .token_shards import PrepareJob
@@ -76,7 +76,7 @@ def train_on_sources(job: PrepareJob) -> Tokenizer:
     for source, share in zip(job.sources, job.shares, strict=True):
         job.progress(f"sampling {source['name']}", 0)
         budget = int(job.tokenizer["train_bytes"] * share)
-        drawn = sample(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
+        drawn = sample_lines(_training_texts(job, source), budget, f"{job.seed}\0{source['name']}")
         lines += training_lines(drawn)
     job.progress("training the tokenizer", sum(map(len, lines)))
     return train_tokenizer(lines, kind=job.tokenizer["kind"], vocab_size=job.vocab_size)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Shard
 
-from ..checkpoint.dcp import Box
-from ..parameters import Pieces, draw, pattern
+from ..checkpoint.dcp import TensorChunk
+from ..parameters import Pieces, initial_value, pattern
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Shares:
     size: int = 1
     rank: int = 0
 
-    def boxes(self, name: str, parameter: Tensor, values: Tensor) -> Iterator[tuple[str, Box]]:
+    def boxes(
+        self, name: str, parameter: Tensor, values: Tensor
+    ) -> Iterator[tuple[str, TensorChunk]]:
         """(canonical name, box) of all that a rank holds of a parameter; parts that are padding or
         on other ranks are left out. values: shaped as the rank's own part of `parameter`."""
         rows, first = parameter.shape[0], _first_row(parameter)
@@ -59,11 +61,11 @@ class Shares:
         start = self.rank // copies * part
         return part, start, max(0, min(part, whole - start))
 
-    def _box(self, name: str, view: Tensor, rows: int, start: int) -> Box:
+    def _box(self, name: str, view: Tensor, rows: int, start: int) -> TensorChunk:
         shape, offsets = [rows, *view.shape[1:]], [start] + [0] * (view.ndim - 1)
         if self.split.get(pattern(name)) == 1:
             shape[1], offsets[1] = shape[1] * self.size, self.rank * shape[1]
-        return Box(view, tuple(shape), tuple(offsets))
+        return TensorChunk(view, tuple(shape), tuple(offsets))
 
     def copied(self, canonical: str) -> int:
         return self.copies.get(pattern(canonical), 1)
@@ -109,4 +111,4 @@ def initialise_shares(
                 slice(start, start + size)
                 for start, size in zip(box.offsets, box.tensor.shape, strict=True)
             )
-            box.tensor.copy_(draw(canonical, box.shape, init, seed)[place])
+            box.tensor.copy_(initial_value(canonical, box.shape, init, seed)[place])

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.utils import get_total_norm
 
-from ..checkpoint.dcp import Box
+from ..checkpoint.dcp import TensorChunk
 from ..train.master_weights import MasterWeights
 from . import collectives
 from .mesh import Mesh
@@ -105,14 +105,14 @@ class ShardedWeights(MasterWeights):
             by_head[mine] = flat
             _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
 
-    def boxes(self) -> dict[str, dict[str, Box]]:
+    def boxes(self) -> dict[str, dict[str, TensorChunk]]:
         """Return what a checkpoint holds of this rank's, fp32, under canonical names.
 
         There is a section for the masters ("model") and one for each state of the update rule. A
         packed parameter appears as its canonical row slices, so a checkpoint does not depend on how
         this trainer packs or shards. Loading writes through the views; then call `loaded`.
         """
-        sections: dict[str, dict[str, Box]] = {"model": {}}
+        sections: dict[str, dict[str, TensorChunk]] = {"model": {}}
         sections |= {name: {} for name in self.algorithm.STATES}
         for name, master in self.masters.items():
             state = {"model": master.detach(), **self.algorithm.state[master]}

@@ -222,10 +222,10 @@ class Display:
         if warm and (off := deviation(row | {"step_seconds": seconds})):
             self.say(off)
         remaining = None if seconds is None else (self.stop - row["step"]) * seconds
-        line = describe(row, self.stop, remaining)
+        line = step_line(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
             width = self._live.console.width - BESIDE
-            short = describe(row, self.stop, remaining, width)
+            short = step_line(row, self.stop, remaining, width)
             self._live.update(self._task, completed=row["step"], description=short)
             if "validation_loss" in row:
                 self.say(line)
@@ -245,7 +245,9 @@ def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
     return progress
 
 
-def describe(row: Row, stop: int, remaining_seconds: float | None, width: int | None = None) -> str:
+def step_line(
+    row: Row, stop: int, remaining_seconds: float | None, width: int | None = None
+) -> str:
     """One step in one line, of `width` columns at most: what matters least is left out first.
 
     remaining_seconds: None before there is anything to reckon with.

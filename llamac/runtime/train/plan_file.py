@@ -17,7 +17,7 @@ MOST = 0.15  # of a prediction, off it by more than which is said
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedStep:
     """Of one step on `device`, the name of a description of devices. Bytes: what a GPU's allocator
     gives out; of a CPU the whole process."""
 
@@ -38,7 +38,7 @@ class Plan:
         )
 
 
-def read_plan(directory: Path, device: torch.device) -> Plan | None:
+def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
     """From the emitted directory; None without one, or if it is for another kind of device.
 
     It is for comparison only: a damaged one is said to be, and is none.
@@ -52,7 +52,7 @@ def read_plan(directory: Path, device: torch.device) -> Plan | None:
             return None
         memory = plan["memory"]["per_gpu"]
         own = memory["overhead"] if device.type == "cuda" else 0
-        found = Plan(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
+        found = PlannedStep(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
         if not (0 < found.step_seconds < math.inf and 0 < found.peak_memory_bytes < math.inf):
             raise ValueError("it predicts no time or no memory")
         return found

@@ -160,7 +160,7 @@ def test_a_truncated_record_is_not_taken_for_whole(tmp_path: Path) -> None:
 @given(st.binary(max_size=400))
 def test_no_bytes_are_an_error(data: bytes) -> None:
     skipped = Skipped()
-    found = html.text_of(data, None, True, "page", skipped)
+    found = html.page_text(data, None, True, "page", skipped)
     assert found is not None or skipped.counts
     for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Encoding: br, gzip, zstd, deflate\r\n\r\n"):
         with contextlib.suppress(http.ResponseError):

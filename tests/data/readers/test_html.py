@@ -25,7 +25,7 @@ def page(body: str, head: str = "") -> str:
 
 
 def text_of(data: bytes, charset: str | None = None) -> str | None:
-    found = html.text_of(data, charset, False, "page", Skipped())
+    found = html.page_text(data, charset, False, "page", Skipped())
     return None if found is None else found[0]
 
 
@@ -216,7 +216,7 @@ def test_time_does_not_grow_with_the_square_of_a_page(case: str, wide: bool) -> 
 
     def work(size: int) -> None:
         data = HOSTILE[case](size).encode("utf-16" if wide else "utf-8")
-        html.text_of(data, None, True, "page", Skipped())
+        html.page_text(data, None, True, "page", Skipped())
 
     assert_linear(work, 10_000)
 

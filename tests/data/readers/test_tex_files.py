@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.formats.decoding import decoded
+from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.tex import Verbatim, dialect, without_comments
 from llamac.data.formats.tex_macros import expanded
-from llamac.data.readers.arxiv import PAPER_CHARS, body, joined
+from llamac.data.readers.arxiv import PAPER_CHARS, body, join_files
 from tests.data.readers import assert_linear, read, write
 
 
@@ -139,11 +139,11 @@ def test_a_papers_files_have_the_encoding_it_declares(tmp_path: Path) -> None:
 
 
 def test_an_odd_byte_costs_itself_and_noise_is_left_out() -> None:
-    assert decoded("naïve café ".encode() * 9 + b"\xe9") == "naïve café " * 9 + "é"
-    assert decoded(b"a\x02 caf\xe9") == "a café"
-    assert decoded(RUSSIAN.encode("koi8-r")) is None
-    assert decoded(bytes(range(1, 256)) * 9) is None
-    assert decoded(b"caf\xe9", ["next"]) is None
+    assert decode_text("naïve café ".encode() * 9 + b"\xe9") == "naïve café " * 9 + "é"
+    assert decode_text(b"a\x02 caf\xe9") == "a café"
+    assert decode_text(RUSSIAN.encode("koi8-r")) is None
+    assert decode_text(bytes(range(1, 256)) * 9) is None
+    assert decode_text(b"caf\xe9", ["next"]) is None
 
 
 def test_what_is_no_tex_is_left_out(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ SUB = "\\documentclass[main]{{subfiles}}\n\\begin{{document}}\n{}\n\\end{{docume
 
 
 def whole(files: dict[str, str]) -> str:
-    text = joined(files)[1]
+    text = join_files(files)[1]
     assert text is not None
     return " ".join(body(text).split())
 
@@ -255,9 +255,11 @@ def test_what_stands_after_a_subfile_stays(tmp_path: Path) -> None:
 # --- Bounds ------------------------------------------------------------------------------------
 
 WORKS: dict[str, Callable[[int], object]] = {
-    "input": lambda size: joined({"a": "\\input{" + " " * size, "b": "\\input{ x" + " " * size}),
-    "inputs": lambda size: joined({"a": "\\input{" * size}),
-    "imports": lambda size: joined({"a": "\\import{a}" * size}),
+    "input": lambda size: join_files(
+        {"a": "\\input{" + " " * size, "b": "\\input{ x" + " " * size}
+    ),
+    "inputs": lambda size: join_files({"a": "\\input{" * size}),
+    "imports": lambda size: join_files({"a": "\\import{a}" * size}),
     "nocite": lambda size: body("\\nocite" + " " * size),
     "bibliography": lambda size: body("\\bibliography[" * size),
     "section": lambda size: body("\\section*" + " " * size),
@@ -274,8 +276,8 @@ WORKS: dict[str, Callable[[int], object]] = {
     "environments": lambda size: uncommented("\\begin{verbatim}" * size),
     "commands": lambda size: uncommented("\\newcommand{" * size + "\\let" + " " * size),
     "urldef": lambda size: expanded("\\urldef\\a" * size + " " * size),
-    "odd bytes": lambda size: decoded(b"\xe9 " * size),
-    "odd runs": lambda size: decoded(b"\xc3\xa9\xe9" * size),
+    "odd bytes": lambda size: decode_text(b"\xe9 " * size),
+    "odd runs": lambda size: decode_text(b"\xc3\xa9\xe9" * size),
 }
 
 
@@ -300,7 +302,7 @@ def test_inputs_of_nothing_are_bounded_by_the_work_they_make(text: str) -> None:
     """40 ** 8 files of no length are no more to read than one, but would take for ever."""
     files = {f"{n}.tex": f"\\input{{{n + 1}}}" * 40 for n in range(8)}
     files |= {"8.tex": text, "empty.tex": "", "0.tex": "\\documentclass{a}" + "\\input{1}" * 40}
-    assert joined(files) == ("0.tex", None)
+    assert join_files(files) == ("0.tex", None)
 
 
 def test_verbatim_text_that_a_macro_repeats_is_bounded(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from llamac.data.stages import StageError, build, facts
 from llamac.data.stages.decontaminate import report
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.licence import permits
-from llamac.data.stages.sentences import sentences
+from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import (
     C4,
     DEFAULT_STAGES,
@@ -238,7 +238,7 @@ def test_c4s_bad_words_stand_alone(tmp_path: Path) -> None:
     ],
 )
 def test_sentences(line: str, count: int) -> None:
-    assert len(sentences(line)) == count
+    assert len(split_sentences(line)) == count
 
 
 # --- Language ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.line_dedup import line_keys
-from llamac.data.stages.sentences import sentences
+from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import (
     C4,
     BookOverlap,
@@ -87,7 +87,7 @@ def test_every_line_has_a_key(text: str) -> None:
 
 @given(TEXTS)
 def test_sentences_are_all_of_a_line_but_its_spaces(line: str) -> None:
-    assert "".join("".join(sentences(line)).split()) == "".join(line.split())
+    assert "".join("".join(split_sentences(line)).split()) == "".join(line.split())
 
 
 @given(TEXTS)

@@ -10,7 +10,7 @@ import pytest
 
 from llamac.data.document import Rejected
 from llamac.data.stages import arrays
-from llamac.data.stages.near_dedup import bands, signature
+from llamac.data.stages.near_dedup import bands, minhash
 from llamac.data.stages.union import join, roots
 from llamac.data.stages.words import ngrams, words
 from llamac.spec.stages import NearDedup
@@ -91,12 +91,12 @@ def test_estimates_are_those_of_datasketch_and_no_less_exact() -> None:
         one = text(seed, 150)
         other = edited(one, 1 + seed % 12, seed)
         truth = jaccard(one, other)
-        ours = [signature(ngrams(words(text), 5), 256) for text in (one, other)]
+        ours = [minhash(ngrams(words(text), 5), 256) for text in (one, other)]
         mine.append(float((ours[0] == ours[1]).mean()) - truth)
         hashes = [datasketch.MinHash(num_perm=256, seed=seed) for _ in range(2)]
-        for minhash, text_ in zip(hashes, (one, other), strict=True):
+        for sketch, text_ in zip(hashes, (one, other), strict=True):
             split = text_.split()
-            minhash.update_batch(
+            sketch.update_batch(
                 [" ".join(split[at : at + 5]).encode() for at in range(len(split) - 4)]
             )
         theirs.append(hashes[0].jaccard(hashes[1]) - truth)

@@ -13,7 +13,7 @@ from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.device import calibrate as measuring
 from llamac.plan.device import stopwatch
 from llamac.plan.device.calibrate import calibrate, device_toml
-from llamac.plan.device.device import Device, Link, load_device, names
+from llamac.plan.device.device import Device, Link, device_names, load_device
 from llamac.plan.device.link_probe import LinkError, measured_link
 
 
@@ -40,7 +40,7 @@ def same(one: Device, other: Device) -> None:
         assert found == pytest.approx(expected, rel=1e-3), part
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", device_names())
 def test_a_device_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
     device = load_device(name)
     (tmp_path / "copy.toml").write_text(device_toml(device, ["a remark"]), encoding="utf-8")
@@ -73,7 +73,7 @@ def test_every_figure_is_measured_and_possible() -> None:
 @pytest.mark.usefixtures("quick")
 def test_the_clock_gives_the_times_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "MATMULS", {"cpu": ((512, 512, 512),)})
-    monkeypatch.setattr(measuring, "seconds_of", lambda run, kind: 4e-3)
+    monkeypatch.setattr(measuring, "seconds_per_run", lambda run, kind: 4e-3)
     monkeypatch.setattr(measuring, "_kernel", lambda kind: 0.0)
     monkeypatch.setattr(measuring, "_memory", lambda kind, kernel: (1e12, 1.0))
     device, _ = calibrate()
@@ -103,7 +103,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
 
 def test_the_best_round_counts() -> None:
     counted = []
-    assert stopwatch.seconds_of(lambda: counted.append(1), "cpu", count=3) >= 0
+    assert stopwatch.seconds_per_run(lambda: counted.append(1), "cpu", count=3) >= 0
     assert len(counted) == 1 + 3 * stopwatch.ROUNDS
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llamac.plan.device.device import HERE, DeviceError, device_named, load_device, names
+from llamac.plan.device.device import HERE, DeviceError, device_named, device_names, load_device
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", device_names())
 def test_every_shipped_device_is_possible(name: str) -> None:
     device = load_device(name)
     assert device.memory > 1e9

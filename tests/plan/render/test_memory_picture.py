@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llamac.plan.render.canvas import Area, Drawing, Label, Line, png, svg
+from llamac.plan.render.canvas import Area, Drawing, Label, Polyline, png, svg
 from llamac.plan.render.memory_picture import memory_picture
 from llamac.plan.render.report import gigabytes
 from llamac.plan.timeline.memory_timeline import moments
@@ -99,7 +99,7 @@ def test_both_forms_can_be_read_and_are_the_same_every_time() -> None:
 
 def test_words_are_escaped_and_dashes_have_gaps() -> None:
     drawing = Drawing(40, 20, "a < b & c")
-    dashes = Line([(0, 5), (40, 5)], "#000000", 1.0, dashed=True)
+    dashes = Polyline([(0, 5), (40, 5)], "#000000", 1.0, dashed=True)
     drawing.shapes.extend([Label(2, 12, "<x>"), dashes])
     text = svg(drawing)
     assert "&lt;x&gt;" in text

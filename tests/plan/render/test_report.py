@@ -12,10 +12,10 @@ from llamac.plan.render.report import (
     headline,
     link_name,
     op_sections,
+    prediction_tables,
+    print_prediction,
     readable_days,
     readable_seconds,
-    sections,
-    show,
     transfer_section,
 )
 from llamac.plan.timeline.step import StepTimeline
@@ -25,7 +25,7 @@ from tests.plan.steps import LAYOUTS, planned
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_parts_of_memory_and_of_time_sum_to_the_whole(name: str) -> None:
     prediction, _ = planned(name)
-    memory, time = list(sections(prediction))[:2]
+    memory, time = list(prediction_tables(prediction))[:2]
     *parts, whole = [float(row[1].replace(",", "")) for row in memory.rows]
     assert sum(parts) == pytest.approx(whole, abs=0.005 * len(memory.rows))
     shares = [float(row[2].removesuffix(" %")) for row in time.rows[:-1]]
@@ -36,7 +36,7 @@ def test_parts_of_memory_and_of_time_sum_to_the_whole(name: str) -> None:
 def test_rows_have_a_cell_for_every_column() -> None:
     prediction, program = planned("FSDP over tensor ranks")
     step = StepTimeline(prediction, program)
-    for section in (*sections(prediction), *op_sections(step), transfer_section(step)):
+    for section in (*prediction_tables(prediction), *op_sections(step), transfer_section(step)):
         for row in section.rows:
             assert len(row) == len(section.head) == len(section.align), section.title
 
@@ -44,7 +44,7 @@ def test_rows_have_a_cell_for_every_column() -> None:
 def test_one_rank_passes_nothing_on() -> None:
     prediction, program = planned("one rank")
     assert transfer_section(StepTimeline(prediction, program)).rows == [("nothing",)]
-    assert "what a rank sends in a step" not in [one.title for one in sections(prediction)]
+    assert "what a rank sends in a step" not in [one.title for one in prediction_tables(prediction)]
 
 
 def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +52,7 @@ def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert headline(prediction).startswith("fits: ")
     small = replace(prediction.setting, device=replace(prediction.setting.device, memory=10**9))
     tight = replace(prediction, setting=small)
-    show(tight)
+    print_prediction(tight)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("does not fit: ")
     assert "of 1.00 GB" in lines[2]
@@ -60,7 +60,7 @@ def test_the_verdict_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_piped_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     prediction, program = planned("FSDP over tensor ranks")
-    show(prediction, op_sections(StepTimeline(prediction, program)))
+    print_prediction(prediction, op_sections(StepTimeline(prediction, program)))
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not [line for line in out.splitlines() if line != line.rstrip()]

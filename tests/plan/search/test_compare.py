@@ -10,7 +10,7 @@ from llamac.cli import main
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.search.compare import differences, sentences, verdict
+from llamac.plan.search.compare import reasons, term_differences, verdict
 from llamac.plan.search.layout import parse_layout
 from llamac.plan.setting import Setting
 from llamac.spec import load_spec
@@ -25,7 +25,7 @@ def planned(text: str, gpus: int = 64, memory: float = 85e9) -> Prediction:
 
 def test_differences_are_those_of_the_predictions() -> None:
     a, b = planned("dp64,mb1,selective"), planned("tp8,pp2,mb1,full")
-    for section, part in zip(differences(a, b), ("seconds", "memory"), strict=True):
+    for section, part in zip(term_differences(a, b), ("seconds", "memory"), strict=True):
         *terms, whole = [[float(n.replace("−", "-")) for n in row[1:]] for row in section.rows]
         for one, other, gap in (*terms, whole):
             assert other - one == pytest.approx(gap, abs=0.02)
@@ -60,7 +60,7 @@ def test_one_that_does_not_fit_is_said_before_all() -> None:
     ],
 )
 def test_what_differs_is_explained(first: str, second: str, words: str) -> None:
-    assert words in "\n".join(sentences(planned(first), planned(second)))
+    assert words in "\n".join(reasons(planned(first), planned(second)))
 
 
 def test_the_command_takes_names_and_ranks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from llamac.passes.footprint import held
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.predict import predict
 from llamac.plan.target import device_for, setting_for
-from llamac.plan.timeline.breakdown import ops, regions, transfers
+from llamac.plan.timeline.breakdown import ops, regions, transfer_costs
 from llamac.plan.timeline.step import StepTimeline
 from llamac.spec import load_spec
 from tests.plan.steps import LAYOUTS, SMALL, planned
@@ -93,7 +93,7 @@ def test_regions_and_ops_sum_to_the_same() -> None:
 def test_transfers_sum_to_what_a_rank_sends() -> None:
     step = StepTimeline(*planned("FSDP over tensor ranks"))
     sent = defaultdict(float)
-    for one in transfers(step):
+    for one in transfer_costs(step):
         sent[one.axis] += one.count * one.nbytes
         assert one.link == ("within a node" if one.axis == "tp" else "between nodes")
     predicted = step.prediction.communication
@@ -108,7 +108,7 @@ def test_copies_of_the_state_sum_their_gradients(name: str, axes: set[str]) -> N
     step = StepTimeline(*planned(name))
     predicted = step.prediction.communication
     assert {axis for axis, nbytes in predicted.items() if nbytes} == axes
-    found = [one for one in transfers(step) if one.axis == "dp_replicate"]
+    found = [one for one in transfer_costs(step) if one.axis == "dp_replicate"]
     assert {(one.kind, one.where) for one in found} == {("all_reduce", "gradients")}
     mesh = step.prediction.setting.spec.parallel.mesh
     assert {one.ranks for one in found} == {mesh["dp_replicate"]}

@@ -55,7 +55,7 @@ def test_training_goes_on_while_the_disk_is_slow_and_does_not_reach_into_the_che
         disk.free.set()
     assert checkpoint.steps(tmp_path) == [1]
     into = torch.zeros(4)
-    state = checkpoint.load(checkpoint.path_of(tmp_path, 1), {"model": {"w": into}})
+    state = checkpoint.load(checkpoint.checkpoint_path(tmp_path, 1), {"model": {"w": into}})
     assert (into == 1).all()
     assert Progress.of(state) == Progress(1)
     checkpoint.set_random_state(state["random"])
@@ -72,7 +72,7 @@ def test_the_next_save_waits_and_both_are_whole(tmp_path, disk):
         saver.wait()
         assert checkpoint.steps(tmp_path) == [1, 2]
     for step in (1, 2):
-        checkpoint.load(checkpoint.path_of(tmp_path, step), {"model": {"w": weights}})
+        checkpoint.load(checkpoint.checkpoint_path(tmp_path, step), {"model": {"w": weights}})
         assert (weights == step).all()
 
 

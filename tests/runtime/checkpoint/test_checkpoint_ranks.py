@@ -18,7 +18,7 @@ from torch import Tensor
 from llamac.runtime import durable
 from llamac.runtime.checkpoint import checkpoint, dcp
 from llamac.runtime.checkpoint.async_saver import Saver
-from llamac.runtime.checkpoint.dcp import Box, Tensors
+from llamac.runtime.checkpoint.dcp import TensorChunk, Tensors
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
@@ -59,7 +59,7 @@ def _start(
 def split(dim: int, ranks: Ranks, fill: float | None = None) -> Tensors:
     """Each tensor in parts along `dim`, vectors as copies; moments of `norm` on the last rank."""
 
-    def part(whole: Tensor) -> Tensor | Box:
+    def part(whole: Tensor) -> Tensor | TensorChunk:
         if fill is not None:
             whole = torch.full_like(whole, fill)
         if whole.ndim == 1:
@@ -67,7 +67,9 @@ def split(dim: int, ranks: Ranks, fill: float | None = None) -> Tensors:
         rows = whole.shape[dim] // ranks.size
         offsets = [0, 0]
         offsets[dim] = ranks.rank * rows
-        return Box(whole.narrow(dim, offsets[dim], rows), tuple(whole.shape), tuple(offsets))
+        return TensorChunk(
+            whole.narrow(dim, offsets[dim], rows), tuple(whole.shape), tuple(offsets)
+        )
 
     model = {name: part(whole) for name, whole in WHOLE.items()}
     moments = {"wq": part(MOMENTS["wq"])}
@@ -119,7 +121,7 @@ def find_with_trouble(ranks: Ranks, directory: Path) -> None:
     name = "gone" if ranks.rank == 1 else "wq"
     asked = {"model": {name: torch.zeros(8, 12)}}
     with pytest.raises(RunError, match=r"could not be read: it holds no model\.gone"):
-        checkpoint.load(checkpoint.path_of(directory, 2), asked, ranks)
+        checkpoint.load(checkpoint.checkpoint_path(directory, 2), asked, ranks)
     with (
         pytest.raises(RunError, match="another trainer"),
         checkpoint.run_lock(directory, ranks),
@@ -155,7 +157,7 @@ def save_and_resume(ranks: Ranks, directory: Path) -> None:
         next((directory / "checkpoints" / "step-00000003" / "tensors").glob("__3_*")).unlink()
     resume(ranks, directory, dim=1)
     checkpoint.set_random_state(
-        checkpoint.read_state(checkpoint.path_of(directory, 2))["random"], ranks
+        checkpoint.read_state(checkpoint.checkpoint_path(directory, 2))["random"], ranks
     )
     assert torch.equal(torch.rand(3), first)
 

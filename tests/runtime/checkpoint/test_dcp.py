@@ -12,21 +12,21 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 
 from llamac.runtime.checkpoint import dcp
-from llamac.runtime.checkpoint.dcp import Box, BoxSavePlanner
+from llamac.runtime.checkpoint.dcp import BoxSavePlanner, TensorChunk
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
 
 WHOLE = torch.arange(48.0).reshape(6, 8)
 
 
-def cut(dim: int, start: int, stop: int, whole: Tensor = WHOLE) -> Box:
+def cut(dim: int, start: int, stop: int, whole: Tensor = WHOLE) -> TensorChunk:
     offsets = [0] * whole.ndim
     offsets[dim] = start
     part = whole.narrow(dim, start, stop - start)
-    return Box(part, tuple(whole.shape), tuple(offsets))
+    return TensorChunk(part, tuple(whole.shape), tuple(offsets))
 
 
-def plan(*ranks: Mapping[str, Tensor | Box]) -> tuple[list[SavePlan], Metadata]:
+def plan(*ranks: Mapping[str, Tensor | TensorChunk]) -> tuple[list[SavePlan], Metadata]:
     planners = [BoxSavePlanner() for _ in ranks]
     for planner, parts in zip(planners, ranks, strict=True):
         planner.set_up_planner({"model": parts})
@@ -45,13 +45,13 @@ def test_ranks_write_their_parts_and_the_file_knows_the_whole():
 
 
 def test_copies_are_written_once_and_shared_out():
-    copies: dict[str, Tensor | Box] = {"a": WHOLE, "b": WHOLE}
+    copies: dict[str, Tensor | TensorChunk] = {"a": WHOLE, "b": WHOLE}
     plans, _ = plan(copies, copies)
     assert sorted(written(plans)) == [["model.a"], ["model.b"]]
 
 
 def test_a_rank_may_hold_nothing_of_a_tensor():
-    plans, _ = plan({"w": cut(0, 0, 6)}, {"w": Box(WHOLE[:0], (6, 8), (7, 0))})
+    plans, _ = plan({"w": cut(0, 0, 6)}, {"w": TensorChunk(WHOLE[:0], (6, 8), (7, 0))})
     assert written(plans) == [["model.w"], []]
 
 
@@ -72,13 +72,13 @@ def test_parts_that_do_not_make_up_the_tensor_are_refused(parts, problem):
 
 def test_a_box_lies_within_its_tensor():
     with pytest.raises(ValueError, match=r"\(2, 8\) from \(5, 0\) does not lie within \(6, 8\)"):
-        Box(torch.ones(2, 8), (6, 8), (5, 0))
+        TensorChunk(torch.ones(2, 8), (6, 8), (5, 0))
 
 
 def test_ranks_in_a_grid_each_write_their_block():
-    def block(row: int, column: int) -> Box:
+    def block(row: int, column: int) -> TensorChunk:
         part = WHOLE[3 * row : 3 * row + 3, 4 * column : 4 * column + 4]
-        return Box(part, (6, 8), (3 * row, 4 * column))
+        return TensorChunk(part, (6, 8), (3 * row, 4 * column))
 
     plans, _ = plan(*({"w": block(row, column)} for row in (0, 1) for column in (0, 1)))
     assert written(plans) == [["model.w"]] * 4
@@ -92,7 +92,7 @@ def saved(directory: Path, **tensors: Tensor) -> Path:
 def test_any_part_can_be_read_and_only_that_part_is_written_to(tmp_path):
     path = saved(tmp_path / "tensors", w=WHOLE)
     packed = torch.full((10, 8), -1.0, dtype=torch.bfloat16)
-    inner = Box(packed[2:5, 1:4], (6, 8), (3, 4))
+    inner = TensorChunk(packed[2:5, 1:4], (6, 8), (3, 4))
     dcp.read(path, {"model": {"w": inner}})
     assert torch.equal(packed[2:5, 1:4].float(), WHOLE[3:6, 4:7])
     assert (packed == -1).sum() == packed.numel() - 9
@@ -101,7 +101,7 @@ def test_any_part_can_be_read_and_only_that_part_is_written_to(tmp_path):
 def test_scalars_and_vectors_are_tensors_too(tmp_path):
     path = saved(tmp_path / "tensors", scalar=torch.tensor(7.0), vector=torch.arange(4.0))
     scalar, vector = torch.zeros(()), torch.zeros(2)
-    dcp.read(path, {"model": {"scalar": scalar, "vector": Box(vector, (4,), (2,))}})
+    dcp.read(path, {"model": {"scalar": scalar, "vector": TensorChunk(vector, (4,), (2,))}})
     assert scalar == 7
     assert vector.tolist() == [2, 3]
 

@@ -11,7 +11,7 @@ import pytest
 
 from llamac.runtime import durable
 from llamac.runtime.data import prepared, tokenizer
-from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify
+from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify_prepared
 from llamac.runtime.data.token_shards import prepare
 from tests.runtime.data.test_token_shards import arguments
 
@@ -43,7 +43,7 @@ def test_a_second_process_waits_and_finds_the_data_ready(texts: Path, tmp_path: 
     assert process.exitcode == 0
     assert stages[0] == f"waiting for the process at {tmp_path / 'data'}"
     assert not any(stage.startswith(("tokenizing", "sampling")) for stage in stages)
-    assert verify(tmp_path / "data") == manifest
+    assert verify_prepared(tmp_path / "data") == manifest
 
 
 def test_a_killed_process_leaves_no_lock(texts: Path, tmp_path: Path) -> None:
@@ -72,20 +72,20 @@ def test_a_place_that_cannot_hold_data_is_an_error(texts: Path, tmp_path: Path) 
 def test_verify_reads_every_byte(texts: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     manifest = prepare(root, **arguments(texts))
-    assert verify(root) == manifest
+    assert verify_prepared(root) == manifest
     shard = root / manifest["sources"][1]["train"]["shards"][0]["file"]
     data = bytearray(shard.read_bytes())
     data[100] ^= 1
     shard.write_bytes(data)
     load_manifest(root)  # sizes alone cannot tell
     with pytest.raises(PreparedDataError, match="is damaged"):
-        verify(root)
+        verify_prepared(root)
     data[100] ^= 1
     shard.write_bytes(data)
     other = tokenizer.train_tokenizer(["abc def " * 40], kind="bpe", vocab_size=270)
     (root / "tokenizer.model").write_bytes(other.model)
     with pytest.raises(PreparedDataError, match=r"tokenizer\.model is damaged"):
-        verify(root)
+        verify_prepared(root)
 
 
 def test_a_damaged_shard_is_found_when_it_is_used_again(

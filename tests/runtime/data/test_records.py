@@ -420,7 +420,7 @@ def test_checking_reads_no_more_than_beginnings(
     for number in range(50):
         (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(LINES * 1000))
     opened: list[str] = []
-    chunks = decompress.chunks
+    chunks = decompress.decompressed
     monkeypatch.setattr(
         decompress, "chunks", lambda path, skipped: opened.append(path) or chunks(path, skipped)
     )

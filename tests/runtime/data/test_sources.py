@@ -17,7 +17,7 @@ import zstandard
 
 from llamac.runtime.data import decompress, records
 from llamac.runtime.data import sources as module
-from llamac.runtime.data.input_files import file_list, fingerprint
+from llamac.runtime.data.input_files import file_list, input_fingerprint
 from llamac.runtime.data.sources import Skipped, documents
 from llamac.runtime.errors import SourceError
 
@@ -261,11 +261,11 @@ def test_a_missing_package_is_named(
 def test_the_fingerprint_sees_added_and_changed_files(tmp_path: Path) -> None:
     source = {"kind": "files", "paths": [str(tmp_path / "*.txt")]}
     (tmp_path / "a.txt").write_text("one")
-    first = fingerprint(source)
+    first = input_fingerprint(source)
     assert (first["files"], first["bytes"]) == (1, 3)
-    assert fingerprint(source) == first
+    assert input_fingerprint(source) == first
     (tmp_path / "a.txt").write_text("four")
-    second = fingerprint(source)
+    second = input_fingerprint(source)
     (tmp_path / "a.txt").rename(tmp_path / "b.txt")
-    assert len({str(first), str(second), str(fingerprint(source))}) == 3
+    assert len({str(first), str(second), str(input_fingerprint(source))}) == 3
     assert file_list(source) == [str(tmp_path / "b.txt")]

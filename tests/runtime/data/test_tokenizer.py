@@ -17,7 +17,7 @@ from llamac.runtime.data.tokenizer import (
     SMALLEST_VOCABULARY,
     Tokenizer,
     TokenizerError,
-    sample,
+    sample_lines,
     train_tokenizer,
     training_lines,
 )
@@ -210,18 +210,18 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
 
 def test_a_sample_keeps_the_budget_the_order_and_is_spread_evenly() -> None:
     documents = [f"{number:04} " * 200 for number in range(1000)]  # 1 kB each
-    chosen = sample(documents, 100_000, "key")
+    chosen = sample_lines(documents, 100_000, "key")
     numbers = [int(text[:4]) for text in chosen]
     assert len(chosen) == 100
     assert numbers == sorted(numbers)
     assert all(any(lo <= n < lo + 250 for n in numbers) for lo in range(0, 1000, 250))
-    assert sample(iter(documents), 100_000, "key") == chosen
-    assert sample(documents, 100_000, "other") != chosen
-    assert sample(documents, 10**9, "key") == documents
+    assert sample_lines(iter(documents), 100_000, "key") == chosen
+    assert sample_lines(documents, 100_000, "other") != chosen
+    assert sample_lines(documents, 10**9, "key") == documents
 
 
 def test_a_sample_takes_parts_of_long_documents() -> None:
     text = "".join(f"{number:07}\n" for number in range(100_000))
-    chosen = sample([text], 100_000, "key")
+    chosen = sample_lines([text], 100_000, "key")
     assert 100_000 <= sum(map(len, chosen)) < 120_000
     assert all(block in text and block.endswith("\n") for block in chosen)

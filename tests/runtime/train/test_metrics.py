@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from llamac.runtime.train.metrics import Display, Metrics, describe, duration, each_stage
+from llamac.runtime.train.metrics import Display, Metrics, duration, each_stage, step_line
 
 
 def row(step: int, **more) -> dict:
@@ -161,7 +161,7 @@ def test_there_is_no_eta_before_a_step_that_did_not_compile(capsys):
 def test_the_line_fits_and_leaves_out_what_matters_least(width: int):
     planned = {"predicted_step_seconds": 2.0, "predicted_peak_memory_bytes": 5e9}
     full = row(333_000, skipped_steps=2, peak_memory_bytes=6e9, **planned)
-    line = describe(full, 333_787, 360_000.0, width)
+    line = step_line(full, 333_787, 360_000.0, width)
     assert len(line) <= width
     assert line.startswith("step 333,000/333,787 ·")
     assert "SKIPPED" in line or width < 50
@@ -195,7 +195,7 @@ def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
 
 
 def test_a_step_in_one_line():
-    line = describe(row(1200, validation_loss=1.5, skipped_steps=2), 5000, 3600.0)
+    line = step_line(row(1200, validation_loss=1.5, skipped_steps=2), 5000, 3600.0)
     assert line == (
         "step 1,200/5,000 · loss 2.0000 · ETA 1:00:00 · lr 1.00e-03 · norm 1.00 · 5,000 tok/s · "
         "MFU 50.0% · validation 1.5000 · SKIPPED"

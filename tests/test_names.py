@@ -1,0 +1,76 @@
+"""A name means one thing throughout llamac, so that a search for it ends at its definition."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import llamac
+
+PACKAGE = Path(llamac.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()}
+
+# An optimizer's section is named as its update rule, by which the trainer finds the rule.
+SAME_BY_DESIGN = {"AdamW", "Lion"}
+
+
+def top_level(kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
+    """(name, module) of each class or function at the top level of a module; no command."""
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, kind) and not any("command" in d for d in decorators(node)):
+                yield node.name, module
+
+
+def decorators(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
+    return [ast.unparse(decorator) for decorator in node.decorator_list]
+
+
+def imported() -> dict[tuple[str, str], list[str]]:
+    """(module, name) → the modules that import the name from it."""
+    found = defaultdict(list)
+    for module, tree in TREES.items():
+        package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                origin = ".".join([*parents, node.module or ""]) if node.level else node.module
+                for alias in node.names:
+                    found[f"{origin}".rstrip("."), alias.name].append(module)
+    return found
+
+
+def grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for name, module in pairs:
+        found[name].append(module)
+    return {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    shared = grouped(top_level(ast.ClassDef))
+    assert {name: shared[name] for name in shared.keys() - SAME_BY_DESIGN} == {}
+    assert shared.keys() >= SAME_BY_DESIGN
+
+
+def test_no_two_functions_of_one_name_are_imported_by_it() -> None:
+    """Those that share a name are called with their module's: `checkpoint.load`, `arrays.load`."""
+    importers = imported()
+    shared = {
+        name: [module for module in modules if importers.get((module, name))]
+        for name, modules in grouped(top_level(ast.FunctionDef)).items()
+        if not name.startswith("_")
+    }
+    assert {name: modules for name, modules in shared.items() if len(modules) > 1} == {}
+
+
+def test_the_search_for_imports_finds_some() -> None:
+    importers = imported()
+    assert "llamac.passes.pipeline" in importers["llamac.passes.lower", "Lower"]
+    assert importers["llamac.runtime.data.parquet", "rows"] == ["llamac.runtime.data.records"]
