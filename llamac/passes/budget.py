@@ -1,14 +1,13 @@
-"""budget: what layers keep is chosen so that a rank stays within so many bytes and computes least
-again.
+"""budget: choose what layers keep, to minimise recomputation under a memory budget.
 
 Layers run one of two variants of a block, each with its own saved set. Those with the higher peak
 come first, as a rule: when the backward pass reaches them, what the others kept is free. All pairs
-of sets, in either order, and all numbers of layers are tried: nothing within the limit is faster.
-Every pipeline rank has its own number: the first keeps most micro-batches alive at once.
+of sets, in either order, and all numbers of layers are tried, so nothing within the limit is
+faster. Every pipeline rank has its own numbers: the first keeps most micro-batches alive at once.
 
-What a rank holds is found as for `llamac plan`: parameters, gradients and optimizer state, what
-layers keep of all micro-batches in flight, the peak of the layer or the loss at work, what it
-computes again included. The process' own memory and what the allocator loses come on top.
+Memory is counted as `llamac plan` counts it: parameters, gradients, optimizer state, what layers
+keep of all micro-batches in flight, and the peak of the layer or loss at work, recomputation
+included. The memory of the process itself and what its allocator loses come on top.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ LEAN = "_lean"  # what the name of the variant that keeps less ends in
 
 
 class BudgetError(ValueError):
-    """No choice of what to keep stays within the budget; says how little would be possible."""
+    """No saved sets stay within the budget; the message says how small it could be."""
 
     exit_code = 2
 
@@ -92,8 +91,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Decided:
-    """The same saved sets for another program of the same ops: the small twin of a spec. kept: the
-    names of what each variant keeps. Layers are split evenly."""
+    """Give a program the saved sets that were solved for another of the same ops, as `verify` does.
+
+    kept: names of the values that each variant keeps. Layers are split evenly between the variants.
+    """
 
     kept: Sequence[Sequence[str]]
     name: str = "checkpoint"
@@ -108,8 +109,11 @@ class Decided:
 def with_variants(
     program: Program, kept: Sequence[frozenset[str]], lean: Sequence[bool]
 ) -> Program:
-    """Layers that keep kept[0] where `lean` says so, kept[1] elsewhere. All else keeps everything:
-    there is one of each, and the loss is followed by its backward pass at once."""
+    """Make layers keep kept[0] where `lean` is true and kept[1] elsewhere.
+
+    The other regions keep everything: there is one of each, and the loss is followed by its
+    backward pass at once.
+    """
     name = program.layers[0]
     block = program.regions[name]
     for region in program.regions.values():
@@ -133,8 +137,11 @@ def _variant(block: Region, name: str, kept: frozenset[str]) -> Region:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the choice is made from. ranks: of each pipeline rank how many layers it runs, bytes of
-    its state and logits, micro-batches in flight, and seconds of what is not computed again."""
+    """The saved sets to choose from, and what each pipeline rank needs besides.
+
+    Per pipeline rank: its number of layers, bytes of its state and logits, micro-batches in flight,
+    and seconds of the work that is never recomputed.
+    """
 
     sets: Sequence[SavedSet]
     found: Activations
@@ -147,7 +154,7 @@ class Trial:
     fresh: Fresh
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
-        """Of a rank whose `first` layers keep the set `early`, and the others `late`."""
+        """Return the peak bytes of a rank whose `first` layers keep set `early`, the others `late`."""
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
@@ -156,9 +163,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """early, late: the sets. first: how many layers of each pipeline rank keep `early`.
-    early_layers: does each? nbytes: of the fullest rank. seconds: of the slowest. again: seconds of
-    all, computing again."""
+    """A choice of two saved sets and of the layers that keep each.
+
+    early, late: indices of the sets. first: number of layers that keep `early`, per pipeline rank.
+    early_layers: whether a layer keeps `early`. nbytes: of the fullest rank. seconds: of the
+    slowest rank. again: seconds of recomputation on all ranks.
+    """
 
     early: int
     late: int
@@ -229,8 +239,11 @@ def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
 
 
 def cheapest(trial: Trial, limit: Limit) -> Plan:
-    """Of all that is within the limit: the fastest slowest rank, then least computed again in all,
-    then one variant rather than two, then fewest bytes. Raises BudgetError."""
+    """Return the plan within the limit whose slowest rank is fastest.
+
+    Ties go to least recomputation in all, then to one variant rather than two, then to fewest
+    bytes. Raises BudgetError.
+    """
     plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
     if not plans:
         raise BudgetError(_impossible(trial, limit))
@@ -238,7 +251,7 @@ def cheapest(trial: Trial, limit: Limit) -> Plan:
 
 
 def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
-    """For each pair of sets, on each rank the number of layers that is fastest within `most`."""
+    """Yield, for each pair of sets, the fastest number of layers per rank within `most` bytes."""
     for early in range(len(trial.sets)):
         for late in range(len(trial.sets)):
             yield _plan(trial, early, late, most)

@@ -58,8 +58,11 @@ class ActivationCheckpoint:
 
 
 def by_cost(policy: str) -> Keep:
-    """`regather` is `none` but for what tensor ranks gathered, which is gathered again: Megatron's
-    way (Korthikanti et al. 2022, section 4.2.2), for the planner."""
+    """Return the rule of a policy: which forward values are kept, by the cost of their ops.
+
+    `regather` is `none` except that what tensor ranks gathered is gathered again: Megatron's way
+    (Korthikanti et al. 2022, section 4.2.2), for the planner.
+    """
     if policy == "regather":
         return lambda value: not is_op(producer(value)[0], all_gather)
     costs = POLICIES[policy]
@@ -80,8 +83,10 @@ def checkpoint(region: Region, keep: Keep) -> Region:
 
 
 class _RecomputeBackward:
-    """Copies a backward graph, node by node; forward values that are not kept are computed again
-    when the first op that reads them is copied."""
+    """Copy a backward graph node by node, recomputing the forward values that are not kept.
+
+    A value is computed again when the first op that reads it is copied.
+    """
 
     def __init__(self, forward: fx.Graph, keep: Keep) -> None:
         self.forward = {node.name: node for node in forward.nodes}

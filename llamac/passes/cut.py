@@ -44,10 +44,10 @@ def region_seconds(region: Region, clock: Clock) -> float:
 def balanced(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """How many layers each stage runs: none without any, the slowest stage as fast as can be, and
-    of the cuts that are equal in this, one with the squares of stages' times smallest.
+    """Return how many layers each stage runs, at least one, so that the slowest stage is fastest.
 
-    before, after: what the first and the last stage do besides.
+    Of the cuts that are equal in this, one with the smallest sum of squared stage times. before,
+    after: seconds that the first and the last stage take besides their layers.
     """
     if len(set(layers)) == 1:
         return spread(layers[0], len(layers), stages, before, after)
@@ -56,8 +56,10 @@ def balanced(
     count = len(layers)
 
     def best(worst: float) -> list[dict[int, tuple[float, float, int]]]:
-        """For each number of stages, and of layers they run: (slowest, squares, where the last of
-        them begins), of cuts with no stage slower than `worst`."""
+        """Return, for each number of stages and of layers, the best cut with no stage over `worst`.
+
+        A cut is (slowest stage, sum of squares, layer at which its last stage begins).
+        """
         rows = [{0: (0.0, 0.0, 0)}]
         for stage in range(1, stages + 1):
             row: dict[int, tuple[float, float, int]] = {}
@@ -85,8 +87,11 @@ def balanced(
 def spread(
     each: float, count: int, stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """`balanced`, of layers that all take `each` seconds: one at a time to the stage with least to
-    do; of several the last, for it keeps the activations of fewest micro-batches."""
+    """Return `balanced` for layers that all take `each` seconds.
+
+    Layers are given one at a time to the stage with least to do; on a tie to the last one, which
+    keeps the activations of fewest micro-batches.
+    """
     counts, loads = [1] * stages, [each] * stages
     loads[0] += before
     loads[-1] += after

@@ -1,4 +1,4 @@
-"""How many operations a model takes for each token it is trained on, by PaLM's convention."""
+"""Count a model's FLOPs per training token, by PaLM's convention."""
 
 from __future__ import annotations
 

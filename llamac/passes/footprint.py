@@ -1,4 +1,4 @@
-"""What a rank holds at the worst moment of a step, by what it is for."""
+"""Peak memory of a rank during a step, by what it is used for."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ FRAGMENTS = 0.02
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. communication: parameters gathered and gradients on their way.
-    overhead: the process' own and what the allocator loses."""
+    """Bytes of one rank.
+
+    communication: gathered parameters and gradients in transfer. overhead: the process itself and
+    what its allocator loses.
+    """
 
     parameters: float
     gradients: float
@@ -111,8 +114,11 @@ def states(
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes, of one micro-batch. kept: by layer region. peak: of its backward pass, what it was
-    given and kept included. head: kept by the loss, and its peak."""
+    """Bytes of one micro-batch.
+
+    kept: by layer region. peak: of a region's backward pass, its inputs and kept values included.
+    head_kept, head_peak: the same of the loss.
+    """
 
     kept: Mapping[str, float]
     peak: Mapping[str, float]
@@ -123,8 +129,10 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Bytes of a region: kept, at the peak of either pass, and of scores that a kernel writes.
-    again: is attention computed again, so that no scores are kept?"""
+    """Bytes of a region: those kept, the peak of either pass, and the scores that a kernel writes.
+
+    again: whether attention is recomputed, so that no scores are kept.
+    """
 
     kept: float
     peak: float
@@ -153,9 +161,11 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
 def activations(
     program: Program, scores_kept: bool = False, logit_bytes: float | None = None
 ) -> Activations:
-    """By liveness over the scheduled forward and backward graphs, recompute included. scores_kept:
-    are attention's scores, where a kernel writes them? logit_bytes: for each of the logits, all
-    their copies at the worst moment; None: as our fused loss has it."""
+    """Measure activations by liveness over the scheduled graphs, recomputation included.
+
+    scores_kept: whether attention's scores are kept where a kernel writes them. logit_bytes: bytes
+    per logit of all copies at the worst moment; None takes those of our fused loss.
+    """
     symbols = program.symbols
     own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
     kept = {
@@ -180,8 +190,10 @@ def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
 
 
 def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = None) -> float:
-    """Bytes of the largest block of logits, beside those that are values of the graph: in the
-    compute dtype, and in fp32 for the loss, unless `nbytes` says otherwise."""
+    """Return the bytes of the largest block of logits that is not a value of the graph.
+
+    Logits exist in the compute dtype, and in fp32 for the loss, unless `nbytes` says otherwise.
+    """
     for node in ops_in(graph):
         if "cross_entropy" in op_of(node).name and "chunk" not in node.kwargs and nbytes:
             # The graph has them and their gradients.
@@ -196,8 +208,11 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
 
 
 def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
-    """Of how many micro-batches a pipeline rank keeps activations at most, as if of all its layers:
-    1F1B, of those ahead of it; interleaved, of more (Narayanan et al. 2021)."""
+    """Return the most micro-batches whose activations a pipeline rank keeps at once.
+
+    Counted as if each were of all its layers, so interleaving gives fractions: 1F1B keeps one for
+    each rank ahead, interleaved 1F1B more (Narayanan et al. 2021).
+    """
     if virtual == 1:
         return min(micro_batches, ranks - stage)
     each = micro_batches_per_round(micro_batches, ranks)
@@ -207,8 +222,7 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
 
 @dataclass(frozen=True)
 class Fresh:
-    """Bytes of the gradients that a step makes, where none are there before: of a layer, of the
-    embedding, of all."""
+    """Bytes of the gradients that a step allocates: of a layer, of the embedding, of all."""
 
     layer: float = 0.0
     embedding: float = 0.0
@@ -218,8 +232,11 @@ class Fresh:
 def fresh_gradients(
     program: Program, own: Held, dtype: str, sharding: Sharding, micro_batches: int
 ) -> Fresh:
-    """In fp32 on one rank each backward pass makes the gradients as it goes, and the update frees
-    them; of several micro-batches the later ones find them there. Elsewhere they always are."""
+    """Return the gradients that each step allocates anew and its update frees.
+
+    Only a single fp32 rank with one micro-batch per step does so; elsewhere gradients are there
+    before the backward pass, and `Fresh` is zero.
+    """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return Fresh()
     embedding = held(program, 0, first=True, last=False).total
@@ -234,10 +251,12 @@ def behind(
     fresh: Fresh | None = None,
 ) -> float:
     """Return the peak activation bytes on one pipeline rank, excluding logits.
-    runs: the regions its layers run, in order, and how many layers in a row. flying: see
-    `in_flight`. last: is the loss its own? fresh: of the gradients, those not always there.
 
-    A layer's own peak stands on what the layers before it keep: those after it are done, and free.
+    runs: (region, number of layers in a row), in order. flying: see `in_flight`. last: whether the
+    rank computes the loss. fresh: gradients that the step allocates.
+
+    A layer's own peak comes on top of what the layers before it keep; those after it are already
+    freed.
     """
     runs, fresh = list(runs), fresh or Fresh()
     alive = flying * sum(found.kept[name] * count for name, count in runs)

@@ -1,4 +1,4 @@
-"""How much memory a graph's values take while it runs, op by op, each freed after its last reader.
+"""Memory of a graph's values as it runs, op by op, each freed after its last reader.
 
 As in `llamac inspect --memory`, a view takes none of its own, and parameters and constant tables
 are not counted. Inputs and saved values are held by the caller throughout. A collective's operand

@@ -79,8 +79,10 @@ class Overlap:
 def overlapped(
     module: fx.GraphModule, kept: Collection[str], clock: Clock, headroom: int | None = None
 ) -> fx.GraphModule:
-    """The same graph, its ops in the order that the estimate says is done soonest. kept: names of
-    values that outlive it. The module itself comes back where nothing is gained."""
+    """Return the graph with its ops in the order that the estimate says ends soonest.
+
+    kept: names of values that outlive the graph. Returns the module itself if nothing is gained.
+    """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
     before = peak_bytes(module.graph, kept, clock.symbols)
@@ -128,9 +130,11 @@ def _is_lazy(node: fx.Node) -> bool:
 
 
 class _Scheduler:
-    """Takes ops one at a time: the one that can begin soonest; of several, one that the next
-    collective needs; of those, the first in the program. limit: bytes alive that it avoids to
-    pass, by going on in the program's order; None: it takes that order from the beginning."""
+    """List scheduler: takes one op at a time, the one that can begin soonest.
+
+    Ties go to an op that the next collective needs, then to the first in the program. limit: bytes
+    alive above which it follows the program's order; None follows it from the beginning.
+    """
 
     def __init__(
         self, graph: fx.Graph, kept: Collection[str], clock: Clock, limit: int | None

@@ -1,8 +1,8 @@
-"""What a region may keep for its backward pass, and what each choice costs.
+"""Saved sets of a region: which forward values to keep, and what each choice costs.
 
-A set is worth a look only if every value in it is read, and if no other set keeps less, computes
-less again and has a lower peak besides. Peaks are those of `llamac.passes.liveness` over the graphs
-that `checkpoint` would write, found without writing them: a block has hundreds of sets.
+A set is a candidate only if every value in it is read, and if no other set keeps less, recomputes
+less and has a lower peak. Peaks are those of `llamac.passes.liveness` over the graphs that
+`checkpoint` would write, found without writing them: a block has hundreds of sets.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ Step = tuple[list[fx.Node], list[fx.Node]]
 
 @dataclass(frozen=True)
 class SavedSet:
-    """names: of the values kept besides inputs. nbytes: of all that is kept. seconds: of what is
-    computed again. transient: bytes of the peak beyond those kept."""
+    """A choice of forward values to keep, and its cost.
+
+    names: values kept besides inputs. nbytes: of all that is kept. seconds: of recomputation.
+    transient: bytes by which the peak exceeds those kept.
+    """
 
     names: frozenset[str]
     nbytes: int
@@ -42,8 +45,10 @@ class SavedSet:
 
 
 def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
-    """The sets that no other beats, from the one that keeps least on. region: as `differentiate`
-    left it."""
+    """Return the sets that no other set beats, by ascending bytes kept.
+
+    region: as `differentiate` left it.
+    """
     sketch = _Sketch(region, clock)
     best: list[SavedSet] = []
     # No set has a lower transient than the one that keeps everything: others add to it what they
@@ -74,8 +79,10 @@ def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is decided so far, of values later in the forward pass than those pending. ops: run
-    again for the values in `again`."""
+    """A partial choice: decided for all values later in the forward pass than those pending.
+
+    again: values that are recomputed. ops: those run for it.
+    """
 
     pending: frozenset[fx.Node]
     kept: frozenset[fx.Node] = frozenset()
@@ -124,15 +131,17 @@ class _Sketch:
         return frozenset(v for reads, _ in self.backward for v in reads if v in self.order)
 
     def everything(self) -> _Choice:
-        """Nothing is computed again."""
+        """Return the choice that recomputes nothing."""
         asked = self.asked()
         inputs = frozenset(value for value in asked if value.op == "placeholder")
         nbytes = sum(self.size[value] for value in asked)
         return _Choice(frozenset(), asked - inputs, inputs=inputs, nbytes=nbytes)
 
     def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
-        """Every way to have what the backward pass asks for, but for what is hopeless. Of what is
-        needed the last is decided first: what it is made of comes before it."""
+        """Yield every way to provide what the backward pass reads, except hopeless ones.
+
+        The last value needed is decided first, since its own operands come before it.
+        """
         left = [_Choice(self.asked())]
         while left:
             choice = left.pop()

@@ -26,8 +26,11 @@ COMPUTE: Lane = "compute"
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device achieves. flops: of a large matmul, FLOP/s. memory, wire: bytes a second, of
-    its memory and to each side of other ranks."""
+    """Achieved rates of a device.
+
+    flops: of a large matmul, FLOP/s. memory, wire: bytes per second of device memory, and from each
+    rank to the others.
+    """
 
     device: str
     flops: float
@@ -40,8 +43,11 @@ A100 = Rates("A100, NVLink", flops=271e12, memory=1.5e12, wire=250e9)
 
 @dataclass(frozen=True)
 class Clock:
-    """symbols, mesh: the sizes of the program's dimensions and axes. rates: what passes order ops
-    by is an A100, so that the same spec gives the same program whatever GPU it is planned for."""
+    """Estimate seconds of ops and collectives.
+
+    symbols, mesh: sizes of the program's dimensions and axes. rates: passes always order ops by an
+    A100, so that a spec gives the same program whatever GPU it is planned for.
+    """
 
     symbols: Mapping[str, int]
     mesh: Mapping[str, int]
@@ -59,8 +65,10 @@ class Clock:
         return max(compute, sum(traffic.values()) / self.rates.memory, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
-        """Return the bytes a rank sends in a collective, by a ring: (n - 1) / n of the whole; an
-        all_reduce twice that."""
+        """Return the bytes a rank sends in a collective, by a ring.
+
+        That is (n - 1) / n of the whole tensor, and twice that for an all_reduce.
+        """
         ranks = self.mesh[attributes(node)["axis"]]
         if transfers(node):  # before the matmul its input, or after it its output
             kind = node.meta["type"]
@@ -95,7 +103,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When everything runs that takes time, in order of the program."""
+    """Spans of all ops that take time, in program order."""
 
     spans: tuple[Span, ...]
     seconds: float

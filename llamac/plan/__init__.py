@@ -1,1 +1,1 @@
-"""What a run will need and how fast it will be, from the compiled Program: `llamac plan`."""
+"""Predict memory, speed and traffic of a run from its compiled Program: `llamac plan`."""

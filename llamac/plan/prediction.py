@@ -1,4 +1,4 @@
-"""What `llamac plan` says of one step and of the whole run."""
+"""A prediction for one step and for the whole run, as `llamac plan` prints it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether predicted peak memory is at most the device's."""
+        """Return whether predicted peak memory is at most the device's."""
         return self.memory.total <= self.setting.device.memory
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a prediction is made for: a spec, a device, and how a framework runs it."""
+"""Setting of a prediction: a spec, a device, and how a framework runs the spec."""
 
 from __future__ import annotations
 

@@ -24,8 +24,10 @@ from llamac.spec.errors import either
 
 
 def device_for(spec: Spec, name: str | None = None) -> Device:
-    """Return the device `name`, or else the spec's `hardware.gpu`, or else this machine's as
-    `hardware.device` chooses it. Raises DeviceError."""
+    """Return the device `name`, or else `hardware.gpu`, or else this machine. Raises DeviceError.
+
+    This machine is described as `hardware.device` says.
+    """
     if name is not None:
         return _device(name)
     hardware = spec.hardware
@@ -65,8 +67,10 @@ class LayoutError(ValueError):
 
 
 def on_gpus(spec: Spec, gpus: int) -> Spec:
-    """Return the spec on so many GPUs: tensor, context and pipeline ranks stay, data ranks follow.
-    Raises LayoutError."""
+    """Return the spec on so many GPUs. Raises LayoutError.
+
+    Tensor, context and pipeline ranks stay; data ranks follow.
+    """
     parallel = spec.parallel
     if gpus == parallel.ranks:
         return spec
@@ -118,8 +122,11 @@ OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
 def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
-    """Return a spec as a framework runs it. kernels.attention = "math" writes scores out anywhere.
-    framework: a key of FRAMEWORKS."""
+    """Return a spec as a framework runs it.
+
+    kernels.attention = "math" writes scores out under any framework. framework: a key of
+    FRAMEWORKS.
+    """
     scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None
     profile = replace(FRAMEWORKS[framework], scores=scores)
     if framework == "llamac" and spec.kernels.compile == "never":

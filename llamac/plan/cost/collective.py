@@ -57,8 +57,11 @@ def _tree(device: Device, sent: float, ranks: int, within: int) -> float:
 
 
 def node_bandwidth(device: Device, within: int) -> float:
-    """Bytes per second that a rank sends between nodes. Every GPU has a network port of its own
-    and a ring crosses one of them; all the rings of a node share them."""
+    """Return the bytes per second that a rank sends between nodes.
+
+    Every GPU has its own network port and a ring crosses one of them; all rings of a node share
+    them.
+    """
     return min(device.link.bandwidth, device.network.bandwidth * within)
 
 

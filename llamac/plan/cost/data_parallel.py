@@ -169,8 +169,11 @@ class DataParallel:
         return self.beside(total_seconds(beside), runs)
 
     def beside(self, transfer: float, work: float) -> float:
-        """Seconds that a transfer adds to work it runs beside: what the work does not cover, and
-        what it takes of memory bandwidth and multiprocessors (`Efficiency.contention`)."""
+        """Return the seconds that a transfer adds to the work it overlaps.
+
+        These are what the work does not cover, and what the transfer takes of memory bandwidth and
+        multiprocessors (`Efficiency.contention`).
+        """
         share = self.cost.device.efficiency.contention
         return max(0.0, transfer - work) + share * min(transfer, work)
 

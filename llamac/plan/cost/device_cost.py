@@ -62,7 +62,7 @@ class DeviceCost(Clock):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Everything that the costs depend on, hashable."""
+        """Return everything that the costs depend on, hashable."""
         sizes = (tuple(one.items()) for one in (self.symbols, self.mesh, self.strides))
         rest = (self.device, self.dtype, self.profile, self.fp8, self.recomputes_attention)
         return (*sizes, *rest)

@@ -38,8 +38,10 @@ def framework_activations(setting: Setting, program: Program) -> Activations:
 def _with_scores(
     found: Activations, program: Program, scores: ScoreTraffic, keeps: bool
 ) -> Activations:
-    """Attention's scores in the bytes that the framework holds; `activations` counts those of a
-    softmax with dropout."""
+    """Replace the attention scores that `activations` counts by those that the framework holds.
+
+    `activations` counts the scores of a softmax with dropout.
+    """
     bare, counted = activations(program, False), activations(program, True)
     kept, peak = dict(found.kept), dict(found.peak)
     for name in kept:
@@ -62,8 +64,11 @@ def _scores(region: Region, symbols: Mapping[str, int]) -> float:
 
 
 def _with_norms(found: Activations, program: Program, nbytes: float) -> Activations:
-    """fp32 copies that norms run op by op keep for their backward pass: as long as activations are
-    kept, unless they are computed again; and while their region runs."""
+    """Add the fp32 copies that op-by-op norms keep for their backward pass.
+
+    They live as long as activations are kept, unless they are recomputed, and while their region
+    runs.
+    """
     kept, peak = dict(found.kept), dict(found.peak)
     for name in kept:
         region = program.regions[name]
@@ -105,8 +110,10 @@ _peaks = WeakKeyDictionary()
 
 
 def head_peak(program: Program, logits: float) -> tuple[float, float]:
-    """(bytes alive at the head's worst moment, those of its logits), `logits` bytes of them being
-    there while the loss runs. Worked out once for the head's graphs and a micro-batch's sizes."""
+    """Return (peak bytes of the head, bytes of its logits), `logits` bytes alive during the loss.
+
+    Cached per head graph and micro-batch size.
+    """
     region = program.regions["head"]
     known = _peaks.setdefault(region.forward, {})
     key = (logits, *program.symbols.items())

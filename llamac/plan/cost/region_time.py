@@ -111,7 +111,7 @@ def _timed(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
 
 
 def _ends(spans: Iterable[Span]) -> float:
-    """When the last op has run and the last exposed transfer has ended."""
+    """Return when the last op has run and the last exposed transfer has ended."""
     ends = [span.end for span in spans if span.lane == COMPUTE or span.exposed]
     return max(ends, default=0.0)
 

@@ -102,8 +102,10 @@ class StepModel:
 
     @cached_property
     def turns(self) -> list[tuple[float, float, float]]:
-        """Of each pipeline rank: seconds of a micro-batch forward and backward, and of both what
-        waits for tensor-parallel ranks."""
+        """Return, per pipeline rank, (forward, backward, exposed) seconds of a micro-batch.
+
+        exposed: the part of both passes that waits for tensor-parallel ranks.
+        """
         return [self._turn(rank) for rank in range(self.pp)]
 
     def _turn(self, rank: int) -> tuple[float, float, float]:
@@ -120,8 +122,11 @@ class StepModel:
         return forward, backward, exposed
 
     def _head_extra(self) -> tuple[float, float]:
-        """Seconds that the head takes besides: the gather of its logits over tensor-parallel ranks;
-        the loss over all of them, and the head's forward pass again."""
+        """Return the seconds that the head adds: (gather of logits, loss over them).
+
+        The gather is over tensor-parallel ranks; the loss includes the head's recomputed forward
+        pass.
+        """
         profile = self.setting.profile
         gather = loss = 0.0
         if profile.gathers_logits and self.tp > 1:
@@ -212,8 +217,11 @@ class StepModel:
 
     @property
     def full_ranks(self) -> set[int]:
-        """Pipeline ranks that may hold most: first (most micro-batches in flight), the one with
-        most layers, last (logits)."""
+        """Return the pipeline ranks that may need the most memory.
+
+        They are the first (most micro-batches in flight), the one with most layers, and the last
+        (logits).
+        """
         return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
 
     def rank_memory(self, rank: int) -> Memory:

@@ -1,4 +1,4 @@
-"""How much of a matmul's time is lost to its shape."""
+"""Efficiency of a matmul by its shape: tiles, and waves of tiles on the multiprocessors."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def device_toml(device: Device, remarks: list[str]) -> str:
 
 
 def _blank(kind: str) -> Device:
-    """What can be asked of the machine; where its GPU is a known one, its datasheet's figures."""
+    """Return this machine as a device: what it reports, or the datasheet of a known GPU."""
     if kind == "cpu":
         network = Link(bandwidth=1.1e9, latency=100e-6)
         cores = torch.get_num_threads()

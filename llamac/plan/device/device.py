@@ -22,7 +22,7 @@ MAYBE_NOTHING += ("matmul_newer",)
 
 
 class DeviceError(ValueError):
-    """No such device, or a device file that cannot be read. The message lists the known ones."""
+    """An unknown device or an unreadable device file; the message lists the known ones."""
 
     exit_code = 2
 
@@ -114,13 +114,15 @@ class Device:
 
     @property
     def has_async_matmuls(self) -> bool:
-        """Whether it has Hopper's asynchronous matmuls, which newer attention kernels need."""
+        """Return whether it has Hopper's asynchronous matmuls, as newer attention kernels need."""
         return self.architecture in ("hopper", "blackwell")
 
     @property
     def flash2(self) -> float:
-        """Speed of FlashAttention 2 relative to the device's best attention kernel: on Hopper and
-        later it lacks the asynchronous instructions (Shah et al. 2024, figure 5)."""
+        """Return the speed of FlashAttention 2 relative to the device's best attention kernel.
+
+        On Hopper and later it lacks the asynchronous instructions (Shah et al. 2024, figure 5).
+        """
         return 0.53 if self.has_async_matmuls else 1.0
 
     @property
@@ -211,7 +213,9 @@ def _word(given: dict[str, Any], key: str, allowed: Sequence[str]) -> str:
 
 def _positive(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check that every value is a finite number above 0, or 0 where that is allowed.
-    Raises ValueError."""
+
+    Raises ValueError.
+    """
     for key, value in given.items():
         number = isinstance(value, int | float) and math.isfinite(value)
         if not number or value < 0 or (value == 0 and key not in MAYBE_NOTHING):

@@ -27,7 +27,9 @@ class LinkError(RuntimeError):
 
 def measured_link(kind: str) -> tuple[Link | None, str]:
     """Measure all-reduces of two processes, over gloo or NCCL; return the link and its name.
-    One GPU has none. Raises LinkError."""
+
+    A single GPU has none. Raises LinkError.
+    """
     if kind == "cuda" and torch.cuda.device_count() < 2:
         return None, ""
     backend = "nccl" if kind == "cuda" else "gloo"

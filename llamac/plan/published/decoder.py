@@ -45,8 +45,10 @@ class DecoderShape:
 
 
 def decoder_of(row: Row) -> DecoderShape:
-    """Fill in what a row leaves empty: usual values, or those nearest to its parameter count.
-    Raises RowError."""
+    """Return a row's decoder, its empty columns filled in.
+
+    Usual values are assumed, or those nearest to the row's parameter count. Raises RowError.
+    """
     stated = number(row, "n_params")
     found = list(_candidates(row))
     best = found[0]
@@ -84,8 +86,11 @@ def _kv_heads(row: Row, heads: int) -> list[int]:
 
 
 def _vocab(row: Row) -> list[int]:
-    """Rows of the embedding. vTrain's measurements do not say; on one tensor rank its head takes
-    thrice what aligned matmuls would, as GPT-2's own 50,257 rows do unless they are padded."""
+    """Return the possible numbers of rows of the embedding.
+
+    vTrain's measurements do not give one; on one tensor rank its head takes thrice as long as
+    aligned matmuls would, as do GPT-2's own 50,257 rows unless they are padded.
+    """
     given = count(row, "vocab")
     if given:
         assumed = "assumed" in text(row, "mfu_convention")

@@ -98,8 +98,11 @@ def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
 
 
 def _overlapped(row: Row, name: str, profile: FrameworkProfile) -> bool:
-    """Reductions run under the backward pass. ZeRO-1 and 2 that do not say so reduce and gather
-    at the end of a step, but for Megatron Core's distributed optimizer."""
+    """Return whether gradient reductions run under the backward pass.
+
+    ZeRO-1 and 2 that do not say so reduce and gather at the end of a step, except for Megatron
+    Core's distributed optimizer.
+    """
     sharding = text(row, "dp_sharding")
     if says(sharding, "non.overlapped", "no overlap"):
         return False
@@ -207,8 +210,7 @@ def _checkpointing(given: str, framework: str) -> Checkpointing:
 
 
 def gathers_again(row: Row) -> bool:
-    """Sequence-parallel inputs of linear layers are gathered anew for the backward pass (Megatron),
-    not kept (nanotron)."""
+    """Return whether sequence-parallel inputs of linear layers are gathered again in the backward."""
     return says(text(row, "framework"), *MEGATRON)
 
 

@@ -25,8 +25,10 @@ def text(row: Row, *keys: str) -> str:
 
 
 def number(row: Row, key: str) -> float | None:
-    """None where the column is empty. `1,024`, `4M`, `1.4e12`, `~8`, `>1`, `x8` are numbers, and of
-    `16 (8×2)` or `8-16` the first counts. Raises RowError."""
+    """Return a column as a number, None where it is empty. Raises RowError.
+
+    `1,024`, `4M`, `1.4e12`, `~8`, `>1`, `x8` are numbers; of `16 (8×2)` or `8-16` the first counts.
+    """
     given = text(row, key)
     if given in EMPTY:
         return None

@@ -55,8 +55,11 @@ def predict_run(run: Run) -> Prediction:
 
 
 def comparable_peak(row: Row, prediction: Prediction) -> float:
-    """As the row's memory was measured: what torch reserved does not hold the CUDA context, and
-    what it allocated not what its allocator loses either."""
+    """Return the predicted peak memory, counted as the row's was measured.
+
+    Bytes reserved by torch exclude the CUDA context; bytes allocated exclude the allocator's losses
+    as well.
+    """
     memory, kind = prediction.memory, text(row, "mem_kind")
     if says(kind, "alloc"):
         return memory.total - memory.overhead

@@ -49,7 +49,7 @@ class Label:
 
     @property
     def extent(self) -> tuple[float, float]:
-        """From where to where it reaches, at most."""
+        """Return the leftmost and rightmost x that the text may reach."""
         width = LETTER * self.size * len(self.text)
         begin = self.x - {"start": 0.0, "middle": width / 2, "end": width}[self.anchor]
         return begin, begin + width

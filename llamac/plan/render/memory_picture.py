@@ -166,8 +166,7 @@ class _Picture:
         return (begin, y), (end, y)
 
     def _columns(self) -> list[tuple[float, Moment]]:
-        """(x, what is held from there on): of moments less than half a pixel apart, the worst and
-        then the last."""
+        """Return (x, memory from there on); of moments within half a pixel, the worst and the last."""
         found: list[tuple[float, Moment]] = []
         last = self.curve[0]
         for moment in self.curve:

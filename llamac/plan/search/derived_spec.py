@@ -21,8 +21,11 @@ def derived_toml(
     above: Sequence[str],
     notes: Mapping[str, str],
 ) -> str:
-    """TOML that lays `changes`, by dotted key, over the spec `base` as a command line names it, for
-    the file `out`. above: lines of comment before it; notes: beside sections, by their names."""
+    """Return TOML for the file `out` that lays `changes`, by dotted key, over the spec `base`.
+
+    base: as a command line names it. above: lines of comment before it. notes: comments on
+    sections, by name.
+    """
     document: dict[str, Any] = {"extends": _named(base, out), "name": name}
     for key, value in changes.items():
         section, _, rest = key.partition(".")
@@ -47,8 +50,11 @@ def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping
 
 
 def overridden(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
-    """What `--set` gave, by dotted key, as the spec has it. Keys inside arrays and tables give the
-    whole of those: a spec that extends another cannot set them alone."""
+    """Return the values that `--set` gave, by dotted key.
+
+    A key inside an array or table gives the whole of it: a spec that extends another cannot set a
+    part.
+    """
     written, found = spec.written(), {}
     for text in overrides:
         section, *rest = text.partition("=")[0].strip().split(".")

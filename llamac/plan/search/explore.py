@@ -80,8 +80,10 @@ def tasks_of(setting: Setting, gpus: int) -> Iterator[Task]:
 
 
 def promising(task: Task) -> tuple[float, int, int, bool]:
-    """Best first: of equal bounds, few context ranks, and tensor ranks that fill half a node; what
-    is good early leaves more of the rest untried."""
+    """Return a sort key that puts the most promising tasks first, so that more can be pruned.
+
+    Ties between bounds go to few context ranks and to tensor ranks that fill half a node.
+    """
     shape, node = task.shape, task.setting.device.gpus_per_node
     return task.bound, shape.context, abs(2 * shape.tensor - node), not shape.sequence
 
@@ -188,7 +190,7 @@ class _Explorer:
         return StepModel(replace(self.setting, spec=layout.of(self.spec)), program)
 
     def _try(self, layout: Layout, program: Program) -> str | None:
-        """Why it does not fit, if it does not."""
+        """Return why a layout does not fit the device, or None if it does."""
         model = self._model(layout, program)
         memory = model.memory()
         if fit_within(memory.total, self.capacity) == "no":
@@ -223,8 +225,11 @@ class _Node:
 
 
 def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
-    """Seconds in which every micro-batch has gone through all layers: one rank at least has the
-    mean of the work, and the first and the last micro-batch pass the others alone."""
+    """Return a lower bound on the seconds in which all micro-batches pass through all layers.
+
+    At least one rank has the mean of the work, and the first and last micro-batch pass the other
+    ranks alone.
+    """
     layer = model.times[model.program.layers[0]].seconds
     ends = model.times["embed"].seconds + model.times["head"].seconds
     whole = layer * len(model.program.layers) + ends

@@ -1,5 +1,7 @@
-"""Cache of compiled graphs: specs that differ only in numbers of layers, stages, data-parallel
-ranks or in the micro-batch share them."""
+"""Cache of compiled graphs: specs that differ only in depth, stages or micro-batch share them.
+
+So do specs that differ only in data-parallel ranks.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,7 @@ from llamac.spec import Spec
 
 
 def block_program(spec: Spec, policy: str, fused: bool = True) -> Program:
-    """Return a single layer of `spec` on one stage and one data rank, `policy` its checkpointing; a
-    micro-batch is one sequence. Compiled once for all specs that differ in nothing else, and not
-    verified: what is built is compiled again. Raises SpecError."""
+    """Return one layer of `spec` on one stage and one data rank, checkpointed by `policy`."""
     return _checkpointed(_Alike(spec, fused), policy)
 
 
@@ -90,8 +90,11 @@ def laid_out(
     layers: Sequence[str] = (),
     regions: Sequence[Region] = (),
 ) -> Program:
-    """`program` with the layers, stages and micro-batches of `spec`. stages: how many layers each
-    has. layers: each one's region, where they differ; regions: those that `program` lacks."""
+    """Return `program` with the layers, stages and micro-batches of `spec`.
+
+    stages: number of layers of each. layers: the region of each, where they differ. regions: those
+    that `program` lacks.
+    """
     return replace(
         program,
         regions={**program.regions, **{region.name: region for region in regions}},

@@ -61,8 +61,10 @@ class Layout:
 
     @property
     def kind(self) -> Layout:
-        """What it shares with those that differ only in how many stages a pipeline rank has and
-        how many data ranks share state."""
+        """Return the layout without stages per pipeline rank and without state sharding.
+
+        Equal for layouts that differ in nothing else.
+        """
         return replace(self, pipeline_virtual=1, data_shard=self.data, data_replicate=1)
 
     def __str__(self) -> str:
@@ -126,9 +128,11 @@ def layout_of(spec: Spec) -> Layout:
 
 
 def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
-    """`tp8,pp4,dp64,mb1,selective` → the layout of `spec` on so many GPUs. Degrees not named are
-    one, but for `dp`: whatever GPUs are left; micro-batch and policy are the spec's.
-    Raises LayoutError."""
+    """Parse `tp8,pp4,dp64,mb1,selective` as a layout of `spec` on so many GPUs.
+
+    Degrees not named are 1, except that `dp` takes the GPUs that are left; micro-batch and policy
+    default to the spec's. Raises LayoutError.
+    """
     found: dict[str, Any] = {
         "micro_batch": spec.batch.micro_batch,
         "checkpoint": spec.recompute.policy,

@@ -1,5 +1,4 @@
-"""Lower bounds on a layout's step time without a graph: ideal matmuls and the transfers they wait
-for."""
+"""Lower bounds on a layout's step time without a graph: ideal matmuls and exposed transfers."""
 
 from __future__ import annotations
 
@@ -55,8 +54,10 @@ def least_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -
 
 
 def _linears(model: Model, ranks: int) -> Iterator[tuple[int, int, int]]:
-    """(inputs, outputs, how many there are) of the matmuls on a tensor rank; the head is left out,
-    for with a pipeline the last rank alone has it."""
+    """Yield (inputs, outputs, count) of the matmuls on a tensor rank, without the head's.
+
+    With a pipeline only the last rank has the head.
+    """
     heads = -(-model.n_heads // ranks) + 2 * -(-model.n_kv_heads // ranks)
     gates = 2 if model.gated else 1
     wide = model.ffn_dim // ranks

@@ -125,8 +125,11 @@ def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
 
 
 def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
-    """The best layouts, each with the memory of the device for a budget. It lies between policies
-    that were tried, and is dear to compile: the others are not worth it."""
+    """Return the best layouts, each with the device's memory as the budget of its recomputation.
+
+    A budget lies between policies that were tried and is expensive to compile, so only the best get
+    one.
+    """
     memory = (setting.device.memory / memory_range().middle - CONTEXT) / (1 + FRAGMENTS)
     budget = int(memory / BUDGET_STEP) * BUDGET_STEP
     if budget <= 0:
@@ -152,8 +155,11 @@ def _fastest(one: Ranked) -> tuple[float, str]:
 
 @contextmanager
 def _each(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """`map` over argument tuples, results in order: in forked processes, which have torch already;
-    with one worker, or where processes cannot fork, in this one."""
+    """Yield a `map` over argument tuples with results in order, run in forked processes.
+
+    Forked processes have torch already. With one worker, or where processes cannot fork, it runs in
+    this one.
+    """
     gc.freeze()  # torch's million objects need not be looked at whenever graphs come and go
     try:
         if workers < 2 or not hasattr(os, "fork"):

@@ -1,4 +1,4 @@
-"""What would bring most: the prediction's derivative by each figure of the machine and layout."""
+"""Sensitivity of a prediction: its derivative by each figure of the machine and layout."""
 
 from __future__ import annotations
 

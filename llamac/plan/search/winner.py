@@ -72,8 +72,10 @@ def search_json(found: Search) -> dict[str, Any]:
 
 
 def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -> str:
-    """The best layout as a spec, for `llamac build`, that extends `base` as the command line names
-    it; `out`: the file it is for."""
+    """Return the best layout as a spec for `out` that extends `base`, for `llamac build`.
+
+    base: as the command line names it.
+    """
     (best, *others), device = found.best, found.setting.device
     prediction, layout = best.prediction, best.layout
     spec, seconds = prediction.setting.spec, prediction.seconds

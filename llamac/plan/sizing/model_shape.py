@@ -63,8 +63,11 @@ def llama(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
 
 
 def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
-    """The LLaMA with about so many parameters: of those within 2 % (or the closest, if none is),
-    the one whose width and depth stand to each other most as LLaMA's do. Raises ValueError."""
+    """Return the LLaMA with about so many parameters. Raises ValueError.
+
+    Of those within 2 % (or the closest, if none is), the one whose ratio of width to depth is most
+    like LLaMA's.
+    """
     shapes = list(_shapes(parameters, vocab_size))
     if not shapes:
         least = llama(HEAD, 1, vocab_size).parameters

@@ -112,8 +112,10 @@ def chosen(budget: ComputeBudget, key: str) -> Optimum:
 
 
 def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any]]:
-    """Return a LLaMA of about this size on one rank, as changes to a recipe. Raises
-    ComputeBudgetError."""
+    """Return a LLaMA of about this size on one rank, as changes to a recipe.
+
+    Raises ComputeBudgetError.
+    """
     try:
         shape = llama_with(one.parameters, recipe.model.vocab_size)
     except ValueError as error:
@@ -138,9 +140,10 @@ def sized_changes(one: Optimum, recipe: Spec) -> tuple[ModelShape, dict[str, Any
 def sized_toml(
     one: Optimum, budget: ComputeBudget, overrides: Sequence[str], out: Path
 ) -> tuple[str, ModelShape]:
-    """The spec of a size, with what it is and why; `out`: the file it is for. Raises
-    ComputeBudgetError,
-    SpecError."""
+    """Return the spec of a size for the file `out`, commented with its reasons, and its shape.
+
+    Raises ComputeBudgetError, SpecError.
+    """
     recipe = load_spec(RECIPE, overrides)
     shape, changes = sized_changes(one, recipe)
     spec = recipe.replace(changes)

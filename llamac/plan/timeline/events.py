@@ -41,7 +41,7 @@ class Event:
 
     @property
     def runs(self) -> bool:
-        """Whether a region's graph runs in this event."""
+        """Return whether a region's graph runs in this event."""
         return self.kind in ("forward", "backward")
 
     @property

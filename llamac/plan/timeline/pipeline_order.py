@@ -19,8 +19,11 @@ class Turn:
 
 
 def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]:
-    """Of one step. One stage a rank: 1F1B, which on a single rank is forward and backward in turn
-    (Narayanan et al. 2019). Several: interleaved 1F1B (Narayanan et al. 2021)."""
+    """Return the turns of a pipeline rank in one step.
+
+    One stage per rank: 1F1B, which on a single rank alternates forward and backward (Narayanan et
+    al. 2019). Several: interleaved 1F1B (Narayanan et al. 2021).
+    """
     each = micro_batches_per_round(micro_batches, ranks) if virtual > 1 else micro_batches
     count = micro_batches * virtual
     ahead = warm_up(rank, ranks, virtual, micro_batches)

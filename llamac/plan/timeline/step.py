@@ -129,7 +129,7 @@ class _EventLayout:
         return Event(kind, name, self.now, self.now + seconds, turn=self.number, **about)
 
     def _pause(self, kind: Kind, name: str, seconds: float) -> Iterator[Event]:
-        """No region runs for a while."""
+        """Yield an event in which no region runs."""
         if seconds > 0:
             yield self._event(kind, name, seconds)
             self.now += seconds
@@ -194,8 +194,11 @@ class _Idle:
 
 
 def _idle(step: StepTimeline, order: Sequence[Turn]) -> _Idle:
-    """Where 1F1B leaves a rank's bubble: until its first input, before its first gradient, between
-    the last gradients, and after its own last one. In all, one turn of each other rank."""
+    """Return the idle seconds that 1F1B leaves a rank: its bubble, by place.
+
+    Places: before its first input, before its first gradient, between the last gradients, and after
+    its own last one. Together they make one turn of each other rank.
+    """
     times, rank = step.model.turns, step.rank
     before_us, after_us = times[:rank], times[rank + 1 :]
 
