@@ -210,7 +210,10 @@ def _checkpointing(given: str, framework: str) -> Checkpointing:
 
 
 def gathers_again(row: Row) -> bool:
-    """Return whether sequence-parallel inputs of linear layers are gathered again in the backward."""
+    """Return whether the backward gathers sequence-parallel inputs of linear layers again.
+
+    Megatron does so; nanotron keeps them.
+    """
     return says(text(row, "framework"), *MEGATRON)
 
 

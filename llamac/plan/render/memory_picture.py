@@ -166,7 +166,7 @@ class _Picture:
         return (begin, y), (end, y)
 
     def _columns(self) -> list[tuple[float, Moment]]:
-        """Return (x, memory from there on); of moments within half a pixel, the worst and the last."""
+        """Return (x, memory from there on); within half a pixel, the worst moment and the last."""
         found: list[tuple[float, Moment]] = []
         last = self.curve[0]
         for moment in self.curve:
