@@ -73,7 +73,9 @@ def build(
         if print_after not in (stop_after, "all"):
             print(print_program(made[-1].program), end="")
         return
-    for word in write_directory(directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite):
+    for word in write_directory(
+        directory, files_of(loaded, made, partial(plan_json, loaded)), overwrite
+    ):
         print_status(word)
     for note in made[-1].program.notes:
         print(note)

@@ -66,6 +66,6 @@ def launch(
     from llamac.emit.run import bring_up_to_date
 
     for word in bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded)):
-        say(word)
+        print_status(word)
     sys.stdout.flush()
     raise typer.Exit(start(backend, loaded, run))

@@ -85,7 +85,7 @@ def train(
         return plan_json(loaded, program)
 
     for word in bring_up_to_date(run, loaded, overwrite, foresee):
-        say(word)
+        print_status(word)
     _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]
     if steps is not None:

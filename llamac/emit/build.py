@@ -71,7 +71,9 @@ def is_for_show(name: str) -> bool:
     return name in ("README.md", "plan.json") or name.startswith("ir/")
 
 
-def write_directory(directory: Path, files: Mapping[str, str], overwrite: bool = False) -> list[str]:
+def write_directory(
+    directory: Path, files: Mapping[str, str], overwrite: bool = False
+) -> list[str]:
     """Bring `directory` up to date with `files`, and leave everything else in it alone.
 
     Returns a line for each file that is for show alone and was edited: it is kept under another

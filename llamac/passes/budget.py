@@ -154,7 +154,7 @@ class Trial:
     fresh: Fresh
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
-        """Return the peak bytes of a rank whose `first` layers keep set `early` and others `late`."""
+        """Peak bytes of a rank whose `first` layers keep set `early` and others `late`."""
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1

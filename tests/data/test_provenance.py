@@ -86,5 +86,5 @@ def test_a_damaged_index_is_named_with_the_way_out(root: Path, kind: str, tmp_pa
     shutil.copytree(root, copy)
     flip(copy / f"web/train-00000.{kind}")
     with pytest.raises(PreparedDataError, match=rf"train-00000\.{kind} is damaged.*delete"):
-        list(where(copy, "web", 0, 1))
-    assert list(where(copy, "web", 0, 1, "validation"))
+        list(documents_at(copy, "web", 0, 1))
+    assert list(documents_at(copy, "web", 0, 1, "validation"))
