@@ -26,17 +26,20 @@ RunOption = Annotated[
 
 
 class EngineName(StrEnum):
+    """What runs the jobs of a preparation: processes of this machine, or a Ray cluster."""
+
     processes = "processes"
     ray = "ray"
 
 
 class Cluster(StrEnum):
+    """Schedulers that `llamac data prepare` can write job scripts for."""
+
     slurm = "slurm"
 
 
 class DataError(Exception):
-    """An obstacle to preparing data; exit code 1, or 2 where the spec is at odds
-    with what is there."""
+    """An obstacle to preparing data; exit code 1, or 2 where the spec contradicts what is there."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -45,8 +48,10 @@ class DataError(Exception):
 
 @contextmanager
 def told(spec: Spec) -> Iterator[None]:
-    """Errors that a person can mend leave as their message and an exit code; a stage's with the
-    line of the spec that asks for it."""
+    """Turn errors that a person can mend into a message and an exit code, as a context manager.
+
+    The error of a stage is shown with the line of the spec that asks for the stage.
+    """
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
     from llamac.runtime.data.token_shards import PreparedDataMismatch
@@ -256,6 +261,8 @@ def epochs(
 
 
 class TokenFormat(StrEnum):
+    """Formats of token files that `llamac data export` writes."""
+
     megatron = "megatron"
     datatrove = "datatrove"
 

@@ -15,8 +15,10 @@ DIGITS = 6  # beyond them, machines may differ in what they compute
 
 
 def plan_json(spec: Spec, program: Program) -> str:
-    """The text of plan.json, for the device that `llamac plan` takes: the spec's, or else this
-    machine's. Raises DeviceError if the spec names a device that is not known."""
+    """Return the text of plan.json for the spec's device, or else for this machine.
+
+    Raises DeviceError if the spec names a device that is not known.
+    """
     from llamac.plan.predict import predict
     from llamac.plan.target import setting_for
 

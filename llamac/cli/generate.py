@@ -81,8 +81,11 @@ def generate(
 
 
 def _emitted(run: Path) -> dict[str, str]:
-    """The program that this llamac emits for the run's spec. Raises UntrustedError unless the
-    directory holds the very same: it is what trained the weights, and nobody's but ours."""
+    """Return the program that this llamac emits for the run's spec.
+
+    Raises UntrustedError unless the directory holds the very same: only then is what runs known to
+    be what trained the weights, and to be ours.
+    """
     from llamac.emit.build import files_of
     from llamac.passes.pipeline import stages
     from llamac.runtime.emitted import decides

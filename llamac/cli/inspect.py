@@ -22,6 +22,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Format(StrEnum):
+    """Output formats of `llamac inspect`."""
+
     text = "text"
     python = "python"
     json = "json"

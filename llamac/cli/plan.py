@@ -27,6 +27,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Framework(StrEnum):
+    """Frameworks whose way of running a spec `llamac plan` can predict."""
+
     llamac = "llamac"
     compiled = "compiled"
     eager = "eager"
@@ -37,6 +39,8 @@ class Framework(StrEnum):
 
 
 class Sharding(StrEnum):
+    """ZeRO stages of `llamac plan --sharding`: what data-parallel ranks share."""
+
     none = "none"
     zero1 = "zero1"
     zero2 = "zero2"
@@ -44,6 +48,8 @@ class Sharding(StrEnum):
 
 
 class Law(StrEnum):
+    """Scaling laws that `llamac plan --compute` can size a model by."""
+
     chinchilla_1 = "chinchilla-1"
     chinchilla_2 = "chinchilla-2"
     chinchilla_3 = "chinchilla-3"

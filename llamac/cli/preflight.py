@@ -13,9 +13,12 @@ from llamac.spec.errors import Path, Problem
 
 
 def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:
-    """Problems of paths that name nothing, globs that match nothing or an unknown kind of file,
-    and a `text_field` that no column has. A rule for `load_spec`, which leaves out what shipped
-    specs name: see `missing_elsewhere`."""
+    """Yield problems of paths, globs and columns that a spec names and that do not exist.
+
+    These are paths that name nothing, globs that match nothing or an unknown kind of file, and a
+    `text_field` that is no column. A rule for `load_spec`, which leaves out what shipped specs
+    name: see `missing_elsewhere`.
+    """
     for problem in _missing(sections):
         if not _is_shipped(problem, document):
             yield problem

@@ -176,9 +176,11 @@ def _started_by(spec: Spec) -> list[str]:
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    """Return torchrun's environment: time to save in after SIGTERM, threads per rank, and that
-    processes that start again must not look for the dead ones, whose addresses torch's shared store
-    still has."""
+    """Return torchrun's environment.
+
+    It sets the time for saving after SIGTERM, the threads per rank, and that restarted processes
+    must not look for the dead ones, whose addresses torch's shared store still has.
+    """
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)
     return {
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(spec.launch.grace),

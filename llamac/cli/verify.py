@@ -77,7 +77,7 @@ def _layouts(spec: Spec, counts: list[int]) -> list[Found]:
 
 
 def _print_json(spec: Spec, stages: list[Verdict], layouts: list[Found]) -> None:
-    """Everything found, as one JSON object; raises typer.Exit(3) if something is off."""
+    """Print all findings as one JSON object; raises typer.Exit(3) if a result is wrong."""
     rows = [{"stage": one.stage, **_figures(one)} for one in stages]
     more = [{"layout": one.layout, "refused": one.refused, **_figures(one)} for one in layouts]
     verified = not any(one.missed for one in (*stages, *layouts))

@@ -46,6 +46,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
+    """Jobs that may run in parallel; a step begins when the one before it has ended."""
+
     name: str
     jobs: Sequence[Job]
 

@@ -63,6 +63,8 @@ class CleaningPass:
 
 @dataclass(frozen=True)
 class SourcePlan:
+    """Parts and cleaning passes of one source, and where its text is kept on the way."""
+
     source: Source
     work: Path  # where its text is on the way
     chunk_bytes: int

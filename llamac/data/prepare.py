@@ -41,6 +41,8 @@ WORK, TOKENS = ".work", ".tokens"
 
 @dataclass(frozen=True)
 class Preparation:
+    """What is to be prepared, and the plan for each source."""
+
     job: token_shards.PrepareJob
     plans: tuple[SourcePlan, ...]
 

@@ -150,8 +150,11 @@ def _recorded(directory: Path, overwrite: bool) -> dict[str, list[str]]:
 
 
 def _is_ours(entry: Path) -> bool:
-    """Return whether an entry is prepared data where the run looks for it, or what a build left
-    that was killed before it had written anything."""
+    """Return whether an entry is llamac's though no manifest lists it.
+
+    Either the run's prepared data, or what a build left that was killed before it had written
+    anything.
+    """
     prepared = entry.name == "data" and (entry / ".prepare.lock").exists()
     return prepared or entry.name == f".{MANIFEST}.tmp"
 
@@ -173,8 +176,11 @@ def _refuse_links(directory: Path, names: Iterable[str]) -> None:
 
 
 def _refuse_shadows(directory: Path, names: Iterable[str]) -> None:
-    """Python looks for modules beside the program first: what stands there under the name of
-    another one would run in its place, whoever put it there. names: of our own files."""
+    """Raise BuildError for files that Python would import in place of modules of another name.
+
+    Python looks for modules beside the program first, so a stray `json.py` would run instead of the
+    standard library's, whoever put it there. names: of our own files.
+    """
     own = {path for name in names for path in (PurePosixPath(name), *PurePosixPath(name).parents)}
     places = {path.parent for path in own if path.suffix == ".py"}
     for place in sorted(path for path in places if (directory / path).is_dir()):

@@ -121,8 +121,11 @@ def dry_run(spec: Spec, module: Any) -> Report:
 
 
 def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Report) -> None:
-    """One optimizer step. Micro-batches between the first and the last are alike: one stands for
-    them, and without a pipeline for the first as well."""
+    """Run one optimizer step of rank 0.
+
+    Micro-batches between the first and the last are alike: one stands for them, and without a
+    pipeline for the first as well.
+    """
     batch = spec.batch
     report.micro_batches = spec.micro_batches
     shape = (batch.micro_batch, batch.sequence_length)
@@ -150,8 +153,11 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
 
 
 def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
-    """A micro-batch through rank 0's pipeline stages and back, one after the other: what is sent is
-    the same in whatever order the trainer's schedule takes them. None of them is the last."""
+    """Pass a micro-batch through rank 0's pipeline stages and back, one after the other.
+
+    What is sent is the same in whatever order the trainer's schedule takes the stages. None of them
+    is the last.
+    """
     group, ranks = mesh.pipeline, mesh.degrees["pp"]
     passed: list[tuple[torch.Tensor, torch.Tensor]] = []
     for model in models:

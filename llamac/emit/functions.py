@@ -147,8 +147,11 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
 
 
 def _runtime_module(op: Op, function: str) -> str:
-    """Name below `runtime` of the module with `function`: that of the op's eager function or, where
-    this wraps it, the one that the op's own module imports."""
+    """Return the module below `runtime` that has `function`.
+
+    That is the module of the op's eager function or, where it wraps another, the one that the op's
+    own module imports.
+    """
     home = op.eager.__module__
     if not home.startswith(RUNTIME):
         imported = (value for value in vars(sys.modules[home]).values() if inspect.ismodule(value))

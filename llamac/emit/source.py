@@ -15,8 +15,11 @@ WIDTH = 100
 
 
 def environment() -> Environment:
-    """The shipped templates. One that names something unknown fails; the spec's values enter Python
-    through the filter `py` (or `constant`), and shell through `sh`."""
+    """Return the environment of the shipped templates.
+
+    An undefined name in a template raises. Values of the spec enter Python through the filter `py`
+    (or `constant`), and shell through `sh`.
+    """
     templates = Environment(
         loader=FileSystemLoader(directory("templates")),
         undefined=StrictUndefined,

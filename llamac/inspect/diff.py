@@ -1,4 +1,4 @@
-"""What the passes between two stages changed: ops, nodes, bytes, and the IR line by line."""
+"""Differences between two stages: ops, nodes, bytes, and the IR line by line."""
 
 from __future__ import annotations
 

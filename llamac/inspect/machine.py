@@ -1,4 +1,6 @@
-"""A Program as JSON. Its form, version 1 (a later change that breaks a reader raises it):
+"""Write a Program as JSON.
+
+The form of version 1; a later change that breaks a reader raises the version:
 
     {"format": "llamac-program", "version": 1, "program": NAME, "stage": PASS,
      "symbols": {"B": 8, "S": 256},

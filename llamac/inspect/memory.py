@@ -1,4 +1,4 @@
-"""What the forward pass keeps for the backward pass, region by region, value by value.
+"""List the values that the forward pass keeps for the backward pass, region by region.
 
 The accounting is by storage: a view costs nothing of its own, and a kept view keeps all of the
 tensor it looks into. Parameters and constant tables are not counted, for they live anyway.

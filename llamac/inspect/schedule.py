@@ -1,4 +1,4 @@
-"""When the ops of each graph run, by an estimate: compute on a lane, each mesh axis on its own.
+"""Estimate when the ops of each graph run: compute on a lane, each mesh axis on its own.
 
 What an op sends by itself is not shown: the loss of a shared vocabulary sums a few numbers a token.
 """

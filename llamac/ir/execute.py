@@ -37,8 +37,10 @@ def loss_and_gradients(
     tokens: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a differentiated Program of one rank: the loss and the gradient of every canonical
-    parameter. Operands as for `loss_and_held_gradients`."""
+    """Run a differentiated Program of one rank; return the loss and every canonical gradient.
+
+    Operands as for `loss_and_held_gradients`.
+    """
     loss, held = loss_and_held_gradients(program, weights, buffers, tokens, labels)
     return loss, canonical_gradients(program, [(ALONE, held)])
 
@@ -51,11 +53,13 @@ def loss_and_held_gradients(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
-    """Run a differentiated Program as the rank `at` its mesh's coordinates: the loss, and the
-    gradients of what it holds, by (parameter, layer).
+    """Run a differentiated Program as the rank at coordinates `at` of its mesh.
+
+    Returns the loss, and the gradients of what the rank holds, by (parameter, layer).
 
     weights: canonical name → tensor, in any one floating dtype. buffers: name → the rank's table.
-    tokens, labels: int64 [B, S], the rank's. Only what the saved set names reaches a backward.
+    tokens, labels: int64 [B, S], the rank's. Only the values of the saved set reach a backward
+    pass.
     """
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     x, tape = tokens, []

@@ -1,11 +1,11 @@
-"""How layouts pass through an op: from its dims, written as einsum writes them.
+"""Infer how layouts pass through an op, from its dims, written as einsum writes them.
 
 `linear` is `bsi,oi,o->bso`. A mesh axis may split one letter, and then splits it in every operand
-that has it. A result that has the letter is split there; one that lacks it summed over the letter,
-so each rank holds a part of the sum: `P`. A capital is a dimension the op must see whole. `*` is
-an operand of any dims taken element by element; the last `*` repeats. An op whose operands are all
-`*` is linear in them: sums still to be taken may pass through it together. A result `.` is a sum
-over what the rank has, which the trainer adds up over ranks once a step: each has its own.
+that has it. A result that has the letter is split there; one that lacks it is summed over the
+letter, so each rank holds a part of the sum: `P`. A capital is a dimension the op must see whole.
+`*` is an operand of any dims taken element by element; the last `*` repeats. An op whose operands
+are all `*` is linear in them: sums still to be taken may pass through it together. A result `.` is
+a sum over what the rank has, which the trainer adds up over ranks once a step.
 """
 
 from __future__ import annotations

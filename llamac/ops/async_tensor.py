@@ -21,8 +21,10 @@ POSITIONS = 1  # the dimension that ranks share
 
 
 def _runtime(name: str) -> Callable[..., Any]:
-    """Import a function of `llamac.runtime.distributed.async_tensor` when it first runs: it brings
-    torch's compiler along, most of a second that no plan needs."""
+    """Return a function of `llamac.runtime.distributed.async_tensor`, imported on its first call.
+
+    The import brings torch's compiler along, most of a second that no plan needs.
+    """
 
     def run(x: Any, weight: Any, axis: str, size: int) -> Any:
         from llamac.runtime.distributed import async_tensor

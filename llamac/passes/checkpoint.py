@@ -45,6 +45,8 @@ Keep = Callable[[fx.Node], bool]
 
 @dataclass(frozen=True)
 class ActivationCheckpoint:
+    """Keep the forward values that `policy` names; recompute the others in the backward pass."""
+
     policy: str
     name: str = "checkpoint"
 

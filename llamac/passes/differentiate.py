@@ -35,6 +35,8 @@ INFERENCE = ("logits", "evaluate")  # regions no loss flows back through
 
 @dataclass(frozen=True)
 class Differentiate:
+    """Give each region the backward graph of its forward graph, by the ops' vjp rules."""
+
     name: str = "differentiate"
 
     def apply(self, program: Program) -> Program:

@@ -24,6 +24,8 @@ OUTPUTS = {"wqkv": "qkv", "w13": "gate_up"}
 
 @dataclass(frozen=True)
 class Pack:
+    """Pack linears that read one value into one matmul."""
+
     name: str = "pack"
 
     def apply(self, program: Program) -> Program:

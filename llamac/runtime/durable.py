@@ -273,11 +273,11 @@ def stamp(path: Path) -> tuple[int, int, int]:
 def check_once(
     files: Iterable[tuple[Path, str]], note: Path, progress: Callable[[int], None]
 ) -> None:
-    """Compares files with their sha256, except those that `note` says were whole when they had
-    the same `stamp`. Raises Damaged at the first one, in their order.
+    """Compare files with their sha256, unless `note` says they were whole with the same `stamp`.
 
-    A file costs one reading, about a second per gigabyte and core, and later one `stat`. Where the
-    note cannot be written, every call reads everything. progress: bytes read so far.
+    Raises Damaged at the first one that differs, in their order. A file costs one reading, about a
+    second per gigabyte and core, and later one `stat`. Where the note cannot be written, every call
+    reads everything. progress: called with the bytes read so far.
     """
     known = _stamps(note)
     now, done = dict(known), 0
@@ -324,8 +324,10 @@ def flush(path: Path) -> None:
 
 
 def inside(root: Path, name: str) -> Path:
-    """root / name, if no symbolic link on the way leads out of `root`: what a run writes and
-    deletes is its own, whoever made its directory. Raises RunError."""
+    """Return root / name. Raises RunError if a symbolic link on the way leads out of `root`.
+
+    What a run writes and deletes is then its own, whoever made its directory.
+    """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise RunError(

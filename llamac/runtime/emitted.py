@@ -28,8 +28,10 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def changes(directory: Path) -> str:
-    """Name the program's files that are not as llamac wrote them, edited or damaged; "" if
-    none is. Ends the program if a build was cut off while it replaced them."""
+    """Return the names of the program's files that were edited or damaged; "" if none was.
+
+    Ends the program if a build was interrupted while it replaced them.
+    """
     manifest = directory / "MANIFEST.json"
     if not manifest.exists():
         return ""

@@ -1,4 +1,4 @@
-"""What this machine is and can do: device, compiler, matmul peak, memory, signals."""
+"""Facts of this machine: device, compiler, matmul peak, memory, signals."""
 
 from __future__ import annotations
 
@@ -333,8 +333,7 @@ class StopSignals:
         return self
 
     def _follow_agent(self) -> None:
-        """Nobody stops, or starts again, ranks whose torchrun was killed: they stop by themselves,
-        and save."""
+        """Save and stop if torchrun is killed: nobody else stops or restarts its ranks then."""
         while not self._left.wait(1):
             if os.getppid() != AGENT:
                 say("torchrun was killed: saving, then stopping")

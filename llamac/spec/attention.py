@@ -1,4 +1,4 @@
-"""Which attention kernels can run what a spec describes: the rules of `kernels.attention`."""
+"""Rules of `kernels.attention`: the kernels that can run the attention a spec describes."""
 
 from __future__ import annotations
 
@@ -48,8 +48,11 @@ def objections(
 
 
 def expected_device(device: str, asked: str) -> str:
-    """The device that kernels are chosen for: who asks for xformers counts on CUDA, unless the
-    spec says otherwise. Elsewhere the trainer falls back to sdpa."""
+    """Return the device that kernels are chosen for.
+
+    Asking for xformers implies CUDA, unless the spec says otherwise; elsewhere the trainer falls
+    back to sdpa.
+    """
     return "cuda" if asked == "xformers" and device == "auto" else device
 
 

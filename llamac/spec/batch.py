@@ -13,7 +13,7 @@ from llamac.spec.units import Count, Tokens
 
 
 class Batch(Section):
-    """How much text an optimizer step sees: either `tokens` or `sequences`.
+    """Size of an optimizer step's batch: either `tokens` or `sequences`.
 
     Both are ints after validation.
     """

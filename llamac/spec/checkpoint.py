@@ -9,7 +9,7 @@ from llamac.spec.units import Count
 
 
 class Checkpoint(Section):
-    """How often a run is saved, and how many saves it keeps."""
+    """Interval between checkpoints, and how many are kept."""
 
     every: Count = Field(default=1000, description="Steps between checkpoints.")
     keep: Count = Field(default=3, description="Newest checkpoints kept.")

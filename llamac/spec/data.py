@@ -77,7 +77,7 @@ class Source(Section):
 
     @property
     def cleaned(self) -> bool:
-        """Whether `llamac data prepare` must have cleaned it before a run can read it."""
+        """Return whether `llamac data prepare` must clean it before a run can read it."""
         return self.kind not in (*PYTHON, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:

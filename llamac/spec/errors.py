@@ -1,4 +1,4 @@
-"""What is wrong with a spec, where, and the way out: collected, then rendered all at once."""
+"""Problems of a spec with their places and hints: collected, then rendered all at once."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ class Location:
 
 @dataclass(frozen=True)
 class Diagnostic:
+    """One problem of a spec at its place, with a hint of the way out."""
+
     location: Location
     message: str
     help: str = ""
@@ -67,7 +69,7 @@ class Diagnostic:
 
 
 class SpecError(Exception):
-    """Everything wrong with one spec; `str()` renders it for the terminal."""
+    """All problems of one spec; `str()` renders them for the terminal."""
 
     exit_code = 2
 
@@ -147,8 +149,11 @@ def nearest_divisors(value: int, of: int) -> list[int]:
 
 
 def divisors(of: int) -> list[int]:
-    """The divisors of `of`, in order; of a number above 10¹⁰ those below 10⁵ and their cofactors,
-    so that no number in a spec takes long."""
+    """Return the divisors of `of` in ascending order.
+
+    Of a number above 10¹⁰ only those below 10⁵ and their cofactors, so that no number in a spec
+    takes long.
+    """
     small = [n for n in range(1, min(math.isqrt(of), 10**5) + 1) if of % n == 0]
     return sorted({*small, *(of // n for n in small)})
 

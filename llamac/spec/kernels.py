@@ -11,7 +11,7 @@ from llamac.spec.units import Count
 
 
 class Kernels(Section):
-    """Which implementations the compiler may choose."""
+    """Implementations that the compiler may choose."""
 
     attention: Literal["auto", "xformers", "sdpa", "math"] = Field(
         default="auto", description="Attention kernel; auto takes the best that the device can run."

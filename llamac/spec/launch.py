@@ -133,7 +133,7 @@ class Launch(Section):
             yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
 
     def accelerator_for(self, gpu: str | None) -> str | None:
-        """What SkyPilot calls the GPU to look for; None if nobody said, or it is not known.
+        """Return SkyPilot's name of the GPU to look for; None if none is given or it is not known.
 
         gpu: `hardware.gpu`.
         """

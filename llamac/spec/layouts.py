@@ -1,4 +1,4 @@
-"""Which layouts of ranks a model and a batch can be divided over."""
+"""Layouts of ranks that a model and a batch can be divided over."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
 
 
 def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
-    """Every rank that reads sequences of its own gets as many whole micro-batches as the others,
-    and they are enough to keep all pipeline stages at work."""
+    """Require equal numbers of whole micro-batches on all data-parallel ranks.
+
+    They must also be enough to keep all pipeline stages at work.
+    """
     ranks, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
     sequences, micro, data = batch.sequences, batch.micro_batch, replicas * shards
     virtual = parallel.pipeline_virtual

@@ -27,8 +27,10 @@ KNOWN = {name.lower(): name for name in _NAMES.split()}
 
 
 def closest(name: str) -> str | None:
-    """The known name that is meant by an unknown one; empty if none is like it. None: it is known,
-    or one of the user's own, as SPDX writes them."""
+    """Return the known name most like an unknown one; empty if none is like it.
+
+    None: the name is known, or one of the user's own, as SPDX writes them.
+    """
     lower = name.lower()
     if lower.removesuffix("+") in KNOWN or lower.startswith("licenseref-"):
         return None

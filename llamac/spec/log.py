@@ -9,7 +9,7 @@ from llamac.spec.units import Count
 
 
 class Log(Section):
-    """What a run says about itself."""
+    """Console output and metrics of a run."""
 
     every: Count = Field(
         default=10, description="Steps between printed lines; metrics.jsonl has every step."

@@ -182,7 +182,7 @@ class Model(Section):
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward network has a gate (w3) beside w1."""
+        """Return whether the feed-forward network has a gate (w3) beside w1."""
         return self.activation in GATED
 
     def _default_ffn_dim(self) -> int:

@@ -32,8 +32,10 @@ ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
 
 
 def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
-    """Micro-batches that a pipeline rank passes through one stage before it turns to its next one,
-    under the interleaved schedule of torch.distributed.pipelining."""
+    """Return the micro-batches that a rank passes through one stage before its next stage.
+
+    As torch.distributed.pipelining's interleaved schedule has it.
+    """
     return micro_batches // max(1, micro_batches // ranks)
 
 
@@ -99,5 +101,5 @@ class Parallel(Section):
 
     @property
     def stages(self) -> int:
-        """Parts that the layers are cut into: pipeline rank r runs r, r + pipeline, …"""
+        """Return the number of pipeline stages; rank r runs stages r, r + pipeline and so on."""
         return self.pipeline * self.pipeline_virtual

@@ -1,4 +1,4 @@
-"""Where every key and value of a TOML document stands; `tomllib` does the parsing.
+"""Find the place of every key and value of a TOML document; `tomllib` does the parsing.
 
 The scanner walks text that `tomllib` has already accepted, so it only has to find where things
 begin and end, never to judge them.
@@ -36,7 +36,7 @@ class Place:
 
 
 def scan(text: str, file: str) -> dict[Path, Place]:
-    """Return the place of every key, table and array element in valid TOML without `\\r\\n`."""
+    r"""Return the place of every key, table and array element in valid TOML without `\r\n`."""
     lines = Lines(text, file)
     return {
         path: Place(lines.locate(*key), lines.locate(*value))

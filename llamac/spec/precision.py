@@ -13,7 +13,7 @@ ITEM_SIZE = {"bf16": 2, "fp32": 4}
 
 
 class Precision(Section):
-    """What the arithmetic is done in; master weights are always fp32."""
+    """Dtypes of the arithmetic; master weights are always fp32."""
 
     compute: Literal["bf16", "fp32"] = Field(
         default="bf16",

@@ -13,7 +13,7 @@ from llamac.spec.units import Bytes
 
 
 class Recompute(Section):
-    """Which activations are saved for the backward pass; the others are recomputed in it."""
+    """Activations saved for the backward pass; the others are recomputed in it."""
 
     policy: Literal["none", "full", "selective", "budget"] = Field(
         default="selective",

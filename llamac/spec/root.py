@@ -60,7 +60,7 @@ class Spec(Section):
 
     @property
     def document(self) -> TomlDocument | None:
-        """What it was read from; None for one that was made in a program."""
+        """Return the TOML document that the spec was read from; None if it was made in code."""
         return self._document
 
     @property
@@ -86,7 +86,7 @@ class Spec(Section):
         return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
 
     def where(self, path: str) -> str:
-        """What set `"model.dim"`: `"65b.toml:14"` (the key, or else its section) or `"default"`.
+        """Return the source of `"model.dim"`: `"65b.toml:14"` (its key or section) or `"default"`.
 
         One printable line, fit for a comment: `--set` shows as its text.
         """

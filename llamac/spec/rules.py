@@ -1,5 +1,7 @@
-"""Rules between sections. A rule names the sections it reads as its parameters, and runs when
-all of them are valid by themselves, so that one broken section hides nothing about the others.
+"""Rules between sections of a spec.
+
+A rule names the sections it reads as its parameters, and runs when all of them are valid by
+themselves, so that one broken section hides nothing about the others.
 """
 
 from __future__ import annotations

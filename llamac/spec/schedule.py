@@ -13,7 +13,7 @@ from llamac.spec.units import Count, Fraction, Tokens
 
 
 class Schedule(Section):
-    """How long to train (either `steps` or `tokens`), and the learning rate meanwhile.
+    """Length of training (either `steps` or `tokens`), and the learning rate over it.
 
     `Spec.total_steps` resolves the two.
     """

@@ -1,4 +1,4 @@
-"""What every section of a spec shares: strict types, no unknown keys, rules reported together."""
+"""Base of every section of a spec: strict types, no unknown keys, rules reported together."""
 
 from __future__ import annotations
 

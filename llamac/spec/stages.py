@@ -226,13 +226,13 @@ class Code(Section):
 
 
 class ExactDedup(Section):
-    """Of documents with the same text, the first."""
+    """Keep the first of the documents with the same text."""
 
     stage: Literal["exact_dedup"] = "exact_dedup"
 
 
 class NearDedup(Section):
-    """Of documents with nearly the same words, the first: MinHash and banding (Broder 1997)."""
+    """Keep the first of documents with nearly the same words: MinHash and banding (Broder 1997)."""
 
     stage: Literal["near_dedup"] = "near_dedup"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(

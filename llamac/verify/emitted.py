@@ -28,8 +28,10 @@ ROOTS = ("model", "runtime")  # the emitted directory's own modules
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
-    """Run the emitted model on the oracle's batch, by all ranks of `mesh`, simulated in this
-    process. files: relative path → text."""
+    """Run the emitted model on the oracle's batch, on all ranks of `mesh`, simulated here.
+
+    files: relative path → text.
+    """
     with imported(files) as module:
         if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)

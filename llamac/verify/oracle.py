@@ -1,4 +1,4 @@
-"""What the reference makes of one random batch, and how far something else is from it."""
+"""Outputs of the reference for one random batch, and the errors of others against them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
 
 
 def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
-    """No special values: gains are not 1, biases not 0; matrices keep their input's size."""
+    """Draw weights without special values, so that a swapped or dropped parameter shows.
+
+    Gains are not 1, biases not 0; matrices keep their input's size.
+    """
     values = torch.randn(shape, generator=random, dtype=torch.float64)
     if len(shape) > 1:
         return values / math.sqrt(shape[-1])
@@ -96,8 +99,11 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
 def errors(
     found: ModelOutput, wanted: ModelOutput, negligible: float = NEGLIGIBLE
 ) -> dict[str, float]:
-    """Relative error of everything that `wanted` holds, by what it is; infinite where it is absent,
-    misshapen or not a number. What is not wanted at all counts as wrong, too."""
+    """Return the relative error of each output that `wanted` holds, by its name.
+
+    It is infinite for an output that is absent, misshapen or not a number, and for one that is not
+    wanted.
+    """
     result = {
         key: relative_error(getattr(found, key), value)
         for key in ("loss", "evaluated", "logits", "norm")

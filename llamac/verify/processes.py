@@ -1,5 +1,7 @@
-"""The emitted trainer's own step and evaluation on layouts of real processes, over gloo in fp32,
-against one rank."""
+"""Compare layouts of real processes with one rank, over gloo in fp32.
+
+What runs is the emitted trainer's own step and evaluation.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,10 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Found:
-    """How far a layout is from one rank. refused: why the spec cannot have it; problem: what
-    happened instead of a result."""
+    """Errors of a layout relative to one rank.
+
+    refused: why the spec cannot have the layout. problem: what happened instead of a result.
+    """
 
     layout: str
     errors: Mapping[str, float]
@@ -82,8 +86,10 @@ class Found:
 
 
 def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
-    """Each layout of each number of ranks, as its result comes in: against one rank, which is
-    itself compared with the eager reference in float64."""
+    """Yield the result of each layout of each number of ranks as it comes in, against one rank.
+
+    One rank is itself compared with the eager reference in float64.
+    """
     twin, decided = divisible(spec), saved_sets(spec)
     oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
@@ -108,8 +114,10 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
 
 
 def divisible(spec: Spec) -> Spec:
-    """The small twin, for one rank, of sizes that four can divide; more heads than key heads stay
-    so, and two key heads are fewer than four ranks."""
+    """Return the small twin for one rank, with sizes that four ranks can divide.
+
+    More heads than key heads stay so, and two key heads are fewer than four ranks.
+    """
     twin = shrink(spec.replace(ONE_RANK))
     model = twin.model
     heads = math.lcm(model.n_heads, 4)

@@ -120,7 +120,8 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 class Reference(nn.Module):
     """The whole model; parameters start uninitialised, `load` fills them.
 
-    eos: the token after which a document begins that attention must not leave; None: no such."""
+    eos: the token after which a document begins that attention must not leave; None: no such.
+    """
 
     def __init__(
         self,
@@ -162,7 +163,9 @@ class Reference(nn.Module):
 
     def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
         """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head.
-        unseen: bool, B 1 S S or S S, which keys a query must not see."""
+
+        unseen: bool, B 1 S S or S S; True where a query must not see a key.
+        """
         model = self.model
         q, k, v = (  # B H S K, B G S K, B G S K
             self.linear(f"{name}.{w}", x).unflatten(-1, (-1, model.head_dim)).transpose(1, 2)

@@ -34,7 +34,10 @@ Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far one stage is from the reference. problem: why it could not even be measured."""
+    """Errors of one stage relative to the reference.
+
+    problem: why they could not be measured.
+    """
 
     stage: str
     errors: Mapping[str, float] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Verdict:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """What is furthest off, and its relative error."""
+        """Return the output with the largest relative error, and that error."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
@@ -58,8 +61,11 @@ class Verdict:
 
 
 def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
-    """One verdict per stage, in order, then one for the emitted model.py. decided: what a budget
-    made the layers of the spec keep; the twin, far below any budget, keeps the same."""
+    """Yield one verdict per stage, in order, then one for the emitted model.py.
+
+    decided: the saved sets that a budget gave the spec's layers; the twin, far below any budget,
+    keeps the same.
+    """
     oracle = consult(twin)
     made: list[Stage] = []
     try:

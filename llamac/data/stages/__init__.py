@@ -36,9 +36,10 @@ def build(stage: Any, source: Any = None) -> Filter | Survey:
 
 
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
-    """Return JSON values that the outcome depends on beyond the spec: hashes of model
-    files, versions of engines. Prepared data is as the spec says only while they stay the same.
-    Raises StageError.
+    """Return JSON values that a stage's outcome depends on beyond the spec. Raises StageError.
+
+    They are hashes of model files and versions of engines: prepared data is as the spec says only
+    while they stay the same.
     """
     module = _module(stage)
     try:

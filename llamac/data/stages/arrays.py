@@ -56,8 +56,9 @@ def load(path: Path) -> Arrays:
 
 
 def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterator[list[slice]]:
-    """Cut sorted runs of hashes at the same values, so that what a cut takes of all runs has
-    about `limit` entries: a slice of each run. Equal keys are never parted.
+    """Cut sorted runs of hashes at the same values, into about `limit` entries per cut.
+
+    Yields a slice of each run. Equal keys are never parted.
     """
     total = sum(map(len, runs))
     pieces = max(1, -(-total // limit))

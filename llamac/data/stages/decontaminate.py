@@ -55,8 +55,10 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
 
 
 def report(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
-    """Yield each dropped document: file, line; items, by file and line; words, the first run
-    that is shared."""
+    """Yield an entry for each dropped document.
+
+    Keys: file, line; items, by file and line; words, the first run that is shared.
+    """
     for part in range(parts):
         yield from _hits(decided, part).values()
 

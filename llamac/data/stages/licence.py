@@ -38,11 +38,10 @@ def build(stage: Licence) -> Filter:
 
 
 def permits(expression: str, allowed: tuple[str, ...]) -> bool:
-    """Return whether an SPDX expression, or Debian's form of one, permits use under the licences
-    or families `allowed`, in lower case.
+    """Return whether an SPDX expression, or Debian's form of one, permits use under `allowed`.
 
-    One alternative (`OR`, `/`) suffices; of licences that apply together (`AND`, a comma) all must
-    be allowed.
+    allowed: licences or families, in lower case. One alternative (`OR`, `/`) suffices; of licences
+    that apply together (`AND`, a comma) all must be allowed.
     """
     spelled = expression.lower().replace("and/or", "or").replace("/", " or ").replace(",", " and ")
     tokens = _TOKEN.findall(spelled)

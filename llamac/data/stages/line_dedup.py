@@ -43,8 +43,10 @@ def build(stage: LineDedup) -> Survey:
 
 
 def line_keys(text: str) -> Keys:
-    """Return a key for each line; 0 for a blank one, which is never dropped. Lines of nothing but
-    punctuation are all the same, as they are to CCNet."""
+    """Return a key for each line; 0 for a blank one, which is never dropped.
+
+    Lines of nothing but punctuation are all the same, as they are to CCNet.
+    """
     hash64 = need("xxhash").xxh3_64_digest
     lines = [line.strip() for line in normalised_lines(text).split(b"\n")]
     keys = np.frombuffer(b"".join(map(hash64, lines)), ">u8").astype(np.uint64)

@@ -97,8 +97,7 @@ def load_model(path: Path) -> Model:
 
 
 class _Level:
-    """The distinct n-grams of one size: keys, counts, first positions, and the n-gram at each
-    position."""
+    """Distinct n-grams of one size: keys, counts, first positions, and each position's n-gram."""
 
     def __init__(self, words: Hashes, size: int) -> None:
         self.keys, self.first, self.index, self.times = np.unique(

@@ -54,8 +54,11 @@ def _phones(text: str) -> tuple[str, int]:
 
 
 def _ips(text: str) -> tuple[str, int]:
-    """Mask addresses of the public internet only: 127.0.0.1 and 10.0.0.1 are nobody's. Four small
-    numbers are more often a section or a version."""
+    """Mask addresses of the public internet; return the text and their number.
+
+    Private ones such as 127.0.0.1 and 10.0.0.1 identify nobody. Four small numbers are more often a
+    section or a version.
+    """
     count = 0
 
     def mask(found: re.Match[str]) -> str:

@@ -29,7 +29,7 @@ def split_sentences(line: str) -> list[str]:
 
 
 def _abbreviated(line: str, stop: int) -> bool:
-    """Return whether a full stop belongs to the word before it: `Mr.`, `e.g.`, `J.`"""
+    """Return whether a full stop belongs to the word before it, as in `Mr.`, `e.g.`, `J.`."""
     word = _LAST_WORD.search(line, max(stop - 12, 0), stop)
     if not word:
         return False

@@ -1,4 +1,4 @@
-"""Where the boxes of a sheet stand. Units are pixels; y grows downwards."""
+"""Place the boxes of a sheet. Units are pixels; y grows downwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the lines run: upright and level stretches between boxes, no two values on one stretch.
+"""Route lines between boxes in upright and level stretches, no two values on one stretch.
 
 Between any two columns there is a gutter with as many lanes as its upright stretches need, and
 between any two rows room for level ones. Where a level stretch cannot be found a row is moved down.
@@ -21,8 +21,10 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Stop:
-    """A corner or an end of a line. x names a place: a column's `left`, `right` or `middle`, or a
-    gutter's lane."""
+    """A corner or an end of a line.
+
+    x names a place: a column's `left`, `right` or `middle`, or a gutter's lane.
+    """
 
     at: Literal["left", "right", "middle", "lane"]
     index: int
@@ -32,6 +34,8 @@ class Stop:
 
 @dataclass(frozen=True)
 class Line:
+    """A routed edge: the corners that its line passes, from end to end."""
+
     edge: Edge
     stops: tuple[Stop, ...]
 
@@ -80,9 +84,11 @@ class _Router:
         return self.placed.rects[edge.source], self.placed.rects[edge.target]
 
     def _in_order(self) -> list[Edge]:
-        """Order lines: near columns first, then values that go least far, so that
-        short lines keep close to the boxes; of one value the longest line first, whose lane the
-        others share."""
+        """Order lines: near columns first, then values that go least far.
+
+        So short lines keep close to the boxes. Of one value the longest line comes first, and the
+        others share its lane.
+        """
 
         def across(edge: Edge) -> int:
             one, two = self._ends(edge)

@@ -57,6 +57,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
+    """A value that flows from one box to another."""
+
     source: str
     target: str
     flow: Flow
@@ -74,8 +76,10 @@ class Sheet:
 def sheet_of(
     program: Program, region: Region, lines: dict[int, str], bytes_of: Callable[[fx.Node], str]
 ) -> Sheet:
-    """Lay a region out. lines: node → its line of IR, by id. bytes_of: how a kept value's size is
-    written."""
+    """Lay a region out.
+
+    lines: node → its line of IR, by id. bytes_of: formats the size of a kept value.
+    """
     forward = _Forward(program, region, lines)
     boxes, edges = list(forward.boxes()), list(forward.edges())
     if region.backward is not None:
@@ -200,8 +204,11 @@ class _Backward:
             self.place[node] = (BACKWARD, 0), row
 
     def _row_again(self, node: fx.Node) -> int:
-        """Return the row of the recomputed forward op, which makes the same value. A part of
-        a forward op, such as the gather in a `gather_linear`, stands beside what it reads."""
+        """Return the row of the recomputed forward op, which makes the same value.
+
+        A part of a forward op, such as the gather in a `gather_linear`, stands beside what it
+        reads.
+        """
         for value in (*values_of(node), *node.users):  # a collective's start has its wait's row
             if value.name in self.row_of_value:
                 return self.row_of_value[value.name]

@@ -338,8 +338,11 @@ def restore(
     say: Say,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Go on from what `find` found: fill `tensors`, set the random state, and set aside later
-    checkpoints of `run`. All ranks call this, and raise RunError if `curve` is another one."""
+    """Continue from what `find` found: load `tensors`, the random state, and nothing newer.
+
+    Later checkpoints of `run` are set aside. All ranks call this, and raise RunError if `curve`
+    differs from the checkpoint's.
+    """
     ranks.each(lambda: require_same_curve(state["curve"], curve, path, run=run))
     load(path, tensors, ranks)
     set_random_state(state["random"], ranks)

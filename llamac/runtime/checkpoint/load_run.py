@@ -1,4 +1,4 @@
-"""What a run has learnt, to be used rather than trained on: weights and the tokenizer they speak.
+"""Load the weights and the tokenizer of a run or an import, to use rather than to train.
 
 Nothing here writes: it may read a run beside the trainer that is writing it.
 """
@@ -21,7 +21,7 @@ from . import checkpoint
 
 
 class BadRequest(RunError):
-    """What is asked for cannot be had, such as a checkpoint before there is one. Exit code 2."""
+    """A request that cannot be met, such as for a checkpoint before there is one; exit code 2."""
 
 
 def read_prompt(argument: str) -> str:
@@ -51,8 +51,11 @@ def checked(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
-    """The checkpoint of `run` that `which` names: "newest" (the newest whole one, telling `say` of
-    damaged ones), a step, or a path. Raises BadRequest, or RunError if it is damaged."""
+    """Return the checkpoint of `run` that `which` names.
+
+    which: "newest" (the newest whole one; `say` is told of damaged ones), a step, or a path. Raises
+    BadRequest, or RunError if it is damaged.
+    """
     own = checkpoint.steps(run)
     if which == "newest":
         if not own:

@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""A run's progress in steps, sequences and tokens, as a checkpoint stores it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
-        """From a checkpoint's state; an empty one is the beginning."""
+        """Read the progress from a checkpoint's state; an empty state is the beginning."""
         return cls(**{name: state.get(name, 0) for name in cls.names()})
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Best-fit packing: whole documents share sequences and none is truncated (Ding et al. 2024,
-"Fewer Truncations Improve Language Modeling").
+"""Best-fit packing: whole documents share sequences and none is truncated.
 
+The method is that of Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
 Each split of each source gets two arrays beside its shards, built once per sequence length. Their
 names contain a hash of the shards, so that stale packings are never read:
 

@@ -31,7 +31,8 @@ def is_tiktoken(model: bytes) -> bool:
 def as_tokenizer_json(model: bytes) -> bytes:
     """Convert to a tokenizer.json.
 
-    Raises ValueError for a damaged file, or one of another size than Llama 3's."""
+    Raises ValueError for a damaged file, or one of another size than Llama 3's.
+    """
     ranks = _ranks(model)
     if len(ranks) != RANKS or sorted(ranks.values()) != list(range(RANKS)):
         raise ValueError(

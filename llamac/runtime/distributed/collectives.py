@@ -1,4 +1,4 @@
-"""Collectives over one axis of the device mesh, named as the mesh names it: `tp`, `cp`, …
+"""Collectives over one axis of the device mesh, named as the mesh names it.
 
 Parts lie along a tensor dimension in the order of the ranks. Each collective can be had whole, or
 as a start, which returns at once, and a wait, which gives the result: what stands between the two

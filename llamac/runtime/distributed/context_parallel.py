@@ -20,7 +20,7 @@ Kernel = Callable[..., tuple[Tensor, ...]]
 
 
 def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
-    """Positions in order → as the ranks hold them one after the other: chunks 0, 2n-1, 1, 2n-2 …"""
+    """Reorder positions as the ranks hold them, rank by rank: chunks 0, 2n-1, 1, 2n-2 and so on."""
     chunks = x.chunk(2 * size, dim)
     return torch.cat([chunks[index] for r in range(size) for index in (r, 2 * size - 1 - r)], dim)
 

@@ -121,12 +121,12 @@ class Mesh:
         return take_part(rank_order(x, 1, ranks), "cp", 1) if ranks > 1 else x
 
     def model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
-        """`make(device, dtype)`, on this rank's device and under FSDP if ranks share its state;
-        its parameters hold nothing yet.
+        """Build a model on this rank's device, under FSDP if ranks share its state; no weights yet.
 
-        FSDP keeps parameters in fp32, computes in `dtype`, and adds gradients up in fp32; each
-        layer's are gathered while the one before it works. No rank ever has all of them, but those
-        of a pipeline stage for a step: to gather them for every micro-batch would take too long.
+        make: called with (device, dtype). FSDP keeps parameters in fp32, computes in `dtype`, and
+        reduces gradients in fp32; each layer's parameters are gathered while the layer before it
+        works. No rank ever has all of them, except those of a pipeline stage during a step: to
+        gather them for every micro-batch would take too long.
         """
         if self.sharded is None:
             return make(self.device, dtype)
@@ -192,8 +192,10 @@ class Mesh:
 
 @contextmanager
 def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
-    """Join the other processes, if there are any. Raises RunError unless as many were started as
-    the mesh has ranks."""
+    """Join the other processes, if there are any, as a context manager.
+
+    Raises RunError unless as many were started as the mesh has ranks.
+    """
     wanted, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
     if found != wanted:
         raise RunError(

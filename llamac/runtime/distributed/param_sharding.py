@@ -1,4 +1,4 @@
-"""Which part of which canonical parameter a rank holds, and which gradients its peers must add.
+"""Parts of canonical parameters that a rank holds, and the gradients that its peers must add.
 
 Tensor-parallel ranks split a held parameter's canonical pieces along dim 0, each piece by itself,
 or all of it along dim 1; FSDP then splits what a rank holds along dim 0, wherever that falls.
@@ -38,8 +38,11 @@ class Shares:
     def boxes(
         self, name: str, parameter: Tensor, values: Tensor
     ) -> Iterator[tuple[str, TensorChunk]]:
-        """(canonical name, box) of all that a rank holds of a parameter; parts that are padding or
-        on other ranks are left out. values: shaped as the rank's own part of `parameter`."""
+        """Yield (canonical name, chunk) for all that a rank holds of a parameter.
+
+        Parts that are padding or on other ranks are left out. values: shaped as the rank's own part
+        of `parameter`.
+        """
         rows, first = parameter.shape[0], _first_row(parameter)
         begin = 0
         for canonical, whole in self.packed.get(name, ((name, rows),)):

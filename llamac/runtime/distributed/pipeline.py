@@ -1,4 +1,4 @@
-"""A model cut into stages of layers: pipeline rank r of n runs stages r, r + n, …
+"""A model cut into stages of layers; pipeline rank r of n runs stages r, r + n and so on.
 
 Stages pass each other activations and their gradients, micro-batch by micro-batch, in an order of
 torch.distributed.pipelining: 1F1B where a rank has one stage (Narayanan et al. 2019), interleaved

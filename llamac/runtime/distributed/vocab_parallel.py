@@ -49,8 +49,11 @@ def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
 
 
 def _losses(logits: Tensor, targets: Tensor, axis: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits [n, V'], targets [n] → loss of each [n], and what gradients need: the log of the sum
-    of exponentials [n, 1], and the targets as `_own` gives them."""
+    """Return the loss of each target, and what its gradient needs.
+
+    logits [n, V'], targets [n] → losses [n], log of the sum of exponentials [n, 1], and the targets
+    as `_own` gives them.
+    """
     index, mine = _own(targets, logits.shape[-1], axis)
     top = all_reduce_max(logits.amax(-1), axis)
     chosen = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1).where(mine, 0)
@@ -104,8 +107,10 @@ def parallel_linear_cross_entropy(
 def parallel_linear_cross_entropy_with_gradients(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `parallel_linear_cross_entropy`, with its gradients: (loss, this rank's part of the sum
-    d_x [B, S, D], d_weight [V', D])."""
+    """Compute `parallel_linear_cross_entropy` and its gradients in one pass over the chunks.
+
+    Returns (loss, this rank's part of the sum d_x [B, S, D], d_weight [V', D]).
+    """
     flat, labels = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []

@@ -33,8 +33,11 @@ def attention(
     causal: bool = True,
     starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S]). starts int64 [B, S]: how far a
-    causal query looks back, where documents share a sequence."""
+    """Attend with scores written out: → (out [B, S, H, D], log-sum-exp of the scores [B, H, S]).
+
+    starts int64 [B, S]: the first position that a causal query sees, where documents share a
+    sequence.
+    """
     scores = _scores(q, k, scale, causal, starts)
     weights = scores.softmax(-1).to(v.dtype)
     out = torch.einsum("bkgst,btkd->bskgd", weights, v).flatten(2, 3)

@@ -49,8 +49,10 @@ def attention(
     causal: bool = True,
     starts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32). starts int64 [B, S]:
-    how far a query looks back, where documents share a sequence."""
+    """Attend by torch's kernels: → (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S]).
+
+    starts int64 [B, S]: the first position that a query sees, where documents share a sequence.
+    """
     mask, causal = _mask(q, starts), causal and starts is None
     if q.device.type == "cpu":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))

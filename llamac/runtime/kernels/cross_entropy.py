@@ -51,7 +51,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) 
 def linear_cross_entropy_with_gradients(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `linear_cross_entropy`, with its gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
+    """Compute `linear_cross_entropy` and its gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
     flat, targets = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Where the documents of packed sequences begin, so that attention does not leave them."""
+"""First positions of the documents in packed sequences, so that attention stays within them."""
 
 from __future__ import annotations
 

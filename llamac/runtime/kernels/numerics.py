@@ -1,4 +1,4 @@
-"""Where precision is decided: sums and exponentials of 16-bit values are taken in float32."""
+"""Precision of kernels: sums and exponentials of 16-bit values are taken in float32."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def linear(progress: float, decay: float) -> float:
 
 
 def constant(progress: float, decay: float) -> float:
-    """No decay at all, so `min_ratio` plays no part."""
+    """Return no decay, so `min_ratio` has no effect."""
     return 1.0
 
 

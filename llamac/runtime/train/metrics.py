@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, trackers such as TensorBoard, and the terminal."""
+"""Write a run's numbers to metrics.jsonl, trackers such as TensorBoard, and the terminal."""
 
 from __future__ import annotations
 
@@ -116,9 +116,12 @@ class Metrics:
 
 @dataclass
 class Speed:
-    """What a step's seconds say. peak: FLOP/s of all devices, which MFU is a fraction of; a step
-    that seems faster shows it to have been measured too low, and raises it. directory: its
-    plan.json, if it has one, says what was predicted. Peak memory counts from now on."""
+    """Speed figures of a step: tokens per second, MFU, peak memory.
+
+    peak: FLOP/s of all devices, of which MFU is a fraction; a step that seems faster shows that it
+    was measured too low, and raises it. directory: its plan.json, if there is one, holds the
+    prediction. Peak memory counts from the creation of this object.
+    """
 
     tokens: int
     flops_per_token: int
@@ -132,13 +135,16 @@ class Speed:
 
     @property
     def basis(self) -> str:
-        """What MFU is of, and what is predicted: a line each."""
+        """Return a line on the convention of MFU, and one on the prediction if there is one."""
         mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
         return mfu if self.plan is None else f"{mfu}\n{self.plan}"
 
     def about(self, layout: Mapping[str, int], how: str, checkpoint: Path | None) -> Row:
-        """Return the facts of a start, for `Metrics`. layout: ranks along each axis of the mesh.
-        how: whether compiled. checkpoint: where the run goes on from."""
+        """Return the facts of a start, for `Metrics`.
+
+        layout: ranks along each axis of the mesh. how: whether compiled. checkpoint: the one that
+        the run continues from.
+        """
         return {
             "checkpoint": str(checkpoint) if checkpoint else None,
             "layout": {axis: ranks for axis, ranks in layout.items() if ranks > 1},

@@ -1,4 +1,4 @@
-"""What plan.json predicts of a step, and how far from it a run is."""
+"""Compare a run with the prediction for a step in its plan.json."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ MOST = 0.15  # of a prediction, off it by more than which is said
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """Of one step on `device`, the name of a description of devices. Bytes: what a GPU's allocator
-    gives out; of a CPU the whole process."""
+    """Predicted time and memory of one step on `device`, the name of a device file.
+
+    peak_memory_bytes: what a GPU's allocator gives out; on a CPU the whole process.
+    """
 
     device: str
     step_seconds: float
@@ -39,9 +41,9 @@ class PlannedStep:
 
 
 def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
-    """From the emitted directory; None without one, or if it is for another kind of device.
+    """Read the prediction of an emitted directory; None without one, or for another kind of device.
 
-    It is for comparison only: a damaged one is said to be, and is none.
+    It is for comparison only: a damaged one is reported and counts as none.
     """
     path = directory / "plan.json"
     if not path.is_file():

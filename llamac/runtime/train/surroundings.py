@@ -1,4 +1,4 @@
-"""Where a run runs: hardware, versions, and the state of the repository it is started from."""
+"""Surroundings of a run: hardware, versions, and the state of its repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run's rows go besides metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
+"""Send a run's rows to experiment trackers: TensorBoard, Weights & Biases, Trackio.
 
 All of them are optional: whatever goes wrong with one is said once, and the run goes on without it.
 """
