@@ -31,6 +31,7 @@ BELOW = {
     "data": {"spec", "runtime"},
     "launch": {"spec"},
     "inspect": {"emit", "passes", "ops", "ir", "spec", "look"},
+    "report": {"data", "plan", "spec", "runtime", "look"},
 }
 BELOW["cli"] = set(BELOW)
 SHARED = {"__version__", "resources"}  # the package itself and where its data files lie

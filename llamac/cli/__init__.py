@@ -30,6 +30,7 @@ VERBS = {
     "data": "clean, mix and account for the text of SPEC: prepare, stats, epochs, where",
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
+    "report": "show what runs did: curves, speed, data, samples, events, side by side",
     "generate": "continue a text with what the run in directory RUN has learnt",
     "tokenizer": "train, compare and explain tokenizers",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",

@@ -1,0 +1,93 @@
+"""`llamac report RUN…`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamac.cli.common import print_status
+from llamac.cli.output import OverwriteFile, check_output, write_output
+
+if TYPE_CHECKING:
+    from llamac.report.run import Run
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Run directories of `llamac train`")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="The page to write [report.html]"),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--png", metavar="DIR", help="Write the curves as pictures into DIR as well"),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page to this machine, and keep it up to date")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="Of --watch; 0: any free one")
+    ] = 8065,
+    overwrite: OverwriteFile = False,
+) -> None:
+    """Show what runs did: curves, speed, data, samples, events, and how their specs differ.
+
+    A run may be unfinished, or damaged: what is missing is said.
+    """
+    if watch and output:
+        raise typer.BadParameter("it serves the page and writes none", param_hint="--watch and -o")
+    page = output or Path("report.html")
+    inputs = [file for run in runs for file in _inputs(run)]
+    if not watch:
+        check_output(page, inputs, overwrite)
+
+    from llamac.report.run import Run
+
+    found = [Run(run) for run in runs]
+    if figures:
+        _write_figures(found, figures, overwrite)
+    if watch:
+        _watch(found, port)
+        return
+    from llamac.report.page import report_page
+    from llamac.report.summary import report as data_of
+
+    write_output(page, report_page(data_of(found)), inputs, overwrite)
+    for run in found:
+        for note in run.notes:
+            print_status(f"note: {run.directory}: {note}")
+    print(page)
+
+
+def _write_figures(runs: list[Run], directory: Path, overwrite: bool) -> None:
+    from llamac.report.figures import figures
+
+    directory.mkdir(exist_ok=True)
+    for name, picture in figures(runs):
+        path = directory / f"{name}.png"
+        write_output(path, picture, (), overwrite, "--png")
+        print(path)
+
+
+def _inputs(run: Path) -> list[Path]:
+    return [run / name for name in ("metrics.jsonl", "events.jsonl", "spec.toml", "plan.json")]
+
+
+def _watch(runs: list[Run], port: int) -> None:
+    from llamac.report.serve import HOST, server
+
+    try:
+        serving = server(runs, port)
+    except OSError as error:
+        message = f"port {port} cannot be had ({error.strerror}): give another one, or 0 for any"
+        raise typer.BadParameter(message, param_hint="--port") from None
+    with serving:
+        print(f"http://{HOST}:{serving.server_port}/ (Ctrl-C ends it)", flush=True)
+        serving.serve_forever()

@@ -1,0 +1,1 @@
+"""What a run did, as one page and as figures: `llamac report`."""

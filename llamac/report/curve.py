@@ -1,0 +1,84 @@
+"""Curves of any length as points for a screen: low, high and mean of each stretch of rows."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from llamac.report.rows import Columns
+
+POINTS = 2000  # more than a wide chart has pixels of
+AXES = ("step", "tokens")
+CONSTANT = ("predicted_step_seconds", "predicted_peak_memory_bytes")  # drawn as levels
+SPARSE = ("validation_loss", "skipped_steps")  # in few rows: listed row by row
+
+
+def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
+    """Return the curve of a run as JSON values.
+
+    rows: how many there are. step, tokens, hours: of each point, where it ends; hours are of
+    training, summed up. from: the first step of each point. series: name → `mean`, and, where
+    points are several rows, `low` and `high`: numbers of the file as they are; null without any.
+    """
+    steps = columns.get("step", np.empty(0))
+    count = len(steps)
+    if not count:
+        return {"rows": 0, "step": [], "from": [], "tokens": [], "hours": [], "series": {}}
+    begins = np.unique(np.linspace(0, count, min(points, count), endpoint=False).astype(int))
+    ends = np.append(begins[1:], count) - 1
+    seconds = np.nan_to_num(columns.get("step_seconds", np.zeros(count)))
+    names = [name for name in columns if name not in (*AXES, *CONSTANT, *SPARSE)]
+    return {
+        "rows": count,
+        "step": numbers(steps[ends]),
+        "from": numbers(steps[begins]),
+        "tokens": numbers(columns["tokens"][ends]) if "tokens" in columns else None,
+        "hours": numbers(np.cumsum(seconds)[ends] / 3600, 7),
+        "series": {name: _series(columns[name], begins) for name in names},
+    }
+
+
+def _series(values: np.ndarray, begins: np.ndarray) -> dict[str, Any]:
+    if len(begins) == len(values):
+        return {"mean": numbers(values)}
+    known = ~np.isnan(values)
+    counts = np.add.reduceat(known, begins, dtype=np.int64)
+    sums = np.add.reduceat(np.where(known, values, 0.0), begins)
+    with np.errstate(invalid="ignore"):
+        means = np.where(counts > 0, sums / counts, math.nan)
+    return {
+        "mean": numbers(means, 7),
+        "low": numbers(np.fmin.reduceat(values, begins)),
+        "high": numbers(np.fmax.reduceat(values, begins)),
+    }
+
+
+def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int | None]:
+    """Return JSON numbers: whole ones as such, NaN as null. digits: significant ones, or all."""
+    found: list[float | int | None] = []
+    for value in values.tolist():
+        if math.isnan(value):
+            found.append(None)
+        elif value.is_integer() and abs(value) < 1e15:
+            found.append(int(value))
+        else:
+            found.append(float(f"{value:.{digits}g}") if digits else value)
+    return found
+
+
+def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
+    """Return the indices of about `points` values at most, ascending.
+
+    They are the first, the last, and of each stretch its least and its greatest. values: not NaN.
+    """
+    count = len(values)
+    if count <= points:
+        return np.arange(count)
+    edges = np.linspace(0, count, points // 2 + 1).astype(int)
+    kept = {0, count - 1}
+    for begin, end in pairwise(edges):
+        kept |= {begin + int(values[begin:end].argmin()), begin + int(values[begin:end].argmax())}
+    return np.array(sorted(kept))

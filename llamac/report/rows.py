@@ -1,0 +1,120 @@
+"""Read metrics.jsonl as columns of numbers: what is damaged costs itself alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLOCK = 1 << 22  # bytes parsed at a time
+LARGEST = 2**53  # up to here a float64 holds every whole number
+NUMBERS = {int, float, type(None)}
+
+Columns = dict[str, np.ndarray]
+"""Name of a metric → float64 [rows]; NaN where a row has no finite number under that name."""
+
+
+class MetricsFile:
+    """The rows of a metrics.jsonl so far. `refresh` reads what was added since the last time.
+
+    damaged: lines that are no row with a step, by their numbers from 1 on. unfinished: whether the
+    last line has no end yet, because it is being written or was cut off; it is left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self.damaged: list[int] = []
+        self.unfinished = False
+        self._columns: dict[str, array[float]] = {}
+        self._rows = self._lines = self._offset = 0
+        self._inode: int | None = None
+
+    def refresh(self) -> bool:
+        """Read on. Return whether anything changed. Raises OSError if it cannot be read."""
+        with self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            again = status.st_ino != self._inode or status.st_size < self._offset
+            if again:  # a run that resumes writes the file anew
+                self._forget()
+                self._inode = status.st_ino
+            before = (self._lines, self.unfinished)
+            file.seek(self._offset)
+            rest = b""
+            while block := file.read(BLOCK):
+                whole, newline, rest = (rest + block).rpartition(b"\n")
+                if newline:
+                    self._offset += len(whole) + 1
+                    self._parse(whole.split(b"\n"))
+            self.unfinished = bool(rest)
+        return again or before != (self._lines, self.unfinished)
+
+    @property
+    def columns(self) -> tuple[Columns, int]:
+        """The columns of the curve, by step, and how many rows a later one took the place of.
+
+        A row takes the place of all earlier ones of its step and beyond, as when a run resumes.
+        """
+        found = {name: np.frombuffer(values) for name, values in self._columns.items()}
+        if not self._rows:
+            return {}, 0
+        steps = found["step"]
+        least_after = np.minimum.accumulate(steps[::-1])[::-1]
+        last = np.append(steps[:-1] < least_after[1:], True)
+        if last.all():
+            return {name: values.copy() for name, values in found.items()}, 0
+        return {name: values[last] for name, values in found.items()}, int((~last).sum())
+
+    def _parse(self, lines: list[bytes]) -> None:
+        """Add lines. All at once, which is several times quicker, where none is damaged."""
+        rows: list[Any] = []
+        if all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+            try:
+                rows = json.loads(b"[" + b",".join(lines) + b"]")
+            except (ValueError, RecursionError):
+                rows = []
+        if len(rows) != len(lines) or not self._add(rows):
+            for number, line in enumerate(lines, self._lines + 1):
+                if not self._add([_row(line)]):
+                    self.damaged.append(number)
+        self._lines += len(lines)
+
+    def _add(self, rows: list[dict[str, Any]]) -> bool:
+        """Add rows; return False, having added nothing, unless all are numbers under names."""
+        if set(map(type, (row.get("step") for row in rows))) != {int}:
+            return False
+        if not all(0 <= row["step"] <= LARGEST for row in rows):
+            return False
+        added: dict[str, np.ndarray] = {}
+        for name in dict.fromkeys(name for row in rows for name in row):
+            values = [row.get(name) for row in rows]
+            if not set(map(type, values)) <= NUMBERS:
+                return False
+            try:
+                added[name] = np.array(values, dtype=float)  # None becomes NaN
+            except OverflowError:
+                return False
+            added[name][~np.isfinite(added[name])] = math.nan
+        for name in added.keys() - self._columns.keys():
+            self._columns[name] = array("d", [math.nan]) * self._rows
+        gap = np.full(len(rows), math.nan)
+        for name, column in self._columns.items():
+            column.frombytes(added.get(name, gap).tobytes())
+        self._rows += len(rows)
+        return True
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """A row from one line; an empty one, which counts as damaged, of any other line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
