@@ -22,11 +22,15 @@ def plan_json(spec: Spec, program: Program) -> str:
     from llamac.plan.predict import predict
     from llamac.plan.target import setting_for
 
-    prediction = predict(setting_for(spec, _device(spec)), program)
+    prediction = predict(setting_for(spec, planned_device(spec)), program)
     return json.dumps(_rounded(prediction.to_json()), indent=2) + "\n"
 
 
-def _device(spec: Spec) -> Device:
+def planned_device(spec: Spec) -> Device:
+    """Return the device that `llamac plan` takes, or an A100 where this machine's GPU is unknown.
+
+    Raises DeviceError if the spec names a device that is not known.
+    """
     from llamac.plan.device.device import DeviceError, load_device
     from llamac.plan.target import device_for
 

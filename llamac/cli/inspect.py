@@ -53,6 +53,13 @@ def inspect(
         bool,
         typer.Option("--schedule", help="What runs when, by an estimate: compute, and transfers"),
     ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Another spec, or a layout such as tp4,pp2, beside it in the html page",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file")
     ] = None,
@@ -61,6 +68,8 @@ def inspect(
 ) -> None:
     """Show what SPEC becomes after each pass: the IR, Python, a drawing, what stays in memory."""
     _refuse(form, diff, memory, schedule, after, region)
+    if compare is not None and form != Format.html:
+        raise typer.BadParameter("it takes --format html", param_hint="--compare")
     loaded = load(spec, overrides)
     if output is not None:
         check_output(output, inputs_of(loaded), overwrite)
@@ -92,8 +101,12 @@ def inspect(
         text = _memory(made[-1], form, region)
     elif schedule:
         text = _schedule(made[-1], form, region, _rates(loaded))
+    elif form == Format.html:
+        from llamac.cli.explorer import explorer
+
+        text = explorer(loaded, made, compare, overrides)
     else:
-        text = _render(made, form, region)
+        text = _render(made[-1], form, region)
     if output is None:
         print(text, end="")
     else:
@@ -198,8 +211,8 @@ def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates) -> s
     return schedule_text(stage.program, stage.name, region, rates)
 
 
-def _render(made: list[Stage], form: Format, region: str | None) -> str:
-    name, program = made[-1].name, made[-1].program
+def _render(stage: Stage, form: Format, region: str | None) -> str:
+    name, program = stage.name, stage.program
     match form:
         case Format.text:
             from llamac.ir.printer import print_program, print_region
@@ -223,10 +236,7 @@ def _render(made: list[Stage], form: Format, region: str | None) -> str:
             from llamac.inspect.drawing.svg import program_svg
 
             return program_svg(program, name, region)
-        case Format.html:
-            from llamac.inspect.page import page
-
-            return page([(stage.name, stage.program) for stage in made])
+    raise AssertionError(form)
 
 
 def _in_colour() -> bool:

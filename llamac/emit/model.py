@@ -73,9 +73,11 @@ def render_model(program: Program, fsdp: bool = False) -> str:
     return environment().get_template("model.py.j2").render(values)
 
 
-def node_lines(program: Program, source: str) -> dict[int, fx.Node]:
-    """Map lines of a rendered model.py, from 1, to the nodes that they are written for."""
-    sizes = Sizes.of(program)
+def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
+    """Map lines of a Python source, from 1, to the nodes that they are written for.
+
+    source: of `render_model` or another that has the regions' functions, written with `sizes`.
+    """
     found: dict[int, fx.Node] = {}
     for region in program.regions.values():
         for direction in ("forward", "backward"):

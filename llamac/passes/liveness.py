@@ -7,7 +7,7 @@ and result live from its start to its wait at least, for the transfer reads one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from torch import fx
 
@@ -75,6 +75,19 @@ def peak_bytes(
         peak = max(peak, live.during(node))
         live.run(node)
     return peak
+
+
+def alive(
+    graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]
+) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
+    """Yield each op with the bytes and the values alive while it runs, as `Live` counts them."""
+    live = Live(graph, kept, symbols)
+    values = placeholders(graph, "input", "saved", "cotangent")
+    for node in ops_in(graph):
+        values += [value for value in values_of(node) if base_of(value) is value]
+        yield node, live.during(node), list(values)
+        live.run(node)
+        values = [value for value in values if value in live.held or live.readers.get(value)]
 
 
 def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
@@ -19,9 +18,8 @@ from llamac.inspect.drawing.place import (
 )
 from llamac.inspect.drawing.route import Line, Routed, route
 from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS, Sheet, sheet_of
-from llamac.inspect.drawing.svg import program_svg
+from llamac.inspect.drawing.svg import PARTS, program_svg, region_svg
 from llamac.inspect.drawing.untangle import untangle
-from llamac.inspect.page import page
 from llamac.ir.graph import ops_in, recomputed_ops
 from llamac.ir.program import Program
 from tests.inspect.conftest import compiled, last
@@ -197,47 +195,16 @@ def test_hostile_names_stay_text() -> None:
     program = replace(last("tiny"), name='</text><script>alert("x")</script>&')
     assert ElementTree.fromstring(program_svg(program, "checkpoint")) is not None
     assert "<script" not in program_svg(program, "checkpoint")
-    program = program.with_notes("<script>")
-    assert "<script" not in page([("checkpoint", program)])
 
 
-class _Balance(HTMLParser):
-    """Raises where a tag is closed that is not the one open."""
-
-    VOID = ("meta", "rect", "path", "polygon")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [name for name, _ in attrs if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_and_stands_alone() -> None:
-    stages = list(compiled("tiny").items())
-    text = page(stages)
-    parser = _Balance()
-    parser.feed(text)
-    assert parser.open == []
-    assert parser.links == []
-    for name, _ in stages:
-        assert f"<summary>{name} " in text
-    assert '<span class="add">+' in text
-    assert "view of qkv_rotated" in text
-    assert text == page(stages)
-
-
-def test_the_page_of_an_early_stage_has_no_memory_table() -> None:
-    text = page(list(compiled("tiny").items())[:2])
-    assert "kept so far" not in text
-    assert "tiny after pack" in text
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("spec", ["tiny", "gpt3-block", "65b"])
+def test_a_drawing_for_a_page_has_its_nodes_and_lines(spec: str, part: str) -> None:
+    program = last(spec)
+    drawn = ElementTree.fromstring(region_svg(program, program.regions["block"], part))
+    keys = {group.get("data-key") for group in drawn.iter("g")} - {None}
+    ends = {g.get(end) for g in drawn.iter("g") for end in ("data-from", "data-to")} - {None}
+    assert ends <= keys
+    assert drawn.find("style") is None
+    prefixes = {str(key).partition(".")[0] for key in keys} - {"out"}
+    assert prefixes == {"all": {"f", "k", "b"}, "forward": {"f", "k"}, "backward": {"k", "b"}}[part]

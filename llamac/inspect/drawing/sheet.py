@@ -14,8 +14,8 @@ from typing import Literal
 
 from torch import fx
 
+from llamac.inspect.origin import origins
 from llamac.ir.graph import (
-    is_op,
     op_of,
     ops_in,
     output_of,
@@ -32,7 +32,6 @@ from llamac.ir.values import (
     operation_count,
     values_of,
 )
-from llamac.ops.elementwise import add
 
 Kind = Literal["matmul", "attention", "plain", "view", "end", "kept"]
 Flow = Literal["value", "kept", "recomputed", "gradient"]
@@ -182,7 +181,7 @@ class _Backward:
         self.program, self.region, self.forward = program, region, forward
         self.lines, self.bytes_of = lines, bytes_of
         self.graph = region.backward.graph
-        self.by_name = forward_by_name(region)
+        self.by_name, self.origins = forward_by_name(region), origins(region)
         self.row_of_value = {
             name: forward.row[producer(value)[0]]
             for name, value in self.by_name.items()
@@ -204,14 +203,13 @@ class _Backward:
             self.place[node] = (BACKWARD, 0), row
 
     def _row_again(self, node: fx.Node) -> int:
-        """Return the row of the recomputed forward op, which makes the same value.
+        """Return the row of the recomputed forward op.
 
         A part of a forward op, such as the gather in a `gather_linear`, stands beside what it
         reads.
         """
-        for value in (*values_of(node), *node.users):  # a collective's start has its wait's row
-            if value.name in self.row_of_value:
-                return self.row_of_value[value.name]
+        if node in self.origins:
+            return self.forward.row[self.origins[node]]
         sources = [producer(operand)[0] for operand in operands_of(node)]
         return max(self.place[source][1] for source in sources if source in self.place)
 
@@ -221,28 +219,9 @@ class _Backward:
         return all(v in weights and len(v.users) == 1 for v in values_of(node))
 
     def _row_of_gradient(self, node: fx.Node) -> int | None:
-        """Return the row of the forward op whose gradients an op computes, found by their names."""
-        found = (self._owner(value.name, node) for value in values_of(node))
-        owner = next((one for one in found if one is not None), None)
+        """Return the row of the forward op whose gradients an op computes."""
+        owner = self.origins.get(node)
         return None if owner is None else self.forward.row.get(owner)
-
-    def _owner(self, name: str, node: fx.Node) -> fx.Node | None:
-        stem, _, reader = name.removeprefix("d_").partition("_from_")
-        if reader in self.by_name:
-            return producer(self.by_name[reader])[0]
-        nodes = {n.name: n for n in placeholders(self.region.forward.graph)} | self.by_name
-        value = nodes.get(stem)
-        if value is None:
-            return None
-        readers = [user for user in value.users if user in self.forward.row]
-        maker, _ = producer(value)
-        if is_op(node, add):  # the sum of what all readers send back to the maker
-            return maker
-        alike = [one for one in [*readers, maker] if one.op == "call_function"]
-        named = [one for one in alike if op_of(node).name.startswith(op_of(one).name)]
-        if named:
-            return max(named, key=lambda one: len(op_of(one).name))
-        return readers[0] if len(readers) == 1 else maker
 
     def kept(self) -> Iterator[Box]:
         for name in self.region.saved:

@@ -44,6 +44,12 @@ LEGEND_FLOWS = (
     ("gradient", "gradient"),
 )
 STEP, SWATCH = 22.0, 30.0
+HATCH = (
+    '<defs><pattern id="again" width="7" height="7" patternUnits="userSpaceOnUse" '
+    f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
+    'fill-opacity="0.22"/></pattern></defs>'
+)
+"""Fill of values that are computed again, by reference."""
 
 
 def opening(width: float, height: float, title: str) -> Iterator[str]:
@@ -69,12 +75,17 @@ def opening(width: float, height: float, title: str) -> Iterator[str]:
     yield f".op.kept {{ fill: {INK}; font-weight: 600; }}"
     yield "path.line { fill: none; stroke-linejoin: round; }"
     yield "</style>"
-    yield (
-        '<defs><pattern id="again" width="7" height="7" patternUnits="userSpaceOnUse" '
-        f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
-        'fill-opacity="0.22"/></pattern></defs>'
-    )
+    yield HATCH
     yield f'<rect width="{w}" height="{h}" rx="10" fill="{PAPER}"/>'
+
+
+def embedded(width: float, height: float, title: str) -> str:
+    """Open a drawing inside a page, whose own style gives colours and letters by class."""
+    w, h = _n(width), _n(height)
+    return (
+        f'<svg class="drawing" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="group" '
+        f"aria-label={quoteattr(title)}>{HATCH}"
+    )
 
 
 def text(x: float, y: float, content: str, css: str) -> str:
@@ -83,7 +94,7 @@ def text(x: float, y: float, content: str, css: str) -> str:
 
 def band(x: float, y: float, width: float, height: float) -> str:
     """Draw the background of the column of saved values."""
-    return _rect(x, y, width, height, 8, "#fdf3d9", "none", "")
+    return _rect(x, y, width, height, 8, "#fdf3d9", "none", ' class="band"')
 
 
 def rectangle(
@@ -95,7 +106,8 @@ def rectangle(
     radius = {"end": 14.0, "kept": 12.0}.get(kind, 6.0)
     if again:
         border = FLOWS["recomputed"]
-    yield _rect(x, y, width, height, radius, fill, border, dashed + heavy)
+    css = f' class="box {kind}{" again" if again else ""}"'
+    yield _rect(x, y, width, height, radius, fill, border, dashed + heavy + css)
     if again:
         yield _rect(x, y, width, height, radius, "url(#again)", "none", "")
 
@@ -118,7 +130,7 @@ def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
 def halo(points: Sequence[Point]) -> str:
     """Draw a halo under a line, so that lines it crosses appear below it."""
     return (
-        f'<path class="line" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
+        f'<path class="line halo" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
         'stroke-opacity="0.9"/>'
     )
 
@@ -135,8 +147,8 @@ def arrow(points: Sequence[Point], flow: str) -> str:
         f"{_n(x - 7 * dx - 3.5 * dy)},{_n(y - 7 * dy - 3.5 * dx)}"
     )
     return (
-        f'<path class="line" d="{_path(shaft)}" stroke="{colour}" stroke-width="{width}"/>'
-        f'<polygon points="{tip}" fill="{colour}"/>'
+        f'<path class="line {flow}" d="{_path(shaft)}" stroke="{colour}" stroke-width="{width}"/>'
+        f'<polygon class="tip {flow}" points="{tip}" fill="{colour}"/>'
     )
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from torch import fx
 
 from llamac.inspect.drawing import style
 from llamac.inspect.drawing.place import LINE, PADDING, TITLE, Rect, columns_of
 from llamac.inspect.drawing.route import APART, Line, Routed, Stop, route
-from llamac.inspect.drawing.sheet import KEPT, Box, Column, Sheet, sheet_of
+from llamac.inspect.drawing.sheet import (
+    AGAIN,
+    BACKWARD,
+    FORWARD,
+    KEPT,
+    WEIGHTS,
+    Box,
+    Column,
+    Sheet,
+    sheet_of,
+)
 from llamac.inspect.drawing.untangle import untangle
 from llamac.inspect.memory import program_memory, readable_bytes, stream_bytes
 from llamac.ir.graph import type_of
@@ -47,6 +57,39 @@ def program_svg(program: Program, stage: str, only: str | None = None) -> str:
             style.text(BORDER, BORDER + 40, summary, "muted"),
             *body,
             "</svg>\n",
+        ]
+    )
+
+
+PARTS = {
+    "all": (FORWARD, KEPT, AGAIN, WEIGHTS, BACKWARD),
+    "forward": (FORWARD, KEPT),
+    "backward": (KEPT, AGAIN, WEIGHTS, BACKWARD),
+}
+"""Columns that a drawing in a page shows."""
+
+
+def region_svg(program: Program, region: Region, part: str = "all") -> str:
+    """Draw one region for a page, without title and legend.
+
+    Each node is in a group with `data-key`, each line in one with `data-from` and `data-to`.
+
+    part: a key of PARTS.
+    """
+    whole = sheet_of(program, region, _ir_lines(region), _sizes(program))
+    boxes = tuple(box for box in whole.boxes if box.column[0] in PARTS[part])
+    shown = {box.key for box in boxes}
+    edges = tuple(one for one in whole.edges if {one.source, one.target} <= shown)
+    sheet = Sheet(whole.region, boxes, edges)
+    widths = columns_of([sheet])
+    routed = untangle(route(sheet, list(widths)))
+    frame = _frame(widths, [routed], least=0.0)
+    top = BORDER + 14.0
+    return "".join(
+        [
+            style.embedded(frame.width, top + routed.placed.height + BORDER, region.name),
+            *_sheet(sheet, routed, frame, top),
+            "</svg>",
         ]
     )
 
@@ -120,7 +163,10 @@ def _region(
     count = layer_count(region.name, program.layers)
     yield style.text(BORDER, top + 18, region.name + (f" × {count}" if count > 1 else ""), "h2")
     yield style.text(BORDER, top + 35, _about(program, region), "muted")
-    top += HEADING
+    yield from _sheet(sheet, routed, frame, top + HEADING)
+
+
+def _sheet(sheet: Sheet, routed: Routed, frame: _Frame, top: float) -> Iterator[str]:
     used = {frame.columns.index(box.column) for box in sheet.boxes}
     yield from _columns(frame, used, top, routed.placed.height)
     by_source: dict[str, list[Line]] = {}
@@ -129,9 +175,9 @@ def _region(
     for lines in by_source.values():  # the halo of one value's lines does not cut its own
         paths = [[(frame.x(stop), top + stop.y) for stop in line.stops] for line in lines]
         yield from (style.halo(path) for path in paths)
-        yield from (
-            style.arrow(path, line.edge.flow) for path, line in zip(paths, lines, strict=True)
-        )
+        for path, line in zip(paths, lines, strict=True):
+            ends = f"data-from={quoteattr(line.edge.source)} data-to={quoteattr(line.edge.target)}"
+            yield f"<g {ends}>{style.arrow(path, line.edge.flow)}</g>"
     for box in sheet.boxes:
         yield from _box(box, routed.placed.rects[box.key], frame, top)
 
@@ -163,7 +209,7 @@ def _columns(frame: _Frame, used: set[int], top: float, height: float) -> Iterat
 def _box(box: Box, rect: Rect, frame: _Frame, top: float) -> Iterator[str]:
     left, right = frame.left[rect.column], frame.right[rect.column]
     y = top + rect.top
-    yield "<g>"
+    yield f"<g data-key={quoteattr(box.key)}>"
     if box.hover:
         yield f"<title>{escape(box.hover)}</title>"
     yield from style.rectangle(left, y, right - left, rect.bottom - rect.top, box.kind, box.again)

@@ -11,8 +11,8 @@ from llamac.plan.prediction import Prediction
 from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline
 from llamac.plan.render.report import HELD, gigabytes
 from llamac.plan.timeline.events import Event
+from llamac.plan.timeline.fold import Fold, fold
 from llamac.plan.timeline.memory_timeline import Moment, moments
-from llamac.plan.timeline.pipeline_order import warm_up
 from llamac.plan.timeline.step import StepTimeline
 
 WIDTH, HEIGHT = 1160.0, 560.0
@@ -50,43 +50,26 @@ def memory_picture(prediction: Prediction, program: Program) -> Drawing:
 
 @dataclass(frozen=True)
 class _Time:
-    """Map seconds to the axis, with a stretch of turns folded away where there are many."""
+    """Map seconds to the axis."""
 
-    begin: float  # of what is folded
-    end: float
+    fold: Fold
     whole: float
-    hidden: int  # turns in it, forward and back
 
     def x(self, seconds: float) -> float:
-        shown = self.whole - (self.end - self.begin)
-        width = PLOT - (FOLD if self.hidden else 0.0)
-        if seconds <= self.begin:
+        gone, hidden = self.fold.end - self.fold.begin, self.fold.hidden
+        width, shown = PLOT - (FOLD if hidden else 0.0), self.whole - gone
+        if seconds <= self.fold.begin:
             return LEFT + width * seconds / shown
-        gone = min(seconds, self.end) - self.begin
-        fold = FOLD * gone / (self.end - self.begin) if self.hidden else 0.0
-        return LEFT + fold + width * (self.begin + max(0.0, seconds - self.end)) / shown
-
-    def shows(self, event: Event) -> bool:
-        return event.end <= self.begin or event.begin >= self.end
-
-
-def _time(step: StepTimeline) -> _Time:
-    """Return a step of many turns shows its first ones and its last."""
-    events = [event for event in step.events if event.lane == "compute"]
-    last = max(event.turn for event in events)
-    ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2
-    if last + 1 <= 2 * ends + 2:
-        return _Time(step.seconds, step.seconds, step.seconds, 0)
-    first = [event.end for event in events if event.turn < ends]
-    rest = [event.begin for event in events if event.turn > last - ends]
-    hidden = (last + 1 - 2 * ends) // 2
-    return _Time(max(first), min(rest), step.seconds, hidden)
+        within = FOLD * (min(seconds, self.fold.end) - self.fold.begin) / gone if hidden else 0.0
+        after = max(0.0, seconds - self.fold.end)
+        return LEFT + within + width * (self.fold.begin + after) / shown
 
 
 class _Picture:
     def __init__(self, step: StepTimeline, curve: Sequence[Moment]) -> None:
         self.step, self.curve, self.prediction = step, curve, step.prediction
-        self.time = _time(step)
+        self.time = _Time(fold(step), step.seconds)
+        self.fold = self.time.fold
         self.along = {
             key: held for key in ALONG if (held := getattr(self.prediction.memory, key)) > 0
         }
@@ -170,7 +153,7 @@ class _Picture:
         found: list[tuple[float, Moment]] = []
         last = self.curve[0]
         for moment in self.curve:
-            if self.time.begin < moment.time < self.time.end:
+            if self.fold.begin < moment.time < self.fold.end:
                 continue
             x = self.time.x(moment.time)
             if found and x - found[-1][0] < 0.5:
@@ -185,15 +168,15 @@ class _Picture:
 
     def _fold(self) -> Iterator[Area | Polyline | Label]:
         """Yield what stands for the turns that are left out."""
-        if self.time.hidden:
-            left, right = self.time.x(self.time.begin), self.time.x(self.time.end)
+        if self.fold.hidden:
+            left, right = self.time.x(self.fold.begin), self.time.x(self.fold.end)
             bottom = HEIGHT - BOTTOM + 6 + STRIP
             corners = [(left, TOP), (right, TOP), (right, bottom), (left, bottom)]
-            yield Area(corners, "#fbfaf7", f"{self.time.hidden:,} turns more")
+            yield Area(corners, "#fbfaf7", f"{self.fold.hidden:,} turns more")
             for x in (left, right):
                 yield Polyline([(x, TOP), (x, bottom)], MUTED, 1.0, dashed=True)
             what = "micro-batches" if self.step.virtual == 1 else "turns there and back"
-            text = f"… {self.time.hidden:,} {what} alike …"
+            text = f"… {self.fold.hidden:,} {what} alike …"
             yield Label((left + right) / 2, TOP - 8, text, 11, "middle", MUTED)
 
     def _limit(self) -> Iterator[Polyline | Label]:
@@ -222,7 +205,7 @@ class _Picture:
         """Yield (name, kind, begin, end) of each shown turn and of the optimizer."""
         ends: dict[tuple[int, str, int], list[Event]] = {}
         for event in self.step.events:
-            if event.runs and self.time.shows(event):
+            if event.runs and self.fold.shows(event):
                 ends.setdefault((event.turn, event.kind, event.micro_batch or 0), []).append(event)
             elif event.kind == "update":
                 yield "optimizer", event.kind, event.begin, event.end
@@ -232,13 +215,13 @@ class _Picture:
 
     def _ticks(self) -> Iterator[Polyline | Label]:
         """Yield seconds below, none within the fold, none over another."""
-        time, y = self.time, HEIGHT - BOTTOM + 6 + STRIP
-        gap = _round((time.whole - (time.end - time.begin)) / 8)
+        time, fold, y = self.time, self.fold, HEIGHT - BOTTOM + 6 + STRIP
+        gap = _round((time.whole - (fold.end - fold.begin)) / 8)
         free = LEFT - 50.0
         unit, scale = ("s", 1.0) if time.whole >= 2 else ("ms", 1e-3)
         for number in range(int(time.whole / gap) + 1):
             at = number * gap
-            if not time.begin < at < time.end or not time.hidden:
+            if not fold.begin < at < fold.end or not fold.hidden:
                 x = time.x(at)
                 text = f"{at / scale:g} {unit}" if at else "0"
                 label = Label(x, y + 20, text, 11, "middle", MUTED)

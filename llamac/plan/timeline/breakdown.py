@@ -68,7 +68,7 @@ class TransferCost:
     """Transfers of one kind.
 
     nbytes: That a rank sends in one. ranks, link: Of its group. count: Per step. seconds: Of one;
-    exposed: while compute waits.
+    exposed: while compute waits. node: Its region, direction and name, if it stands in a graph.
     """
 
     where: str
@@ -80,6 +80,7 @@ class TransferCost:
     count: int
     seconds: float
     exposed: float
+    node: tuple[str, str, str] | None = None
 
 
 def regions(step: StepTimeline) -> list[RegionCost]:
@@ -88,7 +89,7 @@ def regions(step: StepTimeline) -> list[RegionCost]:
     for (region, way), count in _runs(step).items():
         timed, nodes = step.graphs[region, way], list(ops_in(step.graph(region, way)))
         flops = sum(operation_count(node, step.cost.symbols) for node in nodes)
-        moved = sum(_traffic(step, node) for node in nodes)
+        moved = sum(traffic(step, node) for node in nodes)
         waits = sum(span.exposed for span in timed.waits)
         found.append(RegionCost(region, way, count, timed.seconds, waits, flops, moved))
     return sorted(found, key=lambda one: -one.total)
@@ -102,11 +103,11 @@ def ops(step: StepTimeline) -> list[OpCost]:
             if span.lane == COMPUTE:
                 node, takes = span.node, span.end - span.begin
                 name, shape = op_of(node).name, _shape(step, node)
-                flops, moved = operation_count(node, step.cost.symbols), _traffic(step, node)
+                flops, moved = operation_count(node, step.cost.symbols), traffic(step, node)
                 key = (region, way, name, shape)
                 times = count + (found[key].count if key in found else 0)
-                bound = _bound(step, flops, moved)
-                found[key] = OpCost(region, way, name, shape, times, flops, moved, takes, bound)
+                limit = bound_of(step, flops, moved)
+                found[key] = OpCost(region, way, name, shape, times, flops, moved, takes, limit)
     return sorted(found.values(), key=lambda one: -one.total)
 
 
@@ -122,11 +123,9 @@ def transfer_costs(step: StepTimeline) -> list[TransferCost]:
                 link = link_of(device, mesh[axis], step.cost.strides[axis])
                 sent, takes = step.cost.wire_bytes(span.node), span.end - span.begin
                 where = f"{region} {way}: {_result(span.node)}"
-                found.append(
-                    TransferCost(
-                        where, kind, axis, mesh[axis], link, sent, count, takes, span.exposed
-                    )
-                )
+                numbers = sent, count, takes, span.exposed
+                node = region, way, span.node.name
+                found.append(TransferCost(where, kind, axis, mesh[axis], link, *numbers, node))
     return found + _around(step)
 
 
@@ -189,7 +188,7 @@ def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
     return found
 
 
-def _traffic(step: StepTimeline, node: fx.Node) -> int:
+def traffic(step: StepTimeline, node: fx.Node) -> int:
     """Return bytes that an op reads and writes; 0 for a view."""
     if op_of(node).cost == "view":
         return 0
@@ -197,7 +196,8 @@ def _traffic(step: StepTimeline, node: fx.Node) -> int:
     return sum(type_of(value).nbytes(step.cost.symbols) for value in values)
 
 
-def _bound(step: StepTimeline, flops: float, nbytes: float) -> str:
+def bound_of(step: StepTimeline, flops: float, nbytes: float) -> str:
+    """Return what limits an op's speed most: arithmetic, memory, or its launch."""
     device = step.prediction.setting.device
     limits = {
         "arithmetic": flops / device.flops(step.cost.dtype),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from llamac.ir.graph import op_of, ops_in
-from llamac.passes.footprint import Activations, Fresh, fresh_gradients, held
-from llamac.passes.liveness import Live, saved_bytes
+from llamac.ir.graph import op_of
+from llamac.passes.footprint import Fresh, fresh_gradients, held
+from llamac.passes.liveness import alive, saved_bytes
 from llamac.passes.timing import COMPUTE
 from llamac.plan.timeline.events import Event
 from llamac.plan.timeline.pipeline_order import Direction
@@ -37,33 +37,82 @@ class Moment:
         return self.saved + self.working + self.logits - self.lacking
 
 
+@dataclass(frozen=True)
+class Level:
+    """What is alive in a graph from an op on.
+
+    Attributes:
+        time: Seconds from the graph's start.
+        live, logits: Bytes, what is kept for the graph or by it included.
+        values: Names of the values alive.
+    """
+
+    time: float
+    live: float
+    logits: float
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EventHolding:
+    """An event with what is held as it begins.
+
+    Attributes:
+        saved: Bytes kept for the backward pass.
+        own: Of them, or in the forward pass beyond them, bytes kept from this region's run.
+        lacking: Bytes of gradients that are not there yet.
+        runs: Number of runs of each region that keep something.
+    """
+
+    event: Event
+    saved: float
+    own: float
+    lacking: float
+    runs: Mapping[str, int]
+
+    @property
+    def after(self) -> float:
+        """Bytes kept once the event is over."""
+        if not self.event.runs:
+            return self.saved
+        return self.saved - self.own if self.event.kind == "backward" else self.saved + self.own
+
+
 def moments(step: StepTimeline) -> Iterator[Moment]:
     """Return the moments in order, without memory held throughout the step."""
-    found = step.model.activations
-    curves = {key: _curve(step, found, *key) for key in step.graphs}
-    regions, symbols = step.program.regions, step.cost.symbols
-    kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in curves}
-    kept.update(found.kept)
-    fresh = _fresh(step)
-    saved, lacking = 0.0, fresh.total
-    for event in step.events:
+    levels = {key: graph_levels(step, *key) for key in step.graphs}
+    held = list(holdings(step))
+    for one, following in zip(held, [*held[1:], None], strict=True):
+        event = one.event
         if not event.runs:
             if event.lane == COMPUTE:
-                yield Moment(event.begin, saved, 0.0, 0.0, event, lacking)
+                yield Moment(event.begin, one.saved, 0.0, 0.0, event, one.lacking)
             continue
-        own, back = kept[event.name], event.kind == "backward"
-        below = saved - own if back else saved
-        for time, live, logits in curves[step.key(event)]:
-            if back:
-                yield Moment(
-                    event.begin + time, saved, max(0.0, live - own), logits, event, lacking
-                )
-            else:
-                yield Moment(event.begin + time, saved, live, logits, event, lacking)
-        saved = below if back else saved + own
-        if back:
+        for level in levels[step.key(event)]:
+            live = max(0.0, level.live - one.own) if event.kind == "backward" else level.live
+            begin = event.begin + level.time
+            yield Moment(begin, one.saved, live, level.logits, event, one.lacking)
+        lacking = following.lacking if following else 0.0
+        yield Moment(event.end, one.after, 0.0, 0.0, event, lacking)
+
+
+def holdings(step: StepTimeline) -> Iterator[EventHolding]:
+    """Yield every event of the step with what is held as it begins."""
+    regions, symbols = step.program.regions, step.cost.symbols
+    kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
+    kept.update(step.model.activations.kept)
+    fresh = _fresh(step)
+    saved, lacking = 0.0, fresh.total
+    runs = dict.fromkeys(kept, 0)
+    for event in step.events:
+        own = kept[event.name] if event.runs else 0.0
+        one = EventHolding(event, saved, own, lacking, dict(runs))
+        yield one
+        saved = one.after
+        if event.runs:
+            runs[event.name] += -1 if event.kind == "backward" else 1
+        if event.kind == "backward":
             lacking = max(0.0, lacking - _made(event, fresh, len(step.program.layers)))
-        yield Moment(event.end, saved, 0.0, 0.0, event, lacking)
 
 
 def _fresh(step: StepTimeline) -> Fresh:
@@ -82,24 +131,21 @@ def _made(event: Event, fresh: Fresh, layers: int) -> float:
     return fresh.total - fresh.embedding - layers * fresh.layer
 
 
-def _curve(
-    step: StepTimeline, found: Activations, region: str, direction: Direction
-) -> list[tuple[float, float, float]]:
-    """Return (seconds from a graph's start, bytes alive, bytes of logits) of each op."""
+def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[Level]:
+    """Return what is alive during each op of a graph."""
+    found = step.model.activations
     graph, whole = step.graph(region, direction), step.program.regions[region]
-    live = Live(graph, whole.saved if direction == "forward" else (), step.cost.symbols)
     begins: Mapping[str, float] = {
         span.node.name: span.begin for span in step.graphs[region, direction].spans
     }
-    now, curve = 0.0, []
-    for node in ops_in(graph):
+    saved = whole.saved if direction == "forward" else ()
+    now, levels = 0.0, []
+    for node, nbytes, values in alive(graph, saved, step.cost.symbols):
         now = max(now, begins.get(node.name, now))
         logits = found.logits if "cross_entropy" in op_of(node).name else 0.0
-        curve.append((now, live.during(node), logits))
-        live.run(node)
+        levels.append(Level(now, nbytes, logits, tuple(value.name for value in values)))
     # What a kernel writes for itself, such as attention's scores, no value of the graph is.
-    if region in found.peak:
-        highest = max(bytes for _, bytes, _ in curve)
-        unseen = max(0.0, found.peak[region] - highest) if direction == "backward" else 0.0
-        curve = [(time, bytes + unseen, logits) for time, bytes, logits in curve]
-    return curve
+    if region in found.peak and direction == "backward":
+        unseen = max(0.0, found.peak[region] - max(level.live for level in levels))
+        levels = [replace(level, live=level.live + unseen) for level in levels]
+    return levels

@@ -1,0 +1,1 @@
+"""The compile explorer: data of each pane as JSON values, and the page that shows them."""

@@ -1,0 +1,19 @@
+"""A table of lines, each stored once: stages of one program have most of theirs in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class LineTable:
+    """Lines by number, from 0."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
+
+    def add(self, lines: Iterable[str]) -> list[int]:
+        """Return the numbers of these lines, adding those that are new."""
+        return [self._number.setdefault(line, len(self._number)) for line in lines]
+
+    def table(self) -> list[str]:
+        return list(self._number)

@@ -1,0 +1,155 @@
+"""A step as JSON values for a page: what runs when, what is held, and what each op costs."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+
+from llamac.ir.graph import attributes, ops_in
+from llamac.ir.values import operation_count
+from llamac.passes.timing import COMPUTE, Span
+from llamac.plan.prediction import Prediction
+from llamac.plan.render.report import HELD, TAKEN
+from llamac.plan.timeline.breakdown import bound_of, link_of, ops, traffic, transfer_costs
+from llamac.plan.timeline.fold import fold
+from llamac.plan.timeline.memory_timeline import graph_levels, holdings, moments
+from llamac.plan.timeline.step import StepTimeline
+from llamac.plan.timeline.trace import trace_json
+
+DIGITS = 6
+MOST = 20  # kinds of ops, the longest first
+
+
+def step_data(step: StepTimeline) -> dict[str, Any]:
+    """Return a predicted step. Seconds and bytes; graphs go by `block.f`, `block.b`.
+
+    time, memory: the events of the slowest pipeline rank, and of the one that holds most (None: the
+    same). trace: the file of `llamac plan --trace`, gzipped, in base64.
+    """
+    prediction = step.prediction
+    ranks = {rank: _rank(step, rank) for rank in dict.fromkeys((step.rank, *step.model.full_ranks))}
+    peaks = {rank: max(moment.total for moment in moments(one)) for rank, one in ranks.items()}
+    full = max(peaks, key=lambda rank: (peaks[rank], rank == step.rank))
+    return {
+        **_summary(prediction),
+        "graphs": {f"{region}.{way[0]}": _graph(step, region, way) for region, way in step.graphs},
+        "time": _events(step),
+        "memory": None if full == step.rank else _events(ranks[full]),
+        "transfers": [
+            {**vars(one), "node": one.node and f"{one.node[0]}.{one.node[1][0]}.{one.node[2]}"}
+            for one in sorted(transfer_costs(step), key=lambda one: -one.count * one.exposed)
+        ],
+        "ops": [{**vars(one), "total": one.total} for one in ops(step)[:MOST]],
+        "trace": packed(trace_json(step)),
+    }
+
+
+def packed(value: Any) -> str:
+    """Return a JSON value, gzipped and in base64: the same bytes each time."""
+    return base64.b64encode(gzip.compress(json.dumps(value).encode(), mtime=0)).decode()
+
+
+def _rank(step: StepTimeline, rank: int) -> StepTimeline:
+    return step if rank == step.rank else StepTimeline(step.prediction, step.program, rank)
+
+
+def _summary(prediction: Prediction) -> dict[str, Any]:
+    device, memory, seconds = (
+        prediction.setting.device,
+        prediction.memory,
+        prediction.seconds,
+    )
+    return {
+        "device": device.title,
+        "capacity": device.memory,
+        "fits": prediction.fits,
+        "held": _terms(HELD, vars(memory)),
+        "peak": memory.total,
+        "taken": _terms(TAKEN, vars(seconds)),
+        "seconds": seconds.total,
+        "tokens_per_second_per_gpu": prediction.tokens_per_second_per_gpu,
+        "mfu": prediction.mfu,
+        "days": prediction.days,
+        "flops_per_token": prediction.flops_per_token + prediction.attention_per_token,
+    }
+
+
+def _terms(names: Mapping[str, str], values: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    return [(key, words, values[key]) for key, words in names.items() if values[key]]
+
+
+def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
+    """Return one graph, run once: its spans, what is alive during each op, what each op costs."""
+    timed, graph = step.graphs[region, way], step.graph(region, way)
+    spans = {span.node: span for span in timed.spans}
+    return {
+        "seconds": _short(timed.seconds),
+        "spans": [
+            (s.node.name, s.lane, _short(s.begin), _short(s.end), _short(s.exposed))
+            for s in timed.spans
+        ],
+        "levels": [
+            (_short(level.time), level.live, level.logits, level.values)
+            for level in graph_levels(step, region, way)
+        ],
+        "costs": {node.name: _cost(step, node, spans.get(node)) for node in ops_in(graph)},
+    }
+
+
+def _cost(step: StepTimeline, node: fx.Node, span: Span | None) -> dict[str, Any]:
+    """Return seconds, FLOPs and bytes of an op, and what bounds it; nothing for views and waits."""
+    if span is None:
+        return {}
+    seconds = {"seconds": _short(span.end - span.begin)}
+    if span.lane != COMPUTE:
+        device, axis = step.prediction.setting.device, attributes(node)["axis"]
+        link = link_of(device, step.cost.mesh[axis], step.cost.strides[axis])
+        sent = {"sent": round(step.cost.wire_bytes(node)), "exposed": _short(span.exposed)}
+        return {**seconds, **sent, "bound": f"the link {link}", "axis": axis}
+    flops, moved = operation_count(node, step.cost.symbols), traffic(step, node)
+    return {**seconds, "flops": flops, "moved": moved, "bound": bound_of(step, flops, moved)}
+
+
+def _events(step: StepTimeline) -> dict[str, Any]:
+    """Return a pipeline rank's events, but for turns alike in the middle of the step.
+
+    An event is (kind, name, begin, end, lane, layer, micro-batch, kept bytes, lacking bytes, runs),
+    texts as indices into `words`; runs: how many of each of `regions` keep something, and `kept`
+    how many bytes each.
+    """
+    left_out, words = fold(step), dict[str, int]()
+    rows = []
+    regions: list[str] = []
+    kept: dict[str, int] = {}
+    for one in holdings(step):
+        event, regions = one.event, list(one.runs)
+        if event.runs:
+            kept[event.name] = round(one.own)
+        if left_out.shows(event):
+            texts = (event.kind, event.name, event.lane)
+            kind, name, lane = (words.setdefault(text, len(words)) for text in texts)
+            when = _short(event.begin), _short(event.end)
+            where = -1 if event.layer is None else event.layer, event.micro_batch or 0
+            held = round(one.saved), round(one.lacking), list(one.runs.values())
+            rows.append((kind, name, *when, lane, *where, *held))
+    return {
+        "rank": step.rank,
+        "ranks": step.ranks,
+        "micro_batches": step.micro_batches,
+        "seconds": _short(step.seconds),
+        "fold": (_short(left_out.begin), _short(left_out.end), left_out.hidden),
+        "words": list(words),
+        "regions": regions,
+        "kept": kept,
+        "events": rows,
+        "peak": max(moment.total for moment in moments(step)),
+    }
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.{DIGITS}g}")
