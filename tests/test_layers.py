@@ -29,6 +29,7 @@ BELOW = {
     "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
     "plan": {"passes", "ops", "ir", "spec"},
     "data": {"spec", "runtime"},
+    "convert": {"passes", "ops", "ir", "spec", "runtime"},
     "launch": {"spec"},
     "inspect": {"emit", "passes", "ops", "ir", "spec", "look"},
     "report": {"data", "plan", "spec", "runtime", "look"},

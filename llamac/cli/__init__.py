@@ -31,6 +31,8 @@ VERBS = {
     "train": "build SPEC into a run directory and train it; an interrupted run goes on",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
     "report": "show what runs did: curves, speed, data, samples, events, side by side",
+    "import": "bring in a model of Hugging Face, Meta or GGUF: its weights, and a spec",
+    "export": "write what RUN has learnt for Hugging Face, Meta's code or llama.cpp",
     "generate": "continue a text with what the run in directory RUN has learnt",
     "tokenizer": "train, compare and explain tokenizers",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
@@ -103,10 +105,12 @@ def _unknown(verb: str) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     from importlib import import_module
+    from keyword import iskeyword
 
     import typer
 
-    command = typer.main.get_command(import_module(f"llamac.cli.{verb}").app)
+    module = f"{verb}_" if iskeyword(verb) else verb
+    command = typer.main.get_command(import_module(f"llamac.cli.{module}").app)
     command.context_settings.setdefault("help_option_names", ["-h", "--help"])
     try:
         result = command.main(arguments, prog_name=f"llamac {verb}", standalone_mode=False)

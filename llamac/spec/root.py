@@ -16,6 +16,7 @@ from llamac.spec.document import TomlDocument
 from llamac.spec.errors import OPTION, REPLACED, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
+from llamac.spec.init import Init
 from llamac.spec.kernels import Kernels
 from llamac.spec.launch import Launch
 from llamac.spec.log import Log
@@ -40,6 +41,7 @@ class Spec(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         default=42, description="Seed of the initial weights, of the data order and of sampling."
     )
+    init: Init = Init()
     model: Model
     tokenizer: TokenizerSection = TokenizerSection()
     data: Data
@@ -99,6 +101,11 @@ class Spec(Section):
         if location.file in (OPTION, REPLACED):
             return printable(f"{location.file} {location.source}")
         return printable(f"{PurePath(location.file).name}:{location.line}")
+
+    def written(self) -> dict[str, Any]:
+        """Return the keys and values that `to_toml` writes, without an [init] that says nothing."""
+        keys = super().written()
+        return {key: value for key, value in keys.items() if key != "init" or value}
 
     def to_toml(self) -> str:
         """The resolved spec: every value written out, byte for byte the same for equal specs."""

@@ -109,7 +109,7 @@ def commit(
     def finish() -> None:
         random = [part[1] for part in parts]
         everything = {**state, "random": random[:1] if _all_equal(random) else random}
-        _complete(temporary, everything, [part[0] for part in parts])
+        complete(temporary, everything, [part[0] for part in parts])
         temporary.rename(final)
         durable.flush(directory)
 
@@ -142,7 +142,7 @@ def _attempt(work: Callable[[], T], run: Path) -> T:
         raise RunError(f"{_first_line(error)} ({free}): {way_out(error)}, then resume") from error
 
 
-def _complete(
+def complete(
     temporary: Path, state: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
 ) -> None:
     """Add the state and the manifest to the tensors, and bring all of it to the disk itself.

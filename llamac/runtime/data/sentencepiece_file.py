@@ -7,6 +7,7 @@ A model is a protobuf (sentencepiece_model.proto): field 1, repeated, is a piece
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 VARINT, BYTES = 0, 2
@@ -20,7 +21,7 @@ def check_whole(model: bytes) -> None:
 
     The settings come last; SentencePiece itself accepts a model that is cut off before them.
     """
-    if not {PIECES, TRAINER, NORMALIZER} <= {number for number, *_ in _fields(model)}:
+    if not {PIECES, TRAINER, NORMALIZER} <= {number for number, *_ in fields(model)}:
         raise ValueError("the file is truncated")
 
 
@@ -30,7 +31,7 @@ def ended_by(model: bytes, token: int, piece: str) -> bytes:
     The piece becomes a control piece, which no text encodes to and which decodes to nothing.
     """
     out, number = [], 0
-    for field, value, whole in _fields(model):
+    for field, value, whole in fields(model):
         if field == PIECES:
             if number == token:
                 whole = _field(PIECES, value + KIND_IS_CONTROL)
@@ -44,15 +45,18 @@ def _field(number: int, value: bytes) -> bytes:
     return _as_varint(number << 3 | BYTES) + _as_varint(len(value)) + value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (number, value, the whole field's bytes). Raises ValueError if the data is cut off."""
+def fields(data: bytes) -> Iterator[tuple[int, Any, bytes]]:
+    """Yield (number, value, the whole field's bytes) of a protobuf. A varint's value is an integer.
+
+    Raises ValueError if the data is cut off.
+    """
     at = 0
     while at < len(data):
-        begin = at
+        begin, varint = at, 0
         key, at = _varint(data, at)
         wire, start = key & 7, at
         if wire == VARINT:
-            _, at = _varint(data, at)
+            varint, at = _varint(data, at)
         elif wire == BYTES:
             size, start = _varint(data, at)
             at = start + size
@@ -62,7 +66,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             raise ValueError("not a protobuf")
         if at > len(data):
             raise ValueError("the file is truncated")
-        yield key >> 3, data[start:at], data[begin:at]
+        yield key >> 3, varint if wire == VARINT else data[start:at], data[begin:at]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

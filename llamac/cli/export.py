@@ -1,0 +1,58 @@
+"""`llamac export RUN`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamac.cli.common import say
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+FORMATS = ("hf", "meta", "gguf")
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Directory of `llamac train` or `llamac import`")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write")
+    ],
+    format: Annotated[
+        str, typer.Option(metavar="hf|meta|gguf", help="Hugging Face, Meta's code, or llama.cpp")
+    ] = "hf",
+    checkpoint: Annotated[
+        str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")
+    ] = "newest",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|bfloat16|float16|q8_0", help="Dtype of the weights [as they are]"
+        ),
+    ] = None,
+    parts: Annotated[
+        int, typer.Option(min=1, metavar="N", help="meta: files, one for each model-parallel rank")
+    ] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export")
+    ] = False,
+) -> None:
+    """Write the weights and the tokenizer of a run or an import in a format that others read.
+
+    Nothing of RUN is changed, and it may be training meanwhile. DIR appears when all of it is
+    there.
+    """
+    if format not in FORMATS:
+        raise typer.BadParameter(f"{format} is none of {', '.join(FORMATS)}", param_hint="--format")
+    if parts > 1 and format != "meta":
+        raise typer.BadParameter("only Meta's format has parts", param_hint="--parts")
+    if not run.is_dir():
+        raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
+    from llamac.convert.export import write_export
+
+    write_export(run, output, format, checkpoint, dtype, parts, overwrite, say)
+    say(f"wrote {output}")

@@ -1,0 +1,55 @@
+"""`llamac import DIR|FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamac.cli.common import say
+from llamac.cli.output import check_output, write_output
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(metavar="float32|bfloat16|float16", help="Dtype of the weights [as they are]"),
+]
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|FILE",
+            help="A Hugging Face directory, Meta's (params.json, consolidated.*.pth), or a .gguf",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="NAME.toml", help="The spec; beside it comes NAME/"),
+    ],
+    dtype: DtypeOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier import of this name")
+    ] = False,
+) -> None:
+    """Bring in a model: a spec, and beside it a directory of weights and tokenizer.
+
+    The spec goes on training it (`llamac train NAME.toml`); the directory is what `llamac generate`
+    and `llamac export` take. No code of the source is run.
+    """
+    if output.suffix != ".toml":
+        raise typer.BadParameter(f"{output} must end in .toml", param_hint="-o")
+    if not source.exists():
+        raise typer.BadParameter(f"there is no {source}", param_hint="DIR|FILE")
+    check_output(output, overwrite=overwrite)
+    from llamac.convert.directory import write_import
+    from llamac.convert.formats import dtype_of, open_source
+
+    text = write_import(open_source(source), output, dtype_of(dtype), overwrite, say)
+    write_output(output, text, overwrite=overwrite)
+    name = output.with_suffix("")
+    say(f"wrote {output} and {name}/; try: llamac generate {name} --prompt TEXT")

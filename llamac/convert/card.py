@@ -1,0 +1,105 @@
+"""The model card of an export: what the model is, what it read, how well it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import llamac
+from llamac.convert.trained import Trained
+from llamac.runtime import durable
+from llamac.runtime.terminal import escaped
+from llamac.spec.writer import to_toml
+
+USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```
+"""
+
+
+def model_card(trained: Trained, dtype: str) -> str:
+    """Return README.md: the shape, the data, the loss, the hardware, the spec."""
+    spec = trained.spec
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
+    lines += [f"# {spec.name}", ""]
+    lines += [*_origin(trained), f"Weights are {dtype}. {_shape(trained)}", "", USE]
+    if not trained.opened.imported:
+        lines += ["## Data", "", *_data(trained), "", "## Training", "", *_training(trained), ""]
+    lines += ["## Spec", "", "```toml", _spec_text(trained), "```", ""]
+    return "\n".join(lines)
+
+
+def _origin(trained: Trained) -> Iterator[str]:
+    note, opened = trained.opened.note, trained.opened
+    if opened.imported:
+        yield f"Imported by llamac from {escaped(note['title'])}, {note['family']}."
+        return
+    yield f"Trained by llamac {llamac.__version__}, step {trained.step:,}."
+    if note:
+        yield f"It began from {escaped(note['title'])}, weights of sha256 {note['weights_sha256']}."
+
+
+def _shape(trained: Trained) -> str:
+    model = trained.spec.model
+    count = sum(tensor.numel for tensor in trained.tensors.values())
+    return (
+        f"{count:,} parameters: {model.n_layers} layers of width {model.dim}, {model.n_heads} "
+        f"heads, a vocabulary of {model.vocab_size:,}."
+    )
+
+
+def _data(trained: Trained) -> Iterator[str]:
+    manifest: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        place = trained.spec.data.directory or trained.opened.directory / "data"
+        manifest = durable.read_json(Path(place) / "manifest.json")
+    if not isinstance(manifest, dict) or "sources" not in manifest:
+        yield "The account of the data is not beside the run."
+        return
+    yield "| source | share | tokens |"
+    yield "|---|---|---|"
+    shares = {source.name: source.share for source in trained.spec.data.source}
+    total = sum(shares.values())
+    for source in manifest["sources"]:
+        share = shares.get(source["name"], 0.0) / total
+        yield f"| {escaped(source['name'])} | {share:.1%} | {source['train']['tokens']:,} |"
+
+
+def _training(trained: Trained) -> Iterator[str]:
+    spec, row = trained.spec, _last_row(trained)
+    read, planned = (steps * spec.batch.tokens for steps in (trained.step, spec.total_steps))
+    yield f"- tokens: {read:,} of {planned:,}"
+    for key, what in (("loss", "training loss"), ("validation_loss", "held-out loss")):
+        if key in row:
+            yield f"- {what}: {row[key]:.4f} nats per token"
+    gpu = spec.hardware.gpu or spec.hardware.device
+    yield f"- hardware: {spec.parallel.ranks} × {escaped(Path(str(gpu)).name)}"
+    yield f"- precision: {spec.precision.compute}, masters float32"
+
+
+def _last_row(trained: Trained) -> dict[str, Any]:
+    """Return the row of metrics.jsonl of the exported step, with the newest held-out loss."""
+    found: dict[str, Any] = {}
+    with suppress(OSError, UnicodeDecodeError):
+        for line in (trained.opened.directory / "metrics.jsonl").read_text().splitlines():
+            with suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("step", 0) <= trained.step:
+                    found |= {key: value for key, value in row.items() if value is not None}
+    return found
+
+
+def _spec_text(trained: Trained) -> str:
+    """Return what of the spec describes the model and its learning: no paths."""
+    kept = ("model", "batch", "optimizer", "schedule", "precision")
+    written = trained.spec.written()
+    if trained.opened.imported:
+        kept = ("model",)
+    return to_toml({key: written[key] for key in kept}).strip()

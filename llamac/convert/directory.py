@@ -1,0 +1,171 @@
+"""Write an import: a directory that train, generate and export take, and the text of its spec."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import llamac
+from llamac.convert import files
+from llamac.convert.errors import ConversionError
+from llamac.convert.source import Shapes, Source
+from llamac.convert.spec_text import checked_model, spec_text
+from llamac.convert.tensors import Stored, commonest_dtype
+from llamac.convert.weights import write_weights
+from llamac.passes.lower import Lower
+from llamac.runtime import durable
+from llamac.runtime.checkpoint import checkpoint
+from llamac.runtime.checkpoint.model_directory import (
+    CHAT_TEMPLATE,
+    IMPORT_NOTE,
+    TOKENIZER_FILES,
+    is_import,
+)
+from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.spec import Spec, load_spec
+from llamac.spec.data import SLUG
+from llamac.spec.parallel import ONE_RANK
+from llamac.spec.writer import to_toml
+
+
+def write_import(
+    source: Source,
+    spec_path: Path,
+    dtype: torch.dtype | None,
+    overwrite: bool,
+    say: Callable[[str], None],
+) -> str:
+    """Write the directory beside `spec_path`, under its name, whole or not at all.
+
+    dtype: of the weights; None: as they are. Returns the text of the spec, which is left to the
+    caller to write. Raises ConversionError, or OSError for the disk.
+    """
+    name = spec_path.name.removesuffix(".toml")
+    if not re.fullmatch(SLUG, name):
+        raise ConversionError(f"{name!r} cannot name a spec: use letters, digits, - and _")
+    final = spec_path.with_name(name)
+    if final.exists() and not (overwrite and is_import(final)):
+        what = "replace it with --overwrite" if is_import(final) else "it is no import"
+        raise ConversionError(f"{final} exists ({what}): or name another spec with -o")
+    checked_model(source.model, source.title)
+    with _staging(final) as directory:
+        for file, content in source.tokenizer.items():
+            (directory / file).write_bytes(content)
+        tensors = source.tensors(shapes_of(_spec_of(source, directory, name)[0]))
+        tensors = {name: tensor.cast(dtype) for name, tensor in tensors.items()}
+        stored = commonest_dtype(tensors)
+        spec, text = _spec_of(source, directory, name, stored)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        say(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
+        if source.chat_template is not None:
+            (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
+        (directory / "spec.toml").write_text(_resolved(spec), encoding="utf-8")
+        with ThreadPoolExecutor(1) as hasher:  # hashing leaves the interpreter to others
+            hashes = hasher.submit(files.hashes, source.files)
+            _write_checkpoint(directory, spec, tensors)
+            note = _note(source, stored, hashes.result())
+        durable.write_note(directory / IMPORT_NOTE, note)
+        _replace(directory, final)
+    return text
+
+
+@contextmanager
+def _staging(final: Path) -> Iterator[Path]:
+    """Yield a directory beside `final`, held for this process; removed if it is still there."""
+    directory = final.with_name(f".{final.name}.importing")
+    with checkpoint.run_lock(directory):
+        try:
+            for left in directory.iterdir():  # of an import that was killed
+                if left.name != ".lock":
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _replace(directory: Path, final: Path) -> None:
+    (directory / ".lock").unlink()
+    if final.exists():
+        old = final.with_name(f".{final.name}.replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+        directory.rename(final)
+        shutil.rmtree(old)
+    else:
+        directory.rename(final)
+    durable.flush(final.parent)
+
+
+def _spec_of(source: Source, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
+    """Return the import's spec and its text. dtype: of the weights."""
+    there = next((n for n in TOKENIZER_FILES if n in source.tokenizer), None)
+    text = spec_text(
+        name,
+        source.model,
+        title=source.title,
+        tokenizer=there or TOKENIZER_FILES[0],
+        eos=_eos(source, directory / there) if there else None,
+        context=source.context,
+        exact=dtype in ("float32", "float64"),
+    )
+    draft = directory / f"{name}.toml"
+    draft.write_text(text, encoding="utf-8")
+    spec = load_spec(str(draft))
+    draft.unlink()
+    return spec, text
+
+
+def _eos(source: Source, tokenizer: Path) -> int | None:
+    """Return the id that ends a document, unless the tokenizer's files say the same."""
+    found = Tokenizer.load(tokenizer).eos
+    return source.end[0] if source.end and source.end[0] != found else None
+
+
+def _resolved(spec: Spec) -> str:
+    """Return the import's spec.toml: for one process, with its files found beside it."""
+    table = spec.replace(ONE_RANK).written()
+    table.pop("init", None)
+    table["tokenizer"]["path"] = Path(table["tokenizer"]["path"]).name
+    return to_toml(table)
+
+
+def shapes_of(spec: Spec) -> Shapes:
+    """Return the shape of every tensor of the model, by canonical name."""
+    table = Lower().apply(spec).parameters
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, parameter in table.items():
+        for layer in range(spec.model.n_layers) if "*" in name else (0,):
+            shape = tuple(size for size in parameter.type.shape if isinstance(size, int))
+            shapes[name.replace("*", str(layer))] = shape
+    return shapes
+
+
+def _write_checkpoint(directory: Path, spec: Spec, tensors: dict[str, Stored]) -> None:
+    path = checkpoint.path_of(directory, 0)
+    written = write_weights(path / "tensors", tensors)
+    model = tomllib.loads(spec.to_toml())["model"]
+    state = checkpoint.state_of(checkpoint.Progress(), {"model": model}, "")
+    state |= {"weights_only": True, "random": []}
+    checkpoint.complete(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
+
+
+def _note(source: Source, dtype: str, hashes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "llamac": llamac.__version__,
+        "family": source.family,
+        "title": source.title,
+        "files": hashes,
+        "dtype": dtype,
+        "begin": list(source.begin),
+        "end": list(source.end),
+        "context": source.context,
+        "generation": dict(source.generation),
+    }

@@ -1,0 +1,42 @@
+"""Tell formats apart, and the dtypes that weights are written in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.source import Source
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_source(path: Path) -> Source:
+    """Describe the model at `path`, of whatever format. Raises ConversionError."""
+    if path.is_file():
+        if path.suffix == ".gguf":
+            from llamac.convert.gguf_import import open_gguf
+
+            return open_gguf(path)
+        raise ConversionError(f"{path} is no .gguf file; of other formats give the directory")
+    if (path / "config.json").exists():
+        from llamac.convert.hf import open_hf
+
+        return open_hf(path)
+    if (path / "params.json").exists():
+        from llamac.convert.meta import open_meta
+
+        return open_meta(path)
+    raise ConversionError(
+        f"{path} has neither a config.json (Hugging Face) nor a params.json (Meta)"
+    )
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """Return the dtype of an option; None: each tensor keeps its own."""
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise ConversionError(f"--dtype {name} is not known: {', '.join(DTYPES)}")
+    return DTYPES[name]

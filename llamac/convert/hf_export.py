@@ -1,0 +1,86 @@
+"""Export to Hugging Face's format: what transformers, vLLM and their kin load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamac.convert.card import model_card
+from llamac.convert.hf_config import config_of
+from llamac.convert.names import hf_name, is_rotated, to_half_split
+from llamac.convert.safetensors_file import write_safetensors
+from llamac.convert.tensors import Stored, commonest_dtype
+from llamac.convert.tokenizer_export import hf_files
+from llamac.convert.trained import Trained
+from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
+
+SHARD = 5_000_000_000  # bytes of a file of tensors, as Hugging Face's hub advises
+
+
+def write_hf(
+    trained: Trained, directory: Path, dtype: torch.dtype | None, shard: int = SHARD
+) -> None:
+    """Write every file of a Hugging Face model into `directory`.
+
+    dtype: of the weights; None: as they are. shard: most bytes of a file, unless one tensor has
+    more. Raises ConversionError for a [model] that transformers has no class for.
+    """
+    opened, model = trained.opened, trained.spec.model
+    ends = list(opened.end)
+    end = ends[0] if len(ends) == 1 else ends or None
+    begin = next(iter(opened.begin), None)
+    config = config_of(model, opened.context, begin, end)
+    tensors = {
+        hf_name(name): _half_split(name, tensor, model.rope_layout, model.head_dim)
+        for name, tensor in trained.cast(dtype).items()
+    }
+    named = commonest_dtype(tensors)
+    config |= {"dtype": named, "torch_dtype": named}  # transformers 5, and 4
+    _write_json(directory / "config.json", config)
+    settings = {"bos_token_id": begin, "eos_token_id": end, **opened.generation}
+    _write_json(
+        directory / "generation_config.json",
+        {key: value for key, value in settings.items() if value is not None},
+    )
+    for name, content in hf_files(opened).items():
+        (directory / name).write_bytes(content)
+    if opened.chat_template is not None:
+        (directory / CHAT_TEMPLATE).write_text(opened.chat_template, encoding="utf-8")
+    (directory / "README.md").write_text(model_card(trained, named), encoding="utf-8")
+    _write_shards(directory, tensors, shard)
+
+
+def _half_split(name: str, tensor: Stored, layout: str, head_dim: int) -> Stored:
+    if layout == "half_split" or not is_rotated(name):
+        return tensor
+    return tensor.mapped(lambda rows: to_half_split(rows, head_dim))
+
+
+def _write_shards(directory: Path, tensors: Mapping[str, Stored], largest: int) -> None:
+    shards: list[dict[str, Stored]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if held and held + tensor.nbytes > largest:
+            shards.append({})
+            held = 0
+        shards[-1][name] = tensor
+        held += tensor.nbytes
+    if len(shards) == 1:
+        write_safetensors(directory / "model.safetensors", tensors)
+        return
+    places = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(directory / file, shard)
+        places |= dict.fromkeys(shard, file)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,67 @@
+"""Names of the model's tensors in each format, and the row order of rotated ones."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+TOP = {  # canonical: Hugging Face's, GGUF's
+    "tok_embeddings": ("model.embed_tokens", "token_embd"),
+    "norm": ("model.norm", "output_norm"),
+    "output": ("lm_head", "output"),
+}
+LAYER = {
+    "attention_norm": ("input_layernorm", "attn_norm"),
+    "attention.wq": ("self_attn.q_proj", "attn_q"),
+    "attention.wk": ("self_attn.k_proj", "attn_k"),
+    "attention.wv": ("self_attn.v_proj", "attn_v"),
+    "attention.wo": ("self_attn.o_proj", "attn_output"),
+    "attention.q_norm": ("self_attn.q_norm", "attn_q_norm"),
+    "attention.k_norm": ("self_attn.k_norm", "attn_k_norm"),
+    "ffn_norm": ("post_attention_layernorm", "ffn_norm"),
+    "feed_forward.w1": ("mlp.gate_proj", "ffn_gate"),
+    "feed_forward.w2": ("mlp.down_proj", "ffn_down"),
+    "feed_forward.w3": ("mlp.up_proj", "ffn_up"),
+}
+ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm")
+"""What RoPE turns: rows of these are ordered as its layout pairs them."""
+
+
+def hf_name(canonical: str) -> str:
+    """`layers.0.attention.wq_bias` → `model.layers.0.self_attn.q_proj.bias`."""
+    return _name(canonical, 0, "model.layers.")
+
+
+def gguf_name(canonical: str) -> str:
+    """`layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
+    return _name(canonical, 1, "blk.")
+
+
+def meta_name(canonical: str) -> str:
+    """`layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
+    return f"{canonical}.weight"
+
+
+def _name(canonical: str, column: int, layers: str) -> str:
+    stem = canonical.removesuffix("_bias")
+    kind = "weight" if stem == canonical else "bias"
+    if stem in TOP:
+        return f"{TOP[stem][column]}.{kind}"
+    _, number, rest = stem.split(".", 2)
+    return f"{layers}{number}.{LAYER[rest][column]}.{kind}"
+
+
+def is_rotated(canonical: str) -> bool:
+    return canonical.removesuffix("_bias").endswith(ROTATED)
+
+
+def to_half_split(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder interleaved pairs of each head (2i, 2i+1) to halves (i, i + head_dim/2).
+
+    rows: [heads * head_dim, ...]: a weight of q or k, its bias, or the gains of one head.
+    """
+    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def to_interleaved(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder the halves of each head to interleaved pairs: the inverse of `to_half_split`."""
+    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)

@@ -1,0 +1,191 @@
+"""Convert SentencePiece models to tokenizer.json, so that both give the same tokens.
+
+Three things differ between the two libraries. SentencePiece merges the pair of the highest score,
+and of equal ones the leftmost; tokenizers goes by rank, so ways to make one piece are ranked by
+the length of their left part, which is what leftmost merging makes of runs of one character.
+SentencePiece always adds its dummy prefix, which only the `Prepend` normaliser does. And pieces of
+control never come from text in SentencePiece; in tokenizers they are special tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llamac.convert.errors import ConversionError
+from llamac.runtime.data.sentencepiece_file import NORMALIZER, PIECES, TRAINER, fields
+from llamac.runtime.data.tiktoken_file import special_token
+
+SPACE = "\u2581"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+BPE = 2  # TrainerSpec.model_type; 1 is unigram
+
+
+class Piece(NamedTuple):
+    text: str
+    score: float
+    kind: int
+
+
+@dataclass(frozen=True)
+class SentencePiece:
+    """What a SentencePiece model says of encoding. bos, eos: -1 where the model has none."""
+
+    pieces: Sequence[Piece]
+    bpe: bool
+    byte_fallback: bool = True
+    dummy_prefix: bool = True
+    strips_spaces: bool = False  # `remove_extra_whitespaces`
+    charsmap: bytes = b""  # of the normaliser, compiled
+    bos: int = 1
+    eos: int = 2
+
+    @property
+    def unk(self) -> int:
+        kinds = [piece.kind for piece in self.pieces]
+        return kinds.index(UNKNOWN) if UNKNOWN in kinds else -1
+
+
+def parse(model: bytes) -> SentencePiece:
+    """Read a SentencePiece model. Raises ConversionError for what tokenizers cannot do."""
+    pieces: list[Piece] = []
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
+    for number, value, _ in fields(model):
+        if number == PIECES:
+            one = _values(value)
+            score = struct.unpack("<f", one[2])[0] if 2 in one else 0.0
+            pieces.append(Piece(one[1].decode(), score, one.get(3, NORMAL)))
+        elif number == TRAINER:
+            trainer |= _values(value)
+        elif number == NORMALIZER:
+            normalizer |= _values(value)
+    kind = trainer.get(3, 1)
+    if kind not in (1, BPE):
+        raise ConversionError("a SentencePiece model of words or characters has no tokenizer.json")
+    if trainer.get(24) or not normalizer.get(5, 1):
+        raise ConversionError("a SentencePiece model that marks spaces in another way than LLaMA's")
+    if any(piece.kind == UNUSED for piece in pieces):
+        raise ConversionError("a SentencePiece model with unused pieces has no tokenizer.json")
+    return SentencePiece(
+        pieces,
+        kind == BPE,
+        byte_fallback=bool(trainer.get(35)),
+        dummy_prefix=bool(normalizer.get(3, 1)),
+        strips_spaces=bool(normalizer.get(4, 1)),
+        charsmap=normalizer.get(2, b""),
+        bos=_signed(trainer.get(41, 1)),
+        eos=_signed(trainer.get(42, 2)),
+    )
+
+
+def _values(message: bytes) -> dict[int, Any]:
+    """Return a protobuf's last value of each field: varints as integers, all else as bytes."""
+    return {number: value for number, value, _ in fields(message)}
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def as_tokenizer_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes:
+    """Return the tokenizer.json of a model. begin: ids to put before a text."""
+    names = [piece.text for piece in model.pieces]
+    described = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": list(_added(model)),
+        "normalizer": _normalizer(model),
+        "pre_tokenizer": None,
+        "post_processor": begins(begin, names),
+        "decoder": _decoder(model),
+        "model": _bpe(model) if model.bpe else _unigram(model),
+    }
+    return json.dumps(described, ensure_ascii=False).encode()
+
+
+def begins(begin: Sequence[int], names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the post-processor that puts tokens before a text; None for no tokens."""
+    if not begin:
+        return None
+    first = [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in begin]
+    text = [{"Sequence": {"id": letter, "type_id": n}} for n, letter in enumerate("AB")]
+    again = [{"SpecialToken": {"id": names[i], "type_id": 1}} for i in begin]
+    return {
+        "type": "TemplateProcessing",
+        "single": [*first, text[0]],
+        "pair": [*first, text[0], *again, text[1]],
+        "special_tokens": {
+            names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in begin
+        },
+    }
+
+
+def _added(model: SentencePiece) -> Iterable[dict[str, Any]]:
+    for i, piece in enumerate(model.pieces):
+        if piece.kind in (UNKNOWN, CONTROL):
+            yield special_token(i, piece.text)
+        elif piece.kind == USER_DEFINED:  # text that is always one piece
+            yield special_token(i, piece.text) | {"special": False, "normalized": True}
+
+
+def _normalizer(model: SentencePiece) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = []
+    if model.charsmap:
+        charsmap = base64.b64encode(model.charsmap).decode()
+        steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+    if model.strips_spaces:
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    if model.dummy_prefix:
+        steps.append({"type": "Prepend", "prepend": SPACE})
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def _decoder(model: SentencePiece) -> dict[str, Any]:
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if model.dummy_prefix:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {"type": "Sequence", "decoders": steps}
+
+
+def _bpe(model: SentencePiece) -> dict[str, Any]:
+    mergeable = {p.text: p.score for p in model.pieces if p.kind == NORMAL}
+    merges = [
+        (-score, -cut, text[:cut], text[cut:])
+        for text, score in mergeable.items()
+        for cut in range(1, len(text))
+        if text[:cut] in mergeable and text[cut:] in mergeable
+    ]
+    merges.sort()
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": model.pieces[model.unk].text if model.unk >= 0 else None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": model.byte_fallback,
+        "ignore_merges": False,
+        "vocab": {piece.text: i for i, piece in enumerate(model.pieces)},
+        "merges": [[left, right] for _, _, left, right in merges],
+    }
+
+
+def _unigram(model: SentencePiece) -> dict[str, Any]:
+    return {
+        "type": "Unigram",
+        "unk_id": model.unk if model.unk >= 0 else None,
+        "vocab": [[piece.text, piece.score] for piece in model.pieces],
+        "byte_fallback": model.byte_fallback,
+    }

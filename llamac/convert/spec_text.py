@@ -1,0 +1,129 @@
+"""Write the spec of an imported model, as a person would: what differs from the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from llamac.convert.errors import ConversionError
+from llamac.resources import shipped_specs
+from llamac.spec import load_spec
+from llamac.spec.model import Model
+from llamac.spec.writer import literal, string
+
+SHAPE = ("dim", "n_layers", "n_heads")
+"""Keys of [model] that every spec gives."""
+
+LONGEST = 2048  # tokens of a training sequence that an import begins with
+COMMENTS = {
+    "n_kv_heads": "heads of keys and values, shared by groups of queries",
+    "rope_layout": "pairs of coordinates as the source has them",
+    "tied_embeddings": "the output projection is the embedding",
+    "bias": "biases of linear layers",
+    "qk_norm": "queries and keys are normalised",
+    "sliding_window": "tokens that a token sees",
+}
+
+
+def checked_model(table: Mapping[str, Any], where: str) -> Model:
+    """Return the [model] of an import. Raises ConversionError for values that no spec may have."""
+    try:
+        return Model.model_validate(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        broken = getattr(first.get("ctx", {}).get("error"), "problems", ())
+        message = broken[0].message if broken else first["msg"]
+        key = ".".join(str(part) for part in first["loc"]) or "its shape"
+        raise ConversionError(
+            f"{where} describes no model that can be built: {key}: {message}"
+        ) from error
+
+
+def spec_text(
+    name: str,
+    table: Mapping[str, Any],
+    *,
+    title: str,
+    tokenizer: str,
+    eos: int | None,
+    context: int,
+    exact: bool,
+) -> str:
+    """Return the TOML of a spec that goes on from the import in the directory `name` beside it.
+
+    table: its [model]. title: what a person calls the source. tokenizer: file name in the import.
+    eos: id that ends a document, where the tokenizer's files do not say it. exact: are the weights
+    float32?
+    """
+    base = _base(table, name, context)
+    given = _differing(table, base[1] if base else None)
+    lines = [
+        f"# {_one_line(title)}, imported: `llamac generate {name} --prompt TEXT` hears it,",
+        "# `llamac train` of this file goes on training it: name text of your own below.",
+    ]
+    lines += [f'extends = "{base[0]}"'] if base else []
+    lines += ["", "[init]", f"from = {string(name)}  # weights; the optimizer starts afresh"]
+    if given:
+        lines += ["", "[model]", *(_line(key, value) for key, value in given.items())]
+    lines += ["", "[tokenizer]", f"path = {string(f'{name}/{tokenizer}')}"]
+    lines += [f"eos = {eos}  # ends a document"] if eos is not None else []
+    lines += [
+        "",
+        "[[data.source]]",
+        'name = "python-docs"  # stands for your own: kind = "files", paths = ["my/texts/**/*.md"]',
+        'kind = "python-docs"',
+        "share = 1.0",
+    ]
+    if not base:
+        length = literal(min(context, LONGEST))
+        lines += ["", "[batch]", f"sequence_length = {length}", "sequences = 8", "micro_batch = 1"]
+    lines += ["", "[optimizer]", "lr = 1e-5  # small: the weights are good already"]
+    lines += ["", "[schedule]", "steps = 1_000", "warmup_steps = 50"]
+    if exact:
+        lines += ["", "[precision]", 'compute = "fp32"  # as the weights came']
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)[:80]
+
+
+def _line(key: str, value: Any) -> str:
+    comment = f"  # {COMMENTS[key]}" if key in COMMENTS else ""
+    return f"{key} = {literal(value)}{comment}"
+
+
+def _base(table: Mapping[str, Any], name: str, context: int) -> tuple[str, Model] | None:
+    """Return name and model of the shipped spec that has the import's shape, if one has."""
+    model = Model.model_validate(dict(table))
+    shape = (*SHAPE, "n_kv_heads", "head_dim", "ffn_dim", "vocab_size")
+    found = []
+    for stem, path in shipped_specs().items():
+        spec = load_spec(str(path))
+        other = spec.model
+        same = all(getattr(other, key) == getattr(model, key) for key in shape)
+        if same and stem != name and spec.batch.sequence_length <= context:
+            found.append((len(_differing(table, other)), path.name, other))
+    if not found:
+        return None
+    _, file, other = min(found, key=lambda one: one[:2])
+    return file, other
+
+
+def _differing(table: Mapping[str, Any], base: Model | None) -> dict[str, Any]:
+    """Return the keys that a spec must give: those that neither `base` nor a default has."""
+    return {key: value for key, value in table.items() if value != _usual(key, table, base)}
+
+
+def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
+    """Return what [model] has for `key` if the spec does not give it; None: it must."""
+    if base is None and key not in SHAPE:
+        needed = {k: table[k] for k in (*SHAPE, "head_dim") if k != key}
+        try:
+            base = Model.model_validate(needed)
+        except ValidationError:  # dim does not divide into n_heads
+            return None
+    found = getattr(base, key, None)
+    return found.model_dump() if hasattr(found, "model_dump") else found

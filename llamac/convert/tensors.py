@@ -1,0 +1,108 @@
+"""Tensors that lie in files: described first, read one at a time when they are needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llamac.convert.errors import ConversionError
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Dtypes that weights may have."""
+
+BLOCK = 64 << 20  # bytes of a tensor that are converted and written at a time
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file. where: file and name, for messages. read: returns it, contiguous."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    where: str
+    read: Callable[[], Tensor]
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Stored:
+        """Return the tensor that `change`, which keeps shape and dtype, makes of this one."""
+        return replace(self, read=lambda: change(self.read()).contiguous())
+
+    def cast(self, dtype: torch.dtype | None) -> Stored:
+        """Return the tensor in another dtype, or as it is for None; who writes it rounds it."""
+        return self if dtype is None else replace(self, dtype=dtype)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield the tensor, flat and in its dtype, in blocks of at most BLOCK bytes."""
+        whole = self.read()
+        for block in whole.reshape(-1).split(BLOCK // max(whole.itemsize, self.dtype.itemsize)):
+            yield block.to(self.dtype)
+
+
+def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
+    """Return the dtype that most bytes have: `bfloat16`."""
+    sizes = Counter[str]()
+    for tensor in tensors.values():
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
+    return sizes.most_common(1)[0][0]
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor without copying them."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """Read a contiguous tensor at `offset` of a file. Raises ConversionError if it ends before."""
+    tensor = torch.empty(tuple(shape), dtype=dtype)
+    view, done = raw(tensor), 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise ConversionError(f"{path} ends within a tensor: it was truncated")
+            done += count
+    return tensor
+
+
+def require(found: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Raise ConversionError unless the tensors are those that `shapes` names, in these shapes.
+
+    what: the files, for the message.
+    """
+    if missing := [name for name in shapes if name not in found]:
+        raise ConversionError(f"{what} lacks {_listed(missing)}, which its configuration asks for")
+    for name, shape in shapes.items():
+        if found[name].shape != tuple(shape):
+            tensor = found[name]
+            raise ConversionError(
+                f"{tensor.where} is {list(tensor.shape)}, but must be {list(shape)} by its "
+                "configuration"
+            )
+    if extra := [found[name].where for name in found if name not in shapes]:
+        raise ConversionError(
+            f"{_listed(extra)} has no place in the model that its configuration describes"
+        )
+    for tensor in found.values():
+        if tensor.dtype not in FLOATS:
+            raise ConversionError(
+                f"{tensor.where} is of {tensor.dtype}: weights must be float64, float32, float16 "
+                "or bfloat16; import the model's unquantised files"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,162 @@
+"""Weights of checkpoints: read tensor by tensor from any layout, written likewise.
+
+DCP itself wants all tensors of a model in memory at once. Its files are simple: each part of a
+tensor is a `torch.save` of its own, found by the offsets in `.metadata`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.tensors import Stored
+from llamac.runtime import durable
+from llamac.runtime.checkpoint.dcp_metadata import read_metadata
+
+SECTION = "model."
+PART = 128 << 20  # bytes of a tensor that are saved as one part
+FILE = 2 << 30  # bytes after which a new file is begun: several readers can check them
+
+
+class Window(io.RawIOBase):
+    """Part of a file, as a file that `torch.load` can read."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
+        self._file, self._offset, self._length, self._at = file, offset, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._length - self._at)]
+        self._file.seek(self._offset + self._at)
+        count = self._file.readinto(view)  # type: ignore[attr-defined]
+        self._at += count
+        return count
+
+
+def read_weights(checkpoint: Path) -> dict[str, Stored]:
+    """Return the weights of a checkpoint by canonical name, not yet read.
+
+    Raises ConversionError if its metadata is damaged.
+    """
+    directory = checkpoint / "tensors"
+    try:
+        metadata = read_metadata(directory / ".metadata")
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{checkpoint} cannot be read: {error}") from error
+    return {
+        name.removeprefix(SECTION): _stored(directory, name, entry, metadata.storage_data)
+        for name, entry in metadata.state_dict_metadata.items()
+        if name.startswith(SECTION) and isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: Any) -> Stored:
+    shape, dtype = tuple(entry.size), entry.properties.dtype
+    where = f"{name.removeprefix(SECTION)} in {directory.parent}"
+
+    def read() -> Tensor:
+        there = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
+        if there != math.prod(shape):
+            raise ConversionError(
+                f"{where} is not whole: {there:,} of {math.prod(shape):,} numbers"
+            )
+        if len(entry.chunks) == 1:
+            return _part(directory, name, entry.chunks[0], dtype, places)
+        whole = torch.empty(shape, dtype=dtype)
+        for chunk in entry.chunks:
+            ends = zip(chunk.offsets, chunk.sizes, strict=True)
+            place = tuple(slice(begin, begin + size) for begin, size in ends)
+            whole[place] = _part(directory, name, chunk, dtype, places)
+        return whole
+
+    return Stored(dtype, shape, where, read)
+
+
+def _part(
+    directory: Path, name: str, chunk: ChunkStorageMetadata, dtype: torch.dtype, places: Any
+) -> Tensor:
+    info = places[MetadataIndex(name, chunk.offsets)]
+    path = directory / info.relative_path
+    try:
+        with open(path, "rb", buffering=0) as file:
+            window = Window(file, info.offset, info.length)
+            part = torch.load(window, map_location="cpu", weights_only=True)
+        if part.shape != chunk.sizes or part.dtype != dtype:
+            raise ValueError(f"it is {tuple(part.shape)} of {part.dtype}")
+    except Exception as error:  # unpickling alone has a dozen kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{name} in {path} cannot be read: {reason}") from error
+    return part.contiguous()
+
+
+def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
+    """Write weights as DCP's files in `directory`, one tensor in memory at a time.
+
+    Returns bytes and sha256 of each data file, by name.
+    """
+    directory.mkdir(parents=True)
+    described: dict[str, Any] = {}
+    places: dict[MetadataIndex, _StorageInfo] = {}
+    written: dict[str, dict[str, Any]] = {}
+    file = None
+    for name, tensor in tensors.items():
+        values = tensor.read().to(tensor.dtype)
+        row = max(1, values[:1].nbytes) if values.ndim else values.nbytes
+        chunks, begin = [], 0
+        for part in values.split(max(1, PART // row)):
+            if file is None:
+                file = durable.NewFile(directory / f"__0_{len(written)}.distcp")
+            start = file.tell()
+            torch.save(part.clone() if part.shape != values.shape else part, file)  # type: ignore[arg-type]
+            offsets = torch.Size([begin] + [0] * (part.ndim - 1))
+            index = MetadataIndex(SECTION + name, offsets, len(chunks))
+            places[index] = _StorageInfo(file.path.name, start, file.tell() - start)
+            chunks.append(ChunkStorageMetadata(offsets, part.shape))
+            begin += len(part)
+            if file.tell() >= FILE:
+                _finish(file, written)
+                file = None
+        properties = TensorProperties(tensor.dtype)
+        described[SECTION + name] = TensorStorageMetadata(properties, values.size(), chunks)
+    if file is not None:
+        _finish(file, written)
+    data = {key: tuple(key.split(".", 1)) for key in described}
+    metadata = Metadata(described, data, places, StorageMeta())
+    with open(directory / ".metadata", "xb") as out:
+        pickle.dump(metadata, out)
+    return written
+
+
+def _finish(file: durable.NewFile, written: dict[str, dict[str, Any]]) -> None:
+    sha256 = file.commit()
+    written[file.path.name] = {"bytes": file.size, "sha256": sha256}

@@ -1,0 +1,169 @@
+"""Models of transformers come in and leave without a bit changed, and compute the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.convert.conftest import (
+    GROUPED,
+    LLAMA3,
+    divergence,
+    exports,
+    hf_log_probabilities,
+    imports,
+    llamac,
+    log_probabilities,
+    make_run,
+    tokens_of,
+)
+
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}
+BIASED = {"attention_bias": True, "mlp_bias": True}
+FAMILIES = [
+    ("llama", {}),
+    ("llama", GROUPED),
+    ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    ("llama", {"rope_parameters": LLAMA3, **GROUPED}),
+    ("llama", {"rope_parameters": LINEAR, "head_dim": 12}),
+    ("llama", {**BIASED, **GROUPED}),
+]
+IDS = [f"{family}-{'-'.join(changes) or 'plain'}" for family, changes in FAMILIES]
+
+
+@pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=IDS)
+def test_an_import_computes_what_transformers_does(family, changes, hf) -> None:
+    directory, model = hf(family, **changes)
+    tokens = tokens_of(331)
+    found = log_probabilities(imports(directory), tokens)
+    assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
+
+
+@pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=IDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_there_and_back_gives_the_same_file(family, changes, dtype, hf) -> None:
+    directory, _ = hf(family, dtype=dtype, **changes)
+    back = exports(imports(directory))
+    name = "model.safetensors"
+    assert (back / name).read_bytes() == (directory / name).read_bytes()
+    before, after = (json.loads((d / "config.json").read_text()) for d in (directory, back))
+    for key in ("model_type", "architectures", "rope_parameters", "tie_word_embeddings", "dtype"):
+        assert after[key] == before[key]
+
+
+RUNS = [
+    (),
+    ("model.n_kv_heads=2",),
+    ("model.rope_layout=half_split", "model.n_kv_heads=1"),
+    ("model.tied_embeddings=true",),
+    ("model.bias=true", "model.n_kv_heads=2"),
+    ("model.head_dim=12",),
+    ('model.rope_scaling={kind="llama3", factor=8.0, original_context=32}',),
+    ('model.rope_scaling={kind="linear", factor=4.0}', "model.rope_theta=500.0"),
+]
+LOAD = """
+import sys, torch, warnings
+warnings.simplefilter("error")
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, info = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not any(info.values()), info
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("it's a few words")["input_ids"]
+assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id, ids
+assert tokenizer.decode(ids, skip_special_tokens=True) == "it's a few words"
+torch.save(model, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("overrides", RUNS, ids=lambda o: ",".join(o) or "llama1")
+def test_transformers_loads_an_export_without_a_word(overrides, tmp_path, tokenizer) -> None:
+    spec = make_run(tmp_path / "run", tokenizer, *overrides)
+    directory = exports(tmp_path / "run")
+    command = [sys.executable, "-c", LOAD, str(directory), str(tmp_path / "model.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.split("\n") if line and "Loading weights" not in line]
+    assert not said
+    model = torch.load(tmp_path / "model.pt", weights_only=False)
+    tokens = tokens_of(spec.model.vocab_size)
+    found = log_probabilities(tmp_path / "run", tokens)
+    assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
+
+
+def test_shards_are_listed_exactly(tmp_path, tokenizer, monkeypatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from llamac.convert import hf_export
+    from llamac.convert.safetensors_file import read_safetensors
+
+    monkeypatch.setattr(hf_export.write_hf, "__defaults__", (100_000,))
+    make_run(tmp_path / "run", tokenizer, "model.tied_embeddings=true")
+    directory = exports(tmp_path / "run", "--dtype", "bfloat16")
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    held = {
+        name: path.name
+        for path in directory.glob("*.safetensors")
+        for name in read_safetensors(path)
+    }
+    assert held == index["weight_map"]
+    assert not any("lm_head" in name for name in held)
+    assert len(set(held.values())) > 1
+    assert max(path.stat().st_size for path in directory.glob("*.safetensors")) < 110_000
+    assert AutoModelForCausalLM.from_pretrained(directory).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("model.norm_position=post",), 'no class for model.norm_position = "post"'),
+        (("model.activation=gelu",), 'no class for model.activation = "gelu"'),
+    ],
+)
+def test_what_transformers_has_no_class_for_is_refused(
+    overrides, says, tmp_path, tokenizer, capsys
+) -> None:
+    make_run(tmp_path / "run", tokenizer, *overrides)
+    assert llamac("export", tmp_path / "run", "-o", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert says.replace('"', "'") in said
+    assert "generate.py" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_spec_is_as_a_person_writes_it(hf) -> None:
+    directory, _ = hf("llama", **GROUPED)
+    text = imports(directory).with_suffix(".toml").read_text()
+    model = text.split("[model]\n")[1].split("\n\n")[0]
+    keys = [line.split(" = ")[0] for line in model.splitlines()]
+    given = ["dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "ffn_dim", "rope_layout"]
+    assert keys == given
+    assert 'from = "imported"' in text
+
+
+def test_an_import_takes_the_place_of_another_only_when_told(hf, capsys) -> None:
+    directory, _ = hf()
+    first = imports(directory)
+    assert llamac("import", directory, "-o", first.with_suffix(".toml")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    imports(directory, "imported", "--overwrite")
+    assert sorted(path.name for path in first.parent.iterdir()) == [
+        "hf",
+        "imported",
+        "imported.toml",
+    ]
+
+
+def test_an_export_takes_the_place_of_another_only_when_told(tmp_path: Path, tokenizer) -> None:
+    make_run(tmp_path / "run", tokenizer)
+    output = exports(tmp_path / "run")
+    assert llamac("export", tmp_path / "run", "-o", output) == 2
+    assert llamac("export", tmp_path / "run", "-o", output, "--overwrite") == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/text").touch()
+    assert llamac("export", tmp_path / "run", "-o", tmp_path / "mine", "--overwrite") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "mine", "run"]
