@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import llamac
+from llamac.convert.hf_config import family_for
 from llamac.convert.trained import Trained
 from llamac.runtime import durable
 from llamac.runtime.terminal import escaped
@@ -16,10 +17,10 @@ from llamac.spec.writer import to_toml
 
 USE = """\
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, %(tokenizer)s
 
 model = AutoModelForCausalLM.from_pretrained("PATH")
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = %(tokenizer)s.from_pretrained("PATH")
 ```
 """
 
@@ -29,11 +30,18 @@ def model_card(trained: Trained, dtype: str) -> str:
     spec = trained.spec
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
     lines += [f"# {spec.name}", ""]
-    lines += [*_origin(trained), f"Weights are {dtype}. {_shape(trained)}", "", USE]
+    lines += [*_origin(trained), f"Weights are {dtype}. {_shape(trained)}", "", _use(trained)]
     if not trained.opened.imported:
         lines += ["## Data", "", *_data(trained), "", "## Training", "", *_training(trained), ""]
     lines += ["## Spec", "", "```toml", _spec_text(trained), "```", ""]
     return "\n".join(lines)
+
+
+def _use(trained: Trained) -> str:
+    """Return how to load it. For Qwen2 AutoTokenizer of transformers 5 takes Qwen2's own way to
+    split text, whatever tokenizer_config.json says."""
+    foreign = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
+    return USE % {"tokenizer": "PreTrainedTokenizerFast" if foreign else "AutoTokenizer"}
 
 
 def _origin(trained: Trained) -> Iterator[str]:

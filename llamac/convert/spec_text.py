@@ -125,5 +125,5 @@ def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
             base = Model.model_validate(needed)
         except ValidationError:  # dim does not divide into n_heads
             return None
-    found = getattr(base, key, None)
+    found: Any = getattr(base, key, None)
     return found.model_dump() if hasattr(found, "model_dump") else found

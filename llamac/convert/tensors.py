@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
 
 def raw(tensor: Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor without copying them."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

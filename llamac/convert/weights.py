@@ -109,7 +109,7 @@ def _part(
     path = directory / info.relative_path
     try:
         with open(path, "rb", buffering=0) as file:
-            window = Window(file, info.offset, info.length)
+            window: Any = Window(file, info.offset, info.length)
             part = torch.load(window, map_location="cpu", weights_only=True)
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise ValueError(f"it is {tuple(part.shape)} of {part.dtype}")

@@ -8,21 +8,20 @@ from pydantic import Field, create_model
 
 from llamac.spec.section import NonEmpty, Section
 
-# `from` is a keyword of Python, so the field cannot be written as a class has it.
-_From: Any = create_model(
-    "_From",
-    __base__=Section,
-    **{
-        "from": (
-            NonEmpty | None,
-            Field(
-                default=None,
-                description="Directory of an import, of a run or of one checkpoint, whose weights "
-                "the run begins from; the optimizer starts afresh. Default: random weights.",
-            ),
-        )
-    },
-)
+TEXT: Any = NonEmpty
+FIELDS: dict[str, Any] = {
+    "from": (
+        TEXT | None,
+        Field(
+            default=None,
+            description="Directory of an import, of a run or of one checkpoint, whose weights "
+            "the run begins from; the optimizer starts afresh. Default: random weights.",
+        ),
+    )
+}
+
+# `from` is a keyword of Python, so no class can declare the field.
+_From: Any = create_model("_From", __base__=Section, **FIELDS)
 
 
 class Init(_From):

@@ -32,6 +32,10 @@ FAMILIES = [
     ("llama", {"rope_parameters": LLAMA3, **GROUPED}),
     ("llama", {"rope_parameters": LINEAR, "head_dim": 12}),
     ("llama", {**BIASED, **GROUPED}),
+    ("qwen2", GROUPED),
+    ("qwen2", {"tie_word_embeddings": True}),
+    ("qwen3", {"head_dim": 16, **GROUPED}),
+    ("mistral", {"sliding_window": None, **GROUPED}),
 ]
 IDS = [f"{family}-{'-'.join(changes) or 'plain'}" for family, changes in FAMILIES]
 
@@ -52,6 +56,8 @@ def test_there_and_back_gives_the_same_file(family, changes, dtype, hf) -> None:
     name = "model.safetensors"
     assert (back / name).read_bytes() == (directory / name).read_bytes()
     before, after = (json.loads((d / "config.json").read_text()) for d in (directory, back))
+    if family == "mistral":  # without its window it is a Llama, and any class would do
+        return
     for key in ("model_type", "architectures", "rope_parameters", "tie_word_embeddings", "dtype"):
         assert after[key] == before[key]
 
@@ -63,16 +69,21 @@ RUNS = [
     ("model.tied_embeddings=true",),
     ("model.bias=true", "model.n_kv_heads=2"),
     ("model.head_dim=12",),
+    ('model.bias="qkv"', "model.n_kv_heads=2"),
+    ("model.qk_norm=true", "model.n_kv_heads=2"),
     ('model.rope_scaling={kind="llama3", factor=8.0, original_context=32}',),
     ('model.rope_scaling={kind="linear", factor=4.0}', "model.rope_theta=500.0"),
 ]
 LOAD = """
-import sys, torch, warnings
+import pathlib, sys, torch, warnings
 warnings.simplefilter("error")
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoModelForCausalLM
 model, info = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
 assert not any(info.values()), info
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+card = pathlib.Path(sys.argv[1], "README.md").read_text()
+kind = card.split("tokenizer = ")[1].split(".")[0]
+tokenizer = getattr(transformers, kind).from_pretrained(sys.argv[1])
 ids = tokenizer("it's a few words")["input_ids"]
 assert ids.count(tokenizer.bos_token_id) == 1 and ids[0] == tokenizer.bos_token_id, ids
 assert tokenizer.decode(ids, skip_special_tokens=True) == "it's a few words"
