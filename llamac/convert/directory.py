@@ -149,7 +149,7 @@ def shapes_of(spec: Spec) -> Shapes:
 
 
 def _write_checkpoint(directory: Path, spec: Spec, tensors: dict[str, Stored]) -> None:
-    path = checkpoint.path_of(directory, 0)
+    path = checkpoint.checkpoint_path(directory, 0)
     written = write_weights(path / "tensors", tensors)
     model = tomllib.loads(spec.to_toml())["model"]
     state = checkpoint.state_of(checkpoint.Progress(), {"model": model}, "")

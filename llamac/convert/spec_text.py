@@ -11,7 +11,7 @@ from llamac.convert.errors import ConversionError
 from llamac.resources import shipped_specs
 from llamac.spec import load_spec
 from llamac.spec.model import Model
-from llamac.spec.writer import literal, string
+from llamac.spec.writer import toml_literal, string
 
 SHAPE = ("dim", "n_layers", "n_heads")
 """Keys of [model] that every spec gives."""
@@ -77,7 +77,7 @@ def spec_text(
         "share = 1.0",
     ]
     if not base:
-        length = literal(min(context, LONGEST))
+        length = toml_literal(min(context, LONGEST))
         lines += ["", "[batch]", f"sequence_length = {length}", "sequences = 8", "micro_batch = 1"]
     lines += ["", "[optimizer]", "lr = 1e-5  # small: the weights are good already"]
     lines += ["", "[schedule]", "steps = 1_000", "warmup_steps = 50"]
@@ -92,7 +92,7 @@ def _one_line(text: str) -> str:
 
 def _line(key: str, value: Any) -> str:
     comment = f"  # {COMMENTS[key]}" if key in COMMENTS else ""
-    return f"{key} = {literal(value)}{comment}"
+    return f"{key} = {toml_literal(value)}{comment}"
 
 
 def _base(table: Mapping[str, Any], name: str, context: int) -> tuple[str, Model] | None:

@@ -98,7 +98,7 @@ def exports(run: Path, *options: object, name: str = "exported") -> Path:
 def log_probabilities(directory: Path, tokens: Tensor) -> Tensor:
     """What the model that is emitted for an import or a run says in float64: [B, S, V]."""
     spec = load_spec(str(directory / "spec.toml"))
-    weights = read_weights(checkpoint.path_of(directory, checkpoint.steps(directory)[-1]))
+    weights = read_weights(checkpoint.checkpoint_path(directory, checkpoint.steps(directory)[-1]))
     with imported(files_of(spec, stages(spec))) as module:
         model = module.Model(dtype=torch.float64)
         for held, parameter in model.named_parameters():
@@ -123,7 +123,7 @@ def tokens_of(vocabulary: int, length: int = 96) -> Tensor:
 
 
 def weights_of(directory: Path) -> Mapping[str, Tensor]:
-    path = checkpoint.path_of(directory, checkpoint.steps(directory)[-1])
+    path = checkpoint.checkpoint_path(directory, checkpoint.steps(directory)[-1])
     return {name: tensor.read() for name, tensor in read_weights(path).items()}
 
 
