@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import say
+from llamac.cli.common import print_status
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -54,5 +54,5 @@ def export(
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.convert.export import write_export
 
-    write_export(run, output, format, checkpoint, dtype, parts, overwrite, say)
-    say(f"wrote {output}")
+    write_export(run, output, format, checkpoint, dtype, parts, overwrite, print_status)
+    print_status(f"wrote {output}")

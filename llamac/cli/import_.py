@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import say
+from llamac.cli.common import print_status
 from llamac.cli.output import check_output, write_output
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -49,7 +49,7 @@ def import_(
     from llamac.convert.directory import write_import
     from llamac.convert.formats import dtype_of, open_source
 
-    text = write_import(open_source(source), output, dtype_of(dtype), overwrite, say)
+    text = write_import(open_source(source), output, dtype_of(dtype), overwrite, print_status)
     write_output(output, text, overwrite=overwrite)
     name = output.with_suffix("")
-    say(f"wrote {output} and {name}/; try: llamac generate {name} --prompt TEXT")
+    print_status(f"wrote {output} and {name}/; try: llamac generate {name} --prompt TEXT")

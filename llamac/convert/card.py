@@ -10,7 +10,7 @@ from typing import Any
 
 import llamac
 from llamac.convert.hf_config import family_for
-from llamac.convert.trained import Trained
+from llamac.convert.trained import TrainedModel
 from llamac.runtime import durable
 from llamac.runtime.terminal import escaped
 from llamac.spec.writer import to_toml
@@ -25,7 +25,7 @@ tokenizer = %(tokenizer)s.from_pretrained("PATH")
 """
 
 
-def model_card(trained: Trained, dtype: str) -> str:
+def model_card(trained: TrainedModel, dtype: str) -> str:
     """Return README.md: the shape, the data, the loss, the hardware, the spec."""
     spec = trained.spec
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
@@ -37,14 +37,14 @@ def model_card(trained: Trained, dtype: str) -> str:
     return "\n".join(lines)
 
 
-def _use(trained: Trained) -> str:
+def _use(trained: TrainedModel) -> str:
     """Return how to load it. For Qwen2 AutoTokenizer of transformers 5 takes Qwen2's own way to
     split text, whatever tokenizer_config.json says."""
     foreign = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
     return USE % {"tokenizer": "PreTrainedTokenizerFast" if foreign else "AutoTokenizer"}
 
 
-def _origin(trained: Trained) -> Iterator[str]:
+def _origin(trained: TrainedModel) -> Iterator[str]:
     note, opened = trained.opened.note, trained.opened
     if opened.imported:
         yield f"Imported by llamac from {escaped(note['title'])}, {note['family']}."
@@ -54,7 +54,7 @@ def _origin(trained: Trained) -> Iterator[str]:
         yield f"It began from {escaped(note['title'])}, weights of sha256 {note['weights_sha256']}."
 
 
-def _shape(trained: Trained) -> str:
+def _shape(trained: TrainedModel) -> str:
     model = trained.spec.model
     count = sum(tensor.numel for tensor in trained.tensors.values())
     return (
@@ -63,7 +63,7 @@ def _shape(trained: Trained) -> str:
     )
 
 
-def _data(trained: Trained) -> Iterator[str]:
+def _data(trained: TrainedModel) -> Iterator[str]:
     manifest: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         place = trained.spec.data.directory or trained.opened.directory / "data"
@@ -80,7 +80,7 @@ def _data(trained: Trained) -> Iterator[str]:
         yield f"| {escaped(source['name'])} | {share:.1%} | {source['train']['tokens']:,} |"
 
 
-def _training(trained: Trained) -> Iterator[str]:
+def _training(trained: TrainedModel) -> Iterator[str]:
     spec, row = trained.spec, _last_row(trained)
     read, planned = (steps * spec.batch.tokens for steps in (trained.step, spec.total_steps))
     yield f"- tokens: {read:,} of {planned:,}"
@@ -92,7 +92,7 @@ def _training(trained: Trained) -> Iterator[str]:
     yield f"- precision: {spec.precision.compute}, masters float32"
 
 
-def _last_row(trained: Trained) -> dict[str, Any]:
+def _last_row(trained: TrainedModel) -> dict[str, Any]:
     """Return the row of metrics.jsonl of the exported step, with the newest held-out loss."""
     found: dict[str, Any] = {}
     with suppress(OSError, UnicodeDecodeError):
@@ -104,7 +104,7 @@ def _last_row(trained: Trained) -> dict[str, Any]:
     return found
 
 
-def _spec_text(trained: Trained) -> str:
+def _spec_text(trained: TrainedModel) -> str:
     """Return what of the spec describes the model and its learning: no paths."""
     kept = ("model", "batch", "optimizer", "schedule", "precision")
     written = trained.spec.written()

@@ -16,7 +16,7 @@ import torch
 import llamac
 from llamac.convert import files
 from llamac.convert.errors import ConversionError
-from llamac.convert.source import Shapes, Source
+from llamac.convert.source import ForeignModel, Shapes
 from llamac.convert.spec_text import checked_model, spec_text
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.weights import write_weights
@@ -37,7 +37,7 @@ from llamac.spec.writer import to_toml
 
 
 def write_import(
-    source: Source,
+    source: ForeignModel,
     spec_path: Path,
     dtype: torch.dtype | None,
     overwrite: bool,
@@ -104,7 +104,7 @@ def _replace(directory: Path, final: Path) -> None:
     durable.flush(final.parent)
 
 
-def _spec_of(source: Source, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
+def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
     """Return the import's spec and its text. dtype: of the weights."""
     there = next((n for n in TOKENIZER_FILES if n in source.tokenizer), None)
     text = spec_text(
@@ -123,7 +123,7 @@ def _spec_of(source: Source, directory: Path, name: str, dtype: str = "") -> tup
     return spec, text
 
 
-def _eos(source: Source, tokenizer: Path) -> int | None:
+def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
     """Return the id that ends a document, unless the tokenizer's files say the same."""
     found = Tokenizer.load(tokenizer).eos
     return source.end[0] if source.end and source.end[0] != found else None
@@ -157,7 +157,7 @@ def _write_checkpoint(directory: Path, spec: Spec, tensors: dict[str, Stored]) -
     checkpoint.complete(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
 
 
-def _note(source: Source, dtype: str, hashes: Mapping[str, Any]) -> dict[str, Any]:
+def _note(source: ForeignModel, dtype: str, hashes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "llamac": llamac.__version__,
         "family": source.family,

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.source import Source
+from llamac.convert.source import ForeignModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> ForeignModel:
     """Describe the model at `path`, of whatever format. Raises ConversionError."""
     if path.is_file():
         if path.suffix == ".gguf":

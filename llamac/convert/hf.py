@@ -12,8 +12,8 @@ from llamac.convert.hf_config import family_of, model_of
 from llamac.convert.names import hf_name
 from llamac.convert.pth import read_pth
 from llamac.convert.safetensors_file import read_safetensors
-from llamac.convert.source import Shapes, Source
-from llamac.convert.tensors import Stored, raw, require
+from llamac.convert.source import ForeignModel, Shapes
+from llamac.convert.tensors import Stored, raw, require_tensors
 from llamac.convert.tokenizer_files import begins_with, chat_template_of, passed_through
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
@@ -22,7 +22,7 @@ SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_
 """Keys of generation_config.json that an import keeps."""
 
 
-def open_hf(directory: Path) -> Source:
+def open_hf(directory: Path) -> ForeignModel:
     """Describe the model in a Hugging Face directory. Raises ConversionError."""
     where = files.inside(directory, "config.json")
     config = files.read_json(where)
@@ -30,7 +30,7 @@ def open_hf(directory: Path) -> Source:
     settings = _optional_json(directory, "generation_config.json")
     end = settings.get("eos_token_id", config.get("eos_token_id"))
     tokenizer = passed_through(directory)
-    return Source(
+    return ForeignModel(
         family=family_of(config, str(where)),
         title=directory.resolve().name,
         model=model_of(config, str(where)),
@@ -87,7 +87,7 @@ def _tensors(directory: Path, places: Mapping[str, Path], shapes: Shapes) -> dic
     wanted = {hf_name(name): shape for name, shape in shapes.items()}
     if "output" not in shapes:
         _drop_tied_head(found)
-    require(found, wanted, str(directory))
+    require_tensors(found, wanted, str(directory))
     return {name: found[hf_name(name)] for name in shapes}
 
 

@@ -15,14 +15,14 @@ from llamac.convert.names import hf_name, is_rotated, to_half_split
 from llamac.convert.safetensors_file import write_safetensors
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.tokenizer_export import hf_files
-from llamac.convert.trained import Trained
+from llamac.convert.trained import TrainedModel
 from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
 
 SHARD = 5_000_000_000  # bytes of a file of tensors, as Hugging Face's hub advises
 
 
 def write_hf(
-    trained: Trained, directory: Path, dtype: torch.dtype | None, shard: int = SHARD
+    trained: TrainedModel, directory: Path, dtype: torch.dtype | None, shard: int = SHARD
 ) -> None:
     """Write every file of a Hugging Face model into `directory`.
 

@@ -25,7 +25,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 BPE = 2  # TrainerSpec.model_type; 1 is unigram
 
 
-class Piece(NamedTuple):
+class ScoredPiece(NamedTuple):
     text: str
     score: float
     kind: int
@@ -35,7 +35,7 @@ class Piece(NamedTuple):
 class SentencePiece:
     """What a SentencePiece model says of encoding. bos, eos: -1 where the model has none."""
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[ScoredPiece]
     bpe: bool
     byte_fallback: bool = True
     dummy_prefix: bool = True
@@ -52,14 +52,14 @@ class SentencePiece:
 
 def parse(model: bytes) -> SentencePiece:
     """Read a SentencePiece model. Raises ConversionError for what tokenizers cannot do."""
-    pieces: list[Piece] = []
+    pieces: list[ScoredPiece] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     for number, value, _ in fields(model):
         if number == PIECES:
             one = _values(value)
             score = struct.unpack("<f", one[2])[0] if 2 in one else 0.0
-            pieces.append(Piece(one[1].decode(), score, one.get(3, NORMAL)))
+            pieces.append(ScoredPiece(one[1].decode(), score, one.get(3, NORMAL)))
         elif number == TRAINER:
             trainer |= _values(value)
         elif number == NORMALIZER:
@@ -92,7 +92,7 @@ def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def as_tokenizer_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes:
+def sentencepiece_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes:
     """Return the tokenizer.json of a model. begin: ids to put before a text."""
     names = [piece.text for piece in model.pieces]
     described = {

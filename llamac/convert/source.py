@@ -14,7 +14,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Source:
+class ForeignModel:
     """A model in another format.
 
     family: as import.json names it. title: what a person calls it. model: the [model] table.

@@ -79,7 +79,9 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
     return tensor
 
 
-def require(found: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+def require_tensors(
+    found: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str
+) -> None:
     """Raise ConversionError unless the tensors are those that `shapes` names, in these shapes.
 
     what: the files, for the message.

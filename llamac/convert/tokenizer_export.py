@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from llamac.convert import files
-from llamac.convert.sentencepiece_json import as_tokenizer_json, begins, parse
+from llamac.convert.sentencepiece_json import begins, parse, sentencepiece_json
 from llamac.convert.tokenizer_files import KEPT
 from llamac.runtime.checkpoint.model_directory import ModelDirectory
 from llamac.runtime.data.tiktoken_file import special_token
@@ -39,7 +39,7 @@ def is_sentencepiece(tokenizer: Tokenizer) -> bool:
 def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
     """Return a tokenizer.json that gives the tokenizer's ids, and puts `begin` before a text."""
     if is_sentencepiece(tokenizer):
-        return as_tokenizer_json(parse(tokenizer.model), begin)
+        return sentencepiece_json(parse(tokenizer.model), begin)
     described = files.json_object(tokenizer.model, "the tokenizer")
     described.pop("eos", None)
     names = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]

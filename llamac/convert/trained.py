@@ -12,7 +12,7 @@ import torch
 
 from llamac.convert.directory import shapes_of
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, require
+from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.weights import read_weights
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, is_import, open_model
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model to export. tensors: by canonical name, in the row order of spec.model.rope_layout."""
 
     opened: ModelDirectory
@@ -38,15 +38,15 @@ class Trained:
         return {name: tensor.cast(dtype) for name, tensor in self.tensors.items()}
 
 
-def open_trained(run: Path, which: str, say: Say) -> Trained:
+def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     """Open a run or an import whose checkpoint is whole. Raises RunError."""
     opened = open_model(run, which, say, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
     if checkpoint.read_state(opened.checkpoint)["curve"].get("model") != opened.spec["model"]:
         raise ConversionError(f"{opened.checkpoint} holds another model than {run}/spec.toml says")
     tensors, shapes = read_weights(opened.checkpoint), shapes_of(spec)
-    require(tensors, shapes, str(opened.checkpoint))
-    return Trained(opened, spec, {name: tensors[name] for name in shapes})
+    require_tensors(tensors, shapes, str(opened.checkpoint))
+    return TrainedModel(opened, spec, {name: tensors[name] for name in shapes})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ FIELDS: dict[str, Any] = {
 _From: Any = create_model("_From", __base__=Section, **FIELDS)
 
 
-class Init(_From):
+class InitialWeights(_From):
     """The weights that a run begins from, where they are not drawn at random."""
 
     FILES = ("from",)

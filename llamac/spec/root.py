@@ -16,7 +16,7 @@ from llamac.spec.document import TomlDocument
 from llamac.spec.errors import OPTION, REPLACED, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
-from llamac.spec.init import Init
+from llamac.spec.init import InitialWeights
 from llamac.spec.kernels import Kernels
 from llamac.spec.launch import Launch
 from llamac.spec.log import Log
@@ -41,7 +41,7 @@ class Spec(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
         default=42, description="Seed of the initial weights, of the data order and of sampling."
     )
-    init: Init = Init()
+    init: InitialWeights = InitialWeights()
     model: Model
     tokenizer: TokenizerSection = TokenizerSection()
     data: Data
