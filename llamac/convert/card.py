@@ -38,8 +38,11 @@ def model_card(trained: TrainedModel, dtype: str) -> str:
 
 
 def _use(trained: TrainedModel) -> str:
-    """Return how to load it. For Qwen2 AutoTokenizer of transformers 5 takes Qwen2's own way to
-    split text, whatever tokenizer_config.json says."""
+    """Return how to load it.
+
+    For Qwen2 AutoTokenizer of transformers 5 takes Qwen2's own way to split text, whatever
+    tokenizer_config.json says.
+    """
     foreign = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
     return USE % {"tokenizer": "PreTrainedTokenizerFast" if foreign else "AutoTokenizer"}
 

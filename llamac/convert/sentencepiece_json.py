@@ -26,6 +26,8 @@ BPE = 2  # TrainerSpec.model_type; 1 is unigram
 
 
 class ScoredPiece(NamedTuple):
+    """A piece of the vocabulary. kind: NORMAL, UNKNOWN, …"""
+
     text: str
     score: float
     kind: int

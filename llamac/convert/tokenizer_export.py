@@ -14,8 +14,11 @@ from llamac.runtime.data.tokenizer import Tokenizer
 
 
 def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
-    """Return the tokenizer's files by name: those of an import's source as they were, and what
-    they lack of tokenizer.json and tokenizer_config.json; none where there is no tokenizer."""
+    """Return the tokenizer's files by name; none where there is no tokenizer.
+
+    Those of an import are its source's, as they were, and what they lack of tokenizer.json and
+    tokenizer_config.json.
+    """
     tokenizer = opened.tokenizer
     if tokenizer is None:
         return {}
@@ -52,8 +55,11 @@ def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
 
 
 def _config(tokenizer: Tokenizer, opened: ModelDirectory) -> bytes:
-    """Return tokenizer_config.json. BOS is what a text begins with, and tokenizer.json puts it
-    there: an `add_bos_token` beside would put it there twice."""
+    """Return tokenizer_config.json.
+
+    BOS is what a text begins with, and tokenizer.json puts it there: an `add_bos_token` beside
+    would put it there twice.
+    """
     config: dict[str, Any] = {
         "clean_up_tokenization_spaces": False,
         "model_max_length": opened.context,
