@@ -26,7 +26,7 @@ BPE = 2  # TrainerSpec.model_type; 1 is unigram
 
 
 class ScoredPiece(NamedTuple):
-    """A piece of the vocabulary. kind: NORMAL, UNKNOWN, …"""
+    """A piece of the vocabulary; its kind is NORMAL, UNKNOWN or another."""
 
     text: str
     score: float
