@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -98,9 +99,9 @@ def inspect(
 
             text = coloured(text)
     elif memory:
-        text = _memory(made[-1], form, region)
+        text = _memory(made[-1], form, region, _width(output))
     elif schedule:
-        text = _schedule(made[-1], form, region, _rates(loaded))
+        text = _schedule(made[-1], form, region, _rates(loaded), _width(output))
     elif form == Format.html:
         from llamac.cli.explorer import explorer
 
@@ -166,7 +167,7 @@ def _diff(before: Stage, after: Stage, form: Format, region: str | None) -> str:
     return diff_text(before.program, after.program, names, region)
 
 
-def _memory(stage: Stage, form: Format, region: str | None) -> str:
+def _memory(stage: Stage, form: Format, region: str | None, width: int) -> str:
     from llamac.inspect.machine import dump
     from llamac.inspect.report import memory_json, memory_text
 
@@ -184,7 +185,7 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str:
         )
     if form == Format.json:
         return dump(memory_json(stage.program, stage.name, region))
-    return memory_text(stage.program, stage.name, region)
+    return memory_text(stage.program, stage.name, region, width)
 
 
 def _rates(spec: Spec) -> Rates:
@@ -201,14 +202,14 @@ def _rates(spec: Spec) -> Rates:
     return Rates(device.title, peak * attained.matmul, memory, device.link.bandwidth)
 
 
-def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates) -> str:
+def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates, width: int) -> str:
     if form == Format.svg:
         from llamac.inspect.drawing.lanes import schedule_svg
 
         return schedule_svg(stage.program, stage.name, region, rates)
     from llamac.inspect.schedule import schedule_text
 
-    return schedule_text(stage.program, stage.name, region, rates)
+    return schedule_text(stage.program, stage.name, region, rates, width)
 
 
 def _render(stage: Stage, form: Format, region: str | None) -> str:
@@ -237,6 +238,15 @@ def _render(stage: Stage, form: Format, region: str | None) -> str:
 
             return program_svg(program, name, region)
     raise AssertionError(form)
+
+
+def _width(output: Path | None) -> int:
+    """Return the characters of a line: the terminal's, or any number in a file or a pipe."""
+    from llamac.inspect.tables import WIDE
+
+    if output is not None or not sys.stdout.isatty():
+        return WIDE
+    return max(60, shutil.get_terminal_size().columns)
 
 
 def _in_colour() -> bool:

@@ -12,22 +12,28 @@ from llamac.inspect.memory import (
     program_memory,
     readable_bytes,
 )
-from llamac.inspect.tables import table
+from llamac.inspect.tables import WIDE, paragraph, table
 from llamac.ir.program import Program
 
 
-def memory_text(program: Program, stage: str, only: str | None = None) -> str:
-    """Return the table as text. only: one region, without the model's total."""
+def memory_text(program: Program, stage: str, only: str | None = None, width: int = WIDE) -> str:
+    """Return the table as text.
+
+    only: one region, without the model's total. width: most characters of a line.
+    """
     memory = program_memory(program)
     lines = [
-        f"{program.name} after {stage}: what the forward pass keeps for the backward pass",
-        _units(program, memory),
+        *paragraph(
+            f"{program.name} after {stage}: what the forward pass keeps for the backward pass",
+            width,
+        ),
+        *paragraph(_units(program, memory), width),
     ]
     for region in memory.regions:
         if only in (None, region.name):
-            lines += ["", *_region(region, memory)]
+            lines += ["", *_region(region, memory, width)]
     if only is None:
-        lines += ["", *_total(program, memory)]
+        lines += ["", *_total(program, memory, width)]
     return "\n".join(lines) + "\n"
 
 
@@ -80,7 +86,7 @@ def _units(program: Program, memory: ProgramMemory) -> str:
     )
 
 
-def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str]:
+def _region(region: RegionMemory, memory: ProgramMemory, width: int) -> Iterator[str]:
     each = " a layer" if region.count > 1 else ""
     yield times(region)
     rows = [("value", "type", "bytes" + each, "sbh", "kept so far", "")]
@@ -97,12 +103,12 @@ def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str]:
                 status_text(value),
             )
         )
-    yield from table(rows, "<<>>><")
+    yield from table(rows, "<<>>><", width)
     yield f"  kept{each}: {_both(region.saved, memory)}"
     yield f"  if nothing were recomputed: {_both(region.everything, memory)}"
 
 
-def _total(program: Program, memory: ProgramMemory) -> Iterator[str]:
+def _total(program: Program, memory: ProgramMemory, width: int) -> Iterator[str]:
     yield "the model"
     rows = [
         (
@@ -119,7 +125,7 @@ def _total(program: Program, memory: ProgramMemory) -> Iterator[str]:
         f"{memory.sbh(memory.everything):.1f}",
     )
     head = ("region", "kept", "sbh", "if nothing were recomputed", "sbh")
-    yield from table([head, *rows, ("total", *whole)], "<>>>>")
+    yield from table([head, *rows, ("total", *whole)], "<>>>>", width)
     dtype = next(iter(program.parameters.values())).type.dtype
     size = readable_bytes(memory.parameter_bytes)
     yield f"  parameters: {memory.parameters:,} of {dtype}, {size}"

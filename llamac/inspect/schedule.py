@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamac.inspect.tables import table
+from llamac.inspect.tables import WIDE, paragraph, table
 from llamac.ir.graph import op_of, ops_in, results
 from llamac.ir.program import Program
 from llamac.ir.values import layer_count
 from llamac.passes.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
 
-WIDTH = 96  # characters of a lane
+LANE_WIDTH = 96  # characters of a lane, where there is room
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
 MARGIN = 9
 
@@ -53,20 +53,29 @@ def schedules(
 
 
 def schedule_text(
-    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+    program: Program,
+    stage: str,
+    only: str | None = None,
+    rates: Rates = A100,
+    width: int = WIDE,
 ) -> str:
-    """Draw each graph as lanes of text to its own scale, with a row for each collective."""
-    lines = [
-        f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}",
-        f"  {rates_text(rates)}",
-        f"  compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
-        f"{EXPOSED} while compute waits for it",
-    ]
+    """Draw each graph as lanes of text to its own scale, with a row for each collective.
+
+    only: one region. width: most characters of a line.
+    """
+    signs = (
+        f"compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
+        f"{EXPOSED} while compute waits for it"
+    )
+    title = f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
+    lines = paragraph(title, width)
+    for text in (rates_text(rates), signs):
+        lines += paragraph(text, width, indent=2)
     found = schedules(program, only, rates)
     for schedule in found:
-        lines += ["", f"{schedule.title}: {summary(schedule.timeline)}"]
-        lines += _lanes(schedule.timeline)
-        lines += table([_HEAD, *map(_row, collectives(schedule.timeline))], "<<>>>>")
+        lines += ["", *paragraph(f"{schedule.title}: {summary(schedule.timeline)}", width)]
+        lines += _lanes(schedule.timeline, min(LANE_WIDTH, width - MARGIN - 4))
+        lines += table([_HEAD, *map(_row, collectives(schedule.timeline))], "<<>>>>", width)
     if not found:
         lines += ["", "  nothing passes between ranks"]
     return "\n".join(lines) + "\n"
@@ -124,18 +133,14 @@ def _row(span: Span) -> tuple[str, ...]:
     )
 
 
-def _lanes(line: Timeline) -> Iterator[str]:
-    step = line.seconds / WIDTH
+def _lanes(line: Timeline, width: int) -> Iterator[str]:
+    step = line.seconds / width
     for lane in line.lanes:
-        marks = [IDLE] * WIDTH
+        marks = [IDLE] * width
         for span in line.spans:
             if span.lane == lane:
-                first, last = _slot(span.begin, step), _slot(span.end, step)
-                for at in range(min(first, WIDTH - 1), min(max(last, first + 1), WIDTH)):
+                first, last = (min(width, round(at / step)) for at in (span.begin, span.end))
+                for at in range(min(first, width - 1), min(max(last, first + 1), width)):
                     late = (at + 0.5) * step >= span.end - span.exposed and span.exposed
                     marks[at] = BUSY if lane == COMPUTE else EXPOSED if late else HIDDEN
         yield f"  {lane:<{MARGIN}}│{''.join(marks)}│"
-
-
-def _slot(seconds: float, step: float) -> int:
-    return min(WIDTH, round(seconds / step))

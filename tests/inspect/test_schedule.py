@@ -10,7 +10,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.inspect.drawing.lanes import schedule_svg
-from llamac.inspect.schedule import WIDTH, collectives, schedule_text, schedules
+from llamac.inspect.schedule import LANE_WIDTH, collectives, schedule_text, schedules
 from llamac.ir.graph import ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
@@ -85,7 +85,7 @@ def test_the_text_names_every_transfer_and_both_axes() -> None:
         assert collectives(schedule.timeline)
     lanes = [line for line in text.splitlines() if "│" in line]
     assert {line.split("│")[0].strip() for line in lanes} == {"compute", "tp", "cp"}
-    assert {len(line.split("│")[1]) for line in lanes} == {WIDTH}
+    assert {len(line.split("│")[1]) for line in lanes} == {LANE_WIDTH}
 
 
 def test_the_picture_is_well_formed_and_the_same_each_time() -> None:
