@@ -76,6 +76,13 @@ TIED = (
     " original_context=64}",
     'kernels.attention="math"',
 )
+# What Qwen2, Qwen3 and Mistral have beyond LLaMA.
+QWEN_MISTRAL = (
+    "model.n_kv_heads=2",
+    'model.bias="qkv"',
+    "model.qk_norm=true",
+    "model.sliding_window=8",
+)
 # Of two layers, one computes attention and both halves of the FFN again, the other attention alone.
 BUDGET = ('recompute.policy="budget"', 'recompute.budget="13.05GB"')
 CASES = (
@@ -87,6 +94,7 @@ CASES = (
     Case("gpt3-block", "gpt3-block"),
     Case("post-norm-save-all", "post-norm", ('recompute.policy="none"',)),
     Case("tied-llama3-half-split", "tiny", TIED, small=True),
+    Case("qkv-bias-qk-norm-window", "tiny", QWEN_MISTRAL, small=True),
     Case("documents", "tiny", ("data.document_mask=true",), small=True),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -113,6 +113,8 @@ def _extras(model: Model) -> str:
     found = ["tied embeddings"] if model.tied_embeddings else []
     found += {False: [], True: ["biases"], "qkv": ["biases of q, k and v"]}[model.bias]
     found += ["norms of q and k"] * model.qk_norm
+    if model.sliding_window is not None:
+        found.append(f"a window of {model.sliding_window:,}")
     if model.position == "rope" and (scaling := model.rope_scaling) is not None:
         found.append(f"rope scaled {scaling.factor:g}× ({scaling.kind})")
     return "".join(f", {word}" for word in found)

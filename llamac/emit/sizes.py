@@ -40,6 +40,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "size": ("VOCAB_SIZE",),
     "positions": ("MAX_POSITIONS",),
     "chunk": ("LOSS_CHUNK",),
+    "window": ("WINDOW",),
     "sizes": (
         "(N_HEADS, N_KV_HEADS, N_KV_HEADS)",
         f"({QUERIES}, {KEYS}, {KEYS})",
@@ -93,6 +94,7 @@ class Sizes:
             "FFN_DIM": program.parameters["layers.*.feed_forward.w2"].type.shape[1],
             "VOCAB_SIZE": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
             "MAX_POSITIONS": positions,
+            "WINDOW": given.get("window"),
             "EPS": given.get("eps"),
             "LOSS_CHUNK": given.get("chunk"),
         }
@@ -101,7 +103,10 @@ class Sizes:
 
     def constants(self) -> list[str]:
         """Write the constants, a line each."""
-        notes = {"LOSS_CHUNK": "tokens whose logits exist at a time"}
+        notes = {
+            "LOSS_CHUNK": "tokens whose logits exist at a time",
+            "WINDOW": "tokens that a query sees, its own included",
+        }
         if self.ranks > 1:
             notes |= dict.fromkeys(SHARED, "of one tensor-parallel rank")
         return [

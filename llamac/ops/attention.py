@@ -1,10 +1,12 @@
 """attention: causal, grouped-query, by one of several kernels (see `passes/select_kernels.py`).
 
 With a fourth operand, the positions at which documents begin, it looks back no further than there.
+With a window, a query sees no more keys than that, its own included.
 """
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +29,24 @@ def kernel_module(kernel: str) -> Any:
     return import_module(f"llamac.runtime.kernels.attention_{kernel}")
 
 
-def _eager(*tensors: Tensor, scale: float, kernel: str) -> tuple[Tensor, Tensor]:
-    return kernel_module(kernel).attention(*tensors[:3], scale, **_documents(tensors[3:]))
+def _eager(
+    *tensors: Tensor, scale: float, kernel: str, window: int | None = None
+) -> tuple[Tensor, Tensor]:
+    rest = _limits(tensors[3:], window)
+    return kernel_module(kernel).attention(*tensors[:3], scale, **rest)
 
 
-def _eager_backward(*tensors: Tensor, scale: float, kernel: str) -> tuple[Tensor, Tensor, Tensor]:
-    backward = kernel_module(kernel).attention_backward
-    return backward(*tensors[:6], scale, **_documents(tensors[6:]))
+def _eager_backward(
+    *tensors: Tensor, scale: float, kernel: str, window: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    rest = _limits(tensors[6:], window)
+    return kernel_module(kernel).attention_backward(*tensors[:6], scale, **rest)
 
 
-def _documents(rest: tuple[Any, ...]) -> dict[str, Any]:
-    return {"starts": rest[0]} if rest else {}
+def _limits(starts: tuple[Any, ...], window: Any) -> dict[str, Any]:
+    """Return what limits how far a query looks back, as keywords of the kernels."""
+    limits = {"starts": starts[0]} if starts else {}
+    return limits if window is None else {**limits, "window": window}
 
 
 def _infer(
@@ -48,7 +57,9 @@ def _infer(
     *,
     scale: float,
     kernel: str,
+    window: int | None = None,
 ) -> tuple[TensorType, TensorType]:
+    expect(window is None or window > 0, f"a window of {window} keys shows none")
     expect(kernel in KERNELS, f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
     expect(k == v, f"keys are {k}, values {v}")
     batch, length, heads, head_dim = q.shape
@@ -73,14 +84,23 @@ def _vjp(
     return (*gradients, *(None for _ in primals[3:]))
 
 
-def _matmul_flops(q: tuple[int, ...], matmuls: int) -> float:
-    batch, length, heads, head_dim = q
-    return matmuls * batch * heads * length * length * head_dim  # 2 a multiply-add, causal half
+def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
+    """FLOPs of matmuls between the queries and those of all `keys` that each sees, of q's shape.
+
+    2 a multiply-add. A causal query sees half of the keys; of a window, all but half a window's
+    first ones.
+    """
+    seen = min(window or keys, keys)
+    return matmuls * math.prod(q) * seen * (2 - seen / keys)
 
 
-def _call(name: str, operands: tuple[str, ...], scale: float, own: int) -> str:
-    starts = f", starts={operands[own]}" if operands[own:] else ""
-    return f"{name}({', '.join(operands[:own])}, scale={scale}{starts})"
+def _call(name: str, operands: tuple[str, ...], own: int, scale: Any, window: Any) -> str:
+    rest = {"scale": scale, **_limits(operands[own:], window)}
+    return f"{name}({', '.join(operands[:own])}, {written(rest)})"
+
+
+def written(keywords: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in keywords.items())
 
 
 attention = Op(
@@ -88,17 +108,21 @@ attention = Op(
     _infer,
     _eager,
     vjp=_vjp,
-    flops=lambda q, *_others, scale, kernel: _matmul_flops(q, 2),
-    emit=lambda *operands, scale, kernel: _call("attention", operands, scale, 3),
+    flops=lambda q, *_others, scale, kernel, window=None: matmul_flops(q, q[1], window, 2),
+    emit=lambda *operands, scale, kernel, window=None: _call(
+        "attention", operands, 3, scale, window
+    ),
     dims="bShD,bShD,bShD,bS->bShD,bhS",
     cost="save",
     results=("context", "logsumexp"),
 )
 attention_backward = Op(
     "attention_backward",
-    infer=lambda d_out, q, k, v, *_others, scale, kernel: (q, k, v),
+    infer=lambda d_out, q, k, v, *_others, scale, kernel, window=None: (q, k, v),
     eager=_eager_backward,
-    flops=lambda d_out, q, *_others, scale, kernel: _matmul_flops(q, 5),
-    emit=lambda *operands, scale, kernel: _call("attention_backward", operands, scale, 6),
+    flops=lambda d_out, q, *_others, scale, kernel, window=None: matmul_flops(q, q[1], window, 5),
+    emit=lambda *operands, scale, kernel, window=None: _call(
+        "attention_backward", operands, 6, scale, window
+    ),
     dims="bShD,bShD,bShD,bShD,bShD,bhS,bS->bShD,bShD,bShD",
 )

@@ -5,8 +5,7 @@ The algorithm stands in `runtime/distributed/context_parallel.py`.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from llamac.ir.graph import attributes
 from llamac.ir.layout import with_layouts
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.ops.attention import attention, kernel_module
+from llamac.ops.attention import attention, kernel_module, matmul_flops, written
 from llamac.ops.collectives import part
 from llamac.runtime.distributed import context_parallel as runtime
 
@@ -25,12 +24,20 @@ if TYPE_CHECKING:
 
 
 def _infer(
-    q: TensorType, k: TensorType, v: TensorType, *, axis: str, size: int, scale: float, kernel: str
+    q: TensorType,
+    k: TensorType,
+    v: TensorType,
+    *,
+    axis: str,
+    size: int,
+    scale: float,
+    kernel: str,
+    window: int | None = None,
 ) -> tuple[TensorType, TensorType]:
     expect(q.placement(axis) == "S(1)", f"{axis} must split the queries' positions: {q}")
     expect(part(k.shape[1], size, axis) == q.shape[1], f"queries are {q}, keys {k}")
     every = q.with_shape(q.shape[0], k.shape[1], *q.shape[2:]).placed(axis, "R")
-    kinds = attention.infer(every, k, v, scale=scale, kernel=kernel)
+    kinds = attention.infer(every, k, v, scale=scale, kernel=kernel, window=window)
     assert attention.dims is not None
     _out, logsumexp = with_layouts(attention.dims, (every, k, v), kinds)  # type: ignore[misc]
     mine = logsumexp.with_shape(*logsumexp.shape[:2], q.shape[1])
@@ -47,26 +54,28 @@ def _infer_backward(
     *,
     axis: str,
     size: int,
-    scale: float,
-    kernel: str,
+    **attributes: Any,
 ) -> tuple[TensorType, TensorType, TensorType]:
-    found = _infer(q, k, v, axis=axis, size=size, scale=scale, kernel=kernel)
+    found = _infer(q, k, v, axis=axis, size=size, **attributes)
     expect((out, logsumexp) == found, f"{out} and {logsumexp} are not what attention gives")
     expect(d_out == out, f"the gradient of {out} is {d_out}")
     return q, k.placed(axis, "P"), v.placed(axis, "P")
 
 
 def _eager(
-    q: Tensor, k: Tensor, v: Tensor, axis: str, size: int, scale: float, kernel: str
+    *tensors: Tensor, axis: str, size: int, scale: float, kernel: str, window: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    return runtime.context_attention(kernel_module(kernel).attention, q, k, v, axis, scale)
+    forward = kernel_module(kernel).attention
+    return runtime.context_attention(forward, *tensors, axis=axis, scale=scale, window=window)
 
 
 def _eager_backward(
-    *tensors: Tensor, axis: str, size: int, scale: float, kernel: str
+    *tensors: Tensor, axis: str, size: int, scale: float, kernel: str, window: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     backward = kernel_module(kernel).attention_backward
-    return runtime.context_attention_backward(backward, *tensors, axis=axis, scale=scale)
+    return runtime.context_attention_backward(
+        backward, *tensors, axis=axis, scale=scale, window=window
+    )
 
 
 def _vjp(
@@ -78,8 +87,10 @@ def _vjp(
     return b.op(context_attention_backward, d_out, *primals, *kept, name=names, **attributes(node))
 
 
-def _flops(q: tuple[int, ...], k: tuple[int, ...], matmuls: int) -> float:
-    return matmuls * math.prod(q) * k[1]  # 2 a multiply-add, causal half
+def _call(name: str, tensors: tuple[str, ...], axis: Any, scale: Any, window: Any) -> str:
+    kernel = name.removeprefix("context_")
+    rest = {"scale": scale} | ({} if window is None else {"window": window})
+    return f"{name}({kernel}, {', '.join(tensors)}, {axis}, {written(rest)})"
 
 
 context_attention = Op(
@@ -87,9 +98,11 @@ context_attention = Op(
     _infer,
     _eager,
     vjp=_vjp,
-    flops=lambda q, k, v, axis, size, scale, kernel: _flops(q, k, 2),
-    emit=lambda q, k, v, axis, size, scale, kernel: (
-        f"context_attention(attention, {q}, {k}, {v}, {axis}, scale={scale})"
+    flops=lambda q, k, *_others, axis, size, scale, kernel, window=None: matmul_flops(
+        q, k[1], window, 2
+    ),
+    emit=lambda *tensors, axis, size, scale, kernel, window=None: _call(
+        "context_attention", tensors, axis, scale, window
     ),
     cost="save",
     results=attention.results,
@@ -98,10 +111,11 @@ context_attention_backward = Op(
     "context_attention_backward",
     _infer_backward,
     _eager_backward,
-    flops=lambda d_out, q, k, v, out, logsumexp, axis, size, scale, kernel: _flops(q, k, 5),
-    emit=lambda *tensors, axis, size, scale, kernel: (
-        f"context_attention_backward(attention_backward, {', '.join(tensors)}, {axis}, "
-        f"scale={scale})"
+    flops=lambda d_out, q, k, *_others, axis, size, scale, kernel, window=None: matmul_flops(
+        q, k[1], window, 5
+    ),
+    emit=lambda *tensors, axis, size, scale, kernel, window=None: _call(
+        "context_attention_backward", tensors, axis, scale, window
     ),
 )
 

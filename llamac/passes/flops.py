@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamac.ir.graph import is_op, operands, ops_in, type_of
+from llamac.ir.graph import attributes, is_op, operands, ops_in, type_of
 from llamac.ir.program import Program
 from llamac.ops.attention import attention
 from llamac.ops.context import context_attention
@@ -21,7 +21,10 @@ def matmul_parameters(program: Program) -> int:
 
 
 def attention_flops_per_token(program: Program) -> int:
-    """Return 12·L·d·s: attention forward and backward, with the masked half."""
+    """Return 12·L·d·s: attention forward and backward, with the masked half.
+
+    s: positions, or the tokens of a window.
+    """
     flops = dict.fromkeys(program.layers, 0)
     for name in flops:
         for node in ops_in(program.regions[name].forward.graph):
@@ -30,7 +33,8 @@ def attention_flops_per_token(program: Program) -> int:
                 assert isinstance(heads, int)
                 assert isinstance(head_dim, int)
                 ranks = program.mesh.get("tp", 1)
-                flops[name] += 12 * heads * ranks * head_dim * program.symbols["S"]
+                seen = attributes(node).get("window", program.symbols["S"])
+                flops[name] += 12 * heads * ranks * head_dim * seen
     return sum(flops[name] for name in program.layers)
 
 

@@ -151,6 +151,7 @@ class _Lowering:
                     name=f"{which}_rotated",
                     where=at,
                 )
+        window = self.model.window(self.spec.batch.sequence_length)
         context, _ = g.op(
             attention,
             heads["q"],
@@ -159,6 +160,7 @@ class _Lowering:
             *([tables["starts"]] if "starts" in tables else []),
             scale=self.model.head_dim**-0.5,
             kernel="math",
+            **({} if window is None else {"window": window}),
             name=("context", "logsumexp"),
             where=self._at("kernels.attention") or attention_at,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from llamac.ir.graph import is_op, operands, ops_in, rewrite, type_of
+from llamac.ir.graph import attributes, is_op, operands, ops_in, rewrite, type_of
 from llamac.ir.program import Program
 from llamac.ops.attention import attention
 from llamac.spec.attention import expected_device, objections
@@ -48,11 +48,11 @@ class SelectKernels:
         q = type_of(operands(sites[0])[0])  # every layer's attention is alike
         head_dim = q.shape[-1]
         assert isinstance(head_dim, int)
-        masked = len(operands(sites[0])) > 3
+        masked, windowed = len(operands(sites[0])) > 3, "window" in attributes(sites[0])
         positions = program.symbols["S"] // self.chunks
         device = expected_device(self.device, self.attention)
         verdicts = {
-            kernel: list(objections(kernel, q.dtype, head_dim, positions, device, masked))
+            kernel: list(objections(kernel, q.dtype, head_dim, positions, device, masked, windowed))
             for kernel in PREFERRED
         }
         if self.attention != "auto":

@@ -18,12 +18,19 @@ DTYPE = {"bf16": "bf16", "fp32": "f32"}
 
 
 def objections(
-    kernel: str, dtype: str, head_dim: int, positions: int, device: str, masked: bool
+    kernel: str,
+    dtype: str,
+    head_dim: int,
+    positions: int,
+    device: str,
+    masked: bool,
+    windowed: bool,
 ) -> Iterator[str]:
     """Why `kernel` (xformers, flex, sdpa, math) cannot run such attention; nothing if it can.
 
     dtype: as the IR writes it. positions: of a sequence in one call. device: `cpu`, `cuda`, or
-    `auto`, known only when the trainer starts. masked: does `data.document_mask` apply?
+    `auto`, known only when the trainer starts. masked: does `data.document_mask` apply? windowed:
+    does `model.sliding_window`?
     """
     wide = f"head_dim must be a multiple of 8 up to 256, and is {head_dim}"
     odd = head_dim % 8 or head_dim > 256
@@ -41,6 +48,8 @@ def objections(
                 "it must know the documents' lengths on the host, and data.document_mask finds "
                 "them on the device"
             )
+        if windowed:
+            yield "it is given causal masks only, and model.sliding_window asks for another"
     elif kernel == "flex":
         yield "its backward can be reached through autograd only, and ours is explicit"
     elif kernel == "sdpa" and device != "cpu" and odd:
@@ -78,8 +87,9 @@ def kernel_can_run(
 
     def reasons(kernel: str) -> list[str]:
         device = expected_device(hardware.kernels_for, kernel)
-        given = (DTYPE[precision.compute], model.head_dim, positions, device, data.document_mask)
-        return list(objections(kernel, *given))
+        windowed = model.window(batch.sequence_length) is not None
+        given = (DTYPE[precision.compute], model.head_dim, positions, device)
+        return list(objections(kernel, *given, data.document_mask, windowed))
 
     if against := reasons(asked):
         message = f'attention = "{asked}" cannot be used: {"; ".join(against)}'

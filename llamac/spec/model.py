@@ -125,6 +125,10 @@ class Model(Section):
     rope_scaling: RopeScaling | None = Field(
         default=None, description="Stretches the rotary frequencies for a longer context."
     )
+    sliding_window: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
+        default=None,
+        description="Tokens that a query sees, its own included (Mistral). Default: all before it.",
+    )
     tied_embeddings: bool = Field(
         default=False, description="The output projection shares the token embedding's weights."
     )
@@ -179,6 +183,11 @@ class Model(Section):
     def biased(self, linear: str) -> bool:
         """Return whether a linear of the blocks, such as `wq`, has a bias."""
         return linear in QKV if self.bias == "qkv" else self.bias
+
+    def window(self, sequence_length: int) -> int | None:
+        """Return the sliding window where it hides tokens of a sequence, None where it does not."""
+        window = self.sliding_window
+        return window if window is not None and window < sequence_length else None
 
     @property
     def gated(self) -> bool:

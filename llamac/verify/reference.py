@@ -205,9 +205,16 @@ class Reference(nn.Module):
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
     def unseen(self, tokens: Tensor) -> Tensor:
-        """Return the keys that each query must not see: those ahead, and of other documents."""
+        """Return the keys that each query must not see.
+
+        They are those ahead, those of other documents, and those at least a window's length back.
+        """
         length = tokens.shape[1]
-        future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        position = torch.arange(length, device=tokens.device)
+        distance = position[:, None] - position[None, :]  # S S, from query back to key
+        future = distance < 0
+        if self.model.sliding_window is not None:
+            future |= distance >= self.model.sliding_window
         if self.eos is None:
             return future
         ends = (tokens == self.eos).long()

@@ -38,6 +38,7 @@ def shrink(spec: Spec) -> Spec:
     ffn_dim = _divided(ffn_dim, tensor)
     positions = _divided(POSITIONS, math.lcm(tensor, 2) * context if tensor * context > 1 else 1)
     positions = min(spec.batch.sequence_length, positions)
+    window = model.window(spec.batch.sequence_length)
     kernel = attention_kernel(spec)
     return spec.replace(
         {
@@ -47,6 +48,7 @@ def shrink(spec: Spec) -> Spec:
             "model.n_kv_heads": kv_heads,
             "model.head_dim": head_dim,
             "model.ffn_dim": ffn_dim,
+            "model.sliding_window": window and min(window, max(1, positions // 3)),
             "model.vocab_size": min(model.vocab_size, VOCABULARY),
             "batch.sequence_length": positions,
             "batch.sequences": SEQUENCES,

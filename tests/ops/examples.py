@@ -55,9 +55,9 @@ def concrete(kind: TensorType) -> tuple[int, ...]:
     return tuple(SIZES[dim] if isinstance(dim, str) else dim for dim in kind.shape)
 
 
-def _attention(op: str, operands: str) -> tuple[Example, ...]:
+def _attention(op: str, operands: str, **more: int) -> tuple[Example, ...]:
     return tuple(
-        Example(op, operands.replace("KV", str(groups)), {"scale": 0.3, "kernel": kernel})
+        Example(op, operands.replace("KV", str(groups)), {"scale": 0.3, "kernel": kernel, **more})
         for kernel in ("math", "sdpa")
         for groups in (4, 2, 1)
     )
@@ -83,6 +83,8 @@ EXAMPLES: tuple[Example, ...] = (
     Example("packed_swiglu_backward", "T[B,S,8] T[B,S,16]"),
     *_attention("attention", QKV),
     *_attention("attention_backward", f"T[B,S,4,8] {QKV} T[B,S,4,8] L[B,4,S]"),
+    *_attention("attention", QKV, window=4),
+    *_attention("attention_backward", f"T[B,S,4,8] {QKV} T[B,S,4,8] L[B,4,S]", window=4),
     Example("cross_entropy", "T[B,S,11] i64[B,S]"),
     Example("cross_entropy_backward", "L[] T[B,S,11] i64[B,S]"),
     *(Example("linear_cross_entropy", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": n}) for n in CHUNKS),
@@ -137,6 +139,14 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("linear", "T[B,S,8] f32[5,8]"), "x is f64, the weight f32"),
     (Example("linear", "T[B,S,8] T[5,8] T[8]"), r"the bias must be \[5\]"),
     (Example("add_bias", "T[B,S,8] T[4]"), r"the bias must be \[8\]"),
+    (
+        Example(
+            "attention",
+            "T[B,S,4,8] T[B,S,2,8] T[B,S,2,8]",
+            {"scale": 0.3, "kernel": "math", "window": 0},
+        ),
+        "window of 0 keys shows none",
+    ),
     (Example("rms_norm", "T[B,S,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[8]", {"eps": 0.0}), "eps must be positive"),
     (Example("head_rms_norm", "T[B,S,4,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
@@ -212,9 +222,14 @@ def _rotate(
     return torch.where(first, turned, x)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str) -> Tensor:
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: str, window: int | None = None
+) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale, enable_gqa=True)
     return out.transpose(1, 2)
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llamac.runtime.kernels import attention_math, attention_sdpa
 from tests.compare import assert_close
@@ -75,25 +76,147 @@ def test_documents_that_share_a_sequence_do_not_see_each_other(
             assert_close(found[:, own], wanted, f"document {begin}:{end}", 1.0)
 
 
+BLOCKS = 2 * attention_sdpa.BLOCK + 37  # positions: two whole blocks of queries, and a part of one
+
+
+def by_mask(
+    q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, window: int, first: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """(out, d_q, d_k, d_v) of queries at the end of the keys, by PyTorch's attention and a mask."""
+    ahead = k.shape[1] - q.shape[1]
+    distance = torch.arange(q.shape[1])[:, None] + ahead - torch.arange(k.shape[1])
+    seen = (distance >= 0) & (distance < window)
+    if first is not None:
+        seen = seen & (torch.arange(k.shape[1]) >= first[:, :, None])[:, None]
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    heads_first = [x.transpose(1, 2) for x in leaves]
+    out = F.scaled_dot_product_attention(
+        heads_first[0],
+        heads_first[1],
+        heads_first[2],
+        attn_mask=seen,
+        scale=SCALE,
+        enable_gqa=True,
+    ).transpose(1, 2)
+    return out.detach(), *torch.autograd.grad(out, leaves, d_out)
+
+
+def long(groups: int, queries: int = BLOCKS) -> tuple[Tensor, ...]:
+    """q, k, v and d_out of one sequence whose last positions are queries."""
+    torch.manual_seed(0)
+    sizes = ((queries, 4), (BLOCKS, groups), (BLOCKS, groups), (queries, 4))
+    q, k, v, d = (torch.randn(1, n, heads, 8, dtype=torch.float64) for n, heads in sizes)
+    return q, k, v, d
+
+
+both_kernels = pytest.mark.parametrize(
+    "module", [attention_math, attention_sdpa], ids=["math", "sdpa"]
+)
+
+
+@both_kernels
+@pytest.mark.parametrize("groups", [4, 2])
+@pytest.mark.parametrize("window", [1, 2, 100, 256, 257, 300, BLOCKS - 1, BLOCKS, BLOCKS + 1])
+def test_a_window_shows_the_last_keys_only(module: ModuleType, window: int, groups: int) -> None:
+    q, k, v, d_out = long(groups)
+    out, logsumexp = module.attention(q, k, v, SCALE, window=window)
+    found = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, window=window)
+    for one, wanted in zip((out, *found), by_mask(q, k, v, d_out, window), strict=True):
+        assert_close(one, wanted, f"window {window}", 1.0)
+
+
+@both_kernels
+@pytest.mark.parametrize("window", [40, 300, BLOCKS])
+def test_under_a_window_keys_may_begin_before_the_queries(module: ModuleType, window: int) -> None:
+    """As context parallelism has them."""
+    q, k, v, d_out = long(2, queries=300)
+    out, logsumexp = module.attention(q, k, v, SCALE, window=window)
+    found = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, window=window)
+    for one, wanted in zip((out, *found), by_mask(q, k, v, d_out, window), strict=True):
+        assert_close(one, wanted, f"window {window}", 1.0)
+
+
+@both_kernels
+@pytest.mark.parametrize("window", [3, 280, BLOCKS + 9])
+def test_a_window_and_documents_hide_together(module: ModuleType, window: int) -> None:
+    q, k, v, d_out = long(2)
+    ends = (0, 1, 200, 270, BLOCKS)
+    starts = torch.tensor([[max(e for e in ends if e <= i) for i in range(BLOCKS)]])
+    limits = {"starts": starts, "window": window}
+    out, logsumexp = module.attention(q, k, v, SCALE, **limits)
+    found = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, **limits)
+    for one, wanted in zip((out, *found), by_mask(q, k, v, d_out, window, starts), strict=True):
+        assert_close(one, wanted, f"window {window}", 1.0)
+
+
+def test_a_window_makes_no_square() -> None:
+    """The largest value that is made has one element for each query of a block and key it sees."""
+    q, k, v, d_out = long(2)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            made = function(*args, **(kwargs or {}))
+            for one in made if isinstance(made, tuple) else (made,):
+                largest = max(largest, one.numel())
+            return made
+
+    window = 20
+    with Watch():
+        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, window=window)
+        attention_sdpa.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, window=window)
+    seen = attention_sdpa.BLOCK + window + attention_sdpa.ALIGNED
+    assert largest <= max(q.numel(), attention_sdpa.BLOCK * seen) < BLOCKS**2 / 2
+
+
+def test_the_blocked_operators_describe_themselves_truly() -> None:
+    q, k, v, d_out = (x.float() for x in long(2))
+    out, logsumexp = attention_sdpa.blocked_attention(q, k, v, SCALE, 40, None)
+    checks = ("test_schema", "test_faketensor")
+    torch.library.opcheck(
+        attention_sdpa.blocked_attention, (q, k, v, SCALE, 40, None), test_utils=checks
+    )
+    arguments = (d_out, q, k, v, out, logsumexp, SCALE, 40, None)
+    torch.library.opcheck(attention_sdpa.blocked_attention_backward, arguments, test_utils=checks)
+
+
 @grouping
+@pytest.mark.parametrize("window", [None, 24], ids=["all", "window"])
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "documents"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_on_cuda_pytorch_s_operators_take_our_arguments(
-    dtype: torch.dtype, masked: bool, groups: int
+    dtype: torch.dtype, masked: bool, window: int | None, groups: int
 ) -> None:
     with FakeTensorMode():
         q, k, v = (
             torch.empty(B, S, heads, D, dtype=dtype, device="cuda") for heads in (H, groups, groups)
         )
         starts = torch.zeros(B, S, dtype=torch.int64, device="cuda") if masked else None
-        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, starts=starts)
+        limits = {"starts": starts, "window": window}
+        out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, **limits)
         assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "cuda")
         assert (logsumexp.shape, logsumexp.dtype) == ((B, H, S), torch.float32)
         gradients = attention_sdpa.attention_backward(
-            torch.empty_like(out), q, k, v, out, logsumexp, SCALE, starts=starts
+            torch.empty_like(out), q, k, v, out, logsumexp, SCALE, **limits
         )
         for gradient, value in zip(gradients, (q, k, v), strict=True):
             assert (gradient.shape, gradient.dtype) == (value.shape, dtype)
+
+
+@grouping
+def test_on_cuda_a_block_of_a_window_fits_pytorch_s_operators(groups: int) -> None:
+    """Fewer queries than keys, and one mask for all sequences."""
+    sizes = ((S, H), (2 * S, groups), (2 * S, groups))
+    with FakeTensorMode():
+        q, k, v = (torch.empty(B, n, heads, D, device="cuda") for n, heads in sizes)
+        mask = torch.empty(1, 1, S, 2 * S, device="cuda")
+        out, logsumexp = attention_sdpa._attention(q, k, v, SCALE, False, mask)
+        assert (out.shape, logsumexp.shape[:2]) == (q.shape, (B, H))
+        gradients = attention_sdpa._attention_backward(
+            torch.empty_like(out), q, k, v, out, logsumexp, SCALE, False, mask
+        )
+        assert [g.shape for g in gradients] == [x.shape for x in (q, k, v)]
 
 
 # -- a stand-in for xformers -----------------------------------------------------------------------

@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -71,12 +73,18 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
         "use_cache": False,
         "attn_implementation": attention,
     }
+    if (window := model.sliding_window) is not None:
+        config |= {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
     if model.qk_norm:
         if model.bias:
             raise ValueError(f"Qwen3ForCausalLM has bias = False, the spec says {model.bias!r}")
         return Qwen3ForCausalLM(Qwen3Config(**config))
     if model.bias == "qkv":
         return Qwen2ForCausalLM(Qwen2Config(**config))
+    if window is not None:
+        if model.bias:
+            raise ValueError(f"MistralForCausalLM has bias = False, the spec says {model.bias!r}")
+        return MistralForCausalLM(MistralConfig(**config))
     biases = {"attention_bias": model.bias, "mlp_bias": model.bias}
     return LlamaForCausalLM(LlamaConfig(**config, **biases))
 

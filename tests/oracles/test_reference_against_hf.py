@@ -34,7 +34,7 @@ def section(**changes: Any) -> SimpleNamespace:
         "vocab_size": 101, "norm": "rmsnorm", "norm_position": "pre", "norm_eps": 1e-5,
         "activation": "swiglu", "position": "rope", "rope_theta": 10000.0,
         "rope_layout": "half_split", "rope_scaling": None, "tied_embeddings": False, "bias": False,
-        "qk_norm": False,
+        "qk_norm": False, "sliding_window": None,
     }  # fmt: skip
     return SimpleNamespace(**(model | changes))
 
@@ -102,11 +102,17 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict, attention
         {"bias": "qkv", "rope_layout": "interleaved", "tied_embeddings": True},
         {"qk_norm": True, "n_kv_heads": 2, "head_dim": 12},
         {"qk_norm": True, "rope_layout": "interleaved", "tied_embeddings": True},
+        {"sliding_window": 2},
+        {"sliding_window": 5, "n_kv_heads": 2},
+        {"sliding_window": SEQUENCE - 1, "rope_layout": "interleaved"},
+        {"sliding_window": 2 * SEQUENCE},
+        {"sliding_window": 7, "bias": "qkv"},
+        {"sliding_window": 7, "qk_norm": True},
     ],
     ids=str,
 )
 def test_in_float64_every_digit_is_that_of_transformers(changes: dict) -> None:
-    """LLaMA, Qwen2 and Qwen3: loss and every gradient."""
+    """LLaMA, Qwen2, Qwen3 and Mistral: loss and every gradient."""
     model = section(**changes)
     weights = {name: weight.double() for name, weight in random_weights(model).items()}
     tokens, labels = batch(model)

@@ -12,19 +12,22 @@ from llamac.passes.select_kernels import NoKernelError, SelectKernels
 from tests.passes.programs import program
 
 
-def attention(dtype: str = "bf16", head_dim: int = 64, positions: int = 64) -> Program:
+def attention(
+    dtype: str = "bf16", head_dim: int = 64, positions: int = 64, window: int = 0
+) -> Program:
     """One attention in a program of this many positions."""
     kinds = {
         "q": f"{dtype}[B,S,4,{head_dim}]",
         "kv": f"{dtype}[B,S,2,{head_dim}]",
         "lse": "f32[B,4,S]",
+        "rest": f", window={window}" * (window > 0),
     }
     graph = """
         block.forward:
           input %x: {q}
           input %k: {kv}
           input %v: {kv}
-          %out: {q}, _: {lse} = attention(%x, %k, %v, scale=0.5, kernel='math')
+          %out: {q}, _: {lse} = attention(%x, %k, %v, scale=0.5, kernel='math'{rest})
           return %out
         """.format(**kinds)
     return replace(program(graph), symbols={"B": 2, "S": positions})
@@ -54,8 +57,9 @@ def test_on_cuda_in_16_bits_xformers_comes_first() -> None:
         ("auto", {}, 'CUDA kernels only, and hardware.device is "auto"'),
         ("cuda", {"dtype": "f32"}, "precision.compute gives f32"),
         ("cuda", {"positions": 40}, "unless 32 divides batch.sequence_length (40)"),
+        ("cuda", {"window": 8}, "model.sliding_window asks for another"),
     ],
-    ids=["cpu", "unknown-device", "precision", "positions"],
+    ids=["cpu", "unknown-device", "precision", "positions", "window"],
 )
 def test_where_xformers_cannot_run_sdpa_does(device: str, size: dict, words: str) -> None:
     result = SelectKernels("auto", device).apply(attention(**size))

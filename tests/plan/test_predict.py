@@ -44,6 +44,23 @@ def test_hardware_does_no_less_than_the_model_asks_for_but_half_of_causal_attent
     assert full.hardware_flops > 1.2 * none.hardware_flops
 
 
+def test_a_window_costs_the_pairs_that_it_shows() -> None:
+    """S·w - w²/2 of S²/2: at an eighth of the sequence, 15/64 of causal attention."""
+    whole, windowed, wide = (
+        planned(
+            "kernels.attention=sdpa", "batch.sequence_length=8192", "batch.micro_batch=1", *more
+        )
+        for more in ((), ("model.sliding_window=1024",), ("model.sliding_window=8192",))
+    )
+    assert windowed.attention_per_token == whole.attention_per_token / 8
+    assert windowed.flops_per_token == whole.flops_per_token
+    assert windowed.seconds.compute < whole.seconds.compute
+    saved = whole.hardware_flops - windowed.hardware_flops
+    attention = whole.attention_per_token * whole.setting.tokens
+    assert saved == pytest.approx(attention / 2 * 49 / 64 * 7 / 6, rel=1e-6)  # 7 matmuls for 6
+    assert wide.to_json() == whole.to_json()
+
+
 def test_memory_and_update_time_are_those_of_the_spec_s_optimizer() -> None:
     adamw, lion = (planned(f"optimizer.kind={kind}") for kind in ("adamw", "lion"))
     assert lion.memory.optimizer == pytest.approx(adamw.memory.optimizer / 2)  # 4 of 8, zero3

@@ -44,6 +44,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
         "bias": draw(st.sampled_from([False, True, "qkv"])),
         "qk_norm": draw(st.booleans()),
+        "sliding_window": draw(st.none() | st.integers(1, 21)),
         "tied_embeddings": draw(st.booleans()),
     }
     if draw(st.booleans()):

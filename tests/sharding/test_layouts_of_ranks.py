@@ -37,6 +37,9 @@ def check(*overrides: str) -> None:
         ("parallel.tensor=4", "model.n_kv_heads=2", "model.bias=qkv", "model.qk_norm=true"),
         ("parallel.tensor=2", "model.qk_norm=true", "parallel.sequence=false"),
         ("parallel.tensor=2", "parallel.context=2", "model.qk_norm=true"),
+        *(("parallel.context=2", f"model.sliding_window={window}") for window in (1, 8, 9, 25)),
+        ("parallel.context=4", "model.sliding_window=13", "kernels.attention=math"),
+        ("parallel.tensor=2", "parallel.context=2", "model.sliding_window=17"),
         ("parallel.context=2",),
         ("parallel.context=4", "kernels.attention=math"),
         ("parallel.tensor=2", "parallel.context=2", "model.n_kv_heads=1"),
@@ -63,6 +66,7 @@ def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabular
     position=st.sampled_from(options("position")),
     bias=st.sampled_from(["false", "true", "qkv"]),
     qk_norm=st.booleans(),
+    window=st.integers(1, 40),
     tied=st.booleans(),
     policy=st.sampled_from(sorted(POLICIES)),
 )
@@ -79,6 +83,7 @@ def test_any_layout_of_any_model(
     position: str,
     bias: str,
     qk_norm: bool,
+    window: int,
     tied: bool,
     policy: str,
 ) -> None:
@@ -95,6 +100,7 @@ def test_any_layout_of_any_model(
         f"model.activation={activation}",
         f"model.position={position}",
         f"model.bias={bias}",
+        f"model.sliding_window={window}",
         f"model.qk_norm={str(qk_norm).lower()}",
         f"model.tied_embeddings={str(tied).lower()}",
         f"recompute.policy={policy}",

@@ -45,6 +45,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "ffn_dim": st.integers(1, 10**5),
         "bias": st.sampled_from([False, True, "qkv"]),
         "qk_norm": st.booleans(),
+        "sliding_window": st.integers(1, 10**6),
         "tied_embeddings": st.booleans(),
     }
     if draw(st.booleans()):

@@ -278,6 +278,12 @@ BROKEN = [
         ["kernels.attention=sdpa data.document_mask=true"],
     ),
     (
+        "kernels.attention=xformers model.sliding_window=8",
+        "it is given causal masks only, and model.sliding_window asks for another",
+        'use "auto", or "sdpa" or "math"',
+        ["kernels.attention=sdpa model.sliding_window=8"],
+    ),
+    (
         "kernels.attention=sdpa model.dim=24 model.n_heads=2",
         "on CUDA head_dim must be a multiple of 8 up to 256, and is 12",
         'use "auto", or "math"',

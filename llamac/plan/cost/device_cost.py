@@ -163,8 +163,10 @@ class DeviceCost(Clock):
         batch, length, heads, width = map(self._size, query.shape)
         if scores is None:
             share = efficiency.attention if forward else efficiency.attention_backward
-            # Blocks on the diagonal are computed whole; narrow heads do less between softmaxes.
-            whole = (1 + BLOCK / length) * max(1.0, HEAD / width) ** efficiency.narrow
+            # Blocks on the diagonal are computed whole, and so are those on a window's other edge;
+            # narrow heads do less between softmaxes.
+            seen = min(attributes(node).get("window", length), length)
+            whole = (1 + BLOCK / seen) * max(1.0, HEAD / width) ** efficiency.narrow
             rate = peak * min(1.0, share * self.profile.attention)
             again = 0.0 if forward or not self.recomputes_attention else flops / 2.5
             return (flops + again) * whole / rate + efficiency.kernel

@@ -3,12 +3,14 @@
 Of 2n chunks rank r has chunks r and 2n-1-r: causal attention costs an early chunk little and a late
 one much, so one of each is the same for all (Llama 3, section 3.3.2). Keys and values are gathered;
 a chunk attends to those before it, and causally to itself, and the two are merged by their
-log-sum-exp as flash attention merges its blocks.
+log-sum-exp as flash attention merges its blocks. Where a window hides the first keys from a chunk,
+it attends at once to those from the first that it sees to its own last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,18 +34,27 @@ def position_order(x: Tensor, dim: int, size: int) -> Tensor:
 
 
 def context_attention(
-    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, axis: str, scale: float
+    kernel: Kernel,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    axis: str,
+    scale: float,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of this rank's queries to all keys, by `kernel(q, k, v, scale, causal)`.
+    """Attend causally from this rank's queries to all keys, or to the last `window` of them.
 
+    Every call is `kernel(q, k, v, scale, causal)`, or has `window` in the place of causal.
     q [B, S/n, H, D]; k, v [B, S, K, D] in order of position → (out as q, log-sum-exp [B, H, S/n]).
     """
     outs, logsumexps = [], []
     for chunk, start in zip(q.chunk(2, 1), _starts(q, axis), strict=True):
-        own = slice(start, start + chunk.shape[1])
-        out, logsumexp = kernel(chunk, k[:, own], v[:, own], scale, True)
-        if start:
-            before = kernel(chunk, k[:, :start], v[:, :start], scale, False)
+        parts = [
+            kernel(chunk, k[:, keys], v[:, keys], scale, **rest)
+            for keys, rest in _parts(start, chunk.shape[1], window)
+        ]
+        out, logsumexp = parts[0]
+        for before in parts[1:]:
             out, logsumexp = _merged(out, logsumexp, *before)
         outs.append(out)
         logsumexps.append(logsumexp)
@@ -60,6 +71,7 @@ def context_attention_backward(
     logsumexp: Tensor,
     axis: str,
     scale: float,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q as q, and this rank's part of the sums d_k and d_v, as k and v).
 
@@ -72,10 +84,9 @@ def context_attention_backward(
         rows, logsumexp.chunk(2, 2), _starts(q, axis), strict=True
     ):
         d_query = torch.zeros_like(chunk, dtype=d_k.dtype)
-        ends = [(slice(start, start + chunk.shape[1]), True), (slice(0, start), False)]
-        for keys, causal in ends if start else ends[:1]:
+        for keys, rest in _parts(start, chunk.shape[1], window):
             parts = (d_chunk, chunk, k[:, keys], v[:, keys], made, total.contiguous())
-            d_own, d_keys, d_values = kernel(*parts, scale, causal)
+            d_own, d_keys, d_values = kernel(*parts, scale, **rest)
             d_query += d_own
             d_k[:, keys] += d_keys
             d_v[:, keys] += d_values
@@ -88,6 +99,17 @@ def _starts(q: Tensor, axis: str) -> Iterator[int]:
     group = GROUPS[axis]
     for chunk in (group.rank, 2 * group.size - 1 - group.rank):
         yield chunk * (q.shape[1] // 2)
+
+
+def _parts(start: int, length: int, window: int | None) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """Yield the keys that a chunk attends to in each call, and the kernel's keywords for it."""
+    end = start + length
+    if window is not None and window < end:
+        yield slice(max(0, start - window + 1), end), {"window": window}
+        return
+    yield slice(start, end), {"causal": True}
+    if start:
+        yield slice(0, start), {"causal": False}
 
 
 def _merged(out: Tensor, logsumexp: Tensor, more: Tensor, its: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Causal attention written out: the reference for the kernels, and the fallback on any device.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention: each key head serves
-H/K query heads). Scores and softmax in float32. O(S²) memory.
+H/K query heads). Scores and softmax in float32. O(S²) memory. Under a window, keys may begin before
+the queries, and end with them.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import torch
 from torch import Tensor
 
 from .numerics import upcast
+from .visible import hidden_keys
 
 
-def _scores(q: Tensor, k: Tensor, scale: float, causal: bool, starts: Tensor | None) -> Tensor:
-    """[B, K, H/K, S, S], minus infinity where a query would look ahead, or before its document."""
+def _scores(
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    causal: bool,
+    starts: Tensor | None,
+    window: int | None,
+) -> Tensor:
+    """[B, K, H/K, S, S], minus infinity where a query must not look."""
     grouped = q.unflatten(2, (k.shape[2], -1))
     scores = upcast(torch.einsum("bskgd,btkd->bkgst", grouped, k)) * scale
     if not causal:
         return scores
-    ahead = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
-    if starts is not None:
-        before = torch.arange(k.shape[1], device=q.device) < starts.unsqueeze(-1)  # [B, S, S]
-        ahead = ahead | before[:, None, None]
-    return scores.masked_fill(ahead, float("-inf"))
+    hidden = hidden_keys(q.shape[1], k.shape[1], q.device, starts, window)
+    return scores.masked_fill(hidden[:, None, None], float("-inf"))
 
 
 def attention(
@@ -32,13 +38,14 @@ def attention(
     scale: float,
     causal: bool = True,
     starts: Tensor | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend with scores written out: → (out [B, S, H, D], log-sum-exp of the scores [B, H, S]).
 
-    starts int64 [B, S]: the first position that a causal query sees, where documents share a
-    sequence.
+    Of a causal query, starts int64 [B, S] is the first key of its document, where documents share a
+    sequence, and window the number of keys that it sees, its own included.
     """
-    scores = _scores(q, k, scale, causal, starts)
+    scores = _scores(q, k, scale, causal, starts, window)
     weights = scores.softmax(-1).to(v.dtype)
     out = torch.einsum("bkgst,btkd->bskgd", weights, v).flatten(2, 3)
     return out, scores.logsumexp(-1).flatten(1, 2)
@@ -54,10 +61,11 @@ def attention_backward(
     scale: float,
     causal: bool = True,
     starts: Tensor | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v. The weights are rebuilt from the log-sum-exp."""
     heads = (k.shape[2], -1)
-    scores = _scores(q, k, scale, causal, starts)
+    scores = _scores(q, k, scale, causal, starts, window)
     weights = torch.exp(scores - logsumexp.unflatten(1, heads).unsqueeze(-1))
     d_grouped = d_out.unflatten(2, heads)
     d_v = torch.einsum("bkgst,bskgd->btkd", weights.to(v.dtype), d_grouped)

@@ -3,18 +3,36 @@
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
 kernel takes 16-bit values and no mask: other dtypes, and documents that share a sequence, use the
 memory-efficient one. The CPU has a flash kernel of its own, for every floating dtype.
+
+The flash kernel for CUDA knows windows. For the others, a block of queries at a time attends to
+those keys that one of them sees, under a mask of that size: memory and work are linear in S.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from .operators import opaque
+from .visible import hidden_keys
+
 aten = torch.ops.aten
+
+BLOCK = 256
+"""Queries that attend at once under a window. Fewer make small matmuls, more read keys in vain."""
+
+ALIGNED = 16
+"""Keys of a block begin at a multiple of this: CUDA's kernel wants its mask's rows aligned."""
 
 
 def _uses_flash(q: Tensor) -> bool:
-    return q.dtype in (torch.bfloat16, torch.float16)
+    return q.device.type != "cpu" and q.dtype in (torch.bfloat16, torch.float16)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _repeat(x: Tensor, heads: int) -> Tensor:
@@ -27,16 +45,15 @@ def _reduce(d_x: Tensor, heads: int) -> Tensor:
     return d_x if d_x.shape[2] == heads else d_x.unflatten(2, (heads, -1)).sum(3)
 
 
-def _to_heads(mask: Tensor | None, heads: int) -> Tensor | None:
-    return None if mask is None else mask.expand(-1, heads, -1, -1)
+def _to_heads(mask: Tensor | None, batch: int, heads: int) -> Tensor | None:
+    return None if mask is None else mask.expand(batch, heads, -1, -1)
 
 
-def _mask(q: Tensor, starts: Tensor | None) -> Tensor | None:
-    """[B, 1, S, S] of q's dtype: minus infinity ahead of a query, and before its document."""
-    if starts is None:
+def _mask(q: Tensor, k: Tensor, starts: Tensor | None, window: int | None = None) -> Tensor | None:
+    """[B or 1, 1, S, S] of q's dtype: minus infinity where a query must not look."""
+    if starts is None and window is None:
         return None
-    position = torch.arange(q.shape[1], device=q.device)
-    hidden = (position > position.unsqueeze(1)) | (position < starts.unsqueeze(-1))
+    hidden = hidden_keys(q.shape[1], k.shape[1], q.device, starts, window)
     mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device)
     return mask.masked_fill(hidden, float("-inf")).unsqueeze(1)
 
@@ -48,26 +65,54 @@ def attention(
     scale: float,
     causal: bool = True,
     starts: Tensor | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attend by torch's kernels: → (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S]).
 
-    starts int64 [B, S]: the first position that a query sees, where documents share a sequence.
+    Of a causal query, starts int64 [B, S] is the first key of its document, where documents share a
+    sequence, and window the number of keys that it sees, its own included. Under a window, keys may
+    begin before the queries, and end with them.
     """
-    mask, causal = _mask(q, starts), causal and starts is None
+    if window is not None and window >= q.shape[1] == k.shape[1]:
+        window = None
+    if _uses_flash(q) and starts is None:
+        return aten._flash_attention_forward(
+            q,
+            k,
+            v,
+            None,
+            None,
+            q.shape[1],
+            k.shape[1],
+            0.0,
+            causal,
+            False,
+            scale=scale,
+            **_flash_window(window),
+        )[:2]
+    if window is not None:
+        return blocked_attention(q, k, v, scale, window, starts)
+    return _attention(q, k, v, scale, causal and starts is None, _mask(q, k, starts))
+
+
+def _flash_window(window: int | None) -> dict[str, int]:
+    return {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """By the CPU's flash kernel, or CUDA's memory-efficient one."""
+    batch, _length, heads, _head_dim = q.shape
     if q.device.type == "cpu":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=mask, scale=scale
         )
         return out.transpose(1, 2), logsumexp
-    length, heads = q.shape[1], q.shape[2]
-    if _uses_flash(q) and mask is None:
-        return aten._flash_attention_forward(
-            q, k, v, None, None, length, k.shape[1], 0.0, causal, False, scale=scale
-        )[:2]
     q, k, v = (_repeat(x, heads).transpose(1, 2) for x in (q, k, v))
     out, logsumexp, _seed, _offset = aten._scaled_dot_product_efficient_attention(
-        q, k, v, _to_heads(mask, heads), True, 0.0, causal, scale=scale
+        q, k, v, _to_heads(mask, batch, heads), True, 0.0, causal, scale=scale
     )
     return out.transpose(1, 2), logsumexp
 
@@ -82,19 +127,13 @@ def attention_backward(
     scale: float,
     causal: bool = True,
     starts: Tensor | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
-    mask, causal = _mask(q, starts), causal and starts is None
-    if q.device.type == "cpu":
-        d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
-        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            d_out, q, k, v, out, logsumexp, 0.0, causal, attn_mask=mask, scale=scale
-        )
-        d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
-        return d_q, d_k, d_v
-    length, heads, groups = q.shape[1], q.shape[2], k.shape[2]
-    unused = torch.empty(0, dtype=torch.int64, device=q.device)  # no dropout, so no seed
-    if _uses_flash(q) and mask is None:
+    if window is not None and window >= q.shape[1] == k.shape[1]:
+        window = None
+    if _uses_flash(q) and starts is None:
+        unused = _unused(q)
         d_q, d_k, d_v = aten._flash_attention_backward(
             d_out,
             q,
@@ -104,22 +143,55 @@ def attention_backward(
             logsumexp,
             None,
             None,
-            length,
+            q.shape[1],
             k.shape[1],
             0.0,
             causal,
             unused,
             unused,
             scale=scale,
+            **_flash_window(window),
         )
         return d_q, d_k, d_v
+    if window is not None:
+        return blocked_attention_backward(d_out, q, k, v, out, logsumexp, scale, window, starts)
+    whole = causal and starts is None
+    return _attention_backward(d_out, q, k, v, out, logsumexp, scale, whole, _mask(q, k, starts))
+
+
+def _unused(q: Tensor) -> Tensor:
+    """Return what stands for the random seed: there is no dropout."""
+    return torch.empty(0, dtype=torch.int64, device=q.device)
+
+
+def _attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, _length, heads, _head_dim = q.shape
+    groups = k.shape[2]
+    if q.device.type == "cpu":
+        d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
+        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            d_out, q, k, v, out, logsumexp, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
+        return d_q, d_k, d_v
+    unused = _unused(q)
     d_out, q, k, v, out = (_repeat(x, heads).transpose(1, 2) for x in (d_out, q, k, v, out))
     *gradients, _d_bias = aten._scaled_dot_product_efficient_attention_backward(
         d_out,
         q,
         k,
         v,
-        _to_heads(mask, heads),
+        _to_heads(mask, batch, heads),
         out,
         logsumexp,
         unused,
@@ -131,3 +203,77 @@ def attention_backward(
     )
     d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
     return d_q, _reduce(d_k, groups), _reduce(d_v, groups)
+
+
+# -- a window, a block of queries at a time --------------------------------------------------------
+
+
+def _blocks(
+    q: Tensor, k: Tensor, window: int, starts: Tensor | None
+) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    """Yield the queries of each block, the keys that one of them sees, and the mask."""
+    ahead = k.shape[1] - q.shape[1]
+    for begin in range(0, q.shape[1], BLOCK):
+        rows = slice(begin, min(begin + BLOCK, q.shape[1]))
+        first = max(0, begin + ahead - window + 1) // ALIGNED * ALIGNED
+        keys = slice(first, rows.stop + ahead)
+        within = None if starts is None else starts[:, rows] - first
+        yield rows, keys, _mask(q[:, rows], k[:, keys], within, window)
+
+
+def _fake_blocked(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _head_dim = q.shape
+    return torch.empty_like(q), q.new_empty((batch, heads, length), dtype=_wide(q))
+
+
+@opaque("blocked_attention", _fake_blocked)
+def blocked_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Attend block by block: → (out, log-sum-exp), as `attention`."""
+    out, logsumexp = _fake_blocked(q, k, v, scale, window, starts)
+    for rows, keys, mask in _blocks(q, k, window, starts):
+        made = _attention(q[:, rows], k[:, keys], v[:, keys], scale, False, mask)
+        out[:, rows], logsumexp[:, :, rows] = made
+    return out, logsumexp
+
+
+def _fake_blocked_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    window: int,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+@opaque("blocked_attention_backward", _fake_blocked_backward)
+def blocked_attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    window: int,
+    starts: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (d_q, d_k, d_v). A key's gradient is the sum of its blocks', taken in float32."""
+    d_q = torch.empty_like(q)
+    d_k, d_v = (torch.zeros_like(x, dtype=_wide(x)) for x in (k, v))
+    for rows, keys, mask in _blocks(q, k, window, starts):
+        read = (d_out[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows])
+        total = logsumexp[:, :, rows].contiguous()
+        d_rows, d_keys, d_values = _attention_backward(*read, total, scale, False, mask)
+        d_q[:, rows] = d_rows
+        d_k[:, keys] += d_keys
+        d_v[:, keys] += d_values
+    return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
