@@ -1,7 +1,8 @@
 """MkDocs hooks: make the site of the Markdown that also reads well in a repository browser.
 
-README, CONTRIBUTING and CHANGELOG join the site as pages, and links to them follow. Links to other
-files of the repository become plain text. The path after a fence's language becomes its title.
+README, CONTRIBUTING, SECURITY and CHANGELOG join the site as pages, and links to them follow. Links
+to other files of the repository become plain text. The path after a fence's language becomes its
+title.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = {
     "README.md": "overview.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#]+)(#[^)]*)?\)")
@@ -27,7 +29,7 @@ def on_files(files: Files, config: Any) -> Files:
     for name, page in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         text = text.replace("](docs/", "](")
-        text = re.sub(r"\]\((README|CONTRIBUTING|CHANGELOG)\.md", r"](../\1.md", text)
+        text = re.sub(r"\]\((README|CONTRIBUTING|SECURITY|CHANGELOG)\.md", r"](../\1.md", text)
         files.append(File.generated(config, page, content=text))
     return files
 

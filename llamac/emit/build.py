@@ -100,7 +100,8 @@ def write_directory(
         if not (path.is_file() and _digest(path.read_bytes()) == hashes[name]):
             _replace(path, text)
     for name in recorded.keys() - files.keys():
-        (directory / name).unlink(missing_ok=True)
+        if (directory / name).is_file():
+            (directory / name).unlink()
     for place in {(directory / name).parent for name in files if name.endswith(".py")}:
         shutil.rmtree(place / "__pycache__", ignore_errors=True)  # it may be of other text
     if (directory / MANIFEST).read_text(encoding="utf-8") != _json(manifest):

@@ -11,6 +11,7 @@ its own name was complete when it appeared. No symbolic link is followed at eith
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +175,7 @@ def note_or_nothing(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Raises OSError, or ValueError for what is not JSON, nested too deep, or not UTF-8."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -192,11 +194,27 @@ def _json(value: Any, indent: int | None = None) -> str:
     return text
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read; a device or a pipe, which may not end, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a regular file. Raises OSError."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a regular file; a device or a pipe, which may not end, is an OSError."""
-    with open(path, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path} is not a regular file")
+    """Return the sha256 of a regular file. Raises OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -246,7 +264,7 @@ def read_seal(path: Path) -> str:
     """Return the sha256 that lies beside a sealed file. Raises Damaged."""
     seal = seal_of(path)
     try:
-        text = seal.read_text(encoding="ascii", errors="replace").strip()
+        text = read_bytes(seal).decode("ascii", errors="replace").strip()
     except OSError as error:
         raise Damaged(f"{seal}, the checksum of {path.name}, {_unread(error)}") from error
     if not re.fullmatch("[0-9a-f]{64}", text):

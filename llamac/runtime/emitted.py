@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .durable import read_json
+from .durable import read_bytes, read_json
 
 
 def read_spec(directory: Path) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def read_spec(directory: Path) -> dict[str, Any]:
     try:
         if (problem := changes(directory)) and os.environ.get("RANK", "0") == "0":
             print(problem, file=sys.stderr, flush=True)
-        return tomllib.loads((directory / "spec.toml").read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(directory / "spec.toml").decode())
     except (OSError, ValueError, RecursionError) as error:
         raise SystemExit(
             f"error: {directory / 'spec.toml'} cannot be read ({error}): build the trainer again"

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .durable import open_regular
+
 NAME = "events.jsonl"
 TAIL = 1 << 20  # bytes at the end of the file that are looked at for a run's identity
 
@@ -38,7 +40,7 @@ def record(run: Path, event: str, step: int, **more: Any) -> None:
 def identity(run: Path, resumed: int) -> str:
     """Return the run's name for services: a new one at step 0, else that of its last start."""
     known = ""
-    with suppress(OSError), open(run / NAME, "rb") as file:
+    with suppress(OSError), open_regular(run / NAME) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         for line in file.read().splitlines():
             with suppress(ValueError, KeyError, TypeError, RecursionError):

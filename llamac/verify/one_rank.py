@@ -2,10 +2,11 @@
 
     [torchrun --nproc-per-node N] one_rank.py IN OUT
 
-Runs inside the directory, on its own train.py, model.py and runtime. IN: canonical weights, and the
-sequences of a whole step, which are held out as well. OUT.<rank>: loss, loss in evaluation and
-gradient norm, and the boxes of the gradients that the optimizer works with: (canonical name,
-offsets, values).
+Runs inside the directory, on its own train.py, model.py and runtime. IN: canonical weights, the
+sequences of a whole step, which are held out as well, and a norm to clip gradients to. OUT.<rank>:
+loss, loss in evaluation and gradient norm, and the boxes of the clipped gradients that the update
+rule is given: (canonical name, offsets, values); all of a second such step, as what the first one
+leaves behind must not show. skips: whether a step is skipped after a NaN on the last rank alone.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -59,14 +60,16 @@ def main(given: str, out: str) -> None:
         staged = mesh.degrees["pp"] > 1
         model = pipeline(train, mesh) if staged else mesh.model(train.Model, train.DTYPE)
         fill(model, shares, task["weights"])
-        options = {"weight_decay": 0.0, "clip_norm": 1e9}
+        options = {"weight_decay": 0.0, "clip_norm": float(task["clip_norm"])}
         parameters = model.named_parameters()
         optimizer = train.ShardedWeights(parameters, shares, mesh, Recorded, **options)
         evaluated = train.evaluate(model, sequences, mesh)
         tokens, labels = mesh.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
         accumulate = model.step if staged else partial(train.accumulate, model, mesh=mesh)
+        targets = train.count_targets(labels)
+        optimizer.step(0.0, accumulate(tokens, labels), targets)
         loss = accumulate(tokens, labels)
-        outcome = optimizer.read(optimizer.step(0.0, loss, train.count_targets(labels)))
+        outcome = optimizer.read(optimizer.step(0.0, loss, targets))
         result = {
             "loss": torch.tensor(outcome.loss),
             "evaluated": torch.tensor(evaluated),
@@ -76,7 +79,22 @@ def main(given: str, out: str) -> None:
                 for canonical, box in optimizer.boxes()["gradient"].items()
             ],
         }
+        loss = accumulate(tokens, labels)
+        if mesh.rank == mesh.size - 1:
+            spoil(optimizer)
+        outcome = optimizer.read(optimizer.step(0.0, loss, targets))
+        result["skips"] = outcome.skipped and bool(optimizer.algorithm.found_inf)
         torch.save(result, f"{out}.{mesh.rank}")
+
+
+def spoil(optimizer):
+    """Put a NaN into a gradient that this rank holds."""
+    optimizer.collect()
+    for name, master in optimizer.masters.items():
+        boxes = optimizer.shares.boxes(name, optimizer.held[name], master.grad)
+        for _, box in boxes:
+            box.tensor.fill_(torch.nan)
+            return
 
 
 def pipeline(train, mesh):

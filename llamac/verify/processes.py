@@ -34,6 +34,9 @@ NEGLIGIBLE = 1e-2
 """Of the largest gradient: one that is zero but for rounding is judged by so much. It is a sum of
 values that cancel, of which fp32 keeps seven digits."""
 
+CLIPPED = 0.5
+"""The norm that gradients are clipped to, of their own."""
+
 SEQUENCES = 4
 SECONDS = 300  # a layout may take before it counts as stuck
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -93,12 +96,18 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     twin, decided = divisible(spec), saved_sets(spec)
     oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
-    task = {"weights": weights, "sequences": oracle.sequences}
-    alone = _run(emit(twin, list(stages(twin, decided=decided))), twin, task)
+    right = _mean(oracle)
+    assert right.norm is not None
+    task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * right.norm}
+    try:
+        alone = _run(emit(twin, list(stages(twin, decided=decided))), twin, task)
+    except RuntimeError as error:
+        yield Found("one rank", {}, problem=str(error))
+        return
     for count in counts:
         for name, degrees in LAYOUTS[count].items():
             if count == 1:
-                yield Found(name, errors(alone, _mean(oracle), NEGLIGIBLE))
+                yield Found(name, errors(alone, right, NEGLIGIBLE))
                 continue
             try:
                 layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
@@ -138,12 +147,13 @@ def divisible(spec: Spec) -> Spec:
 
 
 def _mean(oracle: Oracle) -> ModelOutput:
-    """Return the reference's means over targets, and the norm of its gradients."""
+    """Return the reference's means over targets, the norm of its gradients, and these clipped."""
     targets = count_targets(oracle.labels)
     gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
     loss = oracle.outcome.loss / targets
-    return ModelOutput(loss, loss, gradients, norm=norm)
+    clipped = {name: CLIPPED * gradient for name, gradient in gradients.items()}
+    return ModelOutput(loss, loss, clipped, norm=norm)
 
 
 def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOutput:
@@ -163,6 +173,9 @@ def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOut
             command += [f"--nproc-per-node={parallel.ranks}"]
         _start([*command, "one_rank.py", "task", "found"], directory)
         results = [torch.load(Path(directory, f"found.{rank}")) for rank in range(parallel.ranks)]
+    for rank, result in enumerate(results):
+        if not result["skips"]:
+            raise RuntimeError(f"rank {rank} does not skip a step with a NaN among its gradients")
     gradients: dict[str, Tensor] = {
         name: torch.full_like(weight, torch.nan) for name, weight in task["weights"].items()
     }

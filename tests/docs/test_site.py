@@ -21,7 +21,7 @@ FETCHED = re.compile(
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -35,7 +35,7 @@ def test_the_site_builds_and_fetches_nothing(tree: Path) -> None:
     done = build(tree)
     assert done.returncode == 0, done.stderr
     pages = list((tree / "html").rglob("*.html"))
-    assert len(pages) >= len(list((tree / "docs").glob("*.md"))) + 3
+    assert len(pages) >= len(list((tree / "docs").glob("*.md"))) + 4
     for page in pages:
         text = page.read_text(encoding="utf-8")
         assert not FETCHED.search(text), f"{page.name} fetches {FETCHED.search(text)}"

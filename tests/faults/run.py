@@ -24,6 +24,7 @@ from unittest.mock import patch
 from llamac.emit import run as emission
 from llamac.emit.build import BuildError, files_of
 from llamac.passes.pipeline import stages
+from llamac.runtime.checkpoint.checkpoint import checkpoint_path, steps
 from llamac.spec import Spec, load_spec
 from tests.train.conftest import SPEC
 
@@ -163,7 +164,7 @@ def after(seconds: float, number: int) -> Callable[[], None]:
 
 def weights(run: Path) -> dict[str, str]:
     """Hashes of what the newest checkpoint holds of weights, moments and state, by file."""
-    newest = max((run / "checkpoints").glob("step-*"))
+    newest = checkpoint_path(run, steps(run)[-1])
     files = [*(newest / "tensors").glob("*.distcp"), newest / "state.json"]
     digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return {newest.name: "", **digests}

@@ -76,8 +76,12 @@ def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
 
 def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "f").symlink_to("/dev/zero")
-    with pytest.raises(Damaged, match="not a regular file"):
-        check(tmp_path / "f", "0" * 64)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("f", "pipe"):
+        with pytest.raises(Damaged, match="not a regular file"):
+            check(tmp_path / name, "0" * 64)
+        with pytest.raises(OSError, match="not a regular file"):
+            durable.read_json(tmp_path / name)
 
 
 @pytest.mark.parametrize("renamed", [False, True], ids=["unfinished", "finished but not noted"])

@@ -20,6 +20,8 @@ from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.fuse import Fuse
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
+from llamac.passes.shard import Shard
+from llamac.runtime.distributed import vocab_parallel
 from llamac.runtime.kernels import attention_sdpa
 
 
@@ -240,6 +242,32 @@ def test_a_checkpoint_that_takes_one_save_for_another(complaint, after) -> None:
     assert "from stage `checkpoint` on: relative error" in complaint()
 
 
+def test_a_sum_still_to_be_taken_that_is_labelled_a_whole_value(complaint, after) -> None:
+    """DTensor's silent killer: a Partial labelled Replicate."""
+
+    def unsummed(program: Program) -> Program:
+        graph = program.regions["block"].forward.graph
+        node = next(node for node in ops_in(graph) if node.target is OPS["all_reduce"])
+        [part] = node.all_input_nodes
+        part.meta["type"] = type_of(node)
+        node.replace_all_uses_with(part)
+        graph.erase_node(node)
+        return program
+
+    after(Shard, unsummed)
+    said = complaint("parallel.tensor=2", "parallel.sequence=false")
+    assert "from stage `shard` on" in said
+    assert re.search(r"recorded type (\S+), but the op gives \1@tp:P", said)
+
+
+def test_padding_of_a_vocabulary_that_takes_part_in_the_loss(
+    complaint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocab_parallel, "_without_padding", lambda logits, *_: logits)
+    said = complaint("parallel.tensor=2", "model.vocab_size=8191")
+    assert re.search("from stage `shard` on: relative error .* in the ", said)
+
+
 # -- emission --------------------------------------------------------------------------------------
 
 
@@ -259,3 +287,8 @@ def test_a_checkpoint_that_takes_one_save_for_another(complaint, after) -> None:
 def test_a_misprint_in_model_py(complaint, misprint, right: str, wrong: str) -> None:
     misprint(right, wrong)
     assert "from stage `model.py` on" in complaint()
+
+
+def test_attention_that_leaks_from_one_document_into_the_next(complaint, misprint) -> None:
+    misprint("document_starts(tokens, EOS)", "document_starts(tokens, -1)")
+    assert "from stage `model.py` on" in complaint("data.document_mask=true")

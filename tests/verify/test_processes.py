@@ -103,11 +103,60 @@ FAULTS = {
         "squares.sqrt() * 1.01",
         "the gradient norm",
     ),
+    "copies counted once a rank": (
+        "tp2+sp",
+        "runtime/distributed/sharded_optimizer.py",
+        "get_total_norm(gradients).square() / holders",
+        "get_total_norm(gradients).square()",
+        "the gradient .*",
+    ),
+    "clipping on each stage's own norm": (
+        "pp2",
+        "runtime/distributed/sharded_optimizer.py",
+        "loss, targets, squares = self.mesh.add_up(loss, targets, squares)",
+        "loss, targets = self.mesh.add_up(loss, targets)",
+        "rank 0 does not skip a step with a NaN among its gradients",  # it is on rank 1
+    ),
+    "no clipping": (
+        "one rank",
+        "runtime/train/master_weights.py",
+        "(norm / self.clip_norm).clamp(min=1.0)",
+        "1.0",
+        "the gradient of .*",
+    ),
+    "gradients kept from the step before": (
+        "one rank",
+        "runtime/train/master_weights.py",
+        "self.algorithm.zero_grad(set_to_none=not self.shadowed)",
+        "pass",
+        "the gradient .*",
+    ),
+    "every rank reads the same sequences": (
+        "fsdp2",
+        "runtime/distributed/mesh.py",
+        "start + self.data_rank * micro_batch",
+        "start",
+        "the (loss|gradient).*",
+    ),
+    "labels are the tokens themselves": (
+        "one rank",
+        "runtime/distributed/mesh.py",
+        "sequences[:, 1:])",
+        "sequences[:, :-1])",
+        "the (loss|gradient).*",
+    ),
+    "gradients of copied key heads are not added": (
+        "tp4+sp",
+        "runtime/distributed/sharded_optimizer.py",
+        "        if copies:\n",
+        "        if not copies:\n",
+        "the gradient of layers.*w[kv]",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_mean_of_unequal_means_is_found(
+def test_a_fault_of_the_step_is_found(
     fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout, file, right, wrong, where = FAULTS[fault]
@@ -120,14 +169,53 @@ def test_a_mean_of_unequal_means_is_found(
             files[file] = files[file].replace(right, wrong)
         return files
 
-    count = 1 if layout == "one rank" else 2
+    [count] = [count for count, layouts in processes.LAYOUTS.items() if layout in layouts]
     monkeypatch.setattr(processes, "LAYOUTS", {count: {layout: processes.LAYOUTS[count][layout]}})
     monkeypatch.setattr("llamac.emit.build.files_of", broken)
-    assert main(["verify", "tiny", f"--ranks={count}"]) == 3
+    grouped = ["--set=model.n_kv_heads=2"] if "key heads" in fault else []
+    assert main(["verify", "tiny", f"--ranks={count}", *grouped]) == 3
     said = capsys.readouterr().err
     assert re.search(
-        rf"tiny on {layout} is not what .*: relative error \S+ in {where}$", said, re.M
+        rf"tiny on {re.escape(layout)} is not what .*: (relative error \S+ in )?{where}$",
+        said,
+        re.M,
     )
+
+
+PROBLEMS = {
+    "a step with a NaN is taken": (
+        "runtime/train/master_weights.py",
+        "(~(torch.isfinite(norm) & torch.isfinite(loss))).float()",
+        "torch.zeros_like(norm)",
+        "rank 0 does not skip a step with a NaN among its gradients",
+    ),
+    "evaluation leaves its mode on": (
+        "train.py",
+        "@torch.no_grad()\ndef evaluate(",
+        "def evaluate(*args):\n    torch.set_grad_enabled(False)\n    return evaluated(*args)\n\n\n"
+        "def evaluated(",
+        "does not require grad",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PROBLEMS)
+def test_a_fault_without_a_result_is_told(
+    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, right, wrong, problem = PROBLEMS[fault]
+    emit = build.files_of
+
+    def broken(spec: Any, made: Any) -> dict[str, str]:
+        files = emit(spec, made)
+        assert right in files[file]
+        return files | {file: files[file].replace(right, wrong)}
+
+    monkeypatch.setattr("llamac.emit.build.files_of", broken)
+    assert main(["verify", "tiny", "--ranks=1"]) == 3
+    said = capsys.readouterr().err
+    assert "tiny on one rank is not what" in said
+    assert problem in said
 
 
 def test_other_numbers_of_ranks_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,8 @@ from .random_state import random_state, set_random_state
 from .resume_guard import require_same_curve
 
 T = TypeVar("T")
+MOST = 1 << 62  # of steps, sequences and tokens: arrays count in 64 bits
+ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
 
 
 Say = Callable[[str], None]
@@ -188,7 +190,10 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
             dcp.read(path / "tensors", tensors)
             return read_state(path)
         except Exception as error:  # unpickling alone has a dozen kinds
-            raise RunError(f"{path} could not be read: {_first_line(error)}") from error
+            why = _first_line(error)
+            if "weights_only" in why:  # torch goes on to advise against being careful
+                why = "a file of its tensors is damaged, or holds more than tensors"
+            raise RunError(f"{path} could not be read: {why}; {ELSEWHERE}") from error
 
     return ranks.each(work)[ranks.rank]
 
@@ -200,8 +205,10 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
         raise ValueError("state.json lacks what a checkpoint holds")
     for name in Progress.names():
-        if type(value := state.get(name, 0)) is not int or value < 0:
+        if type(value := state.get(name, 0)) is not int or not 0 <= value < MOST:
             raise ValueError(f"state.json says {name} is {value!r}")
+    if not state["random"] or any(not isinstance(one, dict) for one in state["random"]):
+        raise ValueError("state.json holds no random state")
     return state
 
 
@@ -345,7 +352,10 @@ def restore(
     """
     ranks.each(lambda: require_same_curve(state["curve"], curve, path, run=run))
     load(path, tensors, ranks)
-    set_random_state(state["random"], ranks)
+    try:
+        set_random_state(state["random"], ranks)
+    except RunError as error:
+        raise RunError(f"{path}: {error}; {ELSEWHERE}") from error
     set_aside(run, state["step"], say, ranks)
 
 

@@ -11,13 +11,17 @@ from ..errors import RunError
 
 @dataclass
 class Progress:
-    """Progress of a run: the data it used is `sequences`, skipped steps included."""
+    """Progress of a run: the data it used is `sequences`, skipped steps included.
+
+    following: checksum of the sequence that comes next, as `Mixture.latest` has it; 0: unknown.
+    """
 
     step: int = 0
     sequences: int = 0
     tokens: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    following: int = 0
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Progress:
@@ -33,12 +37,23 @@ class Progress:
         """Steps that changed the weights."""
         return self.step - self.skipped_steps
 
-    def count(self, sequences: int, tokens: int, skipped: bool) -> None:
+    def expect(self, following: int) -> None:
+        """Raise RunError unless the data goes on with the sequence that came next when saved."""
+        if self.following not in (0, following):
+            raise RunError(
+                f"the data does not go on where step {self.step} left it: another sequence comes "
+                "next than when the checkpoint was saved. Train with the files that llamac wrote "
+                "(build again) and the version of llamac that began the run, or begin another run "
+                "with -o DIR (train.py: --run DIR)"
+            )
+
+    def count(self, sequences: int, tokens: int, skipped: bool, following: int) -> None:
         self.step += 1
         self.sequences += sequences
         self.tokens += tokens
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self.following = following
 
     def give_up_after(self, limit: int) -> None:
         if self.skipped_in_a_row >= limit:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -89,7 +90,7 @@ class Mixture:
         if (self.shuffled and short) or len(short) == len(streams):
             source = next(s for s in manifest["sources"] if s["name"] == short[0])
             raise PreparedDataError(_too_short(source, split, sequence_length))
-        self.left_out = tuple(short)
+        self.left_out, self.latest = tuple(short), 0
         self._streams = [stream for stream in streams if stream.name not in short]
         self.names = tuple(stream.name for stream in self._streams)
         self.windows = np.array([stream.windows for stream in self._streams], dtype=np.int64)
@@ -152,8 +153,13 @@ class Mixture:
         return out
 
     def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `sequences(start, count)` for each start, concatenated."""
-        return np.concatenate([self.sequences(start, count) for start in starts])
+        """Return `sequences(start, count)` for each start, concatenated.
+
+        `latest` becomes a checksum of the first of them.
+        """
+        found = np.concatenate([self.sequences(start, count) for start in starts])
+        self.latest = crc32(found[0].tobytes())
+        return found
 
     def epochs_at(self, index: int) -> dict[str, float]:
         """Return the epochs of each source within the first `index` sequences."""

@@ -49,11 +49,18 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
     try:
         manifest = read_manifest(root)
         shards = list(_shards(root, _require(KEYS, manifest)))
-        if not (manifest["sources"] and isinstance(manifest["settings"], dict)):
-            raise ValueError("it has no sources or no settings")
+        if not manifest["sources"]:
+            raise ValueError("it has no sources")
+        for key in ("settings", "inputs", "tokenizer"):
+            if not isinstance(manifest[key], dict):
+                raise ValueError(f"its {key} is no table")
+        if not isinstance(manifest["tokenizer"].get("lost", []), list):
+            raise ValueError("its tokenizer.lost is no list")
         for source in manifest["sources"]:
             _require(("name", "share"), source)
             share = source["share"]
+            if not isinstance(source["name"], str):
+                raise ValueError(f"a source is named {source['name']!r}")
             if not (type(share) in (int, float) and 0 < share < math.inf):
                 raise ValueError(f"source {source['name']!r} has share {share!r}")
             for split in SPLITS:
@@ -115,11 +122,15 @@ def verify_once(
     `durable.check_once` describes the cost. Raises PreparedDataError.
     """
     root = Path(directory)
-    model = (root / "tokenizer.model", manifest["tokenizer"]["sha256"])
-    files = [(path, shard["sha256"]) for path, shard in _shards(root, manifest)]
-    counts = [
-        (root / s["name"] / "unigrams.npy", s["unigrams_sha256"]) for s in manifest["sources"]
-    ]
+    try:
+        model = (root / "tokenizer.model", manifest["tokenizer"]["sha256"])
+        files = [(path, shard["sha256"]) for path, shard in _shards(root, manifest)]
+        counts = [
+            (root / s["name"] / "unigrams.npy", s["unigrams_sha256"]) for s in manifest["sources"]
+        ]
+    except KeyError as error:
+        path = root / "manifest.json"
+        raise PreparedDataError(f"{path} lacks {error}: {ANEW.format(root)}") from error
     files += [(path, sha256) for path, sha256 in counts if path.exists()]
     note = root / ".verified.json"
     try:

@@ -29,7 +29,15 @@ class Tokens:
         return self.starts[-1]
 
     def read(self, start: int, out: np.ndarray) -> None:
-        """Copy the tokens from `start` into `out`, int64 [n], across shards."""
+        """Copy the tokens from `start` into `out`, int64 [n], across shards.
+
+        Raises PreparedDataError if the stream does not have them.
+        """
+        if not 0 <= start <= len(self) - len(out):
+            raise PreparedDataError(
+                f"source {self.name!r} has no tokens {start:,} to {start + len(out) - 1:,}: delete "
+                f"the *.packed-* files of {self.shards[0].parent} and start again"
+            )
         shard, filled = bisect_right(self.starts, start) - 1, 0
         while filled < len(out):
             begin = start + filled - self.starts[shard]
@@ -95,7 +103,7 @@ class Packed:
         try:
             self.pieces, sequences = (_rows(path) for path in paths)
             self.first, (pieces, labels) = sequences[:, 0], sequences[-1].tolist()
-            if pieces != len(self.pieces):
+            if pieces != len(self.pieces) or (len(self.first) > 1) != (labels > 0):
                 raise ValueError("the file is truncated")
         except (OSError, ValueError, IndexError) as error:
             raise PreparedDataError(

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.nn.utils import get_total_norm
 
 from ..checkpoint.dcp import TensorChunk
+from ..errors import RunError
 from ..train.master_weights import MasterWeights
 from . import collectives
 from .mesh import Mesh
@@ -66,17 +67,22 @@ class ShardedWeights(MasterWeights):
             return super().measured(loss, targets)
         if self.shares.size > 1:
             self._add_over_tensor_ranks()
-        replicas, tensor = self.mesh.degrees["dp_replicate"], self.mesh.degrees["tp"]
+        replicas = self.mesh.degrees["dp_replicate"]
         by_holders: dict[int, list[Tensor]] = {}  # how many ranks have the same gradient
         for name in self.held:
             for canonical, gradient in self._gradients(name):
-                holders = self.shares.copied(canonical) if self.shares.is_split(name) else tensor
+                holders = self._holders(name, canonical)
                 by_holders.setdefault(holders * replicas, []).append(gradient)
         squares = torch.zeros((), device=loss.device)
         for holders, gradients in by_holders.items():
             squares += get_total_norm(gradients).square() / holders
         loss, targets, squares = self.mesh.add_up(loss, targets, squares)
         return loss, targets, squares.sqrt()
+
+    def _holders(self, name: str, canonical: str) -> int:
+        """Return how many tensor-parallel ranks hold the same part of a parameter."""
+        split = self.shares.is_split(name)
+        return self.shares.copied(canonical) if split else self.mesh.degrees["tp"]
 
     def _gradients(self, name: str) -> Iterable[tuple[str, Tensor]]:
         """(canonical name, this rank's part of its gradient), without padding."""
@@ -104,6 +110,67 @@ class ShardedWeights(MasterWeights):
             by_head = flat.new_zeros(self.shares.size // count, flat.numel())
             by_head[mine] = flat
             _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
+
+    def loaded(self, updates: int) -> None:
+        """Take over masters and states just set or loaded, after `updates` applied updates.
+
+        Raises RunError if a state of the update rule was not loaded, and as `check_copies` does.
+        """
+        super().loaded(updates)
+        for name in self.algorithm.STATES:
+            states = (state[name] for state in self.algorithm.state.values())
+            if not self.mesh.any(not updates or any(bool(state.any()) for state in states)):
+                raise RunError(
+                    f"after {updates} updates the checkpoint's {name} is all zeros: it was not "
+                    "saved or not loaded; build the trainer again, or resume from another "
+                    "checkpoint with --resume PATH"
+                )
+        self.check_copies()
+
+    @torch.no_grad()
+    def check_copies(self) -> None:
+        """Raise RunError unless copies of weights agree, on all ranks and in each.
+
+        Ranks that hold copies of the same weights hold the same bits, and a rank computes with its
+        masters, rounded. All ranks call this. Left out are weights whose gradient each
+        tensor-parallel rank computes for itself, which may differ in rounding.
+        """
+        own = self._bits()
+        stale = [
+            name
+            for name in self.shadowed
+            if not self.parameters[name].equal(self.masters[name].to(self.parameters[name].dtype))
+        ]
+        first: dict[tuple[int, ...], tuple[int, int]] = {}
+        for rank, (theirs, wrong) in enumerate(self.mesh.ranks.each(lambda: (own, stale[:1]))):
+            if wrong:
+                raise RunError(
+                    f"rank {rank} computes with a {wrong[0]} that is not its master, rounded, so "
+                    "this step is not saved: build the trainer again, and resume",
+                    teller=0,
+                )
+            for place, bits in theirs.items():
+                before, known = first.setdefault(place, (rank, bits))
+                if known != bits:
+                    raise RunError(
+                        f"ranks {before} and {rank} hold copies of the same weights that differ, "
+                        "so this step is not saved: resume from the newest checkpoint; if it "
+                        "happens again, look for a device whose memory is faulty",
+                        teller=0,
+                    )
+
+    def _bits(self) -> dict[tuple[int, ...], int]:
+        """Return the sum of this rank's weights, as integers, by the place that copies share."""
+        at = self.mesh.at
+        found: dict[tuple[int, ...], list[Tensor]] = {}
+        for name, master in self.masters.items():
+            for canonical, box in self.shares.boxes(name, self.held[name], master.detach()):
+                exact = self.shares.is_split(name) or self.shares.is_summed(name)
+                holders = self._holders(name, canonical) if exact else 1
+                place = (holders, at["pp"], at["dp_shard"], at["cp"], at["tp"] // holders)
+                bits = box.tensor.view(torch.int32).sum(dtype=torch.int64)
+                found.setdefault(place, []).append(bits)
+        return {place: int(torch.stack(bits).sum()) for place, bits in found.items()}
 
     def boxes(self) -> dict[str, dict[str, TensorChunk]]:
         """Return what a checkpoint holds of this rank's, fp32, under canonical names.

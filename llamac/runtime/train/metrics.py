@@ -45,7 +45,7 @@ class Metrics:
         with self._suppressed():
             dropped = self._truncate(resumed)
         with self._suppressed():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
         about = {"id": events.identity(run, resumed), **(about or {})}
         events.record(run, "start", resumed, dropped_rows=dropped, **about)
@@ -98,7 +98,7 @@ class Metrics:
         """Drop the rows that are no part of the curve; return how many lay beyond `resumed`."""
         if not self.path.exists():
             return 0
-        lines = self.path.read_bytes().splitlines(True)
+        lines = durable.read_bytes(self.path).splitlines(True)
         steps = [_step(line) for line in lines]
         damaged = [n for n, step in enumerate(steps, 1) if step is None]
         if len(lines) in damaged and not lines[-1].endswith(b"\n"):  # cut short by a crash

@@ -304,11 +304,11 @@ with run_lock(Path({str(tmp_path)!r})):
 def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
     progress = Progress()
     for skipped in (True, True, False, True, True):
-        progress.count(4, 128, skipped)
+        progress.count(4, 128, skipped, 0)
         progress.give_up_after(3)
     assert (progress.step, progress.sequences, progress.tokens) == (5, 20, 640)
     assert (progress.skipped_steps, progress.updates) == (4, 1)
-    progress.count(4, 128, True)
+    progress.count(4, 128, True, 0)
     with pytest.raises(RunError, match="last 3 steps, up to step 6"):
         progress.give_up_after(3)
 
