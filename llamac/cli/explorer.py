@@ -33,7 +33,8 @@ def explorer(
     pairs = [_side(spec, stages, titles[0]), _side(second, made, titles[1])]
     predictions = [prediction for _, prediction in pairs if prediction is not None]
     sides = [side for side, _ in pairs]
-    return explorer_page(sides, _comparison(*predictions) if len(predictions) == 2 else None)
+    plans = _comparison(titles, *predictions) if len(predictions) == 2 else None
+    return explorer_page(sides, plans)
 
 
 def _other(spec: Spec, other: str, overrides: Sequence[str] | None) -> tuple[Spec, tuple[str, str]]:
@@ -79,12 +80,20 @@ def _side(
     return CompiledSpec(title, spec, stages, step), prediction
 
 
-def _comparison(first: Prediction, second: Prediction) -> dict[str, Any]:
+def _comparison(titles: tuple[str, str], first: Prediction, second: Prediction) -> dict[str, Any]:
     """Return what differs between two plans, as JSON values."""
     from llamac.plan.search.compare import reasons, term_differences, verdict
+    from llamac.plan.search.layout import layout_of
 
+    pair = first, second
+    layouts = tuple(str(layout_of(one.setting.spec)) for one in pair)
+    lines = [
+        f"{title}: {one.seconds.total:.3g} s for a step of {one.setting.tokens:,} tokens, "
+        f"{one.tokens_per_second_per_gpu:,.0f} tokens/s/GPU, MFU {one.mfu:.1%}"
+        for title, one in zip(titles, pair, strict=True)
+    ]
     return {
-        "verdict": verdict(first, second),
+        "verdict": [verdict(first, second)] if layouts == titles else lines,
         "reasons": list(reasons(first, second)),
         "tables": [
             {"title": one.title, "head": list(one.head), "rows": [list(row) for row in one.rows]}

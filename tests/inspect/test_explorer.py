@@ -110,7 +110,10 @@ def test_kept_and_recomputed_values_say_why() -> None:
         v["name"]: v for key, n in nodes.items() if key.startswith("block.f.") for v in n["values"]
     }
     assert values["gate_up"]["status"] == "saved"
-    assert "matmul" in values["gate_up"]["why"]
+    assert values["gate_up"]["why"] == "computing it again would take a matmul"
+    assert values["attn_out"]["why"] == "having it again would take a matmul and a transfer"
+    assert values["context"]["why"] == "computing it again would take an attention"
+    assert "no more than" in values["qkv_rotated"]["why"]
     assert values["hidden"]["why"] == "memory-bound: computing it again costs less than keeping it"
     assert values["merged"]["why"] == "no data of its own: it is a view of context"
     assert values["out"]["status"] == "not needed"

@@ -10,6 +10,7 @@ from torch import fx
 from llamac.inspect.memory import ValueMemory
 from llamac.ir.graph import op_of, producer
 from llamac.ir.types import TensorType
+from llamac.ops.overlapped import is_collective
 
 Chip = tuple[str, str, str]
 """Mesh axis, placement (`S(1)`, `P`, `R`, …) and what it means."""
@@ -61,6 +62,18 @@ def _meaning(placement: str, kind: TensorType, ranks: int, symbols: Mapping[str,
     return f"split along dimension {dim}{named}: {part:,} on each of {ranks:,} ranks"
 
 
+def _dear(maker: fx.Node) -> str:
+    """Return why a value is worth its memory."""
+    name = op_of(maker).name
+    if "attention" in name:
+        return "computing it again would take an attention"
+    if "linear" in name:
+        return "computing it again would take a matmul"
+    if is_collective(maker):
+        return "having it again would take a matmul and a transfer"
+    return "it takes no more than keeping what it is computed from"
+
+
 def reason(value: fx.Node, memory: ValueMemory, policy: str) -> str:
     """Return why a forward value is kept, computed again, or neither."""
     maker, _ = producer(value)
@@ -73,7 +86,7 @@ def reason(value: fx.Node, memory: ValueMemory, policy: str) -> str:
     cheap = op_of(maker).cost == "recompute"
     if memory.status == "saved":
         if not cheap:
-            return "computing it again would take a matmul, an attention, or as many bytes"
+            return _dear(maker)
         return f"the policy {policy} keeps it, so that it is not computed again"
     if cheap:
         return "memory-bound: computing it again costs less than keeping it"

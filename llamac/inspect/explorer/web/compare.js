@@ -5,7 +5,7 @@ function compareView() {
   const at = Math.max(0, texts.findIndex((one) => one.title === state.text));
   const text = texts[at], inline = inlineDiff();
   return h("section", {}, h("div", { class: "bar" }, h("h2", {}, `A: ${a.title}, B: ${b.title}`)),
-    plan ? [h("p", { class: "verdict" }, plan.verdict), h("ul", {}, plan.reasons.map((reason) => h("li", {}, reason))),
+    plan ? [plan.verdict.map((line) => h("p", { class: "verdict" }, line)), h("ul", {}, plan.reasons.map((reason) => h("li", {}, reason))),
       h("div", { class: "columns" }, plan.tables.map((one) => h("div", {}, h("h3", {}, one.title), table(one.head, one.rows))))]
       : h("p", { class: "aside" }, "Plans are compared once all passes have run."),
     h("div", { class: "bar" }, choice("Text", texts.map((one) => [one.title, `${one.title} (${one.hunks.length})`]), text.title,

@@ -48,24 +48,21 @@ function passList(shown, chosen) {
   return shown.length ? list : h("p", { class: "aside" }, "No pass has that.");
 }
 
+// One row a graph: what there is more or less of, in ops and in values kept.
 function passTables(one) {
-  const counts = one.graphs.flatMap((graph) => Object.entries(graph.ops).map(([op, [was, now]]) =>
-    [`${graph.region}.${graph.direction}`, op, was, now, h("span", { class: now > was ? "good" : "bad" },
-      `${now > was ? "+" : "−"}${Math.abs(now - was)}`)]));
-  const kept = one.graphs.flatMap((graph) => [
-    ...graph.newly_kept.map((name) => [graph.region, name, "now kept"]),
-    ...graph.no_longer_kept.map((name) => [graph.region, name, "no longer kept"])]);
-  const sizes = Object.entries(one.bytes).flatMap(([region, { count, activations, saved }]) =>
-    [["computed", activations], ["kept for the backward", saved]].filter(([, [a, b]]) => a !== b).map(
-      ([what, [a, b]]) => [count > 1 ? `${region}, one of ${count}` : region, what, binary(a), binary(b)]));
-  const section = (title, open, content) => h("details", { open }, h("summary", {}, title), content);
-  return h("div", { class: "tables" },
-    counts.length > 0 && section(`ops: ${plural(counts.length, "count")} changed`, counts.length <= 12,
-      table(["graph", "op", "before", "after", ""], counts, [0, 1])),
-    sizes.length > 0 && section("bytes of activations changed", true,
-      table(["region", "", "before", "after"], sizes, [0, 1])),
-    kept.length > 0 && section(`${plural(kept.length, "value")} kept or let go`, kept.length <= 12,
-      table(["region", "value", ""], kept, [0, 1, 2])));
+  const count = ([op, [was, now]]) => h("span", {}, h("code", {}, op), ` ${was} → `,
+    h("b", { class: now > was ? "good" : "bad" }, now));
+  const names = (words, list) => list.length > 0 && h("span", {}, words, " ", h("code", {}, list.join(", ")));
+  const rows = one.graphs.map((graph) => [`${graph.region}.${graph.direction}`, h("div", { class: "counts" },
+    Object.entries(graph.ops).map(count), names("now kept:", graph.newly_kept),
+    names("no longer kept:", graph.no_longer_kept))]).filter(([, cell]) => cell.childElementCount);
+  const sizes = Object.entries(one.bytes).flatMap(([region, { count: layers, activations, saved }]) => {
+    const pair = (words, [was, now]) => was !== now && h("span", {}, `${words} ${binary(was)} → `, h("b", {}, binary(now)));
+    const cell = h("div", { class: "counts" }, shownOf([pair("computed", activations), pair("kept", saved)]));
+    return cell.childElementCount ? [[layers > 1 ? `${region}, one of ${layers}` : region, cell]] : [];
+  });
+  return h("div", { class: "tables" }, rows.length > 0 && table(["graph", "ops, and what is kept"], rows, [0, 1]),
+    sizes.length > 0 && table(["region", "bytes of activations"], sizes, [0, 1]));
 }
 
 function passView() {

@@ -1,6 +1,7 @@
 // A step on lanes: compute, and each group of ranks that exchange something. Drawn on a canvas,
 // for a step may have tens of thousands of events; lists beside it hold the same in words.
 
+const THIN = 0.5; // pixels
 const LANE = { height: 44, gap: 12, left: 84, top: 26 };
 
 function timelineModel() {
@@ -81,10 +82,16 @@ function paintTimeline(canvas) {
   for (const box of model.boxes) {
     const left = Math.max(LANE.left, x(box.begin)), right = Math.min(width, x(box.end));
     const wide = right - left;
-    if (right < LANE.left || left > width || wide < 0.15 || (box.kind === "op" && wide < 3)) continue;
+    if (right < LANE.left || left > width || (box.kind === "op" && wide < 3)) continue;
     const lane = model.lanes.indexOf(box.lane), inner = box.kind === "op" || box.kind === "exposed";
     const top = LANE.top + lane * (LANE.height + LANE.gap) + (inner ? 15 : 0), tall = LANE.height - (inner ? 15 : 0);
     pen.globalAlpha = dimmed && box.node && !dimmed.has(box.node) ? 0.3 : 1;
+    if (wide < THIN) { // many in a pixel: each as dense as it is wide
+      pen.globalAlpha *= Math.max(0.3, wide / THIN);
+      pen.fillStyle = colour(box.exposed ? "bad" : lines[box.kind] ?? "again");
+      pen.fillRect(left, top, THIN, tall);
+      continue;
+    }
     pen.fillStyle = colour(fills[box.kind]);
     pen.fillRect(left, top, wide, tall);
     if (["wait", "bubble", "exposed"].includes(box.kind)) hatch(pen, left, top, wide, tall, colour("bad"));
