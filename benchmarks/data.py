@@ -95,9 +95,9 @@ def tokenized(texts: list[str], folder: Path, model: str) -> int:
     import numpy as np
 
     from llamac.runtime.data.token_shards import BATCH_BYTES
-    from llamac.runtime.data.tokenizer import Tokenizer
+    from llamac.runtime.tokenizers.loading import load_tokenizer_file
 
-    tokenizer, ends, batch, size = Tokenizer.load(model), [0], [], 0
+    tokenizer, ends, batch, size = load_tokenizer_file(model), [0], [], 0
     with open(folder / "tokens", "wb") as file:
         for number, text in enumerate(texts, start=1):
             batch.append(text)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from llamac.data.token_formats import export
+from llamac.data.tokenization.token_formats import export
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack, packed_paths
 from llamac.runtime.data.prepared import KEYS, SPLITS, load_manifest

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.search.layout import parse_layout
+from llamac.plan.search.rank_layout import parse_layout
 from llamac.plan.search.search import search
 from llamac.plan.search.winner import search_json
 from llamac.plan.target import device_for, setting_for

@@ -32,8 +32,8 @@ from plan_accuracy import RESULT, is_fitted, rounded
 from llamac.ir.program import Program
 from llamac.plan.cost.framework import FRAMEWORKS
 from llamac.plan.cost.step_model import StepModel
+from llamac.plan.published.row_setting import published_run
 from llamac.plan.published.rows import number
-from llamac.plan.published.run import published_run
 from llamac.plan.setting import Setting
 
 BEFORE = {

@@ -50,7 +50,7 @@ from train_cpu import machine, pairwise, summary
 from llamac.emit.build import files_of
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted import imported
+from llamac.verify.emitted_model import imported
 
 HERE = Path(__file__).resolve().parent
 SPEC = HERE / "bench-14m.toml"

@@ -16,6 +16,22 @@ MODULES = {
 }
 TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()}
 
+# Rooms whose modules are named after one another: an op, its pass, what computes it; a data set's
+# reader and its cleaning stages.
+FAMILIES = {
+    "ops": "op",
+    "passes": "op",
+    "runtime.kernels": "op",
+    "runtime.distributed": "op",
+    "data.readers": "data set",
+    "data.stages": "data set",
+}
+# A command is named as what it runs, a section of the spec as what it configures.
+NAMED_AFTER_OTHERS = {"cli", "spec"}
+# Former places of what lies elsewhere, which commands and scripts outside this tree still name.
+ALIASES = {"llamac.plan.score", "llamac.runtime.sources"}
+OF_EACH_LAYER = {"errors"}  # what a layer raises, where Python packages keep it
+
 # An optimizer's section is named as its update rule, by which the trainer finds the rule.
 SAME_BY_DESIGN = {"AdamW", "Lion"}
 
@@ -32,17 +48,37 @@ def decorators(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
     return [ast.unparse(decorator) for decorator in node.decorator_list]
 
 
+def imports_in(module: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of each `from … import` of a module, without those for type checkers."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    tree = TREES[module]
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in for_types:
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            origin = ".".join([*parents, node.module or ""]) if node.level else node.module
+            yield from ((f"{origin}".rstrip("."), alias.name) for alias in node.names)
+
+
+def imported_by(module: str) -> set[str]:
+    """The modules of llamac that a module imports, anywhere in it."""
+    found = set()
+    for origin, name in imports_in(module):
+        found.add(f"{origin}.{name}" if f"{origin}.{name}" in MODULES else origin)
+    return (found & MODULES.keys()) - {module}
+
+
 def imported() -> dict[tuple[str, str], list[str]]:
     """(module, name) → the modules that import the name from it."""
     found = defaultdict(list)
-    for module, tree in TREES.items():
-        package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                origin = ".".join([*parents, node.module or ""]) if node.level else node.module
-                for alias in node.names:
-                    found[f"{origin}".rstrip("."), alias.name].append(module)
+    for module in MODULES:
+        for origin, name in imports_in(module):
+            found[origin, name].append(module)
     return found
 
 
@@ -51,6 +87,25 @@ def grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
     for name, module in pairs:
         found[name].append(module)
     return {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+def test_no_two_modules_share_a_name() -> None:
+    homes = defaultdict(set)
+    for module in MODULES.keys() - ALIASES:
+        room, _, name = module.removeprefix("llamac.").rpartition(".")
+        package = MODULES[module].name == "__init__.py"
+        if room and not package and not {room, name} & (NAMED_AFTER_OTHERS | OF_EACH_LAYER):
+            homes[name].add(FAMILIES.get(room, module))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_imports_form_no_cycle() -> None:
+    """Not even by imports within functions; those for type checkers alone do not run."""
+    edges = {module: imported_by(module) for module in MODULES}
+    waiting = dict(edges)
+    while leaves := [module for module, below in waiting.items() if not below & waiting.keys()]:
+        waiting = {module: below for module, below in waiting.items() if module not in leaves}
+    assert sorted(waiting) == []  # what is in a cycle, or above one
 
 
 def test_no_two_classes_share_a_name() -> None:

@@ -169,7 +169,7 @@ def prepare_here(
     engine: EngineName = EngineName.processes,
 ) -> dict[str, Any]:
     """Prepare data with progress and return the manifest. workers: default one per core."""
-    from llamac.cli.progress import reported
+    from llamac.cli.progress_line import reported
     from llamac.data import executor
     from llamac.data import prepare as preparing
     from llamac.runtime.data.token_shards import cores
@@ -217,12 +217,12 @@ def stats(
     directory = directory_of(loaded, run)
     if output:
         check_output(output, inputs_of(loaded), overwrite)
-    from llamac.data.accounts import accounts
+    from llamac.data.accounting.accounts import accounts
 
     with told(loaded):
         found = accounts(loaded.data, directory)
     if output:
-        from llamac.data.page import data_page
+        from llamac.data.accounting.html_page import data_page
 
         write_output(output, data_page(loaded.name, found), inputs_of(loaded), overwrite)
         print(f"wrote {output}")
@@ -230,7 +230,7 @@ def stats(
     if as_json:
         print(json.dumps([account.to_json() for account in found], indent=1))
         return
-    from llamac.data import stats as tables
+    from llamac.data.accounting import stats as tables
 
     tables.print_parts([*(tables.samples if samples else tables.funnels)(found)])
 
@@ -245,8 +245,8 @@ def epochs(
     """Say how often a run goes through each source, and how far it is."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
-    from llamac.data import epochs as counting
-    from llamac.data import stats as tables
+    from llamac.data.accounting import epochs as counting
+    from llamac.data.accounting import stats as tables
 
     rows = counting.epochs(loaded, directory, run or Path("runs") / loaded.name)
     if as_json:
@@ -279,7 +279,7 @@ def export(
 ) -> None:
     """Write SPEC's prepared tokens as Megatron-LM's .bin and .idx, or datatrove's .ds."""
     loaded = load(spec, overrides)
-    from llamac.data import token_formats
+    from llamac.data.tokenization import token_formats
 
     with told(loaded):
         for path in token_formats.export(directory_of(loaded, run), output, kind.value):
@@ -306,7 +306,7 @@ def where(
         raise typer.BadParameter(f"{tokens!r} is not such as 1200 or 1200:1300", param_hint="TOKEN")
     begin, end = int(first), int(last) if colon else int(first) + 1
     directory, split = directory_of(loaded, run), "validation" if validation else "train"
-    from llamac.data.provenance import documents_at, span_text
+    from llamac.data.accounting.provenance import documents_at, span_text
     from llamac.runtime.terminal import escaped
 
     with told(loaded):

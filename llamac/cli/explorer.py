@@ -21,7 +21,7 @@ def explorer(
     spec: Spec, stages: Sequence[Stage], other: str | None, overrides: Sequence[str] | None
 ) -> str:
     """Return the page. stages: of `spec`. other: a spec to compare with, or a layout."""
-    from llamac.inspect.explorer.page import explorer_page
+    from llamac.inspect.explorer.explorer_page import explorer_page
 
     if other is None:
         return explorer_page([_side(spec, stages, spec.name)[0]])
@@ -39,7 +39,7 @@ def explorer(
 
 def _other(spec: Spec, other: str, overrides: Sequence[str] | None) -> tuple[Spec, tuple[str, str]]:
     """Return the spec to compare with, and titles of both."""
-    from llamac.plan.search.layout import layout_of, parse_layout
+    from llamac.plan.search.rank_layout import layout_of, parse_layout
     from llamac.plan.target import LayoutError
     from llamac.resources import find_spec
 

@@ -159,7 +159,7 @@ def _known_region(region: str | None, shown: list[Stage]) -> None:
 
 def _diff(before: Stage, after: Stage, form: Format, region: str | None) -> str:
     from llamac.inspect.diff import diff_json, diff_text
-    from llamac.inspect.machine import dump
+    from llamac.inspect.program_json import dump
 
     names = (before.name, after.name)
     if form == Format.json:
@@ -168,7 +168,7 @@ def _diff(before: Stage, after: Stage, form: Format, region: str | None) -> str:
 
 
 def _memory(stage: Stage, form: Format, region: str | None, width: int) -> str:
-    from llamac.inspect.machine import dump
+    from llamac.inspect.program_json import dump
     from llamac.inspect.report import memory_json, memory_text
 
     kept = [r.name for r in stage.program.regions.values() if r.backward is not None]
@@ -226,7 +226,7 @@ def _render(stage: Stage, form: Format, region: str | None) -> str:
 
             return stage_source(program, name, region)
         case Format.json:
-            from llamac.inspect.machine import dump, program_json
+            from llamac.inspect.program_json import dump, program_json
 
             return dump(program_json(program, name, region))
         case Format.dot:

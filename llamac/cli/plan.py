@@ -218,13 +218,17 @@ def _show(setting: Setting, as_json: bool, ops: bool, collectives: bool, files: 
     step = StepTimeline(prediction, program)
     written = _write(step, files)
     if as_json:
-        from llamac.plan.render.report import full_json
+        from llamac.plan.render.prediction_tables import full_json
         from llamac.plan.timeline.breakdown import breakdown_json
 
         found = full_json(prediction) | breakdown_json(step, ops, collectives)
         print(json.dumps(found, indent=2))
     else:
-        from llamac.plan.render.report import op_sections, print_prediction, transfer_section
+        from llamac.plan.render.prediction_tables import (
+            op_sections,
+            print_prediction,
+            transfer_section,
+        )
 
         more = [*(op_sections(step) if ops else ())]
         more += [transfer_section(step)] if collectives else []

@@ -47,7 +47,7 @@ def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: T
         print(json.dumps(search_json(found), indent=2))
         return
 
-    from llamac.plan.render.report import show_sections
+    from llamac.plan.render.prediction_tables import show_sections
 
     show_sections(search_summary(found), [winners_table(found)], WIDE)
     if output is not None:
@@ -84,7 +84,7 @@ def print_advice(setting: Setting, wanted: str, as_json: bool) -> None:
         print(json.dumps([vars(one) for one in changes], indent=2))
         return
 
-    from llamac.plan.render.report import headline, show_sections
+    from llamac.plan.render.prediction_tables import headline, show_sections
 
     lines = [
         headline(prediction),
@@ -102,7 +102,7 @@ def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_jso
         print(json.dumps({key: one.to_json() for key, one in zip("AB", pair, strict=True)}))
         return
 
-    from llamac.plan.render.report import show_sections
+    from llamac.plan.render.prediction_tables import show_sections
 
     show_sections([verdict(*pair)], term_differences(*pair), WIDE)
     print()
@@ -111,7 +111,7 @@ def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_jso
 
 def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Prediction]:
     from llamac.plan.predict import predict
-    from llamac.plan.search.layout import parse_layout
+    from llamac.plan.search.rank_layout import parse_layout
     from llamac.plan.target import LayoutError
     from llamac.spec import SpecError
 
@@ -155,7 +155,7 @@ def size(
         check_output(output, (), overwrite)
 
     from llamac.plan.device.device import load_device
-    from llamac.plan.render.report import show_sections
+    from llamac.plan.render.prediction_tables import show_sections
     from llamac.plan.sizing.scaling_laws import flops_of, parse_flops
     from llamac.plan.sizing.sized_spec import (
         ComputeBudget,

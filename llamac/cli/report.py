@@ -11,7 +11,7 @@ from llamac.cli.common import print_status
 from llamac.cli.output import OverwriteFile, check_output, write_output
 
 if TYPE_CHECKING:
-    from llamac.report.run import Run
+    from llamac.report.recorded_run import Run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -48,7 +48,7 @@ def report(
     if not watch:
         check_output(page, inputs, overwrite)
 
-    from llamac.report.run import Run
+    from llamac.report.recorded_run import Run
 
     found = [Run(run) for run in runs]
     if figures:
@@ -56,7 +56,7 @@ def report(
     if watch:
         _watch(found, port)
         return
-    from llamac.report.page import report_page
+    from llamac.report.report_page import report_page
     from llamac.report.summary import report as data_of
 
     write_output(page, report_page(data_of(found)), inputs, overwrite)

@@ -34,7 +34,7 @@ def train(
     overwrite: OverwriteFile = False,
 ) -> None:
     """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
-    from llamac.data.tokenizers import train_for
+    from llamac.data.tokenization.tokenizers import train_for
     from llamac.runtime.durable import write
 
     loaded = load(spec, overrides)
@@ -61,7 +61,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
 ) -> None:
     """Compare two tokenizers: bytes of each source's text per token."""
-    from llamac.data.tokenizers import Compared, compare_tokenizers, find_tokenizer
+    from llamac.data.tokenization.tokenizers import Compared, compare_tokenizers, find_tokenizer
     from llamac.spec.units import parse_bytes
 
     try:
@@ -87,7 +87,7 @@ def explain(
     merges: Annotated[int | None, typer.Option(min=1, help="Stop after so many")] = None,
 ) -> None:
     """Byte-pair encoding step by step: learnt from TEXT itself, or as a tokenizer applies it."""
-    from llamac.data.tokenizers import explained, find_tokenizer
+    from llamac.data.tokenization.tokenizers import explained, find_tokenizer
 
     for line in explained(text, None if tokenizer is None else find_tokenizer(tokenizer), merges):
         print(line)

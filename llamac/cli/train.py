@@ -127,7 +127,7 @@ def _dry_run(spec: Spec) -> Iterator[str]:
     from llamac.emit.build import files_of
     from llamac.emit.dry_run import dry_run
     from llamac.passes.pipeline import stages
-    from llamac.verify.emitted import imported
+    from llamac.verify.emitted_model import imported
 
     with imported(files_of(spec, list(stages(spec)))) as module:
         report = dry_run(spec, module)

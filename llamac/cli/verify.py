@@ -14,7 +14,7 @@ from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load, 
 if TYPE_CHECKING:
     from llamac.spec import Spec
     from llamac.verify.processes import Found
-    from llamac.verify.stages import Verdict
+    from llamac.verify.verdicts import Verdict
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -42,8 +42,8 @@ def verify(
 
     from llamac.emit.build import files_of
     from llamac.passes.pipeline import saved_sets
-    from llamac.verify.stages import verdicts
     from llamac.verify.twin import shrink
+    from llamac.verify.verdicts import verdicts
 
     twin = shrink(loaded)
     if as_json:

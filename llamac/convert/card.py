@@ -13,7 +13,7 @@ from llamac.convert.hf_config import family_for
 from llamac.convert.trained import TrainedModel
 from llamac.runtime import durable
 from llamac.runtime.terminal import escaped
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.writer import to_toml
 
 USE = """\
 ```python

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 import llamac
-from llamac.convert import files
+from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.source import ForeignModel, Shapes
+from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.spec_text import checked_model, spec_text
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.weights import write_weights
@@ -29,11 +29,11 @@ from llamac.runtime.checkpoint.model_directory import (
     TOKENIZER_FILES,
     is_import,
 )
-from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.spec import Spec, load_spec
 from llamac.spec.data import SLUG
 from llamac.spec.parallel import ONE_RANK
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.writer import to_toml
 
 
 def write_import(
@@ -69,7 +69,7 @@ def write_import(
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
         (directory / "spec.toml").write_text(_resolved(spec), encoding="utf-8")
         with ThreadPoolExecutor(1) as hasher:  # hashing leaves the interpreter to others
-            hashes = hasher.submit(files.hashes, source.files)
+            hashes = hasher.submit(untrusted_files.hashes, source.files)
             _write_checkpoint(directory, spec, tensors)
             note = _note(source, stored, hashes.result())
         durable.write_note(directory / IMPORT_NOTE, note)
@@ -125,7 +125,7 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
 
 def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
     """Return the id that ends a document, unless the tokenizer's files say the same."""
-    found = Tokenizer.load(tokenizer).eos
+    found = load_tokenizer_file(tokenizer).eos
     return source.end[0] if source.end and source.end[0] != found else None
 
 

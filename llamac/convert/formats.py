@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.source import ForeignModel
+from llamac.convert.model_source import ForeignModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

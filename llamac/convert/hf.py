@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamac.convert import files
+from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf_config import family_of, model_of
+from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import hf_name
 from llamac.convert.pth import read_pth
 from llamac.convert.safetensors_file import read_safetensors
-from llamac.convert.source import ForeignModel, Shapes
 from llamac.convert.tensors import Stored, raw, require_tensors
 from llamac.convert.tokenizer_files import begins_with, chat_template_of, passed_through
 
@@ -24,8 +24,8 @@ SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_
 
 def open_hf(directory: Path) -> ForeignModel:
     """Describe the model in a Hugging Face directory. Raises ConversionError."""
-    where = files.inside(directory, "config.json")
-    config = files.read_json(where)
+    where = untrusted_files.inside(directory, "config.json")
+    config = untrusted_files.read_json(where)
     found = _weight_files(directory)
     settings = _optional_json(directory, "generation_config.json")
     end = settings.get("eos_token_id", config.get("eos_token_id"))
@@ -55,7 +55,7 @@ def _ids(value: Any, where: str) -> tuple[int, ...]:
 def _optional_json(directory: Path, name: str) -> dict[str, Any]:
     if not (directory / name).exists():
         return {}
-    return files.read_json(files.inside(directory, name))
+    return untrusted_files.read_json(untrusted_files.inside(directory, name))
 
 
 def _weight_files(directory: Path) -> dict[str, Path]:
@@ -63,12 +63,15 @@ def _weight_files(directory: Path) -> dict[str, Path]:
     for name in WHOLE:
         index = directory / f"{name}.index.json"
         if (directory / name).exists():
-            return {"": files.inside(directory, name)}
+            return {"": untrusted_files.inside(directory, name)}
         if index.exists():
-            listed = files.read_json(files.inside(directory, index.name)).get("weight_map")
+            index_file = untrusted_files.inside(directory, index.name)
+            listed = untrusted_files.read_json(index_file).get("weight_map")
             if not isinstance(listed, dict) or not all(isinstance(n, str) for n in listed.values()):
                 raise ConversionError(f"{index} has no weight_map of tensors to files")
-            paths = {n: files.inside(directory, n) for n in dict.fromkeys(listed.values())}
+            paths = {
+                n: untrusted_files.inside(directory, n) for n in dict.fromkeys(listed.values())
+            }
             return {tensor: paths[file] for tensor, file in listed.items()}
     raise ConversionError(f"{directory} has no {' or '.join(WHOLE)}, nor an index of such files")
 

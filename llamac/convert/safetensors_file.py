@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.files import json_object
 from llamac.convert.tensors import Stored, raw, read_at
+from llamac.convert.untrusted_files import json_object
 
 DTYPES = {
     "F64": torch.float64,

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from llamac.convert.errors import ConversionError
-from llamac.runtime.data.sentencepiece_file import NORMALIZER, PIECES, TRAINER, fields
-from llamac.runtime.data.tiktoken_file import special_token
+from llamac.runtime.tokenizers.sentencepiece_file import NORMALIZER, PIECES, TRAINER, fields
+from llamac.runtime.tokenizers.tiktoken_file import special_token
 
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

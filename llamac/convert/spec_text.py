@@ -11,7 +11,7 @@ from llamac.convert.errors import ConversionError
 from llamac.resources import shipped_specs
 from llamac.spec import load_spec
 from llamac.spec.model import Model
-from llamac.spec.writer import string, toml_literal
+from llamac.spec.toml.writer import string, toml_literal
 
 SHAPE = ("dim", "n_layers", "n_heads")
 """Keys of [model] that every spec gives."""

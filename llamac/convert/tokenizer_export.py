@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llamac.convert import files
+from llamac.convert import untrusted_files
 from llamac.convert.sentencepiece_json import begins, parse, sentencepiece_json
 from llamac.convert.tokenizer_files import KEPT
 from llamac.runtime.checkpoint.model_directory import ModelDirectory
-from llamac.runtime.data.tiktoken_file import special_token
-from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.runtime.tokenizers.tiktoken_file import special_token
+from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 
 def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
@@ -43,7 +43,7 @@ def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
     """Return a tokenizer.json that gives the tokenizer's ids, and puts `begin` before a text."""
     if is_sentencepiece(tokenizer):
         return sentencepiece_json(parse(tokenizer.model), begin)
-    described = files.json_object(tokenizer.model, "the tokenizer")
+    described = untrusted_files.json_object(tokenizer.model, "the tokenizer")
     described.pop("eos", None)
     names = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
     added = [one for one in described.get("added_tokens") or () if one["id"] != tokenizer.eos]

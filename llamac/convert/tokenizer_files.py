@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llamac.convert import files
+from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 
 KEPT = (
@@ -26,8 +26,8 @@ def passed_through(directory: Path) -> dict[str, bytes]:
     found = {}
     for name in KEPT:
         if (directory / name).exists():
-            path = files.inside(directory, name)
-            if path.stat().st_size > files.LARGEST_JSON:
+            path = untrusted_files.inside(directory, name)
+            if path.stat().st_size > untrusted_files.LARGEST_JSON:
                 raise ConversionError(f"{path} is too large for a tokenizer's file")
             found[name] = path.read_bytes()
     return found
@@ -36,7 +36,7 @@ def passed_through(directory: Path) -> dict[str, bytes]:
 def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | None:
     """Return the chat template: a file of its own, or an entry of tokenizer_config.json."""
     if (directory / CHAT_TEMPLATE).exists():
-        path = files.inside(directory, CHAT_TEMPLATE)
+        path = untrusted_files.inside(directory, CHAT_TEMPLATE)
         return path.read_bytes().decode(errors="replace")
     found = _configured(tokenizer).get("chat_template")
     if isinstance(found, list):  # several by name
@@ -52,14 +52,14 @@ def begins_with(tokenizer: Mapping[str, bytes], bos: Any) -> tuple[int, ...]:
     if isinstance(asked, bool):
         return first if asked else ()
     if "tokenizer.json" in tokenizer:
-        described = files.json_object(tokenizer["tokenizer.json"], "tokenizer.json")
+        described = untrusted_files.json_object(tokenizer["tokenizer.json"], "tokenizer.json")
         return tuple(_template_start(described.get("post_processor")))
     return first if "tokenizer.model" in tokenizer else ()
 
 
 def _configured(tokenizer: Mapping[str, bytes]) -> dict[str, Any]:
     name = "tokenizer_config.json"
-    return files.json_object(tokenizer[name], name) if name in tokenizer else {}
+    return untrusted_files.json_object(tokenizer[name], name) if name in tokenizer else {}
 
 
 def _template_start(processor: Any) -> list[int]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamac.data import chunks, funnel
+from llamac.data import chunks
+from llamac.data.accounting import funnel
+from llamac.data.accounting.funnel import StepCounts
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.funnel import StepCounts
-from llamac.data.plan import CleaningPass, Part, SourcePlan
 from llamac.data.readers import reader_for
+from llamac.data.source_plan import CleaningPass, Part, SourcePlan
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime.data.input_files import PYTHON

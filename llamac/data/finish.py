@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from llamac.data import funnel
+from llamac.data.accounting import funnel
 from llamac.data.clean import funnel_of, skipped_in
-from llamac.data.plan import SourcePlan
-from llamac.data.stages.decontaminate import report
-from llamac.data.tokens import INDEX, UNKNOWN, tokenized
+from llamac.data.source_plan import SourcePlan
+from llamac.data.stages.decontaminate import contaminated
+from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, tokenized
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
-from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable import write, write_array, write_json, write_note
 from llamac.runtime.errors import SourceError
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
@@ -27,7 +28,7 @@ FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 def finish_preparation(
     job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]
 ) -> None:
-    model = Tokenizer.load(job.root / "tokenizer.model")
+    model = load_tokenizer_file(job.root / "tokenizer.model")
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
@@ -51,7 +52,7 @@ def _write_contaminated(job: token_shards.PrepareJob, plan: SourcePlan) -> None:
         if plan.source.stage[step.survey].stage == "decontaminate":
             if not decided.stat().st_size:
                 return  # written by a run that was cut off afterwards
-            reports += report(decided, len(plan.parts))
+            reports += contaminated(decided, len(plan.parts))
     if reports:
         path = job.root / plan.source.name / CONTAMINATED
         write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())

@@ -18,11 +18,11 @@ from typing import Any
 from llamac.data.clean import clean, is_clean
 from llamac.data.executor import Engine, Job, Report, Step, run
 from llamac.data.finish import finish_preparation, is_finished
-from llamac.data.plan import USUAL, PartSizes, SourcePlan, plan_source, settings_of_source
+from llamac.data.source_plan import USUAL, PartSizes, SourcePlan, plan_source, settings_of_source
 from llamac.data.state import FORMAT, Changed, differences_from, note
 from llamac.data.survey import is_merged, is_scanned, merge, scan_part
-from llamac.data.tokens import is_tokenized, tokenize
-from llamac.data.vocabulary import (
+from llamac.data.tokenization.token_parts import is_tokenized, tokenize
+from llamac.data.tokenization.training_text import (
     count_text,
     draw_lines,
     has_tokenizer,

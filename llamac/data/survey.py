@@ -8,7 +8,7 @@ from typing import Any
 
 from llamac.data import chunks
 from llamac.data.clean import chunks_of
-from llamac.data.plan import Part, SourcePlan
+from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime import durable

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from torch import fx
 
 from llamac.emit.halves import backward_halves, forward_halves, half_starts
+from llamac.emit.python_source import WIDTH, python_literal
 from llamac.emit.sizes import Sizes
-from llamac.emit.source import WIDTH, python_literal
 from llamac.ir.graph import (
     is_differentiable,
     op_of,

@@ -17,8 +17,8 @@ from llamac.emit.functions import (
     source_lines,
     wrapped,
 )
+from llamac.emit.python_source import WIDTH, environment, python_literal
 from llamac.emit.sizes import Sizes
-from llamac.emit.source import WIDTH, environment, python_literal
 from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamac.emit.source import python_literal
+from llamac.emit.python_source import python_literal
 from llamac.ir.graph import ops_in, output_of, type_of
 from llamac.ir.program import Parameter, Piece, Program
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import llamac
-from llamac.emit.source import WIDTH, environment
+from llamac.emit.python_source import WIDTH, environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
 from llamac.runtime.checkpoint.checkpoint import checkpoint_path

@@ -19,7 +19,7 @@ from functools import partial
 from math import ceil
 
 from llamac.ir.program import Program, Region
-from llamac.passes.checkpoint import by_cost, checkpoint
+from llamac.passes.activation_checkpoint import by_cost, checkpoint
 from llamac.passes.cut import Cut, region_seconds
 from llamac.passes.footprint import (
     Activations,

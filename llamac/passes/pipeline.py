@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
+from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.async_tensor import AsyncTensor
 from llamac.passes.budget import Budget, Decided, Limit
-from llamac.passes.checkpoint import ActivationCheckpoint
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
 from llamac.passes.differentiate import Differentiate
@@ -21,7 +21,7 @@ from llamac.passes.overlap import Overlap
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
-from llamac.spec.attention import context_chunks
+from llamac.spec.kernel_rules import context_chunks
 
 if TYPE_CHECKING:
     from llamac.spec import Spec

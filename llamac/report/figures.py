@@ -11,8 +11,8 @@ import numpy as np
 
 from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline, Shape, png
 from llamac.report.curve import extremes
-from llamac.report.rows import Columns
-from llamac.report.run import Run
+from llamac.report.metric_columns import Columns
+from llamac.report.recorded_run import Run
 
 WIDTH, HEIGHT = 760.0, 460.0
 LEFT, RIGHT, TOP, BOTTOM = 74.0, 18.0, 44.0, 52.0

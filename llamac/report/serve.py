@@ -9,8 +9,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from llamac.report.page import report_page
-from llamac.report.run import Run
+from llamac.report.recorded_run import Run
+from llamac.report.report_page import report_page
 from llamac.report.summary import report
 
 HOST = "127.0.0.1"

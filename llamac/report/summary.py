@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from llamac.data.epochs import epochs, run_tokens
+from llamac.data.accounting.epochs import epochs, run_tokens
 from llamac.report.curve import curve, extremes, numbers
-from llamac.report.rows import Columns
-from llamac.report.run import Run
+from llamac.report.metric_columns import Columns
+from llamac.report.recorded_run import Run
 from llamac.runtime.errors import RunError
 
 MOST_EVENTS = 2000  # of one kind; of more, the newest

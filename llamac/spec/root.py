@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from pathlib import PurePath
@@ -12,8 +13,7 @@ from pydantic import Field, PrivateAttr
 from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
-from llamac.spec.document import TomlDocument
-from llamac.spec.errors import OPTION, REPLACED, Path, Problem, printable
+from llamac.spec.errors import OPTION, REPLACED, Location, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
 from llamac.spec.init import InitialWeights
@@ -27,9 +27,12 @@ from llamac.spec.precision import Precision
 from llamac.spec.recompute import Recompute
 from llamac.spec.rules import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
-from llamac.spec.section import Section
+from llamac.spec.section import Section, written
 from llamac.spec.tokenizer import EOS, TokenizerSection
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.positions import Place
+from llamac.spec.toml.toml_document import TomlDocument
+from llamac.spec.toml.writer import to_toml
+from llamac.spec.validation import MoreRules, validated
 
 
 class Spec(Section):
@@ -59,6 +62,13 @@ class Spec(Section):
     hardware: Hardware = Hardware()
 
     _document: TomlDocument | None = PrivateAttr(None)
+
+    @classmethod
+    def of(cls, document: TomlDocument, more: MoreRules | None = None) -> Spec:
+        """Validate a document. more: see `load_spec`. Raises SpecError."""
+        spec = validated(cls, document, more)
+        spec._document = document
+        return spec
 
     @property
     def document(self) -> TomlDocument | None:
@@ -92,10 +102,9 @@ class Spec(Section):
 
         One printable line, fit for a comment: `--set` shows as its text.
         """
-        parts: Path = tuple(int(part) if part.isdecimal() else part for part in path.split("."))
         if self._document is None:
             return "default"
-        location = self._document.place(parts).key
+        location = self._document.place(_path(path)).key
         if not location.line:
             return "default"
         if location.file in (OPTION, REPLACED):
@@ -117,9 +126,16 @@ class Spec(Section):
         Values derived from a changed one follow it, unless the spec gave them itself.
         Raises SpecError.
         """
-        from llamac.spec.loader import revise
-
-        return revise(self, changes)
+        document = copy.deepcopy(self._document) or TomlDocument(self.name, self.written())
+        document.data.setdefault("name", self.name)
+        for key, value in changes.items():
+            path = _path(key)
+            if value is None:
+                document.drop(path)
+            else:
+                here = Location(REPLACED, 1, 1, len(key), f"{key} = {value!r}")
+                document.put(path, written(value), Place(here, here))
+        return Spec.of(document)
 
     def rules(self) -> Iterator[Problem]:
         yield from broken_rules(dict(self))
@@ -129,3 +145,8 @@ class Spec(Section):
         return isinstance(other, Spec) and dict(self) == dict(other)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _path(key: str) -> Path:
+    """Return a dotted key as a path; a number is an index into an array."""
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))

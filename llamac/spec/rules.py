@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from llamac.spec.attention import kernel_can_run
 from llamac.spec.batch import Batch
 from llamac.spec.data import Data
 from llamac.spec.errors import Problem
+from llamac.spec.kernel_rules import kernel_can_run
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.layouts import (
     batch_divides_over_ranks,

@@ -24,8 +24,8 @@ from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
 from llamac.verify.oracle import ModelOutput, Oracle, consult, errors
-from llamac.verify.stages import Emit
 from llamac.verify.twin import shrink
+from llamac.verify.verdicts import Emit
 
 ROUNDING = 1e-5
 """Largest relative error in fp32, where only the order of sums differs."""

@@ -16,10 +16,10 @@ from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint import checkpoint
-from llamac.runtime.data.tokenizer import Tokenizer, train_tokenizer, training_lines
 from llamac.runtime.parameters import canonical_views
+from llamac.runtime.tokenizers.tokenizer import Tokenizer, train_tokenizer, training_lines
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted import imported
+from llamac.verify.emitted_model import imported
 
 SHAPE = {
     "vocab_size": 331,

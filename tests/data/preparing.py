@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data import executor
-from llamac.data.plan import PartSizes
 from llamac.data.prepare import Preparation, planned, prepare
+from llamac.data.source_plan import PartSizes
 from llamac.spec import load_spec
 
 SMALL = PartSizes(part=20_000, chunk=6_000)

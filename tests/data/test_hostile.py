@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.accounts import accounts
+from llamac.data.accounting.accounts import accounts
 from llamac.spec import load_spec
 from tests.data.preparing import prepared, write_corpus
 

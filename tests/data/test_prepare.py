@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from llamac.cli import main
-from llamac.data.plan import PartSizes, plan_source
+from llamac.data.source_plan import PartSizes, plan_source
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.mixture import Mixture
-from llamac.runtime.data.tokenizer import Tokenizer
 from llamac.runtime.errors import SourceError
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.spec import load_spec
 from tests.data.preparing import SMALL, hashes, preparation, prepared, write_corpus, write_spec
 
@@ -36,7 +36,7 @@ def texts(root: Path, manifest: dict[str, Any], source: int, split: str = "train
     """The documents that a source's shards spell."""
     files = [root / shard["file"] for shard in manifest["sources"][source][split]["shards"]]
     stream = np.concatenate([np.fromfile(file, manifest["dtype"]) for file in files])
-    model = Tokenizer.load(root / "tokenizer.model")
+    model = load_tokenizer_file(root / "tokenizer.model")
     ends = np.flatnonzero(stream == model.eos) + 1
     assert ends[-1] == len(stream)
     return [model.decode(tokens) for tokens in np.split(stream, ends)[:-1]]

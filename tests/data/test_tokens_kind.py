@@ -10,10 +10,11 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.readers import tokens as reader
-from llamac.data.token_formats import FORMATS
+from llamac.data.tokenization.token_formats import FORMATS
 from llamac.runtime.data.input_files import file_list, input_bytes
 from llamac.runtime.data.prepared import load_manifest
-from llamac.runtime.data.tokenizer import EOS, Tokenizer, train_tokenizer
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import EOS, train_tokenizer
 
 TEXTS = [
     f"Document {i} tells of {i * 7} things: naïve 😀, and\n\tindented lines." for i in range(80)
@@ -145,7 +146,7 @@ def test_text_that_a_stage_has_changed_is_tokenised(made: Path) -> None:
         "stage": [{"stage": "header_comments"}],
     }
     assert main(["data", "prepare", *spec(made, "code", source)]) == 0
-    changed = Tokenizer.load(made / "t.model").encode(first).tolist()
+    changed = load_tokenizer_file(made / "t.model").encode(first).tolist()
     assert documents_in(made / "code") == sorted([changed, *map(bytewise, rest)])
 
 
@@ -241,7 +242,7 @@ def test_an_index_counts_with_its_tokens(tmp_path: Path) -> None:
 
 
 def test_ends_inside_documents_of_others_end_documents(made: Path) -> None:
-    model = Tokenizer.load(made / "t.model")
+    model = load_tokenizer_file(made / "t.model")
     texts = [model.encode(text).tolist() for text in TEXTS[:20]]
     joined = [[*a, EOS, *b, EOS] for a, b in zip(texts[::2], texts[1::2], strict=True)]
     np.concatenate(joined).astype("<u2").tofile(made / "joined.ds")

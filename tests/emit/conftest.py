@@ -14,7 +14,7 @@ from llamac.emit.build import files_of
 from llamac.passes.pipeline import stages
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted import imported
+from llamac.verify.emitted_model import imported
 
 SMALL = (
     "model.dim=48",

@@ -16,7 +16,7 @@ from llamac.ir.graph import ops_in
 from llamac.ir.values import values_of
 from llamac.passes.pipeline import compile_spec
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted import imported
+from llamac.verify.emitted_model import imported
 from tests.emit.conftest import (
     batch,
     files,

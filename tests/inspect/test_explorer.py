@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from llamac.emit.build import files_of
+from llamac.inspect.explorer.explorer_page import explorer_data, explorer_page
 from llamac.inspect.explorer.keys import keys_of
-from llamac.inspect.explorer.page import explorer_data, explorer_page
 from llamac.inspect.explorer.passes import about, hunks, pairs
 from llamac.inspect.explorer.side import CompiledSpec
 from llamac.inspect.origin import origins

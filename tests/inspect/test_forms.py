@@ -11,8 +11,8 @@ from torch import fx
 
 from llamac.inspect.diff import coloured, diff_json, diff_text, graph_changes
 from llamac.inspect.graphviz import program_dot, quoted
-from llamac.inspect.machine import dump, program_json
 from llamac.inspect.memory import readable_bytes, stream_bytes
+from llamac.inspect.program_json import dump, program_json
 from llamac.inspect.source import stage_source
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import ops_in, output_of, placeholders, type_of

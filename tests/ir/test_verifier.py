@@ -13,7 +13,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
 from llamac.ir.types import TensorType
 from llamac.ir.verifier import RULES, VerificationError, verify
-from llamac.passes.checkpoint import ActivationCheckpoint
+from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.differentiate import Differentiate
 
 SOUND = """\

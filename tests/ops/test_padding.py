@@ -10,7 +10,7 @@ from torch import Tensor
 from llamac.runtime.distributed import vocab_parallel
 from llamac.runtime.distributed.collectives import GROUPS
 from llamac.runtime.kernels import cross_entropy
-from llamac.verify.ranks import on_ranks
+from llamac.verify.simulated_ranks import on_ranks
 from tests.compare import assert_close
 
 VOCAB, CHUNK = 12, 5

@@ -31,7 +31,7 @@ from llamac.runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients,
 )
 from llamac.runtime.kernels import cross_entropy
-from llamac.verify.ranks import on_ranks
+from llamac.verify.simulated_ranks import on_ranks
 from tests.compare import assert_close
 
 VOCAB, DIM = 331, 12

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from llamac.ir.graph import is_op, op_of, producer, recomputed_ops
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
+from llamac.passes.activation_checkpoint import checkpoint
 from llamac.passes.budget import (
     BudgetError,
     Decided,
@@ -28,7 +29,6 @@ from llamac.passes.budget import (
     cheapest,
     trial_of,
 )
-from llamac.passes.checkpoint import checkpoint
 from llamac.passes.cut import Cut
 from llamac.passes.liveness import peak_bytes, saved_bytes
 from llamac.passes.pipeline import compile_spec, saved_sets, stages

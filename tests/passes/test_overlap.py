@@ -34,9 +34,9 @@ from llamac.passes.timing import Clock, timeline
 from llamac.runtime.distributed import collectives
 from llamac.spec import load_spec
 from llamac.verify.oracle import TOLERANCE, consult, errors
-from llamac.verify.ranks import on_ranks
-from llamac.verify.stages import run_program
+from llamac.verify.simulated_ranks import on_ranks
 from llamac.verify.twin import shrink
+from llamac.verify.verdicts import run_program
 from tests.compare import SHIPPED, shipped
 from tests.passes.programs import program, same, text
 

@@ -14,10 +14,10 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
-from llamac.verify.emitted import run_emitted
+from llamac.verify.emitted_model import run_emitted
 from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
-from llamac.verify.stages import run_program, verdicts
 from llamac.verify.twin import shrink
+from llamac.verify.verdicts import run_program, verdicts
 from tests.properties.strategies import disabled, specs
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from llamac.cli import main
 from llamac.report.curve import curve
-from llamac.report.page import report_page
-from llamac.report.run import Run
+from llamac.report.recorded_run import Run
+from llamac.report.report_page import report_page
 from llamac.report.summary import report
 
 from .conftest import STEPS, MakeRun, metrics_rows

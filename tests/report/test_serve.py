@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 
-from llamac.report.run import Run
+from llamac.report.recorded_run import Run
 from llamac.report.serve import server
 
 from .conftest import MakeRun, lines, metrics_rows

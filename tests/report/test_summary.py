@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.report.run import ReportError, Run
+from llamac.report.recorded_run import ReportError, Run
 from llamac.report.summary import differences, report
 
 from .conftest import SKIPPED, STEPS, MakeRun, lines, metrics_rows

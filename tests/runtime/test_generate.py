@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.runtime.data.tokenizer import Tokenizer, train_tokenizer
 from llamac.runtime.generate import continuation, decoded, generate, sample
+from llamac.runtime.tokenizers.tokenizer import Tokenizer, train_tokenizer
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from llamac.ir.printer import print_program
 from llamac.ir.program import Region
 from llamac.passes.pipeline import compile_spec, stages
 from llamac.passes.timing import Clock, timeline
-from llamac.verify.stages import verdicts
 from llamac.verify.twin import shrink
+from llamac.verify.verdicts import verdicts
 from tests.compare import shipped
 
 ASYNC = ("parallel.tensor=4", "parallel.async_tensor=true")

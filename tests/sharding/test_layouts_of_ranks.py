@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from llamac.passes.checkpoint import POLICIES
+from llamac.passes.activation_checkpoint import POLICIES
 from llamac.passes.pipeline import stages
 from llamac.verify.oracle import TOLERANCE, consult, errors
-from llamac.verify.stages import run_program
+from llamac.verify.verdicts import run_program
 from tests.compare import shrunk
 from tests.options import options
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llamac.cli import main
 from llamac.spec import SpecError, load_spec
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.writer import to_toml
 from tests.spec.conftest import VALID
 from tests.spec.strategies import any_text, documents
 

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.spec.positions import scan, spans
-from llamac.spec.writer import string
+from llamac.spec.toml.positions import scan, spans
+from llamac.spec.toml.writer import string
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 plain_text = st.text('ab #=[]{}.,é\\"', max_size=8)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from llamac.spec import Spec, SpecError, load_spec
 from llamac.spec.model import Model
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.writer import to_toml
 from tests.spec.conftest import VALID
 from tests.spec.strategies import documents
 

@@ -79,7 +79,7 @@ def greedy(trainer: Trainer, run: Path, prompt: str, count: int) -> str:
     optimizer = trainer.optimizer(model)
     train.checkpoint.load(max((run / "checkpoints").glob("step-*")), optimizer.boxes())
     optimizer.loaded(1)
-    tokenizer = train.Tokenizer.load(Path(train.DATA_DIRECTORY) / "tokenizer.model")
+    tokenizer = train.load_tokenizer_file(Path(train.DATA_DIRECTORY) / "tokenizer.model")
     tokens = start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     while len(tokens) < len(start) + count and (tokens is start or tokens[-1] != tokenizer.eos):
         logits = model.logits(torch.tensor([tokens[-train.SEQUENCE_LENGTH :]]))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.emit.source import constant, python_literal
+from llamac.emit.python_source import constant, python_literal
 from llamac.emit.trainer import render_trainer, runtime_files
 from llamac.spec import load_spec
 

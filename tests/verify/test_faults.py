@@ -16,7 +16,7 @@ from llamac.emit import build
 from llamac.ir.graph import ops_in, placeholders, type_of
 from llamac.ir.op import OPS
 from llamac.ir.program import Program
-from llamac.passes.checkpoint import ActivationCheckpoint
+from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.fuse import Fuse
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels

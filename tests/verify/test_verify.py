@@ -14,11 +14,11 @@ from llamac.cli import main
 from llamac.emit.build import files_of
 from llamac.passes.pipeline import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted import imported
+from llamac.verify.emitted_model import imported
 from llamac.verify.oracle import TOLERANCE, ModelOutput, consult, errors, relative_error
-from llamac.verify.packing import module_packing_problem, packing_problem
-from llamac.verify.stages import verdicts
+from llamac.verify.packed_parameters import module_packing_problem, packing_problem
 from llamac.verify.twin import shrink
+from llamac.verify.verdicts import verdicts
 from tests.compare import shipped
 
 LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'

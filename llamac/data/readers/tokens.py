@@ -8,8 +8,9 @@ from functools import lru_cache
 from llamac.data.document import Document
 from llamac.runtime.data.indexed_tokens import token_documents
 from llamac.runtime.data.skipped import Skipped
-from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
 from llamac.runtime.errors import SourceError
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import Tokenizer, TokenizerError
 from llamac.spec.data import Source
 
 
@@ -36,6 +37,6 @@ def source_tokenizer(source: Source) -> Tokenizer:
 @lru_cache(maxsize=8)
 def _loaded(path: str) -> Tokenizer:
     try:
-        return Tokenizer.load(path)
+        return load_tokenizer_file(path)
     except TokenizerError as error:
         raise SourceError(str(error)) from error

@@ -54,7 +54,7 @@ def facts(stage: Decontaminate) -> dict[str, Any]:
     return {"sets": contents, "texts": len(items), "too_short": short}
 
 
-def report(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
+def contaminated(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
     """Yield an entry for each dropped document.
 
     Keys: file, line; items, by file and line; words, the first run that is shared.

@@ -11,7 +11,7 @@ from llamac.inspect.explorer.keys import keys_of
 from llamac.inspect.explorer.lines import LineTable
 from llamac.inspect.explorer.nodes import node_data
 from llamac.inspect.explorer.passes import pass_data
-from llamac.inspect.explorer.sources import emitted_data, ir_data, spec_data
+from llamac.inspect.explorer.source_lines import emitted_data, ir_data, spec_data
 from llamac.inspect.memory import program_memory, stream_bytes
 from llamac.ir.program import Program
 from llamac.passes.pipeline import Stage

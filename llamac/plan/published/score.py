@@ -1,9 +1,9 @@
 """Predictions for a table of published runs: `python -m llamac.plan.score FILE.csv [-o OUT.csv]`.
 
-The table's columns are those that `llamac.plan.published.run` reads; others are kept. Three are
-added: `predicted_tok_s_gpu`, `predicted_peak_bytes`, `predicted_fits` (1 or 0). A row that cannot
-be expressed gets none of them, and its reason goes to stderr, as do values that are not understood,
-each with the number of its rows.
+The table's columns are those that `llamac.plan.published.row_setting` reads; others are kept.
+Three are added: `predicted_tok_s_gpu`, `predicted_peak_bytes`, `predicted_fits` (1 or 0). A row
+that cannot be expressed gets none of them, and its reason goes to stderr, as do values that are not
+understood, each with the number of its rows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from llamac.passes.footprint import CONTEXT
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
+from llamac.plan.published.row_setting import PublishedRun, published_run
 from llamac.plan.published.rows import Row, RowError, says, text
-from llamac.plan.published.run import Run, published_run
 from llamac.spec import SpecError
 
 ADDED = ("predicted_tok_s_gpu", "predicted_peak_bytes", "predicted_fits")
@@ -46,7 +46,7 @@ def predict_row(row: Row) -> Prediction:
     return predict_run(published_run(row))
 
 
-def predict_run(run: Run) -> Prediction:
+def predict_run(run: PublishedRun) -> Prediction:
     """Predict a run that was read from a row. Raises RowError."""
     try:
         return predict(run.setting, run.program)

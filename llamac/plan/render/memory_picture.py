@@ -9,11 +9,11 @@ from llamac.ir.program import Program
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.prediction import Prediction
 from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline
-from llamac.plan.render.report import HELD, gigabytes
-from llamac.plan.timeline.events import Event
+from llamac.plan.render.prediction_tables import HELD, gigabytes
 from llamac.plan.timeline.fold import Fold, fold
 from llamac.plan.timeline.memory_timeline import Moment, moments
 from llamac.plan.timeline.step import StepTimeline
+from llamac.plan.timeline.step_events import Event
 
 WIDTH, HEIGHT = 1160.0, 560.0
 LEFT, TOP, RIGHT, BOTTOM = 70.0, 104.0, 300.0, 96.0  # around the plot

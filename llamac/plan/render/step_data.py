@@ -14,7 +14,7 @@ from llamac.ir.graph import attributes, ops_in
 from llamac.ir.values import operation_count
 from llamac.passes.timing import COMPUTE, Span
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.report import HELD, TAKEN
+from llamac.plan.render.prediction_tables import HELD, TAKEN
 from llamac.plan.timeline.breakdown import bound_of, link_of, ops, traffic, transfer_costs
 from llamac.plan.timeline.fold import fold
 from llamac.plan.timeline.memory_timeline import graph_levels, holdings, moments

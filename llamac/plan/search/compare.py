@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.report import (
+from llamac.plan.render.prediction_tables import (
     HELD,
     TAKEN,
     ReportTable,
@@ -17,7 +17,7 @@ from llamac.plan.render.report import (
     readable_seconds,
     stride_of,
 )
-from llamac.plan.search.layout import Layout, layout_of
+from llamac.plan.search.rank_layout import Layout, layout_of
 
 LARGEST = 3  # terms that a sentence explains
 SMALLEST = 0.02  # of all that differs: what is less needs no sentence

@@ -10,7 +10,7 @@ from typing import Any
 from llamac.resources import find_spec
 from llamac.spec import Spec
 from llamac.spec.errors import printable
-from llamac.spec.writer import to_toml
+from llamac.spec.toml.writer import to_toml
 
 
 def derived_toml(

@@ -17,7 +17,8 @@ from llamac.passes.footprint import Memory, activations, in_flight
 from llamac.passes.timing import Clock
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.search.graph_cache import block_program, laid_out
-from llamac.plan.search.layout import (
+from llamac.plan.search.lower_bound import least_seconds
+from llamac.plan.search.rank_layout import (
     POLICIES,
     Layout,
     ModelSplit,
@@ -27,7 +28,6 @@ from llamac.plan.search.layout import (
     model_splits,
     pipeline_schedules,
 )
-from llamac.plan.search.lower_bound import least_seconds
 from llamac.plan.setting import Setting
 from llamac.plan.uncertainty import fit_within
 from llamac.spec import Spec

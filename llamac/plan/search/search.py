@@ -23,7 +23,7 @@ from llamac.passes.footprint import CONTEXT, FRAGMENTS
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.search.explore import WHY, Best, explore, promising, tasks_of
-from llamac.plan.search.layout import POLICIES, Layout
+from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
 from llamac.plan.uncertainty import fit_of, memory_range

@@ -9,8 +9,8 @@ from llamac.ir.program import Program
 from llamac.plan.device.device import Device, Link
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.report import ReportTable
-from llamac.plan.search.layout import POLICIES, Layout, layout_of
+from llamac.plan.render.prediction_tables import ReportTable
+from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of
 from llamac.plan.setting import Setting
 from llamac.spec import SpecError
 from llamac.spec.errors import either

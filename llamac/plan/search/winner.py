@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from llamac.plan.device.device import device_names
-from llamac.plan.render.report import ReportTable, digits, gigabytes, percent, readable_days
+from llamac.plan.render.prediction_tables import (
+    ReportTable,
+    digits,
+    gigabytes,
+    percent,
+    readable_days,
+)
 from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
 from llamac.plan.search.explore import WHY
-from llamac.plan.search.layout import Layout
+from llamac.plan.search.rank_layout import Layout
 from llamac.plan.search.search import Ranked, Search
 
 TABLE = 132  # columns that the table of a search needs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.plan.device.device import Device
-from llamac.plan.render.report import ReportTable, digits, percent, quantity
+from llamac.plan.render.prediction_tables import ReportTable, digits, percent, quantity
 from llamac.plan.search.derived_spec import derived_toml, overridden
 from llamac.plan.sizing.model_shape import ModelShape, llama_with
 from llamac.plan.sizing.scaling_laws import (

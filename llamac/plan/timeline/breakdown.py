@@ -14,8 +14,8 @@ from llamac.ir.values import operands_of, operation_count, values_of
 from llamac.passes.timing import COMPUTE
 from llamac.plan.cost.data_parallel import Transfer
 from llamac.plan.device.device import Device
-from llamac.plan.timeline.events import DATA, PIPELINE, Event
 from llamac.plan.timeline.step import StepTimeline
+from llamac.plan.timeline.step_events import DATA, PIPELINE, Event
 
 WITHIN, BETWEEN = "within a node", "between nodes"
 

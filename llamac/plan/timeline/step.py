@@ -20,8 +20,8 @@ from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.region_time import GraphTime, graph_time
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.prediction import Prediction
-from llamac.plan.timeline.events import DATA, PIPELINE, Event, Kind
 from llamac.plan.timeline.pipeline_order import Turn, turns, warm_up
+from llamac.plan.timeline.step_events import DATA, PIPELINE, Event, Kind
 
 
 class StepTimeline:

@@ -12,9 +12,9 @@ from typing import Any
 
 from llamac.ir.graph import op_of, results
 from llamac.passes.timing import COMPUTE, Span
-from llamac.plan.timeline.events import DATA, PIPELINE, Event
 from llamac.plan.timeline.memory_timeline import moments
 from llamac.plan.timeline.step import StepTimeline
+from llamac.plan.timeline.step_events import DATA, PIPELINE, Event
 
 MOST = 100_000
 """Events of single ops; beyond, only the first and the last micro-batches show theirs."""

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ..data.prepared import read_manifest
-from ..data.tokenizer import Tokenizer, TokenizerError
 from ..errors import RunError
 from ..parameters import Pieces, canonical_views
+from ..tokenizers.loading import load_tokenizer_file
+from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint
 
 
@@ -107,7 +108,7 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
             "is relative, start this from where training was started"
         )
     try:
-        tokenizer = Tokenizer.load(file)
+        tokenizer = load_tokenizer_file(file)
     except TokenizerError as error:
         raise RunError(str(error)) from error
     if manifest.is_file():

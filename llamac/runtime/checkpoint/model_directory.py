@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
-from ..data.tokenizer import Tokenizer, TokenizerError
 from ..errors import RunError
+from ..tokenizers.loading import load_tokenizer_file
+from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint, load_run
 
 IMPORT_NOTE, INIT_NOTE = "import.json", "init.json"
@@ -140,6 +141,6 @@ def _import_tokenizer(directory: Path, file: Path | None, spec: Mapping[str, Any
             "or tokenizer.model there"
         )
     try:
-        return Tokenizer.load(file, spec.get("tokenizer", {}).get("eos"))
+        return load_tokenizer_file(file, spec.get("tokenizer", {}).get("eos"))
     except TokenizerError as error:
         raise RunError(str(error)) from error

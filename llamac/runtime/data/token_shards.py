@@ -21,6 +21,7 @@ import numpy as np
 from .. import durable
 from ..durable import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
+from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepared import (
     SPLITS,
@@ -35,7 +36,6 @@ from .prepared import (
 from .records import check_source
 from .skipped import Skipped
 from .sources import documents
-from .tokenizer import Tokenizer, TokenizerError
 from .vocabulary import Unknown, given, say_lost, tokenizer_of, train_on_sources
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]

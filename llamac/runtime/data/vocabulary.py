@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..durable import is_whole, note_or_nothing, write, write_note
+from ..tokenizers.loading import load_tokenizer_file
+from ..tokenizers.tokenizer import (
+    EOS,
+    Tokenizer,
+    TokenizerError,
+    sample_lines,
+    train_tokenizer,
+    training_lines,
+)
 from .skipped import Skipped
 from .sources import documents
-from .tokenizer import EOS, Tokenizer, TokenizerError, sample_lines, train_tokenizer, training_lines
 
 if TYPE_CHECKING:
     from .token_shards import PrepareJob
@@ -32,7 +40,7 @@ def given(job: PrepareJob) -> Tokenizer | None:
                 f"tokenizer: set tokenizer.eos = {EOS}, or leave it out"
             )
         return None
-    model = Tokenizer.load(path, eos)
+    model = load_tokenizer_file(path, eos)
     if model.vocab_size > job.vocab_size:
         raise TokenizerError(
             f"{path} has token ids up to {model.vocab_size - 1:,}, but model.vocab_size = "
@@ -53,7 +61,7 @@ def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokeni
     """
     path = job.root / "tokenizer.model"
     if is_settled(job, key):
-        return Tokenizer.load(path)
+        return load_tokenizer_file(path)
     model = given(job) or train(job)
     sha256 = write(path, model.model)
     write_note(job.root / "tokenizer.json", {"key": key, "file_sha256": sha256})

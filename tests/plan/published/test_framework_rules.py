@@ -13,7 +13,7 @@ from llamac.plan.cost.framework import (
 from llamac.plan.device.device import load_device
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.framework_rules import framework_of, profile_of
-from llamac.plan.published.run import published_run
+from llamac.plan.published.row_setting import published_run
 from llamac.plan.published.score import predict_row
 
 A100 = load_device("a100-80gb")

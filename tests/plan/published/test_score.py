@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llamac.plan.published.score import ADDED, main, predict_row, score
-from tests.plan.published.test_run import GPT
+from tests.plan.published.test_row_setting import GPT
 
 Captured = pytest.CaptureFixture[str]
 

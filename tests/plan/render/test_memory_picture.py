@@ -10,7 +10,7 @@ import pytest
 
 from llamac.plan.render.canvas import Area, Drawing, Label, Polyline, png, svg
 from llamac.plan.render.memory_picture import memory_picture
-from llamac.plan.render.report import gigabytes
+from llamac.plan.render.prediction_tables import gigabytes
 from llamac.plan.timeline.memory_timeline import moments
 from llamac.plan.timeline.step import StepTimeline
 from tests.plan.steps import LAYOUTS, planned

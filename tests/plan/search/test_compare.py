@@ -11,7 +11,7 @@ from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.search.compare import reasons, term_differences, verdict
-from llamac.plan.search.layout import parse_layout
+from llamac.plan.search.rank_layout import parse_layout
 from llamac.plan.setting import Setting
 from llamac.spec import load_spec
 

@@ -11,8 +11,8 @@ import torch
 from llamac.runtime import durable
 from llamac.runtime.checkpoint import checkpoint, load_run
 from llamac.runtime.checkpoint.model_directory import open_model
-from llamac.runtime.data.tokenizer import train_tokenizer
 from llamac.runtime.errors import RunError
+from llamac.runtime.tokenizers.tokenizer import train_tokenizer
 
 NOTE = {"begin": [1], "end": [2, 7], "context": 64, "generation": {"temperature": 0.5}}
 

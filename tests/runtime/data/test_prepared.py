@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from llamac.runtime import durable
-from llamac.runtime.data import prepared, tokenizer
+from llamac.runtime.data import prepared
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify_prepared
 from llamac.runtime.data.token_shards import prepare
+from llamac.runtime.tokenizers import tokenizer
 from tests.runtime.data.test_token_shards import arguments
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare
-from llamac.runtime.data.tokenizer import Tokenizer, TokenizerError
 from llamac.runtime.errors import SourceError
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import TokenizerError
 
 VOCAB = 320
 
@@ -46,7 +47,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def test_every_document_is_in_one_split_whole_and_in_order(texts: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     manifest = prepare(root, **arguments(texts))
-    vocabulary = Tokenizer.load(root / "tokenizer.model")
+    vocabulary = load_tokenizer_file(root / "tokenizer.model")
     documents = [json.loads(line)["text"] for line in (texts / "a.jsonl").open()]
     found = {}
     for split in ("train", "validation"):

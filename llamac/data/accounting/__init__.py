@@ -1,0 +1,1 @@
+"""Account for prepared data: what each stage dropped, epochs, and where tokens come from."""

@@ -1,0 +1,108 @@
+"""Collect what preparation has made of each source so far, finished or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamac.data.accounting import funnel
+from llamac.data.accounting.funnel import StepCounts
+from llamac.data.clean import STATE
+from llamac.data.finish import FUNNEL
+from llamac.data.prepare import WORK
+from llamac.runtime.data.prepared import SPLITS, PreparedDataError
+from llamac.runtime.durable import note_or_nothing, read_json
+from llamac.runtime.errors import RunError
+from llamac.spec.data import Data, Source
+
+COUNTS = ("documents", "bytes", "tokens")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Counts and samples of one source's preparation.
+
+    share: fraction of the mixture. rows: of `funnel`, the reader's first. splits: documents, bytes
+    and tokens of each split; empty until the manifest is written. examples: places where the reader
+    left something out.
+    """
+
+    source: Source
+    share: float
+    rows: list[StepCounts]
+    splits: dict[str, dict[str, int]]
+    examples: list[str]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.splits)
+
+    @property
+    def tokens(self) -> int:
+        return sum(split["tokens"] for split in self.splits.values())
+
+    def tokens_of(self, size: int) -> float | None:
+        """Estimate the tokens in `size` bytes of text, at the source's final tokens per byte.
+
+        None if nothing has been tokenised yet.
+        """
+        text = sum(split["bytes"] for split in self.splits.values())
+        return size * self.tokens / text if text else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; in the reader's step, `entered` counts inputs and bytes on disk."""
+        return {
+            "source": self.source.name,
+            "kind": self.source.kind,
+            "share": self.share,
+            "finished": self.finished,
+            "steps": funnel.to_json(self.rows),
+            "splits": self.splits,
+            "left_out_examples": self.examples,
+        }
+
+
+def accounts(data: Data, root: Path) -> list[Account]:
+    """Return one account per source. Raises PreparedDataError if nothing has been prepared."""
+    manifest = note_or_nothing(root / "manifest.json")
+    done = {entry["name"]: entry for entry in manifest.get("sources", [])}
+    total = sum(source.share for source in data.source)
+    found = [
+        _account(source, source.share / total, root, done.get(source.name, {}))
+        for source in data.source
+    ]
+    if not any(account.rows or account.finished for account in found):
+        raise PreparedDataError(
+            f"nothing has been prepared in {root}: run `llamac data prepare`, or name the run "
+            "with --run"
+        )
+    return found
+
+
+def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) -> Account:
+    saved = root / source.name / FUNNEL
+    if entry and saved.exists():
+        try:
+            rows = funnel.from_json(read_json(saved))
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"{saved} is damaged ({error}): delete {root / 'manifest.json'} and prepare the "
+                "data again"
+            ) from None
+    else:
+        rows = funnel.total(list(_unfinished(root / WORK / source.name)))
+    splits = {split: {key: entry[split][key] for key in COUNTS} for split in SPLITS if entry}
+    return Account(source, share, rows, splits, entry.get("skipped_examples", []))
+
+
+def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
+    """Yield the rows of each part, from the passes that it has been through so far."""
+    for part in sorted(path.name for path in work.glob("pass-0/*")):
+        states = (note_or_nothing(path / part / STATE) for path in _in_order(work))
+        yield [row for state in states for row in funnel.from_json(state.get("rows", []))]
+
+
+def _in_order(work: Path) -> list[Path]:
+    return sorted(work.glob("pass-*"), key=lambda path: int(path.name.partition("-")[2]))

@@ -1,0 +1,221 @@
+"""Render the accounts as one self-contained HTML page of charts, counts and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from llamac.data.accounting.accounts import Account
+from llamac.data.accounting.funnel import Amount, StepCounts
+from llamac.data.accounting.stats import counted, format_count, megabytes
+
+WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
+LEFT, CHANGED = "#2f6f8f", "#8fb8c9"
+COLOURS = ("#c8553d", "#e09f3e", "#7a6c9d", "#5b8e7d", "#b56576", "#8d99ae", "#6d597a")
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2937; --muted: #6b7280; --paper: #ffffff;
+  --line: #e2e0d8; --soft: #f6f4ee; --gone: #b3261e; --kept: #12703a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e5e7eb; --muted: #9ca3af; --paper: #16181d;
+  --line: #343842; --soft: #1f222a; --gone: #ff8a80; --kept: #6fcf97; } }
+body { margin: 2rem auto; max-width: 64rem; padding: 0 1.5rem; color: var(--ink);
+  background: var(--paper); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+h1 { font-size: 1.5rem; } h2 { margin: 3rem 0 .3rem; font-size: 1.2rem; }
+svg { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
+svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
+svg .aside { fill: var(--muted); } svg .on { fill: #ffffff; }
+table { border-collapse: collapse; margin: .5rem 0 1rem; font-size: 13px; }
+th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line);
+  font-variant-numeric: tabular-nums; }
+th { color: var(--muted); font-weight: 600; } .left { text-align: left; }
+.aside { color: var(--muted); margin: 0; }
+.key { display: inline-block; width: .7em; height: .7em; border-radius: 2px; }
+details { border-top: 1px solid var(--line); padding: .5rem 0; }
+summary { cursor: pointer; } summary b { font-weight: 600; }
+figure { margin: .6rem 0; } figcaption { color: var(--muted); font-size: 12px;
+  overflow-wrap: anywhere; }
+pre { margin: .2rem 0; padding: .5rem .75rem; border-radius: 6px; background: var(--soft);
+  white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--line);
+  font: 12px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre.gone { border-color: var(--gone); } pre.kept { border-color: var(--kept); }
+""".strip()
+
+
+def data_page(name: str, accounts: Sequence[Account]) -> str:
+    title = escape(f"The data of {name}")
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>",
+        f"<style>\n{STYLE}\n</style></head><body>",
+        f"<h1>{title}</h1>",
+        *_mixture(accounts),
+        *(line for account in accounts for line in _source(account)),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+# --- The mixture -----------------------------------------------------------------------------
+
+
+def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
+    tokens = sum(account.tokens for account in accounts)
+    yield '<p class="aside">Share of each source in the mixture, and its tokens.</p>'
+    rows = [("share", [account.share for account in accounts])]
+    if tokens:
+        rows.append(("tokens", [account.tokens / tokens for account in accounts]))
+    names = [account.source.name for account in accounts]
+    yield _svg(_stacked(rows, names), len(rows))
+    yield "<table><tr>"
+    head = ("share", "documents", "text", "training tokens", "held out", "bytes per token")
+    yield '<th class="left">source</th>' + "".join(f"<th>{text}</th>" for text in head) + "</tr>"
+    for number, account in enumerate(accounts):
+        name = f"{_key(_colour(number))} {escape(account.source.name)}"
+        yield f'<tr><td class="left">{name}</td><td>{account.share:.2%}</td>{_ends(account)}</tr>'
+    yield "</table>"
+
+
+def _ends(account: Account) -> str:
+    if not account.finished:
+        return '<td colspan="5">unfinished</td>'
+    train, held_out = account.splits["train"], account.splits["validation"]
+    cells = (
+        f"{train['documents'] + held_out['documents']:,}",
+        megabytes(train["bytes"] + held_out["bytes"]),
+        f"{train['tokens']:,}",
+        f"{held_out['tokens']:,}",
+        f"{train['bytes'] / train['tokens']:.3f}" if train["tokens"] else "",
+    )
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _stacked(rows: list[tuple[str, list[float]]], names: list[str]) -> Iterator[str]:
+    for number, (label, parts) in enumerate(rows):
+        top, x = number * (BAR + GAP), float(LABEL)
+        yield _text(0, top, label)
+        for index, (part, name) in enumerate(zip(parts, names, strict=True)):
+            width = part * (WIDTH - LABEL)
+            yield _rect(x, top, width, _colour(index), f"{name}: {part:.2%}")
+            if width > 8 * len(name) + 12:
+                yield _text(x + 6, top, name, "on")
+            x += width
+
+
+# --- A source --------------------------------------------------------------------------------
+
+
+def _source(account: Account) -> Iterator[str]:
+    source = account.source
+    yield f'<h2 id="{escape(source.name)}">{escape(source.name)}</h2>'
+    kind = f"{escape(source.kind)}, {account.share:.1%} of the mixture"
+    if not account.rows:
+        yield f'<p class="aside">{kind}; nothing has been read yet.</p>'
+        return
+    inputs, size = account.rows[0].entered
+    given = f"{counted(inputs, 'input')}, {megabytes(size)} on disk"
+    yield f'<p class="aside">{kind}; {given}.</p>'
+    yield _svg(_funnel(account), len(account.rows))
+    yield from _table(account)
+    yield from _samples(account)
+
+
+def _funnel(account: Account) -> Iterator[str]:
+    """Draw a bar per step: the text it leaves, then what it removed, by reason."""
+    most = max(max(row.entered[1] for row in account.rows[1:]), 1) if account.rows[1:] else 1
+    most = max(most, account.rows[0].left[1])
+    scale = (WIDTH - LABEL - FIGURES) / most
+    for number, row in enumerate(account.rows):
+        top, x = number * (BAR + GAP), LABEL + row.left[1] * scale
+        yield _text(0, top, row.name)
+        yield _rect(LABEL, top, row.left[1] * scale, LEFT, f"{megabytes(row.left[1])} left")
+        for colour, label, size in _losses(row):
+            yield _rect(x, top, size * scale, colour, f"{label}: {megabytes(size)}")
+            x += size * scale
+        tokens = account.tokens_of(row.left[1])
+        about = "" if tokens is None else f", ≈ {format_count(tokens)} tokens"
+        yield _text(x + 8, top, f"{row.left[0]:,} · {megabytes(row.left[1])}{about}", "aside")
+
+
+def _losses(row: StepCounts) -> Iterator[tuple[str, str, int]]:
+    """Yield (colour, label, bytes) of what a step removed, cuts within kept documents first."""
+    if row.entered[1] and row.changed:
+        rejected = sum(size for _, size in row.rejected.values())
+        cut = row.entered[1] - row.left[1] - rejected
+        yield CHANGED, f"cut out of {row.changed:,} documents", max(cut, 0)
+    for number, (reason, amount) in enumerate(_by_size(row)):
+        yield _colour(number), reason, amount[1]
+
+
+def _by_size(row: StepCounts) -> list[tuple[str, Amount]]:
+    return sorted(row.rejected.items(), key=lambda item: (-item[1][1], -item[1][0], item[0]))
+
+
+def _table(account: Account) -> Iterator[str]:
+    yield '<table><tr><th class="left">step</th><th class="left">removed</th>'
+    yield "<th>documents</th><th>text</th><th>of input</th></tr>"
+    for index, row in enumerate(account.rows):
+        losses = [(_key(colour), label, size) for colour, label, size in _losses(row)]
+        for key, label, size in losses:
+            documents = row.rejected[label][0] if label in row.rejected else row.changed
+            share = f"{size / row.entered[1]:.1%}" if index and row.entered[1] else ""
+            text = megabytes(size) if index else ""
+            yield (
+                f'<tr><td class="left">{row.name}</td><td class="left">{key} {escape(label)}</td>'
+                f"<td>{documents:,}</td><td>{text}</td><td>{share}</td></tr>"
+            )
+    yield "</table>"
+
+
+def _samples(account: Account) -> Iterator[str]:
+    if account.examples:
+        yield "<details><summary><b>read</b>: left out</summary><pre>"
+        yield "\n".join(map(escape, account.examples))
+        yield "</pre></details>"
+    last = account.rows[-1]
+    for row in account.rows:
+        for kind, held in row.samples.items():
+            if kind == "" and row is not last:
+                continue  # only the last step's kept documents are final
+            many = {"": row.left[0], "changed": row.changed}.get(kind)
+            many = row.rejected[kind][0] if many is None else many
+            title = f"<b>{row.name}</b>: {escape(kind or 'kept')}"
+            yield f"<details><summary>{title}, {len(held)} of {many:,}</summary>"
+            yield from (_sample(sample, kind) for sample in held)
+            yield "</details>"
+
+
+def _sample(sample: dict[str, str], kind: str) -> str:
+    caption = escape(" · ".join(filter(None, (sample["where"], sample.get("detail")))))
+    before = f'<pre class="gone">{escape(sample["before"])}</pre>' if "before" in sample else ""
+    look = "kept" if kind in ("", "changed") else "gone"
+    text = f'<pre class="{look}">{escape(sample["text"])}</pre>'
+    return f"<figure><figcaption>{caption}</figcaption>{before}{text}</figure>"
+
+
+# --- Drawing ---------------------------------------------------------------------------------
+
+
+def _svg(shapes: Iterator[str], rows: int) -> str:
+    height = rows * (BAR + GAP)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(shapes)}</svg>'
+
+
+def _rect(x: float, top: float, width: float, colour: str, title: str) -> str:
+    return (
+        f'<rect x="{x:.1f}" y="{top}" width="{max(width, 0):.1f}" height="{BAR}" fill="{colour}">'
+        f"<title>{escape(title)}</title></rect>"
+    )
+
+
+def _text(x: float, top: float, text: str, look: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{top + BAR - 6}" class="{look}">{escape(text)}</text>'
+
+
+def _key(colour: str) -> str:
+    return f'<span class="key" style="background:{colour}"></span>'
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]

@@ -1,0 +1,1 @@
+"""Choose, train and compare tokenizers, and write cleaned text as tokens."""

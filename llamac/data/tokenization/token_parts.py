@@ -1,0 +1,227 @@
+"""Write cleaned text as token shards with an index of their documents, part by part.
+
+A part's files grow chunk by chunk, and their lengths are recorded after each chunk. A process that
+resumes truncates them to the recorded lengths and appends the same bytes again.
+
+    <source>/train-00007-00000.bin   first shard of part 7, in the format of `runtime.data.prepared`
+    <source>/train-00007.docs        one `RECORD` per document of the part
+    <source>/train-00007.names       names of their files, each terminated by a NUL
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamac.data import chunks
+from llamac.data.clean import chunks_of
+from llamac.data.document import Document
+from llamac.data.readers.tokens import source_tokenizer
+from llamac.data.source_plan import Part, SourcePlan
+from llamac.data.state import locked
+from llamac.runtime.data.prepared import SPLITS, token_dtype
+from llamac.runtime.data.token_shards import BATCH_BYTES, PrepareJob
+from llamac.runtime.data.vocabulary import Unknown
+from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, write_note
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import Tokenizer
+
+UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
+INDEX = ("docs", "names")  # the kinds of files that say where a part's documents come from
+RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
+"""Index entry of a document.
+
+end: end of its tokens, EOS included, within the part's tokens of this split. name: byte offset of
+its file's name in the `.names` file. line: as in `Document`.
+"""
+
+
+def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
+    """Tokenise a part, chunk by chunk, from where it was left."""
+    state = _state(work, plan, part)
+    with locked(state.with_name(f"{part.number:05}.tokenize")):
+        if is_tokenized(job, work, plan, part):
+            return
+        model = load_tokenizer_file(job.root / "tokenizer.model")
+        folder = job.root / plan.source.name
+        folder.mkdir(exist_ok=True)
+        saved = note_or_nothing(state)
+        if not _shards_are_whole(job, saved):
+            saved = {}
+        stem = f"{part.number:05}"
+        try:
+            writers = {s: _Split(folder, f"{s}-{stem}", job, saved.get(s, {})) for s in SPLITS}
+        except Damaged:  # the text is still there: the part is made again from its beginning
+            saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
+        unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
+        encode = _encoder(model, plan, unknown)
+        names = chunks_of(plan, part)
+        for number in range(saved.get("chunks", 0), len(names)):
+            _append(job, encode, chunks.read(names[number]), writers)
+            noted = {split: writer.flush() for split, writer in writers.items()}
+            counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+            write_note(state, {"chunks": number + 1, "done": False, **noted, **counted})
+        noted = {split: writer.close() for split, writer in writers.items()}
+        counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+        write_note(state, {"chunks": len(names), "done": True, **noted, **counted})
+
+
+def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
+    """Return whether the part is done and all its files exist unchanged."""
+    noted = note_or_nothing(_state(work, plan, part))
+    if not (noted.get("done", False) and _shards_are_whole(job, noted)):
+        return False
+    stem = job.root / plan.source.name
+    return all(
+        is_whole(stem / f"{split}-{part.number:05}.{kind}", noted[split]["hashes"][kind])
+        for split in SPLITS
+        for kind in INDEX
+    )
+
+
+def _shards_are_whole(job: PrepareJob, noted: dict[str, Any]) -> bool:
+    shards = [shard for split in SPLITS for shard in noted.get(split, {}).get("shards", [])]
+    return all(is_whole(job.root / shard["file"], shard["sha256"]) for shard in shards)
+
+
+def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
+    """Return documents, bytes, tokens and shards of each split of a part, and UNKNOWN."""
+    return note_or_nothing(_state(work, plan, part))
+
+
+Encode = Callable[[list[Document]], list[np.ndarray]]
+"""Returns the tokens of each document with EOS, int32 [n]."""
+
+
+def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
+    """Return a function that encodes a batch of documents.
+
+    Tokens of a source of kind `tokens` with the same vocabulary are kept, since another tool may
+    segment text differently; only an EOS within a document is removed.
+    """
+    same = plan.source.kind == "tokens"
+    same = same and source_tokenizer(plan.source).pieces_sha256 == model.pieces_sha256
+
+    def encode(batch: list[Document]) -> list[np.ndarray]:
+        given = [document.tokens if same else None for document in batch]
+        texts = [d.text for d, tokens in zip(batch, given, strict=True) if tokens is None]
+        encoded = iter(model.encode_batch(texts))
+        found = [
+            next(encoded) if tokens is None else np.array([t for t in tokens if t != model.eos])
+            for tokens in given
+        ]
+        unknown.add([document.text for document in batch], found)
+        return [np.append(tokens, model.eos).astype(np.int32) for tokens in found]
+
+    return encode
+
+
+def _append(
+    job: PrepareJob, encode: Encode, documents: Iterable[Document], writers: dict[str, _Split]
+) -> None:
+    for batch in _batches(documents):
+        for document, tokens in zip(batch, encode(batch), strict=True):
+            data = document.text.encode()
+            split = "validation" if job.is_held_out(data) else "train"
+            writers[split].add(document, tokens, len(data))
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _state(work: Path, plan: SourcePlan, part: Part) -> Path:
+    return work / plan.source.name / f"{part.number:05}.json"
+
+
+@dataclass
+class _Noted:
+    """Recorded state of one split of a part.
+
+    held: tokens in the unfinished shard. docs, names: bytes of the index files. hashes: sha256 of
+    the contents of these three files.
+    """
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    held: int = 0
+    docs: int = 0
+    names: int = 0
+    hashes: dict[str, str] = field(default_factory=dict)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Split:
+    """Writer of the files of one split of a part."""
+
+    def __init__(self, folder: Path, name: str, job: PrepareJob, noted: dict[str, Any]) -> None:
+        self.folder, self.name = folder, name
+        self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
+        self.noted, self.last, self.at = _Noted(**noted), "", 0  # the last file named, and where
+        self.docs = self._file("docs", f"{name}.docs", self.noted.docs)
+        self.names = self._file("names", f"{name}.names", self.noted.names)
+        self.shard = self._shard(self.noted.held)
+
+    def add(self, document: Document, tokens: np.ndarray, text_bytes: int) -> None:
+        """Append a document. tokens: with EOS."""
+        noted = self.noted
+        noted.documents += 1
+        noted.bytes += text_bytes
+        noted.tokens += len(tokens)
+        if document.file != self.last:
+            self.last, self.at = document.file, self.names.size
+            self.names.write(document.file.encode(errors="surrogateescape") + b"\0")
+        self.docs.write(np.array((noted.tokens, self.at, document.line), RECORD).tobytes())
+        while len(tokens):
+            head, tokens = np.split(tokens, [self.most - noted.held])
+            self.shard.write(head.astype(self.dtype).tobytes())
+            noted.held += len(head)
+            if noted.held == self.most:
+                self._finish_shard()
+
+    def flush(self) -> dict[str, Any]:
+        """Flush all files to disk; return the state to record."""
+        for file in (self.docs, self.names, self.shard):
+            file.flush()
+        self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""
+        files = {"docs": self.docs, "names": self.names, "shard": self.shard}
+        self.noted.hashes = {kind: file.sha256 for kind, file in files.items()}
+        return asdict(self.noted)
+
+    def close(self) -> dict[str, Any]:
+        if self.noted.held:
+            self._finish_shard()
+        noted = self.flush()
+        self.shard.discard()
+        self.docs.commit()
+        self.names.commit()
+        return noted
+
+    def _shard(self, held: int) -> NewFile:
+        name = f"{self.name}-{len(self.noted.shards):05}.bin"
+        return self._file("shard", name, held * self.dtype.itemsize)
+
+    def _file(self, kind: str, name: str, size: int) -> NewFile:
+        resume = (size, self.noted.hashes[kind]) if size else None
+        return NewFile(self.folder / name, resume)
+
+    def _finish_shard(self) -> None:
+        file = f"{self.folder.name}/{self.shard.path.name}"
+        digest = self.shard.commit()
+        self.noted.shards.append({"file": file, "tokens": self.noted.held, "sha256": digest})
+        self.noted.held = 0
+        self.shard = self._shard(0)

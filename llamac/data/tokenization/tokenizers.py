@@ -1,0 +1,172 @@
+"""Train, compare and explain tokenizers, for `llamac tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llamac.data.streaming import texts
+from llamac.data.tokenization.bpe import applied, learnt, merges_by_score
+from llamac.runtime.data.token_shards import PrepareJob, silent
+from llamac.runtime.terminal import escaped
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import (
+    Tokenizer,
+    TokenizerError,
+    sample_lines,
+    train_tokenizer,
+    training_lines,
+)
+from llamac.spec import Spec
+
+LOOKED_AT = 32  # times the sample: how much text it is drawn from
+
+
+class NoTokenizerError(ValueError):
+    """No tokenizer was found, or the one found does not support the operation."""
+
+    exit_code = 2
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """Load the tokenizer of a file, of a directory of prepared data, or of a run.
+
+    Raises NoTokenizerError.
+    """
+    path = Path(name)
+    if path.is_dir():
+        places = (path / "tokenizer.model", path / "data" / "tokenizer.model")
+        path = next((place for place in places if place.is_file()), None) or _nowhere(path)
+    try:
+        return load_tokenizer_file(path)
+    except TokenizerError as error:
+        raise NoTokenizerError(str(error)) from error
+
+
+def _nowhere(path: Path) -> Path:
+    raise NoTokenizerError(f"no tokenizer.model in {path} or {path / 'data'}")
+
+
+def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
+    """Train a spec's tokenizer on a sample of its sources, in proportion to their shares."""
+    if spec.tokenizer.path:
+        raise NoTokenizerError(
+            f"the spec names a tokenizer, {spec.tokenizer.path}: remove tokenizer.path to train one"
+        )
+    job = PrepareJob(
+        root=Path(),
+        sources=[source.model_dump() for source in spec.data.source],
+        tokenizer=spec.tokenizer.model_dump(),
+        vocab_size=spec.model.vocab_size,
+        validation=spec.data.validation,
+        shard_tokens=spec.data.shard_tokens,
+        seed=spec.seed,
+        progress=silent,
+    )
+    lines: list[str] = []
+    for source, share in zip(spec.data.source, job.shares, strict=True):
+        say(f"sampling {source.name} …")
+        trained_on = (text for text in texts(source) if not job.is_held_out(text.encode()))
+        budget = int(spec.tokenizer.train_bytes * share)
+        drawn = sample_lines(trained_on, budget, f"{spec.seed}\0{source.name}")
+        if not drawn:
+            raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer on")
+        lines += training_lines(drawn)
+    say("training the tokenizer …")
+    return train_tokenizer(lines, kind=spec.tokenizer.kind, vocab_size=spec.model.vocab_size)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Comparison of two tokenizers on one source.
+
+    nbytes: bytes of text. tokens: of either tokenizer. lost: characters of the texts that either
+    tokenizer does not restore exactly.
+    """
+
+    source: str
+    nbytes: int
+    tokens: tuple[int, int]
+    lost: tuple[int, int]
+
+    @property
+    def bytes_per_token(self) -> tuple[float, float]:
+        a, b = self.tokens
+        return self.nbytes / max(a, 1), self.nbytes / max(b, 1)
+
+    @property
+    def ratio(self) -> float:
+        a, b = self.bytes_per_token
+        return b / a if a else float("nan")
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("a", "b")
+        return {
+            "source": self.source,
+            "bytes": self.nbytes,
+            "tokens": dict(zip(names, self.tokens, strict=True)),
+            "bytes_per_token": dict(zip(names, self.bytes_per_token, strict=True)),
+            "ratio": self.ratio,
+            "characters_lost": dict(zip(names, self.lost, strict=True)),
+        }
+
+
+def compare_tokenizers(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
+    """Both on about `size` bytes of each of the spec's sources, then on all of them together."""
+    rows = []
+    for source in spec.data.source:
+        most = size * LOOKED_AT
+        limited = source.model_copy(update={"max_bytes": min(source.max_bytes or most, most)})
+        drawn = sample_lines(texts(limited), size, source.name)
+        nbytes = sum(len(text.encode()) for text in drawn)
+        counted = [_counted(tokenizer, drawn) for tokenizer in (a, b)]
+        tokens, lost = zip(*counted, strict=True)
+        rows.append(Compared(source.name, nbytes, tokens, lost))
+    if len(rows) > 1:
+        sums = np.array([[row.nbytes, *row.tokens, *row.lost] for row in rows]).sum(0).tolist()
+        rows.append(Compared("all", sums[0], (sums[1], sums[2]), (sums[3], sums[4])))
+    return rows
+
+
+def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
+    """Return (tokens, characters of texts that decoding does not restore)."""
+    tokens = lost = 0
+    for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        tokens += len(ids)
+        lost += len(text) if tokenizer.decode(ids).strip() != text.strip() else 0
+    return tokens, lost
+
+
+def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
+    """Yield lines that show the merges one by one."""
+    if tokenizer is None:
+        yield f"start: {_shown(text)}"
+        steps = learnt(text, limit)
+    else:
+        if not merges_by_score(tokenizer):
+            raise NoTokenizerError("merges can only be shown for SentencePiece BPE models")
+        steps = applied(tokenizer, text)
+    pieces: tuple[str, ...] = tuple(text)
+    number = 0
+    for number, step in enumerate(steps, 1):
+        if limit is not None and number > limit:
+            break
+        pieces = step.pieces
+        why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
+        yield f"{number}: {_shown(step.pair, ' + ')}  ({why})  →  {_shown(pieces)}"
+    if tokenizer is None:
+        held = f"{len(pieces)} pieces, {len({*pieces})} distinct"
+        yield f"end: {number} merges, {len(text)} characters in {held}"
+        return
+    ids = tokenizer.encode(text)
+    shown = _shown(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
+    yield f"end: {len(text.encode())} bytes in {len(ids)} tokens: {shown}"
+
+
+def _shown(pieces: Iterable[str], between: str = " ") -> str:
+    """Join pieces into one line, with line ends and tabs escaped."""
+    return escaped(between.join(pieces)).replace("\n", "\\n").replace("\t", "\\t")

@@ -1,0 +1,249 @@
+"""Read a row of published measurements as a `Setting`: another framework's run in our terms.
+
+The columns are those of `benchmarks/plan_accuracy.py`'s table: the model, the machine, the layout.
+An empty column takes the framework's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from llamac.ir.program import Program
+from llamac.plan.device.device import Device, DeviceError, device_named
+from llamac.plan.published.decoder import decoder_of
+from llamac.plan.published.framework_rules import (
+    NANOTRON,
+    checkpointing,
+    gathers_again,
+    profile_of,
+    sharding_of,
+    splits_positions,
+    unfused,
+    unread,
+)
+from llamac.plan.published.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
+from llamac.plan.search.graph_cache import block_program, laid_out
+from llamac.plan.setting import Setting
+from llamac.spec import Spec, SpecError
+
+WIRE = 0.85  # of a network port's nominal rate, what a large transfer gets
+BEYOND = {
+    r"moe|mixtral|mixture.of.experts|\d+x\d+b|switch|deepseek": "mixtures of experts",
+    r"\bt5|bert|vit\b|encoder|mamba|\bssm|rwkv|diffusion": "models other than decoders",
+    r"offload|infinity": "state kept off the GPU",
+    r"\blora|qlora|peft": "adapters",
+}
+"""What no spec of ours can say, and words of it."""
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """A row as a setting and its Program.
+
+    unread: (column, value, what is assumed instead) for each value that is not understood.
+    """
+
+    setting: Setting
+    program: Program
+    unread: tuple[tuple[str, str, str], ...] = ()
+
+
+def published_run(row: Row) -> PublishedRun:
+    """Return what a row describes. Raises RowError."""
+    given = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
+    for words, what in BEYOND.items():
+        if says(given, words):
+            raise RowError(f"{what} are beyond what a spec can say")
+    try:
+        device = _device(row)
+        layout = _layout(row)
+        spec = _spec(row, layout)
+    except SpecError as error:
+        raise RowError(f"no such model or layout: {str(error).splitlines()[0]}") from error
+    except DeviceError as error:
+        raise RowError(str(error)) from error
+    profile = profile_of(row, device, decoder_of(row).llama)
+    if checkpointing(row).share(spec.model.n_layers / spec.parallel.pipeline) < 1:
+        profile = replace(profile, recomputes_head=False)
+    dtype = text(row, "dtype")
+    setting = Setting(
+        spec,
+        device,
+        profile,
+        sharding=sharding_of(row),
+        fp8=says(dtype, "fp8", "fp4"),
+        recomputes_attention=checkpointing(row).core and unfused(row),
+        micro_batches=layout.micro_batches,
+    )
+    return PublishedRun(setting, _program(setting, row), tuple(unread(row, device)))
+
+
+# -- what is computed ------------------------------------------------------------------------------
+
+
+def _program(setting: Setting, row: Row) -> Program:
+    """Return layers under one checkpointing or two of them, in turn."""
+    spec, fused = setting.spec, setting.profile.fused
+    layers, parts = spec.model.n_layers, spec.parallel.stages
+    stages = [layers // parts + (stage < layers % parts) for stage in range(parts)]
+    kept = checkpointing(row)
+    share = kept.share(layers / spec.parallel.pipeline)
+    policy = "regather" if kept.policy == "none" and gathers_again(row) else kept.policy
+    if share in (0.0, 1.0):
+        policy = policy if share == 0 else "full"
+        return laid_out(block_program(spec, policy, fused), spec, stages)
+    plain, full = (block_program(spec, one, fused) for one in (policy, "full"))
+    region = replace(full.regions["block"], name="block_full")
+    turns = [int((n + 1) * share) > int(n * share) for n in range(layers)]
+    names = ["block_full" if turn else "block" for turn in turns]
+    return laid_out(plain, spec, stages, names, [region])
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Degrees, and a rank's micro-batches."""
+
+    tp: int
+    pp: int
+    vpp: int
+    cp: int
+    data: int
+    micro: int
+    micro_batches: int
+
+
+def _layout(row: Row) -> RowLayout:
+    """The layout that a row describes, defaults filled in."""
+    tp, pp, cp = (count(row, key) or 1 for key in ("tp", "pp", "cp"))
+    data = _data_ranks(row, tp, pp, cp)
+    micro, times = _micro_batches(row, pp, data)
+    return RowLayout(tp, pp, _virtual(row, pp), cp, data, micro, times)
+
+
+def _data_ranks(row: Row, tp: int, pp: int, cp: int) -> int:
+    """Data-parallel ranks: column `dp`, or the GPUs that are left."""
+    gpus, data = count(row, "n_gpus"), count(row, "dp")
+    if data is None:
+        return max(1, (gpus or tp * pp * cp) // (tp * pp * cp))
+    if gpus is not None and tp * pp * cp * data > gpus >= tp * pp * data:
+        return max(1, gpus // (tp * pp * cp))  # some count context ranks among data ranks
+    return data
+
+
+def _micro_batches(row: Row, pp: int, data: int) -> tuple[int, int]:
+    """(sequences of a micro-batch, micro-batches per data-parallel rank per step)."""
+    micro, times, total = count(row, "mbs"), count(row, "grad_accum"), _sequences(row)
+    if times is None and total is not None:
+        times = max(1, total // ((micro or 1) * data)) if micro or pp > 1 else None
+    if micro is None:
+        micro = max(1, (total or data) // (data * (times or 1)))
+        if times is None and total is not None:
+            micro, times = _parted(micro, needed(row, "seq_len"))
+    times = times or (4 * pp if pp > 1 else 1)
+    if pp > 1 and times == 1 and micro >= pp:
+        # torchtitan's batch of a rank, which the schedule cuts into as many parts as stages.
+        times, micro = pp, micro // pp
+    return micro, times
+
+
+def _sequences(row: Row) -> int | None:
+    """Return the sequences of a step."""
+    tokens, length = number(row, "gbs_tokens"), number(row, "seq_len")
+    whole = round(tokens / length) if tokens and length else None
+    return count(row, "gbs_seqs") or whole
+
+
+def _parted(sequences: int, length: int, tokens: int = 8192) -> tuple[int, int]:
+    """Return a rank's sequences as (micro-batch, how many), where nothing is said of either."""
+    most = max(1, tokens // length)
+    micro = max(n for n in range(1, min(most, sequences) + 1) if sequences % n == 0)
+    return micro, sequences // micro
+
+
+def _virtual(row: Row, stages: int) -> int:
+    if stages == 1 or not text(row, "vpp"):
+        return 1
+    return 2 if text(row, "vpp").startswith(">") else count(row, "vpp") or 1
+
+
+@lru_cache(maxsize=1)
+def _base() -> Spec:
+    """Return a minimal spec whose sizes a row replaces."""
+    source = {"name": "none", "kind": "python-docs", "share": 1.0}
+    return Spec.model_validate(
+        {
+            "name": "row",
+            "model": {"dim": 128, "n_layers": 1, "n_heads": 1, "position": "learned"},
+            "data": {"source": [source]},
+            "batch": {"sequence_length": 128, "sequences": 1, "micro_batch": 1},
+            "optimizer": {"lr": 1e-4},
+            "schedule": {"steps": 10, "warmup_steps": 1},
+            "hardware": {"device": "cuda"},
+        }
+    )
+
+
+def _spec(row: Row, layout: RowLayout) -> Spec:
+    shape = decoder_of(row)
+    llama = shape.llama
+    sharded = sharding_of(row) == "zero3"
+    given = flag(row, "sp")
+    splits = (llama or splits_positions(row)) if given is None else given
+    tied = shape.tied and layout.pp == 1  # a pipeline's last stage has a copy of its own
+    # A schedule of ours wants a micro-batch for every stage at least; `Setting` has the row's.
+    times = max(layout.micro_batches, layout.pp)
+    times += -times % layout.pp if layout.vpp > 1 else 0
+    dtype = text(row, "dtype")
+    return _revised(
+        (
+            ("model.dim", shape.dim),
+            ("model.n_layers", shape.layers),
+            ("model.n_heads", shape.heads),
+            ("model.n_kv_heads", shape.kv_heads),
+            ("model.head_dim", None),
+            ("model.ffn_dim", shape.ffn),
+            ("model.vocab_size", shape.vocab),
+            ("model.activation", "swiglu" if shape.gated else "gelu"),
+            ("model.norm", "rmsnorm" if llama else "layernorm"),
+            ("model.position", "rope" if llama else "learned"),
+            ("model.bias", shape.bias),
+            ("model.tied_embeddings", tied),
+            ("batch.sequence_length", needed(row, "seq_len")),
+            ("batch.micro_batch", layout.micro),
+            ("batch.sequences", layout.micro * times * layout.data),
+            ("parallel.tensor", layout.tp),
+            ("parallel.sequence", layout.tp > 1 and splits),
+            ("parallel.context", layout.cp),
+            ("parallel.pipeline", layout.pp),
+            ("parallel.pipeline_virtual", layout.vpp),
+            ("parallel.data_shard", layout.data if sharded else 1),
+            ("parallel.data_replicate", 1 if sharded else layout.data),
+            ("precision.compute", "fp32" if says(dtype, "^fp32", "tf32", "float32") else "bf16"),
+            ("recompute.policy", "none"),
+            ("kernels.attention", "math" if unfused(row) else "sdpa"),
+            ("kernels.loss_chunk", 2**30),
+        )
+    )
+
+
+@lru_cache(maxsize=4096)
+def _revised(changes: tuple[tuple[str, object], ...]) -> Spec:
+    return _base().replace(dict(changes))
+
+
+# -- what it runs on -------------------------------------------------------------------------------
+
+
+def _device(row: Row) -> Device:
+    if text(row, "gpu") in EMPTY:
+        raise RowError("column gpu is empty")
+    # Hugging Face's cluster, on which nanotron was measured, has EFA between its nodes.
+    efa = " efa" if says(text(row, "framework"), *NANOTRON) else ""
+    device = device_named(text(row, "gpu") + efa)
+    if given := count(row, "gpus_per_node"):
+        device = replace(device, gpus_per_node=given)
+    if rate := number(row, "internode_bw_gbps_per_gpu"):
+        network = replace(device.network, bandwidth=rate * 1e9 / 8 * WIRE)
+        device = replace(device, network=network)
+    return device

@@ -1,0 +1,168 @@
+"""A run directory as it lies there: finished, still written to, copied in part, or damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llamac.report.metric_columns import MetricsFile
+from llamac.runtime import durable, events
+from llamac.spec import Spec, load_spec
+from llamac.spec.errors import SpecError
+
+LARGEST = 64 << 20  # bytes of a file that is read whole
+MADE_OF = ("metrics.jsonl", "spec.toml", "checkpoints")  # a run directory has one of these
+
+
+class ReportError(Exception):
+    """What is asked for cannot be reported on; says why, and the way out."""
+
+    exit_code = 2
+
+
+class Run:
+    """What is known of a run. `refresh` reads what changed since it was last called.
+
+    notes: what is missing or damaged, for people. spec_values: the resolved spec as TOML gives it;
+    spec: the same, validated; None where that is not possible. plan: plan.json. events: lines of
+    events.jsonl, in their order.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise ReportError(f"there is no directory {directory}: name a run, such as runs/tiny")
+        if not any((directory / name).exists() for name in MADE_OF):
+            raise ReportError(f"{directory} is no run: it has none of {', '.join(MADE_OF)}")
+        self.directory, self.name = directory, directory.resolve().name
+        self.metrics = MetricsFile(directory / "metrics.jsonl")
+        self._seen: tuple[Any, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Return whether anything changed."""
+        seen = tuple(map(_stamp, (self.directory / name for name in (*MADE_OF, events.NAME))))
+        if seen == self._seen:
+            return False
+        self._seen, self.notes = seen, list[str]()
+        self._read_metrics()
+        self.events = self._events()
+        program = self._program()
+        self.spec_values: dict[str, Any] = self._whole(program / "spec.toml", _toml) or {}
+        self.spec = self._spec(program / "spec.toml")
+        self.plan: dict[str, Any] = self._whole(program / "plan.json", _json_object) or {}
+        self.manifest: dict[str, Any] = self._whole(program / "MANIFEST.json", _json_object) or {}
+        return True
+
+    @property
+    def title(self) -> str:
+        """The spec's name, and the directory's where that is another one."""
+        own = str(self.spec_values.get("name", self.name))
+        return own if own == self.name else f"{self.name} ({own})"
+
+    @property
+    def data(self) -> Path | None:
+        """The prepared data of the run, if it is known where that should be."""
+        if self.spec is None:
+            return None
+        return Path(self.spec.data.directory or self.directory / "data")
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The newest start; empty if the run recorded none."""
+        return next((e for e in reversed(self.events) if e["event"] == "start"), {})
+
+    def _read_metrics(self) -> None:
+        path = self.metrics.path
+        try:
+            self.metrics.refresh()
+        except FileNotFoundError:
+            self.notes.append("metrics.jsonl is not there: no step has ended yet, or it is lost")
+        except OSError as error:
+            self.notes.append(f"metrics.jsonl cannot be read ({error.strerror})")
+        damaged, replaced = self.metrics.damaged, self.metrics.columns[1]
+        if damaged:
+            self.notes.append(_damaged(path.name, damaged))
+        if self.metrics.unfinished:
+            self.notes.append("the last line of metrics.jsonl is not finished: left out")
+        if replaced:
+            rows = "1 row was" if replaced == 1 else f"{replaced:,} rows were"
+            self.notes.append(f"{rows} written again by a later start: the later ones are shown")
+
+    def _events(self) -> list[dict[str, Any]]:
+        path, found, damaged = self.directory / events.NAME, [], []
+        text = self._whole(path, bytes) or b""
+        for number, line in enumerate(text.splitlines(), 1):
+            event = _event(line)
+            if event is None:
+                damaged.append(number)
+            else:
+                found.append(event)
+        if damaged:
+            self.notes.append(_damaged(path.name, damaged))
+        return found
+
+    def _program(self) -> Path:
+        """Where the emitted files are: with the run, or where its last start found them."""
+        elsewhere = Path(str(self.start.get("directory") or self.directory))
+        own = (self.directory / "spec.toml").exists()
+        return self.directory if own or not (elsewhere / "spec.toml").exists() else elsewhere
+
+    def _whole(self, path: Path, parse: Callable[[bytes], Any]) -> Any:
+        """Parse a file; None, and a note if it is damaged, where that is not possible."""
+        try:
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"it is larger than {LARGEST >> 20} MB")
+            return parse(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            self.notes.append(f"{path.name} is damaged ({error}): the report goes without it")
+            return None
+
+    def _spec(self, path: Path) -> Spec | None:
+        if not self.spec_values:
+            return None
+        try:
+            return load_spec(path)
+        except SpecError:
+            self.notes.append("spec.toml is of another version of llamac: shown as it is")
+            return None
+
+
+def _damaged(name: str, lines: list[int]) -> str:
+    if len(lines) == 1:
+        return f"1 damaged line in {name}, line {lines[0]:,}: left out"
+    return f"{len(lines):,} damaged lines in {name}, from line {lines[0]:,} on: left out"
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+        usable = type(event["event"]) is str and type(event["step"]) is int
+        usable = usable and type(event.get("time", 0)) in (int, float)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return event if usable else None
+
+
+def _toml(text: bytes) -> dict[str, Any]:
+    return tomllib.loads(text.decode())
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("it holds no JSON object")
+    return value
+
+
+def _stamp(path: Path) -> Any:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, *durable.stamp(path)

@@ -1,0 +1,30 @@
+"""Load a tokenizer from a file of any format that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .tokenizer import Tokenizer, TokenizerError
+from .tokenizer_file import read_tokenizer
+
+
+def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Tokenizer:
+    """Load a tokenizer file: SentencePiece, tokenizer.json, or Llama 3's tiktoken file.
+
+    eos: id or text of the piece that ends documents; by default the one named by the file or by the
+    tokenizer_config.json beside it. Raises TokenizerError, naming the file.
+    """
+    try:
+        file = read_tokenizer(Path(path))
+        if not file.is_json:
+            return Tokenizer(file.model, eos, file.usual_eos)
+        from .tokenizer_json import JsonTokenizer
+
+        return JsonTokenizer(file.model, eos, file.usual_eos)
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot read the tokenizer {path}: {error.strerror}; tokenizer.path must name a "
+            "SentencePiece .model file or a tokenizer.json"
+        ) from error
+    except ValueError as error:
+        raise TokenizerError(f"{path}: {error}") from error

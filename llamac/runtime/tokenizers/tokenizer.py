@@ -1,0 +1,315 @@
+"""Train and apply SentencePiece as LLaMA does (LLaMA paper, section 2.1), losslessly.
+
+Digits are split, unknown characters become bytes, and text is not normalised. Two properties of
+SentencePiece would break the exact round trip. It writes a space as U+2581 and cannot tell the two
+apart, so a real U+2581 is encoded as its three byte pieces. And it silently ignores training lines
+of 4192 bytes or more, so longer ones are cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import re
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import RunError
+from .sentencepiece_file import check_whole, ended_by
+from .tokenizer_file import PROBES
+
+SPACE_MARK = "\u2581"
+LINE_BYTES = 4191  # SentencePiece skips longer training lines
+SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
+SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
+UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
+SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
+LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
+
+
+class TokenizerError(RunError, ValueError):
+    """A vocabulary cannot be trained on this text, or a model cannot be used."""
+
+
+class Tokenizer:
+    """A SentencePiece model.
+
+    If it is `lossless`, `decode(encode(text)) == text` for every valid Unicode string. Models
+    trained here are, and so is LLaMA's own.
+
+    Text never encodes to control pieces. It does to user-defined symbols, which SentencePiece
+    defines as text that is always one piece; they decode to themselves. If EOS is such a symbol,
+    it becomes a control piece.
+
+    vocab_size: the largest id + 1. unk, bos, eos: ids, -1 where the model has none.
+    """
+
+    def __init__(
+        self, model: bytes, eos: int | str | None = None, usual: str | None = None
+    ) -> None:
+        """Load a model.
+
+        eos: id or text of the piece that ends documents, if it is not the model's own. usual: its
+        text if neither `eos` nor the model gives it. Raises TokenizerError.
+        """
+        sentencepiece = _sentencepiece()
+        try:
+            check_whole(model)
+            self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.vocab_size: int = pieces.vocab_size()
+            self.unk: int = pieces.unk_id()
+            if eos is None and pieces.eos_id() < 0 and usual is not None:
+                eos = None if pieces.piece_to_id(usual) == pieces.unk_id() else usual
+            if eos is not None and (end := self._end(eos)) != pieces.eos_id():
+                model = ended_by(model, end, pieces.id_to_piece(end))
+                self._pieces = pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+            names = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+        except TokenizerError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise TokenizerError(
+                f"not a SentencePiece model, or a damaged one ({error})"
+            ) from error
+        self.model = model
+        self.bos, self.eos = pieces.bos_id(), pieces.eos_id()
+        special = (i for i in range(self.vocab_size) if pieces.is_control(i) or i == self.unk)
+        self.control: tuple[str, ...] = tuple(names[i] for i in special)
+        # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
+        # text's beginning may have it: later segments are led in by a newline, which is cut off.
+        lead = self._pieces.encode("\n")
+        prefixed = bool(lead) and self._pieces.id_to_piece(lead[0]).startswith(SPACE_MARK)
+        self._lead, self._lead_tokens = ("\n", len(lead)) if prefixed else ("", 0)
+        mark = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+        self._mark: list[int] = [] if self.unk in mark else mark
+        # A piece that spans lines would make cutting at a line's end change the tokens.
+        self._multiline = any("\n" in name for name in names)
+
+    def _end(self, eos: int | str) -> int:
+        """Return the id of the piece that `eos` names, if it may end documents."""
+        pieces = self._pieces
+        found = pieces.piece_to_id(eos) if isinstance(eos, str) else eos
+        known = 0 <= found < pieces.vocab_size()
+        if not known or (isinstance(eos, str) and pieces.id_to_piece(found) != eos):
+            raise TokenizerError(f"unknown piece in tokenizer.eos: {eos!r}")
+        piece = pieces.id_to_piece(found)
+        text = pieces.is_byte(found) or pieces.is_unknown(found) or len(piece.strip(SPACE_MARK)) < 2
+        if text:
+            raise TokenizerError(
+                f"tokenizer.eos = {eos!r} is {piece!r}, a character of ordinary text, which cannot "
+                f"mark the end of a document: name a special piece{self.candidates()}"
+            )
+        return found
+
+    def candidates(self) -> str:
+        """Return "; it has …" with pieces that might end documents, for an error message."""
+        bracketed = re.compile(r"(<(?!0x)|\[).+[>\]]")
+        names = ((i, self.piece(i)) for i in range(self.vocab_size) if i != self.unk)
+        found = [f"{i} {name!r}" for i, name in names if bracketed.fullmatch(name)]
+        return f"; it has {', '.join(found[:8])}" if found else ""
+
+    @property
+    def pieces_sha256(self) -> str:
+        """Return a hash of pieces, scores and types, in order of id.
+
+        Model files also contain training settings, so files may differ and their vocabularies be
+        equal.
+        """
+        digest, pieces = hashlib.sha256(), self._pieces
+        for i in range(self.vocab_size):
+            kind = pieces.is_control(i) + 2 * pieces.is_byte(i) + 4 * pieces.is_unknown(i)
+            piece = pieces.id_to_piece(i).encode()
+            digest.update(struct.pack("<IfI", len(piece), pieces.get_score(i), kind) + piece)
+        return digest.hexdigest()
+
+    @cached_property
+    def lost(self) -> list[str]:
+        """Names of the `PROBES` that decoding does not restore.
+
+        Empty unless the tokenizer normalises text or has no pieces for some of it.
+        """
+        probes = PROBES | {"texts of special tokens": " a ".join(["", *self.control, ""])}
+        encoded = zip(probes.items(), self.encode_batch([*probes.values()]), strict=True)
+        return [what for (what, text), ids in encoded if self.decode(ids) != text]
+
+    @property
+    def lossless(self) -> bool:
+        """Return whether decoding restores every probe."""
+        return not self.lost
+
+    def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:
+        """Return how many tokens of `texts` are the unknown piece."""
+        return sum(int((ids == self.unk).sum()) for ids in encoded) if self.unk >= 0 else 0
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the text's tokens, int32 [n], without BOS or EOS."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
+        """Encode each text. The number of threads affects the speed, not the tokens."""
+        split = [list(self._segments(text)) for text in texts]
+        strings = [
+            segment if i == 0 else self._lead + segment
+            for segments in split
+            for i, segment in enumerate(segments)
+            if segment is not None
+        ]
+        encoded = iter(self._pieces.encode(strings, num_threads=threads))
+        return [np.array(self._join(segments, encoded), dtype=np.int32) for segments in split]
+
+    def _join(self, segments: list[str | None], encoded: Iterator[list[int]]) -> list[int]:
+        ids = next(encoded)  # the first segment is never a U+2581
+        for segment in segments[1:]:
+            ids += self._mark if segment is None else next(encoded)[self._lead_tokens :]
+        return ids
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+        """Return the text of some tokens.
+
+        BOS and EOS give nothing. An id beyond the vocabulary, which a model with a rounded-up
+        vocabulary may sample, is decoded as the unknown piece.
+        """
+        known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]
+        return self._pieces.decode(known)
+
+    def piece(self, token: int) -> str:
+        """Return the text of a piece, with spaces as U+2581."""
+        return self._pieces.id_to_piece(token)
+
+    def score(self, token: int) -> float:
+        """Return a piece's score: higher for earlier merges (BPE), log-probability (unigram)."""
+        return self._pieces.get_score(token)
+
+    def _segments(self, text: str) -> Iterator[str | None]:
+        """Cut the text at each U+2581 (yielded as None) and, if it is long, after line ends.
+
+        Pieces do not cross line ends. Text without them is cut at fixed lengths.
+        """
+        for number, run in enumerate(text.split(SPACE_MARK) if self._mark else [text]):
+            if number:
+                yield None
+            start = 0
+            while len(run) - start > SEGMENT and not self._multiline:
+                end = run.rfind("\n", start, start + SEGMENT) + 1 or start + SEGMENT
+                yield run[start:end]
+                start = end
+            yield run[start:]
+
+
+def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Tokenizer:
+    """Train a SentencePiece model of exactly `vocab_size` pieces, deterministically.
+
+    kind: "bpe" or "unigram". Ids as LLaMA's: unk 0, bos 1, eos 2, then 256 byte pieces.
+    lines: without newlines (so that a newline is always its byte piece) and without U+2581.
+    Raises TokenizerError, naming the vocabulary sizes that this text allows.
+    """
+    sentencepiece = _sentencepiece()
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=kind,
+            vocab_size=vocab_size,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=-1,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,  # runs of spaces: indentation of code
+            split_digits=True,
+            byte_fallback=True,
+            character_coverage=0.99995,
+            max_sentence_length=LINE_BYTES + 1,
+            num_threads=1,  # sums of floats depend on the number of threads
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise TokenizerError(_vocabulary_error(str(error), vocab_size)) from error
+    return Tokenizer(model.getvalue())
+
+
+def _vocabulary_error(message: str, vocab_size: int) -> str:
+    if found := re.search(r"value <= (\d+)", message):
+        if int(found[1]) < SMALLEST_VOCABULARY:
+            return (
+                f"the text is too small to train a tokenizer on, whatever model.vocab_size is: it "
+                f"allows {found[1]} pieces, and a vocabulary has at least {SMALLEST_VOCABULARY}; "
+                "give more text (tokenizer.train_bytes, or larger sources)"
+            )
+        return (
+            f"the text is too small for a vocabulary of {vocab_size} pieces: set "
+            f"model.vocab_size to at most {found[1]}, or give more text "
+            "(tokenizer.train_bytes, or larger sources)"
+        )
+    if found := re.search(r"required_chars\D*(\d+) vs (\d+)", message):
+        return (
+            f"a vocabulary of {vocab_size} pieces cannot hold the 259 special and byte pieces and "
+            f"this text's characters: set model.vocab_size to more than {found[2]}"
+        )
+    if "sentences_.empty()" in message:
+        return "no text to train a tokenizer on"
+    return f"SentencePiece cannot train on this text: {message}"
+
+
+def training_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the non-blank lines of the texts, without U+2581, each cut to under 4192 bytes."""
+    for text in texts:
+        for line in text.split("\n"):
+            for run in line.split(SPACE_MARK):
+                if run.strip():
+                    yield from _cut(run)
+
+
+def _cut(line: str) -> Iterator[str]:
+    data = line.encode()
+    while len(data) > LINE_BYTES:
+        end = LINE_BYTES
+        while data[end] & 0xC0 == 0x80:
+            end -= 1
+        yield data[:end].decode()
+        data = data[end:]
+    yield data.decode()
+
+
+def sample_lines(texts: Iterable[str], budget: int, key: str) -> list[str]:
+    """Return about `budget` bytes of the texts, spread evenly over all of them, in order.
+
+    Each block of lines gets a pseudo-random rank from `key` and its number; the blocks of lowest
+    rank that fill the budget are kept. One pass, memory of the budget, deterministic.
+    """
+    heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first
+    held = 0
+    for number, block in enumerate(block for text in texts for block in _blocks(text)):
+        rank = hashlib.blake2b(f"{key}\0{number}".encode(), digest_size=8).digest()
+        size = len(block.encode())
+        heapq.heappush(heap, (-int.from_bytes(rank, "little"), number, block, size))
+        held += size
+        while held - heap[0][3] >= budget:
+            held -= heapq.heappop(heap)[3]
+    return [block for _, _, block, _ in sorted(heap, key=lambda entry: entry[1])]
+
+
+def _blocks(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > SAMPLE_BLOCK:
+        end = text.rfind("\n", start, start + SAMPLE_BLOCK) + 1 or start + SAMPLE_BLOCK
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise TokenizerError(
+            "the tokenizer needs sentencepiece: pip install sentencepiece"
+        ) from error
+    return sentencepiece

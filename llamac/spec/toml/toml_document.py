@@ -1,0 +1,298 @@
+"""A TOML document and where each of its values came from, bases merged in."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path as FilePath
+from typing import Any
+
+from llamac.resources import directory, find_spec, shipped_specs
+from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, toml_key
+from llamac.spec.toml.positions import Lines, Place, scan
+
+LARGEST_FILE = 1024 * 1024
+"""Bytes; a spec is a few thousand. Keeps `llamac check /dev/zero` from reading for ever."""
+LONGEST_INTEGER = 64
+"""Digits; no number in a spec is near it, and Python refuses to read beyond 4300."""
+
+
+_EITHER_OR = (
+    (("schedule", "steps"), ("schedule", "tokens")),
+    (("batch", "tokens"), ("batch", "sequences")),
+)
+"""Pairs of which a spec gives one: whoever speaks later replaces the other one as well."""
+
+
+_RENAMED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("activation", "checkpoint"): ("recompute", "policy")
+}
+_RENAMED_SECTIONS = {"activation": "recompute"}
+"""Former names of keys and sections, which are still read."""
+
+
+def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return today's path for a key or section that had another name."""
+    path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
+    return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
+
+
+@dataclass
+class TomlDocument:
+    """Plain parsed TOML, and the place of every path in it."""
+
+    file: str
+    data: dict[str, Any] = field(default_factory=dict)
+    places: dict[Path, Place] = field(default_factory=dict)
+    files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
+    roots: dict[str, FilePath] = field(default_factory=dict)
+    """Directory by the name of a file in places: that that relative paths in it start from."""
+    shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
+    notes: list[str] = field(default_factory=list)  # what a person should know and is no error
+
+    def value(self, path: Path) -> Any:
+        """Return the value at `path`; KeyError if there is none."""
+        value: Any = self.data
+        for part in path:
+            try:
+                value = value[part]
+            except (IndexError, TypeError) as error:
+                raise KeyError(path) from error
+        return value
+
+    def place(self, path: Path) -> Place:
+        """Return the place of `path`, else of the nearest thing around it, else the file itself."""
+        for size in range(len(path), 0, -1):
+            if place := self.places.get(path[:size]):
+                return place
+        whole = Location(self.file)
+        return Place(whole, whole)
+
+    def put(self, path: Path, value: Any, place: Place) -> None:
+        """Sets `path`, whose parents are tables or arrays; missing tables are made on the way."""
+        self._drop_alternative(path)
+        parent: Any = self.data
+        for size, part in enumerate(path[:-1], start=1):
+            if isinstance(parent, dict) and part not in parent:
+                parent[part] = {}
+                self.places.setdefault(path[:size], place)
+            parent = parent[part]
+        parent[path[-1]] = value
+        self._forget(path)
+        self.places[path] = place
+
+    def rename(self) -> None:
+        """Give former names of keys and sections their current ones, with a note on each."""
+        for path in [path for path in self.places if len(path) <= 2]:
+            names = tuple(map(str, path))
+            if (new := current_name(names)) == names:
+                continue
+            place = self.places[path]
+            if len(path) == 2 or not isinstance(self.data[names[0]], dict):
+                self.put(new, self.value(path), place)
+                self.note_renamed(names, new, place)
+        for old in _RENAMED_SECTIONS:
+            self.drop((old,))
+
+    def note_renamed(self, old: tuple[str, ...], new: tuple[str, ...], place: Place) -> None:
+        """Note that a key or section is read under its current name."""
+        at = place.key
+        where = f"--set {at.source}" if at.file == OPTION else f"{at.file}:{at.line}"
+        self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
+
+    def drop(self, path: Path) -> None:
+        """Removes the key at `path`, if it is there."""
+        parent: Any = self.data
+        for part in path[:-1]:
+            parent = parent.get(part) if isinstance(parent, dict) else None
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        self._forget(path)
+
+    def _drop_alternative(self, path: Path) -> None:
+        for first, second in _EITHER_OR:
+            if path in (first, second):
+                self.drop(second if path == first else first)
+
+    def _forget(self, path: Path) -> None:
+        for known in [known for known in self.places if known[: len(path)] == path]:
+            del self.places[known]
+
+    def merge(self, over: TomlDocument, at: Path = ()) -> None:
+        """Lays `over` on top: tables merge key by key, anything else (arrays too) is replaced."""
+        mine, theirs = self.value(at), over.value(at)
+        # All at once and first: a layer that gives both is itself at fault, and must say so.
+        for key in theirs:
+            self._drop_alternative((*at, key))
+        for key, value in theirs.items():
+            path = (*at, key)
+            if isinstance(value, dict) and isinstance(mine.get(key), dict):
+                self.merge(over, path)
+            else:
+                mine[key] = value
+                self._forget(path)
+                below = over.places.items()
+                self.places.update((p, q) for p, q in below if p[: len(path)] == path)
+            if path in over.places:
+                self.places[path] = over.places[path]
+
+
+def read(file: str) -> TomlDocument:
+    """Return the document in `file`, laid over the one that its `extends` names.
+
+    Raises SpecError.
+    """
+    path = find_spec_file(file, Location(file))
+    return _read(file if path == FilePath(file) else _relative(path), path, [])
+
+
+def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
+    """`find_spec`, for names that no file system could hold too. Raises SpecError at `blame`."""
+    if "\0" in name:
+        raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
+    try:
+        return find_spec(name, near)
+    except OSError as error:
+        raise _failure(blame, f"cannot read the spec: {error.strerror}") from error
+
+
+def _read(
+    file: str, path: FilePath, chain: list[FilePath], blame: Location | None = None
+) -> TomlDocument:
+    document = parse(_text(file, path, blame or Location(file)), file)
+    document.files = (path.absolute(),)
+    shipped = path.resolve().parent == directory("specs").resolve()
+    document.shipped = {file} if shipped else set()
+    document.roots[file] = FilePath.cwd() if shipped else path.absolute().parent
+    if "extends" not in document.data:
+        if "unset" in document.data:
+            place = document.places[("unset",)].key
+            raise _failure(
+                place, "`unset` takes keys of the spec that `extends` names: there is none"
+            )
+        return document
+    base = document.data.pop("extends")
+    place = document.places.pop(("extends",)).value
+    if not isinstance(base, str) or not base:
+        message = f"`extends` must be the path of another spec, not {describe(base)}"
+        raise _failure(place, message, 'for instance extends = "7b.toml"')
+    chain = [*chain, path.resolve()]
+    base_path = find_spec_file(base, place, near=path.parent)
+    if base_path.resolve() in chain:
+        names = [step.name for step in [*chain[chain.index(base_path.resolve()) :], base_path]]
+        message = f"`extends` goes round in a circle: {' → '.join(names)}"
+        raise _failure(place, message, "a spec cannot extend itself: remove one of the links")
+    beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
+    shown = beside if base_path == path.parent / base else _relative(base_path)
+    merged = _read(shown, base_path, chain, place)
+    if "unset" in document.data:
+        _unset(merged, document)
+    merged.file, merged.files = file, (*document.files, *merged.files)
+    merged.roots |= document.roots
+    merged.shipped |= document.shipped
+    merged.notes += document.notes
+    merged.merge(document)
+    return merged
+
+
+def _unset(base: TomlDocument, child: TomlDocument) -> None:
+    """Remove from `base` the keys that `child` lists: they are as if nobody had given them."""
+    at: Path = ("unset",)
+    keys, failures = child.data.pop("unset"), list[Diagnostic]()
+    example = 'unset = ["model.ffn_dim"] takes that key of the base away'
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        message = f"`unset` must be an array of dotted keys, not {describe(keys)}"
+        raise _failure(child.place(at).value, message, example)
+    for index, key in enumerate(keys):
+        path: Path = current_name(tuple(key.split(".")))
+        try:
+            base.value(path)
+        except KeyError:
+            place = child.place((*at, index)).value
+            message = f"{describe(key)} is not set in the spec that `extends` names"
+            failures.append(Diagnostic(place, message, "remove it from `unset`"))
+        base.drop(path)
+    if failures:
+        raise SpecError(failures)
+
+
+def _relative(path: FilePath) -> str:
+    """Return `path` relative to the working directory where it lies below it."""
+    here = FilePath.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _text(file: str, path: FilePath, blame: Location) -> str:
+    """Return the file's text, line ends normalised as tomllib does."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(LARGEST_FILE + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        named = "" if blame.file == file else f" {toml_key(file)}"
+        raise _failure(
+            blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", _others(path)
+        ) from error
+    if len(raw) > LARGEST_FILE:
+        raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: this is no spec")
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - raw.rfind(b"\n", 0, error.start)
+        message = f"not a text file in UTF-8: byte 0x{raw[error.start]:02x} here"
+        raise _failure(Location(file, line, column), message, "save the file as UTF-8") from error
+
+
+def _others(path: FilePath) -> str:
+    """Return what may have been meant by a path that cannot be read."""
+    if path.is_dir():
+        found = sorted(path.glob("*.toml"))[:3]
+        return f"name a file in it: {', '.join(map(str, found))}" if found else ""
+    beside = {one.name: str(one) for one in path.parent.glob("*.toml")}
+    names = {**beside, **{name: name for name in shipped_specs()}}
+    close = get_close_matches(path.name, names, n=1) or get_close_matches(path.stem, names, n=1)
+    if close:
+        return f"did you mean {names[close[0]]}?"
+    return f"the shipped specs go by name: {', '.join(shipped_specs())}"
+
+
+def parse(text: str, file: str) -> TomlDocument:
+    """Return TOML `text` and its places. Raises SpecError on a syntax error."""
+    too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
+    try:
+        document = TomlDocument(file, tomllib.loads(text), scan(text, file))
+        document.rename()
+        return document
+    except RecursionError as error:
+        raise _failure(Location(file), "nested too deeply to be a spec") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax_error(str(error), text, file) from error
+    except ValueError as error:  # digits beyond Python's limit
+        where = Lines(text, file).locate(*too_long.span()) if too_long else Location(file)
+        raise _failure(where, "not valid TOML: this number has too many digits") from error
+
+
+def _syntax_error(message: str, text: str, file: str) -> SpecError:
+    """Return tomllib's message, `… (at line 3, column 7)`, as a diagnostic."""
+    reason, _, position = message.rpartition(" (at ")
+    reason = reason or message
+    found = re.match(r"line (\d+), column (\d+)", position)
+    lines = Lines(text, file)
+    where = lines.at(*map(int, found.groups())) if found else lines.locate(len(text), len(text))
+    help = "a string needs quotes, a table its brackets; numbers and true/false stand bare"
+    if twice := re.match(r"Cannot declare \(([^)]*)\) twice|Cannot overwrite a value", reason):
+        name = ".".join(re.findall(r"'([^']*)'", twice[1] or ""))
+        before = re.search(rf"^\s*\[\s*{re.escape(name)}\s*\]", text, re.M) if name else None
+        at = f", in line {text.count(chr(10), 0, before.end()) + 1}" if before else ""
+        reason = f"the table [{name}] is there already{at}" if name else "this key is set already"
+        help = "put its keys together in one place; [[double brackets]] may stand several times"
+        help = help if name else "keep one of the two"
+    return _failure(where, f"not valid TOML: {reason[0].lower()}{reason[1:]}", help)
+
+
+def _failure(location: Location, message: str, help: str = "") -> SpecError:
+    return SpecError([Diagnostic(location, message, help)])

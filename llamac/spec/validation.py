@@ -1,0 +1,72 @@
+"""Validate the data of a TOML document: all problems at once, each at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from llamac.spec.errors import OPTION, Diagnostic, Location, Problem, SpecError
+from llamac.spec.explain import explain
+from llamac.spec.rules import broken_rules
+from llamac.spec.section import Section
+from llamac.spec.toml.paths import with_whole_paths
+from llamac.spec.toml.toml_document import TomlDocument
+
+MoreRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
+"""Further rules: problems of the sections that are valid by themselves, with absolute paths."""
+
+Whole = TypeVar("Whole", bound=Section)
+
+
+def validated(kind: type[Whole], document: TomlDocument, more: MoreRules | None = None) -> Whole:
+    """Return the document's data as `kind`, the model of a whole spec. Raises SpecError."""
+    stem = PurePath(document.file).name.removesuffix(".toml")
+    data = {"name": stem, **document.data}
+    problems: list[Problem] = []
+    spec = None
+    try:
+        spec = kind.model_validate(data)
+        sections = dict(spec)
+    except ValidationError as error:
+        sections = _valid_sections(kind, data)
+        problems += [*explain(error, kind, data), *broken_rules(sections)]
+    if more is not None:
+        whole = {
+            key: with_whole_paths(section, document, (key,))
+            for key, section in sections.items()
+            if isinstance(section, Section)
+        }
+        problems += more(whole, document)
+    if spec is None or problems:
+        found = [_diagnostic(problem, document) for problem in dict.fromkeys(problems)]
+        raise SpecError(sorted(found, key=_order)) from None
+    return with_whole_paths(spec, document)
+
+
+def _valid_sections(kind: type[Section], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that are valid by themselves."""
+    sections: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        if isinstance(section := field.annotation, type) and issubclass(section, BaseModel):
+            try:
+                sections[name] = section.model_validate(data.get(name, {}))
+            except ValidationError:
+                continue
+    return sections
+
+
+def _diagnostic(problem: Problem, document: TomlDocument) -> Diagnostic:
+    if problem.path == ("name",) and "name" not in document.data:
+        hint = f'rename the file, or give a name at its top: name = "my-run" ({problem.help})'
+        message = problem.message.replace("`name`", "the default name, which is the file's,")
+        return Diagnostic(Location(document.file), message, hint)
+    place = document.place(problem.path)
+    return Diagnostic(getattr(place, problem.at), problem.message, problem.help)
+
+
+def _order(diagnostic: Diagnostic) -> tuple[Any, ...]:
+    where = diagnostic.location
+    return where.file == OPTION, where.file, where.line, where.column

@@ -1,0 +1,133 @@
+"""Imports an emitted model.py as a user's Python would find it, and runs it in float64."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamac.runtime.checkpoint.dcp import TensorChunk
+from llamac.runtime.distributed.context_parallel import rank_order
+from llamac.runtime.distributed.param_sharding import Shares
+from llamac.verify.oracle import ModelOutput, Oracle
+from llamac.verify.packed_parameters import module_packing_problem
+from llamac.verify.simulated_ranks import on_ranks, summed
+
+ROOTS = ("model", "runtime")  # the emitted directory's own modules
+
+
+def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
+    """Run the emitted model on the oracle's batch, on all ranks of `mesh`, simulated here.
+
+    files: relative path → text.
+    """
+    with imported(files) as module:
+        if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
+            module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
+        return _run_mesh(module, oracle, mesh) if mesh else _run_alone(module, oracle)
+
+
+def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
+    model = module.Model(dtype=torch.float64)
+    views = partial(_views, module)
+    if problem := module_packing_problem(model, views, oracle.weights):
+        raise ValueError(problem)
+    loss = model(oracle.tokens, oracle.labels)
+    loss.backward()
+    gradients = {
+        canonical: view
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+        for canonical, view in views(name, parameter.grad)
+    }
+    with torch.no_grad():
+        evaluated = model(oracle.tokens, oracle.labels)
+    return ModelOutput(loss.detach(), evaluated, gradients, model.logits(oracle.prompt))
+
+
+def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
+    """Every rank adds its parts of the gradients to the canonical ones, as the optimizer would."""
+    tables = getattr(module, "SHARES", {"packed": module.PACKED})
+    gradients = {name: torch.zeros_like(weight) for name, weight in oracle.weights.items()}
+    length, (context, tensor) = oracle.tokens.shape[1], (mesh.get("cp", 1), mesh.get("tp", 1))
+    prompt = F.pad(oracle.prompt, (0, length - oracle.prompt.shape[1]))
+    lock = Lock()
+
+    def rank(at: Mapping[str, int]) -> tuple[Tensor, Tensor, Tensor]:
+        shares = Shares(**tables, size=tensor, rank=at.get("tp", 0))
+        model = module.Model(dtype=torch.float64)
+        for name, parameter in model.named_parameters():
+            parameter.detach().zero_()
+            for canonical, box in shares.boxes(name, parameter, parameter.detach()):
+                box.tensor.copy_(oracle.weights[canonical][_place(box)])
+
+        def own(x: Tensor) -> Tensor:
+            return rank_order(x, 1, context).chunk(context, 1)[at["cp"]] if context > 1 else x
+
+        batch = own(oracle.tokens), own(oracle.labels)
+        loss = model(*batch)
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            if parameter.grad is None or (
+                at.get("tp", 0) and not shares.is_split(name) and not shares.is_summed(name)
+            ):
+                continue  # what another rank has as well
+            with lock:
+                for canonical, box in shares.boxes(name, parameter, parameter.grad):
+                    gradients[canonical][_place(box)] += box.tensor
+        with torch.no_grad():
+            return loss.detach(), model(*batch), model.logits(own(prompt))
+
+    found = on_ranks(mesh, sys.modules["runtime.distributed.collectives"].GROUPS, rank)
+    loss, evaluated = (summed([one[i] for one in found], mesh) for i in (0, 1))
+    return ModelOutput(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
+
+
+def _place(box: TensorChunk) -> tuple[slice, ...]:
+    pairs = zip(box.offsets, box.tensor.shape, strict=True)
+    return tuple(slice(start, start + size) for start, size in pairs)
+
+
+@contextmanager
+def imported(files: Mapping[str, str]) -> Iterator[Any]:
+    """The module `model` of an emitted directory, beside its own `runtime` package.
+
+    Modules of these names that this process knows already are put aside meanwhile. The module stays
+    usable afterwards, except for what it would import only then.
+    """
+    with TemporaryDirectory(prefix="llamac-verify-") as directory:
+        for name, text in files.items():
+            if name.endswith(".py"):
+                path = Path(directory, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+        aside = _take_modules()
+        sys.path.insert(0, directory)
+        importlib.invalidate_caches()
+        try:
+            yield importlib.import_module("model")
+        finally:
+            sys.path.remove(directory)
+            _take_modules()
+            sys.modules.update(aside)
+
+
+def _take_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in ROOTS]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _views(module: Any, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    parameters = sys.modules["runtime.parameters"]
+    yield from parameters.canonical_views(name, tensor, module.PACKED)

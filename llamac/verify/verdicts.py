@@ -1,0 +1,144 @@
+"""Runs every stage of a twin, and its emitted trainer, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llamac.ir.execute import evaluate, logits, loss_and_held_gradients
+from llamac.ir.parts import Coordinates, canonical_gradients, ranks
+from llamac.ir.program import Program
+from llamac.ir.verifier import VerificationError, verify
+from llamac.passes.differentiate import Differentiate
+from llamac.passes.pipeline import NAMES, SavedSets, Stage, stages
+from llamac.runtime.distributed import collectives
+from llamac.runtime.distributed.collectives import take_part
+from llamac.runtime.distributed.context_parallel import rank_order
+from llamac.runtime.kernels.rope import rope_tables
+from llamac.spec import Spec
+from llamac.verify.emitted_model import run_emitted
+from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
+from llamac.verify.packed_parameters import packing_problem
+from llamac.verify.simulated_ranks import on_ranks, summed
+
+EMITTED = "model.py"
+
+Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
+"""(spec, its stages) → the files of the emitted directory: `llamac.emit.build.files_of`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Errors of one stage relative to the reference.
+
+    problem: why they could not be measured.
+    """
+
+    stage: str
+    errors: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """Return the output with the largest relative error, and that error."""
+        return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
+
+    @property
+    def worst_gradient(self) -> tuple[str, float]:
+        """Canonical name and relative error of the worst gradient."""
+        gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
+        name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
+        return name.removeprefix("d "), error
+
+    @property
+    def missed(self) -> bool:
+        return bool(self.problem) or not self.worst[1] <= TOLERANCE
+
+
+def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
+    """Yield one verdict per stage, in order, then one for the emitted model.py.
+
+    decided: the saved sets that a budget gave the spec's layers; the twin, far below any budget,
+    keeps the same.
+    """
+    oracle = consult(twin)
+    made: list[Stage] = []
+    try:
+        for stage in stages(twin, decided=decided):
+            made.append(stage)
+            yield _verdict(stage.name, oracle, partial(run_program, stage.program))
+    except VerificationError as error:  # the pass itself left something that is no Program
+        yield Verdict(NAMES[len(made)], problem=str(error))
+        return
+    mesh = made[-1].program.mesh
+    yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(emit(twin, made), oracle, mesh))
+
+
+def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], ModelOutput]) -> Verdict:
+    try:
+        return Verdict(stage, errors(run(oracle), oracle.outcome))
+    except Exception as error:  # whatever it is, this stage cannot be run: that is the finding
+        return Verdict(stage, problem=f"{type(error).__name__}: {error}")
+
+
+def run_program(program: Program, oracle: Oracle) -> ModelOutput:
+    """Run a Program of any stage; one without a backward is differentiated on the side.
+
+    One with a mesh is run by all its ranks at once, simulated in this process.
+    """
+    if program.regions["head"].backward is None:
+        program = Differentiate().apply(program)
+        verify(program)
+    if not program.mesh and (problem := packing_problem(program, oracle.weights)):
+        raise ValueError(problem)
+    with torch.no_grad():
+        found = on_ranks(
+            program.mesh, collectives.GROUPS, lambda at: _run_rank(program, oracle, at)
+        )
+        return ModelOutput(
+            loss=summed([loss for loss, *_ in found], program.mesh),
+            evaluated=summed([evaluated for _, evaluated, *_ in found], program.mesh),
+            logits=found[0][2],
+            gradients=canonical_gradients(
+                program,
+                [(at, held) for at, (*_, held) in zip(ranks(program.mesh), found, strict=True)],
+            ),
+        )
+
+
+def _run_rank(
+    program: Program, oracle: Oracle, at: Coordinates
+) -> tuple[Tensor, Tensor, Tensor, Mapping[tuple[str, int | None], Tensor]]:
+    """(loss, loss in evaluation, logits of the prompt, gradients of what it holds) of one rank."""
+    length = oracle.tokens.shape[1]
+    prompt = oracle.prompt
+    if program.mesh:  # ranks that share positions need them to divide; what follows changes nothing
+        prompt = F.pad(prompt, (0, length - prompt.shape[1]))
+    split = program.mesh.get("cp", 1)
+
+    def mine(x: Tensor, dim: int) -> Tensor:
+        return take_part(rank_order(x, dim, split), "cp", dim) if split > 1 else x
+
+    def tables(positions: int) -> dict[str, Tensor]:
+        return {name: mine(table, 0) for name, table in _tables(program, positions).items()}
+
+    batch = (tables(length), mine(oracle.tokens, 1), mine(oracle.labels, 1))
+    loss, held = loss_and_held_gradients(program, oracle.weights, *batch, at)
+    evaluated = evaluate(program, oracle.weights, *batch, at)
+    scores = logits(program, oracle.weights, tables(prompt.shape[1]), mine(prompt, 1), at)
+    return loss, evaluated, scores[:, : oracle.prompt.shape[1]], held
+
+
+def _tables(program: Program, positions: int) -> dict[str, Tensor]:
+    """The constant tables in float64, for this many positions."""
+    if not program.buffers:
+        return {}
+    arguments = dict(next(iter(program.buffers.values())).arguments)
+    arguments |= {"positions": positions, "dtype": torch.float64}
+    cos, sin = rope_tables(**arguments)  # type: ignore[arg-type]
+    return {"rope_cos": cos, "rope_sin": sin}
