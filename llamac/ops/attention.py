@@ -96,10 +96,10 @@ def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int
 
 def _call(name: str, operands: tuple[str, ...], own: int, scale: Any, window: Any) -> str:
     rest = {"scale": scale, **_limits(operands[own:], window)}
-    return f"{name}({', '.join(operands[:own])}, {written(rest)})"
+    return f"{name}({', '.join(operands[:own])}, {keyword_text(rest)})"
 
 
-def written(keywords: dict[str, Any]) -> str:
+def keyword_text(keywords: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in keywords.items())
 
 

@@ -13,7 +13,7 @@ from llamac.ir.graph import attributes
 from llamac.ir.layout import with_layouts
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
-from llamac.ops.attention import attention, kernel_module, matmul_flops, written
+from llamac.ops.attention import attention, kernel_module, keyword_text, matmul_flops
 from llamac.ops.collectives import part
 from llamac.runtime.distributed import context_parallel as runtime
 
@@ -90,7 +90,7 @@ def _vjp(
 def _call(name: str, tensors: tuple[str, ...], axis: Any, scale: Any, window: Any) -> str:
     kernel = name.removeprefix("context_")
     rest = {"scale": scale} | ({} if window is None else {"window": window})
-    return f"{name}({kernel}, {', '.join(tensors)}, {axis}, {written(rest)})"
+    return f"{name}({kernel}, {', '.join(tensors)}, {axis}, {keyword_text(rest)})"
 
 
 context_attention = Op(
