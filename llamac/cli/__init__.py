@@ -9,8 +9,9 @@ called; so `llamac --help` stays quick however heavy a verb is. To add the verb 
     @app.command()
     def build(spec: SpecArgument, overrides: SetOption = None) -> None: ...
 
-(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common`.) A verb with verbs of its own,
-such as `data prepare`, gives its `app` several commands.
+(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common`; examples for its help in
+`llamac.cli.command`.) A verb with verbs of its own, such as `data prepare`, gives its `app` several
+commands.
 
 A verb that fails raises: `typer.Exit(3)` where it has said why, or any exception with an
 `exit_code`, whose text is then the message. Exit codes: 0 ok · 1 failed while running ·
@@ -38,6 +39,7 @@ VERBS = {
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
     "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",
     "schema": "print the JSON Schema of specs, for completion in your editor",
+    "completion": "print a script that completes these commands in bash, zsh or fish",
 }
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -104,14 +106,11 @@ def _unknown(verb: str) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    from importlib import import_module
-    from keyword import iskeyword
-
     import typer
 
-    module = f"{verb}_" if iskeyword(verb) else verb
-    command = typer.main.get_command(import_module(f"llamac.cli.{module}").app)
-    command.context_settings.setdefault("help_option_names", ["-h", "--help"])
+    from llamac.cli.command import command_of
+
+    command = command_of(verb)
     try:
         result = command.main(arguments, prog_name=f"llamac {verb}", standalone_mode=False)
         return result if isinstance(result, int) else OK

@@ -90,7 +90,11 @@ def plan(
         typer.Option(metavar="FILE", help="Draw memory over a step, as .svg or .png"),
     ] = None,
     framework: Annotated[
-        Framework, typer.Option(help="Whose kernels, overlap and reductions")
+        Framework,
+        typer.Option(
+            metavar="NAME",
+            help=f"Whose kernels, overlap and reductions: {', '.join(Framework)}",
+        ),
     ] = Framework.llamac,
     sharding: Annotated[
         Sharding | None,

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Run directories of `llamac train`")
+        list[Path], typer.Argument(metavar="RUN", help="Run directories of `llamac train`")
     ],
     output: Annotated[
         Path | None,
