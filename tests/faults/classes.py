@@ -24,6 +24,7 @@ from llamac.runtime.errors import RunError
 from tests.data import preparing
 from tests.data.test_restart import dies_at_a_rename
 from tests.faults.run import Ended, Subject, after, at_event, in_child, kill, weights
+from tests.faults.values import edits
 
 WAYS_OUT = ("-o", "--overwrite", "--run", "delete", "rm -r", "remove", "restore", "build", "again")
 WAYS_OUT += ("move away", "make room")
@@ -169,6 +170,15 @@ def damaged(tried: Tried, trials: int) -> Iterator[str]:
         (OF_DIRECTORIES if (run / file).is_dir() else DAMAGE)[kind](run / file)
         outcome = tried.judged(run, tried.subject.start(run), str(file))
         yield outcome if outcome in ("same", "error") else f"{kind} of {file}: {outcome}"
+
+
+def wrong_values(tried: Tried, trials: int) -> Iterator[str]:
+    """Values that make no sense, in files whose hashes are right."""
+    for what, file, edit in tried.chosen(list(edits()), trials):
+        run = tried.fresh(tried.halfway)
+        edit(run)
+        outcome = tried.judged(run, tried.subject.start(run), file)
+        yield outcome if outcome in ("same", "error") else f"{what}: {outcome}"
 
 
 def full_disk(tried: Tried, trials: int) -> Iterator[str]:
@@ -396,6 +406,7 @@ CLASSES: dict[str, Callable[[Tried, int], Iterator[str]]] = {
     "killed at random, three times": killed_at_random,
     "stopped by a signal": signalled,
     "a damaged file of a run": damaged,
+    "values that make no sense": wrong_values,
     "a full disk": full_disk,
     "links out of a run": links,
     "a checkpoint with code": checkpoints_with_code,

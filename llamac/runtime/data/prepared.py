@@ -32,6 +32,7 @@ from ..durable import Damaged, NewFile, check_once, read_note
 from ..errors import RunError, way_out
 
 SPLITS = ("train", "validation")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a source, and so of its directory
 ANEW = "delete {0}/manifest.json and prepare the data again"  # the way out of damage
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
@@ -59,12 +60,16 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
         for source in manifest["sources"]:
             _require(("name", "share"), source)
             share = source["share"]
-            if not isinstance(source["name"], str):
+            if not NAME.fullmatch(source["name"]):
                 raise ValueError(f"a source is named {source['name']!r}")
             if not (type(share) in (int, float) and 0 < share < math.inf):
                 raise ValueError(f"source {source['name']!r} has share {share!r}")
             for split in SPLITS:
                 _require(("documents",), source[split])
+                ours = re.compile(rf"{re.escape(source['name'])}/{split}-\d{{5,}}(-\d{{5,}})?\.bin")
+                for shard in source[split]["shards"]:  # what lies elsewhere is not read, or written
+                    if not ours.fullmatch(shard["file"]):
+                        raise ValueError(f"{shard['file']!r} is no shard of {source['name']!r}")
         width = np.dtype(manifest["dtype"]).itemsize
         sizes = [(p, _require(("sha256",), shard)["tokens"] * width) for p, shard in shards]
     except PreparedDataError:

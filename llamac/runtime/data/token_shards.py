@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepared import (
+    NAME,
     SPLITS,
     PreparedDataError,
     ShardWriter,
@@ -165,7 +165,7 @@ def settings_of(job: PrepareJob) -> dict[str, Any]:
     """Return the settings that prepared data depends on: flat, with keys named as in the spec."""
     names = [source["name"] for source in job.sources]
     for name in names:
-        legal = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and name not in RESERVED
+        legal = NAME.fullmatch(name) and name not in RESERVED
         if not legal or names.count(name) > 1:
             raise SourceError(
                 f"source name {name!r}: names become directories, so each must be unique, of "

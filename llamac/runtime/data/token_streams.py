@@ -33,17 +33,18 @@ class Tokens:
 
         Raises PreparedDataError if the stream does not have them.
         """
-        if not 0 <= start <= len(self) - len(out):
+        shard, filled = bisect_right(self.starts, start) - 1, 0
+        try:
+            while filled < len(out):
+                begin = start + filled - self.starts[shard]
+                piece = self._shard(shard)[begin : begin + len(out) - filled]
+                out[filled : filled + len(piece)] = piece
+                filled, shard = filled + len(piece), shard + 1
+        except IndexError as error:
             raise PreparedDataError(
                 f"source {self.name!r} has no tokens {start:,} to {start + len(out) - 1:,}: delete "
                 f"the *.packed-* files of {self.shards[0].parent} and start again"
-            )
-        shard, filled = bisect_right(self.starts, start) - 1, 0
-        while filled < len(out):
-            begin = start + filled - self.starts[shard]
-            piece = self._shard(shard)[begin : begin + len(out) - filled]
-            out[filled : filled + len(piece)] = piece
-            filled, shard = filled + len(piece), shard + 1
+            ) from error
 
     def _shard(self, number: int) -> np.ndarray:
         if number not in self.mapped:
@@ -103,7 +104,8 @@ class Packed:
         try:
             self.pieces, sequences = (_rows(path) for path in paths)
             self.first, (pieces, labels) = sequences[:, 0], sequences[-1].tolist()
-            if pieces != len(self.pieces) or (len(self.first) > 1) != (labels > 0):
+            windows = len(self.first) - 1
+            if pieces != len(self.pieces) or not bool(windows) <= labels <= windows * length:
                 raise ValueError("the file is truncated")
         except (OSError, ValueError, IndexError) as error:
             raise PreparedDataError(

@@ -306,3 +306,22 @@ def test_a_share_that_is_none_is_refused_by_name(two: Path, share: Any) -> None:
     write_note(two / "manifest.json", manifest)
     with pytest.raises(PreparedDataError, match=rf"{two}/manifest\.json is not a manifest.*share"):
         Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp", "", ".hidden", 3])
+def test_a_source_lies_in_the_directory_of_its_name(two: Path, name: Any) -> None:
+    """Packings are written beside its shards."""
+    manifest = json.loads((two / "manifest.json").read_text())
+    manifest["sources"][0]["name"] = name
+    write_note(two / "manifest.json", manifest)
+    with pytest.raises(PreparedDataError, match="is not a manifest"):
+        Mixture(two, "train", LENGTH, seed=1)
+
+
+@pytest.mark.parametrize("file", ["../a/train-00000.bin", "/etc/passwd", "b/train-00000.bin", None])
+def test_a_shard_lies_with_its_source(two: Path, file: Any) -> None:
+    manifest = json.loads((two / "manifest.json").read_text())
+    manifest["sources"][0]["train"]["shards"][0]["file"] = file
+    write_note(two / "manifest.json", manifest)
+    with pytest.raises(PreparedDataError, match="is not a manifest"):
+        Mixture(two, "train", LENGTH, seed=1)
