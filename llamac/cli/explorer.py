@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,39 +18,28 @@ if TYPE_CHECKING:
     from llamac.spec import Spec
 
 
-def explorer(
-    spec: Spec, stages: Sequence[Stage], other: str | None, overrides: Sequence[str] | None
-) -> str:
-    """Return the page. stages: of `spec`. other: a spec to compare with, or a layout."""
-    from llamac.inspect.explorer.explorer_page import explorer_page
+@dataclass(frozen=True)
+class ComparedSpec:
+    """A spec to compare with, and the titles of both."""
 
-    if other is None:
-        return explorer_page([_side(spec, stages, spec.name)[0]])
-    second, titles = _other(spec, other, overrides)
-    print_status(f"compiling {titles[1]} …")
-    from llamac.passes.pipeline import stages as compile_stages
-
-    made = list(compile_stages(second, stop_after=stages[-1].name))
-    pairs = [_side(spec, stages, titles[0]), _side(second, made, titles[1])]
-    predictions = [prediction for _, prediction in pairs if prediction is not None]
-    sides = [side for side, _ in pairs]
-    plans = _comparison(titles, *predictions) if len(predictions) == 2 else None
-    return explorer_page(sides, plans)
+    spec: Spec
+    titles: tuple[str, str]
 
 
-def _other(spec: Spec, other: str, overrides: Sequence[str] | None) -> tuple[Spec, tuple[str, str]]:
-    """Return the spec to compare with, and titles of both."""
+def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> ComparedSpec:
+    """Return what `--compare` names: another spec, or a layout of this one.
+
+    Raises SpecError, and typer.BadParameter for what is neither.
+    """
     from llamac.plan.search.rank_layout import layout_of, parse_layout
     from llamac.plan.target import LayoutError
     from llamac.resources import find_spec
 
     if find_spec(other).is_file():
         second = load(other, overrides)
+        titles = spec.name, second.name
         same = second.name == spec.name
-        return second, (f"{spec.name} (A)", f"{second.name} (B)") if same else (
-            spec.name,
-            second.name,
-        )
+        return ComparedSpec(second, (f"{titles[0]} (A)", f"{titles[1]} (B)") if same else titles)
     try:
         layout = parse_layout(other, spec, spec.parallel.ranks)
     except LayoutError as error:
@@ -58,7 +48,23 @@ def _other(spec: Spec, other: str, overrides: Sequence[str] | None) -> tuple[Spe
             param_hint="--compare",
         ) from None
     second = spec.replace(layout.changes(spec))
-    return second, (str(layout_of(spec)), str(layout_of(second)))
+    return ComparedSpec(second, (str(layout_of(spec)), str(layout_of(second))))
+
+
+def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
+    """Return the page. stages: of `spec`."""
+    from llamac.inspect.explorer.explorer_page import explorer_page
+    from llamac.passes.pipeline import stages as compile_stages
+
+    if other is None:
+        return explorer_page([_side(spec, stages, spec.name)[0]])
+    print_status(f"compiling {other.titles[1]} …")
+    made = list(compile_stages(other.spec, stop_after=stages[-1].name))
+    pairs = [_side(spec, stages, other.titles[0]), _side(other.spec, made, other.titles[1])]
+    predictions = [prediction for _, prediction in pairs if prediction is not None]
+    sides = [side for side, _ in pairs]
+    plans = _comparison(other.titles, *predictions) if len(predictions) == 2 else None
+    return explorer_page(sides, plans)
 
 
 def _side(
@@ -83,7 +89,7 @@ def _side(
 def _comparison(titles: tuple[str, str], first: Prediction, second: Prediction) -> dict[str, Any]:
     """Return what differs between two plans, as JSON values."""
     from llamac.plan.search.compare import reasons, term_differences, verdict
-    from llamac.plan.search.layout import layout_of
+    from llamac.plan.search.rank_layout import layout_of
 
     pair = first, second
     layouts = tuple(str(layout_of(one.setting.spec)) for one in pair)

@@ -72,8 +72,14 @@ def inspect(
     if compare is not None and form != Format.html:
         raise typer.BadParameter("it takes --format html", param_hint="--compare")
     loaded = load(spec, overrides)
+    other, inputs = None, inputs_of(loaded)
+    if compare is not None:
+        from llamac.cli.explorer import compared_spec
+
+        other = compared_spec(loaded, compare, overrides)
+        inputs += inputs_of(other.spec)
     if output is not None:
-        check_output(output, inputs_of(loaded), overwrite)
+        check_output(output, inputs, overwrite)
 
     print_status(f"compiling {loaded.name} …")
 
@@ -105,13 +111,13 @@ def inspect(
     elif form == Format.html:
         from llamac.cli.explorer import explorer
 
-        text = explorer(loaded, made, compare, overrides)
+        text = explorer(loaded, made, other)
     else:
         text = _render(made[-1], form, region)
     if output is None:
         print(text, end="")
     else:
-        write_output(output, text, inputs_of(loaded), overwrite)
+        write_output(output, text, inputs, overwrite)
         print(f"wrote {output}")
 
 

@@ -55,6 +55,14 @@ def test_diff_and_memory_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert [r["name"] for r in json.loads(capsys.readouterr().out)["regions"]] == ["head"]
 
 
+def test_the_spec_that_is_compared_with_is_never_overwritten(tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text('extends = "tiny"\n')
+    arguments = ["--format", "html", "--compare", str(other), "-o", str(other), "--overwrite"]
+    assert main(["inspect", "tiny", *arguments]) == 2
+    assert other.read_text() == 'extends = "tiny"\n'
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
