@@ -176,9 +176,16 @@ def _row(verdict: Verdict) -> str:
     if verdict.problem:
         return "   cannot be verified"
     name, error = verdict.worst_gradient
-    loss, evaluated, logits = (verdict.errors[key] for key in ("loss", "evaluated", "logits"))
+    measured = {**verdict.errors, "gradient": error}
+    widths = {"loss": 9, "evaluated": 10, "logits": 9, "gradient": 11}
+    if "loss" not in verdict.errors:  # a program that only generates
+        measured, name = {"logits": verdict.errors["logits"]}, ""
+    figures = (
+        f"{measured[key]:>{n}.1e}" if key in measured else f"{'–':>{n}}"
+        for key, n in widths.items()
+    )
     mark = "   MISSED" if verdict.missed else ""
-    return f"{loss:>9.1e}{evaluated:>10.1e}{logits:>9.1e}{error:>11.1e}  {name}{mark}"
+    return f"{''.join(figures)}  {name}{mark}".rstrip()
 
 
 def _complaint(verdict: Verdict, name: str) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import llamac
+from llamac.emit.inference import render_inference
 from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
-from llamac.passes.pipeline import Stage, compile_spec
+from llamac.passes.pipeline import Stage, compile_inference, compile_spec, whole
 from llamac.runtime import durable
 from llamac.runtime.errors import way_out
 from llamac.spec import Spec
-from llamac.spec.parallel import WHOLE
 
 MANIFEST = "MANIFEST.json"
 
@@ -48,8 +48,12 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
     assert last is not None
     fsdp = spec.parallel.sharers * spec.parallel.data_replicate > 1
     files["model.py"] = render_model(last.program, fsdp)
-    if has_whole_model(spec):
-        files["whole_model.py"] = render_model(compile_spec(_whole(spec)))
+    holder = "whole_model" if has_whole_model(spec) else "model"
+    if holder == "whole_model":
+        files["whole_model.py"] = render_model(compile_spec(whole(spec)))
+    inference = compile_inference(spec)
+    files["ir/inference.ir"] = print_program(inference)
+    files["inference.py"] = render_inference(inference, holder)
     files |= render_trainer(spec, planned=foresee is not None)
     if foresee is not None:
         files["plan.json"] = foresee(last.program)
@@ -58,12 +62,6 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
     for name in runtime_files(*programs):
         files[f"runtime/{name}"] = (PACKAGE / "runtime" / name).read_text(encoding="utf-8")
     return files
-
-
-def _whole(spec: Spec) -> Spec:
-    """The same model for one process, which makes text: a budget is for training."""
-    trains = {"recompute.policy": "selective", "recompute.budget": None}
-    return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
 
 
 def is_for_show(name: str) -> bool:

@@ -41,6 +41,9 @@ PURPOSE = {
     "head": "The residual stream → the sum of the losses over all targets.",
     "evaluate": "As `head_forward`, without the gradients: for validation.",
     "logits": "The residual stream → scores of every next token: for generation.",
+    "prefill": "One layer, for whole prompts: keys and values are kept for what follows.",
+    "visible": "Which cached positions the queries see.",
+    "decode": "One layer, for what follows: attention reads the caches.",
 }
 LAYER = "One layer: the residual stream → the residual stream."
 

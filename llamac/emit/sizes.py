@@ -77,8 +77,7 @@ class Sizes:
     def of(cls, program: Program) -> Sizes:
         """Read the sizes off a Program: of one tensor-parallel rank, where several share heads."""
         regions = [region.forward.graph for region in program.regions.values()]
-        block = program.regions[program.layers[0]].forward.graph
-        attention = next(node for node in ops_in(block) if "scale" in node.kwargs)
+        attention = next(node for g in regions for node in ops_in(g) if "scale" in node.kwargs)
         q, k = (type_of(operand).shape for operand in attention.all_input_nodes[:2])
         given = {
             key: value for g in regions for node in ops_in(g) for key, value in node.kwargs.items()

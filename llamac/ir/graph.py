@@ -2,8 +2,9 @@
 
 A node carries `meta["type"]` (a TensorType, or a tuple of them for an op with several results),
 `meta["where"]` (the spec's file:line it came from) and, for placeholders, `meta["role"]`:
-`input`, `constant` (a table no gradient flows to), `param` (with `meta["param"]`, the parameter's
-name), `saved` or `cotangent`.
+`input`, `constant` (a table no gradient flows to), `cache` (keys or values of earlier positions,
+which an op updates in place), `param` (with `meta["param"]`, the parameter's name), `saved` or
+`cotangent`.
 An op with several results is followed by one `getitem` node for each result that is used.
 """
 
@@ -19,7 +20,7 @@ from llamac.ir.layout import with_layouts
 from llamac.ir.op import Op
 from llamac.ir.types import DTYPES, TensorType, TypeRuleError, Types
 
-Role = Literal["input", "constant", "param", "saved", "cotangent"]
+Role = Literal["input", "cache", "constant", "param", "saved", "cotangent"]
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
@@ -199,7 +200,7 @@ def copy_graph(module: fx.GraphModule) -> fx.Graph:
 
 def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
     """Put placeholders first: by role, then in the order the forward graph `like` has them."""
-    roles = ("cotangent", "input", "saved", "constant", "param")
+    roles = ("cotangent", "input", "saved", "cache", "constant", "param")
     order = {node.name: index for index, node in enumerate(like.nodes)}
     nodes = sorted(
         placeholders(graph), key=lambda n: (roles.index(n.meta["role"]), order.get(n.name, -1))

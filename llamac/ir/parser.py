@@ -24,7 +24,7 @@ _BUFFER = re.compile(r"buffer (\S+): (\S+) = rope_tables\((.*)\)")
 _LAYERS = re.compile(r"layers (\d+) × (\S+)")
 _GRAPH = re.compile(r"(\S+)\.(forward|backward):")
 _PLACEHOLDER = re.compile(
-    r"(input|constant|param|saved|cotangent) (?:(\S+) as )?%(\w+): ([^\s{]+)( \{save\})?"
+    r"(input|cache|constant|param|saved|cotangent) (?:(\S+) as )?%(\w+): ([^\s{]+)( \{save\})?"
 )
 _STATEMENT = re.compile(r"(.+?) = (\w+)\((.*)\)(?: \{save ?([^}]*)\})?")
 _RESULT = re.compile(r"(?:%(\w+)|_): (\w+\[[^\]]*\](?:@\S+?)?)(?:, |$)")

@@ -23,6 +23,7 @@ DTYPES: dict[str, torch.dtype] = {
     "f32": torch.float32,
     "f64": torch.float64,
     "i64": torch.int64,
+    "bool": torch.bool,
 }
 
 

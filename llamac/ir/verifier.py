@@ -143,6 +143,15 @@ def _saved(_program: Program, region: Region) -> None:
             raise VerificationError("saved with another type", region, "backward", node)
 
 
+def _caches(_program: Program, region: Region) -> None:
+    """Check that one op updates each cache, and that nothing else reads it as it was before."""
+    for direction, graph in _graphs(region):
+        for node in placeholders(graph, "cache"):
+            if [op_of(user).name for user in node.users] not in (["cache_fill"], ["cache_append"]):
+                message = f"the cache %{node.name} must be read by the one op that updates it"
+                raise VerificationError(message, region, direction, node)
+
+
 def _gradients(program: Program, region: Region) -> None:
     """Check that every parameter and floating-point input has one gradient of its own type.
 
@@ -181,7 +190,8 @@ def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
 def _verify_layers(program: Program) -> None:
     if program.stages and (sum(program.stages) != len(program.layers) or 0 in program.stages):
         raise ValueError(f"stages {program.stages} do not divide {len(program.layers)} layers")
-    for name in dict.fromkeys(program.layers):
+    cached = (name for name, region in program.regions.items() if _is_cached(region))
+    for name in dict.fromkeys([*program.layers, *cached]):
         if name not in program.regions:
             raise ValueError(f"layers name a region {name!r} that the program does not hold")
         region = program.regions[name]
@@ -200,11 +210,17 @@ def _verify_layers(program: Program) -> None:
             raise ValueError(f"{parameter.name} has {held} rows, its pieces {owed}")
 
 
+def _is_cached(region: Region) -> bool:
+    """Return whether layers run a region when they generate text."""
+    return bool(placeholders(region.forward.graph, "cache"))
+
+
 RULES: tuple[Callable[[Program, Region], None], ...] = (
     _single_assignment,
     _types,
     _started,
     _parameters,
     _saved,
+    _caches,
     _gradients,
 )

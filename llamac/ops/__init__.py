@@ -4,6 +4,7 @@ from llamac.ops import (  # noqa: F401
     activation,
     async_tensor,
     attention,
+    cache,
     collectives,
     context,
     cross_entropy,

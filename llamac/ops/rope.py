@@ -24,14 +24,15 @@ def _infer(
     heads: int | None = None,
     inverse: bool = False,
 ) -> TensorType:
-    _batch, length, count, head_dim = x.shape
+    batch, length, count, head_dim = x.shape
     assert isinstance(head_dim, int)
     assert isinstance(count, int)
     expect(layout in ("interleaved", "half_split"), f"unknown layout {layout!r}")
     expect(heads is None or heads <= count, f"{x} has no {heads} heads")
+    half = head_dim // 2
     expect(
-        cos.shape == sin.shape == (length, head_dim // 2),
-        f"the tables must be [{length},{head_dim // 2}], not {cos} and {sin}",
+        cos.shape == sin.shape and cos.shape in ((length, half), (batch, length, half)),
+        f"the tables must be [{length},{half}] or [{batch},{length},{half}], not {cos} and {sin}",
     )
     return x
 

@@ -12,6 +12,7 @@ from llamac.ir.verifier import verify
 from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.async_tensor import AsyncTensor
 from llamac.passes.budget import Budget, Decided, Limit
+from llamac.passes.cache import Cache
 from llamac.passes.context import Context
 from llamac.passes.cut import Cut
 from llamac.passes.differentiate import Differentiate
@@ -22,6 +23,7 @@ from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
 from llamac.spec.kernel_rules import context_chunks
+from llamac.spec.parallel import WHOLE
 
 if TYPE_CHECKING:
     from llamac.spec import Spec
@@ -141,6 +143,20 @@ def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
     """Return the Program after the last pass."""
     *_, last = stages(spec, disable)
     return last.program
+
+
+def whole(spec: Spec) -> Spec:
+    """Return the same model for one process, which makes text: a budget is for training."""
+    trains = {"recompute.policy": "selective", "recompute.budget": None}
+    return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
+
+
+def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
+    """Return the Program that generates text: of one rank, whatever the ranks that train."""
+    *_, last = stages(whole(spec), disable, stop_after=SelectKernels.name)
+    program = Cache().apply(last.program)
+    verify(program)
+    return program
 
 
 def saved_sets(spec: Spec) -> SavedSets:

@@ -24,7 +24,7 @@ from llamac.verify.oracle import ModelOutput, Oracle
 from llamac.verify.packed_parameters import module_packing_problem
 from llamac.verify.simulated_ranks import on_ranks, summed
 
-ROOTS = ("model", "runtime")  # the emitted directory's own modules
+ROOTS = ("model", "whole_model", "inference", "runtime")  # the emitted directory's own modules
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
@@ -100,23 +100,23 @@ def _place(box: TensorChunk) -> tuple[slice, ...]:
 
 
 @contextmanager
-def imported(files: Mapping[str, str]) -> Iterator[Any]:
-    """The module `model` of an emitted directory, beside its own `runtime` package.
+def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
+    """A module of an emitted directory, beside its own `runtime` package.
 
     Modules of these names that this process knows already are put aside meanwhile. The module stays
     usable afterwards, except for what it would import only then.
     """
     with TemporaryDirectory(prefix="llamac-verify-") as directory:
-        for name, text in files.items():
-            if name.endswith(".py"):
-                path = Path(directory, name)
+        for file, text in files.items():
+            if file.endswith(".py"):
+                path = Path(directory, file)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
         aside = _take_modules()
         sys.path.insert(0, directory)
         importlib.invalidate_caches()
         try:
-            yield importlib.import_module("model")
+            yield importlib.import_module(name)
         finally:
             sys.path.remove(directory)
             _take_modules()

@@ -14,19 +14,21 @@ from llamac.ir.execute import evaluate, logits, loss_and_held_gradients
 from llamac.ir.parts import Coordinates, canonical_gradients, ranks
 from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
+from llamac.passes.cache import Cache
 from llamac.passes.differentiate import Differentiate
-from llamac.passes.pipeline import NAMES, SavedSets, Stage, stages
+from llamac.passes.pipeline import NAMES, SavedSets, Stage, compile_inference, stages
 from llamac.runtime.distributed import collectives
 from llamac.runtime.distributed.collectives import take_part
 from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.kernels.rope import rope_tables
 from llamac.spec import Spec
 from llamac.verify.emitted_model import run_emitted
-from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
+from llamac.verify.generation import run_emitted_inference, run_inference
+from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors, relative_error
 from llamac.verify.packed_parameters import packing_problem
 from llamac.verify.simulated_ranks import on_ranks, summed
 
-EMITTED = "model.py"
+EMITTED, INFERENCE = "model.py", "inference.py"
 
 Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
 """(spec, its stages) → the files of the emitted directory: `llamac.emit.build.files_of`."""
@@ -76,12 +78,30 @@ def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdic
         yield Verdict(NAMES[len(made)], problem=str(error))
         return
     mesh = made[-1].program.mesh
-    yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(emit(twin, made), oracle, mesh))
+    files = emit(twin, made)
+    yield _verdict(EMITTED, oracle, lambda oracle: run_emitted(files, oracle, mesh))
+    given = oracle.weights, oracle.prompt
+    yield _generates(Cache.name, oracle, lambda: run_inference(compile_inference(twin), *given))
+    yield _generates(INFERENCE, oracle, lambda: run_emitted_inference(files, *given))
+
+
+def _generates(stage: str, oracle: Oracle, run: Callable[[], Tensor]) -> Verdict:
+    """Compare the logits of a prompt that is read as text is generated, with a cache."""
+
+    def measure() -> Mapping[str, float]:
+        assert oracle.outcome.logits is not None
+        return {"logits": relative_error(run(), oracle.outcome.logits)}
+
+    return _measured(stage, measure)
 
 
 def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], ModelOutput]) -> Verdict:
+    return _measured(stage, lambda: errors(run(oracle), oracle.outcome))
+
+
+def _measured(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict:
     try:
-        return Verdict(stage, errors(run(oracle), oracle.outcome))
+        return Verdict(stage, measure())
     except Exception as error:  # whatever it is, this stage cannot be run: that is the finding
         return Verdict(stage, problem=f"{type(error).__name__}: {error}")
 

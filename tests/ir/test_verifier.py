@@ -69,7 +69,8 @@ def test_the_sound_program_is_sound() -> None:
 
 def test_every_rule_is_broken_below() -> None:
     names = {rule.__name__ for rule in RULES}
-    rules = {"_single_assignment", "_types", "_started", "_parameters", "_saved", "_gradients"}
+    rules = {"_single_assignment", "_types", "_started", "_parameters", "_saved", "_caches"}
+    rules.add("_gradients")
     assert names == rules
 
 
@@ -159,6 +160,40 @@ def test_a_start_has_one_wait(line: str, instead: str, pointed: str, message: st
     verify(parse_program(STARTED))
     shown = refused(parse_program(STARTED.replace(line, instead)))
     assert_pointed(shown, pointed, message)
+
+
+CACHED = """\
+program example
+symbols B=2 S=1 C=4
+
+block.forward:
+  input %x: f32[B,S,2,8]
+  cache %k_cache: f32[B,2,C,8]
+  constant %positions: i64[B,S]
+  constant %seen: bool[B,S,C]
+  %keys: f32[B,2,C,8] = cache_append(%x, %k_cache, %positions)
+  %out: f32[B,S,2,8] = cached_attention(%x, %keys, %keys, %seen, scale=1.0)
+  return %out
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "instead"),
+    [
+        ("cached_attention(%x, %keys, %keys", "cached_attention(%x, %keys, %k_cache"),
+        ("cache_append(%x, %k_cache, %positions)", "add(%k_cache, %k_cache)"),
+        (
+            "  return %out",
+            "  %again: f32[B,S,2,8] = cache_fill(%x, %k_cache)\n"
+            "  %y: f32[B,S,2,8] = add(%out, %again)\n  return %y",
+        ),
+    ],
+)
+def test_a_cache_is_read_by_the_op_that_updates_it_alone(line: str, instead: str) -> None:
+    verify(parse_program(CACHED))
+    shown = refused(parse_program(CACHED.replace(line, instead)))
+    message = "the cache %k_cache must be read by the one op that updates it"
+    assert_pointed(shown, "cache %k_cache", message)
 
 
 def test_a_parameter_the_table_does_not_hold() -> None:

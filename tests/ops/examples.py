@@ -48,6 +48,10 @@ def _tensor(kind: TensorType) -> Tensor:
     shape = concrete(kind)
     if kind.dtype == "i64":
         return torch.randint(VOCABULARY, shape)
+    if kind.dtype == "bool":
+        seen = torch.rand(shape) < 0.5
+        seen[..., 0] = True  # attention to nothing is not a number
+        return seen
     return torch.randn(shape, dtype=DTYPES[kind.dtype])
 
 
@@ -115,6 +119,16 @@ EXAMPLES: tuple[Example, ...] = (
         Example("rope", "T[B,S,4,8] f32[S,4] f32[S,4]", {"layout": layout, **rest})
         for layout in ("interleaved", "half_split")
         for rest in ROPE
+    ),
+    Example("rope", "T[B,S,4,8] f32[B,S,4] f32[B,S,4]", {"layout": "half_split"}),
+    Example("cache_fill", "T[B,S,2,8] T[B,2,12,8]"),
+    Example("cache_append", "T[B,S,2,8] T[B,2,12,8] i64[B,S]"),
+    Example("cache_mask", "i64[B,S] i64[12]"),
+    Example("cache_mask", "i64[B,S] i64[12] i64[B,S]", {"window": 3}),
+    *(
+        Example("cached_attention", f"T[B,{s},4,8] {keys} {keys} bool[B,{s},12]", {"scale": 0.3})
+        for keys in ("T[B,4,12,8]", "T[B,2,12,8]", "T[B,1,12,8]")
+        for s in ("S", 1)
     ),
     Example("split_heads", "T[B,S,32]", {"head_dim": 8}),
     Example("merge_heads", "T[B,S,4,8]"),
@@ -213,7 +227,7 @@ def _rotate(
     if layout == "half_split":  # as interleaved, of the coordinates in another order
         order = order.view(2, -1).T.flatten()
     pairs = torch.view_as_complex(x[..., order].unflatten(-1, (-1, 2)).contiguous())
-    turn = torch.complex(cos, sin)[:, None, :].to(torch.complex128)
+    turn = torch.complex(cos, sin).unsqueeze(-2).to(torch.complex128)
     turned = torch.view_as_real(pairs * (turn.conj() if inverse else turn)).flatten(-2)
     turned = turned[..., order.argsort()]
     if heads is None:

@@ -202,7 +202,8 @@ def test_flops_are_those_torch_counts(example: Example) -> None:
 
 
 def test_ops_without_matmuls_count_no_flops() -> None:
-    for op in set(LOCAL.values()) - {example.the_op for example in COUNTED}:
+    fused = {OPS["cached_attention"]}  # of which torch counts nothing on a CPU
+    for op in set(LOCAL.values()) - {example.the_op for example in COUNTED} - fused:
         example = next(example for example in EXAMPLES if example.the_op is op)
         with FlopCounterMode(display=False) as counter:
             op(*example.tensors("f64"), **example.attributes)

@@ -53,8 +53,9 @@ def rope(
 ) -> Tensor:
     """Rotate the first `heads` heads of x [B, S, H, D] by their position; pass the others through.
 
-    cos, sin: [S, D/2]. `inverse` rotates back, which is also the backward pass. Angles are applied
-    in the tables' dtype (float32 in training); the result has x's dtype.
+    cos, sin: [S, D/2], or [B, S, D/2] where sequences differ in their positions. `inverse` rotates
+    back, which is also the backward pass. Angles are applied in the tables' dtype (float32 in
+    training); the result has x's dtype.
     """
     heads = x.shape[-2] if heads is None else heads
     turned, passed = x[..., :heads, :], x[..., heads:, :]

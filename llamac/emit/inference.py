@@ -1,0 +1,55 @@
+"""Program → inference.py: the functions that generate text with a cache, and what chains them."""
+
+from __future__ import annotations
+
+import re
+
+import llamac
+from llamac.emit.functions import forward_source, runtime_imports
+from llamac.emit.sizes import Sizes
+from llamac.emit.python_source import environment
+from llamac.ir.graph import output_of, placeholders, type_of
+from llamac.ir.program import Program
+
+ORDER = ("embed", "prefill", "visible", "decode", "logits")
+
+
+def render_inference(program: Program, module: str = "model") -> str:
+    """Return the text of inference.py, from the Program that the pass `cache` made. module: the
+    emitted module whose Model holds the weights. Same Program, same text."""
+    regions, sizes = [program.regions[name] for name in ORDER], Sizes.of(program)
+    sources = {region.name: forward_source(region, sizes) for region in regions}
+    text = "\n".join(sources.values())
+    more = [("kernels.documents", "document_starts")] if program.eos is not None else []
+    named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
+    values = {
+        "name": program.name,
+        "version": llamac.__version__,
+        "module": module,
+        "imports": list(runtime_imports(regions, "runtime", more)),
+        "names": ", ".join([*sorted(named | ({"EOS"} if more else set())), "Model"]),
+        "functional": "F." in text,
+        "sources": sources,
+        "calls": {name: _call(program, name) for name in ("embed", "visible", "logits")},
+        "tables": {name: _tables(program, name) for name in ("prefill", "decode")},
+        "learned": "pos_embeddings" in program.parameters,
+        "rope": bool(program.buffers),
+        "eos": program.eos,
+        "dim": type_of(output_of(program.regions["embed"].forward.graph)).shape[-1],
+        "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
+    }
+    return environment().get_template("inference.py.j2").render(values)
+
+
+def _call(program: Program, region: str) -> str:
+    """Write the arguments of a region's function."""
+    nodes = placeholders(program.regions[region].forward.graph)
+    return ", ".join(
+        f"model.{n.meta['param']}" if n.meta["role"] == "param" else n.name for n in nodes
+    )
+
+
+def _tables(program: Program, region: str) -> str:
+    """Write what a layer reads between its caches and its weights."""
+    nodes = placeholders(program.regions[region].forward.graph, "constant")
+    return "".join(f"{node.name}, " for node in nodes)

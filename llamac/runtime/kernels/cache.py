@@ -1,0 +1,53 @@
+"""Keys and values kept from earlier positions, and attention that reads them.
+
+A cache of keys (or of values) is [B, K, C, D]: sequences, key heads, positions, head size. It is
+updated in place. What a row has not yet written is masked, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def fill_cache(new: Tensor, cache: Tensor) -> Tensor:
+    """Write new [B, S, K, D] to the first S positions of the cache; return new."""
+    cache[:, :, : new.shape[1]] = new.transpose(1, 2)
+    return new
+
+
+def append_cache(new: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
+    """Write new [B, S, K, D] to the cache at positions, int64 [B, S]; return the cache."""
+    rows = torch.arange(new.shape[0], device=new.device).unsqueeze(1)
+    cache[rows, :, positions] = new
+    return cache
+
+
+def cache_mask(
+    positions: Tensor, slots: Tensor, starts: Tensor | None = None, window: int | None = None
+) -> Tensor:
+    """Return which cached positions each query sees: bool [B, S, C].
+
+    positions: int64 [B, S], the queries'. slots: int64 [C], 0 to C - 1. starts: int64 [B, S], where
+    the query's document begins. window: how many positions a query sees, its own included.
+    """
+    at = positions.unsqueeze(-1)
+    seen = slots <= at
+    if starts is not None:
+        seen = seen & (slots >= starts.unsqueeze(-1))
+    if window is not None:
+        seen = seen & (slots > at - window)
+    return seen
+
+
+def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+    """q [B, S, H, D], caches [B, K, C, D], seen bool [B, S, C] → [B, S, H, D].
+
+    The H/K query heads of a key head attend together, so each cached value is read once.
+    """
+    groups = keys.shape[1]
+    grouped = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # B K (H/K S) D
+    mask = seen[:, None, None].expand(-1, 1, q.shape[2] // groups, -1, -1).flatten(2, 3)
+    out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+    return out.unflatten(2, (-1, q.shape[1])).permute(0, 3, 1, 2, 4).flatten(2, 3)
