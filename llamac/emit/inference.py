@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import llamac
-from llamac.emit.functions import forward_source, runtime_imports
+from llamac.emit.functions import forward_source, runtime_imports, shape
+from llamac.emit.model import rope_call
 from llamac.emit.sizes import Sizes
 from llamac.emit.python_source import environment
 from llamac.ir.graph import output_of, placeholders, type_of
@@ -21,19 +22,25 @@ def render_inference(program: Program, module: str = "model") -> str:
     sources = {region.name: forward_source(region, sizes) for region in regions}
     text = "\n".join(sources.values())
     more = [("kernels.documents", "document_starts")] if program.eos is not None else []
+    buffer = next(iter(program.buffers.values()), None)
+    more += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
+    named |= {"EOS"} if program.eos is not None else set()
+    own = f"from {module} import {', '.join([*sorted(named), 'Model'])}"
+    imports = [*runtime_imports(regions, "runtime", more)]
+    imports.insert(0 if module < "runtime" else len(imports), own)
     values = {
         "name": program.name,
         "version": llamac.__version__,
         "module": module,
-        "imports": list(runtime_imports(regions, "runtime", more)),
-        "names": ", ".join([*sorted(named | ({"EOS"} if more else set())), "Model"]),
+        "imports": imports,
         "functional": "F." in text,
         "sources": sources,
         "calls": {name: _call(program, name) for name in ("embed", "visible", "logits")},
         "tables": {name: _tables(program, name) for name in ("prefill", "decode")},
         "learned": "pos_embeddings" in program.parameters,
-        "rope": bool(program.buffers),
+        "rope": buffer and list(rope_call(dict(buffer.arguments), sizes, "length")),
+        "rope_shape": buffer and shape(buffer.type).replace("S", "B, 1"),
         "eos": program.eos,
         "dim": type_of(output_of(program.regions["embed"].forward.graph)).shape[-1],
         "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],

@@ -272,14 +272,18 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
             line for p in last for line in _parameter(f"self.{p.name} = ", sizes.shape(p), deeper)
         ],
         "calls": calls,
-        "tables": buffer and list(_tables(dict(buffer.arguments), sizes)),
+        "tables": buffer and list(rope_call(dict(buffer.arguments), sizes)),
     }
 
 
-def _tables(arguments: dict[str, Any], sizes: Sizes) -> Iterator[str]:
-    """Yield the call that makes the rotary tables, on as many lines as it takes."""
+def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> Iterator[str]:
+    """Yield the call that makes the rotary tables, on as many lines as it takes.
+
+    positions: expression for their number, if it is not the spec's.
+    """
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]
+    shape[0] = positions or shape[0]
     short = [f"{key}={python_literal(value, used=-WIDTH)}" for key, value in values.items()]
     inside = ", ".join([*shape, *short, "device=device"])
     if len(inside) + 12 <= WIDTH:

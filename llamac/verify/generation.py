@@ -44,9 +44,9 @@ def run_emitted_inference(
 ) -> Tensor:
     """Return the same of an emitted inference.py. files: relative path → text."""
     with imported(files, "inference") as module:
+        if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
+            module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
         holder = sys.modules[module.Model.__module__]  # model.py, or whole_model.py
-        if hasattr(holder, "rope_tables"):  # the emitted call, but wide tables out of it
-            holder.rope_tables = partial(holder.rope_tables, dtype=torch.float64)
         model = holder.Model(dtype=torch.float64)
         for name, parameter in model.named_parameters():
             for canonical, view in canonical_views(name, parameter, holder.PACKED):

@@ -21,8 +21,7 @@ from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fi
 from runtime.kernels.documents import document_starts
 from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
-from runtime.kernels.rope import rope
-
+from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
 
@@ -156,11 +155,12 @@ def decode_step(
     caches: list[list[Tensor]],
     tokens: Tensor,  # [B, 1]
     positions: Tensor,  # [B, 1]
+    rope_cos: Tensor,  # [B, 1, 16]
+    rope_sin: Tensor,  # [B, 1, 16]
     slots: Tensor,  # [C]
     starts: Tensor,  # [B, 1]
 ) -> Tensor:
     """One token of each row → scores of the next, [B, 4096]."""
-    rope_cos, rope_sin = model.rope_cos[positions], model.rope_sin[positions]
     seen = visible_forward(positions, slots, starts)
     x = embed_forward(tokens, model.tok_embeddings)
     for layer, pair in zip(model.layers, caches, strict=True):
@@ -174,23 +174,25 @@ class Inference:
 
     def __init__(self, model: Model, batch: int, length: int) -> None:
         self.model = model
-        like = model.tok_embeddings
+        dtype, device = model.tok_embeddings.dtype, model.tok_embeddings.device
         shape = (batch, N_KV_HEADS, length, HEAD_DIM)
         self.caches = [
-            tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+            tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
             for _ in model.layers
         ]
-        self.slots = torch.arange(length, device=like.device)
+        self.slots = torch.arange(length, device=device)
+        cos, sin = rope_tables(length, HEAD_DIM, theta=10000.0, device=device)
+        self.rope_cos, self.rope_sin = cos, sin  # training's sequences may be shorter
         # Where each row's document begins, and its newest token, which may have ended the document.
-        self.starts = self.before = torch.zeros(batch, dtype=torch.int64, device=like.device)
+        self.starts = self.before = torch.zeros(batch, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """Read prompts, int64 [B, S], each padded on the right with any token, from position 0.
-        Returns scores of what follows position `last`, int64 [B], of each row: [B, 4096]."""
+        """Read prompts, int64 [B, S] from position 0, each padded on the right with any token;
+        return scores of what follows position `last`, int64 [B], of each row: [B, 4096]."""
         model, length = self.model, tokens.shape[1]
         rows = torch.arange(len(tokens), device=tokens.device)
-        rope_cos, rope_sin = model.rope_cos[:length], model.rope_sin[:length]
+        rope_cos, rope_sin = self.rope_cos[:length], self.rope_sin[:length]
         starts = document_starts(tokens, EOS)
         self.starts, self.before = starts[rows, last], tokens[rows, last]
         x = embed_forward(tokens, model.tok_embeddings)
@@ -204,12 +206,19 @@ class Inference:
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
         """Read one token a row, int64 [B], at its position, int64 [B]; return what `prefill` does.
         Only the first `filled` positions of the caches are looked at."""
-        caches = [[cache[:, :, :filled] for cache in pair] for pair in self.caches]
-        operands = (tokens.unsqueeze(1), positions.unsqueeze(1), self.slots[:filled])
         self.starts = torch.where(self.before == EOS, positions, self.starts)
         self.before = tokens
-        operands = (*operands, self.starts.unsqueeze(1))
-        return self.step(self.model, caches, *operands)
+        at = positions.unsqueeze(1)
+        return self.step(
+            self.model,
+            [[cache[:, :, :filled] for cache in pair] for pair in self.caches],
+            tokens.unsqueeze(1),
+            at,
+            self.rope_cos[at],
+            self.rope_sin[at],
+            self.slots[:filled],
+            self.starts.unsqueeze(1),
+        )
 
     step = staticmethod(decode_step)
 

@@ -20,7 +20,6 @@ from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fi
 from runtime.kernels.linear import linear
 from runtime.kernels.norm import layer_norm
 
-
 # embed --------------------------------------------------------------------------------------------
 
 
@@ -184,18 +183,18 @@ class Inference:
 
     def __init__(self, model: Model, batch: int, length: int) -> None:
         self.model = model
-        like = model.tok_embeddings
+        dtype, device = model.tok_embeddings.dtype, model.tok_embeddings.device
         shape = (batch, N_KV_HEADS, length, HEAD_DIM)
         self.caches = [
-            tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+            tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
             for _ in model.layers
         ]
-        self.slots = torch.arange(length, device=like.device)
+        self.slots = torch.arange(length, device=device)
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """Read prompts, int64 [B, S], each padded on the right with any token, from position 0.
-        Returns scores of what follows position `last`, int64 [B], of each row: [B, 32000]."""
+        """Read prompts, int64 [B, S] from position 0, each padded on the right with any token;
+        return scores of what follows position `last`, int64 [B], of each row: [B, 32000]."""
         model, length = self.model, tokens.shape[1]
         rows = torch.arange(len(tokens), device=tokens.device)
         positions = self.slots[:length].expand_as(tokens)
@@ -210,9 +209,14 @@ class Inference:
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
         """Read one token a row, int64 [B], at its position, int64 [B]; return what `prefill` does.
         Only the first `filled` positions of the caches are looked at."""
-        caches = [[cache[:, :, :filled] for cache in pair] for pair in self.caches]
-        operands = (tokens.unsqueeze(1), positions.unsqueeze(1), self.slots[:filled])
-        return self.step(self.model, caches, *operands)
+        at = positions.unsqueeze(1)
+        return self.step(
+            self.model,
+            [[cache[:, :, :filled] for cache in pair] for pair in self.caches],
+            tokens.unsqueeze(1),
+            at,
+            self.slots[:filled],
+        )
 
     step = staticmethod(decode_step)
 

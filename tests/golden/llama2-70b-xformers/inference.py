@@ -20,8 +20,7 @@ from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
 from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
-from runtime.kernels.rope import rope
-
+from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
 
@@ -155,10 +154,11 @@ def decode_step(
     caches: list[list[Tensor]],
     tokens: Tensor,  # [B, 1]
     positions: Tensor,  # [B, 1]
+    rope_cos: Tensor,  # [B, 1, 64]
+    rope_sin: Tensor,  # [B, 1, 64]
     slots: Tensor,  # [C]
 ) -> Tensor:
     """One token of each row → scores of the next, [B, 32000]."""
-    rope_cos, rope_sin = model.rope_cos[positions], model.rope_sin[positions]
     seen = visible_forward(positions, slots)
     x = embed_forward(tokens, model.tok_embeddings)
     for layer, pair in zip(model.layers, caches, strict=True):
@@ -172,21 +172,23 @@ class Inference:
 
     def __init__(self, model: Model, batch: int, length: int) -> None:
         self.model = model
-        like = model.tok_embeddings
+        dtype, device = model.tok_embeddings.dtype, model.tok_embeddings.device
         shape = (batch, N_KV_HEADS, length, HEAD_DIM)
         self.caches = [
-            tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in "kv")
+            tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
             for _ in model.layers
         ]
-        self.slots = torch.arange(length, device=like.device)
+        self.slots = torch.arange(length, device=device)
+        cos, sin = rope_tables(length, HEAD_DIM, theta=10000.0, device=device)
+        self.rope_cos, self.rope_sin = cos, sin  # training's sequences may be shorter
 
     @torch.no_grad()
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """Read prompts, int64 [B, S], each padded on the right with any token, from position 0.
-        Returns scores of what follows position `last`, int64 [B], of each row: [B, 32000]."""
+        """Read prompts, int64 [B, S] from position 0, each padded on the right with any token;
+        return scores of what follows position `last`, int64 [B], of each row: [B, 32000]."""
         model, length = self.model, tokens.shape[1]
         rows = torch.arange(len(tokens), device=tokens.device)
-        rope_cos, rope_sin = model.rope_cos[:length], model.rope_sin[:length]
+        rope_cos, rope_sin = self.rope_cos[:length], self.rope_sin[:length]
         x = embed_forward(tokens, model.tok_embeddings)
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = prefill_forward(x, *caches, rope_cos, rope_sin, *layer.weights())
@@ -198,9 +200,16 @@ class Inference:
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
         """Read one token a row, int64 [B], at its position, int64 [B]; return what `prefill` does.
         Only the first `filled` positions of the caches are looked at."""
-        caches = [[cache[:, :, :filled] for cache in pair] for pair in self.caches]
-        operands = (tokens.unsqueeze(1), positions.unsqueeze(1), self.slots[:filled])
-        return self.step(self.model, caches, *operands)
+        at = positions.unsqueeze(1)
+        return self.step(
+            self.model,
+            [[cache[:, :, :filled] for cache in pair] for pair in self.caches],
+            tokens.unsqueeze(1),
+            at,
+            self.rope_cos[at],
+            self.rope_sin[at],
+            self.slots[:filled],
+        )
 
     step = staticmethod(decode_step)
 
