@@ -16,8 +16,10 @@ ORDER = ("embed", "prefill", "visible", "decode", "logits")
 
 
 def render_inference(program: Program, module: str = "model") -> str:
-    """Return the text of inference.py, from the Program that the pass `cache` made. module: the
-    emitted module whose Model holds the weights. Same Program, same text."""
+    """Return the text of inference.py, from the Program that the pass `cache` made.
+
+    module: the emitted module whose Model holds the weights. Same Program, same text.
+    """
     regions, sizes = [program.regions[name] for name in ORDER], Sizes.of(program)
     sources = {region.name: forward_source(region, sizes) for region in regions}
     text = "\n".join(sources.values())
