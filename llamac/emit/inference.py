@@ -7,8 +7,8 @@ import re
 import llamac
 from llamac.emit.functions import forward_source, runtime_imports, shape
 from llamac.emit.model import rope_call
-from llamac.emit.sizes import Sizes
 from llamac.emit.python_source import environment
+from llamac.emit.sizes import Sizes
 from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Program
 
