@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -43,7 +44,11 @@ WIDTH = 200  # of what is piped
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table. align: `<` or `>` for each column. total: The last row is a total."""
+    """A table.
+
+    align: `<` or `>` for each column. total: The last row is a total. spare: How many of the last
+    columns a terminal that is too narrow for them leaves out.
+    """
 
     title: str
     head: Sequence[str]
@@ -51,6 +56,7 @@ class ReportTable:
     align: str
     total: bool = False
     note: str = ""
+    spare: int = 0
 
 
 def print_prediction(prediction: Prediction, more: Iterable[ReportTable] = ()) -> None:
@@ -65,11 +71,15 @@ def print_prediction(prediction: Prediction, more: Iterable[ReportTable] = ()) -
 def show_sections(
     lines: Iterable[str | Text], found: Iterable[ReportTable], width: int = WIDTH
 ) -> None:
-    """On stdout, coloured where it is a terminal; width: characters, which a narrow one breaks."""
-    console = Console(width=width, highlight=False)
+    """On stdout, coloured and as wide as it is where that is a terminal.
+
+    width: characters of a line elsewhere.
+    """
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else width, highlight=False)
     with console.capture() as written:
         for line in lines:
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=not terminal, markup=False)
         for section in found:
             console.print()
             _show(console, section)
@@ -297,18 +307,45 @@ def _ranges(prediction: Prediction) -> ReportTable:
 
 def _show(console: Console, section: ReportTable) -> None:
     terminal = console.is_terminal
+    if terminal and section.spare and (wanted := _width(section)) > console.width:
+        section = _narrowed(section, wanted)
     console.print(Text(section.title, "bold"))
     table = Table(box=None, show_header=any(section.head), header_style="dim", pad_edge=False)
     table.add_column("", width=0)
     for name, side in zip(section.head, section.align, strict=True):
-        table.add_column(name, justify="right" if side == ">" else "left", no_wrap=True)
+        right = side == ">"  # numbers are never broken, texts where a terminal is too narrow
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=right or not terminal,
+            overflow="fold",
+        )
     last = len(section.rows) - 1
     for number, row in enumerate(section.rows):
         style = "bold" if terminal and section.total and number == last else None
         table.add_row("", *map(Text, row), style=style)
     console.print(table)
     if section.note:
-        console.print(Text(f"  {section.note}", "dim"), soft_wrap=True)
+        console.print(Text(f"  {section.note}", "dim"), soft_wrap=not terminal)
+
+
+def _width(section: ReportTable) -> int:
+    """Return the characters that a table takes where nothing limits it."""
+    columns = zip(section.head, *section.rows, strict=True)
+    return sum(2 + max(map(len, column)) for column in columns)
+
+
+def _narrowed(section: ReportTable, wanted: int) -> ReportTable:
+    """Leave out a table's spare columns, and say so."""
+    kept = len(section.head) - section.spare
+    hidden = f"For {', '.join(section.head[kept:])}, make the terminal {wanted} columns wide."
+    return replace(
+        section,
+        head=section.head[:kept],
+        align=section.align[:kept],
+        rows=[row[:kept] for row in section.rows],
+        note=f"{section.note}\n  {hidden}" if section.note else hidden,
+    )
 
 
 def digits(number: float, count: int = 3) -> str:

@@ -45,7 +45,9 @@ def winners_table(found: Search) -> ReportTable:
         "shown. `--why 1 2` tells why the first beats the second."
     )
     return ReportTable(
-        "fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2), note=note
+        *("fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2)),
+        note=note,
+        spare=len(TERMS),
     )
 
 
