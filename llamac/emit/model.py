@@ -45,6 +45,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "version": llamac.__version__,
         "layers": len(program.layers),
         "sizes": sizes.constants(),
+        "windowed": "WINDOW" in sizes.values,
         "parameters": program.parameter_count,
         "matmul_parameters": matmul,
         "flops_per_token": flops_per_token(program),

@@ -36,6 +36,16 @@ CASES = {
     ),
     "gpt3-block-tp4": ("gpt3-block", "parallel.tensor=4"),
     "7b-pp2": ("7b", "parallel.pipeline=2"),
+    # what Qwen2, Qwen3 and Mistral have beyond LLaMA
+    "qkv-bias-qk-norm-window-tp4-cp2": (
+        "tiny",
+        "parallel.tensor=4",
+        "parallel.context=2",
+        "model.n_kv_heads=2",
+        'model.bias="qkv"',
+        "model.qk_norm=true",
+        "model.sliding_window=100",
+    ),
 }
 SHOWN = ("context", "shard", "checkpoint", "cut", "overlap")
 every_case = pytest.mark.parametrize("case", CASES)
@@ -131,3 +141,16 @@ def test_gains_await_their_sum_over_the_ranks_that_share_positions() -> None:
     }
     found = awaiting(compile_spec(spec_of("gpt3-block-tp4")))
     assert found == {*gains, *biases, "norm_bias", "pos_embeddings"}
+
+
+@pytest.mark.parametrize("sequence", ["true", "false"])
+def test_gains_of_query_and_key_heads_are_summed_over_the_ranks_that_share_heads(
+    sequence: str,
+) -> None:
+    program = compile_spec(
+        shipped("tiny", "parallel.tensor=2", "model.qk_norm=true", f"parallel.sequence={sequence}")
+    )
+    for which in "qk":
+        gain = program.parameters[f"layers.*.attention.{which}_norm"]
+        assert gain.type.placement("tp") == "R"
+        assert program.summed(gain) == ("tp",)

@@ -41,6 +41,7 @@ LOSS_CHUNK = 1024  # tokens whose logits exist at a time
 PARAMETERS = 3_508_352
 # Floating-point operations to train on one token: 6N + 12·L·d·s (PaLM, appendix B), where N counts
 # the 2,457,600 parameters of matmuls and attention is counted in full, not its causal half.
+# s is the window: no query sees more.
 FLOPS_PER_TOKEN = 14_794_752
 
 # How each canonical parameter starts: a distribution and its standard deviation.
