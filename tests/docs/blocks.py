@@ -41,7 +41,9 @@ SMALL = {
     '{name="python-source",kind="files",share=0.4,paths=["texts/*.txt"]}]',
 }
 FEW_STEPS = 6
-TRAINS = re.compile(r"^llamac (train|data|tokenizer train) .*?(\S*\btiny\b(?:\.toml)?)(?= |$)")
+TRAINS = re.compile(
+    r"^llamac (train|data|tokenizer train) .*?(\S*\b(?:tiny|older)\b(?:\.toml)?)(?= |$)"
+)
 
 
 def blocks(page: str, language: str | None = None) -> Iterator[tuple[str, str, str]]:
@@ -83,8 +85,8 @@ class Runner:
         monkeypatch.setattr(os, "execv", _run_and_exit)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def run(self, command: str, capfd: pytest.CaptureFixture[str]) -> None:
-        """Run a command; fail with what it said if it does."""
+    def run(self, command: str, capfd: pytest.CaptureFixture[str], expected: int = 0) -> None:
+        """Run a command; fail with what it said unless it ends with `expected`."""
         line, _, file = shortened(command).partition(" > ")
         program, *arguments = shlex.split(line)
         capfd.readouterr()
@@ -94,7 +96,7 @@ class Runner:
             program = sys.executable if program in ("python", ".venv/bin/python") else program
             code = subprocess.run([program, *arguments], cwd=self.directory).returncode
         said = capfd.readouterr()
-        assert code == 0, f"{line}\n{said.out[-3000:]}{said.err[-3000:]}"
+        assert code == expected, f"{line}\n{said.out[-3000:]}{said.err[-3000:]}"
         if file:
             (self.directory / file).write_text(said.out, encoding="utf-8")
 
