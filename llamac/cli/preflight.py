@@ -40,6 +40,10 @@ def _is_shipped(problem: Problem, document: TomlDocument) -> bool:
 def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if "tokenizer" in sections:
         yield from _file(("tokenizer", "path"), sections["tokenizer"].path)
+    source = sections["init"].source if "init" in sections else None
+    if source is not None and not os.path.isdir(os.path.expanduser(source)):
+        message = f"there is no import, run or checkpoint {source}"
+        yield Problem(("init", "from"), message, RELATIVE)
     if "data" not in sections:
         return
     for index, source in enumerate(sections["data"].source):

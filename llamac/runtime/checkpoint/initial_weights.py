@@ -1,0 +1,86 @@
+"""Begin a run from weights that are there: an import's, another run's, or one checkpoint's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import durable
+from ..distributed.ranks import Ranks
+from ..errors import RunError
+from . import checkpoint, dcp, load_run
+from .model_directory import CHAT_TEMPLATE, IMPORT_NOTE, INIT_NOTE, read_note, read_spec
+
+MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
+"""Keys of [model] that may change from one training to the next: weights fit all the same."""
+
+
+def find_initial(
+    source: str, model: Mapping[str, Any], run: Path, say: checkpoint.Say, ranks: Ranks
+) -> dict[str, Any]:
+    """Return what `run` begins from, and note it in the run's init.json. All ranks call this.
+
+    source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
+    the run. The note has `checkpoint` and `weights_sha256`, the hash of its MANIFEST.json and with
+    it of every weight. Raises RunError for what is not there, damaged, or of another [model].
+    """
+    return ranks.first(lambda: _find(Path(source).expanduser(), model, run, say))
+
+
+def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say) -> dict[str, Any]:
+    if not source.is_dir():
+        raise RunError(f"there is no {source}, which init.from says the run begins from")
+    if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
+        path, home = source, source.parent.parent
+        if problem := checkpoint.damage(path):
+            raise RunError(f"cannot begin from {path}: {problem}")
+    else:
+        path, home = load_run.choose(source, "newest", say), source
+    _require_same_model(path, model)
+    known = read_note(home / IMPORT_NOTE) if (home / IMPORT_NOTE).is_file() else {}
+    if not known and (home / INIT_NOTE).is_file():
+        known = read_note(home / INIT_NOTE)
+    length = 0 if known else _sequence_length(home)
+    note = {
+        "checkpoint": str(path.resolve()),
+        "weights_sha256": durable.sha256_of(path / "MANIFEST.json"),
+        "title": known.get("title") or home.resolve().name,
+        "context": known.get("context", length),
+        "end": known.get("end", []),
+        "generation": known.get("generation", {}),
+    }
+    if (home / CHAT_TEMPLATE).is_file():
+        durable.write(run / CHAT_TEMPLATE, (home / CHAT_TEMPLATE).read_bytes())
+    say(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…; a fresh optimizer")
+    return durable.write_note(run / INIT_NOTE, note)
+
+
+def _sequence_length(home: Path) -> int:
+    try:
+        return read_spec(home)["batch"]["sequence_length"]
+    except (RunError, KeyError, TypeError):  # a checkpoint may lie anywhere
+        return 0
+
+
+def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
+    try:
+        held = checkpoint.read_state(path)["curve"].get("model", {})
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot begin from {path}: {error}") from error
+    differ = [
+        f"  model.{key}: {json.dumps(held.get(key))} there, {json.dumps(model.get(key))} here"
+        for key in sorted({*held, *model} - {*MAY_DIFFER})
+        if held.get(key) != model.get(key)
+    ]
+    if differ:
+        raise RunError(
+            f"{path} holds weights of another model than this spec's:\n" + "\n".join(differ)
+        )
+
+
+def load_initial(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
+    """Fill this rank's parts of the weights, in place, from what `find_initial` found."""
+    path = Path(note["checkpoint"])
+    checkpoint.load(path, {"model": weights}, ranks)
