@@ -11,7 +11,7 @@ from llamac.cli.common import print_status
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-FORMATS = ("hf",)
+FORMATS = ("hf", "meta", "gguf")
 
 
 @app.command()
@@ -22,14 +22,21 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write")
     ],
-    format: Annotated[str, typer.Option(metavar="hf", help="Hugging Face")] = "hf",
+    format: Annotated[
+        str, typer.Option(metavar="hf|meta|gguf", help="Hugging Face, Meta's code, or llama.cpp")
+    ] = "hf",
     checkpoint: Annotated[
         str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")
     ] = "newest",
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="float32|bfloat16|float16", help="Dtype of the weights [as they are]"),
+        typer.Option(
+            metavar="float32|bfloat16|float16|q8_0", help="Dtype of the weights [as they are]"
+        ),
     ] = None,
+    parts: Annotated[
+        int, typer.Option(min=1, metavar="N", help="meta: files, one for each model-parallel rank")
+    ] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export")
     ] = False,
@@ -41,9 +48,11 @@ def export(
     """
     if format not in FORMATS:
         raise typer.BadParameter(f"{format} is none of {', '.join(FORMATS)}", param_hint="--format")
+    if parts > 1 and format != "meta":
+        raise typer.BadParameter("only Meta's format has parts", param_hint="--parts")
     if not run.is_dir():
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.convert.export import write_export
 
-    write_export(run, output, format, checkpoint, dtype, overwrite, print_status)
+    write_export(run, output, format, checkpoint, dtype, parts, overwrite, print_status)
     print_status(f"wrote {output}")

@@ -153,7 +153,7 @@ def _write_checkpoint(directory: Path, spec: Spec, tensors: dict[str, Stored]) -
     written = write_weights(path / "tensors", tensors)
     model = tomllib.loads(spec.to_toml())["model"]
     state = checkpoint.state_of(checkpoint.Progress(), {"model": model}, "")
-    state |= {"weights_only": True, "random": []}
+    state |= {"weights_only": True, "random": [state["random"]]}
     checkpoint.complete(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
 
 

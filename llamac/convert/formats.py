@@ -15,12 +15,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_source(path: Path) -> ForeignModel:
     """Describe the model at `path`, of whatever format. Raises ConversionError."""
     if path.is_file():
-        raise ConversionError(f"{path} is a file: give the directory that holds the model")
+        if path.suffix == ".gguf":
+            from llamac.convert.gguf_import import open_gguf
+
+            return open_gguf(path)
+        raise ConversionError(f"{path} is no .gguf file; of other formats give the directory")
     if (path / "config.json").exists():
         from llamac.convert.hf import open_hf
 
         return open_hf(path)
-    raise ConversionError(f"{path} has no config.json, as Hugging Face's models have")
+    if (path / "params.json").exists():
+        from llamac.convert.meta_import import open_meta
+
+        return open_meta(path)
+    raise ConversionError(
+        f"{path} has neither a config.json (Hugging Face) nor a params.json (Meta)"
+    )
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

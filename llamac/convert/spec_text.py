@@ -120,7 +120,7 @@ def _differing(table: Mapping[str, Any], base: Model | None) -> dict[str, Any]:
 def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
     """Return what [model] has for `key` if the spec does not give it; None: it must."""
     if base is None and key not in SHAPE:
-        needed = {k: table[k] for k in (*SHAPE, "head_dim") if k != key}
+        needed = {k: table[k] for k in (*SHAPE, "head_dim") if k != key and k in table}
         try:
             base = Model.model_validate(needed)
         except ValidationError:  # dim does not divide into n_heads

@@ -22,13 +22,16 @@ def rope_tables(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """cos and sin of every angle: two [positions, head_dim / 2] tables, angles taken in float64."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
-    frequencies = _scale(theta**-exponent, scaling)
+    frequencies = scaled_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
-def _scale(frequencies: Tensor, scaling: dict[str, float | str] | None) -> Tensor:
+def scaled_frequencies(
+    head_dim: int, theta: float, scaling: dict[str, float | str] | None
+) -> Tensor:
+    """Return the angle that each pair of coordinates turns per position: float64 [head_dim / 2]."""
+    frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling is None:
         return frequencies
     factor = float(scaling["factor"])

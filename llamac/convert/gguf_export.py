@@ -1,0 +1,159 @@
+"""Export to GGUF, for llama.cpp and its kin, through the gguf package's writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.gguf_import import FREQUENCIES, LAYOUTS
+from llamac.convert.gguf_tokenizer import KEY, metadata_of
+from llamac.convert.hf_config import family_for
+from llamac.convert.names import gguf_name, is_rotated, to_half_split, to_interleaved
+from llamac.convert.tensors import Stored
+from llamac.convert.trained import TrainedModel
+from llamac.runtime.kernels.rope import scaled_frequencies
+
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "float64": "F32"}
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # llama.cpp's LLAMA_FTYPE
+ORDERS = {"interleaved": to_interleaved, "half_split": to_half_split}
+Q8_BLOCK = 32  # values of a row that are quantised together
+
+
+def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
+    """Write the file at `path`.
+
+    dtype: float32, float16, bfloat16 or q8_0, of matrices; vectors are float32, as llama.cpp wants
+    them; None: as they are. Raises ConversionError for what llama.cpp has no architecture for.
+    """
+    if dtype is not None and dtype not in TYPES:
+        raise ConversionError(f"--dtype {dtype} is not known: {', '.join([*TYPES][:4])}")
+    model = trained.spec.model
+    family = _architecture(trained)
+    tensors = {
+        gguf_name(name): _ordered(name, tensor, model.rope_layout, LAYOUTS[family], model.head_dim)
+        for name, tensor in trained.tensors.items()
+    }
+    metadata = _metadata(trained, family)
+    if model.rope_scaling is not None and model.rope_scaling.kind == "llama3":
+        plain = scaled_frequencies(model.head_dim, model.rope_theta, None)
+        scaling = model.rope_scaling.model_dump()
+        divisors = plain / scaled_frequencies(model.head_dim, model.rope_theta, scaling)
+        shape = (model.head_dim // 2,)
+        tensors[FREQUENCIES] = Stored(torch.float32, shape, FREQUENCIES, divisors.float)
+    types = {name: _type_of(tensor, dtype) for name, tensor in tensors.items()}
+    matrices = [types[name] for name, tensor in tensors.items() if len(tensor.shape) > 1]
+    metadata["general.file_type"] = FILE_TYPES[matrices[-1]]
+    _write(path, family, metadata, tensors, types)
+
+
+def _architecture(trained: TrainedModel) -> str:
+    family, model = family_for(trained.spec.model), trained.spec.model
+    window = getattr(model, "sliding_window", None)
+    if window is not None and window < trained.opened.context:
+        raise ConversionError(
+            f"llama.cpp would attend to all positions, and model.sliding_window = {window} sees "
+            "fewer than the context: export to hf, or train on sequences of that length"
+        )
+    return "llama" if family == "mistral" else family
+
+
+def _ordered(name: str, tensor: Stored, has: str, wants: str, head_dim: int) -> Stored:
+    if has == wants or not is_rotated(name):
+        return tensor
+    return tensor.mapped(lambda rows: ORDERS[wants](rows, head_dim))
+
+
+def _type_of(tensor: Stored, dtype: str | None) -> str:
+    if len(tensor.shape) == 1:
+        return "F32"
+    kind = TYPES[dtype or str(tensor.dtype).removeprefix("torch.")]
+    return "F16" if kind == "Q8_0" and tensor.shape[-1] % Q8_BLOCK else kind
+
+
+def _metadata(trained: TrainedModel, family: str) -> dict[str, Any]:
+    opened, model = trained.opened, trained.spec.model
+    own: dict[str, Any] = {
+        "context_length": opened.context,
+        "embedding_length": model.dim,
+        "block_count": model.n_layers,
+        "feed_forward_length": model.ffn_dim,
+        "attention.head_count": model.n_heads,
+        "attention.head_count_kv": model.n_kv_heads,
+        "attention.key_length": model.head_dim,
+        "attention.value_length": model.head_dim,
+        "attention.layer_norm_rms_epsilon": float(model.norm_eps),
+        "rope.freq_base": float(model.rope_theta),
+        "rope.dimension_count": model.head_dim,
+        "vocab_size": model.vocab_size,
+    }
+    scaling = model.rope_scaling
+    if scaling is not None and scaling.kind == "linear":
+        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}
+    found = {f"{family}.{key}": value for key, value in own.items()}
+    found["general.name"] = opened.note.get("title") if opened.imported else trained.spec.name
+    if opened.tokenizer is not None:
+        found |= metadata_of(opened.tokenizer, model.vocab_size)
+        found[f"{KEY}add_bos_token"] = bool(opened.begin)
+        found |= {f"{KEY}bos_token_id": i for i in opened.begin[:1]}
+        for name, token in zip(("eos", "eot", "eom"), opened.end, strict=False):
+            found[f"{KEY}{name}_token_id"] = token
+    if opened.chat_template is not None:
+        found["tokenizer.chat_template"] = opened.chat_template
+    return found
+
+
+def _write(
+    path: Path,
+    family: str,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Stored],
+    types: Mapping[str, str],
+) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quant_shape_to_byte_shape
+
+    writer = GGUFWriter(path, family)
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for name, tensor in tensors.items():
+        kind = GGMLQuantizationType[types[name]]
+        shape = quant_shape_to_byte_shape(tensor.shape, kind)
+        size = int(np.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.uint8), size, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, tensor in tensors.items():
+        writer.write_tensor_data(_packed(tensor.read(), types[name]))
+    writer.close()
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
+
+
+def _packed(tensor: Tensor, kind: str) -> np.ndarray:
+    """Return a tensor's bytes in a type of GGUF."""
+    if kind == "Q8_0":
+        from gguf import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        return quantize(tensor.float().numpy(), GGMLQuantizationType.Q8_0)
+    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
+    return tensor.to(dtype).contiguous().reshape(-1).view(torch.uint8).numpy()

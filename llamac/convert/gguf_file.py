@@ -1,0 +1,172 @@
+"""Read GGUF files: metadata and places of tensors, every count checked before it is believed.
+
+The gguf package's reader maps the file and follows its counts wherever they lead, so what it knows
+is used (sizes of quantised blocks, and turning them into floats), and the file is read here.
+Format: ggml/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.tensors import BLOCK, Stored, read_at
+
+VERSIONS = (2, 3)
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING, ARRAY = 8, 9
+MOST_TENSORS, MOST_KEYS, MOST_DIMS = 1 << 17, 1 << 16, 4
+PLAIN = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
+"""Tensor types that torch has; all others are quantised."""
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """A file's metadata by key, and its tensors by name, not yet read."""
+
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Stored]
+
+
+class _Header:
+    """Reads the header of a file, never beyond its end."""
+
+    def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
+        self.file, self.path, self.size = file, path, size
+
+    def bytes(self, count: int) -> bytes:
+        if count > self.size - self.file.tell():
+            raise ConversionError(
+                f"{self.path} is damaged or truncated: its header wants {count:,} bytes more"
+            )
+        return self.file.read(count)
+
+    def number(self, letter: str) -> Any:
+        code = f"<{letter}"
+        return struct.unpack(code, self.bytes(struct.calcsize(code)))[0]
+
+    def text(self) -> str:
+        return self.bytes(self.number("Q")).decode(errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.text()
+        if kind != ARRAY:
+            raise ConversionError(f"{self.path} has metadata of the unknown type {kind}")
+        inner, count = self.number("I"), self.number("Q")
+        if inner in SCALARS:
+            letter = SCALARS[inner]
+            data = self.bytes(count * struct.calcsize(f"<{letter}"))
+            return np.frombuffer(data, dtype=np.dtype(letter).newbyteorder("<")).tolist()
+        if inner != STRING or count * 8 > self.size:
+            raise ConversionError(f"{self.path} has an array of {count:,} values of type {inner}")
+        return [self.text() for _ in range(count)]
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Read the header of a GGUF file. Raises ConversionError if it is damaged."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header = _Header(file, path, size)
+        if header.bytes(min(4, size)) != b"GGUF":
+            raise ConversionError(f"{path} is no GGUF file")
+        version = header.number("I")
+        if version not in VERSIONS:
+            raise ConversionError(f"{path} is of GGUF version {version}; 2 and 3 are read")
+        tensors, keys = header.number("Q"), header.number("Q")
+        if tensors > MOST_TENSORS or keys > MOST_KEYS:
+            raise ConversionError(f"{path} announces {tensors:,} tensors and {keys:,} keys")
+        metadata: dict[str, Any] = {}
+        for _ in range(keys):
+            name = header.text()
+            metadata[name] = header.value(header.number("I"))
+        places = [_place(header) for _ in range(tensors)]
+        alignment = metadata.get("general.alignment", 32)
+        if type(alignment) is not int or not 0 < alignment <= 1 << 16:
+            raise ConversionError(f"{path} has general.alignment = {alignment!r}")
+        data = -(-file.tell() // alignment) * alignment
+    found = {}
+    for name, shape, kind, offset in places:
+        if name in found:
+            raise ConversionError(f"{path} has two tensors {name}")
+        found[name] = _stored(path, name, shape, kind, data + offset, size)
+    return GGUFFile(metadata, found)
+
+
+def _place(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
+    """Return name, shape (as torch orders it), type and offset of the next tensor."""
+    name, dims = header.text(), header.number("I")
+    if dims > MOST_DIMS:
+        raise ConversionError(f"{name} in {header.path} has {dims} dimensions")
+    shape = tuple(header.number("Q") for _ in range(dims))[::-1]
+    if any(not 0 < n < 2**40 for n in shape):
+        raise ConversionError(f"{name} in {header.path} has the shape {list(shape)}")
+    return name, shape, header.number("I"), header.number("Q")
+
+
+def _stored(
+    path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, size: int
+) -> Stored:
+    where = f"{name} in {path}"
+    block, block_bytes = _block_of(kind, where)
+    if shape[-1] % block:
+        raise ConversionError(
+            f"{where} has rows of {shape[-1]}, which blocks of {block} do not fill"
+        )
+    row_bytes = shape[-1] // block * block_bytes
+    rows = torch.Size(shape[:-1]).numel()
+    if offset + rows * row_bytes > size:
+        raise ConversionError(f"{where} does not lie within the file: it was truncated")
+    if kind in PLAIN:
+        dtype = PLAIN[kind]
+        return Stored(dtype, shape, where, lambda: read_at(path, offset, dtype, shape))
+
+    def read() -> Tensor:
+        whole = torch.empty(rows, shape[-1])
+        step = max(1, BLOCK // (4 * shape[-1]))
+        for begin in range(0, rows, step):
+            count = min(step, rows - begin)
+            packed = read_at(path, offset + begin * row_bytes, torch.uint8, (count, row_bytes))
+            whole[begin : begin + count] = _dequantised(packed, kind)
+        return whole.reshape(shape)
+
+    return Stored(torch.float32, shape, where, read)
+
+
+def _block_of(kind: int, where: str) -> tuple[int, int]:
+    """Return (values, bytes) of a block of a tensor type."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    try:
+        return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    except (ValueError, KeyError):
+        raise ConversionError(f"{where} is of the unknown type {kind}") from None
+
+
+def _dequantised(packed: Tensor, kind: int) -> Tensor:
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    return torch.from_numpy(dequantize(packed.numpy(), GGMLQuantizationType(kind)))

@@ -1,0 +1,249 @@
+"""Tokenizers in GGUF's metadata, from and to tokenizer.json.
+
+SentencePiece models are pieces, scores and types. Byte-level BPE is pieces and merges, and one
+word, `tokenizer.ggml.pre`, for the way text is split before; llama.cpp has the ways in its source
+(llama-vocab.cpp), and those of the families known here are in `SPLITS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.files import json_object
+from llamac.convert.sentencepiece_json import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    USER_DEFINED,
+    ScoredPiece,
+    SentencePiece,
+    begins,
+    parse,
+    sentencepiece_json,
+)
+from llamac.convert.tokenizer_export import is_sentencepiece
+from llamac.runtime.data.tiktoken_file import SPLIT, special_token
+from llamac.runtime.data.tokenizer import Tokenizer
+
+KEY = "tokenizer.ggml."
+QWEN = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+BY_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def _split(regex: str) -> dict[str, Any]:
+    pattern = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated"}
+    return _sequence(pattern | {"invert": False}, BY_LEVEL | {"use_regex": False})
+
+
+def _sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+GPT2 = BY_LEVEL | {"use_regex": True}
+SPLITS: dict[str, dict[str, Any]] = {
+    "gpt-2": GPT2,
+    "llama-bpe": _split(SPLIT),
+    "qwen2": _split(QWEN),
+    "smollm": _sequence({"type": "Digits", "individual_digits": True}, GPT2),
+}
+SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+
+
+def tokenizer_of(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+    """Return tokenizer.json and tokenizer_config.json, or nothing where there is no tokenizer.
+
+    Raises ConversionError for one of an unknown kind.
+    """
+    kind = metadata.get(f"{KEY}model")
+    if kind in (None, "no_vocab", "none"):
+        return {}
+    names, types = metadata.get(f"{KEY}tokens"), metadata.get(f"{KEY}token_type")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConversionError(f"{where} has a tokenizer without its pieces")
+    types = types if isinstance(types, list) and len(types) == len(names) else [NORMAL] * len(names)
+    begin = begin_of(metadata)
+    if kind == "llama":
+        scores = metadata.get(f"{KEY}scores")
+        if not isinstance(scores, list) or len(scores) != len(names):
+            raise ConversionError(f"{where} has a tokenizer without scores")
+        pieces = [ScoredPiece(*one) for one in zip(names, scores, types, strict=True)]
+        model = SentencePiece(
+            pieces,
+            bpe=True,
+            byte_fallback=BYTE in types,
+            dummy_prefix=bool(metadata.get(f"{KEY}add_space_prefix", True)),
+        )
+        described = sentencepiece_json(model, begin)
+    elif kind == "gpt2":
+        described = _bpe_json(metadata, names, types, begin, where)
+    else:
+        raise ConversionError(
+            f"{where} has a tokenizer of the kind {kind!r}; llama (SentencePiece) and gpt2 "
+            "(byte-level BPE) are known"
+        )
+    return {"tokenizer.json": described, "tokenizer_config.json": _config(metadata, names)}
+
+
+def begin_of(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the ids that a text begins with. llama.cpp adds BOS by default to SentencePiece's."""
+    bos = metadata.get(f"{KEY}bos_token_id")
+    adds = metadata.get(f"{KEY}add_bos_token", metadata.get(f"{KEY}model") == "llama")
+    return (bos,) if adds and type(bos) is int else ()
+
+
+def _config(metadata: Mapping[str, Any], names: Sequence[str]) -> bytes:
+    config: dict[str, Any] = {
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    for key, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        token = metadata.get(f"{KEY}{name}_token_id")
+        if type(token) is int and 0 <= token < len(names):
+            config[f"{key}_token"] = names[token]
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _bpe_json(
+    metadata: Mapping[str, Any],
+    names: Sequence[str],
+    types: Sequence[int],
+    begin: Sequence[int],
+    where: str,
+) -> bytes:
+    pre = str(metadata.get(f"{KEY}pre", "default"))
+    split = SPLITS.get(SAME.get(pre, pre))
+    if split is None:
+        raise ConversionError(
+            f"{where} splits text as {pre!r} does (tokenizer.ggml.pre), which is not known here: "
+            f"{', '.join(SPLITS)} are; import the model from Hugging Face's format"
+        )
+    merges = metadata.get(f"{KEY}merges")
+    if not isinstance(merges, list) or not all(isinstance(m, str) and " " in m for m in merges):
+        raise ConversionError(f"{where} has a tokenizer without merges")
+    added = [
+        special_token(i, names[i]) | {"special": types[i] != USER_DEFINED}
+        for i in range(len(names))
+        if types[i] in (CONTROL, UNKNOWN, USER_DEFINED)
+    ]
+    described = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
+        "pre_tokenizer": split,
+        "post_processor": begins(begin, names),
+        "decoder": BY_LEVEL | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {name: i for i, name in enumerate(names)},
+            "merges": [merge.split(" ", 1) for merge in merges],
+            "ignore_merges": SAME.get(pre, pre) == "llama-bpe",
+        },
+    }
+    return json.dumps(described, ensure_ascii=False).encode()
+
+
+def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
+    """Return the tokenizer's part of a GGUF's metadata, for a model of `size` tokens.
+
+    Raises ConversionError for a tokenizer that llama.cpp has no word for.
+    """
+    if is_sentencepiece(tokenizer):
+        model = parse(tokenizer.model)
+        if not model.bpe or model.strips_spaces or model.charsmap:
+            raise ConversionError(
+                "llama.cpp knows SentencePiece's BPE without normalisation, which the tokenizer "
+                "is not"
+            )
+        pieces = [*model.pieces]
+        pieces += [ScoredPiece(f"[PAD{i}]", -1e4, 5) for i in range(len(pieces), size)]
+        found: dict[str, Any] = {
+            "model": "llama",
+            "pre": "default",
+            "tokens": [piece.text for piece in pieces],
+            "scores": [piece.score for piece in pieces],
+            "token_type": [piece.kind for piece in pieces],
+            "add_space_prefix": model.dummy_prefix,
+            "unknown_token_id": model.unk if model.unk >= 0 else None,
+        }
+    else:
+        found = _bpe_metadata(json_object(tokenizer.model, "the tokenizer"), size)
+    return {f"{KEY}{key}": value for key, value in found.items() if value is not None}
+
+
+def _bpe_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
+    model = described["model"]
+    pre = next((p for p, s in SPLITS.items() if _same_split(described["pre_tokenizer"], s)), None)
+    if model.get("type") != "BPE" or pre is None:
+        return _spm_metadata(described, size)
+    names: dict[int, str] = {i: name for name, i in model["vocab"].items()}
+    types = dict.fromkeys(names, NORMAL)
+    for one in described.get("added_tokens") or ():
+        names[one["id"]] = one["content"]
+        types[one["id"]] = CONTROL if one["special"] else USER_DEFINED
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return {
+        "model": "gpt2",
+        "pre": pre,
+        "tokens": [names.get(i, f"[PAD{i}]") for i in range(size)],
+        "token_type": [types.get(i, 5) for i in range(size)],
+        "merges": merges,
+        "add_space_prefix": False,
+    }
+
+
+def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return the metadata of a tokenizer.json that SentencePiece's BPE was made into.
+
+    Scores are the ranks of merges: of equal ones SentencePiece takes the leftmost.
+    """
+    model, normalizer = described["model"], described.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    kinds = [step.get("type") for step in steps]
+    known = model.get("type") == "BPE" and not described.get("pre_tokenizer")
+    if not known or not {"Replace"} <= {*kinds} <= {"Prepend", "Replace"}:
+        raise ConversionError(
+            "llama.cpp has no word for the way in which this tokenizer.json splits text: known are "
+            f"{', '.join(SPLITS)} and SentencePiece's BPE"
+        )
+    names: dict[int, str] = {i: name for name, i in model["vocab"].items()}
+    types = {
+        i: BYTE if len(name) == 6 and name.startswith("<0x") else NORMAL
+        for i, name in names.items()
+    }
+    for one in described.get("added_tokens") or ():
+        names[one["id"]] = one["content"]
+        unknown = one["content"] == model.get("unk_token")
+        types[one["id"]] = UNKNOWN if unknown else CONTROL if one["special"] else USER_DEFINED
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(model["merges"]):
+        ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
+    unk = next((i for i, kind in types.items() if kind == UNKNOWN), None)
+    return {
+        "model": "llama",
+        "pre": "default",
+        "tokens": [names.get(i, f"[PAD{i}]") for i in range(size)],
+        "scores": [-float(ranks.get(names.get(i, ""), len(ranks))) for i in range(size)],
+        "token_type": [types.get(i, 5) for i in range(size)],
+        "add_space_prefix": "Prepend" in kinds,
+        "unknown_token_id": unk,
+    }
+
+
+def _same_split(found: Any, known: Any) -> bool:
+    """Return whether two pre-tokenizers split alike, whatever they note of offsets."""
+    return _bare(found) == _bare(known)
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _bare(one) for key, one in value.items() if key != "trim_offsets"}
+        if kept.get("type") == "ByteLevel":
+            kept.setdefault("use_regex", True)
+        return kept
+    return [_bare(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,134 @@
+"""Export to Meta's format: params.json and consolidated.NN.pth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.meta_import import FIRST, SECOND, SPLIT, TABLE
+from llamac.convert.names import is_rotated, meta_name, to_interleaved
+from llamac.convert.pth import write_pth
+from llamac.convert.tensors import Stored
+from llamac.convert.tokenizer_export import is_sentencepiece
+from llamac.convert.trained import TrainedModel
+from llamac.spec.model import Model
+
+LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
+LLAMA |= {"bias": False, "qk_norm": False, "sliding_window": None}
+
+
+def write_meta(
+    trained: TrainedModel, directory: Path, dtype: torch.dtype | None, parts: int
+) -> None:
+    """Write every file of a Meta checkpoint for `parts` model-parallel ranks into `directory`.
+
+    Raises ConversionError for a [model] that Meta's code cannot run, or cannot share so.
+    """
+    model, tokenizer = trained.spec.model, trained.opened.tokenizer
+    _require_llama(model, parts)
+    own = trained.opened.tokenizer_file if trained.opened.imported else None
+    tiktoken = tokenizer is not None and not is_sentencepiece(tokenizer)
+    tensors = {}
+    for name, tensor in trained.cast(dtype).items():
+        if model.rope_layout == "half_split" and is_rotated(name):
+            tensor = tensor.mapped(lambda rows: to_interleaved(rows, model.head_dim))
+        tensors[name] = tensor
+    if model.tied_embeddings:  # Meta's code has no ties: it would start from a random output
+        tensors["output"] = tensors[TABLE]
+    for rank in range(parts):
+        held = {
+            meta_name(name): _part(tensor, _dim(name, tiktoken), rank, parts)
+            for name, tensor in tensors.items()
+        }
+        write_pth(directory / f"consolidated.{rank:02d}.pth", held)
+    if tokenizer is not None and is_sentencepiece(tokenizer):
+        (directory / "tokenizer.model").write_bytes(tokenizer.model)
+    elif own is not None and own.name == "tokenizer.model":  # Llama 3's, as it came
+        (directory / "tokenizer.model").write_bytes(own.read_bytes())
+    elif tokenizer is not None:
+        (directory / "tokenizer.json").write_bytes(tokenizer.model)
+    text = json.dumps(_params(model), indent=2) + "\n"
+    (directory / "params.json").write_text(text, encoding="utf-8")
+
+
+def _require_llama(model: Model, parts: int) -> None:
+    for key, wanted in LLAMA.items():
+        if (found := getattr(model, key, wanted)) != wanted:
+            raise ConversionError(f"Meta's code has no model.{key} = {found!r}: export to hf")
+    if model.head_dim * model.n_heads != model.dim:
+        raise ConversionError(
+            f"Meta's code has heads of dim / n_heads, and model.head_dim = {model.head_dim}: "
+            "export to hf"
+        )
+    if model.rope_scaling is not None and model.rope_scaling.kind != "llama3":
+        raise ConversionError("Meta's code has no linear RoPE scaling: export to hf")
+    for key in ("n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "dim"):
+        if getattr(model, key) % parts:
+            raise ConversionError(
+                f"--parts {parts} does not divide model.{key} = {getattr(model, key)}"
+            )
+
+
+def _dim(name: str, tiktoken: bool) -> int | None:
+    if name == TABLE:
+        return FIRST if tiktoken else SECOND
+    return SPLIT.get(name.split(".", 2)[2] if name.startswith("layers.") else name)
+
+
+def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
+    """Return a rank's part of a tensor: a copy where none is split."""
+    if parts == 1 or dim is None:
+        return tensor
+    shape = [*tensor.shape]
+    shape[dim] //= parts
+
+    def read() -> torch.Tensor:
+        return tensor.read().narrow(dim, rank * shape[dim], shape[dim]).contiguous()
+
+    return Stored(tensor.dtype, tuple(shape), tensor.where, read)
+
+
+def _params(model: Model) -> dict[str, Any]:
+    """Return params.json, with the keys that Meta's code of the model's time takes."""
+    params: dict[str, Any] = {
+        "dim": model.dim,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "vocab_size": model.vocab_size,
+        "norm_eps": model.norm_eps,
+        **_ffn_params(model),
+    }
+    if model.n_kv_heads != model.n_heads:
+        params["n_kv_heads"] = model.n_kv_heads
+    if model.rope_theta != 10_000.0:
+        params["rope_theta"] = model.rope_theta
+    if (scaling := model.rope_scaling) is not None and scaling.kind == "llama3":
+        params["use_scaled_rope"] = True
+        usual = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        names = {"factor": "rope_scaling_factor", "original_context": "rope_original_context"}
+        for key, value in (usual | {"original_context": 8192}).items():
+            if getattr(scaling, key) != value:  # Meta's code has the usual ones built in
+                params[names.get(key, f"rope_{key}")] = getattr(scaling, key)
+    return params
+
+
+def _ffn_params(model: Model) -> dict[str, Any]:
+    """Return what makes Meta's rule give ffn_dim: 8/3 of dim, times a factor, rounded up."""
+    rows = int(2 * (4 * model.dim) / 3)
+    if _rounded(rows, model.multiple_of) == model.ffn_dim:
+        return {"multiple_of": model.multiple_of}
+    power = model.ffn_dim & -model.ffn_dim  # the largest power of two that divides it
+    multiple = min(power, 4096)
+    for digits in range(1, 12):
+        factor = round(model.ffn_dim / rows, digits)
+        if _rounded(int(factor * rows), multiple) == model.ffn_dim:
+            return {"multiple_of": multiple, "ffn_dim_multiplier": factor}
+    return {"multiple_of": model.ffn_dim}
+
+
+def _rounded(rows: int, multiple: int) -> int:
+    return multiple * -(-rows // multiple)
