@@ -11,9 +11,9 @@ import numpy as np
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.gguf_file import GGUFFile, read_gguf
-from llamac.convert.gguf_tokenizer import KEY, begin_of, tokenizer_of
+from llamac.convert.gguf_tokenizer import KEY, begin_of, tokenizer_from
+from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import gguf_name
-from llamac.convert.source import ForeignModel, Shapes
 from llamac.convert.tensors import Stored, require_tensors
 
 LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
@@ -43,7 +43,7 @@ def open_gguf(path: Path) -> ForeignModel:
         tensors=lambda shapes: _tensors(file, shapes, where),
         files=(path,),
         context=metadata.get(f"{family}.context_length") or 2048,
-        tokenizer=tokenizer_of(metadata, where),
+        tokenizer=tokenizer_from(metadata, where),
         begin=begin_of(metadata),
         end=tuple(dict.fromkeys(one for one in ends if type(one) is int)),
         chat_template=template if isinstance(template, str) else None,

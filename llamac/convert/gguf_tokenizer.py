@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.files import json_object
 from llamac.convert.sentencepiece_json import (
     BYTE,
     CONTROL,
@@ -26,8 +25,9 @@ from llamac.convert.sentencepiece_json import (
     sentencepiece_json,
 )
 from llamac.convert.tokenizer_export import is_sentencepiece
-from llamac.runtime.data.tiktoken_file import SPLIT, special_token
-from llamac.runtime.data.tokenizer import Tokenizer
+from llamac.convert.untrusted_files import json_object
+from llamac.runtime.tokenizers.tiktoken_file import SPLIT, special_token
+from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 KEY = "tokenizer.ggml."
 QWEN = SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
@@ -53,7 +53,7 @@ SPLITS: dict[str, dict[str, Any]] = {
 SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
-def tokenizer_of(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     """Return tokenizer.json and tokenizer_config.json, or nothing where there is no tokenizer.
 
     Raises ConversionError for one of an unknown kind.

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from llamac.convert import files
+from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
+from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
 from llamac.convert.pth import read_pth
-from llamac.convert.source import ForeignModel, Shapes
 from llamac.convert.tensors import Stored, raw, require_tensors
-from llamac.runtime.data.tiktoken_file import is_tiktoken
+from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 
 FIRST, SECOND = 0, 1
 SPLIT = {  # the dim that model-parallel ranks share (llama/model.py); norms are whole on each
@@ -40,11 +40,14 @@ LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a messag
 
 def open_meta(directory: Path) -> ForeignModel:
     """Describe the model in a directory of Meta's. Raises ConversionError."""
-    where = files.inside(directory, "params.json")
-    params = files.read_json(where)
+    where = untrusted_files.inside(directory, "params.json")
+    params = untrusted_files.read_json(where)
     if unknown := sorted(params.keys() - KNOWN):
         raise ConversionError(f"{where} has {', '.join(unknown)}, which is not known here")
-    paths = [files.inside(directory, p.name) for p in sorted(directory.glob("consolidated.*.pth"))]
+    paths = [
+        untrusted_files.inside(directory, p.name)
+        for p in sorted(directory.glob("consolidated.*.pth"))
+    ]
     if not paths:
         raise ConversionError(f"{directory} has no consolidated.00.pth")
     if [path.name for path in paths] != [f"consolidated.{n:02d}.pth" for n in range(len(paths))]:
@@ -52,7 +55,9 @@ def open_meta(directory: Path) -> ForeignModel:
     parts = [_named(path) for path in paths]
     tokenizer = {}
     if (directory / "tokenizer.model").exists():
-        tokenizer["tokenizer.model"] = files.inside(directory, "tokenizer.model").read_bytes()
+        tokenizer["tokenizer.model"] = untrusted_files.inside(
+            directory, "tokenizer.model"
+        ).read_bytes()
     tiktoken = is_tiktoken(tokenizer.get("tokenizer.model", b""))
     begin, end = (LLAMA3[0], LLAMA3[1]) if tiktoken else (BOS, (EOS,))
     return ForeignModel(

@@ -81,14 +81,14 @@ def open_model(
     spec = read_spec(directory)
     length = spec["batch"]["sequence_length"]
     if is_import(directory):
-        note = read_note(directory / IMPORT_NOTE)
+        note = model_note(directory / IMPORT_NOTE)
         file = next((f for n in TOKENIZER_FILES if (f := directory / n).is_file()), None)
         tokenizer = _import_tokenizer(directory, file, spec) if file or need_tokenizer else None
         begin, end = tuple(note["begin"]), tuple(note["end"])
         if not end and tokenizer and tokenizer.eos >= 0:
             end = (tokenizer.eos,)
     else:
-        note = read_note(directory / INIT_NOTE) if (directory / INIT_NOTE).is_file() else {}
+        note = model_note(directory / INIT_NOTE) if (directory / INIT_NOTE).is_file() else {}
         place = data or Path(spec["data"].get("directory") or directory / "data")
         file = place / "tokenizer.model"
         there = need_tokenizer or file.is_file()
@@ -125,7 +125,7 @@ def read_spec(directory: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def read_note(path: Path) -> dict[str, Any]:
+def model_note(path: Path) -> dict[str, Any]:
     """Return import.json or init.json, checked against its own hash. Raises RunError."""
     try:
         note = durable.read_note(path)
