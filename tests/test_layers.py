@@ -48,6 +48,7 @@ RUNTIME_MAY_IMPORT_LATE = {
     "trackio",
     "pyarrow",
     "zstandard",
+    "jinja2",
 }
 
 

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+IMPORT_NOTE = "import.json"  # what `llamac import` leaves in a directory
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -23,10 +25,24 @@ class UntrustedError(Exception):
 
 @app.command()
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of `llamac train`")],
-    prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text to continue; - reads standard input")
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run of `llamac train`, or what `llamac import` wrote"),
     ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Text to continue, again for several; - reads stdin"),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='A prompt a line, or JSON lines: text or {"prompt": …}'),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts are messages to the model's chat template")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message of --chat")
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(metavar="N", help="At most so many (eval.sample_tokens)")
     ] = None,
@@ -36,7 +52,24 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(metavar="P", help="Share of the likeliest (eval.top_p)")
     ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", help="Draw from so many of the likeliest; 0: all")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Least chance, as a share of the likeliest's")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(metavar="R", help="Above 1: repeat less")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable")
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws (seed)")] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Prompts run together (8)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a prompt")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile decoding first: for thousands of tokens")
+    ] = False,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="STEP|PATH", help="Which weights (newest whole ones)")
     ] = None,
@@ -44,22 +77,35 @@ def generate(
         bool, typer.Option("--trust", help="Run the directory's own code, whoever wrote it")
     ] = False,
 ) -> None:
-    """Continue a text with what a run has learnt, by the model and code that it trains with.
+    """Continue texts with what a run has learnt or an import holds, by code compiled from its spec.
 
     Defaults are the run's own, from the keys of its spec in brackets. What runs is what llamac
     emits for the run's spec, and only if that is what the directory holds, or with --trust the
     directory's own code.
     """
     _require_run(run)
+    if not prompt and prompts is None:
+        raise typer.BadParameter("give --prompt TEXT or --prompts FILE", param_hint="'--prompt'")
     given = {
         "prompt": prompt,
+        "prompts": prompts and prompts.absolute(),
+        "system": system,
         "tokens": tokens,
         "temperature": temperature,
         "top-p": top_p,
+        "top-k": top_k,
+        "min-p": min_p,
+        "repetition-penalty": repetition_penalty,
+        "stop": stop,
         "seed": seed,
+        "batch": batch,
         "checkpoint": checkpoint,
     }
-    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    flags = {"chat": chat, "json": as_json, "compile": compiled}
+    options = [f"--{name}" for name, value in flags.items() if value]
+    for name, value in given.items():
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            options.append(f"--{name}={one}")
     sys.stdout.flush()
     sys.stderr.flush()
     if trust:
@@ -93,6 +139,8 @@ def _emitted(run: Path) -> dict[str, str]:
 
     spec = load_spec(str(run / "spec.toml"))
     files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}
+    if (run / IMPORT_NOTE).is_file():  # it holds no code
+        return files
     other = [name for name, text in files.items() if not _holds(run / name, text)]
     if other:
         raise UntrustedError(
@@ -111,8 +159,10 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _require_run(run: Path) -> None:
-    """Refuses what is not a run directory with its trainer."""
+    """Refuse what is neither a run directory with its trainer nor an import."""
     if (run / "generate.py").is_file() and (run / "MANIFEST.json").is_file():
+        return
+    if (run / IMPORT_NOTE).is_file():
         return
     if not run.exists():
         known = Path("runs") / run

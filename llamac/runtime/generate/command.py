@@ -1,0 +1,283 @@
+"""The command line of an emitted generate.py: prompts in, text out, as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import machine
+from ..checkpoint import load_run
+from ..checkpoint.load_run import BadRequest
+from ..checkpoint.model_directory import ModelDirectory, open_model
+from ..terminal import escaped
+from .engine import Generation, Speed
+from .sampling import Sampling
+from .text import Decoder, chat_tokens
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an emitted generate.py is: its names as train.py, model.py and inference.py have them.
+
+    sample: count, context, temperature, top_p and seed by default. longer: may positions exceed
+    training's?
+    """
+
+    name: str
+    directory: Path
+    data: str | None
+    model: type[Any]
+    packed: Mapping[str, Any]
+    inference: Callable[..., Any]
+    compile: Callable[[], None]
+    device: str
+    dtype: torch.dtype
+    model_spec: Mapping[str, Any]
+    threads: int | None
+    sample: Mapping[str, Any]
+    longer: bool
+
+
+def main(program: Program) -> int:
+    """Run generate.py. Exit codes: 0, 1 while running, 2 what cannot be had, 130 interrupted."""
+    args = _parser(program).parse_args()
+    try:
+        generate(program, args)
+        return 0
+    except machine.RunError as error:
+        print(escaped(f"error: {error}"), file=sys.stderr)
+        return 2 if isinstance(error, BadRequest) else 1
+    except torch.OutOfMemoryError:
+        print("error: the GPU is full; CUDA_VISIBLE_DEVICES= hides it from me", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader left, as `head` does: nothing more can be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(program: Program) -> argparse.ArgumentParser:
+    about = f"Continue prompts with what {program.name} has learnt."
+    parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
+    add = parser.add_argument
+    add("--prompt", action="append", metavar="TEXT", help="repeat for several; - reads stdin")
+    add(
+        "--prompts",
+        metavar="FILE",
+        help='a prompt a line, or JSON lines: a string or {"prompt": …}',
+    )
+    add("--chat", action="store_true", help="prompts are messages to the model's chat template")
+    add("--system", metavar="TEXT", help="system message of --chat")
+    add("--tokens", dest="count", type=int, metavar="N", help="at most so many new ones")
+    add("--temperature", type=float, metavar="T", help="0: always the likeliest token")
+    add("--top-p", type=float, metavar="P", help="draw from the likeliest that hold this share")
+    add("--top-k", type=int, metavar="K", help="draw from so many of the likeliest; 0: all")
+    add("--min-p", type=float, metavar="P", help="leave out what is less likely, of the likeliest")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1: repeat less")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
+    add("--seed", type=int, default=program.sample["seed"], metavar="S")
+    add("--batch", type=int, default=8, metavar="N", help="prompts that run together")
+    add("--json", action="store_true", help="print a JSON object a prompt")
+    add("--compile", action="store_true", help="compile decoding first: for thousands of tokens")
+    add("--checkpoint", default="newest", metavar="STEP|PATH")
+    add("--run", type=Path, default=program.directory, metavar="DIR", help="run or import")
+    return parser
+
+
+def settings(program: Program, args: argparse.Namespace, authors: Mapping[str, Any]) -> Sampling:
+    """Return how to sample: as the command says, else as the model's authors do, else the spec."""
+    names = [field.name for field in fields(Sampling)]
+    usual = {key: program.sample[key] for key in ("temperature", "top_p")}
+    usual |= {key: authors[key] for key in names if authors.get(key) is not None}
+    if authors.get("do_sample") is False:
+        usual["temperature"] = 0.0
+    usual |= {key: getattr(args, key) for key in names if getattr(args, key) is not None}
+    ranges = {
+        "temperature": ("0 or more", lambda x: x >= 0),
+        "top_p": ("above 0 and at most 1", lambda x: 0 < x <= 1),
+        "top_k": ("0 or more", lambda x: x >= 0),
+        "min_p": ("from 0 to 1", lambda x: 0 <= x <= 1),
+        "repetition_penalty": ("above 0", lambda x: 0 < x < float("inf")),
+    }
+    for name, (range, holds) in ranges.items():
+        if name in usual and not holds(usual[name]):  # a temperature of nan is none either
+            raise BadRequest(f"--{name.replace('_', '-')} {usual[name]} is not {range}")
+    return Sampling(**usual)
+
+
+def generate(program: Program, args: argparse.Namespace) -> None:
+    """Continue all prompts, a batch at a time, and print what comes."""
+    prompts = read_prompts(args)
+    count = program.sample["count"] if args.count is None else args.count
+    for name, value, low in (
+        ("tokens", count, 0),
+        ("seed", args.seed, 0),
+        ("batch", args.batch, 1),
+    ):
+        if not low <= value < 2**63:
+            raise BadRequest(f"--{name} {value} is not {low} or more, and below 2**63")
+    settings(program, args, {})  # refuse what is wrong before anything is read
+    say = lambda line: print(escaped(line), file=sys.stderr)  # noqa: E731
+    opened = open_model(
+        args.run, args.checkpoint, say, Path(program.data) if program.data else None
+    )
+    sampling = settings(program, args, opened.generation)
+    device = machine.choose_device(program.device)
+    torch.set_num_threads(program.threads or torch.get_num_threads())
+    rows = [_tokens(opened, prompt, args) for prompt in prompts]
+    model = program.model(device=device, dtype=program.dtype)
+    load_run.load_weights(opened.checkpoint, model, program.packed, program.model_spec)
+    if args.compile:
+        program.compile()
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer characters
+    speed = Speed()
+    context = opened.context if program.longer else program.sample["context"]
+    for first in range(0, len(rows), args.batch):
+        batch = Generation(
+            lambda rows, length: program.inference(model, rows, length),
+            rows[first : first + args.batch],
+            count,
+            context=context,
+            device=device,
+            sampling=sampling,
+            seed=args.seed,
+            first_row=first,
+            ends=opened.end,
+            speed=speed,
+        )
+        _print(batch, prompts, first, opened, args)
+    print(speed, file=sys.stderr)
+
+
+def read_prompts(args: argparse.Namespace) -> list[str]:
+    """Return the prompts of a command line, in order. Raises BadRequest."""
+    prompts = [load_run.read_prompt(text) for text in args.prompt or []]
+    if args.prompts is not None:
+        try:
+            lines = Path(args.prompts).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as error:
+            raise BadRequest(f"--prompts {args.prompts} cannot be read: {error}") from error
+        is_json = args.prompts.endswith((".jsonl", ".json"))
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                prompts.append(_from_json(args.prompts, number, line) if is_json else line)
+    if not prompts:
+        raise BadRequest("no prompt: give --prompt TEXT or --prompts FILE")
+    if args.system is not None and not args.chat:
+        raise BadRequest("--system is a message of --chat")
+    return prompts
+
+
+def _from_json(file: str, number: int, line: str) -> str:
+    try:
+        found = json.loads(line)
+        text = found.get("prompt") if isinstance(found, dict) else found
+        if not isinstance(text, str):
+            raise ValueError('it is neither a string nor an object with a string "prompt"')
+        text.encode()
+        return text
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"{file}:{number} is no prompt: {error}") from error
+
+
+def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> list[int]:
+    if not args.chat:
+        tokens = [*opened.begin, *map(int, opened.tokenizer.encode(prompt))]
+    elif opened.chat_template is None:
+        raise BadRequest(f"{opened.directory} has no chat template: leave --chat out")
+    else:
+        system = [] if args.system is None else [{"role": "system", "content": args.system}]
+        messages = [*system, {"role": "user", "content": prompt}]
+        tokens = chat_tokens(opened.tokenizer, opened.chat_template, messages, opened.begin)
+    if not tokens:
+        raise BadRequest("an empty prompt gives this model nothing to continue: give a text")
+    return tokens
+
+
+def _print(
+    batch: Generation, prompts: Sequence[str], first: int, opened: ModelDirectory, args: Any
+) -> None:
+    """Print a batch: one prompt alone as it comes, several each when all are done, in order."""
+    alone = len(prompts) == 1 and not args.json
+    starts = [list(tokens) for tokens in batch.tokens]
+    decoders = [Decoder(opened.tokenizer, tokens[-1], args.stop) for tokens in starts]
+    texts = ["" for _ in starts]
+    reasons = ["length" for _ in starts]
+    made: list[list[int]] = [[] for _ in starts]
+
+    def give(row: int, text: str) -> None:
+        texts[row] += text
+        if alone and text:
+            print(escaped(text), end="", flush=sys.stdout.isatty())
+
+    if alone and not args.chat:
+        print(escaped(prompts[0]), end="", flush=sys.stdout.isatty())
+    for step in batch:
+        for row, token in step:
+            made[row].append(token)
+            if token in batch.ends:
+                reasons[row] = "end"
+                continue
+            give(row, decoders[row].feed(token))
+            if decoders[row].stopped:
+                reasons[row] = "stop"
+                batch.stop(row)
+    for row, decoder in enumerate(decoders):
+        give(row, decoder.finish())
+        if decoder.stopped:
+            reasons[row] = "stop"
+    if alone:
+        print(flush=True)
+        return
+    for row, text in enumerate(texts):
+        prompt = prompts[first + row]
+        if args.json:
+            answer = {"prompt": prompt, "text": text, "finish": reasons[row]}
+            answer |= {"prompt_tokens": len(starts[row]), "tokens": made[row]}
+            print(json.dumps(answer), flush=True)
+        else:
+            print("---" * (first + row > 0) + "\n" * (first + row > 0), end="")
+            print(escaped(("" if args.chat else prompt) + text), flush=True)
+
+
+def continuation(
+    inference: Callable[..., Any],
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    count: int,
+    context: int,
+    device: torch.device,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> Iterator[str]:
+    """Yield what follows `prompt`, read as the beginning of a document: samples while training."""
+    start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
+    rows = Generation(
+        lambda rows, length: inference(model, rows, length),
+        [start],
+        count,
+        context=context,
+        device=device,
+        sampling=Sampling(temperature, top_p),
+        seed=seed,
+        ends=(tokenizer.eos,),
+    )
+    decoder = Decoder(tokenizer, rows.tokens[0][-1])
+    for step in rows:
+        yield decoder.feed(step[0][1])
+    yield decoder.finish()

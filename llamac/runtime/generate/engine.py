@@ -1,0 +1,152 @@
+"""Generating a batch of token sequences: prompts are read once, then a token a row and step.
+
+Rows may differ in length: each is padded on the right and keeps positions of its own, so a row's
+tokens do not depend on the others'. Beyond `context` positions, every step reads the row's last
+`context` tokens again, from position 0: exact, but slow.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .sampling import Sampling, choose, row_generator
+
+STEP = 64
+"""Attention looks at the filled part of the cache, rounded up to this many positions."""
+
+
+class Steps(Protocol):
+    """The emitted Inference: both methods return scores, [B, V]."""
+
+    def prefill(self, tokens: Tensor, last: Tensor) -> Tensor: ...
+    def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor: ...
+
+
+@dataclass
+class Speed:
+    """Tokens read and made, and the seconds that took."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        prompt = self.prompt_tokens / max(self.prompt_seconds, 1e-9)
+        decode = self.tokens / max(self.seconds, 1e-9)
+        return (
+            f"prompt: {self.prompt_tokens} tokens, {prompt:.1f} tokens/s; "
+            f"decode: {self.tokens} tokens, {decode:.1f} tokens/s"
+        )
+
+
+def rounded(positions: int) -> int:
+    """Return a number of positions rounded up to whole steps."""
+    return -(-positions // STEP) * STEP
+
+
+class Generation:
+    """The rows of one batch. Iterating yields each step's new tokens as (row, token) pairs."""
+
+    def __init__(
+        self,
+        make: Callable[[int, int], Steps],
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        context: int,
+        device: torch.device,
+        sampling: Sampling,
+        seed: int,
+        first_row: int = 0,
+        ends: Collection[int] = (),
+        speed: Speed | None = None,
+    ) -> None:
+        """Prepare to continue every prompt by up to `count` tokens, stopping after one of `ends`.
+
+        make: (rows, positions) → an Inference. first_row: number of the first row's random stream.
+        """
+        if not all(prompts):
+            raise ValueError("every prompt needs at least one token, such as BOS")
+        self.tokens = [[*prompt[-context:]] for prompt in prompts]
+        self.count, self.context, self.device = count, context, device
+        self.sampling, self.ends, self.speed = sampling, frozenset(ends), speed or Speed()
+        rows = range(first_row, first_row + len(prompts))
+        self.generators = [row_generator(seed, row) for row in rows]
+        self.left = [count] * len(prompts)
+        needed = min(context, max(map(len, self.tokens)) + count)
+        self.length = rounded(needed)
+        self.steps = make(len(prompts), self.length)
+        self.held: Tensor | None = None
+
+    def stop(self, row: int) -> None:
+        """Generate no more of a row."""
+        self.left[row] = 0
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        began, read = time.perf_counter(), sum(map(len, self.tokens))
+        fresh = True
+        while any(self.left):
+            full = any(
+                left and len(tokens) > self.context
+                for left, tokens in zip(self.left, self.tokens, strict=True)
+            )
+            scores = self._prefill() if fresh or full else self._decode()
+            ids = self._choose(scores)
+            now = time.perf_counter()
+            if fresh:
+                self.speed.prompt_tokens += read
+                self.speed.prompt_seconds += now - began
+            else:
+                self.speed.seconds += now - began
+            made = [(row, ids[row]) for row, left in enumerate(self.left) if left]
+            self.speed.tokens += 0 if fresh else len(made)
+            for row, token in made:
+                self.tokens[row].append(token)
+                self.left[row] = 0 if token in self.ends else self.left[row] - 1
+            fresh = False
+            yield made
+            began = time.perf_counter()
+
+    def _prefill(self) -> Tensor:
+        windows = [tokens[-self.context :] for tokens in self.tokens]
+        longest = max(map(len, windows))
+        padded = [window + [0] * (longest - len(window)) for window in windows]
+        last = torch.tensor([len(window) - 1 for window in windows], device=self.device)
+        return self.steps.prefill(torch.tensor(padded, device=self.device), last)
+
+    def _decode(self) -> Tensor:
+        """A row that is finished repeats its last step."""
+        at = [min(len(tokens), self.context) - 1 for tokens in self.tokens]
+        newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=self.device)
+        filled = min(rounded(max(at) + 1), self.length)
+        return self.steps.decode(newest, torch.tensor(at, device=self.device), filled)
+
+    def _choose(self, scores: Tensor) -> list[int]:
+        how, draws = self.sampling, [0.0] * len(self.tokens)
+        if how.repetition_penalty != 1.0:
+            self.held = self._note(scores)
+        if not how.greedy:
+            for row, left in enumerate(self.left):
+                if left:
+                    drawn = torch.rand(1, generator=self.generators[row], dtype=torch.float64)
+                    draws[row] = drawn.item()
+        uniforms = torch.tensor(draws, dtype=torch.float64)
+        return choose(scores, how, uniforms, self.held).tolist()
+
+    def _note(self, scores: Tensor) -> Tensor:
+        """Mark what every row holds: all of it at first, then its newest token."""
+        if self.held is None:
+            held = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+            for row, tokens in enumerate(self.tokens):
+                held[row, tokens] = True
+            return held
+        newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=scores.device)
+        return self.held.scatter_(1, newest.unsqueeze(1), True)

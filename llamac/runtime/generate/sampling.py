@@ -1,0 +1,74 @@
+"""Choosing the next token of every row of a batch from its scores."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, applied in this order: penalty, temperature, top_k, top_p, min_p.
+
+    temperature: 0 takes the likeliest. top_k: draw from so many of the likeliest (0: all). top_p:
+    from the smallest set of the likeliest that holds this much probability (Holtzman et al. 2020,
+    section 3.1). min_p: from those at least this fraction as likely as the likeliest.
+    repetition_penalty: scores of tokens that a row already holds are divided by it, or multiplied
+    where negative (Keskar et al. 2019).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+def row_generator(seed: int, row: int) -> torch.Generator:
+    """Return the stream of random numbers of a row: row 0 has the seed's own."""
+    if row:
+        digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def choose(scores: Tensor, how: Sampling, uniforms: Tensor, held: Tensor | None = None) -> Tensor:
+    """Return a token for each row, int64 [B].
+
+    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw a row. held: bool [B, V], the tokens
+    that a row holds, where there is a repetition penalty.
+    """
+    scores = scores.float()
+    if held is not None and how.repetition_penalty != 1.0:
+        penalty = how.repetition_penalty
+        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
+        scores = torch.where(held, penalised, scores)
+    if how.greedy:
+        return scores.argmax(-1)
+    best = scores.amax(-1, keepdim=True)
+    scores = (scores - best).double() / how.temperature  # finite, however cold it is
+    ids = None
+    if how.top_k:
+        scores, ids = scores.topk(min(how.top_k, scores.shape[-1]), dim=-1)
+    elif how.top_p < 1.0:
+        scores, ids = scores.sort(descending=True, stable=True)
+    chances = scores.softmax(-1)
+    if how.top_p < 1.0:
+        outside = chances.cumsum(-1) - chances >= how.top_p
+        outside[:, 0] = False
+        chances = chances.masked_fill(outside, 0.0)
+    if how.min_p > 0.0:
+        chances = chances.masked_fill(chances < how.min_p * chances.amax(-1, keepdim=True), 0.0)
+    below = chances.cumsum(-1)
+    aims = (uniforms.to(below.device) * below[:, -1]).unsqueeze(-1)
+    places = torch.searchsorted(below, aims, right=True)
+    last = (chances > 0).long().cumsum(-1).argmax(-1, keepdim=True)  # rounding may reach past it
+    places = torch.minimum(places, last)
+    return (places if ids is None else ids.gather(-1, places)).squeeze(-1)

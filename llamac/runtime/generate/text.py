@@ -1,0 +1,152 @@
+"""Text out of tokens as they come, and prompts into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..errors import RunError
+
+
+class SpeaksTokens(Protocol):
+    """The tokenizer, as far as generating goes."""
+
+    def encode(self, text: str) -> Iterable[int]: ...
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+
+class Decoder:
+    """The text of one row, each part as soon as it is certain.
+
+    A character may be spelled by several tokens, and until the last of them it reads as U+FFFD:
+    such an end waits. So does an end that may begin a stop string. The token before the first is
+    decoded along, because LLaMA's tokenizer drops the space that a text's first token begins with.
+    """
+
+    def __init__(self, tokenizer: SpeaksTokens, before: int, stops: Sequence[str] = ()) -> None:
+        self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
+        self.tokens, self.known = [before], tokenizer.decode([before])
+        self.waiting, self.stopped = "", ""
+
+    def feed(self, token: int) -> str:
+        """Return the text that is certain now; `stopped` is the stop string it ended before."""
+        self.tokens.append(token)
+        text = self.tokenizer.decode(self.tokens)
+        if text.endswith("\ufffd"):
+            return ""
+        new = text[len(self.known) :]
+        self.tokens, self.known = [token], self.tokenizer.decode([token])
+        return self._certain(new)
+
+    def finish(self) -> str:
+        """Return what still waits: the text is at its end."""
+        new = self.tokenizer.decode(self.tokens)[len(self.known) :]
+        text = self._certain(new)
+        if not self.stopped:
+            text, self.waiting = text + self.waiting, ""
+        return text
+
+    def _certain(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self.waiting + new
+        found = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            at, self.stopped = min(found)
+            self.waiting = ""
+            return text[:at]
+        keep = max((_overlap(text, stop) for stop in self.stops), default=0)
+        self.waiting = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many characters at the end of a text begin the stop string."""
+    sizes = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((size for size in sizes if text.endswith(stop[:size])), 0)
+
+
+def decoded(tokenizer: SpeaksTokens, before: int, ids: Iterable[int]) -> Iterator[str]:
+    """Yield the text of `ids`, which follow the token `before`, as `Decoder` gives it."""
+    decoder = Decoder(tokenizer, before)
+    for token in ids:
+        if text := decoder.feed(token):
+            yield text
+    yield decoder.finish()
+
+
+MARK = "\ue000"  # of private use: breaks a special token's name where a user wrote it
+
+
+def chat_tokens(
+    tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], begin: Sequence[int]
+) -> list[int]:
+    """Return the tokens of a conversation, up to where the assistant answers.
+
+    The template runs in jinja2's sandbox. Names of special tokens are those tokens where the
+    template wrote them, and plain text where a message holds them.
+    """
+    names = {name: _id(tokenizer, name) for name in tokenizer.control}
+    names = {name: i for name, i in names.items() if i is not None}
+
+    def broken(text: str) -> str:
+        for name in names:
+            text = text.replace(name, name[0] + MARK + name[1:])
+        return text
+
+    given = [{**message, "content": broken(message["content"])} for message in messages]
+    bos = tokenizer.piece(begin[0]) if begin else _piece(tokenizer, tokenizer.bos)
+    text = _render(template, given, bos, _piece(tokenizer, tokenizer.eos))
+    return [
+        token
+        for part in _split(text, sorted(names, key=len, reverse=True))
+        for token in ([names[part]] if part in names else _plain(tokenizer, part))
+    ]
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return [int(i) for i in tokenizer.encode(text.replace(MARK, ""))]
+
+
+def _id(tokenizer: Any, name: str) -> int | None:
+    return next((i for i in range(tokenizer.vocab_size) if tokenizer.piece(i) == name), None)
+
+
+def _piece(tokenizer: Any, token: int) -> str:
+    return tokenizer.piece(token) if token >= 0 else ""
+
+
+def _split(text: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield the parts of a text: names of special tokens, and what lies between."""
+    while text:
+        found = [(at, -len(name), name) for name in names if (at := text.find(name)) >= 0]
+        if not found:
+            yield text
+            return
+        at, _, name = min(found)
+        if at:
+            yield text[:at]
+        yield name
+        text = text[at + len(name) :]
+
+
+def _render(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos: str) -> str:
+    try:
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise RunError("a chat template needs jinja2: pip install jinja2") from error
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(template).render(
+            messages=list(messages), add_generation_prompt=True, bos_token=bos, eos_token=eos
+        )
+    except (TemplateError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise RunError(f"the chat template cannot be used: {error}") from error
