@@ -83,9 +83,9 @@ def generate(
     emits for the run's spec, and only if that is what the directory holds, or with --trust the
     directory's own code.
     """
-    _require_run(run)
     if not prompt and prompts is None:
         raise typer.BadParameter("give --prompt TEXT or --prompts FILE", param_hint="'--prompt'")
+    _require_run(run)
     given = {
         "prompt": prompt,
         "prompts": prompts and prompts.absolute(),

@@ -39,7 +39,7 @@ def test_what_is_not_a_run_directory_exits_with_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["runs/tiny"], "Missing option '--prompt'"),
+        (["runs/tiny"], "give --prompt TEXT or --prompts FILE"),
         (["--prompt", "x"], "Missing argument 'RUN'"),
         (["runs/tiny", "--prompt", "x", "--tokens", "many"], "'--tokens'"),
     ],

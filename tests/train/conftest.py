@@ -133,7 +133,7 @@ class Trainer:
 
 def imported(directory: Path, name: str) -> ModuleType:
     """A program of an emitted directory with the modules beside it, leaving none of them behind."""
-    own = ("train", "generate", "model", "runtime")
+    own = ("train", "generate", "model", "whole_model", "inference", "runtime")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         patch.setattr(sys, "dont_write_bytecode", True)

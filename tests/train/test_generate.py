@@ -7,10 +7,12 @@ import io
 import json
 import os
 import py_compile
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from .conftest import Trainer, imported
 from .test_resume import damage
 
 PROMPT = "Number 7 went"
+SPEED = r"prompt: \d+ tokens, [\d.]+ tokens/s; decode: \d+ tokens, [\d.]+ tokens/s\n"
 
 
 @cache
@@ -48,7 +51,7 @@ class Generator:
             patch.setattr(sys, "argv", argv)
             self.capsys.readouterr()
             try:
-                code = self.module.main()
+                code = self.module.main(self.module.PROGRAM)
             except SystemExit as end:  # argparse's own errors
                 code = int(end.code or 0)
         out, err = self.capsys.readouterr()
@@ -56,10 +59,16 @@ class Generator:
 
     def text(self, run: Path, *arguments: str, prompt: str = PROMPT) -> str:
         code, out, err = self.run(run, *arguments, prompt=prompt)
-        assert (code, err) == (0, "")
+        assert code == 0, err
+        assert re.fullmatch(SPEED, err), err
         assert out.startswith(prompt)
         assert out.endswith("\n")
         return out[len(prompt) : -1]
+
+
+def command(generator: Generator) -> Any:
+    """The names of the emitted runtime's command line, as its generate.py imported it."""
+    return generator.module.main.__globals__
 
 
 @pytest.fixture
@@ -171,7 +180,7 @@ def test_only_weights_are_read_and_nothing_is_written(
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "checkpoints" / ".writing-step-00000016").mkdir()  # by a trainer that is at it
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    checkpoint = generator.module.load_run.checkpoint
+    checkpoint = command(generator)["load_run"].checkpoint
     read: list[Any] = []
     load = checkpoint.load
     monkeypatch.setattr(
@@ -224,13 +233,15 @@ def test_weights_of_another_model_or_tokenizer_are_refused(
     module = fp32_generator.module
     with monkeypatch.context() as patch:
         other = {**module.SPEC["model"], "rope_theta": 3.0}  # the shapes would fit
-        patch.setattr(module, "SPEC", {"model": other})
+        patch.setattr(
+            module, "PROGRAM", replace(module.PROGRAM, spec={**module.SPEC, "model": other})
+        )
         code, _, err = fp32_generator.run(fp32_straight)
         assert (code, "another model" in err) == (1, True)
     data = Path(fp32.train.DATA_DIRECTORY)
     for name in ("tokenizer.model", "manifest.json"):
         shutil.copy(data / name, tmp_path)
-    monkeypatch.setattr(module, "DATA_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(module, "PROGRAM", replace(module.PROGRAM, data=str(tmp_path)))
     wanted = fp32_generator.text(fp32_straight)
     manifest = load_manifest(data)
     manifest["settings"]["seed"] += 1
@@ -247,7 +258,7 @@ def test_weights_of_another_model_or_tokenizer_are_refused(
 
 
 def test_a_checkpoint_deleted_while_it_is_read(fp32_generator, fp32_straight, monkeypatch):
-    views = fp32_generator.module.load_run.canonical_views
+    views = command(fp32_generator)["load_run"].canonical_views
     gone = fp32_straight / "checkpoints" / "step-00000012" / "tensors" / "__0_0.distcp"
     assert gone.is_file()
     aside = gone.with_suffix(".aside")
@@ -257,7 +268,7 @@ def test_a_checkpoint_deleted_while_it_is_read(fp32_generator, fp32_straight, mo
             gone.rename(aside)
         return views(*arguments)
 
-    monkeypatch.setattr(fp32_generator.module.load_run, "canonical_views", delete)
+    monkeypatch.setattr(command(fp32_generator)["load_run"], "canonical_views", delete)
     try:
         code, out, err = fp32_generator.run(fp32_straight)
     finally:
@@ -273,7 +284,7 @@ def test_an_interrupt_exits_with_130(fp32_generator, fp32_straight, monkeypatch,
         raise KeyboardInterrupt
 
     if place == "decoding":
-        monkeypatch.setattr(fp32_generator.module, "continuation", interrupt)
+        monkeypatch.setitem(command(fp32_generator), "Generation", interrupt)
     else:  # where torch catches everything
         monkeypatch.setattr(torch, "load", interrupt)
     code, _, err = fp32_generator.run(fp32_straight)
@@ -358,19 +369,19 @@ def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
 ):
     """Whoever changed it can make the hashes of the directory say what they like."""
     run = shutil.copytree(alone, tmp_path / "run")
-    edited = run / "runtime" / "generate.py"
+    edited = run / "runtime" / "generate" / "text.py"
     text = edited.read_text()
-    edited.write_text(text.replace("text[len(known) :]", "text[len(known) :].upper()"))
+    edited.write_text(text.replace("text[len(self.known) :]", "text[len(self.known) :].upper()"))
     assert edited.read_text() != text
     manifest = json.loads((run / "MANIFEST.json").read_text())
     digest = hashlib.sha256(edited.read_bytes()).hexdigest()
-    manifest["sha256"]["runtime/generate.py"] = digest
+    manifest["sha256"]["runtime/generate/text.py"] = digest
     (run / "MANIFEST.json").write_text(json.dumps(manifest))
     command = ["-m", "llamac.cli", "generate", str(run), "--prompt", "--help", *GIVEN]
     done = process(*command)
     assert (done.returncode, done.stdout) == (2, b"")
     assert "holds other code than this llamac emits" in done.stderr.decode()
-    assert "runtime/generate.py" in done.stderr.decode()
+    assert "runtime/generate/text.py" in done.stderr.decode()
     found = process(*command, "--trust").stdout.decode()
     plain = f"--help{fp32_generator.text(fp32_straight, *GIVEN, prompt='--help')}\n"
     assert found.upper() == plain.upper()  # an escape keeps its small x

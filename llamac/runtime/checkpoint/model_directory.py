@@ -69,16 +69,18 @@ def open_model(
     say: checkpoint.Say,
     data: Path | None = None,
     need_tokenizer: bool = True,
+    spec: Mapping[str, Any] | None = None,
 ) -> ModelDirectory:
     """Open a run or an import for use.
 
     which: "newest" (the newest whole checkpoint, telling `say` of damaged ones), a step, or the
     path of a checkpoint. data: the run's prepared data, where it is not the directory that its
-    spec.toml names. Raises load_run.BadRequest for what is not there, or RunError for what is
+    spec.toml names. spec: what the weights are, where the directory has no
+    spec.toml. Raises load_run.BadRequest for what is not there, or RunError for what is
     damaged; without `need_tokenizer` a missing tokenizer is None.
     """
     path = load_run.choose(directory, which, say)
-    spec = read_spec(directory)
+    spec = read_spec(directory) if spec is None else spec
     length = spec["batch"]["sequence_length"]
     if is_import(directory):
         note = model_note(directory / IMPORT_NOTE)

@@ -41,7 +41,7 @@ class Program:
     compile: Callable[[], None]
     device: str
     dtype: torch.dtype
-    model_spec: Mapping[str, Any]
+    spec: Mapping[str, Any]
     threads: int | None
     sample: Mapping[str, Any]
     longer: bool
@@ -128,15 +128,14 @@ def generate(program: Program, args: argparse.Namespace) -> None:
             raise BadRequest(f"--{name} {value} is not {low} or more, and below 2**63")
     settings(program, args, {})  # refuse what is wrong before anything is read
     say = lambda line: print(escaped(line), file=sys.stderr)  # noqa: E731
-    opened = open_model(
-        args.run, args.checkpoint, say, Path(program.data) if program.data else None
-    )
+    data = Path(program.data) if program.data else None
+    opened = open_model(args.run, args.checkpoint, say, data, spec=program.spec)
     sampling = settings(program, args, opened.generation)
     device = machine.choose_device(program.device)
     torch.set_num_threads(program.threads or torch.get_num_threads())
     rows = [_tokens(opened, prompt, args) for prompt in prompts]
     model = program.model(device=device, dtype=program.dtype)
-    load_run.load_weights(opened.checkpoint, model, program.packed, program.model_spec)
+    load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
         program.compile()
 

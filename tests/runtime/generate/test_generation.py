@@ -1,0 +1,131 @@
+"""Generating: rows of a batch are independent, greedy or drawn; text ends where it should."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from llamac.runtime.generate.engine import Generation
+from llamac.runtime.generate.sampling import Sampling, choose
+from llamac.runtime.generate.text import Decoder, chat_tokens
+from llamac.verify.emitted_model import imported
+from tests.emit.conftest import files, small
+
+GREEDY = Sampling(temperature=0.0)
+PROMPTS = [[1, 2, 3], [5], [7, 8, 9, 10, 11, 12, 13]]
+
+
+@pytest.fixture
+def generated() -> Any:
+    with imported(files(small("model.n_kv_heads=2")), "inference") as inference:
+        holder = sys.modules["model"]
+        model = holder.Model()
+        holder.initialise(model, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+
+    def run(prompts: Any, count: int, how: Sampling = GREEDY, seed: int = 0, first: int = 0) -> Any:
+        rows = Generation(
+            lambda rows, length: inference.Inference(model, rows, length),
+            prompts,
+            count,
+            context=24,
+            device=torch.device("cpu"),
+            sampling=how,
+            seed=seed,
+            first_row=first,
+        )
+        made: list[list[int]] = [[] for _ in prompts]
+        for step in rows:
+            for row, token in step:
+                made[row].append(token)
+        return made
+
+    run.model = model  # type: ignore[attr-defined]
+    return run
+
+
+def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_context_too(generated):
+    def plain(prompt: list[int], count: int) -> list[int]:
+        tokens = list(prompt)
+        for _ in range(count):
+            logits = generated.model.logits(torch.tensor([tokens[-24:]]))
+            tokens.append(int(logits[0, -1].argmax()))
+        return tokens[len(prompt) :]
+
+    wanted = [plain(prompt, 40) for prompt in PROMPTS]
+    assert generated(PROMPTS, 40) == wanted
+    assert [generated([prompt], 40)[0] for prompt in PROMPTS] == wanted
+
+
+def test_a_row_draws_from_a_stream_of_its_own(generated):
+    how = Sampling(1.0, 0.9, 20, 0.01, 1.2)
+    made = generated(PROMPTS, 15, how, seed=3)
+    assert made == [generated([p], 15, how, 3, row)[0] for row, p in enumerate(PROMPTS)]
+    assert made != generated(PROMPTS, 15, how, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("how", "allowed"),
+    [
+        (Sampling(top_p=1e-9), {2}),
+        (Sampling(top_p=0.6), {2, 0}),
+        (Sampling(), {0, 1, 2, 3}),
+        (Sampling(top_k=2), {2, 0}),
+        (Sampling(min_p=0.25), {2, 0, 1}),
+        (Sampling(top_k=3, min_p=0.4), {2, 0}),
+        (Sampling(temperature=1e-45), {2}),
+        (Sampling(temperature=float("inf")), {0, 1, 2, 3}),
+    ],
+)
+def test_only_what_is_allowed_is_drawn(how: Sampling, allowed: set[int]) -> None:
+    scores = torch.tensor([[0.3, 0.15, 0.5, 0.05]]).log().expand(500, -1)
+    uniforms = torch.linspace(0, 1, 501, dtype=torch.float64)[:500]
+    assert set(choose(scores, how, uniforms).tolist()) == allowed
+
+
+def test_a_penalty_turns_down_what_a_row_holds() -> None:
+    scores, held = torch.tensor([[2.0, 1.5, -1.0]]), torch.tensor([[True, False, True]])
+    how = Sampling(temperature=0.0, repetition_penalty=1.5)
+    assert choose(scores, how, torch.zeros(1), held).item() == 1
+
+
+class Letters:
+    vocab_size, bos, eos, control = 128, -1, 1, ("<|end|>",)
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join(chr(i) for i in ids)
+
+    def piece(self, token: int) -> str:
+        return "<|end|>" if token == 1 else chr(token)
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "wanted"),
+    [
+        (["END"], "abENDc", "ab"),
+        (["xy", "b"], "abxy", "a"),
+        (["END"], "abEN", "abEN"),
+        ([], "q", "q"),
+    ],
+)
+def test_text_ends_before_a_stop_string(stops: list[str], text: str, wanted: str) -> None:
+    decoder = Decoder(Letters(), ord("."), stops)
+    assert "".join(decoder.feed(ord(c)) for c in text) + decoder.finish() == wanted
+
+
+def test_a_message_cannot_write_special_tokens() -> None:
+    template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|end|>{% endfor %}a:"
+    messages = [{"role": "user", "content": "x<|end|>"}]
+    assert chat_tokens(Letters(), template, messages, ()) == [
+        *map(ord, "u:x<|end|>"),
+        1,
+        *map(ord, "a:"),
+    ]
