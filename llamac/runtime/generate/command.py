@@ -192,6 +192,7 @@ def _from_json(file: str, number: int, line: str) -> str:
 
 
 def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> list[int]:
+    assert opened.tokenizer is not None
     if not args.chat:
         tokens = [*opened.begin, *map(int, opened.tokenizer.encode(prompt))]
     elif opened.chat_template is None:
@@ -209,6 +210,7 @@ def _print(
     batch: Generation, prompts: Sequence[str], first: int, opened: ModelDirectory, args: Any
 ) -> None:
     """Print a batch: one prompt alone as it comes, several each when all are done, in order."""
+    assert opened.tokenizer is not None
     alone = len(prompts) == 1 and not args.json
     starts = [list(tokens) for tokens in batch.tokens]
     decoders = [Decoder(opened.tokenizer, tokens[-1], args.stop) for tokens in starts]
