@@ -420,9 +420,11 @@ def test_checking_reads_no_more_than_beginnings(
     for number in range(50):
         (tmp_path / f"{number}.jsonl.gz").write_bytes(gzip.compress(LINES * 1000))
     opened: list[str] = []
-    chunks = decompress.decompressed
+    whole = decompress.decompressed
     monkeypatch.setattr(
-        decompress, "chunks", lambda path, skipped: opened.append(path) or chunks(path, skipped)
+        decompress,
+        "decompressed",
+        lambda path, skipped: opened.append(path) or whole(path, skipped),
     )
     check_source(source(tmp_path / "*"))
     assert len(opened) == records.SAMPLED_FILES
