@@ -199,6 +199,7 @@ def test_the_goldens_show_every_checkpoint_policy() -> None:
     assert found == {"none", "selective", "full", "budget"}
 
 
+@pytest.mark.slow
 @every_case
 def test_the_golden_has_the_operations_of_what_runs(case: Case) -> None:
     _, running = twin(case)
@@ -208,6 +209,7 @@ def test_the_golden_has_the_operations_of_what_runs(case: Case) -> None:
         assert operations(program) == operations(running[name]), name
 
 
+@pytest.mark.slow
 @every_case
 def test_every_stage_matches_the_reference(case: Case) -> None:
     known, running = twin(case)
@@ -233,6 +235,7 @@ def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
     assert_close(found, known.logits, "logits")
 
 
+@pytest.mark.slow
 @every_case
 def test_every_value_has_its_recorded_type_at_full_size(case: Case) -> None:
     for name in ("checkpoint.ir", "cache.ir"):
@@ -302,6 +305,7 @@ STANDS_IN = (
 )
 
 
+@pytest.mark.slow
 @every_case
 def test_the_emitted_model_trains_at_full_size_on_fake_tensors(case: Case, emitted) -> None:
     module, spec = emitted(case), case.golden()

@@ -90,6 +90,7 @@ def test_no_two_parts_stand_on_each_other() -> None:
             assert part not in BELOW[other], f"{part} and {other}"
 
 
+@pytest.mark.slow
 @every_file
 def test_imports_go_one_way(path: Path) -> None:
     if path.parent == PACKAGE:

@@ -16,6 +16,7 @@ def dry(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, in
     return {(kind, int(ranks)): int(calls) for kind, ranks, calls, *_ in rows}
 
 
+@pytest.mark.slow
 def test_sharded_state_is_gathered_by_layer_and_reduced_once_a_step(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -29,6 +30,7 @@ def test_sharded_state_is_gathered_by_layer_and_reduced_once_a_step(
     assert found[("all_reduce", 4)] == 1  # loss and norm
 
 
+@pytest.mark.slow
 def test_tensor_parallel_collectives_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     found = dry("--set=parallel.tensor=4", "--set=batch.micro_batch=16", capsys=capsys)
     micro_batches, layers = 2, 2
@@ -37,6 +39,7 @@ def test_tensor_parallel_collectives_are_counted(capsys: pytest.CaptureFixture[s
     assert found[("reduce_scatter", 4)] == micro_batches * (4 * layers + 2)
 
 
+@pytest.mark.slow
 def test_a_pipeline_rank_sends_activations_on_and_gradients_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_misspelt_file_beside_is_found(
     assert f"name a file in it: {tmp_path / 'mine.toml'}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_verify_and_epochs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "epochs", "tiny", "--run", "/nowhere", "--json"]) == 0
     (docs, source) = json.loads(capsys.readouterr().out)

@@ -11,6 +11,7 @@ from llamac.cli import main
 Captured = pytest.CaptureFixture[str]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "first"),
     [

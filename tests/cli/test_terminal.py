@@ -33,6 +33,7 @@ def spec(tmp_path: Path) -> list[str]:
     return options
 
 
+@pytest.mark.slow
 def test_documents_are_shown_without_their_escapes(
     spec: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,7 @@ def test_the_script_names_each_step_with_as_many_tasks_as_it_has_jobs(
     assert "options=(--partition=big)" in script
 
 
+@pytest.mark.slow
 def test_submitted_it_prepares(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def outcome(spec: Path, root: Path, whole: dict[str, str]) -> str:
     return "same"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("renames", [12, 34, 60, 74, 86])
 def test_a_damaged_file_gives_the_same_data_or_an_error(

@@ -85,6 +85,7 @@ def tar_of(name: str, data: bytes) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GOOD)
 def test_broken_files_are_counted_and_the_good_one_is_read(kind: str, tmp_path: Path) -> None:
     ending, good = GOOD[kind]
@@ -114,6 +115,7 @@ def test_broken_files_are_counted_and_the_good_one_is_read(kind: str, tmp_path: 
     assert f"{folder}/g-good{ending}".encode() in names
 
 
+@pytest.mark.slow
 def test_broken_archives_and_trees_of_code(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "tree").mkdir(parents=True)
@@ -145,6 +147,7 @@ def test_posts_that_end_in_the_middle(tmp_path: Path) -> None:
     assert "empty/Posts.xml" in told
 
 
+@pytest.mark.slow
 def test_a_line_of_a_gigabyte_takes_no_gigabyte_of_memory(tmp_path: Path) -> None:
     """The file is a hole on disk: a line of NULs, then a good one."""
     (tmp_path / "in").mkdir()

@@ -77,6 +77,7 @@ def test_what_the_stages_keep_is_in_the_shards_whole_and_in_order(
     assert held_out
 
 
+@pytest.mark.slow
 def test_how_the_work_is_cut_changes_no_document(corpus: Path, tmp_path: Path) -> None:
     spec, found = write_spec(corpus), []
     for name, sizes in (("small", SMALL), ("large", PartSizes()), ("odd", PartSizes(9_000, 1_000))):

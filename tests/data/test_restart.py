@@ -62,6 +62,7 @@ def dies_at_a_rename(spec: Path, root: Path, number: int, after: bool) -> bool:
     return status != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_rename_in_turn(
     corpus: Path, undisturbed: dict[str, str], tmp_path: Path, after: bool
@@ -75,6 +76,7 @@ def test_killed_at_every_rename_in_turn(
     assert hashes(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_with_its_workers(
     corpus: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -92,6 +94,7 @@ def test_killed_at_any_moment_with_its_workers(
     assert hashes(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(
     corpus: Path, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_the_way_out() -> None:
         list(engine([job]))
 
 
+@pytest.mark.slow
 def test_prepared_data_outlives_its_files_and_the_work_on_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def tokens(directory: Path) -> dict[str, list[int]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_is_exported_and_read_again_is_the_same_tokens(made: Path, kind: str) -> None:
     files = {"name": "web", "kind": "files", "paths": [f"{made}/texts.jsonl"]}
@@ -117,6 +118,7 @@ def documents_in(directory: Path) -> list[list[int]]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_another_cut_into_pieces_stays_as_it_is(made: Path) -> None:
     given = [bytewise(text) for text in TEXTS]
     path = write_ds(made / "bytewise.ds", given)
@@ -125,6 +127,7 @@ def test_another_cut_into_pieces_stays_as_it_is(made: Path) -> None:
     assert documents_in(made / "bytewise") == sorted(given)
 
 
+@pytest.mark.slow
 def test_of_another_vocabulary_the_text_is_tokenised(made: Path) -> None:
     path = write_ds(made / "theirs.ds", [bytewise(text) for text in TEXTS])
     theirs = made / "theirs.model"
@@ -134,6 +137,7 @@ def test_of_another_vocabulary_the_text_is_tokenised(made: Path) -> None:
     assert tokens(made / "theirs") == tokens(made / "first")
 
 
+@pytest.mark.slow
 def test_text_that_a_stage_has_changed_is_tokenised(made: Path) -> None:
     comment = "# Copyright of somebody\n\n"
     first, *rest = TEXTS
@@ -150,6 +154,7 @@ def test_text_that_a_stage_has_changed_is_tokenised(made: Path) -> None:
     assert documents_in(made / "code") == sorted([changed, *map(bytewise, rest)])
 
 
+@pytest.mark.slow
 def test_tokens_outside_the_vocabulary_are_counted(made: Path) -> None:
     given = [bytewise(text) for text in TEXTS]
     given[5:7] = [[9, 340, 9], [2**16 - 1]]
@@ -174,6 +179,7 @@ def test_another_tokenizer_in_the_same_file_is_noticed(
     assert "data.source.web.tokenizer: the pieces" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_document_of_tokens_is_found_again(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +195,7 @@ def test_a_document_of_tokens_is_found_again(
     assert f"{out}/web_train.idx" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_cut_off_file_is_counted_and_the_rest_kept(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +248,7 @@ def test_an_index_counts_with_its_tokens(tmp_path: Path) -> None:
     assert input_bytes(str(tmp_path / "x.idx")) == 750
 
 
+@pytest.mark.slow
 def test_ends_inside_documents_of_others_end_documents(made: Path) -> None:
     model = load_tokenizer_file(made / "t.model")
     texts = [model.encode(text).tolist() for text in TEXTS[:20]]

@@ -23,6 +23,7 @@ TIED = "model.tied_embeddings=true"
 NONE, FULL = "recompute.policy=none", "recompute.policy=full"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -42,6 +42,7 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
 def test_it_runs_where_llamac_is_not(base: str, tmp_path: Path) -> None:
     write_directory(tmp_path / "out", files(small(base=base)))
@@ -57,6 +58,7 @@ def test_it_runs_where_llamac_is_not(base: str, tmp_path: Path) -> None:
     assert 5 < float(done.stdout) < 7  # ln 331 = 5.8: it knows nothing yet
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_bytes_in_any_process(tmp_path: Path) -> None:
     program = "from llamac.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     sets = [f"--set={override}" for override in SMALL]
@@ -90,6 +92,7 @@ FORMATTED = [
 RULES = "E,F,W,I,UP,B,C4,SIM,PT,PIE"
 
 
+@pytest.mark.slow
 def test_ruff_has_nothing_to_say(tmp_path: Path) -> None:
     for number, (base, *overrides) in enumerate(FORMATTED):
         write_directory(tmp_path / str(number), files(load_spec(base, overrides)))
@@ -234,6 +237,7 @@ def killed(directory: Path, files: dict[str, str], event: int) -> bool:
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [{}, MADE], ids=["first", "later"])
 @pytest.mark.parametrize("after", [CHANGED, MADE | {"a.py": "third\n"}], ids=["same", "another"])
 def test_a_build_that_is_killed_anywhere_can_be_repeated(

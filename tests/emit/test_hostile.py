@@ -87,6 +87,7 @@ def constants(source: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 def test_no_string_of_a_spec_becomes_code(text: str, harmless: dict[str, str]) -> None:
     made = files(hostile_spec(text))
@@ -117,6 +118,7 @@ def test_a_prompt_may_hold_the_character_that_ends_strings_elsewhere() -> None:
     assert tomllib.loads(spec.to_toml())["eval"]["prompt"] == "a\0b"
 
 
+@pytest.mark.slow
 @settings(
     derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -151,6 +153,7 @@ def test_the_launch_script_exports_values_as_they_are(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("pwned"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file",
     ["a\nimport os.toml", 'x"""y.toml', "# {save}  # p:1.toml", "{{ x }}.toml", "é\u2028\x1b.toml"],

@@ -37,6 +37,7 @@ def run(module: Any, spec: Spec, weights: dict[str, Tensor]) -> tuple[Tensor, di
     return loss.detach(), gradients(model, module.PACKED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 def test_the_policy_changes_no_bit_of_the_gradients(policy: str, emitted) -> None:
     plain = small()
@@ -49,6 +50,7 @@ def test_the_policy_changes_no_bit_of_the_gradients(policy: str, emitted) -> Non
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block", "post-norm"])
 def test_bfloat16_is_close_to_float32(base: str, emitted) -> None:
     spec = small("precision.compute=bf16", base=base)
@@ -69,6 +71,7 @@ def test_bfloat16_is_close_to_float32(base: str, emitted) -> None:
             assert error < 0.05, (name, error)
 
 
+@pytest.mark.slow
 def test_all_layers_share_one_compilation(emitted, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = small("model.n_layers=5")
     module = emitted(spec)
@@ -104,6 +107,7 @@ def test_compiled_regions_compute_the_same(emitted) -> None:
         assert relative_error(gradient, wanted[name]) < 1e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_under_fsdp_no_region_returns_a_view(emitted, ranks: int) -> None:
     """Compiled code may: an in-place op on it would take FSDP's hook away, and FSDP warns."""
@@ -167,6 +171,7 @@ def test_it_counts_its_parameters_and_flops(base: str, emitted) -> None:
     assert 6 * matmuls + attention == module.FLOPS_PER_TOKEN
 
 
+@pytest.mark.slow
 def test_shorter_prompts_and_larger_batches_run(emitted) -> None:
     for base in ("tiny", "gpt3-block"):
         spec = small("precision.compute=fp32", base=base)
@@ -195,6 +200,7 @@ EDITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
 @pytest.mark.parametrize("name", EDITS)
 def test_a_size_is_written_once(base: str, name: str) -> None:
@@ -215,6 +221,7 @@ def test_a_size_is_written_once(base: str, name: str) -> None:
     assert all(torch.equal(found[key], gradient) for key, gradient in expected[1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block", "post-norm"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> None:

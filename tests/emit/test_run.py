@@ -13,6 +13,8 @@ from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.spec import Spec, load_spec
 from llamac.spec.data import Source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def spec() -> Spec:

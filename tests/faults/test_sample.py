@@ -6,13 +6,14 @@ import pytest
 
 from tests.faults.classes import CLASSES, Tried
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Tried:
     return Tried(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_few_of_each_class_are_held(name: str, tried: Tried) -> None:
     outcomes = list(CLASSES[name](tried, 1 if name == "torchrun killed" else 6))
@@ -20,7 +21,6 @@ def test_a_few_of_each_class_are_held(name: str, tried: Tried) -> None:
     assert outcomes or name == "a full disk"  # which needs the right to mount
 
 
-@pytest.mark.slow
 def test_the_undisturbed_run_is_the_same_each_time(tried: Tried) -> None:
     run = tried.fresh()
     assert tried.judged(run, tried.subject.start(run)) == "same"

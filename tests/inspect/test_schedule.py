@@ -100,6 +100,7 @@ def test_the_picture_is_well_formed_and_the_same_each_time() -> None:
     assert any("d_attention_in = reduce_scatter" in one for one in hovers)
 
 
+@pytest.mark.slow
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     tensor = ["--set", "parallel.tensor=2"]
     assert main(["inspect", "tiny", *tensor, "--schedule", "--region", "head"]) == 0

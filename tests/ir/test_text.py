@@ -13,6 +13,7 @@ from tests.compare import SHIPPED, shipped
 from tests.passes.programs import program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_text_and_program_are_inverse_at_every_stage(name: str) -> None:
     for stage in stages(shipped(name)):

@@ -17,6 +17,8 @@ import pytest
 from tests.launch.cluster import Unavailable, cluster
 from tests.train.conftest import SPEC
 
+pytestmark = pytest.mark.slow
+
 STEPS = 150
 SLOW = """#!{python}
 # A Python whose trainer takes half a second a step, until SLURM has started the job again.

@@ -58,6 +58,7 @@ def names(directory: Path, pattern: str) -> set[str]:
     return {path.name for path in directory.glob(pattern)}
 
 
+@pytest.mark.slow
 def test_a_killed_rank_restarts_all_of_them(tmp_path: Path) -> None:
     train = RANK.replace("{seconds_to_train}", "1 if started == '1' else 60")
     command = two_ranks(tmp_path, train.replace("{seconds_to_save}", "0"))
@@ -69,6 +70,7 @@ def test_a_killed_rank_restarts_all_of_them(tmp_path: Path) -> None:
     assert (tmp_path / "rank-1-of-2-start-1").read_text() == "1"
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_every_rank_and_leaves_it_time_to_save(tmp_path: Path) -> None:
     train = RANK.replace('== ("1", "0")', '== ("never", "")').replace("{seconds_to_train}", "60")
     command = two_ranks(tmp_path, train.replace("{seconds_to_save}", "1"))

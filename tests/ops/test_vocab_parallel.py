@@ -370,5 +370,6 @@ def _check(rank: int, store: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_between_two_processes(tmp_path):
     mp.spawn(_check, (str(tmp_path / "store"),), nprocs=2)  # type: ignore[attr-defined]

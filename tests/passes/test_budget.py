@@ -64,6 +64,7 @@ def budgeted(name: str, budget: str, *changes: str) -> Spec:
 # -- what may be kept ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", BLOCKS, ids=" ".join)
 def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> None:
     program = differentiated(*spec)
@@ -85,6 +86,7 @@ def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> 
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", BLOCKS, ids=" ".join)
 def test_what_is_left_out_is_no_better_than_what_is_kept(spec: tuple[str, ...]) -> None:
     """A set is left out for one that keeps no more and computes no more again; its peak is at most
@@ -101,6 +103,7 @@ def test_what_is_left_out_is_no_better_than_what_is_kept(spec: tuple[str, ...]) 
         ), one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_no_view_is_kept(name: str) -> None:
     block = differentiated(name).regions["block"]
@@ -148,6 +151,7 @@ def bounds(pipeline: int = 1, virtual: int = 1) -> tuple[int, int]:
     return round(float(least) * 1e6), math.ceil(chosen(1e15, pipeline, virtual).nbytes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pipeline", "virtual"), [(1, 1), (2, 1), (4, 1), (2, 2)])
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
@@ -161,6 +165,7 @@ def test_more_memory_is_never_slower(pipeline: int, virtual: int, data: st.DataO
     assert wide.nbytes <= more
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> None:
@@ -222,6 +227,7 @@ def everything() -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     return keep, again, top, known.state[0], known.found.head_peak
 
 
+@pytest.mark.slow
 def test_under_a_wide_budget_nothing_is_computed_again() -> None:
     program = compile_spec(budgeted("tiny", "100GB"))
     assert set(program.layers) == {"block"}
@@ -276,6 +282,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_plan_of_the_scheduled_program_is_within_the_budget(name: str) -> None:
     budget, *layout = LAYOUTS[name]
@@ -288,6 +295,7 @@ def test_the_plan_of_the_scheduled_program_is_within_the_budget(name: str) -> No
     assert 0.85 * spec.recompute.budget < held <= spec.recompute.budget
 
 
+@pytest.mark.slow
 def test_a_budget_that_cannot_be_met_says_where_it_stands_and_what_could_be() -> None:
     spec = budgeted("7b", "20GB")
     with pytest.raises(BudgetError) as caught:

@@ -196,6 +196,7 @@ def test_it_starts_at_once_and_waits_for_its_reader() -> None:
 # -- what it must not change -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_layout
 @pytest.mark.parametrize("name", ["65b", "gpt3-block", "llama2-70b"])
 def test_every_graph_keeps_its_order_its_bound_and_its_text(name: str, layout: str) -> None:
@@ -229,6 +230,7 @@ def assert_sound(
     assert peak_bytes(new.graph, kept, of.symbols) <= bound, where
 
 
+@pytest.mark.slow
 @every_layout
 @pytest.mark.parametrize("policy", ["none", "selective", "full"])
 def test_ranks_compute_what_the_reference_does(layout: str, policy: str) -> None:
@@ -338,6 +340,7 @@ def programs(draw: st.DrawFn) -> Program:
     return replace(two_chains(), symbols=SIZES, mesh={"tp": 2, "cp": 2}, regions={"block": region})
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(programs())
 def test_random_graphs_keep_their_turns_and_their_values(of: Program) -> None:

@@ -22,6 +22,7 @@ def planned(*overrides: str, name: str = "7b", **changes: object) -> Prediction:
     return predict(setting)
 
 
+@pytest.mark.slow
 def test_the_parts_are_the_whole() -> None:
     found = planned()
     assert found.seconds.total == pytest.approx(sum(vars(found.seconds).values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from llamac.emit.build import files_of
@@ -19,6 +20,8 @@ from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import run_program, verdicts
 from tests.properties.strategies import disabled, specs
+
+pytestmark = pytest.mark.slow
 
 
 def bounded(examples: int) -> Callable:

@@ -134,6 +134,7 @@ def outside(code: str, **options) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-c", code], check=False, stderr=-1, **options)
 
 
+@pytest.mark.slow
 def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
     code = "machine.exit_code(lambda: machine.say('× 6N·L 長'))()"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
@@ -141,6 +142,7 @@ def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
     assert (done.returncode, done.stdout) == (0, rb"\xd7 6N\xb7L \u9577" + b"\n")
 
 
+@pytest.mark.slow
 def test_what_nobody_reads_any_more_stops_nothing():
     reading, writing = os.pipe()
     os.close(reading)

@@ -182,6 +182,7 @@ def small(sequence: bool) -> Spec:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequence", [True, False], ids=["sequence", "tensor-alone"])
 def test_a_layer_matches_dtensor(sequence: bool, tmp_path: Path) -> None:
     mp.spawn(both, (str(tmp_path), sequence), nprocs=RANKS)  # type: ignore[attr-defined]

@@ -57,6 +57,7 @@ def test_of_several_readers_one_matmul_joins() -> None:
     assert forward == {"gather_linear": 2, "linear_scatter": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

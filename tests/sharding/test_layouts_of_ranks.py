@@ -13,6 +13,8 @@ from llamac.verify.verdicts import run_program
 from tests.compare import shrunk
 from tests.options import options
 
+pytestmark = pytest.mark.slow
+
 FROM = ("shard", "checkpoint")
 
 

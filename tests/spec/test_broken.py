@@ -91,6 +91,7 @@ def refused_or_valid(path: str, *overrides: str) -> None:
     assert not re.search(r"pydantic|Input should|Traceback|validation error", text)
 
 
+@pytest.mark.slow
 @in_one_directory
 @given(mutated())
 def test_broken_documents(here: Path, document: dict[str, Any]) -> None:
@@ -98,6 +99,7 @@ def test_broken_documents(here: Path, document: dict[str, Any]) -> None:
     refused_or_valid("run.toml")
 
 
+@pytest.mark.slow
 @in_one_directory
 @given(st.integers(0, len(VALID)), st.integers(0, 20), st.binary(max_size=8))
 @example(0, len(VALID), b"")
@@ -124,6 +126,7 @@ override_keys = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @in_one_directory
 @given(
     st.lists(st.builds("{}={}".format, override_keys | any_text, any_text) | any_text, max_size=3)

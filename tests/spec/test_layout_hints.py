@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def suggestions(help: str) -> Iterator[dict[str, str]]:
         yield changes
 
 
+@pytest.mark.slow
 @given(st.sampled_from(NAMES), LAYOUTS)
 @settings(max_examples=150, deadline=None)
 def test_what_a_refusal_suggests_is_possible(name: str, layout: dict[str, object]) -> None:

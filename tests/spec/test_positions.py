@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,6 +89,7 @@ def walk(
             yield from walk(value, (*path, key))
 
 
+@pytest.mark.slow
 @given(documents())
 def test_every_value_is_found_where_it_stands(text: str) -> None:
     found = spans(text)
@@ -105,6 +107,7 @@ def test_every_value_is_found_where_it_stands(text: str) -> None:
             assert last[-1] == path[-1]
 
 
+@pytest.mark.slow
 @given(documents())
 def test_lines_and_columns_count_from_one(text: str) -> None:
     lines = text.split("\n")

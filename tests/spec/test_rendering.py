@@ -105,6 +105,7 @@ def test_tabs_wide_characters_and_control_characters_keep_the_caret_in_place(
     assert "\x1b" not in errors(VALID + "x = '\x1b[31m'\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -89,6 +89,7 @@ def test_replace_takes_sections_and_specs_built_in_python(load: Load) -> None:
     assert changed.total_steps == 1000
 
 
+@pytest.mark.slow
 @in_one_directory
 @given(documents())
 def test_valid_specs_survive_being_written_out(here: Path, document: dict[str, Any]) -> None:
@@ -103,6 +104,7 @@ def test_valid_specs_survive_being_written_out(here: Path, document: dict[str, A
     assert Spec(**dict(spec)).to_toml() == text
 
 
+@pytest.mark.slow
 @in_one_directory
 @given(documents())
 def test_the_writer_writes_what_tomllib_reads(document: dict[str, Any]) -> None:

@@ -107,6 +107,7 @@ def test_the_schema_accepts_them_and_their_resolved_form(name: str) -> None:
     schema.validate(tomllib.loads(load_spec(name).to_toml()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [

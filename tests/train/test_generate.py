@@ -96,6 +96,7 @@ def greedy(trainer: Trainer, run: Path, prompt: str, count: int) -> str:
     return tokenizer.decode(tokens)[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_temperature_zero_is_the_argmax_of_the_logits_beyond_the_context_too(
     generator, straight, trainer
 ):
@@ -105,6 +106,7 @@ def test_temperature_zero_is_the_argmax_of_the_logits_beyond_the_context_too(
     assert len(made) > trainer.train.SEQUENCE_LENGTH
 
 
+@pytest.mark.slow
 def test_learned_positions_slide_as_well(make_spec, tmp_path, capsys):
     spec = make_spec('model.position="learned"', "schedule.steps=2", "schedule.warmup_steps=1")
     trainer = Trainer(tmp_path, spec)
@@ -116,6 +118,7 @@ def test_learned_positions_slide_as_well(make_spec, tmp_path, capsys):
     assert made == greedy(trainer, tmp_path, long, 9)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_its_text_every_time(fp32_generator, fp32_straight):
     def text(*arguments: str) -> str:
         return fp32_generator.text(fp32_straight, "--tokens=24", *arguments)
@@ -342,6 +345,7 @@ def process(tmp_path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     return start
 
 
+@pytest.mark.slow
 def test_it_needs_no_llamac_and_reads_a_pipe(alone, fp32_generator, fp32_straight, process):
     prompt = "漢字, as they are\n"
     wanted = fp32_generator.text(fp32_straight, "--temperature=0", prompt=prompt)
@@ -356,6 +360,7 @@ def test_it_needs_no_llamac_and_reads_a_pipe(alone, fp32_generator, fp32_straigh
 GIVEN = ["--tokens=9", "--seed=3", "--temperature=0.9", "--top-p=0.9", "--checkpoint=8"]
 
 
+@pytest.mark.slow
 def test_the_verb_gives_what_the_run_s_own_program_gives(
     alone, fp32_generator, fp32_straight, process
 ):
@@ -364,6 +369,7 @@ def test_the_verb_gives_what_the_run_s_own_program_gives(
     assert done.stdout.decode() == f"--help{wanted}\n", done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
     alone, fp32_generator, fp32_straight, process, tmp_path
 ):
@@ -388,6 +394,7 @@ def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
     assert found != plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["torch.py", "argparse.py", "model/__init__.py", "runtime/__pycache__", "train.pyc"]
 )

@@ -70,6 +70,7 @@ def alone(tmp_path_factory, make_spec) -> tuple[Trainer, Path]:
     return trainer, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tmp_path, layout):
     trainer, expected = alone

@@ -58,6 +58,7 @@ def test_a_literal_is_the_value_and_nothing_else(value):
     assert ast.literal_eval(constant("X", value).removeprefix("X = ").strip()) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lines"), [("train.py", 200), ("generate.py", 70)])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
 def test_programs_are_short_valid_and_the_same_every_time(spec, name, lines):
@@ -68,6 +69,7 @@ def test_programs_are_short_valid_and_the_same_every_time(spec, name, lines):
     assert text == render_trainer(load_spec(spec))[name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(RUFF is None, reason="ruff is not installed")
 def test_train_py_is_as_ruff_would_leave_it(make_spec):
     for prompt in HOSTILE:

@@ -59,6 +59,7 @@ def test_checkpoints_hold_canonical_names_in_fp32_and_only_the_newest_are_kept(t
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
 
+@pytest.mark.slow
 def test_stopping_at_a_step_and_going_on(trainer, straight, tmp_path):
     for stop in ("5", "9", "12"):
         assert trainer.run(tmp_path, "--steps", stop) == 0
@@ -67,6 +68,7 @@ def test_stopping_at_a_step_and_going_on(trainer, straight, tmp_path):
     assert same_end(trainer, tmp_path, straight)
 
 
+@pytest.mark.slow
 def test_kill_9(trainer, straight, tmp_path):
     killed = trainer.process(tmp_path, before=AT_STEP_SEVEN.format(signal="SIGKILL"))
     assert killed.returncode == -signal.SIGKILL
@@ -80,6 +82,7 @@ def events(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_records_its_starts_saves_samples_and_stops(fp32, tmp_path):
     killed = fp32.process(tmp_path, before=AT_STEP_SEVEN.format(signal="SIGKILL"))
     assert killed.returncode == -signal.SIGKILL
@@ -101,6 +104,7 @@ def test_a_run_records_its_starts_saves_samples_and_stops(fp32, tmp_path):
     assert again[0] == again[1]  # the curve that goes on is the same one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 0), ("SIGINT", 130)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     fp32, fp32_straight, tmp_path, name, code
@@ -116,6 +120,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert same_end(fp32, tmp_path, fp32_straight)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     trainer, straight, tmp_path, capsys
 ):

@@ -43,6 +43,7 @@ def drawn(mixture: Mixture, count: int) -> tuple[list[float], list[int]]:
     return often, [int(labels[source == s].sum()) for s in numbers]
 
 
+@pytest.mark.slow
 def test_epochs_are_of_the_sequences_that_a_run_draws(corpus: Path) -> None:
     spec = spec_of(corpus)
     phases = [phase.model_dump() for phase in spec.data.phase]

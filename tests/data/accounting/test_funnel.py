@@ -79,6 +79,7 @@ def test_samples_say_where_and_what_decided(found: list[Account]) -> None:
     assert cut["before"] != cut["text"]
 
 
+@pytest.mark.slow
 def test_counts_and_samples_do_not_depend_on_how_work_is_cut(
     corpus: Path, found: list[Account], tmp_path: Path
 ) -> None:

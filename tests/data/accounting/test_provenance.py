@@ -33,6 +33,7 @@ def stream(root: Path, split: str) -> tuple[np.ndarray, Tokenizer]:
     return np.concatenate(files), load_tokenizer_file(root / "tokenizer.model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_each_document_is_found_by_any_of_its_tokens(root: Path, split: str) -> None:
     """Its lines stand in the raw file where the index says."""

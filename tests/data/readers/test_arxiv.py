@@ -116,6 +116,7 @@ def test_no_tex_is_an_error(text: str) -> None:
     body(expanded(uncommented(without_chunks(prefix + text))))
 
 
+@pytest.mark.slow
 def test_macros_that_double_forever_are_bounded() -> None:
     names = "abcdefghijklmnopqrstuvwx"
     bomb = "".join(f"\\def\\x{one}{{\\x{two}\\x{two}}}" for one, two in pairwise(names))

@@ -209,6 +209,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.parametrize("wide", [False, True], ids=["utf-8", "utf-16"])
 def test_time_does_not_grow_with_the_square_of_a_page(case: str, wide: bool) -> None:
@@ -221,6 +222,7 @@ def test_time_does_not_grow_with_the_square_of_a_page(case: str, wide: bool) -> 
     assert_linear(work, 10_000)
 
 
+@pytest.mark.slow
 def test_pages_made_to_take_forever_are_counted(tmp_path: Path) -> None:
     for case in list(HOSTILE)[:10]:
         data = page(HOSTILE[case](20_000))

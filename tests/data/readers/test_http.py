@@ -193,6 +193,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", BOMBS)
 def test_a_bomb_is_left_where_it_shows(encoding: str) -> None:
     body, _ = decoded(encoding, BOMBS[encoding](1 << 28))

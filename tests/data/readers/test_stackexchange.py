@@ -110,6 +110,7 @@ def test_posts_are_read_however_their_xml_is_written(tmp_path: Path) -> None:
         assert counts == {"broken XML": 1, "illegal characters": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_body_made_to_take_forever_costs_itself(case: str, tmp_path: Path) -> None:
     path = dump(
@@ -125,6 +126,7 @@ def test_a_body_made_to_take_forever_costs_itself(case: str, tmp_path: Path) -> 
     assert document.text.endswith("A: a")
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_length_of_a_dump(tmp_path: Path) -> None:
     for unit in ('<row Id="1" ', "/>", '<row Body="/>', "<row />", '"', "<row '\""):
         assert_linear(

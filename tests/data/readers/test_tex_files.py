@@ -281,6 +281,7 @@ WORKS: dict[str, Callable[[int], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
 def test_repetition_takes_linear_time(name: str) -> None:
     assert_linear(WORKS[name], 10_000)

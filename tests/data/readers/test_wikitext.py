@@ -117,6 +117,7 @@ PREFIXES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", REPEATED)
 def test_what_is_repeated_takes_linear_time(piece: str) -> None:
     """Of 100,000 any square would take hours, as mwparserfromhell's of `<ref>` does."""

@@ -251,6 +251,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "module"), [("fasttext", "fasttext"), ("langid", "py3langid")])
 def test_languages_are_told_apart(engine: Any, module: str) -> None:
     pytest.importorskip(module, reason=f"identifies languages with engine = {engine!r}")

@@ -72,6 +72,7 @@ def test_surveys_take_any_text(
     assert [len(part) for part in judged[0]] == [len(part) for part in parts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_long_runs_of_anything_are_over_soon(text: str, tmp_path: Path) -> None:
     for stage in FILTERS:

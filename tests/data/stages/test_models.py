@@ -129,6 +129,7 @@ def pages(count: int, seed: int = 0) -> tuple[list[quality.Features], list[bool]
     return found, labels
 
 
+@pytest.mark.slow
 def test_the_classifier_is_scikit_learns() -> None:
     sklearn = pytest.importorskip("sklearn.linear_model", reason="the oracle of the classifier")
     sparse = pytest.importorskip("scipy.sparse", reason="the oracle of the classifier")

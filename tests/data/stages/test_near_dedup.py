@@ -62,6 +62,7 @@ def test_documents_without_words_are_no_duplicates(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_is_found_on_a_labelled_set(tmp_path: Path) -> None:
     """40 texts with copies at similarities on either side of the threshold, and 200 strangers."""
     texts, labels = [], []

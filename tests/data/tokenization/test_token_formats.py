@@ -56,6 +56,7 @@ def test_what_is_written_reads_back(tmp_path: Path, kind: str, vocabulary: int) 
         assert not skipped.counts
 
 
+@pytest.mark.slow
 @vocabularies
 def test_megatron_reads_what_we_write(tmp_path: Path, vocabulary: int) -> None:
     reader = pytest.importorskip("megatron.core.datasets.indexed_dataset", exc_type=ImportError)

@@ -233,6 +233,7 @@ def llama_vocabulary(folder: Path) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_llama_s_own_vocabulary(tmp_path: Path) -> None:
     """What is known of it: digits stand alone, an emoji is four bytes, a newline its byte piece."""
     file = tmp_path / "tokenizer.json"

@@ -18,6 +18,7 @@ from tests.plan.steps import LAYOUTS, planned
 layouts = pytest.mark.parametrize("name", LAYOUTS)
 
 
+@pytest.mark.slow
 @layouts
 def test_the_worst_moment_is_the_predicted_peak(name: str) -> None:
     # Two ways to the same bytes: all that is alive op by op, and kept layers plus the deepest one.
@@ -35,6 +36,7 @@ def test_plan_and_picture_agree_on_logits(name: str) -> None:
     assert worst.logits == prediction.memory.logits
 
 
+@pytest.mark.slow
 @layouts
 def test_a_step_ends_with_nothing_kept(name: str) -> None:
     *_, last = moments(StepTimeline(*planned(name)))
@@ -53,6 +55,7 @@ def test_activations_rise_over_the_forward_pass_and_fall_over_the_backward() -> 
     assert again > max(rising) / 8  # what one layer computes again is more than what it keeps
 
 
+@pytest.mark.slow
 @layouts
 def test_labels_do_not_overlap_nor_leave_the_picture(name: str) -> None:
     drawing = memory_picture(*planned(name))
@@ -68,6 +71,7 @@ def test_labels_do_not_overlap_nor_leave_the_picture(name: str) -> None:
         assert apart or below, (one.text, other.text)
 
 
+@pytest.mark.slow
 @layouts
 def test_areas_stay_within_the_plot_and_the_capacity_is_drawn_where_it_is_near(name: str) -> None:
     prediction, program = planned(name)
@@ -82,6 +86,7 @@ def test_areas_stay_within_the_plot_and_the_capacity_is_drawn_where_it_is_near(n
     assert (limit in words) == near
 
 
+@pytest.mark.slow
 def test_both_forms_can_be_read_and_are_the_same_every_time() -> None:
     from PIL import Image
 

@@ -22,6 +22,7 @@ from llamac.plan.timeline.step import StepTimeline
 from tests.plan.steps import LAYOUTS, planned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_parts_of_memory_and_of_time_sum_to_the_whole(name: str) -> None:
     prediction, _ = planned(name)

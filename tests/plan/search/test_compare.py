@@ -63,6 +63,7 @@ def test_what_differs_is_explained(first: str, second: str, words: str) -> None:
     assert words in "\n".join(reasons(planned(first), planned(second)))
 
 
+@pytest.mark.slow
 def test_the_command_takes_names_and_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["plan", "tiny", "--gpus", "2", "--device", "a100-80gb"]
     assert main([*given, "--why", "1", "tp2,mb1,full"]) == 0
@@ -71,6 +72,7 @@ def test_the_command_takes_names_and_ranks(capsys: pytest.CaptureFixture[str]) -
     assert "B - A" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "complaint"),
     [

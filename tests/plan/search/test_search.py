@@ -58,6 +58,7 @@ def every(spec: Spec, gpus: int) -> list[Layout]:
     return found
 
 
+@pytest.mark.slow
 def test_it_counts_exactly_the_layouts_that_a_spec_may_have() -> None:
     spec = small()
     found = search(setting(spec), 4, top=3, workers=1)
@@ -65,6 +66,7 @@ def test_it_counts_exactly_the_layouts_that_a_spec_may_have() -> None:
     assert found.legal == sum(found.unfit.values()) + found.slower + found.timed
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_is_faster() -> None:
     spec = small()
     (best, *_) = search(setting(spec), 4, top=3, workers=1).best
@@ -76,6 +78,7 @@ def test_nothing_that_fits_is_faster() -> None:
             assert not one.fits or one.seconds.total >= fastest * (1 - 1e-9), other
 
 
+@pytest.mark.slow
 def test_memory_decides() -> None:
     spec, roomy = small(), search(setting(small()), 4, top=1, workers=1)
     needs = roomy.best[0].prediction.memory.total
@@ -85,6 +88,7 @@ def test_memory_decides() -> None:
     assert sum(tight.unfit.values()) > sum(roomy.unfit.values())
 
 
+@pytest.mark.slow
 def test_memory_that_is_left_is_used_by_a_budget() -> None:
     """Where what no policy keeps would not fit but more than selective's does, budget keeps it."""
     spec = load_spec("7b").replace({"schedule.tokens": "100B"})
@@ -100,12 +104,14 @@ def test_memory_that_is_left_is_used_by_a_budget() -> None:
     assert len(set(layouts)) == len(layouts)
 
 
+@pytest.mark.slow
 def test_processes_find_what_one_finds() -> None:
     alone, several = (search(setting(small()), 4, top=4, workers=n) for n in (1, 2))
     assert [one.layout for one in alone.best] == [one.layout for one in several.best]
     assert (alone.unfit, alone.slower) == (several.unfit, several.slower)
 
 
+@pytest.mark.slow
 def test_what_is_told_of_the_best_is_what_plan_tells() -> None:
     spec = small()
     for one in search(setting(spec), 4, top=2, workers=1).best:
@@ -114,6 +120,7 @@ def test_what_is_told_of_the_best_is_what_plan_tells() -> None:
         assert layout_of(again) == one.layout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("shape", [(1, True, 1), (2, True, 1), (4, False, 1), (2, True, 2)])
 @pytest.mark.parametrize("name", ["7b", "llama2-70b", "gpt3-block"])
@@ -168,6 +175,7 @@ def test_a_layout_that_cannot_be_read_says_what_it_may_be(text: str, complaint: 
 # -- the command line ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_is_written_as_a_spec_that_builds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ def spans(trace: dict[str, Any]) -> list[Event]:
     return [event for event in trace["traceEvents"] if event["ph"] == "X"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_it_ends_when_the_step_does(name: str) -> None:
     trace = traced(name)
@@ -31,6 +32,7 @@ def test_it_ends_when_the_step_does(name: str) -> None:
     assert end / 1e6 == pytest.approx(trace["otherData"]["step_seconds"], abs=2e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_events_are_complete_and_threads_have_names(name: str) -> None:
     trace = traced(name)
@@ -51,6 +53,7 @@ def test_events_are_complete_and_threads_have_names(name: str) -> None:
     assert {event["tid"] for event in spans(trace)} == set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_spans_of_a_thread_nest(name: str) -> None:
     # Viewers drop a span that begins within another and ends after it.

@@ -288,6 +288,7 @@ def test_two_trainers_cannot_write_one_run(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_the_lock_goes_with_its_process_even_if_killed(tmp_path):
     code = f"""
 import os, signal

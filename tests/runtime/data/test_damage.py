@@ -38,6 +38,7 @@ def unfinished(root: Path, texts: Path) -> None:
         prepare(root, **arguments(texts), progress=stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_before_the_end_is_mended(damage: str, texts: Path, tmp_path: Path) -> None:
     prepare(tmp_path / "whole", **arguments(texts))
@@ -57,6 +58,7 @@ def test_damage_before_the_end_is_mended(damage: str, texts: Path, tmp_path: Pat
         shutil.rmtree(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_afterwards_is_named_and_the_way_out_works(
     damage: str, texts: Path, tmp_path: Path

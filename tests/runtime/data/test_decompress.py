@@ -60,6 +60,7 @@ def test_what_only_claims_to_be_compressed_is_broken(suffix: str, tmp_path: Path
     assert sum(counts.values()) == 1
 
 
+@pytest.mark.slow
 @every_packing
 def test_a_bomb_is_left_where_it_shows(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

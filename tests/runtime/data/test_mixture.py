@@ -118,6 +118,7 @@ def test_phases_do_not_touch_validation(two: Path) -> None:
     assert len(with_phases) == len(Mixture(two, "validation", LENGTH, seed=1))
 
 
+@pytest.mark.slow
 @given(
     shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=4),
     windows=st.lists(st.integers(1, 40), min_size=4, max_size=4),
@@ -155,6 +156,7 @@ def test_the_seed_and_the_epoch_change_the_order(two: Path) -> None:
     assert order(1, 0) != sorted(order(1, 0))
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=7))
 @settings(max_examples=10, deadline=None)
 def test_shares_are_exact_per_period_and_close_from_the_start(
@@ -185,6 +187,7 @@ def test_permute_needs_no_table_and_stays_in_range() -> None:
     assert n - n // 100 < out.max() < n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 8, 100])
 def test_permute_sends_an_index_anywhere_equally_often(n: int) -> None:
     """Over many keys, χ² of where index 1 goes, and of the step to where index 2 goes."""

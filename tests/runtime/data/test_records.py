@@ -372,6 +372,7 @@ def test_columns_of_other_types_are_no_text(tmp_path: Path) -> None:
     assert read(tmp_path / "a.parquet", "b") == ([], {"not a text": 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["text", "url"])
 def test_a_dictionary_that_repeats_a_long_value_is_a_bomb(
     tmp_path: Path, column: str, monkeypatch: pytest.MonkeyPatch

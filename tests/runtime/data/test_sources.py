@@ -32,6 +32,7 @@ def json_lines(*texts: str, key: str = "text") -> bytes:
     return b"".join(json.dumps({key: text}).encode() + b"\n" for text in texts)
 
 
+@pytest.mark.slow
 def test_python_docs_are_topics_and_docstrings() -> None:
     texts = list(documents({"kind": "python-docs"}))
     assert texts == list(documents({"kind": "python-docs"}))

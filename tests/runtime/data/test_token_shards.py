@@ -99,6 +99,7 @@ def test_a_prepared_directory_is_reused_untouched(
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["replace", "fsync"])
 def test_killed_anywhere_it_ends_with_the_same_bytes(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -41,5 +42,6 @@ def _check(rank: int, store: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_between_two_processes(tmp_path):
     mp.spawn(_check, (str(tmp_path / "store"),), nprocs=RANKS)  # type: ignore[attr-defined]

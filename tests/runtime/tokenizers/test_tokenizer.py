@@ -68,6 +68,7 @@ def pieces(text: str) -> list[str]:
     return [processor.id_to_piece(int(i)) for i in tokenizer.encode(text)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=texts)
 @settings(max_examples=300, deadline=None)

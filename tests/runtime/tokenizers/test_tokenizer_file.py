@@ -113,6 +113,7 @@ def test_a_part_of_a_model_is_no_model(kind: str, tmp_path: Path) -> None:
             Tokenizer(model[:size])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_changed_byte_gives_a_tokenizer_or_one_error(kind: str, tmp_path: Path) -> None:
     dice, model = random.Random(0), trained(kind).model
@@ -174,6 +175,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "why"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_file_is_one_error(
     content: Any, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,6 +233,7 @@ def joined(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     return [ranks[word]] if word in ranks else [ranks[part] for part in parts]
 
 
+@pytest.mark.slow
 def test_llama_3_s_ranks_become_its_tokens(tmp_path: Path) -> None:
     known, path = ranks(), tmp_path / "tokenizer.model"
     path.write_bytes(written(known))
@@ -244,6 +247,7 @@ def test_llama_3_s_ranks_become_its_tokens(tmp_path: Path) -> None:
     assert found == [i for word in words for i in joined(word.encode(), known)]
 
 
+@pytest.mark.slow
 def test_other_ranks_are_refused_with_the_way_out(tmp_path: Path) -> None:
     path, known = tmp_path / "tokenizer.model", ranks()
     for changed, why in (
