@@ -149,21 +149,34 @@ def plan(
     With --search find its best layout; with --compute the model that a budget trains best. Exits
     with 3 if the run does not fit the device's memory.
     """
-    sizing = compute is not None or gpu_days is not None
-    shown = {"--ops": ops, "--collectives": collectives, "--trace": trace, "--picture": picture}
-    run = {"SPEC": spec, "--gpus": gpus, "--json": as_json, "--sharding": sharding}
-    run |= {"--framework": framework is not Framework.llamac}
-    chooses = search or why is not None or why_not is not None
-    forms.refuse(
-        {"--calibrate": calibrate, "--search": search, "--why": why, "--why-not": why_not}
-        | {"--compute": compute, "--gpu-days": gpu_days},
-        (shown if chooses or sizing or calibrate else {})
-        | (run if sizing or calibrate else {})
-        | ({"--device": device, "--set": overrides} if calibrate else {})
-        | {"--top": top and not search, "--choose": choose and not (sizing and output)}
-        | {"--overwrite": overwrite and not (output or calibrate or trace or picture)},
+    forms.check(
+        {
+            "--calibrate": calibrate,
+            "--search": search,
+            "--why": why,
+            "--why-not": why_not,
+            "--compute": compute,
+            "--gpu-days": gpu_days,
+        },
+        {
+            "SPEC": spec,
+            "--device": device,
+            "--gpus": gpus,
+            "--json": as_json,
+            "--framework": framework is not Framework.llamac,
+            "--sharding": sharding,
+            "--set": overrides,
+            "--ops": ops,
+            "--collectives": collectives,
+            "--trace": trace,
+            "--picture": picture,
+            "--top": top,
+            "--choose": choose,
+            "-o": output,
+            "--overwrite": overwrite,
+        },
     )
-    if sizing:
+    if compute is not None or gpu_days is not None:
         law = (choose or Law.refitted).value
         forms.size(compute, gpu_days, device, law, overrides or (), output, overwrite)
         return
@@ -172,11 +185,6 @@ def plan(
         return
     if spec is None:
         raise typer.BadParameter("give a spec, such as tiny or 65b", param_hint="SPEC")
-    if output is not None and not search:
-        ways = "--calibrate, --search, --compute or --gpu-days writes"
-        raise typer.BadParameter(f"it is where {ways}", param_hint="-o")
-    if picture is not None and picture.suffix.lower() not in (".svg", ".png"):
-        raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
     loaded = load(spec, overrides)
     inputs = [*inputs_of(loaded), *([device] if device else [])]
     for option, path in {"-o": output, "--trace": trace, "--picture": picture}.items():
@@ -185,11 +193,10 @@ def plan(
 
     from llamac.plan.target import device_for, on_gpus, setting_for
 
-    chosen = device_for(loaded, device)
     count = gpus or loaded.parallel.ranks
     laid_out = loaded if search or why is not None else on_gpus(loaded, count)
     shares = sharding.value if sharding else None
-    setting = setting_for(laid_out, chosen, framework.value, shares)
+    setting = setting_for(laid_out, device_for(loaded, device), framework.value, shares)
     if search:
         target = forms.Target(output, spec, overrides or (), inputs, overwrite)
         forms.print_search(setting, count, top or 10, as_json, target)

@@ -178,12 +178,38 @@ def size(
         print(f"{shape.parameters:,} parameters, {best.name}")
 
 
-def refuse(forms: Mapping[str, object], idle: Mapping[str, object]) -> None:
-    """Refuse options that exclude each other, and options without effect."""
-    given = [option for option, value in forms.items() if value not in (None, False)]
-    if len(given) > 1:
-        raise typer.BadParameter(f"{' and '.join(given)} are mutually exclusive")
-    unused = [option for option, value in idle.items() if value not in (None, False)]
-    if unused:
-        form = f"with {given[0]}" if given else "here"
-        raise typer.BadParameter(f"{' and '.join(unused)} has no effect {form}")
+SHOWS_A_STEP = ("--ops", "--collectives", "--trace", "--picture")
+OF_A_RUN = ("SPEC", "--gpus", "--json", "--sharding", "--framework")
+CHOOSING, SIZING = ("--search", "--why", "--why-not"), ("--compute", "--gpu-days")
+IDLE = {
+    **dict.fromkeys(CHOOSING, SHOWS_A_STEP),
+    **dict.fromkeys(SIZING, (*SHOWS_A_STEP, *OF_A_RUN)),
+    "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--device", "--set"),
+}
+"""Form of the command → the options that have no effect in it."""
+
+
+def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
+    """Raise typer.BadParameter if forms exclude each other or an option has no effect.
+
+    Both by flag; None and False are not given.
+    """
+    asked = [flag for flag, value in forms.items() if value not in (None, False)]
+    if len(asked) > 1:
+        raise typer.BadParameter(f"{' and '.join(asked)} are mutually exclusive")
+    form = asked[0] if asked else ""
+    given = [flag for flag, value in options.items() if value not in (None, False)]
+    writes = {"-o", "--trace", "--picture"} & set(given) or form == "--calibrate"
+    sizes = form in SIZING and "-o" in given
+    idle = [*IDLE.get(form, ()), *([] if form == "--search" else ["--top"])]
+    idle += [] if sizes else ["--choose"]
+    idle += [] if writes else ["--overwrite"]
+    if unused := [flag for flag in idle if flag in given]:
+        where = f"with {form}" if form else "here"
+        raise typer.BadParameter(f"{' and '.join(unused)} has no effect {where}")
+    if "-o" in given and form not in ("--search", "--calibrate", *SIZING):
+        ways = "--calibrate, --search, --compute or --gpu-days writes"
+        raise typer.BadParameter(f"it is where {ways}", param_hint="-o")
+    picture = options["--picture"]
+    if isinstance(picture, Path) and picture.suffix.lower() not in (".svg", ".png"):
+        raise typer.BadParameter(f"{picture} ends in neither .svg nor .png", param_hint="--picture")
