@@ -19,7 +19,7 @@ from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
-from llamac.passes.pipeline import Stage, compile_inference, compile_spec, whole
+from llamac.passes.pipeline import Stage, compile_inference, compile_spec, on_one_rank
 from llamac.runtime import durable
 from llamac.runtime.errors import way_out
 from llamac.spec import Spec
@@ -50,7 +50,7 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
     files["model.py"] = render_model(last.program, fsdp)
     holder = "whole_model" if has_whole_model(spec) else "model"
     if holder == "whole_model":
-        files["whole_model.py"] = render_model(compile_spec(whole(spec)))
+        files["whole_model.py"] = render_model(compile_spec(on_one_rank(spec)))
     inference = compile_inference(spec)
     files["ir/inference.ir"] = print_program(inference)
     files["inference.py"] = render_inference(inference, holder)

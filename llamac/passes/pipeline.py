@@ -145,7 +145,7 @@ def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
     return last.program
 
 
-def whole(spec: Spec) -> Spec:
+def on_one_rank(spec: Spec) -> Spec:
     """Return the same model for one process, which makes text: a budget is for training."""
     trains = {"recompute.policy": "selective", "recompute.budget": None}
     return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
@@ -153,7 +153,7 @@ def whole(spec: Spec) -> Spec:
 
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
     """Return the Program that generates text: of one rank, whatever the ranks that train."""
-    *_, last = stages(whole(spec), disable, stop_after=SelectKernels.name)
+    *_, last = stages(on_one_rank(spec), disable, stop_after=SelectKernels.name)
     program = Cache().apply(last.program)
     verify(program)
     return program
