@@ -19,13 +19,13 @@ from ..checkpoint import load_run
 from ..checkpoint.load_run import BadRequest
 from ..checkpoint.model_directory import ModelDirectory, open_model
 from ..terminal import escaped
-from .engine import Generation, Speed
+from .engine import Generation, GenerationSpeed
 from .sampling import Sampling
 from .text import Decoder, chat_tokens
 
 
 @dataclass(frozen=True)
-class Program:
+class EmittedProgram:
     """What an emitted generate.py is: its names as train.py, model.py and inference.py have them.
 
     sample: count, context, temperature, top_p and seed by default. longer: may positions exceed
@@ -47,7 +47,7 @@ class Program:
     longer: bool
 
 
-def main(program: Program) -> int:
+def main(program: EmittedProgram) -> int:
     """Run generate.py. Exit codes: 0, 1 while running, 2 what cannot be had, 130 interrupted."""
     args = _parser(program).parse_args()
     try:
@@ -66,7 +66,7 @@ def main(program: Program) -> int:
         return 130
 
 
-def _parser(program: Program) -> argparse.ArgumentParser:
+def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
     about = f"Continue prompts with what {program.name} has learnt."
     parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
     add = parser.add_argument
@@ -94,7 +94,9 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     return parser
 
 
-def settings(program: Program, args: argparse.Namespace, authors: Mapping[str, Any]) -> Sampling:
+def settings(
+    program: EmittedProgram, args: argparse.Namespace, authors: Mapping[str, Any]
+) -> Sampling:
     """Return how to sample: as the command says, else as the model's authors do, else the spec."""
     names = [field.name for field in fields(Sampling)]
     usual = {key: program.sample[key] for key in ("temperature", "top_p")}
@@ -115,7 +117,7 @@ def settings(program: Program, args: argparse.Namespace, authors: Mapping[str, A
     return Sampling(**usual)
 
 
-def generate(program: Program, args: argparse.Namespace) -> None:
+def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     """Continue all prompts, a batch at a time, and print what comes."""
     prompts = read_prompts(args)
     count = program.sample["count"] if args.count is None else args.count
@@ -141,7 +143,7 @@ def generate(program: Program, args: argparse.Namespace) -> None:
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer characters
-    speed = Speed()
+    speed = GenerationSpeed()
     context = opened.context if program.longer else program.sample["context"]
     for first in range(0, len(rows), args.batch):
         batch = Generation(

@@ -29,7 +29,7 @@ class Steps(Protocol):
 
 
 @dataclass
-class Speed:
+class GenerationSpeed:
     """Tokens read and made, and the seconds that took."""
 
     prompt_tokens: int = 0
@@ -66,7 +66,7 @@ class Generation:
         seed: int,
         first_row: int = 0,
         ends: Collection[int] = (),
-        speed: Speed | None = None,
+        speed: GenerationSpeed | None = None,
     ) -> None:
         """Prepare to continue every prompt by up to `count` tokens, stopping after one of `ends`.
 
@@ -76,7 +76,7 @@ class Generation:
             raise ValueError("every prompt needs at least one token, such as BOS")
         self.tokens = [[*prompt[-context:]] for prompt in prompts]
         self.count, self.context, self.device = count, context, device
-        self.sampling, self.ends, self.speed = sampling, frozenset(ends), speed or Speed()
+        self.sampling, self.ends, self.speed = sampling, frozenset(ends), speed or GenerationSpeed()
         rows = range(first_row, first_row + len(prompts))
         self.generators = [row_generator(seed, row) for row in rows]
         self.left = [count] * len(prompts)
