@@ -36,21 +36,6 @@ def read_prompt(argument: str) -> str:
         raise BadRequest(f"the prompt is not UTF-8: {error}") from error
 
 
-def checked(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of `generate.continuation`, if they are in their ranges."""
-    ranges = {
-        "count": ("0 or more", lambda n: n >= 0),
-        "temperature": ("0 or more", lambda t: t >= 0),
-        "top_p": ("above 0 and at most 1", lambda p: 0 < p <= 1),
-        "seed": ("from 0 to 2**63 - 1", lambda s: 0 <= s < 2**63),
-    }
-    for name, (range, holds) in ranges.items():
-        if not holds(sampling[name]):  # a temperature of nan is none either
-            option = {"count": "tokens", "top_p": "top-p"}.get(name, name)
-            raise BadRequest(f"--{option} {sampling[name]} is not {range}")
-    return dict(sampling)
-
-
 def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
     """Return the checkpoint of `run` that `which` names.
 

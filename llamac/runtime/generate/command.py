@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,7 @@ def _print(
             print(escaped(("" if args.chat else prompt) + text), flush=True)
 
 
-def continuation(
+def sampled(
     inference: Callable[..., Any],
     model: Any,
     tokenizer: Any,
@@ -263,24 +263,25 @@ def continuation(
     *,
     count: int,
     context: int,
-    device: torch.device,
     temperature: float,
     top_p: float,
     seed: int,
-) -> Iterator[str]:
-    """Yield what follows `prompt`, read as the beginning of a document: samples while training."""
+) -> str:
+    """Return `prompt`, read as the beginning of a document, and what follows: while training.
+
+    Draws come from a generator of their own, so sampling never disturbs training.
+    """
     start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(
         lambda rows, length: inference(model, rows, length),
         [start],
         count,
         context=context,
-        device=device,
+        device=next(model.parameters()).device,
         sampling=Sampling(temperature, top_p),
         seed=seed,
         ends=(tokenizer.eos,),
     )
     decoder = Decoder(tokenizer, rows.tokens[0][-1])
-    for step in rows:
-        yield decoder.feed(step[0][1])
-    yield decoder.finish()
+    text = "".join(decoder.feed(token) for step in rows for _, token in step)
+    return prompt + text + decoder.finish()

@@ -66,15 +66,6 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
 
-def decoded(tokenizer: SpeaksTokens, before: int, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text of `ids`, which follow the token `before`, as `Decoder` gives it."""
-    decoder = Decoder(tokenizer, before)
-    for token in ids:
-        if text := decoder.feed(token):
-            yield text
-    yield decoder.finish()
-
-
 MARK = "\ue000"  # of private use: breaks a special token's name where a user wrote it
 
 
