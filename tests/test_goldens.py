@@ -157,6 +157,7 @@ def operations(program: Program) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @every_case
 def test_the_compiler_writes_the_golden(case: Case, update_goldens: bool) -> None:
     directory, wanted = GOLDEN / case.name, produced(case)
@@ -219,6 +220,7 @@ def test_every_stage_matches_the_reference(case: Case) -> None:
             assert_matches(program, known)
 
 
+@pytest.mark.slow
 @every_case
 def test_generating_with_a_cache_gives_the_reference_s_logits(case: Case) -> None:
     known, running = twin(case)

@@ -40,6 +40,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", RUNS, ids=lambda o: ",".join(o) or "llama1")
 def test_there_and_back_computes_the_same(overrides, tmp_path: Path, tokenizer) -> None:
     spec = make_run(tmp_path / "run", tokenizer, *overrides)

@@ -41,6 +41,7 @@ FAMILIES = [
 IDS = [f"{family}-{'-'.join(changes) or 'plain'}" for family, changes in FAMILIES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=IDS)
 def test_an_import_computes_what_transformers_does(family, changes, hf) -> None:
     directory, model = hf(family, **changes)
@@ -49,6 +50,7 @@ def test_an_import_computes_what_transformers_does(family, changes, hf) -> None:
     assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "changes"), FAMILIES, ids=IDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_there_and_back_gives_the_same_file(family, changes, dtype, hf) -> None:
@@ -93,6 +95,7 @@ torch.save(model, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", RUNS, ids=lambda o: ",".join(o) or "llama1")
 def test_transformers_loads_an_export_without_a_word(overrides, tmp_path, tokenizer) -> None:
     spec = make_run(tmp_path / "run", tokenizer, *overrides)

@@ -23,6 +23,7 @@ from tests.convert.conftest import (
 LLAMA3 = 'model.rope_scaling={kind="llama3", factor=32.0, original_context=32}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize(
     "overrides",

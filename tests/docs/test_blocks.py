@@ -146,6 +146,7 @@ def test_its_json_is_read(page: str) -> None:
         json.loads(text)
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_is_emitted(tmp_path: Path) -> None:
     (excerpt,) = [text for _, _, text in blocks("README.md", "python")]
     assert main(["build", "65b", "-o", str(tmp_path / "65b")]) == 0

@@ -155,6 +155,7 @@ def test_initial_weights_depend_on_seed_and_name_alone(emitted) -> None:
             assert abs(weight.mean().item()) < 0.002, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tiny", "gpt3-block"])
 def test_it_counts_its_parameters_and_flops(base: str, emitted) -> None:
     spec = small(base=base)

@@ -30,6 +30,7 @@ def test_set_reaches_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert {r["name"]: r["saved_sbh"] for r in found["regions"]}["block"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "python", "json", "dot", "svg", "html"])
 def test_every_format_writes_a_file_of_the_same_bytes(form: str, tmp_path: Path) -> None:
     for name in ("a", "b"):

@@ -38,6 +38,7 @@ def text(data: dict[str, Any], numbers: list[int]) -> str:
     return "".join(data["lines"][number] + "\n" for number in numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPECS)
 def test_texts_are_those_of_the_compiler(name: str) -> None:
     data, side = data_of(name), side_of(name)

@@ -187,6 +187,7 @@ def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> N
     assert chosen(nbytes).again == pytest.approx(best, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_number_of_layers_is_found_as_if_all_were_tried(data: st.DataObject) -> None:
@@ -246,6 +247,7 @@ def test_two_variants_at_most_and_the_lean_one_comes_first() -> None:
     assert lean < rich
 
 
+@pytest.mark.slow
 def test_the_first_pipeline_rank_keeps_least() -> None:
     """It has most micro-batches in flight."""
     least, most = bounds(4)
@@ -257,6 +259,7 @@ def test_the_first_pipeline_rank_keeps_least() -> None:
 TWO_STAGES = ("model.n_layers=8", "batch.micro_batch=2", "parallel.pipeline=2")
 
 
+@pytest.mark.slow
 def test_a_cut_made_for_the_budget_stays() -> None:
     program = compile_spec(budgeted("tiny", "200MB", *TWO_STAGES))
     assert program.stages == trial(2)[0].stages

@@ -16,6 +16,7 @@ from llamac.cli import main
 from .conftest import MakeRun, metrics_rows
 
 
+@pytest.mark.slow
 def test_a_page_and_pictures(make_run: MakeRun, tmp_path, capsys):
     run, page, figures = make_run("run"), tmp_path / "page.html", tmp_path / "figures"
     assert main(["report", str(run), "-o", str(page), "--png", str(figures)]) == 0
@@ -28,6 +29,7 @@ def test_a_page_and_pictures(make_run: MakeRun, tmp_path, capsys):
     assert main(["report", str(run), "-o", str(page), "--png", str(figures)]) == 0  # again
 
 
+@pytest.mark.slow
 def test_the_same_run_makes_the_same_pictures(make_run: MakeRun, tmp_path):
     run = make_run("run")
     for name in ("one", "two"):
@@ -44,6 +46,7 @@ def test_the_same_run_makes_the_same_pictures(make_run: MakeRun, tmp_path):
     assert pictures[0] == pictures[1]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_of_one_step_and_of_none(make_run: MakeRun, tmp_path):
     page = str(tmp_path / "page.html")
     for name, steps in (("one", 1), ("none", 0)):
@@ -75,6 +78,7 @@ def test_what_is_no_run_is_a_usage_error(tmp_path, capsys):
     assert main(["report"]) == 2
 
 
+@pytest.mark.slow
 def test_watching_serves_until_it_is_interrupted(make_run: MakeRun):
     command = [sys.executable, "-m", "llamac.cli", "report", str(make_run("run")), "--watch"]
     with subprocess.Popen(

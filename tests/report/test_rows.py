@@ -45,6 +45,7 @@ def test_every_number_is_that_of_the_file(tmp_path):
 numbers = st.floats() | st.integers(-(2**70), 2**70) | st.none()
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), numbers), min_size=1, max_size=20))
 def test_any_numbers_come_back(tmp_path_factory, values):
     rows = [{"step": n} | row for n, row in enumerate(values)]

@@ -56,6 +56,7 @@ def spec_of(case: str) -> Spec:
     return shipped(name, "model.n_layers=2", *overrides)
 
 
+@pytest.mark.slow
 @every_case
 def test_the_compiler_writes_the_golden(case: str, update_goldens: bool) -> None:
     directory = GOLDEN / case

@@ -129,6 +129,7 @@ def test_a_seed_gives_its_text_every_time(fp32_generator, fp32_straight):
     assert text("--seed=1", "--top-p=1e-9") == text("--temperature=0")
 
 
+@pytest.mark.slow
 def test_what_is_not_said_is_as_in_the_spec(fp32_generator, fp32_straight, fp32):
     sample = fp32.train.SAMPLE
     assert fp32_generator.text(fp32_straight) == fp32_generator.text(
@@ -177,6 +178,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert "no checkpoint" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_only_weights_are_read_and_nothing_is_written(
     generator, straight, trainer, tmp_path, monkeypatch
 ):

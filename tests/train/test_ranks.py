@@ -17,6 +17,8 @@ from llamac.spec import Spec
 
 from .conftest import Trainer, rows
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "fsdp2": ("parallel.data_shard=2",),
     "hsdp": ("parallel.data_replicate=2", "parallel.data_shard=2"),
@@ -70,7 +72,6 @@ def alone(tmp_path_factory, make_spec) -> tuple[Trainer, Path]:
     return trainer, run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tmp_path, layout):
     trainer, expected = alone

@@ -78,6 +78,7 @@ def test_train_py_is_as_ruff_would_leave_it(make_spec):
         assert text == formatted(text), prompt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_strings_reach_train_py_only_as_the_strings_they_are(make_spec, hostile):
     spec = make_spec().replace({"eval.prompt": hostile, "data.directory": hostile})

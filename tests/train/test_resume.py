@@ -142,6 +142,7 @@ def test_a_run_at_its_end_has_nothing_to_do(fp32, tmp_path, capsys):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_under_a_longer_constant_schedule(fp32, patched, tmp_path, capsys):
     """The same curve as if it had been so long from the start."""
 
@@ -161,6 +162,7 @@ def test_a_finished_run_goes_on_under_a_longer_constant_schedule(fp32, patched, 
     assert len(found[0]) == 8
 
 
+@pytest.mark.slow
 def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
     fp32, fp32_straight, tmp_path, capsys
 ):
@@ -174,6 +176,7 @@ def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
     assert same_end(fp32, tmp_path, fp32_straight)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on_afterwards(fp32, fp32_straight, tmp_path):
     full = """
 import resource
@@ -225,6 +228,7 @@ def test_other_data_under_the_same_settings_is_refused(fp32, patched, tmp_path, 
     assert "prepared_data" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluating_and_sampling_do_not_disturb_training(fp32, fp32_straight, patched, tmp_path):
     patched(EVAL_EVERY=1, SAMPLE=fp32.train.SAMPLE | {"count": 2}, CHECKPOINT_EVERY=3)
     assert fp32.run(tmp_path) == 0

@@ -50,6 +50,7 @@ def test_the_first_loss_is_the_mean_over_the_whole_batch(fp32, tmp_path):
     assert rows(tmp_path)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_counted_and_use_up_their_data(
     trainer, monkeypatch, tmp_path
 ):
@@ -65,6 +66,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_use_up_their_data(
     assert all(tensor.isfinite().all() for tensor in trainer.weights(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_skips_are_remembered_across_a_resume(fp32, patched, tmp_path):
     patched(Model=poisoned(fp32, {3, 4}))
     assert fp32.run(tmp_path / "straight") == 0

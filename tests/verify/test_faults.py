@@ -92,6 +92,7 @@ def negated(function: Callable) -> Callable:
 # -- ops -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_wrong_sign_in_a_gradient(complaint, change) -> None:
     change("silu_backward", "eager", negated)
     said = complaint()
@@ -101,11 +102,13 @@ def test_a_wrong_sign_in_a_gradient(complaint, change) -> None:
     assert "1e-09 is allowed" in said
 
 
+@pytest.mark.slow
 def test_a_wrong_sign_that_only_a_fused_op_has(complaint, change) -> None:
     change("packed_swiglu_backward", "eager", negated)
     assert "from stage `fuse` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_vjp_that_sends_a_cotangent_to_the_wrong_operand(complaint, change) -> None:
     change("mul", "vjp", lambda rule: lambda *args: tuple(reversed(rule(*args))))
     assert "from stage `lower` on" in complaint()
@@ -116,6 +119,7 @@ def test_a_vjp_that_forgets_an_operand(complaint, change) -> None:
     assert "from stage `lower` on" in complaint()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
 def test_a_gradient_that_is_no_number(complaint, change, wrong: float) -> None:
     def spoil(function: Callable) -> Callable:
@@ -131,12 +135,14 @@ def test_a_gradient_that_is_no_number(complaint, change, wrong: float) -> None:
     assert "from stage `lower` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_scale_missing_in_one_kernel(complaint, monkeypatch: pytest.MonkeyPatch) -> None:
     right = attention_sdpa.attention
     monkeypatch.setattr(attention_sdpa, "attention", lambda q, k, v, scale: right(q, k, v, 1.0))
     assert "from stage `select_kernels` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_loss_without_its_ragged_last_chunk(complaint, change) -> None:
     def spoil(function: Callable) -> Callable:
         @wraps(function)
@@ -154,6 +160,7 @@ def test_a_loss_without_its_ragged_last_chunk(complaint, change) -> None:
     assert "from stage `fuse` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_wrong_in_evaluation_only(complaint, change) -> None:
     change("linear_cross_entropy", "eager", negated)
     assert "from stage `fuse` on: relative error 2.0e+00 in the loss in evaluation" in complaint()
@@ -162,6 +169,7 @@ def test_a_loss_that_is_wrong_in_evaluation_only(complaint, change) -> None:
 # -- passes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pack_that_records_another_order(complaint, after) -> None:
     def swap(program: Program) -> Program:
         name = "layers.*.feed_forward.w13"
@@ -173,6 +181,7 @@ def test_a_pack_that_records_another_order(complaint, after) -> None:
     assert "from stage `pack` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_pack_that_loses_a_parameter(complaint, after) -> None:
     def lose(program: Program) -> Program:
         name = "layers.*.feed_forward.w13"
@@ -194,21 +203,25 @@ def attributes(program: Program, region: str, op: str, **values: Any) -> Program
     return program
 
 
+@pytest.mark.slow
 def test_a_fusion_with_another_rope_layout(complaint, after) -> None:
     after(Fuse, lambda program: attributes(program, "block", "rope", layout="half_split"))
     assert "from stage `fuse` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_fusion_that_rotates_too_many_heads(complaint, after) -> None:
     after(Fuse, lambda program: attributes(program, "block", "rope", heads=None))
     assert "from stage `fuse` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_pass_that_drops_the_scale(complaint, after) -> None:
     after(SelectKernels, lambda program: attributes(program, "block", "attention", scale=1.0))
     assert "from stage `select_kernels` on" in complaint()
 
 
+@pytest.mark.slow
 def test_a_pass_that_breaks_the_inference_path_only(complaint, after) -> None:
     after(SelectKernels, lambda program: attributes(program, "logits", "rms_norm", eps=0.1))
     said = complaint()
@@ -227,6 +240,7 @@ def test_a_checkpoint_that_drops_a_save(complaint, after) -> None:
     assert "not in the saved set" in said
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_takes_one_save_for_another(complaint, after) -> None:
     def swap(program: Program) -> Program:
         backward = program.regions["block"].backward
@@ -260,6 +274,7 @@ def test_a_sum_still_to_be_taken_that_is_labelled_a_whole_value(complaint, after
     assert re.search(r"recorded type (\S+), but the op gives \1@tp:P", said)
 
 
+@pytest.mark.slow
 def test_padding_of_a_vocabulary_that_takes_part_in_the_loss(
     complaint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +286,7 @@ def test_padding_of_a_vocabulary_that_takes_part_in_the_loss(
 # -- emission --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -289,6 +305,7 @@ def test_a_misprint_in_model_py(complaint, misprint, right: str, wrong: str) -> 
     assert "from stage `model.py` on" in complaint()
 
 
+@pytest.mark.slow
 def test_attention_that_leaks_from_one_document_into_the_next(complaint, misprint) -> None:
     misprint("document_starts(tokens, EOS)", "document_starts(tokens, -1)")
     assert "from stage `model.py` on" in complaint("data.document_mask=true")

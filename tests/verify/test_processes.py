@@ -21,6 +21,7 @@ def rows(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith(("one rank", "tp2+sp", "pp2"))]
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -34,6 +35,7 @@ def test_two_processes_compute_what_one_does(
     assert out.endswith("tiny computes the same on every layout it can have (2, 1 refused)\n")
 
 
+@pytest.mark.slow
 def test_gains_whose_parts_nobody_adds_are_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +157,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_the_step_is_found(
     fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -199,6 +202,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PROBLEMS)
 def test_a_fault_without_a_result_is_told(
     fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

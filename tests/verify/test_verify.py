@@ -28,6 +28,7 @@ LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'
 # -- the command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -54,6 +55,7 @@ def test_every_stage_agrees(arguments: list[str], capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.slow
 def test_a_rank_that_reads_a_neighbour_s_positions_is_found() -> None:
     """A fault of what is emitted for several ranks alone: the stages before it are right."""
 
@@ -69,12 +71,14 @@ def test_a_rank_that_reads_a_neighbour_s_positions_is_found() -> None:
     assert missed == ["model.py"]
 
 
+@pytest.mark.slow
 def test_rounding_stays_far_below_the_tolerance() -> None:
     for name in ("65b", "gpt3-block"):
         for verdict in verdicts(shrink(load_spec(name)), files_of):
             assert verdict.worst[1] < TOLERANCE / 100, verdict
 
 
+@pytest.mark.slow
 def test_verbose_lists_every_gradient(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "tiny", "--verbose"]) == 0
     out = capsys.readouterr().out
@@ -82,6 +86,7 @@ def test_verbose_lists_every_gradient(capsys: pytest.CaptureFixture[str]) -> Non
         assert out.count(f"    d {name} ") == len(NAMES) + 1  # all but the two that only generate
 
 
+@pytest.mark.slow
 def test_it_says_which_kernel_stands_in_for_xformers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "65b"]) == 0
     assert "attention: the spec runs xformers" in capsys.readouterr().out
@@ -136,6 +141,7 @@ def test_what_is_small_already_stays() -> None:
     assert (twin.batch.sequence_length, twin.kernels.loss_chunk) == (5, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extreme",
     [

@@ -49,6 +49,7 @@ def generated() -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_context_too(generated):
     def plain(prompt: list[int], count: int) -> list[int]:
         tokens = list(prompt)
@@ -62,6 +63,7 @@ def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_conte
     assert [generated([prompt], 40)[0] for prompt in PROMPTS] == wanted
 
 
+@pytest.mark.slow
 def test_a_row_draws_from_a_stream_of_its_own(generated):
     how = Sampling(1.0, 0.9, 20, 0.01, 1.2)
     made = generated(PROMPTS, 15, how, seed=3)
