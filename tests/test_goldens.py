@@ -228,6 +228,7 @@ def test_generating_with_a_cache_gives_the_reference_s_logits(case: Case) -> Non
     assert_close(run_inference(program, known.weights, known.tokens), known.logits, "logits")
 
 
+@pytest.mark.slow
 @every_case
 def test_the_logits_of_the_golden_match_the_reference(case: Case) -> None:
     known, running = twin(case)
@@ -329,6 +330,7 @@ def test_the_emitted_model_trains_at_full_size_on_fake_tensors(case: Case, emitt
     assert sum(p.numel() for p in model.parameters()) == module.PARAMETERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda case: case.name)
 def test_the_emitted_model_matches_the_reference(case: Case, emitted) -> None:
     module = emitted(case)

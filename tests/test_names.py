@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import llamac
 
 PACKAGE = Path(llamac.__file__).parent
@@ -99,6 +101,7 @@ def test_no_two_modules_share_a_name() -> None:
     assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
+@pytest.mark.slow
 def test_imports_form_no_cycle() -> None:
     """Not even by imports within functions; those for type checkers alone do not run."""
     edges = {module: imported_by(module) for module in MODULES}
@@ -114,6 +117,7 @@ def test_no_two_classes_share_a_name() -> None:
     assert shared.keys() >= SAME_BY_DESIGN
 
 
+@pytest.mark.slow
 def test_no_two_functions_of_one_name_are_imported_by_it() -> None:
     """Those that share a name are called with their module's: `checkpoint.load`, `arrays.load`."""
     importers = imported()
@@ -125,6 +129,7 @@ def test_no_two_functions_of_one_name_are_imported_by_it() -> None:
     assert {name: modules for name, modules in shared.items() if len(modules) > 1} == {}
 
 
+@pytest.mark.slow
 def test_the_search_for_imports_finds_some() -> None:
     importers = imported()
     assert "llamac.passes.pipeline" in importers["llamac.passes.lower", "Lower"]

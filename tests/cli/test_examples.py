@@ -59,6 +59,7 @@ def test_lists_of_subcommands_are_whole(capsys, monkeypatch):
 TRAINED = ("train", "data", "report", "export", "import", "generate", "tokenizer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [line for path in EXAMPLES if path.split()[0] not in TRAINED for line in EXAMPLES[path]]
 )

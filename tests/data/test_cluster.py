@@ -39,6 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tasks_of_steps_give_the_bytes_of_one_process(corpus: Path, tmp_path: Path) -> None:
     spec = write_spec(corpus)
     prepared(spec, tmp_path / "one")

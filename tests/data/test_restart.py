@@ -123,6 +123,7 @@ def test_changed_files_are_named(corpus: Path, tmp_path: Path) -> None:
         prepared(spec, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_other_tokens_need_no_cleaning_anew(corpus: Path, tmp_path: Path) -> None:
     """What the message says to delete is deleted: the text stays."""
     spec = write_spec(corpus)
@@ -147,6 +148,7 @@ def never(number: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_run_with_the_way_out() -> None:
     job = executor.Job(killed, (1,), 0, never)
     with (

@@ -78,6 +78,7 @@ def test_what_is_exported_and_read_again_is_the_same_tokens(made: Path, kind: st
     assert again == first  # the same documents are held out, for that goes by their text
 
 
+@pytest.mark.slow
 def test_a_glob_may_match_the_files_beside_them_too(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +167,7 @@ def test_tokens_outside_the_vocabulary_are_counted(made: Path) -> None:
     assert documents_in(made / "outside") == sorted([*given[:5], *given[7:]])
 
 
+@pytest.mark.slow
 def test_another_tokenizer_in_the_same_file_is_noticed(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def _without_lanes(routed: Routed) -> list[Line]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "policy", "stage"), CASES)
 def test_the_svg_is_well_formed_and_everything_is_on_the_sheet(
     spec: str, policy: str, stage: str

@@ -97,6 +97,7 @@ def test_rendering_prints_or_writes_the_file_and_starts_nothing(
     assert names(tmp_path, "*") == {"job"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "tool", "arguments"),
     [
@@ -123,6 +124,7 @@ def test_a_cluster_s_tool_is_run_in_the_run_directory(
     assert capfd.readouterr().out.splitlines() == [str(run), *arguments]
 
 
+@pytest.mark.slow
 def test_the_local_script_is_run_where_the_person_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

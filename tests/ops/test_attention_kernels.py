@@ -114,6 +114,7 @@ both_kernels = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @both_kernels
 @pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize("window", [1, 2, 100, 256, 257, 300, BLOCKS - 1, BLOCKS, BLOCKS + 1])

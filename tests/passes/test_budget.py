@@ -318,6 +318,7 @@ def test_a_budget_goes_with_its_policy() -> None:
         shipped("tiny", 'recompute.policy="budget"')
 
 
+@pytest.mark.slow
 def test_a_decision_holds_for_a_twin() -> None:
     spec = budgeted("7b", "126GB")
     kept = saved_sets(spec)

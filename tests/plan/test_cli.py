@@ -73,6 +73,7 @@ def test_ops_and_collectives_are_tables(capsys: Captured) -> None:
     assert "within a node" in out
 
 
+@pytest.mark.slow
 def test_trace_and_picture_are_written_whole_or_not_at_all(
     capsys: Captured, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_what_if_names_what_brings_most() -> None:
     assert 1.5 < combined(prediction, program) <= 2.001
 
 
+@pytest.mark.slow
 def test_the_command_tells_ranges_and_what_if(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "65b", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -142,6 +142,7 @@ def test_what_is_not_said_is_as_in_the_spec(fp32_generator, fp32_straight, fp32)
     )
 
 
+@pytest.mark.slow
 def test_any_prompt_is_printed_as_it_is(fp32_generator, fp32_straight):
     for prompt in ("", "--steps", "x" * 500, "naïve 🦙\n\t漢字 \u2581"):
         fp32_generator.text(fp32_straight, "--tokens=3", prompt=prompt)
@@ -200,6 +201,7 @@ def test_only_weights_are_read_and_nothing_is_written(
     assert {tensor.dtype for tensor in tensors["model"].values()} == {trainer.train.DTYPE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -39,6 +39,7 @@ def damage(path: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_the_run_learns_and_its_rows_are_complete(trainer, straight):
     recorded = rows(straight)
     expected = "step tokens loss lr grad_norm tokens_per_second mfu peak_memory_bytes step_seconds"

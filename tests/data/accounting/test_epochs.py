@@ -57,6 +57,7 @@ def test_epochs_are_of_the_sequences_that_a_run_draws(corpus: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_padding_is_no_token_and_makes_for_more_epochs(corpus: Path) -> None:
     """Best fit: before it is packed, by shares; from then on, its own sequences."""
     spec = spec_of(corpus, "data.packing=best_fit")

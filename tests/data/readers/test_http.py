@@ -211,6 +211,7 @@ def test_codings_without_end_are_refused() -> None:
         decoded(", ".join(["gzip"] * 2000), gzip.compress(PAGE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [

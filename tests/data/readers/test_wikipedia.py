@@ -69,6 +69,7 @@ NESTED = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(NESTED, max_size=6).map("\n\n".join))
 def test_wikitext_that_is_well_formed_reads_as_in_mwparserfromhell(wikitext: str) -> None:
     """Links within links are no wikitext: only the innermost counts there."""
@@ -132,6 +133,7 @@ def test_articles_are_read_and_other_pages_counted(packed: bool, tmp_path: Path)
     assert counts == {"not an article": 1, "redirect": 2, "empty": 1}
 
 
+@pytest.mark.slow
 def test_a_broken_page_spoils_no_other(tmp_path: Path) -> None:
     broken = [
         page("a", "x").replace("</title>", ""),
@@ -228,6 +230,7 @@ def test_of_a_history_the_newest_revision_is_read(
     assert (documents[0].text if documents else counts) == text
 
 
+@pytest.mark.slow
 def test_a_history_longer_than_a_record_may_be_is_read(tmp_path: Path) -> None:
     long = [revision("line\n" * 200_000, f"20{n:02}-01-01T00:00:00Z", n) for n in range(1, 40)]
     data = dump(history(*long[:20], revision("newest", LATER, 99), *long[20:]), GOOD)

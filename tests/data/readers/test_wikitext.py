@@ -132,6 +132,7 @@ def test_spaces_take_linear_time(prefix: str) -> None:
     assert_linear(lambda size: _is_redirect(prefix + " " * size + "x"), 20_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["<page>", "<siteinfo>", "<mediawiki ", "<page><revision>"])
 def test_a_dumps_tags_repeated_take_linear_time(piece: str, tmp_path: Path) -> None:
     def work(size: int) -> None:

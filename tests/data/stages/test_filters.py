@@ -339,6 +339,7 @@ def test_the_report_lists_every_hit(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_preparing_leaves_the_report(tmp_path: Path) -> None:
     write_corpus(tmp_path / "web")
     texts = [json.loads(line)["text"] for line in (tmp_path / "web/3.jsonl").open()]

@@ -67,6 +67,7 @@ def test_megatron_reads_what_we_write(tmp_path: Path, vocabulary: int) -> None:
     assert found.document_indices.tolist() == list(range(len(wanted) + 1))
 
 
+@pytest.mark.slow
 def test_we_read_what_megatron_writes(tmp_path: Path) -> None:
     """Documents of several sequences too, and a data type of its own choice."""
     import torch

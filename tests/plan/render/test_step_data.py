@@ -37,6 +37,7 @@ def named(view: dict[str, Any]) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_peak_of_the_page_is_the_plan_s(name: str) -> None:
     """What the page adds up: held all along, kept, alive in the region that runs."""

@@ -49,6 +49,7 @@ def test_one_that_does_not_fit_is_said_before_all() -> None:
     assert "dp64,mb8,none does not fit" in verdict(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [

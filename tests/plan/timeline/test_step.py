@@ -18,6 +18,7 @@ from tests.plan.steps import LAYOUTS, SMALL, planned
 layouts = pytest.mark.parametrize("name", LAYOUTS)
 
 
+@pytest.mark.slow
 @layouts
 def test_a_step_takes_the_predicted_seconds_term_by_term(name: str) -> None:
     prediction, program = planned(name)
@@ -38,6 +39,7 @@ def test_a_step_takes_the_predicted_seconds_term_by_term(name: str) -> None:
         assert spent[term] == pytest.approx(predicted, rel=1e-6, abs=1e-12), term
 
 
+@pytest.mark.slow
 @layouts
 def test_a_lane_does_one_thing_at_a_time(name: str) -> None:
     free = defaultdict(float)
@@ -48,6 +50,7 @@ def test_a_lane_does_one_thing_at_a_time(name: str) -> None:
     assert max(free.values()) == free["compute"]
 
 
+@pytest.mark.slow
 @layouts
 def test_a_rank_others_wait_for_less_takes_as_long(name: str) -> None:
     prediction, program = planned(name)

@@ -212,7 +212,7 @@ MOMENTS_OF_DEATH = [
     (1, dcp.Writer, "write_data"),  # its plan is with the others
     (0, dcp.Writer, "finish"),  # all parts are written, what they are is not
     (1, durable, "sha256_of"),  # the tensors are whole
-    (0, checkpoint, "_complete"),
+    (0, checkpoint, "complete"),
     (0, checkpoint, "_flush_tree"),  # only the name is missing
 ]
 
@@ -221,6 +221,7 @@ def killed(ranks: Ranks, directory: Path, moment: int, background: bool) -> None
     with Saver(background) as saver:
         save_and_wait(saver, directory, split(0, ranks), 1)
         who, place, name = MOMENTS_OF_DEATH[moment]
+        assert hasattr(place, name)
         if ranks.rank == who:
             setattr(place, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
         with pytest.raises(RunError, match=r"cannot save step 2 .* lost touch"):

@@ -398,6 +398,7 @@ def test_a_dictionary_that_repeats_a_long_value_is_a_bomb(
 # --- What can be read at all -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [*SPELLED, ".parquet"])
 def test_a_text_field_that_no_column_has_is_named_with_those_there_are(
     tmp_path: Path, ending: str

@@ -295,6 +295,7 @@ def test_a_source_name_must_be_its_own_directory(texts: Path, tmp_path: Path, na
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_the_text_every_python_carries_is_enough(tmp_path: Path) -> None:
     """The embedded default of `llamac train specs/tiny.toml`, in small."""
     kinds = ("python-docs", "python-source")

@@ -183,6 +183,8 @@ def test_a_checkpoint_sees_canonical_slices_and_writes_through_them():
     assert tensors["model"].keys() == tensors["exp_avg"].keys() == tensors["exp_avg_sq"].keys()
 
     tensors["model"]["second"].fill_(2.0)
+    for name in AdamW.STATES:
+        tensors[name]["second"].fill_(1.0)
     optimizer.loaded(updates=7)
     weight = model.get_parameter("0.weight")
     assert (weight[3:] == 2.0).all()
