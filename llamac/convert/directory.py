@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.spec_text import checked_model, spec_text
+from llamac.convert.staging import written_beside
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
@@ -56,7 +55,7 @@ def write_import(
         what = "replace it with --overwrite" if is_import(final) else "it is no import"
         raise ConversionError(f"{final} exists ({what}): or name another spec with -o")
     checked_model(source.model, source.title)
-    with _staging(final) as directory:
+    with written_beside(final) as directory:
         for file, content in source.tokenizer.items():
             (directory / file).write_bytes(content)
         tensors = source.tensors(shapes_of(_spec_of(source, directory, name)[0]))
@@ -73,35 +72,7 @@ def write_import(
             _write_checkpoint(directory, spec, tensors)
             note = _note(source, stored, hashes.result())
         durable.write_note(directory / IMPORT_NOTE, note)
-        _replace(directory, final)
     return text
-
-
-@contextmanager
-def _staging(final: Path) -> Iterator[Path]:
-    """Yield a directory beside `final`, held for this process; removed if it is still there."""
-    directory = final.with_name(f".{final.name}.importing")
-    with checkpoint.run_lock(directory):
-        try:
-            for left in directory.iterdir():  # of an import that was killed
-                if left.name != ".lock":
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-def _replace(directory: Path, final: Path) -> None:
-    (directory / ".lock").unlink()
-    if final.exists():
-        old = final.with_name(f".{final.name}.replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-        directory.rename(final)
-        shutil.rmtree(old)
-    else:
-        directory.rename(final)
-    durable.flush(final.parent)
 
 
 def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llamac.convert.errors import ConversionError
 from llamac.convert.formats import dtype_of
-from llamac.convert.trained import Say, open_trained, require_output, written_beside
+from llamac.convert.staging import written_beside
+from llamac.convert.trained import Say, open_trained
 
 MARKERS = {"hf": "config.json", "meta": "params.json", "gguf": "model.gguf"}
 """A file by which an export of the format is known."""
@@ -23,21 +25,19 @@ def write_export(
 ) -> None:
     """Write the directory `output`. format: hf, meta or gguf. which: a step, a path, or "newest".
 
-    dtype: name of the weights' dtype; None: as they are. parts: files of Meta's format.  Raises
+    dtype: name of the weights' dtype; None: as they are. parts: files of Meta's format. Raises
     ConversionError for what the format cannot hold, RunError for a damaged checkpoint.
     """
-    require_output(output, overwrite, MARKERS[format])
-    if format == "gguf":
-        from llamac.convert.gguf_export import write_gguf
-
-        trained = open_trained(run, which, say)
-        with written_beside(output, overwrite, MARKERS[format]) as directory:
-            write_gguf(trained, directory / MARKERS[format], dtype)
-        return
-    to = dtype_of(dtype)
+    marker = MARKERS[format]
+    require_output(output, overwrite, marker)
+    to = None if format == "gguf" else dtype_of(dtype)
     trained = open_trained(run, which, say)
-    with written_beside(output, overwrite, MARKERS[format]) as directory:
-        if format == "hf":
+    with written_beside(output) as directory:
+        if format == "gguf":
+            from llamac.convert.gguf_export import write_gguf
+
+            write_gguf(trained, directory / marker, dtype)
+        elif format == "hf":
             from llamac.convert.hf_export import write_hf
 
             write_hf(trained, directory, to)
@@ -45,3 +45,14 @@ def write_export(
             from llamac.convert.meta_export import write_meta
 
             write_meta(trained, directory, to, parts)
+
+
+def require_output(output: Path, overwrite: bool, marker: str) -> None:
+    """Raise ConversionError if an export may not take the place of what is there."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise ConversionError(f"{output} exists and is no directory: name another with -o")
+    if output.exists() and any(output.iterdir()):
+        ours = (output / marker).is_file()
+        if not (overwrite and ours):
+            way = "replace it with --overwrite, or " if ours else ""
+            raise ConversionError(f"{output} is not empty: {way}name another with -o")

@@ -14,14 +14,13 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf_config import family_for
-from llamac.convert.names import gguf_name, is_rotated, to_half_split, to_interleaved
+from llamac.convert.names import gguf_name, reordered
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "float64": "F32"}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # llama.cpp's LLAMA_FTYPE
-ORDERS = {"interleaved": to_interleaved, "half_split": to_half_split}
 Q8_BLOCK = 32  # values of a row that are quantised together
 
 
@@ -36,7 +35,7 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
     model = trained.spec.model
     family = _architecture(trained)
     tensors = {
-        gguf_name(name): _ordered(name, tensor, model.rope_layout, LAYOUTS[family], model.head_dim)
+        gguf_name(name): reordered(name, tensor, model, LAYOUTS[family])
         for name, tensor in trained.tensors.items()
     }
     metadata = _metadata(trained, family)
@@ -53,20 +52,13 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
 
 
 def _architecture(trained: TrainedModel) -> str:
-    family, model = family_for(trained.spec.model), trained.spec.model
-    window = getattr(model, "sliding_window", None)
+    family, window = family_for(trained.spec.model), trained.spec.model.sliding_window
     if window is not None and window < trained.opened.context:
         raise ConversionError(
             f"llama.cpp would attend to all positions, and model.sliding_window = {window} sees "
             "fewer than the context: export to hf, or train on sequences of that length"
         )
     return "llama" if family == "mistral" else family
-
-
-def _ordered(name: str, tensor: Stored, has: str, wants: str, head_dim: int) -> Stored:
-    if has == wants or not is_rotated(name):
-        return tensor
-    return tensor.mapped(lambda rows: ORDERS[wants](rows, head_dim))
 
 
 def _type_of(tensor: Stored, dtype: str | None) -> str:

@@ -17,6 +17,7 @@ from llamac.convert.sentencepiece_json import (
     CONTROL,
     NORMAL,
     UNKNOWN,
+    UNUSED,
     USER_DEFINED,
     ScoredPiece,
     SentencePiece,
@@ -161,7 +162,7 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
                 "is not"
             )
         pieces = [*model.pieces]
-        pieces += [ScoredPiece(f"[PAD{i}]", -1e4, 5) for i in range(len(pieces), size)]
+        pieces += [ScoredPiece(f"[PAD{i}]", -1e4, UNUSED) for i in range(len(pieces), size)]
         found: dict[str, Any] = {
             "model": "llama",
             "pre": "default",
@@ -191,7 +192,7 @@ def _bpe_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
         "model": "gpt2",
         "pre": pre,
         "tokens": [names.get(i, f"[PAD{i}]") for i in range(size)],
-        "token_type": [types.get(i, 5) for i in range(size)],
+        "token_type": [types.get(i, UNUSED) for i in range(size)],
         "merges": merges,
         "add_space_prefix": False,
     }
@@ -229,7 +230,7 @@ def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
         "pre": "default",
         "tokens": [names.get(i, f"[PAD{i}]") for i in range(size)],
         "scores": [-float(ranks.get(names.get(i, ""), len(ranks))) for i in range(size)],
-        "token_type": [types.get(i, 5) for i in range(size)],
+        "token_type": [types.get(i, UNUSED) for i in range(size)],
         "add_space_prefix": "Prepend" in kinds,
         "unknown_token_id": unk,
     }

@@ -13,7 +13,7 @@ from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import hf_name
 from llamac.convert.pth import read_pth
 from llamac.convert.safetensors_file import read_safetensors
-from llamac.convert.tensors import Stored, raw, require_tensors
+from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.tokenizer_files import begins_with, chat_template_of, passed_through
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
@@ -106,11 +106,7 @@ def _drop_tied_head(found: dict[str, Stored]) -> None:
     head, table = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
     if head is None or table is None:
         return
-    if (
-        head.shape != table.shape
-        or head.dtype != table.dtype
-        or raw(head.read()) != raw(table.read())
-    ):
+    if not head.equals(table):
         raise ConversionError(
             f"{head.where} is not the embedding, though config.json says tie_word_embeddings: "
             "set that to false, or remove the tensor"

@@ -45,6 +45,9 @@ FAMILIES = {
 }
 """By model_type. An export takes the first that can hold the spec."""
 
+LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
+"""Values of [model] that every format here is made for."""
+
 NEEDED = (
     "hidden_size",
     "num_hidden_layers",
@@ -181,8 +184,7 @@ def _window_of(kind: str, config: Mapping[str, Any], where: str) -> int | None:
 
 def family_for(model: Model) -> str:
     """Return the family that can hold a [model]. Raises ConversionError, with what would do."""
-    common = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
-    for key, wanted in common.items():
+    for key, wanted in LLAMA.items():
         if (found := getattr(model, key)) != wanted:
             raise ConversionError(
                 f"transformers has no class for model.{key} = {found!r} in such a model: its "
@@ -199,13 +201,13 @@ def family_for(model: Model) -> str:
 
 
 def _objections(family: Family, model: Model) -> str:
-    bias, qk_norm = model.bias, getattr(model, "qk_norm", False)
+    bias, qk_norm = model.bias, model.qk_norm
     found = []
     if bias not in family.biases:
         found.append(f"no bias = {bias!r}".replace("True", "true").replace("False", "false"))
     if qk_norm != family.qk_norm:
         found.append("no qk_norm" if qk_norm else "always qk_norm")
-    if getattr(model, "sliding_window", None) and not family.windows:
+    if model.sliding_window and not family.windows:
         found.append("no sliding_window")
     return ", ".join(found)
 
@@ -240,7 +242,7 @@ def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[s
     }
     if kind == "llama":
         config |= {"attention_bias": model.bias, "mlp_bias": model.bias}
-    window = getattr(model, "sliding_window", None)
+    window = model.sliding_window
     if kind == "mistral":
         config["sliding_window"] = window
     elif kind.startswith("qwen"):

@@ -11,7 +11,7 @@ import torch
 
 from llamac.convert.card import model_card
 from llamac.convert.hf_config import config_of
-from llamac.convert.names import hf_name, is_rotated, to_half_split
+from llamac.convert.names import hf_name, reordered
 from llamac.convert.safetensors_file import write_safetensors
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.tokenizer_export import hf_files
@@ -35,7 +35,7 @@ def write_hf(
     begin = next(iter(opened.begin), None)
     config = config_of(model, opened.context, begin, end)
     tensors = {
-        hf_name(name): _half_split(name, tensor, model.rope_layout, model.head_dim)
+        hf_name(name): reordered(name, tensor, model, "half_split")
         for name, tensor in trained.cast(dtype).items()
     }
     named = commonest_dtype(tensors)
@@ -52,12 +52,6 @@ def write_hf(
         (directory / CHAT_TEMPLATE).write_text(opened.chat_template, encoding="utf-8")
     (directory / "README.md").write_text(model_card(trained, named), encoding="utf-8")
     _write_shards(directory, tensors, shard)
-
-
-def _half_split(name: str, tensor: Stored, layout: str, head_dim: int) -> Stored:
-    if layout == "half_split" or not is_rotated(name):
-        return tensor
-    return tensor.mapped(lambda rows: to_half_split(rows, head_dim))
 
 
 def _write_shards(directory: Path, tensors: Mapping[str, Stored], largest: int) -> None:

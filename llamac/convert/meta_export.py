@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
+from llamac.convert.hf_config import LLAMA
 from llamac.convert.meta_import import FIRST, SECOND, SPLIT, TABLE
-from llamac.convert.names import is_rotated, meta_name, to_interleaved
+from llamac.convert.names import meta_name, reordered
 from llamac.convert.pth import write_pth
 from llamac.convert.tensors import Stored
 from llamac.convert.tokenizer_export import is_sentencepiece
 from llamac.convert.trained import TrainedModel
 from llamac.spec.model import Model
 
-LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
-LLAMA |= {"bias": False, "qk_norm": False, "sliding_window": None}
+META = {**LLAMA, "bias": False, "qk_norm": False, "sliding_window": None}
 
 
 def write_meta(
@@ -32,11 +32,10 @@ def write_meta(
     _require_llama(model, parts)
     own = trained.opened.tokenizer_file if trained.opened.imported else None
     tiktoken = tokenizer is not None and not is_sentencepiece(tokenizer)
-    tensors = {}
-    for name, tensor in trained.cast(dtype).items():
-        if model.rope_layout == "half_split" and is_rotated(name):
-            tensor = tensor.mapped(lambda rows: to_interleaved(rows, model.head_dim))
-        tensors[name] = tensor
+    tensors = {
+        name: reordered(name, tensor, model, "interleaved")
+        for name, tensor in trained.cast(dtype).items()
+    }
     if model.tied_embeddings:  # Meta's code has no ties: it would start from a random output
         tensors["output"] = tensors[TABLE]
     for rank in range(parts):
@@ -56,8 +55,8 @@ def write_meta(
 
 
 def _require_llama(model: Model, parts: int) -> None:
-    for key, wanted in LLAMA.items():
-        if (found := getattr(model, key, wanted)) != wanted:
+    for key, wanted in META.items():
+        if (found := getattr(model, key)) != wanted:
             raise ConversionError(f"Meta's code has no model.{key} = {found!r}: export to hf")
     if model.head_dim * model.n_heads != model.dim:
         raise ConversionError(

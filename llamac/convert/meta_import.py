@@ -13,7 +13,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
 from llamac.convert.pth import read_pth
-from llamac.convert.tensors import Stored, raw, require_tensors
+from llamac.convert.tensors import Stored, require_tensors
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 
 FIRST, SECOND = 0, 1
@@ -128,11 +128,7 @@ def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
     if all(output is None for _, output in pairs):
         return True
     return len(parts) == 1 and all(
-        table is not None
-        and output is not None
-        and (table.shape, table.dtype) == (output.shape, output.dtype)
-        and raw(table.read()) == raw(output.read())
-        for table, output in pairs
+        table is not None and output is not None and table.equals(output) for table, output in pairs
     )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from llamac.convert.tensors import Stored
+from llamac.spec.model import Model
+
 TOP = {  # canonical: Hugging Face's, GGUF's
     "tok_embeddings": ("model.embed_tokens", "token_embd"),
     "norm": ("model.norm", "output_norm"),
@@ -23,7 +26,7 @@ LAYER = {
     "feed_forward.w3": ("mlp.up_proj", "ffn_up"),
 }
 ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm")
-"""What RoPE turns: rows of these are ordered as its layout pairs them."""
+"""Tensors that RoPE turns: their rows are ordered as its layout pairs them."""
 
 
 def hf_name(canonical: str) -> str:
@@ -52,6 +55,14 @@ def _name(canonical: str, column: int, layers: str) -> str:
 
 def is_rotated(canonical: str) -> bool:
     return canonical.removesuffix("_bias").endswith(ROTATED)
+
+
+def reordered(canonical: str, tensor: Stored, model: Model, layout: str) -> Stored:
+    """Return a tensor of `model` with its rows as this RoPE layout orders them."""
+    if model.rope_layout == layout or not is_rotated(canonical):
+        return tensor
+    change = {"half_split": to_half_split, "interleaved": to_interleaved}[layout]
+    return tensor.mapped(lambda rows: change(rows, model.head_dim))
 
 
 def to_half_split(rows: Tensor, head_dim: int) -> Tensor:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.safetensors_file import write_all
-from llamac.convert.tensors import Stored, raw, read_at
+from llamac.convert.tensors import Stored, read_at, write_tensor
 
 
 def read_pth(path: Path) -> dict[str, Stored]:
@@ -67,5 +66,4 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
     with open(path, "r+b", buffering=0) as file:
         for name, tensor in tensors.items():
             file.seek(places[name].untyped_storage()._checkpoint_offset)
-            for block in tensor.blocks():
-                write_all(file, raw(block))
+            write_tensor(file, tensor)

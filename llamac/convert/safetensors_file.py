@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, raw, read_at
+from llamac.convert.tensors import Stored, read_at, write_tensor
 from llamac.convert.untrusted_files import json_object
 
 DTYPES = {
@@ -108,11 +108,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
     with open(path, "xb", buffering=0) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            for block in tensors[name].blocks():
-                write_all(file, raw(block))
-
-
-def write_all(file: Any, data: memoryview) -> None:
-    """Write to an unbuffered file, which may take less at a time than it is given."""
-    while data:
-        data = data[file.write(data) :]
+            write_tensor(file, tensors[name])

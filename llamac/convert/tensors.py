@@ -44,6 +44,12 @@ class Stored:
         """Return the tensor in another dtype, or as it is for None; who writes it rounds it."""
         return self if dtype is None else replace(self, dtype=dtype)
 
+    def equals(self, other: Stored) -> bool:
+        """Read both, unless shapes or dtypes differ, and return whether they hold the same bits."""
+        if (self.shape, self.dtype) != (other.shape, other.dtype):
+            return False
+        return raw(self.read()) == raw(other.read())
+
     def blocks(self) -> Iterator[Tensor]:
         """Yield the tensor, flat and in its dtype, in blocks of at most BLOCK bytes."""
         whole = self.read()
@@ -63,6 +69,14 @@ def raw(tensor: Tensor) -> memoryview:
     """Return the bytes of a contiguous tensor without copying them."""
     array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)
+
+
+def write_tensor(file: Any, tensor: Stored) -> None:
+    """Write a tensor's bytes to an unbuffered file, a block in memory at a time."""
+    for block in tensor.blocks():
+        data = raw(block)
+        while data:  # the file may take less at a time than it is given
+            data = data[file.write(data) :]
 
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

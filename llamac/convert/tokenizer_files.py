@@ -8,6 +8,7 @@ from typing import Any
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
+from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
 
 KEPT = (
     "tokenizer.json",
@@ -18,7 +19,6 @@ KEPT = (
     "vocab.json",
     "merges.txt",
 )
-CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def passed_through(directory: Path) -> dict[str, bytes]:
