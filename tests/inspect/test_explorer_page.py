@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,9 @@ from typing import Any
 import pytest
 
 from llamac.cli import main
+from tests.browser import Opened, in_browser, watched_pages
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
-]
+pytestmark = in_browser
 PIPELINE = ["parallel.pipeline=4", "parallel.data_shard=64", "batch.micro_batch=1"]
 
 
@@ -37,37 +32,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: place / f"{name}.html" for name in made}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(pages: dict[str, Path], browser: Any) -> Iterator[Any]:
-    """Open a page; afterwards fail for whatever it complained of or asked for."""
-    wrong: list[str] = []
-    contexts = []
-
-    def opened(name: str, fragment: str = "", width: int = 1280, scheme: str = "light") -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else 0)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: r.url.startswith("file:") or wrong.append(r.url))
-        page.goto(f"file://{pages[name]}{fragment}")
-        page.wait_for_selector("body[data-ready]")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert [one for one in wrong if not one.startswith(("blob:", "data:"))] == []
+def show(pages: dict[str, Path], browser: Any) -> Iterator[Opened]:
+    """Open a page by name; afterwards fail for whatever it complained of or asked for."""
+    ready = "body[data-ready]"
+    with watched_pages(browser, lambda page: page.wait_for_selector(ready), "blob:", "data:") as on:
+        yield lambda name, *rest, **given: on(pages[name], *rest, **given)
 
 
 def fragment(page: Any) -> str:

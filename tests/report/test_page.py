@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,50 +17,23 @@ from llamac.report.curve import curve
 from llamac.report.recorded_run import Run
 from llamac.report.report_page import report_page
 from llamac.report.summary import report
+from tests.browser import Opened, in_browser, watched_pages
 
 from .conftest import STEPS, MakeRun, metrics_rows
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
-]
-Opened = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = in_browser
 
 
 @pytest.fixture
 def show(browser: Any) -> Iterator[Opened]:
     """Open a page; afterwards fail for whatever it complained of or asked for."""
-    wrong: list[str] = []
-    contexts = []
 
-    def opened(file: Path, fragment: str = "", width: int = 1280, scheme: str = "light") -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else 0)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
-        page.goto(f"file://{file}{fragment}")
+    def settle(page: Any) -> None:
         page.wait_for_selector("section")
         page.wait_for_function("charts.length > 1 && charts.every((chart) => chart.box)")
-        return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    with watched_pages(browser, settle, "data:") as opened:
+        yield opened
 
 
 @pytest.fixture
