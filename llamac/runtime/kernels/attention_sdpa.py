@@ -73,8 +73,7 @@ def attention(
     sequence, and window the number of keys that it sees, its own included. Under a window, keys may
     begin before the queries, and end with them.
     """
-    if window is not None and window >= q.shape[1] == k.shape[1]:
-        window = None
+    window = _narrow(window, q, k)
     if _uses_flash(q) and starts is None:
         return aten._flash_attention_forward(
             q,
@@ -93,6 +92,11 @@ def attention(
     if window is not None:
         return blocked_attention(q, k, v, scale, window, starts)
     return _attention(q, k, v, scale, causal and starts is None, _mask(q, k, starts))
+
+
+def _narrow(window: int | None, q: Tensor, k: Tensor) -> int | None:
+    """Return the window, or None where it hides nothing."""
+    return None if window is not None and window >= q.shape[1] == k.shape[1] else window
 
 
 def _flash_window(window: int | None) -> dict[str, int]:
@@ -130,8 +134,7 @@ def attention_backward(
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
-    if window is not None and window >= q.shape[1] == k.shape[1]:
-        window = None
+    window = _narrow(window, q, k)
     if _uses_flash(q) and starts is None:
         unused = _unused(q)
         d_q, d_k, d_v = aten._flash_attention_backward(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .visible import seen_keys
+
 
 def fill_cache(new: Tensor, cache: Tensor) -> Tensor:
     """Write new [B, S, K, D] to the first S positions of the cache; return new."""
@@ -32,13 +34,7 @@ def cache_mask(
     positions: int64 [B, S], the queries'. slots: int64 [C], 0 to C - 1. starts: int64 [B, S], where
     the query's document begins. window: how many positions a query sees, its own included.
     """
-    at = positions.unsqueeze(-1)
-    seen = slots <= at
-    if starts is not None:
-        seen = seen & (slots >= starts.unsqueeze(-1))
-    if window is not None:
-        seen = seen & (slots > at - window)
-    return seen
+    return seen_keys(positions, slots, starts, window)
 
 
 def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:

@@ -1,9 +1,27 @@
-"""Which keys a causal query does not see: those ahead, before its document, outside its window."""
+"""Which keys a causal query sees: none ahead, before its document, or outside its window."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def seen_keys(
+    at: Tensor, keys: Tensor, starts: Tensor | None = None, window: int | None = None
+) -> Tensor:
+    """Return which keys each query sees: bool [B, queries, keys].
+
+    at int64 [B, queries] and keys int64 [keys]: positions. starts int64 [B, queries]: the position
+    at which each query's document begins. window: how many positions a query sees, its own
+    included: key j is seen by query i if i - window < j <= i.
+    """
+    at = at.unsqueeze(-1)
+    seen = keys <= at
+    if starts is not None:
+        seen = seen & (keys >= starts.unsqueeze(-1))
+    if window is not None:
+        seen = seen & (keys > at - window)
+    return seen
 
 
 def hidden_keys(
@@ -13,16 +31,9 @@ def hidden_keys(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Return which keys are hidden: bool [1 or B, queries, keys]; the last query has the last key.
+    """Return which keys are hidden where the last query has the last key's position.
 
-    starts int64 [B, queries]: the key at which each query's document begins. window: how many keys
-    a query sees, its own included: key j is seen by query i if i - window < j <= i.
+    bool [1 or B, queries, keys]; starts and window as in `seen_keys`.
     """
-    key = torch.arange(keys, device=device)
-    query = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
-    hidden = (key > query).unsqueeze(0)
-    if window is not None:
-        hidden = hidden | (key <= query - window)
-    if starts is not None:
-        hidden = hidden | (key < starts.unsqueeze(-1))
-    return hidden
+    at = torch.arange(keys - queries, keys, device=device).unsqueeze(0)
+    return seen_keys(at, torch.arange(keys, device=device), starts, window).logical_not()
