@@ -11,7 +11,7 @@ from .. import durable
 from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint, dcp, load_run
-from .model_directory import CHAT_TEMPLATE, IMPORT_NOTE, INIT_NOTE, model_note, read_spec
+from .model_directory import CHAT_TEMPLATE, INIT_NOTE, model_note, read_spec
 
 MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
 """Keys of [model] that may change from one training to the next: weights fit all the same."""
@@ -39,9 +39,7 @@ def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say
     else:
         path, home = load_run.choose(source, "newest", say), source
     _require_same_model(path, model)
-    known = model_note(home / IMPORT_NOTE) if (home / IMPORT_NOTE).is_file() else {}
-    if not known and (home / INIT_NOTE).is_file():
-        known = model_note(home / INIT_NOTE)
+    known = model_note(home)
     length = 0 if known else _sequence_length(home)
     note = {
         "checkpoint": str(path.resolve()),

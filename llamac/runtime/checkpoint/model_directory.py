@@ -81,16 +81,14 @@ def open_model(
     """
     path = load_run.choose(directory, which, say)
     spec = read_spec(directory) if spec is None else spec
-    length = spec["batch"]["sequence_length"]
+    length, note = spec["batch"]["sequence_length"], model_note(directory)
     if is_import(directory):
-        note = model_note(directory / IMPORT_NOTE)
         file = next((f for n in TOKENIZER_FILES if (f := directory / n).is_file()), None)
         tokenizer = _import_tokenizer(directory, file, spec) if file or need_tokenizer else None
         begin, end = tuple(note["begin"]), tuple(note["end"])
         if not end and tokenizer and tokenizer.eos >= 0:
             end = (tokenizer.eos,)
     else:
-        note = model_note(directory / INIT_NOTE) if (directory / INIT_NOTE).is_file() else {}
         place = data or Path(spec["data"].get("directory") or directory / "data")
         file = place / "tokenizer.model"
         there = need_tokenizer or file.is_file()
@@ -127,13 +125,16 @@ def read_spec(directory: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def model_note(path: Path) -> dict[str, Any]:
-    """Return import.json or init.json, checked against its own hash. Raises RunError."""
+def model_note(directory: Path) -> dict[str, Any]:
+    """Return import.json or else init.json, checked against its own hash; empty without either.
+
+    Raises RunError.
+    """
+    path = directory / (IMPORT_NOTE if is_import(directory) else INIT_NOTE)
     try:
-        note = durable.read_note(path)
+        return durable.read_note(path) or {}
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    return note or {}
 
 
 def _import_tokenizer(directory: Path, file: Path | None, spec: Mapping[str, Any]) -> Tokenizer:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     context = opened.context if program.longer else program.sample["context"]
     for first in range(0, len(rows), args.batch):
         batch = Generation(
-            lambda rows, length: program.inference(model, rows, length),
+            partial(program.inference, model),
             rows[first : first + args.batch],
             count,
             context=context,
@@ -273,7 +274,7 @@ def sampled(
     """
     start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(
-        lambda rows, length: inference(model, rows, length),
+        partial(inference, model),
         [start],
         count,
         context=context,

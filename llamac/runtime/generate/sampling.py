@@ -46,7 +46,7 @@ def choose(scores: Tensor, how: Sampling, uniforms: Tensor, held: Tensor | None 
     that a row holds, where there is a repetition penalty.
     """
     scores = scores.float()
-    if held is not None and how.repetition_penalty != 1.0:
+    if held is not None:
         penalty = how.repetition_penalty
         penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
         scores = torch.where(held, penalised, scores)

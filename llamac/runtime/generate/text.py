@@ -77,8 +77,10 @@ def chat_tokens(
     The template runs in jinja2's sandbox. Names of special tokens are those tokens where the
     template wrote them, and plain text where a message holds them.
     """
-    names = {name: _id(tokenizer, name) for name in tokenizer.control}
-    names = {name: i for name, i in names.items() if i is not None}
+    ids: dict[str, int] = {}
+    for token in range(tokenizer.vocab_size):
+        ids.setdefault(tokenizer.piece(token), token)
+    names = {name: ids[name] for name in tokenizer.control if name in ids}
 
     def broken(text: str) -> str:
         for name in names:
@@ -97,10 +99,6 @@ def chat_tokens(
 
 def _plain(tokenizer: Any, text: str) -> list[int]:
     return [int(i) for i in tokenizer.encode(text.replace(MARK, ""))]
-
-
-def _id(tokenizer: Any, name: str) -> int | None:
-    return next((i for i in range(tokenizer.vocab_size) if tokenizer.piece(i) == name), None)
 
 
 def _piece(tokenizer: Any, token: int) -> str:
