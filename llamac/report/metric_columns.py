@@ -36,6 +36,7 @@ class MetricsFile:
         self._columns: dict[str, array[float]] = {}
         self._rows = self._lines = self._offset = 0
         self._inode: int | None = None
+        self._curve: tuple[Columns, int] | None = None
 
     def refresh(self) -> bool:
         """Read on. Return whether anything changed. Raises OSError if it cannot be read."""
@@ -62,6 +63,11 @@ class MetricsFile:
 
         A row takes the place of all earlier ones of its step and beyond, as when a run resumes.
         """
+        if self._curve is None:
+            self._curve = self._newest_rows()
+        return self._curve
+
+    def _newest_rows(self) -> tuple[Columns, int]:
         found = {name: np.frombuffer(values) for name, values in self._columns.items()}
         if not self._rows:
             return {}, 0
@@ -108,6 +114,7 @@ class MetricsFile:
         for name, column in self._columns.items():
             column.frombytes(added.get(name, gap).tobytes())
         self._rows += len(rows)
+        self._curve = None
         return True
 
 
