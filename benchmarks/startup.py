@@ -1,4 +1,4 @@
-"""What the checks of files cost at the start of training.
+"""Cost of the checks of files at the start of training.
 
     llamac train llama-mix-small -o RUN --steps 3
     python benchmarks/startup.py RUN [--rounds 5] [-o benchmarks/results/startup.json]

@@ -1,4 +1,4 @@
-"""What cannot be converted, and why."""
+"""The error of a model that cannot be converted."""
 
 from __future__ import annotations
 

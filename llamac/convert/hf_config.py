@@ -43,7 +43,7 @@ FAMILIES = {
         absent={"num_key_value_heads": 32, "head_dim": 128},
     ),
 }
-"""By model_type. An export takes the first that can hold the spec."""
+"""Families by model_type. An export takes the first that can hold the spec."""
 
 LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
 """Values of [model] that every format here is made for."""

@@ -1,4 +1,4 @@
-"""What every format is read into: a model's description and its tensors, not yet read."""
+"""A model of any format: its description and its tensors, not yet read."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class ScoredPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """What a SentencePiece model says of encoding. bos, eos: -1 where the model has none."""
+    """A SentencePiece model's pieces and rules of encoding. bos, eos: -1 where it has none."""
 
     pieces: Sequence[ScoredPiece]
     bpe: bool

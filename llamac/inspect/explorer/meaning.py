@@ -1,4 +1,4 @@
-"""What a layout means for the ranks, and why a value is kept or computed again, in words."""
+"""Words for what a layout means to the ranks, and why a value is kept or computed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.ops.overlapped import is_collective
 Chip = tuple[str, str, str]
 """Mesh axis, placement (`S(1)`, `P`, `R`, …) and what it means."""
 Holds = Literal["value", "parameter", "gradient"]
-"""What a tensor is: an activation or its gradient, a parameter, a parameter's gradient."""
+"""Kinds of tensors: an activation or its gradient, a parameter, a parameter's gradient."""
 STAGES = "pp"
 _OVER_DATA: Mapping[Holds, tuple[str, str]] = {
     "value": ("S(0)", "each of the {ranks} data ranks works on sequences of its own"),

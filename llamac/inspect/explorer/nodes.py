@@ -38,7 +38,7 @@ def node_data(program: Program, spec: Spec) -> dict[str, dict[str, Any]]:
 
 
 class _About:
-    """What is known of the nodes of one graph."""
+    """Describes the nodes of one graph."""
 
     def __init__(self, program: Program, spec: Spec, region: Region, direction: Direction) -> None:
         self.program, self.spec = program, spec
