@@ -26,7 +26,7 @@ RunOption = Annotated[
 
 
 class EngineName(StrEnum):
-    """What runs the jobs of a preparation: processes of this machine, or a Ray cluster."""
+    """Executor of a preparation's jobs: processes of this machine, or a Ray cluster."""
 
     processes = "processes"
     ray = "ray"

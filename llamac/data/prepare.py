@@ -41,7 +41,7 @@ WORK, TOKENS = ".work", ".tokens"
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared, and the plan for each source."""
+    """Sources to prepare, and the plan for each."""
 
     job: token_shards.PrepareJob
     plans: tuple[SourcePlan, ...]
