@@ -9,9 +9,9 @@ called; so `llamac --help` stays quick however heavy a verb is. To add the verb 
     @app.command()
     def build(spec: SpecArgument, overrides: SetOption = None) -> None: ...
 
-(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common`; examples for its help in
-`llamac.cli.command`.) A verb with verbs of its own, such as `data prepare`, gives its `app` several
-commands.
+(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common.options`; examples for its help in
+`llamac.cli.common.typer_command`.) A verb with verbs of its own, such as `data prepare`, gives its
+`app` several commands. What checks and choices precede a run is in `llamac.cli.preflight`.
 
 A verb that fails raises: `typer.Exit(3)` where it has said why, or any exception with an
 `exit_code`, whose text is then the message. Exit codes: 0 ok · 1 failed while running ·
@@ -97,7 +97,7 @@ def _version() -> str:
 def _unknown(verb: str) -> int:
     from difflib import get_close_matches
 
-    from llamac.spec.errors import printable
+    from llamac.spec.validation.errors import printable
 
     close = get_close_matches(verb[:80], VERBS, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(VERBS)}"
@@ -108,7 +108,7 @@ def _unknown(verb: str) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     import typer
 
-    from llamac.cli.command import command_of
+    from llamac.cli.common.typer_command import command_of
 
     command = command_of(verb)
     try:
@@ -129,11 +129,11 @@ def _run(verb: str, arguments: list[str]) -> int:
 def _say(error: Exception, verb: str) -> None:
     """Print the message of an exception that has an exit code."""
     from llamac.runtime.terminal import escaped
-    from llamac.spec.errors import SpecError
+    from llamac.spec.validation.errors import SpecError
 
     usage = hasattr(error, "format_message")  # of typer's own, about the command line
     if usage:
-        from llamac.cli.usage import usage_message
+        from llamac.cli.common.usage import usage_message
 
         text = usage_message(error, verb)
     else:

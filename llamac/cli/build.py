@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, print_status
-from llamac.cli.foresight import plan_json
+from llamac.cli.common.options import SetOption, SpecArgument, load, print_status
+from llamac.cli.preflight.plan_note import plan_json
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage

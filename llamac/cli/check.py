@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load
-from llamac.cli.preflight import missing_elsewhere
+from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load
+from llamac.cli.preflight.needed_files import missing_elsewhere
 from llamac.spec import Spec, SpecError
 from llamac.spec.data import Data
-from llamac.spec.errors import Diagnostic, printable
 from llamac.spec.launch import Launch
 from llamac.spec.model import Model
 from llamac.spec.parallel import AXES, Parallel
+from llamac.spec.validation.errors import Diagnostic, printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

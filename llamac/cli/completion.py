@@ -73,7 +73,7 @@ def candidates(words: list[str]) -> list[str]:
     words: of the line so far, after `llamac`, the last one as far as it is written.
     """
     from llamac.cli import VERBS
-    from llamac.cli.command import command_of
+    from llamac.cli.common.typer_command import command_of
 
     *before, begun = words
     if not before:

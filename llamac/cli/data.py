@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import JsonOption, SetOption, SpecArgument, load
-from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
+from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, load
+from llamac.cli.common.output import OverwriteFile, check_output, inputs_of, write_output
 from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
@@ -169,7 +169,7 @@ def prepare_here(
     engine: EngineName = EngineName.processes,
 ) -> dict[str, Any]:
     """Prepare data with progress and return the manifest. workers: default one per core."""
-    from llamac.cli.progress_line import reported
+    from llamac.cli.common.progress_line import reported
     from llamac.data import executor
     from llamac.data import prepare as preparing
     from llamac.runtime.data.token_shards import cores

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llamac.cli.common import load, print_status
-from llamac.cli.foresight import planned_device
+from llamac.cli.common.options import load, print_status
+from llamac.cli.preflight.plan_note import planned_device
 
 if TYPE_CHECKING:
     from llamac.inspect.explorer.side import CompiledSpec

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import print_status
+from llamac.cli.common.options import print_status
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.common import print_status
-from llamac.cli.output import check_output, write_output
+from llamac.cli.common.options import print_status
+from llamac.cli.common.output import check_output, write_output
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

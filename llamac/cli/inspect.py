@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, print_status
-from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
+from llamac.cli.common.options import SetOption, SpecArgument, load, print_status
+from llamac.cli.common.output import OverwriteFile, check_output, inputs_of, write_output
 
 if TYPE_CHECKING:
     from llamac.passes.pipeline import Stage

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, print_status
-from llamac.cli.foresight import plan_json
-from llamac.cli.output import inputs_of, write_output
+from llamac.cli.common.options import SetOption, SpecArgument, load, print_status
+from llamac.cli.common.output import inputs_of, write_output
+from llamac.cli.preflight.plan_note import plan_json
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamac.cli import plan_search as forms
-from llamac.cli.common import SetOption, load
-from llamac.cli.output import OverwriteFile, check_output, inputs_of, write_output
+from llamac.cli.common.options import SetOption, load
+from llamac.cli.common.output import OverwriteFile, check_output, inputs_of, write_output
 
 if TYPE_CHECKING:
     from llamac.plan.setting import Setting

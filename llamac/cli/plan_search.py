@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llamac.cli.output import check_output, write_output
+from llamac.cli.common.output import check_output, write_output
 
 if TYPE_CHECKING:
     from llamac.plan.prediction import Prediction

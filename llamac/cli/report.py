@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import print_status
-from llamac.cli.output import OverwriteFile, check_output, write_output
+from llamac.cli.common.options import print_status
+from llamac.cli.common.output import OverwriteFile, check_output, write_output
 
 if TYPE_CHECKING:
     from llamac.report.recorded_run import Run

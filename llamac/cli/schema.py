@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llamac.cli.output import OverwriteFile, write_output
+from llamac.cli.common.output import OverwriteFile, write_output
 from llamac.spec.schema import json_schema
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

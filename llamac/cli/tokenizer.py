@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load
-from llamac.cli.output import OverwriteFile, check_output, inputs_of
+from llamac.cli.common.options import SetOption, SpecArgument, load
+from llamac.cli.common.output import OverwriteFile, check_output, inputs_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 

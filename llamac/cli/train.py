@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common import SetOption, SpecArgument, load, print_status
+from llamac.cli.common.options import SetOption, SpecArgument, load, print_status
 from llamac.cli.data import directory_of, prepare_here
-from llamac.cli.fits import require_memory
-from llamac.cli.foresight import plan_json
-from llamac.cli.precision import for_this_machine
+from llamac.cli.preflight.chosen_dtype import for_this_machine
+from llamac.cli.preflight.memory_check import require_memory
+from llamac.cli.preflight.plan_note import plan_json
 from llamac.spec import Spec
 
 if TYPE_CHECKING:

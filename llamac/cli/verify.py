@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamac.cli.common import JsonOption, SetOption, SpecArgument, heads, load, print_status
+from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load, print_status
 
 if TYPE_CHECKING:
     from llamac.spec import Spec

@@ -34,15 +34,15 @@ def write_export(
     trained = open_trained(run, which, say)
     with written_beside(output) as directory:
         if format == "gguf":
-            from llamac.convert.gguf_export import write_gguf
+            from llamac.convert.gguf.gguf_export import write_gguf
 
             write_gguf(trained, directory / marker, dtype)
         elif format == "hf":
-            from llamac.convert.hf_export import write_hf
+            from llamac.convert.hf.hf_export import write_hf
 
             write_hf(trained, directory, to)
         else:
-            from llamac.convert.meta_export import write_meta
+            from llamac.convert.meta.meta_export import write_meta
 
             write_meta(trained, directory, to, parts)
 

@@ -16,16 +16,16 @@ def open_source(path: Path) -> ForeignModel:
     """Describe the model at `path`, of whatever format. Raises ConversionError."""
     if path.is_file():
         if path.suffix == ".gguf":
-            from llamac.convert.gguf_import import open_gguf
+            from llamac.convert.gguf.gguf_import import open_gguf
 
             return open_gguf(path)
         raise ConversionError(f"{path} is no .gguf file; of other formats give the directory")
     if (path / "config.json").exists():
-        from llamac.convert.hf import open_hf
+        from llamac.convert.hf.hf_import import open_hf
 
         return open_hf(path)
     if (path / "params.json").exists():
-        from llamac.convert.meta_import import open_meta
+        from llamac.convert.meta.meta_import import open_meta
 
         return open_meta(path)
     raise ConversionError(

@@ -22,8 +22,8 @@ from llamac.passes.overlap import Overlap
 from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
-from llamac.spec.kernel_rules import context_chunks
 from llamac.spec.parallel import WHOLE
+from llamac.spec.rules.attention_kernels import context_chunks
 
 if TYPE_CHECKING:
     from llamac.spec import Spec

@@ -12,7 +12,7 @@ from torch import fx
 from llamac.ir.graph import attributes, is_op, operands, ops_in, rewrite, type_of
 from llamac.ir.program import Program
 from llamac.ops.attention import attention
-from llamac.spec.kernel_rules import expected_device, objections
+from llamac.spec.rules.attention_kernels import expected_device, objections
 
 PREFERRED = ("xformers", "flex", "sdpa", "math")
 """Candidates, the best first."""

@@ -20,7 +20,7 @@ from llamac.plan.device.device import (
 )
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
-from llamac.spec.errors import either
+from llamac.spec.validation.errors import either
 
 
 def device_for(spec: Spec, name: str | None = None) -> Device:

@@ -12,7 +12,7 @@ from typing import Any
 from llamac.report.metric_columns import MetricsFile
 from llamac.runtime import durable, events
 from llamac.spec import Spec, load_spec
-from llamac.spec.errors import SpecError
+from llamac.spec.validation.errors import SpecError
 
 LARGEST = 64 << 20  # bytes of a file that is read whole
 MADE_OF = ("metrics.jsonl", "spec.toml", "checkpoints")  # a run directory has one of these

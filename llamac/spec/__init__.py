@@ -1,7 +1,7 @@
 """The spec: one Pydantic model per TOML section, and errors that point into the file."""
 
-from llamac.spec.errors import SpecError
 from llamac.spec.loader import load_spec
 from llamac.spec.root import Spec
+from llamac.spec.validation.errors import SpecError
 
 __all__ = ["Spec", "SpecError", "load_spec"]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem, either, nearest_divisors, nearest_multiples
 from llamac.spec.section import DERIVED, Section, only_one
 from llamac.spec.units import Count, Tokens
+from llamac.spec.validation.errors import Problem, either, nearest_divisors, nearest_multiples
 
 
 class Batch(Section):

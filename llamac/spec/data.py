@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
 from llamac.spec.section import DERIVED, FromArray, NonEmpty, Section
 from llamac.spec.stages import DEFAULT_STAGES, Stage
 from llamac.spec.units import Bytes, Tokens
+from llamac.spec.validation.errors import Problem
 
 SLUG = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Safe as a directory's name on any system."""

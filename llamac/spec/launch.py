@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llamac.spec.errors import Problem, describe
 from llamac.spec.parallel import AXES, Parallel
 from llamac.spec.section import Section, Text
 from llamac.spec.units import Count
+from llamac.spec.validation.errors import Problem, describe
 
 LONGEST_GRACE = 65535
 """Seconds; the most that `sbatch --signal` takes."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike, fspath
 
-from llamac.spec.errors import Diagnostic, Location, SpecError
 from llamac.spec.root import Spec
 from llamac.spec.toml.overrides import apply_overrides
 from llamac.spec.toml.toml_document import read
-from llamac.spec.validation import MoreRules
+from llamac.spec.validation.errors import Diagnostic, Location, SpecError
+from llamac.spec.validation.validate import MoreRules
 
 
 def load_spec(

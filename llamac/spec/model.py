@@ -7,9 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llamac.spec.errors import Problem, describe, either, nearest_divisors, nearest_multiples
 from llamac.spec.section import DERIVED, Section
 from llamac.spec.units import Count, Positive
+from llamac.spec.validation.errors import (
+    Problem,
+    describe,
+    either,
+    nearest_divisors,
+    nearest_multiples,
+)
 
 Width = Annotated[int, Field(ge=1, le=2**20)]
 Factor = Annotated[float, Field(ge=1, description="How many times longer the context becomes.")]

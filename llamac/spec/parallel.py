@@ -7,9 +7,9 @@ from math import prod
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Count
+from llamac.spec.validation.errors import Problem
 
 AXES = {
     "pp": "pipeline",

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
 from llamac.spec.section import Section
 from llamac.spec.units import Bytes
+from llamac.spec.validation.errors import Problem
 
 
 class Recompute(Section):

@@ -13,7 +13,6 @@ from pydantic import Field, PrivateAttr
 from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
-from llamac.spec.errors import OPTION, REPLACED, Location, Path, Problem, printable
 from llamac.spec.eval import Eval
 from llamac.spec.hardware import Hardware
 from llamac.spec.init import InitialWeights
@@ -25,14 +24,15 @@ from llamac.spec.optimizer import Optimizer
 from llamac.spec.parallel import Parallel
 from llamac.spec.precision import Precision
 from llamac.spec.recompute import Recompute
-from llamac.spec.rules import broken_rules, total_steps
+from llamac.spec.rules.between_sections import broken_rules, total_steps
 from llamac.spec.schedule import Schedule
 from llamac.spec.section import Section, written
 from llamac.spec.tokenizer import EOS, TokenizerSection
 from llamac.spec.toml.positions import Place
 from llamac.spec.toml.toml_document import TomlDocument
 from llamac.spec.toml.writer import to_toml
-from llamac.spec.validation import MoreRules, validated
+from llamac.spec.validation.errors import OPTION, REPLACED, Location, Path, Problem, printable
+from llamac.spec.validation.validate import MoreRules, validated
 
 
 class Spec(Section):

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem
 from llamac.spec.section import Section, only_one
 from llamac.spec.units import Count, Fraction, Tokens
+from llamac.spec.validation.errors import Problem
 
 
 class Schedule(Section):

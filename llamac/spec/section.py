@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from llamac.spec.errors import Broken, Problem
+from llamac.spec.validation.errors import Broken, Problem
 
 DERIVED: Any = None
 """Default of a field that `derived()` fills in from the others, so that its type stays `int`."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from llamac.spec.errors import Problem, describe
-from llamac.spec.licence_names import closest
+from llamac.spec.rules.licence_names import closest
 from llamac.spec.section import FromArray, NonEmpty, Section
 from llamac.spec.units import Count, Fraction, Tokens
+from llamac.spec.validation.errors import Problem, describe
 
 Names = Annotated[tuple[NonEmpty, ...], FromArray, Field(min_length=1)]
 

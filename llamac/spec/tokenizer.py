@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from llamac.spec.errors import describe
 from llamac.spec.section import NonEmpty, Section
 from llamac.spec.units import Bytes
+from llamac.spec.validation.errors import describe
 
 EOS = 2
 """What ends a document in a tokenizer that llamac trains, as in LLaMA's."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llamac.spec.errors import describe
+from llamac.spec.validation.errors import describe
 
 LARGEST = 10**18
 """Bounds every quantity: a million trillion tokens, an exabyte."""

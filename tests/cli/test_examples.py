@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamac.cli import VERBS, main
-from llamac.cli.command import EXAMPLES, command_of
+from llamac.cli.common.typer_command import EXAMPLES, command_of
 
 # What makes a training short, for those examples that train or look at what was trained.
 SHORT = [

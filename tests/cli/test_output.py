@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from llamac.cli import main
-from llamac.cli.output import check_output, inputs_of, write_output
+from llamac.cli.common.output import check_output, inputs_of, write_output
 from llamac.spec import load_spec
 
 CONTENTS = {

@@ -11,7 +11,7 @@ import tokenizers
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.gguf_file import read_gguf
+from llamac.convert.gguf.gguf_file import read_gguf
 from llamac.convert.names import gguf_name, to_interleaved
 from tests.convert.conftest import (
     divergence,

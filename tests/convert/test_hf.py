@@ -114,8 +114,8 @@ def test_transformers_loads_an_export_without_a_word(overrides, tmp_path, tokeni
 def test_shards_are_listed_exactly(tmp_path, tokenizer, monkeypatch) -> None:
     from transformers import AutoModelForCausalLM
 
-    from llamac.convert import hf_export
-    from llamac.convert.safetensors_file import read_safetensors
+    from llamac.convert.hf import hf_export
+    from llamac.convert.hf.safetensors_file import read_safetensors
 
     monkeypatch.setattr(hf_export.write_hf, "__defaults__", (100_000,))
     make_run(tmp_path / "run", tokenizer, "model.tied_embeddings=true")

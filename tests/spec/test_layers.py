@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamac.spec import Spec, SpecError, load_spec
-from llamac.spec.errors import printable
+from llamac.spec.validation.errors import printable
 from tests.spec.conftest import VALID
 
 Load = Callable[..., Spec]

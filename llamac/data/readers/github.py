@@ -11,8 +11,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llamac.data.document import Document
-from llamac.data.formats.licence_texts import decode_licence
-from llamac.data.formats.licences import Licences, is_licence, is_manifest, licences
+from llamac.data.formats.licences.licence_detection import (
+    Licences,
+    is_licence,
+    is_manifest,
+    licences,
+)
+from llamac.data.formats.licences.licence_texts import decode_licence
 from llamac.data.formats.trees import Entry, contents, entries, is_tar
 from llamac.runtime.data.records import accepted, utf8
 from llamac.runtime.data.skipped import Skipped

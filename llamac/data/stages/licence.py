@@ -6,7 +6,7 @@ import re
 from functools import cache
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.formats.licence_texts import tag_of
+from llamac.data.formats.licences.licence_texts import tag_of
 from llamac.spec.stages import Licence
 
 # Identifiers of a family, in lower case: with conditions on naming the author at most. Not

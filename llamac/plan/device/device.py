@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llamac.spec.errors import either
 from llamac.spec.units import parse_bytes
+from llamac.spec.validation.errors import either
 
 HERE = Path(__file__).parent.parent / "devices"
 KINDS = ("gpu", "cpu")

@@ -9,8 +9,8 @@ from typing import Any
 
 from llamac.resources import find_spec
 from llamac.spec import Spec
-from llamac.spec.errors import printable
 from llamac.spec.toml.writer import to_toml
+from llamac.spec.validation.errors import printable
 
 
 def derived_toml(

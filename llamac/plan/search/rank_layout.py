@@ -14,8 +14,8 @@ from typing import Any
 
 from llamac.plan.target import LayoutError
 from llamac.spec import Spec
-from llamac.spec.errors import divisors
-from llamac.spec.layouts import complaints, keep_busy
+from llamac.spec.rules.layouts import complaints, keep_busy
+from llamac.spec.validation.errors import divisors
 
 POLICIES = ("none", "selective", "full")
 """What a layer may keep for its backward pass, as a search tries them."""

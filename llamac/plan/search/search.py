@@ -27,7 +27,7 @@ from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
 from llamac.plan.uncertainty import fit_of, memory_range
-from llamac.spec.errors import either
+from llamac.spec.validation.errors import either
 
 WAVE = 4  # tasks whose results are put together before the next ones start
 BUDGETED = 4  # layouts that are compiled with checkpoint = "budget" besides

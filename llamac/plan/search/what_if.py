@@ -13,7 +13,7 @@ from llamac.plan.render.prediction_tables import ReportTable
 from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of
 from llamac.plan.setting import Setting
 from llamac.spec import SpecError
-from llamac.spec.errors import either
+from llamac.spec.validation.errors import either
 
 STEP = 0.01
 """Relative change by which a derivative is taken."""

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, dotted
 from llamac.spec.toml.positions import Place
 from llamac.spec.toml.toml_document import TomlDocument, current_name
+from llamac.spec.validation.errors import (
+    OPTION,
+    Diagnostic,
+    Location,
+    Path,
+    SpecError,
+    describe,
+    dotted,
+)
 
 _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 

@@ -13,9 +13,9 @@ import re
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from llamac.spec.errors import Path
 from llamac.spec.section import Section
 from llamac.spec.toml.toml_document import TomlDocument
+from llamac.spec.validation.errors import Path
 
 S = TypeVar("S", bound=Section)
 

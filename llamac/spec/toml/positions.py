@@ -11,7 +11,7 @@ import tomllib
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from llamac.spec.errors import Location, Path
+from llamac.spec.validation.errors import Location, Path
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")

@@ -11,8 +11,16 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from llamac.resources import directory, find_spec, shipped_specs
-from llamac.spec.errors import OPTION, Diagnostic, Location, Path, SpecError, describe, toml_key
 from llamac.spec.toml.positions import Lines, Place, scan
+from llamac.spec.validation.errors import (
+    OPTION,
+    Diagnostic,
+    Location,
+    Path,
+    SpecError,
+    describe,
+    toml_key,
+)
 
 LARGEST_FILE = 1024 * 1024
 """Bytes; a spec is a few thousand. Keeps `llamac check /dev/zero` from reading for ever."""

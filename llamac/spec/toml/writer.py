@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llamac.spec.errors import toml_key
+from llamac.spec.validation.errors import toml_key
 
 
 def to_toml(document: Mapping[str, Any]) -> str:

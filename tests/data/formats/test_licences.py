@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.formats.dep5 import spdx
-from llamac.data.formats.licence_texts import recognised, tag_of
-from llamac.data.formats.licences import Licences, is_licence, licences
+from llamac.data.formats.licences.dep5 import spdx
+from llamac.data.formats.licences.licence_detection import Licences, is_licence, licences
+from llamac.data.formats.licences.licence_texts import recognised, tag_of
 from llamac.data.stages.licence import permits
 
 

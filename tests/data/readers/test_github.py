@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.formats.dep5 import spdx
+from llamac.data.formats.licences.dep5 import spdx
 from tests.data.readers import read, write
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this"

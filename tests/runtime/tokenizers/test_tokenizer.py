@@ -22,7 +22,7 @@ from llamac.runtime.tokenizers.tokenizer import (
     train_tokenizer,
     training_lines,
 )
-from llamac.spec.rules import SMALLEST_TRAINED_VOCABULARY
+from llamac.spec.rules.between_sections import SMALLEST_TRAINED_VOCABULARY
 
 KINDS = ["bpe", "unigram", "dummy prefix"]
 

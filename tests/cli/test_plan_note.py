@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llamac.cli.foresight import plan_json
+from llamac.cli.preflight.plan_note import plan_json
 from llamac.passes.pipeline import compile_spec
 from llamac.plan.device.device import DeviceError
 from llamac.plan.predict import predict

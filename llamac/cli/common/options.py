@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from llamac.spec import Spec, load_spec
-from llamac.spec.errors import printable
 from llamac.spec.model import Model
+from llamac.spec.validation.errors import printable
 
 SpecArgument = Annotated[
     str, typer.Argument(metavar="SPEC", help="A spec file, or a shipped spec: tiny, 65b, …")
@@ -44,7 +44,7 @@ def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spe
     """
     more = None
     if files:
-        from llamac.cli.preflight import missing_files
+        from llamac.cli.preflight.needed_files import missing_files
 
         more = missing_files
     loaded = load_spec(spec, overrides or (), more)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 from llamac.spec.batch import Batch
-from llamac.spec.errors import Problem, divisors, either
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
+from llamac.spec.validation.errors import Problem, divisors, either
 
 Layout = tuple[int, int]  # tensor and context ranks
 SUGGESTIONS = 3

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from llamac.convert.card import model_card
-from llamac.convert.hf_config import config_of
+from llamac.convert.hf.card import model_card
+from llamac.convert.hf.hf_config import config_of
+from llamac.convert.hf.safetensors_file import write_safetensors
+from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.names import hf_name, reordered
-from llamac.convert.safetensors_file import write_safetensors
 from llamac.convert.tensors import Stored, commonest_dtype
-from llamac.convert.tokenizer_export import hf_files
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
 

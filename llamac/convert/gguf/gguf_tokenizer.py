@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.sentencepiece_json import (
+from llamac.convert.hf.sentencepiece_json import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -25,7 +25,7 @@ from llamac.convert.sentencepiece_json import (
     parse,
     sentencepiece_json,
 )
-from llamac.convert.tokenizer_export import is_sentencepiece
+from llamac.convert.hf.tokenizer_export import is_sentencepiece
 from llamac.convert.untrusted_files import json_object
 from llamac.runtime.tokenizers.tiktoken_file import SPLIT, special_token
 from llamac.runtime.tokenizers.tokenizer import Tokenizer

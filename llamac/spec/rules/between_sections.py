@@ -12,18 +12,18 @@ from typing import Any
 
 from llamac.spec.batch import Batch
 from llamac.spec.data import Data
-from llamac.spec.errors import Problem
-from llamac.spec.kernel_rules import kernel_can_run
 from llamac.spec.launch import nodes_are_full
-from llamac.spec.layouts import (
+from llamac.spec.model import Model
+from llamac.spec.parallel import Parallel
+from llamac.spec.rules.attention_kernels import kernel_can_run
+from llamac.spec.rules.layouts import (
     batch_divides_over_ranks,
     layers_divide_into_stages,
     layout_fits,
 )
-from llamac.spec.model import Model
-from llamac.spec.parallel import Parallel
 from llamac.spec.schedule import Schedule
 from llamac.spec.tokenizer import TokenizerSection
+from llamac.spec.validation.errors import Problem
 
 SMALLEST_TRAINED_VOCABULARY = 320
 """256 byte pieces, the control pieces, ten digits, and some room for real ones."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from llamac.spec import Spec
 from llamac.spec.data import PYTHON, Source
-from llamac.spec.errors import Path, Problem
 from llamac.spec.toml.toml_document import TomlDocument
+from llamac.spec.validation.errors import Path, Problem
 
 
 def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from llamac.spec.errors import also_known
+from llamac.spec.validation.errors import also_known
 
 _BOUNDS = {
     "greater than or equal to": "{} or more",

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from llamac.spec.batch import Batch
 from llamac.spec.data import Data
-from llamac.spec.errors import Problem, either
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
 from llamac.spec.precision import Precision
+from llamac.spec.validation.errors import Problem, either
 
 DTYPE = {"bf16": "bf16", "fp32": "f32"}
 """Types of `precision.compute` as the IR calls them."""

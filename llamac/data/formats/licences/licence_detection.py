@@ -15,8 +15,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamac.data.formats.dep5 import dep5, is_dep5
-from llamac.data.formats.licence_texts import join_expressions, names_copyleft, recognised, tag_of
+from llamac.data.formats.licences.dep5 import dep5, is_dep5
+from llamac.data.formats.licences.licence_texts import (
+    join_expressions,
+    names_copyleft,
+    recognised,
+    tag_of,
+)
 
 COPYLEFT = "LicenseRef-copyleft-notice"  # of a file whose own head speaks of a copyleft licence
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.gguf_import import FREQUENCIES, LAYOUTS
-from llamac.convert.gguf_tokenizer import KEY, metadata_of
-from llamac.convert.hf_config import family_for
+from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
+from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
+from llamac.convert.hf.hf_config import family_for
 from llamac.convert.names import gguf_name, reordered
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from llamac.convert import untrusted_files
-from llamac.convert.sentencepiece_json import begins, parse, sentencepiece_json
-from llamac.convert.tokenizer_files import KEPT
+from llamac.convert.hf.sentencepiece_json import begins, parse, sentencepiece_json
+from llamac.convert.hf.tokenizer_files import KEPT
 from llamac.runtime.checkpoint.model_directory import ModelDirectory
 from llamac.runtime.tokenizers.tiktoken_file import special_token
 from llamac.runtime.tokenizers.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.gguf_file import GGUFFile, read_gguf
-from llamac.convert.gguf_tokenizer import KEY, begin_of, tokenizer_from
+from llamac.convert.gguf.gguf_file import GGUFFile, read_gguf
+from llamac.convert.gguf.gguf_tokenizer import KEY, begin_of, tokenizer_from
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import gguf_name
 from llamac.convert.tensors import Stored, require_tensors

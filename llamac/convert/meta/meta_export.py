@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf_config import LLAMA
-from llamac.convert.meta_import import FIRST, SECOND, SPLIT, TABLE
+from llamac.convert.hf.hf_config import LLAMA
+from llamac.convert.hf.tokenizer_export import is_sentencepiece
+from llamac.convert.meta.meta_import import FIRST, SECOND, SPLIT, TABLE
+from llamac.convert.meta.pth import write_pth
 from llamac.convert.names import meta_name, reordered
-from llamac.convert.pth import write_pth
 from llamac.convert.tensors import Stored
-from llamac.convert.tokenizer_export import is_sentencepiece
 from llamac.convert.trained import TrainedModel
 from llamac.spec.model import Model
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from llamac.spec.errors import OPTION, Diagnostic, Location, Problem, SpecError
-from llamac.spec.explain import explain
-from llamac.spec.rules import broken_rules
+from llamac.spec.rules.between_sections import broken_rules
 from llamac.spec.section import Section
 from llamac.spec.toml.paths import with_whole_paths
 from llamac.spec.toml.toml_document import TomlDocument
+from llamac.spec.validation.errors import OPTION, Diagnostic, Location, Problem, SpecError
+from llamac.spec.validation.explain import explain
 
 MoreRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
 """Further rules: problems of the sections that are valid by themselves, with absolute paths."""

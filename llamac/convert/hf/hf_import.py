@@ -8,13 +8,13 @@ from typing import Any
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf_config import family_of, model_of
+from llamac.convert.hf.hf_config import family_of, model_of
+from llamac.convert.hf.safetensors_file import read_safetensors
+from llamac.convert.hf.tokenizer_files import begins_with, chat_template_of, passed_through
+from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import hf_name
-from llamac.convert.pth import read_pth
-from llamac.convert.safetensors_file import read_safetensors
 from llamac.convert.tensors import Stored, require_tensors
-from llamac.convert.tokenizer_files import begins_with, chat_template_of, passed_through
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
 WHOLE = ("model.safetensors", "pytorch_model.bin")

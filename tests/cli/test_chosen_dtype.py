@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llamac.cli import precision
-from llamac.cli.precision import for_this_machine
+from llamac.cli.preflight import chosen_dtype
+from llamac.cli.preflight.chosen_dtype import for_this_machine
 from llamac.spec import load_spec
 
 OPEN, BF16 = ["125m", []], ["125m", ["precision.compute=bf16"]]
@@ -26,7 +26,7 @@ OPEN, BF16 = ["125m", []], ["125m", ["precision.compute=bf16"]]
 def test_the_dtype_is_the_spec_s_or_what_the_cpu_is_fast_in(
     spec: list, fast: bool, compute: str, word: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: fast)
+    monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: fast)
     found, said = for_this_machine(load_spec(*spec), tmp_path)
     assert found.precision.compute == compute
     assert word in said
@@ -34,7 +34,7 @@ def test_the_dtype_is_the_spec_s_or_what_the_cpu_is_fast_in(
 
 
 def test_a_gpu_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: False)
+    monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == "bf16"
 
@@ -43,7 +43,7 @@ def test_a_gpu_computes_in_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_a_run_keeps_what_it_began_in(
     compute: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: compute == "fp32")
+    monkeypatch.setattr(chosen_dtype, "multiplies_in_bf16", lambda: compute == "fp32")
     (tmp_path / "checkpoints/step-00000001").mkdir(parents=True)
     (tmp_path / "spec.toml").write_text(f'[precision]\ncompute = "{compute}"\n')
     assert for_this_machine(load_spec("125m"), tmp_path)[0].precision.compute == compute

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import llamac
-from llamac.convert.hf_config import family_for
+from llamac.convert.hf.hf_config import family_for
 from llamac.convert.trained import TrainedModel
 from llamac.runtime import durable
 from llamac.runtime.terminal import escaped

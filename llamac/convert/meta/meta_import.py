@@ -10,9 +10,9 @@ import torch
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
+from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
-from llamac.convert.pth import read_pth
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 

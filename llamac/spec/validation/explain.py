@@ -9,7 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llamac.spec.errors import Broken, Path, Problem, also_known, describe, either, toml_key
+from llamac.spec.validation.errors import (
+    Broken,
+    Path,
+    Problem,
+    also_known,
+    describe,
+    either,
+    toml_key,
+)
 
 _KINDS = {
     "int_type": "a whole number",

@@ -1,0 +1,1 @@
+"""Options, help, files and error messages that commands share."""

@@ -1,0 +1,1 @@
+"""Checks and choices before a run starts: files, memory, dtype, predictions."""

@@ -1,0 +1,1 @@
+"""Hugging Face: config.json, safetensors and tokenizer files."""

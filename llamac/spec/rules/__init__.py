@@ -1,0 +1,1 @@
+"""Rules between sections of a spec, and the tables that they read."""
