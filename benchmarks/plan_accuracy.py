@@ -27,9 +27,10 @@ from typing import Any
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.rows import RowError, number, says, text
 from llamac.plan.published.score import comparable_peak, predict_row
-from llamac.plan.uncertainty import TABLE, regime
+from llamac.plan.uncertainty import CALIBRATED_CPU, TABLE, regime
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
+MEASURED_CPU = RESULT.with_name("plan_measured_cpu.json")
 UNITS = {"gib": 2**30, "mib": 2**20, "gb": 1e9, "mb": 1e6}
 
 Row = Mapping[str, str]
@@ -206,7 +207,14 @@ def residuals(rows: Sequence[Scored]) -> dict[str, Any]:
     ratios = [("", 1 + error) for one in rows if (error := one.held_residual) is not None]
     low, middle, high = quantiles_of(ratios)
     memory = (low - (middle - low) / 2, middle, high + (high - middle) / 2)
+    speed[CALIBRATED_CPU] = quantiles_of([("", ratio) for ratio in cpu_ratios()])
     return {"speed": speed, "memory": memory, "rows": {"speed": len(unseen), "memory": len(ratios)}}
+
+
+def cpu_ratios() -> list[float]:
+    """Return measured / predicted speed of each setting of plan_measured.py on a CPU."""
+    settings = json.loads(MEASURED_CPU.read_text(encoding="utf-8"))["settings"]
+    return [one["predicted_step_seconds"] / one["step_seconds"]["median"] for one in settings]
 
 
 def quantiles_of(ratios: Sequence[tuple[str, float]]) -> tuple[float, float, float]:

@@ -16,6 +16,9 @@ from llamac.plan.prediction import Prediction
 
 TABLE = Path(__file__).parent / "residuals.json"
 
+CALIBRATED_CPU, UNCALIBRATED = "a calibrated CPU", "uncalibrated"
+"""Regimes of CPUs, of which no published rows exist."""
+
 Fit = Literal["yes", "tight", "no"]
 
 
@@ -38,15 +41,15 @@ class Uncertainty:
 
     Attributes:
         regime: The rows that the speed's range is taken from.
-        tokens_per_second: Per device.
+        tokens_per_second: Per device. None, as are days, on a CPU that was not calibrated.
         memory: Bytes of a rank.
         fit: `yes`: within memory nine times of ten; `no`: more likely than not beyond it.
         margin: Bytes between capacity and expected memory; negative: that are lacking.
     """
 
     regime: str
-    tokens_per_second: tuple[float, float]
-    days: tuple[float, float]
+    tokens_per_second: tuple[float, float] | None
+    days: tuple[float, float] | None
     memory: tuple[float, float]
     fit: Fit
     margin: float
@@ -54,8 +57,8 @@ class Uncertainty:
     def to_json(self) -> dict[str, Any]:
         return {
             "regime": self.regime,
-            "tokens_per_second_per_gpu": list(self.tokens_per_second),
-            "days": list(self.days),
+            "tokens_per_second_per_gpu": self.tokens_per_second and list(self.tokens_per_second),
+            "days": self.days and list(self.days),
             "memory_bytes": [round(value) for value in self.memory],
             "fit": self.fit,
             "margin_bytes": round(self.margin),
@@ -70,16 +73,22 @@ def regime_of(nodes: float, tensor: int, tokens: float) -> str:
 
 
 def regime(prediction: Prediction) -> str:
+    """Return the name of the rows that a prediction's range is taken from."""
     spec, device = prediction.setting.spec, prediction.setting.device
+    if not device.is_gpu:
+        return CALIBRATED_CPU if device.calibrated else UNCALIBRATED
     parallel, batch = spec.parallel, spec.batch
     tokens = batch.micro_batch * batch.sequence_length / (parallel.tensor * parallel.context)
     return regime_of(parallel.ranks / device.gpus_per_node, parallel.tensor, tokens)
 
 
-def speed_range(prediction: Prediction) -> Range:
-    """Measured / predicted tokens per second, in the prediction's regime."""
-    table = _table()["speed"]
-    return Range(*table.get(regime(prediction), table["any"]))
+def speed_range(prediction: Prediction) -> Range | None:
+    """Return measured / predicted tokens per second in the prediction's regime.
+
+    None: of a CPU that was not calibrated nothing is known, for CPUs differ too much.
+    """
+    name, table = regime(prediction), _table()["speed"]
+    return None if name == UNCALIBRATED else Range(*table.get(name, table["any"]))
 
 
 def memory_range() -> Range:
@@ -92,8 +101,8 @@ def uncertainty(prediction: Prediction) -> Uncertainty:
     rate, days = prediction.tokens_per_second_per_gpu, prediction.days
     return Uncertainty(
         regime=regime(prediction),
-        tokens_per_second=speed.of(rate),
-        days=(days / speed.high, days / speed.low),
+        tokens_per_second=speed and speed.of(rate),
+        days=speed and (days / speed.high, days / speed.low),
         memory=memory.of(prediction.memory.total),
         fit=fit_of(prediction),
         margin=prediction.setting.device.memory - prediction.memory.total * memory.middle,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from llamac.cli import main
+from llamac.plan.device.calibrate import device_toml
+from llamac.plan.device.device import load_device
 from llamac.plan.energy import energy
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
@@ -24,6 +28,8 @@ def planned(name: str, *overrides: str, device: str = "a100-80gb") -> Prediction
 def test_ranges_hold_the_prediction() -> None:
     found = planned("65b")
     sure = uncertainty(found)
+    assert sure.tokens_per_second
+    assert sure.days
     low, high = sure.tokens_per_second
     assert low < found.tokens_per_second_per_gpu < high
     assert sure.days[0] < found.days < sure.days[1]
@@ -32,6 +38,19 @@ def test_ranges_hold_the_prediction() -> None:
 
 def test_regimes_differ_by_nodes_tensor_ranks_and_tokens() -> None:
     assert len({regime_of(n, t, k) for n in (1, 4, 64) for t in (1, 8) for k in (512, 8192)}) == 12
+
+
+def test_of_a_cpu_that_was_not_measured_no_speed_is_claimed(tmp_path: Path) -> None:
+    """tiny was planned at 0.658 s a step, sure to 10 %, where it took 0.95 s."""
+    shipped = load_device("cpu")
+    sure = uncertainty(planned("tiny", device="cpu"))
+    assert sure.regime == "uncalibrated"
+    assert sure.tokens_per_second is sure.days is None
+    assert sure.to_json()["tokens_per_second_per_gpu"] is None
+    measured = tmp_path / "machine.toml"
+    measured.write_text(device_toml(replace(shipped, calibrated=True), ["Measured."]))
+    low, high = uncertainty(planned("tiny", device=str(measured))).tokens_per_second or (0, 0)
+    assert low < 0.8 * high
 
 
 def test_what_fits_barely_is_tight() -> None:

@@ -41,7 +41,7 @@ def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
     say: called with what is found.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    device = _blank(kind)
+    device = replace(_blank(kind), calibrated=True)
     remarks = [f"Measured by llamac plan --calibrate with torch {torch.__version__}."]
     kernel = _kernel(kind)
     say(f"a kernel: {kernel * 1e6:.1f} µs")
@@ -66,6 +66,7 @@ def device_toml(device: Device, remarks: list[str]) -> str:
     lines = [f"# {line}" for line in remarks]
     title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
     lines += [f'title = "{title}"', f'kind = "{device.kind}"']
+    lines += ["calibrated = true"]
     lines += [f'architecture = "{device.architecture}"', f"memory = {device.memory}"]
     lines += [f"memory_bandwidth = {device.memory_bandwidth:.4g}", f"units = {device.units}"]
     lines += [f"gpus_per_node = {device.gpus_per_node}"]

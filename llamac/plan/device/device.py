@@ -90,6 +90,7 @@ class Device:
         peak: Dense FLOP/s by compute dtype.
         link: Between the `gpus_per_node` devices of a node; network: between nodes, per device.
         watts: Thermal design power; 0: not known.
+        calibrated: Whether the figures were measured on the machine itself.
         aliases: Patterns of what publications and drivers call it.
     """
 
@@ -107,6 +108,7 @@ class Device:
     efficiency: Efficiency = field(default_factory=Efficiency)
     aliases: tuple[str, ...] = ()
     watts: float = 0.0
+    calibrated: bool = False
 
     @property
     def is_gpu(self) -> bool:
@@ -190,6 +192,9 @@ def _device(name: str, given: dict[str, Any]) -> Device:
     kind, architecture = _word(given, "kind", KINDS), _word(given, "architecture", ())
     aliases = tuple(map(str, given.pop("aliases", ())))
     memory, title = parse_bytes(given.pop("memory")), str(given.pop("title"))
+    calibrated = given.pop("calibrated", False)
+    if not isinstance(calibrated, bool):
+        raise ValueError(f"calibrated = {calibrated!r} must be true or false")
     rest = {"memory": memory, **_positive(given)}
     return Device(
         name,
@@ -199,6 +204,7 @@ def _device(name: str, given: dict[str, Any]) -> Device:
         efficiency=efficiency,
         peak=peak,
         aliases=aliases,
+        calibrated=calibrated,
         **links,
         **rest,
     )

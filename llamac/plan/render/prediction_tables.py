@@ -16,7 +16,7 @@ from llamac.plan.energy import CARBON, PUE, energy
 from llamac.plan.prediction import Prediction
 from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transfer_costs
 from llamac.plan.timeline.step import StepTimeline
-from llamac.plan.uncertainty import fit_of, uncertainty
+from llamac.plan.uncertainty import CALIBRATED_CPU, UNCALIBRATED, fit_of, uncertainty
 
 HELD = {
     "parameters": "parameters",
@@ -292,8 +292,8 @@ def _ranges(prediction: Prediction) -> ReportTable:
     """Ranges that hold eight times of ten."""
     found = uncertainty(prediction)
 
-    def between(ends: tuple[float, float], show: Callable[[float], str]) -> str:
-        return f"{show(ends[0])} – {show(ends[1])}"
+    def between(ends: tuple[float, float] | None, show: Callable[[float], str]) -> str:
+        return f"{show(ends[0])} – {show(ends[1])}" if ends else "unknown"
 
     margin = f"{gigabytes(abs(found.margin))} GB {'left' if found.margin >= 0 else 'lacking'}"
     rows = [
@@ -301,7 +301,13 @@ def _ranges(prediction: Prediction) -> ReportTable:
         ("days", between(found.days, digits), ""),
         ("GB of a rank", between(found.memory, gigabytes), f"fits: {found.fit}, {margin}"),
     ]
-    note = "from published runs that no constant was fitted to (docs/plan.md)"
+    notes = {
+        CALIBRATED_CPU: "speed: from settings measured on a CPU (benchmarks/plan_measured.py)",
+        UNCALIBRATED: "CPUs differ, and this one was not measured. Measure it in a minute with\n"
+        "  `llamac plan --calibrate -o machine.toml`, then plan with --device machine.toml",
+    }
+    published = "from published runs that no constant was fitted to (docs/plan.md)"
+    note = notes.get(found.regime, published)
     return ReportTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
 
 
