@@ -178,19 +178,48 @@ class Inference:
         cos, sin = rope_tables(length, HEAD_DIM, theta=10000.0, device=device)
         self.rope_cos, self.rope_sin = cos, sin  # training's sequences may be shorter
 
-    @torch.no_grad()
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
         """Read prompts, int64 [B, S] from position 0, each padded on the right with any token;
         return scores of what follows position `last`, int64 [B], of each row: [B, 4096]."""
+        return self.read(tokens, last, torch.arange(len(tokens), device=tokens.device), last)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, last: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Do as `prefill`, but return scores of what follows tokens[rows, columns]: [N, 4096]."""
         model, length = self.model, tokens.shape[1]
-        rows = torch.arange(len(tokens), device=tokens.device)
         rope_cos, rope_sin = self.rope_cos[:length], self.rope_sin[:length]
         x = embed_forward(tokens, model.tok_embeddings)
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = prefill_forward(x, *caches, rope_cos, rope_sin, *layer.weights())
-        x = x[rows, last].unsqueeze(1)  # [B, 1, 256]
+        x = x[rows, columns].unsqueeze(1)  # [N, 1, 256]
         logits = logits_forward(x, model.norm, model.output)
         return logits[:, 0]
+
+    @torch.no_grad()
+    def extend(
+        self, tokens: Tensor, first: Tensor, last: Tensor, rows: Tensor, columns: Tensor
+    ) -> Tensor:
+        """Read more of each row, int64 [B, S] from its position `first`, int64 [B], on; the rest
+        is as in `read`."""
+        each = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        each = torch.minimum(each, last.unsqueeze(1))  # padding repeats a row's last token
+        positions = first.unsqueeze(1) + each
+        tokens = tokens.gather(1, each)
+        rope_cos, rope_sin = self.rope_cos[positions], self.rope_sin[positions]
+        model, slots = self.model, self.slots
+        seen = visible_forward(positions, slots)
+        x = embed_forward(tokens, model.tok_embeddings)
+        for layer, caches in zip(model.layers, self.caches, strict=True):
+            x = decode_forward(x, *caches, rope_cos, rope_sin, positions, seen, *layer.weights())
+        x = x[rows, columns].unsqueeze(1)  # [N, 1, 256]
+        logits = logits_forward(x, model.norm, model.output)
+        return logits[:, 0]
+
+    def begin_as(self, other: Inference, rows: Tensor, length: int) -> None:
+        """Take over the first `length` positions of the other's rows, int64 [B]."""
+        for mine, theirs in zip(self.caches, other.caches, strict=True):
+            for cache, filled in zip(mine, theirs, strict=True):
+                cache[:, :, :length] = filled[rows, :, :length]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:
