@@ -1,4 +1,4 @@
-"""Run a Program eagerly, at any stage: how every pass is checked against plain PyTorch."""
+"""Eager execution of a Program at any stage, to check passes against plain PyTorch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.runtime.kernels.documents import document_starts
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Run a graph on values by placeholder name; returns every value by name."""
+    """Run a graph on `values` (by placeholder name) and return all its values by name."""
     env: dict[str, Any] = {}
 
     def value(node: fx.Node) -> Any:
@@ -37,9 +37,9 @@ def loss_and_gradients(
     tokens: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a differentiated Program of one rank; return the loss and every canonical gradient.
+    """Return the loss and all canonical gradients of a differentiated one-rank Program.
 
-    Operands as for `loss_and_held_gradients`.
+    Arguments are those of `loss_and_held_gradients`.
     """
     loss, held = loss_and_held_gradients(program, weights, buffers, tokens, labels)
     return loss, canonical_gradients(program, [(ALONE, held)])
@@ -53,13 +53,17 @@ def loss_and_held_gradients(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
-    """Run a differentiated Program as the rank at coordinates `at` of its mesh.
+    """Return one rank's loss and its local gradients, by (parameter, layer).
 
-    Returns the loss, and the gradients of what the rank holds, by (parameter, layer).
+    Only the values of the saved set are passed from a forward to its backward graph.
 
-    weights: canonical name → tensor, in any one floating dtype. buffers: name → the rank's table.
-    tokens, labels: int64 [B, S], the rank's. Only the values of the saved set reach a backward
-    pass.
+    Args:
+        program: Differentiated Program.
+        weights: Full weights by canonical name, all of one floating dtype.
+        buffers: The rank's constant tables by name.
+        tokens: The rank's token ids, int64 [B, S].
+        labels: The rank's labels, int64 [B, S].
+        at: The rank's coordinates in the mesh.
     """
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     x, tape = tokens, []
@@ -81,7 +85,7 @@ def logits(
     tokens: Tensor,
     at: Coordinates = ALONE,
 ) -> Tensor:
-    """Run the inference path: tokens int64 [B, S] → logits [B, S, vocabulary]."""
+    """Return the logits [B, S, vocabulary] of tokens, int64 [B, S]."""
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, "logits", {})
 
@@ -94,7 +98,7 @@ def evaluate(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> Tensor:
-    """Return the loss as validation computes it: by forward graphs alone."""
+    """Return the validation loss, computed by the forward graphs alone."""
     head = "evaluate" if "evaluate" in program.regions else "head"
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, head, {"labels": labels})
@@ -103,14 +107,14 @@ def evaluate(
 def _constants(
     program: Program, buffers: Mapping[str, Tensor], tokens: Tensor
 ) -> Mapping[str, Tensor]:
-    """Return what every layer reads: constant tables, and the positions where documents begin."""
+    """Return the constants that layers read: tables, and the positions where documents begin."""
     if program.eos is None:
         return buffers
     return {**buffers, "starts": document_starts(tokens, program.eos)}
 
 
 def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:
-    """Run all regions in order, with `head` as the last; nothing is saved."""
+    """Run the forward graphs from `embed` to the region `head`, saving nothing."""
     x = tokens
     for name, layer in _sequence(run.program):
         last = name == "head"

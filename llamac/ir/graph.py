@@ -1,4 +1,4 @@
-"""Building and reading fx graphs whose nodes are typed ops.
+"""Helpers that build and read fx graphs of typed ops.
 
 A node carries `meta["type"]` (a TensorType, or a tuple of them for an op with several results),
 `meta["where"]` (the spec's file:line it came from) and, for placeholders, `meta["role"]`:
@@ -24,7 +24,7 @@ Role = Literal["input", "cache", "constant", "param", "saved", "cotangent"]
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
-    """Return whether this node calls one of these ops (any op, if none is named)."""
+    """Return whether a node calls one of `ops`, or any op if none is given."""
     if not (
         isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)
     ):
@@ -33,7 +33,7 @@ def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
 
 
 def is_result(node: fx.Node) -> bool:
-    """Return whether this node picks one result of an op that has several."""
+    """Return whether a node selects one result of a multi-result op."""
     return node.op == "call_function" and node.target is operator.getitem
 
 
@@ -43,17 +43,17 @@ def op_of(node: fx.Node) -> Op:
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
-    """Return the op's operands at this node: values, or None where an optional one is absent."""
+    """Return an op node's operands: values, or None for an absent optional operand."""
     return tuple(node.args)
 
 
 def attributes(node: fx.Node) -> dict[str, Any]:
-    """Return the op's attributes at this node."""
+    """Return an op node's attributes by name."""
     return dict(node.kwargs)
 
 
 def producer(value: fx.Node) -> tuple[fx.Node, int]:
-    """Return the op or placeholder that makes a value, and which of its results it is."""
+    """Return the op or placeholder that produces a value, and the index of the result."""
     if is_result(value):
         source, index = operands(value)
         return source, index
@@ -61,7 +61,7 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """Return the values an op makes: the node, or one getitem (None if unused) per result."""
+    """Return an op's values: the node itself, or per result its getitem (None if unused)."""
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)
@@ -73,9 +73,9 @@ def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
 
 
 def type_of(value: fx.Node) -> TensorType:
-    """Return the type of a single value. Shapes and dtypes were inferred when it was built."""
+    """Return the type recorded for a value that is not a multi-result op."""
     kind = value.meta["type"]
-    assert isinstance(kind, TensorType), f"{value} has several results; ask one of them"
+    assert isinstance(kind, TensorType), f"{value} has several results; select one"
     return kind
 
 
@@ -85,7 +85,7 @@ def ops_in(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
-    """Return the graph's placeholders with one of these roles (all, if none is named), in order."""
+    """Return the graph's placeholders of the given roles (all, if none is given), in order."""
     return [
         node
         for node in graph.nodes
@@ -94,7 +94,7 @@ def placeholders(graph: fx.Graph, *roles: Role) -> list[fx.Node]:
 
 
 def is_differentiable(placeholder: fx.Node) -> bool:
-    """Return whether gradients flow into a value: not into token ids and constant tables."""
+    """Return whether a placeholder has a gradient; token ids and constant tables have none."""
     floating = DTYPES[type_of(placeholder).dtype].is_floating_point
     return floating and placeholder.meta["role"] in ("param", "input")
 
@@ -109,12 +109,12 @@ def recomputed_ops(backward: fx.Graph) -> frozenset[fx.Node]:
 
 
 def output_of(graph: fx.Graph) -> Any:
-    """Return what the graph returns: one node (forward) or {name: gradient node} (backward)."""
+    """Return the graph's output: a node (forward) or {name: gradient node} (backward)."""
     return graph.output_node().args[0]
 
 
 class Builder:
-    """Adds typed nodes to a graph, at its insertion point."""
+    """Builder of typed nodes at a graph's insertion point."""
 
     def __init__(self, graph: fx.Graph | None = None) -> None:
         self.graph = graph if graph is not None else fx.Graph()
@@ -137,7 +137,7 @@ class Builder:
         where: str = "",
         **attributes: Any,
     ) -> Any:
-        """Add a call of `op`: returns its value, or a tuple of values if it has several results."""
+        """Add a call of `op` and return its value, or a tuple of values for several results."""
         types = infer(op, operands, attributes)
         several = isinstance(types, tuple)
         label = name if isinstance(name, str) else op.name
@@ -149,19 +149,19 @@ class Builder:
         return tuple(self.result(node, i, names[i]) for i in range(len(types)))
 
     def result(self, node: fx.Node, index: int, name: str) -> fx.Node:
-        """Pick result `index` of an op that has several."""
+        """Add the node that selects result `index` of a multi-result op, and return it."""
         value = self.graph.create_node("call_function", operator.getitem, (node, index), name=name)
         value.meta.update(type=node.meta["type"][index], where=node.meta["where"])
         return value
 
     def output(self, value: Any) -> fx.GraphModule:
-        """Close the graph with its output; remove dead code."""
+        """Set the graph's output, remove dead code and return the executable module."""
         self.graph.output(value)
         return finish(self.graph)
 
 
 def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Types:
-    """Apply the op's typing rule to operand nodes."""
+    """Return the types of an op's results, inferred from its operand nodes' types."""
     kinds = [None if operand is None else type_of(operand) for operand in operands]
     try:
         types = op.infer(*kinds, **attributes)
@@ -172,10 +172,10 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
 
 
 def finish(graph: fx.Graph, keep: Collection[str] = ()) -> fx.GraphModule:
-    """Remove unused ops and wrap the graph for execution.
+    """Remove unused ops and return the graph as an executable module.
 
-    Placeholders stay, for they are the signature; so do the values named in `keep`, which another
-    graph reads.
+    Placeholders are kept since they are the signature, and so are the values named in `keep`,
+    which another graph reads.
     """
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and node.name not in keep:
@@ -185,12 +185,12 @@ def finish(graph: fx.Graph, keep: Collection[str] = ()) -> fx.GraphModule:
 
 
 def rename(node: fx.Node, name: str) -> None:
-    """Give a node the name of one that was erased: fx's own rename would never reuse it."""
+    """Rename a node; unlike fx's own rename, this may reuse the name of an erased node."""
     node.name = name
 
 
 def copy_graph(module: fx.GraphModule) -> fx.Graph:
-    """Return a copy that a pass may rewrite, with the same node names and types."""
+    """Return a copy of the graph with the same node names and types, for a pass to rewrite."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
@@ -199,7 +199,7 @@ def copy_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
-    """Put placeholders first: by role, then in the order the forward graph `like` has them."""
+    """Move placeholders to the front, by role and then in the order of the forward graph `like`."""
     roles = ("cotangent", "input", "saved", "cache", "constant", "param")
     order = {node.name: index for index, node in enumerate(like.nodes)}
     nodes = sorted(
@@ -210,7 +210,7 @@ def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
 
 
 def rewrite(module: fx.GraphModule, change: Callable[[fx.Graph], object]) -> fx.GraphModule:
-    """Apply an in-place change to a copy of the graph."""
+    """Return a new module: a copy of the graph with `change` applied to it in place."""
     graph = copy_graph(module)
     change(graph)
     return finish(graph)

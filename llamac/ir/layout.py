@@ -1,11 +1,11 @@
-"""Infer how layouts pass through an op, from its dims, written as einsum writes them.
+"""Inference of layouts through an op, from its dims in einsum notation.
 
-`linear` is `bsi,oi,o->bso`. A mesh axis may split one letter, and then splits it in every operand
-that has it. A result that has the letter is split there; one that lacks it is summed over the
-letter, so each rank holds a part of the sum: `P`. A capital is a dimension the op must see whole.
-`*` is an operand of any dims taken element by element; the last `*` repeats. An op whose operands
-are all `*` is linear in them: sums still to be taken may pass through it together. A result `.` is
-a sum over what the rank has, which the trainer adds up over ranks once a step.
+`linear` is `bsi,oi,o->bso`. A mesh axis may split one letter, and must split it in every operand
+that has it. A result with that letter is split along it; a result without it is a partial sum
+(`P`). A capital letter is a dimension that must not be split. `*` is an elementwise operand of any
+rank; the last `*` repeats. An op whose operands are all `*` is linear in them, so partial sums may
+pass through it. A result `.` is a sum over the rank's own elements, which the trainer reduces over
+ranks once per step.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def _places(
         partial = all(place == "P" for term, place in placements if term)
         expect(
             partial and all(term in ("*", "") for term, _ in placements),
-            f"its operands hold sums over {axis} that are still to be taken",
+            f"its operands are partial sums over {axis} that must be reduced first",
         )
         return ["P"] * len(targets)
     split = {_letter(term, place) for term, place in placements if place != "R"}
     expect(len(split) == 1, f"{axis} splits its operands along different dimensions")
     (letter,) = split
-    expect(not letter.isupper(), f"it must see the whole dimension that {axis} splits")
+    expect(not letter.isupper(), f"{axis} splits a dimension that the op needs whole")
     for term, place in placements:
         where = f"S({term.index(letter)})" if letter in term else "R"
         alike = term == "*" and place == f"S({letter})"
-        expect(alike or place == where, f"{axis} splits a dimension in some of its operands only")
+        expect(alike or place == where, f"{axis} splits a dimension of only some of its operands")
     if letter.isdigit():  # of `*`
         return [f"S({letter})"] * len(targets)
     return [_place(letter, term) for term in targets]
@@ -68,6 +68,6 @@ def _place(letter: str, term: str) -> str:
 
 
 def _letter(term: str, place: str) -> str:
-    """Return what `S(dim)` splits: the term's letter, or the dim itself where the term is `*`."""
+    """Return the letter that `S(dim)` splits in a term, or the dim itself if the term is `*`."""
     dim = place[2:-1]
     return dim if term == "*" else term[int(dim)]

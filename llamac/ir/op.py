@@ -1,7 +1,8 @@
-"""The form of an op. The ops themselves live in `llamac.ops`, one file each.
+"""The `Op` class: one operation with its typing, execution and differentiation rules.
 
-An op's operands are its positional arguments (values, or None where optional); its attributes are
-its keyword arguments (plain Python literals). That is also how an fx node calling it is laid out.
+Ops themselves are defined in `llamac.ops`, one file per family. An op's operands are positional
+arguments (values, or None where optional) and its attributes are keyword arguments (plain Python
+literals); an fx node that calls it is laid out in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 OPS: dict[str, Op] = {}
 
-# What a backward pass may do to have a forward value again:
+# How checkpointing provides an op's forward value to the backward pass:
 #   save       computing it costs a matmul or an attention: the selective policy keeps it
 #   recompute  a memory-bound op: cheaper to run again than to keep
 #   view       no data of its own: never kept, its operand is
@@ -30,7 +31,7 @@ def _no_flops(*_operands: Any, **_attributes: Any) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One operation with all its rules. Calling it runs the eager implementation.
+    """One operation and all its rules; calling it runs the eager implementation.
 
     infer(*operand types, **attributes) gives the type(s) of the result(s) or raises TypeRuleError.
     eager(*tensors, **attributes) computes them; it lives in `llamac.runtime`, so that the emitted
@@ -41,7 +42,7 @@ class Op:
         without is a collective, whose `infer` gives the layouts of its results.
     emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
         `eager` imported from its module.
-    augmented is the op that takes this one's place in a forward pass that will be differentiated.
+    augmented is the op that replaces this one in a forward pass that will be differentiated.
     results names the results of an op with several.
     """
 
@@ -72,5 +73,5 @@ class Op:
 
 
 def same_type(*operands: TensorType, **_attributes: Any) -> TensorType:
-    """Return the first operand's type: the typing rule of elementwise ops."""
+    """Return the first operand's type, the typing rule of elementwise ops."""
     return operands[0]

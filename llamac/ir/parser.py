@@ -1,4 +1,7 @@
-"""Text → Program: the inverse of `llamac.ir.printer`. print → parse → print is a fixpoint."""
+"""Parser of the IR's text form, the inverse of `llamac.ir.printer`.
+
+print → parse → print is a fixpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from llamac.ir.types import TensorType, TypeRuleError
 
 
 class ParseError(Exception):
-    """Text that is not IR: names the line."""
+    """The text is not valid IR; the message names the line."""
 
 
 _PARAMETER = re.compile(r"parameter (\S+): (\S+) = (.*)")
@@ -31,7 +34,7 @@ _RESULT = re.compile(r"(?:%(\w+)|_): (\w+\[[^\]]*\](?:@\S+?)?)(?:, |$)")
 
 
 def parse_program(text: str) -> Program:
-    """Read a printed Program back. Raises ParseError with the offending line."""
+    """Parse a printed Program. Raises ParseError naming the offending line."""
     state = _Parser()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -44,7 +47,8 @@ def parse_program(text: str) -> Program:
 
 
 def _split_where(line: str) -> tuple[str, str]:
-    text, _, where = line.partition("  # ")  # the first: a file's name may hold the mark, too
+    # Split at the first mark only: a file name may contain it.
+    text, _, where = line.partition("  # ")
     return text.rstrip(), where
 
 
@@ -57,7 +61,7 @@ def _init(text: str) -> Init:
 
 
 class _GraphText:
-    """One graph being read."""
+    """Parser state of one graph."""
 
     def __init__(self) -> None:
         self.build = Builder()
@@ -82,7 +86,7 @@ class _GraphText:
             raise ParseError(f"unknown op {op_name!r}")
         names = [m.group(1) for m in _RESULT.finditer(left)]
         if not names:
-            raise ParseError("cannot read the results")
+            raise ParseError("cannot parse the results")
         operands, attributes = self._arguments(right)
         node = self.build.graph.create_node(
             "call_function",
@@ -116,14 +120,14 @@ class _GraphText:
         if name is None or name in self.values:
             raise ParseError(f"%{name} is defined twice")
         if node.name != name:
-            raise ParseError(f"%{name} is a name Python has a use for; take another")
+            raise ParseError(f"%{name} is reserved by Python; rename the value")
         self.values[name] = node
 
     def _value(self, text: str) -> fx.Node:
         table = self.values if text.startswith("%") else self.params
         key = text.removeprefix("%")
         if key not in table:
-            raise ParseError(f"{text} is not defined here")
+            raise ParseError(f"{text} is not defined at this point")
         return table[key]
 
     def _arguments(self, text: str) -> tuple[list[fx.Node | None], dict[str, Any]]:
@@ -135,11 +139,11 @@ class _GraphText:
         try:
             return operands, _keywords(rest)
         except (SyntaxError, ValueError):
-            raise ParseError("cannot read the attributes") from None
+            raise ParseError("cannot parse the attributes") from None
 
 
 def _keywords(text: str) -> dict[str, Any]:
-    """Parse `a=1, b='x'` into their values."""
+    """Parse `a=1, b='x'` into {"a": 1, "b": "x"}."""
     call = ast.parse(f"f({text})", mode="eval").body
     assert isinstance(call, ast.Call)
     return {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}

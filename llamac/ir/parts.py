@@ -1,4 +1,4 @@
-"""A rank's part of canonical parameters, and canonical gradients out of all ranks' parts."""
+"""Conversion between canonical parameters and the parts that ranks hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALONE: Coordinates = MappingProxyType({})
 
 
 def ranks(mesh: Mapping[str, int]) -> list[dict[str, int]]:
-    """Return the coordinates of every rank; the last axis varies fastest."""
+    """Return the mesh coordinates of every rank; the last axis varies fastest."""
     return [
         dict(zip(mesh, numbers, strict=True)) for numbers in product(*map(range, mesh.values()))
     ]
@@ -32,9 +32,9 @@ def gather(
     mesh: Mapping[str, int],
     at: Coordinates,
 ) -> Tensor:
-    """Return a rank's part of a parameter, from canonical weights: its pieces along dim 0.
+    """Return a rank's part of a packed parameter, stacked from canonical weights along dim 0.
 
-    Where a piece does not divide, the last parts are padded with zeros.
+    A piece whose rows do not divide over the ranks is padded with zeros at the end.
     """
     parts = [weights[piece.name.replace("*", str(layer))] for piece in parameter.pieces]
     for axis, placement in parameter.type.layout:
@@ -65,10 +65,10 @@ def _padded(part: Tensor, rows: int) -> Tensor:
 def canonical_gradients(
     program: Program, held: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]]
 ) -> dict[str, Tensor]:
-    """Assemble canonical gradients from what every rank holds.
+    """Assemble canonical gradients from the local gradients of all ranks.
 
-    held: (coordinates, (parameter, layer) → its gradient) of each rank. Over `cp`, where each
-    rank's loss is the sum over its own positions, gradients are summed.
+    held: each rank's coordinates and its gradients by (parameter, layer). Gradients are summed
+    over `cp`, since each rank's loss is a sum over its own positions.
     """
     found: dict[str, Tensor] = {}
     for name, layer in held[0][1]:
@@ -92,7 +92,7 @@ def _whole(
         total: Tensor | None = None
         for at, gradient in by_rank:
             if any(at[axis] for axis in mesh if axis not in summed and axis not in split):
-                continue  # a copy of what another rank has
+                continue  # a copy of another rank's part
             part = gradient[start : start + rows]
             place = [slice(None)] * part.ndim
             shape = [piece.rows, *part.shape[1:]]

@@ -1,4 +1,4 @@
-"""Program → text, one line per node. `llamac.ir.parser` reads the same text back.
+"""Printer of a Program as text, one line per node, which `llamac.ir.parser` reads back.
 
 %h: f32[B,S,256] = add(%x, %attention_out)  # tiny.toml:14
 """
@@ -29,7 +29,7 @@ def print_region(region: Region) -> str:
 
 
 def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
-    """Return the lines of one graph, each with the node it shows."""
+    """Yield the lines of one graph, each with the node that it shows, if any."""
     module = region.forward if direction == "forward" else region.backward
     assert module is not None
     yield f"{region.name}.{direction}:", None

@@ -1,4 +1,4 @@
-"""The Program: everything the passes rewrite. Layers are rolled — a block is held once."""
+"""The Program, which passes rewrite. Layers are rolled: it has one graph per kind of block."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Init:
 
 @dataclass(frozen=True)
 class Piece:
-    """One canonical parameter, as rows (dim 0) of the parameter that holds it.
+    """One canonical parameter, stored as rows (dim 0) of a packed parameter.
 
-    copies: ranks that hold the same part, where there are more ranks than key heads.
+    copies: number of ranks with the same part, above 1 if there are more ranks than key heads.
     """
 
     name: str
@@ -37,16 +37,16 @@ class Piece:
     copies: int = 1
 
     def part(self, ranks: int) -> int:
-        """Rows that each of `ranks` holds; the last rows of a vocabulary may be padding."""
+        """Return the rows per rank; the last rows of a vocabulary may be padding."""
         return -(-self.rows * self.copies // ranks)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor the trainer holds. `*` in a name stands for the layer's number.
+    """One parameter tensor of the trainer. `*` in a name stands for the layer's number.
 
-    `pieces` are the canonical parameters stacked in it along dim 0, in order: one with its own
-    name, until `pack` puts several together. Checkpoints only ever know the pieces.
+    pieces: the canonical parameters stacked in it along dim 0, in order; before `pack`, one of the
+    same name. Checkpoints contain pieces only.
     """
 
     name: str
@@ -59,14 +59,14 @@ class Parameter:
         return "*" in self.name
 
     def row_elements(self, mesh: Mapping[str, int]) -> int:
-        """Elements of a canonical row; a rank may hold a part of each."""
+        """Return the elements of one canonical row, of which a rank may hold a part."""
         count = TensorType(self.type.dtype, self.type.shape[1:]).elements({})
         for axis, placement in self.type.layout:
             count *= 1 if placement == "S(0)" else mesh[axis]
         return count
 
     def held_rows(self, mesh: Mapping[str, int]) -> int:
-        """Rows that a rank holds, from the pieces and the layout."""
+        """Return the rows that one rank holds, from the pieces and the layout."""
         ranks = prod(mesh[axis] for axis, place in self.type.layout if place == "S(0)")
         return sum(piece.part(ranks) for piece in self.pieces)
 
@@ -86,7 +86,7 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Region:
-    """One part of the model: a forward graph and, once differentiated, a backward graph.
+    """A part of the model: a forward graph and, once differentiated, a backward graph.
 
     saved: names of forward values (inputs included) kept from the forward to the backward pass.
     """
@@ -99,14 +99,17 @@ class Region:
 
 @dataclass(frozen=True)
 class Program:
-    """A model as the compiler sees it.
+    """The model of one rank in intermediate representation.
 
-    regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and what passes add.
-    layers: the region each layer runs, in order. symbols: the sizes of B (sequences in a
-    micro-batch), S (positions) and of parts of them. mesh: how many ranks each axis has.
-    stages: how many layers each pipeline stage runs, where there are several. eos: the token that
-    ends a document, where attention must not look past one; regions then read the constant
-    `starts`, of `runtime.kernels.documents`. notes: what passes want their reader to know.
+    regions: `embed`, `block`, `head` (the loss), `logits` (inference only) and those that passes
+        add.
+    layers: the region that each layer runs, in order.
+    symbols: the sizes of B (sequences per micro-batch), S (positions) and fractions of them.
+    mesh: the number of ranks on each axis.
+    stages: layers per pipeline stage; empty without pipeline parallelism.
+    eos: id of the end-of-document token if attention is masked between documents; regions then
+        read the constant `starts` of `runtime.kernels.documents`.
+    notes: messages of passes to the user.
     """
 
     name: str
@@ -127,11 +130,11 @@ class Program:
         return replace(self, notes=(*self.notes, *notes))
 
     def copies(self, parameter: Parameter) -> int:
-        """Tensors that this entry of the table stands for: one, or one per layer."""
+        """Return how many tensors a parameter entry stands for: one, or one per layer."""
         return len(self.layers) if parameter.per_layer else 1
 
     def summed(self, parameter: Parameter) -> tuple[str, ...]:
-        """Return the mesh axes over which a parameter's gradient is still to be summed."""
+        """Return the mesh axes over which a parameter's gradient must still be reduced."""
         for region in self.regions.values():
             gradients = output_of(region.backward.graph) if region.backward else {}
             if parameter.name in gradients:
@@ -140,16 +143,16 @@ class Program:
         return ()
 
     def elements(self, parameter: Parameter) -> int:
-        """Trained elements that this entry of the table stands for, over all ranks."""
+        """Return the trainable elements of a parameter entry, over all layers and ranks."""
         rows = sum(piece.rows for piece in parameter.pieces)
         return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
 
     @property
     def layer_runs(self) -> list[tuple[str, int]]:
-        """Return (region, number of layers) of each run of neighbouring layers with one region."""
+        """Return (region, number of layers) for each run of consecutive layers of one region."""
         return [(name, len(list(run))) for name, run in groupby(self.layers)]
 
     @property
     def parameter_count(self) -> int:
-        """Exact number of trained parameters."""
+        """Return the exact number of trainable parameters."""
         return sum(map(self.elements, self.parameters.values()))

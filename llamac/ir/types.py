@@ -1,8 +1,8 @@
-"""Tensor types: a dtype, a shape whose batch and sequence sizes stay symbolic, and a layout.
+"""Tensor types: a dtype, a shape with symbolic batch and sequence sizes, and a layout.
 
-Shapes are those of one rank's part. How the parts make up the whole is the layout: for each axis
-of the device mesh, `S(dim)` split along a dimension, `P` a sum still to be taken, or nothing:
-every rank has the same (after GSPMD, Xu et al. 2021, and torch's DTensor).
+Shapes are local to one rank. The layout says, for each axis of the device mesh, whether the tensor
+is sharded along a dimension (`S(dim)`), a partial sum (`P`) or, if the axis is not named,
+replicated (after GSPMD, Xu et al. 2021, and torch's DTensor).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class TypeRuleError(Exception):
-    """An op was given operands its typing rule refuses."""
+    """The operands violate an op's typing rule."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class TensorType:
         return dict(self.layout).get(axis, "R")
 
     def elements(self, symbols: Mapping[str, int]) -> int:
-        """Number of elements once B and S are known."""
+        """Return the number of elements, given the sizes of B and S."""
         count = 1
         for dim in self.shape:
             count *= symbols[dim] if isinstance(dim, str) else dim
         return count
 
     def nbytes(self, symbols: Mapping[str, int]) -> int:
-        """Size in bytes once B and S are known."""
+        """Return the size in bytes, given the sizes of B and S."""
         return self.elements(symbols) * DTYPES[self.dtype].itemsize
 
     @classmethod
     def parse(cls, text: str) -> TensorType:
-        """Read back what `str()` wrote, e.g. `bf16[B,S,4096]`; `f32[]` is a scalar."""
+        """Parse a type as `str()` writes it: `bf16[B,S,4096]`; `f32[]` is a scalar."""
         match = _TYPE.fullmatch(text.strip())
         if match is None:
             raise TypeRuleError(f"not a tensor type: {text!r}")

@@ -1,4 +1,4 @@
-"""Values, views and recomputed ops of a region, for drawings, tables and diffs."""
+"""Queries about a region's values, views and ops, for drawings, tables and diffs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from llamac.ir.program import Region
 
 
 def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return the values an op makes that some op uses."""
+    """Return the results of an op that have readers."""
     return tuple(value for value in results(node) if value is not None)
 
 
 def operands_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return the values an op reads, each once, in order."""
+    """Return an op's distinct operands, in order."""
     return tuple(dict.fromkeys(one for one in node.args if isinstance(one, fx.Node)))
 
 
 def base_of(value: fx.Node) -> fx.Node:
-    """Return the value whose memory this one shares: itself, unless it is a view."""
+    """Return the value whose memory a view shares; any other value is its own base."""
     source, _ = producer(value)
     if source.op == "call_function" and op_of(source).cost == "view":
         return base_of(operands_of(source)[0])
@@ -29,9 +29,9 @@ def base_of(value: fx.Node) -> fx.Node:
 
 
 def forward_values(region: Region) -> Iterator[fx.Node]:
-    """Return the region's inputs and everything its forward pass computes, in order.
+    """Yield the region's inputs and the values its forward graph computes, in order.
 
-    Parameters and constant tables are not among them: they live whether kept or not.
+    Parameters and constant tables are left out: they stay in memory in any case.
     """
     graph = region.forward.graph
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Checks a Program after every pass. A failure is shown inside the IR it was found in."""
+"""Verifier that checks a Program after every pass and shows failures inside the IR."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llamac.ir.types import TensorType, TypeRuleError
 
 
 class VerificationError(Exception):
-    """The Program broke a rule: says which, inside the text of the graph."""
+    """The Program violates a rule; the message shows the rule inside the graph's text."""
 
     exit_code = 3
 
@@ -43,7 +43,7 @@ class VerificationError(Exception):
 
 
 def verify(program: Program) -> None:
-    """Raise VerificationError at the first rule the program breaks."""
+    """Check all rules of the IR; raise VerificationError at the first violation."""
     for region in program.regions.values():
         for rule in RULES:
             rule(program, region)
@@ -77,7 +77,7 @@ def _types(_program: Program, region: Region) -> None:
                 raise VerificationError(str(error), region, direction, node) from None
             if kind != node.meta["type"]:
                 raise VerificationError(
-                    f"recorded type {_show(node.meta['type'])}, but the op gives {_show(kind)}",
+                    f"recorded type {_show(node.meta['type'])}, but the op infers {_show(kind)}",
                     region,
                     direction,
                     node,
@@ -86,7 +86,7 @@ def _types(_program: Program, region: Region) -> None:
             if is_result(node):
                 source, index = node.args
                 if type_of(node) != source.meta["type"][index]:
-                    raise VerificationError("a result lost its type", region, direction, source)
+                    raise VerificationError("a result has no type", region, direction, source)
 
 
 def _show(kind: object) -> str:
@@ -94,22 +94,22 @@ def _show(kind: object) -> str:
 
 
 def _started(_program: Program, region: Region) -> None:
-    """Check that each started collective is read by one op: its wait, on the same axis and dim."""
+    """Check that a started collective has one reader: its wait, on the same axis and dim."""
     for direction, graph in _graphs(region):
         for node in ops_in(graph):
             kind, half, *over = _half(node)
             if half == "start":
                 wanted = [(kind, "wait", *over)]
                 if [_half(user) for user in node.users] != wanted or node.name in region.saved:
-                    message = f"it must be read by one {kind}_wait over its axis, and by no other"
+                    message = f"its only reader must be one {kind}_wait on the same axis"
                     raise VerificationError(message, region, direction, node)
             elif half == "wait" and _half(node.all_input_nodes[0]) != (kind, "start", *over):
-                message = f"%{node.all_input_nodes[0].name} is no {kind}_start over its axis"
+                message = f"%{node.all_input_nodes[0].name} must be a {kind}_start on the same axis"
                 raise VerificationError(message, region, direction, node)
 
 
 def _half(node: fx.Node) -> tuple[object, ...]:
-    """Return (`all_gather`, `start` or `wait`, axis, dim) of half a collective."""
+    """Return (collective, `start` or `wait`, axis, dim) of a start or wait op."""
     kind, _, half = op_of(node).name.rpartition("_") if is_op(node) else ("", "", "")
     return kind, half, node.kwargs.get("axis"), node.kwargs.get("dim")
 
@@ -144,7 +144,7 @@ def _saved(_program: Program, region: Region) -> None:
 
 
 def _caches(_program: Program, region: Region) -> None:
-    """Check that one op updates each cache, and that nothing else reads it as it was before."""
+    """Check that each cache placeholder is read only by the one op that updates it."""
     for direction, graph in _graphs(region):
         for node in placeholders(graph, "cache"):
             if [op_of(user).name for user in node.users] not in (["cache_fill"], ["cache_append"]):
@@ -155,8 +155,8 @@ def _caches(_program: Program, region: Region) -> None:
 def _gradients(program: Program, region: Region) -> None:
     """Check that every parameter and floating-point input has one gradient of its own type.
 
-    A parameter's may be a sum still to be taken over the ranks that hold copies of it: the trainer
-    takes it once a step (`Program.summed`).
+    A parameter's gradient may be a partial sum over the ranks that hold copies of it: the trainer
+    reduces it once per step (`Program.summed`).
     """
     if region.backward is None:
         return
@@ -176,11 +176,11 @@ def _gradients(program: Program, region: Region) -> None:
             )
     for name in given:
         if name not in owed:
-            raise VerificationError(f"{name} is owed no gradient", region, "backward", end)
+            raise VerificationError(f"{name} must have no gradient", region, "backward", end)
 
 
 def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
-    """Return a gradient's type once it is summed over the axes where its parameter has copies."""
+    """Return a gradient's type after reduction over the axes that replicate its parameter."""
     for axis, placement in gradient.layout:
         if over is not None and placement == "P" and over.placement(axis) == "R":
             gradient = gradient.placed(axis, "R")
@@ -189,11 +189,13 @@ def _summed(gradient: TensorType, over: TensorType | None) -> TensorType:
 
 def _verify_layers(program: Program) -> None:
     if program.stages and (sum(program.stages) != len(program.layers) or 0 in program.stages):
-        raise ValueError(f"stages {program.stages} do not divide {len(program.layers)} layers")
+        raise ValueError(
+            f"stages {program.stages} must be positive and add up to {len(program.layers)} layers"
+        )
     cached = (name for name, region in program.regions.items() if _is_cached(region))
     for name in dict.fromkeys([*program.layers, *cached]):
         if name not in program.regions:
-            raise ValueError(f"layers name a region {name!r} that the program does not hold")
+            raise ValueError(f"the layer list names an unknown region {name!r}")
         region = program.regions[name]
         stream = placeholders(region.forward.graph, "input")[0]
         out: TensorType = type_of(output_of(region.forward.graph))
@@ -211,7 +213,7 @@ def _verify_layers(program: Program) -> None:
 
 
 def _is_cached(region: Region) -> bool:
-    """Return whether layers run a region when they generate text."""
+    """Return whether a region runs as a layer of the generation program."""
     return bool(placeholders(region.forward.graph, "cache"))
 
 
