@@ -1,4 +1,4 @@
-"""The vocabulary of the IR: importing this package defines every op (`llamac.ir.op.OPS`)."""
+"""Definitions of all ops; importing this package fills `llamac.ir.op.OPS`."""
 
 from llamac.ops import (  # noqa: F401
     activation,

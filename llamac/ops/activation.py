@@ -27,8 +27,8 @@ def _elementwise(
 ) -> tuple[Op, Op]:
     """Define an activation and its backward op, which reads the activation's input.
 
-    emit, emit_backward: expressions of the emitted trainer. Default: torch's function of that name,
-    and a call of `backward`, which then lives in `runtime/kernels/activation.py`.
+    emit, emit_backward: expressions in the emitted trainer. Defaults: torch's function of that
+    name, and a call of `backward`, which must then be in `runtime/kernels/activation.py`.
     """
 
     def vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
@@ -58,7 +58,10 @@ def _infer_swiglu(gate: TensorType, up: TensorType) -> TensorType:
 
 def _infer_packed(gate_up: TensorType) -> TensorType:
     width = gate_up.shape[-1]
-    expect(isinstance(width, int) and width % 2 == 0, f"{gate_up} does not halve")
+    expect(
+        isinstance(width, int) and width % 2 == 0,
+        f"{gate_up} has an odd number of features, so it cannot be split into gate and up",
+    )
     assert isinstance(width, int)
     return gate_up.with_shape(*gate_up.shape[:-1], width // 2)
 

@@ -1,6 +1,7 @@
-"""Linear layers together with the collective before or after them, over the positions.
+"""Ops that combine a linear layer with the collective over positions before or after it.
 
-They come after differentiation and have no adjoints. What they transfer runs under their matmul.
+The transfer is overlapped with the matmul. These ops replace others after differentiation, so they
+have no adjoints.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from llamac.ir.types import TensorType
 from llamac.ops.collectives import all_gather, reduce_scatter
 from llamac.ops.linear import linear, linear_input_gradient
 
-POSITIONS = 1  # the dimension that ranks share
+POSITIONS = 1  # the sharded dimension
 
 
 def _runtime(name: str) -> Callable[..., Any]:
@@ -90,5 +91,5 @@ SCATTERING = {linear: linear_scatter, linear_input_gradient: input_gradient_scat
 
 
 def transfers(node: fx.Node) -> bool:
-    """Return whether this op is a matmul joined with a collective."""
+    """Return whether a node's op combines a matmul with a collective."""
     return is_op(node, *GATHERING.values(), *SCATTERING.values())

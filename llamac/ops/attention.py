@@ -1,7 +1,8 @@
 """attention: causal, grouped-query, by one of several kernels (see `passes/select_kernels.py`).
 
-With a fourth operand, the positions at which documents begin, it looks back no further than there.
-With a window, a query sees no more keys than that, its own included.
+An optional fourth operand gives the position at which each token's document begins; a query does
+not attend to earlier keys. With a window, a query attends to at most that many keys, including its
+own.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def _eager_backward(
 
 
 def _limits(starts: tuple[Any, ...], window: Any) -> dict[str, Any]:
-    """Return what limits how far a query looks back, as keywords of the kernels."""
+    """Return the kernels' keyword arguments for the document mask and the window."""
     limits = {"starts": starts[0]} if starts else {}
     return limits if window is None else {**limits, "window": window}
 
@@ -59,7 +60,7 @@ def _infer(
     kernel: str,
     window: int | None = None,
 ) -> tuple[TensorType, TensorType]:
-    expect(window is None or window > 0, f"a window of {window} keys shows none")
+    expect(window is None or window > 0, f"the window must be positive, not {window}")
     expect(kernel in KERNELS, f"unknown kernel {kernel!r}; known: {', '.join(KERNELS)}")
     expect(k == v, f"keys are {k}, values {v}")
     batch, length, heads, head_dim = q.shape
@@ -85,10 +86,10 @@ def _vjp(
 
 
 def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
-    """FLOPs of matmuls between the queries and those of all `keys` that each sees, of q's shape.
+    """Return the FLOPs of `matmuls` products of q's shape over the keys that queries attend to.
 
-    2 a multiply-add. A causal query sees half of the keys; of a window, all but half a window's
-    first ones.
+    A multiply-add counts as 2. A causal query attends to half of the keys on average; under a
+    window, each attends to the window, except for the first queries, which see half of it.
     """
     seen = min(window or keys, keys)
     return matmuls * math.prod(q) * seen * (2 - seen / keys)

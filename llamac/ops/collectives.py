@@ -1,13 +1,14 @@
-"""Collectives over a mesh axis, each with its adjoint: all that may change a value's layout.
+"""Collectives over a mesh axis and their adjoints; only these ops change a value's layout.
 
-all_gather      S(dim) → R    its gradients come back by reduce_scatter
-reduce_scatter  P → S(dim)    … all_gather
-all_reduce      P → R         … as they are
-broadcast       R → R         … all_reduce: ranks that read one value differently each have a
-                              part of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
-take_part       R → S(dim)    … place_part: zeros around each rank's part, a sum of which is whole
+    op              layout        adjoint
+    all_gather      S(dim) → R    reduce_scatter
+    reduce_scatter  P → S(dim)    all_gather
+    all_reduce      P → R         identity
+    broadcast       R → R         all_reduce: ranks that use one value differently each have a part
+                                  of its gradient (Megatron's f, Shoeybi et al. 2019, fig. 3)
+    take_part       R → S(dim)    place_part: the rank's part surrounded by zeros, a partial sum
 
-The last two move nothing between ranks; they change what a rank's tensor stands for.
+take_part and place_part move nothing between ranks; they only change how a tensor is interpreted.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def gathered_dim(dim: Dim, size: int, axis: str) -> Dim:
-    """Return a dimension put together from `size` parts: `S/tp` → `S`, 1024 → 8192."""
+    """Return the full size of a dimension sharded over `axis`: `S/tp` → `S`, 1024 → 8192."""
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
 
 def part(dim: Dim, size: int, axis: str) -> Dim:
-    """Return a rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
+    """Return the size of a rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
     if isinstance(dim, str):
         return f"{dim}/{axis}" if size > 1 else dim
     expect(dim % size == 0, f"{dim} does not divide over {size} ranks of {axis}")
@@ -46,7 +47,7 @@ def _resized(x: TensorType, dim: int, size: Dim) -> TensorType:
 
 def _placed(x: TensorType, axis: str, placement: str) -> None:
     found = x.placement(axis)
-    expect(found == placement, f"on {axis} it takes {placement}, not {found}")
+    expect(found == placement, f"on {axis} the operand must be {placement}, not {found}")
 
 
 def _infer_all_gather(x: TensorType, *, axis: str, dim: int, size: int) -> TensorType:

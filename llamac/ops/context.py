@@ -1,6 +1,6 @@
-"""Attention of a rank's positions to all of them, and the order in which positions lie.
+"""Context-parallel attention of a rank's positions to all, and reordering of positions.
 
-The algorithm stands in `runtime/distributed/context_parallel.py`.
+The algorithm is described in `runtime/distributed/context_parallel.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def _infer_backward(
     **attributes: Any,
 ) -> tuple[TensorType, TensorType, TensorType]:
     found = _infer(q, k, v, axis=axis, size=size, **attributes)
-    expect((out, logsumexp) == found, f"{out} and {logsumexp} are not what attention gives")
+    expect(
+        (out, logsumexp) == found, f"{out} and {logsumexp} are not the types of attention's results"
+    )
     expect(d_out == out, f"the gradient of {out} is {d_out}")
     return q, k.placed(axis, "P"), v.placed(axis, "P")
 
@@ -123,7 +125,7 @@ context_attention_backward = Op(
 def _infer_order(x: TensorType, *, dim: int, size: int) -> TensorType:
     length = x.shape[dim]
     divides = isinstance(length, str) or length % (2 * size) == 0
-    expect(divides, f"{length} positions do not make two chunks for each of {size} ranks")
+    expect(divides, f"{length} positions do not divide into two chunks for each of {size} ranks")
     return x
 
 

@@ -39,8 +39,8 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_loss: fx.Node) -> tuple[fx.Node | 
 def _infer_linear(
     x: TensorType, weight: TensorType, labels: TensorType, *, chunk: int
 ) -> TensorType:
-    expect(chunk > 0, "a chunk has at least one token")
-    expect(x.shape[-1] == weight.shape[-1], f"x is {x}, the weight {weight}")
+    expect(chunk > 0, "a chunk must have at least one token")
+    expect(x.shape[-1] == weight.shape[-1], f"x is {x}, the weight {weight}: their features differ")
     return _infer(x.with_shape(*x.shape[:-1], weight.shape[0]), labels)
 
 

@@ -1,4 +1,4 @@
-"""embedding: rows of a table by token id; add_positions: learned positions on top of them."""
+"""embedding: table rows by token id; add_positions: adds learned position embeddings."""
 
 from __future__ import annotations
 

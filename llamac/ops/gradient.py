@@ -1,4 +1,4 @@
-"""The builder that vjp rules write their part of a backward graph with."""
+"""The builder with which vjp rules add ops to a backward graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.ir.graph import Builder, op_of, results
 
 
 class GradientBuilder(Builder):
-    """Adds backward ops to a backward graph.
+    """Builder of a backward graph's ops.
 
     primal_of: forward value → the backward graph's node for it. name_of: forward value → the name
     of its gradient.
@@ -28,7 +28,7 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
-        """Return result `index` of a forward op with several, saved for the backward pass."""
+        """Return result `index` of a multi-result forward op, saved for the backward pass."""
         value = results(node)[index]
         if value is None:
             forward = Builder(node.graph)
@@ -43,7 +43,7 @@ class GradientBuilder(Builder):
 
 
 def _name(node: fx.Node, index: int) -> str:
-    """Return the gradient's name; results of one op are told apart by their names."""
+    """Return a gradient's name, distinct for each result of an op."""
     names = op_of(node).results
     for beside, usual in zip(results(node), names, strict=True):
         if beside is not None and beside.name != usual:

@@ -1,6 +1,6 @@
 """linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass.
 
-add_bias: the bias alone, where the product is a sum over ranks that must be taken before it.
+add_bias: adds a bias after a row-parallel linear's partial sums have been reduced.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ def _infer(x: TensorType, weight: TensorType, bias: TensorType | None = None) ->
     expect(x.dtype == weight.dtype, f"x is {x.dtype}, the weight {weight.dtype}")
     expect(bias is None or bias.shape == (out,), f"the bias must be [{out}], not {bias}")
     summed = all(placement != "S(1)" for _, placement in weight.layout)
-    expect(bias is None or summed, "every rank would add the bias to its part of the sum")
+    expect(
+        bias is None or summed,
+        "a row-parallel linear cannot add its bias: every rank would add it to its partial sum",
+    )
     return x.with_shape(*x.shape[:-1], out)
 
 
 def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
     x, weight, *bias = node.args
-    # The weight's first: x, if it was computed again, is then done with.
+    # Compute the weight's gradient first: afterwards a recomputed x can be freed.
     d_weight = b.op(linear_weight_gradient, d_y, b.primal(x), name=b.name(weight))
     d_x = b.op(linear_input_gradient, d_y, b.primal(weight), name=b.name(x))
     return (d_x, d_weight, *(b.op(linear_bias_gradient, d_y, name=b.name(one)) for one in bias))

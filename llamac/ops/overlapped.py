@@ -1,7 +1,7 @@
-"""Collectives in two halves: a start, which returns at once, and a wait, which gives the result.
+"""Asynchronous collectives: a start op, which returns at once, and a wait op for the result.
 
-A started value is typed as what it will be: that is the memory it takes from its start on. Only
-its one wait may read it, which the verifier checks.
+A started value has the type of the result, since the result's memory is allocated at the start.
+Its only reader must be its wait, which the verifier checks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def _infer_wait_part(started: TensorType, *, axis: str, dim: int) -> TensorType:
 
 def _placed(started: TensorType, axis: str, placement: str) -> None:
     found = started.placement(axis)
-    expect(found == placement, f"on {axis} it gives {placement}, but this was to be {found}")
+    expect(
+        found == placement, f"on {axis} it gives {placement}, but the operand is typed as {found}"
+    )
 
 
 @wraps(collectives.all_gather_start)
@@ -89,7 +91,7 @@ all_reduce_wait = Op(
 
 @dataclass(frozen=True)
 class Halves:
-    """A collective and the two ops, start and wait, that replace it."""
+    """A collective and the start and wait ops that replace it."""
 
     whole: Op
     start: Op
@@ -107,7 +109,7 @@ WAITS = frozenset(halves.wait for halves in HALVES)
 
 
 def is_collective(node: fx.Node) -> bool:
-    """Return whether this op is a whole collective that has a start and a wait."""
+    """Return whether a node calls a synchronous collective that has an asynchronous form."""
     return is_op(node, *BY_WHOLE)
 
 

@@ -28,7 +28,7 @@ def _infer(
     assert isinstance(head_dim, int)
     assert isinstance(count, int)
     expect(layout in ("interleaved", "half_split"), f"unknown layout {layout!r}")
-    expect(heads is None or heads <= count, f"{x} has no {heads} heads")
+    expect(heads is None or heads <= count, f"{x} has fewer than {heads} heads")
     half = head_dim // 2
     expect(
         cos.shape == sin.shape and cos.shape in ((length, half), (batch, length, half)),
@@ -38,7 +38,7 @@ def _infer(
 
 
 def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
-    # A rotation's adjoint is the rotation back: it needs the angles, not the values.
+    # The adjoint of a rotation is the inverse rotation, which needs the angles only.
     x, cos, sin = node.args
     given = attributes(node)
     back = {**given, "inverse": not given.get("inverse", False)}
@@ -46,5 +46,5 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | Non
     return d_x, None, None
 
 
-# Saved rather than its input: both are as large, and attention needs q and k rotated.
+# Save the result, not the input: they are equally large, and attention needs rotated q and k.
 rope = Op("rope", _infer, eager, vjp=_vjp, dims="bshD,sD,sD->bshD", cost="save")

@@ -1,4 +1,4 @@
-"""Views, which move no data: split_heads, merge_heads, split; and concat, split's adjoint."""
+"""Views, which copy no data (split_heads, merge_heads, split), and concat, split's adjoint."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _infer_split(x: TensorType, *, sizes: tuple[int, ...], dim: int) -> tuple[Te
 def _vjp_split(
     b: GradientBuilder, node: fx.Node, *d_parts: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
-    assert all(d_parts), "every part of a split is used"
+    assert all(d_parts), "every part of a split must have a reader"
     return (b.op(concat, *d_parts, dim=node.kwargs["dim"], name=b.name(node.args[0])),)
 
 

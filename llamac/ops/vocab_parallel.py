@@ -1,6 +1,6 @@
-"""Embedding and loss where the ranks of an axis share the vocabulary's rows, padded to divide.
+"""Vocabulary-parallel embedding and loss: ranks of one axis shard the padded vocabulary.
 
-On other axes layouts pass as through the plain ops.
+On other axes, layouts follow the rules of the ordinary ops.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _plain(op: Op, axis: str, *operands: TensorType, **given: object) -> Types:
-    """Infer types as the op with a whole vocabulary does, for this rank's rows of it."""
+    """Infer types by the rule of the ordinary op, applied to a rank's rows of the vocabulary."""
     kinds = [kind.placed(axis, "R") for kind in operands]
     assert op.dims is not None
     return with_layouts(op.dims, kinds, op.infer(*kinds, **given))
@@ -40,7 +40,7 @@ def _rows_split(table: TensorType, axis: str, dim: int = 0) -> None:
 
 
 def _whole(kind: TensorType, axis: str) -> None:
-    expect(kind.placement(axis) == "R", f"every rank of {axis} must have all of {kind}")
+    expect(kind.placement(axis) == "R", f"{kind} must be replicated over {axis}")
 
 
 def _infer_embedding(tokens: TensorType, table: TensorType, *, axis: str) -> TensorType:
@@ -168,7 +168,7 @@ parallel_linear_cross_entropy = Op(
 
 def _infer_drop_padding(x: TensorType, *, size: int) -> TensorType:
     width = x.shape[-1]
-    expect(isinstance(width, int) and size <= width, f"{x} has no {size} features to keep")
+    expect(isinstance(width, int) and size <= width, f"{x} has fewer than {size} features")
     return x.with_shape(*x.shape[:-1], size)
 
 

@@ -147,7 +147,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("mul", "T[B,S,8] f32[B,S,8]"), "differ"),
     (Example("scale", "T[B,S,8] T[8]"), "must be a scalar"),
     (Example("swiglu", "T[B,S,8] T[B,S,4]"), "gate .* and up .* differ"),
-    (Example("packed_swiglu", "T[B,S,7]"), "does not halve"),
+    (Example("packed_swiglu", "T[B,S,7]"), "has an odd number of features"),
     (Example("linear", "T[B,S,8] T[5,4]"), "x has 8 features, the weight takes 4"),
     (Example("linear", "T[B,S,8] T[5]"), r"must be \[out, in\]"),
     (Example("linear", "T[B,S,8] f32[5,8]"), "x is f64, the weight f32"),
@@ -159,7 +159,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
             "T[B,S,4,8] T[B,S,2,8] T[B,S,2,8]",
             {"scale": 0.3, "kernel": "math", "window": 0},
         ),
-        "window of 0 keys shows none",
+        "the window must be positive, not 0",
     ),
     (Example("rms_norm", "T[B,S,8] T[4]", {"eps": 1e-5}), r"the gain must be \[8\]"),
     (Example("rms_norm", "T[B,S,8] T[8]", {"eps": 0.0}), "eps must be positive"),
@@ -168,8 +168,8 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("add_rms_norm", "T[B,S,8] T[B,S,4] T[8]", {"eps": 1e-5}), "cannot add"),
     (Example("embedding", "T[B,S] T[11,8]"), "token ids must be i64"),
     (Example("add_positions", "T[B,S,8] T[9,4]"), "do not fit"),
-    (Example("rank_order", "T[9,3]", {"dim": 0, "size": 3}), "do not make two chunks"),
-    (Example("position_order", "T[9,3]", {"dim": 0, "size": 3}), "do not make two chunks"),
+    (Example("rank_order", "T[9,3]", {"dim": 0, "size": 3}), "do not divide into two chunks"),
+    (Example("position_order", "T[9,3]", {"dim": 0, "size": 3}), "do not divide into two chunks"),
     (
         Example("rope", "T[B,S,4,8] f32[S,4] f32[S,4]", {"layout": "spiral"}),
         "unknown layout 'spiral'",
@@ -180,7 +180,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     ),
     (
         Example("rope", "T[B,S,4,8] f32[S,4] f32[S,4]", {"layout": "half_split", "heads": 5}),
-        "has no 5 heads",
+        "has fewer than 5 heads",
     ),
     (Example("split_heads", "T[B,S,30]", {"head_dim": 8}), "does not divide into heads of 8"),
     (Example("split", "T[B,S,8]", {"sizes": (4, 3), "dim": -1}), "has 8 along -1, the parts 7"),
@@ -206,7 +206,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
         Example("linear_cross_entropy", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": 0}),
         "at least one token",
     ),
-    (Example("drop_padding", "T[B,S,12]", {"size": 13}), "has no 13 features"),
+    (Example("drop_padding", "T[B,S,12]", {"size": 13}), "has fewer than 13 features"),
 )
 TAKES_ANYTHING = {"silu", "gelu", "relu", "merge_heads"}  # one operand, of any floating type
 

@@ -312,14 +312,14 @@ def test_layouts(op, operands, attributes, result):
             "parallel_embedding",
             "i64[B,S/tp]@tp:S(1) f32[6,8]@tp:S(0)",
             {"axis": "tp"},
-            "every rank of tp must have all",
+            "must be replicated over tp",
         ),
         ("parallel_embedding", "f32[B,S] f32[6,8]@tp:S(0)", {"axis": "tp"}, "must be i64"),
         (
             "parallel_embedding_gradient",
             "f32[B,S,8]@tp:P i64[B,S]",
             {"axis": "tp", "rows": 6},
-            "every rank of tp must have all",
+            "must be replicated over tp",
         ),
         (
             "parallel_cross_entropy",
@@ -331,15 +331,20 @@ def test_layouts(op, operands, attributes, result):
             "parallel_linear_cross_entropy",
             "f32[B,S,8]@tp:P f32[6,8]@tp:S(0) i64[B,S]",
             FUSED,
-            "every rank of tp must have all",
+            "must be replicated over tp",
         ),
         (
             "parallel_linear_cross_entropy",
             "f32[B,S/cp,8]@cp:S(1) f32[6,8]@tp:S(0) i64[B,S/cp]",
             FUSED,
-            "some of its operands only",
+            "only some of its operands",
         ),
-        ("drop_padding", "f32[B,S,12]@tp:S(2)", {"size": 11}, "whole dimension"),
+        (
+            "drop_padding",
+            "f32[B,S,12]@tp:S(2)",
+            {"size": 11},
+            "splits a dimension that the op needs whole",
+        ),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(op, operands, attributes, message):
