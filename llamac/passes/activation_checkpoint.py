@@ -1,15 +1,14 @@
-"""checkpoint: decides once, as data, which forward values are kept for the backward pass.
+"""checkpoint: selects the forward values saved for the backward pass (activation checkpointing).
 
-The saved set is written into the region; whatever else the backward graph reads is computed again,
-by copies of the forward ops placed just before their first reader.
+The saved set is recorded in the region. Other values that the backward graph reads are recomputed
+by copies of the forward ops, placed just before their first reader. Policies:
 
-    none       keep every value the backward reads
-    selective  keep what costs a matmul or an attention to have again (LLaMA's rule, section 2.4)
-    full       keep only the region's inputs
+    none       save every value that the backward pass reads
+    selective  save values whose recomputation takes a matmul or attention (LLaMA, section 2.4)
+    full       save only the region's inputs
+    budget     solved by `llamac.passes.budget`, which chooses the saved set of each layer
 
-The fourth policy, `budget`, is that of `llamac.passes.budget`, which chooses sets and their layers.
-
-A view is never kept: keeping it would keep its operand's memory, so the operand is kept instead.
+A view is never saved, as that would keep its operand's memory: the operand is saved instead.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ from llamac.ir.program import Program, Region
 from llamac.ops.collectives import all_gather
 
 POLICIES = {
-    "none": ("save", "recompute"),  # the costs of ops whose results are kept
+    "none": ("save", "recompute"),  # costs (`Op.cost`) of the ops whose results each policy saves
     "selective": ("save",),
     "full": (),
 }
 
 Keep = Callable[[fx.Node], bool]
-"""Is this forward value kept? Asked of values that are no views."""
+"""Predicate: whether a forward value that is not a view is saved."""
 
 
 @dataclass(frozen=True)
 class ActivationCheckpoint:
-    """Keep the forward values that `policy` names; recompute the others in the backward pass."""
+    """Pass that saves the forward values named by `policy` and recomputes the others."""
 
     policy: str
     name: str = "checkpoint"
@@ -53,17 +52,17 @@ class ActivationCheckpoint:
     def apply(self, program: Program) -> Program:
         for region in program.regions.values():
             if region.backward is not None:
-                # The loss is the last thing computed: to recompute it would be to compute it twice.
+                # The loss comes right before its backward pass: to recompute it doubles it.
                 policy = "none" if region.name == "head" and self.policy == "full" else self.policy
                 program = program.with_region(checkpoint(region, by_cost(policy)))
         return program
 
 
 def by_cost(policy: str) -> Keep:
-    """Return the rule of a policy: which forward values are kept, by the cost of their ops.
+    """Return the predicate of a policy, which decides by the cost of a value's op.
 
-    `regather` is `none` except that what tensor ranks gathered is gathered again: Megatron's way
-    (Korthikanti et al. 2022, section 4.2.2), for the planner.
+    `regather`, used by the planner, is `none` except that tensor-parallel all-gathers are repeated
+    in the backward pass, as in Megatron (Korthikanti et al. 2022, section 4.2.2).
     """
     if policy == "regather":
         return lambda value: not is_op(producer(value)[0], all_gather)
@@ -72,7 +71,7 @@ def by_cost(policy: str) -> Keep:
 
 
 def checkpoint(region: Region, keep: Keep) -> Region:
-    """Give a region its saved set, and a backward graph that makes do with it."""
+    """Return the region with its saved set and a backward graph that recomputes other values."""
     assert region.backward is not None
     rebuild = _RecomputeBackward(region.forward.graph, keep)
     for node in region.backward.graph.nodes:
@@ -85,9 +84,9 @@ def checkpoint(region: Region, keep: Keep) -> Region:
 
 
 class _RecomputeBackward:
-    """Copy a backward graph node by node, recomputing the forward values that are not kept.
+    """Copies a backward graph, recomputing forward values that are not saved.
 
-    A value is computed again when the first op that reads it is copied.
+    The ops that recompute a value are inserted before the first op that reads it.
     """
 
     def __init__(self, forward: fx.Graph, keep: Keep) -> None:
@@ -99,9 +98,9 @@ class _RecomputeBackward:
         self.values: dict[fx.Node, fx.Node] = {}  # of forward nodes
 
     def copy(self, node: fx.Node) -> None:
-        """Copy one node of the old backward graph."""
+        """Copy one node of the old backward graph, after recomputing its operands where needed."""
         if node.op == "placeholder" and node.meta["role"] != "cotangent":
-            return  # made when first read
+            return  # created on first use
         self.copies[node] = self.graph.node_copy(node, self._operand)
 
     def _operand(self, node: fx.Node) -> fx.Node:
@@ -110,7 +109,7 @@ class _RecomputeBackward:
         return self.copies[node]
 
     def _value(self, value: fx.Node) -> fx.Node:
-        """Return a forward value, in the new backward graph."""
+        """Return the new backward graph's node for a forward value: saved, or recomputed."""
         if value not in self.values:
             if value.op == "placeholder" or self._kept(value):
                 self.values[value] = self._placeholder(value)

@@ -1,8 +1,8 @@
-"""async_tensor: a gather of positions joins the matmul that reads it, a scatter the one it sums.
+"""async_tensor: merges all-gathers with the next matmul, and matmuls with their reduce-scatter.
 
-What is passed between tensor-parallel ranks then moves part by part under the matmul itself, where
-symmetric memory allows it (see `runtime/distributed/async_tensor.py`). One matmul joins each
-collective: others that read the same gathered value read it as before.
+With symmetric memory, the transfer between tensor-parallel ranks is then pipelined with the matmul
+(see `runtime/distributed/async_tensor.py`). Each collective is merged with one matmul; other
+readers of a gathered value still read it whole.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ AXIS = "tp"
 
 @dataclass(frozen=True)
 class AsyncTensor:
-    """enabled: an opt-in, for GPUs that reach each other's memory."""
+    """Pass that merges collectives with matmuls.
+
+    enabled: off by default; meant for GPUs with direct access to each other's memory.
+    """
 
     enabled: bool
     name: str = "async_tensor"
@@ -77,7 +80,7 @@ def _join_reader(graph: fx.Graph, gather: fx.Node) -> None:
 
 
 def _reads(user: fx.Node, gather: fx.Node) -> bool:
-    """Return whether this is a matmul of a gathered value with a weight."""
+    """Return whether `user` is a matmul of the gathered value with a weight."""
     given = operands(user) if is_op(user, *GATHERING) else ()
     return len(given) == 2 and given[0] is gather
 

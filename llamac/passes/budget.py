@@ -1,13 +1,14 @@
-"""budget: choose what layers keep, to minimise recomputation under a memory budget.
+"""budget: chooses the layers' saved sets to minimise recomputation under a memory budget.
 
-Layers run one of two variants of a block, each with its own saved set. Those with the higher peak
-come first, as a rule: when the backward pass reaches them, what the others kept is free. All pairs
-of sets, in either order, and all numbers of layers are tried, so nothing within the limit is
-faster. Every pipeline rank has its own numbers: the first keeps most micro-batches alive at once.
+Layers run one of two variants of a block, each with its own saved set. The variant with the higher
+peak usually comes first: when the backward pass reaches it, the other layers' activations are
+already freed. All pairs of sets, in either order, and all layer counts are tried, so the result is
+optimal under this model. Each pipeline rank has its own counts, as the first rank keeps the most
+micro-batches in flight.
 
-Memory is counted as `llamac plan` counts it: parameters, gradients, optimizer state, what layers
-keep of all micro-batches in flight, and the peak of the layer or loss at work, recomputation
-included. The memory of the process itself and what its allocator loses come on top.
+Memory is counted as in `llamac plan`: parameters, gradients, optimizer state, saved activations of
+all micro-batches in flight, and the peak of the running layer or loss, recomputation included. The
+process's own memory and allocator fragmentation are not included.
 """
 
 from __future__ import annotations
@@ -36,24 +37,24 @@ from llamac.passes.overlap import headroom_of
 from llamac.passes.saved_sets import SavedSet, candidate_sets
 from llamac.passes.timing import Clock
 
-LEAN = "_lean"  # what the name of the variant that keeps less ends in
+LEAN = "_lean"  # suffix of the variant that saves less
 
 
 class BudgetError(ValueError):
-    """No saved sets stay within the budget; the message says how small it could be."""
+    """No choice of saved sets fits the budget; the message gives the smallest feasible budget."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Conditions under which a budget is solved.
+    """Inputs of the budget solver.
 
-    nbytes: Bytes that a rank may hold. where: The spec's line that says so.
-    sharding, sharers: How many ranks share which state.
-    state_bytes: Of the optimizer's state, per parameter.
-    micro_batches: Per data-parallel rank per step.
-    overlap: Whether collectives will run beside other work, which takes memory.
+    nbytes: memory budget of one rank in bytes. where: the spec's line that sets it.
+    sharding, sharers: which training state is sharded, and over how many ranks.
+    state_bytes: bytes of optimizer state per parameter.
+    micro_batches: micro-batches per data-parallel rank per step.
+    overlap: whether collectives overlap other work, which takes memory.
     """
 
     nbytes: int
@@ -70,7 +71,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """The pass `checkpoint` under `recompute.policy = "budget"`."""
+    """Pass `checkpoint` under `recompute.policy = "budget"`."""
 
     limit: Limit
     name: str = "checkpoint"
@@ -91,9 +92,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Decided:
-    """Give a program the saved sets that were solved for another of the same ops, as `verify` does.
+    """Pass that applies saved sets solved for another program with the same ops (used by `verify`).
 
-    kept: names of the values that each variant keeps. Layers are split evenly between the variants.
+    kept: names of the values that each variant saves. Layers are split evenly between variants.
     """
 
     kept: Sequence[Sequence[str]]
@@ -109,10 +110,10 @@ class Decided:
 def with_variants(
     program: Program, kept: Sequence[frozenset[str]], lean: Sequence[bool]
 ) -> Program:
-    """Make layers keep kept[0] where `lean` is true and kept[1] elsewhere.
+    """Return the program with saved set kept[0] in layers where `lean` is true, else kept[1].
 
-    The other regions keep everything: there is one of each, and the loss is followed by its
-    backward pass at once.
+    Other regions save everything: each runs once per micro-batch, and the loss's backward pass
+    follows at once.
     """
     name = program.layers[0]
     block = program.regions[name]
@@ -137,15 +138,15 @@ def _variant(block: Region, name: str, kept: frozenset[str]) -> Region:
 
 @dataclass(frozen=True)
 class Trial:
-    """The saved sets to choose from, and what each pipeline rank needs besides.
+    """The candidate saved sets, and the fixed costs of each pipeline rank.
 
-    Per pipeline rank: its number of layers, bytes of its state and logits, micro-batches in flight,
-    and seconds of the work that is never recomputed.
+    Per pipeline rank: number of layers, bytes of state and logits, micro-batches in flight, and
+    seconds without recomputation.
     """
 
     sets: Sequence[SavedSet]
     found: Activations
-    names: Sequence[str]  # of the sets' regions
+    names: Sequence[str]  # one per saved set
     stages: tuple[int, ...]
     layers: tuple[int, ...]
     state: tuple[float, ...]
@@ -154,7 +155,7 @@ class Trial:
     fresh: Fresh
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
-        """Peak bytes of a rank whose `first` layers keep set `early` and others `late`."""
+        """Return a rank's peak bytes if its first `first` layers save `early`, the rest `late`."""
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
@@ -163,11 +164,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A choice of two saved sets and of the layers that keep each.
+    """A choice of two saved sets and of the layers that use each.
 
-    early, late: indices of the sets. first: number of layers that keep `early`, per pipeline rank.
-    early_layers: whether a layer keeps `early`. nbytes: of the fullest rank. seconds: of the
-    slowest rank. again: seconds of recomputation on all ranks.
+    early, late: indices of the sets. first: number of layers with set `early`, per pipeline rank.
+    early_layers: for each layer, whether it uses `early`. nbytes: peak bytes of the fullest rank.
+    seconds: of the slowest rank. again: seconds of recomputation, summed over ranks.
     """
 
     early: int
@@ -233,16 +234,16 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
 
 
 def _headroom(block: Region, symbols: Mapping[str, int]) -> int:
-    """Return the bytes that `overlap` may add to the peak."""
+    """Return the bytes by which the pass `overlap` may raise the peak."""
     assert block.backward is not None
     return max(headroom_of(one.graph, symbols) for one in (block.forward, block.backward))
 
 
 def cheapest(trial: Trial, limit: Limit) -> Plan:
-    """Return the plan within the limit whose slowest rank is fastest.
+    """Return the plan within the limit that minimises the time of the slowest rank.
 
-    Ties go to least recomputation in all, then to one variant rather than two, then to fewest
-    bytes. Raises BudgetError.
+    Ties are broken by least total recomputation, then by one variant rather than two, then by
+    fewest bytes. Raises BudgetError if no plan fits.
     """
     plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
     if not plans:
@@ -251,7 +252,7 @@ def cheapest(trial: Trial, limit: Limit) -> Plan:
 
 
 def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
-    """Yield, for each pair of sets, the fastest number of layers per rank within `most` bytes."""
+    """Yield for each pair of sets the fastest plan within `most` bytes per rank, or None."""
     for early in range(len(trial.sets)):
         for late in range(len(trial.sets)):
             yield _plan(trial, early, late, most)
@@ -278,13 +279,13 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
 
 
 Sizes = Callable[[int], float]
-"""Bytes of a rank by how many of its layers keep the first set. From 1 to all but one of them,
-the maximum of linear functions (`footprint.behind`), hence convex; the two ends, where a rank has
-layers of one set only, stand apart."""
+"""Bytes of a rank as a function of the number of its layers that save the first set. From 1 to all
+but one layer it is a maximum of linear functions (`footprint.behind`), hence convex; the two ends,
+where all layers of a rank save the same set, are separate cases."""
 
 
 def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | None:
-    """The least number, else the greatest, from 0 to `count`, whose size is within `most`."""
+    """Return the fewest (else most) layers out of `count` whose size is at most `most`, or None."""
     ends = (0, count) if fewest else (count, 0)
     if sizes(ends[0]) <= most:
         return ends[0]
@@ -298,14 +299,14 @@ def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | 
 
 
 def _lowest(sizes: Sizes, count: int) -> int | None:
-    """The number between the ends whose size is least; None if there is none between."""
+    """Return the number in 1 … count - 1 with the least size; None if that range is empty."""
     if count < 2:
         return None
     return 1 + bisect_left(range(1, count - 1), True, key=lambda n: sizes(n + 1) >= sizes(n))
 
 
 def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
-    """Return, for each layer of the model, whether it is one of the first of its rank."""
+    """Return for each layer of the model whether it is among the first layers of its rank."""
     left, early = list(first), []
     for stage, count in enumerate(trial.stages or trial.layers):
         rank = stage % len(trial.layers)
@@ -315,7 +316,7 @@ def _spread(trial: Trial, first: Sequence[int]) -> tuple[bool, ...]:
     return tuple(early)
 
 
-# -- what is said ----------------------------------------------------------------------------------
+# -- notes and errors ------------------------------------------------------------------------------
 
 
 def _impossible(trial: Trial, limit: Limit) -> str:
@@ -329,10 +330,10 @@ def _impossible(trial: Trial, limit: Limit) -> str:
     )
     state = max(trial.state)
     return (
-        f"{limit.where}: a budget of {_gigabytes(limit.nbytes)} cannot be met: a rank holds "
-        f"{_gigabytes(least)} at least, {_gigabytes(state)} of it parameters, gradients, "
-        f'optimizer state and logits. Set budget = "{_gigabytes(least)}" or more, or lower '
-        "batch.micro_batch, or share more over ranks in [parallel]"
+        f"{limit.where}: a budget of {_gigabytes(limit.nbytes)} cannot be met: a rank needs "
+        f"at least {_gigabytes(least)}, of which {_gigabytes(state)} are parameters, gradients, "
+        f'optimizer state and logits. Set budget = "{_gigabytes(least)}" or more, lower '
+        "batch.micro_batch, or shard over more ranks in [parallel]"
     )
 
 
@@ -342,7 +343,7 @@ def _least(sizes: Sizes, count: int) -> float:
 
 
 def _gigabytes(nbytes: float) -> str:
-    """Rounded up to what can be written as a budget: 60GB, 31.25GB, 420MB."""
+    """Format bytes as the spec writes a budget, rounded up: 60GB, 31.25GB, 420MB."""
     scale, unit = (10**9, "GB") if nbytes >= 1e9 else (10**6, "MB")
     hundredths = -(-ceil(nbytes) * 100 // scale)
     return f"{hundredths / 100:.2f}".rstrip("0").rstrip(".") + unit
@@ -351,7 +352,7 @@ def _gigabytes(nbytes: float) -> str:
 def _notes(
     program: Program, plan: Plan, sets: Sequence[SavedSet], once: float, limit: Limit
 ) -> Iterator[str]:
-    """once: seconds of a layer that computes nothing again."""
+    """Yield notes about the plan. once: seconds of a layer without recomputation."""
     nodes = program.regions[program.layers[0]].forward.graph.nodes
     layers, first = len(plan.early_layers), sum(plan.first)
     for number, count in ((plan.early, first), (plan.late, layers - first)):
@@ -359,11 +360,11 @@ def _notes(
             one = sets[number]
             names = [node.name for node in nodes if node.name in one.names]
             yield (
-                f"checkpoint: {count} of {layers} layers keep {_gigabytes(one.nbytes)} "
-                f"and compute {one.seconds / once:.1%} of their work again; kept: "
+                f"checkpoint: {count} of {layers} layers save {_gigabytes(one.nbytes)} "
+                f"each and recompute {one.seconds / once:.1%} of their work; saved: "
                 f"{', '.join(['the input', *names])}"
             )
     yield (
-        f"checkpoint: {_gigabytes(plan.nbytes)} on the fullest rank, of a budget of "
+        f"checkpoint: {_gigabytes(plan.nbytes)} on the fullest rank; the budget is "
         f"{_gigabytes(limit.nbytes)}"
     )

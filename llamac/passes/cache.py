@@ -1,7 +1,7 @@
-"""cache: the model's forward regions → those that generate text with a cache of keys and values.
+"""cache: rewrites forward regions into text generation with a key-value cache.
 
-`prefill` reads whole prompts, from position 0; `decode` reads what comes next, each row at its own
-positions. Both keep keys and values for what follows. Neither is ever differentiated.
+`prefill` processes whole prompts from position 0, `decode` the next tokens, with positions of its
+own for each row. Both append keys and values to the cache. Neither is differentiated.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ SEEN = TensorType("bool", ("B", "S", "C"))
 
 @dataclass(frozen=True)
 class Cache:
-    """Takes a Program of one rank whose kernels are chosen. C: the positions that a cache holds.
+    """Pass that makes a generation program from a one-rank Program with selected kernels.
 
-    Regions: `embed`, `prefill`, `decode`, `logits`, and `visible`, which finds once a step the
-    cached positions that decoding queries see.
+    Its regions are `embed`, `prefill`, `decode`, `logits`, and `visible`, which computes once per
+    step the cached positions that decoding queries attend to. Symbol C is the cache's capacity in
+    positions.
     """
 
     name: str = "cache"
@@ -65,18 +66,18 @@ class Cache:
 
 
 class _Cached(Rebuild):
-    """A block's forward graph with caches of keys and values."""
+    """Rewrites a block's forward graph to use a key-value cache."""
 
     def forward(self) -> fx.GraphModule:
         graph = super().forward().graph
         for node in placeholders(graph, "constant"):
-            if not node.users:  # where a document starts, which the mask says
+            if not node.users:  # where a document begins; the mask already contains it
                 graph.erase_node(node)
         sort_placeholders(graph, like=graph)
         return finish(graph)
 
     def placeholder(self, name: str, kind: TensorType, role: Any = "constant") -> fx.Node:
-        """Return the placeholder of this name, made where it is first needed."""
+        """Return the placeholder of this name, created on first use."""
         for node in placeholders(self.build.graph, role):
             if node.name == name:
                 return node
@@ -89,7 +90,7 @@ class _Cached(Rebuild):
 
 
 class _Embed(_Cached):
-    """Learned positions are looked up: a row may be at any."""
+    """Rewrites the embedding to look up learned positions, which differ by row."""
 
     def add_positions(self, node: fx.Node) -> Any:
         x, table = self.new(node)
@@ -101,7 +102,7 @@ class _Embed(_Cached):
 
 
 class _Prefill(_Cached):
-    """Attends within the prompt, by the kernel chosen for training where any device has it."""
+    """Rewrites a block for prefill: attention within the prompt, by a kernel any device has."""
 
     def attention(self, node: fx.Node) -> Any:
         q, k, v, *starts = self.new(node)
@@ -118,7 +119,7 @@ class _Prefill(_Cached):
 
 
 class _Decode(_Cached):
-    """Attends to the caches, where each row has its own positions."""
+    """Rewrites a block for decoding: attention to the cache, at each row's own positions."""
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
         kind = type_of(node)
@@ -143,7 +144,7 @@ class _Decode(_Cached):
 
 
 def _visible(site: fx.Node) -> Region:
-    """Write the region that finds what decoding queries see, from the block's attention."""
+    """Build the region `visible`, which computes the mask of the block's decoding attention."""
     g = Builder()
     g.where = site.meta["where"]
     at, slots = g.placeholder("positions", POSITIONS), g.placeholder("slots", SLOTS, "constant")

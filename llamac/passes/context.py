@@ -1,10 +1,9 @@
-"""context: each rank works on its own positions of every sequence, and attends to all of them.
+"""context: context parallelism; ranks split every sequence and attend to all its positions.
 
-Everything but attention takes a position by itself, so only its type changes. Keys and values are
-gathered over `cp`, and put in order, for a rank holds an early and a late chunk (see
-`runtime/distributed/context_parallel.py`). Losses are means over a rank's own positions and
-gradients sums over them: the data-parallel reduction, which runs over these ranks too, averages
-both.
+Ops other than attention treat positions independently, so only their types change. Keys and values
+are gathered over `cp` and reordered, since a rank has an early and a late chunk (see
+`runtime/distributed/context_parallel.py`). A rank's loss and gradients are sums over its own
+positions; the data-parallel reduction also runs over `cp`.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ AXIS = "cp"
 
 @dataclass(frozen=True)
 class Context:
-    """ranks: how many share each sequence."""
+    """Pass of context parallelism. ranks: number of ranks that split each sequence."""
 
     ranks: int
     name: str = "context"
@@ -56,7 +55,7 @@ class Context:
 
 
 def _part(kind: TensorType) -> TensorType:
-    """Return a rank's part of something with positions."""
+    """Return the type of a rank's part of a value with positions."""
     if "S" not in kind.shape:
         return kind
     dim = kind.shape.index("S")
@@ -74,7 +73,7 @@ class _ContextRebuild(Rebuild):
 
     def _linear(self, node: fx.Node) -> fx.Node:
         y = self.same(node)
-        return self._whole(y) if self.region.name == "logits" else y  # what leaves the ranks
+        return self._whole(y) if self.region.name == "logits" else y  # values that leave the region
 
     def _attention(self, node: fx.Node) -> Any:
         q, k, v = self.new(node)  # documents that share sequences are refused with these ranks
@@ -83,7 +82,7 @@ class _ContextRebuild(Rebuild):
         return self.build.op(context_attention, q, *whole, name=result_names(node), **options)
 
     def _whole(self, x: fx.Node) -> fx.Node:
-        """Return every rank's positions, in order."""
+        """Return a value gathered over all ranks, with its positions in order."""
         options: dict[str, Any] = {"dim": 1, "size": self.ranks}
         gathered = self.build.op(all_gather, x, name=f"{x.name}_gathered", axis=AXIS, **options)
         return self.build.op(position_order, gathered, name=f"{x.name}_whole", **options)

@@ -1,9 +1,9 @@
-"""cut: which layers each pipeline stage runs, so that the slowest stage is as fast as can be.
+"""cut: assigns layers to pipeline stages so as to minimise the time of the slowest stage.
 
 The embedding belongs to the first stage, the final norm and the loss to the last. All ranks wait
-for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times are those of
-`llamac.passes.timing`, recomputation included. A cut that `budget` made stays: what its layers keep
-was chosen for it.
+for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times come from
+`llamac.passes.timing`, recomputation included. An assignment made by `budget` is left as it is,
+since its saved sets depend on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llamac.passes.timing import Clock, timeline
 
 @dataclass(frozen=True)
 class Cut:
-    """stages: how many there are, over all ranks."""
+    """Pass that assigns layers to stages. stages: number of stages over all ranks."""
 
     stages: int
     name: str = "cut"
@@ -36,7 +36,7 @@ class Cut:
 
 
 def region_seconds(region: Region, clock: Clock) -> float:
-    """Return one forward and one backward pass."""
+    """Return the estimated seconds of a region's forward and backward pass together."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
     return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)
 
@@ -44,10 +44,15 @@ def region_seconds(region: Region, clock: Clock) -> float:
 def balanced(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return how many layers each stage runs, at least one, so that the slowest stage is fastest.
+    """Return the number of layers of each stage (at least one) that minimises the slowest stage.
 
-    Of the cuts that are equal in this, one with the smallest sum of squared stage times. before,
-    after: seconds that the first and the last stage take besides their layers.
+    Ties are broken by the smallest sum of squared stage times.
+
+    Args:
+        layers: Seconds of each layer.
+        stages: Number of stages.
+        before: Seconds that the first stage takes besides its layers.
+        after: Seconds that the last stage takes besides its layers.
     """
     if len(set(layers)) == 1:
         return spread(layers[0], len(layers), stages, before, after)
@@ -56,7 +61,7 @@ def balanced(
     count = len(layers)
 
     def best(worst: float) -> list[dict[int, tuple[float, float, int]]]:
-        """Return, for each number of stages and of layers, the best cut with no stage over `worst`.
+        """Return the best cut for each number of stages and of layers, with no stage above `worst`.
 
         A cut is (slowest stage, sum of squares, layer at which its last stage begins).
         """
@@ -89,8 +94,8 @@ def spread(
 ) -> tuple[int, ...]:
     """Return `balanced` for layers that all take `each` seconds.
 
-    Layers are given one at a time to the stage with least to do; on a tie to the last one, which
-    keeps the activations of fewest micro-batches.
+    Each layer goes to the least loaded stage; on a tie to the last one, which keeps the
+    activations of the fewest micro-batches.
     """
     counts, loads = [1] * stages, [each] * stages
     loads[0] += before

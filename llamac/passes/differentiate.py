@@ -1,7 +1,7 @@
-"""differentiate: reverse mode, from the ops' vjp rules, into an explicit backward graph per region.
+"""differentiate: builds an explicit backward graph per region from the ops' vjp rules.
 
-Every forward value a rule asks for becomes a `saved` placeholder of the backward graph: this is the
-`none` policy, keep everything. The `checkpoint` pass decides afterwards what is kept in truth.
+Every forward value that a rule reads becomes a `saved` placeholder of the backward graph, as under
+the policy `none`. The pass `checkpoint` then chooses which of them are really saved.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from llamac.ir.program import Program, Region
 from llamac.ops.elementwise import add
 from llamac.ops.gradient import GradientBuilder
 
-INFERENCE = ("logits", "evaluate")  # regions no loss flows back through
+INFERENCE = ("logits", "evaluate")  # regions without a backward pass
 
 
 @dataclass(frozen=True)
 class Differentiate:
-    """Give each region the backward graph of its forward graph, by the ops' vjp rules."""
+    """Pass that adds a backward graph to each region that the loss depends on."""
 
     name: str = "differentiate"
 
@@ -45,13 +45,13 @@ class Differentiate:
                 continue
             augmented = augment(region)
             program = program.with_region(differentiate(augmented))
-            if augmented is not region:  # the plain form stays, for evaluation
+            if augmented is not region:  # evaluation keeps the plain form
                 program = program.with_region(Region("evaluate", region.forward))
         return program
 
 
 def augment(region: Region) -> Region:
-    """Replace ops that can find their gradient with their value by the form that does."""
+    """Return the region with ops replaced by forms that compute value and gradient together."""
     if not any(op_of(node).augmented for node in ops_in(region.forward.graph)):
         return region
     graph = copy_graph(region.forward)
@@ -79,7 +79,7 @@ def augment(region: Region) -> Region:
 
 
 def differentiate(region: Region) -> Region:
-    """Write the backward graph of a region's forward graph."""
+    """Return the region with the backward graph of its forward graph."""
     forward = copy_graph(region.forward)
     tape = _Tape(forward)
     for node in reversed(list(ops_in(forward))):
@@ -90,7 +90,7 @@ def differentiate(region: Region) -> Region:
 
 
 class _Tape:
-    """The cotangents found so far, by forward value, and the backward graph they live in."""
+    """Accumulates cotangents by forward value while the backward graph is built."""
 
     def __init__(self, forward: fx.Graph) -> None:
         self.forward = forward
@@ -127,7 +127,7 @@ class _Tape:
         return finish(self.build.graph)
 
     def _total(self, value: fx.Node) -> fx.Node | None:
-        """Return the sum of what each reader of a forward value sends back."""
+        """Return the sum of the cotangents from all readers of a forward value, or None."""
         parts = self.cotangents.get(value, [])
         if len(parts) < 2:
             return parts[0] if parts else None

@@ -10,7 +10,7 @@ from llamac.ops.linear import linear
 
 
 def matmul_parameters(program: Program) -> int:
-    """Parameters that take part in matmuls: all weights of linears, the output projection's too."""
+    """Return the number of linear-layer weights N, output projection included."""
     weights = {
         operands(node)[1].meta["param"]
         for name in (*dict.fromkeys(program.layers), "logits")
@@ -21,9 +21,9 @@ def matmul_parameters(program: Program) -> int:
 
 
 def attention_flops_per_token(program: Program) -> int:
-    """Return 12·L·d·s: attention forward and backward, with the masked half.
+    """Return 12·L·d·s, attention's forward and backward FLOPs, counting the masked half.
 
-    s: positions, or the tokens of a window.
+    s is the sequence length, or the window if there is one.
     """
     flops = dict.fromkeys(program.layers, 0)
     for name in flops:

@@ -1,4 +1,4 @@
-"""Peak memory of a rank during a step, by what it is used for."""
+"""Peak memory of a rank during a training step, by purpose."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from llamac.spec.parallel import micro_batches_per_round
 from llamac.spec.precision import ITEM_SIZE
 
 Sharding = Literal["none", "zero1", "zero2", "zero3"]
-"""What data ranks share: nothing; the optimizer's state; gradients too; parameters too (FSDP)."""
+"""State sharded over data-parallel ranks: nothing (`none`), optimizer state (`zero1`), also
+gradients (`zero2`), also parameters (`zero3`, FSDP)."""
 
 CONTEXT = 0.7e9
-"""Bytes of a process on a GPU besides torch's: the CUDA context and NCCL's buffers."""
+"""Bytes that a GPU process uses outside torch's allocator: CUDA context and NCCL buffers."""
 FRAGMENTS = 0.02
-"""Of what torch holds, what its allocator cannot use."""
+"""Fraction of torch's reserved memory lost to fragmentation."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank.
+    """Memory of one rank in bytes.
 
-    communication: gathered parameters and gradients in transfer. overhead: the process itself and
-    what its allocator loses.
+    communication: gathered parameters and gradients in transfer. overhead: CUDA context, NCCL
+    buffers and allocator fragmentation.
     """
 
     parameters: float
@@ -50,7 +51,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Held:
-    """Parameters that a rank holds: of one layer, of all its layers, and with the rest."""
+    """Parameter counts of a rank: one layer, all its layers, and the total."""
 
     layer: int
     layers: int
@@ -58,7 +59,7 @@ class Held:
 
 
 def held(program: Program, layers: int, first: bool, last: bool) -> Held:
-    """Return the memory held by a pipeline stage, which may be the first, the last, or both."""
+    """Return the parameter counts of a pipeline rank, which may be the first, the last, or both."""
     layer = rest = 0
     embedding = _parameters_of(program, "embed")
     for name, parameter in program.parameters.items():
@@ -84,13 +85,13 @@ def states(
     whole_stage: bool,
     state_bytes: int,
 ) -> dict[str, float]:
-    """Return bytes of parameters, gradients and optimizer state, and of what is gathered of them.
+    """Return bytes of parameters, gradients, optimizer state and FSDP's gathered parameters.
 
-    As the emitted trainer has it: alone 2 + 4 bytes of parameters (bf16 and its fp32 master), 4 of
-    gradients, `state_bytes` of the optimizer's state: with AdamW's 8, Megatron's 18; in fp32
-    4 + 4 + 8. Under FSDP all of it in fp32 shards,
-    a layer and the next gathered, and gradients of all layers in fp32 until a step's last
-    micro-batch reduces them. whole_stage: all layers stay gathered, as under a pipeline schedule.
+    The counts follow the emitted trainer. On one rank a parameter takes 2 + 4 bytes (bf16 and fp32
+    master), its gradient 4, and the optimizer `state_bytes`: 18 with AdamW's 8, as in Megatron; in
+    fp32 it takes 4 + 4 + 8. Under FSDP all of these are fp32 shards; in addition two layers are
+    gathered at a time, and unreduced fp32 gradients of all layers exist until a step's last
+    micro-batch. whole_stage: all layers stay gathered, as under a pipeline schedule.
     """
     size, n = ITEM_SIZE[dtype], own.total
     master = 0 if dtype == "fp32" else 4
@@ -114,10 +115,10 @@ def states(
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of one micro-batch.
+    """Activation bytes of one micro-batch.
 
-    kept: by layer region. peak: of a region's backward pass, its inputs and kept values included.
-    head_kept, head_peak: the same of the loss.
+    kept: saved bytes by layer region. peak: by region, the peak of its backward pass, inputs and
+    saved values included. head_kept, head_peak: the same for the head and loss.
     """
 
     kept: Mapping[str, float]
@@ -129,9 +130,9 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Bytes of a region: those kept, the peak of either pass, and the scores that a kernel writes.
+    """Bytes of a region: saved values, peaks of both passes, materialised attention scores.
 
-    again: whether attention is recomputed, so that no scores are kept.
+    again: whether attention is recomputed, so that scores are not saved.
     """
 
     kept: float
@@ -145,7 +146,7 @@ _extents = WeakKeyDictionary()
 
 
 def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
-    """Simulate liveness, once per region's graphs and micro-batch sizes."""
+    """Return a region's bytes by liveness; cached by graphs and micro-batch sizes."""
     assert region.backward is not None
     known = _extents.setdefault(region.backward, {})
     key = (region.saved, *symbols.items())
@@ -161,10 +162,10 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
 def activations(
     program: Program, scores_kept: bool = False, logit_bytes: float | None = None
 ) -> Activations:
-    """Measure activations by liveness over the scheduled graphs, recomputation included.
+    """Return activation bytes by liveness over the scheduled graphs, recomputation included.
 
-    scores_kept: whether attention's scores are kept where a kernel writes them. logit_bytes: bytes
-    per logit of all copies at the worst moment; None takes those of our fused loss.
+    scores_kept: whether a kernel that materialises attention scores saves them. logit_bytes: peak
+    bytes per logit over all copies; None means those of llamac's fused loss.
     """
     symbols = program.symbols
     own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
@@ -179,7 +180,7 @@ def activations(
 
 
 def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
-    """Return bytes of attention's scores, softmax and mask, where a kernel writes them (5as²b)."""
+    """Return bytes of attention scores, softmax and mask that a kernel materialises (5as²b)."""
     total = 0.0
     for node in ops_in(graph):
         if node.kwargs.get("kernel") == "math":
@@ -190,9 +191,9 @@ def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
 
 
 def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = None) -> float:
-    """Return the bytes of the largest block of logits that is not a value of the graph.
+    """Return bytes of the largest block of logits that exists only inside an op.
 
-    Logits exist in the compute dtype, and in fp32 for the loss, unless `nbytes` says otherwise.
+    Logits are counted in the compute dtype and in fp32, unless `nbytes` gives bytes per logit.
     """
     for node in ops_in(graph):
         if "cross_entropy" in op_of(node).name and "chunk" not in node.kwargs and nbytes:
@@ -208,10 +209,10 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
 
 
 def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
-    """Return the most micro-batches whose activations a pipeline rank keeps at once.
+    """Return the peak number of micro-batches whose activations a pipeline rank keeps.
 
-    Counted as if each were of all its layers, so interleaving gives fractions: 1F1B keeps one for
-    each rank ahead, interleaved 1F1B more (Narayanan et al. 2021).
+    A micro-batch of one of several virtual stages counts as a fraction. 1F1B keeps one for each
+    following rank and itself, interleaved 1F1B more (Narayanan et al. 2021).
     """
     if virtual == 1:
         return min(micro_batches, ranks - stage)
@@ -222,7 +223,7 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
 
 @dataclass(frozen=True)
 class Fresh:
-    """Bytes of the gradients that a step allocates: of a layer, of the embedding, of all."""
+    """Bytes of gradients allocated during a step: per layer, of the embedding, in total."""
 
     layer: float = 0.0
     embedding: float = 0.0
@@ -232,10 +233,10 @@ class Fresh:
 def fresh_gradients(
     program: Program, own: Held, dtype: str, sharding: Sharding, micro_batches: int
 ) -> Fresh:
-    """Return the gradients that each step allocates anew and its update frees.
+    """Return the bytes of gradients that each step allocates and its optimizer update frees.
 
-    Only a single fp32 rank with one micro-batch per step does so; elsewhere gradients are there
-    before the backward pass, and `Fresh` is zero.
+    This occurs only on a single fp32 rank with one micro-batch per step. Elsewhere gradients
+    exist before the backward pass, and the result is zero.
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return Fresh()
@@ -252,11 +253,15 @@ def behind(
 ) -> float:
     """Return the peak activation bytes on one pipeline rank, excluding logits.
 
-    runs: (region, number of layers in a row), in order. flying: see `in_flight`. last: whether the
-    rank computes the loss. fresh: gradients that the step allocates.
+    While a layer's backward pass runs, the layers before it still keep their activations; those
+    after it have been freed.
 
-    A layer's own peak comes on top of what the layers before it keep; those after it are already
-    freed.
+    Args:
+        found: Activation bytes of one micro-batch.
+        runs: (region, number of consecutive layers), in order.
+        flying: Micro-batches in flight, see `in_flight`.
+        last: Whether the rank computes the loss.
+        fresh: Gradients that the step allocates.
     """
     runs, fresh = list(runs), fresh or Fresh()
     alive = flying * sum(found.kept[name] * count for name, count in runs)
@@ -264,7 +269,10 @@ def behind(
     most = max(0.0, alive + found.head_peak - fresh.total) if last else 0.0
     for name, count in reversed(runs):
         own, needed = found.kept[name], found.peak[name] - found.kept[name]
-        for below in {0, count - 1}:  # of the run's layers, how many are done: the last, or all
+        for below in {
+            0,
+            count - 1,
+        }:  # layers of the run whose backward pass has begun: the last, or all
             lacking = fresh.embedding + fresh.layer * (layers - below)
             most = max(most, alive - own * below + needed - lacking)
         alive -= own * count

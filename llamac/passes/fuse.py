@@ -1,6 +1,6 @@
-"""fuse: neighbouring memory-bound operations become one op, each with a backward of its own.
+"""fuse: merges neighbouring memory-bound operations into ops with their own backward.
 
-Every rewrite is a function over one graph: what it looks for is in its docstring.
+Each rewrite is a function over one graph, whose docstring gives its pattern.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llamac.ops.views import split, split_heads
 
 @dataclass(frozen=True)
 class Fuse:
-    """loss_chunk: how many tokens' logits are alive at once in the fused loss."""
+    """Pass that applies all fusions. loss_chunk: tokens per block of logits in the fused loss."""
 
     loss_chunk: int
     name: str = "fuse"
@@ -55,12 +55,12 @@ class Fuse:
         return program
 
     def _linear_cross_entropy(self, graph: fx.Graph, node: fx.Node) -> None:
-        """Fuse cross_entropy(linear(x, w), labels), so that logits are never whole."""
+        """Fuse cross_entropy(linear(x, w), labels), so that logits are never fully materialised."""
         if not is_op(node, cross_entropy):
             return
         logits, labels = operands(node)
         if not is_op(logits, linear) or len(logits.users) > 1 or len(operands(logits)) > 2:
-            return  # someone else reads them, or they have a bias
+            return  # the logits have another reader, or the linear a bias
         x, weight = operands(logits)
         _replace(
             graph,
@@ -72,7 +72,7 @@ class Fuse:
 
 
 def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """Fuse rms_norm(x + r, w): the sum is normalised while it is in registers."""
+    """Fuse rms_norm(x + r, w), so that the sum is normalised without another pass over memory."""
     if not is_op(node, rms_norm):
         return
     total, weight = operands(node)
@@ -93,7 +93,7 @@ def _add_rms_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _move_up_to(old: fx.Node, new: fx.Node) -> None:
-    """Move the fused op before every reader of its value."""
+    """Move readers of the fused op's value behind it."""
     first = min(user for user in old.users if user is not new)
     source, _ = producer(new)
     if first < source:
@@ -103,7 +103,7 @@ def _move_up_to(old: fx.Node, new: fx.Node) -> None:
 
 
 def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
-    """Fuse silu(gate) · up, of two tensors or of the two halves of one."""
+    """Fuse silu(gate) · up, for two tensors or the two halves of one."""
     if not is_op(node, mul):
         return
     activated, up = operands(node)
@@ -120,8 +120,8 @@ def _swiglu(graph: fx.Graph, node: fx.Node) -> None:
 def _rope(graph: fx.Graph, node: fx.Node) -> None:
     """Fuse split, split_heads and rope of q and k into one rotation of qkv's first heads.
 
-    Norms of q and k (model.qk_norm) stay between them and keep the ropes apart: their backward
-    needs qkv as it was, so a rotated copy of it all would keep v twice.
+    With norms of q and k (model.qk_norm) the ropes stay separate: the norms' backward needs the
+    unrotated qkv, so a rotated copy of the whole would store v twice.
     """
     if not (is_op(node, split) and len(results(node)) == 3):
         return
@@ -160,7 +160,7 @@ def _rope(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _parts_of_split(values: list[fx.Node]) -> fx.Node | None:
-    """Return the tensor that these are all parts of, in order and without other readers."""
+    """Return the tensor whose split these values are, in order and complete, or None."""
     if not all(is_result(value) and len(value.users) == 1 for value in values):
         return None
     sources = [producer(value)[0] for value in values]
@@ -174,7 +174,7 @@ def _parts_of_split(values: list[fx.Node]) -> fx.Node | None:
 
 
 def _replace(graph: fx.Graph, node: fx.Node, make: Callable[[Builder, str], fx.Node]) -> None:
-    """Put a new op in the place, and under the name, of an old one; drop what it made dead."""
+    """Replace an op by a new one of the same name and remove ops left without readers."""
     build = Builder(graph)
     build.where = node.meta["where"]
     with graph.inserting_before(node):

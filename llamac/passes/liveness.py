@@ -1,8 +1,8 @@
-"""Memory of a graph's values as it runs, op by op, each freed after its last reader.
+"""Liveness: bytes allocated as a graph runs op by op, each value freed after its last reader.
 
-As in `llamac inspect --memory`, a view takes none of its own, and parameters and constant tables
-are not counted. Inputs and saved values are held by the caller throughout. A collective's operand
-and result live from its start to its wait at least, for the transfer reads one and fills the other.
+Views have no memory of their own; parameters and constant tables are not counted. Inputs and saved
+values stay allocated throughout, as the caller holds them. The operand and result of a collective
+stay allocated from its start to its wait, since the transfer reads and writes them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from llamac.ops.overlapped import is_start
 
 
 class Live:
-    """The bytes alive as ops of a graph run, in whatever order."""
+    """Live bytes of a graph as its ops run in any order."""
 
     def __init__(self, graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]) -> None:
         self.symbols = symbols
-        self.readers: dict[fx.Node, set[fx.Node]] = {}  # of a base: the ops still to read it
+        self.readers: dict[fx.Node, set[fx.Node]] = {}  # base → ops that have yet to read it
         for node in ops_in(graph):
             for operand in operands_of(node):
                 readers = self.readers.setdefault(base_of(operand), set())
@@ -38,11 +38,11 @@ class Live:
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
     def during(self, node: fx.Node) -> int:
-        """Return the bytes alive while this op runs."""
+        """Return the live bytes while this op runs."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """Account for an op: add its results, free values without further readers."""
+        """Run an op: allocate its results and free values without further readers."""
         self.nbytes = self.during(node)
         for base, readers in self._read(node):
             readers.discard(node)
@@ -65,9 +65,9 @@ def peak_bytes(
     symbols: Mapping[str, int],
     order: Sequence[fx.Node] | None = None,
 ) -> int:
-    """Return the most bytes alive at once, the ops in this order (the graph's, if none is given).
+    """Return the peak of live bytes with ops in `order` (default: the graph's order).
 
-    kept: names of the values that outlive the graph beside what it returns.
+    kept: names of values that outlive the graph in addition to its output.
     """
     live = Live(graph, kept, symbols)
     peak = live.nbytes
@@ -80,7 +80,7 @@ def peak_bytes(
 def alive(
     graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]
 ) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
-    """Yield each op with the bytes and the values alive while it runs, as `Live` counts them."""
+    """Yield each op with the live bytes and the live values while it runs, as `Live` counts."""
     live = Live(graph, kept, symbols)
     values = placeholders(graph, "input", "saved", "cotangent")
     for node in ops_in(graph):
@@ -91,7 +91,7 @@ def alive(
 
 
 def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Return bytes kept from one run of a region's forward pass; 0 before it is differentiated."""
+    """Return the bytes that a region's forward pass saves; 0 before it is differentiated."""
     forward = forward_by_name(region)
     bases = {base_of(forward[name]) for name in region.saved}
     return sum(type_of(base).nbytes(symbols) for base in bases)

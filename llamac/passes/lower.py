@@ -1,4 +1,4 @@
-"""lower: spec → Program, in the paper's own terms: one node for each operation of the model."""
+"""lower: translates a spec into a Program with one node for each operation of the paper."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 COMPUTE_DTYPE = {"bf16": "bf16", "fp32": "f32"}
 HANDLED = {"position": ("rope", "learned"), "norm_position": ("pre", "post")}
-"""Values of [model] keys that this pass tells apart without a table of ops."""
+"""Supported values of the [model] keys for which no table of ops exists."""
 
 
 @dataclass(frozen=True)
 class Lower:
-    """The one pass that reads the spec; every other reads the Program it made."""
+    """Pass that builds a Program from a spec; all other passes read only the Program."""
 
     name: str = "lower"
 
@@ -50,13 +50,15 @@ class Lower:
 
 
 class _Lowering:
-    """Writes the regions, and the parameter table as it meets each parameter."""
+    """Builds the regions and, as parameters occur, the parameter table."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.model = spec, spec.model
         for key, values in HANDLED.items():
             if getattr(self.model, key) not in values:
-                raise ValueError(f"lower does not know model.{key} = {getattr(self.model, key)!r}")
+                raise ValueError(
+                    f"lower does not support model.{key} = {getattr(self.model, key)!r}"
+                )
         self.dtype = COMPUTE_DTYPE[spec.precision.compute]
         self.stream = TensorType(self.dtype, ("B", "S", self.model.dim))
         self.tokens = TensorType("i64", ("B", "S"))
@@ -252,7 +254,7 @@ class _Lowering:
         return weights
 
     def _head_norm_weights(self, g: Builder) -> dict[str, fx.Node]:
-        """Return the gains of the norms of queries and keys, which all heads share."""
+        """Return the gains of the query and key norms, shared by all heads."""
         keys = ("attention.q_norm", "attention.k_norm") if self.model.qk_norm else ()
         shape, where = (self.model.head_dim,), "model.qk_norm"
         return {

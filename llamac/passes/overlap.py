@@ -1,14 +1,14 @@
-"""overlap: collectives run beside compute, in what the region has to do anyway.
+"""overlap: reorders ops so that collectives run concurrently with computation.
 
-Each is started as soon as its operand is there and waited for just before its first reader; other
-ops are put between. In the backward pass a column-parallel linear finds its input's gradient first
-and its weight's while that is summed over ranks; what recompute must gather again is gathered
-under other work (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing hides
-stays whole, and a region that would not gain stays as it is.
+Each collective starts as soon as its operand exists and is waited for just before its first reader;
+other ops run between. In the backward pass, a column-parallel linear computes its input's gradient
+first and its weight's during the reduction of the former; all-gathers for recomputation run under
+other ops (Narayanan et al. 2021; Korthikanti et al. 2022). A collective that nothing can hide stays
+synchronous, and a region that would not gain is left unchanged.
 
-Collectives of one axis keep their order, starts and waits both. A graph's simulated peak memory may
-grow by `headroom` bytes: by default what three of its largest collective read and fill, for one
-runs while the next is ready.
+Starts and waits of collectives on one axis keep their order. A graph's simulated peak memory may
+grow by `headroom` bytes, by default the operands and results of three of its largest collective:
+one may run while the next is ready.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from llamac.ops.vocab_parallel import parallel_embedding, parallel_embedding_gra
 from llamac.passes.liveness import Live, peak_bytes
 from llamac.passes.timing import Clock, timeline
 
-# Ops that name an axis and move nothing over it. All others that name one keep their order on it.
+# Ops that name an axis but transfer nothing. All others that name one keep their order on it.
 LOCAL = (
     broadcast,
     take_part,
@@ -53,14 +53,17 @@ LOCAL = (
     context_attention_backward,
 )
 
-# As an order is made, transfers are taken to be so many times slower than the estimate: what it
-# hides stays hidden where a link is shared or slow.
+# Factor by which scheduling assumes transfers to be slower than estimated, so that they stay
+# hidden on shared or slow links.
 SLACK = 2.0
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """headroom: bytes by which a graph's peak may grow; None: see above."""
+    """Pass that overlaps collectives. headroom: bytes by which a graph's peak may grow.
+
+    None means the default given in the module's docstring.
+    """
 
     enabled: bool = True
     headroom: int | None = None
@@ -79,9 +82,9 @@ class Overlap:
 def overlapped(
     module: fx.GraphModule, kept: Collection[str], clock: Clock, headroom: int | None = None
 ) -> fx.GraphModule:
-    """Return the graph with its ops in the order that the estimate says ends soonest.
+    """Return the graph in the order with the least estimated time.
 
-    kept: names of values that outlive the graph. Returns the module itself if nothing is gained.
+    kept: names of values that outlive the graph. Returns `module` itself if nothing is gained.
     """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
@@ -100,7 +103,7 @@ def overlapped(
 
 
 def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
-    """Return the default bytes by which overlap may raise a graph's peak."""
+    """Return the default headroom of a graph in bytes."""
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
         for node in ops_in(graph)
@@ -110,7 +113,7 @@ def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
 
 
 def _split(graph: fx.Graph) -> None:
-    """Split every collective into a start and a wait."""
+    """Replace every collective by a start and a wait."""
     build = Builder(graph)
     for node in [node for node in ops_in(graph) if is_collective(node)]:
         halves, given = BY_WHOLE[op_of(node)], attributes(node)
@@ -130,10 +133,10 @@ def _is_lazy(node: fx.Node) -> bool:
 
 
 class _Scheduler:
-    """List scheduler: takes one op at a time, the one that can begin soonest.
+    """List scheduler that repeatedly takes the op that can begin soonest.
 
-    Ties go to an op that the next collective needs, then to the first in the program. limit: bytes
-    alive above which it follows the program's order; None follows it from the beginning.
+    Ties go to an op that the next collective depends on, then to the first in program order.
+    limit: live bytes above which it follows program order; None follows it from the beginning.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class _Scheduler:
         self.left = [node for node in ops_in(graph) if not _is_lazy(node)]
         self.index = {node: index for index, node in enumerate(self.left)}
         self.needs = {node: frozenset(_sources(node)) for node in self.left}
-        self.turns: dict[str, list[fx.Node]] = {}  # axis → what is still to run on it
+        self.turns: dict[str, list[fx.Node]] = {}  # axis → collectives still to be scheduled on it
         for node in self.left:
             if (axis := _axis(node)) is not None:
                 self.turns.setdefault(axis, []).append(node)
@@ -152,14 +155,14 @@ class _Scheduler:
         self.waits: dict[str, list[fx.Node]] = {axis: [] for axis in self.turns}  # of the started
         self.placed: set[fx.Node] = set()
         self.order: list[fx.Node] = []
-        self.done: dict[fx.Node, float] = {}  # when the result of an op is there
+        self.done: dict[fx.Node, float] = {}  # op → time at which its result is available
         self.now = 0.0
-        self.free = dict.fromkeys(self.turns, 0.0)  # when an axis is
+        self.free = dict.fromkeys(self.turns, 0.0)  # axis → time at which it is free
 
     def run(self) -> list[fx.Node]:
         while self.left:
             self._place(self._next())
-        for node in ops_in(self.graph):  # what only the caller reads
+        for node in ops_in(self.graph):  # values that only the caller reads
             self._ready(node)
         return self.order
 
@@ -199,7 +202,7 @@ class _Scheduler:
             self.urgent = self._urgent()
 
     def _ready(self, node: fx.Node) -> None:
-        """Run a view or a wait, and those it looks into, if that has not been done."""
+        """Schedule a view or wait, after the views and waits it reads, unless already scheduled."""
         if node.op == "placeholder" or node in self.placed:
             return
         for operand in operands_of(node):
@@ -217,7 +220,7 @@ class _Scheduler:
         self.live.run(node)
 
     def _urgent(self) -> set[fx.Node]:
-        """Return what the next collective of each axis cannot start without."""
+        """Return the ops on which the next collective of each axis depends."""
         found: set[fx.Node] = set()
         ahead = [turn[0] for turn in self.turns.values() if turn]
         while ahead:
@@ -229,12 +232,12 @@ class _Scheduler:
 
 
 def _axis(node: fx.Node) -> str | None:
-    """Return the axis on which an op must keep its turn."""
+    """Return the mesh axis on which an op must keep its order, or None."""
     return None if op_of(node) in LOCAL or is_wait(node) else node.kwargs.get("axis")  # type: ignore[return-value]
 
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:
-    """Yield the ops an op waits for, through views and waits."""
+    """Yield the ops whose results an op reads, looking through views and waits."""
     for operand in operands_of(node):
         source, _ = producer(operand)
         if source.op != "placeholder":
@@ -242,7 +245,7 @@ def _sources(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
-    """Return the graph in this order; a collective that nothing runs beside is whole again."""
+    """Return the graph in this order; collectives that overlap nothing become synchronous again."""
     new, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in placeholders(graph):
         copies[node] = new.node_copy(node)
@@ -262,7 +265,7 @@ def _rebuilt(graph: fx.Graph, order: Sequence[fx.Node]) -> fx.Graph:
 
 
 def _bare(order: Sequence[fx.Node]) -> Iterator[fx.Node]:
-    """Starts between which and their waits nothing computes, and those waits."""
+    """Yield starts without computation before their waits, and those waits."""
     computed, at = 0, dict[fx.Node, int]()
     for node in order:
         if is_start(node):

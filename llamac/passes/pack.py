@@ -1,8 +1,8 @@
-"""pack: linears that read the same value become one matmul: wq, wk, wv → wqkv and w1, w3 → w13.
+"""pack: merges linears that read the same value: wq, wk, wv → wqkv and w1, w3 → w13.
 
-One large GEMM keeps a GPU (or a CPU's cores) busier than three small ones, and its backward sums
-the three input gradients inside the matmul. Checkpoints keep the canonical names: the parameter
-table records which rows of the packed weight are which.
+One large GEMM uses a GPU (or a CPU's cores) better than three small ones, and its backward sums the
+three input gradients inside the matmul. Checkpoints keep the canonical names: the parameter table
+records the rows of each canonical weight in the packed one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUTPUTS = {"wqkv": "qkv", "w13": "gate_up"}
 
 @dataclass(frozen=True)
 class Pack:
-    """Pack linears that read one value into one matmul."""
+    """Pass that merges linears with a common input into one matmul."""
 
     name: str = "pack"
 
@@ -36,7 +36,7 @@ class Pack:
 
 
 def _groups(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
-    """Yield names of the weights to put together, in the order they are read."""
+    """Yield the names of each group of weights to pack, in order of use."""
     readers: dict[object, list[str]] = {}
     for node in ops_in(graph):
         if is_op(node, linear):
@@ -70,7 +70,7 @@ def _pack(program: Program, region: Region, group: tuple[str, ...]) -> Program:
 def _stack(
     graph: fx.Graph, tables: dict[str, Parameter], parts: list[fx.Node], short_name: str
 ) -> fx.Node:
-    """Return one parameter, and its placeholder, in place of several."""
+    """Replace several weights by one packed parameter and return its placeholder."""
     entries = [tables[part.meta["param"]] for part in parts]
     name = f"{entries[0].name.rpartition('.')[0]}.{short_name}"
     rows = sum(piece.rows for entry in entries for piece in entry.pieces)
@@ -78,7 +78,7 @@ def _stack(
     pieces = tuple(piece for entry in entries for piece in entry.pieces)
     table = {**tables}
     tables.clear()
-    for key, entry in table.items():  # the packed entry takes the place of its first part
+    for key, entry in table.items():  # the packed entry takes the position of its first piece
         if key == entries[0].name:
             tables[name] = Parameter(name, kind, pieces, entry.where)
         elif entry not in entries:

@@ -1,4 +1,4 @@
-"""The pipeline: the only list of passes, and what happens between them."""
+"""The compiler's pipeline: the list of passes, run in order with a verifier after each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Pass(Protocol):
-    """A frozen dataclass: its fields are its options."""
+    """Interface of a pass, a frozen dataclass whose fields are its options."""
 
     @property
     def name(self) -> str: ...
@@ -39,14 +39,14 @@ class Pass(Protocol):
 
 
 SavedSets = tuple[tuple[str, ...], ...]
-"""Under a budget: the names of the values that each variant of a layer keeps."""
+"""Names of the values that each variant of a layer saves, under a memory budget."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A pass of the pipeline: made from the spec with the options that this gives it.
+    """A row of the pipeline, which makes a pass with the spec's options.
 
-    optional: a Program can do without it, so `--disable` takes its name.
+    optional: whether `--disable` may remove the pass.
     """
 
     kind: type[Any]
@@ -73,7 +73,7 @@ NAMES = (Lower.name, *(row.kind.name for row in ROWS))
 
 
 def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
-    """Return the passes after `lower`, in order, with the options the spec gives them."""
+    """Return the passes after `lower`, in order, with the spec's options."""
     return tuple(row.make(spec, decided) for row in ROWS)
 
 
@@ -109,7 +109,7 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
 
 @dataclass(frozen=True)
 class Stage:
-    """The Program as one pass left it; seconds the pass took, and checking what it made."""
+    """The Program after one pass, with the seconds of the pass and of its verification."""
 
     name: str
     program: Program
@@ -123,9 +123,9 @@ def stages(
     stop_after: str = "",
     decided: SavedSets = (),
 ) -> Iterator[Stage]:
-    """Compile: yields each stage once it is verified. Raises VerificationError inside the IR.
+    """Compile a spec, yielding each verified stage. Raises VerificationError.
 
-    decided: under a budget, what `saved_sets` found for another spec; its own is not looked at.
+    decided: saved sets that `saved_sets` found for another spec, used in place of a budget.
     """
     program = None
     for step in (Lower(), *passes_for(spec, decided)):
@@ -146,13 +146,13 @@ def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
 
 
 def on_one_rank(spec: Spec) -> Spec:
-    """Return the same model for one process, which makes text: a budget is for training."""
+    """Return the spec of the same model on one rank for generation, without a memory budget."""
     trains = {"recompute.policy": "selective", "recompute.budget": None}
     return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
 
 
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the Program that generates text: of one rank, whatever the ranks that train."""
+    """Return the one-rank Program that generates text, whatever layout the spec trains on."""
     *_, last = stages(on_one_rank(spec), disable, stop_after=SelectKernels.name)
     program = Cache().apply(last.program)
     verify(program)
@@ -160,7 +160,7 @@ def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
 
 
 def saved_sets(spec: Spec) -> SavedSets:
-    """Return what each variant of a layer keeps under the spec's budget; nothing if it has none."""
+    """Return the saved set of each layer variant under the spec's budget; empty without one."""
     if spec.recompute.budget is None:
         return ()
     *_, last = stages(spec, stop_after="checkpoint")
@@ -168,5 +168,5 @@ def saved_sets(spec: Spec) -> SavedSets:
 
 
 def variants(program: Program) -> list[tuple[str, int]]:
-    """Return the regions that layers run, and how many layers each, in order of their first."""
+    """Return (region, number of layers) for each block variant, in order of first use."""
     return [(name, program.layers.count(name)) for name in dict.fromkeys(program.layers)]

@@ -1,4 +1,4 @@
-"""Writing a region's forward graph again, op by op, by rules for some of its ops."""
+"""Base class for passes that rebuild a region's forward graph op by op."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from llamac.ir.types import TensorType
 
 
 class Rebuild:
-    """One region's new forward graph: names stay, types are inferred again.
+    """Rebuilds one region's forward graph, keeping names and inferring types anew.
 
-    A subclass names its rules by op: `rule(self, node)` gives what takes the node's place, one
-    value or a tuple of them. `placeholder_type` says what comes in.
+    A subclass maps op names to rules; `rule(self, node)` returns the replacement, one value or a
+    tuple. `placeholder_type` gives the types of the new placeholders.
     """
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -61,7 +61,7 @@ class Rebuild:
         return tuple(value and self.values[value] for value in operands(node))
 
     def same(self, node: fx.Node, **changed: Any) -> Any:
-        """Return the same op applied to the new operands."""
+        """Add the same op on the new operands, with `changed` attributes; return its value."""
         name = result_names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}

@@ -1,8 +1,8 @@
-"""Saved sets of a region: which forward values to keep, and what each choice costs.
+"""Search for the Pareto-optimal saved sets of a region.
 
-A set is a candidate only if every value in it is read, and if no other set keeps less, recomputes
-less and has a lower peak. Peaks are those of `llamac.passes.liveness` over the graphs that
-`checkpoint` would write, found without writing them: a block has hundreds of sets.
+A set is a candidate only if every value in it has a reader, and no other set is better in saved
+bytes, recomputation and peak. Peaks equal those of `llamac.passes.liveness` over the graphs that
+`checkpoint` would build, computed without building them, as a block has hundreds of sets.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from llamac.ir.values import base_of, operands_of, values_of
 from llamac.passes.timing import Clock
 
 Step = tuple[list[fx.Node], list[fx.Node]]
-"""The values an op reads and those it makes; views stand for what they look into."""
+"""The values that an op reads and produces; a view is replaced by its base."""
 
 
 @dataclass(frozen=True)
 class SavedSet:
-    """A choice of forward values to keep, and its cost.
+    """A choice of forward values to save, and its cost.
 
-    names: values kept besides inputs. nbytes: of all that is kept. seconds: of recomputation.
-    transient: bytes by which the peak exceeds those kept.
+    names: saved values besides inputs. nbytes: bytes of all saved values. seconds: time of
+    recomputation. transient: peak bytes minus saved bytes.
     """
 
     names: frozenset[str]
@@ -36,7 +36,7 @@ class SavedSet:
     transient: int
 
     def beats(self, other: SavedSet) -> bool:
-        """Return whether this set is at least as good in every respect."""
+        """Return whether this set is no worse than `other` in bytes, seconds and transient."""
         return (
             self.nbytes <= other.nbytes
             and self.seconds <= other.seconds
@@ -45,14 +45,14 @@ class SavedSet:
 
 
 def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
-    """Return the sets that no other set beats, by ascending bytes kept.
+    """Return the sets that no other set beats, by ascending saved bytes.
 
-    region: as `differentiate` left it.
+    region: the region after `differentiate`.
     """
     sketch = _Sketch(region, clock)
     best: list[SavedSet] = []
-    # No set has a lower transient than the one that keeps everything: others add to it what they
-    # compute again. So much is known of a set before it is complete.
+    # No set has a lower transient than the one that saves everything, since others add their
+    # recomputed values: a lower bound for incomplete sets.
     floor = sketch.priced(sketch.everything()).transient
 
     def hopeless(choice: _Choice) -> bool:
@@ -72,16 +72,16 @@ def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
 
 
 def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
-    """Yield each set whose values are all read."""
+    """Yield every set whose values all have a reader."""
     sketch = _Sketch(region, clock)
     return map(sketch.priced, sketch.choices(lambda _: False))
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """A partial choice: decided for all values later in the forward pass than those pending.
+    """A partial choice, decided for all values after the pending ones in forward order.
 
-    again: values that are recomputed. ops: those run for it.
+    again: recomputed values. ops: the ops that recompute them.
     """
 
     pending: frozenset[fx.Node]
@@ -93,7 +93,7 @@ class _Choice:
 
 
 class _Sketch:
-    """A region's two graphs as lists of what is read and made, views left out."""
+    """A region's two graphs as lists of steps (values read, values produced), without views."""
 
     def __init__(self, region: Region, clock: Clock) -> None:
         assert region.backward is not None
@@ -105,7 +105,7 @@ class _Sketch:
         self.reads = {node: self._reads(node) for node in ops_in(forward)}
         self.forward = [(reads, _makes(node)) for node, reads in self.reads.items()]
         self.source = {value: producer(value)[0] for value in forward.nodes}
-        # What is read there is named as in the forward graph, unless the backward pass makes it.
+        # Reads of forward values refer to the forward graph's nodes.
         self.backward = [(self._reads(node), _makes(node)) for node in ops_in(backward)]
         self.returned = {base_of(value) for value in output_of(backward).values()}
         values = [*self.inputs, *(value for steps in self._steps() for value in steps[1])]
@@ -118,7 +118,7 @@ class _Sketch:
         return [*self.forward, *self.backward]
 
     def _reads(self, node: fx.Node) -> list[fx.Node]:
-        """Bases of an op's operands that are activations, each once, in order."""
+        """Return the distinct bases of an op's activation operands, in order."""
         return list(dict.fromkeys(base for one in operands_of(node) if (base := self._base(one))))
 
     def _base(self, value: fx.Node) -> fx.Node | None:
@@ -138,9 +138,10 @@ class _Sketch:
         return _Choice(frozenset(), asked - inputs, inputs=inputs, nbytes=nbytes)
 
     def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
-        """Yield every way to provide what the backward pass reads, except hopeless ones.
+        """Yield every way to provide the values that the backward pass reads, except hopeless ones.
 
-        The last value needed is decided first, since its own operands come before it.
+        Values are decided last to first, since recomputing one needs its operands, which come
+        before it.
         """
         left = [_Choice(self.asked())]
         while left:
@@ -178,7 +179,7 @@ class _Sketch:
         )
 
     def peak(self, kept: frozenset[fx.Node], inputs: frozenset[fx.Node]) -> int:
-        """Return the most bytes alive in the forward or the backward pass."""
+        """Return the peak of live bytes over the forward and backward passes."""
         entering = sum(self.size[value] for value in self.inputs)
         ahead = self._most(entering, self._ahead(kept), kept | {self.result})
         saved = sum(self.size[value] for value in kept | inputs)
@@ -186,7 +187,7 @@ class _Sketch:
         return max(ahead, behind)
 
     def _ahead(self, kept: frozenset[fx.Node]) -> list[Step]:
-        """Return the forward pass, without what nobody reads."""
+        """Return the steps of the forward pass, without values that nothing reads."""
         wanted = {self.result, *kept}
         steps: list[Step] = []
         for reads, makes in reversed(self.forward):
@@ -196,10 +197,10 @@ class _Sketch:
         return steps[::-1]
 
     def _behind(self, kept: frozenset[fx.Node]) -> list[Step]:
-        """Return the backward pass, what it computes again just before its first reader."""
+        """Return the steps of the backward pass, recomputation placed before its first reader."""
         steps: list[Step] = []
         there = set(kept)
-        again: dict[fx.Node, list[fx.Node]] = {}  # op → what of it is read
+        again: dict[fx.Node, list[fx.Node]] = {}  # op → results that are read
 
         def have(value: fx.Node) -> None:
             if value in there or value.op == "placeholder" or value not in self.order:

@@ -1,6 +1,7 @@
-"""select_kernels: which attention kernel runs, and for each other one why it does not.
+"""select_kernels: chooses the attention kernel and notes why each other one was rejected.
 
-A priority list, after xformers' own dispatcher: the first candidate with no objection is taken.
+Candidates are tried in order of priority, as in xformers' dispatcher; the first without objections
+is chosen.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from llamac.ops.attention import attention
 from llamac.spec.rules.attention_kernels import expected_device, objections
 
 PREFERRED = ("xformers", "flex", "sdpa", "math")
-"""Candidates, the best first."""
+"""Candidates in order of preference."""
 
 
 class NoKernelError(ValueError):
-    """The kernel the spec asks for cannot run what the spec describes."""
+    """The kernel that the spec requests does not support the spec's model, device or dtype."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class SelectKernels:
-    """attention: `auto` or a kernel. device: `cpu`, `cuda`, or `auto`: known only when it runs.
+    """Pass that chooses the attention kernel.
 
-    chunks: in how many pieces attention will take a sequence.
+    attention: `auto` or a kernel's name. device: `cpu`, `cuda`, or `auto` if unknown until run
+    time. chunks: number of chunks into which context parallelism splits a sequence.
     """
 
     attention: str
@@ -57,13 +59,13 @@ class SelectKernels:
         }
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
-                verdicts[kernel] = [f'the spec asks for "{self.attention}"']
+                verdicts[kernel] = [f'the spec requests "{self.attention}"']
         chosen = next((kernel for kernel, why_not in verdicts.items() if not why_not), None)
         if chosen is None:
             raise NoKernelError(
                 f'kernels.attention = "{self.attention}" cannot be used: '
                 + "; ".join(verdicts[self.attention])
-                + '. Set it to "auto", or change what is named here.'
+                + '. Set kernels.attention = "auto", or change the setting named here.'
             )
         for region in program.regions.values():
             forward = rewrite(region.forward, lambda graph: _choose(graph, chosen))
@@ -78,7 +80,7 @@ class SelectKernels:
 def _verdict(kernel: str, chosen: str, why_not: list[str]) -> str:
     if kernel == chosen:
         return "chosen"
-    return "; ".join(why_not) or f"{chosen} comes first"
+    return "; ".join(why_not) or f"{chosen} has priority"
 
 
 def _choose(graph: fx.Graph, kernel: str) -> None:

@@ -1,12 +1,13 @@
 """shard: Megatron's tensor parallelism, with or without sequence parallelism.
 
-    column   wq wk wv w1 w3, the vocabulary    each rank has its rows: heads, features, tokens
-    row      wo w2                             each rank has its columns: its part of a sum
+    column   wq wk wv w1 w3, vocabulary    each rank has rows: heads, features or tokens
+    row      wo w2                         each rank has columns, and its product is a partial sum
 
-In front of columns the stream is gathered, behind rows the sums are taken: with sequence
-parallelism by all_gather and reduce_scatter, so that norms and residuals work on a rank's part of
-the positions (Korthikanti et al. 2022, fig. 5); without it by nothing and all_reduce (Shoeybi et
-al. 2019, fig. 3). Runs before `differentiate`: the adjoints give the backward its collectives.
+With sequence parallelism, the residual stream is all-gathered before column-parallel linears and
+reduce-scattered after row-parallel ones, so that norms and residual additions work on a rank's
+positions only (Korthikanti et al. 2022, fig. 5). Without it, row-parallel linears are followed by
+all_reduce (Shoeybi et al. 2019, fig. 3). The pass runs before `differentiate`, so that the
+backward's collectives are the adjoints of these.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from llamac.ops.vocab_parallel import (
 from llamac.passes.rebuild import Rebuild
 
 AXIS = "tp"
-STREAM = "x"  # what goes from region to region
+STREAM = "x"  # values passed between regions
 COLUMN = ("wq", "wk", "wv", "wqkv", "w1", "w3", "w13", "tok_embeddings", "output")
 ROW = ("wo", "w2")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """tensor: ranks. sequence: do norms and residuals work on a rank's positions only?"""
+    """Pass of tensor parallelism. tensor: number of ranks. sequence: use sequence parallelism."""
 
     tensor: int
     sequence: bool
@@ -91,7 +92,7 @@ def _kv_heads(program: Program) -> int:
 
 
 def _split_dim(name: str) -> int | None:
-    """Return the dimension of a canonical or packed parameter that the ranks share, if they do."""
+    """Return the dimension along which a parameter is sharded, or None if it is replicated."""
     last = name.rpartition(".")[2]
     if last.removesuffix("_bias") in COLUMN:
         return 0
@@ -99,7 +100,7 @@ def _split_dim(name: str) -> int | None:
 
 
 def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
-    """Return the parameter as one rank holds it."""
+    """Return the parameter-table entry of one rank."""
     dim, kind = _split_dim(parameter.name), parameter.type
     if dim is None:
         return parameter
@@ -118,20 +119,22 @@ def _is_kv(piece: Piece) -> bool:
     return piece.name.rpartition(".")[2].removesuffix("_bias") in ("wk", "wv")
 
 
-# What lies along a dimension that the ranks share, in order: (whole size, a rank's size) of each.
+# The segments along a sharded dimension, in order: (full size, size on one rank).
 Segments = tuple[tuple[int, int], ...]
 
 
 class _ShardRebuild(Rebuild):
-    """One region, for one rank."""
+    """Rebuilds one region with the types and collectives of one rank."""
 
     def __init__(
         self, region: Region, parameters: Mapping[str, Parameter], ranks: int, sequence: bool
     ) -> None:
         super().__init__(region)
         self.parameters, self.ranks, self.sequence = parameters, ranks, sequence
-        self.wholes: dict[fx.Node, fx.Node] = {}  # old value of the stream → gathered
-        self.segments: dict[fx.Node, Segments] = {}  # of old values
+        self.wholes: dict[
+            fx.Node, fx.Node
+        ] = {}  # old value of the residual stream → its gathered form
+        self.segments: dict[fx.Node, Segments] = {}  # by old value
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
         kind = type_of(node)
@@ -146,7 +149,7 @@ class _ShardRebuild(Rebuild):
     # -- between the stream and the ranks' parts ------------------------------------------------
 
     def _whole(self, value: fx.Node) -> fx.Node:
-        """Return a value of the residual stream gathered whole on every rank."""
+        """Return a value of the residual stream, gathered over ranks."""
         if value not in self.wholes:
             x = self.values[value]
             if self.sequence:
@@ -158,7 +161,7 @@ class _ShardRebuild(Rebuild):
         return self.wholes[value]
 
     def _summed(self, partial: fx.Node, name: str) -> fx.Node:
-        """Return the ranks' sum, as the stream holds it."""
+        """Reduce a partial sum over ranks, scattering positions under sequence parallelism."""
         if self.sequence:
             options = {"axis": AXIS, "dim": 1, "size": self.ranks}
             return self.build.op(reduce_scatter, partial, name=name, **options)
@@ -272,12 +275,12 @@ class _ShardRebuild(Rebuild):
 
 
 def _held_size(segments: Segments, whole: int) -> int:
-    """Return a rank's size of the first `whole` of what lies along the dimension."""
+    """Return a rank's share of the first `whole` elements along a sharded dimension."""
     held = 0
     for size, part_of_it in segments:
         if whole <= 0:
             break
         whole -= size
         held += part_of_it
-    assert whole == 0, "a part begins or ends inside a parameter"
+    assert whole == 0, "a split begins or ends inside a parameter"
     return held

@@ -1,9 +1,9 @@
-"""An estimate of when each op of a graph runs: a roofline, and collectives beside it.
+"""Roofline estimate of when each op of a graph runs, with collectives running concurrently.
 
-An op takes as long as its arithmetic or its memory traffic would, whichever is more; a collective
-as long as its bytes take on the wire. Each axis of the mesh moves one collective at a time, while
-ops run. The rates are what an A100 with NVLink achieves, unless others are given. It is an estimate
-for ordering ops and showing the order, not a prediction: no latencies, launch times or contention.
+An op takes the time of its arithmetic or of its memory traffic, whichever is longer; a collective
+that of its bytes on the wire. Each mesh axis transfers one collective at a time. Default rates are
+those of an A100 with NVLink. The estimate serves to order ops and to show the order: it ignores
+latency, launch overhead and contention.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COMPUTE: Lane = "compute"
 class Rates:
     """Achieved rates of a device.
 
-    flops: of a large matmul, FLOP/s. memory, wire: bytes per second of device memory, and from each
-    rank to the others.
+    flops: FLOP/s of a large matmul. memory: bytes/s of device memory. wire: bytes/s from each rank
+    to the others.
     """
 
     device: str
@@ -43,10 +43,10 @@ A100 = Rates("A100, NVLink", flops=271e12, memory=1.5e12, wire=250e9)
 
 @dataclass(frozen=True)
 class Clock:
-    """Estimate seconds of ops and collectives.
+    """Estimator of the seconds of ops and collectives.
 
-    symbols, mesh: sizes of the program's dimensions and axes. rates: passes always order ops by an
-    A100, so that a spec gives the same program whatever GPU it is planned for.
+    symbols, mesh: sizes of the program's symbolic dimensions and mesh axes. rates: passes always
+    use an A100's, so that the compiled program does not depend on the device in the spec.
     """
 
     symbols: Mapping[str, int]
@@ -65,9 +65,9 @@ class Clock:
         return max(compute, sum(traffic.values()) / self.rates.memory, under)
 
     def wire_bytes(self, node: fx.Node) -> float:
-        """Return the bytes a rank sends in a collective, by a ring.
+        """Return the bytes that each rank sends in a ring collective.
 
-        That is (n - 1) / n of the whole tensor, and twice that for an all_reduce.
+        That is (n - 1) / n of the full tensor, and twice that for an all_reduce.
         """
         ranks = self.mesh[attributes(node)["axis"]]
         if transfers(node):  # before the matmul its input, or after it its output
@@ -88,7 +88,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Span:
-    """An op on its lane, in seconds. exposed: how long compute stood still for a collective."""
+    """Start and end of an op on its lane, in seconds. exposed: time that compute waited for it."""
 
     node: fx.Node
     lane: Lane
@@ -103,14 +103,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Spans of all ops that take time, in program order."""
+    """Spans of all ops with a duration, in program order."""
 
     spans: tuple[Span, ...]
     seconds: float
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
-        """`compute`, then the axes in order of their first use."""
+        """Return the lanes: `compute`, then the mesh axes in order of first use."""
         axes = (span.lane for span in self.spans if span.kind == "collective")
         return (COMPUTE, *dict.fromkeys(axes))
 

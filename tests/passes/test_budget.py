@@ -147,7 +147,7 @@ def bounds(pipeline: int = 1, virtual: int = 1) -> tuple[int, int]:
     """The least budget that can be met, and one under which nothing is computed again."""
     with pytest.raises(BudgetError) as caught:
         chosen(1, pipeline, virtual)
-    (least,) = re.findall(r"holds ([\d.]+)MB", str(caught.value))
+    (least,) = re.findall(r"at least ([\d.]+)MB", str(caught.value))
     return round(float(least) * 1e6), math.ceil(chosen(1e15, pipeline, virtual).nbytes)
 
 

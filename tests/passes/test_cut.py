@@ -81,5 +81,5 @@ def test_stages_that_do_not_hold_all_layers_are_found() -> None:
     program = Cut(2).apply(compile_spec(load_spec("specs/tiny.toml")))
     verify(program)
     wrong = Cut(2).apply(program).__class__(**{**program.__dict__, "stages": (2, 2)})
-    with pytest.raises(ValueError, match="do not divide 6 layers"):
+    with pytest.raises(ValueError, match="must be positive and add up to 6 layers"):
         verify(wrong)

@@ -47,7 +47,7 @@ def test_on_cuda_in_16_bits_xformers_comes_first() -> None:
     result = SelectKernels("auto", "cuda").apply(attention())
     assert chosen(result) == "xformers"
     assert note(result, "xformers") == "chosen"
-    assert note(result, "sdpa") == note(result, "math") == "xformers comes first"
+    assert note(result, "sdpa") == note(result, "math") == "xformers has priority"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_the_kernel_the_spec_asks_for_is_used(kernel: str) -> None:
     result = SelectKernels(kernel, "cuda").apply(attention())
     assert chosen(result) == kernel
     for other in {"math", "sdpa", "xformers"} - {kernel}:
-        assert f'the spec asks for "{kernel}"' in note(result, other)
+        assert f'the spec requests "{kernel}"' in note(result, other)
 
 
 def test_a_kernel_asked_for_that_cannot_run_is_an_error_of_the_spec() -> None:
@@ -101,7 +101,7 @@ def test_a_kernel_asked_for_that_cannot_run_is_an_error_of_the_spec() -> None:
     assert message.startswith('kernels.attention = "xformers" cannot be used: ')
     assert "CUDA kernels only" in message  # every objection,
     assert "gives f32" in message
-    assert 'Set it to "auto"' in message  # and the way out
+    assert 'Set kernels.attention = "auto"' in message  # and the way out
 
 
 def test_a_program_without_attention_passes_through() -> None:
