@@ -141,4 +141,6 @@ def _say(error: Exception, verb: str) -> None:
     if text and not isinstance(error, SpecError) and not usage:
         text = f"llamac {verb}: {text}"
     if text:
-        print(escaped(text), file=sys.stderr)
+        from llamac.look.console import show_error
+
+        show_error(escaped(text))

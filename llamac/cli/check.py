@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load
 from llamac.cli.preflight.needed_files import missing_elsewhere
+from llamac.look.console import show
+from llamac.look.text_table import TextTable
 from llamac.spec import Spec, SpecError
 from llamac.spec.data import Data
 from llamac.spec.launch import Launch
 from llamac.spec.model import Model
 from llamac.spec.parallel import AXES, Parallel
-from llamac.spec.validation.errors import Diagnostic, printable
+from llamac.spec.validation.errors import Diagnostic, Location, printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -36,20 +39,32 @@ def check(
     """
     try:
         loaded = load(spec, overrides, files=not elsewhere)
+        if loaded.recompute.budget is not None:
+            _require_budget(loaded)
     except SpecError as error:
         if not as_json:
             raise
         print(json.dumps({"valid": False, "errors": [_json(one) for one in error.diagnostics]}))
         raise typer.Exit(error.exit_code) from None
-    if loaded.recompute.budget is not None:  # whether it can be met, the compiler knows
-        from llamac.passes.pipeline import saved_sets
-
-        saved_sets(loaded)
     missing = [] if elsewhere else missing_elsewhere(loaded)
     if as_json:
         print(json.dumps(_facts(loaded) | {"missing": missing}, indent=1))
         return
-    print("\n".join(_summary(loaded, missing)))
+    show(_summary(loaded, missing))
+
+
+def _require_budget(spec: Spec) -> None:
+    """Raise SpecError unless the compiler can keep within recompute.budget."""
+    from llamac.passes.budget import BudgetError
+    from llamac.passes.pipeline import saved_sets
+
+    try:
+        saved_sets(spec)
+    except BudgetError as error:
+        where, _, message = str(error).partition(": ")
+        file, _, line = where.rpartition(":")
+        at = Location(file, int(line)) if line.isdecimal() else Location(where)
+        raise SpecError([Diagnostic(at, message)]) from None
 
 
 def _json(diagnostic: Diagnostic) -> dict[str, Any]:
@@ -72,32 +87,38 @@ def _facts(spec: Spec) -> dict[str, Any]:
     }
 
 
-def _summary(spec: Spec, missing: list[str]) -> Iterator[str]:
+def _rows(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Yield what the spec says, as pairs of a word and a text."""
     batch, schedule = spec.batch, spec.schedule
-    yield f"{spec.name} is valid"
-    parameters = spec.model.parameters(batch.sequence_length)
-    yield f"  parameters {parameters:,}"
-    yield f"  model      {_shape(spec.model)}"
-    yield f"  data       {_mixture(spec.data)}"
-    if missing:
-        more = f", and {len(missing) - 1} more" if missing[1:] else ""
-        yield f"  not here   {printable(missing[0])}{more}"
+    yield "parameters", f"{spec.model.parameters(batch.sequence_length):,}"
+    yield "model", _shape(spec.model)
+    yield "data", _mixture(spec.data)
     yield (
-        f"  batch      {batch.tokens:,} tokens = {batch.sequences:,} sequences of "
-        f"{batch.sequence_length:,}, {batch.micro_batch:,} at a time"
+        "batch",
+        f"{batch.tokens:,} tokens = {batch.sequences:,} sequences of "
+        f"{batch.sequence_length:,}, {batch.micro_batch:,} at a time",
     )
     yield (
-        f"  schedule   {spec.total_steps:,} steps = {_short(spec.total_steps * batch.tokens)} "
-        f"tokens, {schedule.kind} after {schedule.warmup_steps:,} steps of warm-up"
+        "schedule",
+        f"{spec.total_steps:,} steps = {_short(spec.total_steps * batch.tokens)} "
+        f"tokens, {schedule.kind} after {schedule.warmup_steps:,} steps of warm-up",
     )
-    yield f"  optimizer  {spec.optimizer.kind}, learning rate {spec.optimizer.lr:g}"
+    yield "optimizer", f"{spec.optimizer.kind}, learning rate {spec.optimizer.lr:g}"
     device = spec.hardware.device + (f" for {spec.hardware.gpu}" if spec.hardware.gpu else "")
     yield (
-        f"  compute    {spec.precision.compute}, {spec.recompute.policy} checkpointing, "
-        f"device {device}"
+        "compute",
+        f"{spec.precision.compute}, {spec.recompute.policy} checkpointing, device {device}",
     )
     if spec.parallel.ranks > 1:
-        yield f"  ranks      {_layout(spec.parallel, spec.launch)}"
+        yield "ranks", _layout(spec.parallel, spec.launch)
+
+
+def _summary(spec: Spec, missing: list[str]) -> TextTable:
+    rows = [(Text(word, "head"), Text(text)) for word, text in _rows(spec)]
+    if missing:
+        more = f", and {len(missing) - 1} more" if missing[1:] else ""
+        rows.append((Text("not here", "warn"), Text(f"{printable(missing[0])}{more}", "warn")))
+    return TextTable(Text(f"{spec.name} is valid", "good"), ("", ""), rows, "<<")
 
 
 def _shape(model: Model) -> str:

@@ -231,8 +231,9 @@ def stats(
         print(json.dumps([account.to_json() for account in found], indent=1))
         return
     from llamac.data.accounting import stats as tables
+    from llamac.look.console import show
 
-    tables.print_parts([*(tables.samples if samples else tables.funnels)(found)])
+    show(*(tables.samples if samples else tables.funnels)(found))
 
 
 @app.command()
@@ -246,16 +247,17 @@ def epochs(
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
     from llamac.data.accounting import epochs as counting
-    from llamac.data.accounting import stats as tables
+    from llamac.data.accounting.stats import epochs_table
+    from llamac.look.console import show
 
     rows = counting.epochs(loaded, directory, run or Path("runs") / loaded.name)
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return
-    tables.print_parts([tables.epochs_table(rows)])
+    show(epochs_table(rows))
     if unknown := [row.name for row in rows if row.unique is None]:
-        print(
-            f"Of {', '.join(unknown)} it is not known how many tokens there are: set unique_tokens "
+        show(
+            f"The number of tokens of {', '.join(unknown)} is not known: set unique_tokens "
             "in [[data.source]], or run `llamac data prepare`."
         )
 

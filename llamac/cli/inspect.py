@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +12,7 @@ from llamac.cli.common.options import SetOption, SpecArgument, load, print_statu
 from llamac.cli.common.output import OverwriteFile, check_output, inputs_of, write_output
 
 if TYPE_CHECKING:
+    from llamac.look.text_table import Part
     from llamac.passes.pipeline import Stage
     from llamac.passes.timing import Rates
     from llamac.spec import Spec
@@ -97,28 +95,40 @@ def inspect(
     made = list(stages(loaded, stop_after=diff[1] if diff else after or ""))
     shown = [stage for stage in made if stage.name in diff] if diff else made[-1:]
     _known_region(region, shown)
+    found: str | list[Part]
     if diff:
         by_name = {stage.name: stage for stage in made}
-        text = _diff(by_name[diff[0]], by_name[diff[1]], form, region)
-        if form == Format.text and output is None and _in_colour():
-            from llamac.inspect.diff import coloured
-
-            text = coloured(text)
+        found = _diff(by_name[diff[0]], by_name[diff[1]], form, region)
     elif memory:
-        text = _memory(made[-1], form, region, _width(output))
+        found = _memory(made[-1], form, region)
     elif schedule:
-        text = _schedule(made[-1], form, region, _rates(loaded), _width(output))
+        found = _schedule(made[-1], form, region, _rates(loaded))
     elif form == Format.html:
         from llamac.cli.explorer import explorer
 
-        text = explorer(loaded, made, other)
+        found = explorer(loaded, made, other)
     else:
-        text = _render(made[-1], form, region)
+        found = _render(made[-1], form, region)
     if output is None:
-        print(text, end="")
+        _print(found, is_diff=bool(diff) and form == Format.text)
+        return
+    from llamac.look.text_table import plain_text
+
+    write_output(output, found if isinstance(found, str) else plain_text(found), inputs, overwrite)
+    print(f"wrote {output}")
+
+
+def _print(found: str | list[Part], is_diff: bool) -> None:
+    from llamac.look.console import show, show_marked
+
+    if not isinstance(found, str):
+        show(*found)
+    elif is_diff:
+        from llamac.inspect.diff import DIFF_STYLES
+
+        show_marked(found.rstrip("\n"), DIFF_STYLES)
     else:
-        write_output(output, text, inputs, overwrite)
-        print(f"wrote {output}")
+        print(found, end="")
 
 
 def _refuse(
@@ -142,9 +152,10 @@ def _refuse(
     if schedule and (diff or memory):
         other = "--diff" if diff else "--memory"
         raise typer.BadParameter(f"it cannot be combined with {other}", param_hint="--schedule")
-    if schedule and form not in (Format.text, Format.svg):
+    if schedule and form not in (Format.text, Format.json, Format.svg):
         raise typer.BadParameter(
-            f"--schedule can be written as text or svg, not as {form}", param_hint="--format"
+            f"--schedule can be written as text, json or svg, not as {form}",
+            param_hint="--format",
         )
     if form == Format.html and region:
         raise typer.BadParameter(
@@ -173,9 +184,9 @@ def _diff(before: Stage, after: Stage, form: Format, region: str | None) -> str:
     return diff_text(before.program, after.program, names, region)
 
 
-def _memory(stage: Stage, form: Format, region: str | None, width: int) -> str:
+def _memory(stage: Stage, form: Format, region: str | None) -> str | list[Part]:
     from llamac.inspect.program_json import dump
-    from llamac.inspect.report import memory_json, memory_text
+    from llamac.inspect.report import memory_json, memory_tables
 
     kept = [r.name for r in stage.program.regions.values() if r.backward is not None]
     if not kept:
@@ -191,7 +202,7 @@ def _memory(stage: Stage, form: Format, region: str | None, width: int) -> str:
         )
     if form == Format.json:
         return dump(memory_json(stage.program, stage.name, region))
-    return memory_text(stage.program, stage.name, region, width)
+    return [*memory_tables(stage.program, stage.name, region)]
 
 
 def _rates(spec: Spec) -> Rates:
@@ -208,14 +219,18 @@ def _rates(spec: Spec) -> Rates:
     return Rates(device.title, peak * attained.matmul, memory, device.link.bandwidth)
 
 
-def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates, width: int) -> str:
+def _schedule(stage: Stage, form: Format, region: str | None, rates: Rates) -> str | list[Part]:
     if form == Format.svg:
         from llamac.inspect.drawing.lanes import schedule_svg
 
         return schedule_svg(stage.program, stage.name, region, rates)
-    from llamac.inspect.schedule import schedule_text
+    from llamac.inspect.schedule import schedule_json, schedule_parts
 
-    return schedule_text(stage.program, stage.name, region, rates, width)
+    if form == Format.json:
+        from llamac.inspect.program_json import dump
+
+        return dump(schedule_json(stage.program, stage.name, region, rates))
+    return [*schedule_parts(stage.program, stage.name, region, rates)]
 
 
 def _render(stage: Stage, form: Format, region: str | None) -> str:
@@ -244,16 +259,3 @@ def _render(stage: Stage, form: Format, region: str | None) -> str:
 
             return program_svg(program, name, region)
     raise AssertionError(form)
-
-
-def _width(output: Path | None) -> int:
-    """Return the characters of a line: the terminal's, or any number in a file or a pipe."""
-    from llamac.inspect.tables import WIDE
-
-    if output is not None or not sys.stdout.isatty():
-        return WIDE
-    return max(60, shutil.get_terminal_size().columns)
-
-
-def _in_colour() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

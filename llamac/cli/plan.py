@@ -178,7 +178,7 @@ def plan(
     )
     if compute is not None or gpu_days is not None:
         law = (choose or Law.refitted).value
-        forms.size(compute, gpu_days, device, law, overrides or (), output, overwrite)
+        forms.size(compute, gpu_days, device, law, overrides or (), output, overwrite, as_json)
         return
     if calibrate:
         _calibrate(output or Path("machine.toml"), overwrite)
@@ -194,9 +194,9 @@ def plan(
     from llamac.plan.target import device_for, on_gpus, setting_for
 
     count = gpus or loaded.parallel.ranks
-    laid_out = loaded if search or why is not None else on_gpus(loaded, count)
+    text_lines = loaded if search or why is not None else on_gpus(loaded, count)
     shares = sharding.value if sharding else None
-    setting = setting_for(laid_out, device_for(loaded, device), framework.value, shares)
+    setting = setting_for(text_lines, device_for(loaded, device), framework.value, shares)
     if search:
         target = forms.Target(output, spec, overrides or (), inputs, overwrite)
         forms.print_search(setting, count, top or 10, as_json, target)

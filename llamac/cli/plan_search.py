@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from llamac.plan.prediction import Prediction
     from llamac.plan.setting import Setting
 
-WIDE = 140  # columns of what is piped: a layout's name is long
-
 
 @dataclass(frozen=True)
 class Target:
@@ -47,16 +45,18 @@ def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: T
         print(json.dumps(search_json(found), indent=2))
         return
 
-    from llamac.plan.render.prediction_tables import show_sections
+    from llamac.look.console import show
 
-    show_sections(search_summary(found), [winners_table(found)], WIDE)
+    show(*search_summary(found), winners_table(found))
     if output is not None:
         print(f"wrote {output}: {found.best[0].layout}")
 
 
 def _progress() -> Callable[[int, int, int], None]:
     """Tell a terminal how far a search is, on one line of stderr."""
-    if not sys.stderr.isatty():
+    from llamac.runtime.terminal import takes_escapes
+
+    if not takes_escapes(sys.stderr):
         return lambda done, whole, timed: None
 
     def say(done: int, whole: int, timed: int) -> None:
@@ -84,13 +84,14 @@ def print_advice(setting: Setting, wanted: str, as_json: bool) -> None:
         print(json.dumps([vars(one) for one in changes], indent=2))
         return
 
-    from llamac.plan.render.prediction_tables import headline, show_sections
+    from llamac.look.console import show
+    from llamac.plan.render.prediction_tables import headline
 
     lines = [
         headline(prediction),
         *advice(changes, float(number[1]), combined(prediction, program)),
     ]
-    show_sections(lines, [what_if_section(changes)], WIDE)
+    show(*lines, what_if_section(changes))
 
 
 def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
@@ -102,11 +103,9 @@ def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_jso
         print(json.dumps({key: one.to_json() for key, one in zip("AB", pair, strict=True)}))
         return
 
-    from llamac.plan.render.prediction_tables import show_sections
+    from llamac.look.console import show
 
-    show_sections([verdict(*pair)], term_differences(*pair), WIDE)
-    print()
-    print("\n".join(reasons(*pair)))
+    show(verdict(*pair), *term_differences(*pair), "", *reasons(*pair))
 
 
 def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Prediction]:
@@ -149,17 +148,19 @@ def size(
     overrides: Sequence[str],
     output: Path | None,
     overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Print what a budget buys, and write the chosen model as a spec."""
     if output is not None:
         check_output(output, (), overwrite)
 
+    from llamac.look.console import show
     from llamac.plan.device.device import load_device
-    from llamac.plan.render.prediction_tables import show_sections
     from llamac.plan.sizing.scaling_laws import flops_of, parse_flops
     from llamac.plan.sizing.sized_spec import (
         ComputeBudget,
         budget_heading,
+        budget_json,
         budget_tables,
         chosen,
         sized_toml,
@@ -172,19 +173,22 @@ def size(
         best = chosen(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)
         write_output(output, text, (), overwrite)
-    show_sections([budget_heading(budget)], budget_tables(budget), WIDE)
+    if as_json:
+        print(json.dumps(budget_json(budget), indent=2))
+        return
+    show(budget_heading(budget), *budget_tables(budget))
     if output is not None:
         print(f"\nwrote {output}: {shape.n_layers} layers of {shape.dim:,}, ", end="")
         print(f"{shape.parameters:,} parameters, {best.name}")
 
 
 SHOWS_A_STEP = ("--ops", "--collectives", "--trace", "--picture")
-OF_A_RUN = ("SPEC", "--gpus", "--json", "--sharding", "--framework")
+OF_A_RUN = ("SPEC", "--gpus", "--sharding", "--framework")
 CHOOSING, SIZING = ("--search", "--why", "--why-not"), ("--compute", "--gpu-days")
 IDLE = {
     **dict.fromkeys(CHOOSING, SHOWS_A_STEP),
     **dict.fromkeys(SIZING, (*SHOWS_A_STEP, *OF_A_RUN)),
-    "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--device", "--set"),
+    "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--json", "--device", "--set"),
 }
 """Form of the command → the options that have no effect in it."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamac.cli.common.options import print_status
+from llamac.cli.common.options import JsonOption, print_status
 from llamac.cli.common.output import OverwriteFile, check_output, write_output
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def report(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Of --watch; 0: any free one")
     ] = 8065,
+    as_json: JsonOption = False,
     overwrite: OverwriteFile = False,
 ) -> None:
     """Show what runs did: curves, speed, data, samples, events, and how their specs differ.
@@ -43,9 +45,12 @@ def report(
     """
     if watch and output:
         raise typer.BadParameter("it serves the page and writes none", param_hint="--watch and -o")
+    if as_json and (watch or output or figures):
+        message = "it prints the page's values, in place of --watch, -o and --png"
+        raise typer.BadParameter(message, param_hint="--json")
     page = output or Path("report.html")
     inputs = [file for run in runs for file in _inputs(run)]
-    if not watch:
+    if not watch and not as_json:
         check_output(page, inputs, overwrite)
 
     from llamac.report.recorded_run import Run
@@ -59,6 +64,9 @@ def report(
     from llamac.report.report_page import report_page
     from llamac.report.summary import report as data_of
 
+    if as_json:
+        print(json.dumps(data_of(found), indent=1, allow_nan=False))
+        return
     write_output(page, report_page(data_of(found)), inputs, overwrite)
     for run in found:
         for note in run.notes:

@@ -94,15 +94,13 @@ def explain(
 
 
 def _print_table(rows: list[Any], a: str, b: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from llamac.look.console import show
+    from llamac.look.text_table import TextTable
 
-    print(f"A: {a}\nB: {b}\nbytes of text in a token:")
-    table = Table(box=None)
-    for name in ("source", "bytes", "A", "B", "B / A", "characters lost"):
-        table.add_column(name, justify="left" if name == "source" else "right")
+    cells = []
     for row in rows:
         lost = f"{row.lost[0]:,} / {row.lost[1]:,}" if any(row.lost) else "none"
         per = [f"{value:.3f}" for value in row.bytes_per_token]
-        table.add_row(row.source, f"{row.nbytes:,}", *per, f"{row.ratio:.3f}", lost)
-    Console().print(table)
+        cells.append((row.source, f"{row.nbytes:,}", *per, f"{row.ratio:.3f}", lost))
+    head = ("source", "bytes", "A", "B", "B / A", "characters lost")
+    show(f"A: {a}", f"B: {b}", TextTable("bytes of text in a token", head, cells, "<>>>>>"))

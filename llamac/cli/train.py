@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,14 +58,20 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --dry-run: nothing but JSON, for programs")
+    ] = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Train even if the plan says memory will not do")
     ] = False,
 ) -> None:
     """Build SPEC into a run directory and train it there; an interrupted run goes on."""
+    if as_json and not dry_run:
+        message = "it is of --dry-run; a run writes its numbers to metrics.jsonl as it goes"
+        raise typer.BadParameter(message, param_hint="--json")
     loaded = load(spec, overrides)
     if dry_run:
-        print("\n".join(_dry_run(loaded)))
+        _print_dry_run(loaded, as_json)
         return
     _require_processes(loaded, nproc)
     _require_checkpoint(resume, output or Path("runs") / loaded.name)
@@ -117,8 +123,8 @@ def _require_data(spec: Spec, run: Path) -> None:
         prepare_here(spec, directory)
 
 
-def _dry_run(spec: Spec) -> Iterator[str]:
-    """Yield what rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
+def _print_dry_run(spec: Spec, as_json: bool) -> None:
+    """Print what rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
     if spec.parallel.ranks == 1:
         raise ProcessesError(
             f"{spec.name} is for one process, which --steps 1 tries out; a dry run is for many: "
@@ -126,20 +132,31 @@ def _dry_run(spec: Spec) -> Iterator[str]:
         )
     from llamac.emit.build import files_of
     from llamac.emit.dry_run import dry_run
+    from llamac.look.console import show
+    from llamac.look.text_table import TextTable
     from llamac.passes.pipeline import stages
     from llamac.verify.emitted_model import imported
 
     with imported(files_of(spec, list(stages(spec)))) as module:
         report = dry_run(spec, module)
+    calls = [(*key, *value) for key, value in sorted(report.collectives.items())]
+    if as_json:
+        names = ("collective", "ranks", "calls", "bytes")
+        rows = [dict(zip(names, call, strict=True)) for call in calls]
+        print(json.dumps(vars(report) | {"collectives": rows}, indent=1))
+        return
     micro_batches = f"{report.micro_batches} micro-batches"
-    yield f"{spec.name}: rank 0 of {report.ranks:,}, one step of {micro_batches}"
-    yield (
+    show(
+        f"{spec.name}: rank 0 of {report.ranks:,}, one step of {micro_batches}",
         f"holds {report.parameters:,} parameters in {report.parameter_bytes / 1e6:,.1f} MB, "
-        f"masters and moments in {report.state_bytes / 1e6:,.1f} MB"
+        f"masters and moments in {report.state_bytes / 1e6:,.1f} MB",
+        TextTable(
+            "what it sends",
+            ("collective", "ranks", "calls", "rank 0 puts in"),
+            [(kind, f"{n:,}", f"{c:,}", f"{sent / 1e6:,.1f} MB") for kind, n, c, sent in calls],
+            "<>>>",
+        ),
     )
-    yield f"{'collective':<16}{'ranks':>7}{'calls':>9}{'rank 0 puts in':>18}"
-    for (kind, ranks), (calls, sent) in sorted(report.collectives.items()):
-        yield f"{kind:<16}{ranks:>7,}{calls:>9,}{sent / 1e6:>15,.1f} MB"
 
 
 def _require_processes(spec: Spec, nproc: int | None) -> None:

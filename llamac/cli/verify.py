@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load, print_status
 
@@ -51,20 +52,24 @@ def verify(
         sound = not any(verdict.missed for verdict in found)
         _print_json(loaded, found, _layouts(loaded, counts) if sound and counts else [])
         return
-    print("\n".join(_preamble(loaded, twin)))
+    from llamac.look.console import show
+
+    show(*_preamble(loaded, twin))
     width = 16
-    print(f"\n{'stage':<{width}}{'loss':>9}{'evaluate':>10}{'logits':>9}{'gradients':>11}  worst")
+    head = f"{'stage':<{width}}{'loss':>9}{'evaluate':>10}{'logits':>9}{'gradients':>11}  worst"
+    show("", Text(head, "head"))
     found = []
     for verdict in verdicts(twin, files_of, saved_sets(loaded)):
         found.append(verdict)
-        print(f"{verdict.stage:<{width}}{_row(verdict)}", flush=True)
+        show(Text(f"{verdict.stage:<{width}}{_row(verdict)}", _style(verdict)))
         if verbose:
             for name, error in verdict.errors.items():
-                print(f"    {name:<44}{error:>9.1e}")
+                show(f"    {name:<44}{error:>9.1e}")
     first = next((verdict for verdict in found if verdict.missed), None)
     if first is not None:
         raise VerificationMissed(_complaint(first, loaded.name))
-    print(f"\n{loaded.name} is compiled correctly: {len(found)} stages agree with the reference")
+    count = f"{len(found)} stages agree with the reference"
+    show("", Text(f"{loaded.name} is compiled correctly: {count}", "good"))
     if counts:
         _on_processes(loaded, counts)
 
@@ -108,16 +113,20 @@ def _counts(ranks: str | None) -> list[int]:
 def _on_processes(spec: Spec, counts: list[int]) -> None:
     """A row for each layout; raises VerificationMissed at the end if one is not as one rank."""
     from llamac.emit.build import files_of
+    from llamac.look.console import show
     from llamac.verify.processes import ROUNDING, compare_layouts
 
-    print(
-        "\nthe emitted model in processes, over gloo in fp32, against one rank, and that against "
-        f"eager PyTorch in float64: largest relative error, {ROUNDING:g} allowed"
+    head = f"{'layout':<16}{'loss':>9}{'evaluate':>10}{'norm':>9}{'gradients':>11}  worst"
+    show(
+        "",
+        "the emitted model in processes, over gloo in fp32, against one rank, and that against "
+        f"eager PyTorch in float64: largest relative error, {ROUNDING:g} allowed",
+        "",
+        Text(head, "head"),
     )
-    print(f"\n{'layout':<16}{'loss':>9}{'evaluate':>10}{'norm':>9}{'gradients':>11}  worst")
     rows: list[Found] = []
     for found in compare_layouts(spec, counts, files_of):
-        print(f"{found.layout:<16}{_layout_row(found)}", flush=True)
+        show(Text(f"{found.layout:<16}{_layout_row(found)}", _style(found)))
         rows.append(found)
     first = next((found for found in rows if found.missed), None)
     if first is not None:
@@ -126,7 +135,12 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
         raise VerificationMissed(f"{spec.name} on {first.layout} is not what one rank does: {what}")
     refused = sum(bool(found.refused) for found in rows)
     count = f"{len(rows) - refused}, {refused} refused" if refused else f"{len(rows)}"
-    print(f"\n{spec.name} computes the same on every layout it can have ({count})")
+    said = f"{spec.name} computes the same on every layout it can have ({count})"
+    show("", Text(said, "good"))
+
+
+def _style(found: Verdict | Found) -> str:
+    return "bad" if found.missed else ""
 
 
 def _layout_row(found: Found) -> str:

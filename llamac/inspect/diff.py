@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
 
 from llamac.inspect.memory import activation_bytes, readable_bytes
-from llamac.inspect.tables import table
 from llamac.ir.graph import op_of, ops_in
 from llamac.ir.printer import print_program, print_region
 from llamac.ir.program import Program, Region
 from llamac.ir.values import layer_count, values_of
+from llamac.look.text_table import TextTable
 from llamac.passes.liveness import saved_bytes
 
-RED, GREEN, CYAN, RESET = "\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[0m"
+DIFF_STYLES = (("(?m)^\\+.*", "added"), ("(?m)^-.*", "removed"), ("(?m)^@@.*", "place"))
+"""Styles of the lines of a unified diff, for `llamac.look.console.show_marked`."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,6 @@ def ir_diff(before: str, after: str, names: tuple[str, str]) -> list[str]:
     )
 
 
-def coloured(text: str) -> str:
-    """Colour the unified diff of `diff_text` for a terminal."""
-    return "\n".join(_colour(line) for line in text.split("\n"))
-
-
 def op_counts(graph: fx.Graph | None) -> Counter[str]:
     return Counter(op_of(node).name for node in ops_in(graph)) if graph else Counter()
 
@@ -166,9 +162,8 @@ def _graph(region: Region | None, direction: str) -> fx.Graph | None:
 def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
     yield f"{change.region}.{change.direction}"
     if change.counts:
-        rows = [("op", *names)]
-        rows += [(op, str(one), str(two)) for op, (one, two) in sorted(change.counts.items())]
-        yield from table(rows, "<>>")
+        rows = [(op, str(one), str(two)) for op, (one, two) in sorted(change.counts.items())]
+        yield from _rows(("op", *names), rows)
     for title, nodes in (
         ("added", change.added),
         ("removed", change.removed),
@@ -205,23 +200,20 @@ def _region_bytes(program: Program, region: Region | None) -> tuple[int, int]:
 def _bytes(
     before: Program, after: Program, names: tuple[str, str], only: str | None
 ) -> Iterator[str]:
-    rows: list[tuple[str, ...]] = [("", "computed", "", "kept", ""), ("region", *names, *names)]
+    rows: list[tuple[str, ...]] = [("region", *names, *names)]
     for name, count, computed, saved in _byte_rows(before, after, only):
         label = f"{name}, one of {count}" if count > 1 else name
         rows.append((label, *map(readable_bytes, computed), *map(readable_bytes, saved)))
     yield "bytes of activations"
-    yield from table(rows, "<>>>>")
+    yield from _rows(("", "computed", "", "kept", ""), rows)
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    table = TextTable("", head, rows, "<" + ">" * (len(head) - 1))
+    yield from (line.plain for line in table.lines())
 
 
 def _text(program: Program, only: str | None) -> str:
     if only is None:
         return print_program(program)
     return print_region(program.regions[only]) if only in program.regions else ""
-
-
-def _colour(line: str) -> str:
-    if line.startswith("@@"):
-        return f"{CYAN}{line}{RESET}"
-    if line.startswith(("+", "-")):
-        return f"{GREEN if line[0] == '+' else RED}{line}{RESET}"
-    return line

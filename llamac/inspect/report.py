@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rich.text import Text
+
 from llamac.inspect.memory import (
     ProgramMemory,
     RegionMemory,
@@ -12,29 +14,27 @@ from llamac.inspect.memory import (
     program_memory,
     readable_bytes,
 )
-from llamac.inspect.tables import WIDE, paragraph, table
 from llamac.ir.program import Program
+from llamac.look.text_table import Cell, TextTable
+
+STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
 
 
-def memory_text(program: Program, stage: str, only: str | None = None, width: int = WIDE) -> str:
-    """Return the table as text.
+def memory_tables(
+    program: Program, stage: str, only: str | None = None
+) -> Iterator[str | TextTable]:
+    """Yield what each region keeps, value by value, and the model's total.
 
-    only: one region, without the model's total. width: most characters of a line.
+    only: one region, without the total.
     """
     memory = program_memory(program)
-    lines = [
-        *paragraph(
-            f"{program.name} after {stage}: what the forward pass keeps for the backward pass",
-            width,
-        ),
-        *paragraph(_units(program, memory), width),
-    ]
+    yield f"{program.name} after {stage}: what the forward pass keeps for the backward pass"
+    yield _units(program, memory)
     for region in memory.regions:
         if only in (None, region.name):
-            lines += ["", *_region(region, memory, width)]
+            yield from _region(region, memory)
     if only is None:
-        lines += ["", *_total(program, memory, width)]
-    return "\n".join(lines) + "\n"
+        yield from _total(program, memory)
 
 
 def memory_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
@@ -86,10 +86,9 @@ def _units(program: Program, memory: ProgramMemory) -> str:
     )
 
 
-def _region(region: RegionMemory, memory: ProgramMemory, width: int) -> Iterator[str]:
+def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str | TextTable]:
     each = " a layer" if region.count > 1 else ""
-    yield times(region)
-    rows = [("value", "type", "bytes" + each, "sbh", "kept so far", "")]
+    rows: list[tuple[Cell, ...]] = []
     so_far = 0
     for value in region.values:
         so_far += value.kept
@@ -100,16 +99,16 @@ def _region(region: RegionMemory, memory: ProgramMemory, width: int) -> Iterator
                 readable_bytes(value.nbytes),
                 f"{memory.sbh(value.nbytes):.2f}",
                 readable_bytes(so_far),
-                status_text(value),
+                Text(status_text(value), STATUS_STYLES.get(value.status, "note")),
             )
         )
-    yield from table(rows, "<<>>><", width)
+    head = ("value", "type", "bytes" + each, "sbh", "kept so far", "")
+    yield TextTable(times(region), head, rows, "<<>>><")
     yield f"  kept{each}: {_both(region.saved, memory)}"
     yield f"  if nothing were recomputed: {_both(region.everything, memory)}"
 
 
-def _total(program: Program, memory: ProgramMemory, width: int) -> Iterator[str]:
-    yield "the model"
+def _total(program: Program, memory: ProgramMemory) -> Iterator[str | TextTable]:
     rows = [
         (
             times(region),
@@ -125,7 +124,7 @@ def _total(program: Program, memory: ProgramMemory, width: int) -> Iterator[str]
         f"{memory.sbh(memory.everything):.1f}",
     )
     head = ("region", "kept", "sbh", "if nothing were recomputed", "sbh")
-    yield from table([head, *rows, ("total", *whole)], "<>>>>", width)
+    yield TextTable("the model", head, [*rows, ("total", *whole)], "<>>>>", total=True)
     dtype = next(iter(program.parameters.values())).type.dtype
     size = readable_bytes(memory.parameter_bytes)
     yield f"  parameters: {memory.parameters:,} of {dtype}, {size}"

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from llamac.inspect.tables import WIDE, paragraph, table
+from rich.text import Text
+
 from llamac.ir.graph import op_of, ops_in, results
 from llamac.ir.program import Program
 from llamac.ir.values import layer_count
+from llamac.look.text_table import Part, TextTable, hanging
 from llamac.passes.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
 
 LANE_WIDTH = 96  # characters of a lane, where there is room
@@ -30,10 +33,23 @@ def rates_text(rates: Rates) -> str:
 
 @dataclass(frozen=True)
 class GraphSchedule:
-    """The schedule of one graph, run once. title: `block.backward × 80`."""
+    """The schedule of one run of a graph. graph: `block.backward`. count: runs in a step."""
 
-    title: str
+    graph: str
+    count: int
     timeline: Timeline
+
+    @property
+    def title(self) -> str:
+        """`block.backward × 80`."""
+        return f"{self.graph} × {self.count}" if self.count > 1 else self.graph
+
+    def lines(self, width: int) -> Iterator[Text]:
+        """Yield a heading, a lane of marks for compute and for each axis, and the collectives."""
+        line = self.timeline
+        yield from hanging(f"{self.title}: {summary(line)}", width, "title")
+        yield from _lanes(line, min(LANE_WIDTH, width - MARGIN - 4))
+        yield from TextTable("", _HEAD, [*map(_row, collectives(line))], "<<>>>>").lines(width)
 
 
 def schedules(
@@ -43,42 +59,64 @@ def schedules(
     clock, found = Clock(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
-        times = f" × {count}" if count > 1 else ""
         for direction, module in (("forward", region.forward), ("backward", region.backward)):
             if module is not None and only in (None, region.name):
                 line = timeline(ops_in(module.graph), clock)
                 if line.communication:
-                    found.append(GraphSchedule(f"{region.name}.{direction}{times}", line))
+                    found.append(GraphSchedule(f"{region.name}.{direction}", count, line))
     return found
 
 
-def schedule_text(
-    program: Program,
-    stage: str,
-    only: str | None = None,
-    rates: Rates = A100,
-    width: int = WIDE,
-) -> str:
-    """Draw each graph as lanes of text to its own scale, with a row for each collective.
+def schedule_parts(
+    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+) -> Iterator[Part]:
+    """Yield each graph as lanes to its own scale, with a row for each collective.
 
-    only: one region. width: most characters of a line.
+    only: one region.
     """
-    signs = (
-        f"compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
+    yield f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
+    yield f"  {rates_text(rates)}"
+    yield (
+        f"  compute {BUSY} runs; an axis {HIDDEN} transfers under compute, "
         f"{EXPOSED} while compute waits for it"
     )
-    title = f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
-    lines = paragraph(title, width)
-    for text in (rates_text(rates), signs):
-        lines += paragraph(text, width, indent=2)
     found = schedules(program, only, rates)
-    for schedule in found:
-        lines += ["", *paragraph(f"{schedule.title}: {summary(schedule.timeline)}", width)]
-        lines += _lanes(schedule.timeline, min(LANE_WIDTH, width - MARGIN - 4))
-        lines += table([_HEAD, *map(_row, collectives(schedule.timeline))], "<<>>>>", width)
+    yield from found
     if not found:
-        lines += ["", "  nothing passes between ranks"]
-    return "\n".join(lines) + "\n"
+        yield "\n  nothing passes between ranks"
+
+
+def schedule_json(
+    program: Program, stage: str, only: str | None = None, rates: Rates = A100
+) -> dict[str, Any]:
+    """Return the schedules as JSON values, in seconds of one run of each graph."""
+    return {
+        "program": program.name,
+        "stage": stage,
+        "mesh": dict(program.mesh),
+        "device": rates.device,
+        "graphs": [
+            {
+                "graph": one.graph,
+                "count": one.count,
+                "seconds": one.timeline.seconds,
+                "communication_seconds": one.timeline.communication,
+                "exposed_seconds": one.timeline.exposed,
+                "collectives": [
+                    {
+                        "value": result_name(span),
+                        "kind": kind_name(span),
+                        "axis": span.lane,
+                        "begin": span.begin,
+                        "end": span.end,
+                        "exposed": min(span.exposed, span.end - span.begin),
+                    }
+                    for span in collectives(one.timeline)
+                ],
+            }
+            for one in schedules(program, only, rates)
+        ],
+    }
 
 
 def mesh_text(program: Program) -> str:
@@ -133,7 +171,7 @@ def _row(span: Span) -> tuple[str, ...]:
     )
 
 
-def _lanes(line: Timeline, width: int) -> Iterator[str]:
+def _lanes(line: Timeline, width: int) -> Iterator[Text]:
     step = line.seconds / width
     for lane in line.lanes:
         marks = [IDLE] * width
@@ -143,4 +181,7 @@ def _lanes(line: Timeline, width: int) -> Iterator[str]:
                 for at in range(min(first, width - 1), min(max(last, first + 1), width)):
                     late = (at + 0.5) * step >= span.end - span.exposed and span.exposed
                     marks[at] = BUSY if lane == COMPUTE else EXPOSED if late else HIDDEN
-        yield f"  {lane:<{MARGIN}}│{''.join(marks)}│"
+        drawn = Text(f"  {lane:<{MARGIN}}│{''.join(marks)}│")
+        drawn.highlight_regex(f"{EXPOSED}+", "removed")
+        drawn.highlight_regex(f"{HIDDEN}+", "again")
+        yield drawn

@@ -46,8 +46,8 @@ def test_check_says_what_a_spec_comes_to(capsys: pytest.CaptureFixture[str]) -> 
     assert "4,194,304 tokens = 1,024 sequences of 4,096, 4 at a time" in out
     assert "476,838 steps = 2T tokens, cosine after 2,000 steps of warm-up" in out
     assert main(["check", "65b"]) == 0
-    ranks = "  ranks      2,048 = data_shard 256 × tensor 8, on 256 nodes of 8\n"
-    assert capsys.readouterr().out.endswith(ranks)
+    ranks = "  ranks       2,048 = data_shard 256 × tensor 8, on 256 nodes of 8\n"
+    assert ranks in capsys.readouterr().out
 
 
 def test_set_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:

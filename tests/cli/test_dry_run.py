@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from llamac.cli import main
@@ -11,9 +13,9 @@ SMALL = ["train", "tiny", "--dry-run", "--set=model.n_layers=2", "--set=batch.se
 
 def dry(*options: str, capsys: pytest.CaptureFixture[str]) -> dict[tuple[str, int], int]:
     """Calls of each (kind, ranks of the group)."""
-    assert main([*SMALL, *options]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
-    return {(kind, int(ranks)): int(calls) for kind, ranks, calls, *_ in rows}
+    assert main([*SMALL, *options, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["collectives"]
+    return {(row["collective"], row["ranks"]): row["calls"] for row in rows}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import fx
 
-from llamac.inspect.diff import coloured, diff_json, diff_text, graph_changes
+from llamac.inspect.diff import diff_json, diff_text, graph_changes
 from llamac.inspect.graphviz import program_dot, quoted
 from llamac.inspect.memory import readable_bytes, stream_bytes
 from llamac.inspect.program_json import dump, program_json
@@ -131,9 +131,3 @@ def test_a_stage_does_not_differ_from_itself() -> None:
     program = last("tiny")
     assert graph_changes(program, program) == []
     assert "no node was added" in diff_text(program, program, ("checkpoint", "checkpoint"))
-
-
-def test_colours_mark_added_and_removed_lines() -> None:
-    assert (
-        coloured("+a\n-b\n@@\n c") == "\x1b[32m+a\x1b[0m\n\x1b[31m-b\x1b[0m\n\x1b[36m@@\x1b[0m\n c"
-    )

@@ -14,8 +14,9 @@ from llamac.inspect.memory import (
     region_memory,
     stream_bytes,
 )
-from llamac.inspect.report import memory_json, memory_text
+from llamac.inspect.report import memory_json, memory_tables
 from llamac.ir.graph import op_of, ops_in, type_of
+from llamac.look.text_table import plain_text
 from llamac.passes.liveness import saved_bytes
 from tests.inspect.conftest import (
     COMPUTED,
@@ -148,7 +149,7 @@ def test_sizes_follow_the_symbols() -> None:
 
 def test_the_table_reads_like_one() -> None:
     program = last("tiny")
-    text = memory_text(program, "checkpoint")
+    text = plain_text(memory_tables(program, "checkpoint"))
     kept, everything = (round(sbh * stream_bytes(program)) for sbh in (KEPT, EVERYTHING))
     layers = TINY.n_layers
     of_a_layer = (4 * TINY.dim + 3 * TINY.ffn_dim + 2) * TINY.dim
@@ -167,7 +168,7 @@ def test_the_table_reads_like_one() -> None:
 
 
 def test_one_region_of_the_table_has_no_total() -> None:
-    text = memory_text(last("tiny"), "checkpoint", "head")
+    text = plain_text(memory_tables(last("tiny"), "checkpoint", "head"))
     assert "d_output_per_loss" in text
     assert "block" not in text
     assert "total" not in text

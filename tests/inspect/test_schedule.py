@@ -10,10 +10,11 @@ import pytest
 
 from llamac.cli import main
 from llamac.inspect.drawing.lanes import schedule_svg
-from llamac.inspect.schedule import LANE_WIDTH, collectives, schedule_text, schedules
+from llamac.inspect.schedule import LANE_WIDTH, collectives, schedule_parts, schedules
 from llamac.ir.graph import ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
+from llamac.look.text_table import plain_text
 from llamac.passes.overlap import Overlap
 from llamac.passes.pipeline import stages
 from llamac.passes.timing import A100, Clock, timeline
@@ -78,7 +79,7 @@ def test_transfers_of_one_axis_run_one_at_a_time() -> None:
 
 
 def test_the_text_names_every_transfer_and_both_axes() -> None:
-    text = schedule_text(compiled(), "overlap")
+    text = plain_text(schedule_parts(compiled(), "overlap"))
     assert "an estimate, not a measurement" in text
     for schedule in schedules(compiled()):
         assert f"\n{schedule.title}: " in text
@@ -118,7 +119,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--memory"], "it cannot be combined with --memory"),
         (["--diff", "pack", "fuse"], "it cannot be combined with --diff"),
-        (["--format", "dot"], "--schedule can be written as text or svg, not as dot"),
+        (["--format", "dot"], "--schedule can be written as text, json or svg, not as dot"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -26,7 +26,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing 
 
 def print_status(text: str) -> None:
     """Tell those who wait what is being done: on stderr, as results go to stdout."""
-    print(text, file=sys.stderr, flush=True)
+    from llamac.runtime.terminal import quiet
+
+    print(quiet(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def heads(model: Model) -> str:

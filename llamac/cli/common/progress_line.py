@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llamac.runtime.terminal import escaped
+from llamac.runtime.terminal import escaped, takes_escapes
 
 if TYPE_CHECKING:
     from llamac.data.executor import Report, Step
@@ -19,7 +19,7 @@ EVERY = 30.0  # seconds between lines where there is no terminal
 @contextmanager
 def reported() -> Iterator[Report]:
     """Yield a callback for `llamac.data.executor.run`."""
-    if sys.stderr.isatty():
+    if takes_escapes(sys.stderr):
         with _bars() as report:
             yield report
     else:
@@ -28,8 +28,9 @@ def reported() -> Iterator[Report]:
 
 @contextmanager
 def _bars() -> Iterator[Report]:
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from llamac.look.console import console
 
     columns = (
         TextColumn("{task.description}"),
@@ -38,7 +39,7 @@ def _bars() -> Iterator[Report]:
         DownloadColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(sys.stderr)) as progress:
         task = progress.add_task("planning", total=None, jobs="")
         shown = ""
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from llamac.look.console import show
+from llamac.look.text_table import TextTable
 from llamac.plan.device.device import Device
 from llamac.plan.energy import CARBON, PUE, energy
 from llamac.plan.prediction import Prediction
@@ -39,51 +37,12 @@ TAKEN = {
 }
 """The parts of `Seconds`, in words."""
 
-WIDTH = 200  # of what is piped
 
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table.
-
-    align: `<` or `>` for each column. total: The last row is a total. spare: How many of the last
-    columns a terminal that is too narrow for them leaves out.
-    """
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    align: str
-    total: bool = False
-    note: str = ""
-    spare: int = 0
-
-
-def print_prediction(prediction: Prediction, more: Iterable[ReportTable] = ()) -> None:
-    """Print a prediction."""
-    colour = {"yes": "green", "tight": "yellow", "no": "red"}[fit_of(prediction)]
-    verdict = Text(headline(prediction), f"bold {colour}")
-    show_sections(
-        [*prediction_heading(prediction), verdict], [*prediction_tables(prediction), *more]
-    )
-
-
-def show_sections(
-    lines: Iterable[str | Text], found: Iterable[ReportTable], width: int = WIDTH
-) -> None:
-    """On stdout, coloured and as wide as it is where that is a terminal.
-
-    width: characters of a line elsewhere.
-    """
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else width, highlight=False)
-    with console.capture() as written:
-        for line in lines:
-            console.print(line, soft_wrap=not terminal, markup=False)
-        for section in found:
-            console.print()
-            _show(console, section)
-    print("\n".join(line.rstrip() for line in written.get().splitlines()))
+def print_prediction(prediction: Prediction, more: Iterable[TextTable] = ()) -> None:
+    """Print a prediction to stdout."""
+    style = {"yes": "good", "tight": "warn", "no": "bad"}[fit_of(prediction)]
+    verdict = Text(headline(prediction), style)
+    show(*prediction_heading(prediction), verdict, *prediction_tables(prediction), *more)
 
 
 def prediction_heading(prediction: Prediction) -> tuple[str, str]:
@@ -128,7 +87,7 @@ def full_json(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def prediction_tables(prediction: Prediction) -> Iterator[ReportTable]:
+def prediction_tables(prediction: Prediction) -> Iterator[TextTable]:
     yield _memory(prediction)
     yield _time(prediction)
     if any(prediction.communication.values()):
@@ -137,7 +96,7 @@ def prediction_tables(prediction: Prediction) -> Iterator[ReportTable]:
     yield _ranges(prediction)
 
 
-def _memory(prediction: Prediction) -> ReportTable:
+def _memory(prediction: Prediction) -> TextTable:
     memory, capacity = prediction.memory, prediction.setting.device.memory
     rows = [
         (label, gigabytes(held), percent(held / capacity))
@@ -146,10 +105,10 @@ def _memory(prediction: Prediction) -> ReportTable:
     ]
     rows.append(("at the worst moment", gigabytes(memory.total), percent(memory.total / capacity)))
     title = f"memory of one rank, of {gigabytes(capacity)} GB"
-    return ReportTable(title, ("", "GB", "of it"), rows, "<>>", total=True)
+    return TextTable(title, ("", "GB", "of it"), rows, "<>>", total=True)
 
 
-def _time(prediction: Prediction) -> ReportTable:
+def _time(prediction: Prediction) -> TextTable:
     seconds = prediction.seconds
     rows = [
         (label, readable_seconds(taken), percent(taken / seconds.total))
@@ -157,12 +116,12 @@ def _time(prediction: Prediction) -> ReportTable:
         if (taken := getattr(seconds, key))
     ]
     rows.append(("a step", readable_seconds(seconds.total), ""))
-    return ReportTable(
+    return TextTable(
         "time of a step on the slowest rank", ("", "", "of it"), rows, "<>>", total=True
     )
 
 
-def _communication(prediction: Prediction) -> ReportTable:
+def _communication(prediction: Prediction) -> TextTable:
     device, parallel = prediction.setting.device, prediction.setting.spec.parallel
     sharers = parallel.sharers
     if prediction.setting.sharding is not None:  # of all data ranks
@@ -179,10 +138,10 @@ def _communication(prediction: Prediction) -> ReportTable:
         if sent
     ]
     head = ("axis", "ranks", "GB", "over")
-    return ReportTable("what a rank sends in a step", head, rows, "<>><")
+    return TextTable("what a rank sends in a step", head, rows, "<>><")
 
 
-def op_sections(step: StepTimeline, most: int = 20) -> Iterator[ReportTable]:
+def op_sections(step: StepTimeline, most: int = 20) -> Iterator[TextTable]:
     """Yield the regions, and the ops that take most time of a step."""
     seconds = step.prediction.seconds.total
     rows = [
@@ -198,7 +157,7 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[ReportTable]:
         for one in regions(step)
     ]
     head = ("region", "runs", "each", "of it waits", "GFLOPs", "GB moved", "of a step")
-    yield ReportTable("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
+    yield TextTable("the regions, on the rank that others wait for", head, rows, "<>>>>>>")
     every = ops(step)
     rows = [
         (
@@ -217,10 +176,10 @@ def op_sections(step: StepTimeline, most: int = 20) -> Iterator[ReportTable]:
     head = ("in", "op", "makes", "runs", "each", "GFLOPs", "MB", "bound by", "of a step")
     rest = len(every) - len(rows)
     note = f"{rest} more take {percent(sum(o.total for o in every[most:]) / seconds)}." * bool(rest)
-    yield ReportTable("ops that take most time", head, rows, "<<<>>>><>", note=note)
+    yield TextTable("ops that take most time", head, rows, "<<<>>>><>", note=note)
 
 
-def transfer_section(step: StepTimeline) -> ReportTable:
+def transfer_section(step: StepTimeline) -> TextTable:
     """Return every collective, with its bytes, group and link."""
     rows = [
         (
@@ -238,8 +197,8 @@ def transfer_section(step: StepTimeline) -> ReportTable:
     head = ("what", "collective", "ranks", "link", "MB sent", "runs", "each", "exposed")
     title = "what passes between ranks, on the rank that others wait for"
     if not rows:
-        return ReportTable(title, ("",), [("nothing",)], "<")
-    return ReportTable(title, head, rows, "<<<<>>>>")
+        return TextTable(title, ("",), [("nothing",)], "<")
+    return TextTable(title, head, rows, "<<<<>>>>")
 
 
 def stride_of(axis: str, prediction: Prediction) -> int:
@@ -259,7 +218,7 @@ def link_name(device: Device, ranks: int, stride: int) -> str:
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
 
 
-def _run(prediction: Prediction) -> ReportTable:
+def _run(prediction: Prediction) -> TextTable:
     spec = prediction.setting.spec
     model = prediction.flops_per_token + prediction.attention_per_token
     hardware = prediction.hardware_flops / spec.batch.tokens
@@ -283,12 +242,12 @@ def _run(prediction: Prediction) -> ReportTable:
         rows.append(("tonnes of CO2", digits(spent.tonnes), ""))
     note = (
         f"of {digits(peak)} TFLOP/s; MFU as PaLM has it: N parameters in matmuls, attention whole\n"
-        "  HFU: what is run, with what is computed again, and half of causal attention"
+        "HFU: what is run, with what is computed again, and half of causal attention"
     )
-    return ReportTable("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+    return TextTable("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
 
 
-def _ranges(prediction: Prediction) -> ReportTable:
+def _ranges(prediction: Prediction) -> TextTable:
     """Ranges that hold eight times of ten."""
     found = uncertainty(prediction)
 
@@ -303,55 +262,12 @@ def _ranges(prediction: Prediction) -> ReportTable:
     ]
     notes = {
         CALIBRATED_CPU: "speed: from settings measured on a CPU (benchmarks/plan_measured.py)",
-        UNCALIBRATED: "CPUs differ, and this one was not measured. Measure it in a minute with\n"
-        "  `llamac plan --calibrate -o machine.toml`, then plan with --device machine.toml",
+        UNCALIBRATED: "CPUs differ, and this one was not measured. Measure it in a minute "
+        "with `llamac plan --calibrate -o machine.toml`, then plan with --device machine.toml",
     }
     published = "from published runs that no constant was fitted to (docs/plan.md)"
     note = notes.get(found.regime, published)
-    return ReportTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
-
-
-def _show(console: Console, section: ReportTable) -> None:
-    terminal = console.is_terminal
-    if terminal and section.spare and (wanted := _width(section)) > console.width:
-        section = _narrowed(section, wanted)
-    console.print(Text(section.title, "bold"))
-    table = Table(box=None, show_header=any(section.head), header_style="dim", pad_edge=False)
-    table.add_column("", width=0)
-    for name, side in zip(section.head, section.align, strict=True):
-        right = side == ">"  # numbers are never broken, texts where a terminal is too narrow
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            no_wrap=right or not terminal,
-            overflow="fold",
-        )
-    last = len(section.rows) - 1
-    for number, row in enumerate(section.rows):
-        style = "bold" if terminal and section.total and number == last else None
-        table.add_row("", *map(Text, row), style=style)
-    console.print(table)
-    if section.note:
-        console.print(Text(f"  {section.note}", "dim"), soft_wrap=not terminal)
-
-
-def _width(section: ReportTable) -> int:
-    """Return the characters that a table takes where nothing limits it."""
-    columns = zip(section.head, *section.rows, strict=True)
-    return sum(2 + max(map(len, column)) for column in columns)
-
-
-def _narrowed(section: ReportTable, wanted: int) -> ReportTable:
-    """Leave out a table's spare columns, and say so."""
-    kept = len(section.head) - section.spare
-    hidden = f"For {', '.join(section.head[kept:])}, make the terminal {wanted} columns wide."
-    return replace(
-        section,
-        head=section.head[:kept],
-        align=section.align[:kept],
-        rows=[row[:kept] for row in section.rows],
-        note=f"{section.note}\n  {hidden}" if section.note else hidden,
-    )
+    return TextTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
 
 
 def digits(number: float, count: int = 3) -> str:

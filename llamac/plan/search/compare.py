@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from llamac.look.text_table import TextTable
 from llamac.plan.prediction import Prediction
 from llamac.plan.render.prediction_tables import (
     HELD,
     TAKEN,
-    ReportTable,
     digits,
     gigabytes,
     link_name,
@@ -83,7 +83,7 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
     return " against ".join(map(readable_seconds, seconds))
 
 
-def term_differences(first: Prediction, second: Prediction) -> Iterator[ReportTable]:
+def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTable]:
     """Term by term, in seconds and in GB. The first column is `first`'s."""
     terms = _terms(first, second, "seconds", TAKEN)
     rows = [
@@ -91,12 +91,12 @@ def term_differences(first: Prediction, second: Prediction) -> Iterator[ReportTa
     ]
     whole = first.seconds.total, second.seconds.total
     rows.append(("a step", *map(_seconds, whole), _signed(whole, _seconds)))
-    yield ReportTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+    yield TextTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
     terms = _terms(first, second, "memory", HELD)
     rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
     whole = first.memory.total, second.memory.total
     rows.append(("at the worst moment", *map(gigabytes, whole), _signed(whole, gigabytes)))
-    yield ReportTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
+    yield TextTable("GB of a rank", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
 
 
 def reasons(first: Prediction, second: Prediction) -> Iterator[str]:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
+from llamac.look.text_table import TextTable
 from llamac.plan.device.device import Device, Link
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.prediction_tables import ReportTable
 from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of
 from llamac.plan.setting import Setting
 from llamac.spec import SpecError
@@ -161,7 +161,7 @@ def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iter
         yield f"{one.what}{much} would bring {one.doubled:.2f}x{slope}{beyond}"
 
 
-def what_if_section(changes: Sequence[Change]) -> ReportTable:
+def what_if_section(changes: Sequence[Change]) -> TextTable:
     """Return what each change of hardware or layout would bring."""
     rows = [
         (
@@ -173,4 +173,4 @@ def what_if_section(changes: Sequence[Change]) -> ReportTable:
         for one in changes
     ]
     head = ("change", "for a percent of it", "twice as high, or changed", "")
-    return ReportTable("tokens/s over today's", head, rows, "<>><")
+    return TextTable("tokens/s over today's", head, rows, "<>><")

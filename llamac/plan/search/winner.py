@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from llamac.look.text_table import TextTable
 from llamac.plan.device.device import device_names
 from llamac.plan.render.prediction_tables import (
-    ReportTable,
     digits,
     gigabytes,
     percent,
@@ -19,8 +19,6 @@ from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
 from llamac.plan.search.explore import WHY
 from llamac.plan.search.rank_layout import Layout
 from llamac.plan.search.search import Ranked, Search
-
-TABLE = 132  # columns that the table of a search needs
 
 
 def search_summary(found: Search) -> Iterator[str]:
@@ -35,16 +33,16 @@ def search_summary(found: Search) -> Iterator[str]:
     yield f"  {found.timed:>9,} fit and were timed"
 
 
-def winners_table(found: Search) -> ReportTable:
+def winners_table(found: Search) -> TextTable:
     """Return the best, and the terms that decide between them: seconds of a step."""
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
         "dp: data ranks that share state; rep: replicas of them; vpp: stages of a pipeline rank; "
-        "mb: sequences at a time.\n  Of layouts that differ in dp, rep and vpp alone the best is "
+        "mb: sequences at a time.\nOf layouts that differ in dp, rep and vpp alone the best is "
         "shown. `--why 1 2` tells why the first beats the second."
     )
-    return ReportTable(
+    return TextTable(
         *("fastest first; seconds", head, rows, "><" + ">" * (len(head) - 2)),
         note=note,
         spare=len(TERMS),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamac.look.text_table import TextTable
 from llamac.plan.device.device import Device
-from llamac.plan.render.prediction_tables import ReportTable, digits, percent, quantity
+from llamac.plan.render.prediction_tables import digits, percent, quantity
 from llamac.plan.search.derived_spec import derived_toml, overridden
 from llamac.plan.sizing.model_shape import ModelShape, llama_with
 from llamac.plan.sizing.scaling_laws import (
@@ -48,7 +49,7 @@ def budget_heading(budget: ComputeBudget) -> str:
     )
 
 
-def budget_tables(budget: ComputeBudget) -> Iterator[ReportTable]:
+def budget_tables(budget: ComputeBudget) -> Iterator[TextTable]:
     found = optima(budget.flops)
     rows = [
         (
@@ -62,12 +63,13 @@ def budget_tables(budget: ComputeBudget) -> Iterator[ReportTable]:
         )
         for one in found
     ]
-    head = ("", "by", "parameters", "tokens", "a parameter", "loss", "GFLOPs/token to use")
+    head = ("", "by", "parameters", "tokens", "D/N", "loss", "GFLOPs a token to use")
     note = (
-        "loss: nats per token, by the refitted law (Besiroglu et al. 2024) for every row. Kaplan's "
-        "parameters\n  are without embeddings, and for batches below the critical one."
+        "D/N: tokens per parameter. loss: nats per token, by the refitted law (Besiroglu et al. "
+        "2024) for every row. Kaplan's parameters are without embeddings, and for batches below "
+        "the critical one."
     )
-    yield ReportTable("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
+    yield TextTable("the model that this budget trains best", head, rows, "<<>>>>>", note=note)
     best = _refitted(found)
     rows = [
         (
@@ -78,20 +80,33 @@ def budget_tables(budget: ComputeBudget) -> Iterator[ReportTable]:
             f"{one.flops:.2e}",
             digits(budget.days(one.flops)),
             digits(one.inference / 1e9),
-            percent(one.share),
             quantity(one.repaid) if one.repaid else "",
             f"{one.same:.3f}",
         )
         for one in smaller(best)
     ]
-    head = ("size", "parameters", "tokens", "a parameter", "FLOPs", "GPU-days", "GFLOPs/token")
-    head = (*head, "cost of use", "repaid after", "loss at this budget")
+    head = ("size", "parameters", "tokens", "D/N", "FLOPs", "GPU-days", "GFLOPs a token")
+    head = (*head, "repaid after", "loss at this budget")
     note = (
         "LLaMA's argument (Touvron et al. 2023): a smaller model takes more training to the same "
-        "loss and less for\n  every token it is used for. repaid after: so many tokens of use."
+        "loss, and less for every token it is used for, by its size. repaid after: so many tokens "
+        "of use."
     )
     title = f"smaller models that reach {best.loss:.3f} too"
-    yield ReportTable(title, head, rows, ">" * len(head), note=note)
+    yield TextTable(title, head, rows, ">" * len(head), note=note)
+
+
+def budget_json(budget: ComputeBudget) -> dict[str, Any]:
+    """Return the JSON values of `plan --compute --json`: each law's optimum, smaller models."""
+    found = optima(budget.flops)
+    return {
+        "flops": budget.flops,
+        "device": budget.device.name,
+        "use": budget.use,
+        "gpu_days": budget.days(budget.flops),
+        "optima": [vars(one) | {"flops": one.flops} for one in found],
+        "smaller": [vars(one) | {"flops": one.flops} for one in smaller(_refitted(found))],
+    }
 
 
 def _refitted(found: Sequence[Optimum]) -> Optimum:

@@ -19,7 +19,7 @@ from .. import machine
 from ..checkpoint import load_run
 from ..checkpoint.load_run import BadRequest
 from ..checkpoint.model_directory import ModelDirectory, open_model
-from ..terminal import escaped
+from ..terminal import escaped, quiet
 from .engine import Generation, GenerationSpeed
 from .sampling import Sampling
 from .text import Decoder, chat_tokens
@@ -160,7 +160,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
             speed=speed,
         )
         _print(batch, prompts, first, opened, args)
-    print(speed, file=sys.stderr)
+    print(quiet(str(speed), sys.stderr), file=sys.stderr)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import durable, events
 from ..errors import way_out
 from ..machine import forget_peak_memory, peak_memory_bytes, say
-from ..terminal import escaped
+from ..terminal import escaped, takes_escapes
 from .plan_file import WARM, deviation, read_plan
 from .surroundings import surroundings
 from .trackers import Row, trackers
@@ -195,7 +195,7 @@ class Display:
         self.every = every
         self._steps = 0
         self._recent: deque[float] = deque(maxlen=21)  # seconds of steps, the first left out
-        self._live = _live_line() if sys.stdout and sys.stdout.isatty() else None
+        self._live = _live_line() if takes_escapes(sys.stdout) else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
         )
@@ -210,12 +210,17 @@ class Display:
             with contextlib.suppress(OSError):
                 self._live.stop()
 
-    def say(self, text: str) -> None:
-        """Print `text`, its control characters escaped, above the live line if there is one."""
+    def say(self, text: str, style: str = "") -> None:
+        """Print `text`, its control characters escaped, above the live line if there is one.
+
+        style: of rich, for that case.
+        """
         if self._live is not None:
             with contextlib.suppress(OSError):  # a terminal that is gone does not end the run
                 line = escaped(text)
-                self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._live.console.print(
+                    line, style=style, markup=False, highlight=False, soft_wrap=True
+                )
         else:
             say(text)
 
@@ -226,15 +231,16 @@ class Display:
         seconds = statistics.median_low(self._recent) if self._recent else None
         warm = self._steps == WARM and "predicted_step_seconds" in row
         if warm and (off := deviation(row | {"step_seconds": seconds})):
-            self.say(off)
+            self.say(off, "yellow")
         remaining = None if seconds is None else (self.stop - row["step"]) * seconds
         line = step_line(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
             width = self._live.console.width - BESIDE
             short = step_line(row, self.stop, remaining, width)
             self._live.update(self._task, completed=row["step"], description=short)
-            if "validation_loss" in row:
-                self.say(line)
+            skipped = "skipped_steps" in row
+            if skipped or "validation_loss" in row:
+                self.say(line, "red" if skipped else "")
         elif row["step"] % self.every == 0 or row["step"] == self.stop:
             self.say(line)
 

@@ -1,0 +1,95 @@
+"""The look of the command line: its styles, and who gets them.
+
+What is written to a terminal is styled and as wide as the terminal. Without escape codes are
+files, pipes, terminals where NO_COLOR is set and those whose TERM is `dumb`; see
+`llamac.runtime.terminal.takes_escapes`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+from rich.theme import Theme
+
+from llamac.look.text_table import WIDE, Part, text_lines
+from llamac.runtime.terminal import takes_escapes
+
+STYLES = {
+    "title": "bold",  # what follows, in a few words
+    "head": "dim",  # names of columns
+    "note": "dim",  # remarks, and what is going on
+    "total": "bold",
+    "good": "bold green",
+    "warn": "yellow",
+    "bad": "bold red",
+    "place": "cyan",  # where something is: a file and line
+    "added": "green",
+    "removed": "red",
+    "kept": "yellow",  # as in the drawings of inspect
+    "again": "cyan",
+}
+LEAST_WIDTH = 60
+
+Styles = Iterable[tuple[str, str]]
+
+
+def console(stream: TextIO) -> Console:
+    """Return rich's console of a stream, which writes escape codes only where they are taken."""
+    styled = takes_escapes(stream)
+    return Console(
+        file=stream,
+        theme=Theme(STYLES),
+        force_terminal=styled,
+        force_jupyter=False,
+        color_system="auto" if styled else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def show(*parts: Part, stream: TextIO | None = None) -> None:
+    """Print paragraphs and blocks, to stdout unless `stream` is given."""
+    out = console(stream or sys.stdout)
+    width = max(LEAST_WIDTH, out.width) if out.file.isatty() else WIDE
+    _write(text_lines(parts, width), out)
+
+
+def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None:
+    """Print a text as it is, never wrapped.
+
+    styles: pairs of a regular expression and the style of what it matches.
+    """
+    found = Text(text)
+    for pattern, style in styles:
+        found.highlight_regex(pattern, style)
+    _write(found.split("\n", allow_blank=True), console(stream or sys.stdout))
+
+
+def show_error(text: str) -> None:
+    """Print an error to stderr as it is, its places, carets and hints in their styles."""
+    show_marked(text, _OF_ERRORS, sys.stderr)
+
+
+_OF_ERRORS = (
+    (r"(?m)^\S+(?=: error: )", "place"),
+    (r"(?m)(?<=: )error:", "bad"),
+    (r"(?m)^llamac( \w+)*:", "bad"),
+    (r"(?m)^\s+\^+$", "bad"),
+    (r"(?m)^\s+help:", "good"),
+    (r"(?m)^Try:", "note"),
+)
+
+
+def _write(lines: Iterable[Text], out: Console) -> None:
+    for line in lines:
+        line.rstrip()
+        if out.is_terminal:
+            out.print(line, soft_wrap=True)
+        else:  # the text itself, whatever its tabs and width
+            print(line.plain, file=out.file)
+    out.file.flush()
