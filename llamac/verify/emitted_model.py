@@ -1,4 +1,4 @@
-"""Imports an emitted model.py as a user's Python would find it, and runs it in float64."""
+"""Import an emitted model.py as a user's Python would, and run it in float64."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ROOTS = ("model", "whole_model", "inference", "runtime")  # the emitted director
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
-    """Run the emitted model on the oracle's batch, on all ranks of `mesh`, simulated here.
+    """Run the emitted model on the oracle's batch, on all simulated ranks of `mesh`.
 
-    files: relative path → text.
+    files: text of the emitted files by relative path.
     """
     with imported(files) as module:
-        if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
+        if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
         return _run_mesh(module, oracle, mesh) if mesh else _run_alone(module, oracle)
 
@@ -57,7 +57,7 @@ def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
 
 
 def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
-    """Every rank adds its parts of the gradients to the canonical ones, as the optimizer would."""
+    """Run every rank and sum their gradients into canonical ones, as the optimizer would."""
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
     gradients = {name: torch.zeros_like(weight) for name, weight in oracle.weights.items()}
     length, (context, tensor) = oracle.tokens.shape[1], (mesh.get("cp", 1), mesh.get("tp", 1))
@@ -82,7 +82,7 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
             if parameter.grad is None or (
                 at.get("tp", 0) and not shares.is_split(name) and not shares.is_summed(name)
             ):
-                continue  # what another rank has as well
+                continue  # a copy of another rank's part
             with lock:
                 for canonical, box in shares.boxes(name, parameter, parameter.grad):
                     gradients[canonical][_place(box)] += box.tensor
@@ -101,10 +101,10 @@ def _place(box: TensorChunk) -> tuple[slice, ...]:
 
 @contextmanager
 def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
-    """A module of an emitted directory, beside its own `runtime` package.
+    """Import a module of an emitted directory together with its `runtime` package.
 
-    Modules of these names that this process knows already are put aside meanwhile. The module stays
-    usable afterwards, except for what it would import only then.
+    Modules of the same names already imported by this process are restored afterwards. The module
+    remains usable then, except for later imports.
     """
     with TemporaryDirectory(prefix="llamac-verify-") as directory:
         for file, text in files.items():

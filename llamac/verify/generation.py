@@ -1,7 +1,7 @@
-"""Runs the inference Program and the emitted inference.py as text is generated: prompt, then steps.
+"""Run the inference Program and the emitted inference.py as in generation: prefill, then decoding.
 
-Rows of the batch have prompts of different lengths. Where one's prompt is not the longest, it was
-read with padding, and decoding writes over what the padding left in the caches.
+Rows of the batch have prompts of different lengths. Shorter prompts are padded, and decoding
+overwrites the padding's entries in the cache.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from llamac.verify.emitted_model import imported
 
 
 def prompt_lengths(rows: int, positions: int) -> Tensor:
-    """Return int64 [B]: from one token up to all but the last, so that all rows decode."""
+    """Return prompt lengths, int64 [B], from 1 to positions - 1, so that all rows decode."""
     return torch.linspace(1, max(1, positions - 1), rows).long()
 
 
 @torch.no_grad()
 def run_inference(program: Program, weights: Mapping[str, Tensor], prompt: Tensor) -> Tensor:
-    """Return the Program's logits of a prompt, int64 [B, P], at every position: float64 [B, P, V].
+    """Return the Program's logits, float64 [B, P, V], at all positions of a prompt, int64 [B, P].
 
     weights: canonical name → float64 tensor.
     """
@@ -42,9 +42,9 @@ def run_inference(program: Program, weights: Mapping[str, Tensor], prompt: Tenso
 def run_emitted_inference(
     files: Mapping[str, str], weights: Mapping[str, Tensor], prompt: Tensor
 ) -> Tensor:
-    """Return the same of an emitted inference.py. files: relative path → text."""
+    """Return the logits that an emitted inference.py gives. files: text by relative path."""
     with imported(files, "inference") as module:
-        if hasattr(module, "rope_tables"):  # the emitted call, but wide tables out of it
+        if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
         holder = sys.modules[module.Model.__module__]  # model.py, or whole_model.py
         model = holder.Model(dtype=torch.float64)
@@ -55,7 +55,7 @@ def run_emitted_inference(
 
 
 class _Program:
-    """The inference Program as one that generates would run it."""
+    """Runs the inference Program with caches, as the generator would."""
 
     def __init__(
         self, program: Program, weights: Mapping[str, Tensor], shape: Sequence[int]
@@ -68,7 +68,7 @@ class _Program:
             {
                 node.name: torch.full(
                     [symbols[n] if isinstance(n, str) else n for n in type_of(node).shape],
-                    7.0,  # what is not written yet must not matter
+                    7.0,  # entries not yet written must have no effect
                     dtype=torch.float64,
                 )
                 for node in caches
@@ -91,7 +91,10 @@ class _Program:
         return self._run("prefill", tokens, constants)
 
     def decode(self, before: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
-        """before: int64 [B, P], of which each row's first tokens, up to its position, count."""
+        """Return the logits of one token per row.
+
+        before: int64 [B, P], each row's tokens; those up to its position are used.
+        """
         at = positions.unsqueeze(1)
         constants = {name: table[at] for name, table in self.tables.items()}
         constants |= {"positions": at, "slots": torch.arange(self.positions)}
@@ -119,7 +122,7 @@ class _Program:
 
 
 class _Emitted:
-    """An emitted Inference."""
+    """Runs the class Inference of an emitted inference.py."""
 
     def __init__(self, inference: Any) -> None:
         self.inference = inference
@@ -134,7 +137,7 @@ class _Emitted:
 
 
 def _read(runner: _Program | _Emitted, prompt: Tensor) -> Tensor:
-    """Read each row's beginning at once and the rest a token at a time. Logits [B, P, V]."""
+    """Prefill each row's beginning, decode the rest token by token; return logits [B, P, V]."""
     rows, positions = prompt.shape
     begun = prompt_lengths(rows, positions)
     longest = int(begun.max())
@@ -150,7 +153,7 @@ def _read(runner: _Program | _Emitted, prompt: Tensor) -> Tensor:
 
 
 def _steps(begun: Tensor, positions: int) -> Iterator[Tensor]:
-    """Yield each step's positions, int64 [B]; a row that has no more repeats its last."""
+    """Yield each step's positions, int64 [B]; a finished row repeats its last position."""
     at = begun
     while True:
         yield at.clamp(max=positions - 1)

@@ -1,12 +1,12 @@
-"""One rank of an emitted directory, in fp32: what its train.py makes of a given step.
+"""Run one rank of an emitted directory in fp32 on a given step, for `verify --ranks`.
 
     [torchrun --nproc-per-node N] one_rank.py IN OUT
 
-Runs inside the directory, on its own train.py, model.py and runtime. IN: canonical weights, the
-sequences of a whole step, which are held out as well, and a norm to clip gradients to. OUT.<rank>:
-loss, loss in evaluation and gradient norm, and the boxes of the clipped gradients that the update
-rule is given: (canonical name, offsets, values); all of a second such step, as what the first one
-leaves behind must not show. skips: whether a step is skipped after a NaN on the last rank alone.
+It runs inside the directory, with its train.py, model.py and runtime. IN contains canonical
+weights, the sequences of one step, also used for evaluation, and the clipping norm. OUT.<rank>
+receives the loss, evaluation loss, gradient norm and the clipped gradients given to the update rule
+as (canonical name, offsets, values), all from a second identical step, so that leftovers of the
+first would show. skips: whether a step is skipped after a NaN on the last rank alone.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -20,7 +20,7 @@ import torch
 
 
 class StepSequences:
-    """The step's sequences in place of a mixture's."""
+    """Data source that yields the given sequences, in place of `Mixture`."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -33,7 +33,7 @@ class StepSequences:
 
 
 class Recorded(torch.optim.Optimizer):
-    """An update rule that updates nothing, and keeps the gradient it was given."""
+    """Update rule that records its gradient and changes no parameter."""
 
     STATES = ("gradient",)
 
@@ -88,7 +88,7 @@ def main(given: str, out: str) -> None:
 
 
 def spoil(optimizer):
-    """Put a NaN into a gradient that this rank holds."""
+    """Set one element of this rank's gradients to NaN."""
     optimizer.collect()
     for name, master in optimizer.masters.items():
         boxes = optimizer.shares.boxes(name, optimizer.held[name], master.grad)
@@ -98,7 +98,7 @@ def spoil(optimizer):
 
 
 def pipeline(train, mesh):
-    """Make this rank's stages, as train.py does."""
+    """Return this rank's pipeline stages, built as in train.py."""
     shapes = train.SEQUENCES // train.TOGETHER, train.STREAM, train.POSITIONS
     return train.Pipeline(train.Model, len(train.STAGES), mesh, train.DTYPE, *shapes)
 

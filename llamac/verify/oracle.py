@@ -1,4 +1,4 @@
-"""Outputs of the reference for one random batch, and the errors of others against them."""
+"""Outputs of the reference for one random batch, and relative errors against them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from llamac.spec import Spec
 from llamac.verify.reference import PADDING, Reference
 
 TOLERANCE = 1e-9
-"""Largest relative error in float64: rounding stays below 1e-12, a mistake above 1e-6."""
+"""Tolerance on relative errors in float64: rounding stays below 1e-12, bugs give above 1e-6."""
 
 NEGLIGIBLE = 1e-3
-"""A gradient this much smaller than the largest one is measured on that one's scale."""
+"""Fraction of the largest gradient relative to which smaller gradients are judged."""
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Outputs of a model for one batch.
+    """Outputs of a model for one batch; None means not measured.
 
-    loss, evaluated: 0-d, the latter without any backward work. gradients: by canonical name.
-    logits: of the prompt, [B, P, V]. norm: of all gradients, 0-d. None: not measured.
+    loss, evaluated: 0-d; the latter is computed without a backward pass. gradients: by canonical
+    name. logits: of the prompt, [B, P, V]. norm: gradient norm, 0-d.
     """
 
     loss: Tensor
@@ -36,10 +36,10 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A batch, random weights by canonical name, and what the reference makes of them.
+    """A batch, random weights by canonical name, and the reference's outputs for them.
 
-    tokens, labels: int64 [B, S]; labels are the next tokens, and end in padding, each sequence's at
-    another place, so that micro-batches and ranks have different numbers of targets.
+    tokens, labels: int64 [B, S]. Labels are the next tokens; each row ends in a different amount of
+    padding, so that micro-batches and ranks have different numbers of targets.
     prompt: int64 [B, P], with P < S where S > 1.
     """
 
@@ -51,12 +51,12 @@ class Oracle:
 
     @property
     def sequences(self) -> Tensor:
-        """The batch as a data loader gives it: int64 [B, S + 1]."""
+        """Return the batch as a data loader does: int64 [B, S + 1]."""
         return torch.cat([self.tokens[:, :1], self.labels], 1)
 
 
 def consult(spec: Spec, seed: int = 0) -> Oracle:
-    """Ask the reference about a spec, which must be small: it runs eagerly in float64."""
+    """Return a random batch and the reference's outputs; the spec must be small (eager float64)."""
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
     eos = spec.document_end
@@ -68,9 +68,9 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     reference.load(weights)
     shape = (spec.batch.micro_batch, length + 1)
     sequences = torch.randint(spec.model.vocab_size, shape, generator=random)
-    if eos is not None:  # documents of some five tokens
+    if eos is not None:  # documents of about five tokens
         sequences[torch.rand(shape, generator=random) < 0.2] = eos
-    for number, row in enumerate(sequences, 1):  # the last one is whole
+    for number, row in enumerate(sequences, 1):  # no padding in the last row
         row[1 + -(-length * number // len(sequences)) :] = PADDING
     tokens, labels = sequences[:, :-1].clamp(min=0), sequences[:, 1:]
     prompt = tokens[:, : max(1, length * 3 // 4)]
@@ -86,9 +86,9 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
 
 
 def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
-    """Draw weights without special values, so that a swapped or dropped parameter shows.
+    """Return random weights without special values, so that a swapped or dropped one shows.
 
-    Gains are not 1, biases not 0; matrices keep their input's size.
+    Gains are not 1 and biases not 0; matrices preserve the scale of their input.
     """
     values = torch.randn(shape, generator=random, dtype=torch.float64)
     if len(shape) > 1:
@@ -99,10 +99,9 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
 def errors(
     found: ModelOutput, wanted: ModelOutput, negligible: float = NEGLIGIBLE
 ) -> dict[str, float]:
-    """Return the relative error of each output that `wanted` holds, by its name.
+    """Return the relative error of each output in `wanted`, by name.
 
-    It is infinite for an output that is absent, misshapen or not a number, and for one that is not
-    wanted.
+    It is infinite for a missing or unexpected output, a wrong shape, and NaN.
     """
     result = {
         key: relative_error(getattr(found, key), value)
@@ -110,8 +109,8 @@ def errors(
         if (value := getattr(wanted, key)) is not None
     }
     # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to
-    # all scores of a query, which softmax does not see. What is left is rounding, and is judged by
-    # the scale of the other gradients rather than by its own.
+    # all scores of a query, to which softmax is invariant. The computed gradient is rounding
+    # error, and is judged by the scale of the other gradients rather than by its own.
     scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
     for name, gradient in wanted.gradients.items():
         result[gradient_of(name)] = relative_error(
@@ -127,11 +126,11 @@ def gradient_of(name: str) -> str:
 
 
 def relative_error(found: Tensor | None, wanted: Tensor, at_least: float = 0.0) -> float:
-    """Largest difference over largest value, or over `at_least` where that is more."""
+    """Return the largest absolute difference over the largest value or `at_least`."""
     if found is None or found.shape != wanted.shape:
         return math.inf
     difference = (found - wanted).abs().max().item()
-    if not math.isfinite(difference):  # a NaN compares as false with everything: never let it pass
+    if not math.isfinite(difference):  # NaN compares false with every bound, so make it infinite
         return math.inf
     scale = max(wanted.abs().max().item(), at_least)
     return difference / scale if scale else (math.inf if difference else 0.0)

@@ -1,4 +1,4 @@
-"""Packed parameters and canonical ones: each way and back, nothing is lost, doubled or moved."""
+"""Check that packing and unpacking parameters loses, duplicates and moves nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llamac.ir.parts import ALONE, gather
 from llamac.ir.program import Program
 
 Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
-"""(name, tensor) → the canonical parameters it holds: `runtime.parameters.canonical_views`."""
+"""Function from (name, packed tensor) to views of its canonical parameters by name."""
 
 
 def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
-    """Return what is wrong with a Program's parameter table, or nothing.
+    """Return a description of an error in a Program's parameter table, or "".
 
-    weights: canonical name → tensor, what the table must hold.
+    weights: the expected canonical parameters by name.
     """
     held: list[str] = []
     for parameter in program.parameters.values():
@@ -25,24 +25,24 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
             names = [piece.name.replace("*", str(layer)) for piece in parameter.pieces]
             held += names
             if strange := [name for name in names if name not in weights]:
-                return f"{parameter.name} holds {strange[0]}, which the model has not"
+                return f"{parameter.name} contains {strange[0]}, which the model does not have"
             packed = gather(parameter, weights, layer, {}, ALONE)
             if packed.shape != parameter.type.shape:
                 return f"{parameter.name} is {parameter.type}, its pieces {list(packed.shape)}"
             parts = packed.split([piece.rows for piece in parameter.pieces])
             for name, part in zip(names, parts, strict=True):
                 if not torch.equal(part, weights[name]):
-                    return f"{name} does not come back out of {parameter.name}"
+                    return f"{name} changes when packed into {parameter.name}"
     return _coverage_problem(held, weights)
 
 
 def module_packing_problem(
     module: torch.nn.Module, views: Views, weights: Mapping[str, Tensor]
 ) -> str:
-    """Return what is wrong with an emitted model's packing table, or ""; fills its parameters.
+    """Return a description of an error in an emitted model's packing table, or "".
 
-    Canonical → packed → canonical, and packed → canonical → packed, with values that tell every
-    element apart.
+    Converts canonical → packed → canonical and back, with a distinct value for every element, and
+    overwrites the module's parameters.
     """
     with torch.no_grad():
         held: list[str] = []
@@ -51,26 +51,26 @@ def module_packing_problem(
             unpacked = [(key, view.clone()) for key, view in views(name, numbered)]
             held += [key for key, _ in unpacked]
             if strange := [key for key, _ in unpacked if key not in weights]:
-                return f"{name} holds {strange[0]}, which the model has not"
+                return f"{name} contains {strange[0]}, which the model does not have"
             parameter.fill_(torch.nan)
             for (key, view), (_, values) in zip(views(name, parameter), unpacked, strict=True):
                 if view.shape != weights[key].shape:
-                    return f"{name} holds {key} as {list(view.shape)}"
+                    return f"{name} contains {key} as {list(view.shape)}"
                 view.copy_(values)
             if not torch.equal(parameter, numbered):
-                return f"{name} does not come back out of its canonical parameters"
+                return f"{name} changes when unpacked and packed again"
             for key, view in views(name, parameter):
                 view.copy_(weights[key])
         for name, parameter in module.named_parameters():
             for key, view in views(name, parameter):
                 if not torch.equal(view, weights[key].to(view.dtype)):
-                    return f"{key} does not come back out of {name}"
+                    return f"{key} changes when packed into {name}"
     return _coverage_problem(held, weights)
 
 
 def _coverage_problem(held: Sequence[str], weights: Mapping[str, Tensor]) -> str:
     if lost := weights.keys() - set(held):
-        return f"no parameter holds {min(lost)}"
+        return f"no parameter contains {min(lost)}"
     if twice := sorted(name for name in set(held) if held.count(name) > 1):
-        return f"{twice[0]} is held twice"
+        return f"{twice[0]} is contained twice"
     return ""

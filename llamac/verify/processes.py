@@ -1,6 +1,6 @@
-"""Compare layouts of real processes with one rank, over gloo in fp32.
+"""Compare layouts on real gloo processes in fp32 with one rank.
 
-What runs is the emitted trainer's own step and evaluation.
+They run the emitted trainer's own step and evaluation.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from llamac.verify.twin import shrink
 from llamac.verify.verdicts import Emit
 
 ROUNDING = 1e-5
-"""Largest relative error in fp32, where only the order of sums differs."""
+"""Tolerance on relative errors in fp32, where only the order of summation differs."""
 
 NEGLIGIBLE = 1e-2
-"""Of the largest gradient: one that is zero but for rounding is judged by so much. It is a sum of
-values that cancel, of which fp32 keeps seven digits."""
+"""Fraction of the largest gradient to which smaller gradients are compared: those that are zero in
+exact arithmetic are sums of cancelling values, with fp32's seven digits each."""
 
 CLIPPED = 0.5
-"""The norm that gradients are clipped to, of their own."""
+"""Clipping norm as a fraction of the gradients' norm."""
 
 SEQUENCES = 4
-SECONDS = 300  # a layout may take before it counts as stuck
+SECONDS = 300  # timeout of one layout
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     1: {"one rank": {}},
     2: {
@@ -71,7 +71,7 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 class Found:
     """Errors of a layout relative to one rank.
 
-    refused: why the spec cannot have the layout. problem: what happened instead of a result.
+    refused: why the spec does not allow the layout. problem: the error that prevented a result.
     """
 
     layout: str
@@ -89,9 +89,9 @@ class Found:
 
 
 def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
-    """Yield the result of each layout of each number of ranks as it comes in, against one rank.
+    """Yield the comparison of each layout with one rank as it completes.
 
-    One rank is itself compared with the eager reference in float64.
+    One rank itself is compared with the eager reference in float64. counts: numbers of ranks.
     """
     twin, decided = divisible(spec), saved_sets(spec)
     oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
@@ -123,9 +123,9 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
 
 
 def divisible(spec: Spec) -> Spec:
-    """Return the small twin for one rank, with sizes that four ranks can divide.
+    """Return the spec's twin for one rank, with sizes divisible by four ranks.
 
-    More heads than key heads stay so, and two key heads are fewer than four ranks.
+    Grouped-query attention stays, with two key heads, fewer than four ranks.
     """
     twin = shrink(spec.replace(ONE_RANK))
     model = twin.model
@@ -147,7 +147,7 @@ def divisible(spec: Spec) -> Spec:
 
 
 def _mean(oracle: Oracle) -> ModelOutput:
-    """Return the reference's means over targets, the norm of its gradients, and these clipped."""
+    """Return the reference's means over targets, its gradient norm and its clipped gradients."""
     targets = count_targets(oracle.labels)
     gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
     norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
@@ -157,7 +157,7 @@ def _mean(oracle: Oracle) -> ModelOutput:
 
 
 def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOutput:
-    """Run a layout's emitted trainer for a step, in as many processes as it has ranks."""
+    """Run a layout's emitted trainer for one step, in one process per rank."""
     parallel = spec.parallel
     with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
         for name, text in files.items():
@@ -203,4 +203,7 @@ def _start(command: list[str], directory: str) -> None:
         raise RuntimeError(f"the ranks did not finish within {SECONDS} seconds") from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "Error" in line or "error:" in line]
-        raise RuntimeError((said or done.stderr.splitlines() or ["it died without a word"])[0])
+        code = done.returncode
+        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+        silent = [f"the ranks ended with {ended} and no message"]
+        raise RuntimeError((said or done.stderr.splitlines() or silent)[0])

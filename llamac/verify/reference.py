@@ -1,10 +1,10 @@
-"""The model a spec declares, written out in plain eager PyTorch: the yardstick of every pass.
+"""Reference implementation of the spec's model in plain eager PyTorch, for verification.
 
-Nothing here is shared with the compiler. The code is the most obvious that is correct, calls only
+It shares nothing with the compiler, is as straightforward as possible, calls only
 `torch.nn.functional`, and runs in any floating dtype; verification uses float64.
 
 Letters in shapes: B batch, S sequence, D dim, H heads, G kv heads, K head_dim, F ffn_dim, V vocab.
-`model` is everywhere the spec's [model] section, or anything with its attributes.
+`model` is the spec's [model] section, or an object with its attributes.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch.nn import functional as F
 from llamac.spec.model import BIASED_NORMS, GATED
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "swiglu": F.silu,  # of the gate w1, times w3's output (arXiv:2002.05202)
-    "gelu": F.gelu,  # in its erf form
+    "swiglu": F.silu,  # applied to the gate w1, then multiplied by w3's output (arXiv:2002.05202)
+    "gelu": F.gelu,  # the exact (erf) form
     "relu": F.relu,
 }
 NORMS: dict[str, Callable[..., Tensor]] = {
     "rmsnorm": lambda x, gain, bias, eps: F.rms_norm(x, gain.shape, gain, eps),
     "layernorm": lambda x, gain, bias, eps: F.layer_norm(x, gain.shape, gain, bias, eps),
 }
-"""Plain formulas by `model.activation` and `model.norm`; nothing of the compiler's is used."""
+"""Formulas by `model.activation` and `model.norm`, independent of the compiler's."""
 
 PADDING = -1
 """The label of a position that has no target."""
 
 
 def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple[int, ...]]:
-    """Canonical name (Meta's) to shape, in order of use. Every linear weight is [out, in].
+    """Return the shape of each parameter by canonical (Meta's) name, in order of use.
 
-    `sequence_length` is the number of learned positions, needed only there. The output layer has no
-    bias. A final norm stands before it with pre- and post-norm alike.
+    Linear weights are [out, in]. The output layer has no bias and follows a final norm, with
+    pre-norm and post-norm alike. `sequence_length` is needed only for learned positions.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -56,7 +56,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
     shapes["tok_embeddings"] = (model.vocab_size, model.dim)
     if model.position == "learned":
         if sequence_length is None:
-            raise ValueError("learned positions: pass sequence_length, the rows of their table")
+            raise ValueError("learned positions need sequence_length, the rows of their table")
         shapes["pos_embeddings"] = (sequence_length, model.dim)
     for layer in (f"layers.{i}" for i in range(model.n_layers)):
         norm(f"{layer}.attention_norm")
@@ -79,10 +79,10 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
 
 def rope_frequencies(model: Any) -> Tensor:
-    """Angle per position of each rotated pair, [K/2] float64 (RoFormer, arXiv:2104.09864, eq. 15).
+    """Return the angle per position of each rotated pair, [K/2] float64 (arXiv:2104.09864, eq. 15).
 
-    `linear` scaling stretches every wavelength (arXiv:2306.15595). `llama3` stretches the long
-    ones, keeps the short ones and blends between (Llama 3.1).
+    `linear` scaling stretches every wavelength (arXiv:2306.15595). `llama3` stretches long
+    wavelengths, keeps short ones and interpolates between (Llama 3.1).
     """
     exponents = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
     frequencies = model.rope_theta**-exponents
@@ -94,7 +94,7 @@ def rope_frequencies(model: Any) -> Tensor:
         return stretched
     if scaling.kind != "llama3":
         raise ValueError(f"unknown rope scaling {scaling.kind!r}")
-    # The fewer turns a pair makes within the original context, the longer its wavelength.
+    # Long wavelengths make few turns within the original context.
     turns = scaling.original_context * frequencies / (2 * math.pi)
     kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     return torch.lerp(stretched, frequencies, kept.clamp(0, 1))
@@ -118,9 +118,9 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 
 
 class Reference(nn.Module):
-    """The whole model; parameters start uninitialised, `load` fills them.
+    """The model as an nn.Module with uninitialised parameters, which `load` fills.
 
-    eos: the token after which a document begins that attention must not leave; None: no such.
+    eos: end-of-document token, across which attention is masked; None for no such mask.
     """
 
     def __init__(
@@ -138,18 +138,18 @@ class Reference(nn.Module):
             name: nn.Parameter(torch.empty(shape, dtype=dtype))
             for name, shape in parameter_shapes(model, sequence_length).items()
         }
-        # Canonical names hold dots, which nn.Module refuses: it knows the parameters by number.
+        # nn.Module refuses the dots in canonical names, so parameters are registered by number.
         self.registered = nn.ParameterList(self.weights.values())
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
-        """Canonical name to parameter, in order of use."""
+        """Return the parameters by canonical name, in order of use."""
         return dict(self.weights)
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> Reference:
-        """Copy canonical weights in, cast to this dtype; KeyError unless the names are the same."""
+        """Copy canonical weights, cast to the model's dtype. Raises KeyError if names differ."""
         if wrong := self.weights.keys() ^ weights.keys():
-            raise KeyError(f"names on one side only: {', '.join(sorted(wrong))}")
+            raise KeyError(f"missing or unexpected parameters: {', '.join(sorted(wrong))}")
         for name, parameter in self.weights.items():
             parameter.copy_(weights[name])
         return self
@@ -164,7 +164,7 @@ class Reference(nn.Module):
     def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
         """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head.
 
-        unseen: bool, B 1 S S or S S; True where a query must not see a key.
+        unseen: bool, B 1 S S or S S; True where a query must not attend to a key.
         """
         model = self.model
         q, k, v = (  # B H S K, B G S K, B G S K
@@ -189,7 +189,7 @@ class Reference(nn.Module):
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        """Feed-forward network, B S D -> B S D, of one projection or of a gate (w1) and w3."""
+        """Feed-forward network, B S D -> B S D, plain (w1, w2) or gated (w1, w3, w2)."""
         hidden = ACTIVATIONS[self.model.activation](self.linear(f"{name}.w1", x))  # B S F
         if self.model.activation in GATED:
             hidden = hidden * self.linear(f"{name}.w3", x)
@@ -205,9 +205,9 @@ class Reference(nn.Module):
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
     def unseen(self, tokens: Tensor) -> Tensor:
-        """Return the keys that each query must not see.
+        """Return the attention mask: True for keys that a query must not attend to.
 
-        They are those ahead, those of other documents, and those at least a window's length back.
+        These are later keys, those of other documents and those outside the window.
         """
         length = tokens.shape[1]
         position = torch.arange(length, device=tokens.device)
@@ -218,11 +218,11 @@ class Reference(nn.Module):
         if self.eos is None:
             return future
         ends = (tokens == self.eos).long()
-        document = ends.cumsum(1) - ends  # B S: how many have ended before this token
+        document = ends.cumsum(1) - ends  # B S: number of documents that ended before this token
         return future | (document[:, None, :, None] != document[:, None, None, :])  # B 1 S S
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [B, S] -> [B, S, V] in the parameters' dtype."""
+        """Return the logits [B, S, V], in the parameters' dtype, of tokens, int64 [B, S]."""
         x = F.embedding(tokens, self.weights["tok_embeddings"])  # B S D
         unseen = self.unseen(tokens)
         if self.model.position == "learned":
@@ -233,9 +233,9 @@ class Reference(nn.Module):
         return F.linear(self.norm("norm", x), self.weights[output])
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the cross-entropies of all targets, 0-d.
+        """Return the sum of cross-entropies over targets, 0-d.
 
-        labels: the next tokens, int64 [B, S]; one of PADDING is no target.
+        labels: the next tokens, int64 [B, S]; PADDING marks positions without a target.
         """
         scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()
         return F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="sum")

@@ -1,7 +1,7 @@
-"""Ranks as threads of one process: what a mesh of them computes, without launching any.
+"""Simulate the ranks of a mesh as threads of one process.
 
-The graphs and the emitted modules run unchanged: `runtime.distributed.collectives` looks its
-groups up by the name of the axis, and finds simulated ones.
+Graphs and emitted modules run unchanged: `runtime.distributed.collectives` looks its groups up by
+axis name and finds simulated ones.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from llamac.ir.parts import ranks
 
 T = TypeVar("T")
 TIMEOUT = 120.0
-"""Seconds one rank waits for the others of its group."""
+"""Seconds that one rank waits for the others of its group."""
 
 
 class RanksDisagree(Exception):
-    """Ranks of one group asked for different collectives: real ones would hang."""
+    """Ranks of one group called different collectives, on which real ranks would hang."""
 
 
 def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
-    """The loss of a batch from every rank's: ranks of `tp` have the same one."""
+    """Return a batch's loss: the sum over ranks, counting tensor-parallel ranks once."""
     return torch.stack(list(losses)).sum() / mesh.get("tp", 1)
 
 
 class _Meeting:
-    """Place where the ranks of one group exchange tensors."""
+    """Barrier at which the ranks of one group exchange tensors."""
 
     def __init__(self, size: int) -> None:
         self.barrier = threading.Barrier(size, timeout=TIMEOUT)
@@ -48,7 +48,7 @@ class _Meeting:
 
 
 class SimulatedGroup:
-    """One axis of a simulated mesh, as a `Group` of the collectives; sums in rank order."""
+    """`Group` of the collectives for one axis of a simulated mesh; sums in rank order."""
 
     def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
         self.axis, self.size, self.here = axis, mesh[axis], here
@@ -90,10 +90,10 @@ def on_ranks(
     groups: MutableMapping[str, Any],
     function: Callable[[dict[str, int]], T],
 ) -> list[T]:
-    """`function(coordinates)` on every rank at once: the results in order of the ranks.
+    """Run `function(coordinates)` on all ranks concurrently; return results in rank order.
 
-    groups: the registry the collectives look in, `GROUPS` of whichever copy of `collectives`.
-    Raises what the first rank to fail raised.
+    groups: the registry of groups to fill, `GROUPS` of the copy of `collectives` in use. Raises
+    the exception of the first rank that failed.
     """
     here = threading.local()
     simulated = {axis: SimulatedGroup(axis, mesh, here) for axis in mesh}

@@ -1,7 +1,7 @@
-"""The small twin of a spec: every feature and ratio kept, sizes that a laptop runs in a second.
+"""Shrink a spec to its twin: the same features and ratios at sizes that run in a second.
 
-Only sizes change. What the passes look at stays: norms, positions, biases, ties, policies, kernels,
-and whether ranks share heads, positions and a vocabulary that does not divide.
+Everything that passes depend on stays: norms, positions, biases, tied weights, policies, kernels,
+and whether ranks split heads, positions and a vocabulary that does not divide.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from llamac.ops.attention import attention
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
 
-LAYERS = 2  # the fewest that are chained
+LAYERS = 2  # the fewest that pass activations on
 SEQUENCES = 2
-POSITIONS = 23  # odd and prime, so that no other size is mistaken for it
-VOCABULARY = 331  # the fewest a trained tokenizer may have is 320
+POSITIONS = 23  # odd and prime, so that it cannot be confused with another size
+VOCABULARY = 331  # a trained tokenizer has at least 320
 KV_HEADS = 3
 GROUP = 16  # query heads per kv head
 DIM, FFN_DIM = 256, 1024
@@ -24,9 +24,9 @@ APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
-    """Return the twin. Raises NoKernelError if no kernel can run what `spec` itself describes.
+    """Return the twin. Raises NoKernelError if no kernel supports `spec` itself.
 
-    It runs on the CPU and in float64, where xformers has no kernel: the next best takes its place.
+    The twin runs on the CPU in float64, for which xformers has no kernel, so another replaces it.
     """
     model = spec.model
     tensor, context = _ranks(spec)
@@ -53,13 +53,13 @@ def shrink(spec: Spec) -> Spec:
             "batch.sequence_length": positions,
             "batch.sequences": SEQUENCES,
             "batch.micro_batch": SEQUENCES,
-            # Several chunks, the last one ragged: 13 + 13 + 13 + 7 of 2 × 23 tokens.
+            # Several chunks with a partial last one: 13 + 13 + 13 + 7 of 2 × 23 tokens.
             "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
             "kernels.attention": "auto" if kernel == "xformers" else kernel,
             "hardware.device": "cpu",
             "parallel.tensor": tensor,
             "parallel.context": context,
-            # These share what the compiler made, or cut it between layers; they do not change it.
+            # These shard or cut the compiled program between layers but do not change it.
             **dict.fromkeys(map("parallel.{}".format, APART), 1),
         }
     )
@@ -74,17 +74,17 @@ def attention_kernel(spec: Spec) -> str:
 
 
 def _ranks(spec: Spec) -> tuple[int, int]:
-    """Tensor and context ranks: as few as show what the spec's own do to its heads."""
+    """Return the fewest tensor and context ranks that treat heads as the spec's do."""
     tensor, kv_heads = spec.parallel.tensor, spec.model.n_kv_heads
     fewest = _prime_factor(tensor)
-    if kv_heads % tensor:  # some ranks hold copies of a key head
+    if kv_heads % tensor:  # some ranks have copies of a key head
         copies = _prime_factor(tensor // kv_heads)
         fewest = copies * _prime_factor(kv_heads)
     return fewest, _prime_factor(spec.parallel.context)
 
 
 def _heads(heads: int, kv_heads: int, tensor: int) -> tuple[int, int]:
-    """Query and key heads, which divide over the ranks, or the ranks over them, as they did."""
+    """Return the numbers of query and key heads, with the spec's divisibility by the ranks."""
     group = heads // kv_heads
     fewer = min(kv_heads, KV_HEADS) if tensor == 1 else math.gcd(kv_heads, tensor)
     copies = tensor // fewer if tensor > fewer else 1
@@ -92,17 +92,17 @@ def _heads(heads: int, kv_heads: int, tensor: int) -> tuple[int, int]:
 
 
 def _prime_factor(number: int) -> int:
-    """Return the smallest; 1 of 1."""
+    """Return the smallest prime factor, or 1 for 1."""
     return next((n for n in range(2, number + 1) if number % n == 0), 1)
 
 
 def _divided(size: int, ranks: int) -> int:
-    """Return the size, or the next that divides."""
+    """Round a size up to a multiple of the ranks."""
     return -(-size // ranks) * ranks
 
 
 def _head_dim(head_dim: int) -> int:
-    """Up to 15, and as even or as aligned as it was: kernels and RoPE look at that."""
+    """Return a head dimension below 16 with the same parity and alignment, which kernels check."""
     return head_dim if head_dim < 16 else 8 + head_dim % 8
 
 

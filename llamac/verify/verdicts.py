@@ -1,4 +1,4 @@
-"""Runs every stage of a twin, and its emitted trainer, against the reference."""
+"""Compare every stage of a twin, and its emitted trainer, with the reference."""
 
 from __future__ import annotations
 
@@ -31,15 +31,12 @@ from llamac.verify.simulated_ranks import on_ranks, summed
 EMITTED, INFERENCE = "model.py", "inference.py"
 
 Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
-"""(spec, its stages) → the files of the emitted directory: `llamac.emit.build.files_of`."""
+"""Type of `llamac.emit.build.files_of`: (spec, stages) → text by relative path."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Errors of one stage relative to the reference.
-
-    problem: why they could not be measured.
-    """
+    """Errors of one stage relative to the reference; `problem` says why there are none."""
 
     stage: str
     errors: Mapping[str, float] = field(default_factory=dict)
@@ -52,7 +49,7 @@ class Verdict:
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
-        """Canonical name and relative error of the worst gradient."""
+        """Return the canonical name and relative error of the worst gradient."""
         gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
         name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
         return name.removeprefix("d "), error
@@ -65,8 +62,7 @@ class Verdict:
 def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
     """Yield one verdict per stage, in order, then one for the emitted model.py.
 
-    decided: the saved sets that a budget gave the spec's layers; the twin, far below any budget,
-    keeps the same.
+    decided: the saved sets that the spec's memory budget led to, which the twin uses as well.
     """
     oracle = consult(twin)
     made: list[Stage] = []
@@ -74,7 +70,7 @@ def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdic
         for stage in stages(twin, decided=decided):
             made.append(stage)
             yield _verdict(stage.name, oracle, partial(run_program, stage.program))
-    except VerificationError as error:  # the pass itself left something that is no Program
+    except VerificationError as error:  # the pass returned an invalid Program
         yield Verdict(NAMES[len(made)], problem=str(error))
         return
     mesh = made[-1].program.mesh
@@ -86,7 +82,7 @@ def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdic
 
 
 def _generates(stage: str, oracle: Oracle, run: Callable[[], Tensor]) -> Verdict:
-    """Compare the logits of a prompt that is read as text is generated, with a cache."""
+    """Compare the logits of a prompt processed with a key-value cache, as in generation."""
 
     def measure() -> Mapping[str, float]:
         assert oracle.outcome.logits is not None
@@ -102,14 +98,14 @@ def _verdict(stage: str, oracle: Oracle, run: Callable[[Oracle], ModelOutput]) -
 def _measured(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict:
     try:
         return Verdict(stage, measure())
-    except Exception as error:  # whatever it is, this stage cannot be run: that is the finding
+    except Exception as error:  # any exception is a finding: this stage cannot be run
         return Verdict(stage, problem=f"{type(error).__name__}: {error}")
 
 
 def run_program(program: Program, oracle: Oracle) -> ModelOutput:
-    """Run a Program of any stage; one without a backward is differentiated on the side.
+    """Return the outputs of a Program of any stage, differentiating it first if needed.
 
-    One with a mesh is run by all its ranks at once, simulated in this process.
+    A Program with a mesh runs on all its ranks at once, simulated in this process.
     """
     if program.regions["head"].backward is None:
         program = Differentiate().apply(program)
@@ -134,10 +130,10 @@ def run_program(program: Program, oracle: Oracle) -> ModelOutput:
 def _run_rank(
     program: Program, oracle: Oracle, at: Coordinates
 ) -> tuple[Tensor, Tensor, Tensor, Mapping[tuple[str, int | None], Tensor]]:
-    """(loss, loss in evaluation, logits of the prompt, gradients of what it holds) of one rank."""
+    """Return one rank's loss, evaluation loss, logits of the prompt, and local gradients."""
     length = oracle.tokens.shape[1]
     prompt = oracle.prompt
-    if program.mesh:  # ranks that share positions need them to divide; what follows changes nothing
+    if program.mesh:  # pad positions to divide over ranks; causal attention ignores later ones
         prompt = F.pad(prompt, (0, length - prompt.shape[1]))
     split = program.mesh.get("cp", 1)
 
@@ -155,7 +151,7 @@ def _run_rank(
 
 
 def _tables(program: Program, positions: int) -> dict[str, Tensor]:
-    """The constant tables in float64, for this many positions."""
+    """Return the constant tables in float64, for this many positions."""
     if not program.buffers:
         return {}
     arguments = dict(next(iter(program.buffers.values())).arguments)

@@ -192,7 +192,7 @@ def test_a_pack_that_loses_a_parameter(complaint, after) -> None:
     after(Pack, lose)
     said = complaint()
     assert "from stage `pack` on" in said
-    assert "no parameter holds layers.0.feed_forward.w3" in said
+    assert "no parameter contains layers.0.feed_forward.w3" in said
 
 
 def attributes(program: Program, region: str, op: str, **values: Any) -> Program:

@@ -235,15 +235,17 @@ def test_rows_that_are_lost_doubled_or_strange_are_named(twin: Spec) -> None:
         table = {**program.parameters, wqkv.name: replace(wqkv, pieces=pieces)}
         return packing_problem(replace(program, parameters=table), weights)
 
-    assert problem(q, k, k) == "no parameter holds layers.0.attention.wv"
+    assert problem(q, k, k) == "no parameter contains layers.0.attention.wv"
     assert problem(q, k) == (
         f"{wqkv.name} is {wqkv.type}, its pieces [{q.rows + k.rows}, {wqkv.type.shape[1]}]"
     )
-    assert "which the model has not" in problem(q, k, replace(v, name="layers.*.attention.wx"))
+    assert "which the model does not have" in problem(
+        q, k, replace(v, name="layers.*.attention.wx")
+    )
     assert "does not come back" in problem(replace(q, rows=k.rows), replace(k, rows=q.rows), v)
     twice = {**program.parameters, "norm2": replace(program.parameters["norm"], name="norm2")}
     found = packing_problem(replace(program, parameters=twice), weights)
-    assert found == "norm is held twice"
+    assert found == "norm is contained twice"
 
 
 class Held(torch.nn.Module):
@@ -263,7 +265,7 @@ def test_an_emitted_table_that_overlaps_is_found() -> None:
 
     assert module_packing_problem(Held(), split(2), weights) == ""
     overlapping = module_packing_problem(Held(), split(1), weights)
-    assert overlapping == "w does not come back out of its canonical parameters"
+    assert overlapping == "w changes when unpacked and packed again"
 
 
 # -- importing what was emitted --------------------------------------------------------------------
