@@ -1,4 +1,4 @@
-"""Writing an emitted directory: only our own files, each whole or not at all."""
+"""Write an emitted directory, replacing only files that llamac wrote, each atomically."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ MANIFEST = "MANIFEST.json"
 
 
 class BuildError(Exception):
-    """The directory cannot be written as it stands; says why, and the way out."""
+    """The directory cannot be written; the message says why and what to do."""
 
     exit_code = 2
 
 
 Foresee = Callable[[Program], str]
-"""The text of plan.json: what `llamac.plan`, which this part does not know, makes of a Program."""
+"""Returns the text of plan.json for a Program; passed in, since `emit` does not import `plan`."""
 
 
 def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None) -> dict[str, str]:
-    """Every file of the emitted directory, by relative path. The same spec gives the same bytes."""
+    """Return the text of every emitted file by relative path; deterministic for a spec."""
     files: dict[str, str] = {}
     last = None
     for number, stage in enumerate(stages, 1):
-        if last is None or stage.program is not last.program:  # some passes have nothing to do
+        if last is None or stage.program is not last.program:  # passes that changed nothing
             files[f"ir/{number:02d}-{stage.name}.ir"] = print_program(stage.program)
         last = stage
     assert last is not None
@@ -65,18 +65,18 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
 
 
 def is_for_show(name: str) -> bool:
-    """Return whether a file is for people alone: edited or damaged, it stops nothing."""
+    """Return whether a file is informational only, so that edits to it block nothing."""
     return name in ("README.md", "plan.json") or name.startswith("ir/")
 
 
 def write_directory(
     directory: Path, files: Mapping[str, str], overwrite: bool = False
 ) -> list[str]:
-    """Bring `directory` up to date with `files`, and leave everything else in it alone.
+    """Write `files` into `directory`, leaving all other files in it untouched.
 
-    Returns a line for each file that is for show alone and was edited: it is kept under another
-    name. Raises BuildError rather than write into a directory that is not ours, or over another
-    file that was edited since we wrote it (`overwrite` allows the latter).
+    Returns one message per edited informational file, which is kept under another name. Raises
+    BuildError if llamac did not create the directory, or if another of its files was edited since
+    (unless `overwrite` is true).
     """
     recorded = _recorded(directory, overwrite)
     _refuse_links(directory, {*recorded, *files})
@@ -86,7 +86,7 @@ def write_directory(
         _refuse_edited(directory, [name for name in edited if not is_for_show(name)])
     hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
     manifest = {"llamac": llamac.__version__, "sha256": hashes}
-    # First what will be there and what may still be: a build that is killed can be repeated.
+    # Record old and new hashes first, so that an interrupted build can be repeated.
     if any(recorded.get(name) != [digest] for name, digest in hashes.items()):
         before = {name: sorted(set(known)) for name, known in sorted(recorded.items())}
         _replace(directory / MANIFEST, _json(manifest | {"replacing": before}))
@@ -101,11 +101,11 @@ def write_directory(
         if (directory / name).is_file():
             (directory / name).unlink()
     for place in {(directory / name).parent for name in files if name.endswith(".py")}:
-        shutil.rmtree(place / "__pycache__", ignore_errors=True)  # it may be of other text
+        shutil.rmtree(place / "__pycache__", ignore_errors=True)  # compiled from older text
     if (directory / MANIFEST).read_text(encoding="utf-8") != _json(manifest):
         _replace(directory / MANIFEST, _json(manifest))
     return [
-        f"{directory / name} was edited or damaged, and is kept as {aside.name}"
+        f"{directory / name} had been edited or damaged; it is kept as {aside.name}"
         for name, aside in zip(shown, kept, strict=True)
     ]
 
@@ -115,18 +115,18 @@ def _json(manifest: Mapping[str, Any]) -> str:
 
 
 def _recorded(directory: Path, overwrite: bool) -> dict[str, list[str]]:
-    """Return what was written there: relative path → sha256, or two if a build was cut off.
+    """Return the sha256 of each recorded file by relative path, two after an interrupted build.
 
-    overwrite: take a damaged record for an empty one.
+    overwrite: treat a damaged manifest as empty.
     """
     if directory.exists() and not directory.is_dir():
-        raise BuildError(f"{directory} is a file; name another directory with -o")
+        raise BuildError(f"{directory} is a file; choose another directory with -o")
     manifest = directory / MANIFEST
     if not manifest.is_file():
         if directory.exists() and any(not _is_ours(entry) for entry in directory.iterdir()):
             raise BuildError(
-                f"{directory} is not empty and llamac did not make it (it has no file {MANIFEST}); "
-                "name another with -o; if it was a run's, move its data/ and checkpoints/ there"
+                f"{directory} is not empty and was not created by llamac (it has no {MANIFEST}); "
+                "choose another with -o; if it was a run, move its data/ and checkpoints/ there"
             )
         return {}
     try:
@@ -137,35 +137,34 @@ def _recorded(directory: Path, overwrite: bool) -> dict[str, list[str]]:
         for name, digests in read.get("replacing", {}).items():
             recorded.setdefault(name, []).extend(digests)
         if not all(_inside(name) for name in recorded):
-            raise ValueError("it names files elsewhere")
+            raise ValueError("it names files outside the directory")
         return recorded
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         if overwrite:
             return {}
         raise BuildError(
-            f"{manifest} is damaged, so edited files cannot be told apart: give up edits with "
+            f"{manifest} is damaged, so edited files cannot be detected: discard edits with "
             "--overwrite, or name another directory with -o"
         ) from None
 
 
 def _is_ours(entry: Path) -> bool:
-    """Return whether an entry is llamac's though no manifest lists it.
+    """Return whether an entry not listed in a manifest still belongs to llamac.
 
-    Either the run's prepared data, or what a build left that was killed before it had written
-    anything.
+    It is the run's prepared data, or a leftover of a build killed before it wrote the manifest.
     """
     prepared = entry.name == "data" and (entry / ".prepare.lock").exists()
     return prepared or entry.name == f".{MANIFEST}.tmp"
 
 
 def _inside(name: str) -> bool:
-    """Return whether a path stays below the directory: recorded files may be deleted."""
+    """Return whether a relative path stays inside the directory: recorded files get deleted."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
 
 
 def _refuse_links(directory: Path, names: Iterable[str]) -> None:
-    """Raise BuildError for a symbolic link, so that nothing outside is written or deleted."""
+    """Raise BuildError for a symbolic link, which could lead writes outside the directory."""
     for name in sorted(names):
         for path in (directory / name, *(directory / name).parents):
             if path == directory:
@@ -175,10 +174,10 @@ def _refuse_links(directory: Path, names: Iterable[str]) -> None:
 
 
 def _refuse_shadows(directory: Path, names: Iterable[str]) -> None:
-    """Raise BuildError for files that Python would import in place of modules of another name.
+    """Raise BuildError for foreign files that would shadow imported modules.
 
-    Python looks for modules beside the program first, so a stray `json.py` would run instead of the
-    standard library's, whoever put it there. names: of our own files.
+    Python searches the program's directory first, so a stray `json.py` would be imported instead of
+    the standard library's. names: relative paths of llamac's own files.
     """
     own = {path for name in names for path in (PurePosixPath(name), *PurePosixPath(name).parents)}
     places = {path.parent for path in own if path.suffix == ".py"}
@@ -212,7 +211,7 @@ def _module(path: PurePath) -> str:
 def _edited(
     directory: Path, files: Mapping[str, str], recorded: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return the names of files that are neither as we wrote them nor as we are about to."""
+    """Return the names of files that match neither the recorded nor the new text."""
 
     def is_edited(name: str) -> bool:
         path = directory / name
@@ -231,13 +230,13 @@ def _refuse_edited(directory: Path, edited: Sequence[str]) -> None:
         script = directory / "launch/local.sh"
         raise BuildError(
             f"{', '.join(edited)} in {directory} changed since llamac wrote it; "
-            f"train your version as it stands with {shlex.join(['bash', str(script)])}, build "
-            "elsewhere with -o, or give it up with --overwrite"
+            f"train the edited version with {shlex.join(['bash', str(script)])}, build "
+            "elsewhere with -o, or discard the edits with --overwrite"
         )
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename a file, or what stands in its place, and return its new name."""
+    """Rename a file (or a directory in its place) to a free name, and return that."""
     names = (path.with_name(f"{path.name}.edited{number or ''}") for number in itertools.count())
     aside = next(name for name in names if not (name.exists() or name.is_symlink()))
     path.rename(aside)
@@ -254,5 +253,5 @@ def _replace(path: Path, text: str) -> None:
         durable.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
     except OSError as error:
         raise BuildError(f"cannot write {path}: {error.strerror}: {way_out(error)}") from None
-    except durable.Damaged as error:  # a directory stands in its place
+    except durable.Damaged as error:  # it is a directory
         raise BuildError(str(error)) from None

@@ -1,7 +1,7 @@
-"""One step of the emitted trainer's own model and optimizer as rank 0 of many, without the others.
+"""Dry run: one step of the emitted model and optimizer as rank 0 of a fake process group.
 
-A fake process group answers collectives and fake tensors hold no data, so 2,048 ranks of 65B fit a
-laptop; what runs is the emitted model.py and runtime, op by op.
+Fake tensors hold no data, so a step of 65B on 2,048 ranks fits a laptop; the emitted model.py and
+runtime run op by op.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llamac.spec import Spec
 
 @dataclass
 class Report:
-    """Work of rank 0 in one step. collectives: (kind, group size) → [calls, bytes it put in]."""
+    """Work of rank 0 in one step. collectives: (kind, group size) → [calls, input bytes]."""
 
     ranks: int
     parameters: int = 0
@@ -38,7 +38,7 @@ class Report:
 
 
 class _Counting(TorchDispatchMode):
-    """Counts collectives, ours (functional) and FSDP's, by kind and size of the group."""
+    """Dispatch mode that counts functional and FSDP collectives by kind and group size."""
 
     def __init__(self, report: Report, times: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ KINDS = {
 
 
 def _described(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:
-    """(kind, ranks of the group, bytes this rank puts in)."""
+    """Return a collective's kind, number of ranks and input bytes per rank."""
     name = op.__name__.lstrip("_")
     kind = next((kind for start, kind in KINDS.items() if start in name), name.partition(".")[0])
     if op.namespace == "_c10d_functional":
@@ -88,7 +88,7 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def dry_run(spec: Spec, module: Any) -> Report:
-    """Run a step of `module`, the emitted model.py, which is imported beside its runtime."""
+    """Run one step of `module`, an imported emitted model.py, and report rank 0's work."""
     parallel = spec.parallel
     report = Report(parallel.ranks)
     runtime = {
@@ -121,10 +121,10 @@ def dry_run(spec: Spec, module: Any) -> Report:
 
 
 def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Report) -> None:
-    """Run one optimizer step of rank 0.
+    """Run one optimizer step of rank 0, recording its work in `report`.
 
-    Micro-batches between the first and the last are alike: one stands for them, and without a
-    pipeline for the first as well.
+    Middle micro-batches do equal work, so one is run and counted for all; without pipeline
+    parallelism it counts for the first as well.
     """
     batch = spec.batch
     report.micro_batches = spec.micro_batches
@@ -153,10 +153,9 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
 
 
 def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
-    """Pass a micro-batch through rank 0's pipeline stages and back, one after the other.
+    """Run forward and backward of one micro-batch through rank 0's pipeline stages in turn.
 
-    What is sent is the same in whatever order the trainer's schedule takes the stages. None of them
-    is the last.
+    The transfers do not depend on the schedule's order. None of these stages is the last.
     """
     group, ranks = mesh.pipeline, mesh.degrees["pp"]
     passed: list[tuple[torch.Tensor, torch.Tensor]] = []

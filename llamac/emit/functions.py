@@ -1,7 +1,7 @@
-"""Region → the source of its forward and backward functions, as a person would write them.
+"""Generate readable Python source of a region's forward and backward functions.
 
-One statement a line, the shape of what it makes in a comment, a heading over the attention and the
-feed-forward half, and a word on what the backward pass computes again.
+Each statement has a line of its own with the result's shape in a comment. Comments mark the
+attention and feed-forward halves and the values recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from llamac.ir.types import TensorType
 
 RUNTIME = "llamac.runtime."
 PLAIN = Sizes()
-"""No named constants: every number as it is."""
+"""Sizes without named constants, so that numbers are written as literals."""
 
 PURPOSE = {
     "embed": "Token ids → the residual stream.",
     "head": "The residual stream → the sum of the losses over all targets.",
-    "evaluate": "As `head_forward`, without the gradients: for validation.",
-    "logits": "The residual stream → scores of every next token: for generation.",
-    "prefill": "One layer, for whole prompts: keys and values are kept for what follows.",
-    "visible": "Which cached positions the queries see.",
-    "decode": "One layer, for what follows: attention reads the caches.",
+    "evaluate": "Return the loss of `head_forward` without its gradients, for validation.",
+    "logits": "The residual stream → logits of the next tokens, for generation.",
+    "prefill": "One layer over whole prompts, which fills the key-value cache.",
+    "visible": "Return the mask of the cached positions that the queries attend to.",
+    "decode": "One layer over new tokens, which attend to the key-value cache.",
 }
 LAYER = "One layer: the residual stream → the residual stream."
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Arguments and results of a region's two functions, by name.
+    """Names of the arguments and results of a region's two functions.
 
-    inputs: the forward's arguments. kept: those of the saved values that it computes and returns
-    beside its output. restored: those inputs that the backward takes after the cotangent and before
-    what was kept. gradients: one entry per forward input, None where nothing flows back.
+    inputs: arguments of the forward function. kept: computed values that it saves and returns after
+    its output. restored: forward inputs that the backward function takes, between the cotangent and
+    the kept values. gradients: one entry per forward input, None if it has no gradient.
     """
 
     inputs: tuple[str, ...]
@@ -89,23 +89,23 @@ def signature(region: Region) -> Signature:
 
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """`def <region>_forward(...)`: returns the output, and what the backward pass keeps."""
+    """Return the source of `<region>_forward`, which returns the output and the saved values."""
     return _joined(source_lines(region, "forward", sizes))
 
 
 def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """`def <region>_backward(...)`: returns the gradients, in the order of the forward's inputs."""
+    """Return the source of `<region>_backward`, which returns gradients in the inputs' order."""
     return _joined(source_lines(region, "backward", sizes))
 
 
 SourceLine = tuple[str, fx.Node | None]
-"""A line of source, and the node of the graph that it is written for."""
+"""A line of source and the graph node from which it was generated, if any."""
 
 
 def source_lines(
     region: Region, direction: Literal["forward", "backward"], sizes: Sizes = PLAIN
 ) -> Iterator[SourceLine]:
-    """Yield the lines of one of a region's two functions, each with its node."""
+    """Yield the lines of a region's forward or backward function, each with its node."""
     return (_forward_lines if direction == "forward" else _backward_lines)(region, sizes)
 
 
@@ -139,7 +139,7 @@ def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
 
 
 def functions_used(region: Region) -> Iterator[tuple[str, str]]:
-    """(module below `runtime`, name) of every runtime function that the region's source calls."""
+    """Yield (module below `runtime`, name) of each runtime function that the source calls."""
     for module in filter(None, (region.forward, region.backward)):
         for node in ops_in(module.graph):
             if kernel := node.kwargs.get("kernel"):
@@ -150,10 +150,10 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
 
 
 def _runtime_module(op: Op, function: str) -> str:
-    """Return the module below `runtime` that has `function`.
+    """Return the module below `runtime` that defines `function`.
 
-    That is the module of the op's eager function or, where it wraps another, the one that the op's
-    own module imports.
+    It is the module of the op's eager function or, if that is a wrapper, the module from which the
+    op's file imports the function.
     """
     home = op.eager.__module__
     if not home.startswith(RUNTIME):
@@ -166,7 +166,7 @@ def _runtime_module(op: Op, function: str) -> str:
 def runtime_imports(
     regions: Iterable[Region], package: str, more: Iterable[tuple[str, str]] = ()
 ) -> Iterator[str]:
-    """Yield `from <package>.kernels.norm import rms_norm`, …: all that the sources call."""
+    """Yield the import statements of all functions that the sources call, and of `more`."""
     used: dict[str, set[str]] = {}
     for module, function in chain(more, *map(functions_used, regions)):
         used.setdefault(module, set()).add(function)
@@ -185,7 +185,7 @@ def _of(node: fx.Node, lines: Iterable[str]) -> Iterator[SourceLine]:
 
 
 def _definition(name: str, arguments: Sequence[fx.Node], several: bool) -> Iterator[SourceLine]:
-    """The signature, one argument a line with its shape."""
+    """Yield the function's signature, one argument per line with its shape."""
     yield f"def {name}(", None
     for node in arguments:
         yield f"    {node.name}: Tensor,  # {shape(node.meta['type'])}", node
@@ -234,7 +234,7 @@ def _expression(node: fx.Node, sizes: Sizes) -> str:
 
 
 class _Source:
-    """An attribute as an emit rule sees it: formatting it gives its Python literal."""
+    """Wrapper of an attribute for emit rules: formatting it yields its Python literal."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -247,7 +247,10 @@ class _Source:
 
 
 def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
-    """One line if it fits; else split where ruff would split it. right: a call, or a bare tuple."""
+    """Yield `left` and `right` on one line or, if too long, split as ruff formats it.
+
+    right: a call, or a tuple without parentheses.
+    """
     margin = " " * indent
     line = f"{margin}{left}{right}{comment}"
     if len(line) <= WIDTH:
@@ -268,7 +271,7 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
 
 
 def _elements(text: str) -> Iterator[str]:
-    """Split at the commas that no bracket encloses."""
+    """Yield the parts of `text` between commas outside brackets."""
     depth, start = 0, 0
     for index, char in enumerate(text):
         depth += char in "([{"
@@ -280,5 +283,5 @@ def _elements(text: str) -> Iterator[str]:
 
 
 def shape(kind: TensorType) -> str:
-    """`[B, S, 256]`; a scalar is `scalar`."""
+    """Return a type's shape as in comments: `[B, S, 256]`, or `scalar`."""
     return f"[{', '.join(map(str, kind.shape))}]" if kind.shape else "scalar"

@@ -1,4 +1,4 @@
-"""Assign each op of a block to its attention or its feed-forward half, for readers."""
+"""Assign each op of a block to its attention or feed-forward half, for section comments."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from llamac.ir.program import Region
 
 ATTENTION, FEED_FORWARD = "attention", "feed-forward"
 FEW = 4
-"""Ops of one half amid the other's, moved there to overlap with a transfer, begin no section."""
+"""Minimum length of a section amid the other half: fewer ops were moved there by `overlap`."""
 
 
 def forward_halves(region: Region) -> dict[fx.Node, str]:
     """Return the half of each op of a block's forward graph; empty for other regions.
 
-    An op belongs to the half whose parameter it reads, or else where its operands come from.
+    An op belongs to the half whose parameter it reads, else to that of its operands.
     """
     graph = region.forward.graph
     parameters = _parameters(graph)
@@ -35,8 +35,8 @@ def forward_halves(region: Region) -> dict[fx.Node, str]:
 def backward_halves(region: Region) -> dict[fx.Node, str]:
     """Return the half of each op of a block's backward graph; empty for other regions.
 
-    An op belongs to the half whose parameter it reads or differentiates, or else to that of the
-    forward value which it computes again or differentiates, or else where its operands come from.
+    An op belongs to the half whose parameter it reads or differentiates, else to that of the
+    forward value that it recomputes or differentiates, else to that of its operands.
     """
     assert region.backward is not None
     graph = region.backward.graph
@@ -59,7 +59,7 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """Return the nodes at which a half begins, each with its name."""
+    """Return the nodes at which a half begins, with the half's name."""
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     begun: dict[fx.Node, str] = {}
     current = ""
@@ -71,7 +71,7 @@ def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
 
 
 def _parameters(graph: fx.Graph) -> dict[str, str]:
-    """Return the half of each parameter that a graph reads, by its name there."""
+    """Return the half of each parameter that a graph reads, by placeholder name."""
     return {
         node.name: ATTENTION if "attention" in node.meta["param"] else FEED_FORWARD
         for node in placeholders(graph, "param")

@@ -1,4 +1,4 @@
-"""Program → inference.py: the functions that generate text with a cache, and what chains them."""
+"""Generate inference.py: functions that produce text with a key-value cache."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ORDER = ("embed", "prefill", "visible", "decode", "logits")
 
 
 def render_inference(program: Program, module: str = "model") -> str:
-    """Return the text of inference.py, from the Program that the pass `cache` made.
+    """Return the text of inference.py for a Program from the pass `cache`.
 
-    module: the emitted module whose Model holds the weights. Same Program, same text.
+    module: name of the emitted module whose Model holds the weights.
     """
     regions, sizes = [program.regions[name] for name in ORDER], Sizes.of(program)
     sources = {region.name: forward_source(region, sizes) for region in regions}
@@ -51,7 +51,7 @@ def render_inference(program: Program, module: str = "model") -> str:
 
 
 def _call(program: Program, region: str) -> str:
-    """Write the arguments of a region's function."""
+    """Return the arguments with which inference.py calls a region's function."""
     nodes = placeholders(program.regions[region].forward.graph)
     return ", ".join(
         f"model.{n.meta['param']}" if n.meta["role"] == "param" else n.name for n in nodes
@@ -59,6 +59,6 @@ def _call(program: Program, region: str) -> str:
 
 
 def _tables(program: Program, region: str) -> str:
-    """Write what a layer reads between its caches and its weights."""
+    """Return a layer's arguments between its caches and its weights."""
     nodes = placeholders(program.regions[region].forward.graph, "constant")
     return "".join(f"{node.name}, " for node in nodes)

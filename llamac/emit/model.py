@@ -1,4 +1,4 @@
-"""Program → model.py: the regions' functions, and the nn.Module that chains them."""
+"""Generate model.py: the regions' functions and the nn.Module that chains them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from llamac.passes.flops import flops_per_token, matmul_parameters
 
 
 def render_model(program: Program, fsdp: bool = False) -> str:
-    """Return the text of model.py. Same Program, same text. fsdp: will FSDP wrap its layers?"""
+    """Return the text of model.py for a Program. fsdp: whether FSDP will wrap its layers."""
     blocks = list(dict.fromkeys(program.layers))
     order = [
         "embed",
         *blocks,
         "head",
         "evaluate" if "evaluate" in program.regions else "",
-        "" if program.stages else "logits",  # which are of no use to a stage
+        "" if program.stages else "logits",  # which a pipeline stage does not use
     ]
     regions = [program.regions[name] for name in order if name]
     matmul = matmul_parameters(program)
@@ -75,9 +75,9 @@ def render_model(program: Program, fsdp: bool = False) -> str:
 
 
 def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
-    """Map lines of a Python source, from 1, to the nodes that they are written for.
+    """Map line numbers of a Python source (from 1) to the nodes from which they were generated.
 
-    source: of `render_model` or another that has the regions' functions, written with `sizes`.
+    source: the text of `render_model`, or another with the regions' functions and `sizes`.
     """
     found: dict[int, fx.Node] = {}
     for region in program.regions.values():
@@ -85,7 +85,7 @@ def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node
             if direction == "forward" or region.backward is not None:
                 lines = list(source_lines(region, direction, sizes))
                 begin = source.find("\n".join(line for line, _ in lines) + "\n")
-                if begin >= 0:  # a stage of a pipeline has no function for its logits
+                if begin >= 0:  # a pipeline stage has no logits function
                     first = source.count("\n", 0, begin) + 1
                     found |= {n: node for n, (_, node) in enumerate(lines, first) if node}
     return found
@@ -105,7 +105,7 @@ def _own_imports(program: Program) -> Iterator[tuple[str, str]]:
 
 
 def _sharing(program: Program) -> int:
-    """Return the number of ranks that share positions between layers."""
+    """Return the number of ranks over which positions are split between layers."""
     tokens = placeholders(program.regions["embed"].forward.graph, "input")[0]
     stream = output_of(program.regions["embed"].forward.graph)
     of_tokens, of_stream = (program.symbols[str(type_of(v).shape[1])] for v in (tokens, stream))
@@ -121,7 +121,7 @@ def _init(program: Program) -> dict[str, tuple[str, float]]:
 
 
 def _shares(program: Program) -> dict[str, Any] | None:
-    """Tables of how tensor-parallel ranks share parameters, for `runtime`'s param_sharding."""
+    """Return tables of how tensor-parallel ranks shard parameters, for `param_sharding`."""
     if "tp" not in program.mesh:
         return None
     parameters = program.parameters.values()
@@ -152,10 +152,10 @@ def _region(region: Region, sizes: Sizes) -> dict[str, Any]:
 
 
 def _wrapper(region: Region) -> dict[str, Any]:
-    """Lines of the autograd.Function: what forward keeps, and the gradients that backward returns.
+    """Return the parts of a region's autograd.Function, for the template.
 
-    saves: statements that pick and save inputs and kept values. made, returned: gradients as they
-    come from the backward function, and with None for inputs that have none.
+    saves: statements that save inputs and kept values in `ctx`. made: gradients as the backward
+    function returns them. returned: the same with None for inputs without a gradient.
     """
     sign = signature(region)
     saved = "*inputs"
@@ -182,7 +182,7 @@ def _wrapper(region: Region) -> dict[str, Any]:
 
 
 def _unpacked(names: list[str], value: str) -> Iterator[str]:
-    """Yield `names = value`, a name a line where they do not fit on one."""
+    """Yield `names = value`, with one name per line if the line is too long."""
     line = f"        {', '.join(names)} = {value}"
     lines = ["        (", *(f"            {name}," for name in names), f"        ) = {value}"]
     yield from [line] if len(line) <= WIDTH else lines
@@ -214,14 +214,14 @@ def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
         "attributes": attributes,
         "weights": list(wrapped("return ", weights, indent=8)),
         "layers": _layer_functions(program),
-        # Variants differ in what they keep, not in what they compute.
+        # Variants differ in their saved sets only.
         "eager": f"x{', _' if signature(region).kept else ''} = "
         f"{region.name}_forward(x, *tables, *layer.weights())",
     }
 
 
 def _layer_functions(program: Program) -> str:
-    """Return the function of each layer, as an expression: `(BlockFunction,) * N_LAYERS`."""
+    """Return an expression for the functions of all layers: `(BlockFunction,) * N_LAYERS`."""
     runs = program.layer_runs
     counts = ["N_LAYERS"] if len(runs) == 1 else [str(count) for _, count in runs]
     functions = [_function(program.regions[name]) for name, _ in runs]
@@ -229,7 +229,10 @@ def _layer_functions(program: Program) -> str:
 
 
 def _by_owner(names: list[str]) -> dict[str, list[str]]:
-    """`layers.*.attention.wq` belongs to `attention`, `layers.*.ffn_norm` to the block itself."""
+    """Group parameter names by submodule of the block: `layers.*.attention.wq` by `attention`.
+
+    Names without one, such as `layers.*.ffn_norm`, belong to "".
+    """
     owners: dict[str, list[str]] = {}
     for name in names:
         owner = name.removeprefix("layers.*.").rpartition(".")[0]
@@ -252,11 +255,13 @@ def _parameter(left: str, shape: list[Any], indent: int, end: str = "") -> Itera
 
 
 def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
-    """Return the attributes of Model, and how it calls each region."""
+    """Return the attributes of the class Model and its calls of the regions, for the template."""
     once = [p for p in program.parameters.values() if not p.per_layer]
     first = [p for p in once if p.name in _embedding(program)]
     last = [p for p in once if p not in first]
-    deeper = 12 if program.stages else 8  # under an `if`: the first stage's, or the last's
+    deeper = (
+        12 if program.stages else 8
+    )  # indented under an `if`: parameters of the first or the last stage
     calls = {}
     for name in ("embed", "head", "evaluate", "logits"):
         if name in program.regions:
@@ -278,9 +283,9 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
 
 
 def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> Iterator[str]:
-    """Yield the call that makes the rotary tables, on as many lines as it takes.
+    """Yield the lines of the call that computes the rotary tables.
 
-    positions: expression for their number, if it is not the spec's.
+    positions: expression for the number of positions, if not the spec's.
     """
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]

@@ -1,4 +1,4 @@
-"""Writing Python: literals as `ruff format` would leave them, and the template environment."""
+"""Python literals formatted as by `ruff format`, and the templates' Jinja environment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WIDTH = 100
 
 
 def environment() -> Environment:
-    """Return the environment of the shipped templates.
+    """Return the Jinja environment of the shipped templates.
 
-    An undefined name in a template raises. Values of the spec enter Python through the filter `py`
-    (or `constant`), and shell through `sh`.
+    Undefined names raise. Templates write the spec's values with the filter `py` (or `constant`) in
+    Python and `sh` in shell scripts.
     """
     templates = Environment(
         loader=FileSystemLoader(directory("templates")),
@@ -34,7 +34,7 @@ def environment() -> Environment:
 
 
 def constant(name: str, value: Any) -> str:
-    """Return `NAME = literal`, on several lines where one is too long."""
+    """Return the statement `NAME = literal`, wrapped if too long."""
     text = python_literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
@@ -42,7 +42,7 @@ def constant(name: str, value: Any) -> str:
 
 
 def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
-    """Return a Python literal for what TOML can say; `used` columns of its first line are taken."""
+    """Return a TOML value as a Python literal, given `used` columns already on its first line."""
     if isinstance(value, str):
         return _string(value)
     if not isinstance(value, dict | list | tuple):
@@ -59,13 +59,13 @@ def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
 
 
 def _items(value: Any, indent: int | None) -> Iterator[str]:
-    """Yield each element, on one line if `indent` is None, else wrapped at that indent."""
+    """Yield the source of each element, on one line if `indent` is None, else wrapped at it."""
     pairs = value.items() if isinstance(value, dict) else ((None, item) for item in value)
     for key, item in pairs:
         prefix = "" if key is None else f"{python_literal(key)}: "
         if indent is None:
             yield prefix + python_literal(item, used=-(10**9))
-        else:  # one column for the comma
+        else:  # with one column for the comma
             yield prefix + python_literal(item, used=indent + _width(prefix) + 1, indent=indent)
 
 

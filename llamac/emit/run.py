@@ -1,4 +1,4 @@
-"""Emitting into a run directory that may hold a run: nothing changes unless it can go on."""
+"""Update the emitted files of a run directory, if the run in it can continue."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from llamac.runtime.checkpoint.resume_guard import PLANNED
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
-# What the loss curve depends on, as the emitted train.py's CURVE has it.
+# Spec values that determine the loss curve, as in the emitted train.py's CURVE.
 CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
-LENGTH = ("schedule.steps", "schedule.tokens")  # may become more: the trainer says what that means
+LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer reports the effect
 
 
 def bring_up_to_date(
     run: Path, spec: Spec, overwrite: bool = False, foresee: Foresee | None = None
 ) -> list[str]:
-    """Write the emitted files into `run`; return what `build.write` says of edited ones.
+    """Write the emitted files into `run`; return `build.write_directory`'s messages.
 
-    Raises BuildError, with the directory as it was, if another trainer is writing the run, or if
-    its checkpoints come from other values than the spec's.
+    Raises BuildError and changes nothing if a trainer is running in `run`, or if its checkpoints
+    were made with other values than the spec's.
     """
     files = files_of(spec, stages(spec), foresee)
     if not (run / MANIFEST).is_file():
@@ -46,10 +46,11 @@ def _refuse_another_curve(run: Path, text: str, overwrite: bool) -> None:
     try:
         old, new = tomllib.loads(old_spec.read_text(encoding="utf-8")), tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        if overwrite:  # the trainer compares once more, with what its checkpoint says
+        if overwrite:  # the trainer compares again, with the values stored in its checkpoint
             return
         raise BuildError(
-            f"{old_spec} is damaged ({error}): give it up with --overwrite, or use -o"
+            f"{old_spec} is damaged ({error}): replace it with --overwrite, or choose another "
+            "directory with -o"
         ) from None
     before, after = dict(_values(old)), dict(_values(new))
     longer = _tokens(new) >= _tokens(old)
@@ -60,13 +61,13 @@ def _refuse_another_curve(run: Path, text: str, overwrite: bool) -> None:
     ]
     if changed:
         raise BuildError(
-            f"{run} was trained with other values: {'; '.join(changed)}. A run goes on under the "
-            "same values only: set them back, or start another run with -o"
+            f"{run} was trained with other values: {'; '.join(changed)}. A run resumes only "
+            "with the same values: restore them, or start another run with -o"
         )
 
 
 def _tokens(spec: dict[str, Any]) -> int:
-    """Return the tokens of the whole run from a resolved spec's tables."""
+    """Return the number of training tokens of a resolved spec."""
     schedule, batch = spec["schedule"], spec["batch"]
     if "tokens" in schedule:
         return schedule["tokens"]
@@ -75,7 +76,7 @@ def _tokens(spec: dict[str, Any]) -> int:
 
 
 def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything the curve depends on."""
+    """Yield dotted keys and values of the settings that determine the loss curve."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if not prefix and key not in CURVE:

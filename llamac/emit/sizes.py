@@ -1,4 +1,4 @@
-"""The model's sizes by the names that model.py gives them: `HEAD_DIM` rather than 128."""
+"""Named constants for the model's sizes in model.py, such as `HEAD_DIM` for 128."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = {
     "q_norm": "HEAD_DIM",
     "k_norm": "HEAD_DIM",
 }
-"""Rows of a parameter, by the last part of its name; all others have DIM."""
+"""Number of rows of a parameter, by the last part of its name; all others have DIM."""
 
 COLUMNS = {"wo": QUERIES, "w2": "FFN_DIM"}
 """Columns likewise."""
@@ -47,14 +47,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "(FFN_DIM, FFN_DIM)",
     ),
 }
-"""Named sizes that an op's attribute may equal, by the attribute's name."""
+"""Constants that may replace the value of an op's attribute, by attribute name."""
 
 SHARED = ("N_HEADS", "N_KV_HEADS", "FFN_DIM")
-"""Constants of which a tensor-parallel rank has its own part."""
+"""Constants whose value is divided over tensor-parallel ranks."""
 
 
 class Expression:
-    """Python source in the place of a literal."""
+    """Python source to write in place of a literal."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -65,9 +65,9 @@ class Expression:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The named constants of a model.py, and how a value is written with them.
+    """The named constants of a model.py, and conversion of values to expressions of them.
 
-    An expression is written only where it evaluates to the value, which else stays a literal.
+    An expression is used only if it evaluates to the value; otherwise the literal stays.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Sizes:
 
     @classmethod
     def of(cls, program: Program) -> Sizes:
-        """Read the sizes off a Program: of one tensor-parallel rank, where several share heads."""
+        """Return the sizes of a Program, those of one rank under tensor parallelism."""
         regions = [region.forward.graph for region in program.regions.values()]
         attention = next(node for g in regions for node in ops_in(g) if "scale" in node.kwargs)
         q, k = (type_of(operand).shape for operand in attention.all_input_nodes[:2])
@@ -101,24 +101,24 @@ class Sizes:
         return cls(known, program.mesh.get("tp", 1))
 
     def constants(self) -> list[str]:
-        """Write the constants, a line each."""
+        """Return the assignments of the constants, one line each."""
         notes = {
-            "LOSS_CHUNK": "tokens whose logits exist at a time",
-            "WINDOW": "tokens that a query sees, its own included",
+            "LOSS_CHUNK": "tokens per block of logits",
+            "WINDOW": "keys that a query attends to, its own included",
         }
         if self.ranks > 1:
-            notes |= dict.fromkeys(SHARED, "of one tensor-parallel rank")
+            notes |= dict.fromkeys(SHARED, "on one tensor-parallel rank")
         return [
             f"{name} = {python_literal(value)}" + (f"  # {notes[name]}" if name in notes else "")
             for name, value in self.values.items()
         ]
 
     def attribute(self, key: str, value: Any) -> Any:
-        """An op's attribute as an Expression of the constants, or as it is."""
+        """Return an op's attribute as an Expression of the constants, or unchanged."""
         return self._written(value, ATTRIBUTES.get(key, ()))
 
     def shape(self, parameter: Parameter) -> list[Any]:
-        """A held parameter's shape: Expressions, and plain numbers where nothing fits."""
+        """Return a rank's parameter shape as Expressions, or numbers where none applies."""
         name = parameter.name.rpartition(".")[2]
         texts = (ROWS.get(name.removesuffix("_bias"), "DIM"), COLUMNS.get(name, "DIM"))
         return [
@@ -126,7 +126,7 @@ class Sizes:
         ]
 
     def rows(self, piece: Piece) -> Any:
-        """Rows of a canonical parameter, which of tensor-parallel ranks none holds alone."""
+        """Return a canonical parameter's number of rows over all tensor-parallel ranks."""
         name = piece.name.rpartition(".")[2].removesuffix("_bias")
         return (
             self._written(piece.rows, (ROWS.get(name, "DIM"),)) if self.ranks == 1 else piece.rows
@@ -134,10 +134,13 @@ class Sizes:
 
     def _written(self, value: Any, texts: tuple[str, ...]) -> Any:
         for text in texts:
-            for written in (text, f"{text} // {self.ranks}"):  # ranks may share the vocabulary
+            for written in (text, f"{text} // {self.ranks}"):  # the vocabulary may be sharded
                 try:
                     found = eval(written, {"__builtins__": {}}, dict(self.values))
-                except (NameError, TypeError):  # a model without such a size; a tuple is not shared
+                except (
+                    NameError,
+                    TypeError,
+                ):  # the model has no such size, or the value is a tuple
                     continue
                 if found == value:
                     return Expression(written)

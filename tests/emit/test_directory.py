@@ -141,7 +141,7 @@ def test_a_file_of_ours_by_name_but_not_by_hand_is_refused(tmp_path: Path) -> No
 
 def test_data_that_was_prepared_first_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(BuildError, match="llamac did not make it"):
+    with pytest.raises(BuildError, match="not created by llamac"):
         write_directory(tmp_path, {"model.py": "x\n"})
     (tmp_path / "data/.prepare.lock").touch()
     write_directory(tmp_path, {"model.py": "x\n"})
@@ -270,7 +270,7 @@ def test_a_link_in_the_directory_is_not_followed(name: str, tmp_path: Path) -> N
             continue
         aside = part.rename(tmp_path / "aside")
         part.symlink_to(victim / part.relative_to(run))
-        with pytest.raises(BuildError, match=r"symbolic link|damaged|llamac did not make it"):
+        with pytest.raises(BuildError, match=r"symbolic link|damaged|not created by llamac"):
             write_directory(run, CHANGED | {"runtime/b.py": ""}, overwrite=True)
         part.unlink()
         aside.rename(part)
@@ -342,7 +342,7 @@ def test_a_file_in_the_place_of_the_ir_stops_nothing(tmp_path: Path) -> None:
     write_directory(tmp_path, {"model.py": ""})
     (tmp_path / "ir").write_text("")
     [said] = write_directory(tmp_path, SHOWN)
-    assert said.endswith("is kept as ir.edited")
+    assert said.endswith("it is kept as ir.edited")
     assert (tmp_path / "ir/01-lower.ir").read_text() == "%x\n"
 
 

@@ -104,7 +104,7 @@ def test_a_run_saves_before_its_time_is_up_queues_again_and_finishes(
     assert saved, log
     assert 0 < int(saved[1]) < STEPS
     assert f"start: after step {saved[1]} of" in log
-    assert f"job {job} queues itself again" in log
+    assert f"requeueing job {job}" in log
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
 
