@@ -49,7 +49,13 @@ def import_(
     from llamac.convert.directory import write_import
     from llamac.convert.formats import dtype_of, open_source
 
-    text = write_import(open_source(source), output, dtype_of(dtype), overwrite, print_status)
-    write_output(output, text, overwrite=overwrite)
+    write_import(
+        open_source(source),
+        output,
+        dtype_of(dtype),
+        overwrite,
+        print_status,
+        lambda text: write_output(output, text, overwrite=overwrite),
+    )
     name = output.with_suffix("")
     print_status(f"wrote {output} and {name}/; try: llamac generate {name} --prompt TEXT")

@@ -15,9 +15,10 @@ import llamac
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel, Shapes
-from llamac.convert.spec_text import checked_model, spec_text
+from llamac.convert.spec_text import spec_text
 from llamac.convert.staging import written_beside
 from llamac.convert.tensors import Stored, commonest_dtype
+from llamac.convert.typed_table import checked
 from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
 from llamac.runtime import durable
@@ -29,8 +30,10 @@ from llamac.runtime.checkpoint.model_directory import (
     is_import,
 )
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import TokenizerError
 from llamac.spec import Spec, load_spec
 from llamac.spec.data import SLUG
+from llamac.spec.model import Model
 from llamac.spec.parallel import ONE_RANK
 from llamac.spec.toml.writer import to_toml
 
@@ -41,11 +44,13 @@ def write_import(
     dtype: torch.dtype | None,
     overwrite: bool,
     say: Callable[[str], None],
-) -> str:
+    write_spec: Callable[[str], None],
+) -> None:
     """Write the directory beside `spec_path`, under its name, whole or not at all.
 
-    dtype: of the weights; None: as they are. Returns the text of the spec, which is left to the
-    caller to write. Raises ConversionError, or OSError for the disk.
+    dtype: of the weights; None: as they are. write_spec: writes the text of the spec to
+    `spec_path`, once the directory is there; if it raises, neither is. Raises ConversionError, or
+    OSError for the disk.
     """
     name = spec_path.name.removesuffix(".toml")
     if not re.fullmatch(SLUG, name):
@@ -54,8 +59,9 @@ def write_import(
     if final.exists() and not (overwrite and is_import(final)):
         what = "replace it with --overwrite" if is_import(final) else "it is no import"
         raise ConversionError(f"{final} exists ({what}): or name another spec with -o")
-    checked_model(source.model, source.title)
-    with written_beside(final) as directory:
+    _require_ids(source, checked(Model, source.model, source.title).vocab_size)
+    text = ""
+    with written_beside(final, lambda: write_spec(text)) as directory:
         for file, content in source.tokenizer.items():
             (directory / file).write_bytes(content)
         tensors = source.tensors(shapes_of(_spec_of(source, directory, name)[0]))
@@ -72,7 +78,16 @@ def write_import(
             _write_checkpoint(directory, spec, tensors)
             note = _note(source, stored, hashes.result())
         durable.write_note(directory / IMPORT_NOTE, note)
-    return text
+
+
+def _require_ids(source: ForeignModel, vocabulary: int) -> None:
+    bos = () if source.bos is None else (source.bos,)
+    for what, ids in (("bos", bos), ("begin", source.begin), ("end", source.end)):
+        if beyond := [one for one in ids if one >= vocabulary]:
+            raise ConversionError(
+                f"{source.title}: the {what} token is {beyond[0]:,}, and the vocabulary has "
+                f"{vocabulary:,} tokens"
+            )
 
 
 def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
@@ -96,7 +111,11 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
 
 def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
     """Return the id that ends a document, unless the tokenizer's files say the same."""
-    found = load_tokenizer_file(tokenizer).eos
+    try:
+        found = load_tokenizer_file(tokenizer).eos
+    except TokenizerError as error:
+        reason = str(error).removeprefix(f"{tokenizer}: ")
+        raise ConversionError(f"{tokenizer.name} of {source.title}: {reason}") from error
     return source.end[0] if source.end and source.end[0] != found else None
 
 
@@ -135,6 +154,7 @@ def _note(source: ForeignModel, dtype: str, hashes: Mapping[str, Any]) -> dict[s
         "title": source.title,
         "files": hashes,
         "dtype": dtype,
+        "bos": source.bos,
         "begin": list(source.begin),
         "end": list(source.end),
         "context": source.context,

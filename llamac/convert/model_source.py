@@ -20,9 +20,9 @@ class ForeignModel:
     family: as import.json names it. title: what a person calls it. model: the [model] table.
     tensors: canonical names → tensors, in our row order, once the shapes that the model must have
     are known; raises ConversionError unless they are all there. files: what was read, to be hashed.
-    tokenizer: contents of the tokenizer's files by name, as they are to lie in the import. begin,
-    end: ids that a text begins with, and that end it. context: most positions it was made for.
-    generation: its authors' settings.
+    tokenizer: contents of the tokenizer's files by name, as they are to lie in the import. bos: id
+    that the format names so. begin, end: ids that a text begins with, and that end it. context:
+    most positions it was made for. generation: its authors' settings.
     """
 
     family: str
@@ -32,6 +32,7 @@ class ForeignModel:
     files: tuple[Path, ...]
     context: int
     tokenizer: Mapping[str, bytes] = field(default_factory=dict)
+    bos: int | None = None
     begin: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
     chat_template: str | None = None

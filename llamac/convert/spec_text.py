@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llamac.convert.errors import ConversionError
 from llamac.resources import shipped_specs
 from llamac.spec import load_spec
 from llamac.spec.model import Model
@@ -25,20 +24,6 @@ COMMENTS = {
     "qk_norm": "queries and keys are normalised",
     "sliding_window": "tokens that a token sees",
 }
-
-
-def checked_model(table: Mapping[str, Any], where: str) -> Model:
-    """Return the [model] of an import. Raises ConversionError for values that no spec may have."""
-    try:
-        return Model.model_validate(dict(table))
-    except ValidationError as error:
-        first = error.errors()[0]
-        broken = getattr(first.get("ctx", {}).get("error"), "problems", ())
-        message = broken[0].message if broken else first["msg"]
-        key = ".".join(str(part) for part in first["loc"]) or "its shape"
-        raise ConversionError(
-            f"{where} describes no model that can be built: {key}: {message}"
-        ) from error
 
 
 def spec_text(

@@ -14,6 +14,7 @@ from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.weights import read_weights
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, is_import, open_model
+from llamac.runtime.checkpoint.resume_guard import changed_keys
 from llamac.spec import Spec, load_spec
 
 Say = Callable[[str], None]
@@ -40,8 +41,12 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     """Open a run or an import whose checkpoint is whole. Raises RunError."""
     opened = open_model(run, which, say, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
-    if checkpoint.read_state(opened.checkpoint)["curve"].get("model") != opened.spec["model"]:
-        raise ConversionError(f"{opened.checkpoint} holds another model than {run}/spec.toml says")
+    held = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})
+    if changed := changed_keys(held, opened.spec["model"]):
+        raise ConversionError(
+            f"{opened.checkpoint} holds another model than {run}/spec.toml says: "
+            f"{', '.join(changed)} differ"
+        )
     tensors, shapes = read_weights(opened.checkpoint), shapes_of(spec)
     require_tensors(tensors, shapes, str(opened.checkpoint))
     return TrainedModel(opened, spec, {name: tensors[name] for name in shapes})

@@ -10,7 +10,7 @@ from typing import Any
 from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
-from llamac.runtime.checkpoint.resume_guard import PLANNED
+from llamac.runtime.checkpoint.resume_guard import PLANNED, differs
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
@@ -57,7 +57,7 @@ def _refuse_another_curve(run: Path, text: str, overwrite: bool) -> None:
     changed = [
         f"{key} was {before.get(key, 'not set')!r}, is {after.get(key, 'not set')!r}"
         for key in sorted({*before, *after})
-        if before.get(key) != after.get(key) and not (key in LENGTH and longer)
+        if differs(before.get(key), after.get(key)) and not (key in LENGTH and longer)
     ]
     if changed:
         raise BuildError(

@@ -111,6 +111,14 @@ def test_transformers_loads_an_export_without_a_word(overrides, tmp_path, tokeni
     assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
 
 
+def test_special_ids_leave_as_they_came_without_a_tokenizer(hf) -> None:
+    directory, _ = hf(bos_token_id=7, eos_token_id=[9, 11])
+    back = exports(imports(directory))
+    for name in ("config.json", "generation_config.json"):
+        held = json.loads((back / name).read_text())
+        assert (held["bos_token_id"], held["eos_token_id"]) == (7, [9, 11])
+
+
 def test_shards_are_listed_exactly(tmp_path, tokenizer, monkeypatch) -> None:
     from transformers import AutoModelForCausalLM
 

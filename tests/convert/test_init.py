@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -69,6 +70,28 @@ def test_weights_of_another_model_are_refused(hf, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r'rope_layout: "half_split" there, "interleaved" here'):
         find_initial(str(imported), other, tmp_path, print, Ranks())
     assert not (tmp_path / "init.json").exists()
+
+
+def test_a_checkpoint_from_before_a_key_of_model_existed_is_taken(
+    tokenizer, tmp_path: Path
+) -> None:
+    spec = make_run(tmp_path / "run", tokenizer)
+    path = tmp_path / "run/checkpoints/step-00000007"
+    state = json.loads((path / "state.json").read_text())
+    for key in ("bias", "qk_norm", "tied_embeddings"):
+        assert state["curve"]["model"].pop(key) is False
+    text = json.dumps(state)
+    (path / "state.json").write_text(text)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    manifest["state.json"] = {"bytes": len(text), "sha256": digest}
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+
+    model = json.loads(json.dumps(spec.model.written()))
+    find_initial(str(tmp_path / "run"), model, tmp_path, print, Ranks())
+    exports(tmp_path / "run")
+    with pytest.raises(RunError, match="qk_norm: null there, true here"):
+        find_initial(str(tmp_path / "run"), model | {"qk_norm": True}, tmp_path, print, Ranks())
 
 
 def test_damaged_weights_are_refused(hf, tmp_path: Path) -> None:

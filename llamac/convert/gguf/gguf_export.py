@@ -92,7 +92,8 @@ def _metadata(trained: TrainedModel, family: str) -> dict[str, Any]:
     if opened.tokenizer is not None:
         found |= metadata_of(opened.tokenizer, model.vocab_size)
         found[f"{KEY}add_bos_token"] = bool(opened.begin)
-        found |= {f"{KEY}bos_token_id": i for i in opened.begin[:1]}
+        if opened.bos is not None:
+            found[f"{KEY}bos_token_id"] = opened.bos
         for name, token in zip(("eos", "eot", "eom"), opened.end, strict=False):
             found[f"{KEY}{name}_token_id"] = token
     if opened.chat_template is not None:

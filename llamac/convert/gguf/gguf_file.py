@@ -149,7 +149,7 @@ def _stored(
         for begin in range(0, rows, step):
             count = min(step, rows - begin)
             packed = read_at(path, offset + begin * row_bytes, torch.uint8, (count, row_bytes))
-            whole[begin : begin + count] = _dequantised(packed, kind)
+            whole[begin : begin + count] = _dequantised(packed, kind, where)
         return whole.reshape(shape)
 
     return Stored(torch.float32, shape, where, read)
@@ -165,8 +165,11 @@ def _block_of(kind: int, where: str) -> tuple[int, int]:
         raise ConversionError(f"{where} is of the unknown type {kind}") from None
 
 
-def _dequantised(packed: Tensor, kind: int) -> Tensor:
+def _dequantised(packed: Tensor, kind: int, where: str) -> Tensor:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    return torch.from_numpy(dequantize(packed.numpy(), GGMLQuantizationType(kind)))
+    try:
+        return torch.from_numpy(dequantize(packed.numpy(), GGMLQuantizationType(kind)))
+    except NotImplementedError as error:
+        raise ConversionError(f"{where} cannot be read as floats: {error}") from error

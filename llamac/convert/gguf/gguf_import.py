@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.gguf.gguf_file import GGUFFile, read_gguf
@@ -15,6 +16,7 @@ from llamac.convert.gguf.gguf_tokenizer import KEY, begin_of, tokenizer_from
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import gguf_name
 from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.typed_table import Number, Size, Table, TokenId, checked
 
 LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
 """Architectures, and how llama.cpp's RoPE pairs coordinates there (llama-model.cpp)."""
@@ -22,65 +24,116 @@ LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
 FREQUENCIES = "rope_freqs.weight"
 
 
+CHANGING = (
+    "attention.clamp_kqv",
+    "attention.logit_softcapping",
+    "attention.scale",
+    "attention.sliding_window",
+    "embedding_scale",
+    "expert_count",
+    "final_logit_softcapping",
+    "logit_scale",
+    "residual_scale",
+    "rope.scale_linear",
+)
+"""Keys of other architectures, which change what is computed; 0 and 1 mean that they are unused."""
+
+
+class GgufConfig(Table):
+    """The keys of an architecture that decide what a model computes, without its prefix."""
+
+    embedding_length: Size
+    block_count: Size
+    feed_forward_length: Size
+    head_count: Size = Field(alias="attention.head_count")
+    head_count_kv: Size | None = Field(None, alias="attention.head_count_kv")
+    key_length: Size | None = Field(None, alias="attention.key_length")
+    value_length: Size | None = Field(None, alias="attention.value_length")
+    norm_eps: Number = Field(alias="attention.layer_norm_rms_epsilon")
+    freq_base: Number = Field(10_000.0, alias="rope.freq_base")
+    rotated: Size | None = Field(None, alias="rope.dimension_count")
+    scaling_type: str = Field("none", alias="rope.scaling.type")
+    scaling_factor: Number = Field(1.0, alias="rope.scaling.factor")
+    context_length: Size = 2048
+    vocab_size: Size | None = None
+
+    @property
+    def head_dim(self) -> int:
+        return self.key_length or self.embedding_length // self.head_count
+
+
+class Texts(Table):
+    """Keys that every file may have, whatever its architecture."""
+
+    architecture: str = Field(alias="general.architecture")
+    name: str | None = Field(None, alias="general.name")
+    chat_template: str | None = Field(None, alias="tokenizer.chat_template")
+    bos: TokenId | None = Field(None, alias=f"{KEY}bos_token_id")
+    eos: TokenId | None = Field(None, alias=f"{KEY}eos_token_id")
+    eot: TokenId | None = Field(None, alias=f"{KEY}eot_token_id")
+    eom: TokenId | None = Field(None, alias=f"{KEY}eom_token_id")
+
+
 def open_gguf(path: Path) -> ForeignModel:
     """Describe the model in a GGUF file. Raises ConversionError."""
     file, where = read_gguf(path), str(path)
-    family = file.metadata.get("general.architecture")
-    if family not in LAYOUTS:
+    texts = checked(Texts, file.metadata, where)
+    if (family := texts.architecture) not in LAYOUTS:
         raise ConversionError(
-            f"{where} is of the architecture {family!r}, which cannot be imported: known are "
+            f"{where} is of the architecture {family!r:.60}, which cannot be imported: known are "
             f"{', '.join(LAYOUTS)}"
         )
-    metadata = file.metadata
-    model = _model_of(file, family, where)
-    ends = [metadata.get(f"{KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
-    template = metadata.get("tokenizer.chat_template")
-    title = metadata.get("general.name")
+    prefix = f"{family}."
+    own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+    if changing := [key for key in CHANGING if own.get(key, 0) not in (0, 1)]:
+        raise ConversionError(
+            f"{where} has {prefix}{changing[0]} = {own[changing[0]]!r:.60}, which llamac's models "
+            "have not"
+        )
+    config = checked(GgufConfig, own, where)
+    ends = (texts.eos, texts.eot, texts.eom)
+    tokenizer = tokenizer_from(file.metadata, where)
     return ForeignModel(
         family=family,
-        title=title if isinstance(title, str) and title else path.stem,
-        model=model,
+        title=texts.name or path.stem,
+        model=_model_of(file, family, config, where),
         tensors=lambda shapes: _tensors(file, shapes, where),
         files=(path,),
-        context=metadata.get(f"{family}.context_length") or 2048,
-        tokenizer=tokenizer_from(metadata, where),
-        begin=begin_of(metadata),
-        end=tuple(dict.fromkeys(one for one in ends if type(one) is int)),
-        chat_template=template if isinstance(template, str) else None,
+        context=config.context_length,
+        tokenizer=tokenizer,
+        bos=texts.bos,
+        begin=begin_of(file.metadata) if tokenizer else (),
+        end=tuple(dict.fromkeys(one for one in ends if one is not None)),
+        chat_template=texts.chat_template,
     )
 
 
-def _model_of(file: GGUFFile, family: str, where: str) -> dict[str, Any]:
-    def get(key: str, otherwise: Any = None) -> Any:
-        value = file.metadata.get(f"{family}.{key}", otherwise)
-        if value is None:
-            raise ConversionError(f"{where} lacks {family}.{key}")
-        return value
-
+def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> dict[str, Any]:
     if any(".ffn_gate_exps" in name or ".ffn_gate_inp" in name for name in file.tensors):
         raise ConversionError(f"{where} has a mixture of experts, which llamac's models have not")
-    table, heads, dim = file.tensors.get("token_embd.weight"), get("attention.head_count"), 0
+    table, head_dim = file.tensors.get("token_embd.weight"), config.head_dim
     if table is None or len(table.shape) != 2:
         raise ConversionError(f"{where} lacks token_embd.weight")
-    dim = get("embedding_length")
-    if not all(type(n) is int and n > 0 for n in (heads, dim)):
-        raise ConversionError(f"{where} has {heads!r} heads in a width of {dim!r}")
-    head_dim = get("attention.key_length", dim // heads)
-    if get("rope.dimension_count", head_dim) != head_dim:
-        raise ConversionError(f"{where} turns part of each head only (rope.dimension_count)")
-    theta = _short(get("rope.freq_base", 10_000.0))
+    for what, wanted in (("rotated", head_dim), ("value_length", head_dim)):
+        if (found := getattr(config, what)) not in (None, wanted):
+            raise ConversionError(f"{where} has heads of {head_dim}, but {what} = {found}")
+    if config.vocab_size not in (None, table.shape[0]):
+        raise ConversionError(
+            f"{table.where} has {table.shape[0]:,} rows, and vocab_size is {config.vocab_size:,}"
+        )
+    theta = _short(config.freq_base)
     model = {
-        "dim": dim,
-        "n_layers": get("block_count"),
-        "n_heads": heads,
-        "n_kv_heads": get("attention.head_count_kv", heads),
+        "dim": config.embedding_length,
+        "n_layers": config.block_count,
+        "n_heads": config.head_count,
+        "n_kv_heads": config.head_count_kv or config.head_count,
         "head_dim": head_dim,
         "vocab_size": table.shape[0],
-        "ffn_dim": get("feed_forward_length"),
-        "norm_eps": _short(get("attention.layer_norm_rms_epsilon")),
+        "ffn_dim": config.feed_forward_length,
+        "norm_eps": _short(config.norm_eps),
         "rope_theta": theta,
         "rope_layout": LAYOUTS[family],
-        "rope_scaling": _scaling_of(file, family, theta, head_dim, where),
+        "rope_scaling": _scaling_of(file, config, theta, where),
         "tied_embeddings": "output.weight" not in file.tensors,
         "bias": _bias_of(file.tensors),
         "qk_norm": "blk.0.attn_q_norm.weight" in file.tensors,
@@ -100,19 +153,20 @@ def _bias_of(tensors: Mapping[str, Stored]) -> bool | str:
 
 
 def _scaling_of(
-    file: GGUFFile, family: str, theta: float, head_dim: int, where: str
+    file: GGUFFile, config: GgufConfig, theta: float, where: str
 ) -> dict[str, Any] | None:
-    kind = file.metadata.get(f"{family}.rope.scaling.type", "none")
-    factor = file.metadata.get(f"{family}.rope.scaling.factor", 1.0)
+    kind, factor = config.scaling_type, config.scaling_factor
     if kind == "linear" and factor != 1.0:
         return {"kind": "linear", "factor": _short(factor)}
     if kind not in ("none", "linear"):
-        raise ConversionError(f"{where}: RoPE scaling {kind!r} is not known here")
-    if FREQUENCIES not in file.tensors:
+        raise ConversionError(f"{where}: RoPE scaling {kind!r:.60} is not known here")
+    if (divisors := file.tensors.get(FREQUENCIES)) is None:
         return None
-    return _llama3_scaling(
-        file.tensors[FREQUENCIES].read().double().numpy(), theta, head_dim, where
-    )
+    if divisors.shape != (config.head_dim // 2,):
+        raise ConversionError(
+            f"{divisors.where} is {list(divisors.shape)}, not half of a head's {config.head_dim}"
+        )
+    return _llama3_scaling(divisors.read().double().numpy(), theta, config.head_dim, where)
 
 
 def _llama3_scaling(
@@ -122,6 +176,8 @@ def _llama3_scaling(
 
     Low and high frequency factors are 1 and 4 in every published model.
     """
+    if not np.isfinite(divisors).all() or divisors.min() < 1:
+        raise ConversionError(f"{where}: {FREQUENCIES} has divisors below 1, or no numbers")
     factor = round(float(divisors.max()), 4)
     waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     candidates = {2**n for n in range(4, 20)}

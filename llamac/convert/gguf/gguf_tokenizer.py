@@ -65,11 +65,16 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     names, types = metadata.get(f"{KEY}tokens"), metadata.get(f"{KEY}token_type")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConversionError(f"{where} has a tokenizer without its pieces")
-    types = types if isinstance(types, list) and len(types) == len(names) else [NORMAL] * len(names)
+    types = [NORMAL] * len(names) if types is None else types
+    if not isinstance(types, list) or len(types) != len(names):
+        raise ConversionError(f"{where} has {len(names):,} pieces, but not as many types of them")
     begin = begin_of(metadata)
+    if any(one >= len(names) for one in begin):
+        raise ConversionError(f"{where} has BOS = {begin[0]:,}, and {len(names):,} pieces")
     if kind == "llama":
         scores = metadata.get(f"{KEY}scores")
-        if not isinstance(scores, list) or len(scores) != len(names):
+        scores = scores if isinstance(scores, list) else []
+        if len(scores) != len(names) or not all(type(one) is float for one in scores):
             raise ConversionError(f"{where} has a tokenizer without scores")
         pieces = [ScoredPiece(*one) for one in zip(names, scores, types, strict=True)]
         model = SentencePiece(
@@ -93,7 +98,7 @@ def begin_of(metadata: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the ids that a text begins with. llama.cpp adds BOS by default to SentencePiece's."""
     bos = metadata.get(f"{KEY}bos_token_id")
     adds = metadata.get(f"{KEY}add_bos_token", metadata.get(f"{KEY}model") == "llama")
-    return (bos,) if adds and type(bos) is int else ()
+    return (bos,) if adds and type(bos) is int and bos >= 0 else ()
 
 
 def _config(metadata: Mapping[str, Any], names: Sequence[str]) -> bytes:

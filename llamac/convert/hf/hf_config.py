@@ -1,4 +1,4 @@
-"""Hugging Face's config.json and the spec's [model], in both directions.
+"""Families of Hugging Face's format, and the config.json of a spec's [model].
 
 A family is a class of transformers: what it can hold is a row of `FAMILIES`. Sources: transformers'
 modeling_llama.py, modeling_mistral.py, modeling_qwen2.py, modeling_qwen3.py and their configs.
@@ -48,138 +48,19 @@ FAMILIES = {
 LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
 """Values of [model] that every format here is made for."""
 
-NEEDED = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-)
-
 
 def family_of(config: Mapping[str, Any], where: str) -> str:
     """Return the config's model_type. Raises ConversionError if no family is it."""
     kind = config.get("model_type")
-    if kind in FAMILIES:
+    if isinstance(kind, str) and kind in FAMILIES:
         return kind
     known = ", ".join(FAMILIES)
     lacks = ""
     if any(key in config for key in ("num_local_experts", "num_experts", "n_routed_experts")):
         lacks = "; it has a mixture of experts, which llamac's models have not"
     raise ConversionError(
-        f"{where} is of model_type {kind!r}, which cannot be imported: known are {known}{lacks}"
+        f"{where} is of model_type {kind!r:.60}, which cannot be imported: known are {known}{lacks}"
     )
-
-
-def model_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the [model] table that a config.json describes, every key that it decides.
-
-    Raises ConversionError for what llamac's models cannot compute, naming it.
-    """
-    kind = family_of(config, where)
-    family, value = FAMILIES[kind], {**FAMILIES[kind].absent, **config}
-    if missing := [key for key in NEEDED if config.get(key) is None]:
-        raise ConversionError(f"{where} lacks {', '.join(missing)}")
-    _refuse_the_unknown(kind, value, where)
-    heads = value["num_attention_heads"]
-    table = {
-        "dim": value["hidden_size"],
-        "n_layers": value["num_hidden_layers"],
-        "n_heads": heads,
-        "n_kv_heads": value.get("num_key_value_heads") or heads,
-        "head_dim": value.get("head_dim") or _quotient(value["hidden_size"], heads),
-        "vocab_size": value["vocab_size"],
-        "ffn_dim": value["intermediate_size"],
-        "norm_eps": float(value.get("rms_norm_eps") or 1e-6),
-        "rope_layout": "half_split",
-        "tied_embeddings": bool(value.get("tie_word_embeddings") or False),
-        **_rope_of(value, where),
-        "bias": _bias_of(kind, value, where),
-    }
-    if family.qk_norm:
-        table["qk_norm"] = True
-    if (window := _window_of(kind, value, where)) is not None:
-        table["sliding_window"] = window
-    return table
-
-
-def _quotient(dim: Any, heads: Any) -> Any:
-    whole = type(dim) is int and type(heads) is int and heads > 0
-    return dim // heads if whole else None
-
-
-def _refuse_the_unknown(kind: str, config: Mapping[str, Any], where: str) -> None:
-    if (act := config.get("hidden_act", "silu")) not in ("silu", "swish"):
-        raise ConversionError(f"{where}: hidden_act = {act!r}, and only silu's gate is known here")
-    if config.get("quantization_config"):
-        raise ConversionError(
-            f"{where}: its weights are quantised (quantization_config): import the original ones"
-        )
-    partial = config.get("partial_rotary_factor") or _rope(config).get("partial_rotary_factor")
-    if partial not in (None, 1, 1.0):
-        raise ConversionError(f"{where}: partial_rotary_factor = {partial}: RoPE must turn all")
-
-
-def _bias_of(kind: str, config: Mapping[str, Any], where: str) -> bool | str:
-    if kind == "qwen2":
-        return "qkv"
-    pair = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
-    if pair == (False, False) or (pair == (True, True) and kind == "llama"):
-        return pair[0]
-    raise ConversionError(
-        f"{where}: attention_bias = {pair[0]} with mlp_bias = {pair[1]}: biases must be in all "
-        'linear layers or none, or in q, k and v (model.bias = "qkv", as Qwen2 has them)'
-    )
-
-
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return RoPE's settings, as transformers 5 has them or as 4 had."""
-    found = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return found if isinstance(found, dict) else {}
-
-
-def _rope_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    rope = _rope(config)
-    table: dict[str, Any] = {
-        "rope_theta": float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
-    }
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "linear":
-        table["rope_scaling"] = {"kind": kind, "factor": float(rope["factor"])}
-    elif kind == "llama3":
-        table["rope_scaling"] = {
-            "kind": kind,
-            "factor": float(rope["factor"]),
-            "low_freq_factor": float(rope["low_freq_factor"]),
-            "high_freq_factor": float(rope["high_freq_factor"]),
-            "original_context": rope["original_max_position_embeddings"],
-        }
-    elif kind != "default":
-        raise ConversionError(
-            f"{where}: rope_type = {kind!r} is not known here: default, linear and llama3 are"
-        )
-    return table
-
-
-def _window_of(kind: str, config: Mapping[str, Any], where: str) -> int | None:
-    """Return the window of every layer; None for none. A mixture of both is refused."""
-    if not FAMILIES[kind].windows:
-        return None
-    window, layers = config.get("sliding_window"), config["num_hidden_layers"]
-    types = config.get("layer_types")
-    if kind.startswith("qwen") and not config.get("use_sliding_window"):
-        return None
-    if not types and kind.startswith("qwen"):
-        full = min(config.get("max_window_layers", 28), layers)
-        types = ["full_attention"] * full + ["sliding_attention"] * (layers - full)
-    sliding = {one == "sliding_attention" for one in types or ["sliding_attention"]}
-    if window is None or sliding == {False}:
-        return None
-    if len(sliding) > 1:
-        raise ConversionError(
-            f"{where}: only some layers have a sliding window; model.sliding_window is for all"
-        )
-    return window
 
 
 def family_for(model: Model) -> str:

@@ -2,68 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.hf.hf_config import family_of, model_of
+from llamac.convert.hf.config_reading import model_of, read_config
+from llamac.convert.hf.hf_config import family_of
 from llamac.convert.hf.safetensors_file import read_safetensors
 from llamac.convert.hf.tokenizer_files import begins_with, chat_template_of, passed_through
 from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import hf_name
 from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.typed_table import Number, Table, TokenId, checked
 
 READERS = {".safetensors": read_safetensors, ".bin": read_pth}
 WHOLE = ("model.safetensors", "pytorch_model.bin")
-SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample")
-"""Keys of generation_config.json that an import keeps."""
+
+
+class GenerationConfig(Table):
+    """The keys of generation_config.json that an import keeps."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Number | None = None
+    do_sample: bool | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
 
 
 def open_hf(directory: Path) -> ForeignModel:
     """Describe the model in a Hugging Face directory. Raises ConversionError."""
     where = untrusted_files.inside(directory, "config.json")
-    config = untrusted_files.read_json(where)
-    found = _weight_files(directory)
-    settings = _optional_json(directory, "generation_config.json")
-    end = settings.get("eos_token_id", config.get("eos_token_id"))
+    table = untrusted_files.read_json(where)
+    family, config = family_of(table, str(where)), read_config(table, str(where))
+    model = model_of(family, config, str(where))
+    files, places = _weight_files(directory)
+    settings = _generation(directory)
+    ends = settings.eos_token_id if "eos_token_id" in settings.model_fields_set else None
+    ends = config.eos_token_id if ends is None else ends
     tokenizer = passed_through(directory)
     return ForeignModel(
-        family=family_of(config, str(where)),
+        family=family,
         title=directory.resolve().name,
-        model=model_of(config, str(where)),
-        tensors=lambda shapes: _tensors(directory, found, shapes),
-        files=(where, *dict.fromkeys(found.values())),
-        context=config.get("max_position_embeddings") or 2048,
+        model=model,
+        tensors=lambda shapes: _tensors(directory, files, places, shapes),
+        files=(where, *files),
+        context=config.max_position_embeddings,
         tokenizer=tokenizer,
-        begin=begins_with(tokenizer, config.get("bos_token_id")),
-        end=_ids(end, f"eos_token_id of {directory}"),
+        bos=config.bos_token_id,
+        begin=begins_with(directory, tokenizer, config.bos_token_id),
+        end=tuple(ends if isinstance(ends, list) else [ends] if ends is not None else []),
         chat_template=chat_template_of(directory, tokenizer),
-        generation={key: settings[key] for key in SETTINGS if settings.get(key) is not None},
+        generation=settings.model_dump(exclude={"eos_token_id"}, exclude_none=True),
     )
 
 
-def _ids(value: Any, where: str) -> tuple[int, ...]:
-    ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(type(one) is int and 0 <= one < 2**31 for one in ids):
-        raise ConversionError(f"{where} is {value!r}, which is no id of a token")
-    return tuple(ids)
-
-
-def _optional_json(directory: Path, name: str) -> dict[str, Any]:
+def _generation(directory: Path) -> GenerationConfig:
+    name = "generation_config.json"
     if not (directory / name).exists():
-        return {}
-    return untrusted_files.read_json(untrusted_files.inside(directory, name))
+        return GenerationConfig()
+    path = untrusted_files.inside(directory, name)
+    return checked(GenerationConfig, untrusted_files.read_json(path), str(path))
 
 
-def _weight_files(directory: Path) -> dict[str, Path]:
-    """Return which file holds which tensor: by the index where there is one, else "" → the file."""
+def _weight_files(directory: Path) -> tuple[list[Path], dict[str, Path] | None]:
+    """Return the files of weights, and which of them holds which tensor if an index says so."""
     for name in WHOLE:
         index = directory / f"{name}.index.json"
         if (directory / name).exists():
-            return {"": untrusted_files.inside(directory, name)}
+            return [untrusted_files.inside(directory, name)], None
         if index.exists():
             index_file = untrusted_files.inside(directory, index.name)
             listed = untrusted_files.read_json(index_file).get("weight_map")
@@ -72,17 +85,19 @@ def _weight_files(directory: Path) -> dict[str, Path]:
             paths = {
                 n: untrusted_files.inside(directory, n) for n in dict.fromkeys(listed.values())
             }
-            return {tensor: paths[file] for tensor, file in listed.items()}
+            return [*paths.values()], {tensor: paths[file] for tensor, file in listed.items()}
     raise ConversionError(f"{directory} has no {' or '.join(WHOLE)}, nor an index of such files")
 
 
-def _tensors(directory: Path, places: Mapping[str, Path], shapes: Shapes) -> dict[str, Stored]:
+def _tensors(
+    directory: Path, files: Sequence[Path], places: Mapping[str, Path] | None, shapes: Shapes
+) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
-    for path in dict.fromkeys(places.values()):
+    for path in files:
         if path.suffix not in READERS:
             raise ConversionError(f"{path} is neither a .safetensors nor a .bin file")
         held = READERS[path.suffix](path)
-        if "" not in places:
+        if places is not None:
             _require_listed(path, held, {name for name in places if places[name] == path})
         found |= held
     # Buffers that transformers saved up to version 4.31; they are computed anew.

@@ -85,8 +85,8 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise ConversionError(f"{where} has no dtype, shape and offsets that can be used") from None
-    if dtype not in DTYPES:
-        raise ConversionError(f"{where} is of {dtype!r}, a dtype that is not read here")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ConversionError(f"{where} is of {dtype!r:.60}, a dtype that is not read here")
     return DTYPES[dtype], tuple(shape), (offsets[0], offsets[1])
 
 

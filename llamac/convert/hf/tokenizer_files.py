@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
+from llamac.convert.typed_table import Table, TokenId, checked
 from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
 
 KEPT = (
@@ -33,46 +36,90 @@ def passed_through(directory: Path) -> dict[str, bytes]:
     return found
 
 
+class NamedTemplate(Table):
+    """One of several chat templates."""
+
+    name: str
+    template: str
+
+
+class TokenizerConfig(Table):
+    """The keys of tokenizer_config.json that an import reads."""
+
+    add_bos_token: bool | None = None
+    chat_template: str | list[NamedTemplate] | None = None
+
+
 def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | None:
-    """Return the chat template: a file of its own, or an entry of tokenizer_config.json."""
+    """Return the chat template: a file of its own, or an entry of tokenizer_config.json.
+
+    Raises ConversionError.
+    """
     if (directory / CHAT_TEMPLATE).exists():
         path = untrusted_files.inside(directory, CHAT_TEMPLATE)
         return path.read_bytes().decode(errors="replace")
-    found = _configured(tokenizer).get("chat_template")
-    if isinstance(found, list):  # several by name
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+    found = _configured(directory, tokenizer).chat_template
+    if isinstance(found, list):
+        return {one.name: one.template for one in found}.get("default")
+    return found
 
 
-def begins_with(tokenizer: Mapping[str, bytes], bos: Any) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before a text. bos: bos_token_id of config.json."""
-    first = (bos,) if type(bos) is int and bos >= 0 else ()
-    asked = _configured(tokenizer).get("add_bos_token")
-    if isinstance(asked, bool):
+def begins_with(
+    directory: Path, tokenizer: Mapping[str, bytes], bos: int | None
+) -> tuple[int, ...]:
+    """Return the ids that the tokenizer puts before a text. bos: bos_token_id of config.json.
+
+    Raises ConversionError.
+    """
+    first = () if bos is None else (bos,)
+    asked = _configured(directory, tokenizer).add_bos_token
+    if asked is not None:
         return first if asked else ()
     if "tokenizer.json" in tokenizer:
-        described = untrusted_files.json_object(tokenizer["tokenizer.json"], "tokenizer.json")
-        return tuple(_template_start(described.get("post_processor")))
+        where = str(directory / "tokenizer.json")
+        described = untrusted_files.json_object(tokenizer["tokenizer.json"], where)
+        return tuple(_template_start(described.get("post_processor"), where))
     return first if "tokenizer.model" in tokenizer else ()
 
 
-def _configured(tokenizer: Mapping[str, bytes]) -> dict[str, Any]:
+def _configured(directory: Path, tokenizer: Mapping[str, bytes]) -> TokenizerConfig:
     name = "tokenizer_config.json"
-    return untrusted_files.json_object(tokenizer[name], name) if name in tokenizer else {}
+    if name not in tokenizer:
+        return TokenizerConfig()
+    where = str(directory / name)
+    return checked(TokenizerConfig, untrusted_files.json_object(tokenizer[name], where), where)
 
 
-def _template_start(processor: Any) -> list[int]:
-    """Return the ids of the special tokens that a post-processor puts before a single text."""
-    if not isinstance(processor, dict):
+class SpecialTokens(Table):
+    """What a template's special token stands for."""
+
+    ids: list[TokenId]
+
+
+class PostProcessor(Table):
+    """What is added to a text's tokens, as far as it says what they begin with."""
+
+    type: str
+    processors: list[PostProcessor] = Field(default_factory=list)
+    single: list[dict[str, dict[str, Any]]] = Field(default_factory=list)
+    special_tokens: dict[str, SpecialTokens] = Field(default_factory=dict)
+
+    def start(self) -> list[int]:
+        """Return the ids of the special tokens before a single text."""
+        if self.type == "Sequence":
+            return [i for one in self.processors for i in one.start()]
+        ids: list[int] = []
+        for part in self.single if self.type == "TemplateProcessing" else ():
+            if "SpecialToken" not in part:
+                break
+            ids += self.special_tokens[part["SpecialToken"]["id"]].ids
+        return ids
+
+
+def _template_start(processor: Any, where: str) -> list[int]:
+    if processor is None:
         return []
-    if processor.get("type") == "Sequence":
-        return [i for one in processor.get("processors", []) for i in _template_start(one)]
-    if processor.get("type") != "TemplateProcessing":
-        return []
-    ids: list[int] = []
-    for part in processor.get("single", []):
-        if "SpecialToken" not in part:
-            break
-        ids += processor["special_tokens"][part["SpecialToken"]["id"]]["ids"]
-    return ids
+    try:
+        return checked(PostProcessor, processor, f"{where}: post_processor").start()
+    except (KeyError, TypeError) as error:
+        raise ConversionError(f"{where}: its post_processor is damaged: {error!r}") from error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
@@ -14,6 +15,7 @@ from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
 from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.typed_table import Number, Size, Table, checked
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 
 FIRST, SECOND = 0, 1
@@ -30,20 +32,54 @@ SPLIT = {  # the dim that model-parallel ranks share (llama/model.py); norms are
 TABLE = "tok_embeddings"
 """Split along SECOND up to Llama 2, along FIRST since Llama 3 (ParallelEmbedding, vocabulary)."""
 
-KNOWN = {"dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "norm_eps"}
-KNOWN |= {"ffn_dim_multiplier", "rope_theta", "use_scaled_rope", "max_seq_len", "max_batch_size"}
-KNOWN |= {"rope_scaling_factor", "rope_low_freq_factor", "rope_high_freq_factor"}
-KNOWN |= {"rope_original_context"}
 BOS, EOS = 1, 2  # of Meta's SentencePiece model
 LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a message, of a turn
+
+
+class Params(Table):
+    """params.json: the arguments of Meta's model. An unknown one might change what it computes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dim: Size
+    n_layers: Size
+    n_heads: Size
+    n_kv_heads: Size | None = None
+    vocab_size: Annotated[int, Field(ge=-1, lt=2**31)] = -1  # -1: the tokenizer's
+    multiple_of: Size | None = None
+    ffn_dim_multiplier: Number | None = None
+    norm_eps: Number = 1e-5
+    rope_theta: Number = 10_000.0
+    use_scaled_rope: bool = False
+    max_seq_len: Size | None = None
+    max_batch_size: Size | None = None
+    rope_scaling_factor: Number = 8.0
+    rope_low_freq_factor: Number = 1.0
+    rope_high_freq_factor: Number = 4.0
+    rope_original_context: Size = 8192
+
+    @property
+    def context(self) -> int:
+        """The context, or that of the published models with such settings, which no file says."""
+        if self.max_seq_len:
+            return self.max_seq_len
+        if self.use_scaled_rope:
+            return 131_072
+        return 8192 if self.rope_theta == 500_000.0 else 2048
+
+    @property
+    def ffn_dim(self) -> int | None:
+        """The width that Meta's rule gives: 8/3 of dim, times a factor, rounded up."""
+        if self.multiple_of is None:
+            return None
+        rows = int((self.ffn_dim_multiplier or 1.0) * int(2 * (4 * self.dim) / 3))
+        return self.multiple_of * -(-rows // self.multiple_of)
 
 
 def open_meta(directory: Path) -> ForeignModel:
     """Describe the model in a directory of Meta's. Raises ConversionError."""
     where = untrusted_files.inside(directory, "params.json")
-    params = untrusted_files.read_json(where)
-    if unknown := sorted(params.keys() - KNOWN):
-        raise ConversionError(f"{where} has {', '.join(unknown)}, which is not known here")
+    params = checked(Params, untrusted_files.read_json(where), str(where))
     paths = [
         untrusted_files.inside(directory, p.name)
         for p in sorted(directory.glob("consolidated.*.pth"))
@@ -59,16 +95,17 @@ def open_meta(directory: Path) -> ForeignModel:
             directory, "tokenizer.model"
         ).read_bytes()
     tiktoken = is_tiktoken(tokenizer.get("tokenizer.model", b""))
-    begin, end = (LLAMA3[0], LLAMA3[1]) if tiktoken else (BOS, (EOS,))
+    bos, end = LLAMA3 if tiktoken else (BOS, (EOS,))
     return ForeignModel(
         family="llama",
         title=directory.resolve().name,
         model=_model_of(params, parts, where),
         tensors=lambda shapes: _tensors(parts, shapes, directory),
         files=(where, *paths),
-        context=params.get("max_seq_len") or _context(params),
+        context=params.context,
         tokenizer=tokenizer,
-        begin=(begin,) if tokenizer else (),
+        bos=bos if tokenizer else None,
+        begin=(bos,) if tokenizer else (),
         end=end if tokenizer else (),
     )
 
@@ -78,20 +115,8 @@ def _named(path: Path) -> dict[str, Stored]:
     return {name: tensor for name, tensor in read_pth(path).items() if name != "rope.freqs"}
 
 
-def _context(params: Mapping[str, Any]) -> int:
-    """Return the context of the published models with such settings, which no file says."""
-    if params.get("use_scaled_rope"):
-        return 131_072
-    return 8192 if params.get("rope_theta") == 500_000.0 else 2048
-
-
-def _model_of(
-    params: Mapping[str, Any], parts: Sequence[Mapping[str, Stored]], where: Path
-) -> dict[str, Any]:
-    if missing := [key for key in ("dim", "n_layers", "n_heads") if key not in params]:
-        raise ConversionError(f"{where} lacks {', '.join(missing)}")
+def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path) -> dict[str, Any]:
     first = parts[0]
-    dim, heads = params["dim"], params["n_heads"]
     whole = {name: first.get(meta_name(name)) for name in (TABLE, "layers.0.feed_forward.w1")}
     for name, tensor in whole.items():
         if tensor is None or len(tensor.shape) != 2:
@@ -99,25 +124,37 @@ def _model_of(
     table, w1 = whole[TABLE], whole["layers.0.feed_forward.w1"]
     assert table is not None
     assert w1 is not None
-    by_rows = table.shape[1] == dim
+    by_rows = table.shape[1] == params.dim
+    vocabulary = table.shape[0] * (len(parts) if by_rows else 1)
+    ffn_dim = w1.shape[0] * len(parts)
+    if params.vocab_size not in (-1, vocabulary):
+        raise ConversionError(
+            f"{where}: vocab_size = {params.vocab_size:,}, and {table.where} makes it "
+            f"{vocabulary:,}"
+        )
+    if params.ffn_dim not in (None, ffn_dim):
+        raise ConversionError(
+            f"{where}: multiple_of and ffn_dim_multiplier make a width of {params.ffn_dim:,}, and "
+            f"{w1.where} has {ffn_dim:,} rows"
+        )
     model: dict[str, Any] = {
-        "dim": dim,
-        "n_layers": params["n_layers"],
-        "n_heads": heads,
-        "n_kv_heads": params.get("n_kv_heads") or heads,
-        "vocab_size": table.shape[0] * (len(parts) if by_rows else 1),
-        "ffn_dim": w1.shape[0] * len(parts),
-        "norm_eps": float(params.get("norm_eps", 1e-5)),
-        "rope_theta": float(params.get("rope_theta", 10_000.0)),
+        "dim": params.dim,
+        "n_layers": params.n_layers,
+        "n_heads": params.n_heads,
+        "n_kv_heads": params.n_kv_heads or params.n_heads,
+        "vocab_size": vocabulary,
+        "ffn_dim": ffn_dim,
+        "norm_eps": params.norm_eps,
+        "rope_theta": params.rope_theta,
         "tied_embeddings": _is_tied(parts),
     }
-    if params.get("use_scaled_rope"):
+    if params.use_scaled_rope:
         model["rope_scaling"] = {
             "kind": "llama3",
-            "factor": float(params.get("rope_scaling_factor") or 8.0),
-            "low_freq_factor": float(params.get("rope_low_freq_factor") or 1.0),
-            "high_freq_factor": float(params.get("rope_high_freq_factor") or 4.0),
-            "original_context": params.get("rope_original_context") or 8192,
+            "factor": params.rope_scaling_factor,
+            "low_freq_factor": params.rope_low_freq_factor,
+            "high_freq_factor": params.rope_high_freq_factor,
+            "original_context": params.rope_original_context,
         }
     return model
 

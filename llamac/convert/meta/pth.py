@@ -1,17 +1,66 @@
-"""Read and write files of torch.save by offsets, running nothing that they hold."""
+"""Read and write files of torch.save by offsets, running nothing that they hold.
+
+Such a file is a ZIP archive, stored without compression: `data.pkl` describes the tensors, and
+`data/0`, `data/1`, … are their bytes, each with a CRC-32, which torch itself does not look at.
+"""
 
 from __future__ import annotations
 
+import io
+import pickle
+import re
+import sys
+import zipfile
+import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._utils import _rebuild_tensor_v2
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, read_at, write_tensor
+from llamac.convert.tensors import BLOCK, Stored, raw, read_at
+
+HEADER = 30  # bytes of an entry before its name
+ZIP64 = 20  # bytes that zipfile adds to the header of an entry that may be large
+STORAGES = {
+    torch.float64: torch.DoubleStorage,
+    torch.float32: torch.FloatStorage,
+    torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+}
+ALIGNMENT = 64  # bytes to which torch aligns tensors
+
+
+@dataclass(frozen=True)
+class StorageBytes:
+    """The bytes of a storage in a file: where they are, and the CRC-32 they were written with."""
+
+    path: Path
+    offset: int
+    size: int
+    crc: int
+
+    def check(self, name: str, data: Tensor | None = None) -> None:
+        """Compare the bytes with their CRC-32. data: all of them, if they have been read.
+
+        Raises ConversionError, naming the tensor.
+        """
+        found = 0 if data is None else zlib.crc32(raw(data))
+        for begin in range(0, self.size if data is None else 0, BLOCK):
+            shape = [min(BLOCK, self.size - begin)]
+            block = read_at(self.path, self.offset + begin, torch.uint8, shape)
+            found = zlib.crc32(raw(block), found)
+        if found != self.crc:
+            raise ConversionError(
+                f"{name} in {self.path} is damaged: its bytes do not have the CRC-32 they were "
+                "written with"
+            )
 
 
 def read_pth(path: Path) -> dict[str, Stored]:
@@ -19,51 +68,129 @@ def read_pth(path: Path) -> dict[str, Stored]:
 
     Raises ConversionError if it is damaged, or holds anything but tensors by name.
     """
-    size = path.stat().st_size
     try:
+        records = _records(path)
         with FakeTensorMode():  # tensors without storage, but with their offsets in the file
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except ConversionError:
+        raise
     except Exception as error:  # a damaged pickle raises almost anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConversionError(
-            f"{path} cannot be read as weights alone, and is not read in another way: {reason}"
+            f"{path} cannot be read as weights alone, and is not read in another way: "
+            f"{_reason(error)}"
         ) from error
     if not isinstance(loaded, dict) or not all(
         isinstance(n, str) and isinstance(t, Tensor) for n, t in loaded.items()
     ):
         raise ConversionError(f"{path} holds something else than tensors by name")
-    return {name: _stored(path, size, name, tensor) for name, tensor in loaded.items()}
+    return {name: _stored(path, records, name, tensor) for name, tensor in loaded.items()}
 
 
-def _stored(path: Path, size: int, name: str, tensor: Tensor) -> Stored:
-    where, dtype, shape = f"{name} in {path}", tensor.dtype, tuple(tensor.shape)
-    begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-    if begin is None:
+def _reason(error: Exception) -> str:
+    """Return why torch does not load a file, without its advice to be less careful."""
+    text = str(error)
+    if asked := re.search(r"GLOBAL (\S+)", text):
+        return f"it asks for {asked[1]}"
+    if told := re.search("WeightsUnpickler error: (.*)", text):
+        return told[1][:200]
+    return (text.splitlines() or [type(error).__name__])[0][:200]
+
+
+def _records(path: Path) -> dict[int, StorageBytes]:
+    """Return the records of an archive by their offsets, all others checked.
+
+    Raises ConversionError, or zipfile's errors.
+    """
+    if not zipfile.is_zipfile(path):
         raise ConversionError(
-            f"{path} is of a format before torch 1.6: save it anew with torch.save"
+            f"{path} is damaged, truncated, or of a format before torch 1.6: if it is old, save it "
+            "anew with torch.save"
         )
-    last = sum((n - 1) * step for n, step in zip(shape, tensor.stride(), strict=True))
-    count = last + 1 if tensor.numel() else 0
-    offset = begin + tensor.storage_offset() * dtype.itemsize
-    if offset + count * dtype.itemsize > size:
-        raise ConversionError(f"{where} does not lie within the file: it was truncated")
+    found = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        entries = archive.infolist()
+        if len({entry.filename for entry in entries}) < len(entries):
+            raise ConversionError(f"{path} has two entries of one name")
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ConversionError(f"{entry.filename} in {path} is compressed")
+            if "/data/" not in entry.filename:
+                archive.read(entry)  # compares it with its CRC-32
+                continue
+            file.seek(entry.header_offset)
+            header = file.read(HEADER)
+            lengths = (int.from_bytes(header[n : n + 2], "little") for n in (26, 28))
+            offset = entry.header_offset + HEADER + sum(lengths)
+            found[offset] = StorageBytes(path, offset, entry.file_size, entry.CRC)
+    return found
+
+
+def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: Tensor) -> Stored:
+    where, dtype, shape = f"{name} in {path}", tensor.dtype, tuple(tensor.shape)
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise ConversionError(f"{where} is sparse, quantised or without data")
+    begin = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    record = records.get(-1 if begin is None else begin)
+    if record is None:
+        raise ConversionError(f"{where} has no bytes in the file")
     steps = tensor.stride()
+    last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    count = last + 1 if tensor.numel() else 0
+    offset = int(tensor.storage_offset()) * dtype.itemsize
+    if offset + count * dtype.itemsize > record.size:
+        raise ConversionError(f"{where} does not lie within its {record.size:,} bytes")
 
     def read() -> Tensor:
-        return read_at(path, offset, dtype, (count,)).as_strided(shape, steps).contiguous()
+        flat = read_at(path, record.offset + offset, dtype, (count,))
+        record.check(name, flat if flat.nbytes == record.size else None)
+        return flat.as_strided(shape, steps).contiguous()
 
     return Stored(dtype, shape, where, read)
 
 
 def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
     """Write a state dict as torch.save does, one tensor in memory at a time."""
-    with FakeTensorMode():
-        empty = {n: torch.empty(t.shape, dtype=t.dtype) for n, t in tensors.items()}
-    with torch.serialization.skip_data(materialize_fake_tensors=True):
-        torch.save(empty, path)
-    with FakeTensorMode():
-        places: Any = torch.load(path, map_location="cpu", weights_only=True)
-    with open(path, "r+b", buffering=0) as file:
-        for name, tensor in tensors.items():
-            file.seek(places[name].untyped_storage()._checkpoint_offset)
-            write_tensor(file, tensor)
+    unique = {id(tensor): tensor for tensor in tensors.values()}
+    keys = {key: str(number) for number, key in enumerate(unique)}
+    pickled = io.BytesIO()
+    _Pickler(pickled, keys).dump(dict(tensors))
+    with zipfile.ZipFile(path, "x") as archive:
+        small = {"data.pkl": pickled.getvalue(), "byteorder": sys.byteorder.encode()}
+        small |= {"version": b"3\n", ".storage_alignment": str(ALIGNMENT).encode()}
+        for name, content in small.items():
+            archive.writestr(f"{path.stem}/{name}", content)
+        for key, tensor in unique.items():
+            entry = zipfile.ZipInfo(f"{path.stem}/data/{keys[key]}")
+            assert archive.fp is not None
+            begin = archive.fp.tell() + HEADER + len(entry.filename) + ZIP64
+            padding = -(begin + 4) % ALIGNMENT
+            entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+            with archive.open(entry, "w", force_zip64=True) as file:
+                for block in tensor.blocks():
+                    file.write(raw(block))
+
+
+class _Pickler(pickle.Pickler):
+    """Writes `Stored` as torch.save writes the tensors that they are."""
+
+    def __init__(self, file: Any, keys: Mapping[int, str]) -> None:
+        super().__init__(file, protocol=2)
+        self._keys = keys
+
+    def persistent_id(self, obj: Any) -> Any:
+        if not isinstance(obj, _Storage):
+            return None
+        tensor = obj.tensor
+        key = self._keys[id(tensor)]
+        return ("storage", STORAGES[tensor.dtype], key, "cpu", tensor.numel)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, Stored):
+            return NotImplemented
+        steps = tuple(torch.Size(obj.shape[n + 1 :]).numel() for n in range(len(obj.shape)))
+        return _rebuild_tensor_v2, (_Storage(obj), 0, obj.shape, steps, False, OrderedDict())
+
+
+@dataclass(frozen=True)
+class _Storage:
+    tensor: Stored

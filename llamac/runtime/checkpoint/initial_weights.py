@@ -12,6 +12,7 @@ from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint, dcp, load_run
 from .model_directory import CHAT_TEMPLATE, INIT_NOTE, model_note, read_spec
+from .resume_guard import changed_keys
 
 MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
 """Keys of [model] that may change from one training to the next: weights fit all the same."""
@@ -69,8 +70,8 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
         raise RunError(f"cannot begin from {path}: {error}") from error
     differ = [
         f"  model.{key}: {json.dumps(held.get(key))} there, {json.dumps(model.get(key))} here"
-        for key in sorted({*held, *model} - {*MAY_DIFFER})
-        if held.get(key) != model.get(key)
+        for key in changed_keys(held, model)
+        if key not in MAY_DIFFER
     ]
     if differ:
         raise RunError(

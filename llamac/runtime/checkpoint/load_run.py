@@ -19,6 +19,7 @@ from ..parameters import Pieces, canonical_views
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint
+from .resume_guard import changed_keys
 
 
 class BadRequest(RunError):
@@ -67,8 +68,10 @@ def load_weights(
     Reads one tensor at a time and no optimizer moments, so memory stays near the model's size.
     `of` is the [model] that the checkpoint must have been trained as. Raises RunError.
     """
-    if checkpoint.read_state(path)["curve"]["model"] != of:
-        raise RunError(f"{path} holds another model: use the trainer that wrote it")
+    if changed := changed_keys(checkpoint.read_state(path)["curve"].get("model", {}), of):
+        raise RunError(
+            f"{path} holds another model ({', '.join(changed)}): use the trainer that wrote it"
+        )
     views = {
         canonical: view
         for name, parameter in model.named_parameters()

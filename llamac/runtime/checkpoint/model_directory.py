@@ -54,6 +54,12 @@ class ModelDirectory:
     note: Mapping[str, Any]
 
     @property
+    def bos(self) -> int | None:
+        """The id of the BOS token: what a text begins with, or what an import's source names."""
+        named = self.note.get("bos") if self.imported else None
+        return next(iter(self.begin), named)
+
+    @property
     def imported(self) -> bool:
         return is_import(self.directory)
 

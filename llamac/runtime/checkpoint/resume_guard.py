@@ -33,7 +33,7 @@ def require_same_curve(
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
-        if key.rpartition(".")[2] not in PLANNED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+        if key.rpartition(".")[2] not in PLANNED and differs(old.get(key), new.get(key))
         if not (raised and key == STEPS)
     ]
     lines = [f"  {key}: {_show(old, key)} → {_show(new, key)}" for key in changed]
@@ -48,6 +48,19 @@ def require_same_curve(
             "-o DIR (train.py: --run DIR)"
         )
     return _longer(saved["schedule"], now["schedule"], step) if raised else ""
+
+
+def differs(old: Any, new: Any) -> bool:
+    """Return whether a setting changed. None is one that is not there, which means off.
+
+    So what was saved before the setting existed goes on under it as long as it is off.
+    """
+    return (None if old is False else old) != (None if new is False else new)
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a section whose settings changed, as `differs` says."""
+    return [key for key in sorted({*old, *new}) if differs(old.get(key), new.get(key))]
 
 
 STEPS = "schedule.steps"
@@ -77,9 +90,6 @@ def _rate(schedule: Mapping[str, Any], step: int) -> float:
     """The learning rate of update number `step`, which is the last one done."""
     shape = {key: value for key, value in schedule.items() if key != "steps"}
     return learning_rate(step - 1, total_steps=schedule["steps"], **shape)
-
-
-_ABSENT = object()
 
 
 def _show(values: Mapping[str, Any], key: str) -> str:

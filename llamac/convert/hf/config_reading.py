@@ -1,0 +1,173 @@
+"""Read config.json of Hugging Face's format: the [model] of a spec that computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.hf.hf_config import FAMILIES, family_of
+from llamac.convert.typed_table import Number, Size, Table, TokenId, checked
+
+
+class RopeSettings(Table):
+    """RoPE's settings in config.json: `rope_parameters` of transformers 5, `rope_scaling` of 4."""
+
+    rope_type: str | None = None
+    type: str | None = None  # the older name
+    rope_theta: Number | None = None
+    factor: Number | None = None
+    low_freq_factor: Number | None = None
+    high_freq_factor: Number | None = None
+    original_max_position_embeddings: Size | None = None
+    partial_rotary_factor: Number | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.rope_type or self.type or "default"
+
+
+class HfConfig(Table):
+    """The keys of config.json that decide what a model computes, and how text begins and ends."""
+
+    hidden_size: Size
+    num_hidden_layers: Size
+    num_attention_heads: Size
+    intermediate_size: Size
+    vocab_size: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    rms_norm_eps: Number | None = None
+    hidden_act: str = "silu"
+    tie_word_embeddings: bool | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_theta: Number | None = None
+    partial_rotary_factor: Number | None = None
+    sliding_window: Size | None = None
+    use_sliding_window: bool | None = None
+    max_window_layers: Annotated[int, Field(ge=0)] = 28
+    layer_types: list[str] | None = None
+    quantization_config: dict[str, Any] | None = None
+    max_position_embeddings: Size = 2048
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+
+
+def read_config(table: Mapping[str, Any], where: str) -> HfConfig:
+    """Return a config.json with its family's defaults. Raises ConversionError."""
+    absent = FAMILIES[family_of(table, where)].absent
+    return checked(HfConfig, {**absent, **table}, where)
+
+
+def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
+    """Return the [model] table of a config.json of this model_type, every key that it decides.
+
+    Raises ConversionError for what llamac's models cannot compute, naming it.
+    """
+    if config.hidden_act not in ("silu", "swish"):
+        raise ConversionError(
+            f"{where}: hidden_act = {config.hidden_act!r}, and only silu's gate is known here"
+        )
+    if config.quantization_config:
+        raise ConversionError(
+            f"{where}: its weights are quantised (quantization_config): import the original ones"
+        )
+    heads = config.num_attention_heads
+    table = {
+        "dim": config.hidden_size,
+        "n_layers": config.num_hidden_layers,
+        "n_heads": heads,
+        "n_kv_heads": config.num_key_value_heads or heads,
+        "head_dim": config.head_dim or config.hidden_size // heads,
+        "vocab_size": config.vocab_size,
+        "ffn_dim": config.intermediate_size,
+        "norm_eps": config.rms_norm_eps or 1e-6,
+        "rope_layout": "half_split",
+        "tied_embeddings": bool(config.tie_word_embeddings),
+        **_rope_of(config, where),
+        "bias": _bias_of(kind, config, where),
+    }
+    if FAMILIES[kind].qk_norm:
+        table["qk_norm"] = True
+    if (window := _window_of(kind, config, where)) is not None:
+        table["sliding_window"] = window
+    return table
+
+
+def _bias_of(kind: str, config: HfConfig, where: str) -> bool | str:
+    if kind == "qwen2":
+        return "qkv"
+    pair = bool(config.attention_bias), bool(config.mlp_bias)
+    if pair == (False, False) or (pair == (True, True) and kind == "llama"):
+        return pair[0]
+    raise ConversionError(
+        f"{where}: attention_bias = {pair[0]} with mlp_bias = {pair[1]}: biases must be in all "
+        'linear layers or none, or in q, k and v (model.bias = "qkv", as Qwen2 has them)'
+    )
+
+
+def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
+    """Return rope_theta and rope_scaling of [model]."""
+    found = [
+        checked(RopeSettings, given, f"{where}: {key}")
+        for key in ("rope_scaling", "rope_parameters")
+        if (given := getattr(config, key))
+    ]
+    rope = found[0] if found else RopeSettings()
+    if any(isinstance(value, dict) for value in (config.rope_parameters or {}).values()):
+        raise ConversionError(f"{where}: rope_parameters differ from layer to layer")
+    thetas = [one.rope_theta for one in (*found, config) if one.rope_theta]
+    for name, given in (
+        ("rope_type", [one.kind for one in found]),
+        ("factor", [one.factor for one in found]),
+        ("rope_theta", thetas),
+    ):
+        if len(set(given)) > 1:
+            raise ConversionError(f"{where} contradicts itself: {name} = {given[0]} and {given[1]}")
+    partial = config.partial_rotary_factor or rope.partial_rotary_factor or 1
+    if partial != 1:
+        raise ConversionError(f"{where}: partial_rotary_factor = {partial}: RoPE must turn all")
+    table: dict[str, Any] = {"rope_theta": thetas[0] if thetas else 10_000.0}
+    if rope.kind == "linear":
+        scaling = {"factor": rope.factor}
+    elif rope.kind == "llama3":
+        scaling = {
+            "factor": rope.factor,
+            "low_freq_factor": rope.low_freq_factor,
+            "high_freq_factor": rope.high_freq_factor,
+            "original_context": rope.original_max_position_embeddings,
+        }
+    elif rope.kind == "default":
+        return table
+    else:
+        raise ConversionError(
+            f"{where}: rope_type = {rope.kind!r} is not known here: default, linear and llama3 are"
+        )
+    if lacking := [key for key, value in scaling.items() if value is None]:
+        raise ConversionError(f"{where}: RoPE's scaling lacks {', '.join(lacking)}")
+    return table | {"rope_scaling": {"kind": rope.kind, **scaling}}
+
+
+def _window_of(kind: str, config: HfConfig, where: str) -> int | None:
+    """Return the window of every layer; None for none. A mixture of both is refused."""
+    if not FAMILIES[kind].windows:
+        return None
+    layers, types = config.num_hidden_layers, config.layer_types
+    if kind.startswith("qwen") and not config.use_sliding_window:
+        return None
+    if not types and kind.startswith("qwen"):
+        full = min(config.max_window_layers, layers)
+        types = ["full_attention"] * full + ["sliding_attention"] * (layers - full)
+    sliding = {one == "sliding_attention" for one in types or ["sliding_attention"]}
+    if config.sliding_window is None or sliding == {False}:
+        return None
+    if len(sliding) > 1:
+        raise ConversionError(
+            f"{where}: only some layers have a sliding window; model.sliding_window is for all"
+        )
+    return config.sliding_window
