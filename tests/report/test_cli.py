@@ -82,7 +82,12 @@ def test_what_is_no_run_is_a_usage_error(tmp_path, capsys):
 def test_watching_serves_until_it_is_interrupted(make_run: MakeRun):
     command = [sys.executable, "-m", "llamac.cli", "report", str(make_run("run")), "--watch"]
     with subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background inherit that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout
         address = re.match(r"(http://127\.0\.0\.1:\d+/) ", process.stdout.readline())
