@@ -28,6 +28,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     more += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
     named |= {"EOS"} if program.eos is not None else set()
+    named -= {"WINDOW"}  # training's sequences may all fit in it, and its model.py have none
     own = f"from {module} import {', '.join([*sorted(named), 'Model'])}"
     imports = [*runtime_imports(regions, "runtime", more)]
     imports.insert(0 if module < "runtime" else len(imports), own)
@@ -37,6 +38,7 @@ def render_inference(program: Program, module: str = "model") -> str:
         "module": module,
         "imports": imports,
         "functional": "F." in text,
+        "window": [line for line in sizes.constants() if line.startswith("WINDOW ")],
         "sources": sources,
         "calls": {name: _call(program, name) for name in ("embed", "visible", "logits")},
         "tables": {name: _tables(program, name) for name in ("prefill", "decode")},

@@ -43,8 +43,12 @@ class Cache:
     Its regions are `embed`, `prefill`, `decode`, `logits`, and `visible`, which computes once per
     step the cached positions that decoding queries attend to. Symbol C is the cache's capacity in
     positions.
+
+    window: the model's sliding window, which training's Program leaves out where its sequences are
+    no longer; generated text may outgrow them.
     """
 
+    window: int | None = None
     name: str = "cache"
 
     def apply(self, program: Program) -> Program:
@@ -52,8 +56,8 @@ class Cache:
         [site] = (node for node in ops_in(block.forward.graph) if is_op(node, attention))
         regions = (
             Region("embed", _Embed(program.regions["embed"]).forward()),
-            Region("prefill", _Prefill(block).forward()),
-            _visible(site),
+            Region("prefill", _Prefill(block, self.window).forward()),
+            _visible(site, self.window),
             Region("decode", _Decode(block).forward()),
             program.regions["logits"],
         )
@@ -104,6 +108,10 @@ class _Embed(_Cached):
 class _Prefill(_Cached):
     """Rewrites a block for prefill: attention within the prompt, by a kernel any device has."""
 
+    def __init__(self, region: Region, window: int | None) -> None:
+        super().__init__(region)
+        self.window = window
+
     def attention(self, node: fx.Node) -> Any:
         q, k, v, *starts = self.new(node)
         kept = [
@@ -111,7 +119,7 @@ class _Prefill(_Cached):
             for which, new in (("k", k), ("v", v))
         ]
         kernel = "math" if node.kwargs["kernel"] == "math" else "sdpa"
-        given = {**attributes(node), "kernel": kernel}
+        given = {**attributes(node), "kernel": kernel, **_windowed(self.window)}
         names = ("context", "logsumexp")
         return self.build.op(op_of(node), q, *kept, *starts, name=names, **given)
 
@@ -143,11 +151,15 @@ class _Decode(_Cached):
     rules: ClassVar = {"attention": attention}
 
 
-def _visible(site: fx.Node) -> Region:
+def _windowed(window: int | None) -> dict[str, Any]:
+    return {} if window is None else {"window": window}
+
+
+def _visible(site: fx.Node, window: int | None) -> Region:
     """Build the region `visible`, which computes the mask of the block's decoding attention."""
     g = Builder()
     g.where = site.meta["where"]
     at, slots = g.placeholder("positions", POSITIONS), g.placeholder("slots", SLOTS, "constant")
     starts = [g.placeholder("starts", POSITIONS, "constant")] if operands(site)[3:] else []
-    window = {key: value for key, value in attributes(site).items() if key == "window"}
-    return Region("visible", g.output(g.op(cache_mask, at, slots, *starts, **window, name="seen")))
+    seen = g.op(cache_mask, at, slots, *starts, **_windowed(window), name="seen")
+    return Region("visible", g.output(seen))

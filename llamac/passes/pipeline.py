@@ -154,7 +154,7 @@ def on_one_rank(spec: Spec) -> Spec:
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
     """Return the one-rank Program that generates text, whatever layout the spec trains on."""
     *_, last = stages(on_one_rank(spec), disable, stop_after=SelectKernels.name)
-    program = Cache().apply(last.program)
+    program = Cache(spec.model.sliding_window).apply(last.program)
     verify(program)
     return program
 

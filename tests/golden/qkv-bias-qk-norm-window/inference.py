@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, WINDOW, Model
+from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
 from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
 from runtime.kernels.rope import rope, rope_tables
+
+WINDOW = 8  # tokens that a query sees, its own included
 
 # embed --------------------------------------------------------------------------------------------
 
