@@ -14,14 +14,14 @@ CARBON = 0.385
 
 @dataclass(frozen=True)
 class Energy:
-    """megawatt_hours: of the whole run. tonnes: of CO2 equivalent."""
+    """Energy of a whole run in MWh, and its emissions in tonnes of CO2 equivalent."""
 
     megawatt_hours: float
     tonnes: float
 
 
 def energy(prediction: Prediction) -> Energy | None:
-    """Device-hours × watts × 1.1, and 0.385 kg of CO2 per kWh; None for a device without watts."""
+    """Return device-hours × watts × 1.1, at 0.385 kg of CO2 per kWh; None without known watts."""
     watts = prediction.setting.device.watts
     if not watts:
         return None

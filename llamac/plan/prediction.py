@@ -15,7 +15,7 @@ DAY = 86_400
 
 @dataclass(frozen=True)
 class Seconds:
-    """Seconds of one step on the slowest rank: compute, and each kind of waiting.
+    """Seconds of one step on the slowest rank: compute and each kind of wait.
 
     Attributes:
         compute: Kernels run.
@@ -72,18 +72,18 @@ class Prediction:
 
     @property
     def peak(self) -> float:
-        """Dense FLOP/s of the device in the compute dtype."""
+        """Return the dense peak FLOP/s of the device in the compute dtype."""
         return self.setting.device.flops(self.setting.spec.precision.compute)
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation at 6N + 12·L·d·s FLOPs per token (PaLM, appendix B)."""
+        """Return the MFU, at 6N + 12·L·d·s FLOPs per token (PaLM, appendix B)."""
         per_token = self.flops_per_token + self.attention_per_token
         return self.tokens_per_second_per_gpu * per_token / self.peak
 
     @property
     def hfu(self) -> float:
-        """Hardware FLOPs utilisation: recomputation counted, causal attention at half."""
+        """Return the HFU, with recomputation counted and causal attention at half."""
         ranks = self.setting.spec.parallel.ranks
         return self.hardware_flops / ranks / self.seconds.total / self.peak
 

@@ -17,7 +17,7 @@ class Setting:
     """A spec on a device, run by a framework.
 
     Attributes:
-        sharding: State that data-parallel ranks share; None: as the emitted trainer does.
+        sharding: State sharded over data-parallel ranks; None: as in the emitted trainer.
         fp8: Linear layers multiply in fp8.
         recomputes_attention: Attention is computed again in the backward pass (Megatron's
             selective recomputation).

@@ -39,7 +39,7 @@ def device_for(spec: Spec, name: str | None = None) -> Device:
     if hardware.device == "cpu" or (hardware.device == "auto" and not torch.cuda.is_available()):
         return load_device("cpu")
     if not torch.cuda.is_available():
-        raise DeviceError("this machine has no CUDA device: say which GPU with --device NAME")
+        raise DeviceError("this machine has no CUDA device: name a GPU with --device NAME")
     return load_device(_this_gpu())
 
 
@@ -61,15 +61,15 @@ def _this_gpu() -> str:
 
 
 class LayoutError(ValueError):
-    """The spec cannot run on so many GPUs; the message says on how many it can."""
+    """The spec cannot run on the given number of GPUs; the message suggests others."""
 
     exit_code = 2
 
 
 def on_gpus(spec: Spec, gpus: int) -> Spec:
-    """Return the spec on so many GPUs. Raises LayoutError.
+    """Return the spec on `gpus` GPUs. Raises LayoutError.
 
-    Tensor, context and pipeline ranks stay; data ranks follow.
+    Tensor, context and pipeline degrees stay; the data-parallel degree changes.
     """
     parallel = spec.parallel
     if gpus == parallel.ranks:
@@ -91,7 +91,7 @@ def on_gpus(spec: Spec, gpus: int) -> Spec:
 
 
 def _with_data_ranks(spec: Spec, data: int) -> Spec:
-    """Return layouts with more or fewer replicas of the same sharding."""
+    """Return the spec with `data` data-parallel ranks, changing replicas first."""
     shards = data
     if spec.parallel.data_replicate > 1:
         shards = math.gcd(spec.parallel.data_shard, data)
@@ -116,15 +116,15 @@ def _nearest(spec: Spec, gpus: int, model_ranks: int) -> Iterator[int]:
 
 
 OP_BY_OP = {"traffic": 4.0, "kernels": 5.0}
-"""Uncompiled, an op of ours is several kernels, each of which reads and writes: a norm six."""
+"""Kernels per op without torch.compile, each of which reads and writes memory: six for a norm."""
 
 
 def setting_for(
     spec: Spec, device: Device, framework: str = "llamac", sharding: Sharding | None = None
 ) -> Setting:
-    """Return a spec as a framework runs it.
+    """Return the setting of a spec run by a framework.
 
-    kernels.attention = "math" writes scores out under any framework. framework: a key of
+    kernels.attention = "math" materialises scores under any framework. framework: a key of
     FRAMEWORKS.
     """
     scores = SOFTMAX_DROPOUT if spec.kernels.attention == "math" else None

@@ -24,7 +24,7 @@ Fit = Literal["yes", "tight", "no"]
 
 @dataclass(frozen=True)
 class Range:
-    """Ratios of what is measured to what is predicted: 10, 50 and 90 % quantiles."""
+    """Ratios of measured to predicted values: 10, 50 and 90 % quantiles."""
 
     low: float
     middle: float
@@ -40,7 +40,7 @@ class Uncertainty:
     """Ranges of a prediction's figures, in their units.
 
     Attributes:
-        regime: The rows that the speed's range is taken from.
+        regime: The published rows from which the range of speed is derived.
         tokens_per_second: Per device. None, as are days, on a CPU that was not calibrated.
         memory: Bytes of a rank.
         fit: `yes`: within memory nine times of ten; `no`: more likely than not beyond it.
@@ -73,7 +73,7 @@ def regime_of(nodes: float, tensor: int, tokens: float) -> str:
 
 
 def regime(prediction: Prediction) -> str:
-    """Return the name of the rows that a prediction's range is taken from."""
+    """Return the name of the published rows from which a prediction's range is derived."""
     spec, device = prediction.setting.spec, prediction.setting.device
     if not device.is_gpu:
         return CALIBRATED_CPU if device.calibrated else UNCALIBRATED
@@ -85,14 +85,14 @@ def regime(prediction: Prediction) -> str:
 def speed_range(prediction: Prediction) -> Range | None:
     """Return measured / predicted tokens per second in the prediction's regime.
 
-    None: of a CPU that was not calibrated nothing is known, for CPUs differ too much.
+    It is None for a CPU that was not calibrated, since CPUs differ too much.
     """
     name, table = regime(prediction), _table()["speed"]
     return None if name == UNCALIBRATED else Range(*table.get(name, table["any"]))
 
 
 def memory_range() -> Range:
-    """Measured / predicted peak memory."""
+    """Return the range of measured / predicted peak memory."""
     return Range(*_table()["memory"])
 
 
@@ -115,7 +115,7 @@ def fit_of(prediction: Prediction) -> Fit:
 
 
 def fit_within(nbytes: float, capacity: float) -> Fit:
-    """Return whether so many predicted bytes fit."""
+    """Return whether a predicted number of bytes fits a capacity in bytes."""
     memory = memory_range()
     if nbytes * memory.middle > capacity:
         return "no"

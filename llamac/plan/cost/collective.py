@@ -1,10 +1,9 @@
-"""Seconds of a collective on a device's links, by NCCL's algorithms.
+"""Seconds of a collective on a device's links, by NCCL's ring and tree algorithms.
 
-A ring passes every message on rank by rank: its latency grows with the number of ranks, so the
-bandwidth that a message of a given size gets falls as nodes are added. An all-reduce may take a
-tree instead, whose latency grows with the logarithm of the nodes, at a share of the bandwidth
-(Thakur et al. 2005; NCCL's `tuning.cc`, whose latencies the devices' links have). The faster one
-is taken, as NCCL does.
+A ring's latency grows with the number of ranks, so the bandwidth of a message of fixed size falls
+as nodes are added. An all-reduce may use a tree instead, whose latency grows with the logarithm of
+the nodes, at a fraction of the bandwidth (Thakur et al. 2005; latencies from NCCL's `tuning.cc`).
+As in NCCL, the faster algorithm is used.
 """
 
 from __future__ import annotations
@@ -22,9 +21,10 @@ def collective_seconds(
     Args:
         sent: Bytes that each rank sends: (n - 1) / n of the whole message, twice that in an
             all-reduce.
-        ranks: Of the group, `stride` apart.
-        rounds: How often a ring is gone round: 1 for a gather, a scatter or a send, 2 for an
-            all-reduce; 0 leaves out latencies.
+        ranks: Size of the group.
+        stride: Distance in ranks between neighbours of the group.
+        rounds: Trips around the ring: 1 for a gather, a scatter or a send, 2 for an all-reduce; 0
+            leaves out latencies.
     """
     if ranks <= 1:
         return 0.0
@@ -37,7 +37,7 @@ def collective_seconds(
 
 def _within_node(device: Device, sent: float, ranks: int, rounds: float) -> float:
     link = device.link
-    # Few ranks leave some of their links idle (nccl-tests on 2 to 8 GPUs).
+    # A few ranks do not use all links (nccl-tests on 2 to 8 GPUs).
     bandwidth = link.bandwidth * (1 - 0.3 / ranks)
     return rounds * (link.latency + (ranks - 1) * link.hop) + sent / bandwidth
 
@@ -59,13 +59,12 @@ def _tree(device: Device, sent: float, ranks: int, within: int) -> float:
 def node_bandwidth(device: Device, within: int) -> float:
     """Return the bytes per second that a rank sends between nodes.
 
-    Every GPU has its own network port and a ring crosses one of them; all rings of a node share
-    them.
+    Each GPU has its own network port. A ring uses one of them, and all rings of a node share them.
     """
     return min(device.link.bandwidth, device.network.bandwidth * within)
 
 
 def bus_bandwidth(device: Device, nbytes: float, ranks: int, rounds: float) -> float:
-    """Bus bandwidth as nccl-tests print it, in bytes per second, for a message of so many bytes."""
+    """Return the bus bandwidth in bytes/s, as nccl-tests print it, of a message of `nbytes`."""
     sent = rounds * nbytes * (ranks - 1) / ranks
     return sent / collective_seconds(device, sent, ranks, rounds=rounds)

@@ -23,7 +23,7 @@ Direction = Literal["forward", "backward"]
 
 @dataclass(frozen=True)
 class Transfer:
-    """Collectives of one kind in a row. nbytes: that a rank sends in all of them."""
+    """A series of collectives of one kind. nbytes: bytes that a rank sends in all of them."""
 
     purpose: Literal["gather", "reduce"]
     collective: Literal["all_gather", "reduce_scatter", "all_reduce"]
@@ -39,8 +39,9 @@ class DataParallel:
     """Transfers of one pipeline rank.
 
     Attributes:
-        own: Parameters that the pipeline rank holds before sharding.
-        sharers: Ranks that share state, context-parallel ones included; copies: of that state.
+        own: Parameters of the pipeline rank before sharding.
+        sharers: Ranks over which state is sharded, context-parallel ones included; copies:
+            replicas of that state.
         stride: Ranks between neighbours of a data-parallel group.
         item_size: Bytes of an element of the compute dtype.
         micro_batches: Micro-batches per rank per step.
@@ -65,7 +66,7 @@ class DataParallel:
 
     @property
     def ranks(self) -> int:
-        """Ranks that average gradients."""
+        """Return the number of ranks over which gradients are averaged."""
         return self.sharers * self.copies
 
     # -- one collective ----------------------------------------------------------------------------
@@ -116,7 +117,7 @@ class DataParallel:
 
     @cached_property
     def rest_gather(self) -> tuple[Transfer, ...]:
-        """Parameters outside layers: embedding, last norm and head, gathered at once."""
+        """Return the all-gather of parameters outside layers: embedding, final norm and head."""
         rest = self.own.total - self.own.layers
         return self._gather(rest) if self.fsdp and rest else ()
 
@@ -127,7 +128,7 @@ class DataParallel:
 
     @cached_property
     def whole(self) -> tuple[Transfer, ...]:
-        """Without FSDP: the reduction of all gradients, and ZeRO's gather of parameters."""
+        """Return the transfers without FSDP: gradient reduction and ZeRO's parameter all-gather."""
         if self.fsdp or self.ranks == 1:
             return ()
         profile, total = self.cost.profile, self.own.total
@@ -144,20 +145,20 @@ class DataParallel:
     # -- when --------------------------------------------------------------------------------------
 
     def gathered(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return what FSDP gathers before a layer runs; under a pipeline schedule once a step."""
+        """Return FSDP's all-gather before a layer runs; once per step under a pipeline schedule."""
         if self.pipelined and (micro_batch or direction == "backward"):
             return ()
         return self.layer_gather
 
     def reduced(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return what FSDP reduces after a layer's backward pass; ours once a step."""
+        """Return FSDP's reduction after a layer's backward pass; llamac reduces once per step."""
         last = micro_batch == self.micro_batches - 1
         if direction == "forward" or not (last or self.cost.profile.each_time):
             return ()
         return self.layer_reduce
 
     def rest_gathered(self, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return what FSDP gathers before the first region of a micro-batch."""
+        """Return FSDP's all-gather before the first region of a micro-batch."""
         return () if self.pipelined and micro_batch else self.rest_gather
 
     def layer_wait(self, direction: Direction, micro_batch: int, runs: float) -> float:
@@ -171,8 +172,8 @@ class DataParallel:
     def beside(self, transfer: float, work: float) -> float:
         """Return the seconds that a transfer adds to the work it overlaps.
 
-        These are what the work does not cover, and what the transfer takes of memory bandwidth and
-        multiprocessors (`Efficiency.contention`).
+        It is the part of the transfer longer than the work, plus the slowdown of the work as they
+        compete for memory bandwidth and multiprocessors (`Efficiency.contention`).
         """
         share = self.cost.device.efficiency.contention
         return max(0.0, transfer - work) + share * min(transfer, work)
@@ -211,7 +212,7 @@ class DataParallel:
         return waits
 
     def _micro_batches(self) -> Iterator[tuple[int, int]]:
-        """Yield one micro-batch of each kind, and how many are of it: first, last, between."""
+        """Yield (index of one micro-batch, count) for the first, last and middle micro-batches."""
         last = self.micro_batches - 1
         yield 0, 1
         if last > 1:
@@ -220,10 +221,7 @@ class DataParallel:
             yield last, 1
 
     def sent(self, layers: int) -> dict[str, float]:
-        """Return bytes that a rank sends per step, by mesh axis.
-
-        layers: that the pipeline rank runs.
-        """
+        """Return bytes that a rank sends per step, by mesh axis. layers: layers of the rank."""
         found: dict[str, float] = {}
 
         def add(transfers: Iterable[Transfer], times: float) -> None:

@@ -62,7 +62,7 @@ class DeviceCost(Clock):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Return everything that the costs depend on, hashable."""
+        """Return a hashable key of all inputs of the costs."""
         sizes = (tuple(one.items()) for one in (self.symbols, self.mesh, self.strides))
         rest = (self.device, self.dtype, self.profile, self.fp8, self.recomputes_attention)
         return (*sizes, *rest)
@@ -106,7 +106,7 @@ class DeviceCost(Clock):
         return sum(traffic.values()) * profile.traffic
 
     def host_seconds(self, node: fx.Node) -> float:
-        """Return seconds in which the host starts an op's kernels."""
+        """Return the seconds that the host needs to launch an op's kernels."""
         if is_wait(node) or op_of(node).cost == "view":
             return 0.0
         profile = self.profile
@@ -137,7 +137,7 @@ class DeviceCost(Clock):
         return max(flops / rate * lost, least) + efficiency.kernel + casts
 
     def moved(self, nbytes: float, kernels: float = 1.0) -> float:
-        """Return seconds in which kernels move so many bytes in device memory."""
+        """Return the seconds in which kernels move `nbytes` in device memory."""
         efficiency = self.device.efficiency
         return nbytes / self.device.memory_bandwidth / efficiency.memory + kernels * (
             efficiency.kernel
@@ -183,7 +183,7 @@ class DeviceCost(Clock):
         return products * product + self.moved(each * count, scores.kernels)
 
     def _loss(self, node: fx.Node, logits: float) -> float:
-        """Return the seconds in which a loss moves its logits, without its matmuls."""
+        """Return the seconds of a loss's memory traffic for logits, without its matmuls."""
         name = op_of(node).name
         if "cross_entropy" not in name:
             return 0.0
@@ -192,7 +192,7 @@ class DeviceCost(Clock):
         return self.moved(share * self.profile.loss_bytes * logits, 4 * self.profile.kernels)
 
     def _shape(self, node: fx.Node) -> tuple[float, float, float]:
-        """Return (rows, columns, inner size) of an op's matmul, which may run several times."""
+        """Return (rows, columns, inner size) of one matmul of an op."""
         name = op_of(node).name
         one, other = (type_of(value) for value in operands_of(node)[:2])
         tokens = one.elements(self.symbols) / self._size(one.shape[-1])

@@ -1,4 +1,4 @@
-"""Framework profiles: what a framework does differently from our emitted trainer, as data."""
+"""Framework profiles: differences of other frameworks from the emitted trainer, as data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sum (6) forward; the same and the sum of two gradients backward."""
 
 @dataclass(frozen=True)
 class ScoreTraffic:
-    """Attention that writes its scores to device memory.
+    """Memory traffic of attention that materialises its scores in device memory.
 
     Attributes:
         forward, backward: Bytes moved for each score besides the matmuls.
@@ -128,7 +128,7 @@ class FrameworkProfile:
 
     @property
     def hides_async(self) -> float:
-        """Share of transfers hidden once they are cut up beside their matmuls."""
+        """Return the share of tensor-parallel transfers hidden by async tensor parallelism."""
         return 0.43
 
 

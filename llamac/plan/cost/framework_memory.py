@@ -1,4 +1,4 @@
-"""Activation memory under a framework: what it keeps beside the values of our graphs."""
+"""Activation memory under a framework: liveness of the graphs plus its own saved tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamac.plan.setting import Setting
 
 
 def framework_activations(setting: Setting, program: Program) -> Activations:
-    """Activation bytes of one micro-batch: by liveness, and what the profile says besides."""
+    """Return a micro-batch's activation bytes by liveness, adjusted to the framework's profile."""
     profile = setting.profile
     logit_bytes = profile.logit_bytes
     if logit_bytes is not None and profile.gathers_logits:
@@ -38,7 +38,7 @@ def framework_activations(setting: Setting, program: Program) -> Activations:
 def _with_scores(
     found: Activations, program: Program, scores: ScoreTraffic, keeps: bool
 ) -> Activations:
-    """Replace the attention scores that `activations` counts by those that the framework holds.
+    """Return activations with the framework's attention scores in place of those counted.
 
     `activations` counts the scores of a softmax with dropout.
     """
@@ -54,7 +54,7 @@ def _with_scores(
 
 
 def _scores(region: Region, symbols: Mapping[str, int]) -> float:
-    """Scores that attention writes in a region."""
+    """Return the number of attention scores materialised in a region."""
     total = 0.0
     for node in ops_in(region.forward.graph):
         if node.kwargs.get("kernel") == "math":
@@ -64,7 +64,7 @@ def _scores(region: Region, symbols: Mapping[str, int]) -> float:
 
 
 def _with_norms(found: Activations, program: Program, nbytes: float) -> Activations:
-    """Add the fp32 copies that op-by-op norms keep for their backward pass.
+    """Return activations plus the fp32 copies that unfused norms save for their backward pass.
 
     They live as long as activations are kept, unless they are recomputed, and while their region
     runs.
@@ -80,13 +80,13 @@ def _with_norms(found: Activations, program: Program, nbytes: float) -> Activati
 
 
 def _normed(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
-    """Elements that RMSNorms read in a graph."""
+    """Return the number of elements that a graph's RMSNorms read."""
     norms = (node for node in ops_in(graph) if is_op(node, rms_norm, head_rms_norm))
     return sum(type_of(operands_of(node)[0]).elements(symbols) for node in norms)
 
 
 def _with_fp8(found: Activations, share: float) -> Activations:
-    """Activations where linear layers keep their inputs in fp8."""
+    """Return activations with linear layers' inputs saved in fp8."""
     kept = {name: share * nbytes for name, nbytes in found.kept.items()}
     less = {name: nbytes - kept[name] for name, nbytes in found.kept.items()}
     peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
@@ -94,7 +94,7 @@ def _with_fp8(found: Activations, share: float) -> Activations:
 
 
 def head_logits(program: Program) -> float:
-    """Logits of a micro-batch that a rank computes: those of its part of the vocabulary."""
+    """Return the number of logits per micro-batch on a rank, for its part of the vocabulary."""
     graph = program.regions["head"].forward.graph
     weights = [type_of(node) for node in placeholders(graph, "param")]
     vocabulary = max(weights, key=lambda one: one.elements({})).shape[0]
@@ -110,9 +110,9 @@ _peaks = WeakKeyDictionary()
 
 
 def head_peak(program: Program, logits: float) -> tuple[float, float]:
-    """Return (peak bytes of the head, bytes of its logits), `logits` bytes alive during the loss.
+    """Return (peak bytes of the head, bytes of logits at the peak); cached by graph and sizes.
 
-    Cached per head graph and micro-batch size.
+    logits: bytes of logits allocated during the loss.
     """
     region = program.regions["head"]
     known = _peaks.setdefault(region.forward, {})

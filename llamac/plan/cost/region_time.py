@@ -111,13 +111,13 @@ def _timed(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
 
 
 def _ends(spans: Iterable[Span]) -> float:
-    """Return when the last op has run and the last exposed transfer has ended."""
+    """Return the end time of the last op or exposed transfer."""
     ends = [span.end for span in spans if span.lane == COMPUTE or span.exposed]
     return max(ends, default=0.0)
 
 
 def _in_turn(nodes: Iterable[fx.Node], cost: DeviceCost, hides: float) -> list[Span]:
-    """Run ops one after the other; of every transfer, the share `hides` is under other work."""
+    """Return spans of ops run in sequence, with the share `hides` of each transfer hidden."""
     spans, now = [], 0.0
     for node in nodes:
         if is_wait(node):
@@ -135,7 +135,7 @@ def _in_turn(nodes: Iterable[fx.Node], cost: DeviceCost, hides: float) -> list[S
 
 
 def _stretched(spans: Iterable[Span], work: float, wait: float) -> list[Span]:
-    """Stretch time by `work` where compute runs and by `wait` where it waits."""
+    """Return spans with compute time scaled by `work` and waiting time by `wait`."""
     spans = list(spans)
     waits = [(span.end - span.exposed, span.end) for span in spans if span.exposed]
 

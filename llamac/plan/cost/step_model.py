@@ -1,8 +1,7 @@
-"""A Program's step on a device: its seconds, memory and traffic, in closed form.
+"""Closed-form model of a training step on a device: seconds, memory and traffic.
 
-Regions are timed graph by graph, with their recomputation and their order of collectives. Around
-them stand what torch's engines do: FSDP's transfers beside the layers, the turns of pipeline
-stages, the optimizer.
+Each region's graphs are timed with their recomputation and order of collectives. To these are added
+FSDP's transfers, the pipeline schedule and the optimizer.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from llamac.plan.prediction import Prediction, Seconds
 from llamac.plan.setting import Setting
 
 CPU_PROCESS = 0.4e9
-"""Bytes of a process on a CPU besides torch's tensors: the interpreter and its libraries."""
+"""Bytes of a CPU process besides tensors: the interpreter and its libraries."""
 
 
 class StepModel:
-    """A setting's Program on its device."""
+    """Cost model of a setting's Program on its device."""
 
     def __init__(self, setting: Setting, program: Program) -> None:
         self.setting, self.program = setting, program
@@ -80,18 +79,18 @@ class StepModel:
             communication=self._communication(),
         )
 
-    # -- what is run -------------------------------------------------------------------------------
+    # -- computation -------------------------------------------------------------------------------
 
     @cached_property
     def times(self) -> Mapping[str, RegionTime]:
-        """Every region that is trained, by its name."""
+        """Return the times of all trained regions, by name."""
         program = self.program
         names = dict.fromkeys((*program.layers, "embed", "head"))
         return {name: region_time(program.regions[name], self.cost) for name in names}
 
     @cached_property
     def stages(self) -> list[tuple[str, ...]]:
-        """The layers of each pipeline rank."""
+        """Return the regions of the layers of each pipeline rank."""
         counts = self.program.stages or (len(self.program.layers),)
         begin = 0
         found: list[tuple[str, ...]] = [()] * self.pp
@@ -139,7 +138,7 @@ class StepModel:
 
     @cached_property
     def slowest(self) -> int:
-        """The pipeline rank that the others wait for."""
+        """Return the index of the slowest pipeline rank, for which the others wait."""
         return max(range(self.pp), key=lambda rank: sum(self.turns[rank][:2]))
 
     def seconds(self) -> Seconds:
@@ -161,7 +160,7 @@ class StepModel:
         return [(layer.forward, layer.backward) for layer in layers]
 
     def _send_seconds(self) -> float:
-        """Exposed sends between pipeline stages."""
+        """Return the seconds of exposed sends between pipeline stages."""
         if self.pp == 1:
             return 0.0
         virtual = self.spec.parallel.pipeline_virtual
@@ -200,19 +199,19 @@ class StepModel:
             nbytes += own * profile.reduction_bytes
         return self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
 
-    # -- what is held ------------------------------------------------------------------------------
+    # -- memory ------------------------------------------------------------------------------
 
     def held(self, rank: int) -> Held:
-        """Parameters of a pipeline rank, before data-parallel ranks share them."""
+        """Return the parameter counts of a pipeline rank, before data-parallel sharding."""
         return held(self.program, len(self.stages[rank]), rank == 0, rank == self.pp - 1)
 
     @cached_property
     def activations(self) -> Activations:
-        """Activation bytes of one micro-batch under the framework."""
+        """Return activation bytes of one micro-batch under the framework."""
         return framework_activations(self.setting, self.program)
 
     def memory(self) -> Memory:
-        """Peak memory of the pipeline rank that holds most."""
+        """Return the peak memory of the fullest pipeline rank."""
         return max(map(self.rank_memory, self.full_ranks), key=lambda held: held.total)
 
     @property
@@ -225,7 +224,7 @@ class StepModel:
         return {0, max(range(self.pp), key=lambda rank: len(self.stages[rank])), self.pp - 1}
 
     def rank_memory(self, rank: int) -> Memory:
-        """Peak memory of a pipeline rank."""
+        """Return the peak memory of one pipeline rank."""
         layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
         own = self.held(rank)
         state = states(
@@ -254,11 +253,11 @@ class StepModel:
     def _alive(
         self, runs: Sequence[tuple[str, int]], flying: float, last: bool, fresh: Fresh
     ) -> tuple[float, float]:
-        """(activations, logits) in bytes at a pipeline rank's worst moment.
+        """Return (activations, logits) in bytes at a pipeline rank's memory peak.
 
-        Ours are there while the head runs, before any layer's backward pass. Logits that a
-        framework makes whole are counted beside the layers' peak: torch's allocator does not give
-        blocks so large to their smaller tensors (reserved memory of torchtitan's runs).
+        llamac's logits exist only while the head runs, before layers' backward passes. Those that a
+        framework materialises whole are added to the layers' peak, since torch's allocator does
+        not reuse such large blocks for smaller tensors (reserved memory of torchtitan's runs).
         """
         found = self.activations
         if last and self.setting.profile.logit_bytes is not None:
@@ -273,10 +272,10 @@ class StepModel:
 
     @property
     def communicators(self) -> int:
-        """Axes of the mesh whose ranks talk to each other."""
+        """Return the number of mesh axes with NCCL communicators."""
         return sum(size > 1 for size in (self.tp, self.cp, self.pp, self.data))
 
-    # -- what is sent ------------------------------------------------------------------------------
+    # -- traffic ------------------------------------------------------------------------------
 
     def _communication(self) -> dict[str, float]:
         """Return bytes that a rank sends per step, by mesh axis; of the first pipeline rank."""

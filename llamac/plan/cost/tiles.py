@@ -17,16 +17,16 @@ ALIGNED = 8
 matrix multiplication: 16 bytes)."""
 
 UNALIGNED = 3.0
-"""How many times longer it takes where they are not."""
+"""Slowdown of matmuls whose rows are not aligned."""
 
 
 @lru_cache(maxsize=65536)
 def waste(rows: int, columns: int, inner: int, units: int, fill: float) -> float:
-    """Time over that of a product so large that shape does not matter, at least 1.
+    """Return a matmul's time relative to the ideal of a very large one, at least 1.
 
-    units: multiprocessors. fill: elements of the sum in which a tile's pipeline fills. The best of
-    the tile sizes is taken, as cuBLAS' heuristics do: tiles run in rounds of `units`, and the last
-    one may be nearly empty.
+    Tiles run in waves of `units`, of which the last may be nearly empty; the best tile size is
+    used, as cuBLAS's heuristics do. units: multiprocessors. fill: elements of the inner dimension
+    in which a tile's pipeline fills.
     """
     best = float("inf")
     for high, wide, rate in TILES:
@@ -35,7 +35,7 @@ def waste(rows: int, columns: int, inner: int, units: int, fill: float) -> float
             if split > 1 and (inner < 1024 * split or tiles >= units):
                 break
             rounds = ceil(tiles * split / units)
-            # Half of an unfinished round is made good: tiles do not end in step.
+            # Half of a partial wave is hidden, as tiles do not end simultaneously.
             rounds = (rounds + max(1.0, tiles * split / units)) / 2
             work = rounds * units * high * wide * (inner / split + fill) / rate
             best = min(best, work * (1 + 0.05 * (split > 1)))

@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
     """Measure this machine in less than a minute; return the device and remarks for its file.
 
-    say: called with what is found.
+    say: receives progress messages.
     """
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     device = replace(_blank(kind), calibrated=True)
@@ -62,7 +62,7 @@ def calibrate(say: Say = lambda line: None) -> tuple[Device, list[str]]:
 
 
 def device_toml(device: Device, remarks: list[str]) -> str:
-    """Return the file that `load_device` reads."""
+    """Return the text of a device file, as `load_device` reads it."""
     lines = [f"# {line}" for line in remarks]
     title = "".join(char for char in device.title if char not in '"\\' and char.isprintable())
     lines += [f'title = "{title}"', f'kind = "{device.kind}"']
@@ -133,7 +133,7 @@ def _cpu_title() -> str:
 
 
 def _memory_limit() -> int:
-    """Bytes that processes here may take: the machine's, or less where a container says so."""
+    """Return the memory limit of this machine or container in bytes."""
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         given = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
@@ -148,7 +148,7 @@ def _kernel(kind: str) -> float:
 
 
 def _memory(kind: str, kernel: float) -> tuple[float, float]:
-    """(bytes a second that a copy moves, the share of them that a sum of two tensors gets)."""
+    """Return (bytes/s of a copy, relative bandwidth of adding two tensors)."""
     x, y, z = (torch.zeros(STREAM[kind] // 4, device=kind) for _ in range(3))
     copied = 2 * x.nbytes / _beyond(seconds_per_run(lambda: y.copy_(x), kind), kernel)
     added = 3 * x.nbytes / _beyond(seconds_per_run(lambda: torch.add(x, y, out=z), kind), kernel)
@@ -161,7 +161,10 @@ def _beyond(seconds: float, kernel: float) -> float:
 
 
 def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
-    """The peak is the best rate seen, unless a datasheet has it; the efficiency is the typical."""
+    """Return the device with measured matmul rates.
+
+    The peak is the datasheet's or the best rate measured; the efficiency is the typical rate.
+    """
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     took = {}
     for name, dtype in dtypes.items():
@@ -204,7 +207,10 @@ def _with_matmuls(device: Device, kind: str, say: Say) -> Device:
 
 
 def _with_attention(device: Device, kind: str, say: Say) -> Device:
-    """Causal, by torch's scaled_dot_product_attention; of the peak, half the square counted."""
+    """Return the device with the measured efficiency of causal scaled_dot_product_attention.
+
+    The efficiency is relative to the peak, with half of the scores counted.
+    """
     dtype, name = (torch.float32, "fp32") if kind == "cpu" else (torch.bfloat16, "bf16")
     batch, heads, length, width = ATTENTION[kind]
     q, k, v = (

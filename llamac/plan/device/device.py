@@ -48,7 +48,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What kernels reach of a device's figures.
+    """Efficiencies of kernels, relative to a device's peak figures.
 
     Attributes:
         matmul, fp8, attention, attention_backward, memory: Share of the peak that large ones
@@ -75,7 +75,7 @@ class Efficiency:
     matmul_newer: float = 0.0
 
     def matmul_of(self, newer_cublas: bool) -> float:
-        """Share of the peak that large matmuls sustain under a generation of cuBLAS."""
+        """Return the share of the peak that large matmuls sustain under a generation of cuBLAS."""
         return self.matmul_newer or self.matmul if newer_cublas else self.matmul
 
 
@@ -129,16 +129,16 @@ class Device:
 
     @property
     def flash1(self) -> float:
-        """Speed of FlashAttention 1 and of its Triton form, likewise (Dao 2023, section 4)."""
+        """Return the relative speed of FlashAttention 1 and its Triton form (Dao 2023, sec. 4)."""
         return 0.73 * self.flash2
 
     def flops(self, dtype: str) -> float:
-        """Peak FLOP/s of a compute dtype; fp16 has bf16's, and an unlisted one fp32's."""
+        """Return the peak FLOP/s of a compute dtype: bf16's for fp16, fp32's for unlisted ones."""
         return self.peak.get("bf16" if dtype == "fp16" else dtype, self.peak["fp32"])
 
 
 def device_named(text: str) -> Device:
-    """Return the device that a publication or driver means.
+    """Return the shipped device to which a name in a publication or driver refers.
 
     Raises DeviceError with the nearest name.
     """

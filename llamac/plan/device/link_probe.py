@@ -16,7 +16,7 @@ from llamac.plan.device.stopwatch import seconds_per_run
 
 SMALL, LARGE = 2**10, 2**24  # elements of fp32
 TURNS = 10
-HOP = 2e-6  # what of a latency each further rank adds: two processes cannot tell
+HOP = 2e-6  # latency per further rank, which two processes cannot measure
 
 
 class LinkError(RuntimeError):
@@ -26,9 +26,9 @@ class LinkError(RuntimeError):
 
 
 def measured_link(kind: str) -> tuple[Link | None, str]:
-    """Measure all-reduces of two processes, over gloo or NCCL; return the link and its name.
+    """Measure all-reduces between two processes (gloo or NCCL); return the link and its name.
 
-    A single GPU has none. Raises LinkError.
+    The link is None on a single GPU. Raises LinkError.
     """
     if kind == "cuda" and torch.cuda.device_count() < 2:
         return None, ""
@@ -38,7 +38,9 @@ def measured_link(kind: str) -> tuple[Link | None, str]:
             spawn(_rank, (backend, scratch), nprocs=2)
         except (ProcessRaisedException, ProcessExitedException) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
-            raise LinkError(f"two processes could not talk over {backend}: {lines[-1]}") from error
+            raise LinkError(
+                f"two processes could not communicate over {backend}: {lines[-1]}"
+            ) from error
         small, large = json.loads((Path(scratch) / "seconds").read_text(encoding="ascii"))
     # `DeviceCost.collective`: an all-reduce of two goes round its ring twice and sends as many
     # bytes as it has, at 0.85 of a large ring's rate.

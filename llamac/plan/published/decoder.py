@@ -11,9 +11,9 @@ from llamac.plan.published.rows import Row, RowError, count, flag, needed, numbe
 LLAMA = ("llama", "mistral", "qwen", "olmo", "gemma", r"\byi\b", "baichuan", "internlm", "smollm")
 GATED = ("swiglu", "geglu", "silu", "gated", r"\bglu")
 ROUND = 0.03
-"""How far parameters that are given in billions may be from those there are."""
+"""Relative tolerance on parameter counts given in billions."""
 OFF = 0.25
-"""How far a model may be from the parameters its row states: papers round."""
+"""Relative tolerance on a row's stated parameter count, as papers round."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DecoderShape:
 
     @property
     def parameters(self) -> int:
-        """Norms and biases aside, which are a thousandth."""
+        """Return the parameter count without norms and biases, about a thousandth."""
         kv = self.dim // self.heads * self.kv_heads
         layer = 2 * self.dim * (self.dim + kv) + (3 if self.gated else 2) * self.dim * self.ffn
         rows = (1 if self.tied else 2) * self.vocab + (0 if self.llama else self.positions)
@@ -45,9 +45,9 @@ class DecoderShape:
 
 
 def decoder_of(row: Row) -> DecoderShape:
-    """Return a row's decoder, its empty columns filled in.
+    """Return a row's decoder shape, with defaults for empty columns.
 
-    Usual values are assumed, or those nearest to the row's parameter count. Raises RowError.
+    Defaults are usual values, or those closest to the row's parameter count. Raises RowError.
     """
     stated = number(row, "n_params")
     found = list(_candidates(row))
@@ -63,7 +63,7 @@ def decoder_of(row: Row) -> DecoderShape:
 
 
 def _candidates(row: Row) -> Iterator[DecoderShape]:
-    """Yield all that the row allows, the likeliest first."""
+    """Yield the decoder shapes that a row allows, most likely first."""
     dim, layers = needed(row, "d_model"), needed(row, "n_layers")
     given, mlp = text(row, "family", "model"), text(row, "mlp")
     llama = says(given, *LLAMA) or (not says(given, "gpt", "opt", "mpt") and says(mlp, *GATED))

@@ -133,7 +133,7 @@ def _attention_kernel(row: Row) -> str:
 
 
 def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
-    """Traffic of attention's scores; None where they are never written out."""
+    """Return the traffic of attention scores; None if they are never materialised."""
     if not unfused(row):
         return None
     kernel, megatron = _attention_kernel(row), says(text(row, "framework"), *MEGATRON)
@@ -144,7 +144,7 @@ def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
 
 
 def unfused(row: Row) -> bool:
-    """Return whether attention writes its scores out, as before FlashAttention, and on V100s."""
+    """Return whether attention materialises its scores, as before FlashAttention or on V100s."""
     kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
         return says(text(row, "gpu"), "v100") or says(framework, "megatron.*(v2|20)")
@@ -176,7 +176,7 @@ class Checkpointing:
     understood: bool = True
 
     def share(self, layers: float) -> float:
-        """Share of layers that are checkpointed whole. layers: of a pipeline rank."""
+        """Return the share of fully checkpointed layers. layers: layers of a pipeline rank."""
         return min(1.0, self.parts / (self.of or layers))
 
 

@@ -27,14 +27,14 @@ from llamac.plan.search.graph_cache import block_program, laid_out
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
 
-WIRE = 0.85  # of a network port's nominal rate, what a large transfer gets
+WIRE = 0.85  # fraction of a network port's nominal rate that a large transfer reaches
 BEYOND = {
     r"moe|mixtral|mixture.of.experts|\d+x\d+b|switch|deepseek": "mixtures of experts",
     r"\bt5|bert|vit\b|encoder|mamba|\bssm|rwkv|diffusion": "models other than decoders",
     r"offload|infinity": "state kept off the GPU",
     r"\blora|qlora|peft": "adapters",
 }
-"""What no spec of ours can say, and words of it."""
+"""Words in columns for features that no spec can express."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class PublishedRun:
 
 
 def published_run(row: Row) -> PublishedRun:
-    """Return what a row describes. Raises RowError."""
+    """Return the setting and Program that a row describes. Raises RowError."""
     given = text(row, "model", "family", "mlp", "framework", "dp_sharding", "notes")
     for words, what in BEYOND.items():
         if says(given, words):
@@ -79,11 +79,11 @@ def published_run(row: Row) -> PublishedRun:
     return PublishedRun(setting, _program(setting, row), tuple(unread(row, device)))
 
 
-# -- what is computed ------------------------------------------------------------------------------
+# -- computation ------------------------------------------------------------------------------
 
 
 def _program(setting: Setting, row: Row) -> Program:
-    """Return layers under one checkpointing or two of them, in turn."""
+    """Return a row's Program, whose layers use one checkpointing policy or a mix of two."""
     spec, fused = setting.spec, setting.profile.fused
     layers, parts = spec.model.n_layers, spec.parallel.stages
     stages = [layers // parts + (stage < layers % parts) for stage in range(parts)]
@@ -102,7 +102,7 @@ def _program(setting: Setting, row: Row) -> Program:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Degrees, and a rank's micro-batches."""
+    """Parallel degrees of a row, and micro-batches per rank."""
 
     tp: int
     pp: int
@@ -114,7 +114,7 @@ class RowLayout:
 
 
 def _layout(row: Row) -> RowLayout:
-    """The layout that a row describes, defaults filled in."""
+    """Return a row's layout, with defaults for empty columns."""
     tp, pp, cp = (count(row, key) or 1 for key in ("tp", "pp", "cp"))
     data = _data_ranks(row, tp, pp, cp)
     micro, times = _micro_batches(row, pp, data)
@@ -122,7 +122,7 @@ def _layout(row: Row) -> RowLayout:
 
 
 def _data_ranks(row: Row, tp: int, pp: int, cp: int) -> int:
-    """Data-parallel ranks: column `dp`, or the GPUs that are left."""
+    """Return the data-parallel degree: column `dp`, or all remaining GPUs."""
     gpus, data = count(row, "n_gpus"), count(row, "dp")
     if data is None:
         return max(1, (gpus or tp * pp * cp) // (tp * pp * cp))
@@ -132,7 +132,7 @@ def _data_ranks(row: Row, tp: int, pp: int, cp: int) -> int:
 
 
 def _micro_batches(row: Row, pp: int, data: int) -> tuple[int, int]:
-    """(sequences of a micro-batch, micro-batches per data-parallel rank per step)."""
+    """Return (sequences per micro-batch, micro-batches per data-parallel rank per step)."""
     micro, times, total = count(row, "mbs"), count(row, "grad_accum"), _sequences(row)
     if times is None and total is not None:
         times = max(1, total // ((micro or 1) * data)) if micro or pp > 1 else None
@@ -155,7 +155,7 @@ def _sequences(row: Row) -> int | None:
 
 
 def _parted(sequences: int, length: int, tokens: int = 8192) -> tuple[int, int]:
-    """Return a rank's sequences as (micro-batch, how many), where nothing is said of either."""
+    """Return a default (micro-batch size, count) for a rank's sequences."""
     most = max(1, tokens // length)
     micro = max(n for n in range(1, min(most, sequences) + 1) if sequences % n == 0)
     return micro, sequences // micro
@@ -232,7 +232,7 @@ def _revised(changes: tuple[tuple[str, object], ...]) -> Spec:
     return _base().replace(dict(changes))
 
 
-# -- what it runs on -------------------------------------------------------------------------------
+# -- device -------------------------------------------------------------------------------
 
 
 def _device(row: Row) -> Device:

@@ -14,7 +14,7 @@ SCALES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 class RowError(ValueError):
-    """A row that cannot be read as a run; the message names the column and what it may be."""
+    """A row is not a valid run; the message names the column and its allowed values."""
 
     exit_code = 2
 
@@ -56,7 +56,7 @@ def needed(row: Row, key: str) -> int:
 
 
 def flag(row: Row, key: str) -> bool | None:
-    """None where the column says neither yes nor no."""
+    """Return a column as a boolean; None if it is neither yes nor no."""
     given = text(row, key)
     return True if given in YES else False if given in NO else None
 

@@ -69,7 +69,7 @@ def comparable_peak(row: Row, prediction: Prediction) -> float:
 
 
 def predicted(row: Row, found: Prediction) -> dict[str, str]:
-    """Return the columns that are added."""
+    """Return the columns added to a row: predicted speed, peak memory and whether it fits."""
     values = (
         f"{found.tokens_per_second_per_gpu:.6g}",
         f"{comparable_peak(row, found):.0f}",
@@ -100,9 +100,9 @@ class Scores:
         yield from self.refused
         for (column, value, instead), count in self.unread.most_common():
             rows = "1 row" if count == 1 else f"{count:,} rows"
-            yield f"column {column}: {value!r} is not understood, {instead} assumed ({rows})"
+            yield f"column {column}: {value!r} is not understood; assumed {instead} ({rows})"
         if self.unread_columns:
-            yield f"columns that are not read: {', '.join(self.unread_columns)}"
+            yield f"ignored columns: {', '.join(self.unread_columns)}"
 
 
 def score(table: str) -> Scores:

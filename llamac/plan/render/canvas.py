@@ -1,4 +1,4 @@
-"""Draw areas, lines and labels as SVG or PNG; the same drawing gives the same bytes."""
+"""Drawing of areas, lines and labels as SVG or PNG, deterministic to the byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Polyline:
-    """A polyline. dashed: Of even dashes; only horizontal or vertical ones."""
+    """A polyline. dashed: draw even dashes; supported for horizontal and vertical lines."""
 
     points: Sequence[Point]
     stroke: str
@@ -60,7 +60,7 @@ Shape = Area | Polyline | Label
 
 @dataclass(frozen=True)
 class Drawing:
-    """Shapes on a ground, the first at the bottom. width, height: Pixels."""
+    """A list of shapes, drawn in order on a background. width, height: pixels."""
 
     width: float
     height: float

@@ -1,4 +1,4 @@
-"""Draw memory over one step: what is held throughout, and activations as they come and go."""
+"""Draw memory over one step: constant state, and activations as they are allocated and freed."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Picture:
         yield Label(LEFT - 42, 78, held + where, fill=MUTED)
 
     def _levels(self) -> Iterator[Polyline | Label]:
-        """Yield the scale of bytes."""
+        """Yield the gridlines and labels of the byte axis."""
         gap = _round(self.top / 6)
         for number in range(int(self.top / gap) + 1):
             y = self._y(number * gap)
@@ -167,7 +167,7 @@ class _Picture:
         return [*found, (found[-1][0] + 0.5, last)]
 
     def _fold(self) -> Iterator[Area | Polyline | Label]:
-        """Yield what stands for the turns that are left out."""
+        """Yield the mark in place of omitted micro-batches."""
         if self.fold.hidden:
             left, right = self.time.x(self.fold.begin), self.time.x(self.fold.end)
             bottom = HEIGHT - BOTTOM + 6 + STRIP
@@ -187,7 +187,7 @@ class _Picture:
             yield Label(LEFT + PLOT - 6, y - 6, text, 11, "end", FULL)
 
     def _strip(self) -> Iterator[Area | Label]:
-        """Yield which turn runs when, as far as there is room for its name."""
+        """Yield the strip of forward and backward turns, with names where they fit."""
         top = HEIGHT - BOTTOM + 6
         yield Label(LEFT + PLOT + 8, top + 12, "then the optimizer", 11, fill=MUTED)
         for name, kind, begin, end in self._turns():
@@ -214,7 +214,7 @@ class _Picture:
             yield f"{kind} {micro_batch + 1}", kind, begin, end
 
     def _ticks(self) -> Iterator[Polyline | Label]:
-        """Yield seconds below, none within the fold, none over another."""
+        """Yield the ticks of the time axis, without overlaps."""
         time, fold, y = self.time, self.fold, HEIGHT - BOTTOM + 6 + STRIP
         gap = _round((time.whole - (fold.end - fold.begin)) / 8)
         free = LEFT - 50.0

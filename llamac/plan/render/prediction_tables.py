@@ -1,4 +1,4 @@
-"""Print a prediction as tables: memory, time, traffic, throughput, and how sure they are."""
+"""Print a prediction as tables: memory, time, traffic, throughput and their uncertainty."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def print_prediction(prediction: Prediction, more: Iterable[TextTable] = ()) -> 
 
 
 def prediction_heading(prediction: Prediction) -> tuple[str, str]:
-    """Return what is planned, and on what."""
+    """Return the title and subtitle of a prediction: the model and the devices."""
     spec, device = prediction.setting.spec, prediction.setting.device
     parallel, batch, count = spec.parallel, spec.batch, spec.micro_batches
     degrees = [f"{axis} {size}" for axis, size in parallel.mesh.items() if size > 1]
@@ -74,7 +74,7 @@ def headline(prediction: Prediction) -> str:
 
 
 def unit(prediction: Prediction) -> str:
-    """Return what one rank runs on: a GPU, or a process on the cores of a machine."""
+    """Return the noun for one rank: GPU, or process on a CPU."""
     return "GPU" if prediction.setting.device.is_gpu else "process"
 
 
@@ -212,7 +212,7 @@ def stride_of(axis: str, prediction: Prediction) -> int:
 
 
 def link_name(device: Device, ranks: int, stride: int) -> str:
-    """Return what the slowest transfer of a group crosses, and how fast it is in large messages."""
+    """Return the slowest link that a group crosses and its bandwidth for large messages."""
     where = link_of(device, ranks, stride)
     link = device.link if where == WITHIN else device.network
     return f"{where}, {digits(link.bandwidth / 1e9)} GB/s"
@@ -248,7 +248,7 @@ def _run(prediction: Prediction) -> TextTable:
 
 
 def _ranges(prediction: Prediction) -> TextTable:
-    """Ranges that hold eight times of ten."""
+    """Return the table of 80 % intervals."""
     found = uncertainty(prediction)
 
     def between(ends: tuple[float, float] | None, show: Callable[[float], str]) -> str:

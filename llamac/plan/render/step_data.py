@@ -1,4 +1,4 @@
-"""A step as JSON values for a page: what runs when, what is held, and what each op costs."""
+"""A step as JSON for a page: events, memory over time, and the cost of each op."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST = 20  # kinds of ops, the longest first
 
 
 def step_data(step: StepTimeline) -> dict[str, Any]:
-    """Return a predicted step. Seconds and bytes; graphs go by `block.f`, `block.b`.
+    """Return a predicted step in seconds and bytes; graphs are named `block.f`, `block.b`.
 
     time, memory: the events of the slowest pipeline rank, and of the one that holds most (None: the
     same). trace: the file of `llamac plan --trace`, gzipped, in base64.
@@ -84,7 +84,7 @@ def _terms(names: Mapping[str, str], values: Mapping[str, float]) -> list[tuple[
 
 
 def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
-    """Return one graph, run once: its spans, what is alive during each op, what each op costs."""
+    """Return one run of a graph: spans, live values during each op, cost of each op."""
     timed, graph = step.graphs[region, way], step.graph(region, way)
     spans = {span.node: span for span in timed.spans}
     return {
@@ -102,7 +102,7 @@ def _graph(step: StepTimeline, region: str, way: Any) -> dict[str, Any]:
 
 
 def _cost(step: StepTimeline, node: fx.Node, span: Span | None) -> dict[str, Any]:
-    """Return seconds, FLOPs and bytes of an op, and what bounds it; nothing for views and waits."""
+    """Return an op's seconds, FLOPs, bytes and bottleneck; empty for views and waits."""
     if span is None:
         return {}
     seconds = {"seconds": _short(span.end - span.begin)}
@@ -116,7 +116,7 @@ def _cost(step: StepTimeline, node: fx.Node, span: Span | None) -> dict[str, Any
 
 
 def _events(step: StepTimeline) -> dict[str, Any]:
-    """Return a pipeline rank's events, but for turns alike in the middle of the step.
+    """Return a pipeline rank's events, without repeated turns in the middle of the step.
 
     An event is (kind, name, begin, end, lane, layer, micro-batch, kept bytes, lacking bytes, runs),
     texts as indices into `words`; runs: how many of each of `regions` keep something, and `kept`

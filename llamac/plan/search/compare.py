@@ -39,17 +39,17 @@ class Side:
 
     @property
     def flops(self) -> float:
-        """FLOPs that a rank runs in a step."""
+        """Return the FLOPs of a rank per step."""
         return self.prediction.hardware_flops / self.layout.ranks
 
     @property
     def rate(self) -> float:
-        """FLOP/s while it computes."""
+        """Return the FLOP/s during computation."""
         return self.flops / self.prediction.seconds.compute
 
     @property
     def bubble(self) -> float:
-        """Idle time of a rank as a share of its working time."""
+        """Return a rank's idle time as a share of its working time."""
         layout = self.layout
         return (layout.pipeline - 1) / layout.pipeline_virtual / self.micro_batches
 
@@ -74,7 +74,7 @@ def verdict(first: Prediction, second: Prediction) -> str:
             more = f"{gigabytes(held)} of {gigabytes(most)} GB"
             return f"{name} does not fit ({more}); if it did, a step would take {_each(seconds)}"
     if ratio < 5e-4:
-        return f"neither beats the other: a step takes {readable_seconds(seconds[0])} in both"
+        return f"both are equally fast: a step takes {readable_seconds(seconds[0])} in both"
     faster, slower = names if seconds[0] < seconds[1] else reversed(names)
     return f"{faster} beats {slower} by {percent(ratio)}: a step takes {_each(sorted(seconds))}"
 
@@ -84,7 +84,7 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
 
 
 def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTable]:
-    """Term by term, in seconds and in GB. The first column is `first`'s."""
+    """Yield tables of the differences in each term, in seconds and GB, `first` first."""
     terms = _terms(first, second, "seconds", TAKEN)
     rows = [
         (words, *map(_seconds, numbers), _signed(numbers, _seconds)) for words, numbers in terms
@@ -100,7 +100,7 @@ def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTabl
 
 
 def reasons(first: Prediction, second: Prediction) -> Iterator[str]:
-    """Return sentences on why the terms that differ most do so."""
+    """Yield sentences that explain the largest differences."""
     a, b = Side(first), Side(second)
     for part, size in (("seconds", readable_seconds), ("memory", _gb)):
         one, other = getattr(first, part), getattr(second, part)

@@ -23,7 +23,7 @@ def derived_toml(
 ) -> str:
     """Return TOML for the file `out` that lays `changes`, by dotted key, over the spec `base`.
 
-    base: as a command line names it. above: lines of comment before it. notes: comments on
+    base: the spec as named on the command line. above: leading comment lines. notes: comments on
     sections, by name.
     """
     document: dict[str, Any] = {"extends": _named(base, out), "name": name}
@@ -37,7 +37,7 @@ def derived_toml(
 
 
 def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, str]) -> str:
-    """Return the TOML of a whole spec without `extends`, where a key must be removed."""
+    """Return the TOML of a complete spec without `extends`, needed when a key is removed."""
     return _commented({**spec.written(), "name": name}, above, notes)
 
 

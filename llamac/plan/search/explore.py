@@ -35,11 +35,11 @@ from llamac.spec.launch import nodes_are_full
 
 STATE, GATHERED, KEPT = "state", "gathered", "activations"
 WHY = {
-    STATE: "parameters, gradients and optimizer state are too large",
-    GATHERED: "gathered parameters and gradients on their way are too much besides",
+    STATE: "parameters, gradients and optimizer state do not fit",
+    GATHERED: "gathered parameters and gradients in transfer do not fit in addition",
     KEPT: "activations are too much besides",
 }
-"""Why a layout does not fit, in the order in which reasons are looked for."""
+"""Reasons why a layout does not fit, in the order of their checks."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Task:
         return _nodes(self.setting.spec, self.gpus, self.shape)
 
     def splits(self, schedule: PipelineSchedule) -> int:
-        """Return the ways in which data ranks can share state."""
+        """Return the number of ways in which data-parallel ranks can shard state."""
         return _splits(self.gpus, self.shape, schedule)
 
 
@@ -100,7 +100,7 @@ def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
 
 @dataclass(frozen=True)
 class Explored:
-    """Result of exploring a task. least: Bytes of the smallest layout that does not fit."""
+    """Result of exploring a task. least: bytes of the smallest layout that does not fit."""
 
     best: list[tuple[float, Layout]]
     tally: Counter[str]
@@ -112,7 +112,7 @@ def explore(task: Task, limit: float, keep: int) -> Explored:
 
 
 class _Explorer:
-    """Explore a model split policy by policy, in the order of their lower bounds."""
+    """Explores a model split by checkpointing policy, in order of lower bounds."""
 
     def __init__(self, task: Task, limit: float, keep: int) -> None:
         self.task, self.limit, self.keep = task, limit, keep
@@ -145,7 +145,7 @@ class _Explorer:
                 self._try_all(node, laid_out(block, node.spec, node.stages))
 
     def _nodes(self, policy: str, block: Program) -> Iterator[_Node]:
-        """Schedules whose activations may fit."""
+        """Yield schedules whose activations may fit the device."""
         sizes = _Sizes(block, self.spec.model.n_layers)
         nodes = list(self.task.nodes())
         for micro_batch in dict.fromkeys(size for size, _ in nodes):
@@ -173,7 +173,7 @@ class _Explorer:
         return layouts(self.task.gpus, self.task.shape, policy, micro_batch, schedule)
 
     def _try_all(self, node: _Node, program: Program) -> None:
-        """Layouts that differ in how many ranks share state, most first."""
+        """Try layouts that differ in the number of ranks that shard state, most first."""
         first = self._model(node.every[0], program).seconds()
         without = first.total - first.data - first.optimizer  # which is the same for all of them
         reason = None
@@ -205,7 +205,7 @@ class _Explorer:
 
 @dataclass(frozen=True)
 class _Node:
-    """Layouts that differ only in how state is shared.
+    """Layouts that differ only in how state is sharded.
 
     bound: Lower bound in seconds. stages: Layers of each stage.
     """
@@ -238,7 +238,7 @@ def _pipelined(model: StepModel, schedule: PipelineSchedule) -> float:
 
 
 class Best:
-    """The fastest layouts, one of each kind. limit: Seconds that a further kind must beat."""
+    """The fastest layouts, one of each kind. limit: seconds that another kind must beat."""
 
     def __init__(self, keep: int) -> None:
         self.keep, self.limit = keep, float("inf")
@@ -252,7 +252,7 @@ class Best:
                 self.limit = self.sorted[-1][0]
 
     def like(self, layout: Layout) -> float:
-        """Return seconds of the best that is known of its kind."""
+        """Return the seconds of the best known layout of the same kind."""
         return self.kinds.get(layout.kind, (float("inf"),))[0]
 
     @property

@@ -60,7 +60,7 @@ class _Alike:
 
 @lru_cache(maxsize=512)
 def _differentiated(alike: _Alike) -> tuple[Spec, Program]:
-    """Compile up to the passes that checkpointing does not change."""
+    """Return the spec and Program before the pass `checkpoint`, cached."""
     small = alike.small()
     program = Lower().apply(small)
     for step in passes_for(small)[: _first()]:
@@ -79,7 +79,7 @@ def _checkpointed(alike: _Alike, policy: str) -> Program:
 
 
 def _first() -> int:
-    """Return where among the passes after `lower` checkpointing stands."""
+    """Return the index of `checkpoint` among the passes after `lower`."""
     return NAMES.index(ActivationCheckpoint.name) - NAMES.index(Lower.name) - 1
 
 

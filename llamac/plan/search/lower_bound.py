@@ -10,14 +10,14 @@ from llamac.plan.setting import Setting
 from llamac.spec.model import Model
 
 ROWS = 2**20
-"""Tokens of a matmul so large that what a smaller one loses by its shape is gone."""
+"""Tokens of a matmul large enough to have no losses from its shape."""
 
 
 def least_seconds(setting: Setting, gpus: int, shape: ModelSplit, policy: str) -> float:
     """Return a lower bound of step seconds: a full pipeline, hidden data-parallel traffic.
 
-    Forward, each matmul waits for the gather before it and each scatter for its matmul: nothing
-    hides either. Backward, only gradients of weights can be computed meanwhile. Under tensor
+    In the forward pass each matmul waits for the gather before it and each scatter for its matmul,
+    so transfers are exposed. In the backward pass only weight gradients overlap them. Under tensor
     parallelism a layer gathers and scatters the stream twice each way, or reduces it, which is both
     (Korthikanti et al. 2022); under context parallelism keys and values are gathered, and their
     gradients scattered.

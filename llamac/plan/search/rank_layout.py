@@ -1,6 +1,6 @@
-"""Layouts: how a run lies on its ranks, and what each keeps.
+"""Layouts: parallel degrees, micro-batch and checkpointing policy of a run.
 
-Written as `tp8,pp4,vpp2,dp64,rep1,mb1,selective`; degrees of one are left out.
+They are written as `tp8,pp4,vpp2,dp64,rep1,mb1,selective`; degrees of one are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llamac.spec.rules.layouts import complaints, keep_busy
 from llamac.spec.validation.errors import divisors
 
 POLICIES = ("none", "selective", "full")
-"""What a layer may keep for its backward pass, as a search tries them."""
+"""Checkpointing policies that a search tries."""
 
 EXAMPLE = "tp8,pp4,dp64,mb1,selective"
 _DEGREES = {
@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def data(self) -> int:
-        """Ranks with sequences of their own."""
+        """Return the data-parallel degree, sharded and replicated."""
         return self.data_shard * self.data_replicate
 
     @property
@@ -63,7 +63,7 @@ class Layout:
     def kind(self) -> Layout:
         """Return the layout without stages per pipeline rank and without state sharding.
 
-        Equal for layouts that differ in nothing else.
+        It is equal for layouts that differ only in these.
         """
         return replace(self, pipeline_virtual=1, data_shard=self.data, data_replicate=1)
 
@@ -90,7 +90,7 @@ class Layout:
         return {key: value for key, value in new.items() if value != _value(spec, key)}
 
     def of(self, spec: Spec) -> Spec:
-        """Return `spec` in this layout, which must be legal: nothing is validated again."""
+        """Return `spec` with this layout, which must be legal, as it is not validated."""
         update: dict[str, Any] = {key: getattr(self, key) for key in _PARALLEL}
         update["async_tensor"] = _async(spec, self)
         parts: dict[str, Any] = {
@@ -151,7 +151,7 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
             key, value = _DEGREES[degree[1]], int(degree[2])
         else:
             raise LayoutError(
-                f"layout {text!r}: {part!r} is no part of one; there are "
+                f"layout {text!r}: {part!r} is unknown; known: "
                 f"{', '.join(f'{short}N' for short in _DEGREES)}, sp, nosp, "
                 f"{', '.join(POLICIES)}, budgetNGB, as in {EXAMPLE}"
             )
@@ -174,7 +174,7 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
 
 @dataclass(frozen=True)
 class ModelSplit:
-    """Tensor and context parallelism: what a layer's graphs depend on beside its checkpointing."""
+    """Tensor and context parallelism, which with checkpointing determine a layer's graphs."""
 
     tensor: int
     sequence: bool
@@ -189,7 +189,7 @@ class ModelSplit:
 
 
 def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """Yield all in which the model's heads, features, vocabulary and positions divide."""
+    """Yield all splits over which heads, features, vocabulary and positions divide."""
     for tensor in divisors(gpus):
         for context in divisors(gpus // tensor):
             if context > 1 and spec.data.document_mask:
@@ -210,7 +210,7 @@ class PipelineSchedule:
 
 
 def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
-    """Yield all that keep every stage at work. ranks: what pipeline and data ranks share."""
+    """Yield all schedules that keep every stage busy. ranks: pipeline × data-parallel ranks."""
     sequences, layers = spec.batch.sequences, spec.model.n_layers
     alone = spec.model.tied_embeddings or spec.data.document_mask
     for pipeline in (1,) if alone else divisors(ranks):
@@ -228,7 +228,7 @@ def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[Pip
 def layouts(
     gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule
 ) -> tuple[Layout, ...]:
-    """Return one for each way to share state among the data ranks, all of them sharing first."""
+    """Return a layout per way to shard state over data-parallel ranks, most sharded first."""
     data = gpus // shape.ranks // schedule.pipeline
     return tuple(
         Layout(

@@ -29,15 +29,15 @@ from llamac.plan.target import LayoutError
 from llamac.plan.uncertainty import fit_of, memory_range
 from llamac.spec.validation.errors import either
 
-WAVE = 4  # tasks whose results are put together before the next ones start
-BUDGETED = 4  # layouts that are compiled with checkpoint = "budget" besides
+WAVE = 4  # tasks per batch
+BUDGETED = 4  # layouts also compiled with checkpoint = "budget"
 BUDGET_STEP = 100_000_000  # bytes
-SPARE = 2  # layouts beyond those asked for that are compiled, for the order among them may change
+SPARE = 2  # further layouts to compile, since exact predictions may change their order
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A layout and its prediction, compiled as it would be run."""
+    """A layout with the prediction of its fully compiled Program."""
 
     layout: Layout
     prediction: Prediction
@@ -73,7 +73,7 @@ def search(
 
     Args:
         workers: Processes; default: one for each core.
-        progress: Told (shapes looked at, all shapes, layouts timed) as the search goes on.
+        progress: Called with (shapes explored, all shapes, layouts timed).
 
     Raises LayoutError where no layout is legal, or none fits.
     """
@@ -112,11 +112,11 @@ def search(
     )
 
 
-# -- the best, as they would be run ----------------------------------------------------------------
+# -- compiled candidates ----------------------------------------------------------------
 
 
 def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
-    """Predict a layout as `llamac plan` does; None where no saved set fits its budget."""
+    """Return a layout's prediction as `llamac plan` makes it; None if its budget is too small."""
     spec = setting.spec.replace(layout.changes(setting.spec))
     try:
         return Ranked(layout, predict(replace(setting, spec=spec)))
@@ -125,10 +125,9 @@ def _compiled(setting: Setting, layout: Layout) -> Ranked | None:
 
 
 def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
-    """Return the best layouts, each with the device's memory as the budget of its recomputation.
+    """Return the best layouts with the device's memory as recomputation budget.
 
-    A budget lies between policies that were tried and is expensive to compile, so only the best get
-    one.
+    A budget is expensive to compile, so only the best layouts are tried with one.
     """
     memory = (setting.device.memory / memory_range().middle - CONTEXT) / (1 + FRAGMENTS)
     budget = int(memory / BUDGET_STEP) * BUDGET_STEP
@@ -139,7 +138,7 @@ def _budgeted(found: Sequence[Ranked], setting: Setting) -> list[Layout]:
 
 
 def _gains(one: Ranked, others: Sequence[Ranked]) -> bool:
-    """Return whether a budget makes its layout faster than every policy does."""
+    """Return whether a layout with a budget is faster than with every other policy."""
     bare = replace(one.layout, checkpoint="", budget=None)
     same = [other for other in others if replace(other.layout, checkpoint="") == bare]
     least = min(other.prediction.seconds.total for other in same)
@@ -155,12 +154,11 @@ def _fastest(one: Ranked) -> tuple[float, str]:
 
 @contextmanager
 def _each(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Yield a `map` over argument tuples with results in order, run in forked processes.
+    """Yield a `map` over argument tuples with ordered results, run in forked processes.
 
-    Forked processes have torch already. With one worker, or where processes cannot fork, it runs in
-    this one.
+    Forking avoids importing torch again. With one worker, or without fork, it runs in this process.
     """
-    gc.freeze()  # torch's million objects need not be looked at whenever graphs come and go
+    gc.freeze()  # exclude torch's million objects from garbage collection
     try:
         if workers < 2 or not hasattr(os, "fork"):
             yield lambda function, given: [function(*one) for one in given]

@@ -21,12 +21,12 @@ STEP = 0.01
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to change.
+    """A change of hardware or layout, and its effect.
 
     Attributes:
-        what: In words.
-        elasticity: Percent of tokens/s for a percent of it; None for a change of layout.
-        doubled: Tokens/s over today's once it is twice as much, or the layout is changed.
+        what: Description.
+        elasticity: Change of tokens/s in percent per percent; None for a change of layout.
+        doubled: Speed-up when the figure doubles, or the layout changes.
         fits: The changed setting fits.
     """
 
@@ -37,13 +37,13 @@ class Change:
 
 
 def what_if(prediction: Prediction, program: Program) -> list[Change]:
-    """Changes of the device and of the layout, the best first."""
+    """Return changes of the device and of the layout, best first."""
     found = [*_device_changes(prediction, program), *_layout_changes(prediction)]
     return sorted(found, key=lambda one: -one.doubled)
 
 
 def combined(prediction: Prediction, program: Program) -> float:
-    """Return the speed-up if every figure of the device doubles."""
+    """Return the speed-up if all figures of the device double."""
     setting = prediction.setting
     device = setting.device
     for change in CHANGES.values():
@@ -139,7 +139,7 @@ def _times(today: Prediction, other: Prediction) -> float:
 
 
 def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iterator[str]:
-    """Yield what stands between a plan and `wanted` times its speed."""
+    """Yield advice on how to reach `wanted` times the plan's speed."""
     best = [one for one in changes if one.doubled > 1.005][:3]
     reaching = [one for one in changes if one.doubled >= wanted and one.fits]
     if reaching:
@@ -151,7 +151,7 @@ def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iter
         )
     else:
         yield (
-            f"no single change reaches {wanted:g}x; every rate of the device twice as high would "
+            f"no single change makes it {wanted:g}x; every rate of the device twice as high would "
             f"bring {all_doubled:.2f}x"
         )
     for one in best:
@@ -162,7 +162,7 @@ def advice(changes: Sequence[Change], wanted: float, all_doubled: float) -> Iter
 
 
 def what_if_section(changes: Sequence[Change]) -> TextTable:
-    """Return what each change of hardware or layout would bring."""
+    """Return the table of the effects of each change of hardware or layout."""
     rows = [
         (
             one.what,

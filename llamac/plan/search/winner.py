@@ -29,12 +29,12 @@ def search_summary(found: Search) -> Iterator[str]:
         if count := found.unfit[reason]:
             yield f"  {count:>9,} do not fit: {words}"
     if found.slower:
-        yield f"  {found.slower:>9,} are slower than those below whatever else they do"
+        yield f"  {found.slower:>9,} are slower than those below by a lower bound"
     yield f"  {found.timed:>9,} fit and were timed"
 
 
 def winners_table(found: Search) -> TextTable:
-    """Return the best, and the terms that decide between them: seconds of a step."""
+    """Return the table of the best layouts and their terms, in seconds per step."""
     rows = [_row(number, one) for number, one in enumerate(found.best, start=1)]
     head = ("", "layout", "tok/s/GPU", "MFU", "days", "GB", "a step", *TERMS)
     note = (
@@ -111,7 +111,7 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
 
 
 def _whole(layout: Layout) -> dict[str, Any]:
-    """Return every degree, whatever the spec under it says."""
+    """Return all parallel degrees, overriding those of the base spec."""
     degrees = {
         f"parallel.{one.name}": getattr(layout, one.name)
         for one in fields(layout)

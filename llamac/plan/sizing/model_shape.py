@@ -27,7 +27,7 @@ NARROWEST, WIDEST = 8, 1024
 """dim / layers between which models are built."""
 
 CLOSE = 0.02
-"""How far off the wanted parameters a shape may be, where one closer is less like LLaMA."""
+"""Largest relative deviation from the wanted parameters, in favour of LLaMA's proportions."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class ModelShape:
 
 
 def matmul_weights(model: Model) -> int:
-    """Parameters in matmuls: of all linears, the output projection's too. Biases are not."""
+    """Return the number of linear-layer weights, output projection included, without biases."""
     return model.n_layers * layer_weights(model) + model.vocab_size * model.dim
 
 
 def layer_weights(model: Model) -> int:
-    """Parameters in the matmuls of one layer."""
+    """Return the number of linear-layer weights of one layer."""
     heads = 2 * model.n_heads + 2 * model.n_kv_heads
     matrices = 3 if model.activation == "swiglu" else 2
     return model.dim * (heads * model.head_dim + matrices * model.ffn_dim)
@@ -65,8 +65,8 @@ def llama(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
 def llama_with(parameters: float, vocab_size: int = 32_000) -> ModelShape:
     """Return the LLaMA with about so many parameters. Raises ValueError.
 
-    Of those within 2 % (or the closest, if none is), the one whose ratio of width to depth is most
-    like LLaMA's.
+    Among the models within 2 % (or the closest, if none is), it has the ratio of width to depth
+    closest to LLaMA's.
     """
     shapes = list(_shapes(parameters, vocab_size))
     if not shapes:

@@ -14,14 +14,14 @@ from llamac.plan.device.device import Device
 PETAFLOP_DAY = 86_400e15
 """FLOPs."""
 SMALLEST, LARGEST = 1e15, 1e28
-"""Budgets in FLOPs between which the laws are asked: from a minute of a GPU on."""
+"""Smallest and largest budget in FLOPs for which the laws are used, from a GPU minute on."""
 USE = 0.45
-"""Of a device's peak, what training makes of it unless said otherwise: PaLM reached 46 % (Chowdhery
-et al. 2022, table 3)."""
+"""Default fraction of a device's peak that training reaches: PaLM's was 46 % (Chowdhery et al.
+2022, table 3)."""
 
 
 class ComputeBudgetError(ValueError):
-    """A budget that cannot be read, or that no law speaks of."""
+    """The compute budget is malformed, or outside the range of every law."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class LossLaw:
         return self.e + self.a / parameters**self.alpha + self.b / tokens**self.beta
 
     def optimum(self, flops: float) -> float:
-        """Parameters with the smallest loss at 6·N·D = `flops` (their equation 4)."""
+        """Return the parameters with the smallest loss at 6·N·D = `flops` (equation 4)."""
         sums = self.alpha + self.beta
         scale = (self.alpha * self.a / (self.beta * self.b)) ** (1 / sums)
         return scale * (flops / 6) ** (self.beta / sums)
@@ -101,11 +101,11 @@ def _optimum(key: str, name: str, parameters: float, flops: float) -> Optimum:
 
 @dataclass(frozen=True)
 class Smaller:
-    """A model smaller than the optimum that reaches its loss by more tokens: LLaMA's argument.
+    """A model smaller than the optimum that reaches its loss on more tokens, as LLaMA's do.
 
-    share: of the optimum's parameters. flops: of its training. repaid: tokens of inference after
-    which its cheaper use has made good for its dearer training. same: the loss it would have if it
-    were trained on the optimum's FLOPs.
+    share: fraction of the optimum's parameters. flops: training FLOPs. repaid: inference tokens
+    after which cheaper inference offsets the more expensive training. same: loss when trained with
+    the optimum's FLOPs.
     """
 
     share: float
@@ -121,7 +121,7 @@ class Smaller:
 
     @property
     def inference(self) -> float:
-        """FLOPs for each token read or written: 2·N."""
+        """Return the inference FLOPs per token, 2·N."""
         return 2 * self.parameters
 
 
@@ -129,7 +129,7 @@ SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 
 
 def smaller(best: Optimum, law: LossLaw = BESIROGLU) -> Iterator[Smaller]:
-    """Return the optimum and smaller models that reach its loss on more tokens.
+    """Yield the optimum and smaller models that reach its loss on more tokens.
 
     Touvron et al. 2023, section 1: the model that is cheapest to train to a level is not the one
     that is cheapest to use there. Counted as Sardana et al. 2023 do: 6·N·D of training, 2·N for
@@ -161,7 +161,7 @@ def parse_flops(text: str) -> float:
 
 
 def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Return what so many days of one GPU compute, at a share `use` of its peak.
+    """Return the FLOPs of `gpu_days` days of one GPU at a share `use` of its peak.
 
     Raises ComputeBudgetError.
     """
@@ -175,5 +175,5 @@ def flops_of(gpu_days: float, device: Device, use: float = USE, dtype: str = "bf
 
 
 def gpu_days(flops: float, device: Device, use: float = USE, dtype: str = "bf16") -> float:
-    """Days of one GPU that a training takes."""
+    """Return the days that `flops` take on one GPU at a share `use` of its peak."""
     return flops / (86_400 * device.flops(dtype) * use)

@@ -1,4 +1,4 @@
-"""Tables of what a compute budget buys, and the chosen model as a spec."""
+"""Tables of optimal models for a compute budget, and the chosen model as a spec."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llamac.plan.sizing.scaling_laws import (
 from llamac.spec import Spec, load_spec
 from llamac.spec.parallel import ONE_RANK
 
-RECIPE = "65b"  # whose data, optimizer and schedule a sized spec takes
+RECIPE = "65b"  # source of a sized spec's data, optimizer and schedule
 LLAMA = "llama"  # the choice of half the refitted optimum, with its loss
 LARGEST_BATCH = 2**22  # tokens a step: LLaMA's
 STEPS = 20_000  # about as many as a run should have at least
@@ -32,7 +32,7 @@ WARMUP = 2000, 50  # steps of warm-up at most (LLaMA's), and the part of all tha
 
 @dataclass(frozen=True)
 class ComputeBudget:
-    """Training FLOPs, and the device that they are told in days of."""
+    """Training FLOPs, and the device in whose days they are reported."""
 
     flops: float
     device: Device
@@ -118,7 +118,7 @@ def choices() -> tuple[str, ...]:
 
 
 def chosen(budget: ComputeBudget, key: str) -> Optimum:
-    """Return a law's row; `llama`: half the refitted optimum, with tokens for its loss."""
+    """Return a law's optimum; `llama`: half the refitted optimum, with tokens for its loss."""
     found = optima(budget.flops)
     if key != LLAMA:
         return next(one for one in found if one.key == key)

@@ -45,7 +45,7 @@ class RegionCost:
 class OpCost:
     """Ops of one kind and shape, in one region and direction.
 
-    count: Per step. seconds, flops, nbytes: Of one. bound: What limits its speed.
+    count: Ops per step. seconds, flops, nbytes: Per op. bound: Its bottleneck.
     """
 
     region: str
@@ -67,8 +67,9 @@ class OpCost:
 class TransferCost:
     """Transfers of one kind.
 
-    nbytes: That a rank sends in one. ranks, link: Of its group. count: Per step. seconds: Of one;
-    exposed: while compute waits. node: Its region, direction and name, if it stands in a graph.
+    nbytes: Bytes that a rank sends per transfer. ranks, link: Of its group. count: Transfers per
+    step. seconds: Per transfer; exposed: of them, waited for by compute. node: Region, direction
+    and name, if it belongs to a graph.
     """
 
     where: str
@@ -84,7 +85,7 @@ class TransferCost:
 
 
 def regions(step: StepTimeline) -> list[RegionCost]:
-    """Longest first, over the whole step."""
+    """Return the cost of each region's graphs, by descending time per step."""
     found = []
     for (region, way), count in _runs(step).items():
         timed, nodes = step.graphs[region, way], list(ops_in(step.graph(region, way)))
@@ -96,7 +97,7 @@ def regions(step: StepTimeline) -> list[RegionCost]:
 
 
 def ops(step: StepTimeline) -> list[OpCost]:
-    """Return all that compute, longest first over the whole step."""
+    """Return the cost of each kind of op, by descending time per step."""
     found: dict[tuple[str, ...], OpCost] = {}
     for (region, way), count in _runs(step).items():
         for span in step.graphs[region, way].spans:
@@ -130,7 +131,7 @@ def transfer_costs(step: StepTimeline) -> list[TransferCost]:
 
 
 def _around(step: StepTimeline) -> list[TransferCost]:
-    """Transfers of data-parallel ranks and of pipeline stages, which stand in no graph."""
+    """Return the transfers outside graphs: of data-parallel ranks and pipeline stages."""
     seconds, device = step.prediction.seconds, step.prediction.setting.device
     waited = {DATA: seconds.data, PIPELINE: seconds.pipeline}
     alike: dict[tuple[str, Transfer | None], list[Event]] = {}
@@ -164,7 +165,7 @@ def _seconds(event: Event, transfer: Transfer | None) -> float:
 
 
 def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[str, Any]:
-    """Return what `--ops` and `--collectives` add for programs: bytes, FLOPs and seconds."""
+    """Return the JSON values of `--ops` and `--collectives`: bytes, FLOPs and seconds."""
     found: dict[str, Any] = {}
     if by_op:
         found["regions"] = [vars(one) for one in regions(step)]
@@ -175,12 +176,12 @@ def breakdown_json(step: StepTimeline, by_op: bool, collectives: bool) -> dict[s
 
 
 def link_of(device: Device, ranks: int, stride: int) -> str:
-    """Return which kind of link the slowest transfer of a group crosses."""
+    """Return the kind of the slowest link that a group's transfers cross."""
     return WITHIN if ranks * stride <= device.gpus_per_node else BETWEEN
 
 
 def _runs(step: StepTimeline) -> Mapping[tuple[str, Any], int]:
-    """Return how often each graph runs in a step."""
+    """Return the number of runs per step of each graph."""
     found: dict[tuple[str, Any], int] = {}
     for event in step.events:
         if event.runs:
@@ -197,7 +198,7 @@ def traffic(step: StepTimeline, node: fx.Node) -> int:
 
 
 def bound_of(step: StepTimeline, flops: float, nbytes: float) -> str:
-    """Return what limits an op's speed most: arithmetic, memory, or its launch."""
+    """Return the bottleneck of an op: arithmetic, memory or launch overhead."""
     device = step.prediction.setting.device
     limits = {
         "arithmetic": flops / device.flops(step.cost.dtype),
@@ -208,7 +209,7 @@ def bound_of(step: StepTimeline, flops: float, nbytes: float) -> str:
 
 
 def _shape(step: StepTimeline, node: fx.Node) -> str:
-    """Return what an op reads and makes: `[1,2048,8192] [5504,8192] → [1,2048,5504]`."""
+    """Return an op's shapes as text: `[1,2048,8192] [5504,8192] → [1,2048,5504]`."""
     kinds = node.meta["type"]
     made = kinds[0] if isinstance(kinds, tuple) else kinds
     read = " ".join(_sizes(step, type_of(one)) for one in operands_of(node)[:2])

@@ -1,4 +1,4 @@
-"""The stretch of a step that is left out where many turns are alike."""
+"""Omission of repeated micro-batches from the picture of a step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Fold:
-    """Seconds between which turns are left out; both the step's end where none are.
+    """Begin and end of the omitted part in seconds, both the step's end if nothing is omitted.
 
-    hidden: how many turns of each direction.
+    hidden: number of omitted turns per direction.
     """
 
     begin: float
@@ -26,7 +26,7 @@ class Fold:
 
 
 def fold(step: StepTimeline) -> Fold:
-    """Return what is left out of a step of many turns, which shows its first ones and its last."""
+    """Return the part to omit from a step, whose first and last turns are shown."""
     events = [event for event in step.events if event.lane == COMPUTE]
     last = max(event.turn for event in events)
     ends = warm_up(step.rank, step.ranks, step.virtual, step.micro_batches) + 2

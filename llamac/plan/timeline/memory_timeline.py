@@ -1,4 +1,4 @@
-"""Memory of a rank over a step, by the liveness that the predicted peak is taken from."""
+"""Memory of a rank over a step, by the liveness analysis behind the predicted peak."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from llamac.plan.timeline.step_events import Event
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes held from a moment on.
+    """Memory from one moment on, in bytes.
 
     Attributes:
         time: Seconds.
         saved: Activations kept for the backward pass.
-        working: What the running region needs besides.
-        lacking: Gradients that are not there yet.
+        working: Temporary memory of the running region.
+        lacking: Gradients not yet allocated.
     """
 
     time: float
@@ -39,12 +39,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Level:
-    """What is alive in a graph from an op on.
+    """Live memory in a graph from one op on.
 
     Attributes:
         time: Seconds from the graph's start.
-        live, logits: Bytes, what is kept for the graph or by it included.
-        values: Names of the values alive.
+        live, logits: Bytes, including values saved for and by the graph.
+        values: Names of the live values.
     """
 
     time: float
@@ -55,13 +55,13 @@ class Level:
 
 @dataclass(frozen=True)
 class EventHolding:
-    """An event with what is held as it begins.
+    """An event and the memory in use as it begins.
 
     Attributes:
         saved: Bytes kept for the backward pass.
-        own: Of them, or in the forward pass beyond them, bytes kept from this region's run.
-        lacking: Bytes of gradients that are not there yet.
-        runs: Number of runs of each region that keep something.
+        own: Bytes that this region's run saves; in the forward pass they are not yet in `saved`.
+        lacking: Bytes of gradients not yet allocated.
+        runs: Number of runs of each region with saved values.
     """
 
     event: Event
@@ -72,14 +72,14 @@ class EventHolding:
 
     @property
     def after(self) -> float:
-        """Bytes kept once the event is over."""
+        """Return the saved bytes after the event."""
         if not self.event.runs:
             return self.saved
         return self.saved - self.own if self.event.kind == "backward" else self.saved + self.own
 
 
 def moments(step: StepTimeline) -> Iterator[Moment]:
-    """Return the moments in order, without memory held throughout the step."""
+    """Yield the moments in order, without memory that is constant over the step."""
     levels = {key: graph_levels(step, *key) for key in step.graphs}
     held = list(holdings(step))
     for one, following in zip(held, [*held[1:], None], strict=True):
@@ -97,7 +97,7 @@ def moments(step: StepTimeline) -> Iterator[Moment]:
 
 
 def holdings(step: StepTimeline) -> Iterator[EventHolding]:
-    """Yield every event of the step with what is held as it begins."""
+    """Yield every event of the step with the memory in use as it begins."""
     regions, symbols = step.program.regions, step.cost.symbols
     kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
     kept.update(step.model.activations.kept)
@@ -123,7 +123,7 @@ def _fresh(step: StepTimeline) -> Fresh:
 
 
 def _made(event: Event, fresh: Fresh, layers: int) -> float:
-    """Return bytes of the gradients that are there once a backward pass is over."""
+    """Return the bytes of gradients that a backward event allocates."""
     if event.layer is not None:
         return fresh.layer
     if event.name == "embed":
@@ -132,7 +132,7 @@ def _made(event: Event, fresh: Fresh, layers: int) -> float:
 
 
 def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[Level]:
-    """Return what is alive during each op of a graph."""
+    """Return the live memory during each op of a graph."""
     found = step.model.activations
     graph, whole = step.graph(region, direction), step.program.regions[region]
     begins: Mapping[str, float] = {

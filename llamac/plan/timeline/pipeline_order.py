@@ -21,8 +21,8 @@ class Turn:
 def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]:
     """Return the turns of a pipeline rank in one step.
 
-    One stage per rank: 1F1B, which on a single rank alternates forward and backward (Narayanan et
-    al. 2019). Several: interleaved 1F1B (Narayanan et al. 2021).
+    With one stage per rank it is 1F1B, which alternates forward and backward on a single rank
+    (Narayanan et al. 2019); with several, interleaved 1F1B (Narayanan et al. 2021).
     """
     each = micro_batches_per_round(micro_batches, ranks) if virtual > 1 else micro_batches
     count = micro_batches * virtual
@@ -46,7 +46,7 @@ def turns(rank: int, ranks: int, virtual: int, micro_batches: int) -> list[Turn]
 
 
 def warm_up(rank: int, ranks: int, virtual: int, micro_batches: int) -> int:
-    """Return the forward turns of the warm-up phase of 1F1B."""
+    """Return the number of forward turns in the warm-up phase of 1F1B."""
     if virtual == 1:
         return min(micro_batches, ranks - rank - 1)
     each = micro_batches_per_round(micro_batches, ranks)

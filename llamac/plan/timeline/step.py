@@ -1,8 +1,8 @@
 """One step of one pipeline rank laid out in time: `StepTimeline`.
 
-Regions take the seconds of `region_time`, data-parallel waits those of `DataParallel`, bubbles
-those of the other ranks' turns: the step of the slowest rank takes what the prediction says, term
-by term. Another rank waits longer for its neighbours.
+Regions take the seconds of `region_time`, data-parallel waits those of `DataParallel`, and bubbles
+those of the other ranks' turns, so the slowest rank's step equals the prediction term by term.
+Other ranks wait longer for their neighbours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StepTimeline:
     def seconds(self) -> float:
         return max(event.end for event in self.events)
 
-    # -- what runs ---------------------------------------------------------------------------------
+    # -- regions -----------------------------------------------------------------------------------
 
     def chunk(self, number: int) -> list[tuple[str, int | None]]:
         """Return the regions of one of the rank's stages, in order, with layer numbers."""
@@ -60,7 +60,7 @@ class StepTimeline:
 
     @cached_property
     def graphs(self) -> dict[tuple[str, Direction], GraphTime]:
-        """The graphs of every region that is trained."""
+        """Return the timed graphs of all trained regions."""
         found: dict[tuple[str, Direction], GraphTime] = {}
         for name in dict.fromkeys(("embed", *self.program.layers, "head")):
             region = self.program.regions[name]
@@ -81,12 +81,12 @@ class StepTimeline:
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
-        """Each lane's in order of their beginning."""
+        """Return all events; those of one lane are in order of their beginning."""
         return tuple(_EventLayout(self).all())
 
 
 class _EventLayout:
-    """Lays events one after the other."""
+    """Places events one after the other on their lanes."""
 
     def __init__(self, step: StepTimeline) -> None:
         self.step, self.now, self.number = step, 0.0, 0
@@ -117,7 +117,7 @@ class _EventLayout:
         yield from self._pause("update", "optimizer", seconds.optimizer)
 
     def _slack(self) -> float:
-        """Return seconds of a step that a rank waits for slower ones, beside its bubble."""
+        """Return the seconds per step that a rank waits for slower ones, excluding its bubble."""
         model, seconds = self.step.model, self.step.prediction.seconds
         forward, backward, _ = model.turns[self.step.rank]
         own = model.micro_batches * (forward + backward) + self.idle.total
@@ -129,7 +129,7 @@ class _EventLayout:
         return Event(kind, name, self.now, self.now + seconds, turn=self.number, **about)
 
     def _pause(self, kind: Kind, name: str, seconds: float) -> Iterator[Event]:
-        """Yield an event in which no region runs."""
+        """Yield an idle or waiting event, if it takes time."""
         if seconds > 0:
             yield self._event(kind, name, seconds)
             self.now += seconds
@@ -161,7 +161,7 @@ class _EventLayout:
             yield from self._transfers(reduces, which, self.now - total_seconds(reduces))
 
     def _end(self) -> Iterator[Event]:
-        """Yield the data-parallel transfers that are left when the last region has run."""
+        """Yield the data-parallel transfers that remain after the last region."""
         model = self.step.model
         layers = model.layer_seconds(self.step.rank)
         left = self.data.at_end(sum(backward for _, backward in layers), len(layers))
@@ -171,7 +171,7 @@ class _EventLayout:
         yield from self._pause("wait", "the last gradients", left)
 
     def _transfers(self, transfers: Sequence[Transfer], name: str, begin: float) -> Iterator[Event]:
-        """Transfers from `begin` on; what would overlap those before them is cut off."""
+        """Yield events of transfers from `begin` on, cut where they would overlap earlier ones."""
         for one in transfers:
             end = begin + one.seconds
             begin = max(begin, self.free)
@@ -194,10 +194,10 @@ class _Idle:
 
 
 def _idle(step: StepTimeline, order: Sequence[Turn]) -> _Idle:
-    """Return the idle seconds that 1F1B leaves a rank: its bubble, by place.
+    """Return a rank's bubble under 1F1B, split by place.
 
-    Places: before its first input, before its first gradient, between the last gradients, and after
-    its own last one. Together they make one turn of each other rank.
+    Places are before the first input, before the first gradient, between the last gradients and
+    after the last one. They add up to one turn of each other rank.
     """
     times, rank = step.model.turns, step.rank
     before_us, after_us = times[:rank], times[rank + 1 :]

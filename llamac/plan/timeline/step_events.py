@@ -1,4 +1,4 @@
-"""Events that fill a step's time."""
+"""Events of a step's timeline."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Kind = Literal["forward", "backward", "bubble", "wait", "send", "gather", "reduc
 
 @dataclass(frozen=True)
 class Event:
-    """Something that takes time on one lane.
+    """An interval of time on one lane.
 
     Attributes:
-        name: The region that runs, or what is waited for or transferred.
+        name: The running region, or the transfer or wait.
         begin, end: Seconds from the beginning of the step.
         layer: The layer's number in the whole model.
         turn: Index in the pipeline rank's order of turns.
@@ -46,5 +46,5 @@ class Event:
 
     @property
     def sent(self) -> float:
-        """Bytes that a rank sends in it."""
+        """Return the bytes that a rank sends during the event."""
         return self.transfer.nbytes if self.transfer else self.nbytes

@@ -24,10 +24,7 @@ TraceEvent = dict[str, Any]
 
 
 def trace_json(step: StepTimeline) -> dict[str, Any]:
-    """Return the whole file.
-
-    otherData: what was planned, and how much of it single ops are shown for.
-    """
+    """Return the trace as JSON values; `otherData` describes the plan and the level of detail."""
     detailed = _detailed(step)
     lanes = _lanes(step)
     threads = {lane: number for number, lane in enumerate(lanes)}
@@ -63,7 +60,7 @@ def _detailed(step: StepTimeline) -> set[int]:
 
 
 def _lanes(step: StepTimeline) -> list[str]:
-    """Compute first; then the axes of the mesh, data ranks, the pipeline."""
+    """Return the lanes: compute, mesh axes, data-parallel transfers, pipeline sends."""
     used = {event.lane for event in step.events}
     used.update(span.lane for one in step.graphs.values() for span in one.spans)
     return [lane for lane in (COMPUTE, *step.cost.mesh, DATA, PIPELINE) if lane in used]
@@ -85,7 +82,7 @@ def _names(step: StepTimeline, threads: dict[str, int]) -> Iterator[TraceEvent]:
 def _region(
     step: StepTimeline, event: Event, threads: dict[str, int], detailed: bool
 ) -> Iterator[TraceEvent]:
-    """Yield a region's graph that runs, and inside it its ops and its waits."""
+    """Yield the event of a region's graph, with its ops and waits nested in it."""
     thread, where = threads[COMPUTE], {"micro_batch": event.micro_batch}
     if event.layer is not None:
         where["layer"] = event.layer
@@ -105,7 +102,7 @@ def _region(
 
 
 def _memory(step: StepTimeline) -> Iterator[TraceEvent]:
-    """Yield a counter: of every event, the moment that holds most, in GB."""
+    """Yield a memory counter in GB: the peak of every event."""
     memory = step.prediction.memory
     along = memory.total - memory.activations - memory.logits
     for event, held in groupby(moments(step), key=lambda moment: moment.event):
@@ -128,7 +125,7 @@ def _title(event: Event) -> str:
 
 
 def _result(span: Span) -> str:
-    """Return what an op makes: `d_w2`."""
+    """Return the name of an op's result: `d_w2`."""
     value = next((value for value in results(span.node) if value is not None), span.node)
     return value.name.removesuffix("_started")
 

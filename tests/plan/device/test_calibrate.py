@@ -121,5 +121,7 @@ def test_processes_that_cannot_talk_say_why(monkeypatch: pytest.MonkeyPatch) -> 
         raise ProcessRaisedException("Traceback …\nRuntimeError: no such interface\n", 0, 1)
 
     monkeypatch.setattr("llamac.plan.device.link_probe.spawn", fails)
-    with pytest.raises(LinkError, match="could not talk over gloo: RuntimeError: no such inter"):
+    with pytest.raises(
+        LinkError, match="could not communicate over gloo: RuntimeError: no such inter"
+    ):
         measured_link("cpu")

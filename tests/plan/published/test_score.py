@@ -105,7 +105,7 @@ def test_values_and_columns_that_are_not_understood_are_counted() -> None:
     assert found.unread["act_ckpt", "lunar", "none"] == 2
     assert found.unread["attn_kernel", "warp9", "FlashAttention"] == 2
     assert found.unread_columns == ["mood"]
-    assert "column act_ckpt: 'lunar' is not understood, none assumed (2 rows)" in found.remarks()
+    assert "column act_ckpt: 'lunar' is not understood; assumed none (2 rows)" in found.remarks()
 
 
 def test_a_policy_that_is_not_understood_is_no_checkpointing() -> None:

@@ -160,10 +160,10 @@ def test_data_ranks_are_what_is_left_and_the_rest_the_spec_s() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("tp8,zz4", "'zz4' is no part of one; there are tpN"),
+        ("tp8,zz4", "'zz4' is unknown; known: tpN"),
         ("tp8,tp4", "says twice what tensor is"),
         ("tp8,dp3", "has 24 ranks, but there are 2,048 GPUs"),
-        ("tp0", "'tp0' is no part of one"),
+        ("tp0", "'tp0' is unknown"),
         (",", "is empty; write one such as tp8,pp4,dp64,mb1,selective"),
     ],
 )
