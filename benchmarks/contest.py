@@ -52,14 +52,16 @@ def import_emitted(directory: Path) -> ModuleType:
     return module
 
 
-def random_weights(model: Any, sequence_length: int, seed: int = 0) -> dict[str, Tensor]:
+def random_weights(
+    model: Any, sequence_length: int, seed: int = 0, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Canonical float32 weights: gains of one, the rest normal(0, 0.02)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     shapes = parameter_shapes(model, sequence_length)
     return {
-        name: torch.ones(shape)
+        name: torch.ones(shape, device=device)
         if name.endswith("norm")
-        else 0.02 * torch.randn(shape, generator=generator)
+        else 0.02 * torch.randn(shape, generator=generator, device=device)
         for name, shape in shapes.items()
     }
 
@@ -92,7 +94,8 @@ def hf_model(
     model: Any, weights: Mapping[str, Tensor], length: int, device: str, dtype: torch.dtype
 ) -> nn.Module:
     """transformers' LlamaForCausalLM with scaled_dot_product_attention and the same weights."""
-    hf = build_hf(model, max_positions=length, attention="sdpa")
+    with torch.device(device):  # where it is much faster to fill weights
+        hf = build_hf(model, max_positions=length, attention="sdpa")
     load_canonical(hf, model, weights)
     return nn.Module.to(hf, device=torch.device(device), dtype=dtype)  # HF's `to` has no types
 

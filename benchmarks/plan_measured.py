@@ -1,10 +1,11 @@
 """What `llamac plan` predicts of a step, against the step: time and peak memory, on this machine.
 
-    python benchmarks/plan_measured.py [--steps 5] [--only 125m 1b]
+    python benchmarks/plan_measured.py [--steps 5] [--only 125m 1b] [--seconds N] [--device FILE]
 
 How each figure is taken:
-- Before each setting `llamac plan --calibrate` measures this machine again: the speed of a shared
-  one drifts. Predictions use that device and nothing that is measured afterwards.
+- Before each setting `llamac plan --calibrate` measures this machine again, as the speed of a
+  shared one drifts; or --device names the file of one calibration, for a GPU that nobody shares.
+  Predictions use that device and nothing that is measured afterwards.
 - Each setting is built as `llamac build` does, and a process of its own runs the emitted model and
   optimizer as train.py does, on random tokens: forward and backward of each micro-batch, update.
   The first step, which makes the optimizer's state and warms up, is not counted.
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ import torch
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pipeline import stages
 from llamac.plan.device.calibrate import calibrate, device_toml
+from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.target import setting_for
 from llamac.spec import Spec, load_spec
@@ -73,7 +75,11 @@ class Setting:
             changes += ['precision.compute="fp32"', 'kernels.compile="never"']
             changes += ['hardware.device="cpu"']
             changes += ["model.n_layers=4"] if self.spec == "1b" else []
-        return load_spec(ROOT / "specs" / f"{self.spec}.toml", changes)
+        if self.spec == "toy":
+            changes += ["model.n_layers=2", "model.dim=128", "model.n_heads=4"]
+            changes += ["model.vocab_size=1024"]
+        shipped = "125m" if self.spec == "toy" else self.spec
+        return load_spec(ROOT / "specs" / f"{shipped}.toml", changes)
 
 
 SETTINGS = {
@@ -91,26 +97,30 @@ SETTINGS = {
         Setting("1b", 1, 512, "full"),
         Setting("1b", 2, 256, "selective"),
         Setting("1b", 4, 128, "none"),
+        Setting("toy", 2, 128, "selective"),
     ),
-    "gpu": (
-        Setting("125m", 8, 1024, "selective"),
+    "gpu": (  # in an order that makes the first few the most telling
+        Setting("1b", 4, 2048, "selective"),
         Setting("125m", 16, 1024, "none"),
+        Setting("1b", 2, 2048, "selective", micro_batches=4),
+        Setting("125m", 8, 1024, "selective"),
         Setting("125m", 16, 1024, "full"),
         Setting("125m", 32, 1024, "selective"),
         Setting("125m", 16, 2048, "selective"),
         Setting("125m", 8, 1024, "none", micro_batches=4),
         Setting("1b", 1, 2048, "none"),
         Setting("1b", 2, 2048, "selective"),
-        Setting("1b", 4, 2048, "selective"),
         Setting("1b", 4, 2048, "full"),
         Setting("1b", 8, 1024, "selective"),
-        Setting("1b", 2, 2048, "selective", micro_batches=4),
     ),
 }
 
 
-def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
-    """Run the trainer's step; the process imports what train.py does of the emitted directory."""
+def trainer_step(directory: Path, task: dict[str, Any]) -> tuple[Callable[[], None], Any, str]:
+    """(the trainer's step on random tokens, the emitted `runtime.machine`, how it is compiled).
+
+    The process imports what train.py does of the emitted directory: one directory a process.
+    """
     sys.path.insert(0, str(directory))
     import model as emitted  # pyright: ignore[reportMissingImports]
     import train  # pyright: ignore[reportMissingImports]
@@ -127,46 +137,71 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions)
     shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)
-    times = []
-    for step in range(task["steps"] + 1):
-        if step == 1:
-            machine.forget_peak_memory(device)
-        began = time.perf_counter()
+    targets = torch.tensor(batch[..., 1:].numel(), device=device)
+
+    def step() -> None:
         total = torch.zeros((), device=device)
         for micro in batch:
             loss = model(micro[:, :-1].contiguous(), micro[:, 1:].contiguous())
             loss.backward()
             total += loss.detach()
-        optimizer.read(optimizer.step(1e-5, total, torch.tensor(batch[..., 1:].numel())))
+        optimizer.read(optimizer.step(1e-5, total, targets))
+
+    return step, machine, how
+
+
+def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
+    """Time the trainer's step, and see what memory it takes at most."""
+    step, machine, how = trainer_step(directory, task)
+    device, times = torch.device(task["device"]), []
+    for number in range(task["steps"] + 1):
+        if number == 1:
+            machine.forget_peak_memory(device)
+        began = time.perf_counter()
+        step()
         times.append(time.perf_counter() - began)
     return {"seconds": times[1:], "peak": machine.peak_memory_bytes(device), "how": how}
 
 
-def measured(setting: Setting, spec: Spec, kind: str, steps: int, directory: Path) -> Any:
-    write_directory(directory, files_of(spec, stages(spec)))
-    task = {
+def task_of(spec: Spec, kind: str, steps: int = 0) -> dict[str, Any]:
+    """What `trainer_step` needs to know of a spec."""
+    batch = spec.batch
+    return {
         "device": "cuda" if kind == "gpu" else "cpu",
-        "dtype": "bfloat16" if kind == "gpu" else "float32",
+        "dtype": "bfloat16" if spec.precision.compute == "bf16" else "float32",
         "compile": spec.kernels.compile,
         "optimizer": spec.optimizer.hyperparameters,
-        "micro_batches": setting.micro_batches,
-        "sequences": setting.sequences,
-        "length": setting.length,
+        "micro_batches": batch.sequences // batch.micro_batch,
+        "sequences": batch.micro_batch,
+        "length": batch.sequence_length,
         "vocabulary": spec.model.vocab_size,
         "steps": steps,
     }
+
+
+def measured(spec: Spec, kind: str, steps: int, directory: Path) -> Any:
+    write_directory(directory, files_of(spec, stages(spec)))
+    task = task_of(spec, kind, steps)
     command = [sys.executable, __file__, "--child", str(directory), json.dumps(task)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def rows(settings: list[Setting], kind: str, steps: int) -> Iterator[dict[str, Any]]:
+def rows(
+    settings: list[Setting], kind: str, steps: int, calibrated: Path | None = None
+) -> Iterator[dict[str, Any]]:
     for setting in settings:
-        device, remarks = calibrate()
+        if calibrated is None:
+            device, remarks = calibrate()
+        else:
+            device, remarks = (
+                load_device(str(calibrated)),
+                [f"Calibrated once, in {calibrated.name}."],
+            )
         spec = setting.load(kind)
         plan = predict(setting_for(spec, device))
         with tempfile.TemporaryDirectory() as directory:
-            found = measured(setting, spec, kind, steps, Path(directory, "built"))
+            found = measured(spec, kind, steps, Path(directory, "built"))
         memory = plan.memory.total - (plan.memory.overhead if kind == "gpu" else 0)
         median, fastest = statistics.median(found["seconds"]), min(found["seconds"])
         yield {
@@ -200,17 +235,21 @@ def errors_of(found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=5, help="counted, of each setting")
-    parser.add_argument("--only", nargs="+", choices=("125m", "1b"), default=("125m", "1b"))
+    specs = ("125m", "1b", "toy")
+    parser.add_argument("--only", nargs="+", choices=specs, default=specs[:2])
+    parser.add_argument("--device", type=Path, help="a file of `llamac plan --calibrate`")
+    parser.add_argument("--seconds", type=float, default=7200, help="begin no setting after these")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
 
-    load = os.getloadavg()[0]
+    load, deadline = os.getloadavg()[0], time.monotonic() + options.seconds
     kind = "gpu" if torch.cuda.is_available() else "cpu"
-    device, _ = calibrate()
+    device = calibrate()[0] if options.device is None else load_device(str(options.device))
+    out = options.out or RESULTS / f"plan_measured_{kind}.json"
     print(f"{device.title}, load average {load:.1f}\n")
     print(f"{'':38}{'planned':>9}{'fastest':>9}{'median':>9}{'planned':>11}{'peak':>9}")
-    found = []
-    for row in rows([s for s in SETTINGS[kind] if s.spec in options.only], kind, options.steps):
+    found, wanted = [], [s for s in SETTINGS[kind] if s.spec in options.only]
+    for row in rows(wanted, kind, options.steps, options.device):
         found.append(row)
         seconds = row["step_seconds"]
         print(
@@ -219,20 +258,22 @@ def main() -> None:
             f"{row['peak_memory_bytes'] / 1e9:6.2f} GB",
             flush=True,
         )
-    summary = errors_of(found)
-    for key, off in summary.items():
+        result = {
+            "how": __doc__,
+            "device": device.title,
+            "load_average": {"before": load, "after": os.getloadavg()[0]},
+            "torch": torch.__version__,
+            "steps": options.steps,
+            "complete": len(found) == len(wanted),
+            "errors": errors_of(found),
+            "settings": found,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        if time.monotonic() > deadline:
+            break
+    for key, off in errors_of(found).items():
         print(f"{key:32} off by {off['mean']:6.1%} in the mean, {off['worst']:6.1%} at worst")
-    result = {
-        "how": __doc__,
-        "device": device.title,
-        "load_average": {"before": load, "after": os.getloadavg()[0]},
-        "torch": torch.__version__,
-        "steps": options.steps,
-        "errors": summary,
-        "settings": found,
-    }
-    out = options.out or RESULTS / f"plan_measured_{kind}.json"
-    out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ def _values(spec: Spec) -> dict[str, Any]:
         "nodes": nodes,
         "ranks_per_node": ranks // nodes,
         "gpus": spec.hardware.device != "cpu",
+        "exact": spec.kernels.deterministic or spec.hardware.device == "cpu",
+        "fixed_order": spec.kernels.deterministic and spec.hardware.device != "cpu",
         "accelerator": spec.launch.accelerator_for(spec.hardware.gpu),
         "label": dns_label(spec.name),
         "last_checkpoint": checkpoint_path(Path(), spec.total_steps).name,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llamac.ops.gradient import GradientBuilder
 
-KERNELS = ("xformers", "sdpa", "math")
+KERNELS = ("cudnn", "xformers", "sdpa", "math")
 
 
 def kernel_module(kernel: str) -> Any:

@@ -82,6 +82,8 @@ def _select_kernels(spec: Spec) -> Pass:
         attention=spec.kernels.attention,
         device=spec.hardware.kernels_for,
         chunks=context_chunks(spec.parallel),
+        hopper=spec.hardware.hopper,
+        deterministic=spec.kernels.deterministic,
     )
 
 

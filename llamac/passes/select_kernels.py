@@ -15,8 +15,8 @@ from llamac.ir.program import Program
 from llamac.ops.attention import attention
 from llamac.spec.rules.attention_kernels import expected_device, objections
 
-PREFERRED = ("xformers", "flex", "sdpa", "math")
-"""Candidates in order of preference."""
+PREFERRED = ("xformers", "flex", "sdpa", "cudnn", "math")
+"""Candidates in order of preference; on Hopper and later, cuDNN comes first."""
 
 
 class NoKernelError(ValueError):
@@ -30,12 +30,15 @@ class SelectKernels:
     """Pass that chooses the attention kernel.
 
     attention: `auto` or a kernel's name. device: `cpu`, `cuda`, or `auto` if unknown until run
-    time. chunks: number of chunks into which context parallelism splits a sequence.
+    time. chunks: number of chunks into which context parallelism splits a sequence. hopper: whether
+    the GPU is a Hopper or later. deterministic: whether sums must have a fixed order.
     """
 
     attention: str
     device: str
     chunks: int = 1
+    hopper: bool = False
+    deterministic: bool = True
     name: str = "select_kernels"
 
     def apply(self, program: Program) -> Program:
@@ -53,10 +56,9 @@ class SelectKernels:
         masked, windowed = len(operands(sites[0])) > 3, "window" in attributes(sites[0])
         positions = program.symbols["S"] // self.chunks
         device = expected_device(self.device, self.attention)
-        verdicts = {
-            kernel: list(objections(kernel, q.dtype, head_dim, positions, device, masked, windowed))
-            for kernel in PREFERRED
-        }
+        site = (q.dtype, head_dim, positions, device, masked, windowed, self.deterministic)
+        order = sorted(PREFERRED, key=lambda kernel: self.hopper and kernel != "cudnn")
+        verdicts = {kernel: list(objections(kernel, *site)) for kernel in order}
         if self.attention != "auto":
             for kernel in verdicts.keys() - {self.attention}:
                 verdicts[kernel] = [f'the spec requests "{self.attention}"']

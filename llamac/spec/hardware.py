@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,6 +34,11 @@ class Hardware(Section):
         if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
             return self.device
         return "cpu" if self.gpu.lower() == "cpu" else "cuda"
+
+    @property
+    def hopper(self) -> bool:
+        """Return whether `gpu` names a Hopper or Blackwell GPU."""
+        return bool(self.gpu and re.match(r"g?[hb]\d", self.gpu.lower()))
 
     def is_file(self, key: str) -> bool:
         return key == "gpu" and self.gpu is not None and self.gpu.endswith(".toml")

@@ -20,13 +20,16 @@ VOCABULARY = 331  # a trained tokenizer has at least 320
 KV_HEADS = 3
 GROUP = 16  # query heads per kv head
 DIM, FFN_DIM = 256, 1024
+CUDA_ONLY = ("cudnn", "xformers")
+"""Attention kernels that have no CPU implementation."""
 APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
     """Return the twin. Raises NoKernelError if no kernel supports `spec` itself.
 
-    The twin runs on the CPU in float64, for which xformers has no kernel, so another replaces it.
+    The twin runs on the CPU in float64, for which cuDNN and xformers have no kernel, so another
+    replaces them.
     """
     model = spec.model
     tensor, context = _ranks(spec)
@@ -55,7 +58,7 @@ def shrink(spec: Spec) -> Spec:
             "batch.micro_batch": SEQUENCES,
             # Several chunks with a partial last one: 13 + 13 + 13 + 7 of 2 × 23 tokens.
             "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
-            "kernels.attention": "auto" if kernel == "xformers" else kernel,
+            "kernels.attention": "auto" if kernel in CUDA_ONLY else kernel,
             "hardware.device": "cpu",
             "parallel.tensor": tensor,
             "parallel.context": context,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llamac.runtime.kernels import attention_math, attention_sdpa
+from llamac.runtime.kernels import attention_math, attention_sdpa, flash3
 from tests.compare import assert_close
 
 B, S, H, D, SCALE = 2, 64, 8, 16, 0.2
@@ -218,6 +218,108 @@ def test_on_cuda_a_block_of_a_window_fits_pytorch_s_operators(groups: int) -> No
             torch.empty_like(out), q, k, v, out, logsumexp, SCALE, False, mask
         )
         assert [g.shape for g in gradients] == [x.shape for x in (q, k, v)]
+
+
+# -- cuDNN ----------------------------------------------------------------------------------------
+
+
+def imported(name: str, capability: tuple[int, int] | None) -> ModuleType:
+    """A kernel's module as a machine with such a GPU, or with none, imports it."""
+    ours = f"llamac.runtime.kernels.{name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, ours, raising=False)
+        patch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        patch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        patch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+        module = importlib.import_module(ours)
+        patch.delitem(sys.modules, ours)
+    return module
+
+
+@grouping
+def test_cudnn_s_operators_take_our_arguments(groups: int) -> None:
+    module = imported("attention_cudnn", (9, 0))
+    with FakeTensorMode():
+        q, k, v = (
+            torch.empty(B, S, heads, D, dtype=torch.bfloat16, device="cuda")
+            for heads in (H, groups, groups)
+        )
+        out, logsumexp = module.attention(q, k, v, SCALE)
+        assert (out.shape, out.dtype, out.device.type) == (q.shape, q.dtype, "cuda")
+        assert out.is_contiguous()
+        assert (logsumexp.shape, logsumexp.dtype) == ((B, H, S), torch.float32)
+        gradients = module.attention_backward(torch.empty_like(out), q, k, v, out, logsumexp, SCALE)
+        for gradient, value in zip(gradients, (q, k, v), strict=True):
+            assert (gradient.shape, gradient.dtype) == (value.shape, value.dtype)
+            assert gradient.is_contiguous()
+
+
+@grouping
+def test_cudnn_is_called_as_it_wants_to_be(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played by a stand-in that reads [B, H, S, D] and gives the log-sum-exp a last dim of 1."""
+    module = imported("attention_cudnn", (9, 0))
+
+    def forward(q, k, v, bias, compute_log_sumexp, dropout, causal, debug, *, scale):
+        assert (bias, compute_log_sumexp, dropout, debug) == (None, True, 0.0, False)
+        assert q.shape[1::2] == (H, D)
+        assert k.shape == v.shape == (B, groups, S, D)
+        out, total = attention_math.attention(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+        return out.transpose(1, 2), total.unsqueeze(-1), None, None, S, S, None, None, None
+
+    def backward(d_out, q, k, v, out, total, seed, offset, bias, cum_q, cum_k, *rest, scale):
+        assert (bias, cum_q, cum_k, rest) == (None, None, None, (S, S, 0.0, True))
+        assert total.shape == (B, H, S, 1)
+        given = [x.transpose(1, 2) for x in (d_out, q, k, v, out)]
+        found = attention_math.attention_backward(*given, total.squeeze(-1), scale)
+        return tuple(gradient.transpose(1, 2) for gradient in found)
+
+    played = SimpleNamespace(
+        _scaled_dot_product_cudnn_attention=forward,
+        _scaled_dot_product_cudnn_attention_backward=backward,
+    )
+    monkeypatch.setattr(module, "aten", played)
+    q, k, v = qkv(groups)
+    d_out = torch.randn_like(q)
+    out, logsumexp = module.attention(q, k, v, SCALE)
+    gradients = module.attention_backward(d_out, q, k, v, out, logsumexp, SCALE)
+    for found, wanted in zip((out, *gradients), by_autograd(q, k, v, d_out), strict=True):
+        assert_close(found, wanted, "attention")
+
+
+@pytest.mark.parametrize(
+    ("capability", "why"),
+    [(None, "no CUDA device"), ((8, 0), "capability 9.0")],
+    ids=["no-cuda", "ampere"],
+)
+def test_without_hopper_pytorch_s_kernels_take_over_from_cudnn_and_say_so(
+    capability: tuple[int, int] | None, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = imported("attention_cudnn", capability)
+    assert module.attention is attention_sdpa.attention
+    assert module.attention_backward is attention_sdpa.attention_backward
+    said = capsys.readouterr().err
+    assert "PyTorch's kernels in place of cuDNN's" in said
+    assert why in said
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "used"),
+    [((9, 0), True, True), ((9, 0), False, False), ((10, 0), True, False), (None, True, False)],
+)
+def test_flash_attention_3_is_used_on_hopper_where_it_is_installed(
+    capability: tuple[int, int] | None,
+    installed: bool,
+    used: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    activated = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    spec = "there" if installed else None
+    monkeypatch.setattr(flash3.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(flash3.attention, "activate_flash_attention_impl", activated.append)
+    assert flash3.use_flash3() is used
+    assert activated == ["FA3"] * used
 
 
 # -- a stand-in for xformers -----------------------------------------------------------------------

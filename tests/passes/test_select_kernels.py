@@ -80,6 +80,32 @@ def test_the_cpu_s_flash_kernel_takes_any_head() -> None:
     assert chosen(SelectKernels("auto", "cpu").apply(attention(head_dim=12))) == "sdpa"
 
 
+def test_on_hopper_cudnn_comes_first_where_sums_may_have_any_order() -> None:
+    result = SelectKernels("auto", "cuda", hopper=True, deterministic=False).apply(attention())
+    assert chosen(result) == "cudnn"
+    assert note(result, "xformers") == note(result, "sdpa") == "cudnn comes first"
+    elsewhere = SelectKernels("auto", "cuda", deterministic=False).apply(attention())
+    assert note(elsewhere, "cudnn") == "xformers comes first"
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "words"),
+    [
+        ({}, {}, "kernels.deterministic asks for one"),
+        ({"device": "cpu"}, {}, 'CUDA kernels only, and hardware.device is "cpu"'),
+        ({}, {"dtype": "f32"}, "precision.compute gives f32"),
+        ({}, {"head_dim": 256}, "a multiple of 8 up to 128, and is 256"),
+        ({}, {"window": 8}, "model.sliding_window asks for another"),
+    ],
+    ids=["order", "cpu", "precision", "heads", "window"],
+)
+def test_where_cudnn_cannot_run_the_next_best_does(options: dict, size: dict, words: str) -> None:
+    given = {"device": "cuda", "hopper": True, **options}
+    result = SelectKernels("auto", **given).apply(attention(**size))
+    assert chosen(result) != "cudnn"
+    assert words in note(result, "cudnn")
+
+
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_flex_is_never_chosen_and_says_why(device: str) -> None:
     assert "ours is explicit" in note(SelectKernels("auto", device).apply(attention()), "flex")

@@ -266,6 +266,12 @@ BROKEN = [
         ["kernels.attention=sdpa hardware.device=cpu", "kernels.attention=xformers"],
     ),
     (
+        "kernels.attention=cudnn",
+        "its backward adds in no fixed order, and kernels.deterministic asks for one",
+        'use "auto", or "sdpa" or "math"',
+        ["kernels.attention=cudnn kernels.deterministic=false", "kernels.attention=sdpa"],
+    ),
+    (
         "kernels.attention=xformers precision.compute=fp32",
         "its fast kernels take 16-bit values, and precision.compute gives f32",
         'use "auto", or "sdpa" or "math"',

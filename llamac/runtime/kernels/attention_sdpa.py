@@ -2,7 +2,8 @@
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
 kernel takes 16-bit values and no mask: other dtypes, and documents that share a sequence, use the
-memory-efficient one. The CPU has a flash kernel of its own, for every floating dtype.
+memory-efficient one. The CPU has a flash kernel of its own, for every floating dtype. On Hopper,
+FlashAttention 3 is behind the flash kernel's operators where its package is installed.
 
 The flash kernel for CUDA knows windows. For the others, a block of queries at a time attends to
 those keys that one of them sees, under a mask of that size: memory and work are linear in S.
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .flash3 import use_flash3
 from .operators import opaque
 from .visible import hidden_keys
 
 aten = torch.ops.aten
+use_flash3()
 
 BLOCK = 256
 """Queries that attend at once under a window. Fewer make small matmuls, more read keys in vain."""

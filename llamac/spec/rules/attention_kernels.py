@@ -25,16 +25,30 @@ def objections(
     device: str,
     masked: bool,
     windowed: bool,
+    deterministic: bool,
 ) -> Iterator[str]:
-    """Why `kernel` (xformers, flex, sdpa, math) cannot run such attention; nothing if it can.
+    """Why `kernel` cannot run such attention; nothing if it can.
 
-    dtype: as the IR writes it. positions: of a sequence in one call. device: `cpu`, `cuda`, or
-    `auto`, known only when the trainer starts. masked: does `data.document_mask` apply? windowed:
-    does `model.sliding_window`?
+    kernel: cudnn, xformers, flex, sdpa or math. dtype: as the IR writes it. positions: of a
+    sequence in one call. device: `cpu`, `cuda`, or `auto`, known only when the trainer starts.
+    masked: does `data.document_mask` apply? windowed: does `model.sliding_window`?
+    deterministic: does `kernels.deterministic` ask for a fixed order of sums?
     """
     wide = f"head_dim must be a multiple of 8 up to 256, and is {head_dim}"
     odd = head_dim % 8 or head_dim > 256
-    if kernel == "xformers":
+    if kernel == "cudnn":
+        if device != "cuda":
+            yield f'it has CUDA kernels only, and hardware.device is "{device}"'
+        if dtype != "bf16":
+            yield f"it takes 16-bit values, and precision.compute gives {dtype}"
+        if head_dim % 8 or head_dim > 128:
+            yield f"head_dim must be a multiple of 8 up to 128, and is {head_dim}"
+        if masked or windowed:
+            key = "data.document_mask" if masked else "model.sliding_window"
+            yield f"it is given causal masks only, and {key} asks for another"
+        if deterministic:
+            yield "its backward adds in no fixed order, and kernels.deterministic asks for one"
+    elif kernel == "xformers":
         if device != "cuda":
             yield f'it has CUDA kernels only, and hardware.device is "{device}"'
         if dtype != "bf16":
@@ -59,10 +73,10 @@ def objections(
 def expected_device(device: str, asked: str) -> str:
     """Return the device that kernels are chosen for.
 
-    Asking for xformers implies CUDA, unless the spec says otherwise; elsewhere the trainer falls
-    back to sdpa.
+    Asking for cudnn or xformers implies CUDA, unless the spec says otherwise; elsewhere the
+    trainer falls back to sdpa.
     """
-    return "cuda" if asked == "xformers" and device == "auto" else device
+    return "cuda" if asked in ("cudnn", "xformers") and device == "auto" else device
 
 
 def context_chunks(parallel: Parallel) -> int:
@@ -89,7 +103,8 @@ def kernel_can_run(
         device = expected_device(hardware.kernels_for, kernel)
         windowed = model.window(batch.sequence_length) is not None
         given = (DTYPE[precision.compute], model.head_dim, positions, device)
-        return list(objections(kernel, *given, data.document_mask, windowed))
+        masks = (data.document_mask, windowed)
+        return list(objections(kernel, *given, *masks, kernels.deterministic))
 
     if against := reasons(asked):
         message = f'attention = "{asked}" cannot be used: {"; ".join(against)}'

@@ -1,0 +1,81 @@
+"""Causal attention by cuDNN, on Hopper and later, with an explicit backward.
+
+q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention,
+which cuDNN knows). PyTorch's operators, not autograd, so that forward and backward are each called
+where the emitted model says. The backward adds up d_q in no fixed order: repeated, its last bits
+may differ. Where there is no such GPU, PyTorch's own kernels (attention_sdpa) take over, and it
+says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+from torch import Tensor
+
+from . import attention_sdpa
+
+aten = torch.ops.aten
+
+WHY_NOT = ""  # cuDNN is not used
+if not torch.cuda.is_available():
+    WHY_NOT = "there is no CUDA device"
+elif not torch.backends.cudnn.is_available():
+    WHY_NOT = "this PyTorch has no cuDNN"
+elif torch.cuda.get_device_capability() < (9, 0):
+    WHY_NOT = "its fast kernels need a GPU of compute capability 9.0 or later"
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
+    batch, length, heads, _head_dim = q.shape
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out, logsumexp, *_rest = aten._scaled_dot_product_cudnn_attention(
+        q, k, v, None, True, 0.0, causal, False, scale=scale
+    )
+    return out.transpose(1, 2), logsumexp.reshape(batch, heads, length)
+
+
+def attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    positions = q.shape[1], k.shape[1]
+    unused = torch.empty(0, dtype=torch.int64, device=q.device)  # random seed, offset: no dropout
+    d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
+    gradients = aten._scaled_dot_product_cudnn_attention_backward(
+        d_out,
+        q,
+        k,
+        v,
+        out,
+        logsumexp.unsqueeze(-1),  # the shape in which the forward operator returns it
+        unused,
+        unused,
+        None,
+        None,
+        None,
+        *positions,
+        0.0,
+        causal,
+        scale=scale,
+    )
+    d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
+    return d_q, d_k, d_v
+
+
+if WHY_NOT:
+    attention, attention_backward = attention_sdpa.attention, attention_sdpa.attention_backward
+    if os.environ.get("RANK", "0") == "0":
+        print(f"attention: PyTorch's kernels in place of cuDNN's: {WHY_NOT}", file=sys.stderr)
