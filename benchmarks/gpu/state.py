@@ -75,7 +75,7 @@ class Watch:
         if self._process is None:
             return
         self._process.terminate()
-        text, _ = self._process.communicate(timeout=20)
+        text = self._process.communicate(timeout=20)[0]
         self.row = summary(text)
 
 

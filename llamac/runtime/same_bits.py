@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
@@ -20,5 +21,6 @@ def fix_order_of_sums(device: torch.device) -> None:
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # 32 MiB, as torch's on Hopper
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every element is written
+    settings: Any = torch.utils.deterministic
+    settings.fill_uninitialized_memory = False  # every element is written
     inductor.deterministic = True

@@ -263,14 +263,16 @@ def test_cudnn_is_called_as_it_wants_to_be(groups: int, monkeypatch: pytest.Monk
         assert (bias, compute_log_sumexp, dropout, debug) == (None, True, 0.0, False)
         assert q.shape[1::2] == (H, D)
         assert k.shape == v.shape == (B, groups, S, D)
-        out, total = attention_math.attention(*(x.transpose(1, 2) for x in (q, k, v)), scale)
+        heads_last = [x.transpose(1, 2) for x in (q, k, v)]
+        out, total = attention_math.attention(*heads_last, scale=scale)
         return out.transpose(1, 2), total.unsqueeze(-1), None, None, S, S, None, None, None
 
     def backward(d_out, q, k, v, out, total, seed, offset, bias, cum_q, cum_k, *rest, scale):
         assert (bias, cum_q, cum_k, rest) == (None, None, None, (S, S, 0.0, True))
         assert total.shape == (B, H, S, 1)
         given = [x.transpose(1, 2) for x in (d_out, q, k, v, out)]
-        found = attention_math.attention_backward(*given, total.squeeze(-1), scale)
+        rest = {"logsumexp": total.squeeze(-1), "scale": scale}
+        found = attention_math.attention_backward(*given, **rest)
         return tuple(gradient.transpose(1, 2) for gradient in found)
 
     played = SimpleNamespace(

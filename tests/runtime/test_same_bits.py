@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,24 +12,25 @@ import torch._inductor.config as inductor
 
 from llamac.runtime.same_bits import fix_order_of_sums
 
+MEMORY: Any = torch.utils.deterministic
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @pytest.fixture(autouse=True)
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(WORKSPACE, raising=False)
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = MEMORY.fill_uninitialized_memory
     yield
     inductor.deterministic = False
     torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    MEMORY.fill_uninitialized_memory = fill
 
 
 def test_on_cuda_every_source_of_another_order_is_shut() -> None:
     fix_order_of_sums(torch.device("cuda"))
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()  # flash would not heed it
-    assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not MEMORY.fill_uninitialized_memory
     assert inductor.deterministic
     assert os.environ.pop(WORKSPACE) == ":4096:8"
 
