@@ -17,6 +17,7 @@ in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
 ]
 Opened = Callable[..., Any]
+CONTRAST = Path(__file__).with_name("contrast.js")
 
 
 @contextmanager
@@ -32,6 +33,9 @@ def chromium() -> Iterator[Any]:
 def watched_pages(browser: Any, settle: Callable[[Any], object], *allowed: str) -> Iterator[Opened]:
     """Yield a function that opens a file; at the end fail for whatever pages complained of.
 
+    Pages have a function `contrast()`: how many texts of HTML, SVG and canvases there are, and
+    which of them stand out too little.
+
     settle: waits until a page is ready. allowed: beginnings of addresses that a page may ask for.
     """
     wrong: list[str] = []
@@ -42,6 +46,7 @@ def watched_pages(browser: Any, settle: Callable[[Any], object], *allowed: str) 
             viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
         )
         contexts.append(context)
+        context.add_init_script(path=CONTRAST)
         page = context.new_page()
         page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else 0)
         page.on("pageerror", lambda error: wrong.append(str(error)))

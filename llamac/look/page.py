@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+ELEMENTS = HERE / "elements.js"
+"""The first script of pages that build their elements."""
 # The browser itself refuses whatever lies outside the page; 'self' is the server of a live page.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "

@@ -240,7 +240,7 @@ class Chart {
 
   curve(c, { line, points, banded }) {
     const colour = css(line.colour);
-    if (banded && !line.dots) {
+    if (line.low || (banded && !line.dots)) {
       c.fillStyle = colour;
       c.globalAlpha = 0.2;
       for (const part of unbroken(points)) {

@@ -14,6 +14,8 @@ POINTS = 2000  # more than a wide chart has pixels of
 AXES = ("step", "tokens")
 CONSTANT = ("predicted_step_seconds", "predicted_peak_memory_bytes")  # drawn as levels
 SPARSE = ("validation_loss", "skipped_steps")  # in few rows: listed row by row
+NO_CURVE = {*AXES, *CONSTANT, *SPARSE}
+EVALUATED = "eval/"  # begins the names of what tasks measured: eval/<task>/<metric>
 
 
 def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
     begins = np.unique(np.linspace(0, count, min(points, count), endpoint=False).astype(int))
     ends = np.append(begins[1:], count) - 1
     seconds = np.nan_to_num(columns.get("step_seconds", np.zeros(count)))
-    names = [name for name in columns if name not in (*AXES, *CONSTANT, *SPARSE)]
+    names = [name for name in columns if name not in NO_CURVE and not name.startswith(EVALUATED)]
     return {
         "rows": count,
         "step": numbers(steps[ends]),

@@ -48,6 +48,21 @@ function sources(run) {
 }
 
 function evaluations(run) {
+  return [validations(run), tasksMeasured(run)].filter(Boolean);
+}
+
+function tasksMeasured(run) {
+  if (!run.evaluations.length) return null;
+  const shown = (value, error) => `${format.digits(value, 4)}${error === null ? "" : ` ± ${format.digits(error, 2)}`}`;
+  const rows = run.evaluations.filter((one) => one.rows.length).map(({ task, metric, rows: found }) => {
+    const [step, , value, error] = found.at(-1), values = found.map((row) => row[2]);
+    return h("tr", left(task), left(metric.replaceAll("_", " ")), h("td", shown(value, error)), h("td", format.integer(step)),
+      h("td", format.digits(Math.min(...values), 4)), h("td", format.digits(Math.max(...values), 4)), h("td", String(found.length)));
+  });
+  return h("section", h("h2", "Tasks"), table(["task", "metric", "last", "at step", "least", "greatest", "times"], rows, 2));
+}
+
+function validations(run) {
   if (!run.validation.length) return null;
   const rows = run.validation.map(([step, tokens, loss, training]) => h("tr", h("td", format.integer(step)),
     h("td", tokens === null ? "—" : format.short(tokens, 4)), h("td", format.exact(loss)), h("td", format.digits(Math.exp(loss), 4)),

@@ -2,10 +2,10 @@
 "use strict";
 
 const EVERY = 3000; // milliseconds
-let version = document.getElementById("live")?.dataset.version;
+let version = $("live")?.dataset.version;
 
 async function ask() {
-  const state = document.getElementById("liveness");
+  const state = $("liveness");
   try {
     const answer = await fetch(`data.json?since=${encodeURIComponent(version)}`, { cache: "no-store" });
     if (answer.status === 200) {
@@ -13,7 +13,7 @@ async function ask() {
       data = await answer.json();
       render();
     }
-    document.getElementById("liveness").textContent = " · live";
+    $("liveness").textContent = " · live";
   } catch {
     if (state) state.textContent = " · llamac report is no longer running";
   }

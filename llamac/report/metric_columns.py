@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from array import array
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-BLOCK = 1 << 22  # bytes parsed at a time
+from llamac.report.arrow_columns import parsed_columns
+
+REGION = 1 << 26  # bytes read at a time
+BLOCK = 1 << 22  # bytes parsed at a time where something is damaged
 LARGEST = 2**53  # up to here a float64 holds every whole number
 NUMBERS = {int, float, type(None)}
 
@@ -33,7 +35,7 @@ class MetricsFile:
     def _forget(self) -> None:
         self.damaged: list[int] = []
         self.unfinished = False
-        self._columns: dict[str, array[float]] = {}
+        self._parts: dict[str, list[np.ndarray]] = {}
         self._rows = self._lines = self._offset = 0
         self._inode: int | None = None
         self._curve: tuple[Columns, int] | None = None
@@ -49,11 +51,11 @@ class MetricsFile:
             before = (self._lines, self.unfinished)
             file.seek(self._offset)
             rest = b""
-            while block := file.read(BLOCK):
+            while block := file.read(REGION):
                 whole, newline, rest = (rest + block).rpartition(b"\n")
                 if newline:
                     self._offset += len(whole) + 1
-                    self._parse(whole.split(b"\n"))
+                    self._parse(whole)
             self.unfinished = bool(rest)
         return again or before != (self._lines, self.unfinished)
 
@@ -68,18 +70,32 @@ class MetricsFile:
         return self._curve
 
     def _newest_rows(self) -> tuple[Columns, int]:
-        found = {name: np.frombuffer(values) for name, values in self._columns.items()}
         if not self._rows:
             return {}, 0
+        found = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        self._parts = {name: [values] for name, values in found.items()}
         steps = found["step"]
         least_after = np.minimum.accumulate(steps[::-1])[::-1]
         last = np.append(steps[:-1] < least_after[1:], True)
         if last.all():
-            return {name: values.copy() for name, values in found.items()}, 0
+            return found, 0
         return {name: values[last] for name, values in found.items()}, int((~last).sum())
 
-    def _parse(self, lines: list[bytes]) -> None:
+    def _parse(self, text: bytes) -> None:
         """Add lines. All at once, which is several times quicker, where none is damaged."""
+        found = parsed_columns(text, LARGEST)
+        if found is not None:
+            self._extend(found, len(found["step"]))
+            self._lines += len(found["step"])
+            return
+        middle = text.find(b"\n", len(text) // 2)
+        if len(text) <= BLOCK or middle < 0:
+            self._parse_lines(text.split(b"\n"))
+        else:  # half of it may be whole
+            self._parse(text[:middle])
+            self._parse(text[middle + 1 :])
+
+    def _parse_lines(self, lines: list[bytes]) -> None:
         rows: list[Any] = []
         if all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
             try:
@@ -108,14 +124,18 @@ class MetricsFile:
             except OverflowError:
                 return False
             added[name][~np.isfinite(added[name])] = math.nan
-        for name in added.keys() - self._columns.keys():
-            self._columns[name] = array("d", [math.nan]) * self._rows
-        gap = np.full(len(rows), math.nan)
-        for name, column in self._columns.items():
-            column.frombytes(added.get(name, gap).tobytes())
-        self._rows += len(rows)
-        self._curve = None
+        self._extend(added, len(rows))
         return True
+
+    def _extend(self, added: Columns, count: int) -> None:
+        """Add `count` rows, by column."""
+        for name in added.keys() - self._parts.keys():
+            self._parts[name] = [np.full(self._rows, math.nan)]
+        gap = np.full(count, math.nan)
+        for name, parts in self._parts.items():
+            parts.append(added.get(name, gap))
+        self._rows += count
+        self._curve = None
 
 
 def _row(line: bytes) -> dict[str, Any]:

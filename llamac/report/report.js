@@ -2,27 +2,10 @@
 "use strict";
 
 const view = new View();
-let data = JSON.parse(document.getElementById("data").textContent);
+let data = JSON.parse($("data").textContent);
 let chosen = 0; // the run whose details are shown
 let charts = [];
 const colour = (run) => `--s${(run % 8) + 1}`;
-
-/** h("p.aside", { title: "…" }, "text", child) → an element. */
-function h(what, ...rest) {
-  const [tag, ...classes] = what.split(".");
-  const element = document.createElement(tag);
-  if (classes.length) element.className = classes.join(" ");
-  if (rest[0]?.constructor === Object) {
-    for (const [name, value] of Object.entries(rest.shift())) {
-      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-      else if (value !== false && value !== null && value !== undefined) {
-        element.setAttribute(name, value === true ? "" : value);
-      }
-    }
-  }
-  element.append(...rest.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== false));
-  return element;
-}
 
 const show = {
   loss: (v) => (Math.abs(v) < 100 && Math.abs(v) >= 0.001 ? v.toFixed(4) : format.digits(v, 5)),
@@ -43,31 +26,26 @@ const TITLES = {
 
 // --- State in the address, so that a view can be shared ---------------------------------------
 
+const DEFAULTS = { x: "tokens", from: "", to: "", smooth: "0", log: "", whole: "", hide: "", run: "0" };
+
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  const number = (name) => (given.has(name) && isFinite(given.get(name)) ? Number(given.get(name)) : null);
-  const [from, to] = [number("from"), number("to")];
-  view.axis = ["tokens", "step", "hours"].includes(given.get("x")) ? given.get("x") : "tokens";
+  const found = address.read(DEFAULTS);
+  const number = (text) => (text !== "" && isFinite(text) ? Number(text) : null);
+  const [from, to] = [number(found.from), number(found.to)];
+  view.axis = ["tokens", "step", "hours"].includes(found.x) ? found.x : "tokens";
   view.range = from !== null && to !== null && from < to ? [from, to] : null;
-  view.smooth = Math.min(0.2, Math.max(0, number("smooth") ?? 0));
-  view.log = given.has("log");
-  view.whole = given.has("whole");
-  view.hidden = new Set((given.get("hide") ?? "").split(",").filter(Boolean).map(Number));
-  chosen = Math.min(data.runs.length - 1, Math.max(0, Math.trunc(number("run") ?? 0)));
+  view.smooth = Math.min(0.2, Math.max(0, number(found.smooth) ?? 0));
+  view.log = found.log !== "";
+  view.whole = found.whole !== "";
+  view.hidden = new Set(found.hide.split(",").filter(Boolean).map(Number));
+  chosen = Math.min(data.runs.length - 1, Math.max(0, Math.trunc(number(found.run) ?? 0)));
 }
 
 function writeAddress() {
-  const parts = new URLSearchParams();
-  if (view.axis !== "tokens") parts.set("x", view.axis);
-  if (view.range) {
-    parts.set("from", Number(view.range[0].toPrecision(9)));
-    parts.set("to", Number(view.range[1].toPrecision(9)));
-  }
-  if (view.smooth) parts.set("smooth", view.smooth);
-  for (const name of ["log", "whole"]) if (view[name]) parts.set(name, "1");
-  if (view.hidden.size) parts.set("hide", [...view.hidden].join(","));
-  if (chosen) parts.set("run", chosen);
-  history.replaceState(null, "", `#${parts}`);
+  const [from, to] = (view.range ?? []).map((end) => String(Number(end.toPrecision(9))));
+  const shown = { x: view.axis, from: from ?? "", to: to ?? "", smooth: String(view.smooth), run: String(chosen),
+    log: view.log ? "1" : "", whole: view.whole ? "1" : "", hide: [...view.hidden].join(",") };
+  address.write(shown, DEFAULTS);
 }
 
 // --- Head ------------------------------------------------------------------------------------
@@ -154,9 +132,9 @@ const swatch = (run) => h("i.key", { style: `background: var(${colour(run)})`, "
 function controls() {
   const pressed = (on) => (on ? "true" : "false");
   const choice = (values, current, pick) => h("span.group", { role: "group" }, values.map(([value, text, title]) =>
-    h("button", { "aria-pressed": pressed(value === current), title, onclick: () => { pick(value); refreshControls(); } }, text)));
+    h("button", { "aria-pressed": pressed(value === current), title, on: { click: () => { pick(value); refreshControls(); } } }, text)));
   const toggle = (name, text, title) => h("button", { "aria-pressed": pressed(view[name]), title,
-    onclick: () => { view.change({ [name]: !view[name] }); refreshControls(); } }, text);
+    on: { click: () => { view.change({ [name]: !view[name] }); refreshControls(); } } }, text);
   return h("div.controls", { id: "controls" },
     h("span.aside.small", "by"),
     choice([["tokens", "tokens"], ["step", "steps"], ["hours", "time"]], view.axis, (axis) => view.change({ axis, range: null })),
@@ -165,14 +143,14 @@ function controls() {
       view.smooth, (smooth) => view.change({ smooth })),
     toggle("log", "log loss", "a logarithmic axis for loss and gradient norm"),
     toggle("whole", "whole range", "also what the first steps leave at once"),
-    view.range ? h("button", { onclick: () => view.change({ range: null }) }, "show all") : null);
+    view.range ? h("button", { on: { click: () => view.change({ range: null }) } }, "show all") : null);
 }
 
 function refreshControls() {
   const focused = document.activeElement?.closest("#controls") ? document.activeElement.textContent : null;
-  document.getElementById("controls").replaceWith(controls());
+  $("controls").replaceWith(controls());
   for (const button of document.querySelectorAll("#controls button")) if (button.textContent === focused) button.focus();
-  document.getElementById("legend").replaceWith(legend());
+  $("legend").replaceWith(legend());
 }
 
 function legend() {
@@ -181,7 +159,7 @@ function legend() {
   const smooth = view.smooth ? data.runs.map((run) => format.integer(smoothingSteps({ axes: run.curve }, view.smooth))) : null;
   return h("div.legend", { id: "legend" },
     several ? data.runs.map((run, i) => h("button", { "aria-pressed": view.hidden.has(i) ? "false" : "true", title: "show or hide this run",
-      onclick: () => { view.hidden.has(i) ? view.hidden.delete(i) : view.hidden.add(i); view.change({}); refreshControls(); } }, swatch(i), run.title)) : null,
+      on: { click: () => { view.hidden.has(i) ? view.hidden.delete(i) : view.hidden.add(i); view.change({}); refreshControls(); } } }, swatch(i), run.title)) : null,
     h("span", line("solid"), smooth ? `training, smoothed: running mean over ${[...new Set(smooth)].join(" / ")} steps` : "training"),
     band ? h("span", h("i.band"), "least to greatest of the steps in a point") : null,
     data.runs.some((run) => run.validation.length) ? h("span", line("dashed"), "validation") : null,
@@ -215,6 +193,18 @@ function validationLine(run, i) {
     mean: run.validation.map((row) => row[2]) };
 }
 
+/** What a task measured as a line, with a band of one standard error. */
+function evaluationLine(run, i, name) {
+  const found = run.evaluations.find((one) => evaluationName(one) === name);
+  if (!found?.rows.length) return null;
+  const column = (at) => found.rows.map((row) => row[at]);
+  const [step, tokens, mean, error] = [0, 1, 2, 3].map(column), known = error.some((e) => e !== null);
+  return { name: data.runs.length > 1 ? run.title : found.metric.replaceAll("_", " "), run: i, colour: colour(i), dots: true,
+    axes: { step, tokens: tokens.includes(null) ? null : tokens, hours: step.map((s) => run.curve.hours[nearest(run.curve.step, s)]) },
+    mean, ...(known ? { low: mean.map((v, at) => v - (error[at] ?? 0)), high: mean.map((v, at) => v + (error[at] ?? 0)) } : {}) };
+}
+const evaluationName = (one) => (one.task === one.metric ? one.task : `${one.task}: ${one.metric}`).replaceAll("_", " ");
+
 /** The events of a run with their places on every axis. */
 function placed(run, events) {
   const { curve } = run;
@@ -225,7 +215,7 @@ function placed(run, events) {
   });
 }
 
-function drawCharts(main, side) {
+function drawCharts(main, side, tasks) {
   charts.forEach((chart) => chart.dispose());
   const events = data.runs.map((run, i) => ({ run: i, colour: colour(i), events: placed(run, run.events),
     skipped: placed(run, run.skipped.map((step) => ({ kind: "skipped", step }))) }));
@@ -245,10 +235,16 @@ function drawCharts(main, side) {
       robust: ["tokens_per_second", "mfu", "step_seconds"].includes(name), show: text })));
     return figure;
   }));
+  const measured = [...new Set(data.runs.flatMap((run) => run.evaluations.map(evaluationName)))];
+  tasks.replaceChildren(...measured.map((title) => {
+    const host = h("div"), lines = data.runs.map((run, i) => evaluationLine(run, i, title)).filter(Boolean);
+    queueMicrotask(() => charts.push(new Chart(host, view, { title, height: 210, lines, events, show: show.plain })));
+    return h("figure", h("figcaption", title, save(title, () => host)), host);
+  }));
 }
 
 function save(title, host) {
-  return h("button.quiet", { title: `save “${title}” as a picture`, onclick: () => {
+  return h("button.quiet", { title: `save “${title}” as a picture`, on: { click: () => {
     const from = host().querySelector("canvas"), to = document.createElement("canvas");
     [to.width, to.height] = [from.width, from.height];
     const c = to.getContext("2d");
@@ -256,42 +252,44 @@ function save(title, host) {
     c.fillRect(0, 0, to.width, to.height);
     c.drawImage(from, 0, 0);
     h("a", { href: to.toDataURL("image/png"), download: `${title.toLowerCase().replace(/\W+/g, "-")}.png` }).click();
-  } }, "PNG");
+  } } }, "PNG");
 }
 
 // --- Page ------------------------------------------------------------------------------------
 
 function render() {
   const open = new Set([...document.querySelectorAll("details[open]")].map((one) => one.dataset.key));
-  const loss = h("div"), side = h("div.charts");
+  const loss = h("div"), side = h("div.charts"), tasks = h("div.charts");
   const single = data.runs.length === 1;
   const main = h("main", notes(), single ? tiles(data.runs[0]) : comparison(),
     h("section", h("h2", "Loss", save("loss", () => loss)), controls(), loss, legend()),
     h("section", h("h2", "Optimization, speed and memory"), side, measures()),
+    data.runs.some((run) => run.evaluations.length) ? h("section", h("h2", "Tasks"),
+      h("p.aside.small", "What `llamac eval` and the spec's [eval] tasks measured; the band is one standard error either way."), tasks) : null,
     single ? null : specDifferences(),
     single ? null : runPicker(),
     h("div", { id: "details" }, details(data.runs[chosen])));
-  document.getElementById("page").replaceChildren(head(), main);
+  $("page").replaceChildren(head(), main);
   for (const one of document.querySelectorAll("details")) if (open.has(one.dataset.key)) one.open = true;
-  drawCharts(loss, side);
+  drawCharts(loss, side, tasks);
   document.dispatchEvent(new Event("rendered"));
 }
 
 function runPicker() {
   return h("div.controls.picker", { role: "group", "aria-label": "run whose details are shown" }, h("span.aside", "details of"),
-    data.runs.map((run, i) => h("button", { "aria-pressed": i === chosen ? "true" : "false", onclick: (event) => {
+    data.runs.map((run, i) => h("button", { "aria-pressed": i === chosen ? "true" : "false", on: { click: (event) => {
       chosen = i;
       for (const one of event.currentTarget.parentElement.querySelectorAll("button")) {
         one.setAttribute("aria-pressed", one === event.currentTarget ? "true" : "false");
       }
-      document.getElementById("details").replaceChildren(...details(run));
+      $("details").replaceChildren(...details(run));
       writeAddress();
-    } }, swatch(i), run.title)));
+    } } }, swatch(i), run.title)));
 }
 
 view.changed = () => {
   writeAddress();
-  if (document.getElementById("controls")) refreshControls();
+  if ($("controls")) refreshControls();
 };
 readAddress();
 addEventListener("hashchange", () => { readAddress(); render(); });

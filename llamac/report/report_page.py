@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from llamac.look.page import page
+from llamac.look.page import ELEMENTS, page
 
 HERE = Path(__file__).parent
 STYLES = (HERE / "report.css",)
-SCRIPTS = tuple(HERE / name for name in ("chart.js", "details.js", "report.js"))
+SCRIPTS = (ELEMENTS, *(HERE / name for name in ("chart.js", "details.js", "report.js")))
 
 
 def report_page(data: Mapping[str, Any], version: str | None = None) -> str:

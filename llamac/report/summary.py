@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from llamac.data.accounting.epochs import epochs, run_tokens
-from llamac.report.curve import curve, extremes, numbers
+from llamac.report.curve import EVALUATED, curve, extremes, numbers
 from llamac.report.metric_columns import Columns
 from llamac.report.recorded_run import Run
 from llamac.runtime.errors import RunError
 
 MOST_EVENTS = 2000  # of one kind; of more, the newest
 LONGEST_SAMPLE = 20_000  # characters
+STDERR = "_stderr"  # ends the name of a standard error
 
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def _run(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "curve": curve(columns),
         "validation": _validation(columns),
+        "evaluations": _evaluations(columns),
         "summary": _summary(columns),
         "steps": _steps(run),
         "state": _state(run, columns),
@@ -107,6 +109,26 @@ def _validation(columns: Columns) -> list[list[Any]]:
     names = ("step", "tokens", "validation_loss", "loss")
     found = [numbers(columns.get(name, missing)[rows]) for name in names]
     return [list(row) for row in zip(*found, strict=True)]
+
+
+def _evaluations(columns: Columns) -> list[dict[str, Any]]:
+    """Return what tasks measured: rows of [step, tokens, value, standard error or null].
+
+    Metrics are named `eval/<task>/<metric>`, their standard errors the same and `_stderr`.
+    """
+    found = []
+    missing = np.full(len(columns.get("step", ())), math.nan)
+    for name in sorted(columns):
+        if not name.startswith(EVALUATED) or name.endswith(STDERR):
+            continue
+        rows = np.flatnonzero(~np.isnan(columns[name]))
+        rows = rows[extremes(columns[name][rows])] if len(rows) else rows
+        names = ("step", "tokens", name, name + STDERR)
+        values = [numbers(columns.get(one, missing)[rows]) for one in names]
+        task, _, metric = name.removeprefix(EVALUATED).rpartition("/")
+        listed = [list(row) for row in zip(*values, strict=True)]
+        found.append({"task": task or metric, "metric": metric, "rows": listed})
+    return found
 
 
 def _steps(run: Run) -> int | None:

@@ -55,3 +55,20 @@ def test_a_fault_stops_the_build_by_name(fault: tuple[str, str], tree: Path) -> 
     done = build(tree)
     assert done.returncode == 1
     assert name in done.stderr
+
+
+def test_text_stands_out_in_both_schemes(tree: Path) -> None:
+    browser = pytest.importorskip("tests.browser")
+    if browser.CHROMIUM is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    assert build(tree).returncode == 0
+    faint = {}
+    with browser.chromium() as chromium:
+        for scheme in ("light", "dark"):
+            context = chromium.new_context(color_scheme=scheme)
+            context.add_init_script(path=browser.CONTRAST)
+            page = context.new_page()
+            for name in ("overview", "passes", "reference", "errors"):
+                page.goto((tree / "html" / name / "index.html").as_uri())
+                faint[scheme, name] = page.evaluate("contrast().faint")
+    assert not any(faint.values()), faint

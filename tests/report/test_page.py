@@ -65,6 +65,17 @@ def test_it_fits_every_width_in_both_schemes(show, two, width, scheme):
         assert canvas.evaluate(blank) > 20  # something is drawn
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(show, two, scheme):
+    page = show(two, scheme=scheme)
+    for details in page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    found = page.evaluate("contrast()")
+    assert found["faint"] == []
+    assert found["html"] > 100
+    assert found["canvas"] > 50
+
+
 def test_numbers_on_the_page_are_those_of_the_rows(show, one):
     page, last = show(one), metrics_rows()[-1]
     tiles = page.inner_text(".tiles")
@@ -74,6 +85,18 @@ def test_numbers_on_the_page_are_those_of_the_rows(show, one):
     row = page.inner_text("section:has(h2:text('Evaluations')) tbody tr:last-child")
     assert row.split("\t")[0] == "300"
     assert float(row.split("\t")[2]) == pytest.approx(last["validation_loss"], rel=1e-6)
+
+
+def test_what_tasks_measured_is_shown(show, make_run, tmp_path):
+    rows = metrics_rows()
+    for step in (100, 200, 300):
+        rows[step - 1] |= {"eval/piqa/acc": step / 400, "eval/piqa/acc_stderr": 0.0125}
+    runs = [str(make_run("alpha", rows)), str(make_run("beta", metrics_rows(200, 2)))]
+    assert main(["report", *runs, "-o", str(tmp_path / "tasks.html")]) == 0
+    page = show(tmp_path / "tasks.html")
+    assert page.locator("figcaption", has_text="piqa: acc").count() == 1
+    row = page.inner_text("section:has(h2:text('Tasks')) tbody tr").split("\t")
+    assert row == ["piqa", "acc", "0.75 ± 0.013", "300", "0.25", "0.75", "3"]
 
 
 def test_reading_values_by_pointer_and_keyboard(show, one):

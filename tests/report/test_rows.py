@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamac.report.metric_columns import Columns, MetricsFile
@@ -46,6 +46,7 @@ numbers = st.floats() | st.integers(-(2**70), 2**70) | st.none()
 
 
 @pytest.mark.slow
+@settings(deadline=None)  # the first call imports pyarrow
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), numbers), min_size=1, max_size=20))
 def test_any_numbers_come_back(tmp_path_factory, values):
     rows = [{"step": n} | row for n, row in enumerate(values)]

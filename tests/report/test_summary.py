@@ -78,6 +78,23 @@ def test_tokens_of_sources_follow_the_shares(make_run: MakeRun):
     assert [row["planned"] for row in found["rows"]] == pytest.approx([368_640, 245_760])
 
 
+def test_evaluations_are_read_by_task_and_metric(make_run: MakeRun):
+    rows = metrics_rows(40)
+    for step, value in ((20, 0.25), (40, 0.375)):
+        rows[step - 1] |= {"eval/piqa/acc": value, "eval/piqa/acc_stderr": 0.01}
+    rows[39]["eval/heldout/books/bits_per_byte"] = 1.5
+    found = data_of(make_run("run", rows))["runs"][0]
+    assert found["evaluations"] == [
+        {"task": "heldout/books", "metric": "bits_per_byte", "rows": [[40, 40 * 2048, 1.5, None]]},
+        {
+            "task": "piqa",
+            "metric": "acc",
+            "rows": [[20, 20 * 2048, 0.25, 0.01], [40, 40 * 2048, 0.375, 0.01]],
+        },
+    ]
+    assert not [name for name in found["curve"]["series"] if name.startswith("eval/")]
+
+
 def test_specs_differ_where_they_do(make_run: MakeRun):
     first = make_run("first")
     second = make_run("second", changes=("optimizer.lr=0.001", "log.wandb=p"))

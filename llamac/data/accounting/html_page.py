@@ -4,57 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
 
 from llamac.data.accounting.accounts import Account
 from llamac.data.accounting.funnel import Amount, StepCounts
 from llamac.data.accounting.stats import counted, format_count, megabytes
+from llamac.look.page import page
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
-LEFT, CHANGED = "#2f6f8f", "#8fb8c9"
-COLOURS = ("#c8553d", "#e09f3e", "#7a6c9d", "#5b8e7d", "#b56576", "#8d99ae", "#6d597a")
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2937; --muted: #6b7280; --paper: #ffffff;
-  --line: #e2e0d8; --soft: #f6f4ee; --gone: #b3261e; --kept: #12703a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e5e7eb; --muted: #9ca3af; --paper: #16181d;
-  --line: #343842; --soft: #1f222a; --gone: #ff8a80; --kept: #6fcf97; } }
-body { margin: 2rem auto; max-width: 64rem; padding: 0 1.5rem; color: var(--ink);
-  background: var(--paper); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-h1 { font-size: 1.5rem; } h2 { margin: 3rem 0 .3rem; font-size: 1.2rem; }
-svg { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink); }
-svg .aside { fill: var(--muted); } svg .on { fill: #ffffff; }
-table { border-collapse: collapse; margin: .5rem 0 1rem; font-size: 13px; }
-th, td { padding: .2rem .9rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; }
-th { color: var(--muted); font-weight: 600; } .left { text-align: left; }
-.aside { color: var(--muted); margin: 0; }
-.key { display: inline-block; width: .7em; height: .7em; border-radius: 2px; }
-details { border-top: 1px solid var(--line); padding: .5rem 0; }
-summary { cursor: pointer; } summary b { font-weight: 600; }
-figure { margin: .6rem 0; } figcaption { color: var(--muted); font-size: 12px;
-  overflow-wrap: anywhere; }
-pre { margin: .2rem 0; padding: .5rem .75rem; border-radius: 6px; background: var(--soft);
-  white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid var(--line);
-  font: 12px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-pre.gone { border-color: var(--gone); } pre.kept { border-color: var(--kept); }
-""".strip()
+LEFT, CHANGED = "var(--s1)", "var(--view)"
+SOURCES = tuple(f"var(--s{number})" for number in range(1, 9))
+REASONS = SOURCES[1:]  # not the colour of what is left
+STYLES = (Path(__file__).with_name("data_page.css"),)
 
 
 def data_page(name: str, accounts: Sequence[Account]) -> str:
-    title = escape(f"The data of {name}")
+    title = f"The data of {name}"
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title>",
-        f"<style>\n{STYLE}\n</style></head><body>",
-        f"<h1>{title}</h1>",
+        f"<header><h1>{escape(title)}</h1>",
+        '<button id="theme" title="colours of the page">theme: auto</button></header><main>',
         *_mixture(accounts),
         *(line for account in accounts for line in _source(account)),
-        "</body></html>",
+        "</main>",
     ]
-    return "\n".join(parts) + "\n"
+    return page(title, "\n".join(parts), STYLES)
 
 
 # --- The mixture -----------------------------------------------------------------------------
@@ -68,13 +41,13 @@ def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
         rows.append(("tokens", [account.tokens / tokens for account in accounts]))
     names = [account.source.name for account in accounts]
     yield _svg(_stacked(rows, names), len(rows))
-    yield "<table><tr>"
+    yield '<div class="wide"><table><tr>'
     head = ("share", "documents", "text", "training tokens", "held out", "bytes per token")
     yield '<th class="left">source</th>' + "".join(f"<th>{text}</th>" for text in head) + "</tr>"
     for number, account in enumerate(accounts):
-        name = f"{_key(_colour(number))} {escape(account.source.name)}"
+        name = f"{_key(_colour(number, SOURCES))} {escape(account.source.name)}"
         yield f'<tr><td class="left">{name}</td><td>{account.share:.2%}</td>{_ends(account)}</tr>'
-    yield "</table>"
+    yield "</table></div>"
 
 
 def _ends(account: Account) -> str:
@@ -97,7 +70,7 @@ def _stacked(rows: list[tuple[str, list[float]]], names: list[str]) -> Iterator[
         yield _text(0, top, label)
         for index, (part, name) in enumerate(zip(parts, names, strict=True)):
             width = part * (WIDTH - LABEL)
-            yield _rect(x, top, width, _colour(index), f"{name}: {part:.2%}")
+            yield _rect(x, top, width, _colour(index, SOURCES), f"{name}: {part:.2%}")
             if width > 8 * len(name) + 12:
                 yield _text(x + 6, top, name, "on")
             x += width
@@ -145,7 +118,7 @@ def _losses(row: StepCounts) -> Iterator[tuple[str, str, int]]:
         cut = row.entered[1] - row.left[1] - rejected
         yield CHANGED, f"cut out of {row.changed:,} documents", max(cut, 0)
     for number, (reason, amount) in enumerate(_by_size(row)):
-        yield _colour(number), reason, amount[1]
+        yield _colour(number, REASONS), reason, amount[1]
 
 
 def _by_size(row: StepCounts) -> list[tuple[str, Amount]]:
@@ -204,7 +177,8 @@ def _svg(shapes: Iterator[str], rows: int) -> str:
 
 def _rect(x: float, top: float, width: float, colour: str, title: str) -> str:
     return (
-        f'<rect x="{x:.1f}" y="{top}" width="{max(width, 0):.1f}" height="{BAR}" fill="{colour}">'
+        f'<rect x="{x:.1f}" y="{top}" width="{max(width, 0):.1f}" height="{BAR}" '
+        f'style="fill:{colour}">'
         f"<title>{escape(title)}</title></rect>"
     )
 
@@ -217,5 +191,5 @@ def _key(colour: str) -> str:
     return f'<span class="key" style="background:{colour}"></span>'
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _colour(number: int, of: Sequence[str]) -> str:
+    return of[number % len(of)]

@@ -9,7 +9,7 @@ from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS
 
 Point = tuple[float, float]
 
-PAPER, INK, MUTED = "#fbfaf7", "#1f2937", "#6b7280"
+PAPER, INK, MUTED = "#fbfaf7", "#1f2937", "#5b6472"
 HEADINGS = {
     FORWARD: "forward ↓",
     KEPT: "kept",
@@ -47,7 +47,7 @@ STEP, SWATCH = 22.0, 30.0
 HATCH = (
     '<defs><pattern id="again" width="7" height="7" patternUnits="userSpaceOnUse" '
     f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
-    'fill-opacity="0.22"/></pattern></defs>'
+    'fill-opacity="0.18"/></pattern></defs>'
 )
 """Fill of values that are computed again, by reference."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from llamac.inspect.explorer.lines import LineTable
 from llamac.inspect.explorer.passes import hunks
 from llamac.inspect.explorer.side import CompiledSpec, side_data
-from llamac.look.page import page
+from llamac.look.page import ELEMENTS, page
 
 WEB = Path(__file__).parent / "web"
 SCRIPTS = (
@@ -26,7 +26,7 @@ def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | No
     """
     title = " and ".join(side.title for side in sides)
     body = (WEB / "explorer.html").read_text(encoding="utf-8")
-    scripts = [WEB / f"{name}.js" for name in SCRIPTS]
+    scripts = [ELEMENTS, *(WEB / f"{name}.js" for name in SCRIPTS)]
     data = explorer_data(sides, comparison)
     return page(f"{title} · llamac", body, [WEB / "explorer.css"], scripts, data)
 

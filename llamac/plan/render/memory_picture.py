@@ -35,7 +35,7 @@ MOVING = {  # as the step goes by, on top of it
     "logits": ("logits", "#be3455"),
 }
 RUNS = {"forward": "#dbe7fb", "backward": "#fbdde3", "update": "#e8defa"}
-INK, MUTED, RAIL, FULL = "#1f2937", "#6b7280", "#e5e2d9", "#b91c1c"
+INK, MUTED, RAIL, FULL = "#1f2937", "#5b6472", "#e5e2d9", "#b91c1c"
 
 
 def memory_picture(prediction: Prediction, program: Program) -> Drawing:

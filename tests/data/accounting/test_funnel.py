@@ -123,7 +123,7 @@ def test_unfinished_work_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
 def test_the_page_stands_alone_and_its_bars_are_in_proportion(found: list[Account]) -> None:
     text = data_page("mix <&>", found)
     assert "The data of mix &lt;&amp;&gt;" in text
-    assert not re.search(r"(src|href)=|url\(|<script", text)
+    assert not re.search(r"(src|href)=|url\(", text)
     charts = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
     assert len(charts) == 1 + len(found)
     for account, chart in zip(found, charts[1:], strict=True):

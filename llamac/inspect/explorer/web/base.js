@@ -1,30 +1,7 @@
-"use strict";
-// Data of the page, building elements, and writing numbers. All scripts share one scope; this is
-// the first of them.
+// Data of the page, and writing numbers, tables and texts.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const DATA = JSON.parse($("data").textContent);
 const LINES = DATA.lines;
-const $ = (id) => document.getElementById(id);
-
-// An element. attributes: `class`, `text`, `on` (event → handler), `data` (a dataset), others as
-// they are; false, null and undefined leave one out.
-function h(tag, attributes = {}, ...children) {
-  const svg = h.svg.has(tag);
-  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-    : document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === false || value === null || value === undefined) continue;
-    if (key === "text") element.textContent = value;
-    else if (key === "on") for (const [e, f] of Object.entries(value)) element.addEventListener(e, f);
-    else if (key === "data") Object.assign(element.dataset, value);
-    else element.setAttribute(key, value === true ? "" : value);
-  }
-  element.append(...shownOf(children));
-  return element;
-}
-const shownOf = (children) => children.flat(Infinity).filter((child) => child !== null
-  && child !== undefined && child !== false);
-h.svg = new Set(["svg", "g", "path", "rect", "line", "circle", "text", "title", "defs", "pattern"]);
 
 const fixed = (value, digits = 3) => {
   if (!value) return "0";

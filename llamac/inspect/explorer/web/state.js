@@ -8,17 +8,10 @@ const state = { ...DEFAULTS };
 const renderers = []; // called after each change with the names of what changed
 
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  for (const key of Object.keys(DEFAULTS)) state[key] = given.get(key) ?? DEFAULTS[key];
+  Object.assign(state, address.read(DEFAULTS));
   if (!DATA.sides[state.side]) state.side = "0";
 }
-
-function writeAddress() {
-  const given = new URLSearchParams();
-  for (const [key, value] of Object.entries(state)) if (value !== DEFAULTS[key]) given.set(key, value);
-  const text = given.toString().replaceAll("%3A", ":").replaceAll("%2C", ",").replaceAll("%40", "@");
-  if (text !== location.hash.slice(1)) history.replaceState(null, "", `#${text}`);
-}
+const writeAddress = () => address.write(state, DEFAULTS);
 
 function set(changes) {
   const changed = Object.keys(changes).filter((key) => state[key] !== changes[key]);
