@@ -35,6 +35,7 @@ VERBS = {
     "import": "bring in a model of Hugging Face, Meta or GGUF: its weights, and a spec",
     "export": "write what RUN has learnt for Hugging Face, Meta's code or llama.cpp",
     "generate": "continue a text with what the run in directory RUN has learnt",
+    "eval": "judge RUN on the paper's tasks, beside the paper's own rows",
     "tokenizer": "train, compare and explain tokenizers",
     "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
     "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",

@@ -17,12 +17,6 @@ IMPORT_NOTE = "import.json"  # what `llamac import` leaves in a directory
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-class UntrustedError(Exception):
-    """The directory's code is not what llamac emits."""
-
-    exit_code = 2
-
-
 @app.command()
 def generate(
     run: Annotated[
@@ -111,7 +105,9 @@ def generate(
     if trust:
         program = str(run.absolute() / "generate.py")
         os.execv(sys.executable, [sys.executable, program, *options])
-    files = _emitted(run)
+    from llamac.emit.trusted import trusted_program
+
+    files = trusted_program(run)
     with TemporaryDirectory(prefix="llamac-generate-") as directory:
         for name, text in files.items():
             path = Path(directory, name)
@@ -124,38 +120,6 @@ def generate(
             raise typer.Exit(subprocess.run(command, check=False).returncode)
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def _emitted(run: Path) -> dict[str, str]:
-    """Return the program that this llamac emits for the run's spec.
-
-    Raises UntrustedError unless the directory holds the very same: only then is what runs known to
-    be what trained the weights, and to be ours.
-    """
-    from llamac.emit.build import files_of
-    from llamac.passes.pipeline import stages
-    from llamac.runtime.emitted import decides
-    from llamac.spec import load_spec
-
-    spec = load_spec(str(run / "spec.toml"))
-    files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}
-    if (run / IMPORT_NOTE).is_file():  # it holds no code
-        return files
-    other = [name for name, text in files.items() if not _holds(run / name, text)]
-    if other:
-        raise UntrustedError(
-            f"{run} holds other code than this llamac emits for its spec: {', '.join(other)}. If "
-            "you know who wrote it, run it with --trust; or bring it up to date with `llamac build "
-            f"{run}/spec.toml -o {run}`"
-        )
-    return files
-
-
-def _holds(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() == text.encode()
-    except OSError:
-        return False
 
 
 def _require_run(run: Path) -> None:

@@ -1,30 +1,24 @@
-"""Import an emitted model.py as a user's Python would, and run it in float64."""
+"""Run an emitted model.py in float64."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llamac.emit.importing import imported
 from llamac.runtime.checkpoint.dcp import TensorChunk
 from llamac.runtime.distributed.context_parallel import rank_order
 from llamac.runtime.distributed.param_sharding import Shares
 from llamac.verify.oracle import ModelOutput, Oracle
 from llamac.verify.packed_parameters import module_packing_problem
 from llamac.verify.simulated_ranks import on_ranks, summed
-
-ROOTS = ("model", "whole_model", "inference", "runtime")  # the emitted directory's own modules
 
 
 def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
@@ -97,35 +91,6 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
 def _place(box: TensorChunk) -> tuple[slice, ...]:
     pairs = zip(box.offsets, box.tensor.shape, strict=True)
     return tuple(slice(start, start + size) for start, size in pairs)
-
-
-@contextmanager
-def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
-    """Import a module of an emitted directory together with its `runtime` package.
-
-    Modules of the same names already imported by this process are restored afterwards. The module
-    remains usable then, except for later imports.
-    """
-    with TemporaryDirectory(prefix="llamac-verify-") as directory:
-        for file, text in files.items():
-            if file.endswith(".py"):
-                path = Path(directory, file)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
-        aside = _take_modules()
-        sys.path.insert(0, directory)
-        importlib.invalidate_caches()
-        try:
-            yield importlib.import_module(name)
-        finally:
-            sys.path.remove(directory)
-            _take_modules()
-            sys.modules.update(aside)
-
-
-def _take_modules() -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] in ROOTS]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 def _views(module: Any, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

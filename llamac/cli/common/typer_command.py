@@ -21,6 +21,7 @@ EXAMPLES = {
     "launch": ["launch 7b --backend slurm --render"],
     "report": ["report runs/tiny -o tiny.html", "report runs/tiny --png figures"],
     "generate": ['generate runs/tiny --prompt "The function returns"'],
+    "eval": ["eval runs/tiny --tasks heldout --limit 8"],
     "export": ["export runs/tiny -o tiny-hf --format hf"],
     "import": ["import tiny-hf -o mine.toml"],
     "tokenizer train": ["tokenizer train tiny"],

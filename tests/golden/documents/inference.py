@@ -228,12 +228,13 @@ class Inference:
         logits = logits_forward(x, model.norm, model.output)
         return logits[:, 0]
 
-    def begin_as(self, other: Inference, rows: Tensor, length: int) -> None:
-        """Copy the first `length` positions of the other's `rows`, int64 [B], into the caches."""
+    def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
+        """Copy the first `length` positions of the other's `rows`, int64 [N], into rows `at`."""
         for mine, theirs in zip(self.caches, other.caches, strict=True):
             for cache, filled in zip(mine, theirs, strict=True):
-                cache[:, :, :length] = filled[rows, :, :length]
-        self.starts, self.before = other.starts[rows], other.before[rows]
+                cache[at, :, :length] = filled[rows, :, :length]
+        self.starts = self.starts.index_put((at,), other.starts[rows])
+        self.before = self.before.index_put((at,), other.before[rows])
 
     def _note(self, tokens: Tensor, starts: Tensor, last: Tensor) -> None:
         rows = torch.arange(len(tokens), device=tokens.device)

@@ -231,11 +231,11 @@ class Inference:
         logits = logits_forward(x, model.norm, model.tok_embeddings)
         return logits[:, 0]
 
-    def begin_as(self, other: Inference, rows: Tensor, length: int) -> None:
-        """Copy the first `length` positions of the other's `rows`, int64 [B], into the caches."""
+    def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:
+        """Copy the first `length` positions of the other's `rows`, int64 [N], into rows `at`."""
         for mine, theirs in zip(self.caches, other.caches, strict=True):
             for cache, filled in zip(mine, theirs, strict=True):
-                cache[:, :, :length] = filled[rows, :, :length]
+                cache[at, :, :length] = filled[rows, :, :length]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor:

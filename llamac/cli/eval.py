@@ -1,0 +1,237 @@
+"""`llamac eval RUN`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llamac.cli.common.options import print_status
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+HELDOUT = "heldout"
+
+
+class MissingHarnessError(Exception):
+    """The extra `eval` is not installed."""
+
+    exit_code = 2
+
+
+@app.command()
+def eval(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Directory of `llamac train` or `llamac import`")
+    ],
+    tasks: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Tasks; heldout: the run's own held-out text")
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR|TASK=FILE", help="Where the questions are; repeatable"),
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(metavar="N,…", help="Examples before a question (the paper's)")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="First N questions or windows only")
+    ] = None,
+    votes: Annotated[
+        int, typer.Option(min=1, metavar="K", help="maj@k: the most frequent of K drawn answers")
+    ] = 1,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")
+    ] = "newest",
+    context: Annotated[
+        int | None, typer.Option(min=16, metavar="N", help="Read at most N tokens [all it can]")
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(min=16, metavar="N", help="Tokens read together, with padding")
+    ] = 2048,
+    seed: Annotated[int, typer.Option(min=0, help="Of examples and drawn answers")] = 0,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run code that the model writes, with limits")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON as well")
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what was asked and answered, JSON lines"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that llamac did not make")
+    ] = False,
+) -> None:
+    """Judge a run or an import on the LLaMA paper's tasks, beside the paper's own rows.
+
+    Questions come from files, as the data sets are published; docs/evaluate.md says where each is
+    found. Nothing is downloaded. Scores are the paper's: log-probability per character; for BoolQ
+    and OBQA against P(answer | "Answer:"); exact match for free answers.
+    """
+    names, counts = _names(tasks), _counts(shots)
+    directory, given = _places(data or [], names)
+    if not run.is_dir():
+        raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
+    from llamac.cli.common.output import check_output, write_output
+    from llamac.evaluate.question_files import load_questions
+    from llamac.evaluate.tasks.known_tasks import TASKS
+    from llamac.runtime import durable
+
+    for path, option in ((output, "-o"), (samples, "--samples")):
+        if path is not None:
+            check_output(path, given.values(), overwrite, option)
+    for name in names:
+        if name != HELDOUT and TASKS[name].runs_code and not allow_code:
+            raise typer.BadParameter(
+                f"{name} runs code that the model writes: allow it with --allow-code",
+                param_hint="--tasks",
+            )
+    asked = [load_questions(TASKS[n], directory, given) for n in names if n != HELDOUT]
+    for one in asked:
+        _tell_skipped(one)
+    if asked:
+        _require_harness()
+    from llamac.evaluate.opened_model import open_for_evaluation
+
+    model = open_for_evaluation(run, checkpoint, print_status, context)
+    kept: list[str] = []
+    keep = (lambda one: kept.append(json.dumps(one, ensure_ascii=False))) if samples else None
+    results = []
+    progress = _progress()
+    if asked:
+        from llamac.evaluate.adapter import Adapter
+        from llamac.evaluate.judge import judge
+
+        lm = Adapter(model, batch_tokens, seed, progress)
+        for one in asked:
+            for count in counts or [one.task.shots]:
+                progress(one.task.title, 0, 0)
+                results.append(
+                    judge(lm, one, count, limit=limit, votes=votes, seed=seed, keep=keep)
+                )
+    if HELDOUT in names:
+        from llamac.evaluate.heldout import judge_heldout
+
+        reading: Callable[[int, int], None] = lambda done, of: progress(HELDOUT, done, of)  # noqa: E731
+        results += judge_heldout(model, limit, batch_tokens, reading)
+    progress("", 0, 0)
+    found = _json(run, model, results, limit, seed)
+    if output is not None:
+        write_output(output, json.dumps(found, indent=2) + "\n")
+    if samples is not None:
+        durable.write(samples.resolve(), "".join(line + "\n" for line in kept).encode())
+    from llamac.evaluate.results import results_table
+
+    print(json.dumps(found, indent=2) if as_json else results_table(results))
+    for note in dict.fromkeys(note for one in results for note in one.notes if not as_json):
+        print_status(f"note: {note}")
+
+
+def _names(tasks: str) -> list[str]:
+    """Return the tasks a command line names, each once. Raises typer.BadParameter."""
+    from llamac.evaluate.tasks.known_tasks import TASKS
+
+    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    known = [*TASKS, HELDOUT]
+    if unknown := [name for name in names if name not in known]:
+        from difflib import get_close_matches
+
+        close = get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise typer.BadParameter(f"unknown task {unknown[0]!r}; {hint}", param_hint="--tasks")
+    if not names:
+        raise typer.BadParameter(f"name one of {', '.join(known)}", param_hint="--tasks")
+    return names
+
+
+def _counts(shots: str | None) -> list[int]:
+    parts = [part.strip() for part in (shots or "").split(",") if part.strip()]
+    if (shots is not None and not parts) or not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter("numbers such as 0,1,5,64", param_hint="--shots")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _places(data: list[str], names: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """Return the directory of --data and the files that it gives for single tasks."""
+    directory, given = None, {}
+    for place in data:
+        name, mark, file = place.partition("=")
+        if mark and name in names:
+            given[name] = Path(file)
+        elif mark and not Path(place).exists():
+            raise typer.BadParameter(f"{name!r} is none of --tasks", param_hint="--data")
+        elif not Path(place).is_dir():
+            raise typer.BadParameter(f"there is no directory {place}", param_hint="--data")
+        else:
+            directory = Path(place)
+    return directory, given
+
+
+def _tell_skipped(one: Any) -> None:
+    """Name the rows that are left out, the first of them in full."""
+    total = sum(one.skipped.counts.values())
+    for example in one.skipped.examples[:5]:
+        print_status(f"skipped: {example}")
+    if total:
+        print_status(f"{one.task.name}: {total} rows are left out, {len(one.questions)} are used")
+
+
+def _require_harness() -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown here
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise MissingHarnessError(
+            "llamac eval needs lm-evaluation-harness: pip install 'llamac[eval]'"
+        ) from error
+
+
+def _json(run: Path, model: Any, results: Any, limit: int | None, seed: int) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from llamac import __version__
+
+    try:
+        harness = version("lm_eval")
+    except PackageNotFoundError:  # held-out text needs none
+        harness = None
+    return {
+        "llamac": __version__,
+        "lm_eval": harness,
+        "run": str(run),
+        "checkpoint": model.directory.checkpoint.name,
+        "context": model.context,
+        "limit": limit,
+        "seed": seed,
+        "results": [one.to_json() for one in results],
+    }
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """Return what shows progress: a line that moves on a terminal, else one every half minute."""
+    moves, said = sys.stderr.isatty(), 0.0
+    width = 0
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said, width
+        line = f"{what} {done:,} of {total:,}" if total else what
+        if moves:
+            print(
+                "\r" + line.ljust(width), end="\r" if not line else "", file=sys.stderr, flush=True
+            )
+            width = len(line)
+        elif line and time.monotonic() - said > 30:
+            said = time.monotonic()
+            print_status(f"{line} …")
+
+    return show

@@ -1,0 +1,43 @@
+"""Import the modules of an emitted directory as a user's Python would."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+# The emitted directory's own modules.
+ROOTS = ("model", "whole_model", "inference", "generate", "train", "runtime")
+
+
+@contextmanager
+def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
+    """Import a module of an emitted directory together with its `runtime` package.
+
+    Modules of the same names already imported by this process are restored afterwards. The module
+    remains usable then, except for later imports.
+    """
+    with TemporaryDirectory(prefix="llamac-emitted-") as directory:
+        for file, text in files.items():
+            path = Path(directory, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        aside = _take_modules()
+        sys.path.insert(0, directory)
+        importlib.invalidate_caches()
+        try:
+            yield importlib.import_module(name)
+        finally:
+            sys.path.remove(directory)
+            _take_modules()
+            sys.modules.update(aside)
+
+
+def _take_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in ROOTS]
+    return {name: sys.modules.pop(name) for name in names}

@@ -1,0 +1,44 @@
+"""The program that uses a run's weights: only code that is known to be llamac's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamac.emit.build import files_of
+from llamac.passes.pipeline import stages
+from llamac.runtime.checkpoint.model_directory import is_import
+from llamac.runtime.emitted import decides
+from llamac.spec import load_spec
+
+
+class UntrustedError(Exception):
+    """The directory's code is not what llamac emits."""
+
+    exit_code = 2
+
+
+def trusted_program(run: Path) -> dict[str, str]:
+    """Return the program that this llamac emits for the spec of a run or an import.
+
+    relative path → text. Raises UntrustedError unless a run holds the very same: only then is what
+    runs known to be what trained the weights, and to be ours.
+    """
+    spec = load_spec(str(run / "spec.toml"))
+    files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}
+    if is_import(run):  # it holds no code
+        return files
+    other = [name for name, text in files.items() if not _holds(run / name, text)]
+    if other:
+        raise UntrustedError(
+            f"{run} holds other code than this llamac emits for its spec: {', '.join(other)}. If "
+            "you know who wrote it, `llamac generate --trust` runs it; or bring it up to date with "
+            f"`llamac build {run}/spec.toml -o {run}`"
+        )
+    return files
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False

