@@ -22,7 +22,7 @@ from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
 from runtime.kernels.rope import rope, rope_tables
 
-WINDOW = 8  # tokens that a query sees, its own included
+WINDOW = 8  # keys that a query attends to, its own included
 
 # embed --------------------------------------------------------------------------------------------
 
