@@ -1,4 +1,4 @@
-"""[batch]: how much text each optimizer step sees, and how much of it at a time."""
+"""[batch]: batch size of an optimizer step, micro-batch size and sequence length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[checkpoint]: how often a run is saved, and how many saves it keeps."""
+"""[checkpoint]: interval and number of checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llamac.spec.units import Count
 
 
 class Checkpoint(Section):
-    """Interval between checkpoints, and how many are kept."""
+    """Interval between checkpoints, and the number of checkpoints kept."""
 
     every: Count = Field(default=1000, description="Steps between checkpoints.")
     keep: Count = Field(default=3, description="Newest checkpoints kept.")

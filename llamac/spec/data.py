@@ -1,4 +1,4 @@
-"""[data] and [[data.source]]: which text, in which proportion, and where it is prepared."""
+"""[data] and [[data.source]]: text sources, their shares, and the data directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PYTHON = ("python-docs", "python-source")
 
 
 class Source(Section):
-    """One ingredient of the mixture."""
+    """One source of the data mixture."""
 
     FILES = ("tokenizer",)
     GLOBS = ("paths",)
@@ -77,7 +77,7 @@ class Source(Section):
 
     @property
     def cleaned(self) -> bool:
-        """Return whether `llamac data prepare` must clean it before a run can read it."""
+        """Return whether `llamac data prepare` must clean the source before training."""
         return self.kind not in (*PYTHON, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
@@ -108,7 +108,7 @@ class Source(Section):
 
 
 class Phase(Section):
-    """Other shares, from some point of the training on."""
+    """Shares of the sources from a given point of training on."""
 
     at: Annotated[Tokens, Field(gt=0)] = Field(description="Tokens trained on when it begins.")
     shares: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
@@ -117,7 +117,7 @@ class Phase(Section):
 
 
 class Data(Section):
-    """The text to learn from, its mixture, and where it is prepared."""
+    """The training text: its sources, mixture and directory."""
 
     FILES = ("directory",)
 

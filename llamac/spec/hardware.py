@@ -1,4 +1,4 @@
-"""[hardware]: the machine a run is for."""
+"""[hardware]: the machine for which a run is compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llamac.spec.section import NonEmpty, Section
 
 
 class Hardware(Section):
-    """The machine a run is for."""
+    """The machine for which a run is compiled."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to train; auto takes CUDA where there is one."
@@ -30,7 +30,7 @@ class Hardware(Section):
 
     @property
     def kernels_for(self) -> Literal["auto", "cpu", "cuda"]:
-        """The device that kernels are chosen for: under auto, that of a `gpu` known by name."""
+        """Return the device for which kernels are chosen: under auto, `cuda` if `gpu` is known."""
         if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
             return self.device
         return "cpu" if self.gpu.lower() == "cpu" else "cuda"

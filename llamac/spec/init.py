@@ -31,5 +31,5 @@ class InitialWeights(_From):
 
     @property
     def source(self) -> str | None:
-        """The value of `from`."""
+        """Return the value of the key `from`."""
         return getattr(self, "from")

@@ -1,4 +1,4 @@
-"""[kernels]: which implementations the compiler may choose."""
+"""[kernels]: implementations from which the compiler may choose."""
 
 from __future__ import annotations
 

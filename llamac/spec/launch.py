@@ -1,4 +1,4 @@
-"""[launch]: the processes of a run, and the machines or cluster that they start on."""
+"""[launch]: processes of a run, and the machines or cluster on which they start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(value: Any) -> int:
-    """Seconds of `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600. ValueError if unclear."""
+    """Return the seconds of `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600; ValueError if unclear."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or not re.fullmatch(_DURATION, value):
@@ -140,12 +140,12 @@ class Launch(Section):
         return self.accelerator or SKYPILOT.get((gpu or "").lower())
 
     def nodes(self, ranks: int) -> int:
-        """Nodes that hold `ranks`."""
+        """Return the number of nodes for `ranks`."""
         return -(-ranks // self.gpus_per_node)
 
 
 def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
-    """Every node holds as many ranks as the others."""
+    """Require the same number of ranks on all nodes."""
     ranks, most = parallel.ranks, launch.gpus_per_node
     if ranks > most and ranks % most:
         fits = next(n for n in range(min(most, 4096), 0, -1) if ranks % n == 0)
@@ -157,6 +157,6 @@ def nodes_are_full(parallel: Parallel, launch: Launch) -> Iterator[Problem]:
 
 
 def dns_label(name: str) -> str:
-    """A run's name as Kubernetes and clouds take one: lower case, a letter first, at most 40."""
+    """Return a run's name as a DNS label: lower case, starting with a letter, at most 40 long."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower())
     return (label if label[0].isalpha() else f"run-{label}")[:40].rstrip("-")

@@ -1,4 +1,4 @@
-"""Files and `--set` → a validated Spec, or a SpecError that says everything at once."""
+"""Load a validated Spec from files and `--set`, or raise SpecError with all problems."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llamac.spec.validation.validate import MoreRules
 def load_spec(
     path: str | PathLike[str], overrides: Sequence[str] = (), more: MoreRules | None = None
 ) -> Spec:
-    """The spec in a TOML file, its `extends` merged and `overrides` (`"model.dim=64"`) applied.
+    """Return the spec in a TOML file, with `extends` merged and `overrides` (`"model.dim=64"`).
 
-    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. more: rules that a spec must also
-    keep here, reported together with the others. Raises SpecError.
+    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. more: additional rules, whose
+    problems are reported together with the others. Raises SpecError.
     """
     file = fspath(path)
     try:

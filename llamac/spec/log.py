@@ -1,4 +1,4 @@
-"""[log]: what a run says about itself."""
+"""[log]: console output, metrics and trackers of a run."""
 
 from __future__ import annotations
 

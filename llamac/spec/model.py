@@ -1,4 +1,4 @@
-"""[model]: the shape of the network, LLaMA by default, and the paper's choices to ablate."""
+"""[model]: the network's shape, LLaMA's by default, and options that ablate its design."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LinearScaling(Section):
 
 
 class Llama3Scaling(Section):
-    """LLaMA 3.1's scaling: only wavelengths long against the original context are stretched."""
+    """LLaMA 3.1's RoPE scaling, which stretches only wavelengths long against the old context."""
 
     kind: Literal["llama3"]
     factor: Factor
@@ -191,7 +191,7 @@ class Model(Section):
         return linear in QKV if self.bias == "qkv" else self.bias
 
     def window(self, sequence_length: int) -> int | None:
-        """Return the sliding window where it hides tokens of a sequence, None where it does not."""
+        """Return the sliding window, or None if it is at least `sequence_length`."""
         window = self.sliding_window
         return window if window is not None and window < sequence_length else None
 
@@ -201,7 +201,7 @@ class Model(Section):
         return self.activation in GATED
 
     def _default_ffn_dim(self) -> int:
-        """Touvron et al. 2023 §2.2: 2/3·4d for swiglu, so that its three matrices cost as two."""
+        """Return 2/3·4d for swiglu, whose three matrices then cost as two of 4d (LLaMA, 2.2)."""
         if not self.gated:
             return 4 * self.dim
         return self.multiple_of * -(-(8 * self.dim // 3) // self.multiple_of)
@@ -212,7 +212,7 @@ class Model(Section):
         return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}
 
     def parameters(self, sequence_length: int) -> int:
-        """Trained numbers of the whole model; learned positions have one row for each position."""
+        """Return the number of trainable parameters, learned positions included."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         into = 2 if self.gated else 1
         outputs = queries + 2 * keys

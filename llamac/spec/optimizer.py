@@ -1,6 +1,6 @@
 """[optimizer]: the update rule and its hyperparameters.
 
-One class for each rule that `llamac/runtime/optimizers/` has a file of the same kind for.
+There is one class per update rule, named as its file in `llamac/runtime/optimizers/`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class UpdateRule(Section):
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of optimizer state per parameter, without the float32 master weights."""
+        """Return bytes of optimizer state per parameter, without the float32 master weights."""
         return 4 * len(self.STATES)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Arguments of the update rule's constructor besides the parameters."""
+        """Return the arguments of the update rule's constructor besides the parameters."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 

@@ -34,7 +34,7 @@ ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
 def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
     """Return the micro-batches that a rank passes through one stage before its next stage.
 
-    As torch.distributed.pipelining's interleaved schedule has it.
+    This is the round of torch.distributed.pipelining's interleaved schedule.
     """
     return micro_batches // max(1, micro_batches // ranks)
 
@@ -76,27 +76,27 @@ class Parallel(Section):
 
     @property
     def mesh(self) -> dict[str, int]:
-        """Ranks along each axis of the device mesh, outermost first."""
+        """Return the number of ranks on each axis of the device mesh, outermost first."""
         return {axis: getattr(self, key) for axis, key in AXES.items()}
 
     @property
     def ranks(self) -> int:
-        """Processes of a run: the product of the degrees."""
+        """Return the number of processes, the product of all degrees."""
         return prod(self.mesh.values())
 
     @property
     def data_ranks(self) -> int:
-        """Ranks with sequences of their own: data_shard × data_replicate."""
+        """Return the data-parallel degree: data_shard × data_replicate."""
         return self.data_shard * self.data_replicate
 
     @property
     def sharers(self) -> int:
-        """Ranks over which FSDP shards parameters: data_shard × context."""
+        """Return the ranks over which FSDP shards parameters: data_shard × context."""
         return self.data_shard * self.context
 
     @property
     def model_ranks(self) -> int:
-        """Ranks that together hold one copy of the model: tensor × context × pipeline."""
+        """Return the ranks of one model replica: tensor × context × pipeline."""
         return self.tensor * self.context * self.pipeline
 
     @property

@@ -1,4 +1,4 @@
-"""[precision]: what the arithmetic is done in; master weights are always fp32."""
+"""[precision]: dtypes of the computation; master weights are always fp32."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Precision(Section):
 
     @property
     def item_size(self) -> int:
-        """Bytes of one element of the compute dtype."""
+        """Return the bytes of one element of the compute dtype."""
         return ITEM_SIZE[self.compute]

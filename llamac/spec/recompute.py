@@ -1,4 +1,4 @@
-"""[recompute]: which activations are saved, and which recomputed."""
+"""[recompute]: activation checkpointing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole spec. Only the compiler holds it: everything else receives the section it needs."""
+"""The whole spec. Only the compiler receives it; other code receives single sections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from llamac.spec.validation.validate import MoreRules, validated
 
 
 class Spec(Section):
-    """A validated, resolved spec: one model per TOML section, none of them optional to readers."""
+    """A validated, resolved spec with one model per TOML section."""
 
     name: str = Field(
         pattern=SLUG, description="Names build/<name> and runs/<name>. Default: the file's stem."
@@ -77,22 +77,22 @@ class Spec(Section):
 
     @property
     def files(self) -> tuple[FilePath, ...]:
-        """The files that were read for it: its own, and those it extends."""
+        """Return the files that were read: the spec's own, and those it extends."""
         return self._document.files if self._document else ()
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Return the number of optimizer steps of the run."""
         return total_steps(self.schedule, self.batch)
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches per data-parallel rank per step."""
+        """Return the micro-batches per data-parallel rank per step."""
         return self.batch.micro_batches(self.parallel.data_ranks)
 
     @property
     def document_end(self) -> int | None:
-        """The id of the token that attention must not look past; None: it looks past all."""
+        """Return the end-of-document token for attention's mask, or None without such a mask."""
         if not self.data.document_mask:
             return None
         return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
@@ -100,7 +100,7 @@ class Spec(Section):
     def where(self, path: str) -> str:
         """Return the source of `"model.dim"`: `"65b.toml:14"` (its key or section) or `"default"`.
 
-        One printable line, fit for a comment: `--set` shows as its text.
+        The result is one printable line, fit for a comment; `--set` shows as its text.
         """
         if self._document is None:
             return "default"
@@ -112,19 +112,18 @@ class Spec(Section):
         return printable(f"{PurePath(location.file).name}:{location.line}")
 
     def written(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes, without an [init] that says nothing."""
+        """Return the keys and values that `to_toml` writes, without an empty [init]."""
         keys = super().written()
         return {key: value for key, value in keys.items() if key != "init" or value}
 
     def to_toml(self) -> str:
-        """The resolved spec: every value written out, byte for byte the same for equal specs."""
+        """Return the resolved spec as TOML with all values; equal specs give equal text."""
         return to_toml(self.written())
 
     def replace(self, changes: Mapping[str, Any]) -> Spec:
-        """Return a validated copy with other values, by dotted key; None takes a key away.
+        """Return a validated copy with values changed by dotted key; None removes a key.
 
-        Values derived from a changed one follow it, unless the spec gave them itself.
-        Raises SpecError.
+        Derived values are computed anew, unless the spec set them. Raises SpecError.
         """
         document = copy.deepcopy(self._document) or TomlDocument(self.name, self.written())
         document.data.setdefault("name", self.name)

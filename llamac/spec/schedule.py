@@ -1,4 +1,4 @@
-"""[schedule]: how long to train, and how the learning rate moves meanwhile."""
+"""[schedule]: length of training and learning-rate schedule."""
 
 from __future__ import annotations
 

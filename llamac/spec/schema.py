@@ -23,9 +23,9 @@ _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 
 
 def json_schema() -> dict[str, Any]:
-    """Return a schema for editors. It asks for no key that `extends` may give: `llamac check` does.
+    """Return a schema for editors, without required keys, which `extends` may provide.
 
-    The `kind` that tells tables of a union apart is the exception.
+    Only the `kind` that distinguishes tables of a union is required.
     """
     schema = _tidy(Spec.model_json_schema())
     for table in [schema, *schema["$defs"].values()]:
@@ -40,7 +40,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _tidy(node: Any) -> Any:
-    """Without nulls: TOML has none, they only stand for absent keys."""
+    """Return a schema node without null, which TOML does not have."""
     if isinstance(node, list):
         return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):

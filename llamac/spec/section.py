@@ -17,7 +17,7 @@ FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 
 
 def tagged(key: str, default: str) -> BeforeValidator:
-    """Let the tables of a discriminated union leave their `key` out: it is then `default`."""
+    """Return a validator that sets a union's missing discriminator `key` to `default`."""
     return BeforeValidator(
         lambda value: {key: default, **value} if isinstance(value, dict) else value
     )
@@ -37,7 +37,7 @@ NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A frozen section. Subclasses say their rules in `rules` and fill gaps in `derived`."""
+    """A frozen section. Subclasses check rules in `rules` and fill in defaults in `derived`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -51,7 +51,7 @@ class Section(BaseModel):
         return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
-        """Yield every rule broken inside this section, paths relative to it."""
+        """Yield the problems within this section, with paths relative to it."""
         yield from ()
 
     def derived(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def written(value: Any) -> Any:
 
 
 def only_one(section: Section, first: str, second: str) -> Iterator[Problem]:
-    """Exactly one of two keys may be given."""
+    """Require at most one of two keys."""
     given = [key for key in (first, second) if section.given(key)]
     if len(given) == 2:
         message = f"`{first}` and `{second}` say the same thing twice"

@@ -1,4 +1,4 @@
-"""[[data.source.stage]]: what each source's text goes through between reader and tokenizer.
+"""[[data.source.stage]]: cleaning stages of a source between reader and tokenizer.
 
 Defaults are those of the LLaMA paper (Touvron et al. 2023, section 2.1) and of what it builds on.
 """

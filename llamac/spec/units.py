@@ -1,4 +1,4 @@
-"""Quantities as people write them: `"1.4T"` tokens, `"4Mi"` tokens, `"60GB"`, `"60GiB"`.
+"""Quantities with units: `"1.4T"` tokens, `"4Mi"` tokens, `"60GB"`, `"60GiB"`.
 
 K, M, G and T are powers of 1000; Ki, Mi, Gi and Ti are powers of 1024. A trailing B means bytes
 and changes nothing, except that a token count may end in a bare B for billions (`"1.4B"`).

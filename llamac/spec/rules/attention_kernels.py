@@ -93,7 +93,7 @@ def kernel_can_run(
     parallel: Parallel,
     data: Data,
 ) -> Iterator[Problem]:
-    """Yield the attention kernel that the spec asks for can run what it describes."""
+    """Require an attention kernel that supports the model, dtype and device of the spec."""
     asked = kernels.attention
     if asked == "auto":
         return

@@ -1,7 +1,7 @@
 """Rules between sections of a spec.
 
-A rule names the sections it reads as its parameters, and runs when all of them are valid by
-themselves, so that one broken section hides nothing about the others.
+A rule's parameters name the sections that it reads. It runs if all of these are valid by
+themselves, so that one invalid section does not hide problems between the others.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALLEST_TRAINED_VOCABULARY = 320
 
 
 def total_steps(schedule: Schedule, batch: Batch) -> int:
-    """Optimizer steps; a budget in tokens is rounded up to whole steps."""
+    """Return the number of optimizer steps; a budget in tokens is rounded up to whole steps."""
     return schedule.steps or -(-(schedule.tokens or 0) // batch.tokens)
 
 
@@ -96,7 +96,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
 
 
 def broken_rules(sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Every rule broken between the given valid sections."""
+    """Yield the problems between the given valid sections."""
     for rule in RULES:
         names = list(inspect.signature(rule).parameters)
         if all(name in sections for name in names):

@@ -1,4 +1,4 @@
-"""Layouts of ranks that a model and a batch can be divided over."""
+"""Rules on the divisibility of a model and a batch over ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEARCHED = 10_000
 
 
 def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Heads, features, vocabulary and positions divide over the tensor and the context ranks."""
+    """Require heads, features, vocabulary and positions to divide over tensor and context ranks."""
     layout = (parallel.tensor, parallel.context)
     wrong = complaints(layout, parallel.sequence, model, batch)
     near = _nearest(layout, set(wrong), parallel, model, batch)
@@ -29,7 +29,7 @@ def layout_fits(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Prob
 def batch_divides_over_ranks(parallel: Parallel, batch: Batch) -> Iterator[Problem]:
     """Require equal numbers of whole micro-batches on all data-parallel ranks.
 
-    They must also be enough to keep all pipeline stages at work.
+    There must also be enough of them to keep all pipeline stages busy.
     """
     ranks, replicas, shards = parallel.pipeline, parallel.data_replicate, parallel.data_shard
     sequences, micro, data = batch.sequences, batch.micro_batch, replicas * shards
@@ -81,7 +81,7 @@ def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
 
 
 def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool]) -> str:
-    """The working sizes of a step nearest to the spec's, among multiples of so many sequences."""
+    """Return text on the valid batch sizes nearest to the spec's, among multiples of `of`."""
     now = batch.sequences // of
     below = [n * of for n in range(now, ranks - 1, -1)[:SEARCHED] if works(n * of)][:1]
     least = max(now + 1, ranks)
@@ -94,7 +94,7 @@ def _steps_around(batch: Batch, of: int, ranks: int, works: Callable[[int], bool
 
 
 def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[Problem]:
-    """Every pipeline stage has layers, and weights of its own."""
+    """Require layers for every pipeline stage, and no weights tied between stages."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     if ranks == 1:
         if virtual > 1:
@@ -116,7 +116,7 @@ def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) ->
 
 
 def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[str]:
-    """The most stages that there are layers for, by fewer of each rank, and by fewer ranks."""
+    """Yield hints on the most stages with layers: fewer per rank, or fewer ranks."""
     ranks, virtual = parallel.pipeline, parallel.pipeline_virtual
     count = batch.micro_batches(parallel.data_ranks)
     idle = not keep_busy(count, ranks, virtual)  # which is a problem of its own
@@ -133,7 +133,7 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
 
 
 def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
-    """Return what is wrong with a layout, by the key to blame."""
+    """Return the problems of a layout by the key to blame."""
     tensor, context = layout
     length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
     if context > 1 and length % (2 * context):
@@ -161,7 +161,7 @@ def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> di
 def _nearest(
     layout: Layout, blamed: set[str], parallel: Parallel, model: Model, batch: Batch
 ) -> list[Layout]:
-    """The layouts nearest to one, by ratio, that break no rule and change as little as can be."""
+    """Return the valid layouts nearest to one by ratio, with the fewest changed degrees."""
     tensor, context = layout
     tensors = divisors(model.n_heads)
     halves = divisors(batch.sequence_length // 2) if batch.sequence_length % 2 == 0 else []
@@ -187,7 +187,7 @@ def _distance(layout: Layout, other: Layout) -> float:
 
 
 def _words(near: list[Layout], layout: Layout) -> Iterator[str]:
-    """Each layout by what it changes."""
+    """Yield a text per layout that lists its changed degrees."""
     for found in near:
         pairs = zip(("tensor", "context"), found, layout, strict=True)
         changed = [f"{key} = {new}" for key, new, old in pairs if new != old]

@@ -1,4 +1,4 @@
-"""`--set section.key=value`: the last word over what the files say."""
+"""`--set section.key=value`: overrides of the values in files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 
 
 def apply_overrides(document: TomlDocument, overrides: Sequence[str]) -> None:
-    """Applies each `key=value` to `document`, in order. Raises SpecError with all that fail."""
+    """Apply each `key=value` to `document`, in order. Raises SpecError with all failures."""
     failures: list[Diagnostic] = []
     document.roots[OPTION] = FilePath.cwd()
     for text in overrides:
@@ -74,7 +74,7 @@ def _key(text: str) -> tuple[str, ...] | None:
 
 
 def _value(text: str) -> Any:
-    """Return a TOML value, or the text itself where it is none: `name=mine` needs no quotes."""
+    """Parse a TOML value; return the text itself if invalid, as in `name=mine`."""
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

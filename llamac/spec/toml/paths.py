@@ -1,8 +1,7 @@
-"""Relative paths of a spec, made absolute: they start from the directory of the file they stand in.
+"""Make relative paths of a spec absolute, starting from the directory of the file they are in.
 
-A spec that extends another keeps the other's paths as they were meant there. Paths of `--set` start
-from the working directory, and so do those of the shipped specs, whose data everybody keeps
-elsewhere.
+Paths inherited by `extends` stay relative to the base spec. Paths of `--set` and of the shipped
+specs are relative to the working directory.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def with_whole_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
 
 
 def _root(document: TomlDocument, path: Path) -> FilePath | None:
-    """Return the directory that a path which stands, or is a default, at `path` is relative to."""
+    """Return the directory to which a path value (or default) at `path` is relative."""
     return document.roots.get(document.place(path).value.file)
 
 

@@ -1,7 +1,7 @@
-"""Find the place of every key and value of a TOML document; `tomllib` does the parsing.
+"""Find the position of every key and value of a TOML document, parsed by `tomllib`.
 
-The scanner walks text that `tomllib` has already accepted, so it only has to find where things
-begin and end, never to judge them.
+The scanner reads text that `tomllib` has accepted, so it only finds where keys and values begin and
+end, without validating them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Place:
-    """The key that set something, and its value; for a table, both are its header."""
+    """Locations of a key and its value; for a table, both are its header."""
 
     key: Location
     value: Location
@@ -52,7 +52,7 @@ def spans(text: str) -> dict[Path, tuple[Span, Span]]:
 
 
 class Lines:
-    """Offsets of a text → lines and columns."""
+    """Conversion of text offsets to lines and columns."""
 
     def __init__(self, text: str, file: str) -> None:
         self._lines, self._file = text.split("\n"), file

@@ -1,4 +1,4 @@
-"""A TOML document and where each of its values came from, bases merged in."""
+"""A TOML document with its bases merged in, and the position of each value."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _RENAMED_SECTIONS = {"activation": "recompute"}
 
 
 def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return today's path for a key or section that had another name."""
+    """Return the current path of a renamed key or section."""
     path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
     return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
 
 
 @dataclass
 class TomlDocument:
-    """Plain parsed TOML, and the place of every path in it."""
+    """Parsed TOML data, and the position of every path in it."""
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class TomlDocument:
         return value
 
     def place(self, path: Path) -> Place:
-        """Return the place of `path`, else of the nearest thing around it, else the file itself."""
+        """Return the position of `path`, else of its nearest parent, else of the file."""
         for size in range(len(path), 0, -1):
             if place := self.places.get(path[:size]):
                 return place
@@ -80,7 +80,7 @@ class TomlDocument:
         return Place(whole, whole)
 
     def put(self, path: Path, value: Any, place: Place) -> None:
-        """Sets `path`, whose parents are tables or arrays; missing tables are made on the way."""
+        """Set the value at `path`, creating missing tables."""
         self._drop_alternative(path)
         parent: Any = self.data
         for size, part in enumerate(path[:-1], start=1):
@@ -93,7 +93,7 @@ class TomlDocument:
         self.places[path] = place
 
     def rename(self) -> None:
-        """Give former names of keys and sections their current ones, with a note on each."""
+        """Rename keys and sections with former names, adding a note on each."""
         for path in [path for path in self.places if len(path) <= 2]:
             names = tuple(map(str, path))
             if (new := current_name(names)) == names:
@@ -112,7 +112,7 @@ class TomlDocument:
         self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
 
     def drop(self, path: Path) -> None:
-        """Removes the key at `path`, if it is there."""
+        """Remove the key at `path`, if it exists."""
         parent: Any = self.data
         for part in path[:-1]:
             parent = parent.get(part) if isinstance(parent, dict) else None
@@ -130,7 +130,7 @@ class TomlDocument:
             del self.places[known]
 
     def merge(self, over: TomlDocument, at: Path = ()) -> None:
-        """Lays `over` on top: tables merge key by key, anything else (arrays too) is replaced."""
+        """Merge `over` into this document: tables by key, other values by replacement."""
         mine, theirs = self.value(at), over.value(at)
         # All at once and first: a layer that gives both is itself at fault, and must say so.
         for key in theirs:
@@ -149,7 +149,7 @@ class TomlDocument:
 
 
 def read(file: str) -> TomlDocument:
-    """Return the document in `file`, laid over the one that its `extends` names.
+    """Return the document in `file`, merged over the one that its `extends` names.
 
     Raises SpecError.
     """
@@ -158,7 +158,7 @@ def read(file: str) -> TomlDocument:
 
 
 def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
-    """`find_spec`, for names that no file system could hold too. Raises SpecError at `blame`."""
+    """Return the path of a spec by name, as `find_spec`. Raises SpecError at `blame`."""
     if "\0" in name:
         raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
     try:
@@ -207,10 +207,10 @@ def _read(
 
 
 def _unset(base: TomlDocument, child: TomlDocument) -> None:
-    """Remove from `base` the keys that `child` lists: they are as if nobody had given them."""
+    """Remove from `base` the keys that `child` lists in `unset`."""
     at: Path = ("unset",)
     keys, failures = child.data.pop("unset"), list[Diagnostic]()
-    example = 'unset = ["model.ffn_dim"] takes that key of the base away'
+    example = 'unset = ["model.ffn_dim"] removes that key of the base'
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         message = f"`unset` must be an array of dotted keys, not {describe(keys)}"
         raise _failure(child.place(at).value, message, example)
@@ -256,7 +256,7 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
 
 
 def _others(path: FilePath) -> str:
-    """Return what may have been meant by a path that cannot be read."""
+    """Return a hint with similarly named specs for a path that cannot be read."""
     if path.is_dir():
         found = sorted(path.glob("*.toml"))[:3]
         return f"name a file in it: {', '.join(map(str, found))}" if found else ""

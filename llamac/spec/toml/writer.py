@@ -1,4 +1,4 @@
-"""Plain values → TOML, deterministic and safe for any string."""
+"""Deterministic TOML writer for plain values, safe for any string."""
 
 from __future__ import annotations
 

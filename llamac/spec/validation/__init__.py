@@ -1,1 +1,1 @@
-"""From the data of a document to a validated spec, or to errors that point into the file."""
+"""Validation of a document's data, with errors that point into the file."""

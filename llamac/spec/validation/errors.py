@@ -1,4 +1,4 @@
-"""Problems of a spec with their places and hints: collected, then rendered all at once."""
+"""Problems of a spec with positions and hints, collected and rendered together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTION, REPLACED = "--set", "replace"
 
 @dataclass(frozen=True)
 class Problem:
-    """A rule broken at `path`; `at` says whether the key or its value is to blame."""
+    """A violated rule at `path`; `at` says whether the key or its value is to blame."""
 
     path: Path
     message: str
@@ -30,7 +30,7 @@ class Problem:
 
 
 class Broken(ValueError):
-    """Raised by a section's validator; carries every rule broken there, not only the first."""
+    """Exception of a section's validator with all its problems."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -39,7 +39,7 @@ class Broken(ValueError):
 
 @dataclass(frozen=True)
 class Location:
-    """A stretch of one source line. `line` and `column` count from 1; line 0 is the whole file."""
+    """A range of one source line. `line` and `column` count from 1; line 0 is the whole file."""
 
     file: str
     line: int = 0
@@ -53,7 +53,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One problem of a spec at its place, with a hint of the way out."""
+    """One problem of a spec at its location, with a hint on how to fix it."""
 
     location: Location
     message: str
@@ -95,12 +95,12 @@ def _width(char: str) -> int:
 
 
 def printable(text: str) -> str:
-    """`text` with control characters masked, so that a spec cannot drive the terminal."""
+    """Return `text` with control characters masked, so that it cannot control the terminal."""
     return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
 
 
 def describe(value: Any) -> str:
-    """A value found in a spec, in words: `the string "abc"`, `an array`."""
+    """Return a description of a spec's value: `the string "abc"`, `an array`."""
     match value:
         case bool():
             return f"the boolean {str(value).lower()}"
@@ -120,7 +120,7 @@ def describe(value: Any) -> str:
 
 
 def toml_key(key: str | int) -> str:
-    """A key as TOML would write it: bare where it may be, else in quotes."""
+    """Return a key as TOML writes it: bare if allowed, else quoted."""
     text = str(key)
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
@@ -130,19 +130,19 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def either(options: Iterable[Any]) -> str:
-    """`a`, `a or b`, `a, b or c`."""
+    """Join options as `a`, `a or b`, `a, b or c`."""
     words = [str(option) for option in options]
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def nearest_multiples(value: int, of: int) -> list[int]:
-    """The positive multiples of `of` just below and above `value`."""
+    """Return the positive multiples of `of` just below and above `value`."""
     below = value // of * of
     return [multiple for multiple in (below, below + of) if multiple > 0]
 
 
 def nearest_divisors(value: int, of: int) -> list[int]:
-    """The divisors of `of` just below and above `value`."""
+    """Return the divisors of `of` just below and above `value`."""
     found = divisors(of)
     below = [n for n in found if n < value][-1:]
     return below + [n for n in found if n > value][:1]
@@ -151,8 +151,7 @@ def nearest_divisors(value: int, of: int) -> list[int]:
 def divisors(of: int) -> list[int]:
     """Return the divisors of `of` in ascending order.
 
-    Of a number above 10¹⁰ only those below 10⁵ and their cofactors, so that no number in a spec
-    takes long.
+    Above 10¹⁰, only divisors below 10⁵ and their cofactors are found, which bounds the time.
     """
     small = [n for n in range(1, min(math.isqrt(of), 10**5) + 1) if of % n == 0]
     return sorted({*small, *(of // n for n in small)})
@@ -173,7 +172,7 @@ ALIASES = {
 
 
 def also_known(word: str, options: Sequence[str]) -> str:
-    """The option that is meant by `word`: under another name, or by a slip; or nothing."""
+    """Return the option that `word` probably means (a synonym or a typo), or ""."""
     word = word[:80].lower()
     if ALIASES.get(word) in options:
         return ALIASES[word]

@@ -1,4 +1,4 @@
-"""Pydantic's findings in plain words: what is wrong with which key, and the way out."""
+"""Translation of Pydantic's errors into messages with key, problem and hint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """Return every finding in `error`, which came of validating `data` as `model`."""
+    """Return the problems in `error`, raised by validating `data` as `model`."""
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
         if not _is_consequence(detail):
@@ -52,7 +52,7 @@ def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[P
 
 
 def _is_consequence(detail: Mapping[str, Any]) -> bool:
-    """Return whether a finding follows from another: an array of invalid entries is not short."""
+    """Return whether an error only follows from others, as the length of an invalid array does."""
     return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
 
 
@@ -80,7 +80,7 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
 
 
 def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a value has to be, and a hint."""
+    """Return (requirement, hint) for an invalid value."""
     found = describe(value)
     if kind in _KINDS:
         return f"must be {_KINDS[kind]}, not {found}", _quoting_hint(kind, value)
@@ -115,7 +115,7 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
 
 
 def _tag(context: Mapping[str, Any]) -> str:
-    """Return the key that says which of several tables one is."""
+    """Return the discriminator key of a union of tables."""
     return str(context["discriminator"]).strip("'")
 
 
@@ -178,7 +178,7 @@ def _missing(path: Path, model: type[BaseModel], data: Any) -> Problem:
 
 
 def _name(path: Path) -> str:
-    """Return what a message calls a path: the section in brackets, or the key in backticks."""
+    """Return a path's name in messages: a section in brackets, or a key in backticks."""
     match path:
         case ():
             return "the spec"
@@ -197,7 +197,7 @@ def _name(path: Path) -> str:
 
 
 def _document_path(loc: tuple[str | int, ...], data: Any, keep_last: bool) -> Path:
-    """Pydantic's location without the tags of unions, which are not in the document."""
+    """Return Pydantic's location without union tags, which are not in the document."""
     path: list[str | int] = []
     for index, part in enumerate(loc):
         expected = part == "[key]" or (keep_last and index == len(loc) - 1)
@@ -222,7 +222,7 @@ def _model_at(model: type[BaseModel] | None, path: Path, data: Any) -> type[Base
 
 
 def _tagged(model: type[BaseModel], data: Any) -> bool:
-    """Return whether a table says with `kind` or `stage` that it is of this model."""
+    """Return whether a table's `kind` or `stage` selects this model."""
     return isinstance(data, dict) and any(
         data.get(key) in typing.get_args(model.model_fields[key].annotation)
         for key in ("kind", "stage")
