@@ -25,20 +25,20 @@ import sys
 from collections.abc import Sequence
 
 VERBS = {
-    "check": "validate SPEC: every error at once, with its place and the way out",
-    "plan": "say before a run whether SPEC fits, how fast it is, and how long it takes",
+    "check": "validate SPEC: report all errors with file, line and a suggested fix",
+    "plan": "predict a run of SPEC: its memory, speed and duration",
     "build": "compile SPEC into a trainer you can read, own and launch",
-    "data": "clean, mix and account for the text of SPEC: prepare, stats, epochs, where",
-    "train": "build SPEC into a run directory and train it; an interrupted run goes on",
+    "data": "clean, mix and report on SPEC's training text: prepare, stats, epochs, where",
+    "train": "build SPEC into a run directory and train it, resuming an interrupted run",
     "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
-    "report": "show what runs did: curves, speed, data, samples, events, side by side",
-    "import": "bring in a model of Hugging Face, Meta or GGUF: its weights, and a spec",
-    "export": "write what RUN has learnt for Hugging Face, Meta's code or llama.cpp",
-    "generate": "continue a text with what the run in directory RUN has learnt",
-    "eval": "judge RUN on the paper's tasks, beside the paper's own rows",
+    "report": "show runs side by side: loss curves, speed, data, samples, events",
+    "import": "import weights and a spec from Hugging Face, Meta or GGUF files",
+    "export": "write RUN's weights for Hugging Face, Meta's code or llama.cpp",
+    "generate": "continue a text with the weights of RUN",
+    "eval": "evaluate RUN on the paper's tasks, compared with the paper's results",
     "tokenizer": "train, compare and explain tokenizers",
-    "verify": "check every stage of a small twin of SPEC against plain eager PyTorch",
-    "inspect": "show what SPEC becomes after each pass: IR, Python, drawings, memory",
+    "verify": "compare every stage of a small twin of SPEC with plain eager PyTorch",
+    "inspect": "show SPEC's program after each pass: IR, Python, drawings, memory",
     "schema": "print the JSON Schema of specs, for completion in your editor",
     "completion": "print a script that completes these commands in bash, zsh or fish",
 }
@@ -47,10 +47,12 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line (default: this process's) and returns its exit code."""
+    """Run one command line (default: this process's) and return its exit code."""
     verb, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal may know fewer characters than a spec
+        if hasattr(
+            stream, "reconfigure"
+        ):  # the terminal's encoding may lack characters of the spec
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if verb == "help" and rest[:1] and rest[0] in VERBS:
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_version())
         elif verb in VERBS:
             code = _run(verb, rest)
-            if code == INTERRUPTED:  # newer typers turn the interrupt into its exit code
+            if code == INTERRUPTED:  # newer versions of typer return the interrupt's exit code
                 raise KeyboardInterrupt
             return code
         else:
@@ -69,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llamac: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader left, as `head` does; flushing at exit must not complain
+    except (
+        BrokenPipeError
+    ):  # the reader closed the pipe, as `head` does; avoid an error when flushing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return OK
@@ -121,7 +125,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         raise
     except Exception as error:
         code = getattr(error, "exit_code", FAILED if isinstance(error, OSError) else None)
-        if code is None:  # a fault of ours: the traceback is what helps, and exits with 1 as well
+        if code is None:  # a bug in llamac: show the traceback, which also exits with 1
             raise
         _say(error, verb)
         return code
@@ -132,7 +136,7 @@ def _say(error: Exception, verb: str) -> None:
     from llamac.runtime.terminal import escaped
     from llamac.spec.validation.errors import SpecError
 
-    usage = hasattr(error, "format_message")  # of typer's own, about the command line
+    usage = hasattr(error, "format_message")  # typer's own error, about the command line
     if usage:
         from llamac.cli.common.usage import usage_message
 

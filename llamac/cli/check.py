@@ -29,13 +29,15 @@ def check(
     overrides: SetOption = None,
     elsewhere: Annotated[
         bool,
-        typer.Option("--elsewhere", help="Its files are on another machine: do not look for them"),
+        typer.Option(
+            "--elsewhere", help="Do not check that its files exist: they are on another machine"
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Validate SPEC: every error at once, with its place and the way out.
+    """Validate SPEC and report all errors with file, line and a suggested fix.
 
-    Files that it names must be there; those of the shipped specs are only noted.
+    Files that it names must exist; missing files of the shipped specs are only noted.
     """
     try:
         loaded = load(spec, overrides, files=not elsewhere)
@@ -88,7 +90,7 @@ def _facts(spec: Spec) -> dict[str, Any]:
 
 
 def _rows(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Yield what the spec says, as pairs of a word and a text."""
+    """Yield the summary of a spec as (label, text) rows."""
     batch, schedule = spec.batch, spec.schedule
     yield "parameters", f"{spec.model.parameters(batch.sequence_length):,}"
     yield "model", _shape(spec.model)

@@ -1,4 +1,4 @@
-"""`llamac completion bash|zsh|fish`: a script for the shell, which asks llamac for words."""
+"""`llamac completion bash|zsh|fish`: a shell script that asks llamac for completions."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def completion(
 
 
 def candidates(words: list[str]) -> list[str]:
-    """Return the words that may stand last.
+    """Return the completions of the last word.
 
-    words: of the line so far, after `llamac`, the last one as far as it is written.
+    words: the command line after `llamac`, with a partial last word.
     """
     from llamac.cli import VERBS
     from llamac.cli.common.typer_command import command_of
@@ -93,7 +93,7 @@ def candidates(words: list[str]) -> list[str]:
 
 
 def _of(command: Any, before: list[str], begun: str) -> list[str]:
-    """Return what a command takes after the words `before`."""
+    """Return the completions of `begun` after the words `before` of a command."""
     options = {name: one for one in command.params for name in one.opts if name.startswith("-")}
     last = options.get(before[-1]) if before else None
     if last is not None and not last.is_flag:
@@ -109,7 +109,7 @@ def _of(command: Any, before: list[str], begun: str) -> list[str]:
 
 
 def _choices(command: Any, parameter: Any) -> list[str]:
-    """Return the values of a parameter that is an enumeration, or may be one."""
+    """Return the allowed values of an enumeration parameter; empty for others."""
     annotation = get_type_hints(inspect.unwrap(command.callback))[parameter.name]
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
     return [str(value) for kind in kinds if issubclass(kind, StrEnum) for value in kind]

@@ -39,7 +39,7 @@ class Cluster(StrEnum):
 
 
 class DataError(Exception):
-    """An obstacle to preparing data; exit code 1, or 2 where the spec contradicts what is there."""
+    """Data cannot be prepared; exit code 1, or 2 if the spec contradicts existing data."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -48,9 +48,9 @@ class DataError(Exception):
 
 @contextmanager
 def told(spec: Spec) -> Iterator[None]:
-    """Turn errors that a person can mend into a message and an exit code, as a context manager.
+    """Context manager that turns expected errors into a message and an exit code.
 
-    The error of a stage is shown with the line of the spec that asks for the stage.
+    The error of a stage is shown with the spec's line of that stage.
     """
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
@@ -76,7 +76,7 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
 
 
 def directory_of(spec: Spec, run: Path | None) -> Path:
-    """Return where the spec's run will look for its data."""
+    """Return the directory in which the spec's run looks for its data."""
     from llamac.runtime.durable import inside
 
     return Path(spec.data.directory or inside(run or Path("runs") / spec.name, "data"))
@@ -84,7 +84,7 @@ def directory_of(spec: Spec, run: Path | None) -> Path:
 
 @app.callback()
 def data() -> None:
-    """Clean, mix and account for the text that SPEC learns from."""
+    """Clean, mix and report on SPEC's training text."""
 
 
 @app.command()
@@ -95,22 +95,21 @@ def prepare(
         int | None, typer.Option(min=1, metavar="N", help="Processes [one for each core]")
     ] = None,
     engine: Annotated[EngineName, typer.Option(help="What runs the jobs")] = EngineName.processes,
-    render: Annotated[
-        Cluster | None, typer.Option(help="Print a script that has a cluster do it")
-    ] = None,
+    render: Annotated[Cluster | None, typer.Option(help="Print a job script for a cluster")] = None,
     tasks: Annotated[
-        int, typer.Option(min=1, metavar="N", help="With --render: tasks of a step at most")
+        int,
+        typer.Option(min=1, metavar="N", help="With --render: largest number of tasks per step"),
     ] = 64,
     options: Annotated[
         str, typer.Option(metavar="TEXT", help="With --render: further options of sbatch")
     ] = "",
     step: Annotated[int | None, typer.Option(min=0, help="Do this step only, of --render")] = None,
     task: Annotated[
-        str, typer.Option(metavar="I/N", help="Of the step's jobs, do every N-th from the I-th")
+        str, typer.Option(metavar="I/N", help="Run every N-th of the step's jobs, from the I-th")
     ] = "0/1",
     overrides: SetOption = None,
 ) -> None:
-    """Clean the sources and write token shards; after any interruption, the same goes on."""
+    """Clean the sources and write token shards; the same command resumes after an interruption."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
     if render:
@@ -188,7 +187,7 @@ def prepare_here(
 
 @app.command()
 def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
-    """Train the models that stages need: the classifier of pages, the language model."""
+    """Train the models that stages need: the page classifier and the language model."""
     loaded = load(spec, overrides)
     from llamac.data.classifier import told_of, train_models
 
@@ -206,13 +205,13 @@ def stats(
         typer.Option("-o", "--output", metavar="FILE.html", help="Write a page with charts"),
     ] = None,
     samples: Annotated[
-        bool, typer.Option("--samples", help="Show what was taken away and kept, to be read")
+        bool, typer.Option("--samples", help="Show examples of dropped and kept text")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, samples included")] = False,
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
-    """Say for each source what came in, what is left, and why the rest is not."""
+    """Report for each source the documents read, kept and dropped, with reasons."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
     if output:
@@ -243,7 +242,7 @@ def epochs(
     as_json: JsonOption = False,
     overrides: SetOption = None,
 ) -> None:
-    """Say how often a run goes through each source, and how far it is."""
+    """Report the epochs of each source in a run, and its progress."""
     loaded = load(spec, overrides)
     directory = directory_of(loaded, run)
     from llamac.data.accounting import epochs as counting
@@ -301,7 +300,7 @@ def where(
     as_json: JsonOption = False,
     overrides: SetOption = None,
 ) -> None:
-    """Say which documents, files and lines some tokens of a source come from."""
+    """Report the documents, files and lines from which tokens of a source come."""
     loaded = load(spec, overrides)
     first, colon, last = tokens.replace("_", "").partition(":")
     if not first.isdecimal() or (colon and not last.isdecimal()):

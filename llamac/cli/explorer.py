@@ -1,4 +1,4 @@
-"""The page of `llamac inspect --format html`, of one spec or of two beside each other."""
+"""The page of `llamac inspect --format html`, for one spec or two side by side."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ComparedSpec:
 
 
 def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> ComparedSpec:
-    """Return what `--compare` names: another spec, or a layout of this one.
+    """Return the spec that `--compare` names: another spec, or a layout of this one.
 
-    Raises SpecError, and typer.BadParameter for what is neither.
+    Raises SpecError, or typer.BadParameter if it is neither.
     """
     from llamac.plan.search.rank_layout import layout_of, parse_layout
     from llamac.plan.target import LayoutError
@@ -52,7 +52,7 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
 
 
 def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
-    """Return the page. stages: of `spec`."""
+    """Return the explorer's HTML. stages: the compiled stages of `spec`."""
     from llamac.inspect.explorer.explorer_page import explorer_page
     from llamac.passes.pipeline import stages as compile_stages
 
@@ -70,7 +70,7 @@ def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) ->
 def _side(
     spec: Spec, stages: Sequence[Stage], title: str
 ) -> tuple[CompiledSpec, Prediction | None]:
-    """Return one side, with a plan of its step if all passes ran."""
+    """Return one compiled spec, with the prediction of its step if all passes ran."""
     from llamac.inspect.explorer.side import CompiledSpec
     from llamac.passes.pipeline import NAMES
     from llamac.plan.predict import predict
@@ -87,7 +87,7 @@ def _side(
 
 
 def _comparison(titles: tuple[str, str], first: Prediction, second: Prediction) -> dict[str, Any]:
-    """Return what differs between two plans, as JSON values."""
+    """Return the differences between two predictions as JSON values."""
     from llamac.plan.search.compare import reasons, term_differences, verdict
     from llamac.plan.search.rank_layout import layout_of
 

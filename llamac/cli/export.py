@@ -41,10 +41,9 @@ def export(
         bool, typer.Option("--overwrite", help="Replace an earlier export")
     ] = False,
 ) -> None:
-    """Write the weights and the tokenizer of a run or an import in a format that others read.
+    """Write the weights and tokenizer of a run or import in a format of other tools.
 
-    Nothing of RUN is changed, and it may be training meanwhile. DIR appears when all of it is
-    there.
+    RUN is not changed and may be training meanwhile. DIR is created only when complete.
     """
     if format not in FORMATS:
         raise typer.BadParameter(f"{format} is none of {', '.join(FORMATS)}", param_hint="--format")

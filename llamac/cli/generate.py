@@ -47,10 +47,11 @@ def generate(
         float | None, typer.Option(metavar="P", help="Share of the likeliest (eval.top_p)")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(metavar="K", help="Draw from so many of the likeliest; 0: all")
+        int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens; 0: all")
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Least chance, as a share of the likeliest's")
+        float | None,
+        typer.Option(metavar="P", help="Smallest probability relative to the most likely"),
     ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(metavar="R", help="Above 1: repeat less")
@@ -68,10 +69,10 @@ def generate(
         str | None, typer.Option(metavar="STEP|PATH", help="Which weights (newest whole ones)")
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the directory's own code, whoever wrote it")
+        bool, typer.Option("--trust", help="Run the directory's own code, even if changed")
     ] = False,
 ) -> None:
-    """Continue texts with what a run has learnt or an import holds, by code compiled from its spec.
+    """Continue texts with the weights of a run or import, by code compiled from its spec.
 
     Defaults are the run's own, from the keys of its spec in brackets. What runs is what llamac
     emits for the run's spec, and only if that is what the directory holds, or with --trust the
@@ -123,7 +124,7 @@ def generate(
 
 
 def _require_run(run: Path) -> None:
-    """Refuse what is neither a run directory with its trainer nor an import."""
+    """Raise an error if a directory is neither a run with its trainer nor an import."""
     if (run / "generate.py").is_file() and (run / "MANIFEST.json").is_file():
         return
     if (run / IMPORT_NOTE).is_file():

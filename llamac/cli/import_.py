@@ -36,10 +36,10 @@ def import_(
         bool, typer.Option("--overwrite", help="Replace an earlier import of this name")
     ] = False,
 ) -> None:
-    """Bring in a model: a spec, and beside it a directory of weights and tokenizer.
+    """Import a model: write a spec, and beside it a directory of weights and tokenizer.
 
-    The spec goes on training it (`llamac train NAME.toml`); the directory is what `llamac generate`
-    and `llamac export` take. No code of the source is run.
+    The spec continues its training (`llamac train NAME.toml`); `llamac generate` and `llamac
+    export` take the directory. No code of the source is run.
     """
     if output.suffix != ".toml":
         raise typer.BadParameter(f"{output} must end in .toml", param_hint="-o")

@@ -46,17 +46,17 @@ def inspect(
         typer.Option(metavar="P Q", help="What changed between these two passes"),
     ] = None,
     memory: Annotated[
-        bool, typer.Option("--memory", help="What is saved and what recomputed, in bytes")
+        bool, typer.Option("--memory", help="Saved and recomputed values, in bytes")
     ] = False,
     schedule: Annotated[
         bool,
-        typer.Option("--schedule", help="What runs when, by an estimate: compute, and transfers"),
+        typer.Option("--schedule", help="Estimated timeline of computation and transfers"),
     ] = False,
     compare: Annotated[
         str | None,
         typer.Option(
             metavar="OTHER",
-            help="Another spec, or a layout such as tp4,pp2, beside it in the html page",
+            help="Another spec, or a layout such as tp4,pp2, to show beside it in the html page",
         ),
     ] = None,
     output: Annotated[
@@ -65,7 +65,7 @@ def inspect(
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
-    """Show what SPEC becomes after each pass: the IR, Python, a drawing, what stays in memory."""
+    """Show SPEC's program after each pass: as IR, Python or a drawing, or its memory."""
     _refuse(form, diff, memory, schedule, after, region)
     if compare is not None and form != Format.html:
         raise typer.BadParameter("it takes --format html", param_hint="--compare")
@@ -139,7 +139,7 @@ def _refuse(
     after: str | None,
     region: str | None,
 ) -> None:
-    """Options that make no sense together."""
+    """Raise typer.BadParameter for options that exclude each other."""
     if diff and memory:
         raise typer.BadParameter("it cannot be combined with --memory", param_hint="--diff")
     if diff and after:

@@ -33,16 +33,16 @@ def launch(
     ] = None,
     overrides: SetOption = None,
     render: Annotated[
-        bool, typer.Option("--render", help="Print the launch file, and start nothing")
+        bool, typer.Option("--render", help="Print the launch file without starting anything")
     ] = False,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Give up edits made to emitted files; with --render, replace FILE"
+            "--overwrite", help="Discard edits to emitted files; with --render, replace FILE"
         ),
     ] = False,
 ) -> None:
-    """Build SPEC into a run directory and start it there: here, or on a cluster by its own tool."""
+    """Build SPEC into a run directory and start it, locally or on a cluster with its own tool."""
     loaded = load(spec, overrides)
 
     from llamac.launch.backends import require, start, tool

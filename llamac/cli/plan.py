@@ -27,7 +27,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Framework(StrEnum):
-    """Frameworks whose way of running a spec `llamac plan` can predict."""
+    """Frameworks for which `llamac plan` can predict a run."""
 
     llamac = "llamac"
     compiled = "compiled"
@@ -39,7 +39,7 @@ class Framework(StrEnum):
 
 
 class Sharding(StrEnum):
-    """ZeRO stages of `llamac plan --sharding`: what data-parallel ranks share."""
+    """ZeRO stages of `llamac plan --sharding`."""
 
     none = "none"
     zero1 = "zero1"
@@ -72,14 +72,14 @@ def plan(
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="How many: data ranks follow [the spec's ranks]"),
+        typer.Option(
+            metavar="N", min=1, help="Number of GPUs; data-parallel ranks follow [the spec's ranks]"
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")] = False,
-    ops: Annotated[
-        bool, typer.Option("--ops", help="Where the time goes, op by op, region by region")
-    ] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="List the time per region and per op")] = False,
     collectives: Annotated[
-        bool, typer.Option("--collectives", help="Every collective: bytes, group, link, time")
+        bool, typer.Option("--collectives", help="List all collectives: bytes, group, link, time")
     ] = False,
     trace: Annotated[
         Path | None,
@@ -93,18 +93,18 @@ def plan(
         Framework,
         typer.Option(
             metavar="NAME",
-            help=f"Whose kernels, overlap and reductions: {', '.join(Framework)}",
+            help=f"Framework to predict: {', '.join(Framework)}",
         ),
     ] = Framework.llamac,
     sharding: Annotated[
         Sharding | None,
-        typer.Option(help="What data ranks share [as the emitted trainer has it]"),
+        typer.Option(help="Sharded training state [as in the emitted trainer]"),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine, a minute, for --device")
+        bool, typer.Option("--calibrate", help="Measure this machine for --device (one minute)")
     ] = False,
     search: Annotated[
-        bool, typer.Option("--search", help="Try every layout of these GPUs; the fastest that fit")
+        bool, typer.Option("--search", help="Find the fastest layouts of these GPUs that fit")
     ] = False,
     top: Annotated[
         int | None, typer.Option(metavar="K", min=1, help="Of --search: how many to show [10]")
@@ -113,16 +113,16 @@ def plan(
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
-            help="Why layout A beats B: ranks of --search, or names such as tp8,pp4,mb1,selective",
+            help="Explain why layout A beats B: rows of --search, or names (tp8,pp4,mb1,selective)",
         ),
     ] = None,
     compute: Annotated[
         str | None,
-        typer.Option(metavar="FLOPS", help="Size a model: what so much training, 1e22, buys"),
+        typer.Option(metavar="FLOPS", help="Size a model for training FLOPs such as 1e22"),
     ] = None,
     gpu_days: Annotated[
         float | None,
-        typer.Option("--gpu-days", metavar="N", help="Size a model: for days of one --device"),
+        typer.Option("--gpu-days", metavar="N", help="Size a model for days of one --device"),
     ] = None,
     choose: Annotated[
         Law | None,
@@ -132,22 +132,22 @@ def plan(
         str | None,
         typer.Option(
             metavar="2x",
-            help="Which change of hardware or layout would bring so many times the speed",
+            help="Find the change of hardware or layout for a speed-up such as 2x",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="Write what was found as a spec, or a device"
+            "-o", "--output", metavar="FILE", help="Write the resulting spec or device file"
         ),
     ] = None,
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
-    """Predict a run before it starts: whether it fits, its speed, its length, and why.
+    """Predict a run before it starts: its memory, speed and duration, and the reasons.
 
-    With --search find its best layout; with --compute the model that a budget trains best. Exits
-    with 3 if the run does not fit the device's memory.
+    With --search find its best layout; with --compute the best model for a budget. Exits with 3
+    if the run does not fit the device's memory.
     """
     forms.check(
         {
@@ -211,7 +211,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Files:
-    """The drawings of a step and their files."""
+    """Output files of a step: its trace and its picture."""
 
     trace: Path | None
     picture: Path | None

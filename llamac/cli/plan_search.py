@@ -1,4 +1,4 @@
-"""`llamac plan --search`, `--why` and `--compute`: the forms that choose."""
+"""`llamac plan --search`, `--why` and `--compute`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """Target of a search's best layout, a spec that extends `base`. output None: none."""
+    """Output of a search: a spec that extends `base`; none if `output` is None."""
 
     output: Path | None
     base: str
@@ -53,7 +53,7 @@ def print_search(setting: Setting, gpus: int, top: int, as_json: bool, target: T
 
 
 def _progress() -> Callable[[int, int, int], None]:
-    """Tell a terminal how far a search is, on one line of stderr."""
+    """Return a callback that shows a search's progress on one line of a terminal's stderr."""
     from llamac.runtime.terminal import takes_escapes
 
     if not takes_escapes(sys.stderr):
@@ -61,7 +61,7 @@ def _progress() -> Callable[[int, int, int], None]:
 
     def say(done: int, whole: int, timed: int) -> None:
         end = "\n" if done == whole else ""
-        text = f"\r{done} of {whole} shapes looked at, {timed:,} layouts timed"
+        text = f"\r{done} of {whole} shapes explored, {timed:,} layouts timed"
         print(text, end=end, file=sys.stderr, flush=True)
 
     return say
@@ -95,7 +95,7 @@ def print_advice(setting: Setting, wanted: str, as_json: bool) -> None:
 
 
 def print_comparison(setting: Setting, gpus: int, names: tuple[str, str], as_json: bool) -> None:
-    """Print why one of two layouts beats the other; numbers are ranks of the search."""
+    """Print why one of two layouts is faster; numbers refer to rows of the search."""
     from llamac.plan.search.compare import reasons, term_differences, verdict
 
     pair = _pair(setting, gpus, names)
@@ -118,7 +118,7 @@ def _pair(setting: Setting, gpus: int, names: tuple[str, str]) -> list[Predictio
     best = []
     if ranks:
         if min(ranks) < 1:
-            raise LayoutError("--why 0: ranks of a search begin at 1")
+            raise LayoutError("--why 0: rows of a search are numbered from 1")
 
         from llamac.plan.search.search import search
 
@@ -150,7 +150,7 @@ def size(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Print what a budget buys, and write the chosen model as a spec."""
+    """Print the best models for a compute budget, and write the chosen one as a spec."""
     if output is not None:
         check_output(output, (), overwrite)
 
@@ -190,13 +190,13 @@ IDLE = {
     **dict.fromkeys(SIZING, (*SHOWS_A_STEP, *OF_A_RUN)),
     "--calibrate": (*SHOWS_A_STEP, *OF_A_RUN, "--json", "--device", "--set"),
 }
-"""Form of the command → the options that have no effect in it."""
+"""Form of the command → the options without effect in it."""
 
 
 def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
-    """Raise typer.BadParameter if forms exclude each other or an option has no effect.
+    """Raise typer.BadParameter for exclusive forms or an option without effect.
 
-    Both by flag; None and False are not given.
+    forms, options: values by flag; None and False mean not given.
     """
     asked = [flag for flag, value in forms.items() if value not in (None, False)]
     if len(asked) > 1:

@@ -31,7 +31,7 @@ def report(
         typer.Option("--png", metavar="DIR", help="Write the curves as pictures into DIR as well"),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Serve the page to this machine, and keep it up to date")
+        bool, typer.Option("--watch", help="Serve the page on this machine and update it")
     ] = False,
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="N", help="Of --watch; 0: any free one")
@@ -39,9 +39,9 @@ def report(
     as_json: JsonOption = False,
     overwrite: OverwriteFile = False,
 ) -> None:
-    """Show what runs did: curves, speed, data, samples, events, and how their specs differ.
+    """Show runs: loss curves, speed, data, samples, events, and the differences of their specs.
 
-    A run may be unfinished, or damaged: what is missing is said.
+    Runs may be unfinished or damaged; the page says what is missing.
     """
     if watch and output:
         raise typer.BadParameter("it serves the page and writes none", param_hint="--watch and -o")
@@ -94,7 +94,7 @@ def _watch(runs: list[Run], port: int) -> None:
     try:
         serving = server(runs, port)
     except OSError as error:
-        message = f"port {port} cannot be had ({error.strerror}): give another one, or 0 for any"
+        message = f"port {port} is not available ({error.strerror}): choose another, or 0"
         raise typer.BadParameter(message, param_hint="--port") from None
     with serving:
         print(f"http://{HOST}:{serving.server_port}/ (Ctrl-C ends it)", flush=True)

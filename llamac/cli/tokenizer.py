@@ -33,7 +33,7 @@ def train(
     overrides: SetOption = None,
     overwrite: OverwriteFile = False,
 ) -> None:
-    """Train the tokenizer that SPEC describes on a sample of its sources, by their shares."""
+    """Train SPEC's tokenizer on a sample of its sources in proportion to their shares."""
     from llamac.data.tokenization.tokenizers import train_for
     from llamac.runtime.durable import write
 
@@ -86,7 +86,7 @@ def explain(
     ] = None,
     merges: Annotated[int | None, typer.Option(min=1, help="Stop after so many")] = None,
 ) -> None:
-    """Byte-pair encoding step by step: learnt from TEXT itself, or as a tokenizer applies it."""
+    """Show byte-pair encoding step by step, learnt from TEXT or as a tokenizer applies it."""
     from llamac.data.tokenization.tokenizers import explained, find_tokenizer
 
     for line in explained(text, None if tokenizer is None else find_tokenizer(tokenizer), merges):

@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class ProcessesError(Exception):
-    """The processes asked for are not those that the spec is for; says what to set."""
+    """The number of processes does not match the spec; the message says what to set."""
 
     exit_code = 2
 
@@ -40,32 +40,30 @@ def train(
     nproc: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Processes to start: as many as [parallel] has ranks"
+            min=1, metavar="N", help="Processes to start, equal to the ranks of [parallel]"
         ),
     ] = None,
     resume: Annotated[
         str, typer.Option(metavar="auto|never|PATH", help="Which checkpoint to go on from")
     ] = "auto",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Stop after this step; the schedule stays as it is")
+        int | None, typer.Option(min=1, help="Stop after this step without changing the schedule")
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Run one step as rank 0 of all, without data, memory or the others"
-        ),
+        typer.Option("--dry-run", help="Simulate one step of rank 0 without data or other ranks"),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With --dry-run: nothing but JSON, for programs")
+        bool, typer.Option("--json", help="With --dry-run: print JSON only")
     ] = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Train even if the plan says memory will not do")
+        bool, typer.Option("--anyway", help="Train even if the predicted memory does not fit")
     ] = False,
 ) -> None:
-    """Build SPEC into a run directory and train it there; an interrupted run goes on."""
+    """Build SPEC into a run directory and train it there, resuming an interrupted run."""
     if as_json and not dry_run:
         message = "it is of --dry-run; a run writes its numbers to metrics.jsonl as it goes"
         raise typer.BadParameter(message, param_hint="--json")
@@ -100,11 +98,11 @@ def train(
         os.environ.update(_environment(loaded))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, command)  # the trainer takes this process over: signals, exit code
+    os.execv(sys.executable, command)  # the trainer replaces this process: signals, exit code
 
 
 def _require_checkpoint(resume: str, run: Path) -> None:
-    """Refuse a --resume that names no checkpoint, before anything is built."""
+    """Raise an error if --resume names no checkpoint, before anything is built."""
     if resume in ("auto", "never"):
         return
     if not (Path(resume) / "MANIFEST.json").is_file():
@@ -116,7 +114,7 @@ def _require_checkpoint(resume: str, run: Path) -> None:
 
 
 def _require_data(spec: Spec, run: Path) -> None:
-    """Cleans the sources that the trainer cannot read by itself, unless that is done."""
+    """Prepare the sources that the trainer cannot read by itself, unless already done."""
     directory = directory_of(spec, run)
     raw = any(source.cleaned for source in spec.data.source)
     if raw and not (directory / "manifest.json").is_file():
@@ -124,7 +122,7 @@ def _require_data(spec: Spec, run: Path) -> None:
 
 
 def _print_dry_run(spec: Spec, as_json: bool) -> None:
-    """Print what rank 0 holds and sends in one step of the emitted trainer. Nothing is written."""
+    """Print rank 0's memory and traffic in one step of the emitted trainer; write nothing."""
     if spec.parallel.ranks == 1:
         raise ProcessesError(
             f"{spec.name} is for one process, which --steps 1 tries out; a dry run is for many: "
@@ -160,7 +158,7 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
 
 
 def _require_processes(spec: Spec, nproc: int | None) -> None:
-    """Raises ProcessesError unless this machine is to start exactly the spec's ranks."""
+    """Raise ProcessesError unless `nproc` equals the spec's number of ranks."""
     ranks, nodes = spec.parallel.ranks, spec.launch.nodes(spec.parallel.ranks)
     if nproc is not None and nproc != ranks:
         way_out = f"use --nproc {ranks}, or degrees in [parallel] that multiply to {nproc}"
@@ -181,22 +179,22 @@ def _processes(count: int) -> str:
 
 
 def _started_by(spec: Spec) -> list[str]:
-    """Return the start of the command: Python itself, or torchrun for several ranks."""
+    """Return the command's prefix: Python, or torchrun for several ranks."""
     if spec.parallel.ranks == 1:
         return [sys.executable]
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         f"--nproc-per-node={spec.parallel.ranks}",
         f"--max-restarts={spec.launch.max_restarts}",
-        "--",  # or torchrun takes train.py's options for its own
+        "--",  # else torchrun parses train.py's options
     ]
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    """Return torchrun's environment.
+    """Return torchrun's environment variables.
 
-    It sets the time for saving after SIGTERM, the threads per rank, and that restarted processes
-    must not look for the dead ones, whose addresses torch's shared store still has.
+    They set the time for saving after SIGTERM, the threads per rank, and a fresh store after a
+    restart, since torch's shared one keeps the addresses of dead processes.
     """
     threads = max(1, (os.cpu_count() or 1) // spec.parallel.ranks)
     return {

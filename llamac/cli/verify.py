@@ -27,7 +27,7 @@ def verify(
     ranks: Annotated[
         str | None,
         typer.Option(
-            "--ranks", metavar="N,…", help="Also run layouts of so many processes: 1, 2, 4"
+            "--ranks", metavar="N,…", help="Also run layouts of these numbers of processes: 1, 2, 4"
         ),
     ] = None,
     verbose: Annotated[
@@ -35,7 +35,7 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check SPEC's compilation: a small twin of it, each stage against plain eager PyTorch."""
+    """Verify SPEC's compilation: compare each stage of a small twin with plain eager PyTorch."""
     loaded = load(spec, overrides)
     if not as_json:
         print_status(f"compiling a small twin of {loaded.name} …")
@@ -93,7 +93,7 @@ def _print_json(spec: Spec, stages: list[Verdict], layouts: list[Found]) -> None
 
 
 def _figures(found: Verdict | Found) -> dict[str, Any]:
-    """Relative errors by name (null: not a number), and what went wrong."""
+    """Return the relative errors by name (null for NaN) and the problem, as JSON values."""
     errors = {key: e if math.isfinite(e) else None for key, e in found.errors.items()}
     return {"missed": found.missed, "problem": found.problem, "errors": errors}
 
@@ -111,7 +111,7 @@ def _counts(ranks: str | None) -> list[int]:
 
 
 def _on_processes(spec: Spec, counts: list[int]) -> None:
-    """A row for each layout; raises VerificationMissed at the end if one is not as one rank."""
+    """Print a row per layout; raise VerificationMissed at the end if one differs from one rank."""
     from llamac.emit.build import files_of
     from llamac.look.console import show
     from llamac.verify.processes import ROUNDING, compare_layouts
@@ -120,7 +120,7 @@ def _on_processes(spec: Spec, counts: list[int]) -> None:
     show(
         "",
         "the emitted model in processes, over gloo in fp32, against one rank, and that against "
-        f"eager PyTorch in float64: largest relative error, {ROUNDING:g} allowed",
+        f"eager PyTorch in float64: largest relative error, tolerance {ROUNDING:g}",
         "",
         Text(head, "head"),
     )
@@ -156,7 +156,7 @@ def _layout_row(found: Found) -> str:
 
 
 class VerificationMissed(Exception):
-    """A stage computes something else than the reference; says which, and what."""
+    """A stage or layout differs from the reference; the message says which and how."""
 
     exit_code = 3
 
@@ -183,7 +183,7 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
             f"attention: the spec runs {wanted}, which has 16-bit CUDA kernels only; "
             f"verified with {run}"
         )
-    yield f"largest relative error against eager PyTorch, float64 on the CPU, {TOLERANCE:g} allowed"
+    yield f"largest relative error against eager PyTorch, float64 on CPU, tolerance {TOLERANCE:g}"
 
 
 def _row(verdict: Verdict) -> str:
@@ -209,12 +209,12 @@ def _complaint(verdict: Verdict, name: str) -> str:
         what = verdict.problem if "\n" not in verdict.problem else f"\n{verdict.problem}"
     else:
         key, error = verdict.worst
-        what = f"relative error {error:.1e} in {_kind(key)}; {TOLERANCE:g} is allowed"
+        what = f"relative error {error:.1e} in {_kind(key)}; the tolerance is {TOLERANCE:g}"
     return f"{name} is wrong from stage `{verdict.stage}` on: {what}"
 
 
 def _kind(key: str) -> str:
-    """Return in words what a key of `errors` measures."""
+    """Return a description of the quantity that a key of `errors` measures."""
     return f"the gradient of {key[2:]}" if key.startswith("d ") else WHAT[key]
 
 

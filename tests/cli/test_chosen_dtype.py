@@ -17,7 +17,7 @@ OPEN, BF16 = ["125m", []], ["125m", ["precision.compute=bf16"]]
     ("spec", "fast", "compute", "word"),
     [
         (OPEN, True, "bf16", ""),
-        (OPEN, False, "fp32", "this CPU has no arithmetic in bf16"),
+        (OPEN, False, "fp32", "this CPU has no bf16 arithmetic"),
         (BF16, True, "bf16", ""),
         (BF16, False, "bf16", "this CPU is faster in fp32"),
         (["tiny", []], False, "fp32", ""),

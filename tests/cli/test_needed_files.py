@@ -50,7 +50,7 @@ def test_check_says_all_at_once_with_places(spec: Path, capsys: pytest.CaptureFi
         found = [one for one in said.split("\n\n") if f"run.toml:{line}:" in one and message in one]
         assert len(found) == 1, (message, said)
     assert said.count("error:") == 6
-    assert "from the directory of the spec" in said
+    assert "relative to the spec" in said
 
 
 def test_check_as_json_has_the_errors(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Options and helpers of every verb that takes a SPEC."""
+"""Options and helpers of the commands that take a SPEC."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing 
 
 
 def print_status(text: str) -> None:
-    """Tell those who wait what is being done: on stderr, as results go to stdout."""
+    """Print a progress message to stderr, as results go to stdout."""
     from llamac.runtime.terminal import quiet
 
     print(quiet(text, sys.stderr), file=sys.stderr, flush=True)
@@ -40,9 +40,9 @@ def heads(model: Model) -> str:
 
 
 def load(spec: str, overrides: Sequence[str] | None, files: bool = False) -> Spec:
-    """Return the spec that a command line names; print notes on it to stderr.
+    """Return the spec named on the command line, printing its notes to stderr.
 
-    files: whether its files must be there, too. Raises SpecError, which `llamac.cli.main` prints.
+    files: whether its files must exist. Raises SpecError, which `llamac.cli.main` prints.
     """
     more = None
     if files:

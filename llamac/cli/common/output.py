@@ -1,9 +1,8 @@
-"""Files that `-o` and its like write: whole or not at all, and never over what is not llamac's.
+"""Output files of `-o` and similar options, written atomically and never over foreign files.
 
-One rule for every option that names an output file: an existing file is replaced if llamac wrote
-it and nobody has changed it since, or if `--overwrite` says so. An input of the same command is
-never replaced. What llamac writes ends in a marker, a comment in the file's own format, with a hash
-of the rest of the file.
+An existing file is replaced only if llamac wrote it and it is unchanged since, or with
+`--overwrite`. An input of the same command is never replaced. Files written by llamac end in a
+marker, a comment in the file's format with a hash of the rest of the file.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
     from llamac.spec import Spec
 
 OverwriteFile = Annotated[
-    bool, typer.Option("--overwrite", help="Replace a file that llamac did not make")
+    bool, typer.Option("--overwrite", help="Replace a file that llamac did not write")
 ]
 
 _MARKER = re.compile(rb"made by llamac ([0-9a-f]{16})")
-_COMMENTS = {  # by how the content begins: what follows it, with the marker
+_COMMENTS = {  # first bytes of the content → the suffix that contains the marker
     b"\x89PNG": b"%s",  # readers of PNG stop at its IEND
     b"<": b"<!-- %s -->\n",
     b"{": b',\n  "$comment": "%s"\n}\n',
@@ -64,7 +63,7 @@ def write_output(
     overwrite: bool = False,
     option: str = "-o",
 ) -> None:
-    """Write `content` and llamac's marker to `path`, after `check_output`; whole or not at all."""
+    """Write `content` and llamac's marker to `path` atomically, after `check_output`."""
     from llamac.runtime import durable
 
     check_output(path, inputs, overwrite, option)
@@ -72,7 +71,7 @@ def write_output(
     if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
         path.write_bytes(marked)
         return
-    target = path.resolve()  # a link stays, and what it names is replaced
+    target = path.resolve()  # keep a link and replace its target
     try:
         durable.write(target, marked)
     except OSError as error:
@@ -108,19 +107,19 @@ def _marked(content: bytes) -> bytes:
 
 
 def _made_here(path: Path) -> bool:
-    """Return whether the file ends in a marker that holds for the rest of it."""
+    """Return whether the file ends in a marker whose hash matches the rest of it."""
     content = path.read_bytes()
     span = _last_marker(content)
     return span is not None and content[slice(*span)] == _digest(content, *span)
 
 
 def _last_marker(content: bytes) -> tuple[int, int] | None:
-    """Return where the hash of the marker at the end of `content` begins and ends."""
+    """Return begin and end of the hash in the marker at the end of `content`, or None."""
     start = max(0, len(content) - 100)
     found = list(_MARKER.finditer(content[start:]))
     return (start + found[-1].start(1), start + found[-1].end(1)) if found else None
 
 
 def _digest(content: bytes, begin: int, end: int) -> bytes:
-    """Hash of `content` but for its marker's hash, in 16 hexadecimal digits."""
+    """Return the hash of `content` without its marker's hash, as 16 hexadecimal digits."""
     return hashlib.sha256(content[:begin] + content[end:]).hexdigest()[:16].encode()

@@ -1,4 +1,4 @@
-"""Progress of a preparation: a line that moves on a terminal, else one for each step."""
+"""Progress of data preparation: an updating line on a terminal, else one line per step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamac.runtime.terminal import escaped, takes_escapes
 if TYPE_CHECKING:
     from llamac.data.executor import Report, Step
 
-EVERY = 30.0  # seconds between lines where there is no terminal
+EVERY = 30.0  # seconds between lines without a terminal
 
 
 @contextmanager

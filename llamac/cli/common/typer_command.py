@@ -1,4 +1,4 @@
-"""The typer command of a verb, with help that is whole and ends with examples."""
+"""The typer command of a verb, with untruncated help that ends with examples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from keyword import iskeyword
 from typing import Any
 
-# Verb, or verb and subcommand → command lines that work as they stand, in this order, in one
+# Verb, or verb and subcommand → complete command lines, which work in this order in one
 # directory. `tests/cli/test_examples.py` runs all of them.
 EXAMPLES = {
     "check": ["check tiny", "check 65b --set parallel.tensor=8 --elsewhere"],
@@ -35,7 +35,7 @@ EXAMPLES = {
 
 
 def command_of(verb: str) -> Any:
-    """Return the typer (click) command of a verb, imported only now."""
+    """Import a verb's module and return its typer (click) command."""
     import typer
 
     module = f"{verb}_" if iskeyword(verb) else verb
@@ -48,7 +48,7 @@ def command_of(verb: str) -> Any:
 
 
 def _finish_help(command: Any, path: str) -> None:
-    """Add the examples, and a short help that lists do not cut off."""
+    """Add examples and an untruncated short help to a command."""
     if command.help:
         command.short_help = " ".join(command.help.split("\n\n")[0].split())
     if examples := EXAMPLES.get(path):

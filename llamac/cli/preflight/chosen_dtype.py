@@ -1,4 +1,4 @@
-"""The dtype of a run whose spec leaves it open: one that the machine is fast in."""
+"""Choice of a fast dtype for this machine, if the spec does not set one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from llamac.spec import Spec
 
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
-"""Flags in /proc/cpuinfo of CPUs that multiply in bf16: two of x86, one of Arm."""
+"""Flags in /proc/cpuinfo of CPUs with bf16 matmuls: two of x86, one of Arm."""
 
 
 def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
-    """Return the spec as it is to be trained here, and a word on its dtype or "".
+    """Return the spec with its dtype for this machine, and a note on it or "".
 
-    A CPU without arithmetic in bf16 computes in fp32, unless the spec gives `precision.compute`. A
-    run that has begun keeps what it began with, which its loss curve depends on.
+    A CPU without bf16 arithmetic computes in fp32, unless the spec sets `precision.compute`. A run
+    that has begun keeps its dtype, on which its loss curve depends.
     """
     import torch
 
@@ -25,14 +25,14 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
     fast = cuda or multiplies_in_bf16()
     if spec.precision.given("compute"):
         slow = spec.precision.compute == "bf16" and not fast
-        return spec, "compute: bf16, as the spec asks; this CPU is faster in fp32" if slow else ""
+        return spec, "compute: bf16, as set in the spec; this CPU is faster in fp32" if slow else ""
     compute = _begun_in(run) or ("bf16" if fast else "fp32")
-    word = "compute: fp32, as this CPU has no arithmetic in bf16; precision.compute decides"
+    word = "compute: fp32, as this CPU has no bf16 arithmetic; set precision.compute to change it"
     return spec.replace({"precision.compute": compute}), "" if compute == "bf16" else word
 
 
 def multiplies_in_bf16() -> bool:
-    """Return whether this CPU multiplies in bf16; False where that cannot be told."""
+    """Return whether this CPU has bf16 matmuls; False if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").lower().splitlines()
     except OSError:
@@ -48,5 +48,5 @@ def _begun_in(run: Path) -> str | None:
     try:
         spec = tomllib.loads((run / "spec.toml").read_text(encoding="utf-8"))
         return spec["precision"]["compute"]
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with it is said elsewhere
+    except (OSError, ValueError, KeyError, TypeError):  # its errors are reported elsewhere
         return None

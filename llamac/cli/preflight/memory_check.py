@@ -1,4 +1,4 @@
-"""Refuse a run that the plan says this machine has not the memory for."""
+"""Refuse a run whose predicted memory exceeds this machine's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 class MemoryShortageError(Exception):
-    """The run needs more memory than this machine has; says how much, and what would fit."""
+    """The run needs more memory than this machine has; the message suggests what would fit."""
 
     exit_code = 2
 
@@ -54,7 +54,7 @@ def require_memory(spec: Spec, program: Program) -> None:
 
 
 def machine_memory() -> int:
-    """Return bytes that processes here may hold: the machine's, or a container's limit."""
+    """Return the memory limit of this machine or container in bytes."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         try:
@@ -69,12 +69,12 @@ def _device(spec: Spec, cuda: bool) -> Device:
 
     try:
         return device_for(spec, None if cuda else "cpu")
-    except DeviceError:  # an unknown GPU: its memory is asked of torch, its speed does not matter
+    except DeviceError:  # an unknown GPU: torch reports its memory, and its speed is not needed
         return device_for(spec, "a100-80gb")
 
 
 def _peak(spec: Spec, program: Program | None, device: Device) -> float:
-    """Predicted peak of one rank's process, in bytes."""
+    """Return the predicted peak memory of one rank's process in bytes."""
     from llamac.plan.predict import predict
     from llamac.plan.target import setting_for
 
@@ -82,7 +82,7 @@ def _peak(spec: Spec, program: Program | None, device: Device) -> float:
 
 
 def _smaller(spec: Spec) -> Iterator[tuple[dict[str, Any], Spec]]:
-    """Changes that save memory and leave the loss curve as it is, the cheapest first."""
+    """Yield changes that save memory without changing the loss curve, cheapest first."""
     least = {"batch.micro_batch": 1}
     again = {"recompute.policy": "full"}
     for changes in (least, again, least | again):

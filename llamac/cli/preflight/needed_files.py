@@ -15,9 +15,9 @@ from llamac.spec.validation.errors import Path, Problem
 def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterator[Problem]:
     """Yield problems of paths, globs and columns that a spec names and that do not exist.
 
-    These are paths that name nothing, globs that match nothing or an unknown kind of file, and a
-    `text_field` that is no column. A rule for `load_spec`, which leaves out what shipped specs
-    name: see `missing_elsewhere`.
+    Problems are missing paths, globs without matches or with unknown kinds of files, and a
+    `text_field` that is no column. It is a rule for `load_spec`; paths of shipped specs are left to
+    `missing_elsewhere`.
     """
     for problem in _missing(sections):
         if not _is_shipped(problem, document):
@@ -25,7 +25,7 @@ def missing_files(sections: Mapping[str, Any], document: TomlDocument) -> Iterat
 
 
 def missing_elsewhere(spec: Spec) -> list[str]:
-    """Return the same of the paths that shipped specs give, which describe data kept elsewhere."""
+    """Return messages on missing paths of a shipped spec, whose data may be kept elsewhere."""
     document = spec.document
     if document is None:
         return []
@@ -83,6 +83,6 @@ def _inputs(at: Path, source: Source) -> Iterator[Problem]:
 
 
 RELATIVE = (
-    "paths start from the directory of the spec that gives them, in --set and in shipped specs "
-    "from the working directory"
+    "paths are relative to the spec that contains them; in --set and shipped specs, to the "
+    "working directory"
 )

@@ -1,4 +1,4 @@
-"""plan.json: what `llamac plan` predicts of a run, written into its directory."""
+"""plan.json: the predictions of `llamac plan`, written into the run's directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llamac.plan.device.device import Device
     from llamac.spec import Spec
 
-UNKNOWN = "a100-80gb"  # planned for where this machine's GPU is not known
+UNKNOWN = "a100-80gb"  # assumed if this machine's GPU is unknown
 DIGITS = 6  # beyond them, machines may differ in what they compute
 
 
@@ -27,7 +27,7 @@ def plan_json(spec: Spec, program: Program) -> str:
 
 
 def planned_device(spec: Spec) -> Device:
-    """Return the device that `llamac plan` takes, or an A100 where this machine's GPU is unknown.
+    """Return the device that `llamac plan` assumes, or an A100 if this machine's GPU is unknown.
 
     Raises DeviceError if the spec names a device that is not known.
     """
@@ -39,7 +39,7 @@ def planned_device(spec: Spec) -> Device:
     except DeviceError:
         if spec.hardware.gpu is not None:
             raise
-        return load_device(UNKNOWN)  # a GPU that nobody has described is no reason not to train
+        return load_device(UNKNOWN)  # an unknown GPU must not prevent training
 
 
 def _rounded(value: Any) -> Any:

@@ -27,12 +27,12 @@ def objections(
     windowed: bool,
     deterministic: bool,
 ) -> Iterator[str]:
-    """Why `kernel` cannot run such attention; nothing if it can.
+    """Yield the reasons why `kernel` cannot run an attention; none if it can.
 
-    kernel: cudnn, xformers, flex, sdpa or math. dtype: as the IR writes it. positions: of a
-    sequence in one call. device: `cpu`, `cuda`, or `auto`, known only when the trainer starts.
-    masked: does `data.document_mask` apply? windowed: does `model.sliding_window`?
-    deterministic: does `kernels.deterministic` ask for a fixed order of sums?
+    kernel: cudnn, xformers, flex, sdpa or math. dtype: as in the IR. positions: positions of a
+    sequence per call. device: `cpu`, `cuda`, or `auto`, known only when the trainer starts.
+    masked: whether `data.document_mask` applies. windowed: whether `model.sliding_window` does.
+    deterministic: whether `kernels.deterministic` requires a fixed order of sums.
     """
     wide = f"head_dim must be a multiple of 8 up to 256, and is {head_dim}"
     odd = head_dim % 8 or head_dim > 256

@@ -78,7 +78,7 @@ def test_the_command_takes_names_and_ranks(capsys: pytest.CaptureFixture[str]) -
     ("names", "complaint"),
     [
         (("tp2,mb1", "tp3"), "layout 'tp3' has 3 ranks, but there are 2 GPUs"),
-        (("0", "1"), "ranks of a search begin at 1"),
+        (("0", "1"), "rows of a search are numbered from 1"),
         (("1", "30"), "the search found"),
         (("mb3", "tp2"), "micro_batch"),
     ],
