@@ -1,4 +1,4 @@
-"""Saving while training goes on: a copy in host memory, and a thread that writes it."""
+"""Asynchronous checkpointing: a copy in host memory, written by a thread."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .dcp import TensorChunk, Tensors, as_box
 class Saver:
     """Saves checkpoints as `checkpoint.commit` does, in the background if `asynchronous`.
 
-    All ranks make one together, and call its methods together. Host memory for one copy of what
-    this rank saves is taken at the first save and kept: pinned, where the tensors are on a GPU.
-    Leaving the `with` block waits for what is being written.
+    All ranks construct it and call its methods together. The first save allocates host memory
+    for one copy of the rank's tensors (pinned for a GPU) and keeps it. Leaving the `with` block
+    waits for the save in progress.
     """
 
     def __init__(self, asynchronous: bool) -> None:
@@ -54,9 +54,9 @@ class Saver:
         spec_sha256: str,
         keep: int,
     ) -> None:
-        """Save the present; tensors and random state may change as soon as this returns.
+        """Save a checkpoint; tensors and random state may change as soon as this returns.
 
-        Waits for the save before, and raises its error.
+        Waits for the previous save, and raises its error.
         """
         self.wait()
         state = checkpoint.state_of(progress, curve, spec_sha256)
@@ -68,7 +68,7 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Return once what was saved is in its place; raises RunError if it could not be."""
+        """Wait until the last save is complete; raise RunError if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -1,4 +1,4 @@
-"""Checkpoints that survive anything: whole or absent, checked before use, never overwritten.
+"""Atomic checkpoints: complete or absent, verified before use, never overwritten.
 
     RUN/checkpoints/step-00001000/
         tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, in
@@ -6,10 +6,10 @@
         state.json      step, data position, random state, the spec values the curve depends on
         MANIFEST.json   size and sha256 of every file above
 
-A checkpoint is written beside its place, flushed to disk and renamed into it, so a directory named
-`step-…` was complete when it appeared; the manifest tells whether it still is. Deletion renames
-first, for the same reason. What starts with a dot is unfinished business, safe to remove. Each rank
-writes and reads over its own part; directories and the decisions are the first rank's.
+A checkpoint is written to a temporary directory, flushed to disk and renamed, so a directory named
+`step-…` was complete when it appeared; the manifest detects later damage. Deletion renames first,
+for the same reason. Names that start with a dot are temporary and safe to remove. Each rank writes
+and verifies its own part; rank 0 creates directories and decides.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ALONE = Ranks()
 
 @contextmanager
 def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
-    """Hold `run` for this process; the kernel lets go of it however the process ends.
+    """Lock `run` for this process; the kernel releases the lock when the process ends.
 
-    Of several ranks the first holds it for all; if it cannot, all raise the RunError.
+    Rank 0 takes the lock for all ranks; if it fails, all raise RunError.
     """
     with ExitStack() as held:
         ranks.first(lambda: held.enter_context(_locked(run)))
@@ -80,9 +80,9 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
-    """Return what a checkpoint made now would hold besides tensors.
+    """Return the contents of a checkpoint's state.json.
 
-    `curve` holds the settings that a run must have kept in order to resume, see `find`.
+    curve: the settings that must be unchanged to resume, see `find`.
     """
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
     return state | {"random": random_state()}
@@ -93,8 +93,8 @@ def commit(
 ) -> Path:
     """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
 
-    `state` is from `state_of`. Raises RunError if a rank cannot write its part, on all ranks, and
-    then frees what was taken.
+    `state` is from `state_of`. If a rank cannot write its part, raises RunError on all ranks and
+    deletes the files written.
     """
     directory = durable.inside(run, "checkpoints")
     final = checkpoint_path(run, state["step"])
@@ -134,7 +134,7 @@ def commit(
 
 
 def _attempt(work: Callable[[], T], run: Path) -> T:
-    """Call `work()`; raise what the disk refuses as a RunError that says what to do."""
+    """Call `work()`, turning an OSError into a RunError that says what to do."""
     try:
         return work()
     except RunError:
@@ -147,9 +147,9 @@ def _attempt(work: Callable[[], T], run: Path) -> T:
 def complete(
     temporary: Path, state: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Add the state and the manifest to the tensors, and bring all of it to the disk itself.
+    """Add state and manifest to the tensors, and flush all of it to disk.
 
-    `entries` are the manifest's lines for the files that ranks have read over themselves.
+    entries: the manifest's entries of files that ranks have already hashed.
     """
     (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
     manifest = {name: entry for part in entries for name, entry in part.items()}
@@ -161,7 +161,7 @@ def complete(
 
 
 def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
-    """Return the manifest's lines for `files`, which are read for it."""
+    """Return the manifest's entries (size, sha256) for `files`."""
     return {
         str(path.relative_to(root)): {
             "bytes": path.stat().st_size,
@@ -180,9 +180,9 @@ def _all_equal(values: Sequence[Any]) -> bool:
 
 
 def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Read a checkpoint, of whatever layout, into `tensors`, in place; returns its state.
+    """Load a checkpoint of any layout into `tensors` in place; return its state.
 
-    Raises RunError, on all ranks, if one of them cannot read all that it asks for.
+    Raises RunError on all ranks if one of them cannot read all its tensors.
     """
 
     def work() -> dict[str, Any]:
@@ -199,7 +199,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json of the checkpoint at `path`. Raises OSError, or ValueError if it is damaged."""
+    """Return state.json of the checkpoint at `path`. Raises OSError, or ValueError if damaged."""
     state = durable.read_json(path / "state.json")
     kinds = {"step": int, "curve": dict, "random": list}
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
@@ -213,7 +213,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def steps(run: Path) -> list[int]:
-    """Return the steps that `run` has checkpoints of, oldest first."""
+    """Return the steps of `run`'s checkpoints in ascending order."""
     names = {path.name for path in (run / "checkpoints").glob("step-*")}
     found = (int(name[5:]) for name in names if re.fullmatch(r"step-[0-9]{8,12}", name))
     return sorted(step for step in found if checkpoint_path(run, step).name in names)
@@ -225,7 +225,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
-    """The newest checkpoint of `run` whose checksums all hold, telling `say` of damaged ones."""
+    """Return `run`'s newest checkpoint with valid checksums, reporting damaged ones to `say`."""
     own = ranks.first(lambda: steps(run))
     for step in reversed(own):
         path = checkpoint_path(run, step)
@@ -239,9 +239,9 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
 
 
 def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
-    """Return what is wrong with the checkpoint at `path`, or None if all files are as written.
+    """Return a description of damage to the checkpoint at `path`, or None.
 
-    Ranks read a share of the files each: a large one is terabytes, too many for one of them.
+    Each rank verifies a share of the files, as a large checkpoint has terabytes.
     """
     return next(filter(None, ranks.each(lambda: _damage(path, ranks.rank, ranks.size))), None)
 
@@ -271,11 +271,11 @@ def find(
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
-    `resume` is "auto": the newest whole one of `run`; "never": none, and there must be none that
-    would be overwritten; or a path: a checkpoint of this run, or, for a run without its own, of
-    another one. Raises RunError if `curve` is not what the checkpoint was trained under; but from
-    another run's, a new one may learn otherwise (`resume_guard.BRANCHED`).
-    All ranks call this and get the same.
+    `resume` is "auto" (the newest complete checkpoint of `run`), "never" (none; checkpoints that
+    would be overwritten must not exist) or a path (a checkpoint of this run or, if it has none, of
+    another). Raises RunError if the checkpoint was trained with another `curve`; a new run from
+    another run's checkpoint may change `resume_guard.BRANCHED`. All ranks call this and get the
+    same result.
     """
     ranks.first(lambda: _remove_leftovers(durable.inside(run, "checkpoints")))
     try:
@@ -345,9 +345,9 @@ def restore(
     say: Say,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Continue from what `find` found: load `tensors`, the random state, and nothing newer.
+    """Resume from the result of `find`: load `tensors` and the random state.
 
-    Later checkpoints of `run` are set aside. All ranks call this, and raise RunError if `curve`
+    Later checkpoints of `run` are renamed. All ranks call this, and raise RunError if `curve`
     differs from the checkpoint's.
     """
     ranks.each(lambda: require_same_curve(state["curve"], curve, path, run=run))
@@ -360,7 +360,7 @@ def restore(
 
 
 def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
-    """Rename checkpoints beyond step `after`: the curve goes on from there without them."""
+    """Rename checkpoints beyond step `after`, from which the run resumes."""
     ranks.first(lambda: _set_aside(run, after, say))
 
 
@@ -389,7 +389,7 @@ def _remove_leftovers(directory: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """A directory, or whatever stands in its place; of a symbolic link the link alone."""
+    """Delete a directory, a file in its place, or a symbolic link (not its target)."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

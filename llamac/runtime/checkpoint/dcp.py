@@ -1,8 +1,7 @@
-"""Parts of tensors in torch.distributed.checkpoint (DCP): saved from any layout, read into any.
+"""Read and write parts of tensors in torch.distributed.checkpoint (DCP), in any layout.
 
-A rank names what it holds by the canonical tensor and the offsets in it, a `Box`. The file knows
-boxes of canonical tensors too, those of the layout that wrote it; what a reader asks for is cut
-out of them. Neither side needs to know which mesh axis cut the tensor, or how often.
+A rank's part of a canonical tensor is described by its offsets. Files contain the parts of the
+layout that wrote them, from which a reader's parts are cut. Neither side needs to know the mesh.
 """
 
 from __future__ import annotations
@@ -78,11 +77,10 @@ def as_box(part: Tensor | TensorChunk) -> TensorChunk:
 
 
 def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
-    """Write what all ranks hold, each its part, into `directory`; all ranks call this.
+    """Write the tensors of all ranks, each its parts, into `directory`; all ranks call this.
 
-    A part that several ranks hold is written once. Raises, on all ranks alike, what went wrong on
-    one: OSError or RuntimeError for the disk, RunError if the parts of a tensor do not make up all
-    of it, name by name.
+    A part on several ranks is written once. Raises the same error on all ranks: OSError or
+    RuntimeError for the disk, RunError if the parts of a tensor do not cover it.
     """
     # Nothing is copied ahead: that would be on the calling thread's CUDA device, which in any
     # thread but the first is GPU 0, whoever's it is.
@@ -105,8 +103,8 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
 def read(directory: Path, tensors: Tensors) -> None:
     """Fill this rank's parts from `directory`, in place and in their own dtypes.
 
-    No rank needs another for it. Raises RunError if the files lack any element asked for, and
-    whatever reading damaged or vanished files may raise.
+    Ranks read independently. Raises RunError if elements are missing from the files, and other
+    errors of reading damaged or missing files.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,12 +120,12 @@ def read(directory: Path, tensors: Tensors) -> None:
 
 
 def _unwrapped(error: CheckpointException) -> BaseException:
-    """Return what went wrong, on the first rank where something did; an interrupt stays one."""
+    """Return the original error of the first rank that failed; an interrupt takes priority."""
     return next((wrapped[0] for wrapped in error.failures.values()), error)
 
 
 def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
-    """{"model": {"wq": …}} → {"model.wq": …}, without parts that have no elements."""
+    """Flatten {"model": {"wq": …}} to {"model.wq": …}, without empty parts."""
     boxes = {
         f"{s}.{name}": as_box(part) for s, parts in tensors.items() for name, part in parts.items()
     }
@@ -135,7 +133,7 @@ def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
 
 
 class Writer(FileSystemWriter):
-    """Passes on what the disk said ("No space left on device"), not how torch.save took it."""
+    """DCP writer that raises the disk's error ("No space left on device"), not torch.save's."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
@@ -147,7 +145,7 @@ class Writer(FileSystemWriter):
 
 
 class Reader(FileSystemReader):
-    """Has the metadata from a reader that runs nothing; tensors are read as weights alone."""
+    """DCP reader that parses metadata without unpickling and loads tensors with weights_only."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -158,7 +156,7 @@ class Reader(FileSystemReader):
 
 
 class BoxSavePlanner(DefaultSavePlanner):
-    """Plans the parts of canonical tensors; the default removes copies and refuses overlaps."""
+    """Save planner for parts of canonical tensors; the default planner handles duplicates."""
 
     def set_up_planner(
         self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False
@@ -193,9 +191,9 @@ def _write_item(name: str, box: TensorChunk) -> WriteItem:
 
 
 def _require_all_of_each(items: Iterable[WriteItem]) -> None:
-    """Refuse tensors whose parts, each counted once, do not have its size, and say which.
+    """Raise RunError naming tensors whose distinct parts do not cover them.
 
-    The default planner does not say it in every version, and misses what one rank alone lacks.
+    The default planner does not check this in every version.
     """
     shapes: dict[str, torch.Size] = {}
     parts: dict[str, dict[Any, ChunkStorageMetadata]] = {}  # by offsets: copies have the same
@@ -215,7 +213,7 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
 
 
 class BoxLoadPlanner(DefaultLoadPlanner):
-    """Reads each part out of whatever parts the files hold, all of it or not at all."""
+    """Load planner that assembles each part from the parts in the files, complete or not at all."""
 
     def set_up_planner(
         self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False

@@ -1,9 +1,8 @@
-"""Read DCP's `.metadata` without running anything that it holds.
+"""Read DCP's `.metadata` without executing code in it.
 
-torch unpickles that file, and a pickle may call any function: whoever made a checkpoint would run
-code here. This reader knows the classes of DCP's metadata by name alone. It puts records that do
-nothing in their place, then builds torch's objects from them, of names, integers and dtypes that
-it has checked. All else is an error.
+torch unpickles that file, and a pickle may call any function. This reader replaces the classes of
+DCP's metadata by inert records, then builds torch's objects from their validated names, integers
+and dtypes. Anything else is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 class _Inert(pickle._Unpickler):
-    """Python's own unpickler, in Python: that in C takes any amount of memory for a few bytes."""
+    """Restricted unpickler in pure Python; the one in C may allocate any amount of memory."""
 
     dispatch: ClassVar[dict[int, Any]] = {
         opcode: load
@@ -77,7 +76,7 @@ class _Inert(pickle._Unpickler):
 
 
 class _Record:
-    """Holds the state of an object that is not made."""
+    """Inert record with the state of an object that is not created."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

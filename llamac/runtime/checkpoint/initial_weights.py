@@ -1,4 +1,4 @@
-"""Begin a run from weights that are there: an import's, another run's, or one checkpoint's."""
+"""Initialise a run from existing weights: an import, another run, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_win
 def find_initial(
     source: str, model: Mapping[str, Any], run: Path, say: checkpoint.Say, ranks: Ranks
 ) -> dict[str, Any]:
-    """Return what `run` begins from, and note it in the run's init.json. All ranks call this.
+    """Return the initial weights' origin and record it in the run's init.json. All ranks call this.
 
     source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
     the run. The note has `checkpoint` and `weights_sha256`, the hash of its MANIFEST.json and with
@@ -80,6 +80,6 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
 
 
 def load_initial(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
-    """Fill this rank's parts of the weights, in place, from what `find_initial` found."""
+    """Load this rank's parts of the initial weights in place. note: from `find_initial`."""
     path = Path(note["checkpoint"])
     checkpoint.load(path, {"model": weights}, ranks)

@@ -23,11 +23,11 @@ from .resume_guard import changed_keys
 
 
 class BadRequest(RunError):
-    """A request that cannot be met, such as for a checkpoint before there is one; exit code 2."""
+    """The request is invalid, such as for a checkpoint that does not exist; exit code 2."""
 
 
 def read_prompt(argument: str) -> str:
-    """Return the prompt that a command line gives: itself, or for "-" all of standard input."""
+    """Return the prompt of a command line; "-" reads standard input."""
     try:
         if argument == "-":
             return sys.stdin.buffer.read().decode()
@@ -63,7 +63,7 @@ def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
 def load_weights(
     path: Path, model: nn.Module, packed: Mapping[str, Pieces], of: Mapping[str, Any]
 ) -> None:
-    """Fill `model` from the checkpoint at `path`, rounded to the model's own dtype.
+    """Load the checkpoint at `path` into `model`, rounding to the model's dtype.
 
     Reads one tensor at a time and no optimizer moments, so memory stays near the model's size.
     `of` is the [model] that the checkpoint must have been trained as. Raises RunError.
@@ -86,8 +86,8 @@ def load_weights(
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
     """Return the tokenizer in a directory of prepared data, for the weights at `path`.
 
-    If its manifest is there too, it must be the data that those weights were trained on: another
-    tokenizer would turn all they say into noise. Raises RunError.
+    If the directory has a manifest, it must be of the data on which the weights were trained, so
+    that the tokenizer matches. Raises RunError.
     """
     file, manifest = directory / "tokenizer.model", directory / "manifest.json"
     if not file.is_file():

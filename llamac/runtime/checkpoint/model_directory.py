@@ -1,4 +1,4 @@
-"""Open a directory that holds a trained model: a run, or what `llamac import` wrote.
+"""Open the directory of a trained model: a run, or an import by `llamac import`.
 
 NAME/
     import.json     of an import alone: family, hashes of the source's files, dtype, special
@@ -32,7 +32,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first that is the
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A model to be used: where its weights are, and how text becomes tokens and ends.
+    """A model for inference: its weights, tokenizer and generation settings.
 
     checkpoint: directory of the weights. spec: the resolved spec, as TOML has it. begin: ids that
     every text begins with. end: ids of which any one ends a text. context: most positions that the
@@ -55,7 +55,7 @@ class ModelDirectory:
 
     @property
     def bos(self) -> int | None:
-        """The id of the BOS token: what a text begins with, or what an import's source names."""
+        """Return the id of the BOS token, from `begin` or an import's source; None if unknown."""
         named = self.note.get("bos") if self.imported else None
         return next(iter(self.begin), named)
 

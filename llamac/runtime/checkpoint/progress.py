@@ -34,11 +34,11 @@ class Progress:
 
     @property
     def updates(self) -> int:
-        """Steps that changed the weights."""
+        """Return the number of steps that changed the weights."""
         return self.step - self.skipped_steps
 
     def expect(self, following: int) -> None:
-        """Raise RunError unless the data goes on with the sequence that came next when saved."""
+        """Raise RunError unless the next sequence is the one recorded in the checkpoint."""
         if self.following not in (0, following):
             raise RunError(
                 f"the data does not go on where step {self.step} left it: another sequence comes "

@@ -1,4 +1,4 @@
-"""torch's random generators, as text that a checkpoint holds."""
+"""State of torch's random generators as text, for checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALONE = Ranks()
 
 
 def random_state() -> dict[str, str]:
-    """torch's global generators, as text."""
+    """Return the state of torch's global generators as text."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -23,10 +23,10 @@ def random_state() -> dict[str, str]:
 
 
 def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
-    """Go on with the random numbers of a checkpoint's state["random"], as far as this machine can.
+    """Restore the generators from a checkpoint's state["random"], as far as devices match.
 
-    That is one `random_state`, where all ranks had the same, or one of each rank. If those were
-    other in number, all ranks start again from one seed, which is a function of them.
+    saved: one `random_state` if all ranks had the same, or one per rank. If the number of ranks
+    changed, all ranks use one seed derived from them.
     """
     if len(saved) not in (1, ranks.size):
         torch.manual_seed(int(fingerprint(list(saved))[:15], 16))

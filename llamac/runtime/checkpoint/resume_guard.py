@@ -1,4 +1,4 @@
-"""The settings that a loss curve depends on: a run goes on under the same ones or not at all."""
+"""Check that a run resumes with the same settings that determine its loss curve."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ def require_same_curve(
     step: int = 0,
     run: Path | None = None,
 ) -> str:
-    """Refuse to continue a run under values that would bend its curve, naming each.
+    """Raise RunError if settings that determine the loss curve changed, naming each.
 
-    The schedule alone may become longer. A `run` that begins from another one's checkpoint has a
-    curve of its own, and may differ in how it learns (`BRANCHED`). Returns in words what differs,
-    and what that means after `step` updates; "" if nothing does. Sections that `now` leaves out
-    are not compared. Raises RunError.
+    Only the schedule may become longer. A `run` that starts from another run's checkpoint may
+    change the settings in `BRANCHED`. Returns a message on permitted differences and their effect
+    after `step` updates, or "". Sections missing from `now` are not compared.
     """
     old, new = _flat({section: saved.get(section) for section in now}), _flat(now)
     raised = _is_raised(old, new)
@@ -51,9 +50,9 @@ def require_same_curve(
 
 
 def differs(old: Any, new: Any) -> bool:
-    """Return whether a setting changed. None is one that is not there, which means off.
+    """Return whether a setting changed; None and a disabled setting are equal.
 
-    So what was saved before the setting existed goes on under it as long as it is off.
+    So checkpoints saved before a setting existed resume as long as it is disabled.
     """
     return (None if old is False else old) != (None if new is False else new)
 
@@ -72,7 +71,7 @@ def _is_raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
-    """Return what a longer schedule changes after `step` updates, in words; "" for nothing."""
+    """Return a message on the effect of a longer schedule after `step` updates, or ""."""
     said = f"schedule: {new['steps']:,} steps, raised from {old['steps']:,}"
     followed, there = (_rate(one, step) for one in (old, new))
     if not step or math.isclose(followed, there, rel_tol=1e-9):
@@ -87,7 +86,7 @@ def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
 
 
 def _rate(schedule: Mapping[str, Any], step: int) -> float:
-    """The learning rate of update number `step`, which is the last one done."""
+    """Return the learning rate of update number `step`, the last one applied."""
     shape = {key: value for key, value in schedule.items() if key != "steps"}
     return learning_rate(step - 1, total_steps=schedule["steps"], **shape)
 
@@ -97,7 +96,7 @@ def _show(values: Mapping[str, Any], key: str) -> str:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """{"model": {"dim": 8}} → {"model.dim": 8}, with tuples as the lists JSON makes of them."""
+    """Flatten {"model": {"dim": 8}} to {"model.dim": 8}, turning tuples into lists as JSON does."""
     if isinstance(values, Mapping) and values:
         items = [(f"{prefix}.{key}" if prefix else str(key), v) for key, v in values.items()]
     elif isinstance(values, list | tuple) and any(isinstance(v, Mapping) for v in values):

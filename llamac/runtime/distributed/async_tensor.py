@@ -1,9 +1,9 @@
-"""Linear layers that pass their input or output between tensor-parallel ranks while they run.
+"""Async tensor parallelism: linear layers whose collective is pipelined with their matmul.
 
-On CUDA the matmul is cut into the ranks' parts: each part starts as soon as it is there, or leaves
-as soon as it is done, by direct copies between GPUs (torch's symmetric memory; Wang et al. 2023,
-"Overlap communication with dependent computation via decomposition"). Elsewhere the collective and
-the matmul follow each other, and compute the same.
+On CUDA the matmul is decomposed into the ranks' parts. Each part starts as soon as it arrives, or
+is sent as soon as it is computed, by direct copies between GPUs (torch's symmetric memory; Wang et
+al. 2023, "Overlap communication with dependent computation via decomposition"). Elsewhere the
+collective and the matmul run in sequence with the same result.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def _matmul_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def _symmetric(axis: str) -> str:
-    """Return the name of the axis' group, whose ranks have memory that the others can reach.
+    """Return the name of the axis's group, after enabling symmetric memory on it.
 
-    Raises RunError where they cannot.
+    Raises RunError if the GPUs do not support it.
     """
     import torch.distributed._symmetric_memory as symmetric_memory
 

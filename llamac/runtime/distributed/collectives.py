@@ -1,9 +1,9 @@
 """Collectives over one axis of the device mesh, named as the mesh names it.
 
-Parts lie along a tensor dimension in the order of the ranks. Each collective can be had whole, or
-as a start, which returns at once, and a wait, which gives the result: what stands between the two
-runs meanwhile. The functional collectives of torch.distributed do the work; torch.compile knows
-them. Every rank of a group must call the same ones in the same order.
+Parts are ordered by rank along a tensor dimension. Each collective exists as a synchronous function
+and as a start, which returns at once, and a wait, which returns the result. They call the
+functional collectives of torch.distributed, which torch.compile supports. All ranks of a group must
+call the same collectives in the same order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Group(Protocol):
-    """The ranks along one mesh axis. `start_…` give what `wait` turns into the result."""
+    """The ranks along one mesh axis. `wait` returns the result of a handle from `start_…`."""
 
     size: int
 
@@ -23,22 +23,22 @@ class Group(Protocol):
     def rank(self) -> int: ...
 
     def start_all_gather(self, x: Tensor) -> Tensor:
-        """[n, …] → [size · n, …], the ranks' parts one after the other."""
+        """Start to concatenate the ranks' parts: [n, …] → [size · n, …]."""
         ...
 
     def start_reduce_scatter(self, x: Tensor) -> Tensor:
-        """[size · n, …] → [n, …]: this rank's part of the sum over ranks."""
+        """Start to sum over ranks and scatter: [size · n, …] → [n, …], this rank's part."""
         ...
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
-        """Return the elementwise `sum` or `max` over ranks."""
+        """Start the elementwise `sum` or `max` over ranks."""
         ...
 
     def wait(self, x: Tensor) -> Tensor: ...
 
 
 class ProcessGroup:
-    """A group of processes, by the name torch.distributed gave it."""
+    """A torch.distributed process group, by name."""
 
     def __init__(self, name: str, size: int, rank: int) -> None:
         self.name, self.size, self.rank = name, size, rank
@@ -61,12 +61,12 @@ GROUPS: dict[str, Group] = {}
 
 
 def all_gather_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Begin to put the ranks' parts of `x` together along `dim`."""
+    """Start to concatenate the ranks' parts of `x` along `dim`."""
     return GROUPS[axis].start_all_gather(x.contiguous())
 
 
 def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Return every rank's part, along `dim`."""
+    """Wait for an all-gather; return all ranks' parts, concatenated along `dim`."""
     group = GROUPS[axis]
     gathered = group.wait(started)
     if dim == 0:
@@ -75,12 +75,12 @@ def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def all_gather(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Put the ranks' parts of `x` together along `dim`: [.., n, ..] → [.., size · n, ..]."""
+    """Concatenate the ranks' parts of `x` along `dim`: [.., n, ..] → [.., size · n, ..]."""
     return all_gather_wait(all_gather_start(x, axis, dim), axis, dim)
 
 
 def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Begin to sum `x` over the ranks, each of which keeps its part along `dim`."""
+    """Start to sum `x` over ranks, each of which keeps its part along `dim`."""
     group = GROUPS[axis]
     if dim != 0:
         x = x.unflatten(dim, (group.size, -1)).movedim(dim, 0).flatten(0, 1)
@@ -88,7 +88,7 @@ def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def reduce_scatter_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """This rank's part of the sum."""
+    """Wait for a reduce-scatter; return this rank's part of the sum."""
     return GROUPS[axis].wait(started)
 
 
@@ -98,12 +98,12 @@ def reduce_scatter(x: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def all_reduce_start(x: Tensor, axis: str) -> Tensor:
-    """Begin to sum `x` over the ranks."""
+    """Start to sum `x` over ranks."""
     return GROUPS[axis].start_all_reduce(x.contiguous(), "sum")
 
 
 def all_reduce_wait(started: Tensor, axis: str) -> Tensor:
-    """Return the sum."""
+    """Wait for an all-reduce; return the sum."""
     return GROUPS[axis].wait(started)
 
 
@@ -119,13 +119,13 @@ def all_reduce_max(x: Tensor, axis: str) -> Tensor:
 
 
 def take_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """This rank's part of what every rank has: [.., size · n, ..] → [.., n, ..]."""
+    """Return this rank's part of a replicated tensor: [.., size · n, ..] → [.., n, ..]."""
     group = GROUPS[axis]
     return x.chunk(group.size, dim)[group.rank]
 
 
 def place_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Zeros all around this rank's part: [.., n, ..] → [.., size · n, ..]."""
+    """Pad this rank's part with zeros to full size: [.., n, ..] → [.., size · n, ..]."""
     group = GROUPS[axis]
     parts = [torch.zeros_like(x)] * group.size
     parts[group.rank] = x

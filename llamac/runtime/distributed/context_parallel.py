@@ -1,10 +1,10 @@
-"""Context parallelism: each rank has two chunks of the positions, and every rank the same work.
+"""Context parallelism: each rank has two chunks of positions, chosen to balance the work.
 
-Of 2n chunks rank r has chunks r and 2n-1-r: causal attention costs an early chunk little and a late
-one much, so one of each is the same for all (Llama 3, section 3.3.2). Keys and values are gathered;
-a chunk attends to those before it, and causally to itself, and the two are merged by their
-log-sum-exp as flash attention merges its blocks. Where a window hides the first keys from a chunk,
-it attends at once to those from the first that it sees to its own last.
+Rank r of n has chunks r and 2n-1-r of 2n: causal attention is cheap for an early chunk and
+expensive for a late one, so all ranks have equal work (Llama 3, section 3.3.2). Keys and values are
+gathered. A chunk attends to earlier keys, and causally to itself; the results are merged by
+log-sum-exp, as flash attention merges blocks. Under a window that excludes the first keys, a chunk
+attends to its visible keys in one call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kernel = Callable[..., tuple[Tensor, ...]]
 
 
 def rank_order(x: Tensor, dim: int, size: int) -> Tensor:
-    """Reorder positions as the ranks hold them, rank by rank: chunks 0, 2n-1, 1, 2n-2 and so on."""
+    """Reorder positions rank by rank: chunks 0, 2n-1, 1, 2n-2 and so on."""
     chunks = x.chunk(2 * size, dim)
     return torch.cat([chunks[index] for r in range(size) for index in (r, 2 * size - 1 - r)], dim)
 
@@ -73,9 +73,9 @@ def context_attention_backward(
     scale: float,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """→ (d_q as q, and this rank's part of the sums d_k and d_v, as k and v).
+    """Return d_q, and this rank's partial sums d_k and d_v, shaped as q, k and v.
 
-    Given the log-sum-exp over all keys, each part's weights are those of the whole.
+    With the log-sum-exp over all keys, each part has the attention weights of the whole.
     """
     d_queries = []
     d_k, d_v = (torch.zeros_like(x, dtype=upcast(x).dtype) for x in (k, v))
@@ -95,7 +95,7 @@ def context_attention_backward(
 
 
 def _starts(q: Tensor, axis: str) -> Iterator[int]:
-    """Yield the position that each of this rank's two chunks begins at."""
+    """Yield the first position of each of this rank's two chunks."""
     group = GROUPS[axis]
     for chunk in (group.rank, 2 * group.size - 1 - group.rank):
         yield chunk * (q.shape[1] // 2)
@@ -113,7 +113,7 @@ def _parts(start: int, length: int, window: int | None) -> Iterator[tuple[slice,
 
 
 def _merged(out: Tensor, logsumexp: Tensor, more: Tensor, its: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to two sets of keys, from attention to each."""
+    """Merge the attention outputs over two sets of keys; return (out, log-sum-exp)."""
     total = torch.logaddexp(logsumexp, its)
     share, rest = ((x - total).exp().transpose(1, 2).unsqueeze(-1) for x in (logsumexp, its))
     return (upcast(out) * share + upcast(more) * rest).to(out.dtype), total

@@ -1,6 +1,6 @@
 """The processes of a run as a mesh of named axes, outermost first; torchrun starts them.
 
-pp             ranks that share the layers, a stage of them or several each
+pp             pipeline ranks, each with one or several stages of layers
 dp_replicate   copies of the sharded model (HSDP)
 dp_shard       ranks that share parameters, gradients and optimizer state (FSDP)
 cp             ranks that share each sequence; to FSDP they are more ranks of dp_shard
@@ -39,7 +39,7 @@ class Sequences(Protocol):
 
 
 class Mesh:
-    """This process's place among the others. Make it with `started`.
+    """The device mesh as seen from this rank. Create it with `started`.
 
     A mesh of one rank needs no process group, and has no collectives.
     """
@@ -54,7 +54,7 @@ class Mesh:
             self._join(device.type)
 
     def _join(self, kind: str) -> None:
-        """Find this process's coordinates and groups."""
+        """Create the process groups and set this rank's coordinates."""
         degrees, self.rank = self.degrees, dist.get_rank()
         sizes = tuple(degrees.values())
         mesh = init_device_mesh(kind, sizes, mesh_dim_names=tuple(degrees))
@@ -67,7 +67,7 @@ class Mesh:
         self.sharded = self._sharded(kind)
 
     def _sharded(self, kind: str) -> DeviceMesh | None:
-        """The mesh for FSDP, of one dimension, or of two for HSDP."""
+        """Return the mesh for FSDP: one dimension, or two for HSDP; None without sharding."""
         stages, replicas = self.degrees["pp"], self.degrees["dp_replicate"]
         shards, tensor = self.degrees["dp_shard"] * self.degrees["cp"], self.degrees["tp"]
         if replicas * shards == 1:
@@ -83,7 +83,7 @@ class Mesh:
 
     @property
     def data_ranks(self) -> int:
-        """Ranks, or groups of ranks, that read sequences of their own."""
+        """Return the number of ranks, or groups of ranks, with sequences of their own."""
         return self.degrees["dp_replicate"] * self.degrees["dp_shard"]
 
     @property
@@ -91,7 +91,7 @@ class Mesh:
         return self.at["dp_replicate"] * self.degrees["dp_shard"] + self.at["dp_shard"]
 
     def __str__(self) -> str:
-        """`cpu`; of several ranks `dp_shard 2 × tp 4 = 8 ranks of cuda`."""
+        """Return `cpu` or, for several ranks, `dp_shard 2 × tp 4 = 8 ranks of cuda`."""
         shared = [f"{axis} {ranks}" for axis, ranks in self.degrees.items() if ranks > 1]
         kind = self.device.type
         return f"{' × '.join(shared)} = {self.size} ranks of {kind}" if shared else kind
@@ -103,8 +103,8 @@ class Mesh:
     def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
         """Return this rank's tokens and labels of `count` sequences, int64 [n, positions] each.
 
-        Ranks take turns of `micro_batch` sequences, so a step's are the same on any number of them.
-        Padding keeps its label, and as a token is any.
+        Ranks take `micro_batch` sequences in turn, so a step has the same sequences on any number
+        of ranks. Padding keeps its label; its token id is arbitrary.
         """
         own = range(
             start + self.data_rank * micro_batch, start + count, micro_batch * self.data_ranks
@@ -113,7 +113,7 @@ class Mesh:
         return self.own_positions(sequences[:, :-1].clamp(min=0), sequences[:, 1:])
 
     def own_positions(self, *several: Tensor) -> list[Tensor]:
-        """This rank's positions (dim 1) of whole sequences."""
+        """Return this context rank's positions (dim 1) of full sequences."""
         return [self._own(x).contiguous() for x in several]
 
     def _own(self, x: Tensor) -> Tensor:
@@ -121,12 +121,12 @@ class Mesh:
         return take_part(rank_order(x, 1, ranks), "cp", 1) if ranks > 1 else x
 
     def model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Build a model on this rank's device, under FSDP if ranks share its state; no weights yet.
+        """Build an uninitialised model on this rank's device, under FSDP if its state is sharded.
 
         make: called with (device, dtype). FSDP keeps parameters in fp32, computes in `dtype`, and
-        reduces gradients in fp32; each layer's parameters are gathered while the layer before it
-        works. No rank ever has all of them, except those of a pipeline stage during a step: to
-        gather them for every micro-batch would take too long.
+        reduces gradients in fp32; each layer's parameters are gathered while the previous layer
+        runs. Under pipeline parallelism a stage's parameters stay gathered during a step, since
+        gathering them for every micro-batch would take too long.
         """
         if self.sharded is None:
             return make(self.device, dtype)
@@ -158,16 +158,16 @@ class Mesh:
         return model
 
     def reduce_gradients(self, model: nn.Module, last: bool) -> None:
-        """Should the next backward reduce gradients over ranks? After a step's last micro-batch."""
+        """Set whether the next backward reduces gradients: only the last micro-batch's does."""
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
 
     def add_up(self, loss: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
-        """Sum scalars over all ranks: float32, in the order given.
+        """Sum scalars over all ranks; return float32 values in the order given.
 
-        loss: the sum over this rank's own targets; 0 where it has not the last pipeline stage.
-        targets: their number. Both count once, though ranks of `tp` have the same, and ranks of
-        `pp` the same targets. rest: added up over every rank as they are.
+        loss: sum over this rank's targets; 0 without the last pipeline stage. targets: their
+        number. Both count once per data and context rank, not per `tp` or `pp` rank. rest: summed
+        over all ranks.
         """
         same = self.degrees["tp"]
         counted = targets / (same * self.degrees["pp"])
@@ -177,7 +177,7 @@ class Mesh:
         return totals
 
     def mean(self, loss: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss over all ranks' targets, from this rank's sum and their number."""
+        """Return the mean loss over all ranks, from each rank's sum and number of targets."""
         total, count = self.add_up(loss, targets)
         return total / count.clamp(min=1)
 
@@ -192,9 +192,9 @@ class Mesh:
 
 @contextmanager
 def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
-    """Join the other processes, if there are any, as a context manager.
+    """Context manager that initialises torch.distributed, if needed, and yields the mesh.
 
-    Raises RunError unless as many were started as the mesh has ranks.
+    Raises RunError if the number of processes differs from the mesh's ranks.
     """
     wanted, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
     if found != wanted:

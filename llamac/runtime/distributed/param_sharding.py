@@ -1,7 +1,7 @@
-"""Parts of canonical parameters that a rank holds, and the gradients that its peers must add.
+"""Mapping from a rank's parameters to parts of canonical ones, and gradients to be reduced.
 
-Tensor-parallel ranks split a held parameter's canonical pieces along dim 0, each piece by itself,
-or all of it along dim 1; FSDP then splits what a rank holds along dim 0, wherever that falls.
+Tensor parallelism splits the canonical pieces of a packed parameter along dim 0, piece by piece, or
+the whole along dim 1; FSDP then splits the result along dim 0, at any row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..parameters import Pieces, initial_value, pattern
 
 @dataclass(frozen=True)
 class Shares:
-    """The tables of model.py, seen from one of `size` tensor-parallel ranks.
+    """The sharding tables of model.py for one of `size` tensor-parallel ranks.
 
     packed: held parameter → its canonical pieces, where it is not itself one, whole.
     split: pattern of a held parameter → the dim that the ranks split. copies: pattern of a
@@ -81,7 +81,7 @@ class Shares:
 
 
 def _first_row(parameter: Tensor) -> int:
-    """Return which row of the held parameter this rank's part of it begins with."""
+    """Return the first row of a parameter in this rank's FSDP shard."""
     if not isinstance(parameter, DTensor):
         return 0
     first, rows = 0, parameter.shape[0]
@@ -94,7 +94,7 @@ def _first_row(parameter: Tensor) -> int:
 
 
 def local(parameter: Tensor) -> Tensor:
-    """Return the part of a parameter, or of its gradient, that this process holds."""
+    """Return the local shard of a parameter or gradient; a plain tensor is returned unchanged."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
@@ -105,7 +105,7 @@ def initialise_shares(
     shares: Shares,
     seed: int,
 ) -> None:
-    """Fill every parameter with what one rank alone would start from; padding with zeros."""
+    """Initialise every parameter as on one rank; padding becomes zero."""
     for name, parameter in parameters:
         values = local(parameter)
         values.zero_()

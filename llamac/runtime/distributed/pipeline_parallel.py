@@ -1,8 +1,8 @@
 """A model cut into stages of layers; pipeline rank r of n runs stages r, r + n and so on.
 
-Stages pass each other activations and their gradients, micro-batch by micro-batch, in an order of
-torch.distributed.pipelining: 1F1B where a rank has one stage (Narayanan et al. 2019), interleaved
-1F1B where it has several (Narayanan et al. 2021).
+Stages exchange activations and their gradients for each micro-batch, in a schedule of
+torch.distributed.pipelining: 1F1B with one stage per rank (Narayanan et al. 2019), interleaved 1F1B
+with several (Narayanan et al. 2021).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .mesh import Mesh
 class Pipeline:
     """This rank's stages of `count`, each made by `make(device, dtype, stage=number)`.
 
-    A stage is called with what the one before it gave, the first with tokens; with labels besides
-    the last gives a loss, the sum over targets. micro_batches: of a step, this rank's.
-    stream: the shape of what stages pass on, [sequences of a micro-batch, positions, dim].
+    A stage's input is the previous stage's output, or tokens for the first; the last also takes
+    labels and returns the loss, summed over targets. micro_batches: per step on this rank.
+    stream: shape of activations between stages, [sequences per micro-batch, positions, dim].
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Pipeline:
         return self.count - 1 in self.models
 
     def step(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Forward and backward of all of a step's micro-batches: int64 [sequences, positions].
+        """Run forward and backward of a step's micro-batches, int64 [sequences, positions].
 
-        Returns the sum of losses where the last stage is, else 0; gradients are its.
+        Returns the sum of losses on the rank with the last stage, else 0.
         """
         losses: list[Tensor] = []
         given = (tokens,) if self.first else ()
@@ -88,7 +88,7 @@ class Pipeline:
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """The sum of losses of one micro-batch where the last stage is, else 0."""
+        """Return the loss of one micro-batch on the rank with the last stage, else 0."""
         ranks, group = self.mesh.degrees["pp"], self.mesh.pipeline
         loss = self._none()
         for number, model in self.models.items():
@@ -109,5 +109,5 @@ class Pipeline:
 
 
 def _loss(loss: Tensor, _target: Tensor) -> Tensor:
-    """Return a micro-batch's loss: the last stage's output is it already."""
+    """Return the last stage's output, which is the loss already."""
     return loss

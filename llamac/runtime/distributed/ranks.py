@@ -1,4 +1,4 @@
-"""The processes of a run acting as one: what one of them cannot do, none of them has done."""
+"""Coordination of a run's processes: an error on one rank is raised on all."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PREPARING = timedelta(hours=12)
 
 @dataclass(frozen=True)
 class Ranks:
-    """All ranks of a run, seen from one of them; without a group, a process by itself.
+    """All ranks of a run as seen from one; without a group, a single process.
 
-    Every rank calls the same methods in the same order. They wait for each other.
+    Every rank must call the same methods in the same order; each call synchronises them.
     """
 
     rank: int = 0
@@ -29,10 +29,10 @@ class Ranks:
 
     @classmethod
     def world(cls) -> Ranks:
-        """Return every process of torch.distributed, over a new gloo group; all of them call this.
+        """Return all processes of torch.distributed over a new gloo group; all ranks call this.
 
-        The group is of this object alone: what it carries can neither delay the collectives of
-        training nor be mixed up with those of another thread. It needs no GPU.
+        The group is separate, so its traffic neither delays the collectives of training nor mixes
+        with those of another thread. It needs no GPU.
         """
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
@@ -40,10 +40,10 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
     def each(self, work: Callable[[], T]) -> list[T]:
-        """Return what `work` returns on every rank, by rank, once all have done it.
+        """Run `work` on every rank and return the results by rank.
 
-        If it raises RunError, OSError or ValueError on one, all raise a RunError with what the
-        lowest of those ranks had to say. Raises RunError as well if a rank is gone.
+        If it raises RunError, OSError or ValueError on a rank, all raise RunError with the message
+        of the lowest such rank. Also raises RunError if a rank has died.
         """
         if self.group is None:
             return [work()]
@@ -65,5 +65,5 @@ class Ranks:
         return [value for value, _ in gathered]
 
     def first(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns on rank 0, which alone does it; errors as those of `each`."""
+        """Run `work` on rank 0 only and return its result on all ranks; errors as in `each`."""
         return self.each(lambda: work() if self.rank == 0 else cast(T, None))[0]

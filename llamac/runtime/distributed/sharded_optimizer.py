@@ -1,4 +1,4 @@
-"""The optimizer of one rank: it updates its own part, on a norm that is all ranks'."""
+"""Sharded optimizer: each rank updates its own part with the global gradient norm."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .param_sharding import Shares, local
 
 
 class ShardedWeights(MasterWeights):
-    """`MasterWeights` of what this rank holds.
+    """`MasterWeights` of this rank's shards.
 
-    FSDP's parameters are fp32 parts of the whole, already reduced over data and context ranks, and
-    are their own masters. Over the tensor-parallel ranks, once a step, the gradients are added that
-    each has only its part of: of norm gains under sequence parallelism, and of key heads that
-    several ranks hold (Megatron-LM's finalize_model_grads).
+    FSDP's parameters are fp32 shards and their own masters, with gradients already reduced over
+    data and context ranks. Once per step, tensor-parallel ranks all-reduce gradients that are
+    partial sums: of norm gains under sequence parallelism, and of replicated key heads
+    (Megatron-LM's finalize_model_grads).
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ShardedWeights(MasterWeights):
         super().__init__(own.items(), algorithm, **given)
 
     def collect(self) -> None:
-        """Take over the gradients that FSDP has reduced."""
+        """Collect the gradients that FSDP has reduced."""
         for name, parameter in self.held.items():
             if isinstance(parameter, DTensor):
                 assert parameter.grad is not None, name
@@ -62,7 +62,7 @@ class ShardedWeights(MasterWeights):
 
     @torch.no_grad()
     def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, targets and the norm of all gradients, each of all ranks together."""
+        """Return loss, targets and gradient norm, reduced over all ranks."""
         if self.mesh.size == 1:
             return super().measured(loss, targets)
         if self.shares.size > 1:
@@ -85,14 +85,14 @@ class ShardedWeights(MasterWeights):
         return self.shares.copied(canonical) if split else self.mesh.degrees["tp"]
 
     def _gradients(self, name: str) -> Iterable[tuple[str, Tensor]]:
-        """(canonical name, this rank's part of its gradient), without padding."""
+        """Yield (canonical name, this rank's part of its gradient), without padding."""
         gradient = self.masters[name].grad
         assert gradient is not None, name
         for canonical, box in self.shares.boxes(name, self.held[name], gradient):
             yield canonical, box.tensor
 
     def _add_over_tensor_ranks(self) -> None:
-        """One all-reduce for gains, one for copied heads, whatever their number."""
+        """Reduce partial gradients: one all-reduce for all gains, one for all replicated heads."""
         gains: list[Tensor] = []
         copies: list[Tensor] = []
         for name in self.held:
@@ -112,7 +112,7 @@ class ShardedWeights(MasterWeights):
             _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
 
     def loaded(self, updates: int) -> None:
-        """Take over masters and states just set or loaded, after `updates` applied updates.
+        """Synchronise with masters and states just set or loaded, after `updates` applied updates.
 
         Raises RunError if a state of the update rule was not loaded, and as `check_copies` does.
         """
@@ -131,9 +131,9 @@ class ShardedWeights(MasterWeights):
     def check_copies(self) -> None:
         """Raise RunError unless copies of weights agree, on all ranks and in each.
 
-        Ranks that hold copies of the same weights hold the same bits, and a rank computes with its
-        masters, rounded. All ranks call this. Left out are weights whose gradient each
-        tensor-parallel rank computes for itself, which may differ in rounding.
+        Copies on several ranks must be equal bit by bit, and weights equal to rounded masters. All
+        ranks call this. Weights whose gradient each tensor-parallel rank computes by itself are
+        excluded, as they may differ in rounding.
         """
         own = self._bits()
         stale = [
@@ -160,7 +160,7 @@ class ShardedWeights(MasterWeights):
                     )
 
     def _bits(self) -> dict[tuple[int, ...], int]:
-        """Return the sum of this rank's weights, as integers, by the place that copies share."""
+        """Return checksums of this rank's weights by the coordinates that copies have in common."""
         at = self.mesh.at
         found: dict[tuple[int, ...], list[Tensor]] = {}
         for name, master in self.masters.items():
@@ -173,7 +173,7 @@ class ShardedWeights(MasterWeights):
         return {place: int(torch.stack(bits).sum()) for place, bits in found.items()}
 
     def boxes(self) -> dict[str, dict[str, TensorChunk]]:
-        """Return what a checkpoint holds of this rank's, fp32, under canonical names.
+        """Return this rank's tensors for a checkpoint, fp32, by canonical name.
 
         There is a section for the masters ("model") and one for each state of the update rule. A
         packed parameter appears as its canonical row slices, so a checkpoint does not depend on how

@@ -1,4 +1,4 @@
-"""Embedding and cross-entropy where each rank has its own rows of the vocabulary.
+"""Vocabulary-parallel embedding and cross-entropy: each rank has some rows of the vocabulary.
 
 Rank r has rows r·V' … (r+1)·V' - 1; a vocabulary that does not divide is padded in the last ones,
 and padding has no probability and no gradient. Logits are never gathered: ranks exchange, for each
@@ -21,7 +21,7 @@ from .collectives import GROUPS, all_reduce, all_reduce_max
 
 
 def _own(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
-    """(index among this rank's rows, 0 where it is another's; whether it is this rank's)."""
+    """Return (index into this rank's rows, 0 for other ranks' ids; whether the id is its own)."""
     index = ids - GROUPS[axis].rank * rows
     mine = (index >= 0) & (index < rows)
     return index.where(mine, 0), mine
@@ -40,7 +40,7 @@ def parallel_embedding_gradient(d_x: Tensor, tokens: Tensor, axis: str, rows: in
 
 
 def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """Logits of what is no token at minus infinity; as they are where every row is a token."""
+    """Set the logits of padding rows to minus infinity."""
     rows, group = logits.shape[-1], GROUPS[axis]
     if rows * group.size == vocab_size:
         return logits
@@ -49,7 +49,7 @@ def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
 
 
 def _losses(logits: Tensor, targets: Tensor, axis: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss of each target, and what its gradient needs.
+    """Return the loss of each target, and the values that its gradient needs.
 
     logits [n, V'], targets [n] → losses [n], log of the sum of exponentials [n, 1], and the targets
     as `_own` gives them.
@@ -64,13 +64,13 @@ def _losses(logits: Tensor, targets: Tensor, axis: str) -> tuple[Tensor, Tensor,
 
 
 def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, mine: Tensor) -> Tensor:
-    """softmax(logits) - one_hot(targets), this rank's columns [n, V']."""
+    """Return softmax(logits) - one_hot(targets), this rank's columns [n, V']."""
     hot = torch.arange(logits.shape[-1], device=logits.device) == index.unsqueeze(-1)
     return (logits - log_total).exp() - (hot & mine.unsqueeze(-1)).to(logits.dtype)
 
 
 def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors cut into runs of tokens, side by side."""
+    """Yield corresponding chunks of `size` tokens of all tensors."""
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
@@ -84,7 +84,7 @@ def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size
 def parallel_cross_entropy_backward(
     d_loss: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
 ) -> Tensor:
-    """d_logits, this rank's columns [B, S, V']."""
+    """Return d_logits, this rank's columns [B, S, V']."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     _, *found = _losses(rows, labels.flatten(), axis)
     scale = d_loss * target_mask(labels.flatten(), rows.dtype)

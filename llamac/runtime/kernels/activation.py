@@ -35,7 +35,7 @@ def relu_backward(d_y: Tensor, x: Tensor) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) · up."""
+    """Return silu(gate) · up."""
     return F.silu(gate) * up
 
 

@@ -22,7 +22,7 @@ def _scores(
     starts: Tensor | None,
     window: int | None,
 ) -> Tensor:
-    """[B, K, H/K, S, S], minus infinity where a query must not look."""
+    """Return scores [B, K, H/K, S, S], minus infinity where attention is masked."""
     grouped = q.unflatten(2, (k.shape[2], -1))
     scores = upcast(torch.einsum("bskgd,btkd->bkgst", grouped, k)) * scale
     if not causal:
@@ -40,10 +40,10 @@ def attention(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attend with scores written out: → (out [B, S, H, D], log-sum-exp of the scores [B, H, S]).
+    """Return attention's output [B, S, H, D] and the log-sum-exp of its scores [B, H, S].
 
-    Of a causal query, starts int64 [B, S] is the first key of its document, where documents share a
-    sequence, and window the number of keys that it sees, its own included.
+    starts: int64 [B, S], the first key of each query's document, for a document mask. window: the
+    number of keys that a query attends to, its own included.
     """
     scores = _scores(q, k, scale, causal, starts, window)
     weights = scores.softmax(-1).to(v.dtype)

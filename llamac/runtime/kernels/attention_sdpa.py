@@ -70,11 +70,11 @@ def attention(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attend by torch's kernels: → (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S]).
+    """Return attention's output [B, S, H, D] and float32 log-sum-exp of scores [B, H, S].
 
-    Of a causal query, starts int64 [B, S] is the first key of its document, where documents share a
-    sequence, and window the number of keys that it sees, its own included. Under a window, keys may
-    begin before the queries, and end with them.
+    starts: int64 [B, S], the first key of each query's document, for a document mask. window: the
+    number of keys that a query attends to, its own included. Under a window, keys may begin before
+    the queries, and end with them.
     """
     window = _narrow(window, q, k)
     if _uses_flash(q) and starts is None:
@@ -98,7 +98,7 @@ def attention(
 
 
 def _narrow(window: int | None, q: Tensor, k: Tensor) -> int | None:
-    """Return the window, or None where it hides nothing."""
+    """Return the window, or None if it masks no key."""
     return None if window is not None and window >= q.shape[1] == k.shape[1] else window
 
 
@@ -109,7 +109,7 @@ def _flash_window(window: int | None) -> dict[str, int]:
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """By the CPU's flash kernel, or CUDA's memory-efficient one."""
+    """Run the CPU's flash kernel, or CUDA's memory-efficient one."""
     batch, _length, heads, _head_dim = q.shape
     if q.device.type == "cpu":
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -166,7 +166,7 @@ def attention_backward(
 
 
 def _unused(q: Tensor) -> Tensor:
-    """Return what stands for the random seed: there is no dropout."""
+    """Return a dummy random seed, as there is no dropout."""
     return torch.empty(0, dtype=torch.int64, device=q.device)
 
 
@@ -217,7 +217,7 @@ def _attention_backward(
 def _blocks(
     q: Tensor, k: Tensor, window: int, starts: Tensor | None
 ) -> Iterator[tuple[slice, slice, Tensor | None]]:
-    """Yield the queries of each block, the keys that one of them sees, and the mask."""
+    """Yield each block's queries, the keys visible to any of them, and the mask."""
     ahead = k.shape[1] - q.shape[1]
     for begin in range(0, q.shape[1], BLOCK):
         rows = slice(begin, min(begin + BLOCK, q.shape[1]))

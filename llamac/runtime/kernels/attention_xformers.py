@@ -2,7 +2,7 @@
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention).
 Each call is one opaque operator to torch.compile: xformers picks its kernel in Python. Where there
-is no CUDA device or no xformers, PyTorch's kernels (attention_sdpa) take over, and it says so.
+is no CUDA device or no xformers, it falls back to PyTorch's kernels (attention_sdpa) with a notice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Keys and values kept from earlier positions, and attention that reads them.
+"""Key-value cache for generation, and attention to it.
 
 A cache of keys (or of values) is [B, K, C, D]: sequences, key heads, positions, head size. It is
-updated in place. What a row has not yet written is masked, whatever it holds.
+updated in place. Positions not yet written are masked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def append_cache(new: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
 def cache_mask(
     positions: Tensor, slots: Tensor, starts: Tensor | None = None, window: int | None = None
 ) -> Tensor:
-    """Return which cached positions each query sees: bool [B, S, C].
+    """Return the mask of cached positions that each query attends to: bool [B, S, C].
 
     positions: int64 [B, S], the queries'. slots: int64 [C], 0 to C - 1. starts: int64 [B, S], where
     the query's document begins. window: how many positions a query sees, its own included.

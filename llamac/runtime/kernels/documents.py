@@ -1,4 +1,4 @@
-"""First positions of the documents in packed sequences, so that attention stays within them."""
+"""First positions of the documents in packed sequences, for attention's document mask."""
 
 from __future__ import annotations
 

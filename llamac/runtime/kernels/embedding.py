@@ -1,4 +1,4 @@
-"""Looking up rows of a table, and where their gradients go."""
+"""Embedding lookups and their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that torch.compile takes as one operator each, without looking inside."""
+"""Registration of functions as operators that are opaque to torch.compile."""
 
 from __future__ import annotations
 

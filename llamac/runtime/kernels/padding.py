@@ -1,4 +1,4 @@
-"""The label of positions that have no target: what documents leave of a sequence."""
+"""Padding label of positions without a target, and the count of targets."""
 
 from __future__ import annotations
 

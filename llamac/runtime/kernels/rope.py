@@ -21,7 +21,7 @@ def rope_tables(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of every angle: two [positions, head_dim / 2] tables, angles taken in float64."""
+    """Return cos and sin tables, each [positions, head_dim / 2]; angles are computed in float64."""
     frequencies = scaled_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)

@@ -1,4 +1,4 @@
-"""Which keys a causal query sees: none ahead, before its document, or outside its window."""
+"""Masks of causal attention, limited to a query's document and window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def seen_keys(
     at: Tensor, keys: Tensor, starts: Tensor | None = None, window: int | None = None
 ) -> Tensor:
-    """Return which keys each query sees: bool [B, queries, keys].
+    """Return the mask of keys that each query attends to: bool [B, queries, keys].
 
     at int64 [B, queries] and keys int64 [keys]: positions. starts int64 [B, queries]: the position
     at which each query's document begins. window: how many positions a query sees, its own
@@ -31,7 +31,7 @@ def hidden_keys(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Return which keys are hidden where the last query has the last key's position.
+    """Return the mask of keys hidden from queries whose last has the last key's position.
 
     bool [1 or B, queries, keys]; starts and window as in `seen_keys`.
     """

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: resuming needs no state, a plot no run."""
+"""Learning-rate schedules as pure functions of the step, without state."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 
 
 def cosine(progress: float, decay: float) -> float:
-    """Half a cosine (SGDR, Loshchilov & Hutter 2017, eq. 5, no restarts; LLaMA section 2.3)."""
+    """Return a half cosine from 1 to 0 (SGDR, Loshchilov & Hutter 2017, eq. 5; LLaMA 2.3)."""
     return (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
 def linear(progress: float, decay: float) -> float:
-    """Return a straight line."""
+    """Return a linear decay from 1 to 0."""
     return 1.0 - progress
 
 
 def constant(progress: float, decay: float) -> float:
-    """Return no decay, so `min_ratio` has no effect."""
+    """Return 1: no decay, so `min_ratio` has no effect."""
     return 1.0
 
 
 def wsd(progress: float, decay: float) -> float:
-    """Warm-up, stable, decay (Hu et al. 2024): constant, then a line over the last part."""
+    """Return warmup-stable-decay (Hu et al. 2024): constant, then linear over the last part."""
     return min(1.0, (1.0 - progress) / decay)
 
 

@@ -1,4 +1,4 @@
-"""Mixed-precision training: bf16 weights to compute with, fp32 masters to learn in.
+"""Mixed-precision training with bf16 weights and fp32 master weights.
 
 A gradient step of 1e-4 times a weight of 1 vanishes in bf16 (8 bits of mantissa), so the update
 happens on fp32 masters and is rounded back (Micikevicius et al. 2018, §3.1; Megatron-LM does the
@@ -87,7 +87,7 @@ class MasterWeights:
 
     @torch.no_grad()
     def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
-        """Clip on the global norm, update, and zero the gradients; nothing waits for the device.
+        """Clip by the global norm, update, and zero gradients, without device synchronisation.
 
         loss: scalar, the step's sum over this rank's targets, of which the gradients are. targets:
         scalar, their number.
@@ -114,30 +114,30 @@ class MasterWeights:
 
     @staticmethod
     def read(outcome: Tensor) -> Outcome:
-        """Bring `step`'s result to the host: the one wait for the device in a step."""
+        """Copy `step`'s result to the host, the only synchronisation of a step."""
         loss, norm, skipped = outcome.tolist()
         return Outcome(loss, norm, bool(skipped))
 
     @torch.no_grad()
     def round_to_model(self) -> None:
-        """Write the masters, rounded, into the weights that the model computes with."""
+        """Copy the masters, rounded, into the model's weights."""
         for name in self.shadowed:
             self.parameters[name].copy_(self.masters[name])
 
     @property
     def updates(self) -> int:
-        """Updates applied, which skipped steps are not: bias corrections count these."""
+        """Return the number of applied updates, without skipped steps, for bias correction."""
         return int(next(iter(self.algorithm.state.values()))["step"].item())
 
     def loaded(self, updates: int) -> None:
-        """Take over masters and states just loaded, after `updates` applied updates."""
+        """Synchronise with masters and states just loaded, after `updates` applied updates."""
         for state in self.algorithm.state.values():
             state["step"].fill_(updates)
         self.round_to_model()
 
 
 def _shadow(parameter: Parameter) -> Tensor:
-    """An fp32 master with its own gradient, fed by `parameter`'s backward."""
+    """Return an fp32 master, whose gradient accumulates that of `parameter`."""
     master = parameter.detach().float().clone()
     master.grad = torch.zeros_like(master)
 

@@ -32,13 +32,12 @@ class Metrics:
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
     a crash, so that the file is always one clean curve. What else happens to the run is in
-    RUN/events.jsonl; about: what its start should say there, from `Speed.about`. All of it is for
-    people: what goes wrong is said once, and ends no run. Rows that the disk does not take wait for
-    when it does.
+    RUN/events.jsonl; about: the facts of the start for it, from `Speed.about`. Errors are reported
+    once and never end the run; rows that cannot be written are retried.
     """
 
     def __init__(self, run: Path, resumed: int, about: Row | None = None, **log: Any) -> None:
-        """log: which trackers, as `trackers` takes them."""
+        """Open the files. log: settings of trackers, as arguments of `trackers`."""
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
         self._waiting, self._said = b"", False
         self._file, dropped = None, 0
@@ -62,7 +61,7 @@ class Metrics:
             tracker.write(finite)
 
     def sample(self, text: str) -> str:
-        """Record text that the model has made. Returns a line to print."""
+        """Record a generated sample; return a line to print."""
         events.record(self.run, "sample", self._step, text=text)
         return f"sample after step {self._step:,}: {text}"
 
@@ -95,7 +94,7 @@ class Metrics:
                 say(f"{said}: the run goes on without; to have its rows, {way_out(error)}")
 
     def _truncate(self, resumed: int) -> int:
-        """Drop the rows that are no part of the curve; return how many lay beyond `resumed`."""
+        """Drop damaged rows and those after step `resumed`; return the number of the latter."""
         if not self.path.exists():
             return 0
         lines = durable.read_bytes(self.path).splitlines(True)
@@ -135,7 +134,7 @@ class Speed:
 
     @property
     def basis(self) -> str:
-        """Return a line on the convention of MFU, and one on the prediction if there is one."""
+        """Return a line on the convention of MFU, and one on the prediction, if any."""
         mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
         return mfu if self.plan is None else f"{mfu}\n{self.plan}"
 
@@ -171,7 +170,7 @@ class Speed:
 
 
 class Silent:
-    """Stands in for `Metrics` and `Display` on ranks that do not speak."""
+    """Silent replacement of `Metrics` and `Display` on ranks other than 0."""
 
     def write(self, row: Row) -> None: ...
 
@@ -188,7 +187,7 @@ class Silent:
 
 
 class Display:
-    """The run as a person watches it: a live line on a terminal, else a line every few steps."""
+    """Progress display: a live line on a terminal, else a line every few steps."""
 
     def __init__(self, start: int, stop: int, every: int) -> None:
         self.stop = stop
@@ -246,7 +245,7 @@ class Display:
 
 
 def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
-    """A progress callback that says each stage as it begins."""
+    """Return a progress callback that prints each stage as it begins."""
     said: list[str] = []
 
     def progress(stage: str, _: int) -> None:
@@ -260,9 +259,9 @@ def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
 def step_line(
     row: Row, stop: int, remaining_seconds: float | None, width: int | None = None
 ) -> str:
-    """One step in one line, of `width` columns at most: what matters least is left out first.
+    """Format one step in at most `width` columns, omitting the least important values.
 
-    remaining_seconds: None before there is anything to reckon with.
+    remaining_seconds: None if not yet known.
     """
     parts = [  # importance, the least 0; text
         (9, f"step {row['step']:,}/{stop:,}"),
@@ -294,7 +293,7 @@ def _line(parts: list[tuple[int, str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """4000.0 → "1:06:40"; days in front when there are any."""
+    """Format seconds as "1:06:40", preceded by days if any."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -319,7 +318,7 @@ def _is_nan(value: object) -> bool:
 
 
 def _step(line: bytes) -> int | None:
-    """The step of a row of metrics.jsonl; None of a line that is not whole."""
+    """Return the step of a line of metrics.jsonl, or None if it is damaged."""
     try:
         step = json.loads(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -14,7 +14,7 @@ import torch
 
 
 def surroundings(device: torch.device, directory: Path) -> dict[str, Any]:
-    """Return what a record of a run should say of its surroundings, as JSON values.
+    """Return the hardware, versions and repository state of a run as JSON values.
 
     directory: the emitted one, whose MANIFEST.json names the compiler's version.
     """
@@ -55,7 +55,7 @@ def _versions(directory: Path) -> dict[str, str]:
 
 
 def _git() -> dict[str, Any] | None:
-    """The commit of the working directory, and whether files differ from it; None without git."""
+    """Return the working directory's commit and whether it is modified; None without git."""
     try:
         commit = _output("rev-parse", "HEAD").strip()
         changed = _output("status", "--porcelain", "--untracked-files=no")

@@ -1,6 +1,6 @@
 """Send a run's rows to experiment trackers: TensorBoard, Weights & Biases, Trackio.
 
-All of them are optional: whatever goes wrong with one is said once, and the run goes on without it.
+All are optional: an error of one is reported once, and the run continues without it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def trackers(
 
 
 class Board:
-    """TensorBoard's files in RUN/tensorboard, until something goes wrong with them."""
+    """Writer of TensorBoard files in RUN/tensorboard, disabled on the first error."""
 
     def __init__(self, run: Path, resumed: int) -> None:
         self._writer: Any = None
@@ -76,7 +76,7 @@ class Board:
 
     @contextlib.contextmanager
     def _optional(self) -> Iterator[None]:
-        """TensorBoard raises what its thread met, of any kind."""
+        """Context manager that disables the writer on any exception of TensorBoard's thread."""
         try:
             yield
         except Exception as error:
@@ -87,8 +87,8 @@ class Board:
 class Online:
     """A session of `package`, which has wandb's interface, in a thread of its own.
 
-    So a service that does not answer holds up no step; rows wait for it, and at the end of the run
-    PATIENCE seconds are all it gets.
+    An unresponsive service therefore delays no step. Rows are queued, and the end of the run waits
+    for at most PATIENCE seconds.
     """
 
     def __init__(self, package: str, options: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Online:
             say(f"{self.package} does not work here ({reason}): the run goes on without it")
 
     def _offline(self, module: Any) -> dict[str, str]:
-        """Whoever has not logged in to wandb is not asked to: the run is kept for `wandb sync`."""
+        """Return wandb's offline mode for users who are not logged in, for a later `wandb sync`."""
         if self.package != "wandb" or "WANDB_MODE" in os.environ or module.api.api_key:
             return {}
         say(
