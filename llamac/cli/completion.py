@@ -34,7 +34,9 @@ complete -o default -F _llamac llamac
 _llamac() {
     local -a found
     found=("${(@f)$(llamac completion zsh -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    [[ -n "${found[1]}" ]] && compadd -Q -a found
+    local -a open=("${(@M)found:#*[=.]}") whole=("${(@)found:#*[=.]}")
+    [[ -n "${open[1]}" ]] && compadd -Q -S '' -a open
+    [[ -n "${whole[1]}" ]] && compadd -Q -a whole
     _files
 }
 compdef _llamac llamac

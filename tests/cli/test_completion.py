@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -52,18 +53,46 @@ def test_the_script_is_one_of_its_shell(shell, tmp_path):
     subprocess.run([shell, "-n", str(script)], check=True)
 
 
-def test_bash_completes_by_it(tmp_path):
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("bash is not installed")
+LINE = "llamac check tiny --set model.n_la"
+# Shell → what shows its completions of LINE, with what follows them.
+COMPLETING = {
+    Shell.bash: f"""
+        compopt() {{ echo "compopt $1 $2"; }}
+        {SCRIPTS[Shell.bash]}
+        COMP_WORDS=({LINE}) COMP_CWORD=4
+        _llamac
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """,
+    Shell.zsh: f"""
+        compdef() {{ }}
+        _files() {{ }}
+        compadd() {{ print -r -- "compadd ${{@[1,-3]}}"; print -rl -- "${{(@P)@[-1]}}" }}
+        {SCRIPTS[Shell.zsh]}
+        words=({LINE}) CURRENT=5
+        _llamac
+    """,
+    Shell.fish: f"{SCRIPTS[Shell.fish]}\ncomplete -C '{LINE}'",
+}
+SHOWN = {
+    Shell.bash: "compopt -o nospace\nmodel.n_layers=\n",
+    Shell.zsh: "compadd -Q -S \nmodel.n_layers=\n",  # an empty suffix: no space
+    Shell.fish: "model.n_layers=\n",  # fish adds no space after `=`
+}
+
+
+@pytest.mark.parametrize("shell", Shell)
+def test_the_shell_completes_by_it(shell, tmp_path):
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
     (tmp_path / "llamac").write_text(f'#!/bin/sh\nexec {sys.executable} -m llamac.cli "$@"\n')
     (tmp_path / "llamac").chmod(0o755)
-    script = f"""PATH={tmp_path}:$PATH
-    compopt() {{ echo "compopt $1 $2"; }}
-    {SCRIPTS[Shell.bash]}
-    COMP_WORDS=(llamac check tiny --set model.n_la) COMP_CWORD=4
-    _llamac
-    printf '%s\\n' "${{COMPREPLY[@]}}"
-    """
-    done = subprocess.run([bash, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "compopt -o nospace\nmodel.n_layers=\n"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    quiet = {Shell.zsh: ["-f"], Shell.fish: ["--no-config"]}.get(shell, [])  # not the user's own
+    done = subprocess.run(
+        [program, *quiet, "-c", COMPLETING[shell]],
+        env=os.environ | {"PATH": path, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (SHOWN[shell], "")

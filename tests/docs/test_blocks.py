@@ -38,8 +38,8 @@ ELSEWHERE = {
 
 # Searches over thousands of layouts: the same on fewer GPUs.
 INSTEAD = {
-    "llamac plan 65b --search": "llamac plan 7b --search --gpus 8",
-    "llamac plan 65b --why 1 3": "llamac plan 7b --why 1 3 --gpus 8",
+    "llamac plan 65b --search": "llamac plan 125m --search --gpus 2",
+    "llamac plan 65b --why 1 3": "llamac plan 125m --why 1 3 --gpus 2",
     "llamac plan 7b --search --gpus 64 --device h100-sxm --top 5 -o best.toml": (
         "llamac plan 7b --search --gpus 8 --device h100-sxm --top 5 -o best.toml"
     ),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from llamac.cli import VERBS
@@ -12,13 +9,9 @@ from llamac.ir.printer import print_region
 from llamac.passes.pipeline import stages
 from llamac.spec import load_spec
 from llamac.spec.schema import json_schema
+from tests.docs.site_script import ROOT, site_script
 
-ROOT = Path(__file__).parents[2]
-_SPEC = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "site" / "pages.py")
-assert _SPEC
-assert _SPEC.loader
-pages = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(pages)
+pages = site_script("pages")
 HOW = "If this is what you meant: pytest tests/docs/test_generated.py --update-goldens"
 
 
