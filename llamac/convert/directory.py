@@ -46,11 +46,11 @@ def write_import(
     say: Callable[[str], None],
     write_spec: Callable[[str], None],
 ) -> None:
-    """Write the directory beside `spec_path`, under its name, whole or not at all.
+    """Write the import's directory beside `spec_path`, with the same name, atomically.
 
-    dtype: of the weights; None: as they are. write_spec: writes the text of the spec to
-    `spec_path`, once the directory is there; if it raises, neither is. Raises ConversionError, or
-    OSError for the disk.
+    dtype: of the weights; None keeps the source's. write_spec: writes the spec's text to
+    `spec_path` after the directory; if it raises, the directory is removed. Raises
+    ConversionError, or OSError for the disk.
     """
     name = spec_path.name.removesuffix(".toml")
     if not re.fullmatch(SLUG, name):
@@ -110,7 +110,7 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
 
 
 def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
-    """Return the id that ends a document, unless the tokenizer's files say the same."""
+    """Return the end-of-document id, or None if the tokenizer's files give the same."""
     try:
         found = load_tokenizer_file(tokenizer).eos
     except TokenizerError as error:
@@ -120,7 +120,7 @@ def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
 
 
 def _resolved(spec: Spec) -> str:
-    """Return the import's spec.toml: for one process, with its files found beside it."""
+    """Return the text of the import's spec.toml, for one process and with paths beside it."""
     table = spec.replace(ONE_RANK).written()
     table.pop("init", None)
     table["tokenizer"]["path"] = Path(table["tokenizer"]["path"]).name

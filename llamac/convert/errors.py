@@ -6,6 +6,6 @@ from llamac.runtime.errors import RunError
 
 
 class ConversionError(RunError):
-    """Files that are damaged, or a model that a format cannot hold. Exit code 2."""
+    """Files are damaged, or a format does not support the model. Exit code 2."""
 
     exit_code = 2

@@ -1,4 +1,4 @@
-"""Export a run or an import in any format, whole or not at all."""
+"""Export of a run or an import in any format, written atomically."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_export(
 
 
 def require_output(output: Path, overwrite: bool, marker: str) -> None:
-    """Raise ConversionError if an export may not take the place of what is there."""
+    """Raise ConversionError if an export must not replace an existing directory or file."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConversionError(f"{output} exists and is no directory: name another with -o")
     if output.exists() and any(output.iterdir()):

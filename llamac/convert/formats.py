@@ -1,4 +1,4 @@
-"""Tell formats apart, and the dtypes that weights are written in."""
+"""Detection of a model's format, and the dtypes of written weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def open_source(path: Path) -> ForeignModel:
-    """Describe the model at `path`, of whatever format. Raises ConversionError."""
+    """Return the model at `path` in any known format. Raises ConversionError."""
     if path.is_file():
         if path.suffix == ".gguf":
             from llamac.convert.gguf.gguf_import import open_gguf
@@ -34,7 +34,7 @@ def open_source(path: Path) -> ForeignModel:
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the dtype of an option; None: each tensor keeps its own."""
+    """Return the dtype of an option, or None to keep each tensor's own."""
     if name is None:
         return None
     if name not in DTYPES:

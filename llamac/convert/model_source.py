@@ -1,4 +1,4 @@
-"""A model of any format: its description and its tensors, not yet read."""
+"""A model in any format: its description, and its tensors, not yet read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 class ForeignModel:
     """A model in another format.
 
-    family: as import.json names it. title: what a person calls it. model: the [model] table.
-    tensors: canonical names → tensors, in our row order, once the shapes that the model must have
-    are known; raises ConversionError unless they are all there. files: what was read, to be hashed.
-    tokenizer: contents of the tokenizer's files by name, as they are to lie in the import. bos: id
-    that the format names so. begin, end: ids that a text begins with, and that end it. context:
-    most positions it was made for. generation: its authors' settings.
+    family: as in import.json. title: display name. model: the [model] table. tensors: function from
+    the expected shapes to tensors by canonical name, in the spec's row order; raises
+    ConversionError if some are missing. files: files read, to be hashed. tokenizer: contents of the
+    import's tokenizer files by name. bos: BOS id. begin, end: ids that begin and that end a text.
+    context: largest number of positions. generation: default generation settings.
     """
 
     family: str

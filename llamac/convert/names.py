@@ -1,4 +1,4 @@
-"""Names of the model's tensors in each format, and the row order of rotated ones."""
+"""Tensor names in each format, and the row order of query and key weights for RoPE."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm
 
 
 def hf_name(canonical: str) -> str:
-    """`layers.0.attention.wq_bias` → `model.layers.0.self_attn.q_proj.bias`."""
+    """Return Hugging Face's name: `tok_embeddings` → `model.embed_tokens.weight`."""
     return _name(canonical, 0, "model.layers.")
 
 
 def gguf_name(canonical: str) -> str:
-    """`layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
+    """Return GGUF's name: `layers.0.attention.wq_bias` → `blk.0.attn_q.bias`."""
     return _name(canonical, 1, "blk.")
 
 
 def meta_name(canonical: str) -> str:
-    """`layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
+    """Return Meta's name: `layers.0.attention.wq` → `layers.0.attention.wq.weight`."""
     return f"{canonical}.weight"
 
 

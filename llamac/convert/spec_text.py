@@ -1,4 +1,4 @@
-"""Write the spec of an imported model, as a person would: what differs from the defaults."""
+"""Write the spec of an imported model, with only the values that differ from defaults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spec_text(
     context: int,
     exact: bool,
 ) -> str:
-    """Return the TOML of a spec that goes on from the import in the directory `name` beside it.
+    """Return the TOML of a spec that continues training the import in the directory `name`.
 
     table: its [model]. title: what a person calls the source. tokenizer: file name in the import.
     eos: id that ends a document, where the tokenizer's files do not say it. exact: are the weights
@@ -81,7 +81,7 @@ def _line(key: str, value: Any) -> str:
 
 
 def _base(table: Mapping[str, Any], name: str, context: int) -> tuple[str, Model] | None:
-    """Return name and model of the shipped spec that has the import's shape, if one has."""
+    """Return name and model of the shipped spec with the import's shape, or None."""
     model = Model.model_validate(dict(table))
     shape = (*SHAPE, "n_kv_heads", "head_dim", "ffn_dim", "vocab_size")
     found = []
@@ -103,7 +103,7 @@ def _differing(table: Mapping[str, Any], base: Model | None) -> dict[str, Any]:
 
 
 def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
-    """Return what [model] has for `key` if the spec does not give it; None: it must."""
+    """Return the default of a [model] key, or None if the spec must give it."""
     if base is None and key not in SHAPE:
         needed = {k: table[k] for k in (*SHAPE, "head_dim") if k != key and k in table}
         try:

@@ -1,4 +1,4 @@
-"""Write a directory beside its place, and give it its name once it is whole."""
+"""Atomic creation of a directory: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llamac.runtime.checkpoint.checkpoint import run_lock
 
 @contextmanager
 def written_beside(final: Path, then: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Yield a directory that takes the place of `final` when the block ends well.
+    """Yield a temporary directory that replaces `final` when the block succeeds.
 
-    It is held for this process, and gone after an error; what is at `final` is then as it was.
-    then: called once the directory has its name; if it raises, the name is given back. Raises
-    RunError while another process writes it.
+    It is locked for this process and deleted after an error, which leaves `final` unchanged. then:
+    called after the renaming; if it raises, the renaming is undone. Raises RunError while another
+    process writes it.
     """
     beside, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
     with run_lock(beside):

@@ -1,4 +1,4 @@
-"""Tensors that lie in files: described first, read one at a time when they are needed."""
+"""Lazily read tensors in files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = 64 << 20  # bytes of a tensor that are converted and written at a time
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a file. where: file and name, for messages. read: returns it, contiguous."""
+    """A tensor in a file. where: file and name, for messages. read: reads it, contiguous."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -37,15 +37,15 @@ class Stored:
         return self.numel * self.dtype.itemsize
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Stored:
-        """Return the tensor that `change`, which keeps shape and dtype, makes of this one."""
+        """Return the tensor with `change` applied on reading, which must keep shape and dtype."""
         return replace(self, read=lambda: change(self.read()).contiguous())
 
     def cast(self, dtype: torch.dtype | None) -> Stored:
-        """Return the tensor in another dtype, or as it is for None; who writes it rounds it."""
+        """Return the tensor with another dtype, rounded on writing; None keeps its own."""
         return self if dtype is None else replace(self, dtype=dtype)
 
     def equals(self, other: Stored) -> bool:
-        """Read both, unless shapes or dtypes differ, and return whether they hold the same bits."""
+        """Return whether two tensors have the same shape, dtype and bits."""
         if (self.shape, self.dtype) != (other.shape, other.dtype):
             return False
         return raw(self.read()) == raw(other.read())
@@ -58,7 +58,7 @@ class Stored:
 
 
 def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
-    """Return the dtype that most bytes have: `bfloat16`."""
+    """Return the name of the dtype with most bytes: `bfloat16`."""
     sizes = Counter[str]()
     for tensor in tensors.values():
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
@@ -96,7 +96,7 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
 def require_tensors(
     found: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raise ConversionError unless the tensors are those that `shapes` names, in these shapes.
+    """Raise ConversionError unless the tensors match `shapes` by name and shape.
 
     what: the files, for the message.
     """

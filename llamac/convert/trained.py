@@ -38,7 +38,7 @@ class TrainedModel:
 
 
 def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
-    """Open a run or an import whose checkpoint is whole. Raises RunError."""
+    """Open a run or an import with a complete checkpoint. Raises RunError."""
     opened = open_model(run, which, say, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
     held = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})

@@ -16,7 +16,7 @@ Number = Annotated[float, Field(gt=0)]
 
 
 class Table(BaseModel):
-    """Keys that are used, each of its own type; others are left alone."""
+    """Typed table of the keys in use; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 

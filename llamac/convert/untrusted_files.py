@@ -15,7 +15,7 @@ DEEPEST = 64  # levels of nesting
 
 
 def inside(directory: Path, name: str) -> Path:
-    """Return the path of a file of `directory`, which may not lead out of it.
+    """Return the path of a file in `directory`, refusing paths that leave it.
 
     Hugging Face's cache keeps a snapshot's files in `blobs` beside it; links there are followed.
     Raises ConversionError.

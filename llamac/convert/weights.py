@@ -1,7 +1,7 @@
-"""Weights of checkpoints: read tensor by tensor from any layout, written likewise.
+"""Weights of checkpoints, read from any layout and written tensor by tensor.
 
-DCP itself wants all tensors of a model in memory at once. Its files are simple: each part of a
-tensor is a `torch.save` of its own, found by the offsets in `.metadata`.
+DCP itself needs all tensors in memory at once. In its files, each part of a tensor is a
+`torch.save` of its own at an offset given in `.metadata`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILE = 2 << 30  # bytes after which a new file is begun: several readers can che
 
 
 class Window(io.RawIOBase):
-    """Part of a file, as a file that `torch.load` can read."""
+    """File-like view of a part of a file, for `torch.load`."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0

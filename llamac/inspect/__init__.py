@@ -1,1 +1,1 @@
-"""Looking inside a Program: pure functions from a Program to text, tables and drawings."""
+"""Pure functions from a Program to text, tables and drawings."""

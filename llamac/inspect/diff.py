@@ -26,9 +26,9 @@ DIFF_STYLES = (("(?m)^\\+.*", "added"), ("(?m)^-.*", "removed"), ("(?m)^@@.*", "
 class GraphChange:
     """One graph before and after. Nodes go by the names of their values.
 
-    counts: op → (before, after), ops of which there are as many as before left out.
-    changed: nodes that kept their name and got another op, other operands or attributes.
-    kept, dropped: forward values that joined and left the saved set.
+    counts: op → (before, after), for ops whose number changed.
+    changed: nodes of the same name with another op, operands or attributes.
+    kept, dropped: forward values added to and removed from the saved set.
     """
 
     region: str

@@ -1,7 +1,7 @@
-"""List the values that the forward pass keeps for the backward pass, region by region.
+"""Account for the values that each region's forward pass saves for its backward pass.
 
-The accounting is by storage: a view costs nothing of its own, and a kept view keeps all of the
-tensor it looks into. Parameters and constant tables are not counted, for they live anyway.
+Memory is counted by storage: a view has none of its own, and saving a view saves its whole base.
+Parameters and constant tables are not counted, as they stay in memory anyway.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Status = Literal["saved", "recomputed", "view", "not needed"]
 class ValueMemory:
     """One forward value.
 
-    nbytes: its size, with B and S of the program. base: the value whose memory it is (its own name
-    unless `status` is `view`). kept: the bytes that it adds to what waits for the backward pass.
+    nbytes: its size, with B and S of the program. base: the value whose memory it uses (itself
+    unless `status` is `view`). kept: its contribution to the saved bytes.
     """
 
     name: str
@@ -47,8 +47,8 @@ class ValueMemory:
 class RegionMemory:
     """One region, run once. Sizes are in bytes.
 
-    count: how often a forward pass of the model runs it. saved: what is kept each time.
-    everything: what would be kept if nothing were recomputed — all that gradients are found from.
+    count: runs per forward pass of the model. saved: saved bytes per run. everything: saved bytes
+    without recomputation.
     """
 
     name: str
@@ -60,7 +60,7 @@ class RegionMemory:
 
 @dataclass(frozen=True)
 class ProgramMemory:
-    """unit: bytes of batch·seq·dim elements of the residual stream, which papers call sbh."""
+    """Memory of all regions. unit: bytes of batch·seq·dim elements, called sbh in papers."""
 
     regions: tuple[RegionMemory, ...]
     unit: int
@@ -80,7 +80,7 @@ class ProgramMemory:
 
 
 def program_memory(program: Program) -> ProgramMemory:
-    """Account for every region that has a backward graph; inference saves nothing."""
+    """Return the memory of every region with a backward graph."""
     sizes = (
         parameter.type.nbytes({}) * program.copies(parameter)
         for parameter in program.parameters.values()
@@ -98,7 +98,7 @@ def program_memory(program: Program) -> ProgramMemory:
 
 
 def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) -> RegionMemory:
-    """Account for one differentiated region."""
+    """Return the memory of one differentiated region."""
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
     kept = {base_of(forward[name]).name for name in region.saved}

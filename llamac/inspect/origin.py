@@ -1,4 +1,4 @@
-"""Which forward op each backward op computes again or takes the gradient of, told by its names."""
+"""Mapping from backward ops to the forward ops that they recompute or differentiate, by name."""
 
 from __future__ import annotations
 

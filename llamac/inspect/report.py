@@ -1,4 +1,4 @@
-"""The memory table: every forward value, what becomes of it, and what that costs."""
+"""The memory table: the status and bytes of every forward value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
 def memory_tables(
     program: Program, stage: str, only: str | None = None
 ) -> Iterator[str | TextTable]:
-    """Yield what each region keeps, value by value, and the model's total.
+    """Yield the tables of each region's values, and the model's total.
 
     only: one region, without the total.
     """

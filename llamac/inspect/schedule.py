@@ -1,6 +1,6 @@
 """Estimate when the ops of each graph run: compute on a lane, each mesh axis on its own.
 
-What an op sends by itself is not shown: the loss of a shared vocabulary sums a few numbers a token.
+Transfers inside an op are not shown, such as the vocabulary-parallel loss's few numbers per token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MARGIN = 9
 
 
 def rates_text(rates: Rates) -> str:
-    """Return in words what the estimate is based on."""
+    """Return a sentence on the rates of the estimate."""
     return (
         f"an estimate, not a measurement: {rates.flops / 1e12:.3g} TFLOP/s, "
         f"{rates.memory / 1e12:.2g} TB/s of memory, {rates.wire / 1e9:.3g} GB/s between ranks "
@@ -33,7 +33,7 @@ def rates_text(rates: Rates) -> str:
 
 @dataclass(frozen=True)
 class GraphSchedule:
-    """The schedule of one run of a graph. graph: `block.backward`. count: runs in a step."""
+    """The schedule of one run of a graph. graph: `block.backward`. count: runs per micro-batch."""
 
     graph: str
     count: int

@@ -1,1 +1,1 @@
-"""What a run did, as one page and as figures: `llamac report`."""
+"""`llamac report`: training runs as an HTML page and as figures."""

@@ -1,4 +1,4 @@
-"""Parse whole JSON lines into columns by pyarrow, three times as fast as row by row."""
+"""Parse JSON lines into columns by pyarrow, three times as fast as row by row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ THREADED = 1 << 22  # bytes that one thread parses at a time
 
 
 def parsed_columns(text: bytes, largest: int) -> dict[str, np.ndarray] | None:
-    """Return float64 columns of lines that all are rows of numbers with a whole `step`.
+    """Return float64 columns of lines whose values are numbers, with an integer `step`.
 
-    text: whole lines, without the last newline. largest: of steps. Returns None where a line is
-    damaged or may be, or where pyarrow is not installed: the caller then reads row by row.
+    text: complete lines, without the last newline. largest: largest step. Returns None if a line may
+    be damaged or pyarrow is missing; the caller then reads row by row.
     """
     lines = text.count(b"\n") + 1
     # Each line is one object at least, so as many rows as lines are one a line.

@@ -1,4 +1,4 @@
-"""Curves of any length as points for a screen: low, high and mean of each stretch of rows."""
+"""Downsampling of curves for display: minimum, maximum and mean of each range of rows."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _series(values: np.ndarray, begins: np.ndarray) -> dict[str, Any]:
 
 
 def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int | None]:
-    """Return JSON numbers: whole ones as such, NaN as null. digits: significant ones, or all."""
+    """Return JSON numbers, with integers unchanged and NaN as null. digits: significant digits."""
     found: list[float | int | None] = []
     for value in values.tolist():
         if math.isnan(value):
@@ -74,7 +74,7 @@ def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int |
 def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     """Return the indices of about `points` values at most, ascending.
 
-    They are the first, the last, and of each stretch its least and its greatest. values: not NaN.
+    They are the first, the last, and the minimum and maximum of each range. values: without NaN.
     """
     count = len(values)
     if count <= points:

@@ -1,4 +1,4 @@
-"""The curves of runs as pictures in the manner of the paper's figures, one file a metric."""
+"""Curves of runs as pictures in the style of the paper's figures, one file per metric."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIGURES: dict[str, tuple[str, float, str]] = {  # metric → title, unit, its na
 
 
 def figures(runs: Sequence[Run]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name of a metric, PNG) for each metric that a run has rows of."""
+    """Yield (name, PNG) for each metric with values in a run."""
     tables = [(run.title, run.metrics.columns[0], number) for number, run in enumerate(runs)]
     for name in FIGURES:
         known = [one for one in tables if len(_points(one[1], name)[0])]
@@ -90,7 +90,7 @@ def _drawing(name: str, runs: Sequence[tuple[str, Columns, int]]) -> Drawing:
 
 
 def _range(curves: Iterable[tuple[np.ndarray, np.ndarray]], most: float) -> tuple[float, float]:
-    """Return the least and the greatest value that is drawn, with some room."""
+    """Return the smallest and largest value of the axis, with a margin."""
     parts = []
     for tokens, values in curves:
         later = values[tokens >= EARLY * most]
@@ -137,7 +137,7 @@ def below(line: Sequence[Point], high: float) -> list[list[Point]]:
 def _validation(
     tokens: np.ndarray, values: np.ndarray, colour: str, at: Callable[[float, float], Any]
 ) -> Iterator[Shape]:
-    """Dashes between the evaluations, and a square at each."""
+    """Yield a dashed line through the evaluations, with a square at each."""
     kept = extremes(values, 200) if len(values) else []
     points = [at(float(tokens[i]), float(values[i])) for i in kept]
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -150,7 +150,7 @@ def _validation(
 
 
 def _names(names: Sequence[tuple[str, str]]) -> Iterator[Shape]:
-    """The legend, at the upper right."""
+    """Yield the legend, at the upper right."""
     for row, (name, colour) in enumerate(names if len(names) > 1 else []):
         y = TOP + 20 + 20 * row
         yield Label(WIDTH - RIGHT - 40, y, name, 13, "end", INK)
@@ -158,7 +158,7 @@ def _names(names: Sequence[tuple[str, str]]) -> Iterator[Shape]:
 
 
 def _pale(colour: str, share: float = 0.25) -> str:
-    """The colour as it looks on the ground with this opacity: what is drawn has none."""
+    """Return the opaque colour that equals `colour` with this opacity on the background."""
     parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     ground = [int(Drawing(0, 0, "").ground[at : at + 2], 16) for at in (1, 3, 5)]
     mixed = [round(share * p + (1 - share) * g) for p, g in zip(parts, ground, strict=True)]

@@ -1,4 +1,4 @@
-"""Read metrics.jsonl as columns of numbers: what is damaged costs itself alone."""
+"""Read metrics.jsonl as columns of numbers, skipping damaged lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Columns = dict[str, np.ndarray]
 class MetricsFile:
     """The rows of a metrics.jsonl so far. `refresh` reads what was added since the last time.
 
-    damaged: lines that are no row with a step, by their numbers from 1 on. unfinished: whether the
-    last line has no end yet, because it is being written or was cut off; it is left out.
+    damaged: numbers (from 1) of lines that are no row with a step. unfinished: whether the last line
+    is incomplete and therefore left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +41,7 @@ class MetricsFile:
         self._curve: tuple[Columns, int] | None = None
 
     def refresh(self) -> bool:
-        """Read on. Return whether anything changed. Raises OSError if it cannot be read."""
+        """Read new lines; return whether anything changed. Raises OSError if it cannot be read."""
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
             again = status.st_ino != self._inode or status.st_size < self._offset
@@ -61,9 +61,9 @@ class MetricsFile:
 
     @property
     def columns(self) -> tuple[Columns, int]:
-        """The columns of the curve, by step, and how many rows a later one took the place of.
+        """Return the columns of the curve by step, and the number of superseded rows.
 
-        A row takes the place of all earlier ones of its step and beyond, as when a run resumes.
+        A row supersedes earlier ones of its step and beyond, as when a run resumes.
         """
         if self._curve is None:
             self._curve = self._newest_rows()
@@ -82,7 +82,7 @@ class MetricsFile:
         return {name: values[last] for name, values in found.items()}, int((~last).sum())
 
     def _parse(self, text: bytes) -> None:
-        """Add lines. All at once, which is several times quicker, where none is damaged."""
+        """Add lines, all at once if none is damaged, which is several times faster."""
         found = parsed_columns(text, LARGEST)
         if found is not None:
             self._extend(found, len(found["step"]))
@@ -109,7 +109,7 @@ class MetricsFile:
         self._lines += len(lines)
 
     def _add(self, rows: list[dict[str, Any]]) -> bool:
-        """Add rows; return False, having added nothing, unless all are numbers under names."""
+        """Add rows; return False and add nothing if a value is not a number."""
         if set(map(type, (row.get("step") for row in rows))) != {int}:
             return False
         if not all(0 <= row["step"] <= LARGEST for row in rows):
@@ -139,7 +139,7 @@ class MetricsFile:
 
 
 def _row(line: bytes) -> dict[str, Any]:
-    """A row from one line; an empty one, which counts as damaged, of any other line."""
+    """Return the row in a line, or an empty one if it is damaged."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

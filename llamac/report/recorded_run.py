@@ -1,4 +1,4 @@
-"""A run directory as it lies there: finished, still written to, copied in part, or damaged."""
+"""A run directory in any state: finished, in progress, partly copied, or damaged."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MADE_OF = ("metrics.jsonl", "spec.toml", "checkpoints")  # a run directory has o
 
 
 class ReportError(Exception):
-    """What is asked for cannot be reported on; says why, and the way out."""
+    """The directory cannot be reported on; the message says why and what to do."""
 
     exit_code = 2
 
 
 class Run:
-    """What is known of a run. `refresh` reads what changed since it was last called.
+    """The contents of a run directory. `refresh` reads the changes since the last call.
 
-    notes: what is missing or damaged, for people. spec_values: the resolved spec as TOML gives it;
-    spec: the same, validated; None where that is not possible. plan: plan.json. events: lines of
-    events.jsonl, in their order.
+    notes: messages on missing or damaged files. spec_values: the resolved spec as parsed TOML;
+    spec: the same, validated, or None if invalid. plan: plan.json. events: lines of events.jsonl in
+    order.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,7 +43,7 @@ class Run:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Return whether anything changed."""
+        """Read what changed; return whether anything did."""
         seen = tuple(map(_stamp, (self.directory / name for name in (*MADE_OF, events.NAME))))
         if seen == self._seen:
             return False
@@ -59,20 +59,20 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The spec's name, and the directory's where that is another one."""
+        """Return the spec's name, and the directory's if it differs."""
         own = str(self.spec_values.get("name", self.name))
         return own if own == self.name else f"{self.name} ({own})"
 
     @property
     def data(self) -> Path | None:
-        """The prepared data of the run, if it is known where that should be."""
+        """Return the run's directory of prepared data, or None if unknown."""
         if self.spec is None:
             return None
         return Path(self.spec.data.directory or self.directory / "data")
 
     @property
     def start(self) -> dict[str, Any]:
-        """The newest start; empty if the run recorded none."""
+        """Return the newest start event, or an empty one."""
         return next((e for e in reversed(self.events) if e["event"] == "start"), {})
 
     def _read_metrics(self) -> None:
@@ -106,13 +106,13 @@ class Run:
         return found
 
     def _program(self) -> Path:
-        """Where the emitted files are: with the run, or where its last start found them."""
+        """Return the directory of the emitted files: the run's, or that of its last start."""
         elsewhere = Path(str(self.start.get("directory") or self.directory))
         own = (self.directory / "spec.toml").exists()
         return self.directory if own or not (elsewhere / "spec.toml").exists() else elsewhere
 
     def _whole(self, path: Path, parse: Callable[[bytes], Any]) -> Any:
-        """Parse a file; None, and a note if it is damaged, where that is not possible."""
+        """Return a parsed file; None if it is missing or, with a note, damaged."""
         try:
             if path.stat().st_size > LARGEST:
                 raise ValueError(f"it is larger than {LARGEST >> 20} MB")

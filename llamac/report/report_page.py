@@ -1,4 +1,4 @@
-"""The report as one HTML page, which holds its data and needs nothing else."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report_page(data: Mapping[str, Any], version: str | None = None) -> str:
 
 
 def _without_script(data: Mapping[str, Any]) -> str:
-    """The last numbers of each run, for who has switched scripts off."""
+    """Return the last numbers of each run as HTML, for browsers without scripts."""
     rows = []
     for run in data["runs"]:
         last = run["summary"].get("last", {})

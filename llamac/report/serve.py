@@ -1,4 +1,4 @@
-"""Serve a report of runs that go on, to this machine alone: `llamac report --watch`."""
+"""Serve a live report on localhost: `llamac report --watch`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ HOST = "127.0.0.1"
 
 
 class Watched:
-    """The report of `runs`, made again only once one of them has changed."""
+    """The report of `runs`, recomputed when one of them changes."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs, self._lock = runs, threading.Lock()
         self._number, self._data = 0, report(runs)
 
     def now(self) -> tuple[str, dict]:
-        """Return the version of the data, and the data."""
+        """Return the version of the data, and the data as JSON values."""
         with self._lock:
             changed = [run.refresh() for run in self.runs]
             if any(changed):

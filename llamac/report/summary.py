@@ -1,4 +1,4 @@
-"""The values of a report, as JSON: of each run its curve, numbers, events and surroundings."""
+"""The data of a report as JSON values: curves, numbers, events and hardware of each run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _summary(columns: Columns) -> dict[str, Any]:
-    """The last row, and over all rows: medians of speed, the greatest memory, the best validation.
+    """Return the last row, and over all rows median speed, peak memory and best validation loss.
 
     Numbers are those of metrics.jsonl; a median of an even number of rows is the mean of two.
     """
@@ -112,7 +112,7 @@ def _validation(columns: Columns) -> list[list[Any]]:
 
 
 def _evaluations(columns: Columns) -> list[dict[str, Any]]:
-    """Return what tasks measured: rows of [step, tokens, value, standard error or null].
+    """Return the metrics of evaluation tasks: rows of [step, tokens, value, standard error or null].
 
     Metrics are named `eval/<task>/<metric>`, their standard errors the same and `_stderr`.
     """
@@ -136,10 +136,10 @@ def _steps(run: Run) -> int | None:
 
 
 def _planned(run: Run, columns: Columns) -> dict[str, Any]:
-    """Return what the plan says of a step: its seconds and its memory in bytes.
+    """Return the plan's seconds and bytes of a step.
 
-    compared: whether rows hold it, as they do where the plan is for this hardware; else it is from
-    plan.json.
+    compared: whether they come from the rows, which have them if the plan is for this hardware;
+    otherwise from plan.json.
     """
     seconds = _known(columns, "predicted_step_seconds")
     memory = _known(columns, "predicted_peak_memory_bytes")
@@ -176,7 +176,7 @@ def _sources(run: Run) -> dict[str, Any]:
 
 
 def _state(run: Run, columns: Columns) -> dict[str, Any]:
-    """How far the run is, when its last row was written, and how its last process ended."""
+    """Return the run's progress, the time of its last row, and the end of its last process."""
     step = numbers(columns["step"][-1:])[0] if columns else 0
     total, last = _steps(run), run.events[-1] if run.events else {}
     stop = next((e for e in reversed(run.events) if e["event"] in ("start", "stop")), {})
@@ -197,8 +197,8 @@ def _state(run: Run, columns: Columns) -> dict[str, Any]:
 def _events(run: Run, columns: Columns) -> list[dict[str, Any]]:
     """Return starts, saves and stops with the tokens of their steps; samples are apart.
 
-    A start that follows no stop says so: the process before it was killed. Without a record, the
-    checkpoints that are there are the saves that are known.
+    A start without a stop before it is marked: the previous process was killed. Without recorded
+    events, existing checkpoints count as saves.
     """
     found: list[dict[str, Any]] = []
     running, layout = False, None
@@ -253,7 +253,7 @@ def _layout(layout: Mapping[str, Any], device: Any) -> str:
 
 
 def _samples(run: Run) -> list[dict[str, Any]]:
-    """The samples of the curve: those that a later start took back are left out."""
+    """Return the samples of the curve, without those that a later resume superseded."""
     found: dict[int, dict[str, Any]] = {}
     for event in run.events:
         if event["event"] == "start":

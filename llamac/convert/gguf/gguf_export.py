@@ -27,8 +27,8 @@ Q8_BLOCK = 32  # values of a row that are quantised together
 def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
     """Write the file at `path`.
 
-    dtype: float32, float16, bfloat16 or q8_0, of matrices; vectors are float32, as llama.cpp wants
-    them; None: as they are. Raises ConversionError for what llama.cpp has no architecture for.
+    dtype: float32, float16, bfloat16 or q8_0, of matrices; None keeps theirs. Vectors are float32,
+    as llama.cpp requires. Raises ConversionError for a model without a llama.cpp architecture.
     """
     if dtype is not None and dtype not in TYPES:
         raise ConversionError(f"--dtype {dtype} is not known: {', '.join([*TYPES][:4])}")

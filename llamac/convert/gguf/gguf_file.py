@@ -1,8 +1,7 @@
-"""Read GGUF files: metadata and places of tensors, every count checked before it is believed.
+"""Read GGUF files: metadata and positions of tensors, with all counts validated.
 
-The gguf package's reader maps the file and follows its counts wherever they lead, so what it knows
-is used (sizes of quantised blocks, and turning them into floats), and the file is read here.
-Format: ggml/docs/gguf.md.
+The gguf package's own reader trusts the file's counts, so only its tables of quantised blocks and
+its dequantisation are used. Format: ggml/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class GGUFFile:
 
 
 class _Header:
-    """Reads the header of a file, never beyond its end."""
+    """Bounds-checked reader of a file's header."""
 
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.file, self.path, self.size = file, path, size

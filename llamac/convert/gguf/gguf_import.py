@@ -40,7 +40,7 @@ CHANGING = (
 
 
 class GgufConfig(Table):
-    """The keys of an architecture that decide what a model computes, without its prefix."""
+    """The keys of an architecture that determine the model, without their prefix."""
 
     embedding_length: Size
     block_count: Size
@@ -63,7 +63,7 @@ class GgufConfig(Table):
 
 
 class Texts(Table):
-    """Keys that every file may have, whatever its architecture."""
+    """Keys of general metadata, independent of the architecture."""
 
     architecture: str = Field(alias="general.architecture")
     name: str | None = Field(None, alias="general.name")
@@ -75,7 +75,7 @@ class Texts(Table):
 
 
 def open_gguf(path: Path) -> ForeignModel:
-    """Describe the model in a GGUF file. Raises ConversionError."""
+    """Return the model in a GGUF file, its tensors not yet read. Raises ConversionError."""
     file, where = read_gguf(path), str(path)
     texts = checked(Texts, file.metadata, where)
     if (family := texts.architecture) not in LAYOUTS:

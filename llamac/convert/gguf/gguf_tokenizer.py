@@ -1,8 +1,8 @@
-"""Tokenizers in GGUF's metadata, from and to tokenizer.json.
+"""Conversion of tokenizers between GGUF's metadata and tokenizer.json.
 
-SentencePiece models are pieces, scores and types. Byte-level BPE is pieces and merges, and one
-word, `tokenizer.ggml.pre`, for the way text is split before; llama.cpp has the ways in its source
-(llama-vocab.cpp), and those of the families known here are in `SPLITS`.
+SentencePiece models are stored as pieces, scores and types; byte-level BPE as pieces, merges and
+the name of a pre-tokenizer, `tokenizer.ggml.pre`. llama.cpp defines these in llama-vocab.cpp;
+`SPLITS` has those of the supported families.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
 def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Return tokenizer.json and tokenizer_config.json, or nothing where there is no tokenizer.
+    """Return tokenizer.json and tokenizer_config.json by name; empty without a tokenizer.
 
     Raises ConversionError for one of an unknown kind.
     """
@@ -95,7 +95,7 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
 
 
 def begin_of(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the ids that a text begins with. llama.cpp adds BOS by default to SentencePiece's."""
+    """Return the ids that begin a text; by default llama.cpp adds BOS for SentencePiece."""
     bos = metadata.get(f"{KEY}bos_token_id")
     adds = metadata.get(f"{KEY}add_bos_token", metadata.get(f"{KEY}model") == "llama")
     return (bos,) if adds and type(bos) is int and bos >= 0 else ()
@@ -157,7 +157,7 @@ def _bpe_json(
 def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     """Return the tokenizer's part of a GGUF's metadata, for a model of `size` tokens.
 
-    Raises ConversionError for a tokenizer that llama.cpp has no word for.
+    Raises ConversionError for a tokenizer that llama.cpp does not support.
     """
     if is_sentencepiece(tokenizer):
         model = parse(tokenizer.model)
@@ -204,7 +204,7 @@ def _bpe_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return the metadata of a tokenizer.json that SentencePiece's BPE was made into.
+    """Return the GGUF metadata of a tokenizer.json converted from SentencePiece's BPE.
 
     Scores are the ranks of merges: of equal ones SentencePiece takes the leftmost.
     """
@@ -242,7 +242,7 @@ def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def _same_split(found: Any, known: Any) -> bool:
-    """Return whether two pre-tokenizers split alike, whatever they note of offsets."""
+    """Return whether two pre-tokenizers split text equally, ignoring offset options."""
     return _bare(found) == _bare(known)
 
 

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, what it read, how well it does."""
+"""The model card of an export: model, training data and loss."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def model_card(trained: TrainedModel, dtype: str) -> str:
 
 
 def _use(trained: TrainedModel) -> str:
-    """Return how to load it.
+    """Return the card's section on loading the model.
 
-    For Qwen2 AutoTokenizer of transformers 5 takes Qwen2's own way to split text, whatever
-    tokenizer_config.json says.
+    For Qwen2, AutoTokenizer of transformers 5 ignores tokenizer_config.json and uses Qwen2's own
+    pre-tokenizer.
     """
     foreign = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
     return USE % {"tokenizer": "PreTrainedTokenizerFast" if foreign else "AutoTokenizer"}
@@ -108,7 +108,7 @@ def _last_row(trained: TrainedModel) -> dict[str, Any]:
 
 
 def _spec_text(trained: TrainedModel) -> str:
-    """Return what of the spec describes the model and its learning: no paths."""
+    """Return the parts of the spec on model and training, without paths."""
     kept = ("model", "batch", "optimizer", "schedule", "precision")
     written = trained.spec.written()
     if trained.opened.imported:

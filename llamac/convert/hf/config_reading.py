@@ -1,4 +1,4 @@
-"""Read config.json of Hugging Face's format: the [model] of a spec that computes the same."""
+"""Translate Hugging Face's config.json into the [model] table of an equivalent spec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RopeSettings(Table):
 
 
 class HfConfig(Table):
-    """The keys of config.json that decide what a model computes, and how text begins and ends."""
+    """The keys of config.json that determine the model and its BOS and EOS tokens."""
 
     hidden_size: Size
     num_hidden_layers: Size
@@ -65,9 +65,9 @@ def read_config(table: Mapping[str, Any], where: str) -> HfConfig:
 
 
 def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
-    """Return the [model] table of a config.json of this model_type, every key that it decides.
+    """Return the [model] table of a config.json of this model_type.
 
-    Raises ConversionError for what llamac's models cannot compute, naming it.
+    Raises ConversionError naming features that llamac does not support.
     """
     if config.hidden_act not in ("silu", "swish"):
         raise ConversionError(
@@ -154,7 +154,7 @@ def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
 
 
 def _window_of(kind: str, config: HfConfig, where: str) -> int | None:
-    """Return the window of every layer; None for none. A mixture of both is refused."""
+    """Return the sliding window of all layers, or None; raise ConversionError if layers differ."""
     if not FAMILIES[kind].windows:
         return None
     layers, types = config.num_hidden_layers, config.layer_types

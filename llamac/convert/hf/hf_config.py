@@ -1,7 +1,8 @@
 """Families of Hugging Face's format, and the config.json of a spec's [model].
 
-A family is a class of transformers: what it can hold is a row of `FAMILIES`. Sources: transformers'
-modeling_llama.py, modeling_mistral.py, modeling_qwen2.py, modeling_qwen3.py and their configs.
+A family is a model class of transformers; its features are a row of `FAMILIES`. Sources:
+transformers' modeling_llama.py, modeling_mistral.py, modeling_qwen2.py, modeling_qwen3.py and their
+configs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llamac.spec.model import Model
 
 @dataclass(frozen=True)
 class Family:
-    """A model class of transformers. absent: what a config.json without a key means there."""
+    """A model class of transformers. absent: its defaults for keys missing in config.json."""
 
     architecture: str
     biases: tuple[bool | str, ...]  # values of model.bias that it can hold
@@ -64,7 +65,7 @@ def family_of(config: Mapping[str, Any], where: str) -> str:
 
 
 def family_for(model: Model) -> str:
-    """Return the family that can hold a [model]. Raises ConversionError, with what would do."""
+    """Return the family that supports a [model]. Raises ConversionError with a way out."""
     for key, wanted in LLAMA.items():
         if (found := getattr(model, key)) != wanted:
             raise ConversionError(

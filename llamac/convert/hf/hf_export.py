@@ -1,4 +1,4 @@
-"""Export to Hugging Face's format: what transformers, vLLM and their kin load."""
+"""Export to Hugging Face's format, for transformers, vLLM and others."""
 
 from __future__ import annotations
 

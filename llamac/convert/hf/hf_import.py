@@ -37,7 +37,7 @@ class GenerationConfig(Table):
 
 
 def open_hf(directory: Path) -> ForeignModel:
-    """Describe the model in a Hugging Face directory. Raises ConversionError."""
+    """Return the model in a Hugging Face directory. Raises ConversionError."""
     where = untrusted_files.inside(directory, "config.json")
     table = untrusted_files.read_json(where)
     family, config = family_of(table, str(where)), read_config(table, str(where))
@@ -72,7 +72,7 @@ def _generation(directory: Path) -> GenerationConfig:
 
 
 def _weight_files(directory: Path) -> tuple[list[Path], dict[str, Path] | None]:
-    """Return the files of weights, and which of them holds which tensor if an index says so."""
+    """Return the weight files, and the file of each tensor if there is an index."""
     for name in WHOLE:
         index = directory / f"{name}.index.json"
         if (directory / name).exists():
@@ -117,7 +117,7 @@ def _require_listed(path: Path, held: Mapping[str, Stored], listed: set[str]) ->
 
 
 def _drop_tied_head(found: dict[str, Stored]) -> None:
-    """Leave out a head that is the embedding once more; another one cannot be tied."""
+    """Remove an output head equal to the embedding; raise ConversionError if it differs."""
     head, table = found.get("lm_head.weight"), found.get("model.embed_tokens.weight")
     if head is None or table is None:
         return

@@ -1,8 +1,8 @@
-"""Read and write safetensors files by offsets, so that one tensor at a time is in memory.
+"""Read and write safetensors files by offsets, with one tensor in memory at a time.
 
-A file is a length (8 bytes, little-endian), a JSON header of that length with dtype, shape and
-data_offsets of each tensor, and the tensors without gaps. The safetensors library maps files or
-holds all tensors that it writes; either would grow with the model.
+A file has a length (8 bytes, little-endian), a JSON header of that length with dtype, shape and
+data_offsets of each tensor, and the tensors without gaps. The safetensors library maps whole files
+or keeps all written tensors in memory, which would grow with the model.
 """
 
 from __future__ import annotations

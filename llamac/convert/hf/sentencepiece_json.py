@@ -1,10 +1,10 @@
-"""Convert SentencePiece models to tokenizer.json, so that both give the same tokens.
+"""Convert SentencePiece models to an equivalent tokenizer.json.
 
-Three things differ between the two libraries. SentencePiece merges the pair of the highest score,
-and of equal ones the leftmost; tokenizers goes by rank, so ways to make one piece are ranked by
-the length of their left part, which is what leftmost merging makes of runs of one character.
-SentencePiece always adds its dummy prefix, which only the `Prepend` normaliser does. And pieces of
-control never come from text in SentencePiece; in tokenizers they are special tokens.
+The two libraries differ in three ways. SentencePiece merges the pair with the highest score, the
+leftmost of equal ones; tokenizers merges by rank, so merges into the same piece are ranked by the
+length of their left part, which reproduces leftmost merging of repeated characters. SentencePiece
+always adds its dummy prefix, which requires the `Prepend` normaliser. Control pieces never match
+text in SentencePiece; in tokenizers they are special tokens.
 """
 
 from __future__ import annotations

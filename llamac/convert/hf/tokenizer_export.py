@@ -16,8 +16,8 @@ from llamac.runtime.tokenizers.tokenizer import Tokenizer
 def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
     """Return the tokenizer's files by name; none where there is no tokenizer.
 
-    Those of an import are its source's, as they were, and what they lack of tokenizer.json and
-    tokenizer_config.json.
+    An import's files are its source's, unchanged, plus tokenizer.json and tokenizer_config.json if
+    missing.
     """
     tokenizer = opened.tokenizer
     if tokenizer is None:
@@ -57,8 +57,7 @@ def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
 def _config(tokenizer: Tokenizer, opened: ModelDirectory) -> bytes:
     """Return tokenizer_config.json.
 
-    BOS is what a text begins with, and tokenizer.json puts it there: an `add_bos_token` beside
-    would put it there twice.
+    tokenizer.json already adds BOS, so `add_bos_token` is not set: it would add BOS twice.
     """
     config: dict[str, Any] = {
         "clean_up_tokenization_spaces": False,

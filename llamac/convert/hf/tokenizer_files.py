@@ -1,4 +1,4 @@
-"""Tokenizer files of a Hugging Face directory: which are kept, and what they say of BOS."""
+"""Tokenizer files of a Hugging Face directory: those kept, and their BOS settings."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def _configured(directory: Path, tokenizer: Mapping[str, bytes]) -> TokenizerCon
 
 
 class SpecialTokens(Table):
-    """What a template's special token stands for."""
+    """The ids of a special token in a post-processor's template."""
 
     ids: list[TokenId]
 
 
 class PostProcessor(Table):
-    """What is added to a text's tokens, as far as it says what they begin with."""
+    """The part of a tokenizer's post-processor that adds tokens before a text."""
 
     type: str
     processors: list[PostProcessor] = Field(default_factory=list)

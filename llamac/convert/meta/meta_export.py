@@ -26,7 +26,7 @@ def write_meta(
 ) -> None:
     """Write every file of a Meta checkpoint for `parts` model-parallel ranks into `directory`.
 
-    Raises ConversionError for a [model] that Meta's code cannot run, or cannot share so.
+    Raises ConversionError for a [model] that Meta's code cannot run or split into `parts`.
     """
     model, tokenizer = trained.spec.model, trained.opened.tokenizer
     _require_llama(model, parts)
@@ -79,7 +79,7 @@ def _dim(name: str, tiktoken: bool) -> int | None:
 
 
 def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
-    """Return a rank's part of a tensor: a copy where none is split."""
+    """Return a rank's part of a tensor: a slice along `dim`, or a copy if it is None."""
     if parts == 1 or dim is None:
         return tensor
     shape = [*tensor.shape]
@@ -92,7 +92,7 @@ def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
 
 
 def _params(model: Model) -> dict[str, Any]:
-    """Return params.json, with the keys that Meta's code of the model's time takes."""
+    """Return params.json, with keys that the matching version of Meta's code accepts."""
     params: dict[str, Any] = {
         "dim": model.dim,
         "n_layers": model.n_layers,
@@ -116,7 +116,7 @@ def _params(model: Model) -> dict[str, Any]:
 
 
 def _ffn_params(model: Model) -> dict[str, Any]:
-    """Return what makes Meta's rule give ffn_dim: 8/3 of dim, times a factor, rounded up."""
+    """Return the parameters of Meta's rule (8/3 of dim, times a factor, rounded up) for ffn_dim."""
     rows = int(2 * (4 * model.dim) / 3)
     if _rounded(rows, model.multiple_of) == model.ffn_dim:
         return {"multiple_of": model.multiple_of}

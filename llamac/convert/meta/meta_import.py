@@ -37,7 +37,7 @@ LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a messag
 
 
 class Params(Table):
-    """params.json: the arguments of Meta's model. An unknown one might change what it computes."""
+    """params.json: the arguments of Meta's model. Unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class Params(Table):
 
     @property
     def context(self) -> int:
-        """The context, or that of the published models with such settings, which no file says."""
+        """Return the context length, which published models' files lack, by their settings."""
         if self.max_seq_len:
             return self.max_seq_len
         if self.use_scaled_rope:
@@ -69,7 +69,7 @@ class Params(Table):
 
     @property
     def ffn_dim(self) -> int | None:
-        """The width that Meta's rule gives: 8/3 of dim, times a factor, rounded up."""
+        """Return the width by Meta's rule: 8/3 of dim, times a factor, rounded up."""
         if self.multiple_of is None:
             return None
         rows = int((self.ffn_dim_multiplier or 1.0) * int(2 * (4 * self.dim) / 3))
@@ -77,7 +77,7 @@ class Params(Table):
 
 
 def open_meta(directory: Path) -> ForeignModel:
-    """Describe the model in a directory of Meta's. Raises ConversionError."""
+    """Return the model in a directory of Meta's format. Raises ConversionError."""
     where = untrusted_files.inside(directory, "params.json")
     params = checked(Params, untrusted_files.read_json(where), str(where))
     paths = [
@@ -111,7 +111,7 @@ def open_meta(directory: Path) -> ForeignModel:
 
 
 def _named(path: Path) -> dict[str, Stored]:
-    """Return a file's tensors; `rope.freqs`, which older files hold, is computed anew."""
+    """Return a file's tensors without `rope.freqs` of older files, which is recomputed."""
     return {name: tensor for name, tensor in read_pth(path).items() if name != "rope.freqs"}
 
 
@@ -160,7 +160,7 @@ def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path
 
 
 def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
-    """Return whether the output projection is the embedding: Meta's files hold both."""
+    """Return whether output projection and embedding are equal; Meta's files contain both."""
     pairs = [(part.get(meta_name(TABLE)), part.get("output.weight")) for part in parts]
     if all(output is None for _, output in pairs):
         return True
@@ -172,7 +172,7 @@ def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
 def _tensors(
     parts: Sequence[Mapping[str, Stored]], shapes: Shapes, directory: Path
 ) -> dict[str, Stored]:
-    """Join the ranks' parts of each tensor; where ranks hold copies, the first one's is taken."""
+    """Return the tensors joined from the ranks' parts; of replicas, the first is taken."""
     dropped = {"output.weight"} if "output" not in shapes else set()
     joined: dict[str, Stored] = {}
     for name in parts[0]:
@@ -192,7 +192,7 @@ def _tensors(
 
 
 def _dim(canonical: str, part: Stored, shapes: Shapes) -> int | None:
-    """Return the dim that ranks share of a tensor, or None for copies."""
+    """Return the dimension along which ranks split a tensor, or None for replicas."""
     if canonical == TABLE:
         whole = shapes.get(TABLE, part.shape)
         return SECOND if part.shape[0] == whole[0] else FIRST

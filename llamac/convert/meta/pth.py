@@ -1,4 +1,4 @@
-"""Read and write files of torch.save by offsets, running nothing that they hold.
+"""Read and write files of torch.save by offsets, without executing code in them.
 
 Such a file is a ZIP archive, stored without compression: `data.pkl` describes the tensors, and
 `data/0`, `data/1`, … are their bytes, each with a CRC-32, which torch itself does not look at.
@@ -39,7 +39,7 @@ ALIGNMENT = 64  # bytes to which torch aligns tensors
 
 @dataclass(frozen=True)
 class StorageBytes:
-    """The bytes of a storage in a file: where they are, and the CRC-32 they were written with."""
+    """Position and CRC-32 of a storage's bytes in a file."""
 
     path: Path
     offset: int
@@ -87,7 +87,7 @@ def read_pth(path: Path) -> dict[str, Stored]:
 
 
 def _reason(error: Exception) -> str:
-    """Return why torch does not load a file, without its advice to be less careful."""
+    """Return torch's reason for refusing a file, without its advice to disable checks."""
     text = str(error)
     if asked := re.search(r"GLOBAL (\S+)", text):
         return f"it asks for {asked[1]}"
@@ -171,7 +171,7 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes `Stored` as torch.save writes the tensors that they are."""
+    """Pickler that writes each `Stored` as torch.save writes a tensor."""
 
     def __init__(self, file: Any, keys: Mapping[int, str]) -> None:
         super().__init__(file, protocol=2)

@@ -1,1 +1,1 @@
-"""Drawings of regions: what is on the sheet, where it stands, how the lines run, and the SVG."""
+"""Drawings of regions: contents, placement and routing of boxes and lines, as SVG."""

@@ -1,4 +1,4 @@
-"""The schedule as an SVG picture: time runs to the right, at one scale for all graphs."""
+"""The schedule as an SVG picture, with time to the right at one scale for all graphs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ ROUND = ("end", "kept")
 
 @dataclass(frozen=True)
 class Rect:
-    """A box's extent on the page; `Frame` gives its x. column: counted from the left."""
+    """A box's vertical extent and column, counted from the left; `Frame` gives its x."""
 
     column: int
     top: float
@@ -37,7 +37,7 @@ class Rect:
 
 @dataclass(frozen=True)
 class Placed:
-    """Boxes with places. rects: by key. rows: top and bottom of each row. height: of the sheet."""
+    """Placed boxes. rects: by key. rows: top and bottom of each row. height: of the sheet."""
 
     rects: dict[str, Rect]
     rows: tuple[tuple[float, float], ...]

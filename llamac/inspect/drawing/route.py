@@ -1,7 +1,7 @@
-"""Route lines between boxes in upright and level stretches, no two values on one stretch.
+"""Orthogonal routing of lines between boxes, with no two values on one segment.
 
-Between any two columns there is a gutter with as many lanes as its upright stretches need, and
-between any two rows room for level ones. Where a level stretch cannot be found a row is moved down.
+Between columns there is a gutter with lanes for vertical segments, and between rows there is space
+for horizontal ones. If a horizontal segment finds no space, a row is moved down.
 """
 
 from __future__ import annotations
@@ -84,10 +84,9 @@ class _Router:
         return self.placed.rects[edge.source], self.placed.rects[edge.target]
 
     def _in_order(self) -> list[Edge]:
-        """Order lines: near columns first, then values that go least far.
+        """Return lines by distance of columns, then by length, so that short lines stay near boxes.
 
-        So short lines keep close to the boxes. Of one value the longest line comes first, and the
-        others share its lane.
+        Of one value the longest line comes first, and the others share its lane.
         """
 
         def across(edge: Edge) -> int:

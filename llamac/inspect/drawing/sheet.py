@@ -1,9 +1,8 @@
-"""Region → boxes in columns and rows, and the edges between them. Nothing here knows a pixel.
+"""Arrangement of a region as boxes in columns and rows, and edges, independent of pixels.
 
-Columns, from left to right: the forward pass, running down; what it keeps; what the backward pass
-computes again, running down as well; the gradients of weights; the gradients of activations,
-running up. Everything in the backward pass stands in the row of the forward op it belongs to, so
-that each value crosses over level with where it was made.
+Columns, from left to right: the forward pass, downwards; its saved values; recomputation, also
+downwards; gradients of weights; gradients of activations, upwards. Every backward op is in the row
+of its forward op, so that values cross over horizontally.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class Sheet:
 def sheet_of(
     program: Program, region: Region, lines: dict[int, str], bytes_of: Callable[[fx.Node], str]
 ) -> Sheet:
-    """Lay a region out.
+    """Return the arrangement of a region.
 
     lines: node → its line of IR, by id. bytes_of: formats the size of a kept value.
     """
@@ -112,7 +111,7 @@ def title_of(node: fx.Node) -> str:
 
 
 class _Forward:
-    """Rows of the forward graph: an op is one row below its latest operand."""
+    """Assigns rows to the forward graph: an op is one row below its lowest operand."""
 
     def __init__(self, program: Program, region: Region, lines: dict[int, str]) -> None:
         self.program, self.region, self.lines = program, region, lines
@@ -205,8 +204,7 @@ class _Backward:
     def _row_again(self, node: fx.Node) -> int:
         """Return the row of the recomputed forward op.
 
-        A part of a forward op, such as the gather in a `gather_linear`, stands beside what it
-        reads.
+        Part of a forward op, such as the gather in a `gather_linear`, is placed beside its operands.
         """
         if node in self.origins:
             return self.forward.row[self.origins[node]]

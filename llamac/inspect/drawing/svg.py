@@ -96,7 +96,7 @@ def region_svg(program: Program, region: Region, part: str = "all") -> str:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The x at which each column begins and ends, and of each gutter's first lane."""
+    """The x coordinates of columns and of each gutter's first lane."""
 
     columns: tuple[Column, ...]
     left: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""The order of the lines that run upright in a gutter: the one in which the fewest cross."""
+"""Ordering of the vertical lines in a gutter to minimise crossings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Stub:
 
 @dataclass(frozen=True)
 class _Knot:
-    """A part of a gutter that no line leaves, so that its lanes are ordered independently."""
+    """A separate part of a gutter, whose lanes can be ordered independently."""
 
     top: float
     bottom: float

@@ -1,4 +1,4 @@
-"""The compile explorer as one HTML file in itself."""
+"""The compile explorer as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ SCRIPTS = (
 def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None) -> str:
     """Return the page of one compiled spec, or of two.
 
+    @explorer_page.py
     comparison: what differs between two sides' plans, as JSON values.
     """
     title = " and ".join(side.title for side in sides)

@@ -1,4 +1,4 @@
-"""Words for what a layout means to the ranks, and why a value is kept or computed again."""
+"""Descriptions of layouts, and of why values are saved or recomputed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _meaning(placement: str, kind: TensorType, ranks: int, symbols: Mapping[str,
 
 
 def _dear(maker: fx.Node) -> str:
-    """Return why a value is worth its memory."""
+    """Return why a value is saved rather than recomputed."""
     name = op_of(maker).name
     if "attention" in name:
         return "computing it again would take an attention"
@@ -75,7 +75,7 @@ def _dear(maker: fx.Node) -> str:
 
 
 def reason(value: fx.Node, memory: ValueMemory, policy: str) -> str:
-    """Return why a forward value is kept, computed again, or neither."""
+    """Return why a forward value is saved, recomputed, or neither."""
     maker, _ = producer(value)
     if memory.status == "view":
         return f"no data of its own: it is a view of {memory.base}"

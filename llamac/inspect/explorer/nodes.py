@@ -1,4 +1,4 @@
-"""Nodes of the last stage: types, layouts, users, what is kept, and what they give rise to."""
+"""Nodes of the last stage: types, layouts, users, saved values and backward nodes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from llamac.spec import Spec
 def node_data(program: Program, spec: Spec) -> dict[str, dict[str, Any]]:
     """Return every node by key.
 
-    values: its results, each with type, layout and what becomes of it. reads, users: keys.
-    origin: of a backward node, the forward node it belongs to. backward: of a forward node, the
-    nodes it gives rise to.
+    values: its results with type, layout and status. reads, users: keys. origin: the forward node of
+    a backward node. backward: the backward nodes of a forward node.
     """
     keys = keys_of(program)
     found: dict[str, dict[str, Any]] = {}

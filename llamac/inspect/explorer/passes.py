@@ -1,4 +1,4 @@
-"""Stages of the pipeline: IR of each, what its pass changed, and the changed lines in pairs."""
+"""Stages of the pipeline: the IR after each pass, and its changes as pairs of lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that the page shows of one compiled spec."""
+"""The explorer's data of one compiled spec."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from llamac.spec import Spec
 class CompiledSpec:
     """A compiled spec.
 
-    title: its name, or its layout beside another of the same spec. step: what `llamac.plan`
-    foresees of a step, as JSON values; None before the last pass.
+    title: its name, or its layout when compared with the same spec. step: the predicted step as JSON
+    values; None before the last pass.
     """
 
     title: str
@@ -63,7 +63,7 @@ def side_data(side: CompiledSpec, lines: LineTable) -> dict[str, Any]:
 
 
 def _about(side: CompiledSpec) -> dict[str, Any]:
-    """Return sizes of the model, and what a layer keeps."""
+    """Return sizes of the model, and a layer's saved bytes."""
     program, memory = side.program, program_memory(side.program)
     return {
         "parameters": program.parameter_count,
