@@ -13,8 +13,8 @@ THREADED = 1 << 22  # bytes that one thread parses at a time
 def parsed_columns(text: bytes, largest: int) -> dict[str, np.ndarray] | None:
     """Return float64 columns of lines whose values are numbers, with an integer `step`.
 
-    text: complete lines, without the last newline. largest: largest step. Returns None if a line may
-    be damaged or pyarrow is missing; the caller then reads row by row.
+    text: complete lines, without the last newline. largest: largest step. Returns None if a line
+    may be damaged or pyarrow is missing; the caller then reads row by row.
     """
     lines = text.count(b"\n") + 1
     # Each line is one object at least, so as many rows as lines are one a line.

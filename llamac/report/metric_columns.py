@@ -24,8 +24,8 @@ Columns = dict[str, np.ndarray]
 class MetricsFile:
     """The rows of a metrics.jsonl so far. `refresh` reads what was added since the last time.
 
-    damaged: numbers (from 1) of lines that are no row with a step. unfinished: whether the last line
-    is incomplete and therefore left out.
+    damaged: numbers (from 1) of lines that are no row with a step. unfinished: whether the last
+    line is incomplete and therefore left out.
     """
 
     def __init__(self, path: Path) -> None:

@@ -112,7 +112,7 @@ def _validation(columns: Columns) -> list[list[Any]]:
 
 
 def _evaluations(columns: Columns) -> list[dict[str, Any]]:
-    """Return the metrics of evaluation tasks: rows of [step, tokens, value, standard error or null].
+    """Return the metrics of tasks: rows of [step, tokens, value, standard error or null].
 
     Metrics are named `eval/<task>/<metric>`, their standard errors the same and `_stderr`.
     """
