@@ -1,4 +1,4 @@
-"""context: context parallelism; ranks split every sequence and attend to all its positions.
+"""context: splits every sequence over ranks, which attend to all of it (context parallelism).
 
 Ops other than attention treat positions independently, so only their types change. Keys and values
 are gathered over `cp` and reordered, since a rank has an early and a late chunk (see

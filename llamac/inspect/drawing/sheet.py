@@ -204,7 +204,7 @@ class _Backward:
     def _row_again(self, node: fx.Node) -> int:
         """Return the row of the recomputed forward op.
 
-        Part of a forward op, such as the gather in a `gather_linear`, is placed beside its operands.
+        Part of a forward op, such as the gather in a `gather_linear`, is beside its operands.
         """
         if node in self.origins:
             return self.forward.row[self.origins[node]]

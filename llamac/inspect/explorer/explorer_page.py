@@ -22,7 +22,6 @@ SCRIPTS = (
 def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None) -> str:
     """Return the page of one compiled spec, or of two.
 
-    @explorer_page.py
     comparison: what differs between two sides' plans, as JSON values.
     """
     title = " and ".join(side.title for side in sides)

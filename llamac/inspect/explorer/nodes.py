@@ -21,8 +21,8 @@ from llamac.spec import Spec
 def node_data(program: Program, spec: Spec) -> dict[str, dict[str, Any]]:
     """Return every node by key.
 
-    values: its results with type, layout and status. reads, users: keys. origin: the forward node of
-    a backward node. backward: the backward nodes of a forward node.
+    values: its results with type, layout and status. reads, users: keys. origin: the forward node
+    of a backward node. backward: the backward nodes of a forward node.
     """
     keys = keys_of(program)
     found: dict[str, dict[str, Any]] = {}

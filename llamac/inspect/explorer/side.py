@@ -22,8 +22,8 @@ from llamac.spec import Spec
 class CompiledSpec:
     """A compiled spec.
 
-    title: its name, or its layout when compared with the same spec. step: the predicted step as JSON
-    values; None before the last pass.
+    title: its name, or its layout when compared with the same spec. step: the predicted step as
+    JSON values; None before the last pass.
     """
 
     title: str
