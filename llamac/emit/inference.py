@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import llamac
-from llamac.emit.functions import forward_source, runtime_imports, shape
+from llamac.emit.functions import forward_source, runtime_imports, shape, wrapped
 from llamac.emit.model import rope_call
 from llamac.emit.python_source import environment
 from llamac.emit.sizes import Sizes
-from llamac.ir.graph import output_of, placeholders, type_of
+from llamac.ir.graph import is_op, operands, ops_in, output_of, placeholders, type_of
 from llamac.ir.program import Program
+from llamac.ops.linear import packed_linear
 
 ORDER = ("embed", "prefill", "visible", "decode", "logits")
 
@@ -24,6 +25,10 @@ def render_inference(program: Program, module: str = "model") -> str:
     sources = {region.name: forward_source(region, sizes) for region in regions}
     text = "\n".join(sources.values())
     more = [("kernels.documents", "document_starts")] if program.eos is not None else []
+    [head] = _packed(program, "logits")
+    tied = head == "tok_embeddings"  # which looks tokens up as well, in its plain layout
+    more += [("kernels.packed_linear", "packed" if tied else "pack_weights")]
+    more += [("kernels.packed_linear", "pack_weights")] if tied else []
     buffer = next(iter(program.buffers.values()), None)
     more += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
@@ -42,6 +47,8 @@ def render_inference(program: Program, module: str = "model") -> str:
         "sources": sources,
         "calls": {name: _call(program, name) for name in ("embed", "visible", "logits")},
         "tables": {name: _tables(program, name) for name in ("prefill", "decode")},
+        "packed": list(wrapped("", _pack_call(_packed(program, "decode")), indent=8)),
+        "tied": tied,
         "learned": "pos_embeddings" in program.parameters,
         "rope": buffer and list(rope_call(dict(buffer.arguments), sizes, "length")),
         "rope_shape": buffer and shape(buffer.type).replace("S", "B, 1"),
@@ -55,9 +62,22 @@ def render_inference(program: Program, module: str = "model") -> str:
 def _call(program: Program, region: str) -> str:
     """Return the arguments with which inference.py calls a region's function."""
     nodes = placeholders(program.regions[region].forward.graph)
-    return ", ".join(
+    text = ", ".join(
         f"model.{n.meta['param']}" if n.meta["role"] == "param" else n.name for n in nodes
     )
+    return text.replace("model.tok_embeddings", "head(model)") if region == "logits" else text
+
+
+def _pack_call(names: list[str]) -> str:
+    quoted = ", ".join(f'"{name}"' for name in names)
+    return f"pack_weights(layer, {quoted})"
+
+
+def _packed(program: Program, region: str) -> list[str]:
+    """Return the names of the weights of a region's linears, within a layer or the model."""
+    nodes = ops_in(program.regions[region].forward.graph)
+    weights = [operands(node)[1] for node in nodes if is_op(node, packed_linear)]
+    return [weight.meta["param"].removeprefix("layers.*.") for weight in weights]
 
 
 def _tables(program: Program, region: str) -> str:

@@ -1,5 +1,6 @@
 """linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass.
 
+packed_linear: the same by weights that do not change, which may be packed; it has no backward.
 add_bias: adds a bias after a row-parallel linear's partial sums have been reduced.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from llamac.ir.op import Op
 from llamac.ir.types import TensorType, expect
 from llamac.runtime.kernels import linear as runtime
+from llamac.runtime.kernels.packed_linear import packed_linear as run_packed
 
 if TYPE_CHECKING:
     from torch import fx
@@ -52,6 +54,10 @@ def _flops(x: tuple[int, ...], weight: tuple[int, ...], *_bias: tuple[int, ...])
 
 linear = Op(
     "linear", _infer, runtime.linear, vjp=_vjp, flops=_flops, dims="bsi,oi,o->bso", cost="save"
+)
+
+packed_linear = Op(
+    "packed_linear", _infer, run_packed, flops=_flops, dims="bsi,oi,o->bso", cost="save"
 )
 
 add_bias = Op(

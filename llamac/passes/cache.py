@@ -29,6 +29,7 @@ from llamac.ops.attention import attention
 from llamac.ops.cache import cache_append, cache_fill, cache_mask, cached_attention
 from llamac.ops.elementwise import add
 from llamac.ops.embedding import embedding
+from llamac.ops.linear import packed_linear
 from llamac.passes.rebuild import Rebuild
 
 POSITIONS = TensorType("i64", ("B", "S"))
@@ -59,7 +60,7 @@ class Cache:
             Region("prefill", _Prefill(block, self.window).forward()),
             _visible(site, self.window),
             Region("decode", _Decode(block).forward()),
-            program.regions["logits"],
+            Region("logits", _Packed(program.regions["logits"]).forward()),
         )
         return replace(
             program,
@@ -69,7 +70,16 @@ class Cache:
         )
 
 
-class _Cached(Rebuild):
+class _Packed(Rebuild):
+    """Rewrites linears: weights stay as they are, and may be laid out for the matmul beforehand."""
+
+    def linear(self, node: fx.Node) -> Any:
+        return self.build.op(packed_linear, *self.new(node), name=node.name)
+
+    rules: ClassVar = {"linear": linear}
+
+
+class _Cached(_Packed):
     """Rewrites a block's forward graph to use a key-value cache."""
 
     def forward(self) -> fx.GraphModule:
@@ -123,7 +133,7 @@ class _Prefill(_Cached):
         names = ("context", "logsumexp")
         return self.build.op(op_of(node), q, *kept, *starts, name=names, **given)
 
-    rules: ClassVar = {"attention": attention}
+    rules: ClassVar = {**_Packed.rules, "attention": attention}
 
 
 class _Decode(_Cached):
@@ -148,7 +158,7 @@ class _Decode(_Cached):
         )
         return context, None
 
-    rules: ClassVar = {"attention": attention}
+    rules: ClassVar = {**_Packed.rules, "attention": attention}
 
 
 def _windowed(window: int | None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class EmittedProgram:
     model: type[Any]
     packed: Mapping[str, Any]
     inference: Callable[..., Any]
+    pack: Callable[[Any], None]
     compile: Callable[[], None]
     device: str
     dtype: torch.dtype
@@ -141,6 +142,8 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
         program.compile()
+    else:
+        program.pack(model)
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer characters

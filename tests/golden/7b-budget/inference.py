@@ -18,8 +18,8 @@ from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
-from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
+from runtime.kernels.packed_linear import pack_weights, packed_linear
 from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def prefill_forward(
     """One layer over whole prompts, which fills the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
-    qkv = linear(attention_in, wqkv)  # [B, S, 12288]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 12288]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 96, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -63,13 +63,13 @@ def prefill_forward(
     v_kept = fill_cache(v, v_cache)  # [B, S, 32, 128]
     context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 32, 128], [B, 32, S]
     merged = context.flatten(-2)  # [B, S, 4096]
-    attn_out = linear(merged, wo)  # [B, S, 4096]
+    attn_out = packed_linear(merged, wo)  # [B, S, 4096]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 22016]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 11008]
-    ffn_out = linear(hidden, w2)  # [B, S, 4096]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 4096]
     out = h + ffn_out  # [B, S, 4096]
     return out
 
@@ -107,7 +107,7 @@ def decode_forward(
     """One layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
-    qkv = linear(attention_in, wqkv)  # [B, S, 12288]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 12288]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 96, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -117,13 +117,13 @@ def decode_forward(
     values = append_cache(v, v_cache, positions)  # [B, 32, C, 128]
     context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 32, 128]
     merged = context.flatten(-2)  # [B, S, 4096]
-    attn_out = linear(merged, wo)  # [B, S, 4096]
+    attn_out = packed_linear(merged, wo)  # [B, S, 4096]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 4096] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 22016]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 22016]
     hidden = packed_swiglu(gate_up)  # [B, S, 11008]
-    ffn_out = linear(hidden, w2)  # [B, S, 4096]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 4096]
     out = h + ffn_out  # [B, S, 4096]
     return out
 
@@ -138,11 +138,18 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
-    logits = linear(normed, output)  # [B, S, 32000]
+    logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits
 
 
 # inference ----------------------------------------------------------------------------------------
+
+
+def pack(model: Model) -> None:
+    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    for layer in model.layers:
+        pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
+    pack_weights(model, "output")
 
 
 def decode_step(

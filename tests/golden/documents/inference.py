@@ -19,8 +19,8 @@ from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
 from runtime.kernels.documents import document_starts
-from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
+from runtime.kernels.packed_linear import pack_weights, packed_linear
 from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def prefill_forward(
     """One layer over whole prompts, which fills the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = linear(attention_in, wqkv)  # [B, S, 768]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 32]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -67,13 +67,13 @@ def prefill_forward(
         q, k_kept, v_kept, scale=HEAD_DIM**-0.5, starts=starts
     )  # [B, S, 8, 32], [B, 8, S]
     merged = context.flatten(-2)  # [B, S, 256]
-    attn_out = linear(merged, wo)  # [B, S, 256]
+    attn_out = packed_linear(merged, wo)  # [B, S, 256]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 1408]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
-    ffn_out = linear(hidden, w2)  # [B, S, 256]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
     return out
 
@@ -112,7 +112,7 @@ def decode_forward(
     """One layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = linear(attention_in, wqkv)  # [B, S, 768]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 32]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -122,13 +122,13 @@ def decode_forward(
     values = append_cache(v, v_cache, positions)  # [B, 8, C, 32]
     context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 8, 32]
     merged = context.flatten(-2)  # [B, S, 256]
-    attn_out = linear(merged, wo)  # [B, S, 256]
+    attn_out = packed_linear(merged, wo)  # [B, S, 256]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 1408]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
-    ffn_out = linear(hidden, w2)  # [B, S, 256]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
     return out
 
@@ -143,11 +143,18 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
-    logits = linear(normed, output)  # [B, S, 4096]
+    logits = packed_linear(normed, output)  # [B, S, 4096]
     return logits
 
 
 # inference ----------------------------------------------------------------------------------------
+
+
+def pack(model: Model) -> None:
+    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    for layer in model.layers:
+        pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
+    pack_weights(model, "output")
 
 
 def decode_step(

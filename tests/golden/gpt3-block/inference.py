@@ -17,8 +17,8 @@ from torch import Tensor
 from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
-from runtime.kernels.linear import linear
 from runtime.kernels.norm import layer_norm
+from runtime.kernels.packed_linear import pack_weights, packed, packed_linear
 
 # embed --------------------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ def prefill_forward(
     """One layer over whole prompts, which fills the key-value cache."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
-    qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
@@ -72,14 +72,14 @@ def prefill_forward(
         q_heads, k_kept, v_kept, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attn_out = linear(merged, wo, wo_bias)  # [B, S, 768]
+    attn_out = packed_linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attn_out  # [B, S, 768]
 
     # feed-forward
     ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
-    wide = linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
+    wide = packed_linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
-    ffn_out = linear(hidden, w2, w2_bias)  # [B, S, 768]
+    ffn_out = packed_linear(hidden, w2, w2_bias)  # [B, S, 768]
     out = h + ffn_out  # [B, S, 768]
     return out
 
@@ -121,7 +121,7 @@ def decode_forward(
     """One layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
-    qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
@@ -132,14 +132,14 @@ def decode_forward(
     values = append_cache(v_heads, v_cache, positions)  # [B, 12, C, 64]
     context = cached_attention(q_heads, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64]
     merged = context.flatten(-2)  # [B, S, 768]
-    attn_out = linear(merged, wo, wo_bias)  # [B, S, 768]
+    attn_out = packed_linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attn_out  # [B, S, 768]
 
     # feed-forward
     ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
-    wide = linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
+    wide = packed_linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
-    ffn_out = linear(hidden, w2, w2_bias)  # [B, S, 768]
+    ffn_out = packed_linear(hidden, w2, w2_bias)  # [B, S, 768]
     out = h + ffn_out  # [B, S, 768]
     return out
 
@@ -155,11 +155,23 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → logits of the next tokens, for generation."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
-    logits = linear(normed, tok_embeddings)  # [B, S, 32000]
+    logits = packed_linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits
 
 
 # inference ----------------------------------------------------------------------------------------
+
+
+def head(model: Model) -> Tensor:
+    """The output projection: the embedding itself, or what `pack` made of it."""
+    return getattr(model, "output", model.tok_embeddings)
+
+
+def pack(model: Model) -> None:
+    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    for layer in model.layers:
+        pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2")
+    model.output = packed(model.tok_embeddings)  # a copy: tokens are looked up in the other
 
 
 def decode_step(
@@ -174,7 +186,7 @@ def decode_step(
     x = embed_forward(tokens, positions, model.tok_embeddings, model.pos_embeddings)
     for layer, pair in zip(model.layers, caches, strict=True):
         x = decode_forward(x, *pair, positions, seen, *layer.weights())
-    logits = logits_forward(x, model.norm, model.norm_bias, model.tok_embeddings)
+    logits = logits_forward(x, model.norm, model.norm_bias, head(model))
     return logits[:, 0]
 
 
@@ -205,7 +217,7 @@ class Inference:
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = prefill_forward(x, *caches, *layer.weights())
         x = x[rows, columns].unsqueeze(1)  # [N, 1, 768]
-        logits = logits_forward(x, model.norm, model.norm_bias, model.tok_embeddings)
+        logits = logits_forward(x, model.norm, model.norm_bias, head(model))
         return logits[:, 0]
 
     @torch.no_grad()
@@ -224,7 +236,7 @@ class Inference:
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = decode_forward(x, *caches, positions, seen, *layer.weights())
         x = x[rows, columns].unsqueeze(1)  # [N, 1, 768]
-        logits = logits_forward(x, model.norm, model.norm_bias, model.tok_embeddings)
+        logits = logits_forward(x, model.norm, model.norm_bias, head(model))
         return logits[:, 0]
 
     def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:

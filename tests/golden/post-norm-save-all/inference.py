@@ -18,8 +18,8 @@ from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
-from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
+from runtime.kernels.packed_linear import pack_weights, packed_linear
 from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def prefill_forward(
 ) -> Tensor:
     """One layer over whole prompts, which fills the key-value cache."""
     # attention
-    qkv = linear(x, wqkv)  # [B, S, 2304]
+    qkv = packed_linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -62,13 +62,13 @@ def prefill_forward(
     v_kept = fill_cache(v, v_cache)  # [B, S, 12, 64]
     context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64], [B, 12, S]
     merged = context.flatten(-2)  # [B, S, 768]
-    attn_out = linear(merged, wo)  # [B, S, 768]
+    attn_out = packed_linear(merged, wo)  # [B, S, 768]
     _, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
 
     # feed-forward
-    gate_up = linear(h, w13)  # [B, S, 4096]
+    gate_up = packed_linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
-    ffn_out = linear(hidden, w2)  # [B, S, 768]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 768]
     _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
     return out
 
@@ -105,7 +105,7 @@ def decode_forward(
 ) -> Tensor:
     """One layer over new tokens, which attend to the key-value cache."""
     # attention
-    qkv = linear(x, wqkv)  # [B, S, 2304]
+    qkv = packed_linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -115,13 +115,13 @@ def decode_forward(
     values = append_cache(v, v_cache, positions)  # [B, 12, C, 64]
     context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64]
     merged = context.flatten(-2)  # [B, S, 768]
-    attn_out = linear(merged, wo)  # [B, S, 768]
+    attn_out = packed_linear(merged, wo)  # [B, S, 768]
     _, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
 
     # feed-forward
-    gate_up = linear(h, w13)  # [B, S, 4096]
+    gate_up = packed_linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
-    ffn_out = linear(hidden, w2)  # [B, S, 768]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 768]
     _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
     return out
 
@@ -136,11 +136,18 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
-    logits = linear(normed, output)  # [B, S, 32000]
+    logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits
 
 
 # inference ----------------------------------------------------------------------------------------
+
+
+def pack(model: Model) -> None:
+    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    for layer in model.layers:
+        pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
+    pack_weights(model, "output")
 
 
 def decode_step(

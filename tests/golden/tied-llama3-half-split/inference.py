@@ -18,8 +18,8 @@ from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_math import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
-from runtime.kernels.linear import linear
 from runtime.kernels.norm import add_rms_norm, rms_norm
+from runtime.kernels.packed_linear import pack_weights, packed, packed_linear
 from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def prefill_forward(
     """One layer over whole prompts, which fills the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
-    qkv = linear(attention_in, wqkv)  # [B, S, 128]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 16]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="half_split"
@@ -65,13 +65,13 @@ def prefill_forward(
     v_kept = fill_cache(v, v_cache)  # [B, S, 2, 16]
     context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16], [B, 4, S]
     merged = context.flatten(-2)  # [B, S, 64]
-    attn_out = linear(merged, wo)  # [B, S, 64]
+    attn_out = packed_linear(merged, wo)  # [B, S, 64]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 384]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 384]
     hidden = packed_swiglu(gate_up)  # [B, S, 192]
-    ffn_out = linear(hidden, w2)  # [B, S, 64]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 64]
     out = h + ffn_out  # [B, S, 64]
     return out
 
@@ -109,7 +109,7 @@ def decode_forward(
     """One layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
-    qkv = linear(attention_in, wqkv)  # [B, S, 128]
+    qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 16]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="half_split"
@@ -121,13 +121,13 @@ def decode_forward(
     values = append_cache(v, v_cache, positions)  # [B, 2, C, 16]
     context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16]
     merged = context.flatten(-2)  # [B, S, 64]
-    attn_out = linear(merged, wo)  # [B, S, 64]
+    attn_out = packed_linear(merged, wo)  # [B, S, 64]
 
     # feed-forward
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each
-    gate_up = linear(ffn_in, w13)  # [B, S, 384]
+    gate_up = packed_linear(ffn_in, w13)  # [B, S, 384]
     hidden = packed_swiglu(gate_up)  # [B, S, 192]
-    ffn_out = linear(hidden, w2)  # [B, S, 64]
+    ffn_out = packed_linear(hidden, w2)  # [B, S, 64]
     out = h + ffn_out  # [B, S, 64]
     return out
 
@@ -142,11 +142,23 @@ def logits_forward(
 ) -> Tensor:
     """The residual stream → logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
-    logits = linear(normed, tok_embeddings)  # [B, S, 512]
+    logits = packed_linear(normed, tok_embeddings)  # [B, S, 512]
     return logits
 
 
 # inference ----------------------------------------------------------------------------------------
+
+
+def head(model: Model) -> Tensor:
+    """The output projection: the embedding itself, or what `pack` made of it."""
+    return getattr(model, "output", model.tok_embeddings)
+
+
+def pack(model: Model) -> None:
+    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    for layer in model.layers:
+        pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
+    model.output = packed(model.tok_embeddings)  # a copy: tokens are looked up in the other
 
 
 def decode_step(
@@ -163,7 +175,7 @@ def decode_step(
     x = embed_forward(tokens, model.tok_embeddings)
     for layer, pair in zip(model.layers, caches, strict=True):
         x = decode_forward(x, *pair, rope_cos, rope_sin, positions, seen, *layer.weights())
-    logits = logits_forward(x, model.norm, model.tok_embeddings)
+    logits = logits_forward(x, model.norm, head(model))
     return logits[:, 0]
 
 
@@ -208,7 +220,7 @@ class Inference:
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = prefill_forward(x, *caches, rope_cos, rope_sin, *layer.weights())
         x = x[rows, columns].unsqueeze(1)  # [N, 1, 64]
-        logits = logits_forward(x, model.norm, model.tok_embeddings)
+        logits = logits_forward(x, model.norm, head(model))
         return logits[:, 0]
 
     @torch.no_grad()
@@ -228,7 +240,7 @@ class Inference:
         for layer, caches in zip(model.layers, self.caches, strict=True):
             x = decode_forward(x, *caches, rope_cos, rope_sin, positions, seen, *layer.weights())
         x = x[rows, columns].unsqueeze(1)  # [N, 1, 64]
-        logits = logits_forward(x, model.norm, model.tok_embeddings)
+        logits = logits_forward(x, model.norm, head(model))
         return logits[:, 0]
 
     def begin_as(self, other: Inference, at: Tensor, rows: Tensor, length: int) -> None:

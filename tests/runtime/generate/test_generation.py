@@ -11,6 +11,7 @@ import torch
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
 from llamac.runtime.generate.text import Decoder, chat_tokens
+from llamac.runtime.kernels.linear import ONEDNN
 from llamac.verify.emitted_model import imported
 from tests.emit.conftest import files, small
 
@@ -61,6 +62,21 @@ def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_conte
     wanted = [plain(prompt, 40) for prompt in PROMPTS]
     assert generated(PROMPTS, 40) == wanted
     assert [generated([prompt], 40)[0] for prompt in PROMPTS] == wanted
+
+
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_packed_weights_give_the_same_scores(tied: str) -> None:
+    with imported(files(small(f"model.tied_embeddings={tied}")), "inference") as inference:
+        holder = sys.modules["model"]
+        model = holder.Model()
+        holder.initialise(model, 0)
+    given = (torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([2, 1]))
+    wanted = inference.Inference(model, 2, 8).prefill(*given)
+    before = {id(parameter) for parameter in model.parameters()}
+    inference.pack(model)
+    torch.testing.assert_close(inference.Inference(model, 2, 8).prefill(*given), wanted)
+    left = {id(parameter) for parameter in model.parameters()}
+    assert (left < before) == ONEDNN  # where packing helps, the plain weights are freed
 
 
 @pytest.mark.slow
