@@ -70,7 +70,7 @@ def eval(
         bool, typer.Option("--overwrite", help="Replace a file that llamac did not make")
     ] = False,
 ) -> None:
-    """Judge a run or an import on the LLaMA paper's tasks, beside the paper's own rows.
+    """Evaluate a run or an import on the LLaMA paper's tasks, compared with the paper's results.
 
     Questions come from files, as the data sets are published; docs/evaluate.md says where each is
     found. Nothing is downloaded. Scores are the paper's: log-probability per character; for BoolQ
@@ -136,7 +136,7 @@ def eval(
 
 
 def _names(tasks: str) -> list[str]:
-    """Return the tasks a command line names, each once. Raises typer.BadParameter."""
+    """Return the distinct tasks named on the command line. Raises typer.BadParameter."""
     from llamac.evaluate.tasks.known_tasks import TASKS
 
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
@@ -176,12 +176,12 @@ def _places(data: list[str], names: list[str]) -> tuple[Path | None, dict[str, P
 
 
 def _tell_skipped(one: Any) -> None:
-    """Name the rows that are left out, the first of them in full."""
+    """Print the number of skipped rows, with the first five as examples."""
     total = sum(one.skipped.counts.values())
     for example in one.skipped.examples[:5]:
         print_status(f"skipped: {example}")
     if total:
-        print_status(f"{one.task.name}: {total} rows are left out, {len(one.questions)} are used")
+        print_status(f"{one.task.name}: {total} rows skipped, {len(one.questions)} used")
 
 
 def _require_harness() -> None:
@@ -218,7 +218,7 @@ def _json(run: Path, model: Any, results: Any, limit: int | None, seed: int) -> 
 
 
 def _progress() -> Callable[[str, int, int], None]:
-    """Return what shows progress: a line that moves on a terminal, else one every half minute."""
+    """Return a progress callback: an updating line on a terminal, else a line every 30 seconds."""
     moves, said = sys.stderr.isatty(), 0.0
     width = 0
 

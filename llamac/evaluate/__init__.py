@@ -1,1 +1,1 @@
-"""Judging a trained model on the paper's tasks, with lm-evaluation-harness as the engine."""
+"""Evaluation of a trained model on the paper's tasks, by lm-evaluation-harness."""

@@ -23,18 +23,19 @@ NEW_TOKENS = 256  # at most, where a task does not say: lm-eval's own default
 
 
 class Adapter(TemplateLM):
-    """Answers lm-eval's requests as its HFLM would, from a run or an import.
+    """lm-eval LM for a run or an import, equivalent to HFLM.
 
-    What does not fit the context is cut off on the left, as HFLM does. A text begins with the
-    model's own first tokens once, whether or not it spells them.
+    Texts longer than the context are truncated on the left, as by HFLM. The model's begin tokens
+    are added to a text unless it has them.
     """
 
     def __init__(
         self, model: OpenedModel, most_tokens: int = 4096, seed: int = 0, progress: Any = None
     ) -> None:
-        """most_tokens: in one batch, with padding. seed: of drawn answers.
+        """Wrap a model.
 
-        progress: called with a text, and how much of how much is done.
+        most_tokens: tokens per batch, with padding. seed: for sampled answers. progress: called
+        with (text, done, total).
         """
         super().__init__()
         self.opened, self.most_tokens, self.seed = model, most_tokens, seed
@@ -52,7 +53,7 @@ class Adapter(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return the tokens of a text, after what every text begins with, unless told otherwise."""
+        """Return the tokens of a text, preceded by the begin tokens unless disabled."""
         begin = self.opened.begin
         if add_special_tokens is False:
             return self.opened.encode(string)
@@ -63,7 +64,7 @@ class Adapter(TemplateLM):
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context), and whether it is what is likeliest."""
+        """Return log P(continuation | context), and whether greedy decoding gives it."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
@@ -99,7 +100,7 @@ class Adapter(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return what follows each prompt, up to one of its stop strings or the end of the text."""
+        """Return the continuation of each prompt, up to a stop string or the end of the text."""
         answers = ["" for _ in requests]
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
@@ -167,7 +168,7 @@ class Adapter(TemplateLM):
         return [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
 
     def _after_common_prefix(self, prompts: Sequence[list[int]]) -> Callable[[int, int], Any]:
-        """Return what makes an Inference: one that does not read again what all begin with."""
+        """Return a constructor of Inferences that reuse the cache of the common prefix."""
         least, most = min(prompts), max(prompts)  # what these two share, all share
         pairs = enumerate(zip(least, most, strict=False))
         shared = next((at for at, (a, b) in pairs if a != b), min(len(least), len(most)))
@@ -184,13 +185,13 @@ class Adapter(TemplateLM):
 
 
 def _arguments(request: Instance) -> tuple[str, dict[str, Any]]:
-    """Return the prompt and the settings of a request to generate."""
+    """Return the prompt and the settings of a generation request."""
     prompt, settings = request.arguments
     return prompt, settings
 
 
 class _AfterPrefix:
-    """An Inference whose prompts begin with tokens that another has read, int64 [1, P]."""
+    """An Inference that starts from the cache of a common prefix, int64 [1, P]."""
 
     def __init__(self, inference: Any, prefix: Any, common: Tensor) -> None:
         self.inference, self.prefix, self.common = inference, prefix, common

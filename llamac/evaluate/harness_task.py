@@ -1,4 +1,4 @@
-"""A task as lm-evaluation-harness runs it: prompts, requests, and judging of answers."""
+"""Task for lm-evaluation-harness: prompts, requests, and scoring of answers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CodeJudge = Callable[[str, Question], str]
 
 
 class HarnessTask(Task):
-    """Asks a QuestionSet.
+    """Harness task for the questions of a QuestionSet.
 
-    The same examples, drawn once by `seed`, stand before all questions (before those of one
-    subject, where questions have subjects), so that a model can read them once.
+    All questions (of one subject, if there are subjects) have the same few-shot examples, drawn
+    with `seed`, so that a model processes them only once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class HarnessTask(Task):
         votes: int = 1,
         judge_code: CodeJudge | None = None,
     ) -> None:
-        """votes: answers drawn to each question, of which the most frequent is judged."""
+        """Create the task. votes: answers sampled per question; the most frequent is judged."""
         task = questions.task
         self.VERSION = task.version
         self.OUTPUT_TYPE = "multiple_choice" if task.kind == "choice" else "generate_until"
@@ -51,7 +51,7 @@ class HarnessTask(Task):
         self._drawn: dict[str, list[Question]] = {}
 
     def download(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the questions are here."""
+        """Do nothing: the questions are read from local files."""
 
     def has_training_docs(self) -> bool:
         return False
@@ -72,7 +72,7 @@ class HarnessTask(Task):
         return doc["choices"][doc["gold"]] if doc["choices"] else "; ".join(doc["answers"])
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> str:
-        """Return what stands before a question's prompt: the description and the examples."""
+        """Return the text before a question's prompt: the description and the examples."""
         task, question = self.set.task, Question(**doc)
         examples = [*self._examples(question), ""]
         return task.describe(question.about) + task.between.join(examples)
@@ -133,7 +133,7 @@ class HarnessTask(Task):
         return ("acc", "acc_norm", *answer) if task.kind == "choice" else (task.metric,)
 
     def _examples(self, question: Question) -> list[str]:
-        """Return the examples before a question: never the question itself."""
+        """Return the few-shot examples of a question, which never include the question itself."""
         if not self.shots:
             return []
         if question.about not in self._drawn:

@@ -25,8 +25,8 @@ def judge_heldout(
 ) -> list[TaskResult]:
     """Score each source's validation split in windows of the run's sequence length.
 
-    limit: windows of a source. Each token but a window's first is predicted from those before it in
-    the window, as in training's own validation. Raises RunError without prepared data.
+    limit: windows per source. Each token but a window's first is predicted from the previous ones
+    in the window, as in validation during training. Raises RunError without prepared data.
     """
     spec, run = model.directory.spec, model.directory.directory
     if model.directory.imported:
@@ -87,6 +87,6 @@ def _result(
 
 
 def _bytes(model: OpenedModel, window: Sequence[int]) -> int:
-    """Return how many bytes of UTF-8 the predicted tokens of a window spell."""
+    """Return the number of UTF-8 bytes of a window's predicted tokens."""
     decode = model.tokenizer.decode
     return len(decode(window).encode()) - len(decode(window[:1]).encode())

@@ -1,4 +1,4 @@
-"""Judging a model on tasks: every question through lm-evaluation-harness."""
+"""Evaluation of an LM on a task by lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ def judge(
     seed: int = 0,
     keep: Callable[[Sample], None] | None = None,
 ) -> TaskResult:
-    """Ask an lm-eval LM the first `limit` questions of a task.
+    """Evaluate an lm-eval LM on the first `limit` questions of a task.
 
-    keep: receives each question as it was asked, with what was answered. Code that the model wrote
-    is run: ask before.
+    keep: receives each request with its answer. Generated code is executed: get consent first.
     """
     from lm_eval.evaluator import evaluate
 

@@ -1,4 +1,4 @@
-"""A trained model, ready to be asked: its weights in memory and the program that llamac emits."""
+"""A trained model in memory, with the inference program that llamac emits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model to be judged.
+    """A model to evaluate.
 
-    make: (rows, positions) → an emitted Inference. context: most positions it reads. begin: ids
-    that every text begins with. prefix: the id that an empty context is replaced by.
+    make: (rows, positions) → an emitted Inference. context: largest number of positions. begin: ids
+    that begin every text. prefix: the id used in place of an empty context.
     """
 
     directory: ModelDirectory
@@ -44,7 +44,7 @@ class OpenedModel:
 
     @property
     def bos(self) -> int:
-        """The id of the BOS that tokenizer_config.json names; -1 without one."""
+        """Return the id of tokenizer_config.json's BOS token, or -1."""
         file = self.directory.tokenizer_file
         config = (file.parent / "tokenizer_config.json") if file else None
         if config is None or not config.is_file():
@@ -55,7 +55,7 @@ class OpenedModel:
         return next(pieces, -1)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text without what texts begin with."""
+        """Return the tokens of a text without begin tokens."""
         return [int(token) for token in self.tokenizer.encode(text)]
 
 

@@ -1,4 +1,4 @@
-"""Grouping token sequences by what they begin with, so that a common beginning is read once."""
+"""Grouping of token sequences by common prefixes, each of which is processed once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLACK, ENOUGH = 1.05, 8
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Sequences that share their first `shared` tokens; all of them, for one that stands alone.
+    """Sequences that share their first `shared` tokens; a single one shares all its tokens.
 
     rows: numbers of the sequences, in lexicographic order.
     """
@@ -84,7 +84,7 @@ def _divide(common: Sequence[int], count: int, found: list[tuple[int, int, int]]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with in common."""
+    """Return the length of two sequences' common prefix."""
     return next(
         (at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )

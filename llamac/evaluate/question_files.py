@@ -1,4 +1,4 @@
-"""Reading a task's questions from local files: JSON lines or parquet, as they are published."""
+"""Reading of a task's questions from local files in their published formats."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EXAMPLES_MARK = ".examples"
 
 
 class NoQuestionsError(Exception):
-    """A task's file is missing, or holds no usable question; says what it must hold."""
+    """A task's file is missing or has no valid question; the message describes its format."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of a task, and those that examples are taken from.
+    """The questions of a task, and the pool of few-shot examples.
 
     files: path → sha256. skipped: rows that were left out, and why.
     """
@@ -38,7 +38,7 @@ class QuestionSet:
 
     @property
     def examples_are_asked(self) -> bool:
-        """Whether examples are taken from the questions themselves, for want of others."""
+        """Return whether few-shot examples come from the questions themselves."""
         return self.examples is self.questions
 
 
@@ -66,7 +66,7 @@ def load_questions(task: EvalTask, data: Path | None, given: Mapping[str, Path])
 
 
 def wanted(task: EvalTask, data: Path | None) -> str:
-    """Return what to say where a task's questions are not to be found."""
+    """Return a message on where a task's questions are expected."""
     place = data or Path("DIR")
     missing = f"there are no questions of {task.name} in {data}" if data else "give --data DIR"
     return (

@@ -1,4 +1,4 @@
-"""Results of an evaluation: values with standard errors, a table beside the paper's, JSON."""
+"""Results of an evaluation: values with standard errors, comparison with the paper, JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Measured = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model reached on one task.
+    """A model's results on one task.
 
-    results: metric → value and standard error. metric: the one that the paper gives. questions:
-    answered, out of `of`. skipped: reason → rows that were left out. chance: accuracy of guessing.
+    results: metric → value and standard error. metric: the paper's metric. questions:
+    number answered, out of `of`. skipped: reason → rows left out. chance: accuracy of guessing.
     files: path → sha256.
     """
 
@@ -38,7 +38,7 @@ class TaskResult:
 
     @property
     def paper(self) -> Mapping[str, float]:
-        """LLaMA's results under the same number of examples, in per cent; empty if unknown."""
+        """Return LLaMA's results with the same number of examples in per cent; empty if unknown."""
         row = PUBLISHED.get((self.task, self.shots, self.votes > 1))
         return dict(zip(SIZES, row, strict=True)) if row else {}
 

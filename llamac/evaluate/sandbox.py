@@ -1,8 +1,8 @@
-"""Running a program that a model wrote: in a process of its own, without network, with limits.
+"""Sandbox for generated programs: a separate process without network, with resource limits.
 
-This stops mistakes and common mischief: endless loops, memory without bound, fork bombs, files
-outside a directory that is deleted, and connections. It is no prison for a program that looks for
-holes in the kernel: run what you do not trust at all in a virtual machine.
+It stops mistakes and common abuse: endless loops, unbounded memory, fork bombs, files outside a
+temporary directory, and connections. It does not stop kernel exploits: run untrusted code in a
+virtual machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """seconds: of wall time. memory, file: bytes. output: bytes that are kept."""
+    """Limits of a program: wall time in seconds; bytes of memory, of a file and of output."""
 
     seconds: float = 10.0
     memory: int = 1 << 30
@@ -85,10 +85,10 @@ del _guard
 
 
 def run_program(program: str, limits: SandboxLimits | None = None) -> str:
-    """Run a Python program. Returns what went wrong, empty if it ran to its end.
+    """Run a Python program; return its error, or "" if it succeeded.
 
-    It has an empty directory of its own, an empty environment and no input. Its session is killed
-    when it ends or its time is over, whatever it has started.
+    It has an empty directory, an empty environment and no input. When it ends or exceeds its time,
+    all processes of its session are killed.
     """
     limits = limits or SandboxLimits()
     with tempfile.TemporaryDirectory(prefix="llamac-sandbox-") as directory:
@@ -136,7 +136,7 @@ def _end_of(path: Path, most: int) -> str:
 
 
 def _without_network() -> list[str]:
-    """Return what puts a process into a network of its own, where this system has it."""
+    """Return a command prefix that isolates a process from the network, or [] if unsupported."""
     global _UNSHARE
     if _UNSHARE is None:
         command = ["unshare", "--user", "--map-current-user", "--net", "--"]

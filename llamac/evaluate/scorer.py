@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens: an emitted Inference reads each common prefix once."""
+"""Log-probabilities of given tokens, processing each common prefix once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POSITIONS_AT_ONCE = 256  # whose scores, [N, V], are in memory together
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-probability of some tokens given those before, and whether each was the likeliest."""
+    """Log-probability of a continuation, and whether greedy decoding gives it."""
 
     log_probability: float
     greedy: bool
@@ -35,7 +35,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class _Part:
-    """A stretch of one sequence, `length` tokens from `first` on, as a row of a batch."""
+    """Part of a sequence, `length` tokens from `first` on, as a row of a batch."""
 
     tokens: Sequence[int]
     first: int
@@ -44,7 +44,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A sequence whose first `shared` tokens row `place` of an Inference has read."""
+    """A sequence whose first `shared` tokens are cached in row `place` of an Inference."""
 
     prefix: Any
     place: int
@@ -66,9 +66,9 @@ class Scorer:
     def score(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress
     ) -> list[Scored]:
-        """Score (context, continuation) pairs; neither is empty, and the model has room for both.
+        """Score (context, continuation) pairs; neither is empty, and both fit the model's context.
 
-        Pairs that differ in nothing but the last token are read as one sequence.
+        Pairs that differ only in the last token are processed as one sequence.
         """
         read: dict[tuple[int, ...], dict[int, set[int]]] = {}
         for context, continuation in pairs:
@@ -93,7 +93,7 @@ class Scorer:
         wanted: Sequence[Wanted],
         progress: Progress,
     ) -> list[Found]:
-        """Return for each sequence (position, token) → (log-probability, is it the likeliest)."""
+        """Return for each sequence (position, token) → (log-probability, whether it is argmax)."""
         found: list[Found] = [{} for _ in sequences]
         done = 0
         for wave in waves(group_by_prefix(sequences, MOST_ROWS), KEPT * self.most_tokens):
@@ -110,7 +110,7 @@ class Scorer:
         wanted: Sequence[Wanted],
         found: Sequence[Found],
     ) -> list[_Kept]:
-        """Read what each group shares; return where the prefixes of those with more to read are."""
+        """Process each group's prefix; return the cached sequences with tokens left to process."""
         kept = []
         for batch in batches([group.shared for group in groups], self.most_tokens):
             some = [groups[number] for number in batch]
@@ -141,7 +141,7 @@ class Scorer:
         wanted: Sequence[Wanted],
         found: Sequence[Found],
     ) -> None:
-        """Read what follows the prefixes, rows of many groups in one batch."""
+        """Process the tokens after the prefixes, with rows of many groups in one batch."""
         rest = [len(sequences[one.row]) - one.shared for one in kept]
         for batch in batches(rest, self.most_tokens):
             some = [kept[number] for number in batch]
@@ -170,7 +170,7 @@ class Scorer:
         parts: Sequence[_Part],
         found: Sequence[Found],
     ) -> None:
-        """Read one batch and note what is wanted of it."""
+        """Process one batch and record the wanted log-probabilities in `found`."""
         longest = max(len(part.tokens) for part in parts)
         padded = [[*part.tokens, *[0] * (longest - len(part.tokens))] for part in parts]
         places = [

@@ -1,1 +1,1 @@
-"""The tasks that `llamac eval` knows."""
+"""The tasks of `llamac eval`."""

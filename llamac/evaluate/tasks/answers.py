@@ -18,7 +18,7 @@ from llamac.evaluate.tasks.question import (
 
 
 def normalised(answer: str) -> str:
-    """Lower the case and drop articles, punctuation and duplicate spaces (LLaMA paper, A)."""
+    """Normalise an answer: lower case, no articles, punctuation or double spaces (LLaMA, A)."""
     answer = "".join(one for one in answer.lower() if one not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
 
@@ -87,7 +87,7 @@ def read_math(row: Row) -> Question:
 
 
 def boxed(solution: str) -> str:
-    r"""Return what the last \boxed{…} holds, braces inside counted; empty without one."""
+    r"""Return the content of the last \boxed{…}, with nested braces; empty without one."""
     at = solution.rfind("\\boxed{")
     depth = 0
     for end in range(at + 6, len(solution)) if at >= 0 else ():
@@ -98,7 +98,7 @@ def boxed(solution: str) -> str:
 
 
 def plain_tex(answer: str) -> str:
-    """Write an answer so that two spellings of one are the same (Lewkowycz et al. 2022, D.1)."""
+    """Normalise the TeX of an answer (Lewkowycz et al. 2022, D.1)."""
     answer = answer.strip().strip("$").rstrip(".")
     for old, new in (
         (r"\\(?:left|right|displaystyle|,|!|;|\$)", ""),
@@ -142,7 +142,7 @@ def read_mbpp(row: Row) -> Question:
 
 
 def written_program(name: str, question: Question, answer: str) -> str:
-    """Return the program that judges an answer: it runs through if the answer is right."""
+    """Return a program that succeeds only if the answer is right."""
     code = question.prompt + answer if name == "humaneval" else answer
     return code + "\n" + question.check
 

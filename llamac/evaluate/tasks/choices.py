@@ -57,7 +57,7 @@ def read_siqa(row: Row) -> Question:
 
 
 def read_hellaswag(row: Row) -> Question:
-    """Read the published row; WikiHow's marks are taken out, as the paper's harness did."""
+    """Read the published row, removing WikiHow's markup as the paper's harness did."""
 
     def plain(words: str) -> str:
         words = re.sub(r"\[.*?\]", "", words.strip().replace(" [title]", ". "))
@@ -71,7 +71,7 @@ def read_hellaswag(row: Row) -> Question:
 
 
 def read_winogrande(row: Row) -> Question:
-    """Read a sentence with a gap. What follows the gap is scored, after each of the two options."""
+    """Read a sentence with a gap; the text after the gap is scored with each of two options."""
     sentence, options = (
         text_field(row, "sentence"),
         [text_field(row, "option1"), text_field(row, "option2")],

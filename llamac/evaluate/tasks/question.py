@@ -1,4 +1,4 @@
-"""Questions as every task asks them, and reading their fields out of published rows."""
+"""Task-independent questions, and reading of fields of published rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Row = Mapping[str, Any]
 
 
 class BadRowError(ValueError):
-    """A row lacks a field, or a field holds something else."""
+    """A row lacks a field, or a field has an unexpected type or value."""
 
 
 @dataclass(frozen=True)
 class Question:
     """One question.
 
-    prompt: what the model reads. choices: what it may answer, as written after `prompt`, with the
-    delimiter. gold: the number of the right one. prompts: one for each choice, where they differ
-    (WinoGrande). answers: of a question that is answered freely, what counts as right. about: the
-    subject, for tasks whose examples are of the question's own. check: program that judges code.
-    solution: text of the right answer in examples, if it is not the gold choice.
+    prompt: the model's input. choices: possible answers as written after `prompt`, with the
+    delimiter. gold: index of the right choice. prompts: one per choice, if they differ
+    (WinoGrande). answers: right answers of a free-form question. about: the subject, from which the
+    task takes its examples. check: program that judges code. solution: the right answer in
+    examples, if not the gold choice.
     """
 
     prompt: str
@@ -37,14 +37,14 @@ class Question:
 
     @property
     def example(self) -> str:
-        """The question with its right answer, as the examples before another are written."""
+        """Return the question with its right answer, as a few-shot example."""
         prompt = self.prompts[self.gold] if self.prompts else self.prompt
         return prompt + (self.solution or self.choices[self.gold])
 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """A task: where its questions are published, how they are asked, and how answers are judged.
+    """A task: source of its questions, prompt format and metric.
 
     title: as the paper calls it. source: published data set, with the split that is asked and the
     one that examples come from. fields: name → what a row must hold. read: a row → its question;
@@ -77,7 +77,7 @@ class EvalTask:
 
 
 def text_field(row: Row, name: str) -> str:
-    """Return a field that holds text. Raises BadRowError."""
+    """Return a text field. Raises BadRowError."""
     value = _field(row, name)
     if not isinstance(value, str) or not value.strip():
         raise BadRowError(f"field {name!r} is not text but {_shown(value)}")
@@ -85,7 +85,7 @@ def text_field(row: Row, name: str) -> str:
 
 
 def list_field(row: Row, name: str, least: int = 2) -> list[str]:
-    """Return a field that holds a list of texts. Raises BadRowError."""
+    """Return a field with a list of at least `least` texts. Raises BadRowError."""
     value = _field(row, name)
     if (
         not isinstance(value, list)
@@ -109,7 +109,7 @@ def number_field(row: Row, name: str, below: int, first: int = 0) -> int:
 
 
 def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
-    """Return which of `labels` a field holds. Raises BadRowError."""
+    """Return the index of a field's value in `labels`. Raises BadRowError."""
     value = text_field(row, name).strip()
     if value not in labels:
         raise BadRowError(f"field {name!r} is none of {', '.join(labels)}: {_shown(value)}")
@@ -151,7 +151,7 @@ def published(row: Row) -> tuple[list[str], int]:
 
 @contextmanager
 def within_field(name: str) -> Iterator[None]:
-    """Add the name of the field that holds others to a BadRowError about them."""
+    """Context manager that adds the name of an enclosing field to a BadRowError."""
     try:
         yield
     except BadRowError as error:
