@@ -1,4 +1,4 @@
-"""The specs and templates that travel with llamac, in a checkout and in the installed wheel."""
+"""Shipped specs and templates, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def shipped_specs() -> dict[str, Path]:
 def find_spec(name: str, near: Path | None = None) -> Path:
     """Return the file that `name` refers to.
 
-    A path, taken relative to the directory `near` (default: the working directory); where no such
-    file exists, a shipped spec: `tiny`, `tiny.toml` or `specs/tiny.toml`. A name that means
-    neither comes back as a path, for the caller to fail on.
+    It is a path relative to the directory `near` (default: the working directory) or, if no such
+    file exists, a shipped spec: `tiny`, `tiny.toml` or `specs/tiny.toml`. A name of neither is
+    returned as a path, on which the caller fails.
     """
     path = Path(name) if near is None else near / name
     if path.exists() and not (path.is_dir() and name in shipped_specs()):

@@ -1,1 +1,1 @@
-"""Starting an emitted run: on this machine, or by handing its launch file to a cluster's tool."""
+"""Launching of an emitted run, on this machine or through a cluster's own tool."""

@@ -1,4 +1,4 @@
-"""The places a run can start in, and the command that takes it there."""
+"""Launch backends, with the command that submits a run to each."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Backend:
     """A way to launch a run.
 
     file: the emitted file to submit. command: (spec, file) → the command line. in_run: whether the
-    command runs in the run directory rather than in the working directory. missing: what the spec
-    lacks for this backend, "" for nothing.
+    command runs in the run directory rather than in the working directory. missing: returns the
+    settings that the spec lacks for this backend, or "".
     """
 
     file: str

@@ -1,1 +1,1 @@
-"""How llamac's output looks: the theme and frame of its HTML pages."""
+"""Appearance of llamac's output: terminal styles, tables and HTML pages."""

@@ -1,8 +1,7 @@
-"""The look of the command line: its styles, and who gets them.
+"""Styles of the command line's output.
 
-What is written to a terminal is styled and as wide as the terminal. Without escape codes are
-files, pipes, terminals where NO_COLOR is set and those whose TERM is `dumb`; see
-`llamac.runtime.terminal.takes_escapes`.
+Output to a terminal is styled and uses its full width. Files, pipes, and terminals with NO_COLOR or
+TERM=dumb get no escape codes; see `llamac.runtime.terminal.takes_escapes`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Styles = Iterable[tuple[str, str]]
 
 
 def console(stream: TextIO) -> Console:
-    """Return rich's console of a stream, which writes escape codes only where they are taken."""
+    """Return a rich console for a stream, with escape codes only if it supports them."""
     styled = takes_escapes(stream)
     return Console(
         file=stream,
@@ -60,7 +59,7 @@ def show(*parts: Part, stream: TextIO | None = None) -> None:
 
 
 def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None:
-    """Print a text as it is, never wrapped.
+    """Print a text verbatim, without wrapping.
 
     styles: pairs of a regular expression and the style of what it matches.
     """
@@ -71,7 +70,7 @@ def show_marked(text: str, styles: Styles, stream: TextIO | None = None) -> None
 
 
 def show_error(text: str) -> None:
-    """Print an error to stderr as it is, its places, carets and hints in their styles."""
+    """Print an error to stderr verbatim, with styled locations, carets and hints."""
     show_marked(text, _OF_ERRORS, sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""The frame of an HTML page that needs nothing but itself: theme, styles, data, scripts."""
+"""Self-contained HTML pages: theme, styles, data and scripts."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def page(
 
 
 def embedded(value: Any) -> str:
-    """Return a JSON value as text that may stand inside an HTML script element.
+    """Return a JSON value as text that is safe inside an HTML script element.
 
-    NaN and infinities are refused: scripts read the text by JSON.parse, which knows neither.
+    Raises ValueError for NaN and infinities, which JSON.parse does not accept.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

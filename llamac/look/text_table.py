@@ -20,7 +20,7 @@ Cell = str | Text  # a Text has one style, for the whole cell
 
 
 class Block(Protocol):
-    """What lays itself out in lines of `width` characters at most."""
+    """Interface of objects that format themselves as lines of at most `width` characters."""
 
     def lines(self, width: int) -> Iterator[Text]: ...
 
@@ -48,8 +48,8 @@ class TextTable:
     def lines(self, width: int = WIDE) -> Iterator[Text]:
         """Yield the title, the columns indented by two, and the note.
 
-        Where the columns are wider than `width`, spare ones are left out; then headings of
-        numbers are wrapped, and then the widest texts.
+        If the columns exceed `width`, spare ones are left out, then headings of numbers are
+        wrapped, then the widest texts.
         """
         wanted = sum(len(GAP) + max(map(len, column)) for column in zip(*self._all(), strict=True))
         if self.spare and wanted > width:
@@ -82,7 +82,7 @@ class TextTable:
             yield line
 
     def _narrowed(self, wanted: int) -> TextTable:
-        """Leave out the spare columns, and say so."""
+        """Return the table without its spare columns, with a note that says so."""
         kept = len(self.head) - self.spare
         hidden = f"For {', '.join(self.head[kept:])}, make the terminal {wanted} columns wide."
         return replace(
@@ -96,7 +96,7 @@ class TextTable:
 
 
 def hanging(text: Cell, width: int, style: str = "") -> Iterator[Text]:
-    """Wrap each line of a text between words; what follows is indented by two more."""
+    """Wrap each line of a text between words, indenting continuation lines by two more."""
     whole = text if isinstance(text, Text) else Text(text, style)
     for line in whole.split("\n", allow_blank=True):
         if len(line) <= width:
@@ -129,7 +129,7 @@ _MEASURE = Console(width=WIDE, color_system=None)  # knows how wide characters a
 
 
 def _widths(rows: Sequence[Sequence[Cell]], align: str, room: int) -> list[int]:
-    """Return the width of each column, together no more than `room` where that can be."""
+    """Return the width of each column, in total at most `room` if possible."""
     columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in columns]
     words = [

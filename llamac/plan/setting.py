@@ -22,7 +22,7 @@ class Setting:
         recomputes_attention: Attention is computed again in the backward pass (Megatron's
             selective recomputation).
         micro_batches: Micro-batches per data-parallel rank per step, where a framework takes
-            fewer than our schedules allow; None: the spec's.
+            fewer than llamac's schedules allow; None: the spec's.
     """
 
     spec: Spec

@@ -9,11 +9,11 @@ import torch
 
 
 def fix_order_of_sums(device: torch.device) -> None:
-    """Let kernels on CUDA add up in one fixed order, so that a resumed curve goes on bit for bit.
+    """Make CUDA kernels deterministic, so that a resumed run repeats its loss curve bit for bit.
 
-    Flash attention's backward and sums over repeated indices otherwise add in the order in which
-    threads finish, cuBLAS may take another workspace, and Inductor may time kernels and take
-    another. On CPUs sums have a fixed order anyway. Call it before the first kernel runs.
+    Otherwise the order of sums varies in flash attention's backward and in scatter-adds, cuBLAS may
+    choose another workspace, and Inductor may choose other kernels by timing. CPU kernels are
+    deterministic anyway. Call it before the first kernel runs.
     """
     if device.type != "cuda":
         return

@@ -142,7 +142,7 @@ def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> di
 
 
 def _short(value: float) -> float:
-    """Return the float of the fewest digits that is this float32: 1e-05, not 9.999999747e-06."""
+    """Return the shortest decimal that rounds to a float32: 1e-05, not 9.999999747e-06."""
     return float(str(np.float32(value)))
 
 

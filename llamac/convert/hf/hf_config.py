@@ -51,7 +51,7 @@ LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "pos
 
 
 def family_of(config: Mapping[str, Any], where: str) -> str:
-    """Return the config's model_type. Raises ConversionError if no family is it."""
+    """Return the config's model_type. Raises ConversionError if no family matches."""
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind

@@ -40,8 +40,8 @@ def read_prompt(argument: str) -> str:
 def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
     """Return the checkpoint of `run` that `which` names.
 
-    which: "newest" (the newest whole one; `say` is told of damaged ones), a step, or a path. Raises
-    BadRequest, or RunError if it is damaged.
+    which: "newest" (the newest undamaged one; damaged ones are reported to `say`), a step, or a
+    path. Raises BadRequest, or RunError if it is damaged.
     """
     own = checkpoint.steps(run)
     if which == "newest":

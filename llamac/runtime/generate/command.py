@@ -1,4 +1,4 @@
-"""The command line of an emitted generate.py: prompts in, text out, as it comes."""
+"""The command line of an emitted generate.py, which streams continuations of prompts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .text import Decoder, chat_tokens
 
 @dataclass(frozen=True)
 class EmittedProgram:
-    """What an emitted generate.py is: its names as train.py, model.py and inference.py have them.
+    """The settings and classes of an emitted generate.py.
 
-    sample: count, context, temperature, top_p and seed by default. longer: may positions exceed
-    training's?
+    sample: defaults of count, context, temperature, top_p and seed. longer: whether positions may
+    exceed those of training.
     """
 
     name: str
@@ -50,7 +50,7 @@ class EmittedProgram:
 
 
 def main(program: EmittedProgram) -> int:
-    """Run generate.py. Exit codes: 0, 1 while running, 2 what cannot be had, 130 interrupted."""
+    """Run generate.py; return 0, 1 (failed), 2 (invalid request) or 130 (interrupted)."""
     args = _parser(program).parse_args()
     try:
         generate(program, args)
@@ -99,7 +99,7 @@ def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
 def settings(
     program: EmittedProgram, args: argparse.Namespace, authors: Mapping[str, Any]
 ) -> Sampling:
-    """Return how to sample: as the command says, else as the model's authors do, else the spec."""
+    """Return the sampling settings of the command line, else of the model, else of the spec."""
     names = [field.name for field in fields(Sampling)]
     usual = {key: program.sample[key] for key in ("temperature", "top_p")}
     usual |= {key: authors[key] for key in names if authors.get(key) is not None}
@@ -120,7 +120,7 @@ def settings(
 
 
 def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
-    """Continue all prompts, a batch at a time, and print what comes."""
+    """Continue all prompts, one batch at a time, and print the results."""
     prompts = read_prompts(args)
     count = program.sample["count"] if args.count is None else args.count
     for name, value, low in (
@@ -215,7 +215,7 @@ def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> li
 def _print(
     batch: Generation, prompts: Sequence[str], first: int, opened: ModelDirectory, args: Any
 ) -> None:
-    """Print a batch: one prompt alone as it comes, several each when all are done, in order."""
+    """Print a batch: stream a single prompt; print several in order when all are done."""
     assert opened.tokenizer is not None
     alone = len(prompts) == 1 and not args.json
     starts = [list(tokens) for tokens in batch.tokens]
@@ -271,9 +271,10 @@ def sampled(
     top_p: float,
     seed: int,
 ) -> str:
-    """Return `prompt`, read as the beginning of a document, and what follows: while training.
+    """Return `prompt` with its continuation, as a sample during training.
 
-    Draws come from a generator of their own, so sampling never disturbs training.
+    The prompt is read as the beginning of a document. Sampling uses its own random generator, so it
+    does not affect training.
     """
     start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(

@@ -1,4 +1,4 @@
-"""Generating a batch of token sequences: prompts are read once, then a token a row and step.
+"""Batched generation of tokens: prefill of all prompts, then one token per row and step.
 
 Rows may differ in length: each is padded on the right and keeps positions of its own, so a row's
 tokens do not depend on the others'. Beyond `context` positions, every step reads the row's last
@@ -22,7 +22,7 @@ STEP = 64
 
 
 class Steps(Protocol):
-    """The emitted Inference: both methods return scores, [B, V]."""
+    """Interface of the emitted class Inference; methods return logits, [B, V]."""
 
     def prefill(self, tokens: Tensor, last: Tensor) -> Tensor: ...
     def decode(self, tokens: Tensor, positions: Tensor, filled: int) -> Tensor: ...
@@ -30,7 +30,7 @@ class Steps(Protocol):
 
 @dataclass
 class GenerationSpeed:
-    """Tokens read and made, and the seconds that took."""
+    """Numbers of prompt and generated tokens, and their seconds."""
 
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
@@ -86,7 +86,7 @@ class Generation:
         self.held: Tensor | None = None
 
     def stop(self, row: int) -> None:
-        """Generate no more of a row."""
+        """Stop generating a row."""
         self.left[row] = 0
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ class Generation:
         return self.steps.prefill(torch.tensor(padded, device=self.device), last)
 
     def _decode(self) -> Tensor:
-        """A row that is finished repeats its last step."""
+        """Run one decoding step; return logits. Finished rows repeat their last step."""
         at = [min(len(tokens), self.context) - 1 for tokens in self.tokens]
         newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=self.device)
         filled = min(rounded(max(at) + 1), self.length)
@@ -142,7 +142,7 @@ class Generation:
         return choose(scores, how, uniforms, self.held).tolist()
 
     def _note(self, scores: Tensor) -> Tensor:
-        """Mark what every row holds: all of it at first, then its newest token."""
+        """Record each row's tokens for the repetition penalty: first all, then the newest."""
         if self.held is None:
             held = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             for row, tokens in enumerate(self.tokens):

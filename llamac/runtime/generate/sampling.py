@@ -1,4 +1,4 @@
-"""Choosing the next token of every row of a batch from its scores."""
+"""Sampling of the next token of every row from its logits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, applied in this order: penalty, temperature, top_k, top_p, min_p.
+    """Sampling settings, applied in this order: penalty, temperature, top_k, top_p, min_p.
 
-    temperature: 0 takes the likeliest. top_k: draw from so many of the likeliest (0: all). top_p:
-    from the smallest set of the likeliest that holds this much probability (Holtzman et al. 2020,
-    section 3.1). min_p: from those at least this fraction as likely as the likeliest.
-    repetition_penalty: scores of tokens that a row already holds are divided by it, or multiplied
-    where negative (Keskar et al. 2019).
+    temperature: 0 takes the most likely token. top_k: sample from the k most likely tokens (0:
+    all). top_p: from the smallest set of most likely tokens with this total probability (Holtzman
+    et al. 2020, section 3.1). min_p: from tokens with at least this fraction of the largest
+    probability.
+    repetition_penalty: logits of tokens already in a row are divided by it, or multiplied if
+    negative (Keskar et al. 2019).
     """
 
     temperature: float = 1.0
@@ -32,7 +33,7 @@ class Sampling:
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
-    """Return the stream of random numbers of a row: row 0 has the seed's own."""
+    """Return the random generator of a row; row 0 uses the seed itself."""
     if row:
         digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
         seed = int.from_bytes(digest[:8], "big") >> 1

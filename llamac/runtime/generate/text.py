@@ -1,4 +1,4 @@
-"""Text out of tokens as they come, and prompts into tokens."""
+"""Incremental decoding of tokens into text, and encoding of chat prompts."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..errors import RunError
 
 
 class SpeaksTokens(Protocol):
-    """The tokenizer, as far as generating goes."""
+    """Interface of the tokenizer used in generation."""
 
     def encode(self, text: str) -> Iterable[int]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
 
 
 class Decoder:
-    """The text of one row, each part as soon as it is certain.
+    """Incremental decoder of one row, which returns text as soon as it is final.
 
-    A character may be spelled by several tokens, and until the last of them it reads as U+FFFD:
-    such an end waits. So does an end that may begin a stop string. The token before the first is
-    decoded along, because LLaMA's tokenizer drops the space that a text's first token begins with.
+    A character may consist of several tokens and decodes to U+FFFD before the last one, so such an
+    end is held back, as is an end that may begin a stop string. The previous token is decoded too,
+    because LLaMA's tokenizer drops the leading space of a text's first token.
     """
 
     def __init__(self, tokenizer: SpeaksTokens, before: int, stops: Sequence[str] = ()) -> None:
@@ -29,7 +29,7 @@ class Decoder:
         self.waiting, self.stopped = "", ""
 
     def feed(self, token: int) -> str:
-        """Return the text that is certain now; `stopped` is the stop string it ended before."""
+        """Add a token; return the text that is now final. `stopped`: the stop string found."""
         self.tokens.append(token)
         text = self.tokenizer.decode(self.tokens)
         if text.endswith("\ufffd"):
@@ -39,7 +39,7 @@ class Decoder:
         return self._certain(new)
 
     def finish(self) -> str:
-        """Return what still waits: the text is at its end."""
+        """Return the text held back, at the end of generation."""
         new = self.tokenizer.decode(self.tokens)[len(self.known) :]
         text = self._certain(new)
         if not self.stopped:
@@ -61,7 +61,7 @@ class Decoder:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of a text begin the stop string."""
+    """Return the length of the longest suffix of a text that is a prefix of the stop string."""
     sizes = range(min(len(text), len(stop) - 1), 0, -1)
     return next((size for size in sizes if text.endswith(stop[:size])), 0)
 
@@ -72,10 +72,10 @@ MARK = "\ue000"  # of private use: breaks a special token's name where a user wr
 def chat_tokens(
     tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], begin: Sequence[int]
 ) -> list[int]:
-    """Return the tokens of a conversation, up to where the assistant answers.
+    """Return the tokens of a conversation, up to the assistant's answer.
 
-    The template runs in jinja2's sandbox. Names of special tokens are those tokens where the
-    template wrote them, and plain text where a message holds them.
+    The template runs in jinja2's sandbox. Names of special tokens become those tokens if written by
+    the template, and plain text if they are in a message.
     """
     ids: dict[str, int] = {}
     for token in range(tokenizer.vocab_size):
@@ -106,7 +106,7 @@ def _piece(tokenizer: Any, token: int) -> str:
 
 
 def _split(text: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield the parts of a text: names of special tokens, and what lies between."""
+    """Split a text into names of special tokens and the text between them."""
     while text:
         found = [(at, -len(name), name) for name in names if (at := text.find(name)) >= 0]
         if not found:

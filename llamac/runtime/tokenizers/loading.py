@@ -1,4 +1,4 @@
-"""Load a tokenizer from a file of any format that is known."""
+"""Loading of tokenizers of all known formats."""
 
 from __future__ import annotations
 

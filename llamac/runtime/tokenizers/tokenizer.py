@@ -33,7 +33,7 @@ LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
 
 
 class TokenizerError(RunError, ValueError):
-    """A vocabulary cannot be trained on this text, or a model cannot be used."""
+    """A tokenizer cannot be trained on the text, or its file cannot be used."""
 
 
 class Tokenizer:
@@ -128,7 +128,7 @@ class Tokenizer:
 
     @cached_property
     def lost(self) -> list[str]:
-        """Names of the `PROBES` that decoding does not restore.
+        """Return the names of the `PROBES` that decoding does not restore.
 
         Empty unless the tokenizer normalises text or has no pieces for some of it.
         """
@@ -170,7 +170,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Return the text of some tokens.
 
-        BOS and EOS give nothing. An id beyond the vocabulary, which a model with a rounded-up
+        BOS and EOS decode to nothing. An id beyond the vocabulary, which a model with a rounded-up
         vocabulary may sample, is decoded as the unknown piece.
         """
         known = [int(i) if 0 <= i < self.vocab_size else self.unk for i in ids]

@@ -108,7 +108,7 @@ class JsonTokenizer(Tokenizer):
 
     @cached_property
     def _cutting(self) -> Any:
-        """The tokenizer that cuts special tokens' names, where the model could find them."""
+        """Return the tokenizer that splits names of special tokens, or None if not needed."""
         regex = "|".join(f"(?<={re.escape(n[0])})(?={re.escape(n[1:])})" for n in self._names)
         split = {"type": "Split", "behavior": "Isolated", "invert": False}
         steps = [self._exact.get("pre_tokenizer")]
