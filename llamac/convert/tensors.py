@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,27 @@ class Stored:
             return False
         return raw(self.read()) == raw(other.read())
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Yield the tensor, flat and in its dtype, in blocks of at most BLOCK bytes."""
-        whole = self.read()
-        for block in whole.reshape(-1).split(BLOCK // max(whole.itemsize, self.dtype.itemsize)):
-            yield block.to(self.dtype)
+
+def read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
+    """Yield each tensor and its values; the next is read while one is used: two are in memory.
+
+    The values are in the dtype of the file: who uses them casts them, a block at a time.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        coming: tuple[Stored, Future[Tensor]] | None = None
+        for tensor in tensors:
+            after = tensor, reader.submit(tensor.read)
+            if coming is not None:
+                yield coming[0], coming[1].result()
+            coming = after
+        if coming is not None:
+            yield coming[0], coming[1].result()
+
+
+def blocks_of(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield values, flat and in a dtype, in blocks of at most BLOCK bytes."""
+    for block in values.reshape(-1).split(BLOCK // max(values.itemsize, dtype.itemsize)):
+        yield block.to(dtype)
 
 
 def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
@@ -71,12 +88,10 @@ def raw(tensor: Tensor) -> memoryview:
     return memoryview(array)
 
 
-def write_tensor(file: Any, tensor: Stored) -> None:
-    """Write a tensor's bytes to an unbuffered file, a block in memory at a time."""
-    for block in tensor.blocks():
-        data = raw(block)
-        while data:  # the file may take less at a time than it is given
-            data = data[file.write(data) :]
+def write_all(file: Any, data: memoryview) -> None:
+    """Write all bytes to an unbuffered file, which may take less at a time than it is given."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

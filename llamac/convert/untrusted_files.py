@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,7 @@ def _require_shallow(value: Any) -> None:
         ]
 
 
-def hashes(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
+def hashes(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Return bytes and sha256 of files, by name."""
-    return {
-        path.name: {"bytes": path.stat().st_size, "sha256": durable.sha256_of(path)}
-        for path in files
-    }
+    found = zip(files, durable.sha256_of_all(files), strict=True)
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha} for path, sha in found}

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import Stored, read_ahead
 from llamac.runtime import durable
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
@@ -120,7 +120,7 @@ def _part(
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
-    """Write weights as DCP's files in `directory`, one tensor in memory at a time.
+    """Write weights as DCP's files in `directory`, two tensors in memory at a time.
 
     Returns bytes and sha256 of each data file, by name.
     """
@@ -129,15 +129,16 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
     places: dict[MetadataIndex, _StorageInfo] = {}
     written: dict[str, dict[str, Any]] = {}
     file = None
-    for name, tensor in tensors.items():
-        values = tensor.read().to(tensor.dtype)
-        row = max(1, values[:1].nbytes) if values.ndim else values.nbytes
+    for name, (tensor, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
+        row = max(1, values[:1].nbytes)
         chunks, begin = [], 0
-        for part in values.split(max(1, PART // row)):
+        for rows in values.split(max(1, PART // row)):
+            part = rows.to(tensor.dtype)  # torch.save would write all of a view's storage
+            part = part.clone() if part.nbytes < part.untyped_storage().nbytes() else part
             if file is None:
                 file = durable.NewFile(directory / f"__0_{len(written)}.distcp")
             start = file.tell()
-            torch.save(part.clone() if part.shape != values.shape else part, file)  # type: ignore[arg-type]
+            torch.save(part, file)  # type: ignore[arg-type]
             offsets = torch.Size([begin] + [0] * (part.ndim - 1))
             index = MetadataIndex(SECTION + name, offsets, len(chunks))
             places[index] = _StorageInfo(file.path.name, start, file.tell() - start)

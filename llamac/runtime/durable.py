@@ -218,6 +218,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_all(paths: Iterable[Path]) -> list[str]:
+    """Return the sha256 of regular files, several read at a time. Raises OSError."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(sha256_of, paths))
+
+
 def seal_of(path: Path) -> Path:
     """Return the path of a sealed file's hash."""
     return path.with_name(path.name + ".sha256")

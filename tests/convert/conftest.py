@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,19 @@ RUN = (
 )
 
 
+def random_tensors(spec: Spec, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(3)
+    return {
+        name: (0.07 * torch.randn(shape, generator=random) + name.endswith("norm")).to(dtype)
+        for name, shape in shapes_of(spec).items()
+    }
+
+
+def state_of(spec: Spec) -> dict[str, Any]:
+    curve = {"model": tomllib.loads(spec.to_toml())["model"]}
+    return checkpoint.state_of(checkpoint.Progress(step=7), curve, "")
+
+
 def make_run(
     directory: Path, tokenizer: Tokenizer, *overrides: str, dtype: torch.dtype = torch.float32
 ) -> Spec:
@@ -152,16 +166,8 @@ def make_run(
     spec = load_spec("tiny", [*RUN, *overrides])
     directory.mkdir()
     (directory / "spec.toml").write_text(spec.to_toml())
-    random = torch.Generator().manual_seed(3)
-    tensors = {
-        name: (0.07 * torch.randn(shape, generator=random) + name.endswith("norm")).to(dtype)
-        for name, shape in shapes_of(spec).items()
-    }
-    import tomllib
-
-    curve = {"model": tomllib.loads(spec.to_toml())["model"]}
-    state = checkpoint.state_of(checkpoint.Progress(step=7), curve, "")
-    checkpoint.commit(directory, {"model": tensors, "exp_avg": tensors}, state, keep=1)
+    tensors = random_tensors(spec, dtype)
+    checkpoint.commit(directory, {"model": tensors, "exp_avg": tensors}, state_of(spec), keep=1)
     (directory / "data").mkdir()
     (directory / "data/tokenizer.model").write_bytes(tokenizer.model)
     return spec

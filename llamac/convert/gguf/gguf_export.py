@@ -15,7 +15,7 @@ from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf.hf_config import family_for
 from llamac.convert.names import gguf_name, reordered
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import Stored, read_ahead
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
@@ -122,8 +122,8 @@ def _write(
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, tensor in tensors.items():
-        writer.write_tensor_data(_packed(tensor.read(), types[name]))
+    for name, (_, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
+        writer.write_tensor_data(_packed(values, types[name]))
     writer.close()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, read_at, write_tensor
+from llamac.convert.tensors import Stored, blocks_of, raw, read_ahead, read_at, write_all
 from llamac.convert.untrusted_files import json_object
 
 DTYPES = {
@@ -107,5 +107,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
     text += b" " * (-len(text) % 8)
     with open(path, "xb", buffering=0) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            write_tensor(file, tensors[name])
+        for tensor, values in read_ahead(tensors[name] for name in order):
+            for block in blocks_of(values, tensor.dtype):
+                write_all(file, raw(block))

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._utils import _rebuild_tensor_v2
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import BLOCK, Stored, raw, read_at
+from llamac.convert.tensors import BLOCK, Stored, blocks_of, raw, read_ahead, read_at
 
 HEADER = 30  # bytes of an entry before its name
 ZIP64 = 20  # bytes that zipfile adds to the header of an entry that may be large
@@ -149,7 +149,7 @@ def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: 
 
 
 def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """Write a state dict as torch.save does, one tensor in memory at a time."""
+    """Write a state dict as torch.save does, two tensors in memory at a time."""
     unique = {id(tensor): tensor for tensor in tensors.values()}
     keys = {key: str(number) for number, key in enumerate(unique)}
     pickled = io.BytesIO()
@@ -159,14 +159,14 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
         small |= {"version": b"3\n", ".storage_alignment": str(ALIGNMENT).encode()}
         for name, content in small.items():
             archive.writestr(f"{path.stem}/{name}", content)
-        for key, tensor in unique.items():
-            entry = zipfile.ZipInfo(f"{path.stem}/data/{keys[key]}")
+        for tensor, values in read_ahead(unique.values()):
+            entry = zipfile.ZipInfo(f"{path.stem}/data/{keys[id(tensor)]}")
             assert archive.fp is not None
             begin = archive.fp.tell() + HEADER + len(entry.filename) + ZIP64
             padding = -(begin + 4) % ALIGNMENT
             entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             with archive.open(entry, "w", force_zip64=True) as file:
-                for block in tensor.blocks():
+                for block in blocks_of(values, tensor.dtype):
                     file.write(raw(block))
 
 

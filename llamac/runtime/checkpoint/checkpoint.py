@@ -252,13 +252,15 @@ def _damage(path: Path, share: int, shares: int) -> str | None:
         for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
             if not fnmatch.filter(manifest, pattern):
                 return f"MANIFEST.json lists no {pattern}"
-        for name, entry in list(manifest.items())[share::shares]:
+        own = list(manifest.items())[share::shares]
+        for name, entry in own:
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 return f"MANIFEST.json lists {name}, which is elsewhere"
-            file = path / name
-            if file.stat().st_size != entry["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes, not {entry['bytes']}"
-            if durable.sha256_of(file) != entry["sha256"]:
+            if (size := (path / name).stat().st_size) != entry["bytes"]:
+                return f"{name} has {size} bytes, not {entry['bytes']}"
+        found = durable.sha256_of_all(path / name for name, _ in own)
+        for (name, entry), sha256 in zip(own, found, strict=True):
+            if sha256 != entry["sha256"]:
                 return f"{name} does not have the checksum it was written with"
         read_state(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
