@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,11 +68,40 @@ def report(
     if as_json:
         print(json.dumps(data_of(found), indent=1, allow_nan=False))
         return
-    write_output(page, report_page(data_of(found)), inputs, overwrite)
+    data = data_of(found)
+    write_output(page, report_page(data), inputs, overwrite)
     for run in found:
         for note in run.notes:
             print_status(f"note: {run.directory}: {note}")
+    _show(data)
     print(page)
+
+
+def _show(data: dict[str, Any]) -> None:
+    """Print a row of each run: how far it is, its losses, its speed."""
+    from llamac.look.console import show
+    from llamac.look.text_table import TextTable
+    from llamac.plan.render.prediction_tables import digits, percent, quantity
+
+    def cell(value: float | None, form: Callable[[float], str]) -> str:
+        return "" if value is None else form(value)
+
+    rows = []
+    for run in data["runs"]:
+        last, median = (run["summary"].get(key, {}) for key in ("last", "median"))
+        rows.append(
+            (
+                run["title"],
+                cell(last.get("step"), "{:,}".format),
+                cell(last.get("tokens"), quantity),
+                cell(run["summary"].get("loss"), "{:.4f}".format),
+                cell(run["validation"][-1][2] if run["validation"] else None, "{:.4f}".format),
+                cell(median.get("tokens_per_second"), digits),
+                cell(median.get("mfu"), percent),
+            )
+        )
+    head = ("run", "step", "tokens", "loss", "validation", "tokens/s", "MFU")
+    show(TextTable("", head, rows, "<>>>>>>"), "")
 
 
 def _write_figures(runs: list[Run], directory: Path, overwrite: bool) -> None:

@@ -54,12 +54,12 @@ function evaluations(run) {
 function tasksMeasured(run) {
   if (!run.evaluations.length) return null;
   const shown = (value, error) => `${format.digits(value, 4)}${error === null ? "" : ` ± ${format.digits(error, 2)}`}`;
-  const rows = run.evaluations.filter((one) => one.rows.length).map(({ task, metric, rows: found }) => {
+  const rows = run.evaluations.filter((one) => one.rows.length).map(({ task, metric, questions, rows: found }) => {
     const [step, , value, error] = found.at(-1), values = found.map((row) => row[2]);
     return h("tr", left(task), left(metric.replaceAll("_", " ")), h("td", shown(value, error)), h("td", format.integer(step)),
-      h("td", format.digits(Math.min(...values), 4)), h("td", format.digits(Math.max(...values), 4)), h("td", String(found.length)));
+      h("td", format.digits(Math.min(...values), 4)), h("td", format.digits(Math.max(...values), 4)), h("td", questions === null ? "—" : format.integer(questions)), h("td", String(found.length)));
   });
-  return h("section", h("h2", "Tasks"), table(["task", "metric", "last", "at step", "least", "greatest", "times"], rows, 2));
+  return h("section", h("h2", "Tasks"), table(["task", "metric", "last", "at step", "least", "greatest", "questions", "times"], rows, 2));
 }
 
 function validations(run) {

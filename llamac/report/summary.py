@@ -21,6 +21,7 @@ from llamac.runtime.errors import RunError
 MOST_EVENTS = 2000  # of one kind; of more, the newest
 LONGEST_SAMPLE = 20_000  # characters
 STDERR = "_stderr"  # ends the name of a standard error
+QUESTIONS = "/questions"  # ends the name of how many there were
 
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:
@@ -114,12 +115,13 @@ def _validation(columns: Columns) -> list[list[Any]]:
 def _evaluations(columns: Columns) -> list[dict[str, Any]]:
     """Return the metrics of tasks: rows of [step, tokens, value, standard error or null].
 
-    Metrics are named `eval/<task>/<metric>`, their standard errors the same and `_stderr`.
+    Metrics are named `eval/<task>/<metric>`, their standard errors the same and `_stderr`;
+    `eval/<task>/questions` counts what they are of: the last one is given, or null.
     """
     found = []
     missing = np.full(len(columns.get("step", ())), math.nan)
     for name in sorted(columns):
-        if not name.startswith(EVALUATED) or name.endswith(STDERR):
+        if not name.startswith(EVALUATED) or name.endswith((STDERR, QUESTIONS)):
             continue
         rows = np.flatnonzero(~np.isnan(columns[name]))
         rows = rows[extremes(columns[name][rows])] if len(rows) else rows
@@ -127,7 +129,9 @@ def _evaluations(columns: Columns) -> list[dict[str, Any]]:
         values = [numbers(columns.get(one, missing)[rows]) for one in names]
         task, _, metric = name.removeprefix(EVALUATED).rpartition("/")
         listed = [list(row) for row in zip(*values, strict=True)]
-        found.append({"task": task or metric, "metric": metric, "rows": listed})
+        counts = _known(columns, f"{EVALUATED}{task}{QUESTIONS}")
+        count = numbers(counts[-1:])[0] if len(counts) else None
+        found.append({"task": task or metric, "metric": metric, "questions": count, "rows": listed})
     return found
 
 

@@ -20,10 +20,13 @@ from .conftest import MakeRun, metrics_rows
 def test_a_page_and_pictures(make_run: MakeRun, tmp_path, capsys):
     run, page, figures = make_run("run"), tmp_path / "page.html", tmp_path / "figures"
     assert main(["report", str(run), "-o", str(page), "--png", str(figures)]) == 0
-    written = capsys.readouterr().out.split()
+    lines = capsys.readouterr().out.splitlines()
+    written = [line for line in lines if line.startswith("/")]
     names = ["loss", "lr", "grad_norm", "tokens_per_second", "mfu"]
     names += ["peak_memory_bytes", "step_seconds"]
     assert written == [*(str(figures / f"{name}.png") for name in names), str(page)]
+    last = metrics_rows()[-1]
+    assert any(f"300  614,400  {last['loss']:.4f}" in line for line in lines)
     for name in names:
         assert (figures / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(run), "-o", str(page), "--png", str(figures)]) == 0  # again

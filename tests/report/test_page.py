@@ -91,12 +91,13 @@ def test_what_tasks_measured_is_shown(show, make_run, tmp_path):
     rows = metrics_rows()
     for step in (100, 200, 300):
         rows[step - 1] |= {"eval/piqa/acc": step / 400, "eval/piqa/acc_stderr": 0.0125}
+        rows[step - 1]["eval/piqa/questions"] = 64
     runs = [str(make_run("alpha", rows)), str(make_run("beta", metrics_rows(200, 2)))]
     assert main(["report", *runs, "-o", str(tmp_path / "tasks.html")]) == 0
     page = show(tmp_path / "tasks.html")
     assert page.locator("figcaption", has_text="piqa: acc").count() == 1
     row = page.inner_text("section:has(h2:text('Tasks')) tbody tr").split("\t")
-    assert row == ["piqa", "acc", "0.75 ± 0.013", "300", "0.25", "0.75", "3"]
+    assert row == ["piqa", "acc", "0.75 ± 0.013", "300", "0.25", "0.75", "64", "3"]
 
 
 def test_reading_values_by_pointer_and_keyboard(show, one):

@@ -82,13 +82,20 @@ def test_evaluations_are_read_by_task_and_metric(make_run: MakeRun):
     rows = metrics_rows(40)
     for step, value in ((20, 0.25), (40, 0.375)):
         rows[step - 1] |= {"eval/piqa/acc": value, "eval/piqa/acc_stderr": 0.01}
+        rows[step - 1]["eval/piqa/questions"] = 100
     rows[39]["eval/heldout/books/bits_per_byte"] = 1.5
     found = data_of(make_run("run", rows))["runs"][0]
     assert found["evaluations"] == [
-        {"task": "heldout/books", "metric": "bits_per_byte", "rows": [[40, 40 * 2048, 1.5, None]]},
+        {
+            "task": "heldout/books",
+            "metric": "bits_per_byte",
+            "questions": None,
+            "rows": [[40, 40 * 2048, 1.5, None]],
+        },
         {
             "task": "piqa",
             "metric": "acc",
+            "questions": 100,
             "rows": [[20, 20 * 2048, 0.25, 0.01], [40, 40 * 2048, 0.375, 0.01]],
         },
     ]
