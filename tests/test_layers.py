@@ -30,7 +30,7 @@ BELOW = {
     "plan": {"passes", "ops", "ir", "spec", "look"},
     "data": {"spec", "runtime", "look"},
     "convert": {"passes", "ops", "ir", "spec", "runtime"},
-    "evaluate": {"convert", "emit", "passes", "spec", "runtime"},
+    "evaluate": {"convert", "emit", "passes", "spec", "runtime", "look"},
     "launch": {"spec"},
     "inspect": {"emit", "passes", "ops", "ir", "spec", "look"},
     "report": {"data", "plan", "spec", "runtime", "look"},

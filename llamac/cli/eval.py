@@ -128,10 +128,14 @@ def eval(
         write_output(output, json.dumps(found, indent=2) + "\n")
     if samples is not None:
         durable.write(samples.resolve(), "".join(line + "\n" for line in kept).encode())
-    from llamac.evaluate.results import results_table
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    from llamac.evaluate.results import results_tables
+    from llamac.look.console import show
 
-    print(json.dumps(found, indent=2) if as_json else results_table(results))
-    for note in dict.fromkeys(note for one in results for note in one.notes if not as_json):
+    show(*results_tables(results))
+    for note in dict.fromkeys(note for one in results for note in one.notes):
         print_status(f"note: {note}")
 
 

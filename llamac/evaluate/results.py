@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llamac.evaluate.tasks.known_tasks import PAPER, PUBLISHED, SIZES
+from llamac.look.text_table import TextTable
 
 Measured = tuple[float, float | None]
 """A value and its standard error, None if unknown."""
@@ -72,23 +73,23 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(variance / len(values))
 
 
-def results_table(results: Sequence[TaskResult]) -> str:
-    """Return the lines of a table: tasks in per cent beside LLaMA's, then held-out text."""
+def results_tables(results: Sequence[TaskResult]) -> Iterator[TextTable]:
+    """Yield a table of tasks, in per cent beside LLaMA's, and one of held-out text."""
     tasks = [one for one in results if not one.task.startswith("heldout/")]
     heldout = [one for one in results if one.task.startswith("heldout/")]
-    lines = []
     if tasks:
-        rows = [("task", "shots", "metric", "value", "±", "of", *(f"LLaMA {s}" for s in SIZES))]
-        rows += [_row(one) for one in tasks]
-        lines += [*_aligned(rows, 3), f"LLaMA: {PAPER}; in per cent, ± is the standard error"]
+        head = ("task", "shots", "metric", "value", "±", "of", *SIZES)
+        note = f"{SIZES[0]} to {SIZES[-1]}: {PAPER}; in per cent, ± is the standard error"
+        rows = [*map(_row, tasks)]
+        yield TextTable("tasks", head, rows, "<><>>>>>>>", note=note)
     if heldout:
         names = ("bits_per_byte", "perplexity", "nats_per_token")
-        rows = [("held out", *(name.replace("_", " ") for name in names), "windows")]
+        head = ("", *(name.replace("_", " ") for name in names), "windows")
+        rows = []
         for one in heldout:
             values = (_plain(*one.results[name]) for name in names)
             rows.append((one.title, *values, f"{one.questions} of {one.of}"))
-        lines += [""] * bool(lines) + _aligned(rows, 1)
-    return "\n".join(lines)
+        yield TextTable("held-out text", head, rows, "<>>>>")
 
 
 def _row(one: TaskResult) -> tuple[str, ...]:
@@ -102,15 +103,3 @@ def _row(one: TaskResult) -> tuple[str, ...]:
 
 def _plain(value: float, error: float | None) -> str:
     return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Pad columns to one width: the first `left` to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < left and number != 1 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from llamac.cli import main
-from llamac.evaluate.results import TaskResult, results_table, standard_error
+from llamac.evaluate.results import TaskResult, results_tables, standard_error
+from llamac.look.text_table import plain_text
 from tests.evaluate.conftest import PUBLISHED, questions, random_model, write_rows
 
 __all__ = ["questions", "random_model"]  # fixtures
@@ -69,7 +70,8 @@ def test_results_samples_and_skipped_rows_are_written(
 def test_the_table_has_the_papers_rows_and_standard_errors() -> None:
     reached = {"exact_match": (0.25, 0.01)}
     one = TaskResult("nq", "NaturalQuestions", 5, "exact_match", reached, 9, 20, {})
-    lines = results_table([one]).splitlines()
+    title, *lines = plain_text(results_tables([one])).splitlines()
+    assert title == "tasks"
     assert lines[0].split()[:6] == ["task", "shots", "metric", "value", "±", "of"]
     wanted = "NaturalQuestions 5 exact_match 25.00 1.00 9 of 20 22.0 28.1 32.9 35.0"
     assert lines[1].split() == wanted.split()
