@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llamac.runtime.kernels import attention_math, attention_sdpa, flash3
+from llamac.runtime.kernels import attention_documents, attention_math, attention_sdpa, flash3
 from tests.compare import assert_close
 
 B, S, H, D, SCALE = 2, 64, 8, 16, 0.2
@@ -322,6 +322,162 @@ def test_flash_attention_3_is_used_on_hopper_where_it_is_installed(
     monkeypatch.setattr(flash3.attention, "activate_flash_attention_impl", activated.append)
     assert flash3.use_flash3() is used
     assert activated == ["FA3"] * used
+
+
+# -- documents on CUDA -----------------------------------------------------------------------------
+
+WIDTH = attention_documents.WIDTH
+
+
+def pieces(bounds: Tensor) -> list[slice]:
+    """Of a list of bounds, as the flash kernel reads it: empty pieces are allowed."""
+    assert bounds.dtype == torch.int32
+    ends = bounds.tolist()
+    assert ends[0] == 0
+    assert ends == sorted(ends)
+    return [slice(a, b) for a, b in itertools.pairwise(ends) if b > a]
+
+
+def varlen_forward(q, k, v, bounds, bounds_k, max_q, max_k, dropout, causal, debug, *, scale):
+    """As aten._flash_attention_forward of sequences of unequal lengths: q [tokens, H, D]."""
+    assert (dropout, causal, debug) == (0.0, True, False)
+    assert bounds is bounds_k
+    out, total = torch.empty_like(q), q.new_empty(q.shape[1], q.shape[0])
+    for piece in pieces(bounds):
+        assert piece.stop - piece.start <= max_q == max_k
+        rows = [x[None, piece] for x in (q, k, v)]
+        made = attention_math.attention(*rows, scale=scale)
+        out[piece], total[:, piece] = made[0][0], made[1][0]
+    return out, total, None, None, None
+
+
+def varlen_backward(d, q, k, v, out, total, bounds, bounds_k, *rest, scale):
+    assert rest[:4] == (rest[0], rest[0], 0.0, True)
+    assert total.shape == (q.shape[1], q.shape[0])
+    found = [torch.empty_like(x) for x in (q, k, v)]
+    for piece in pieces(bounds):
+        rows = [x[None, piece] for x in (d, q, k, v, out)]
+        made = attention_math.attention_backward(
+            *rows, logsumexp=total[None, :, piece], scale=scale
+        )
+        for whole, part in zip(found, made, strict=True):
+            whole[piece] = part[0]
+    return tuple(found)
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flash kernel for unequal lengths, played on the CPU in float64."""
+    played = SimpleNamespace(
+        _flash_attention_forward=varlen_forward, _flash_attention_backward=varlen_backward
+    )
+    monkeypatch.setattr(attention_documents, "aten", played)
+    monkeypatch.setattr(attention_sdpa, "_uses_flash", lambda q: True)
+
+
+def starts_of(*rows: list[int]) -> Tensor:
+    """The position at which each token's document begins, from the documents' lengths."""
+    return torch.tensor([[sum(row[:n]) for n, size in enumerate(row) for _ in range(size)]
+                         for row in rows])  # fmt: skip
+
+
+LAYOUTS = {
+    "all short": [[1] * 300, [100, 100, 100]],
+    "one long": [[300], [300]],
+    "at the limit": [[WIDTH, WIDTH + 1, 300 - 2 * WIDTH - 1], [WIDTH + 1, WIDTH + 1, 42]],
+    "gaps between long ones": [[1, 130, 2, 3, 140, 24], [130, 1, 1, 168]],
+    "a part of a block": [[200, 37], [5, 232]],
+    "less than a block": [[20, 30], [50]],
+    "whole blocks": [[WIDTH, WIDTH], [2 * WIDTH]],
+}
+
+
+@pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("groups", [4, 2])
+def test_documents_on_cuda_see_what_the_mask_shows(layout: list[list[int]], groups: int) -> None:
+    starts = starts_of(*layout)
+    torch.manual_seed(0)
+    q, k, v, d_out = (
+        torch.randn(*starts.shape, heads, 8, dtype=torch.float64)
+        for heads in (4, groups, groups, 4)
+    )
+    out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, starts=starts)
+    found = attention_sdpa.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, starts=starts)
+    wanted = attention_math.attention(q, k, v, SCALE, starts=starts)
+    gradients = attention_math.attention_backward(d_out, q, k, v, *wanted, SCALE, starts=starts)
+    for one, other in zip((out, logsumexp, *found), (*wanted, *gradients), strict=True):
+        assert one.shape == other.shape
+        assert_close(one, other, "documents", 1.0)
+
+
+@pytest.mark.usefixtures("flash")
+def test_a_short_document_s_strong_scores_do_not_reach_its_neighbours() -> None:
+    """A gap is attended to as one piece: what its dropped rows hold must not be multiplied in."""
+    starts = starts_of([130, 60, 60, 140])
+    torch.manual_seed(0)
+    q, k, v, d_out = (torch.randn(1, 390, 2, 8, dtype=torch.float64) for _ in range(4))
+    q[:, 190:250] *= 500
+    out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, starts=starts)
+    found = attention_sdpa.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, starts=starts)
+    assert all(bool(one.isfinite().all()) for one in (out, *found))
+    wanted = attention_math.attention(q, k, v, SCALE, starts=starts)
+    gradients = attention_math.attention_backward(d_out, q, k, v, *wanted, SCALE, starts=starts)
+    for one, other in zip(found, gradients, strict=True):
+        assert_close(one, other, "documents", 1.0)
+
+
+@grouping
+def test_on_cuda_pytorch_s_operators_take_documents(groups: int) -> None:
+    """What the operator for documents calls, which fake tensors do not look into."""
+    length = 300
+    with FakeTensorMode():
+        q, k, v = (
+            torch.empty(B, length, heads, D, dtype=torch.bfloat16, device="cuda")
+            for heads in (H, groups, groups)
+        )
+        starts = torch.zeros(B, length, dtype=torch.int64, device="cuda")
+        long = attention_documents.long_documents(starts)
+        bounds = attention_documents.bounds_of(starts, long)
+        assert bounds.shape == (B * (2 * (length // (WIDTH + 1)) + 1) + 1,)
+        out, total = attention_documents.flash_forward(q, k, v, bounds, SCALE)
+        assert (out.shape, total.shape) == (q.shape, (B, H, length))
+        gradients = attention_documents.flash_backward(
+            torch.empty_like(q), q, k, v, out, total, bounds, SCALE
+        )
+        assert [g.shape for g in gradients] == [x.shape for x in (q, k, v)]
+        blocks = attention_documents.in_blocks(q)
+        pairs = [attention_documents.with_block_before(x) for x in (k, v)]
+        mask = attention_documents.block_mask(starts, long, q.dtype)
+        short, sums = attention_sdpa._attention(blocks, *pairs, SCALE, False, mask)
+        assert (short.shape, sums.shape) == (blocks.shape, (blocks.shape[0], H, WIDTH))
+        made = attention_sdpa._attention_backward(
+            torch.empty_like(short), blocks, *pairs, short, sums, SCALE, False, mask
+        )
+        assert [g.shape for g in made] == [x.shape for x in (blocks, *pairs)]
+
+
+def test_documents_on_cuda_make_no_square() -> None:
+    """And their bounds have a length that no token changes."""
+    length, most = 4096, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal most
+            made = function(*args, **(kwargs or {}))
+            for one in made if isinstance(made, tuple) else (made,):
+                most = max(most, one.numel() if isinstance(one, Tensor) else 0)
+            return made
+
+    sizes = set()
+    for row in ([1] * length, [length], [130] * 31 + [66]):
+        starts = starts_of(row)
+        with Watch():
+            long = attention_documents.long_documents(starts)
+            sizes.add(attention_documents.bounds_of(starts, long).shape)
+            attention_documents.block_mask(starts, long, torch.bfloat16)
+    assert len(sizes) == 1
+    assert most == 2 * WIDTH * length < length**2 / 8
 
 
 # -- a stand-in for xformers -----------------------------------------------------------------------

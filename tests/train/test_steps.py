@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
@@ -131,3 +133,61 @@ def test_bad_data_is_one_message_not_a_traceback(fp32, patched, tmp_path, capsys
     patched(SEQUENCE_LENGTH=10**7)
     assert fp32.run(tmp_path) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+WAITS = ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy")
+"""Methods of a tensor that wait for its device."""
+
+
+def test_the_host_waits_for_the_device_once_a_step(fp32, patched, monkeypatch, tmp_path):
+    """Each wait beyond the one for the loss leaves a GPU idle."""
+    patched(EVAL_EVERY=1000, CHECKPOINT_EVERY=1000)
+    waits: list[str] = []
+
+    def counted(name: str):
+        method = getattr(torch.Tensor, name)
+
+        def count(self, *arguments, **options):
+            waits.append(name)
+            return method(self, *arguments, **options)
+
+        return count
+
+    totals = []
+    for steps in ("3", "7"):
+        with monkeypatch.context() as patch:
+            for name in WAITS:
+                patch.setattr(torch.Tensor, name, counted(name))
+            waits.clear()
+            assert fp32.run(tmp_path / steps, "--steps", steps) == 0
+            totals.append(len(waits))
+    assert totals[1] - totals[0] == 4, f"of four more steps: {waits}"
+
+
+def test_a_step_leaves_no_tensors_to_the_garbage_collector(trainer):
+    """It is off between set steps: on a GPU they would pile up until memory is full."""
+    train = trainer.train
+    model = train.Model(device="cpu", dtype=train.DTYPE)
+    train.initialise_shares(
+        model.named_parameters(), train.INIT, train.Shares(train.PACKED), train.SEED
+    )
+    optimizer, mesh = trainer.optimizer(model), train.Mesh(train.DEGREES, torch.device("cpu"))
+    tokens = torch.randint(64, (train.SEQUENCES, train.SEQUENCE_LENGTH))
+
+    def step() -> None:
+        loss = train.accumulate(model, tokens, tokens, mesh)
+        optimizer.read(optimizer.step(1e-3, loss, train.count_targets(tokens)))
+
+    step()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        step()
+        gc.collect()
+        left = [one for one in gc.garbage if isinstance(one, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left

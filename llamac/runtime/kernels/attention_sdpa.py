@@ -1,9 +1,10 @@
 """Causal attention by PyTorch's own flash kernels, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
-kernel takes 16-bit values and no mask: other dtypes, and documents that share a sequence, use the
-memory-efficient one. The CPU has a flash kernel of its own, for every floating dtype. On Hopper,
-FlashAttention 3 is behind the flash kernel's operators where its package is installed.
+kernel takes 16-bit values and no mask: other dtypes use the memory-efficient one, and documents
+that share a sequence both (see attention_documents). On Hopper, FlashAttention 3 is behind the
+flash kernel's operators where its package is installed. The CPU has a flash kernel of its own, for
+every floating dtype.
 
 The flash kernel for CUDA knows windows. For the others, a block of queries at a time attends to
 those keys that one of them sees, under a mask of that size: memory and work are linear in S.
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from . import attention_documents as documents
 from .flash3 import use_flash3
 from .operators import opaque
 from .visible import hidden_keys
@@ -94,6 +96,8 @@ def attention(
         )[:2]
     if window is not None:
         return blocked_attention(q, k, v, scale, window, starts)
+    if starts is not None and causal and _uses_flash(q):
+        return document_attention(q, k, v, scale, starts)
     return _attention(q, k, v, scale, causal and starts is None, _mask(q, k, starts))
 
 
@@ -161,6 +165,8 @@ def attention_backward(
         return d_q, d_k, d_v
     if window is not None:
         return blocked_attention_backward(d_out, q, k, v, out, logsumexp, scale, window, starts)
+    if starts is not None and causal and _uses_flash(q):
+        return document_attention_backward(d_out, q, k, v, out, logsumexp, scale, starts)
     whole = causal and starts is None
     return _attention_backward(d_out, q, k, v, out, logsumexp, scale, whole, _mask(q, k, starts))
 
@@ -283,3 +289,87 @@ def blocked_attention_backward(
         d_k[:, keys] += d_keys
         d_v[:, keys] += d_values
     return d_q, d_k.to(k.dtype), d_v.to(v.dtype)
+
+
+# -- documents that share a sequence, on CUDA ------------------------------------------------------
+
+
+def _fake_documents(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, starts: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _fake_blocked(q, k, v, scale, 0, starts)
+
+
+@opaque("document_attention", _fake_documents)
+def document_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, starts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attend within documents: → (out, log-sum-exp), as `attention`."""
+    long = documents.long_documents(starts)
+    bounds = documents.bounds_of(starts, long)
+    out, total = documents.flash_forward(q, k, v, bounds, scale)
+    mask = documents.block_mask(starts, long, q.dtype)
+    keys, values = documents.with_block_before(k), documents.with_block_before(v)
+    short = _attention(documents.in_blocks(q), keys, values, scale, False, mask)
+    shape = q.shape[:2]
+    short_out = documents.from_blocks(short[0], *shape)
+    short_total = documents.from_blocks(short[1].transpose(1, 2), *shape).transpose(1, 2)
+    return (
+        torch.where(long[:, :, None, None], out, short_out),
+        torch.where(long.unsqueeze(1), total, short_total),
+    )
+
+
+def _fake_documents_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+@opaque("document_attention_backward", _fake_documents_backward)
+def document_attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (d_q, d_k, d_v): the sum of those through long documents and through short ones."""
+    long = documents.long_documents(starts)
+    bounds = documents.bounds_of(starts, long)
+    heads = long[:, :, None, None]
+    # A total of infinity makes every weight of a row zero.
+    total = torch.where(long.unsqueeze(1), logsumexp, float("inf"))
+    through_long = documents.flash_backward(
+        torch.where(heads, d_out, 0), q, k, v, out, total, bounds, scale
+    )
+    blocks = documents.in_blocks
+    short_total = blocks(logsumexp.transpose(1, 2)).transpose(1, 2).contiguous()
+    d_queries, *d_pairs = _attention_backward(
+        blocks(torch.where(heads, 0, d_out)),
+        blocks(q),
+        documents.with_block_before(k),
+        documents.with_block_before(v),
+        blocks(out),
+        short_total,
+        scale,
+        False,
+        documents.block_mask(starts, long, q.dtype),
+    )
+    shape = q.shape[:2]
+    d_q = through_long[0] + documents.from_blocks(d_queries, *shape)
+    d_k, d_v = (
+        whole + documents.add_block_before(pair, *shape)
+        for whole, pair in zip(through_long[1:], d_pairs, strict=True)
+    )
+    return d_q, d_k, d_v
