@@ -447,14 +447,14 @@ def test_on_cuda_pytorch_s_operators_take_documents(groups: int) -> None:
         )
         assert [g.shape for g in gradients] == [x.shape for x in (q, k, v)]
         blocks = attention_documents.in_blocks(q)
-        pairs = [attention_documents.with_block_before(x) for x in (k, v)]
+        keys, values = (attention_documents.with_block_before(x) for x in (k, v))
         mask = attention_documents.block_mask(starts, long, q.dtype)
-        short, sums = attention_sdpa._attention(blocks, *pairs, SCALE, False, mask)
+        short, sums = attention_sdpa._attention(blocks, keys, values, SCALE, False, mask)
         assert (short.shape, sums.shape) == (blocks.shape, (blocks.shape[0], H, WIDTH))
         made = attention_sdpa._attention_backward(
-            torch.empty_like(short), blocks, *pairs, short, sums, SCALE, False, mask
+            torch.empty_like(short), blocks, keys, values, short, sums, SCALE, False, mask
         )
-        assert [g.shape for g in made] == [x.shape for x in (blocks, *pairs)]
+        assert [g.shape for g in made] == [x.shape for x in (blocks, keys, values)]
 
 
 def test_documents_on_cuda_make_no_square() -> None:

@@ -26,8 +26,8 @@ WIDTH = 128
 def long_documents(starts: Tensor) -> Tensor:
     """Return which tokens lie in documents longer than WIDTH: bool [B, S]."""
     positions = torch.arange(starts.shape[1], device=starts.device)
-    last = F.pad((starts == positions)[:, 1:], (0, 1), value=True)
-    ends = torch.where(last, positions + 1, starts.shape[1]).flip(1).cummin(1).values.flip(1)
+    goes_on = F.pad((starts != positions)[:, 1:], (0, 1))  # to the next token
+    ends = torch.where(goes_on, starts.shape[1], positions + 1).flip(1).cummin(1).values.flip(1)
     return ends - starts > WIDTH
 
 
@@ -38,7 +38,7 @@ def bounds_of(starts: Tensor, long: Tensor) -> Tensor:
     """
     batch, length = starts.shape
     begins = starts == torch.arange(length, device=starts.device)
-    begins = begins & (long | F.pad(long[:, :-1], (1, 0), value=True))  # a gap's own do not count
+    begins = begins & (long | F.pad(long[:, :-1], (1, 0)))  # in a gap, only the first counts
     begins[:, 0] = True
     most, tokens = batch * (2 * (length // (WIDTH + 1)) + 1), batch * length
     flat = begins.flatten()
