@@ -430,31 +430,27 @@ def test_a_short_document_s_strong_scores_do_not_reach_its_neighbours() -> None:
 @grouping
 def test_on_cuda_pytorch_s_operators_take_documents(groups: int) -> None:
     """What the operator for documents calls, which fake tensors do not look into."""
-    length = 300
+    length, blocks = 300, B * 3
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device="cuda")
+
     with FakeTensorMode():
-        q, k, v = (
-            torch.empty(B, length, heads, D, dtype=torch.bfloat16, device="cuda")
-            for heads in (H, groups, groups)
-        )
-        starts = torch.zeros(B, length, dtype=torch.int64, device="cuda")
-        long = attention_documents.long_documents(starts)
-        bounds = attention_documents.bounds_of(starts, long)
-        assert bounds.shape == (B * (2 * (length // (WIDTH + 1)) + 1) + 1,)
+        q, k, v = (empty(B, length, heads, D) for heads in (H, groups, groups))
+        bounds = empty(12, dtype=torch.int32)
         out, total = attention_documents.flash_forward(q, k, v, bounds, SCALE)
         assert (out.shape, total.shape) == (q.shape, (B, H, length))
         gradients = attention_documents.flash_backward(
             torch.empty_like(q), q, k, v, out, total, bounds, SCALE
         )
         assert [g.shape for g in gradients] == [x.shape for x in (q, k, v)]
-        blocks = attention_documents.in_blocks(q)
-        keys, values = (attention_documents.with_block_before(x) for x in (k, v))
-        mask = attention_documents.block_mask(starts, long, q.dtype)
-        short, sums = attention_sdpa._attention(blocks, keys, values, SCALE, False, mask)
-        assert (short.shape, sums.shape) == (blocks.shape, (blocks.shape[0], H, WIDTH))
-        made = attention_sdpa._attention_backward(
-            torch.empty_like(short), blocks, keys, values, short, sums, SCALE, False, mask
-        )
-        assert [g.shape for g in made] == [x.shape for x in (blocks, keys, values)]
+        q, k, v = empty(blocks, WIDTH, H, D), *(empty(blocks, 2 * WIDTH, groups, D),) * 2
+        mask = empty(blocks, 1, WIDTH, 2 * WIDTH)
+        out, total = attention_sdpa._attention(q, k, v, SCALE, False, mask)
+        assert (out.shape, total.shape) == (q.shape, (blocks, H, WIDTH))
+        d_out = torch.empty_like(out)
+        made = attention_sdpa._attention_backward(d_out, q, k, v, out, total, SCALE, False, mask)
+        assert [g.shape for g in made] == [x.shape for x in (q, k, v)]
 
 
 def test_documents_on_cuda_make_no_square() -> None:
