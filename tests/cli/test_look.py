@@ -100,6 +100,7 @@ def test_a_pipe_gets_plain_text(
     assert not [line for line in said.splitlines() if line != line.rstrip()]
 
 
+SHARED = ["--set=parallel.data_shard=2", "--set=batch.micro_batch=4"]
 JSON = [
     ["check", "65b", "--json"],
     ["check", "tiny", "--set", "model.dimm=3", "--json"],
@@ -113,7 +114,7 @@ JSON = [
     ["inspect", "tiny", "--diff", "lower", "pack", "--format", "json"],
     ["data", "epochs", "65b", "--json"],
     ["verify", "tiny", "--json"],
-    ["train", "tiny", "--dry-run", "--set=parallel.data_shard=2", "--json"],
+    ["train", "tiny", "--dry-run", *SHARED, "--json"],
     ["schema"],
 ]
 
