@@ -25,8 +25,9 @@ def write_export(
 ) -> None:
     """Write the directory `output`. format: hf, meta or gguf. which: a step, a path, or "newest".
 
-    dtype: name of the weights' dtype; None: as they are. parts: files of Meta's format. Raises
-    ConversionError for what the format cannot hold, RunError for a damaged checkpoint.
+    dtype: name of the weights' dtype; None keeps theirs. parts: number of files in Meta's format.
+    Raises ConversionError if the format does not support the model, RunError for a damaged
+    checkpoint.
     """
     marker = MARKERS[format]
     require_output(output, overwrite, marker)

@@ -53,9 +53,9 @@ class Stored:
 
 
 def read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
-    """Yield each tensor and its values; the next is read while one is used: two are in memory.
+    """Yield each tensor with its values, prefetching the next one: two are in memory.
 
-    The values are in the dtype of the file: who uses them casts them, a block at a time.
+    Values have the file's dtype; the caller casts them block by block.
     """
     with ThreadPoolExecutor(1) as reader:
         coming: tuple[Stored, Future[Tensor]] | None = None

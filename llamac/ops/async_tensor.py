@@ -24,7 +24,7 @@ POSITIONS = 1  # the sharded dimension
 def _runtime(name: str) -> Callable[..., Any]:
     """Return a function of `llamac.runtime.distributed.async_tensor`, imported on its first call.
 
-    The import brings torch's compiler along, most of a second that no plan needs.
+    The import loads torch's compiler, which takes most of a second that a plan does not need.
     """
 
     def run(x: Any, weight: Any, axis: str, size: int) -> Any:

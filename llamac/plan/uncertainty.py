@@ -43,8 +43,8 @@ class Uncertainty:
         regime: The published rows from which the range of speed is derived.
         tokens_per_second: Per device. None, as are days, on a CPU that was not calibrated.
         memory: Bytes of a rank.
-        fit: `yes`: within memory nine times of ten; `no`: more likely than not beyond it.
-        margin: Bytes between capacity and expected memory; negative: that are lacking.
+        fit: `yes`: fits with a probability of 90 %; `no`: probably does not fit.
+        margin: Capacity minus expected memory in bytes; negative if it does not fit.
     """
 
     regime: str

@@ -21,9 +21,9 @@ EVALUATED = "eval/"  # begins the names of what tasks measured: eval/<task>/<met
 def curve(columns: Columns, points: int = POINTS) -> dict[str, Any]:
     """Return the curve of a run as JSON values.
 
-    rows: how many there are. step, tokens, hours: of each point, where it ends; hours are of
-    training, summed up. from: the first step of each point. series: name → `mean`, and, where
-    points are several rows, `low` and `high`: numbers of the file as they are; null without any.
+    rows: their number. step, tokens, hours: at the end of each point; hours are accumulated
+    training time. from: the first step of each point. series: name → `mean` and, if points are
+    several rows, `low` and `high`: values of the file unchanged; null without any.
     """
     steps = columns.get("step", np.empty(0))
     count = len(steps)

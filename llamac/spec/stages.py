@@ -276,7 +276,7 @@ class Pii(Section):
 
 
 class Length(Section):
-    """Documents of a bounded length."""
+    """Keep documents whose length is within bounds."""
 
     stage: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = Field(

@@ -1,4 +1,4 @@
-"""Runs of sentences that occurred before in the source are removed (C4, section 2.2)."""
+"""Remove runs of sentences that occurred before in the source (C4, section 2.2)."""
 
 from __future__ import annotations
 

@@ -85,5 +85,5 @@ def pairs(
 
 
 def _defined(line: str) -> str:
-    """Return what a line of IR defines: the text before its first type."""
+    """Return the values that a line of IR defines: the text before its first type."""
     return line.partition(": ")[0]

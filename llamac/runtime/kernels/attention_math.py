@@ -63,7 +63,7 @@ def attention_backward(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """→ (d_q, d_k, d_v), shaped as q, k, v. The weights are rebuilt from the log-sum-exp."""
+    """Return (d_q, d_k, d_v), with attention weights recomputed from the log-sum-exp."""
     heads = (k.shape[2], -1)
     scores = _scores(q, k, scale, causal, starts, window)
     weights = torch.exp(scores - logsumexp.unflatten(1, heads).unsqueeze(-1))

@@ -9,10 +9,10 @@ from torch.nn import attention
 
 
 def use_flash3() -> bool:
-    """Let torch's flash operators run FlashAttention 3's kernels if they are here; say if they do.
+    """Switch torch's flash operators to FlashAttention 3, if installed; return whether it is.
 
-    The operators, their shapes and their meaning stay the same. Its backward keeps to a fixed order
-    of sums where torch's setting asks for deterministic algorithms.
+    The operators and their shapes stay the same. The backward is deterministic if torch's setting
+    requires deterministic algorithms.
     """
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
         return False
