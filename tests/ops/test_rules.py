@@ -183,7 +183,8 @@ def test_the_emitted_expression_computes_the_eager_result(example: Example) -> N
 COUNTED = [
     example
     for example in EXAMPLES
-    if example.op.startswith(("linear", "attention")) and example.attributes.get("kernel") != "sdpa"
+    if example.op.startswith(("linear", "packed_linear", "attention"))
+    and example.attributes.get("kernel") != "sdpa"
 ]
 
 
