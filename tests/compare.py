@@ -64,7 +64,7 @@ class Oracle:
 def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     torch.manual_seed(0)
     eos = spec.document_end
-    reference = Reference(spec.model, spec.batch.sequence_length, eos=eos)
+    reference = Reference(spec.model, spec.batch.sequence_length, eos=eos, finetune=spec.finetune)
     weights = {
         name: torch.randn(weight.shape, dtype=torch.float64) * (0.2 if weight.ndim > 1 else 0.1)
         + (1.0 if name.endswith("norm") else 0.0)
@@ -78,6 +78,8 @@ def oracle(spec: Spec, batch: int = 2, positions: int = 16) -> Oracle:
     loss.backward()
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
+        if not weight.requires_grad:
+            continue
         assert weight.grad is not None
         gradients[name] = weight.grad
     with torch.no_grad():

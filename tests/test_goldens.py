@@ -60,6 +60,10 @@ class Case:
     changes: tuple[str, ...] = ()
     small: bool = False
 
+    @property
+    def adapts(self) -> bool:
+        return self.golden().finetune.adapts
+
     def golden(self) -> Spec:
         return shipped(self.spec, "model.n_layers=2", *self.changes)
 
@@ -87,6 +91,11 @@ QWEN_MISTRAL = (
 )
 # Of two layers, one computes attention and both halves of the FFN again, the other attention alone.
 BUDGET = ('recompute.policy="budget"', 'recompute.budget="13.05GB"')
+LORA = (
+    'init.from="base"',
+    'finetune.method="lora"',
+    'finetune.targets=["wq", "wv", "wo", "w2"]',
+)
 CASES = (
     Case("tiny", "tiny", small=True),
     Case("7b-full-recompute", "7b", ('recompute.policy="full"',)),
@@ -97,6 +106,7 @@ CASES = (
     Case("post-norm-save-all", "post-norm", ('recompute.policy="none"',)),
     Case("tied-llama3-half-split", "tiny", TIED, small=True),
     Case("qkv-bias-qk-norm-window", "tiny", QWEN_MISTRAL, small=True),
+    Case("lora", "tiny", LORA, small=True),
     Case("documents", "tiny", ("data.document_mask=true",), small=True),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -320,6 +330,9 @@ def test_the_emitted_model_trains_at_full_size_on_fake_tensors(case: Case, emitt
         assert (loss.shape, loss.dtype) == ((), torch.float32)
         loss.backward()
         for name, parameter in model.named_parameters():
+            assert parameter.requires_grad == (not case.adapts or "_lora_" in name)
+            if not parameter.requires_grad:
+                continue
             assert parameter.grad is not None, name
             assert parameter.grad.dtype == parameter.dtype
         assert model.logits(tokens[:1, :7]).shape == (1, 7, spec.model.vocab_size)
@@ -350,6 +363,7 @@ def test_the_emitted_model_matches_the_reference(case: Case, emitted) -> None:
     gradients = {
         canonical: view
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
         for canonical, view in canonical_views(name, parameter.grad, module.PACKED)
     }
     assert_gradients(gradients, known.gradients)

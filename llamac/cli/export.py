@@ -11,7 +11,7 @@ from llamac.cli.common.options import print_status
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-FORMATS = ("hf", "meta", "gguf")
+FORMATS = ("hf", "meta", "gguf", "peft")
 
 
 @app.command()
@@ -23,7 +23,11 @@ def export(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write")
     ],
     format: Annotated[
-        str, typer.Option(metavar="hf|meta|gguf", help="Hugging Face, Meta's code, or llama.cpp")
+        str,
+        typer.Option(
+            metavar="hf|meta|gguf|peft",
+            help="Hugging Face, Meta's code, llama.cpp, or a LoRA run's adapters alone",
+        ),
     ] = "hf",
     checkpoint: Annotated[
         str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")

@@ -9,7 +9,12 @@ from llamac.convert.formats import dtype_of
 from llamac.convert.staging import written_beside
 from llamac.convert.trained import Say, open_trained
 
-MARKERS = {"hf": "config.json", "meta": "params.json", "gguf": "model.gguf"}
+MARKERS = {
+    "hf": "config.json",
+    "meta": "params.json",
+    "gguf": "model.gguf",
+    "peft": "adapter_config.json",
+}
 """A file by which an export of the format is known."""
 
 
@@ -23,8 +28,9 @@ def write_export(
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write the directory `output`. format: hf, meta or gguf. which: a step, a path, or "newest".
+    """Write the directory `output`.
 
+    format: hf, meta, gguf or peft. which: a step, a path, or "newest".
     dtype: name of the weights' dtype; None keeps theirs. parts: number of files in Meta's format.
     Raises ConversionError if the format does not support the model, RunError for a damaged
     checkpoint.
@@ -38,6 +44,10 @@ def write_export(
             from llamac.convert.gguf.gguf_export import write_gguf
 
             write_gguf(trained, directory / marker, dtype)
+        elif format == "peft":
+            from llamac.convert.hf.peft_export import write_peft
+
+            write_peft(trained, directory, to)
         elif format == "hf":
             from llamac.convert.hf.hf_export import write_hf
 

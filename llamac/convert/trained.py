@@ -10,23 +10,32 @@ import torch
 
 from llamac.convert.directory import shapes_of
 from llamac.convert.errors import ConversionError
+from llamac.convert.merge_adapters import merge_adapters
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.weights import read_weights
 from llamac.runtime.checkpoint import checkpoint
+from llamac.runtime.checkpoint.adapters import frozen_weights_of
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, is_import, open_model
 from llamac.runtime.checkpoint.resume_guard import changed_keys
 from llamac.spec import Spec, load_spec
+from llamac.spec.finetune import Finetune
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model to export. tensors: by canonical name, in the row order of spec.model.rope_layout."""
+    """A model to export. tensors: by canonical name, in the row order of spec.model.rope_layout.
+
+    Adapters are merged into `tensors`, of which `spec` is then the spec. adapters: the same by
+    themselves, trained as finetune says; empty where all weights were.
+    """
 
     opened: ModelDirectory
     spec: Spec
     tensors: dict[str, Stored]
+    adapters: dict[str, Stored]
+    finetune: Finetune
 
     @property
     def step(self) -> int:
@@ -47,6 +56,13 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
             f"{opened.checkpoint} holds another model than {run}/spec.toml says: "
             f"{', '.join(changed)} differ"
         )
-    tensors, shapes = read_weights(opened.checkpoint), shapes_of(spec)
+    tensors, shapes, finetune = read_weights(opened.checkpoint), shapes_of(spec), spec.finetune
+    adapters: dict[str, Stored] = {}
+    if finetune.adapts:
+        adapters = {name: tensors[name] for name in shapes if name in tensors}
+        tensors = read_weights(frozen_weights_of(opened.checkpoint)) | tensors
     require_tensors(tensors, shapes, str(opened.checkpoint))
-    return TrainedModel(opened, spec, {name: tensors[name] for name in shapes})
+    tensors = {name: tensors[name] for name in shapes}
+    if finetune.adapts:
+        tensors, spec = merge_adapters(tensors, finetune.scale), spec.replace({"finetune": None})
+    return TrainedModel(opened, spec, tensors, adapters, finetune)

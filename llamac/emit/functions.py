@@ -20,7 +20,6 @@ from llamac.emit.halves import backward_halves, forward_halves, half_starts
 from llamac.emit.python_source import WIDTH, python_literal
 from llamac.emit.sizes import Sizes
 from llamac.ir.graph import (
-    is_differentiable,
     op_of,
     ops_in,
     output_of,
@@ -83,7 +82,7 @@ def signature(region: Region) -> Signature:
             name for name in inputs if name in {node.name for node in placeholders(backward)}
         ),
         gradients=tuple(
-            returned[_key(node)].name if is_differentiable(node) else None for node in arguments
+            returned[key].name if (key := _key(node)) in returned else None for node in arguments
         ),
     )
 
@@ -249,7 +248,7 @@ class _Source:
 def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
     """Yield `left` and `right` on one line or, if too long, split as ruff formats it.
 
-    right: a call, or a tuple without parentheses.
+    right: a call, a tuple without parentheses, or an expression without commas.
     """
     margin = " " * indent
     line = f"{margin}{left}{right}{comment}"
@@ -263,7 +262,7 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
     if opening < 0:
         head, inside, tail = "(", right, ")"
     yield f"{margin}{left}{head}"
-    if opening >= 0 and len(inside) + indent + 4 <= WIDTH:
+    if (opening >= 0 or "," not in right) and len(inside) + indent + 4 <= WIDTH:
         yield f"{margin}    {inside}"
     else:
         yield from (f"{margin}    {item}," for item in _elements(inside))

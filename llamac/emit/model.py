@@ -20,7 +20,7 @@ from llamac.emit.functions import (
 from llamac.emit.python_source import WIDTH, environment, python_literal
 from llamac.emit.sizes import Sizes
 from llamac.ir.graph import output_of, placeholders, type_of
-from llamac.ir.program import Program, Region
+from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import DTYPES
 from llamac.passes.flops import flops_per_token, matmul_parameters
 
@@ -65,6 +65,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "regions": sources,
         "functional": any("F." in text for source in sources for text in map(str, source.values())),
         "functions": [_function(r) for r in regions if r.backward is not None],
+        "embed": "EmbedFunction.apply" if program.regions["embed"].backward else "embed_forward",
         "stream": shape(type_of(output_of(program.regions[blocks[0]].forward.graph))),
         "vocab_size": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
         "dtype": str(DTYPES[next(iter(program.parameters.values())).type.dtype]),
@@ -154,8 +155,8 @@ def _region(region: Region, sizes: Sizes) -> dict[str, Any]:
 def _wrapper(region: Region) -> dict[str, Any]:
     """Return the parts of a region's autograd.Function, for the template.
 
-    saves: statements that save inputs and kept values in `ctx`. made: gradients as the backward
-    function returns them. returned: the same with None for inputs without a gradient.
+    saves: statements that save inputs and kept values in `ctx`. calls: those that call the backward
+    function and return its gradients, with None for inputs without one.
     """
     sign = signature(region)
     saved = "*inputs"
@@ -169,15 +170,22 @@ def _wrapper(region: Region) -> dict[str, Any]:
     weights = len(placeholders(region.forward.graph, "param"))
     before, own = sign.gradients[:-weights], sign.gradients[-weights:]
     flowing = [name for name in before if name is not None]
-    d_weights = str(own[0]) if weights == 1 else "*d_weights" if flowing else "d_weights"
-    returned = [*map(str, before), d_weights if weights == 1 else "*d_weights"]
+    if None in own and weights > 1:  # some weights are frozen
+        made, returned = [*flowing, *filter(None, own)], [*before, *own]
+    else:
+        d_weights = str(own[0]) if weights == 1 else "*d_weights" if flowing else "d_weights"
+        made = [name for name in (*flowing, d_weights) if name != "None"]
+        returned = [*before, d_weights if weights == 1 else "*d_weights"]
+    function = f"{_function(region)}.run_backward({sign.cotangent}, *ctx.saved_tensors)"
     return {
         "output": f"{sign.output}, kept" if sign.kept else sign.output,
         "returns": sign.output,
         "cotangent": sign.cotangent,
         "saves": saves,
-        "made": ", ".join([*flowing, d_weights]),
-        "returned": ", ".join(returned),
+        "calls": [
+            *_unpacked(made, function),
+            *wrapped("return ", ", ".join(map(str, returned)), indent=8),
+        ],
     }
 
 
@@ -197,17 +205,13 @@ def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
             attributes += [
                 line
                 for name in members
-                for line in _parameter(
-                    f"self.{_last(name)} = ", sizes.shape(program.parameters[name]), 8
-                )
+                for line in _parameter(f"self.{_last(name)} = ", program.parameters[name], sizes, 8)
             ]
             continue
         attributes.append(f"        self.{owner} = nn.ParameterDict(")
         attributes.append("            {")
         for name in members:
-            attributes += _parameter(
-                f'"{_last(name)}": ', sizes.shape(program.parameters[name]), 16, ","
-            )
+            attributes += _parameter(f'"{_last(name)}": ', program.parameters[name], sizes, 16, ",")
         attributes += ["            }", "        )"]
     weights = ", ".join(_attribute(name) for name in names)
     return {
@@ -249,8 +253,11 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _parameter(left: str, shape: list[Any], indent: int, end: str = "") -> Iterator[str]:
-    made = f"torch.empty({', '.join(map(str, shape))}, **placement)"
+def _parameter(
+    left: str, parameter: Parameter, sizes: Sizes, indent: int, end: str = ""
+) -> Iterator[str]:
+    made = f"torch.empty({', '.join(map(str, sizes.shape(parameter)))}, **placement)"
+    made += "" if parameter.trainable else ", requires_grad=False"
     yield from wrapped(left, f"nn.Parameter({made})", end, indent)
 
 
@@ -272,11 +279,9 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
     buffer = next(iter(program.buffers.values()), None)
     return {
         "before": [
-            line for p in first for line in _parameter(f"self.{p.name} = ", sizes.shape(p), deeper)
+            line for p in first for line in _parameter(f"self.{p.name} = ", p, sizes, deeper)
         ],
-        "after": [
-            line for p in last for line in _parameter(f"self.{p.name} = ", sizes.shape(p), deeper)
-        ],
+        "after": [line for p in last for line in _parameter(f"self.{p.name} = ", p, sizes, deeper)],
         "calls": calls,
         "tables": buffer and list(rope_call(dict(buffer.arguments), sizes)),
     }

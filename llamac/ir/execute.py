@@ -74,6 +74,8 @@ def loss_and_held_gradients(
         tape.append((region, layer, saved))
     loss, cotangent = x, torch.ones_like(x)
     for region, layer, saved in reversed(tape):
+        if not program.learns(region):
+            break  # the first: nothing needs a gradient of frozen embeddings
         cotangent = run.backward(region, cotangent, layer, saved)
     return loss, run.gradients
 

@@ -171,14 +171,19 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
         raise TypeRuleError(f"{op.name}({shown}): {error}") from None
 
 
-def finish(graph: fx.Graph, keep: Collection[str] = ()) -> fx.GraphModule:
+def finish(
+    graph: fx.Graph, keep: Collection[str] = (), unread: Collection[Role] = ()
+) -> fx.GraphModule:
     """Remove unused ops and return the graph as an executable module.
 
-    Placeholders are kept since they are the signature, and so are the values named in `keep`,
-    which another graph reads.
+    Placeholders are kept since they are the signature, except unused ones of the roles in `unread`;
+    so are the values named in `keep`, which another graph reads.
     """
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and node.name not in keep:
+            graph.erase_node(node)
+    for node in placeholders(graph, *unread) if unread else ():
+        if not node.users:
             graph.erase_node(node)
     graph.lint()
     return fx.GraphModule(nn.Module(), graph)

@@ -4,8 +4,10 @@
 that has it. A result with that letter is split along it; a result without it is a partial sum
 (`P`). A capital letter is a dimension that must not be split. `*` is an elementwise operand of any
 rank; the last `*` repeats. An op whose operands are all `*` is linear in them, so partial sums may
-pass through it. A result `.` is a sum over the rank's own elements, which the trainer reduces over
-ranks once per step.
+pass through it. So may they where all operands with a `+` before their dims are partial sums, or
+one operand with a `^` is, and the others are replicated: the op is linear in the former together,
+in each of the latter by itself. A result `.` is a sum over the rank's own elements, which the
+trainer reduces over ranks once per step.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ def _places(
     """Return the placement of each result on one axis."""
     placements = [(term, kind.placement(axis)) for term, kind in given]
     if any(place == "P" for _, place in placements):
-        partial = all(place == "P" for term, place in placements if term)
         expect(
-            partial and all(term in ("*", "") for term, _ in placements),
+            _passes_sums(placements),
             f"its operands are partial sums over {axis} that must be reduced first",
         )
         return ["P"] * len(targets)
+    placements = [(term.lstrip("+^"), place) for term, place in placements]
     split = {_letter(term, place) for term, place in placements if place != "R"}
     expect(len(split) == 1, f"{axis} splits its operands along different dimensions")
     (letter,) = split
@@ -59,6 +61,17 @@ def _places(
     if letter.isdigit():  # of `*`
         return [f"S({letter})"] * len(targets)
     return [_place(letter, term) for term in targets]
+
+
+def _passes_sums(placements: Sequence[tuple[str, str]]) -> bool:
+    """Return whether an op's results are sums still to be taken, as some of its operands are."""
+    partial = [term for term, place in placements if place == "P"]
+    whole = [term for term, place in placements if place == "R"]
+    if len(partial) + len(whole) < len(placements):
+        return False
+    together = all(term == "*" or term[0] == "+" for term in partial)
+    alone = len(partial) == 1 and partial[0][0] == "^"
+    return alone or (together and not any(term[:1] in ("*", "+") for term in whole))
 
 
 def _place(letter: str, term: str) -> str:

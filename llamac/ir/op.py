@@ -42,7 +42,8 @@ class Op:
         without is a collective, whose `infer` gives the layouts of its results.
     emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
         `eager` imported from its module.
-    augmented is the op that replaces this one in a forward pass that will be differentiated.
+    augmented are ops that return this op's value and the gradients of its first one, two, …
+        operands; one of them replaces it in a forward pass that will be differentiated.
     results names the results of an op with several.
     """
 
@@ -54,7 +55,7 @@ class Op:
     emit: Callable[..., str] | None = None
     dims: str | None = None
     cost: Cost = "recompute"
-    augmented: Op | None = None
+    augmented: tuple[Op, ...] = ()
     results: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from torch import fx
 
 from llamac.ir.graph import Builder, Role, finish
 from llamac.ir.op import OPS
-from llamac.ir.program import Buffer, Init, Parameter, Piece, Program, Region
+from llamac.ir.program import DRAWN, Buffer, Init, Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType, TypeRuleError
 
 
@@ -21,8 +21,8 @@ class ParseError(Exception):
     """The text is not valid IR; the message names the line."""
 
 
-_PARAMETER = re.compile(r"parameter (\S+): (\S+) = (.*)")
-_PIECE = re.compile(r"(\S+)\[(\d+)\] (normal\([^)]*\)|ones|zeros)(?: × (\d+))?(?:, )?")
+_PARAMETER = re.compile(r"(parameter|frozen) (\S+): (\S+) = (.*)")
+_PIECE = re.compile(r"(\S+)\[(\d+)\] ((?:normal|uniform)\([^)]*\)|ones|zeros)(?: × (\d+))?(?:, )?")
 _BUFFER = re.compile(r"buffer (\S+): (\S+) = rope_tables\((.*)\)")
 _LAYERS = re.compile(r"layers (\d+) × (\S+)")
 _GRAPH = re.compile(r"(\S+)\.(forward|backward):")
@@ -53,8 +53,9 @@ def _split_where(line: str) -> tuple[str, str]:
 
 
 def _init(text: str) -> Init:
-    if text.startswith("normal("):
-        return Init("normal", float(text[len("normal(") : -1]))
+    kind, _, std = text.removesuffix(")").partition("(")
+    if kind in DRAWN and std:
+        return Init(kind, float(std))
     if text not in ("ones", "zeros"):
         raise ParseError(f"unknown initialisation {text!r}")
     return Init(text)
@@ -216,7 +217,7 @@ class _Parser:
             raise ParseError("cannot read this")
 
     def _parameter(self, match: re.Match[str], where: str) -> None:
-        name, kind, value = match.groups()
+        word, name, kind, value = match.groups()
         shape = TensorType.parse(kind)
         if value.startswith("pack("):
             found = _PIECE.findall(value[len("pack(") : -1])
@@ -226,7 +227,7 @@ class _Parser:
             )
         else:
             pieces = (Piece(name, int(shape.shape[0]), _init(value)),)
-        self.parameters[name] = Parameter(name, shape, pieces, where)
+        self.parameters[name] = Parameter(name, shape, pieces, where, word == "parameter")
 
     def program(self) -> Program:
         regions: dict[str, Region] = {}

@@ -47,7 +47,8 @@ def _header(program: Program) -> Iterator[str]:
     if program.mesh:
         yield "mesh " + " ".join(f"{axis}={size}" for axis, size in program.mesh.items())
     for parameter in program.parameters.values():
-        yield _with_where(f"parameter {_parameter(parameter)}", parameter.where)
+        kind = "parameter" if parameter.trainable else "frozen"
+        yield _with_where(f"{kind} {_parameter(parameter)}", parameter.where)
     for buffer in program.buffers.values():
         arguments = ", ".join(f"{key}={value!r}" for key, value in buffer.arguments)
         yield f"buffer {buffer.name}: {buffer.type} = rope_tables({arguments})"

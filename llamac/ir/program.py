@@ -9,19 +9,25 @@ from math import prod
 
 from torch import fx
 
-from llamac.ir.graph import output_of, type_of
+from llamac.ir.graph import is_differentiable, output_of, placeholders, type_of
 from llamac.ir.types import TensorType
+
+DRAWN = ("normal", "uniform")
+"""Kinds of initial values that are drawn at random, with a standard deviation."""
 
 
 @dataclass(frozen=True)
 class Init:
-    """Initial values of a canonical parameter: `normal` with `std`, `ones` or `zeros`."""
+    """Initial values of a canonical parameter: `normal` or `uniform` (with `std`), `ones`, `zeros`.
+
+    std: standard deviation.
+    """
 
     kind: str
     std: float = 0.0
 
     def __str__(self) -> str:
-        return f"normal({self.std!r})" if self.kind == "normal" else self.kind
+        return f"{self.kind}({self.std!r})" if self.kind in DRAWN else self.kind
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,15 @@ class Parameter:
     """One parameter tensor of the trainer. `*` in a name stands for the layer's number.
 
     pieces: the canonical parameters stacked in it along dim 0, in order; before `pack`, one of the
-    same name. Checkpoints contain pieces only.
+    same name. Checkpoints contain pieces only. trainable: whether it is trained; a frozen parameter
+    has no gradient and no optimizer state.
     """
 
     name: str
     type: TensorType
     pieces: tuple[Piece, ...]
     where: str = ""
+    trainable: bool = True
 
     @property
     def per_layer(self) -> bool:
@@ -129,6 +137,12 @@ class Program:
     def with_notes(self, *notes: str) -> Program:
         return replace(self, notes=(*self.notes, *notes))
 
+    def learns(self, region: Region) -> bool:
+        """Return whether a trained parameter or an input of the region needs a gradient."""
+        nodes = placeholders(region.forward.graph, "input", "param")
+        owed = (node for node in nodes if node.meta.get("param") not in self.frozen)
+        return any(map(is_differentiable, owed))
+
     def copies(self, parameter: Parameter) -> int:
         """Return how many tensors a parameter entry stands for: one, or one per layer."""
         return len(self.layers) if parameter.per_layer else 1
@@ -143,7 +157,7 @@ class Program:
         return ()
 
     def elements(self, parameter: Parameter) -> int:
-        """Return the trainable elements of a parameter entry, over all layers and ranks."""
+        """Return the elements of a parameter entry, over all layers and ranks."""
         rows = sum(piece.rows for piece in parameter.pieces)
         return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
 
@@ -154,5 +168,10 @@ class Program:
 
     @property
     def parameter_count(self) -> int:
-        """Return the exact number of trainable parameters."""
+        """Return the exact number of parameters, frozen ones included."""
         return sum(map(self.elements, self.parameters.values()))
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are not trained."""
+        return frozenset(name for name, one in self.parameters.items() if not one.trainable)

@@ -153,7 +153,7 @@ def _caches(_program: Program, region: Region) -> None:
 
 
 def _gradients(program: Program, region: Region) -> None:
-    """Check that every parameter and floating-point input has one gradient of its own type.
+    """Check that every trained parameter and float input has one gradient of its own type.
 
     A parameter's gradient may be a partial sum over the ranks that hold copies of it: the trainer
     reduces it once per step (`Program.summed`).
@@ -163,7 +163,7 @@ def _gradients(program: Program, region: Region) -> None:
     owed = {
         node.meta["param"] if node.meta["role"] == "param" else node.name: type_of(node)
         for node in placeholders(region.forward.graph, "input", "param")
-        if is_differentiable(node)
+        if is_differentiable(node) and node.meta.get("param") not in program.frozen
     }
     given = output_of(region.backward.graph)
     end = region.backward.graph.output_node()

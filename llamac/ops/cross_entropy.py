@@ -58,6 +58,19 @@ def _vjp_with_gradients(
     return d_x, b.op(scale, b.primal_result(node, 2), d_loss, name=b.name(weight)), None
 
 
+def _infer_with_gradients_of_x(
+    x: TensorType, weight: TensorType, labels: TensorType, *, chunk: int
+) -> tuple[TensorType, TensorType]:
+    return _infer_linear(x, weight, labels, chunk=chunk), x
+
+
+def vjp_with_gradients_of_x(
+    b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
+) -> tuple[fx.Node | None, ...]:
+    """Scale the gradient of the first operand, which the op found with its loss."""
+    return b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(node.args[0])), None, None
+
+
 cross_entropy = Op("cross_entropy", _infer, runtime.cross_entropy, vjp=_vjp, dims="bsV,bs->.")
 cross_entropy_backward = Op(
     "cross_entropy_backward",
@@ -76,6 +89,16 @@ linear_cross_entropy_with_gradients = Op(
     cost="save",
     results=("loss", "d_x_per_loss", "d_weight_per_loss"),
 )
+linear_cross_entropy_with_gradients_of_x = Op(
+    "linear_cross_entropy_with_gradients_of_x",
+    _infer_with_gradients_of_x,
+    runtime.linear_cross_entropy_with_gradients_of_x,
+    vjp=vjp_with_gradients_of_x,
+    flops=lambda x, weight, labels, chunk: 4 * math.prod(x) * weight[0],
+    dims="bsD,VD,bs->.,bsD",
+    cost="save",
+    results=("loss", "d_x_per_loss"),
+)
 linear_cross_entropy = Op(
     "linear_cross_entropy",
     _infer_linear,
@@ -83,5 +106,5 @@ linear_cross_entropy = Op(
     flops=lambda x, weight, labels, chunk: 2 * math.prod(x) * weight[0],
     dims="bsD,VD,bs->.",
     cost="save",
-    augmented=linear_cross_entropy_with_gradients,
+    augmented=(linear_cross_entropy_with_gradients_of_x, linear_cross_entropy_with_gradients),
 )

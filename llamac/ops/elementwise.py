@@ -1,4 +1,4 @@
-"""add, mul, and scale by a scalar tensor."""
+"""add, mul, scale by a scalar tensor and scale_by a constant."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def _infer_scale(x: TensorType, factor: TensorType) -> TensorType:
 add = Op("add", _infer, operator.add, vjp=_vjp_add, emit=lambda x, y: f"{x} + {y}", dims="*,*->*")
 mul = Op(
     "mul", _infer, operator.mul, vjp=_vjp_mul, emit=lambda x, y: f"{x} * {y}", dims="bsf,bsf->bsf"
+)
+scale_by = Op(
+    "scale_by",
+    lambda x, *, factor: x,
+    lambda x, factor: x * factor,
+    vjp=lambda b, node, d_y: (
+        b.op(scale_by, d_y, name=b.name(node.args[0]), factor=node.kwargs["factor"]),
+    ),
+    emit=lambda x, factor: f"{x} * {factor}",
+    dims="*->*",
 )
 scale = Op(
     "scale",

@@ -2,6 +2,7 @@
 
 packed_linear: the same by weights that do not change, which may be packed; it has no backward.
 add_bias: adds a bias after a row-parallel linear's partial sums have been reduced.
+add_linear: y + x @ weight.T, the second half of an adapter (LoRA, arXiv:2106.09685).
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def _vjp(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | Non
     return (d_x, d_weight, *(b.op(linear_bias_gradient, d_y, name=b.name(one)) for one in bias))
 
 
+def _infer_add(y: TensorType, x: TensorType, weight: TensorType) -> TensorType:
+    added = _infer(x, weight)
+    expect((y.dtype, y.shape) == (added.dtype, added.shape), f"y is {y}, what is added {added}")
+    return y
+
+
+def _vjp_add(b: GradientBuilder, node: fx.Node, d_y: fx.Node) -> tuple[fx.Node | None, ...]:
+    _y, x, weight = node.args
+    d_weight = b.op(linear_weight_gradient, d_y, b.primal(x), name=b.name(weight))
+    d_x = b.op(linear_input_gradient, d_y, b.primal(weight), name=b.name(x))
+    return d_y, d_x, d_weight
+
+
 def _infer_bias(x: TensorType, bias: TensorType) -> TensorType:
     expect(bias.shape == x.shape[-1:], f"the bias must be [{x.shape[-1]}], not {bias}")
     return x
@@ -69,12 +83,22 @@ add_bias = Op(
     dims="bso,o->bso",
 )
 
+add_linear = Op(
+    "add_linear",
+    _infer_add,
+    runtime.add_linear,
+    vjp=_vjp_add,
+    flops=lambda y, x, weight: 2 * math.prod(x) * weight[0],
+    dims="+bso,+bsi,oi->bso",
+    cost="save",
+)
+
 linear_input_gradient = Op(
     "linear_input_gradient",
     infer=lambda d_y, weight: d_y.with_shape(*d_y.shape[:-1], weight.shape[1]),
     eager=runtime.input_gradient,
     flops=lambda d_y, weight: 2 * math.prod(d_y) * weight[1],
-    dims="bso,oi->bsi",
+    dims="^bso,oi->bsi",
 )
 
 linear_weight_gradient = Op(
@@ -82,7 +106,7 @@ linear_weight_gradient = Op(
     infer=lambda d_y, x: d_y.with_shape(d_y.shape[-1], x.shape[-1]),
     eager=runtime.weight_gradient,
     flops=lambda d_y, x: 2 * math.prod(d_y) * x[-1],
-    dims="bso,bsi->oi",
+    dims="^bso,^bsi->oi",
 )
 
 linear_bias_gradient = Op(

@@ -6,7 +6,7 @@ On other axes, layouts follow the rules of the ordinary ops.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llamac.ir.graph import attributes, type_of
 from llamac.ir.layout import with_layouts
@@ -17,6 +17,7 @@ from llamac.ops.cross_entropy import (
     cross_entropy_backward,
     linear_cross_entropy,
     linear_cross_entropy_with_gradients,
+    vjp_with_gradients_of_x,
 )
 from llamac.ops.elementwise import scale
 from llamac.ops.embedding import embedding, embedding_gradient
@@ -125,6 +126,12 @@ def _infer_with_gradients(
     return loss, d_x.placed(axis, "P"), d_weight.placed(axis, "S(0)")
 
 
+def _infer_with_gradients_of_x(
+    *operands: TensorType, axis: str, **given: Any
+) -> tuple[TensorType, ...]:
+    return _infer_with_gradients(*operands, axis=axis, **given)[:2]
+
+
 def _vjp_with_gradients(
     b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
@@ -156,13 +163,25 @@ parallel_linear_cross_entropy_with_gradients = Op(
     cost="save",
     results=("loss", "d_x_per_loss", "d_weight_per_loss"),
 )
+parallel_linear_cross_entropy_with_gradients_of_x = Op(
+    "parallel_linear_cross_entropy_with_gradients_of_x",
+    _infer_with_gradients_of_x,
+    runtime.parallel_linear_cross_entropy_with_gradients_of_x,
+    vjp=vjp_with_gradients_of_x,
+    flops=lambda x, weight, labels, chunk, axis, vocab_size: 4 * math.prod(x) * weight[0],
+    cost="save",
+    results=("loss", "d_x_per_loss"),
+)
 parallel_linear_cross_entropy = Op(
     "parallel_linear_cross_entropy",
     _infer_linear,
     runtime.parallel_linear_cross_entropy,
     flops=lambda x, weight, labels, chunk, axis, vocab_size: 2 * math.prod(x) * weight[0],
     cost="save",
-    augmented=parallel_linear_cross_entropy_with_gradients,
+    augmented=(
+        parallel_linear_cross_entropy_with_gradients_of_x,
+        parallel_linear_cross_entropy_with_gradients,
+    ),
 )
 
 

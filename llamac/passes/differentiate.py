@@ -6,6 +6,7 @@ the policy `none`. The pass `checkpoint` then chooses which of them are really s
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from torch import fx
@@ -41,31 +42,30 @@ class Differentiate:
 
     def apply(self, program: Program) -> Program:
         for region in list(program.regions.values()):
-            if region.name in INFERENCE:
+            if region.name in INFERENCE or not program.learns(region):
                 continue
-            augmented = augment(region)
-            program = program.with_region(differentiate(augmented))
+            augmented = augment(region, program.frozen)
+            program = program.with_region(differentiate(augmented, program.frozen))
             if augmented is not region:  # evaluation keeps the plain form
                 program = program.with_region(Region("evaluate", region.forward))
         return program
 
 
-def augment(region: Region) -> Region:
-    """Return the region with ops replaced by forms that compute value and gradient together."""
+def augment(region: Region, frozen: Collection[str] = ()) -> Region:
+    """Return the region with ops replaced by forms that compute value and gradients together."""
     if not any(op_of(node).augmented for node in ops_in(region.forward.graph)):
         return region
     graph = copy_graph(region.forward)
     build = Builder(graph)
     for node in list(ops_in(graph)):
-        augmented = op_of(node).augmented
-        if augmented is None:
+        forms = op_of(node).augmented
+        if not forms:
             continue
         build.where = node.meta["where"]
-        extra = [
-            f"d_{operand.name}_per_loss"
-            for operand in node.all_input_nodes
-            if type_of(operand).dtype != "i64"
-        ]
+        able = [value for value in node.all_input_nodes if type_of(value).dtype != "i64"]
+        owed = [n for n, value in enumerate(able, 1) if value.meta.get("param") not in frozen]
+        augmented = forms[max(owed, default=1) - 1]
+        extra = [f"d_{value.name}_per_loss" for value in able[: len(augmented.results) - 1]]
         with graph.inserting_before(node):
             value, *_ = build.op(
                 augmented, *operands(node), name=("augmented", *extra), **attributes(node)
@@ -78,13 +78,17 @@ def augment(region: Region) -> Region:
     return replace(region, forward=fx.GraphModule(region.forward, graph))
 
 
-def differentiate(region: Region) -> Region:
-    """Return the region with the backward graph of its forward graph."""
+def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
+    """Return the region with the backward graph of its forward graph.
+
+    frozen: names of parameters that get no gradient. What only such gradients would read is
+    neither computed nor kept.
+    """
     forward = copy_graph(region.forward)
     tape = _Tape(forward)
     for node in reversed(list(ops_in(forward))):
         tape.visit(node)
-    backward = tape.close()
+    backward = tape.close(frozen)
     saved = tuple(node.name for node in placeholders(backward.graph, "saved"))
     return replace(region, forward=finish(forward, keep=saved), backward=backward, saved=saved)
 
@@ -116,15 +120,16 @@ class _Tape:
             if cotangent is not None and isinstance(operand, fx.Node):
                 self.cotangents.setdefault(operand, []).append(cotangent)
 
-    def close(self) -> fx.GraphModule:
+    def close(self, frozen: Collection[str]) -> fx.GraphModule:
         gradients = {}
         for node in placeholders(self.forward, "input", "param"):
-            if is_differentiable(node):
+            if is_differentiable(node) and node.meta.get("param") not in frozen:
                 name = node.meta["param"] if node.meta["role"] == "param" else node.name
                 gradients[name] = self._total(node)
         self.build.graph.output(gradients)
         sort_placeholders(self.build.graph, self.forward)
-        return finish(self.build.graph)
+        # Some placeholders are read only by gradients that nobody is owed.
+        return finish(self.build.graph, unread=("saved", "param", "constant"))
 
     def _total(self, value: fx.Node) -> fx.Node | None:
         """Return the sum of the cotangents from all readers of a forward value, or None."""

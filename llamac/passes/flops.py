@@ -6,18 +6,29 @@ from llamac.ir.graph import attributes, is_op, operands, ops_in, type_of
 from llamac.ir.program import Program
 from llamac.ops.attention import attention
 from llamac.ops.context import context_attention
-from llamac.ops.linear import linear
+from llamac.ops.linear import add_linear, linear
 
 
-def matmul_parameters(program: Program) -> int:
-    """Return the number of linear-layer weights N, output projection included."""
+def matmul_parameters(program: Program, trainable: bool = False) -> int:
+    """Return the number of linear-layer weights N, output projection included.
+
+    trainable: count only those that are trained.
+    """
     weights = {
-        operands(node)[1].meta["param"]
+        operands(node)[2 if is_op(node, add_linear) else 1].meta["param"]
         for name in (*dict.fromkeys(program.layers), "logits")
         for node in ops_in(program.regions[name].forward.graph)
-        if is_op(node, linear)
+        if is_op(node, linear, add_linear)
     }
-    return sum(program.elements(program.parameters[name]) for name in weights)
+    return sum(
+        program.elements(program.parameters[name])
+        for name in weights - (program.frozen if trainable else frozenset())
+    )
+
+
+def matmul_flops_per_token(program: Program) -> int:
+    """Return 6N, or 4N + 2T where only T of the N matmul parameters are trained."""
+    return 4 * matmul_parameters(program) + 2 * matmul_parameters(program, trainable=True)
 
 
 def attention_flops_per_token(program: Program) -> int:
@@ -39,5 +50,8 @@ def attention_flops_per_token(program: Program) -> int:
 
 
 def flops_per_token(program: Program) -> int:
-    """Return 6N + 12·L·d·s, with N matmul parameters (PaLM, appendix B)."""
-    return 6 * matmul_parameters(program) + attention_flops_per_token(program)
+    """Return 6N + 12·L·d·s, with N matmul parameters (PaLM, appendix B).
+
+    Frozen ones count 4: no gradient of theirs is computed.
+    """
+    return matmul_flops_per_token(program) + attention_flops_per_token(program)

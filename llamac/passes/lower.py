@@ -13,9 +13,9 @@ from llamac.ir.types import TensorType
 from llamac.ops.activation import ACTIVATIONS
 from llamac.ops.attention import attention
 from llamac.ops.cross_entropy import cross_entropy
-from llamac.ops.elementwise import add, mul
+from llamac.ops.elementwise import add, mul, scale_by
 from llamac.ops.embedding import add_positions, embedding
-from llamac.ops.linear import linear
+from llamac.ops.linear import add_linear, linear
 from llamac.ops.norm import NORMS, head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import merge_heads, split_heads
@@ -196,7 +196,15 @@ class _Lowering:
         self, g: Builder, x: fx.Node, weights: dict[str, fx.Node], key: str, **meta: Any
     ) -> fx.Node:
         bias = (weights[f"{key}_bias"],) if f"{key}_bias" in weights else ()
-        return g.op(linear, x, weights[key], *bias, **meta)
+        down, up = (weights.get(f"{key}_lora_{half}") for half in "ab")
+        if down is None or up is None:
+            return g.op(linear, x, weights[key], *bias, **meta)
+        name, at = meta["name"], self._at("finetune.method")
+        base = g.op(linear, x, weights[key], *bias, **{**meta, "name": f"{name}_base"})
+        low = g.op(linear, x, down, name=f"{name}_low", where=at)
+        factor = self.spec.finetune.scale
+        scaled = g.op(scale_by, low, factor=factor, name=f"{name}_scaled", where=at)
+        return g.op(add_linear, base, scaled, up, name=name, where=at)
 
     def _norm(
         self, g: Builder, x: fx.Node, weights: dict[str, fx.Node], key: str, name: str
@@ -230,7 +238,24 @@ class _Lowering:
             **self._head_norm_weights(g),
             **self._norm_weights(g, "layers.*.ffn_norm", "ffn_norm"),
             **self._linear_weights(g, feed_forward),
+            **self._adapters(g, attention | feed_forward),
         }
+
+    def _adapters(self, g: Builder, shapes: dict[str, tuple[int, int]]) -> dict[str, fx.Node]:
+        """Return A and B of each adapted linear; at first they add nothing, as B is zero."""
+        finetune, weights = self.spec.finetune, {}
+        for key, (rows, columns) in shapes.items():
+            if finetune.adapts and key.rpartition(".")[2] in finetune.targets:
+                # peft's: Kaiming's uniform with a = √5, whose bound is 1/√columns.
+                drawn = Init("uniform", (3 * columns) ** -0.5)
+                halves = {"a": ((finetune.rank, columns), drawn)}
+                halves["b"] = ((rows, finetune.rank), Init("zeros"))
+                for half, (shape, init) in halves.items():
+                    name = f"layers.*.{key}_lora_{half}"
+                    weights[f"{key}_lora_{half}"] = self._weight(
+                        g, name, shape, init, where="finetune.method", trainable=True
+                    )
+        return weights
 
     def _linear_weights(self, g: Builder, shapes: dict[str, tuple[int, int]]) -> dict[str, fx.Node]:
         model, weights = self.model, {}
@@ -273,10 +298,14 @@ class _Lowering:
         shape: tuple[int, ...],
         init: Init | None = None,
         where: str = "model.dim",
+        trainable: bool = False,
     ) -> fx.Node:
+        """trainable: even where all weights but adapters are frozen."""
         kind = TensorType(self.dtype, shape)
         piece = Piece(name, shape[0], init or Init("normal", self.model.init_std))
-        self.parameters.setdefault(name, Parameter(name, kind, (piece,), self._at(where)))
+        trainable |= not self.spec.finetune.adapts
+        entry = Parameter(name, kind, (piece,), self._at(where), trainable)
+        self.parameters.setdefault(name, entry)
         return g.placeholder(
             name.rpartition(".")[2], kind, "param", param=name, where=self._at(where)
         )

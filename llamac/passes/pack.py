@@ -41,9 +41,8 @@ def _groups(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
     for node in ops_in(graph):
         if is_op(node, linear):
             readers.setdefault(operands(node)[0], []).append(operands(node)[1].name)
-    for names in readers.values():
-        if tuple(names) in PACKS:
-            yield tuple(names)
+    for names in readers.values():  # adapters may read the value as well
+        yield from (group for group in PACKS if set(group) <= set(names))
 
 
 def _pack(program: Program, region: Region, group: tuple[str, ...]) -> Program:
@@ -80,7 +79,7 @@ def _stack(
     tables.clear()
     for key, entry in table.items():  # the packed entry takes the position of its first piece
         if key == entries[0].name:
-            tables[name] = Parameter(name, kind, pieces, entry.where)
+            tables[name] = Parameter(name, kind, pieces, entry.where, entry.trainable)
         elif entry not in entries:
             tables[key] = entry
     with graph.inserting_before(parts[0]):

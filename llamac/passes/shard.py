@@ -3,6 +3,10 @@
     column   wq wk wv w1 w3, vocabulary    each rank has rows: heads, features or tokens
     row      wo w2                         each rank has columns, and its product is a partial sum
 
+An adapter's B is split like the rows of a column-parallel linear, its A like the columns of a
+row-parallel one; the other half is replicated, and its gradient is a partial sum that the trainer
+reduces once per step, so adapters add no collective.
+
 With sequence parallelism, the residual stream is all-gathered before column-parallel linears and
 reduce-scattered after row-parallel ones, so that norms and residual additions work on a rank's
 positions only (Korthikanti et al. 2022, fig. 5). Without it, row-parallel linears are followed by
@@ -32,8 +36,9 @@ from llamac.ops.collectives import (
 )
 from llamac.ops.context import context_attention
 from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
+from llamac.ops.elementwise import scale_by
 from llamac.ops.embedding import add_positions, embedding
-from llamac.ops.linear import add_bias, linear
+from llamac.ops.linear import add_bias, add_linear, linear
 from llamac.ops.norm import head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import split, split_heads
@@ -93,10 +98,10 @@ def _kv_heads(program: Program) -> int:
 
 def _split_dim(name: str) -> int | None:
     """Return the dimension along which a parameter is sharded, or None if it is replicated."""
-    last = name.rpartition(".")[2]
+    last, _, half = name.rpartition(".")[2].partition("_lora_")
     if last.removesuffix("_bias") in COLUMN:
-        return 0
-    return 1 if last in ROW else None
+        return None if half == "a" else 0
+    return 1 if last in ROW and half != "b" else None
 
 
 def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
@@ -116,7 +121,8 @@ def _held(parameter: Parameter, ranks: int, kv_copies: int) -> Parameter:
 
 
 def _is_kv(piece: Piece) -> bool:
-    return piece.name.rpartition(".")[2].removesuffix("_bias") in ("wk", "wv")
+    last = piece.name.rpartition(".")[2]
+    return last.removesuffix("_bias").removesuffix("_lora_b") in ("wk", "wv")
 
 
 # The segments along a sharded dimension, in order: (full size, size on one rank).
@@ -135,6 +141,8 @@ class _ShardRebuild(Rebuild):
             fx.Node, fx.Node
         ] = {}  # old value of the residual stream → its gathered form
         self.segments: dict[fx.Node, Segments] = {}  # by old value
+        # Partial sums that an adapter adds to before they are reduced → the bias added afterwards.
+        self.unsummed: dict[fx.Node, list[fx.Node]] = {}
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
         kind = type_of(node)
@@ -186,6 +194,20 @@ class _ShardRebuild(Rebuild):
     ) -> fx.Node:
         new_x, new_weight = self.values[x], self.values[weight]
         partial = self.build.op(linear, new_x, new_weight, name=f"{node.name}_partial")
+        if any(is_op(reader, add_linear, scale_by) for reader in node.users):
+            self.unsummed[node] = bias
+            return partial
+        return self._row_sum(node, partial, bias)
+
+    def _add_linear(self, node: fx.Node) -> fx.Node:
+        y, *_ = operands(node)
+        if y in self.unsummed:
+            partial = self.build.op(add_linear, *self.new(node), name=f"{node.name}_partial")
+            return self._row_sum(node, partial, self.unsummed[y])
+        self.segments[node] = self.segments[y]
+        return self.same(node)
+
+    def _row_sum(self, node: fx.Node, partial: fx.Node, bias: list[fx.Node]) -> fx.Node:
         if not bias:
             return self._summed(partial, node.name)
         summed = self._summed(partial, f"{node.name}_summed")
@@ -263,6 +285,7 @@ class _ShardRebuild(Rebuild):
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {
         linear.name: _linear,
+        add_linear.name: _add_linear,
         split_heads.name: _split_heads,
         head_rms_norm.name: _head_rms_norm,
         rope.name: _rope,

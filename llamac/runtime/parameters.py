@@ -45,7 +45,7 @@ def initialise_parameters(
     packed: Mapping[str, Pieces],
     seed: int,
 ) -> None:
-    """Fill every parameter: `normal` with a standard deviation, `ones` or `zeros`.
+    """Fill every parameter: `normal` or `uniform` with a standard deviation, `ones` or `zeros`.
 
     Each canonical parameter draws from a generator of its own, seeded by `seed` and its name, on
     the CPU in float32: neither packing nor the device changes what a model starts from.
@@ -60,10 +60,12 @@ def initial_value(
 ) -> Tensor:
     """Return the initial values of a canonical parameter, float32 on the CPU."""
     kind, std = init[pattern(canonical)]
-    if kind != "normal":
+    if kind in ("ones", "zeros"):
         return torch.full(tuple(shape), {"ones": 1.0, "zeros": 0.0}[kind])
     digest = hashlib.sha256(f"{seed}:{canonical}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    if kind == "uniform":
+        return (torch.rand(tuple(shape), generator=generator) * 2 - 1) * (3**0.5 * std)
     return torch.randn(tuple(shape), generator=generator) * std
 
 

@@ -14,6 +14,7 @@ from llamac.spec.batch import Batch
 from llamac.spec.checkpoint import Checkpoint
 from llamac.spec.data import SLUG, Data
 from llamac.spec.eval import Eval
+from llamac.spec.finetune import Finetune
 from llamac.spec.hardware import Hardware
 from llamac.spec.init import InitialWeights
 from llamac.spec.kernels import Kernels
@@ -45,6 +46,7 @@ class Spec(Section):
         default=42, description="Seed of the initial weights, of the data order and of sampling."
     )
     init: InitialWeights = InitialWeights()
+    finetune: Finetune = Finetune()
     model: Model
     tokenizer: TokenizerSection = TokenizerSection()
     data: Data
@@ -112,9 +114,10 @@ class Spec(Section):
         return printable(f"{PurePath(location.file).name}:{location.line}")
 
     def written(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes, without an empty [init]."""
+        """Return the keys and values that `to_toml` writes, without empty optional sections."""
         keys = super().written()
-        return {key: value for key, value in keys.items() if key != "init" or value}
+        optional = ("init", "finetune")
+        return {key: value for key, value in keys.items() if key not in optional or value}
 
     def to_toml(self) -> str:
         """Return the resolved spec as TOML with all values; equal specs give equal text."""

@@ -53,7 +53,7 @@ def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
 def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
     """Run every rank and sum their gradients into canonical ones, as the optimizer would."""
     tables = getattr(module, "SHARES", {"packed": module.PACKED})
-    gradients = {name: torch.zeros_like(weight) for name, weight in oracle.weights.items()}
+    gradients: dict[str, Tensor] = {}
     length, (context, tensor) = oracle.tokens.shape[1], (mesh.get("cp", 1), mesh.get("tp", 1))
     prompt = F.pad(oracle.prompt, (0, length - oracle.prompt.shape[1]))
     lock = Lock()
@@ -79,7 +79,8 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
                 continue  # a copy of another rank's part
             with lock:
                 for canonical, box in shares.boxes(name, parameter, parameter.grad):
-                    gradients[canonical][_place(box)] += box.tensor
+                    whole = torch.zeros_like(oracle.weights[canonical])
+                    gradients.setdefault(canonical, whole)[_place(box)] += box.tensor
         with torch.no_grad():
             return loss.detach(), model(*batch), model.logits(own(prompt))
 

@@ -60,9 +60,9 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
     eos = spec.document_end
-    reference = Reference(spec.model, length, eos=eos)
+    reference = Reference(spec.model, length, eos=eos, finetune=spec.finetune)
     weights = {
-        name: _draw(name, weight.shape, random)
+        name: _draw(name, weight.shape, random, spec.finetune.scale)
         for name, weight in reference.parameters_by_name().items()
     }
     reference.load(weights)
@@ -78,6 +78,8 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     loss.backward()
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
+        if not weight.requires_grad:
+            continue
         assert weight.grad is not None, f"the reference has no gradient for {name}"
         gradients[name] = weight.grad
     with torch.no_grad():
@@ -85,14 +87,15 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     return Oracle(weights, tokens, labels, prompt, outcome)
 
 
-def _draw(name: str, shape: torch.Size, random: torch.Generator) -> Tensor:
+def _draw(name: str, shape: torch.Size, random: torch.Generator, scale: float) -> Tensor:
     """Return random weights without special values, so that a swapped or dropped one shows.
 
-    Gains are not 1 and biases not 0; matrices preserve the scale of their input.
+    Gains are not 1 and biases not 0; matrices preserve the scale of their input, as do adapters
+    whose output is multiplied by `scale`.
     """
     values = torch.randn(shape, generator=random, dtype=torch.float64)
     if len(shape) > 1:
-        return values / math.sqrt(shape[-1])
+        return values / (math.sqrt(shape[-1]) * (scale if name.endswith("_lora_b") else 1.0))
     return 0.2 * values + (0 if name.endswith("_bias") else 1)
 
 
@@ -110,8 +113,11 @@ def errors(
     }
     # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to
     # all scores of a query, to which softmax is invariant. The computed gradient is rounding
-    # error, and is judged by the scale of the other gradients rather than by its own.
+    # error, and is judged by the scale of the other gradients rather than by its own. If adapters
+    # alone are trained, all may be zero, as those of wq are if a query sees one key: then the loss
+    # is the scale.
     scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
+    scale = max(scale, NEGLIGIBLE * wanted.loss.abs().item())
     for name, gradient in wanted.gradients.items():
         result[gradient_of(name)] = relative_error(
             found.gradients.get(name), gradient, at_least=negligible * scale

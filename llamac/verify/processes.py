@@ -176,13 +176,13 @@ def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOut
     for rank, result in enumerate(results):
         if not result["skips"]:
             raise RuntimeError(f"rank {rank} does not skip a step with a NaN among its gradients")
-    gradients: dict[str, Tensor] = {
-        name: torch.full_like(weight, torch.nan) for name, weight in task["weights"].items()
-    }
+    gradients: dict[str, Tensor] = {}
     for result in results:
         for name, offsets, values in result["gradients"]:
             place = zip(offsets, values.shape, strict=True)
-            gradients[name][tuple(slice(o, o + n) for o, n in place)] = values
+            unknown = torch.full_like(task["weights"][name], torch.nan)
+            whole = gradients.setdefault(name, unknown)
+            whole[tuple(slice(o, o + n) for o, n in place)] = values
     first = results[0]
     return ModelOutput(first["loss"], first["evaluated"], gradients, norm=first["norm"])
 

@@ -78,6 +78,18 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
     return shapes
 
 
+def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], finetune: Any) -> dict[str, Any]:
+    """Canonical name to shape of the adapters: A [rank, in] and B [out, rank] of each target."""
+    found: dict[str, tuple[int, ...]] = {}
+    if finetune is None or finetune.method != "lora":
+        return found
+    for name, shape in shapes.items():
+        if name.rpartition(".")[2] in finetune.targets:
+            found[f"{name}_lora_a"] = (finetune.rank, shape[1])
+            found[f"{name}_lora_b"] = (shape[0], finetune.rank)
+    return found
+
+
 def rope_frequencies(model: Any) -> Tensor:
     """Return the angle per position of each rotated pair, [K/2] float64 (arXiv:2104.09864, eq. 15).
 
@@ -121,6 +133,7 @@ class Reference(nn.Module):
     """The model as an nn.Module with uninitialised parameters, which `load` fills.
 
     eos: end-of-document token, across which attention is masked; None for no such mask.
+    finetune: the spec's [finetune]. With adapters all other weights are frozen.
     """
 
     def __init__(
@@ -129,15 +142,21 @@ class Reference(nn.Module):
         sequence_length: int | None = None,
         dtype: torch.dtype = torch.float64,
         eos: int | None = None,
+        finetune: Any = None,
     ) -> None:
         super().__init__()
         if model.position not in ("rope", "learned") or model.norm_position not in ("pre", "post"):
             raise ValueError(f"unknown position {model.position!r} or {model.norm_position!r}")
-        self.model, self.eos = model, eos
+        self.model, self.eos, self.finetune = model, eos, finetune
+        shapes = parameter_shapes(model, sequence_length)
+        adapters = adapter_shapes(shapes, finetune)
         self.weights = {
             name: nn.Parameter(torch.empty(shape, dtype=dtype))
-            for name, shape in parameter_shapes(model, sequence_length).items()
+            for name, shape in (shapes | adapters).items()
         }
+        if adapters:
+            for name in shapes:
+                self.weights[name].requires_grad_(False)
         # nn.Module refuses the dots in canonical names, so parameters are registered by number.
         self.registered = nn.ParameterList(self.weights.values())
 
@@ -155,7 +174,11 @@ class Reference(nn.Module):
         return self
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
+        y = F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
+        if f"{name}_lora_a" not in self.weights:
+            return y
+        a, b = self.weights[f"{name}_lora_a"], self.weights[f"{name}_lora_b"]
+        return y + self.finetune.alpha / self.finetune.rank * (x @ a.T @ b.T)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         gain, eps = self.weights[name], self.model.norm_eps

@@ -13,6 +13,7 @@ from llamac.ops.attention import attention
 from llamac.passes.pipeline import stages
 from llamac.spec import Spec
 
+RANK = 3  # of adapters
 LAYERS = 2  # the fewest that pass activations on
 SEQUENCES = 2
 POSITIONS = 23  # odd and prime, so that it cannot be confused with another size
@@ -59,6 +60,7 @@ def shrink(spec: Spec) -> Spec:
             # Several chunks with a partial last one: 13 + 13 + 13 + 7 of 2 × 23 tokens.
             "kernels.loss_chunk": min(spec.kernels.loss_chunk, max(1, positions * 4 // 7)),
             "kernels.attention": "auto" if kernel in CUDA_ONLY else kernel,
+            **({"finetune.rank": min(spec.finetune.rank, RANK)} if spec.finetune.adapts else {}),
             "hardware.device": "cpu",
             "parallel.tensor": tensor,
             "parallel.context": context,

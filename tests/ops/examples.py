@@ -75,6 +75,7 @@ EXAMPLES: tuple[Example, ...] = (
     Example("add", "T[B,S,8] T[B,S,8]"),
     Example("mul", "T[B,S,8] T[B,S,8]"),
     Example("scale", "T[B,S,8] T[]"),
+    Example("scale_by", "T[B,S,8]", {"factor": 0.75}),
     Example("silu", "T[B,S,8]"),
     Example("gelu", "T[B,S,8]"),
     Example("relu", "T[B,S,8]"),
@@ -96,14 +97,22 @@ EXAMPLES: tuple[Example, ...] = (
         Example("linear_cross_entropy_with_gradients", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": n})
         for n in CHUNKS
     ),
+    *(
+        Example(
+            "linear_cross_entropy_with_gradients_of_x",
+            "T[B,S,8] T[11,8] i64[B,S]",
+            {"chunk": n},
+        )
+        for n in CHUNKS
+    ),
     Example("embedding", "i64[B,S] T[11,8]"),
     Example("embedding_gradient", "T[B,S,8] i64[B,S]", {"vocab_size": 11}),
     Example("add_positions", "T[B,S,8] T[9,8]"),
     Example("position_gradient", "T[B,S,8]", {"positions": 9}),
     Example("linear", "T[B,S,8] T[5,8]"),
     Example("linear", "T[B,S,8] T[5,8] T[5]"),
-    Example("packed_linear", "T[B,S,8] T[5,8]"),
     Example("add_bias", "T[B,S,8] T[8]"),
+    Example("add_linear", "T[B,S,5] T[B,S,8] T[5,8]"),
     Example("linear_input_gradient", "T[B,S,5] T[5,8]"),
     Example("linear_weight_gradient", "T[B,S,5] T[B,S,8]"),
     Example("linear_bias_gradient", "T[B,S,5]"),
@@ -153,6 +162,7 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     (Example("linear", "T[B,S,8] T[5]"), r"must be \[out, in\]"),
     (Example("linear", "T[B,S,8] f32[5,8]"), "x is f64, the weight f32"),
     (Example("linear", "T[B,S,8] T[5,8] T[8]"), r"the bias must be \[5\]"),
+    (Example("add_linear", "T[B,S,4] T[B,S,8] T[5,8]"), "y is .*, what is added"),
     (Example("add_bias", "T[B,S,8] T[4]"), r"the bias must be \[8\]"),
     (
         Example(
@@ -209,7 +219,13 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     ),
     (Example("drop_padding", "T[B,S,12]", {"size": 13}), "has fewer than 13 features"),
 )
-TAKES_ANYTHING = {"silu", "gelu", "relu", "merge_heads"}  # one operand, of any floating type
+TAKES_ANYTHING = {
+    "silu",
+    "gelu",
+    "relu",
+    "scale_by",
+    "merge_heads",
+}  # one operand, of any floating type
 
 # -- what the forward ops compute, in other words than the runtime's -------------------------------
 
@@ -264,6 +280,7 @@ def _linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int)
 FORMULA: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: x + y,
     "mul": lambda x, y: x * y,
+    "scale_by": lambda x, factor: x * factor,
     "silu": lambda x: x / (1 + torch.exp(-x)),
     "gelu": lambda x: x * torch.distributions.Normal(0.0, 1.0).cdf(x),
     "relu": lambda x: x.clamp(min=0),
@@ -273,10 +290,12 @@ FORMULA: dict[str, Callable[..., Any]] = {
     "cross_entropy": _cross_entropy,
     "linear_cross_entropy": _linear_cross_entropy,
     "linear_cross_entropy_with_gradients": _linear_cross_entropy,
+    "linear_cross_entropy_with_gradients_of_x": _linear_cross_entropy,
     "embedding": lambda tokens, table: table[tokens],
     "add_positions": lambda x, table: x + table[None, : x.shape[1]],
     "linear": lambda x, w, b=0.0: torch.einsum("bsi,oi->bso", x, w) + b,
     "add_bias": lambda x, b: x + b,
+    "add_linear": lambda y, x, w: y + torch.einsum("bsi,oi->bso", x, w),
     "rms_norm": _rms,
     "head_rms_norm": _rms,
     "layer_norm": lambda x, w, b, eps: (

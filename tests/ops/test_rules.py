@@ -47,7 +47,7 @@ def test_every_op_with_a_gradient_has_a_formula() -> None:
 
 def test_every_forward_op_refuses_something() -> None:
     forward = {name for name, op in LOCAL.items() if op.vjp} - TAKES_ANYTHING
-    plain = {name for name in forward if not name.endswith("with_gradients")}
+    plain = {name for name in forward if "with_gradients" not in name}
     assert plain <= {example.op for example, _ in REFUSED}
 
 
@@ -156,6 +156,9 @@ def test_the_vjp_rule_is_the_formula_s_derivative(
     gradients = output_of(region.backward.graph)
     assert gradients, "something is owed a gradient"
     for name, node in gradients.items():
+        if example.op.endswith("_of_x") and name != "operand_0":
+            assert node is None, "it takes the place of the plain op where the weight is frozen"
+            continue
         grad = leaves[name].grad
         assert grad is not None
         assert_close(backward[node.name], grad, f"the gradient of {name}")
@@ -183,7 +186,7 @@ def test_the_emitted_expression_computes_the_eager_result(example: Example) -> N
 COUNTED = [
     example
     for example in EXAMPLES
-    if example.op.startswith(("linear", "packed_linear", "attention"))
+    if example.op.startswith(("linear", "add_linear", "attention"))
     and example.attributes.get("kernel") != "sdpa"
 ]
 

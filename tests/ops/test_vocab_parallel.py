@@ -29,6 +29,7 @@ from llamac.runtime.distributed.vocab_parallel import (
     parallel_embedding_gradient,
     parallel_linear_cross_entropy,
     parallel_linear_cross_entropy_with_gradients,
+    parallel_linear_cross_entropy_with_gradients_of_x,
 )
 from llamac.runtime.kernels import cross_entropy
 from llamac.verify.simulated_ranks import on_ranks
@@ -149,6 +150,19 @@ def test_large_logits_neither_overflow_nor_vanish(offset):
     for loss, d_logits in on_tp(2, rank):
         torch.testing.assert_close(loss.double(), wanted, rtol=1e-3, atol=0)
         assert d_logits.isfinite().all()
+
+
+def test_a_frozen_weight_s_loss_is_the_trained_one_s():
+    b = batch()
+
+    def rank(r: int) -> tuple[Tensor, ...]:
+        given = (b.x, b.part(r, 2), b.tokens, 5, "tp", VOCAB)
+        loss, d_x = parallel_linear_cross_entropy_with_gradients_of_x(*given)
+        return loss, d_x, *parallel_linear_cross_entropy_with_gradients(*given)[:2]
+
+    for loss, d_x, *wanted in on_tp(2, rank):
+        assert torch.equal(loss, wanted[0])
+        assert torch.equal(d_x, wanted[1])
 
 
 def test_bfloat16_sums_in_float32():
@@ -296,6 +310,12 @@ def inferred(op: str, operands: str, **attributes: Any) -> str:
             "bf16[B,S/cp,8]@cp:S(1) bf16[6,8]@tp:S(0) i64[B,S/cp]@cp:S(1)",
             FUSED,
             "f32[] bf16[B,S/cp,8]@cp:S(1),tp:P bf16[6,8]@cp:P,tp:S(0)",
+        ),
+        (
+            "parallel_linear_cross_entropy_with_gradients_of_x",
+            "bf16[B,S/cp,8]@cp:S(1) bf16[6,8]@tp:S(0) i64[B,S/cp]@cp:S(1)",
+            FUSED,
+            "f32[] bf16[B,S/cp,8]@cp:S(1),tp:P",
         ),
         ("drop_padding", "f32[B,S/cp,12]@cp:S(1)", {"size": 11}, "f32[B,S/cp,11]@cp:S(1)"),
     ],

@@ -49,6 +49,49 @@ def test_each_value_s_gradient_comes_from_its_reader() -> None:
     )
 
 
+def test_a_frozen_parameter_gets_no_gradient_and_nothing_is_kept_for_it() -> None:
+    same(
+        text(
+            Differentiate().apply(
+                program(
+                    """
+                    block.forward:
+                      input %x: f32[B,S,8]
+                      param layers.*.w as %w: f32[8,8]
+                      param layers.*.up as %up: f32[8,8]
+                      %y: f32[B,S,8] = linear(%x, layers.*.w)
+                      %out: f32[B,S,8] = linear(%y, layers.*.up)
+                      return %out
+                    """,
+                    """\
+                    parameter layers.*.up: f32[8,8] = zeros
+                    frozen layers.*.w: f32[8,8] = normal(0.1)
+                    """,
+                )
+            )
+        ),
+        """
+        block.forward:
+          input %x: f32[B,S,8]
+          param layers.*.w as %w: f32[8,8]
+          param layers.*.up as %up: f32[8,8]
+          %y: f32[B,S,8] = linear(%x, layers.*.w) {save}
+          %out: f32[B,S,8] = linear(%y, layers.*.up)
+          return %out
+
+        block.backward:
+          cotangent %d_out: f32[B,S,8]
+          saved %y: f32[B,S,8]
+          param layers.*.w as %w: f32[8,8]
+          param layers.*.up as %up: f32[8,8]
+          %d_up: f32[8,8] = linear_weight_gradient(%d_out, %y)
+          %d_y: f32[B,S,8] = linear_input_gradient(%d_out, layers.*.up)
+          %d_x: f32[B,S,8] = linear_input_gradient(%d_y, layers.*.w)
+          return x=%d_x, layers.*.up=%d_up
+        """,
+    )
+
+
 def test_a_value_with_several_readers_gets_the_sum_of_what_they_send() -> None:
     same(
         derived(

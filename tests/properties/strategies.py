@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llamac.passes.pipeline import OPTIONAL
 from llamac.spec import Spec
+from llamac.spec.model import GATED
 from llamac.spec.precision import Precision
 from tests.options import options
 
@@ -58,6 +59,18 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def finetunes(draw: st.DrawFn, activation: str) -> dict[str, Any]:
+    """Adapters of any linears that the model has, or nothing."""
+    if draw(st.booleans()):
+        return {}
+    linears = ["wq", "wk", "wv", "wo", "w1", "w2", *(["w3"] if activation in GATED else [])]
+    targets = draw(st.lists(st.sampled_from(linears), min_size=1, unique=True))
+    rank, alpha = draw(st.integers(1, 5)), draw(st.sampled_from([0.5, 3.0, 16.0]))
+    lora = {"method": "lora", "rank": rank, "alpha": alpha, "targets": targets}
+    return {"init": {"from": "base"}, "finetune": lora}
+
+
+@st.composite
 def specs(draw: st.DrawFn) -> Spec:
     sequences = draw(st.integers(1, 3))
     model = draw(models())
@@ -68,6 +81,7 @@ def specs(draw: st.DrawFn) -> Spec:
     return Spec.model_validate(
         {
             "name": "random",
+            **draw(finetunes(model["activation"])),
             "model": model,
             "tokenizer": {"path": "given.model", "eos": 2},  # which lets the vocabulary be tiny
             "data": {

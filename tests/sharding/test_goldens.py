@@ -24,7 +24,13 @@ from llamac.spec import Spec
 from tests.compare import shipped
 
 GOLDEN = Path(__file__).parent / "golden"
+LORA = (
+    'init.from="base"',
+    'finetune.method="lora"',
+    'finetune.targets=["wq", "wo", "w1", "w2"]',
+)
 CASES = {
+    "7b-lora-tp2": ("7b", "parallel.tensor=2", *LORA),
     "65b-tp8": ("65b", "parallel.tensor=8"),
     "65b-tp8-no-sequence": ("65b", "parallel.tensor=8", "parallel.sequence=false"),
     # more ranks than key heads, a vocabulary that does not divide, positions shared as well
@@ -127,6 +133,20 @@ def test_a_layer_has_the_collectives_of_tensor_parallelism() -> None:
     forward, backward = layer("parallel.sequence=false")
     assert forward == {"all_reduce": 2}
     assert backward == {"all_reduce": 2}
+
+
+@pytest.mark.parametrize("sequence", ["true", "false"])
+def test_adapters_add_no_collective_to_a_layer(sequence: str) -> None:
+    """Halves that every rank has whole await their sum: the trainer takes it once a step."""
+    given = (*LORA, f"parallel.sequence={sequence}")
+    plain, adapted = layer(given[-1]), layer(*given)
+    assert adapted[0] == plain[0]
+    assert adapted[1] <= plain[1]
+    spec = shipped("65b", "model.n_layers=2", "parallel.tensor=8", *given)
+    program = compile_spec(spec)
+    awaiting = {name for name, p in program.parameters.items() if "tp" in program.summed(p)}
+    halves = ("attention.wq_lora_a", "attention.wo_lora_b", "feed_forward.w1_lora_a")
+    assert awaiting == {f"layers.*.{name}" for name in (*halves, "feed_forward.w2_lora_b")}
 
 
 def test_gains_await_their_sum_over_the_ranks_that_share_positions() -> None:

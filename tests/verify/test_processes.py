@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ def test_two_processes_compute_what_one_does(
     assert float(tensor.split()[3]) < processes.ROUNDING
     assert "refused: pipeline = 2 has the embedding on its first stage" in pipeline
     assert out.endswith("tiny computes the same on every layout it can have (2, 1 refused)\n")
+
+
+@pytest.mark.slow
+def test_adapters_learn_on_two_ranks_what_they_learn_on_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shared = {"tp2+sp": {"tensor": 2}, "fsdp2": {"data_shard": 2}}
+    monkeypatch.setattr(processes, "LAYOUTS", {2: shared})
+    lora = ["init.from=" + str(tmp_path), "finetune.method=lora", 'finetune.targets=["wq","w2"]']
+    settings = [f"--set={one}" for one in lora]
+    assert main(["verify", "tiny", "--ranks=2", *settings]) == 0
+    assert "lora_" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from .. import durable
 from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint, dcp, load_run
-from .model_directory import CHAT_TEMPLATE, INIT_NOTE, model_note, read_spec
+from .adapters import INIT_NOTE, require_all_weights
+from .model_directory import CHAT_TEMPLATE, model_note, read_spec
 from .resume_guard import changed_keys
 
 MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
@@ -25,7 +26,8 @@ def find_initial(
 
     source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
     the run. The note has `checkpoint` and `weights_sha256`, the hash of its MANIFEST.json and with
-    it of every weight. Raises RunError for what is not there, damaged, or of another [model].
+    it of every weight. Raises RunError for what is not there, damaged, of another [model], or
+    holds adapters alone.
     """
     return ranks.first(lambda: _find(Path(source).expanduser(), model, run, say))
 
@@ -40,6 +42,7 @@ def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say
     else:
         path, home = load_run.choose(source, "newest", say), source
     _require_same_model(path, model)
+    require_all_weights(path)
     known = model_note(home)
     length = 0 if known else _sequence_length(home)
     note = {
@@ -52,7 +55,7 @@ def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say
     }
     if (home / CHAT_TEMPLATE).is_file():
         durable.write(run / CHAT_TEMPLATE, (home / CHAT_TEMPLATE).read_bytes())
-    say(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…; a fresh optimizer")
+    say(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…")
     return durable.write_note(run / INIT_NOTE, note)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.prepared import read_manifest
 from ..errors import RunError
@@ -19,6 +19,7 @@ from ..parameters import Pieces, canonical_views
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint
+from .adapters import frozen_weights_of
 from .resume_guard import changed_keys
 
 
@@ -72,15 +73,17 @@ def load_weights(
         raise RunError(
             f"{path} holds another model ({', '.join(changed)}): use the trainer that wrote it"
         )
-    views = {
-        canonical: view
-        for name, parameter in model.named_parameters()
-        for canonical, view in canonical_views(name, parameter.detach(), packed)
-    }
+    trained: dict[str, Tensor] = {}
+    frozen: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        views = trained if parameter.requires_grad else frozen
+        views |= canonical_views(name, parameter.detach(), packed)
     try:
-        checkpoint.load(path, {"model": views})
+        checkpoint.load(path, {"model": trained})
     except RunError as error:
         raise RunError(f"{error}; if a trainer deleted it just now, try again") from error
+    if frozen:
+        checkpoint.load(frozen_weights_of(path), {"model": frozen})
 
 
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:

@@ -24,8 +24,9 @@ from ..errors import RunError
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint, load_run
+from .adapters import INIT_NOTE
 
-IMPORT_NOTE, INIT_NOTE = "import.json", "init.json"
+IMPORT_NOTE = "import.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first that is there is used
 

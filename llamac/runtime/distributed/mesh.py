@@ -131,6 +131,9 @@ class Mesh:
         if self.sharded is None:
             return make(self.device, dtype)
         model = make("meta", torch.float32)
+        for parameter in model.parameters():
+            if not parameter.requires_grad:  # frozen: nothing is learned that bf16 would lose
+                parameter.data = parameter.data.to(dtype)
         policy = MixedPrecisionPolicy(
             param_dtype=dtype,
             reduce_dtype=torch.float32,

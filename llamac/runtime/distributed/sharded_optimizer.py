@@ -25,7 +25,8 @@ class ShardedWeights(MasterWeights):
     FSDP's parameters are fp32 shards and their own masters, with gradients already reduced over
     data and context ranks. Once per step, tensor-parallel ranks all-reduce gradients that are
     partial sums: of norm gains under sequence parallelism, and of replicated key heads
-    (Megatron-LM's finalize_model_grads).
+    (Megatron-LM's finalize_model_grads). Frozen parameters (no `requires_grad`) have no master,
+    gradient or state, and are not in the norm.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class ShardedWeights(MasterWeights):
         **given: Any,
     ) -> None:
         self.shares, self.mesh = shares, mesh
-        self.held = dict(parameters)
+        named = dict(parameters)
+        self.held = {name: p for name, p in named.items() if p.requires_grad}
+        self.frozen = {name: p for name, p in named.items() if not p.requires_grad}
         own = {
             name: Parameter(local(p.detach())) if isinstance(p, DTensor) else p
             for name, p in self.held.items()
@@ -186,6 +189,14 @@ class ShardedWeights(MasterWeights):
             for section, held in sections.items():
                 held |= self.shares.boxes(name, self.held[name], state[section])
         return sections
+
+    def frozen_boxes(self) -> dict[str, TensorChunk]:
+        """Return this rank's parts of the frozen weights, by canonical name, to load into."""
+        return {
+            canonical: box
+            for name, parameter in self.frozen.items()
+            for canonical, box in self.shares.boxes(name, parameter, local(parameter.detach()))
+        }
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -111,10 +111,34 @@ def parallel_linear_cross_entropy_with_gradients(
 
     Returns (loss, this rank's part of the sum d_x [B, S, D], d_weight [V', D]).
     """
+    loss, d_x, d_weight = _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=False)
+    assert d_weight is not None
+    return loss, d_x, d_weight
+
+
+def parallel_linear_cross_entropy_with_gradients_of_x(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Compute `parallel_linear_cross_entropy` of a frozen weight, and its other gradient.
+
+    Returns (loss, this rank's part of the sum d_x [B, S, D]).
+    """
+    return _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=True)[:2]
+
+
+def _chunked(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    chunk: int,
+    axis: str,
+    vocab_size: int,
+    frozen: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
     flat, labels = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []
-    d_weight = torch.zeros_like(weight, dtype=total.dtype)
+    d_weight = None if frozen else torch.zeros_like(weight, dtype=total.dtype)
     for rows, targets in _chunks(chunk, flat, labels):
         counted = target_mask(targets, total.dtype)
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
@@ -122,6 +146,8 @@ def parallel_linear_cross_entropy_with_gradients(
         total = total + (losses * counted.squeeze(-1)).sum()
         d_logits = (_d_logits(logits, *found) * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
-        # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
-        d_weight = d_weight + upcast(weight_gradient(d_logits, rows))
-    return total, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)
+        if d_weight is not None:
+            # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
+            d_weight = d_weight + upcast(weight_gradient(d_logits, rows))
+    d_x = torch.cat(d_rows).view_as(x)
+    return total, d_x, None if d_weight is None else d_weight.to(weight.dtype)

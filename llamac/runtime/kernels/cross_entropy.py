@@ -52,6 +52,21 @@ def linear_cross_entropy_with_gradients(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `linear_cross_entropy` and its gradients: (loss, d_x [B, S, D], d_weight [V, D])."""
+    loss, d_x, d_weight = _chunked(x, weight, labels, chunk, frozen=False)
+    assert d_weight is not None
+    return loss, d_x, d_weight
+
+
+def linear_cross_entropy_with_gradients_of_x(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Compute `linear_cross_entropy` of a frozen weight: (loss, d_x [B, S, D])."""
+    return _chunked(x, weight, labels, chunk, frozen=True)[:2]
+
+
+def _chunked(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, frozen: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     flat, targets = x.flatten(0, -2), labels.flatten()
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []
@@ -65,8 +80,10 @@ def linear_cross_entropy_with_gradients(
         hot = torch.arange(weight.shape[0], device=x.device) == target
         d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
+        if frozen:
+            continue
         # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.
         part = upcast(weight_gradient(d_logits, rows))
         d_weight = part if d_weight is None else d_weight + part
-    assert d_weight is not None, "a batch has at least one token"
-    return total, torch.cat(d_rows).view_as(x), d_weight.to(weight.dtype)
+    d_x = torch.cat(d_rows).view_as(x)
+    return total, d_x, None if d_weight is None else d_weight.to(weight.dtype)

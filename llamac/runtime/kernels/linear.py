@@ -39,6 +39,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
+def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """y [..., O], x [..., I], weight [O, I] → y + x @ weight.T, rounded once."""
+    rows = torch.addmm(y.flatten(0, -2), x.flatten(0, -2), weight.T)
+    return rows.view(y.shape)
+
+
 def input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:
     """d_y [..., O], weight [O, I] → d_x [..., I]."""
     return linear(d_y, weight.T)

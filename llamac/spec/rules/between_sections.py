@@ -12,6 +12,7 @@ from typing import Any
 
 from llamac.spec.batch import Batch
 from llamac.spec.data import Data
+from llamac.spec.finetune import adapters_have_a_base, targets_exist
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
@@ -87,6 +88,8 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _documents_lie_on_one_rank,
     _documents_have_an_end,
     _phases_begin_while_training,
+    adapters_have_a_base,
+    targets_exist,
     kernel_can_run,
     layout_fits,
     batch_divides_over_ranks,

@@ -1,0 +1,69 @@
+"""Export of adapters in peft's format, which loads them beside the model they were trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamac.convert.errors import ConversionError
+from llamac.convert.hf.safetensors_file import write_safetensors
+from llamac.convert.merge_adapters import HALVES
+from llamac.convert.names import hf_name, reordered
+from llamac.convert.tensors import Stored
+from llamac.convert.trained import TrainedModel
+
+PREFIX = "base_model.model."
+
+
+def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None) -> None:
+    """Write adapter_config.json and adapter_model.safetensors into `directory`.
+
+    dtype: of the adapters; None: as they are. Raises ConversionError for a model without adapters.
+    """
+    if not trained.adapters:
+        raise ConversionError(
+            f"{trained.opened.directory} has no adapters: --format peft is for runs of "
+            '[finetune] method = "lora"; export it as hf'
+        )
+    tensors = dict(_named(trained, name, tensor) for name, tensor in trained.adapters.items())
+    write_safetensors(
+        directory / "adapter_model.safetensors",
+        {name: tensor.cast(dtype) for name, tensor in tensors.items()},
+    )
+    text = json.dumps(_config(trained), indent=2)
+    (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _named(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
+    """Return peft's name of half an adapter; the rows of B are ordered as the base's are."""
+    base, half = name[: -len(HALVES[0])], name[-1]
+    module = hf_name(base).removesuffix(".weight")
+    if half == "b":
+        tensor = reordered(base, tensor, trained.spec.model, "half_split")
+    return f"{PREFIX}{module}.lora_{half.upper()}.weight", tensor
+
+
+def _config(trained: TrainedModel) -> dict[str, Any]:
+    finetune = trained.finetune
+    rooms = {"wq": "attention", "wk": "attention", "wv": "attention", "wo": "attention"}
+    modules = [
+        hf_name(f"layers.0.{rooms.get(name, 'feed_forward')}.{name}").split(".")[-2]
+        for name in finetune.targets
+    ]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": trained.opened.note.get("title", ""),
+        "r": finetune.rank,
+        "lora_alpha": finetune.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": modules,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }

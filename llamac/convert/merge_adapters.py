@@ -1,0 +1,39 @@
+"""Low-rank adapters beside the weights that they change: merged, or named for peft."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from llamac.convert.tensors import Stored
+
+HALVES = ("_lora_a", "_lora_b")
+
+
+def is_half(canonical: str) -> bool:
+    """Return whether a canonical name is that of an adapter's A or B."""
+    return canonical.endswith(HALVES)
+
+
+def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Stored]:
+    """Return the weights that compute what base and adapters do: W + scale·B·A, summed in float32.
+
+    tensors: base and adapters by canonical name. The sum has the base's dtype once it is written.
+    """
+    found: dict[str, Stored] = {}
+    for name, base in tensors.items():
+        a, b = (tensors.get(f"{name}{half}") for half in HALVES)
+        if not is_half(name):
+            found[name] = base if a is None or b is None else _sum(base, a, b, scale)
+    return found
+
+
+def _sum(base: Stored, a: Stored, b: Stored, scale: float) -> Stored:
+    def read() -> Tensor:
+        wide = torch.promote_types(base.dtype, torch.float32)
+        return torch.addmm(base.read().to(wide), b.read().to(wide), a.read().to(wide), alpha=scale)
+
+    return replace(base, read=read)

@@ -1,0 +1,49 @@
+"""Checkpoints that hold adapters alone: their run's frozen weights stay where they were.
+
+The state of such a checkpoint has the [finetune] it was trained under, and the hash of the frozen
+weights; the run's init.json says where these lie.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import durable
+from ..errors import RunError
+from . import checkpoint
+
+INIT_NOTE = "init.json"
+"""File of a run that says which weights it began from."""
+
+
+def require_all_weights(path: Path) -> None:
+    """Raise RunError if the checkpoint at `path` holds adapters alone."""
+    if is_adapter(path):
+        raise RunError(
+            f"{path} holds adapters alone, no model: merge them with `llamac export`, and import "
+            "what it writes"
+        )
+
+
+def is_adapter(path: Path) -> bool:
+    """Return whether the checkpoint at `path` holds adapters beside which the rest is frozen."""
+    return "finetune" in checkpoint.read_state(path)["curve"]
+
+
+def frozen_weights_of(path: Path) -> Path:
+    """Return the checkpoint of the frozen weights beside which adapters at `path` were trained.
+
+    The run's init.json says where they are. Raises RunError if they are not there any more, are
+    others, or are damaged.
+    """
+    run, wanted = path.resolve().parent.parent, checkpoint.read_state(path)["curve"]["init"]
+    note = durable.read_note(run / INIT_NOTE) or {}
+    base = Path(note.get("checkpoint", run / "?"))
+    where = f"the weights that the adapters of {run} were trained beside"
+    if not (base / "MANIFEST.json").is_file():
+        raise RunError(f"{where} are not at {base}, where its {INIT_NOTE} says: put them back")
+    if durable.sha256_of(base / "MANIFEST.json") != wanted:
+        raise RunError(f"{base} is not what {run} was trained beside: its weights are others")
+    if problem := checkpoint.damage(base):
+        raise RunError(f"{where} are damaged: {base}: {problem}")
+    return base
