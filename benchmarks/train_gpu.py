@@ -152,6 +152,8 @@ def one(size: Size, name: str, rounds: int) -> dict[str, Any]:
         except contestants.Absent as error:
             return {"skipped": str(error)}
         row = measure(contestant, tokens, labels, rounds)
+    if name.startswith("llamac"):
+        row["attention_falls_back"] = contestants.fallback() or None
     matmul, causal = flops_per_token(spec.model, length)
     row["tokens_per_second"] = tokens.numel() / row["step_seconds"]["median"]
     peak = state.peak_flops()

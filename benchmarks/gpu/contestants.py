@@ -50,7 +50,7 @@ def llamac(
         raise Absent(error.diagnostics[0].message) from None
     name = "llamac" if kernel == "auto" else f"llamac-{kernel}"
     module = build(path, directory / name, settings)
-    if why_not := fallback():
+    if kernel != "auto" and (why_not := fallback()):
         raise Absent(why_not)
     if spec.kernels.deterministic and device == "cuda":  # as train.py does
         same_bits = importlib.import_module("runtime.same_bits")
