@@ -72,7 +72,7 @@ def test_check_may_leave_files_elsewhere_alone(
 def test_files_of_shipped_specs_are_only_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "65b"]) == 0
     said = capsys.readouterr().out
-    assert "  not here   source common_crawl: no file matches" in said
+    assert "  not here    source common_crawl: no file matches" in said
     assert ", and 6 more\n" in said
 
 
@@ -89,7 +89,7 @@ def test_check_names_what_llama_has_not(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["check", "tiny", *(f"--set={change}" for change in changes)]) == 0
     said = capsys.readouterr().out
     assert "vocabulary 4,096, tied embeddings, biases, rope scaled 8× (linear)\n" in said
-    assert "  parameters 5,884,928\n" in said
+    assert "  parameters  5,884,928\n" in said
     assert main(["check", "tiny", "--set=model.bias=qkv", "--set=model.qk_norm=true"]) == 0
     assert "vocabulary 4,096, biases of q, k and v, norms of q and k\n" in capsys.readouterr().out
 
