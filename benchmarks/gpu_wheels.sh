@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 to=${1:-.whl} python=${PYTHON:-python3}
 wheels=(
-  pydantic==2.14.3 pydantic-core==2.50.4 annotated-types==0.8.0 typing-inspection==0.4.5
+  pydantic==2.14.3 pydantic-core==2.50.4 annotated-types==0.8.0 typing-inspection==0.4.5 typing-extensions==4.16.0
   xformers==0.0.35 liger-kernel==0.8.5
   litgpt==0.5.13 jsonargparse==4.41.0 docstring-parser==0.18.0 typeshed-client==2.15.0
   torchtitan==0.2.2 tyro==1.0.17 torchdata==0.11.0 typeguard==4.6.1
