@@ -322,3 +322,25 @@ def where(
             print(f"document {place.document:,}, {span}: {escaped(place.file)}:{place.line}")
         if words is not None:
             print(escaped(words))
+
+
+@app.command()
+def questions(
+    tasks: Annotated[str, typer.Option(metavar="NAME,…", help="Multiple-choice tasks")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSON lines")],
+    data: Annotated[
+        list[str], typer.Option(metavar="DIR|TASK=FILE", help="As of `llamac eval`; repeatable")
+    ],
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="First N questions of each task")
+    ] = None,
+    overwrite: OverwriteFile = False,
+) -> None:
+    """Write questions that a trainer asks its model while it learns: `[eval] tasks`."""
+    from llamac.cli.common.question_options import load_question_sets
+    from llamac.evaluate.export_questions import question_lines
+    from llamac.runtime import durable
+
+    check_output(output, overwrite=overwrite)
+    sets = load_question_sets(tasks, data)
+    durable.write(output.resolve(), question_lines(sets, limit).encode())

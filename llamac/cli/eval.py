@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from llamac.cli.common.options import print_status
+from llamac.cli.common.question_options import HELDOUT, load_sets, question_places, task_names
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-HELDOUT = "heldout"
 
 
 class MissingHarnessError(Exception):
@@ -76,12 +76,11 @@ def eval(
     found. Nothing is downloaded. Scores are the paper's: log-probability per character; for BoolQ
     and OBQA against P(answer | "Answer:"); exact match for free answers.
     """
-    names, counts = _names(tasks), _counts(shots)
-    directory, given = _places(data or [], names)
+    names, counts = task_names(tasks), _counts(shots)
+    directory, given = question_places(data or [], names)
     if not run.is_dir():
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.cli.common.output import check_output, write_output
-    from llamac.evaluate.question_files import load_questions
     from llamac.evaluate.tasks.known_tasks import TASKS
     from llamac.runtime import durable
 
@@ -94,9 +93,7 @@ def eval(
                 f"{name} runs code that the model writes: allow it with --allow-code",
                 param_hint="--tasks",
             )
-    asked = [load_questions(TASKS[n], directory, given) for n in names if n != HELDOUT]
-    for one in asked:
-        _tell_skipped(one)
+    asked = load_sets([name for name in names if name != HELDOUT], directory, given)
     if asked:
         _require_harness()
     from llamac.evaluate.opened_model import open_for_evaluation
@@ -139,53 +136,11 @@ def eval(
         print_status(f"note: {note}")
 
 
-def _names(tasks: str) -> list[str]:
-    """Return the distinct tasks named on the command line. Raises typer.BadParameter."""
-    from llamac.evaluate.tasks.known_tasks import TASKS
-
-    names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
-    known = [*TASKS, HELDOUT]
-    if unknown := [name for name in names if name not in known]:
-        from difflib import get_close_matches
-
-        close = get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise typer.BadParameter(f"unknown task {unknown[0]!r}; {hint}", param_hint="--tasks")
-    if not names:
-        raise typer.BadParameter(f"name one of {', '.join(known)}", param_hint="--tasks")
-    return names
-
-
 def _counts(shots: str | None) -> list[int]:
     parts = [part.strip() for part in (shots or "").split(",") if part.strip()]
     if (shots is not None and not parts) or not all(part.isdecimal() for part in parts):
         raise typer.BadParameter("numbers such as 0,1,5,64", param_hint="--shots")
     return list(dict.fromkeys(map(int, parts)))
-
-
-def _places(data: list[str], names: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """Return the directory of --data and the files that it gives for single tasks."""
-    directory, given = None, {}
-    for place in data:
-        name, mark, file = place.partition("=")
-        if mark and name in names:
-            given[name] = Path(file)
-        elif mark and not Path(place).exists():
-            raise typer.BadParameter(f"{name!r} is none of --tasks", param_hint="--data")
-        elif not Path(place).is_dir():
-            raise typer.BadParameter(f"there is no directory {place}", param_hint="--data")
-        else:
-            directory = Path(place)
-    return directory, given
-
-
-def _tell_skipped(one: Any) -> None:
-    """Print the number of skipped rows, with the first five as examples."""
-    total = sum(one.skipped.counts.values())
-    for example in one.skipped.examples[:5]:
-        print_status(f"skipped: {example}")
-    if total:
-        print_status(f"{one.task.name}: {total} rows skipped, {len(one.questions)} used")
 
 
 def _require_harness() -> None:

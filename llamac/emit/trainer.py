@@ -105,6 +105,11 @@ def _values(spec: Spec) -> dict[str, Any]:
         "mixing": _mixing(spec),
         "trackers": {k: v for k, v in spec.log.model_dump(exclude={"every"}).items() if v},
         "padded": spec.data.packing == "best_fit",
+        "asked": {
+            "path": spec.eval.questions,
+            "tasks": list(spec.eval.tasks),
+            "count": spec.eval.task_questions,
+        },
         "sample": {
             "count": spec.eval.sample_tokens,
             "context": spec.batch.sequence_length,

@@ -19,7 +19,7 @@ SHORT = [
     *("kernels.compile=never", "log.tensorboard=false"),
 ]
 SHORTENED = ("train", "data", "tokenizer train")
-NO_EXAMPLE = {"data classifier"}  # wants a spec of its own
+NO_EXAMPLE = {"data classifier", "data questions"}  # want a spec or files of one's own
 
 
 def paths() -> list[str]:
@@ -56,7 +56,7 @@ def test_lists_of_subcommands_are_whole(capsys, monkeypatch):
             assert command.short_help.endswith(".")
 
 
-TRAINED = ("train", "data", "report", "export", "import", "generate", "tokenizer")
+TRAINED = ("train", "data", "report", "export", "import", "generate", "eval", "tokenizer")
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_examples_of_a_run_work_one_after_another(tmp_path: Path, monkeypatch, c
     import sys
 
     monkeypatch.chdir(tmp_path)
-    for path in ("data", "train", "tokenizer", "report", "generate", "export", "import"):
+    for path in ("data", "train", "tokenizer", "report", "generate", "eval", "export", "import"):
         for name, lines in EXAMPLES.items():
             if name.split()[0] != path:
                 continue

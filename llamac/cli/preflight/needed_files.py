@@ -44,6 +44,10 @@ def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if source is not None and not os.path.isdir(os.path.expanduser(source)):
         message = f"there is no import, run or checkpoint {source}"
         yield Problem(("init", "from"), message, RELATIVE)
+    if "eval" in sections and sections["eval"].tasks:
+        path = sections["eval"].questions
+        if path is not None and not os.path.isfile(os.path.expanduser(path)):
+            yield Problem(("eval", "questions"), f"there is no file of questions {path}", RELATIVE)
     if "data" not in sections:
         return
     for index, source in enumerate(sections["data"].source):

@@ -1,0 +1,197 @@
+"""Multiple-choice questions that a trainer asks its model, by the training graphs themselves.
+
+A row of the file, which `llamac data questions` writes:
+
+    {"task": "piqa", "prompts": [text, …], "choices": [text, …], "gold": number}
+
+a prompt for each choice. With "against": text, `acc_answer` compares with what the choices have
+after that text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import RunError
+from ..kernels.padding import PADDING
+from .choosing import judged
+
+
+class Encodes(Protocol):
+    """A tokenizer, as far as questions go."""
+
+    eos: int
+
+    def encode(self, text: str) -> Iterable[int]: ...
+
+
+class DataRanks(Protocol):
+    """The mesh, as far as questions go."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def degrees(self) -> Mapping[str, int]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def data_ranks(self) -> int: ...
+    @property
+    def data_rank(self) -> int: ...
+    def own_positions(self, *several: Tensor) -> list[Tensor]: ...
+    def any(self, flag: bool) -> bool: ...
+
+
+@dataclass(frozen=True)
+class AskedQuestion:
+    """One question, tokenised.
+
+    answers: (context, continuation) of each choice, and then of each against another context, if
+    `compared`. characters: of each choice.
+    """
+
+    task: str
+    answers: tuple[tuple[list[int], list[int]], ...]
+    characters: tuple[int, ...]
+    gold: int
+    compared: bool
+
+
+def asked_questions(
+    path: str | Path, tasks: Sequence[str], count: int, tokenizer: Encodes
+) -> list[AskedQuestion]:
+    """Read the first `count` questions of each task, tasks taking turns. Raises RunError."""
+    found: dict[str, list[AskedQuestion]] = {task: [] for task in tasks}
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                    if len(found.get(row["task"], range(count))) < count:
+                        found[row["task"]].append(_question(row, tokenizer))
+                except (ValueError, TypeError, KeyError, RecursionError) as error:
+                    raise RunError(f"{path}:{number} is no question: {error!r}") from error
+    except (OSError, UnicodeError) as error:
+        raise RunError(f"eval.questions {path} cannot be read: {error}") from error
+    if missing := [task for task in tasks if not found[task]]:
+        raise RunError(
+            f"{path} has no questions of {', '.join(missing)}: write them with `llamac data "
+            "questions`, or leave them out of eval.tasks"
+        )
+    turns = range(max(map(len, found.values())))
+    return [found[task][turn] for turn in turns for task in tasks if turn < len(found[task])]
+
+
+def _question(row: Mapping[str, Any], tokenizer: Encodes) -> AskedQuestion:
+    prompts, choices, gold = row["prompts"], row["choices"], row["gold"]
+    if not choices or not 0 <= gold < len(choices) or not all(choices):
+        raise ValueError("its choices are empty, or gold is none of them")
+    pairs = [*zip(prompts, choices, strict=True)]
+    against = row.get("against")
+    pairs += [(against, choice) for choice in choices] if against else []
+    return AskedQuestion(
+        row["task"],
+        tuple(encoded_pair(tokenizer, *pair) for pair in pairs),
+        tuple(len(choice.lstrip()) for choice in choices),
+        gold,
+        bool(against),
+    )
+
+
+def encoded_pair(
+    tokenizer: Encodes, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of a context, begun as texts in training are, and of what follows.
+
+    Spaces at the context's end belong to what follows, as in lm-evaluation-harness.
+    """
+    begin = [tokenizer.eos] if tokenizer.eos >= 0 else []
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        context, continuation = context[:-spaces], context[-spaces:] + continuation
+    whole = [*begin, *map(int, tokenizer.encode(context + continuation))]
+    before = len(begin) + len([*tokenizer.encode(context)])
+    return whole[:before], whole[before:]
+
+
+class Questions:
+    """Asks on all ranks: each data rank an answer at a time, until all are scored or time is over.
+
+    rows, length: of a batch of training on one rank, whose shape is kept; an answer is the first
+    row, cut off on the left where it is longer. seconds: after which no more is begun.
+    """
+
+    def __init__(
+        self, asked: Sequence[AskedQuestion], seconds: float, rows: int, length: int
+    ) -> None:
+        self.asked, self.seconds, self.rows, self.length = asked, seconds, rows, length
+        self.pairs = [pair for question in asked for pair in question.answers]
+
+    @torch.no_grad()
+    def ask(self, score: Callable[[Tensor, Tensor], Tensor], mesh: DataRanks) -> dict[str, float]:
+        """Return eval/TASK/METRIC of each task, `…_stderr`, and how many questions had their turn.
+
+        score: (tokens, labels), both int64 [rows, positions of this rank] → the sum of losses.
+        """
+        ends, ranks = time.monotonic() + self.seconds, mesh.data_ranks
+        values, done = torch.zeros(len(self.pairs), device=mesh.device), 0
+        while done < len(self.pairs):
+            own = done + mesh.data_rank
+            pair = self.pairs[own] if own < len(self.pairs) else None
+            loss = score(*mesh.own_positions(*self._batch(pair, mesh.device)))
+            if pair is not None:
+                values[own] = -loss.detach().float() / mesh.degrees["tp"]
+            done = min(done + ranks, len(self.pairs))
+            if mesh.any(time.monotonic() > ends):
+                break
+        if mesh.size > 1:
+            dist.all_reduce(values)
+        return self._row(values[:done].tolist())
+
+    def _batch(
+        self, pair: tuple[list[int], list[int]] | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return tokens and labels, int64 [rows, length]: only the continuation has labels."""
+        tokens = torch.zeros(self.rows, self.length, dtype=torch.int64)
+        labels = torch.full_like(tokens, PADDING)
+        if pair is not None:
+            sequence = torch.tensor([*pair[0], *pair[1]][-(self.length + 1) :])
+            kept = min(len(pair[1]), len(sequence) - 1)
+            end = len(sequence) - 1
+            tokens[0, :end] = sequence[:-1]
+            labels[0, end - kept : end] = sequence[end + 1 - kept :]
+        return tokens.to(device), labels.to(device)
+
+    def _row(self, values: Sequence[float]) -> dict[str, float]:
+        """Judge the questions all of whose answers are scored."""
+        found: dict[str, list[Mapping[str, float]]] = {}
+        at = 0
+        for question in self.asked:
+            after = at + len(question.answers)
+            if after > len(values):
+                break
+            some, count = values[at:after], len(question.characters)
+            without = some[count:] if question.compared else None
+            verdict = judged(question.gold, some[:count], question.characters, without)
+            found.setdefault(question.task, []).append(verdict)
+            at = after
+        row: dict[str, float] = {}
+        for task, verdicts in found.items():
+            for metric in verdicts[0]:
+                mean = sum(verdict[metric] for verdict in verdicts) / len(verdicts)
+                row[f"eval/{task}/{metric}"] = mean
+                if len(verdicts) > 1:
+                    error = math.sqrt(mean * (1 - mean) / (len(verdicts) - 1))
+                    row[f"eval/{task}/{metric}_stderr"] = error
+            row[f"eval/{task}/questions"] = len(verdicts)
+        return row
