@@ -50,7 +50,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Held:
+class Counts:
     """Parameter counts of a rank: one layer, all its layers, and the total."""
 
     layer: int
@@ -58,17 +58,26 @@ class Held:
     total: int
 
 
+@dataclass(frozen=True)
+class Held(Counts):
+    """Parameter counts of a rank, and those of them that are trained: all but frozen ones."""
+
+    trained: Counts
+
+
 def held(program: Program, layers: int, first: bool, last: bool) -> Held:
     """Return the parameter counts of a pipeline rank, which may be the first, the last, or both."""
-    layer = rest = 0
+    layer, rest = [0, 0], [0, 0]  # frozen, trained
     embedding = _parameters_of(program, "embed")
     for name, parameter in program.parameters.items():
         count = parameter.type.elements({})
         if parameter.per_layer:
-            layer += count
+            layer[parameter.trainable] += count
         elif (name in embedding and first) or (name not in embedding and last):
-            rest += count
-    return Held(layer, layer * layers, layer * layers + rest)
+            rest[parameter.trainable] += count
+    trained = Counts(layer[1], layer[1] * layers, layer[1] * layers + rest[1])
+    whole = sum(layer)
+    return Held(whole, whole * layers, whole * layers + sum(rest), trained)
 
 
 def _parameters_of(program: Program, region: str) -> set[str]:
@@ -91,24 +100,25 @@ def states(
     master), its gradient 4, and the optimizer `state_bytes`: 18 with AdamW's 8, as in Megatron; in
     fp32 it takes 4 + 4 + 8. Under FSDP all of these are fp32 shards; in addition two layers are
     gathered at a time, and unreduced fp32 gradients of all layers exist until a step's last
-    micro-batch. whole_stage: all layers stay gathered, as under a pipeline schedule.
+    micro-batch. A frozen parameter takes 2 bytes (4 in fp32) and nothing else. whole_stage: all
+    layers stay gathered, as under a pipeline schedule.
     """
-    size, n = ITEM_SIZE[dtype], own.total
+    size, n, trained = ITEM_SIZE[dtype], own.total, own.trained.total
     master = 0 if dtype == "fp32" else 4
     if sharding == "zero3":
         gathered = own.total if whole_stage else own.total - own.layers + 2 * own.layer
-        waiting = 4 * n if micro_batches > 1 else (4 + size) * 2 * own.layer
+        waiting = 4 * trained if micro_batches > 1 else (4 + size) * 2 * own.trained.layer
         return {
-            "parameters": 4 * n / ranks,
-            "gradients": 4 * n / ranks,
-            "optimizer": state_bytes * n / ranks,
+            "parameters": (4 * trained + size * (n - trained)) / ranks,
+            "gradients": 4 * trained / ranks,
+            "optimizer": state_bytes * trained / ranks,
             "communication": size * gathered + waiting,
         }
     shared = 1 if sharding == "none" else ranks
     return {
         "parameters": size * n,
-        "gradients": 4 * n / (ranks if sharding == "zero2" else 1),
-        "optimizer": (master + state_bytes) * n / shared,
+        "gradients": 4 * trained / (ranks if sharding == "zero2" else 1),
+        "optimizer": (master + state_bytes) * trained / shared,
         "communication": 0.0,
     }
 
@@ -240,8 +250,8 @@ def fresh_gradients(
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return Fresh()
-    embedding = held(program, 0, first=True, last=False).total
-    return Fresh(4.0 * own.layer, 4.0 * embedding, 4.0 * own.total)
+    embedding = held(program, 0, first=True, last=False).trained.total
+    return Fresh(4.0 * own.trained.layer, 4.0 * embedding, 4.0 * own.trained.total)
 
 
 def behind(

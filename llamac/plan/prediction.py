@@ -44,7 +44,7 @@ class Prediction:
 
     Attributes:
         parameters: Parameters of the model; per_rank: of one rank.
-        flops_per_token: 6N, N the parameters in matmuls.
+        flops_per_token: 6N, N the parameters in matmuls; frozen ones count 4.
         attention_per_token: 12·L·d·s.
         hardware_flops: FLOPs of one step over all ranks, recomputation included.
         communication: Bytes that a rank sends per step, by mesh axis.

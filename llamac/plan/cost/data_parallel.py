@@ -113,7 +113,7 @@ class DataParallel:
 
     @cached_property
     def layer_reduce(self) -> tuple[Transfer, ...]:
-        return self._reduce(self.own.layer) if self.fsdp else ()
+        return self._reduce(self.own.trained.layer) if self.fsdp else ()
 
     @cached_property
     def rest_gather(self) -> tuple[Transfer, ...]:
@@ -123,7 +123,7 @@ class DataParallel:
 
     @cached_property
     def rest_reduce(self) -> tuple[Transfer, ...]:
-        rest = self.own.total - self.own.layers
+        rest = self.own.trained.total - self.own.trained.layers
         return self._reduce(rest) if self.fsdp and rest else ()
 
     @cached_property
@@ -131,7 +131,7 @@ class DataParallel:
         """Return the transfers without FSDP: gradient reduction and ZeRO's parameter all-gather."""
         if self.fsdp or self.ranks == 1:
             return ()
-        profile, total = self.cost.profile, self.own.total
+        profile, total = self.cost.profile, self.own.trained.total
         shared = self.sharding in ("zero1", "zero2")
         scatter = shared and not profile.all_reduces_shards
         collective = "reduce_scatter" if scatter else "all_reduce"

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import groupby
 
 from llamac.ir.program import Program
-from llamac.passes.flops import attention_flops_per_token, matmul_parameters
+from llamac.passes.flops import attention_flops_per_token, matmul_flops_per_token
 from llamac.passes.footprint import (
     CONTEXT,
     FRAGMENTS,
@@ -71,7 +71,7 @@ class StepModel:
             setting=self.setting,
             parameters=program.parameter_count,
             per_rank=self.held(0).total,
-            flops_per_token=6 * matmul_parameters(program),
+            flops_per_token=matmul_flops_per_token(program),
             attention_per_token=attention_flops_per_token(program),
             hardware_flops=once * self.tp * self.cp * self.micro_batches * self.data,
             memory=self.memory(),
@@ -114,7 +114,7 @@ class StepModel:
         forward, backward = sum(one.forward for one in own), sum(one.backward for one in own)
         exposed = sum(one.exposed for one in own)
         added = self.setting.profile.accumulate_bytes
-        backward += self.cost.moved(added * self.held(rank).total) if added else 0.0
+        backward += self.cost.moved(added * self.held(rank).trained.total) if added else 0.0
         if rank == self.pp - 1:
             gather, again = self._head_extra()
             forward, backward, exposed = forward + gather, backward + again, exposed + gather
@@ -192,7 +192,7 @@ class StepModel:
 
     def _update_seconds(self) -> float:
         rank = self.slowest
-        own, profile = self.held(rank).total, self.setting.profile
+        own, profile = self.held(rank).trained.total, self.setting.profile
         shards = own / (1 if self.sharding == "none" else self.sharers)
         nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
