@@ -27,10 +27,11 @@ from rich.style import Style
 from rich.text import Text
 
 PICTURE = Path(__file__).parents[1] / "cast.svg"
-# Environment, command.
+# Environment, command. Without escape codes, a training prints a line every few steps.
 COMMANDS = (
     ({}, "llamac check tiny"),
     ({}, "llamac verify tiny"),
+    ({"NO_COLOR": "1"}, "llamac train tiny --steps 40 --set eval.sample_tokens=16"),
     ({}, "llamac plan 65b"),
 )
 COLUMNS, ROWS = 80, 26

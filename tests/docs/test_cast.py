@@ -20,7 +20,7 @@ def test_the_cast_shows_its_commands_and_ends_with_all_lines() -> None:
     assert path.stat().st_size < 300_000
     said = ["".join(line.itertext()) for line in ElementTree.parse(path).iter(f"{SVG}text")]
     assert [line[2:] for line in said if line.startswith("$ ")] == [c for _, c in cast.COMMANDS]
-    for words in ("tiny is valid", "tiny is compiled correctly", "fits: "):
+    for words in ("tiny is valid", "tiny is compiled correctly", "done: loss", "fits: "):
         assert any(words in line for line in said), words
 
 
