@@ -118,6 +118,17 @@ def divergence(wanted: Tensor, found: Tensor) -> float:
     return float((wanted.exp() * (wanted - found)).sum(-1).abs().max())
 
 
+def require_same_greedy_tokens(
+    model: Any, directory: Path, prompt: Tensor, count: int = 64
+) -> None:
+    """Assert that transformers' greedy continuation of `prompt` is the emitted model's as well."""
+    new = {"max_new_tokens": count, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    tokens = model.double().generate(prompt, **new)
+    chosen = log_probabilities(directory, tokens)[:, prompt.shape[1] - 1 : -1].argmax(-1)
+    assert torch.equal(chosen, tokens[:, prompt.shape[1] :])
+    assert tokens.shape[1] == prompt.shape[1] + count
+
+
 def tokens_of(vocabulary: int, length: int = 96) -> Tensor:
     random = torch.Generator().manual_seed(2)
     return torch.randint(vocabulary, (2, length), generator=random)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.convert.conftest import (
     llamac,
     log_probabilities,
     make_run,
+    require_same_greedy_tokens,
     tokens_of,
 )
 
@@ -46,8 +48,10 @@ IDS = [f"{family}-{'-'.join(changes) or 'plain'}" for family, changes in FAMILIE
 def test_an_import_computes_what_transformers_does(family, changes, hf) -> None:
     directory, model = hf(family, **changes)
     tokens = tokens_of(331)
-    found = log_probabilities(imports(directory), tokens)
+    imported = imports(directory)
+    found = log_probabilities(imported, tokens)
     assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
+    require_same_greedy_tokens(model, imported, tokens[:, :32])
 
 
 @pytest.mark.slow
@@ -109,6 +113,23 @@ def test_transformers_loads_an_export_without_a_word(overrides, tmp_path, tokeni
     tokens = tokens_of(spec.model.vocab_size)
     found = log_probabilities(tmp_path / "run", tokens)
     assert divergence(hf_log_probabilities(model, tokens), found) <= 1e-12
+    require_same_greedy_tokens(model, tmp_path / "run", tokens[:, :32])
+
+
+def test_a_model_card_says_what_the_run_was(tmp_path: Path, tokenizer) -> None:
+    spec = make_run(tmp_path / "run", tokenizer)
+    rows = [{"step": 5, "validation_loss": 3.5}, {"step": 7, "loss": 3.25}, {"step": 8, "loss": 9}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "run/metrics.jsonl").write_text(text)
+    card = (exports(tmp_path / "run") / "README.md").read_text()
+    for said in (
+        "step 7",
+        "training loss: 3.2500",
+        "held-out loss: 3.5",
+    ):
+        assert said in card
+    assert f"hardware: {spec.parallel.ranks} × " in card
+    assert tomllib.loads(card.split("```toml\n")[1].split("```")[0])["model"]["dim"] == 64
 
 
 def test_special_ids_leave_as_they_came_without_a_tokenizer(hf) -> None:
