@@ -146,14 +146,14 @@ RUNS = [
 def test_llama_cpp_continues_every_kind_of_run_alike(tmp_path: Path, tokenizer) -> None:
     llama_cpp()
     wide = ("model.dim=256", "model.head_dim=32")  # ggml wants rows of 32
-    questions, wanted = {}, []
-    for number, overrides in enumerate(RUNS):
-        run = tmp_path / f"run{number}"
+    prompt = tokens_of(331, 40)[0].tolist()
+    runs = [tmp_path / f"run{number}" for number in range(len(RUNS))]
+    questions = {}
+    for run, overrides in zip(runs, RUNS, strict=True):
         make_run(run, tokenizer, *wide, *overrides)
-        exported = exports(run, "--format", "gguf", name=f"gguf{number}")
-        ids = tokens_of(331, 40)[0].tolist()
-        questions[exported / "model.gguf"] = (ids, 12)
-        for _ in range(12):
-            ids = [*ids, int(log_probabilities(run, torch.tensor([ids]))[0, -1].argmax())]
-        wanted.append(ids[40:])
-    assert continued(questions) == wanted
+        exported = exports(run, "--format", "gguf", name=f"{run.name}-gguf")
+        questions[exported / "model.gguf"] = (prompt, 12)
+    for run, found in zip(runs, continued(questions), strict=True):
+        said = log_probabilities(run, torch.tensor([[*prompt, *found]]))
+        assert said[0, len(prompt) - 1 : -1].argmax(-1).tolist() == found
+        assert len(found) == 12
