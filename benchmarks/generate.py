@@ -1,0 +1,212 @@
+"""Generating text on a CPU: llamac's inference program against transformers' `generate`.
+
+    python benchmarks/generate.py [--models 14m smollm2] [--dtypes float32 bfloat16]
+                                  [--batches 1 8] [--rounds 5] [--threads 1]
+
+Contestants have the same random weights and the same prompts, 64 tokens each, and make 64 tokens
+greedily; in float32 all must make the same ones.
+
+    llamac       inference.py as `llamac generate` runs it, its weights packed
+    hf           transformers, eager, a cache that grows
+    hf-compiled  transformers, static cache and torch.compile (which it keeps for GPUs unless told)
+
+They take turns, starting with another one each round, after a run each that compiles and is not
+counted. Prefill ends with the first token, decoding with the last. Clock: `cpu`, the seconds that
+the process computed, and `wall`, which on a machine with other work also counts waiting for it. A
+ratio is the median over rounds of the ratios within a round, with the lowest and the highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest import emitted_model, hf_model, random_weights
+from train_cpu import machine
+
+from llamac.emit.build import files_of
+from llamac.passes.pipeline import stages
+from llamac.runtime.generate.engine import Generation
+from llamac.runtime.generate.sampling import Sampling
+from llamac.spec import Spec, load_spec
+from llamac.verify.emitted_model import imported
+
+HERE = Path(__file__).resolve().parent
+PROMPT, NEW = 64, 64
+NAMES = ("llamac", "hf", "hf-compiled")
+SMOLLM2 = (  # the shape of SmolLM2-135M
+    "model.dim=576",
+    "model.n_layers=30",
+    "model.n_heads=9",
+    "model.n_kv_heads=3",
+    "model.ffn_dim=1536",
+    "model.vocab_size=49152",
+    "model.tied_embeddings=true",
+    "model.rope_theta=1e5",
+)
+MODELS: dict[str, Sequence[str]] = {"14m": (), "smollm2": SMOLLM2}
+
+Clock = tuple[float, float]  # CPU and wall seconds
+Made = tuple[list[list[int]], list[Clock]]  # tokens by row; the clock at the start, after each step
+Run = Callable[[torch.Tensor], Made]
+
+
+def now() -> Clock:
+    return time.process_time(), time.perf_counter()
+
+
+def llamac(spec: Spec, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Run:
+    with imported(files_of(spec, stages(spec)), "inference") as inference:
+        model = emitted_model(sys.modules["model"], weights, "cpu", dtype)
+        inference.pack(model)
+
+    def run(prompts: torch.Tensor) -> Made:
+        clocks = [now()]
+        rows = Generation(
+            lambda rows, length: inference.Inference(model, rows, length),
+            prompts.tolist(),
+            NEW,
+            context=spec.batch.sequence_length,
+            device=torch.device("cpu"),
+            sampling=Sampling(temperature=0.0),
+            seed=0,
+        )
+        clocks += [now() for _ in rows]
+        return [row[PROMPT:] for row in rows.tokens], clocks
+
+    return run
+
+
+class Stopwatch:
+    """What transformers calls with each step's tokens; first of all with the prompts."""
+
+    def __init__(self) -> None:
+        self.clocks = [now()]
+
+    def put(self, tokens: torch.Tensor) -> None:
+        self.clocks.append(now())
+
+    def end(self) -> None: ...
+
+
+def hf(
+    spec: Spec, weights: dict[str, torch.Tensor], dtype: torch.dtype, compiled: bool = False
+) -> Run:
+    from transformers import CompileConfig
+
+    model: Any = hf_model(spec.model, weights, spec.batch.sequence_length, "cpu", dtype).eval()
+    model.generation_config.update(eos_token_id=None, pad_token_id=0, use_cache=True)
+    options: dict[str, Any] = {}
+    if compiled:
+        config: Any = CompileConfig(mode="default", fullgraph=True, dynamic=False)
+        config._compile_all_devices = True
+        options = {"cache_implementation": "static", "compile_config": config}
+
+    def run(prompts: torch.Tensor) -> Made:
+        watch = Stopwatch()
+        made = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            use_cache=True,
+            streamer=watch,
+            **options,
+        )
+        return made[:, PROMPT:].tolist(), [watch.clocks[0], *watch.clocks[2:]]
+
+    return run
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def contest(name: str, dtype: torch.dtype, batch: int, rounds: int) -> dict[str, Any]:
+    """Run all contestants on one model, dtype and batch. SystemExit if their tokens differ."""
+    spec = load_spec(HERE / "bench-14m.toml", list(MODELS[name]))
+    weights = random_weights(spec.model, spec.batch.sequence_length)
+    runs = {
+        "llamac": llamac(spec, weights, dtype),
+        "hf": hf(spec, weights, dtype),
+        "hf-compiled": hf(spec, weights, dtype, compiled=True),
+    }
+    generator = torch.Generator().manual_seed(1)
+    prompts = torch.randint(spec.model.vocab_size, (batch, PROMPT), generator=generator)
+    first = {key: run(prompts)[0] for key, run in runs.items()}
+    if dtype == torch.float32 and any(made != first["llamac"] for made in first.values()):
+        raise SystemExit(f"{name}, batch {batch}: the contestants made other tokens")
+    taken: dict[str, list[list[Clock]]] = {key: [] for key in runs}
+    for number in range(rounds):
+        order = [NAMES[(number + k) % len(NAMES)] for k in range(len(NAMES))]
+        for key in order:
+            taken[key].append(runs[key](prompts)[1])
+    result: dict[str, Any] = {"model": name, "dtype": str(dtype)[6:], "batch": batch}
+    for phase, (begin, end), tokens in (
+        ("prefill", (0, 1), batch * PROMPT),
+        ("decode", (1, NEW), batch * (NEW - 1)),
+    ):
+        for clock, kind in enumerate(("cpu", "wall")):
+            seconds = {
+                key: [clocks[end][clock] - clocks[begin][clock] for clocks in rows]
+                for key, rows in taken.items()
+            }
+            result[f"{phase}_{kind}"] = {
+                "tokens_per_second": {k: tokens / statistics.median(s) for k, s in seconds.items()},
+                "times_as_fast_as": {
+                    key: spread(
+                        [a / b for a, b in zip(seconds[key], seconds["llamac"], strict=True)]
+                    )
+                    for key in NAMES[1:]
+                },
+            }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "generate.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    import transformers
+
+    result: dict[str, Any] = {
+        "how": __doc__,
+        "machine": machine() | {"transformers": transformers.__version__},
+        "rounds": options.rounds,
+        "llama.cpp": "not measured: no build of it was driven here",
+        "contests": [],
+    }
+    for name in options.models:
+        for dtype in options.dtypes:
+            for batch in options.batches:
+                row = contest(name, getattr(torch, dtype), batch, options.rounds)
+                result["contests"].append(row)
+                for phase in ("prefill", "decode"):
+                    found = row[f"{phase}_cpu"]
+                    ratios = {
+                        k: round(v["median"], 2) for k, v in found["times_as_fast_as"].items()
+                    }
+                    rate = found["tokens_per_second"]["llamac"]
+                    print(f"{name} {dtype} {batch} {phase}: {rate:.0f}/s, × {ratios}", flush=True)
+                result["machine"]["load_average_after"] = os.getloadavg()[0]
+                text = json.dumps(result, indent=1, ensure_ascii=False)
+                options.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
