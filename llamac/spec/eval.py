@@ -43,7 +43,9 @@ class Eval(Section):
         default="", description="Beginning of the sample that each evaluation prints."
     )
     sample_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
-        default=64, description="Length of the sample, tokens; 0 prints none."
+        default=64,
+        description="Length of the sample, tokens; 0 prints none. Several ranks make it on the CPU "
+        "of rank 0, while the others wait.",
     )
     temperature: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.8, description="Sampling temperature; 0 always takes the likeliest token."

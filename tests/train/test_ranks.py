@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,34 @@ def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tm
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-6, msg=name)
     assert done.stdout.count("start: after step 0") == 1  # one rank speaks for all
+    assert samples(tmp_path / "run") == samples(expected)
+
+
+def samples(run: Path) -> list[str]:
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event["text"] for event in events if event["event"] == "sample"]
+
+
+@pytest.mark.parametrize("layout", ["tensor", "data_shard", "pipeline"])
+def test_sampling_changes_nothing_of_training(make_spec, tmp_path, layout):
+    """Two ranks, whose run ends in the same bits with samples and without."""
+    ends = []
+    for tokens in (4, 0):
+        run = tmp_path / f"run{tokens}"
+        spec = make_spec(
+            *FP32, f"parallel.{layout}=2", f"eval.sample_tokens={tokens}", "eval.every=2"
+        )
+        done = torchrun(tmp_path / f"of{tokens}", spec, run, "--steps", "3")
+        assert done.returncode == 0, done.stderr
+        assert len(samples(run)) == (2 if tokens else 0)
+        ends.append([[row[key] for key in ("loss", "grad_norm")] for row in rows(run)])
+        ends.append({file.name: file.read_bytes() for file in newest(run).glob("*.distcp")})
+    assert ends[0] == ends[2]
+    assert ends[1] == ends[3]
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*"))
 
 
 @pytest.mark.parametrize("layout", ["parallel.data_shard=2", "parallel.context=2"])

@@ -1,0 +1,104 @@
+"""Gathering the weights that ranks share in one model on rank 0: to make text while training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..checkpoint.dcp import TensorChunk
+from ..generate.command import sampled
+from ..parameters import Pieces, canonical_views
+from .mesh import Mesh
+from .ranks import Ranks
+
+SPARE = 1.25
+"""Free memory needed, as a multiple of the weights: caches and the process itself grow too."""
+
+
+def sampled_on_first(
+    mesh: Mesh,
+    chunks: Mapping[str, TensorChunk],
+    model: type[Any],
+    packed: Mapping[str, Pieces],
+    dtype: torch.dtype,
+    *text: Any,
+    **how: Any,
+) -> str | None:
+    """Return, on rank 0, what `sampled` does with the whole model, while the others wait.
+
+    All ranks call this. model, packed: class and table of the model of one process. text, how: the
+    other arguments of `sampled`, whose first is the class Inference. Returns None on the other
+    ranks, and where rank 0 has no room for the weights.
+    """
+    make = partial(model, dtype=dtype)
+    whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.say)
+    inference, *rest = text
+    made = mesh.ranks.first(lambda: sampled(inference, whole, *rest, **how) if whole else None)
+    return made if mesh.first else None
+
+
+@torch.no_grad()
+def gather_weights(
+    make: Callable[[], nn.Module],
+    packed: Mapping[str, Pieces],
+    chunks: Mapping[str, TensorChunk],
+    ranks: Ranks,
+    say: Callable[[str], None],
+) -> Any:
+    """Return the whole model on rank 0, None elsewhere; tensors travel one at a time.
+
+    All ranks call this. make: the model of one process, on the CPU, its values not yet set. packed:
+    its table. chunks: canonical name → what this rank holds; what several hold comes from the
+    lowest of them. Returns None on rank 0 too, having told `say` why, where its machine has no
+    room for the weights.
+    """
+    with torch.device("meta"):
+        needed = sum(p.numel() * p.element_size() for p in make().parameters())
+    free = ranks.first(free_memory)
+    if free is not None and free < SPARE * needed:
+        say(f"no sample: weights of {needed / 1e9:.1f} GB, and rank 0 has {free / 1e9:.1f} GB free")
+        return None
+    held = {(name, chunk.offsets): chunk.tensor for name, chunk in chunks.items()}
+    held = {key: tensor for key, tensor in held.items() if tensor.numel()}
+    mine = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in held.items()}
+    sources: dict[tuple[str, tuple[int, ...]], tuple[int, tuple[int, ...], torch.dtype]] = {}
+    for rank, theirs in enumerate(ranks.each(lambda: mine)):
+        for key, (shape, dtype) in theirs.items():
+            sources.setdefault(key, (rank, shape, dtype))
+
+    model, views = None, {}
+    if ranks.rank == 0:
+        model = make()
+        for name, parameter in model.named_parameters():
+            views |= canonical_views(name, parameter.detach(), packed)
+    for key, (source, shape, dtype) in sources.items():
+        if source == ranks.rank:
+            values = held[key].cpu().contiguous()
+            if source:
+                dist.send(values, 0, ranks.group)
+        elif ranks.rank == 0:
+            values = torch.empty(shape, dtype=dtype)
+            dist.recv(values, source, ranks.group)
+        if ranks.rank == 0:
+            _write(views[key[0]], key[1], values)
+    return model
+
+
+def _write(view: Tensor, offsets: tuple[int, ...], values: Tensor) -> None:
+    ends = (start + size for start, size in zip(offsets, values.shape, strict=True))
+    view[tuple(map(slice, offsets, ends))].copy_(values)
+
+
+def free_memory() -> int | None:
+    """Return the bytes that this machine can still give, None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
