@@ -29,7 +29,7 @@ from llamac.data.tokenization.token_formats import export
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack, packed_paths
 from llamac.runtime.data.prepared import KEYS, SPLITS, load_manifest
-from llamac.runtime.durable import write_note
+from llamac.runtime.durable_files import write_note
 
 LENGTH, BATCH, ROUNDS, BATCHES = 2048, 64, 5, 40
 EOS = 2

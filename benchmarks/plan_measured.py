@@ -37,7 +37,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the emitted train.py sets 
 import torch
 
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.plan.device.calibrate import calibrate, device_toml
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict

@@ -46,7 +46,7 @@ from gpu import contestants, results, state
 from torch import Tensor, nn
 
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.passes.select_kernels import NoKernelError
 from llamac.spec import SpecError, load_spec
 from llamac.verify.reference import Reference

@@ -48,7 +48,7 @@ from torch.nn.parallel import DistributedDataParallel
 from train_cpu import machine, pairwise, summary
 
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted_model import imported
 

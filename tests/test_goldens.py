@@ -33,7 +33,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.ir.types import DTYPES, TensorType
-from llamac.passes.pipeline import SavedSets, compile_inference, saved_sets, stages
+from llamac.passes.pass_list import SavedSets, compile_inference, saved_sets, stages
 from llamac.spec import Spec
 from llamac.verify.generation import run_inference
 from tests.compare import (

@@ -29,7 +29,7 @@ from contest import ROOT
 from gpu import results, state
 
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
 
 CHECKPOINT_EVERY = 20

@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from train_gpu import SIZES, TOY
 
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
 
 KINDS = (  # of kernels, by what their names contain; the first that fits

@@ -18,7 +18,7 @@ from typing import Any
 from llamac.cli import main
 from llamac.inspect.diff import ir_diff
 from llamac.ir.printer import print_region
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
 from llamac.spec.schema import json_schema
 

@@ -12,7 +12,7 @@ from llamac.cli.common.options import SetOption, SpecArgument, load, print_statu
 from llamac.cli.preflight.plan_note import plan_json
 
 if TYPE_CHECKING:
-    from llamac.passes.pipeline import Stage
+    from llamac.passes.pass_list import Stage
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -56,7 +56,7 @@ def build(
 
     from llamac.emit.build import files_of, write_directory
     from llamac.ir.printer import print_program
-    from llamac.passes.pipeline import NAMES, OPTIONAL, stages
+    from llamac.passes.pass_list import NAMES, OPTIONAL, stages
 
     _known("--print-after", print_after, (*NAMES, "all"))
     _known("--stop-after", stop_after, NAMES)

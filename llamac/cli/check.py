@@ -58,7 +58,7 @@ def check(
 def _require_budget(spec: Spec) -> None:
     """Raise SpecError unless the compiler can keep within recompute.budget."""
     from llamac.passes.budget import BudgetError
-    from llamac.passes.pipeline import saved_sets
+    from llamac.passes.pass_list import saved_sets
 
     try:
         saved_sets(spec)

@@ -77,7 +77,7 @@ def _line_of(spec: Spec, source: str, *keys: str | int) -> str:
 
 def directory_of(spec: Spec, run: Path | None) -> Path:
     """Return the directory in which the spec's run looks for its data."""
-    from llamac.runtime.durable import inside
+    from llamac.runtime.durable_files import inside
 
     return Path(spec.data.directory or inside(run or Path("runs") / spec.name, "data"))
 
@@ -339,8 +339,8 @@ def questions(
     """Write questions that a trainer asks its model while it learns: `[eval] tasks`."""
     from llamac.cli.common.question_options import load_question_sets
     from llamac.evaluate.export_questions import question_lines
-    from llamac.runtime import durable
+    from llamac.runtime import durable_files
 
     check_output(output, overwrite=overwrite)
     sets = load_question_sets(tasks, data)
-    durable.write(output.resolve(), question_lines(sets, limit).encode())
+    durable_files.write(output.resolve(), question_lines(sets, limit).encode())

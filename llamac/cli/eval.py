@@ -82,7 +82,7 @@ def eval(
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.cli.common.output import check_output, write_output
     from llamac.evaluate.tasks.known_tasks import TASKS
-    from llamac.runtime import durable
+    from llamac.runtime import durable_files
 
     for path, option in ((output, "-o"), (samples, "--samples")):
         if path is not None:
@@ -124,7 +124,7 @@ def eval(
     if output is not None:
         write_output(output, json.dumps(found, indent=2) + "\n")
     if samples is not None:
-        durable.write(samples.resolve(), "".join(line + "\n" for line in kept).encode())
+        durable_files.write(samples.resolve(), "".join(line + "\n" for line in kept).encode())
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -13,7 +13,7 @@ from llamac.cli.preflight.plan_note import planned_device
 
 if TYPE_CHECKING:
     from llamac.inspect.explorer.side import CompiledSpec
-    from llamac.passes.pipeline import Stage
+    from llamac.passes.pass_list import Stage
     from llamac.plan.prediction import Prediction
     from llamac.spec import Spec
 
@@ -54,7 +54,7 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
 def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
     """Return the explorer's HTML. stages: the compiled stages of `spec`."""
     from llamac.inspect.explorer.explorer_page import explorer_page
-    from llamac.passes.pipeline import stages as compile_stages
+    from llamac.passes.pass_list import stages as compile_stages
 
     if other is None:
         return explorer_page([_side(spec, stages, spec.name)[0]])
@@ -72,7 +72,7 @@ def _side(
 ) -> tuple[CompiledSpec, Prediction | None]:
     """Return one compiled spec, with the prediction of its step if all passes ran."""
     from llamac.inspect.explorer.side import CompiledSpec
-    from llamac.passes.pipeline import NAMES
+    from llamac.passes.pass_list import NAMES
     from llamac.plan.predict import predict
     from llamac.plan.render.step_data import step_data
     from llamac.plan.target import setting_for

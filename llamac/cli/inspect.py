@@ -13,8 +13,8 @@ from llamac.cli.common.output import OverwriteFile, check_output, inputs_of, wri
 
 if TYPE_CHECKING:
     from llamac.look.text_table import Part
-    from llamac.passes.pipeline import Stage
-    from llamac.passes.timing import Rates
+    from llamac.passes.analysis.timing import Rates
+    from llamac.passes.pass_list import Stage
     from llamac.spec import Spec
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -81,7 +81,7 @@ def inspect(
 
     print_status(f"compiling {loaded.name} …")
 
-    from llamac.passes.pipeline import NAMES, stages
+    from llamac.passes.pass_list import NAMES, stages
 
     for option, name in (("--after", after), *(("--diff", name) for name in diff or ())):
         if name is not None and name not in NAMES:
@@ -207,7 +207,7 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str | list[Part]:
 
 def _rates(spec: Spec) -> Rates:
     """Return the rates of the spec's hardware.gpu, or of an A100."""
-    from llamac.passes.timing import A100, Rates
+    from llamac.passes.analysis.timing import A100, Rates
 
     if spec.hardware.gpu is None:
         return A100

@@ -35,7 +35,7 @@ def train(
 ) -> None:
     """Train SPEC's tokenizer on a sample of its sources in proportion to their shares."""
     from llamac.data.tokenization.tokenizers import train_for
-    from llamac.runtime.durable import write
+    from llamac.runtime.durable_files import write
 
     loaded = load(spec, overrides)
     path = output or Path(f"{loaded.name}.model")

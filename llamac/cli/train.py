@@ -132,7 +132,7 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
     from llamac.emit.dry_run import dry_run
     from llamac.look.console import show
     from llamac.look.text_table import TextTable
-    from llamac.passes.pipeline import stages
+    from llamac.passes.pass_list import stages
     from llamac.verify.emitted_model import imported
 
     with imported(files_of(spec, list(stages(spec)))) as module:

@@ -42,7 +42,7 @@ def verify(
     counts = _counts(ranks)
 
     from llamac.emit.build import files_of
-    from llamac.passes.pipeline import saved_sets
+    from llamac.passes.pass_list import saved_sets
     from llamac.verify.twin import shrink
     from llamac.verify.verdicts import verdicts
 

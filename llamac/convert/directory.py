@@ -21,7 +21,7 @@ from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.typed_table import checked
 from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.checkpoint.model_directory import (
     CHAT_TEMPLATE,
@@ -77,7 +77,7 @@ def write_import(
             hashes = hasher.submit(untrusted_files.hashes, source.files)
             _write_checkpoint(directory, spec, tensors)
             note = _note(source, stored, hashes.result())
-        durable.write_note(directory / IMPORT_NOTE, note)
+        durable_files.write_note(directory / IMPORT_NOTE, note)
 
 
 def _require_ids(source: ForeignModel, vocabulary: int) -> None:

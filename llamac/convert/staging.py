@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.checkpoint import run_lock
 
 
@@ -30,7 +30,7 @@ def written_beside(final: Path, then: Callable[[], None] = lambda: None) -> Iter
             yield beside
             (beside / ".lock").unlink()
             for path in beside.iterdir():
-                durable.flush(path)
+                durable_files.flush(path)
             shutil.rmtree(old, ignore_errors=True)
             _exchange(beside, final, old, then)
             shutil.rmtree(old, ignore_errors=True)
@@ -44,7 +44,7 @@ def _exchange(beside: Path, final: Path, old: Path, then: Callable[[], None]) ->
         if final.exists():
             final.rename(old)
         beside.rename(final)
-        durable.flush(final.parent)
+        durable_files.flush(final.parent)
         then()
     except BaseException:
         if not beside.exists():

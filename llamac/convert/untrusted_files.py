@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.convert.errors import ConversionError
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 
 LARGEST_JSON = 64 << 20  # bytes; a tokenizer.json has some 30 MB
 DEEPEST = 64  # levels of nesting
@@ -83,5 +83,5 @@ def _require_shallow(value: Any) -> None:
 
 def hashes(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Return bytes and sha256 of files, by name."""
-    found = zip(files, durable.sha256_of_all(files), strict=True)
+    found = zip(files, durable_files.sha256_of_all(files), strict=True)
     return {path.name: {"bytes": path.stat().st_size, "sha256": sha} for path, sha in found}

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.tensors import Stored, read_ahead
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
 SECTION = "model."
@@ -136,7 +136,7 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
             part = rows.to(tensor.dtype)  # torch.save would write all of a view's storage
             part = part.clone() if part.nbytes < part.untyped_storage().nbytes() else part
             if file is None:
-                file = durable.NewFile(directory / f"__0_{len(written)}.distcp")
+                file = durable_files.NewFile(directory / f"__0_{len(written)}.distcp")
             start = file.tell()
             torch.save(part, file)  # type: ignore[arg-type]
             offsets = torch.Size([begin] + [0] * (part.ndim - 1))
@@ -158,6 +158,6 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
     return written
 
 
-def _finish(file: durable.NewFile, written: dict[str, dict[str, Any]]) -> None:
+def _finish(file: durable_files.NewFile, written: dict[str, dict[str, Any]]) -> None:
     sha256 = file.commit()
     written[file.path.name] = {"bytes": file.size, "sha256": sha256}

@@ -15,7 +15,7 @@ from typing import Any
 
 from llamac.data.document import Document
 from llamac.runtime.data.decompress import package
-from llamac.runtime.durable import NewFile
+from llamac.runtime.durable_files import NewFile
 from llamac.runtime.errors import RunError
 
 SUFFIX = ".jsonl.zst"

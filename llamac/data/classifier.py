@@ -21,7 +21,7 @@ from llamac.data.readers import checked_inputs
 from llamac.data.stages import StageError, arrays, ngram_model, quality
 from llamac.data.stages.words import Hashes, hashed
 from llamac.data.streaming import filters, kept, stream_documents
-from llamac.runtime.durable import write_json
+from llamac.runtime.durable_files import write_json
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 

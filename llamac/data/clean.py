@@ -23,7 +23,7 @@ from llamac.data.state import locked
 from llamac.runtime.data.input_files import PYTHON
 from llamac.runtime.data.skipped import EXAMPLES, Skipped
 from llamac.runtime.data.sources import documents
-from llamac.runtime.durable import note_or_nothing, write_note
+from llamac.runtime.durable_files import note_or_nothing, write_note
 from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 

@@ -17,7 +17,7 @@ from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.vocabulary import Unknown
-from llamac.runtime.durable import write, write_array, write_json, write_note
+from llamac.runtime.durable_files import write, write_array, write_json, write_note
 from llamac.runtime.errors import SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer

@@ -33,7 +33,7 @@ from llamac.data.tokenization.training_text import (
 from llamac.runtime.data import token_shards
 from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
-from llamac.runtime.durable import fingerprint, note_or_nothing
+from llamac.runtime.durable_files import fingerprint, note_or_nothing
 from llamac.spec import Spec
 
 WORK, TOKENS = ".work", ".tokens"

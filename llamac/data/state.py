@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.runtime.data.token_shards import changed_settings
-from llamac.runtime.durable import Damaged, read_note, write_note
+from llamac.runtime.durable_files import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 
 FORMAT = 2

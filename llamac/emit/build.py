@@ -19,8 +19,8 @@ from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, has_whole_model, render_trainer, runtime_files
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
-from llamac.passes.pipeline import Stage, compile_inference, compile_spec, on_one_rank
-from llamac.runtime import durable
+from llamac.passes.pass_list import Stage, compile_inference, compile_spec, on_one_rank
+from llamac.runtime import durable_files
 from llamac.runtime.errors import way_out
 from llamac.spec import Spec
 
@@ -130,7 +130,7 @@ def _recorded(directory: Path, overwrite: bool) -> dict[str, list[str]]:
             )
         return {}
     try:
-        read = durable.read_json(manifest)
+        read = durable_files.read_json(manifest)
         recorded: dict[str, list[str]] = {}
         for name, digest in read["sha256"].items():
             recorded[name] = [digest]
@@ -250,8 +250,8 @@ def _digest(data: bytes) -> str:
 def _replace(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
+        durable_files.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
     except OSError as error:
         raise BuildError(f"cannot write {path}: {error.strerror}: {way_out(error)}") from None
-    except durable.Damaged as error:  # it is a directory
+    except durable_files.Damaged as error:  # it is a directory
         raise BuildError(str(error)) from None

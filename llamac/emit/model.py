@@ -22,7 +22,7 @@ from llamac.emit.sizes import Sizes
 from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import DTYPES
-from llamac.passes.flops import flops_per_token, matmul_parameters
+from llamac.passes.analysis.flops import flops_per_token, matmul_parameters
 
 
 def render_model(program: Program, fsdp: bool = False) -> str:

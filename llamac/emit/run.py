@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.runtime.checkpoint.resume_guard import PLANNED, differs
 from llamac.runtime.errors import RunError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.model_directory import is_import
 from llamac.runtime.emitted import decides
 from llamac.spec import load_spec

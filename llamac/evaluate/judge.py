@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llamac.evaluate.harness_task import HarnessTask
+from llamac.evaluate.few_shot_task import HarnessTask
 from llamac.evaluate.question_files import QuestionSet
 from llamac.evaluate.results import TaskResult
 from llamac.evaluate.sandbox import run_program

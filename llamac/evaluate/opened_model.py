@@ -12,7 +12,7 @@ import torch
 
 from llamac.emit.importing import imported
 from llamac.emit.trusted import trusted_program
-from llamac.runtime import durable, machine
+from llamac.runtime import durable_files, machine
 from llamac.runtime.checkpoint.load_run import load_weights
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, open_model
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class OpenedModel:
         config = (file.parent / "tokenizer_config.json") if file else None
         if config is None or not config.is_file():
             return -1
-        named = durable.read_json(config).get("bos_token")
+        named = durable_files.read_json(config).get("bos_token")
         named = named.get("content") if isinstance(named, dict) else named
         pieces = (t for t in range(self.tokenizer.vocab_size) if self.tokenizer.piece(t) == named)
         return next(pieces, -1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.evaluate.tasks.question import BadRowError, EvalTask, Question
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.data.decompress import lines, package, utf8_chunks
 from llamac.runtime.data.skipped import Skipped
 
@@ -61,7 +61,7 @@ def load_questions(task: EvalTask, data: Path | None, given: Mapping[str, Path])
         )
     others = [] if task.name in given else _found(task, data, EXAMPLES_MARK, task.examples)
     examples = list(_questions(task, others, skipped)) or questions
-    files = {str(path): durable.sha256_of(path) for path in [*asked, *others]}
+    files = {str(path): durable_files.sha256_of(path) for path in [*asked, *others]}
     return QuestionSet(task, questions, examples, files, skipped)
 
 

@@ -16,7 +16,7 @@ from llamac.ir.printer import print_program, print_region
 from llamac.ir.program import Program, Region
 from llamac.ir.values import layer_count, values_of
 from llamac.look.text_table import TextTable
-from llamac.passes.liveness import saved_bytes
+from llamac.passes.analysis.liveness import saved_bytes
 
 DIFF_STYLES = (("(?m)^\\+.*", "added"), ("(?m)^-.*", "removed"), ("(?m)^@@.*", "place"))
 """Styles of the lines of a unified diff, for `llamac.look.console.show_marked`."""

@@ -15,7 +15,7 @@ from llamac.ir.graph import op_of, ops_in, results
 from llamac.ir.program import Program
 from llamac.ir.values import layer_count
 from llamac.look.text_table import Part, TextTable, hanging
-from llamac.passes.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
+from llamac.passes.analysis.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
 
 LANE_WIDTH = 96  # characters of a lane, where there is room
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "

@@ -21,8 +21,7 @@ from math import ceil
 
 from llamac.ir.program import Program, Region
 from llamac.passes.activation_checkpoint import by_cost, checkpoint
-from llamac.passes.cut import Cut, region_seconds
-from llamac.passes.footprint import (
+from llamac.passes.analysis.footprint import (
     Activations,
     Fresh,
     Sharding,
@@ -33,9 +32,10 @@ from llamac.passes.footprint import (
     in_flight,
     states,
 )
+from llamac.passes.analysis.saved_sets import SavedSet, candidate_sets
+from llamac.passes.analysis.timing import Clock
+from llamac.passes.cut import Cut, region_seconds
 from llamac.passes.overlap import headroom_of
-from llamac.passes.saved_sets import SavedSet, candidate_sets
-from llamac.passes.timing import Clock
 
 LEAN = "_lean"  # suffix of the variant that saves less
 

@@ -2,8 +2,8 @@
 
 The embedding belongs to the first stage, the final norm and the loss to the last. All ranks wait
 for the slowest stage at every micro-batch (Narayanan et al. 2021, section 2.2). Times come from
-`llamac.passes.timing`, recomputation included. An assignment made by `budget` is left as it is,
-since its saved sets depend on it.
+`passes/analysis/timing.py`, recomputation included. An assignment made by `budget` is left as it
+is, since its saved sets depend on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from llamac.ir.graph import ops_in
 from llamac.ir.program import Program, Region
-from llamac.passes.timing import Clock, timeline
+from llamac.passes.analysis.timing import Clock, timeline
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from llamac.ops.collectives import broadcast, place_part, take_part
 from llamac.ops.context import context_attention, context_attention_backward
 from llamac.ops.overlapped import BY_START, BY_WHOLE, is_collective, is_start, is_wait
 from llamac.ops.vocab_parallel import parallel_embedding, parallel_embedding_gradient
-from llamac.passes.liveness import Live, peak_bytes
-from llamac.passes.timing import Clock, timeline
+from llamac.passes.analysis.liveness import Live, peak_bytes
+from llamac.passes.analysis.timing import Clock, timeline
 
 # Ops that name an axis but transfer nothing. All others that name one keep their order on it.
 LOCAL = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamac.ir.program import Program
-from llamac.passes.footprint import Sharding
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.analysis.footprint import Sharding
+from llamac.passes.pass_list import compile_spec
 from llamac.plan.cost.framework import FRAMEWORKS, FrameworkProfile
 from llamac.plan.device.device import Device
 from llamac.spec import Spec

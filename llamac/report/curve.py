@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llamac.report.metric_columns import Columns
+from llamac.report.metrics_file import Columns
 
 POINTS = 2000  # more than a wide chart has pixels of
 AXES = ("step", "tokens")

@@ -11,7 +11,7 @@ import numpy as np
 
 from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline, Shape, png
 from llamac.report.curve import extremes
-from llamac.report.metric_columns import Columns
+from llamac.report.metrics_file import Columns
 from llamac.report.recorded_run import Run
 
 WIDTH, HEIGHT = 760.0, 460.0

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llamac.report.metric_columns import MetricsFile
-from llamac.runtime import durable, events
+from llamac.report.metrics_file import MetricsFile
+from llamac.runtime import durable_files, events
 from llamac.spec import Spec, load_spec
 from llamac.spec.validation.errors import SpecError
 
@@ -165,4 +165,4 @@ def _stamp(path: Path) -> Any:
         status = os.stat(path)
     except OSError:
         return None
-    return status.st_ino, *durable.stamp(path)
+    return status.st_ino, *durable_files.stamp(path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from llamac.data.accounting.epochs import epochs, run_tokens
 from llamac.report.curve import EVALUATED, curve, extremes, numbers
-from llamac.report.metric_columns import Columns
+from llamac.report.metrics_file import Columns
 from llamac.report.recorded_run import Run
 from llamac.runtime.errors import RunError
 

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .durable import read_bytes, read_json
+from .durable_files import read_bytes, read_json
 
 
 def read_spec(directory: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .durable import open_regular
+from .durable_files import open_regular
 
 NAME = "events.jsonl"
 TAIL = 1 << 20  # bytes at the end of the file that are looked at for a run's identity

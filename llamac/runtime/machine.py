@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .durable import inside
+from .durable_files import inside
 from .errors import RunError
 from .terminal import escaped
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamac.passes.pipeline import saved_sets, stages
+from llamac.passes.pass_list import saved_sets, stages
 from llamac.runtime.kernels.padding import count_targets
 from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK

@@ -10,7 +10,7 @@ import math
 
 from llamac.ir.graph import is_op, ops_in
 from llamac.ops.attention import attention
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec
 
 RANK = 3  # of adapters

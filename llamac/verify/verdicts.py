@@ -16,7 +16,7 @@ from llamac.ir.program import Program
 from llamac.ir.verifier import VerificationError, verify
 from llamac.passes.cache import Cache
 from llamac.passes.differentiate import Differentiate
-from llamac.passes.pipeline import NAMES, SavedSets, Stage, compile_inference, stages
+from llamac.passes.pass_list import NAMES, SavedSets, Stage, compile_inference, stages
 from llamac.runtime.distributed import collectives
 from llamac.runtime.distributed.collectives import take_part
 from llamac.runtime.distributed.context_parallel import rank_order

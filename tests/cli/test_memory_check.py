@@ -9,7 +9,7 @@ import pytest
 from llamac.cli import main
 from llamac.cli.preflight import memory_check
 from llamac.cli.preflight.memory_check import MemoryShortageError, require_memory
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.spec import load_spec
 
 

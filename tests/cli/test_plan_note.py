@@ -7,7 +7,7 @@ import json
 import pytest
 
 from llamac.cli.preflight.plan_note import plan_json
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.plan.device.device import DeviceError
 from llamac.plan.predict import predict
 from llamac.plan.target import device_for, setting_for

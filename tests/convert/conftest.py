@@ -15,7 +15,7 @@ from llamac.cli import main
 from llamac.convert.directory import shapes_of
 from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.parameters import canonical_views
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, train_tokenizer, training_lines

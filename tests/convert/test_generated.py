@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llamac.convert.names import hf_name, to_interleaved
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.distributed.mesh import Mesh
 from llamac.runtime.distributed.param_sharding import Shares
 from llamac.runtime.distributed.sharded_optimizer import ShardedWeights

@@ -6,7 +6,7 @@ import pytest
 
 from llamac.cli import VERBS
 from llamac.ir.printer import print_region
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
 from llamac.spec.schema import json_schema
 from tests.docs.site_script import ROOT, site_script

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted_model import imported

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llamac.emit.trainer import render_trainer
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
 from tests.emit.conftest import SMALL, files, small
 

@@ -14,7 +14,7 @@ from llamac.emit.model import node_lines, render_model
 from llamac.emit.sizes import Sizes
 from llamac.ir.graph import ops_in
 from llamac.ir.values import values_of
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted_model import imported
 from tests.emit.conftest import (

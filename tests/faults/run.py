@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 from llamac.emit import run as emission
 from llamac.emit.build import BuildError, files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import checkpoint_path, steps
 from llamac.spec import Spec, load_spec
 from tests.train.conftest import SPEC

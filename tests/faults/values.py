@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.checkpoint import _entries, checkpoint_path, steps
 
 Edit = Callable[[Path], object]  # of a run directory
@@ -53,7 +53,7 @@ def manifest(change: Callable[[dict[str, Any]], object]) -> Edit:
         path = run / "data/manifest.json"
         value = json.loads(path.read_text())
         change(value)
-        durable.write_note(path, value)
+        durable_files.write_note(path, value)
         (run / "data/.verified.json").unlink()
 
     return edit
@@ -65,7 +65,9 @@ def packing(kind: str, column: int, value: int) -> Edit:
         rows = np.fromfile(path, "<i8").reshape(-1, 2)
         rows[:, column] = value
         rows.tofile(path)
-        durable.write(durable.seal_of(path), hashlib.sha256(rows.tobytes()).hexdigest().encode())
+        durable_files.write(
+            durable_files.seal_of(path), hashlib.sha256(rows.tobytes()).hexdigest().encode()
+        )
         (run / "data/.verified.json").unlink()
 
     return edit

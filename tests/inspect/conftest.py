@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from llamac.ir.program import Program, Region
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
 from tests.compare import shipped
 

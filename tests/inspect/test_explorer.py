@@ -16,7 +16,7 @@ from llamac.inspect.explorer.side import CompiledSpec
 from llamac.inspect.origin import origins
 from llamac.ir.printer import print_program
 from llamac.ir.values import values_of
-from llamac.passes.pipeline import NAMES, stages
+from llamac.passes.pass_list import NAMES, stages
 from llamac.spec import load_spec
 from tests.inspect.conftest import last
 

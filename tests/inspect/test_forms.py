@@ -16,7 +16,7 @@ from llamac.inspect.program_json import dump, program_json
 from llamac.inspect.source import stage_source
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import ops_in, output_of, placeholders, type_of
-from llamac.passes.pipeline import NAMES
+from llamac.passes.pass_list import NAMES
 from tests.inspect.conftest import COMPUTED, EVERYTHING, KEPT, TINY, compiled, last
 
 

@@ -17,7 +17,7 @@ from llamac.inspect.memory import (
 from llamac.inspect.report import memory_json, memory_tables
 from llamac.ir.graph import op_of, ops_in, type_of
 from llamac.look.text_table import plain_text
-from llamac.passes.liveness import saved_bytes
+from llamac.passes.analysis.liveness import saved_bytes
 from tests.inspect.conftest import (
     COMPUTED,
     EVERYTHING,

@@ -15,9 +15,9 @@ from llamac.ir.graph import ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.program import Program
 from llamac.look.text_table import plain_text
+from llamac.passes.analysis.timing import A100, Clock, timeline
 from llamac.passes.overlap import Overlap
-from llamac.passes.pipeline import stages
-from llamac.passes.timing import A100, Clock, timeline
+from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
 
 TEXT = """\

@@ -8,7 +8,7 @@ from llamac.ir.parser import ParseError, parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.types import TensorType, TypeRuleError
 from llamac.ir.verifier import verify
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from tests.compare import SHIPPED, shipped
 from tests.passes.programs import program
 

@@ -9,7 +9,7 @@ from llamac.inspect.memory import program_memory
 from llamac.inspect.report import memory_tables
 from llamac.inspect.schedule import schedule_parts
 from llamac.look.text_table import TextTable, hanging, plain_text
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.spec import load_spec
 
 LAYOUT = "tp8,pp4,vpp2,dp8,rep2,mb1,budget81.6GB"

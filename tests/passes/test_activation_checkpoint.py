@@ -10,7 +10,7 @@ from llamac.ir.graph import is_op, op_of, ops_in, placeholders, producer
 from llamac.ir.program import Program
 from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.differentiate import Differentiate
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from tests.compare import SHIPPED, shipped, shrunk
 from tests.passes.programs import program, same, text
 

@@ -18,6 +18,9 @@ from llamac.ir.graph import is_op, op_of, producer, recomputed_ops
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
 from llamac.passes.activation_checkpoint import checkpoint
+from llamac.passes.analysis.liveness import peak_bytes, saved_bytes
+from llamac.passes.analysis.saved_sets import candidate_sets, every_set
+from llamac.passes.analysis.timing import Clock
 from llamac.passes.budget import (
     BudgetError,
     Decided,
@@ -30,10 +33,7 @@ from llamac.passes.budget import (
     trial_of,
 )
 from llamac.passes.cut import Cut
-from llamac.passes.liveness import peak_bytes, saved_bytes
-from llamac.passes.pipeline import compile_spec, saved_sets, stages
-from llamac.passes.saved_sets import candidate_sets, every_set
-from llamac.passes.timing import Clock
+from llamac.passes.pass_list import compile_spec, saved_sets, stages
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.target import setting_for

@@ -12,7 +12,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.verifier import verify
 from llamac.passes.cut import Cut, balanced
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.spec import load_spec
 
 SECONDS = st.sampled_from([0.5, 1.0, 1.0, 2.0, 3.0])

@@ -27,10 +27,10 @@ from llamac.ops.collectives import all_gather, all_reduce, reduce_scatter
 from llamac.ops.elementwise import add
 from llamac.ops.linear import linear
 from llamac.ops.overlapped import is_start, is_wait
-from llamac.passes.liveness import peak_bytes
+from llamac.passes.analysis.liveness import peak_bytes
+from llamac.passes.analysis.timing import Clock, timeline
 from llamac.passes.overlap import LOCAL, Overlap
-from llamac.passes.pipeline import compile_spec, stages
-from llamac.passes.timing import Clock, timeline
+from llamac.passes.pass_list import compile_spec, stages
 from llamac.runtime.distributed import collectives
 from llamac.spec import load_spec
 from llamac.verify.oracle import TOLERANCE, consult, errors

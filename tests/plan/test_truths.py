@@ -8,10 +8,10 @@ from functools import cache
 import pytest
 
 from llamac.ir.program import Program
-from llamac.passes.footprint import activations, held, states
-from llamac.passes.pipeline import compile_spec, stages
-from llamac.passes.saved_sets import SavedSet, every_set
-from llamac.passes.timing import Clock
+from llamac.passes.analysis.footprint import activations, held, states
+from llamac.passes.analysis.saved_sets import SavedSet, every_set
+from llamac.passes.analysis.timing import Clock
+from llamac.passes.pass_list import compile_spec, stages
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Seconds

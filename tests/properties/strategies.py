@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from llamac.passes.pipeline import OPTIONAL
+from llamac.passes.pass_list import OPTIONAL
 from llamac.spec import Spec
 from llamac.spec.model import GATED
 from llamac.spec.precision import Precision

@@ -13,7 +13,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec
 from llamac.verify.emitted_model import run_emitted
 from llamac.verify.oracle import TOLERANCE, ModelOutput, Oracle, consult, errors

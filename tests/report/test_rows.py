@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamac.report.metric_columns import Columns, MetricsFile
+from llamac.report.metrics_file import Columns, MetricsFile
 
 from .conftest import lines, metrics_rows
 
@@ -140,7 +140,7 @@ def test_blocks_end_anywhere(tmp_path, monkeypatch):
     text = lines(metrics_rows())
     whole = read(tmp_path / "m", text)
     for size in (1, 7, 350, len(text)):
-        monkeypatch.setattr("llamac.report.metric_columns.BLOCK", size)
+        monkeypatch.setattr("llamac.report.metrics_file.BLOCK", size)
         parts = read(tmp_path / "m", text)
         assert table(parts.columns[0]) == table(whole.columns[0])
         assert parts.damaged == []

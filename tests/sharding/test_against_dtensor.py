@@ -24,7 +24,7 @@ from torch.distributed.tensor.placement_types import Replicate, Shard
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import output_of
 from llamac.ir.parts import gather
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.runtime.distributed.collectives import GROUPS, ProcessGroup
 from llamac.runtime.kernels.rope import rope, rope_tables
 from llamac.spec import Spec

@@ -13,8 +13,8 @@ from llamac.ir.graph import op_of, ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Region
-from llamac.passes.pipeline import compile_spec, stages
-from llamac.passes.timing import Clock, timeline
+from llamac.passes.analysis.timing import Clock, timeline
+from llamac.passes.pass_list import compile_spec, stages
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import verdicts
 from tests.compare import shipped

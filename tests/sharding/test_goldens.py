@@ -19,7 +19,7 @@ from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.ir.verifier import verify
-from llamac.passes.pipeline import compile_spec, stages
+from llamac.passes.pass_list import compile_spec, stages
 from llamac.spec import Spec
 from tests.compare import shipped
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from llamac.passes.activation_checkpoint import POLICIES
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.verify.oracle import TOLERANCE, consult, errors
 from llamac.verify.verdicts import run_program
 from tests.compare import shrunk

@@ -163,7 +163,7 @@ def test_every_section_is_a_field_of_the_schema() -> None:
     ],
 )
 def test_parameters_are_those_of_the_program(name: str, changes: list[str]) -> None:
-    from llamac.passes.pipeline import stages
+    from llamac.passes.pass_list import stages
 
     spec = load_spec(name, ["parallel.tensor=1", "parallel.data_shard=1", *changes])
     first = next(iter(stages(spec, stop_after="lower")))

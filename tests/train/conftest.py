@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
 
 SPEC = """

@@ -22,7 +22,7 @@ import torch
 
 import llamac
 from llamac.runtime.data.prepared import load_manifest
-from llamac.runtime.durable import write_note
+from llamac.runtime.durable_files import write_note
 from tests.emit.test_directory import HIDDEN
 
 from .conftest import Trainer, imported

@@ -13,7 +13,7 @@ import torch
 
 from llamac.cli.train import _environment
 from llamac.emit.build import files_of, write_directory
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec
 
 from .conftest import Trainer, rows

@@ -131,7 +131,7 @@ def test_requirements_follow_the_spec(make_spec):
 def test_runtime_files_are_what_is_imported_directly_or_not():
     files = runtime_files("from runtime.data.mixture import Mixture\nimport os\n")
     assert {"__init__.py", "data/__init__.py", "data/mixture.py", "data/prepared.py"} <= set(files)
-    assert {"data/prepared.py", "durable.py", "errors.py"} <= set(
+    assert {"data/prepared.py", "durable_files.py", "errors.py"} <= set(
         files
     )  # siblings, and a folder above
     assert "train/optimizer.py" not in files

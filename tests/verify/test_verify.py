@@ -12,7 +12,7 @@ import torch
 
 from llamac.cli import main
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import NAMES, Stage, compile_spec
+from llamac.passes.pass_list import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted_model import imported
 from llamac.verify.oracle import TOLERANCE, ModelOutput, consult, errors, relative_error

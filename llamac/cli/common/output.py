@@ -64,7 +64,7 @@ def write_output(
     option: str = "-o",
 ) -> None:
     """Write `content` and llamac's marker to `path` atomically, after `check_output`."""
-    from llamac.runtime import durable
+    from llamac.runtime import durable_files
 
     check_output(path, inputs, overwrite, option)
     marked = _marked(content.encode() if isinstance(content, str) else content)
@@ -73,7 +73,7 @@ def write_output(
         return
     target = path.resolve()  # keep a link and replace its target
     try:
-        durable.write(target, marked)
+        durable_files.write(target, marked)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror}"
         raise typer.BadParameter(message, param_hint=option) from None

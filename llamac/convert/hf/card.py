@@ -11,7 +11,7 @@ from typing import Any
 import llamac
 from llamac.convert.hf.hf_config import family_for
 from llamac.convert.trained import TrainedModel
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.terminal import escaped
 from llamac.spec.toml.writer import to_toml
 
@@ -70,7 +70,7 @@ def _data(trained: TrainedModel) -> Iterator[str]:
     manifest: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         place = trained.spec.data.directory or trained.opened.directory / "data"
-        manifest = durable.read_json(Path(place) / "manifest.json")
+        manifest = durable_files.read_json(Path(place) / "manifest.json")
     if not isinstance(manifest, dict) or "sources" not in manifest:
         yield "The account of the data is not beside the run."
         return

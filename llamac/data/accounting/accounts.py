@@ -13,7 +13,7 @@ from llamac.data.clean import STATE
 from llamac.data.finish import FUNNEL
 from llamac.data.prepare import WORK
 from llamac.runtime.data.prepared import SPLITS, PreparedDataError
-from llamac.runtime.durable import note_or_nothing, read_json
+from llamac.runtime.durable_files import note_or_nothing, read_json
 from llamac.runtime.errors import RunError
 from llamac.spec.data import Data, Source
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.prepared import PreparedDataError
-from llamac.runtime.durable import note_or_nothing
+from llamac.runtime.durable_files import note_or_nothing
 from llamac.spec import Spec
 
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies

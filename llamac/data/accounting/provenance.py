@@ -12,7 +12,7 @@ import numpy as np
 
 from llamac.data.tokenization.token_parts import INDEX, RECORD
 from llamac.runtime.data.prepared import ANEW, PreparedDataError, load_manifest
-from llamac.runtime.durable import Damaged, check
+from llamac.runtime.durable_files import Damaged, check
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 
 

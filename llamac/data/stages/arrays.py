@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.errors import RunError
 
 ALIGNMENT = 64
@@ -28,7 +28,7 @@ def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
         table[name] += [list(array.shape), offset]
         offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     header = json.dumps(table).encode()
-    with durable.whole(path) as file:
+    with durable_files.whole(path) as file:
         file.write(header + b" " * (-(len(header) + 1) % ALIGNMENT) + b"\n")
         for array in arrays.values():
             file.write(np.ascontiguousarray(array).view(np.uint8))

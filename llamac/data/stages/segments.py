@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.errors import RunError
 
 
 def write(decided: Path, segments: Iterable[bytes]) -> None:
     """Write the segments, then where each ends, then their number; int64, little-endian."""
     ends = []
-    with durable.whole(decided) as file:
+    with durable_files.whole(decided) as file:
         for segment in segments:
             file.write(segment)
             ends.append(file.tell())

@@ -14,7 +14,7 @@ import numpy as np
 from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.data.packing import document_lengths
 from llamac.runtime.data.prepared import SPLITS, load_manifest
-from llamac.runtime.durable import NewFile, whole
+from llamac.runtime.durable_files import NewFile, whole
 
 FORMATS = ("megatron", "datatrove")
 COPY = 1 << 22  # tokens copied at a time

@@ -26,7 +26,7 @@ from llamac.data.state import locked
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.token_shards import BATCH_BYTES, PrepareJob
 from llamac.runtime.data.vocabulary import Unknown
-from llamac.runtime.durable import Damaged, NewFile, is_whole, note_or_nothing, write_note
+from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_nothing, write_note
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 

@@ -19,7 +19,7 @@ from llamac.inspect.schedule import (
 from llamac.ir.graph import op_of
 from llamac.ir.op import Op
 from llamac.ir.program import Program
-from llamac.passes.timing import A100, COMPUTE, Lane, Rates, Span, Timeline
+from llamac.passes.analysis.timing import A100, COMPUTE, Lane, Rates, Span, Timeline
 
 BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of the longest graph
 HEIGHT, BETWEEN, HEADING, CAPTION = 30.0, 10.0, 46.0, 13.0

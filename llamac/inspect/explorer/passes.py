@@ -11,7 +11,7 @@ from llamac.inspect.diff import diff_json
 from llamac.inspect.explorer.lines import LineTable
 from llamac.ir.printer import print_program
 from llamac.passes.lower import Lower
-from llamac.passes.pipeline import ROWS, Stage
+from llamac.passes.pass_list import ROWS, Stage
 
 Hunk = tuple[int, int, int, int, list[tuple[int, int]]]
 """LineTable before [i, j), lines after [k, m), and the pairs of them side by side; -1 for none."""

@@ -14,7 +14,7 @@ from llamac.inspect.explorer.passes import pass_data
 from llamac.inspect.explorer.source_lines import emitted_data, ir_data, spec_data
 from llamac.inspect.memory import program_memory, stream_bytes
 from llamac.ir.program import Program
-from llamac.passes.pipeline import Stage
+from llamac.passes.pass_list import Stage
 from llamac.spec import Spec
 
 

@@ -14,7 +14,7 @@ from llamac.inspect.explorer.keys import graphs
 from llamac.inspect.source import stage_source
 from llamac.ir.printer import graph_lines, print_program
 from llamac.ir.program import Program
-from llamac.passes.pipeline import NAMES
+from llamac.passes.pass_list import NAMES
 from llamac.spec import Spec
 
 ELSEWHERE = "not in a file"

@@ -1,4 +1,4 @@
-"""Seconds of each op of a graph on a device: `llamac.passes.timing` with a device's own rates.
+"""Seconds of each op of a graph on a device: `passes/analysis/timing.py` at the device's rates.
 
 A matmul runs in tiles (`cost/tiles.py`). Other ops are bound by memory bandwidth. Every kernel has
 a fixed cost on the device, and one on the host that starts it.
@@ -27,7 +27,7 @@ from llamac.ops.norm import (
 )
 from llamac.ops.overlapped import BY_START, is_collective, is_start, is_wait
 from llamac.ops.rope import rope
-from llamac.passes.timing import Clock
+from llamac.passes.analysis.timing import Clock
 from llamac.plan.cost.collective import collective_seconds
 from llamac.plan.cost.framework import FrameworkProfile
 from llamac.plan.cost.tiles import waste

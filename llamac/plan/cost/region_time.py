@@ -12,7 +12,7 @@ from llamac.ir.graph import attributes, ops_in
 from llamac.ir.program import Region
 from llamac.ir.values import operation_count
 from llamac.ops.overlapped import is_collective, is_start, is_wait
-from llamac.passes.timing import COMPUTE, Span, timeline
+from llamac.passes.analysis.timing import COMPUTE, Span, timeline
 from llamac.plan.cost.device_cost import DeviceCost
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import groupby
 
 from llamac.ir.program import Program
-from llamac.passes.flops import attention_flops_per_token, matmul_flops_per_token
-from llamac.passes.footprint import (
+from llamac.passes.analysis.flops import attention_flops_per_token, matmul_flops_per_token
+from llamac.passes.analysis.footprint import (
     CONTEXT,
     FRAGMENTS,
     Activations,

@@ -12,7 +12,7 @@ from torch import fx
 
 from llamac.ir.graph import attributes, ops_in
 from llamac.ir.values import operation_count
-from llamac.passes.timing import COMPUTE, Span
+from llamac.passes.analysis.timing import COMPUTE, Span
 from llamac.plan.prediction import Prediction
 from llamac.plan.render.prediction_tables import HELD, TAKEN
 from llamac.plan.timeline.breakdown import bound_of, link_of, ops, traffic, transfer_costs

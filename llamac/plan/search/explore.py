@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
+from llamac.passes.analysis.footprint import Memory, activations, in_flight
+from llamac.passes.analysis.timing import Clock
 from llamac.passes.cut import region_seconds, spread
-from llamac.passes.footprint import Memory, activations, in_flight
-from llamac.passes.timing import Clock
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.search.graph_cache import block_program, laid_out
 from llamac.plan.search.lower_bound import least_seconds

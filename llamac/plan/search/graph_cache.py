@@ -12,7 +12,7 @@ from functools import lru_cache
 from llamac.ir.program import Program, Region
 from llamac.passes.activation_checkpoint import ActivationCheckpoint
 from llamac.passes.lower import Lower
-from llamac.passes.pipeline import NAMES, passes_for
+from llamac.passes.pass_list import NAMES, passes_for
 from llamac.spec import Spec
 
 

@@ -18,8 +18,8 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
+from llamac.passes.analysis.footprint import CONTEXT, FRAGMENTS
 from llamac.passes.budget import BudgetError
-from llamac.passes.footprint import CONTEXT, FRAGMENTS
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.search.explore import WHY, Best, explore, promising, tasks_of

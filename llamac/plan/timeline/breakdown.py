@@ -11,7 +11,7 @@ from torch import fx
 from llamac.ir.graph import attributes, op_of, ops_in, results, type_of
 from llamac.ir.types import TensorType
 from llamac.ir.values import operands_of, operation_count, values_of
-from llamac.passes.timing import COMPUTE
+from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.cost.data_parallel import Transfer
 from llamac.plan.device.device import Device
 from llamac.plan.timeline.step import StepTimeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamac.passes.timing import COMPUTE
+from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.timeline.pipeline_order import warm_up
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.timeline.step_events import Event

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llamac.ir.graph import op_of
-from llamac.passes.footprint import Fresh, fresh_gradients, held
-from llamac.passes.liveness import alive, saved_bytes
-from llamac.passes.timing import COMPUTE
+from llamac.passes.analysis.footprint import Fresh, fresh_gradients, held
+from llamac.passes.analysis.liveness import alive, saved_bytes
+from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.timeline.pipeline_order import Direction
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.timeline.step_events import Event

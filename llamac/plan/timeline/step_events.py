@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llamac.passes.timing import COMPUTE
+from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.cost.data_parallel import Transfer
 
 DATA, PIPELINE = "data", "pipeline"

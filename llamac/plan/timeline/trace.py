@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from llamac.ir.graph import op_of, results
-from llamac.passes.timing import COMPUTE, Span
+from llamac.passes.analysis.timing import COMPUTE, Span
 from llamac.plan.timeline.memory_timeline import moments
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.timeline.step_events import DATA, PIPELINE, Event

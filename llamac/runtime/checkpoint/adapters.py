@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import durable
+from .. import durable_files
 from ..errors import RunError
 from . import checkpoint
 
@@ -37,12 +37,12 @@ def frozen_weights_of(path: Path) -> Path:
     others, or are damaged.
     """
     run, wanted = path.resolve().parent.parent, checkpoint.read_state(path)["curve"]["init"]
-    note = durable.read_note(run / INIT_NOTE) or {}
+    note = durable_files.read_note(run / INIT_NOTE) or {}
     base = Path(note.get("checkpoint", run / "?"))
     where = f"the weights that the adapters of {run} were trained beside"
     if not (base / "MANIFEST.json").is_file():
         raise RunError(f"{where} are not at {base}, where its {INIT_NOTE} says: put them back")
-    if durable.sha256_of(base / "MANIFEST.json") != wanted:
+    if durable_files.sha256_of(base / "MANIFEST.json") != wanted:
         raise RunError(f"{base} is not what {run} was trained beside: its weights are others")
     if problem := checkpoint.damage(base):
         raise RunError(f"{where} are damaged: {base}: {problem}")

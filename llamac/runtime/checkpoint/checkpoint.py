@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from .. import durable
+from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError, way_out
 from . import dcp
@@ -96,7 +96,7 @@ def commit(
     `state` is from `state_of`. If a rank cannot write its part, raises RunError on all ranks and
     deletes the files written.
     """
-    directory = durable.inside(run, "checkpoints")
+    directory = durable_files.inside(run, "checkpoints")
     final = checkpoint_path(run, state["step"])
     temporary = directory / f".writing-{final.name}"
 
@@ -113,7 +113,7 @@ def commit(
         everything = {**state, "random": random[:1] if _all_equal(random) else random}
         complete(temporary, everything, [part[0] for part in parts])
         temporary.rename(final)
-        durable.flush(directory)
+        durable_files.flush(directory)
 
     def prune() -> None:
         for old in steps(run)[:-keep]:
@@ -165,7 +165,7 @@ def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
     return {
         str(path.relative_to(root)): {
             "bytes": path.stat().st_size,
-            "sha256": durable.sha256_of(path),
+            "sha256": durable_files.sha256_of(path),
         }
         for path in files
     }
@@ -200,7 +200,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return state.json of the checkpoint at `path`. Raises OSError, or ValueError if damaged."""
-    state = durable.read_json(path / "state.json")
+    state = durable_files.read_json(path / "state.json")
     kinds = {"step": int, "curve": dict, "random": list}
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
         raise ValueError("state.json lacks what a checkpoint holds")
@@ -248,7 +248,7 @@ def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
 
 def _damage(path: Path, share: int, shares: int) -> str | None:
     try:
-        manifest = durable.read_json(path / "MANIFEST.json")
+        manifest = durable_files.read_json(path / "MANIFEST.json")
         for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
             if not fnmatch.filter(manifest, pattern):
                 return f"MANIFEST.json lists no {pattern}"
@@ -258,7 +258,7 @@ def _damage(path: Path, share: int, shares: int) -> str | None:
                 return f"MANIFEST.json lists {name}, which is elsewhere"
             if (size := (path / name).stat().st_size) != entry["bytes"]:
                 return f"{name} has {size} bytes, not {entry['bytes']}"
-        found = durable.sha256_of_all(path / name for name, _ in own)
+        found = durable_files.sha256_of_all(path / name for name, _ in own)
         for (name, entry), sha256 in zip(own, found, strict=True):
             if sha256 != entry["sha256"]:
                 return f"{name} does not have the checksum it was written with"
@@ -279,7 +279,7 @@ def find(
     another run's checkpoint may change `resume_guard.BRANCHED`. All ranks call this and get the
     same result.
     """
-    ranks.first(lambda: _remove_leftovers(durable.inside(run, "checkpoints")))
+    ranks.first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
     try:
         path = _choose(run, resume, say, ranks)
     except RunError as error:
@@ -381,7 +381,7 @@ def _set_aside(run: Path, after: int, say: Say) -> None:
 
 def _flush_tree(root: Path) -> None:
     for path in [*root.rglob("*"), root]:
-        durable.flush(path)
+        durable_files.flush(path)
 
 
 def _remove_leftovers(directory: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import durable
+from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint, dcp, load_run
@@ -47,16 +47,16 @@ def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say
     length = 0 if known else _sequence_length(home)
     note = {
         "checkpoint": str(path.resolve()),
-        "weights_sha256": durable.sha256_of(path / "MANIFEST.json"),
+        "weights_sha256": durable_files.sha256_of(path / "MANIFEST.json"),
         "title": known.get("title") or home.resolve().name,
         "context": known.get("context", length),
         "end": known.get("end", []),
         "generation": known.get("generation", {}),
     }
     if (home / CHAT_TEMPLATE).is_file():
-        durable.write(run / CHAT_TEMPLATE, (home / CHAT_TEMPLATE).read_bytes())
+        durable_files.write(run / CHAT_TEMPLATE, (home / CHAT_TEMPLATE).read_bytes())
     say(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…")
-    return durable.write_note(run / INIT_NOTE, note)
+    return durable_files.write_note(run / INIT_NOTE, note)
 
 
 def _sequence_length(home: Path) -> int:

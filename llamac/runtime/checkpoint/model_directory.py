@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import durable
+from .. import durable_files
 from ..errors import RunError
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
@@ -139,7 +139,7 @@ def model_note(directory: Path) -> dict[str, Any]:
     """
     path = directory / (IMPORT_NOTE if is_import(directory) else INIT_NOTE)
     try:
-        return durable.read_note(path) or {}
+        return durable_files.read_note(path) or {}
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error}") from error
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..distributed.ranks import Ranks
-from ..durable import fingerprint
+from ..durable_files import fingerprint
 from ..errors import RunError
 
 ALONE = Ranks()

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..durable import Damaged, check_once, read_seal, whole
+from ..durable_files import Damaged, check_once, read_seal, whole
 from .prepared import SPLITS, exclusive
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded

@@ -10,8 +10,8 @@
     .prepare.lock                  locked by the process that prepares or checks the directory
     .verified.json                 files that passed verification: size, times of change, sha256
 
-Files are written by `durable`, so a file that exists was complete when it appeared. manifest.json
-and source.json contain a hash of themselves and those of the shards.
+Files are written by `durable_files`, so a file that exists was complete when it appeared.
+manifest.json and source.json contain a hash of themselves and those of the shards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..durable import Damaged, NewFile, check_once, read_note
+from ..durable_files import Damaged, NewFile, check_once, read_note
 from ..errors import RunError, way_out
 
 SPLITS = ("train", "validation")
@@ -124,7 +124,7 @@ def verify_once(
 ) -> None:
     """Verify like `verify`, but skip files that .verified.json lists and that are unchanged since.
 
-    `durable.check_once` describes the cost. Raises PreparedDataError.
+    `durable_files.check_once` describes the cost. Raises PreparedDataError.
     """
     root = Path(directory)
     try:

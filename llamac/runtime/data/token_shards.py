@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import durable
-from ..durable import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
+from .. import durable_files
+from ..durable_files import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
@@ -139,7 +139,7 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     for source in job.sources:
         check_source(source)
     inputs = input_fingerprints(job)
-    key = durable.fingerprint([settings, inputs])
+    key = durable_files.fingerprint([settings, inputs])
     model = tokenizer_of(job, key, train_on_sources)
     say_lost(model.lost, job.progress)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..durable import is_whole, note_or_nothing, write, write_note
+from ..durable_files import is_whole, note_or_nothing, write, write_note
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import (
     EOS,

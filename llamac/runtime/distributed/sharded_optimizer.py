@@ -64,10 +64,10 @@ class ShardedWeights(MasterWeights):
         return outcome
 
     @torch.no_grad()
-    def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def totals(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, targets and gradient norm, reduced over all ranks."""
         if self.mesh.size == 1:
-            return super().measured(loss, targets)
+            return super().totals(loss, targets)
         if self.shares.size > 1:
             self._add_over_tensor_ranks()
         replicas = self.mesh.degrees["dp_replicate"]

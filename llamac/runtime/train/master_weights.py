@@ -9,11 +9,13 @@ computed in fp32 is its own master: 4 + 4 + 8 = 16.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from ..optimizers.update_rule import Algorithm
 
 
 class Outcome(NamedTuple):
@@ -22,25 +24,6 @@ class Outcome(NamedTuple):
     loss: float
     grad_norm: float
     skipped: bool
-
-
-class Algorithm(Protocol):
-    """An update rule: a torch optimizer, one file of `runtime/optimizers` each.
-
-    STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
-    `grad_scale`, and where `found_inf` is 1.0 leaves parameters, states and step counts alone.
-    """
-
-    STATES: ClassVar[tuple[str, ...]]
-
-    grad_scale: Tensor | None
-    found_inf: Tensor | None
-    state: Any
-    param_groups: Any
-
-    def __init__(self, params: Any, **hyperparameters: Any) -> None: ...
-    def step(self) -> Any: ...
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
 
 
 class MasterWeights:
@@ -94,7 +77,7 @@ class MasterWeights:
         Returns float32 [3]: mean loss, norm of its gradient before clipping, 1.0 if the step was
         skipped because either is not finite (then parameters and moments are as before). `read` it.
         """
-        loss, targets, norm = self.measured(loss, targets)
+        loss, targets, norm = self.totals(loss, targets)
         targets = targets.clamp(min=1)
         loss, norm = loss / targets, norm / targets
         skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
@@ -107,7 +90,7 @@ class MasterWeights:
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
 
-    def measured(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def totals(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, targets and the norm of the gradients, as scalars on the device."""
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         return loss, targets, torch.nn.utils.get_total_norm(gradients)

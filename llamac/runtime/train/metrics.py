@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import durable, events
+from .. import durable_files, events
 from ..errors import way_out
 from ..machine import forget_peak_memory, peak_memory_bytes, say
 from ..terminal import escaped, takes_escapes
@@ -97,7 +97,7 @@ class Metrics:
         """Drop damaged rows and those after step `resumed`; return the number of the latter."""
         if not self.path.exists():
             return 0
-        lines = durable.read_bytes(self.path).splitlines(True)
+        lines = durable_files.read_bytes(self.path).splitlines(True)
         steps = [_step(line) for line in lines]
         damaged = [n for n, step in enumerate(steps, 1) if step is None]
         if len(lines) in damaged and not lines[-1].endswith(b"\n"):  # cut short by a crash
@@ -109,7 +109,7 @@ class Metrics:
             line for line, n in zip(lines, steps, strict=True) if n is not None and n <= resumed
         ]
         if kept != lines:
-            durable.write(self.path, b"".join(kept))
+            durable_files.write(self.path, b"".join(kept))
         return sum(step is not None and step > resumed for step in steps)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..durable import read_json
+from ..durable_files import read_json
 from ..machine import say
 
 WARM = 10  # steps: compilation and first touches are over

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from .. import durable
+from .. import durable_files
 from ..machine import say
 
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ class Board:
         with self._optional():
             from torch.utils.tensorboard import SummaryWriter
 
-            directory = durable.inside(run, "tensorboard")
+            directory = durable_files.inside(run, "tensorboard")
             self._writer = SummaryWriter(str(directory), purge_step=resumed + 1)
 
     def write(self, row: Row) -> None:

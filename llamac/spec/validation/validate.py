@@ -13,7 +13,7 @@ from llamac.spec.section import Section
 from llamac.spec.toml.paths import with_whole_paths
 from llamac.spec.toml.toml_document import TomlDocument
 from llamac.spec.validation.errors import OPTION, Diagnostic, Location, Problem, SpecError
-from llamac.spec.validation.explain import explain
+from llamac.spec.validation.messages import explain
 
 MoreRules = Callable[[Mapping[str, Any], TomlDocument], Iterable[Problem]]
 """Further rules: problems of the sections that are valid by themselves, with absolute paths."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamac.passes.liveness import Live, alive, saved_bytes
+from llamac.passes.analysis.liveness import Live, alive, saved_bytes
 from llamac.plan.render.step_data import packed, step_data
 from llamac.plan.timeline.breakdown import transfer_costs
 from llamac.plan.timeline.memory_timeline import moments

@@ -10,7 +10,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.ir.verifier import verify
-from llamac.passes.pipeline import compile_spec
+from llamac.passes.pass_list import compile_spec
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.search.lower_bound import least_seconds

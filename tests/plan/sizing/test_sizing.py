@@ -8,7 +8,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.ir.program import Program
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.plan.device.device import load_device
 from llamac.plan.sizing.model_shape import llama, llama_with
 from llamac.plan.sizing.scaling_laws import (

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, dcp
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
@@ -98,7 +98,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "moment"),
-    [(checkpoint, "_flush_tree"), (durable, "sha256_of"), (dcp, "save_distributed")],
+    [(checkpoint, "_flush_tree"), (durable_files, "sha256_of"), (dcp, "save_distributed")],
 )
 def test_a_save_that_dies_leaves_the_previous_one_and_no_mess_for_long(
     tmp_path, monkeypatch, module, moment
@@ -161,7 +161,7 @@ def test_a_deletion_that_dies_leaves_nothing_that_looks_like_a_checkpoint(tmp_pa
 
 def test_files_and_directories_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     flushed: list[Path] = []
-    monkeypatch.setattr(durable, "flush", flushed.append)
+    monkeypatch.setattr(durable_files, "flush", flushed.append)
     final = save(tmp_path, 1)
     written = final.with_name(f".writing-{final.name}")
     expected = {written, *(written / p.relative_to(final) for p in final.rglob("*"))}

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, dcp
 from llamac.runtime.checkpoint.async_saver import Saver
 from llamac.runtime.checkpoint.dcp import TensorChunk, Tensors
@@ -133,8 +133,8 @@ def check_in_shares(ranks: Ranks, directory: Path) -> None:
     """Every file is read by one rank, and what any finds, all are told."""
     path = save(ranks, directory, 9)
     read = set[Path]()
-    sha256 = durable.sha256_of
-    durable.sha256_of = lambda path: (read.add(path), sha256(path))[1]
+    sha256 = durable_files.sha256_of
+    durable_files.sha256_of = lambda path: (read.add(path), sha256(path))[1]
     assert checkpoint.damage(path, ranks) is None
     every = [file for part in ranks.each(lambda: read) for file in part]
     manifest = path / "MANIFEST.json"
@@ -211,7 +211,7 @@ MOMENTS_OF_DEATH = [
     (1, dcp, "save_distributed"),  # before anything is written
     (1, dcp.Writer, "write_data"),  # its plan is with the others
     (0, dcp.Writer, "finish"),  # all parts are written, what they are is not
-    (1, durable, "sha256_of"),  # the tensors are whole
+    (1, durable_files, "sha256_of"),  # the tensors are whole
     (0, checkpoint, "complete"),
     (0, checkpoint, "_flush_tree"),  # only the name is missing
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, load_run
 from llamac.runtime.checkpoint.model_directory import open_model
 from llamac.runtime.errors import RunError
@@ -23,7 +23,7 @@ def imported(tmp_path: Path) -> Path:
     state = checkpoint.state_of(checkpoint.Progress(), {"model": {"dim": 8}}, "")
     tensors = {"model": {"norm": torch.ones(8)}}
     checkpoint.commit(tmp_path, tensors, state | {"weights_only": True}, keep=1)
-    durable.write_note(tmp_path / "import.json", NOTE)
+    durable_files.write_note(tmp_path / "import.json", NOTE)
     (tmp_path / "spec.toml").write_text("[batch]\nsequence_length = 16\n")
     lines = [f"some {word} of text" for word in ("words", "lines", "pages")]
     tokenizer = train_tokenizer(lines, kind="bpe", vocab_size=285)

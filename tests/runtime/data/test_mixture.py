@@ -20,7 +20,7 @@ from llamac.runtime.data.prepared import (
     ShardWriter,
     token_dtype,
 )
-from llamac.runtime.durable import write_note
+from llamac.runtime.durable_files import write_note
 from llamac.runtime.kernels.padding import PADDING
 
 LENGTH = 8

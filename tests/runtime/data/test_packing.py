@@ -20,7 +20,7 @@ from llamac.runtime.data.prepared import (
     token_dtype,
 )
 from llamac.runtime.data.token_streams import PADDING
-from llamac.runtime.durable import write_note
+from llamac.runtime.durable_files import write_note
 
 EOS, LENGTH = 2, 8
 documents = st.lists(st.integers(1, 40), max_size=60)

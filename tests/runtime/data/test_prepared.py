@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.runtime import durable
+from llamac.runtime import durable_files
 from llamac.runtime.data import prepared
 from llamac.runtime.data.prepared import PreparedDataError, load_manifest, verify_prepared
 from llamac.runtime.data.token_shards import prepare
@@ -93,8 +93,8 @@ def test_a_damaged_shard_is_found_when_it_is_used_again(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, read = tmp_path / "data", []
-    real = durable.check
-    monkeypatch.setattr(durable, "check", lambda *args: (read.append(args[0]), real(*args)))
+    real = durable_files.check
+    monkeypatch.setattr(durable_files, "check", lambda *args: (read.append(args[0]), real(*args)))
     manifest = prepare(root, **arguments(texts))
     count = 3 + sum(len(s[p]["shards"]) for s in manifest["sources"] for p in prepared.SPLITS)
     assert len(read) == count  # the tokenizer, the counts and the shards

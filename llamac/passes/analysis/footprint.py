@@ -14,7 +14,7 @@ from llamac.ir.program import Program, Region
 from llamac.ir.types import DTYPES
 from llamac.ir.values import operands_of
 from llamac.ops.attention import attention
-from llamac.passes.liveness import peak_bytes, saved_bytes
+from llamac.passes.analysis.liveness import peak_bytes, saved_bytes
 from llamac.spec.parallel import micro_batches_per_round
 from llamac.spec.precision import ITEM_SIZE
 

@@ -1,8 +1,8 @@
 """Search for the Pareto-optimal saved sets of a region.
 
 A set is a candidate only if every value in it has a reader, and no other set is better in saved
-bytes, recomputation and peak. Peaks equal those of `llamac.passes.liveness` over the graphs that
-`checkpoint` would build, computed without building them, as a block has hundreds of sets.
+bytes, recomputation and peak. Peaks equal those of `passes/analysis/liveness.py` over the graphs
+that `checkpoint` would build, computed without building them, as a block has hundreds of sets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import fx
 from llamac.ir.graph import ops_in, output_of, placeholders, producer, type_of
 from llamac.ir.program import Region
 from llamac.ir.values import base_of, operands_of, values_of
-from llamac.passes.timing import Clock
+from llamac.passes.analysis.timing import Clock
 
 Step = tuple[list[fx.Node], list[fx.Node]]
 """The values that an op reads and produces; a view is replaced by its base."""

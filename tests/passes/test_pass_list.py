@@ -7,7 +7,7 @@ import pytest
 from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.passes.lower import Lower
-from llamac.passes.pipeline import NAMES, OPTIONAL, compile_spec, stages
+from llamac.passes.pass_list import NAMES, OPTIONAL, compile_spec, stages
 from tests.compare import SHIPPED, assert_matches, oracle, shipped, shrunk
 
 PARAMETERS = {

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from llamac.runtime import durable
-from llamac.runtime.durable import Damaged, NewFile, check, check_once, read_note, whole, write
+from llamac.runtime import durable_files
+from llamac.runtime.durable_files import (
+    Damaged,
+    NewFile,
+    check,
+    check_once,
+    read_note,
+    whole,
+    write,
+)
 from llamac.runtime.errors import RunError
 
 
@@ -39,7 +47,7 @@ def test_a_link_at_either_name_is_not_followed(tmp_path: Path) -> None:
 def test_a_note_knows_damage_and_names_of_any_bytes(tmp_path: Path) -> None:
     note, value = tmp_path / "note.json", {"name": os.fsdecode(b"\xff.txt"), "n": [1, 2.5, None]}
     assert read_note(note) is None
-    written = durable.write_note(note, value)
+    written = durable_files.write_note(note, value)
     assert read_note(note) == written
     assert {**value, "sha256": written["sha256"]} == written
     note.write_text(note.read_text().replace("2.5", "2.25"))
@@ -49,7 +57,7 @@ def test_a_note_knows_damage_and_names_of_any_bytes(tmp_path: Path) -> None:
         note.write_text(text)
         with pytest.raises(Damaged, match=rf"{note} is damaged"):
             read_note(note)
-        assert durable.note_or_nothing(note) == {}
+        assert durable_files.note_or_nothing(note) == {}
 
 
 def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
@@ -60,9 +68,9 @@ def test_a_sealed_file_knows_damage(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=rf"{path} is damaged"):
         check(path)
     flip(path)
-    seal = durable.seal_of(path)
+    seal = durable_files.seal_of(path)
     flip(seal)
-    assert not durable.is_whole(path)
+    assert not durable_files.is_whole(path)
     seal.write_bytes(b"\xff")
     with pytest.raises(Damaged, match=rf"^{seal} is damaged"):
         check(path)
@@ -81,7 +89,7 @@ def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
         with pytest.raises(Damaged, match="not a regular file"):
             check(tmp_path / name, "0" * 64)
         with pytest.raises(OSError, match="not a regular file"):
-            durable.read_json(tmp_path / name)
+            durable_files.read_json(tmp_path / name)
 
 
 @pytest.mark.parametrize("renamed", [False, True], ids=["unfinished", "finished but not noted"])
@@ -97,7 +105,7 @@ def test_a_file_goes_on_after_what_was_noted(tmp_path: Path, renamed: bool) -> N
         file.commit()
     again = NewFile(path, noted)
     again.write(b" anew")
-    assert again.commit() == durable.sha256_of(path)
+    assert again.commit() == durable_files.sha256_of(path)
     assert path.read_bytes() == b"noted anew"
 
 
@@ -147,8 +155,8 @@ def test_a_link_out_of_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(run)
     (run / "within").symlink_to("elsewhere")
     (run / "out").symlink_to("../victim")
-    assert durable.inside(tmp_path / "alias", "data") == tmp_path / "alias" / "data"
-    assert durable.inside(run, "within/x") == run / "within" / "x"
+    assert durable_files.inside(tmp_path / "alias", "data") == tmp_path / "alias" / "data"
+    assert durable_files.inside(run, "within/x") == run / "within" / "x"
     for name in ("out", "out/x"):
         with pytest.raises(RunError, match=rf"{run}/{name} leads out of {run}"):
-            durable.inside(run, name)
+            durable_files.inside(run, name)

@@ -1,0 +1,26 @@
+"""The interface of an update rule: what each file of `runtime/optimizers` provides."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
+
+
+class Algorithm(Protocol):
+    """A torch optimizer as `MasterWeights` uses it.
+
+    STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
+    `grad_scale`, and where `found_inf` is 1.0 leaves parameters, states and step counts alone.
+    """
+
+    STATES: ClassVar[tuple[str, ...]]
+
+    grad_scale: Tensor | None
+    found_inf: Tensor | None
+    state: Any
+    param_groups: Any
+
+    def __init__(self, params: Any, **hyperparameters: Any) -> None: ...
+    def step(self) -> Any: ...
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
