@@ -33,7 +33,7 @@ from contest import emitted_model, hf_model, random_weights
 from train_cpu import machine
 
 from llamac.emit.build import files_of
-from llamac.passes.pipeline import stages
+from llamac.passes.pass_list import stages
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling
 from llamac.spec import Spec, load_spec

@@ -320,6 +320,11 @@ class StopSignals:
         """The signal's name; "stopped" where another rank received it."""
         return self.received.name if self.received else "stopped"
 
+    def saved(self, step: int) -> str:
+        """Return the line that says why the run stopped, and the command that resumes it."""
+        again = this_command(without="--resume")  # from the newest checkpoint
+        return f"{self.why}: step {step:,} is saved, resume with: {again}"
+
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, as of a program that it ends; else 0."""

@@ -79,6 +79,12 @@ class PrepareJob:
         return int.from_bytes(digest, "little") < self.validation * 2**64
 
 
+def token_counts(manifest: dict[str, Any]) -> str:
+    """Return the training tokens of each source, as one line."""
+    counts = [f"{one['name']} {one['train']['tokens']:,} tokens" for one in manifest["sources"]]
+    return ", ".join(counts)
+
+
 def prepare(
     directory: str | Path,
     *,

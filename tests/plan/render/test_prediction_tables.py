@@ -27,9 +27,9 @@ from tests.plan.steps import LAYOUTS, planned
 def test_parts_of_memory_and_of_time_sum_to_the_whole(name: str) -> None:
     prediction, _ = planned(name)
     memory, time = list(prediction_tables(prediction))[:2]
-    *parts, whole = [float(row[1].replace(",", "")) for row in memory.rows]
+    *parts, whole = [float(str(row[1]).replace(",", "")) for row in memory.rows]
     assert sum(parts) == pytest.approx(whole, abs=0.005 * len(memory.rows))
-    shares = [float(row[2].removesuffix(" %")) for row in time.rows[:-1]]
+    shares = [float(str(row[2]).removesuffix(" %")) for row in time.rows[:-1]]
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
     assert "overhead: the process, the allocator" in [row[0] for row in memory.rows]
 
