@@ -1,4 +1,4 @@
-"""The error of a model that cannot be converted."""
+"""The error raised when a model cannot be converted."""
 
 from __future__ import annotations
 

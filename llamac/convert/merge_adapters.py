@@ -19,7 +19,7 @@ def is_half(canonical: str) -> bool:
 
 
 def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Stored]:
-    """Return the weights that compute what base and adapters do: W + scale·B·A, summed in float32.
+    """Add low-rank adapters to the base weights: W + scale·B·A, summed in float32.
 
     tensors: base and adapters by canonical name. The sum has the base's dtype once it is written.
     """

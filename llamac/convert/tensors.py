@@ -111,9 +111,9 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
 def require_tensors(
     found: Mapping[str, Stored], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raise ConversionError unless the tensors match `shapes` by name and shape.
+    """Raise ConversionError unless the tensors are those of `shapes`, of float dtypes.
 
-    what: the files, for the message.
+    what: what the message calls the files.
     """
     if missing := [name for name in shapes if name not in found]:
         raise ConversionError(f"{what} lacks {_listed(missing)}, which its configuration asks for")

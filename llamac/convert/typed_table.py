@@ -22,7 +22,10 @@ class Table(BaseModel):
 
 
 def checked(kind: type[M], table: Any, where: str) -> M:
-    """Return `table` as a `kind`. Raises ConversionError, which names `where` and the key."""
+    """Validate an untrusted table and return it as a `kind`.
+
+    where: the file. Raises ConversionError, which names the file and the key.
+    """
     try:
         return kind.model_validate(table)
     except ValidationError as error:

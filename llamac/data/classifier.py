@@ -59,7 +59,7 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
 
 
 def told_of(report: dict[str, Any]) -> str:
-    """Return a report as one line of text."""
+    """Return the training report of a stage's model as one line of text."""
     if "order" in report:
         return (
             f"  {report['model']}: {report['order']}-grams of {report['documents']:,} documents, "

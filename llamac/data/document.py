@@ -58,7 +58,7 @@ class Survey(Protocol):
         ...
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Write the decision from the findings of all parts, in order of the parts."""
+        """Combine the findings of all parts, in order of the parts, into one decision file."""
         ...
 
     def judge(self, decided: Path, part: int) -> Filter:

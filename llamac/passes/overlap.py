@@ -60,9 +60,9 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pass that overlaps collectives. headroom: bytes by which a graph's peak may grow.
+    """Reorder ops so that collectives run while other ops compute.
 
-    None means the default given in the module's docstring.
+    headroom: bytes by which this may raise a graph's peak memory; None: `headroom_of` the graph.
     """
 
     enabled: bool = True

@@ -91,7 +91,11 @@ def on_gpus(spec: Spec, gpus: int) -> Spec:
 
 
 def _with_data_ranks(spec: Spec, data: int) -> Spec:
-    """Return the spec with `data` data-parallel ranks, changing replicas first."""
+    """Return the spec with `data` data-parallel ranks.
+
+    A spec with replicas shards over the greatest common divisor of `data` and its shards, and
+    replicates over the rest; one without shards over all.
+    """
     shards = data
     if spec.parallel.data_replicate > 1:
         shards = math.gcd(spec.parallel.data_shard, data)

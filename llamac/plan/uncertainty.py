@@ -83,9 +83,9 @@ def regime(prediction: Prediction) -> str:
 
 
 def speed_range(prediction: Prediction) -> Range | None:
-    """Return measured / predicted tokens per second in the prediction's regime.
+    """Return the range of measured / predicted tokens per second in the prediction's regime.
 
-    It is None for a CPU that was not calibrated, since CPUs differ too much.
+    None for a CPU that was not calibrated, since CPUs differ too much.
     """
     name, table = regime(prediction), _table()["speed"]
     return None if name == UNCALIBRATED else Range(*table.get(name, table["any"]))

@@ -13,7 +13,7 @@ _CONTROLS = re.compile(
 
 
 def escaped(text: str) -> str:
-    r"""`text` with each character that would steer a terminal as its escape, such as `\x1b`.
+    r"""Return `text` with characters that would steer a terminal as escapes, such as `\x1b`.
 
     Newlines and tabs stay. Files such as metrics.jsonl hold text as it is; only what is printed
     goes through here.
@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 def takes_escapes(stream: TextIO | None) -> bool:
-    """Whether escape codes, of colours or of moving lines, may be written to `stream`.
+    """Return whether escape codes, for colours or moving lines, may be written to `stream`.
 
     They may on a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
     """
@@ -32,5 +32,5 @@ def takes_escapes(stream: TextIO | None) -> bool:
 
 
 def quiet(text: str, stream: TextIO) -> str:
-    """`text`, dimmed where `stream` takes escape codes."""
+    """Return `text`, dimmed if `stream` takes escape codes."""
     return f"\x1b[2m{text}\x1b[0m" if takes_escapes(stream) else text

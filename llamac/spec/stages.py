@@ -30,7 +30,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
 class LineDedup(Section):
-    """Lines that occur again in the source, as CCNet finds them (Wenzek et al. 2019, section 3.1).
+    """Drop lines that occur again in the source, as CCNet does (Wenzek et al. 2019, section 3.1).
 
     Case, punctuation and the values of digits do not tell lines apart.
     """
@@ -46,7 +46,7 @@ class LineDedup(Section):
 
 
 class SpanDedup(Section):
-    """Removes runs of sentences that occurred before in the source (C4: Raffel et al. 2020).
+    """Remove runs of sentences that occurred before in the source (C4: Raffel et al. 2020).
 
     Runs lie within a line; a line of fewer sentences counts as a run.
     """
@@ -59,7 +59,7 @@ class SpanDedup(Section):
 
 
 class Language(Section):
-    """Documents in the wanted languages only."""
+    """Keep only documents in the given languages."""
 
     FILES = ("model",)
     stage: Literal["language"] = "language"
@@ -105,7 +105,7 @@ class Language(Section):
 
 
 class Perplexity(Section):
-    """Head, middle and tail of the source by perplexity (CCNet, section 3.3).
+    """Split the source into head, middle and tail by perplexity (CCNet, section 3.3).
 
     The language model is trained by `llamac data classifier` on the Wikipedia source.
     """
@@ -141,7 +141,7 @@ class Perplexity(Section):
 
 
 class Quality(Section):
-    """Pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
+    """Keep pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
 
     The classifier is trained by `llamac data classifier`.
     """
@@ -170,7 +170,7 @@ class Quality(Section):
 
 
 class C4(Section):
-    """The heuristics of C4 for lines and pages (Raffel et al. 2020, section 2.2).
+    """Apply the heuristics of C4 to lines and pages (Raffel et al. 2020, section 2.2).
 
     Defaults are those of the code that made the published data set.
     """
@@ -189,7 +189,7 @@ class C4(Section):
 
 
 class Licence(Section):
-    """Code under licences of these families."""
+    """Keep code under licences of these families."""
 
     stage: Literal["licence"] = "licence"
     allowed: Names = Field(
@@ -207,13 +207,13 @@ class Licence(Section):
 
 
 class HeaderComments(Section):
-    """Removes the comment at the top of a code file that holds its licence or copyright."""
+    """Remove the comment at the top of a code file that holds its licence or copyright."""
 
     stage: Literal["header_comments"] = "header_comments"
 
 
 class Code(Section):
-    """Code that people wrote: no data, no minified or generated files (LLaMA, section 2.1)."""
+    """Keep code that people wrote: no data, minified or generated files (LLaMA, section 2.1)."""
 
     stage: Literal["code"] = "code"
     max_line: Count = Field(default=1000, description="Longest line, characters.")
@@ -245,7 +245,7 @@ class NearDedup(Section):
 
 
 class BookOverlap(Section):
-    """Drops books most of which is in another, larger one (LLaMA, section 2.1)."""
+    """Drop books most of which is in another, larger one (LLaMA, section 2.1)."""
 
     stage: Literal["book_overlap"] = "book_overlap"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -255,7 +255,7 @@ class BookOverlap(Section):
 
 
 class Decontaminate(Section):
-    """Drops documents that share an n-gram with an evaluation set (Brown et al. 2020)."""
+    """Drop documents that share an n-gram with an evaluation set (Brown et al. 2020)."""
 
     GLOBS = ("paths",)
     stage: Literal["decontaminate"] = "decontaminate"
@@ -267,7 +267,7 @@ class Decontaminate(Section):
 
 
 class Pii(Section):
-    """Masks personal data, always the same way."""
+    """Mask personal data, always the same way."""
 
     stage: Literal["pii"] = "pii"
     mask: Annotated[tuple[Literal["email", "phone", "ip"], ...], FromArray] = Field(
@@ -295,7 +295,7 @@ class Length(Section):
 
 
 class LargestSites(Section):
-    """Documents of the sites that have most of them (LLaMA, section 2.1: StackExchange)."""
+    """Keep documents of the sites that have most of them (LLaMA, section 2.1: StackExchange)."""
 
     stage: Literal["largest_sites"] = "largest_sites"
     sites: Count = Field(default=28, description="Sites that are kept.")

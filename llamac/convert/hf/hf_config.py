@@ -17,7 +17,10 @@ from llamac.spec.model import Model
 
 @dataclass(frozen=True)
 class Family:
-    """A model class of transformers. absent: its defaults for keys missing in config.json."""
+    """A model class of transformers, and the features of a spec that it can hold.
+
+    absent: the class's defaults of keys that config.json may leave out.
+    """
 
     architecture: str
     biases: tuple[bool | str, ...]  # values of model.bias that it can hold

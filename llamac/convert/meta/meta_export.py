@@ -92,7 +92,7 @@ def _part(tensor: Stored, dim: int | None, rank: int, parts: int) -> Stored:
 
 
 def _params(model: Model) -> dict[str, Any]:
-    """Return params.json, with keys that the matching version of Meta's code accepts."""
+    """Return the contents of params.json, in keys that the version of Meta's code accepts."""
     params: dict[str, Any] = {
         "dim": model.dim,
         "n_layers": model.n_layers,

@@ -1,7 +1,7 @@
 """Read and write files of torch.save by offsets, without executing code in them.
 
 Such a file is a ZIP archive, stored without compression: `data.pkl` describes the tensors, and
-`data/0`, `data/1`, … are their bytes, each with a CRC-32, which torch itself does not look at.
+`data/0`, `data/1`, … are their bytes, each with a CRC-32, which torch itself does not check.
 """
 
 from __future__ import annotations

@@ -287,7 +287,7 @@ class _WikitextScanner:
         return rule(name[1].rstrip() if name else "", self.language, within)
 
     def template(self) -> None:
-        """End a template: write what a reader sees of it."""
+        """Close the open template and write the text that it shows on the page."""
         frame = self.pop_to("template")
         if frame is None or frame.parts is None or frame.rule is None:
             return

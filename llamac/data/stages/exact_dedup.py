@@ -1,4 +1,4 @@
-"""Keep the first of documents with the same text."""
+"""Drop documents whose text equals that of an earlier one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build(stage: ExactDedup) -> Survey:
 
 class _ExactDedup:
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Return a 128-bit hash of each text, sorted."""
+        """Write a 128-bit hash of each text, sorted, to `found`."""
         hash128 = need("xxhash").xxh3_128_digest
         digests, places = [], []
         for document in documents:

@@ -128,7 +128,7 @@ def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
 
 
 def halo(points: Sequence[Point]) -> str:
-    """Draw a halo under a line, so that lines it crosses appear below it."""
+    """Return a wide line in the colour of paper, to lie under a line and set it off from others."""
     return (
         f'<path class="line halo" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
         'stroke-opacity="0.9"/>'

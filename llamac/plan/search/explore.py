@@ -100,7 +100,13 @@ def _splits(gpus: int, shape: ModelSplit, schedule: PipelineSchedule) -> int:
 
 @dataclass(frozen=True)
 class Explored:
-    """Result of exploring a task. least: bytes of the smallest layout that does not fit."""
+    """Outcome of exploring one model split.
+
+    Attributes:
+        best: (seconds of a step, layout), fastest first.
+        tally: Number of layouts by outcome: timed, slower, or why they do not fit.
+        least: Bytes of the smallest layout that does not fit.
+    """
 
     best: list[tuple[float, Layout]]
     tally: Counter[str]

@@ -44,7 +44,8 @@ def context_attention(
 ) -> tuple[Tensor, Tensor]:
     """Attend causally from this rank's queries to all keys, or to the last `window` of them.
 
-    Every call is `kernel(q, k, v, scale, causal)`, or has `window` in the place of causal.
+    kernel: called for each run of keys that a chunk sees, as `kernel(q, k, v, scale, causal=…)`,
+    or with `window=…` in place of `causal`.
     q [B, S/n, H, D]; k, v [B, S, K, D] in order of position → (out as q, log-sum-exp [B, H, S/n]).
     """
     outs, logsumexps = [], []

@@ -161,7 +161,10 @@ class Questions:
     def _batch(
         self, pair: tuple[list[int], list[int]] | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Return tokens and labels, int64 [rows, length]: only the continuation has labels."""
+        """Return tokens and labels, int64 [rows, length], of a (context, continuation) in row 0.
+
+        Labels outside the continuation are PADDING, as are all of them without a pair.
+        """
         tokens = torch.zeros(self.rows, self.length, dtype=torch.int64)
         labels = torch.full_like(tokens, PADDING)
         if pair is not None:

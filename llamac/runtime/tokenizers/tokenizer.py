@@ -138,7 +138,7 @@ class Tokenizer:
 
     @property
     def lossless(self) -> bool:
-        """Return whether decoding restores every probe."""
+        """Return whether every text of `PROBES` survives encoding and decoding unchanged."""
         return not self.lost
 
     def unknown(self, texts: Sequence[str], encoded: Sequence[np.ndarray]) -> int:

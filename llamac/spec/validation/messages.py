@@ -178,7 +178,7 @@ def _missing(path: Path, model: type[BaseModel], data: Any) -> Problem:
 
 
 def _name(path: Path) -> str:
-    """Return a path's name in messages: a section in brackets, or a key in backticks."""
+    """Return what messages call a path: `[section]`, or a key in backticks."""
     match path:
         case ():
             return "the spec"
