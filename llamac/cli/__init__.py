@@ -1,17 +1,6 @@
 """The command line: `llamac VERB …`.
 
-A verb is one line in `VERBS` and one module beside this file, imported only when that verb is
-called; so `llamac --help` stays quick however heavy a verb is. To add the verb `build`, write
-`"build": "compile SPEC into a trainer"` below and `llamac/cli/build.py` with
-
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-    @app.command()
-    def build(spec: SpecArgument, overrides: SetOption = None) -> None: ...
-
-(`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common.options`; examples for its help in
-`llamac.cli.common.typer_command`.) A verb with verbs of its own, such as `data prepare`, gives its
-`app` several commands. What checks and choices precede a run is in `llamac.cli.preflight`.
+Verbs are in `cli/verbs.py`.
 
 A verb that fails raises: `typer.Exit(3)` where it has said why, or any exception with an
 `exit_code`, whose text is then the message. Exit codes: 0 ok · 1 failed while running ·
@@ -24,24 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-VERBS = {
-    "check": "validate SPEC: report all errors with file, line and a suggested fix",
-    "plan": "predict a run of SPEC: its memory, speed and duration",
-    "build": "compile SPEC into a trainer you can read, own and launch",
-    "data": "clean, mix and report on SPEC's training text: prepare, stats, epochs, where",
-    "train": "build SPEC into a run directory and train it, resuming an interrupted run",
-    "launch": "build SPEC and start it here, on SLURM, on Kubernetes or with SkyPilot",
-    "report": "show runs side by side: loss curves, speed, data, samples, events",
-    "import": "import weights and a spec from Hugging Face, Meta or GGUF files",
-    "export": "write RUN's weights for Hugging Face, Meta's code or llama.cpp",
-    "generate": "continue a text with the weights of RUN",
-    "eval": "evaluate RUN on the paper's tasks, compared with the paper's results",
-    "tokenizer": "train, compare and explain tokenizers",
-    "verify": "compare every stage of a small twin of SPEC with plain eager PyTorch",
-    "inspect": "show SPEC's program after each pass: IR, Python, drawings, memory",
-    "schema": "print the JSON Schema of specs, for completion in your editor",
-    "completion": "print a script that completes these commands in bash, zsh or fish",
-}
+from llamac.cli.verbs import VERBS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 

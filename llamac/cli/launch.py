@@ -63,7 +63,7 @@ def launch(
     run = output or Path("runs") / loaded.name
     print_status(f"building {loaded.name} into {run} …")
 
-    from llamac.emit.run import bring_up_to_date
+    from llamac.emit.run_directory import bring_up_to_date
 
     for word in bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded)):
         print_status(word)

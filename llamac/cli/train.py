@@ -81,7 +81,7 @@ def train(
     if not (directory_of(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
 
-    from llamac.emit.run import bring_up_to_date
+    from llamac.emit.run_directory import bring_up_to_date
 
     def foresee(program: Program) -> str:
         if not anyway:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.readers import checked_inputs
-from llamac.data.stages import StageError, arrays, ngram_model, quality
-from llamac.data.stages.words import Hashes, hashed
+from llamac.data.stages import StageError, quality
+from llamac.data.stages.common import arrays, ngram_model
+from llamac.data.stages.common.words import Hashes, hashed
 from llamac.data.streaming import filters, kept, stream_documents
 from llamac.runtime.durable_files import write_json
 from llamac.spec.data import Data, Source

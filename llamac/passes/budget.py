@@ -21,7 +21,7 @@ from math import ceil
 
 from llamac.ir.program import Program, Region
 from llamac.passes.activation_checkpoint import by_cost, checkpoint
-from llamac.passes.analysis.footprint import (
+from llamac.passes.analysis.peak_memory import (
     Activations,
     Fresh,
     Sharding,
@@ -280,8 +280,8 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
 
 Sizes = Callable[[int], float]
 """Bytes of a rank as a function of the number of its layers that save the first set. From 1 to all
-but one layer it is a maximum of linear functions (`footprint.behind`), hence convex; the two ends,
-where all layers of a rank save the same set, are separate cases."""
+but one layer it is a maximum of linear functions (`peak_memory.behind`), hence convex; the two
+ends, where all layers of a rank save the same set, are separate cases."""
 
 
 def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llamac.passes.analysis.footprint import Memory
+from llamac.passes.analysis.peak_memory import Memory
 from llamac.plan.setting import Setting
 
 DAY = 86_400

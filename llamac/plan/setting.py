@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.footprint import Sharding
+from llamac.passes.analysis.peak_memory import Sharding
 from llamac.passes.pass_list import compile_spec
 from llamac.plan.cost.framework import FRAMEWORKS, FrameworkProfile
 from llamac.plan.device.device import Device

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from llamac.passes.analysis.footprint import Sharding
+from llamac.passes.analysis.peak_memory import Sharding
 from llamac.plan.cost.framework import FRAMEWORKS, SOFTMAX_DROPOUT
 from llamac.plan.device.device import (
     Device,

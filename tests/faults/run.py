@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from llamac.emit import run as emission
+from llamac.emit import run_directory as emission
 from llamac.emit.build import BuildError, files_of
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import checkpoint_path, steps

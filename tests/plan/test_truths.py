@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.footprint import activations, held, states
+from llamac.passes.analysis.peak_memory import activations, held, states
 from llamac.passes.analysis.saved_sets import SavedSet, every_set
 from llamac.passes.analysis.timing import Clock
 from llamac.passes.pass_list import compile_spec, stages

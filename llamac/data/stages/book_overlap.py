@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Survey
-from llamac.data.stages import arrays, segments
-from llamac.data.stages.words import ngrams, words
+from llamac.data.stages.common import arrays, segments
+from llamac.data.stages.common.words import ngrams, words
 from llamac.spec.stages import BookOverlap
 
 SAMPLE_BITS = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.stages.need import file_bytes, sha256
-from llamac.data.stages.sentences import split_sentences
+from llamac.data.stages.common.need import file_bytes, sha256
+from llamac.data.stages.common.sentences import split_sentences
 from llamac.spec.stages import C4
 
 END_MARKS = (".", "?", "!", '"')

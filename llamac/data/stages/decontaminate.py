@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
-from llamac.data.stages import StageError, segments
-from llamac.data.stages.need import file_bytes, sha256
-from llamac.data.stages.words import Hashes, hashed, ngrams, normalised_words
+from llamac.data.stages import StageError
+from llamac.data.stages.common import segments
+from llamac.data.stages.common.need import file_bytes, sha256
+from llamac.data.stages.common.words import Hashes, hashed, ngrams, normalised_words
 from llamac.spec.stages import Decontaminate
 
 SHORTEST = 8

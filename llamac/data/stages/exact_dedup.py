@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from llamac.data.document import Document, Filter, Survey
-from llamac.data.stages import arrays, segments
-from llamac.data.stages.need import need
+from llamac.data.stages.common import arrays, segments
+from llamac.data.stages.common.need import need
 from llamac.spec.stages import ExactDedup
 
 _KEY = np.dtype([("key", "<u8"), ("low", "<u8"), ("document", "<i8")])

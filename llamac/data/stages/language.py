@@ -11,7 +11,7 @@ from typing import Any
 
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError
-from llamac.data.stages.need import file_bytes, need, sha256, version
+from llamac.data.stages.common.need import file_bytes, need, sha256, version
 from llamac.spec.stages import Language
 
 MODEL = "lid.176.ftz"

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
-from llamac.data.stages import arrays, segments
-from llamac.data.stages.need import need
+from llamac.data.stages.common import arrays, segments
+from llamac.data.stages.common.need import need
 from llamac.spec.stages import LineDedup
 
 Keys = NDArray[np.uint64]

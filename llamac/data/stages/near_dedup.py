@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Survey
-from llamac.data.stages import arrays, segments
-from llamac.data.stages.union import join, roots
-from llamac.data.stages.words import Hashes, mixed, ngrams, words
+from llamac.data.stages.common import arrays, segments
+from llamac.data.stages.common.disjoint_sets import join, roots
+from llamac.data.stages.common.words import Hashes, mixed, ngrams, words
 from llamac.spec.stages import NearDedup
 
 Signatures = NDArray[np.uint32]

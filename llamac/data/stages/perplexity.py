@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
-from llamac.data.stages import arrays, segments
-from llamac.data.stages.need import file_bytes, readable, sha256
-from llamac.data.stages.ngram_model import load_model, perplexity
+from llamac.data.stages.common import arrays, segments
+from llamac.data.stages.common.need import file_bytes, readable, sha256
+from llamac.data.stages.common.ngram_model import load_model, perplexity
 from llamac.spec.stages import Perplexity
 
 HELP = "`llamac data classifier SPEC` trains it"

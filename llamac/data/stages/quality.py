@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.stages import StageError, arrays
-from llamac.data.stages.need import file_bytes, readable, sha256
-from llamac.data.stages.words import hashed, ngrams, normalised_words
+from llamac.data.stages import StageError
+from llamac.data.stages.common import arrays
+from llamac.data.stages.common.need import file_bytes, readable, sha256
+from llamac.data.stages.common.words import hashed, ngrams, normalised_words
 from llamac.spec.stages import Quality
 
 HELP = "`llamac data classifier SPEC` trains it"

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.document import Survey
+from llamac.data.stages.common.need import need
+from llamac.data.stages.common.sentences import split_sentences
 from llamac.data.stages.line_dedup import Keys, Repeats
-from llamac.data.stages.need import need
-from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import SpanDedup
 
 

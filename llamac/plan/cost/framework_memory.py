@@ -12,8 +12,8 @@ from llamac.ir.graph import is_op, op_of, ops_in, placeholders, type_of
 from llamac.ir.program import Program, Region
 from llamac.ir.values import operands_of
 from llamac.ops.norm import head_rms_norm, rms_norm
-from llamac.passes.analysis.footprint import Activations, activations
 from llamac.passes.analysis.liveness import Live
+from llamac.passes.analysis.peak_memory import Activations, activations
 from llamac.plan.cost.framework import SOFTMAX_DROPOUT, ScoreTraffic
 from llamac.plan.setting import Setting
 

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from llamac.ir.program import Program
 from llamac.passes.analysis.flops import attention_flops_per_token, matmul_flops_per_token
-from llamac.passes.analysis.footprint import (
+from llamac.passes.analysis.peak_memory import (
     CONTEXT,
     FRAGMENTS,
     Activations,

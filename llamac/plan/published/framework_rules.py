@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from llamac.passes.analysis.footprint import Sharding
+from llamac.passes.analysis.peak_memory import Sharding
 from llamac.plan.cost.framework import (
     FRAMEWORKS,
     FUSED_SOFTMAX,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamac.passes.analysis.footprint import CONTEXT
+from llamac.passes.analysis.peak_memory import CONTEXT
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.row_setting import PublishedRun, published_run

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.footprint import Memory, activations, in_flight
+from llamac.passes.analysis.peak_memory import Memory, activations, in_flight
 from llamac.passes.analysis.timing import Clock
 from llamac.passes.cut import region_seconds, spread
 from llamac.plan.cost.step_model import StepModel

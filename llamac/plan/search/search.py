@@ -18,7 +18,7 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
-from llamac.passes.analysis.footprint import CONTEXT, FRAGMENTS
+from llamac.passes.analysis.peak_memory import CONTEXT, FRAGMENTS
 from llamac.passes.budget import BudgetError
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction

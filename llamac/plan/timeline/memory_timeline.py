@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llamac.ir.graph import op_of
-from llamac.passes.analysis.footprint import Fresh, fresh_gradients, held
 from llamac.passes.analysis.liveness import alive, saved_bytes
+from llamac.passes.analysis.peak_memory import Fresh, fresh_gradients, held
 from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.timeline.pipeline_order import Direction
 from llamac.plan.timeline.step import StepTimeline

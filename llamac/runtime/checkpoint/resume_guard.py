@@ -1,4 +1,8 @@
-"""Check that a run resumes with the same settings that determine its loss curve."""
+"""Check that a run resumes with the same settings that determine its loss curve.
+
+`llamac train` compares specs before it rebuilds a run (`emit/run_directory.py`); changed text is
+refused by `data/token_shards.py`.
+"""
 
 from __future__ import annotations
 

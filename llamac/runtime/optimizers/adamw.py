@@ -17,7 +17,10 @@ class AdamW(torch.optim.AdamW):
     about skipping without asking the host.
     """
 
-    STATES = ("exp_avg", "exp_avg_sq")  # float32 tensors of the parameter's shape
+    STATES = (
+        "exp_avg",
+        "exp_avg_sq",
+    )  # float32 and shaped as the parameter; in spec/optimizer.py too
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None

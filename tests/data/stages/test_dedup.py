@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llamac.data.document import Document, Rejected
-from llamac.data.stages import arrays, build
+from llamac.data.stages import build
+from llamac.data.stages.common import arrays
 from llamac.data.stages.line_dedup import line_keys
 from llamac.runtime.errors import RunError
 from llamac.spec.stages import BookOverlap, ExactDedup, LargestSites, LineDedup, SpanDedup

@@ -13,10 +13,10 @@ import pytest
 
 from llamac.data.document import Document, Rejected
 from llamac.data.stages import StageError, build, facts
+from llamac.data.stages.common.sentences import split_sentences
 from llamac.data.stages.decontaminate import contaminated
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.licence import permits
-from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import (
     C4,
     DEFAULT_STAGES,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llamac.data.stages.common.sentences import split_sentences
 from llamac.data.stages.header_comments import without_header
 from llamac.data.stages.line_dedup import line_keys
-from llamac.data.stages.sentences import split_sentences
 from llamac.spec.stages import (
     C4,
     BookOverlap,

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from llamac.cli.data import app
 from llamac.data.classifier import address_of, judged, train_models
 from llamac.data.document import Rejected
-from llamac.data.stages import StageError, arrays, build, facts, ngram_model, quality, table
+from llamac.data.stages import StageError, build, facts, quality
+from llamac.data.stages.common import arrays, hash_table, ngram_model
+from llamac.data.stages.common.words import mixed
 from llamac.data.stages.perplexity import ranked
-from llamac.data.stages.words import mixed
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Length, Perplexity, Quality
 from tests.data.stages.judged import filtered, reasons, surveyed
@@ -44,10 +45,10 @@ def salad(seed: int, words: int = 150) -> str:
 def test_a_table_gives_each_key_its_values_and_no_other(count: int) -> None:
     keys = mixed(np.arange(1, count + 1, dtype=np.uint64))
     values = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
-    slots, stored = table.build(keys, values)
-    assert (stored[table.find(slots, keys)] == values).all()
+    slots, stored = hash_table.build(keys, values)
+    assert (stored[hash_table.find(slots, keys)] == values).all()
     assert (
-        table.find(slots, mixed(np.arange(count + 1, 2 * count + 9, dtype=np.uint64))) < 0
+        hash_table.find(slots, mixed(np.arange(count + 1, 2 * count + 9, dtype=np.uint64))) < 0
     ).all()
 
 
@@ -66,8 +67,8 @@ def test_probabilities_after_a_word_sum_to_one() -> None:
 
 def _probability(model: ngram_model.Model, pair: np.ndarray) -> float:
     """p(second | first), by the definition of back-off."""
-    single = table.find(model["slots1"], mixed(pair))
-    both = table.find(model["slots2"], ngram_model.ngrams(pair, 2))[0]
+    single = hash_table.find(model["slots1"], mixed(pair))
+    both = hash_table.find(model["slots2"], ngram_model.ngrams(pair, 2))[0]
     if both >= 0:
         return math.exp(model["values2"][both, 0])
     return math.exp(model["values1"][single[0], 1] + model["values1"][single[1], 0])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from llamac.data.document import Rejected
-from llamac.data.stages import arrays
+from llamac.data.stages.common import arrays
+from llamac.data.stages.common.disjoint_sets import join, roots
+from llamac.data.stages.common.words import ngrams, words
 from llamac.data.stages.near_dedup import bands, minhash
-from llamac.data.stages.union import join, roots
-from llamac.data.stages.words import ngrams, words
 from llamac.spec.stages import NearDedup
 from tests.data.stages.judged import surveyed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamac.passes.analysis.footprint import in_flight
+from llamac.passes.analysis.peak_memory import in_flight
 from llamac.plan.timeline.pipeline_order import turns
 
 SCHEDULES = [(1, 1, 3), (4, 1, 4), (4, 1, 11), (2, 2, 4), (4, 2, 8), (4, 3, 12), (3, 2, 4)]

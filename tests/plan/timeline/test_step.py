@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from llamac.passes.analysis.footprint import held
+from llamac.passes.analysis.peak_memory import held
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.predict import predict
 from llamac.plan.target import device_for, setting_for

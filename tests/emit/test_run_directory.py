@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamac.emit.build import BuildError
-from llamac.emit.run import bring_up_to_date
+from llamac.emit.run_directory import bring_up_to_date
 from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.spec import Spec, load_spec
 from llamac.spec.data import Source

@@ -10,7 +10,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.data.stages.need import need
+from llamac.data.stages.common.need import need
 
 Hashes = NDArray[np.uint64]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.data.stages import arrays, table
-from llamac.data.stages.words import Hashes, hashed, mixed, ngrams, normalised_words
+from llamac.data.stages.common import arrays, hash_table
+from llamac.data.stages.common.words import Hashes, hashed, mixed, ngrams, normalised_words
 
 UNKNOWN = np.uint64(0x5851F42D4C957F2D)
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -66,7 +66,7 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
             shorter = np.exp(logs[lower.index[higher.first + 1]])
             next_logs = np.log(seen + held[context] * shorter)
         values = np.stack([logs[kept], backoff[kept]], 1).astype(np.float32)
-        model[f"slots{size}"], model[f"values{size}"] = table.build(lower.keys[kept], values)
+        model[f"slots{size}"], model[f"values{size}"] = hash_table.build(lower.keys[kept], values)
         if higher is not None:
             lower, logs = higher, next_logs
     return model
@@ -77,11 +77,11 @@ def perplexity(model: Model, text: str) -> float:
     words = modelled_words(text)
     if not len(words):
         return float("inf")
-    unknown = table.find(model["slots1"], mixed(words)) < 0
+    unknown = hash_table.find(model["slots1"], mixed(words)) < 0
     words = np.where(unknown, UNKNOWN, words)
     logs, backoff = np.zeros(0, np.float32), np.zeros(0, np.float32)
     for size in range(1, min(len(model) // 2, len(words)) + 1):
-        at = table.find(model[f"slots{size}"], _grams(words, size))
+        at = hash_table.find(model[f"slots{size}"], _grams(words, size))
         found = model[f"values{size}"][at]
         if size == 1:
             logs = found[:, 0].copy()
