@@ -17,10 +17,7 @@ class AdamW(torch.optim.AdamW):
     about skipping without asking the host.
     """
 
-    STATES = (
-        "exp_avg",
-        "exp_avg_sq",
-    )  # float32 and shaped as the parameter; in spec/optimizer.py too
+    STATES = ("exp_avg", "exp_avg_sq")  # float32, shaped as the parameter; see spec/optimizer.py
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None

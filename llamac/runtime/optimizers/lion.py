@@ -17,7 +17,7 @@ class Lion(Optimizer):
     takes a learning rate 3 to 10 times smaller and a weight decay as much larger.
     """
 
-    STATES = ("exp_avg",)  # float32 and shaped as the parameter; in spec/optimizer.py too
+    STATES = ("exp_avg",)  # float32, shaped as the parameter; see spec/optimizer.py
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
