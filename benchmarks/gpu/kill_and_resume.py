@@ -25,13 +25,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from contest import ROOT
+
 from gpu import results, state
 
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
 
+ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT_EVERY = 20
 BEYOND = 6  # steps past a checkpoint at which the run is killed
 

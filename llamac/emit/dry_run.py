@@ -139,7 +139,7 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
         with _Counting(report, count):
             tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
             for model in models:
-                mesh.reduce_gradients(model, last)
+                mesh.reduce_gradients(model, last or spec.parallel.reduces_each)
                 if mesh.sharded and mesh.degrees["pp"] > 1:  # as PipelineStage has it
                     model.set_reshard_after_backward(last)
             if mesh.degrees["pp"] > 1:

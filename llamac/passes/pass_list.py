@@ -101,7 +101,7 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
             sharding="zero3" if parallel.sharers > 1 else "none",
             sharers=parallel.sharers,
             state_bytes=spec.optimizer.state_bytes,
-            micro_batches=spec.micro_batches,
+            micro_batches=1 if parallel.reduces_each else spec.micro_batches,
             pipeline=parallel.pipeline,
             virtual=parallel.pipeline_virtual,
             overlap=parallel.overlap,

@@ -135,4 +135,6 @@ def setting_for(
     profile = replace(FRAMEWORKS[framework], scores=scores)
     if framework == "llamac" and spec.kernels.compile == "never":
         profile = replace(profile, **OP_BY_OP)
+    if framework == "llamac" and spec.parallel.reduces_each:
+        profile = replace(profile, each_time=True)
     return Setting(spec, device, profile, sharding)

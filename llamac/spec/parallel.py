@@ -63,6 +63,13 @@ class Parallel(Section):
         description="Collectives start early and are waited for late, under other work.",
     )
 
+    reduce_each: bool = Field(
+        default=False,
+        description="Gradients are reduced after every micro-batch, not once per step: no rank "
+        "holds whole gradients in between, for more communication. Means nothing without FSDP or "
+        "with pipeline > 1.",
+    )
+
     async_tensor: bool = Field(
         default=False,
         description="A gather before a linear layer and a scatter after one move part by part "
@@ -93,6 +100,11 @@ class Parallel(Section):
     def sharers(self) -> int:
         """Return the ranks over which FSDP shards parameters: data_shard × context."""
         return self.data_shard * self.context
+
+    @property
+    def reduces_each(self) -> bool:
+        """Return whether gradients are reduced after every micro-batch."""
+        return self.reduce_each and self.sharers * self.data_replicate > 1 and self.pipeline == 1
 
     @property
     def model_ranks(self) -> int:

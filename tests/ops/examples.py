@@ -111,6 +111,7 @@ EXAMPLES: tuple[Example, ...] = (
     Example("position_gradient", "T[B,S,8]", {"positions": 9}),
     Example("linear", "T[B,S,8] T[5,8]"),
     Example("linear", "T[B,S,8] T[5,8] T[5]"),
+    Example("packed_linear", "T[B,S,8] T[5,8]"),
     Example("add_bias", "T[B,S,8] T[8]"),
     Example("add_linear", "T[B,S,5] T[B,S,8] T[5,8]"),
     Example("linear_input_gradient", "T[B,S,5] T[5,8]"),

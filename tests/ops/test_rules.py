@@ -186,7 +186,7 @@ def test_the_emitted_expression_computes_the_eager_result(example: Example) -> N
 COUNTED = [
     example
     for example in EXAMPLES
-    if example.op.startswith(("linear", "add_linear", "attention"))
+    if example.op.startswith(("linear", "add_linear", "packed_linear", "attention"))
     and example.attributes.get("kernel") != "sdpa"
 ]
 

@@ -11,6 +11,7 @@ from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
 from llamac.plan.setting import Setting
+from llamac.plan.target import setting_for
 from llamac.spec import load_spec
 
 A100 = load_device("a100-80gb")
@@ -105,6 +106,17 @@ def test_sharing_more_holds_less() -> None:
     held = [planned(*over, sharding=how, profile=each_time).memory.total for how in ways]
     assert held == sorted(held, reverse=True)
     assert len(set(held)) == 4
+
+
+def test_reducing_after_each_micro_batch_holds_less_and_moves_more() -> None:
+    shared = ("parallel.data_shard=8", "batch.micro_batch=1", *SMALL)
+    once, each = (
+        predict(setting_for(load_spec("7b", (*shared, *more)), A100))
+        for more in ((), ("parallel.reduce_each=true",))
+    )
+    assert each.memory.total < once.memory.total - 4 * once.memory.gradients  # of all 8 ranks
+    bytes_of = [sum(found.communication.values()) for found in (once, each)]
+    assert bytes_of[1] > bytes_of[0]
 
 
 def test_what_other_losses_hold_of_their_logits_is_said() -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 LAYOUTS = {
     "fsdp2": ("parallel.data_shard=2",),
+    "fsdp2, each": ("parallel.data_shard=2", "parallel.reduce_each=true"),
     "hsdp": ("parallel.data_replicate=2", "parallel.data_shard=2"),
     "pp2": ("parallel.pipeline=2",),
     "tp2·pp2": ("parallel.pipeline=2", "parallel.tensor=2"),

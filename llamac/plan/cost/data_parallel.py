@@ -151,7 +151,7 @@ class DataParallel:
         return self.layer_gather
 
     def reduced(self, direction: Direction, micro_batch: int) -> tuple[Transfer, ...]:
-        """Return FSDP's reduction after a layer's backward pass; llamac reduces once per step."""
+        """Return FSDP's reduction after a layer's backward pass; once per step unless each_time."""
         last = micro_batch == self.micro_batches - 1
         if direction == "forward" or not (last or self.cost.profile.each_time):
             return ()
