@@ -33,6 +33,10 @@ ELSEWHERE = {
     "bash prepare.sh": "tests/data/test_cluster.py",  # submits jobs to a cluster
     "llamac data classifier my.toml": "tests/data/stages",  # wants Wikipedia and a CommonCrawl dump
     "llamac report runs/tiny --watch": "tests/report/test_serve.py",  # serves until it is stopped
+    "bash benchmarks/gpu_wheels.sh": "tests/benchmarks/test_gpu.py",
+    "bash benchmarks/gpu.sh": "tests/benchmarks/test_gpu.py",  # wants a GPU
+    "bash benchmarks/gpu.sh --again race": "tests/benchmarks/test_gpu.py",
+    "bash benchmarks/gpu.sh --rehearse": "tests/benchmarks/test_gpu.py",
     "llamac plan --calibrate -o machine.toml": "tests/plan/device/test_calibrate.py",  # a minute
 }
 
