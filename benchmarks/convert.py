@@ -1,4 +1,4 @@
-"""How fast models are imported and exported, beside `cp` of the same bytes, and in how much memory.
+"""Speed and memory of importing and exporting models, beside `cp` of the same bytes.
 
     python benchmarks/convert.py [--gigabytes 13] [-o benchmarks/results/convert.json]
 
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,33 +35,18 @@ def layers_of(gigabytes: float) -> int:
     return max(1, round((gigabytes * 1e9 / 2 - 2 * VOCABULARY * DIM) / LAYER))
 
 
-def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "tok_embeddings", (VOCABULARY, DIM)
-    for n in range(layers):
-        for name in ("wq", "wk", "wv", "wo"):
-            yield f"layers.{n}.attention.{name}", (DIM, DIM)
-        yield f"layers.{n}.feed_forward.w1", (FFN_DIM, DIM)
-        yield f"layers.{n}.feed_forward.w2", (DIM, FFN_DIM)
-        yield f"layers.{n}.feed_forward.w3", (FFN_DIM, DIM)
-        yield f"layers.{n}.attention_norm", (DIM,)
-        yield f"layers.{n}.ffn_norm", (DIM,)
-    yield "norm", (DIM,)
-    yield "output", (VOCABULARY, DIM)
-
-
 def make(directory: Path, layers: int) -> None:
     """Write the model in Hugging Face's format."""
     import torch
 
+    from llamac.convert.directory import shapes_of
     from llamac.convert.hf import hf_export
     from llamac.convert.hf.hf_config import config_of
     from llamac.convert.names import hf_name
     from llamac.convert.tensors import Stored
-    from llamac.spec.model import Model
+    from llamac.spec import load_spec
 
-    model = Model(
-        dim=DIM, n_layers=layers, n_heads=32, vocab_size=VOCABULARY, rope_layout="half_split"
-    )
+    spec = load_spec("7b", (f"model.n_layers={layers}", "model.rope_layout=half_split"))
     noise = torch.randn(1 << 24).bfloat16()
 
     def values(shape: tuple[int, ...]) -> torch.Tensor:
@@ -71,11 +55,11 @@ def make(directory: Path, layers: int) -> None:
 
     tensors = {
         hf_name(name): Stored(torch.bfloat16, shape, name, lambda shape=shape: values(shape))
-        for name, shape in shapes(layers)
+        for name, shape in shapes_of(spec).items()
     }
     directory.mkdir()
     hf_export._write_shards(directory, tensors, SHARD)
-    (directory / "config.json").write_text(json.dumps(config_of(model, 2048, 1, 2)))
+    (directory / "config.json").write_text(json.dumps(config_of(spec.model, 2048, 1, 2)))
 
 
 def timed(*command: object) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def llamac(spec: Spec, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> 
 
 
 class Stopwatch:
-    """What transformers calls with each step's tokens; first of all with the prompts."""
+    """A streamer, which transformers calls with each step's tokens, and first with the prompts."""
 
     def __init__(self) -> None:
         self.clocks = [now()]

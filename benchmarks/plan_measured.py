@@ -164,7 +164,7 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_of(spec: Spec, kind: str, steps: int = 0) -> dict[str, Any]:
-    """What `trainer_step` needs to know of a spec."""
+    """Return the constants of a spec that `trainer_step` reads."""
     batch = spec.batch
     return {
         "device": "cuda" if kind == "gpu" else "cpu",

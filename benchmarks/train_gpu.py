@@ -237,7 +237,7 @@ def disagreeing(rows: dict[str, Any]) -> list[str]:
 
 
 def ratios(rows: dict[str, Any]) -> dict[str, Any]:
-    """Of llamac to the fastest peer, by size: speed and peak memory."""
+    """Return llamac's speed and peak memory over the fastest peer's, by size."""
     found = {}
     for size, timed in by_size(rows).items():
         ours = {n: row for n, row in timed.items() if n.startswith("llamac")}

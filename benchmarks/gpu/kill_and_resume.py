@@ -99,7 +99,7 @@ def differing(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict
 def trained(
     spec: Spec, scratch: Path, seconds: float, log: Path, briefly: bool = False
 ) -> dict[str, Any]:
-    """What came of a run of so many seconds. briefly: stop once the comparison is made."""
+    """Return the outcome of a run of so many seconds. briefly: stop once the comparison is made."""
     directory, end = scratch / "built", time.monotonic() + seconds
     write_directory(directory, files_of(spec, stages(spec)))
     run = Run(directory, scratch / "run")

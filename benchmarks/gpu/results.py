@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What an earlier call has left in `path`; {"rows": {}} if there is none."""
+    """Return what an earlier call has left in `path`; {"rows": {}} if there is none."""
     return json.loads(path.read_text()) if path.is_file() else {"rows": {}}
 
 

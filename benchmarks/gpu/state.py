@@ -1,4 +1,4 @@
-"""What the device is and how it ran: names, versions, watts and clocks."""
+"""Description of a device and of how it ran: names, versions, watts and clocks."""
 
 from __future__ import annotations
 

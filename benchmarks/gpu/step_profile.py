@@ -1,4 +1,4 @@
-"""Where a training step's time goes on the GPU: kernels, gaps between them, exposed communication.
+"""Profile of a training step on the GPU: kernels, gaps between them, exposed communication.
 
     python benchmarks/gpu/step_profile.py [--size 1b] [--rehearse] --out FILE.json
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from llamac.cli.common.options import print_status
-from llamac.cli.common.question_options import HELDOUT, load_sets, question_places, task_names
+from llamac.cli.common.progress_line import counting_line
+from llamac.cli.common.question_options import load_sets, question_places, task_names
+from llamac.evaluate.tasks.known_tasks import HELDOUT, TASKS
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -81,7 +81,6 @@ def eval(
     if not run.is_dir():
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.cli.common.output import check_output, write_output
-    from llamac.evaluate.tasks.known_tasks import TASKS
     from llamac.runtime import durable_files
 
     for path, option in ((output, "-o"), (samples, "--samples")):
@@ -102,7 +101,7 @@ def eval(
     kept: list[str] = []
     keep = (lambda one: kept.append(json.dumps(one, ensure_ascii=False))) if samples else None
     results = []
-    progress = _progress()
+    progress = counting_line()
     if asked:
         from llamac.evaluate.adapter import Adapter
         from llamac.evaluate.judge import judge
@@ -117,8 +116,7 @@ def eval(
     if HELDOUT in names:
         from llamac.evaluate.heldout import judge_heldout
 
-        reading: Callable[[int, int], None] = lambda done, of: progress(HELDOUT, done, of)  # noqa: E731
-        results += judge_heldout(model, limit, batch_tokens, reading)
+        results += judge_heldout(model, limit, batch_tokens, partial(progress, HELDOUT))
     progress("", 0, 0)
     found = _json(run, model, results, limit, seed)
     if output is not None:
@@ -174,23 +172,3 @@ def _json(run: Path, model: Any, results: Any, limit: int | None, seed: int) -> 
         "seed": seed,
         "results": [one.to_json() for one in results],
     }
-
-
-def _progress() -> Callable[[str, int, int], None]:
-    """Return a progress callback: an updating line on a terminal, else a line every 30 seconds."""
-    moves, said = sys.stderr.isatty(), 0.0
-    width = 0
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal said, width
-        line = f"{what} {done:,} of {total:,}" if total else what
-        if moves:
-            print(
-                "\r" + line.ljust(width), end="\r" if not line else "", file=sys.stderr, flush=True
-            )
-            width = len(line)
-        elif line and time.monotonic() - said > 30:
-            said = time.monotonic()
-            print_status(f"{line} …")
-
-    return show

@@ -109,18 +109,18 @@ class Adapter(TemplateLM):
         done = 0
         for numbers in alike.values():
             _, settings = _arguments(requests[numbers[0]])
-            room = self.opened.context - int(settings.get("max_gen_toks", NEW_TOKENS))
+            new = int(settings.get("max_gen_toks", NEW_TOKENS))
+            room = self.opened.context - new
             if room < 1:
                 raise BadRequest(
                     f"the model reads {self.opened.context} tokens: no room for a prompt beside "
-                    f"{self.opened.context - room} new ones"
+                    f"{new} new ones"
                 )
             prompts = [self.tok_encode(_arguments(requests[n])[0])[-room:] for n in numbers]
             prompts = [prompt or [self.prefix_token_id] for prompt in prompts]
             make = self._after_common_prefix(prompts)
-            new = int(settings.get("max_gen_toks", NEW_TOKENS))
             for batch in batches([len(prompt) + new for prompt in prompts], self.most_tokens):
-                texts = self._answer([prompts[row] for row in batch], settings, make, done)
+                texts = self._answer([prompts[row] for row in batch], new, settings, make, done)
                 for row, text in zip(batch, texts, strict=True):
                     answers[numbers[row]] = text
                 done += len(batch)
@@ -130,14 +130,17 @@ class Adapter(TemplateLM):
     def _answer(
         self,
         prompts: Sequence[list[int]],
+        new: int,
         settings: Mapping[str, Any],
         make: Callable[[int, int], Any],
         first_row: int,
     ) -> list[str]:
-        """Continue the prompts of one batch. first_row: number of the first random stream."""
+        """Continue the prompts of one batch by `new` tokens at most.
+
+        first_row: number of the first random stream.
+        """
         until = settings.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
-        new = int(settings.get("max_gen_toks", NEW_TOKENS))
         temperature = float(settings.get("temperature", 0.0))
         drawn = settings.get("do_sample", temperature > 0)
         generation = Generation(

@@ -27,11 +27,10 @@ def question_lines(sets: Sequence[QuestionSet], limit: int | None) -> str:
 def _rows(questions: QuestionSet, limit: int | None) -> Iterator[dict[str, Any]]:
     task = questions.task
     for question in questions.questions[:limit]:
-        prompts = question.prompts or (question.prompt,) * len(question.choices)
         begin = task.describe(question.about)
         row = {
             "task": task.name,
-            "prompts": [begin + prompt for prompt in prompts],
+            "prompts": [begin + prompt for prompt in question.prompt_of_each],
             "choices": list(question.choices),
             "gold": question.gold,
         }

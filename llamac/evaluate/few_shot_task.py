@@ -81,8 +81,8 @@ class HarnessTask(Task):
         question, task = Question(**doc), self.set.task
         metadata = kwargs["metadata"]
         if task.kind == "choice":
-            prompts = question.prompts or (question.prompt,) * len(question.choices)
-            pairs = [(ctx + p, c) for p, c in zip(prompts, question.choices, strict=True)]
+            each = zip(question.prompt_of_each, question.choices, strict=True)
+            pairs = [(ctx + prompt, choice) for prompt, choice in each]
             if task.metric == "acc_answer":
                 pairs += [(ANSWER, choice) for choice in question.choices]
             return [

@@ -12,12 +12,11 @@ import numpy as np
 from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.results import TaskResult, standard_error
 from llamac.evaluate.scorer import Progress, Scorer
+from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
 from llamac.runtime.data.prepared import load_manifest
 from llamac.runtime.data.token_streams import open_stream
 from llamac.runtime.errors import RunError
-
-HELDOUT = "heldout"
 
 
 def judge_heldout(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamac.evaluate.tasks.known_tasks import PAPER, PUBLISHED, SIZES
+from llamac.evaluate.tasks.known_tasks import HELDOUT, PAPER, PUBLISHED, SIZES
 from llamac.look.text_table import TextTable
 
 Measured = tuple[float, float | None]
@@ -75,8 +75,8 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 def results_tables(results: Sequence[TaskResult]) -> Iterator[TextTable]:
     """Yield a table of tasks, in per cent beside LLaMA's, and one of held-out text."""
-    tasks = [one for one in results if not one.task.startswith("heldout/")]
-    heldout = [one for one in results if one.task.startswith("heldout/")]
+    tasks = [one for one in results if not one.task.startswith(f"{HELDOUT}/")]
+    heldout = [one for one in results if one.task.startswith(f"{HELDOUT}/")]
     if tasks:
         head = ("task", "shots", "metric", "value", "±", "of", *SIZES)
         note = f"{SIZES[0]} to {SIZES[-1]}: {PAPER}; in per cent, ± is the standard error"

@@ -17,7 +17,7 @@ Linear = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
 
 
 class Finetune(Section):
-    """What is trained of the weights that `init.from` names: all of them, or adapters beside them.
+    """Choose what is trained of the weights of `init.from`: all of them, or adapters beside them.
 
     An adapter of a linear with weight W adds (alpha / rank)·B·A to it, A [rank, in] and B
     [out, rank]; W is frozen (LoRA, arXiv:2106.09685, section 4.1).

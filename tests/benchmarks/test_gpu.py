@@ -1,4 +1,4 @@
-"""What is measured on a GPU: rehearsed on the CPU, and its arithmetic against figures by hand."""
+"""Measurements of a GPU, rehearsed on the CPU, and their arithmetic against figures by hand."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ COUNT = 64
 
 @torch.no_grad()
 def continued(spec: Spec, directory: Path, prompts: list[list[int]]) -> list[list[int]]:
-    """What the inference program that is emitted for the spec adds to the prompts, in float64."""
+    """Return what the inference program emitted for the spec adds to the prompts, in float64."""
     weights = read_weights(checkpoint.checkpoint_path(directory, 0))
     with imported(files_of(spec, stages(spec)), "inference") as inference:
         holder = sys.modules["model"]
@@ -59,7 +59,7 @@ def continued(spec: Spec, directory: Path, prompts: list[list[int]]) -> list[lis
 
 @torch.no_grad()
 def hf_continued(model: Any, prompt: list[int]) -> list[int]:
-    """What transformers adds, reading everything again for every token.
+    """Return what transformers adds, reading everything again for every token.
 
     Raises AssertionError where the two likeliest tokens are too close to tell.
     """

@@ -1,13 +1,14 @@
-"""Progress of data preparation: an updating line on a terminal, else one line per step."""
+"""Progress of long work: an updating line on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llamac.cli.common.options import print_status
 from llamac.runtime.terminal import escaped, takes_escapes
 
 if TYPE_CHECKING:
@@ -67,3 +68,22 @@ def _lines() -> Report:
         print(escaped(f"{step.name}{far}{jobs} …"), file=sys.stderr, flush=True)
 
     return report
+
+
+def counting_line() -> Callable[[str, int, int], None]:
+    """Return a callback of (what is done, number done, total, or 0 if there is none)."""
+    moves, said, width = sys.stderr.isatty(), 0.0, 0
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said, width
+        line = f"{what} {done:,} of {total:,}" if total else what
+        if moves:
+            print(
+                "\r" + line.ljust(width), end="\r" if not line else "", file=sys.stderr, flush=True
+            )
+            width = len(line)
+        elif line and time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            print_status(f"{line} …")
+
+    return show

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from llamac.cli.common.options import print_status
+from llamac.evaluate.tasks.known_tasks import HELDOUT, TASKS
 
 if TYPE_CHECKING:
     from llamac.evaluate.question_files import QuestionSet
-
-HELDOUT = "heldout"
 
 
 def load_question_sets(tasks: str, data: list[str]) -> list[QuestionSet]:
@@ -27,7 +26,6 @@ def load_sets(
 ) -> list[QuestionSet]:
     """Read the questions of tasks; print the number of skipped rows, with the first five."""
     from llamac.evaluate.question_files import load_questions
-    from llamac.evaluate.tasks.known_tasks import TASKS
 
     sets = [load_questions(TASKS[name], directory, given) for name in names]
     for one in sets:
@@ -40,8 +38,6 @@ def load_sets(
 
 def task_names(tasks: str, more: tuple[str, ...] = (HELDOUT,)) -> list[str]:
     """Return the distinct tasks named on the command line. Raises typer.BadParameter."""
-    from llamac.evaluate.tasks.known_tasks import TASKS
-
     names = list(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     known = [*TASKS, *more]
     if unknown := [name for name in names if name not in known]:

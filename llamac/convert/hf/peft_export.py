@@ -39,20 +39,21 @@ def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None
 
 def _named(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
     """Return peft's name of half an adapter; the rows of B are ordered as the base's are."""
-    base, half = name[: -len(HALVES[0])], name[-1]
+    base, half = _base(name), name[-1]
     module = hf_name(base).removesuffix(".weight")
     if half == "b":
         tensor = reordered(base, tensor, trained.spec.model, "half_split")
     return f"{PREFIX}{module}.lora_{half.upper()}.weight", tensor
 
 
+def _base(name: str) -> str:
+    """Return the canonical name of the weight that half an adapter is for."""
+    return name[: -len(HALVES[0])]
+
+
 def _config(trained: TrainedModel) -> dict[str, Any]:
-    finetune = trained.finetune
-    rooms = {"wq": "attention", "wk": "attention", "wv": "attention", "wo": "attention"}
-    modules = [
-        hf_name(f"layers.0.{rooms.get(name, 'feed_forward')}.{name}").split(".")[-2]
-        for name in finetune.targets
-    ]
+    finetune, bases = trained.finetune, map(_base, trained.adapters)
+    modules = {base.rpartition(".")[2]: hf_name(base).split(".")[-2] for base in bases}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -60,7 +61,7 @@ def _config(trained: TrainedModel) -> dict[str, Any]:
         "r": finetune.rank,
         "lora_alpha": finetune.alpha,
         "lora_dropout": 0.0,
-        "target_modules": modules,
+        "target_modules": [modules[target] for target in finetune.targets],
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,

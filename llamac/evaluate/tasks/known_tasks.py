@@ -10,6 +10,9 @@ from llamac.evaluate.tasks.question import EvalTask
 
 TASKS: Mapping[str, EvalTask] = {task.name: task for task in (*CHOICES, *ANSWERS)}
 
+HELDOUT = "heldout"
+"""The task that reads a run's own held-out text; its results are named HELDOUT/SOURCE."""
+
 SIZES = ("7B", "13B", "33B", "65B")
 PAPER = "LLaMA paper, tables 3 to 9 (arXiv:2302.13971)"
 

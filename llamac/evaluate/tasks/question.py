@@ -36,6 +36,11 @@ class Question:
     solution: str = ""
 
     @property
+    def prompt_of_each(self) -> tuple[str, ...]:
+        """Return the prompt of each choice."""
+        return self.prompts or (self.prompt,) * len(self.choices)
+
+    @property
     def example(self) -> str:
         """Return the question with its right answer, as a few-shot example."""
         prompt = self.prompts[self.gold] if self.prompts else self.prompt

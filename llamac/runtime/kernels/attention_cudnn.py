@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import attention_sdpa
+from .operators import no_seed
 
 aten = torch.ops.aten
 
@@ -52,7 +53,7 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
     positions = q.shape[1], k.shape[1]
-    unused = torch.empty(0, dtype=torch.int64, device=q.device)  # random seed, offset: no dropout
+    unused = no_seed(q)
     d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
     gradients = aten._scaled_dot_product_cudnn_attention_backward(
         d_out,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import attention_documents as documents
 from .flash3 import use_flash3
-from .operators import opaque
+from .operators import no_seed, opaque
 from .visible import hidden_keys
 
 aten = torch.ops.aten
@@ -143,7 +143,7 @@ def attention_backward(
     """→ (d_q, d_k, d_v), shaped as q, k, v."""
     window = _narrow(window, q, k)
     if _uses_flash(q) and starts is None:
-        unused = _unused(q)
+        unused = no_seed(q)
         d_q, d_k, d_v = aten._flash_attention_backward(
             d_out,
             q,
@@ -171,11 +171,6 @@ def attention_backward(
     return _attention_backward(d_out, q, k, v, out, logsumexp, scale, whole, _mask(q, k, starts))
 
 
-def _unused(q: Tensor) -> Tensor:
-    """Return a dummy random seed, as there is no dropout."""
-    return torch.empty(0, dtype=torch.int64, device=q.device)
-
-
 def _attention_backward(
     d_out: Tensor,
     q: Tensor,
@@ -196,7 +191,7 @@ def _attention_backward(
         )
         d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
         return d_q, d_k, d_v
-    unused = _unused(q)
+    unused = no_seed(q)
     d_out, q, k, v, out = (_repeat(x, heads).transpose(1, 2) for x in (d_out, q, k, v, out))
     *gradients, _d_bias = aten._scaled_dot_product_efficient_attention_backward(
         d_out,

@@ -1,1 +1,1 @@
-"""What several stages of cleaning share: sentences, words, hash tables, arrays on disk."""
+"""Parts that several stages of cleaning share: sentences, words, hash tables, arrays on disk."""
