@@ -14,6 +14,7 @@ from llamac.data.source_plan import SourcePlan
 from llamac.data.stages.decontaminate import contaminated
 from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, tokenized
 from llamac.runtime.data import token_shards
+from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.vocabulary import Unknown
@@ -25,9 +26,7 @@ from llamac.runtime.tokenizers.tokenizer import Tokenizer
 FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
-def finish_preparation(
-    job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]
-) -> None:
+def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = load_tokenizer_file(job.root / "tokenizer.model")
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
@@ -43,7 +42,7 @@ def finish_preparation(
     )
 
 
-def _write_contaminated(job: token_shards.PrepareJob, plan: SourcePlan) -> None:
+def _write_contaminated(job: PrepareJob, plan: SourcePlan) -> None:
     """Write a report of the documents dropped for matching an evaluation set."""
     reports: list[dict[str, Any]] = []
     for step in plan.passes[1:]:
@@ -58,13 +57,11 @@ def _write_contaminated(job: token_shards.PrepareJob, plan: SourcePlan) -> None:
         write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())
 
 
-def is_finished(job: token_shards.PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+def is_finished(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
     return (job.root / "manifest.json").is_file()
 
 
-def _source(
-    job: token_shards.PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer
-) -> dict[str, Any]:
+def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
     done = [tokenized(work, plan, part) for part in plan.parts]
     counted = np.array([part.get(UNKNOWN, (0, 0)) for part in done]).sum(0).tolist()

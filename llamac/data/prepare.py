@@ -31,6 +31,7 @@ from llamac.data.tokenization.training_text import (
     settle_tokenizer,
 )
 from llamac.runtime.data import token_shards
+from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
 from llamac.runtime.durable_files import fingerprint, note_or_nothing
@@ -43,7 +44,7 @@ WORK, TOKENS = ".work", ".tokens"
 class Preparation:
     """Sources to prepare, and the plan for each."""
 
-    job: token_shards.PrepareJob
+    job: PrepareJob
     plans: tuple[SourcePlan, ...]
 
     @property
@@ -67,9 +68,9 @@ def planned(spec: Spec, directory: Path, sizes: PartSizes = USUAL) -> Preparatio
     return Preparation(job_of(spec, directory), plans)
 
 
-def job_of(spec: Spec, directory: Path) -> token_shards.PrepareJob:
+def job_of(spec: Spec, directory: Path) -> PrepareJob:
     """Return the arguments with which the emitted trainer prepares the same data."""
-    return token_shards.PrepareJob(
+    return PrepareJob(
         directory,
         [source.written() for source in spec.data.source],
         {"path": None, "eos": None, **spec.tokenizer.written()},
@@ -77,7 +78,7 @@ def job_of(spec: Spec, directory: Path) -> token_shards.PrepareJob:
         spec.data.validation,
         spec.data.shard_tokens,
         spec.seed,
-        token_shards.silent,
+        silent,
     )
 
 

@@ -23,8 +23,9 @@ from llamac.data.document import Document
 from llamac.data.readers.tokens import source_tokenizer
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import locked
+from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_dtype
-from llamac.runtime.data.token_shards import BATCH_BYTES, PrepareJob
+from llamac.runtime.data.token_shards import BATCH_BYTES
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_nothing, write_note
 from llamac.runtime.tokenizers.loading import load_tokenizer_file

@@ -11,7 +11,7 @@ import numpy as np
 
 from llamac.data.streaming import texts
 from llamac.data.tokenization.bpe import applied, learnt, merges_by_score
-from llamac.runtime.data.token_shards import PrepareJob, silent
+from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.terminal import escaped
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import (

@@ -9,7 +9,7 @@ from llamac.data import chunks
 from llamac.data.clean import chunks_of, require_text, rows_of
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import locked
-from llamac.runtime.data.token_shards import PrepareJob
+from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
 from llamac.runtime.durable_files import is_whole, note_or_nothing, write, write_note
 from llamac.runtime.tokenizers.tokenizer import (

@@ -8,10 +8,8 @@ bytes.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ..durable_files import Damaged, check, note_or_nothing, sha256_of, write_ar
 from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
+from .prepare_job import PrepareJob, Progress, silent
 from .prepared import (
     NAME,
     SPLITS,
@@ -44,39 +43,10 @@ FORMAT = 1  # of the directory: a change of it makes older directories a mismatc
 BATCH_BYTES = 1 << 21  # text tokenised together
 NO_TEXT = ("empty", "empty file")  # reasons to skip what held nothing
 RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
-Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
-
-
-def silent(stage: str, done: int) -> None:
-    """Progress callback that does nothing."""
 
 
 class PreparedDataMismatch(PreparedDataError):
     """The directory was prepared from other settings or other inputs."""
-
-
-@dataclass(frozen=True)
-class PrepareJob:
-    """The arguments of `prepare`."""
-
-    root: Path
-    sources: list[dict[str, Any]]
-    tokenizer: dict[str, Any]
-    vocab_size: int
-    validation: float
-    shard_tokens: int
-    seed: int
-    progress: Progress
-
-    @property
-    def shares(self) -> list[float]:
-        total = sum(source["share"] for source in self.sources)
-        return [source["share"] / total for source in self.sources]
-
-    def is_held_out(self, data: bytes) -> bool:
-        """Return whether a document (as UTF-8) is in the validation split, from its hash alone."""
-        digest = hashlib.blake2b(data, digest_size=8, key=str(self.seed).encode()).digest()
-        return int.from_bytes(digest, "little") < self.validation * 2**64
 
 
 def token_counts(manifest: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +17,9 @@ from ..tokenizers.tokenizer import (
     train_tokenizer,
     training_lines,
 )
+from .prepare_job import PrepareJob
 from .skipped import Skipped
 from .sources import documents
-
-if TYPE_CHECKING:
-    from .token_shards import PrepareJob
 
 UNKNOWN_SHARE = 0.01  # most of a source's tokens that may be the unknown piece
 ENOUGH = 1 << 20  # tokens that are judged before the source is over
