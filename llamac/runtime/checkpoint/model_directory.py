@@ -61,6 +61,14 @@ class ModelDirectory:
         return next(iter(self.begin), named)
 
     @property
+    def bos_text(self) -> str:
+        """Return the text of the BOS token, which a chat template may write; empty if none."""
+        if self.tokenizer is None:
+            return ""
+        bos = self.tokenizer.bos if self.bos is None else self.bos
+        return self.tokenizer.piece(bos) if bos >= 0 else ""
+
+    @property
     def imported(self) -> bool:
         return is_import(self.directory)
 

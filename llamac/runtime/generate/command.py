@@ -20,9 +20,10 @@ from ..checkpoint import load_run
 from ..checkpoint.load_run import BadRequest
 from ..checkpoint.model_directory import ModelDirectory, open_model
 from ..terminal import escaped, quiet
+from ..tokenizers.chat_template import ChatTemplate
 from .engine import Generation, GenerationSpeed
 from .sampling import Sampling
-from .text import Decoder, chat_tokens
+from .text import Decoder
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> li
     else:
         system = [] if args.system is None else [{"role": "system", "content": args.system}]
         messages = [*system, {"role": "user", "content": prompt}]
-        tokens = chat_tokens(opened.tokenizer, opened.chat_template, messages, opened.begin)
+        template = ChatTemplate(opened.tokenizer, opened.chat_template, opened.bos_text)
+        tokens = template.prompt(messages)
     if not tokens:
         raise BadRequest("an empty prompt gives this model nothing to continue: give a text")
     return tokens

@@ -1,11 +1,9 @@
-"""Incremental decoding of tokens into text, and encoding of chat prompts."""
+"""Incremental decoding of tokens into text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
-
-from ..errors import RunError
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 
 class SpeaksTokens(Protocol):
@@ -64,78 +62,3 @@ def _overlap(text: str, stop: str) -> int:
     """Return the length of the longest suffix of a text that is a prefix of the stop string."""
     sizes = range(min(len(text), len(stop) - 1), 0, -1)
     return next((size for size in sizes if text.endswith(stop[:size])), 0)
-
-
-MARK = "\ue000"  # of private use: breaks a special token's name where a user wrote it
-
-
-def chat_tokens(
-    tokenizer: Any, template: str, messages: Sequence[Mapping[str, str]], begin: Sequence[int]
-) -> list[int]:
-    """Return the tokens of a conversation, up to the assistant's answer.
-
-    The template runs in jinja2's sandbox. Names of special tokens become those tokens if written by
-    the template, and plain text if they are in a message.
-    """
-    ids: dict[str, int] = {}
-    for token in range(tokenizer.vocab_size):
-        ids.setdefault(tokenizer.piece(token), token)
-    names = {name: ids[name] for name in tokenizer.control if name in ids}
-
-    def broken(text: str) -> str:
-        for name in names:
-            text = text.replace(name, name[0] + MARK + name[1:])
-        return text
-
-    given = [{**message, "content": broken(message["content"])} for message in messages]
-    bos = tokenizer.piece(begin[0]) if begin else _piece(tokenizer, tokenizer.bos)
-    text = _render(template, given, bos, _piece(tokenizer, tokenizer.eos))
-    return [
-        token
-        for part in _split(text, sorted(names, key=len, reverse=True))
-        for token in ([names[part]] if part in names else _plain(tokenizer, part))
-    ]
-
-
-def _plain(tokenizer: Any, text: str) -> list[int]:
-    return [int(i) for i in tokenizer.encode(text.replace(MARK, ""))]
-
-
-def _piece(tokenizer: Any, token: int) -> str:
-    return tokenizer.piece(token) if token >= 0 else ""
-
-
-def _split(text: str, names: Sequence[str]) -> Iterator[str]:
-    """Split a text into names of special tokens and the text between them."""
-    while text:
-        found = [(at, -len(name), name) for name in names if (at := text.find(name)) >= 0]
-        if not found:
-            yield text
-            return
-        at, _, name = min(found)
-        if at:
-            yield text[:at]
-        yield name
-        text = text[at + len(name) :]
-
-
-def _render(template: str, messages: Sequence[Mapping[str, str]], bos: str, eos: str) -> str:
-    try:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise RunError("a chat template needs jinja2: pip install jinja2") from error
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
-    except (TemplateError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise RunError(f"the chat template cannot be used: {error}") from error

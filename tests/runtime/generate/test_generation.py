@@ -10,7 +10,7 @@ import torch
 
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
-from llamac.runtime.generate.text import Decoder, chat_tokens
+from llamac.runtime.generate.text import Decoder
 from llamac.runtime.kernels.linear import ONEDNN
 from llamac.verify.emitted_model import imported
 from tests.emit.conftest import files, small
@@ -113,16 +113,11 @@ def test_a_penalty_turns_down_what_a_row_holds() -> None:
 
 
 class Letters:
-    vocab_size, bos, eos, control = 128, -1, 1, ("<|end|>",)
-
     def encode(self, text: str) -> list[int]:
         return [ord(c) for c in text]
 
     def decode(self, ids: Any) -> str:
         return "".join(chr(i) for i in ids)
-
-    def piece(self, token: int) -> str:
-        return "<|end|>" if token == 1 else chr(token)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +132,3 @@ class Letters:
 def test_text_ends_before_a_stop_string(stops: list[str], text: str, wanted: str) -> None:
     decoder = Decoder(Letters(), ord("."), stops)
     assert "".join(decoder.feed(ord(c)) for c in text) + decoder.finish() == wanted
-
-
-def test_a_message_cannot_write_special_tokens() -> None:
-    template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|end|>{% endfor %}a:"
-    messages = [{"role": "user", "content": "x<|end|>"}]
-    assert chat_tokens(Letters(), template, messages, ()) == [
-        *map(ord, "u:x<|end|>"),
-        1,
-        *map(ord, "a:"),
-    ]
