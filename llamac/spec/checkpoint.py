@@ -15,6 +15,6 @@ class Checkpoint(Section):
     keep: Count = Field(default=3, description="Newest checkpoints kept.")
     asynchronous: bool = Field(
         default=True,
-        description="Training goes on while a checkpoint is written, from a copy in host memory: "
-        "12 bytes for each parameter that a rank holds the state of.",
+        description="Write checkpoints in the background, from a copy in host memory of 12 bytes "
+        "for each parameter whose optimizer state the rank holds.",
     )

@@ -42,7 +42,7 @@ class Source(Section):
         "stackexchange",
         "tokens",
     ] = Field(
-        description="What the raw text comes as. python-docs and python-source come with every "
+        description="Format of the raw text. python-docs and python-source come with every "
         "Python; files is text; tokens is Megatron-LM's .idx with its .bin, or datatrove's .ds; "
         "the others are dumps that `llamac data prepare` cleans."
     )
@@ -51,28 +51,29 @@ class Source(Section):
     )
     paths: Annotated[tuple[NonEmpty, ...], FromArray] = Field(
         default=(),
-        description="Globs of the source's files: text, JSON, CSV or parquet by their names' "
-        "endings, compressed or not, or what dumps of its kind consist of.",
+        description="Globs of the source's files. kind = files reads text, JSON, CSV and parquet, "
+        "told apart by extension, compressed or not; the other kinds read the files "
+        "of their dumps.",
     )
     text_field: NonEmpty = Field(
         default="text", description="Field or column that holds the text in JSON, CSV and parquet."
     )
     tokenizer: NonEmpty | None = Field(
         default=None,
-        description="What the files of tokens were made with: a .model or tokenizer.json. kind "
-        '"tokens" needs it: its text is what they decode to.',
+        description="Tokenizer that the token files were made with: a .model or tokenizer.json. "
+        'Required for kind "tokens", whose text is decoded with it.',
     )
     max_bytes: Bytes | None = Field(
-        default=None, description="Read at most this much text, bytes. Default: all of it."
+        default=None, description="Most text to read, bytes. Default: all of it."
     )
     unique_tokens: Tokens | None = Field(
         default=None,
-        description="Tokens the source is expected to give, for planning epochs before there is "
-        "prepared data.",
+        description="Expected tokens of the source, for planning epochs before its data is "
+        "prepared.",
     )
     stage: Annotated[tuple[Stage, ...], FromArray] = Field(
         default=DERIVED,
-        description="What the text goes through, in this order. Default: the paper's for the kind.",
+        description="Cleaning stages, in order. Default: the paper's for the kind.",
     )
 
     @property
@@ -86,7 +87,12 @@ class Source(Section):
             yield Problem((), 'kind = "tokens" needs the `tokenizer` of its files', hint)
         if self.kind != "tokens" and self.tokenizer is not None:
             message = f'`tokenizer` has no effect with kind = "{self.kind}"'
-            yield Problem(("tokenizer",), message, "the spec's own is [tokenizer] path", at="key")
+            yield Problem(
+                ("tokenizer",),
+                message,
+                "remove it; [tokenizer] path names the tokenizer of the run",
+                at="key",
+            )
         if self.kind not in PYTHON:
             if not self.paths:
                 hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'
@@ -110,9 +116,11 @@ class Source(Section):
 class Phase(Section):
     """Shares of the sources from a given point of training on."""
 
-    at: Annotated[Tokens, Field(gt=0)] = Field(description="Tokens trained on when it begins.")
+    at: Annotated[Tokens, Field(gt=0)] = Field(
+        description="Tokens trained on before the phase begins."
+    )
     shares: dict[str, Annotated[float, Field(ge=0, le=1e9)]] = Field(
-        description="The weight of every source, by name; 0 leaves one out."
+        description="Weight of every source, by name; 0 leaves a source out."
     )
 
 
@@ -129,20 +137,20 @@ class Data(Section):
     )
     directory: NonEmpty | None = Field(
         default=None,
-        description="Where the prepared shards live. Default: data/ in the run directory.",
+        description="Directory of the prepared shards. Default: data/ in the run directory.",
     )
     validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.01, description="Fraction of the documents held out for validation."
     )
     packing: Literal["concatenate", "best_fit"] = Field(
         default="concatenate",
-        description="concatenate: sequences are windows of a source's documents, one after the "
-        "other, as in the paper. best_fit: whole documents share a sequence, none is cropped.",
+        description="concatenate: sequences are consecutive windows of a source's documents, as "
+        "in the paper. best_fit: sequences hold whole documents, none cropped.",
     )
     document_mask: bool = Field(
         default=False,
-        description="Attention stays within a document where several share a sequence. Off, as "
-        "in the paper: a sequence's documents see those before them.",
+        description="Restrict attention to the token's own document. Off, as in the paper: "
+        "attention crosses document boundaries within a sequence.",
     )
     shard_tokens: Tokens = Field(
         default=64_000_000, description="Tokens in one prepared shard file."
@@ -158,7 +166,7 @@ class Data(Section):
         total = sum(source.share for source in self.source)
         for index, source in enumerate(self.source):
             if source.share / total < SMALLEST_SHARE:
-                message = f"share = {source.share:g} is less than one in 10,000 of the mixture"
+                message = f"share = {source.share:g} is less than 1/10,000 of the mixture"
                 yield Problem(("source", index, "share"), message, "remove the source")
         for index, phase in enumerate(self.phase):
             yield from self._phase_rules(index, phase)
@@ -169,15 +177,17 @@ class Data(Section):
         for name in sorted(phase.shares.keys() - names):
             yield Problem((*place, name), f"no source is named {name!r}", known, at="key")
         if missing := sorted(names - phase.shares.keys()):
-            message = f"the phase leaves open the share of {', '.join(missing)}"
+            message = f"the phase gives no share for {', '.join(missing)}"
             yield Problem(place, message, "name every source; 0 leaves one out", at="key")
         total = sum(phase.shares.values())
         if not total:
-            yield Problem(place, "every share is 0", "at least one must be more", at="key")
+            yield Problem(
+                place, "every share is 0", "give at least one source a positive share", at="key"
+            )
         for name, share in phase.shares.items():
             if 0 < share < SMALLEST_SHARE * total:
-                message = f"share = {share:g} is less than one in 10,000 of the mixture"
-                yield Problem((*place, name), message, "make it 0 to leave the source out")
+                message = f"share = {share:g} is less than 1/10,000 of the mixture"
+                yield Problem((*place, name), message, "set it to 0 to leave the source out")
         if index and phase.at <= self.phase[index - 1].at:
-            message = f"at = {phase.at} does not come after the phase before it"
-            yield Problem(("phase", index, "at"), message, "put phases in order, each one later")
+            message = f"at = {phase.at} is not after the start of the previous phase"
+            yield Problem(("phase", index, "at"), message, "order the phases by `at`")

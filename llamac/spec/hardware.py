@@ -14,18 +14,18 @@ class Hardware(Section):
     """The machine for which a run is compiled."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to train; auto takes CUDA where there is one."
+        default="auto", description="Device to train on; auto takes a CUDA GPU if there is one."
     )
     gpu: NonEmpty | None = Field(
         default=None,
-        description="The device that `llamac plan` counts on: a100-80gb, h100-sxm, …, or a file "
-        "that `llamac plan --calibrate` wrote. Under device = auto, attention kernels are chosen "
-        "for it; elsewhere the trainer falls back. Default: this machine's.",
+        description="GPU that `llamac plan` assumes: a100-80gb, h100-sxm, …, or a file written by "
+        "`llamac plan --calibrate`. With device = auto, attention kernels are chosen "
+        "for it, and the trainer falls back on other devices. Default: this machine's.",
     )
     peak_tflops: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None,
-        description="Peak of one device in TFLOP/s, which MFU is measured against. "
-        "Default: the trainer measures this machine's matmul peak.",
+        description="Peak of one device, TFLOP/s, from which MFU is computed. Default: the "
+        "trainer measures the matmul peak of its machine.",
     )
 
     @property

@@ -14,17 +14,21 @@ class Kernels(Section):
     """Implementations that the compiler may choose."""
 
     attention: Literal["auto", "cudnn", "xformers", "sdpa", "math"] = Field(
-        default="auto", description="Attention kernel; auto takes the best that the device can run."
+        default="auto",
+        description="Attention kernel; auto takes the fastest that the device can run.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="torch.compile the regions: auto does where a compiler is present.",
+        description="Compile the regions with torch.compile; auto does if a compiler is installed.",
     )
     deterministic: bool = Field(
         default=True,
-        description="On GPUs, add up in one fixed order, so that a resumed run goes on bit for "
-        "bit; without, faster kernels may be taken, and it goes on within rounding.",
+        description="On GPUs, use kernels that sum in a fixed order, so that a resumed run "
+        "continues bit for bit. Off: faster kernels may be used, and a resumed run "
+        "agrees within rounding.",
     )
     loss_chunk: Count = Field(
-        default=1024, description="Tokens whose logits are alive at once in the loss."
+        default=1024,
+        description="Tokens per chunk of the loss: only one chunk's logits are in "
+        "memory at a time.",
     )

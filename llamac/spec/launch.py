@@ -71,32 +71,32 @@ class Launch(Section):
     """The processes of a run, and the machines or cluster that they start on."""
 
     threads: Count | None = Field(
-        default=None, description="Threads inside one torch operation. Default: torch's own choice."
+        default=None, description="Threads of one torch operation. Default: torch's."
     )
     environment: dict[Variable, Text] = Field(
         default={}, description="Environment variables exported by the launch scripts."
     )
     gpus_per_node: Count = Field(
         default=8,
-        description="Most ranks on one node; the nodes follow from it and the degrees of "
+        description="Most ranks per node. The number of nodes follows from it and the degrees of "
         "[parallel].",
     )
     cpus_per_rank: Count = Field(
-        default=4, description="CPU cores asked of a cluster for each rank."
+        default=4, description="CPU cores to request from a cluster per rank."
     )
     max_restarts: Annotated[int, Field(ge=0, le=10**6)] = Field(
         default=3,
-        description="How often the ranks start again, from the newest checkpoint, after one died.",
+        description="How often the ranks restart from the newest checkpoint after one fails.",
     )
     time_limit: Duration | None = Field(
         default=None,
-        description='Wall clock of one SLURM job ("24h", or seconds); the run goes on in the next '
-        "one. Default: the partition's.",
+        description='Time limit of one SLURM job ("24h", or seconds); the run continues in the '
+        "next job. Default: the partition's.",
     )
     grace: Duration = Field(
         default=300,
-        description='Time to save in ("5m", or seconds): SIGTERM comes this long before a SLURM '
-        "job's limit or the end of a pod.",
+        description='Time for a last checkpoint ("5m", or seconds): SIGTERM is sent this long '
+        "before a SLURM job's limit or the end of a pod.",
     )
     partition: Queue | None = Field(
         default=None, description="SLURM partition. Default: the cluster's."
@@ -106,27 +106,30 @@ class Launch(Section):
     )
     image: Image | None = Field(
         default=None,
-        description="Container image that has what requirements.txt lists. Kubernetes needs one; "
-        "on SkyPilot the default is the cloud's own image.",
+        description="Container image with the packages of requirements.txt. Required on "
+        "Kubernetes; SkyPilot's default is the cloud's image.",
     )
     volume: Volume | None = Field(
         default=None,
-        description="Volume that every node mounts at /runs, the run directory being "
-        "/runs/<name>: a PersistentVolumeClaim on Kubernetes, which needs one, or a SkyPilot "
-        "volume, which several nodes need.",
+        description="Volume that every node mounts at /runs; the run directory is /runs/<name>. "
+        "Required on Kubernetes (a PersistentVolumeClaim), and on SkyPilot (a "
+        "SkyPilot volume) with several nodes.",
     )
     accelerator: Accelerator | None = Field(
         default=None,
-        description='GPU that SkyPilot looks for, such as "H100". Default: hardware.gpu under '
-        "SkyPilot's name, or any CPU where that is not given.",
+        description='GPU to request from SkyPilot, such as "H100". Default: hardware.gpu under '
+        "SkyPilot's name for it; without that, a CPU machine.",
     )
 
     def rules(self) -> Iterator[Problem]:
         if self.grace > LONGEST_GRACE:
-            message = f"grace = {self.grace} s is more than SLURM's signals allow"
+            message = f"grace = {self.grace} s is longer than SLURM's signals allow"
             yield Problem(("grace",), message, f"use {LONGEST_GRACE} s or less")
         if self.time_limit is not None and self.time_limit <= self.grace:
-            message = f"time_limit = {self.time_limit} s leaves nothing but the grace to save in"
+            message = (
+                f"time_limit = {self.time_limit} s leaves no time to train: all of it is "
+                "the grace for saving"
+            )
             yield Problem(("time_limit",), message, f"use more than grace = {self.grace} s")
         if self.time_limit is not None and self.time_limit % 60:
             message = f"time_limit = {self.time_limit} s, but SLURM counts whole minutes"

@@ -12,12 +12,10 @@ class Log(Section):
     """Console output and metrics of a run."""
 
     every: Count = Field(
-        default=10, description="Steps between printed lines; metrics.jsonl has every step."
+        default=10, description="Steps between printed lines; metrics.jsonl records every step."
     )
     tensorboard: bool = Field(default=True, description="Write TensorBoard event files as well.")
     wandb: NonEmpty | None = Field(
-        default=None, description="Project of Weights & Biases that rows are sent to as well."
+        default=None, description="Weights & Biases project to also log to."
     )
-    trackio: NonEmpty | None = Field(
-        default=None, description="Project of Trackio that rows are written to as well."
-    )
+    trackio: NonEmpty | None = Field(default=None, description="Trackio project to also log to.")

@@ -18,7 +18,7 @@ from llamac.spec.validation.errors import (
 )
 
 Width = Annotated[int, Field(ge=1, le=2**20)]
-Factor = Annotated[float, Field(ge=1, description="How many times longer the context becomes.")]
+Factor = Annotated[float, Field(ge=1, description="Factor by which the context grows.")]
 
 
 GATED = ("swiglu",)
@@ -61,7 +61,7 @@ class Llama3Scaling(Section):
         description="Wavelengths below original_context / high_freq_factor stay as they are.",
     )
     original_context: Count = Field(
-        default=8192, description="Context the model was first trained with, tokens."
+        default=8192, description="Context length before the extension, tokens."
     )
 
     def rules(self) -> Iterator[Problem]:
@@ -117,7 +117,7 @@ class Model(Section):
         description="Normalise the input of each sublayer (pre) or the sum after it (post).",
     )
     norm_eps: Annotated[float, Field(gt=0, le=0.1)] = Field(
-        default=1e-5, description="Added to the variance before its root."
+        default=1e-5, description="Added to the variance before the square root."
     )
     position: Literal["rope", "learned"] = Field(
         default="rope", description="Rotary embedding of q and k, or a learned vector per position."
@@ -125,28 +125,29 @@ class Model(Section):
     rope_theta: Positive = Field(default=10_000.0, description="Base of the rotary frequencies.")
     rope_layout: Literal["interleaved", "half_split"] = Field(
         default="interleaved",
-        description="Which coordinates rotate together: neighbours (Meta's checkpoints) or the "
-        "two halves of a head (Hugging Face's).",
+        description="Coordinates that rotate together: neighbours (interleaved, as in Meta's "
+        "checkpoints) or the two halves of a head (as in Hugging Face's).",
     )
     rope_scaling: RopeScaling | None = Field(
         default=None, description="Stretches the rotary frequencies for a longer context."
     )
     sliding_window: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
         default=None,
-        description="Tokens that a query sees, its own included (Mistral). Default: all before it.",
+        description="Tokens that a query attends to, its own included (Mistral). Default: all up "
+        "to its own.",
     )
     tied_embeddings: bool = Field(
-        default=False, description="The output projection shares the token embedding's weights."
+        default=False, description="Use the token embedding's weights for the output projection."
     )
     bias: Bias = Field(
         default=False,
-        description="Biases in all linear layers of the blocks, or in those of queries, keys and "
-        'values only ("qkv", as in Qwen2).',
+        description="Biases in all linear layers of the blocks (true), or only in those of "
+        'queries, keys and values ("qkv", as in Qwen2).',
     )
     qk_norm: bool = Field(
         default=False,
-        description="RMSNorm of each query and key head, before RoPE; all heads of a layer share "
-        "two gains (Qwen3).",
+        description="RMSNorm of each query and key head before RoPE; the heads of a layer share "
+        "one gain for queries and one for keys (Qwen3).",
     )
     init_std: Annotated[float, Field(gt=0, le=10)] = Field(
         default=0.02, description="Standard deviation of the initial weights."

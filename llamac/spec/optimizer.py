@@ -28,11 +28,13 @@ class UpdateRule(Section):
         description="Peak learning rate, reached at the end of the warm-up."
     )
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
-        default=0.1, description="Decoupled decay of the weight matrices."
+        default=0.1, description="Decoupled weight decay of the weight matrices."
     )
-    clip_norm: Positive = Field(default=1.0, description="Largest global norm of the gradient.")
+    clip_norm: Positive = Field(
+        default=1.0, description="Global gradient norm above which gradients are clipped."
+    )
     max_skipped_steps: Count = Field(
-        default=10, description="Non-finite steps in a row before the run stops, steps."
+        default=10, description="Consecutive non-finite steps after which the run stops."
     )
 
     @property
@@ -57,7 +59,7 @@ class AdamW(UpdateRule):
         default=(0.9, 0.95), description="Decay of the first and of the second moment."
     )
     eps: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1e-8, description="Added to the root of the second moment."
+        default=1e-8, description="Added to the square root of the second moment."
     )
 
 
@@ -68,7 +70,8 @@ class Lion(UpdateRule):
 
     kind: Literal["lion"] = Field(description="Sign of an interpolated moment.")
     betas: Betas = Field(
-        default=(0.9, 0.99), description="Weight of the moment in the update, and its decay."
+        default=(0.9, 0.99),
+        description="Weight of the moment in the update, and decay of the moment.",
     )
 
 

@@ -42,44 +42,50 @@ def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
 class Parallel(Section):
     """Degrees of the device mesh."""
 
-    tensor: Count = Field(default=1, description="Ranks that share each weight matrix.")
+    tensor: Count = Field(
+        default=1, description="Tensor-parallel degree: ranks that split each weight matrix."
+    )
     sequence: bool = Field(
         default=True,
-        description="Norms and residuals work on a tensor rank's part of the positions "
-        "(Megatron's sequence parallelism). Means nothing unless tensor > 1.",
+        description="Split norms and residuals by position over the tensor ranks (Megatron's "
+        "sequence parallelism). No effect unless tensor > 1.",
     )
-    context: Count = Field(default=1, description="Ranks that share each sequence.")
-    pipeline: Count = Field(default=1, description="Ranks that share the layers.")
+    context: Count = Field(
+        default=1, description="Context-parallel degree: ranks that split each sequence."
+    )
+    pipeline: Count = Field(
+        default=1, description="Pipeline-parallel degree: ranks that split the layers."
+    )
     pipeline_virtual: Count = Field(
         default=1,
-        description="Stages each pipeline rank runs: one follows the 1F1B schedule; several, the "
-        "interleaved one, with smaller bubbles and more communication.",
+        description="Stages per pipeline rank: 1 uses the 1F1B schedule, more the interleaved "
+        "one, with smaller bubbles and more communication.",
     )
-    data_shard: Count = Field(default=1, description="Ranks that share the optimizer state (FSDP).")
-    data_replicate: Count = Field(default=1, description="Copies of the sharded model (HSDP).")
+    data_shard: Count = Field(default=1, description="Ranks that shard the optimizer state (FSDP).")
+    data_replicate: Count = Field(default=1, description="Replicas of the sharded model (HSDP).")
 
     overlap: bool = Field(
         default=True,
-        description="Collectives start early and are waited for late, under other work.",
+        description="Overlap collectives with computation.",
     )
 
     reduce_each: bool = Field(
         default=False,
-        description="Gradients are reduced after every micro-batch, not once per step: no rank "
-        "holds whole gradients in between, for more communication. Means nothing without FSDP or "
-        "with pipeline > 1.",
+        description="Reduce-scatter gradients after every micro-batch instead of once per step: "
+        "ranks never hold unsharded gradients between micro-batches, at the price of "
+        "more communication. No effect without FSDP or with pipeline > 1.",
     )
 
     async_tensor: bool = Field(
         default=False,
-        description="A gather before a linear layer and a scatter after one move part by part "
-        "under its matmul, through torch's symmetric memory: for GPUs joined by NVLink.",
+        description="Pipeline the all-gather before and the reduce-scatter after a linear layer "
+        "with its matmul, through torch's symmetric memory; for GPUs joined by NVLink.",
     )
 
     def rules(self) -> Iterator[Problem]:
         if self.async_tensor and not (self.tensor > 1 and self.sequence):
             message = "async_tensor = true has no effect unless tensor > 1 and sequence = true"
-            yield Problem(("async_tensor",), message, "async_tensor = false works")
+            yield Problem(("async_tensor",), message, "set async_tensor = false")
 
     @property
     def mesh(self) -> dict[str, int]:

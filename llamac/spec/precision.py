@@ -17,8 +17,8 @@ class Precision(Section):
 
     compute: Literal["bf16", "fp32"] = Field(
         default="bf16",
-        description="Type of weights, activations and gradients in forward and backward. Where a "
-        "spec does not say, `llamac train` takes fp32 on a CPU that has no arithmetic in bf16.",
+        description="Type of weights, activations and gradients in forward and backward. If not "
+        "given, `llamac train` takes fp32 on a CPU without bf16 arithmetic.",
     )
 
     @property

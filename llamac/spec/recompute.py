@@ -23,14 +23,14 @@ class Recompute(Section):
     )
     budget: Bytes | None = Field(
         default=None,
-        description='For policy = "budget": what each rank may hold in all, bytes. Leave a GPU '
-        "a few GB for CUDA, NCCL and what the allocator cannot use.",
+        description='For policy = "budget": memory limit of each rank, bytes. Leave a few GB of a '
+        "GPU for CUDA, NCCL and fragmentation.",
     )
 
     def rules(self) -> Iterator[Problem]:
         if self.policy == "budget" and self.budget is None:
-            message = 'policy = "budget" needs to know how much a rank may hold'
-            yield Problem(("policy",), message, 'add, for instance, budget = "60GB"')
+            message = 'policy = "budget" needs `budget`, the memory limit of a rank'
+            yield Problem(("policy",), message, 'for instance budget = "60GB"')
         if self.policy != "budget" and self.budget is not None:
             message = f'`budget` has no effect with policy = "{self.policy}"'
             yield Problem(("budget",), message, 'remove it, or set policy = "budget"', at="key")

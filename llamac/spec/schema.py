@@ -9,14 +9,15 @@ from llamac.spec.root import Spec
 _EXTENDS = {
     "type": "string",
     "minLength": 1,
-    "description": "Another spec, relative to this file or shipped ('65b'), which this one "
-    "changes: tables merge key by key, arrays are replaced.",
+    "description": "Base spec: a path relative to this file, or the name of a shipped spec "
+    "('65b'). This file's tables are merged into it key by key; arrays are "
+    "replaced.",
 }
 _UNSET = {
     "type": "array",
     "items": {"type": "string", "minLength": 1},
-    "description": "Dotted keys of the spec that `extends` names, which are taken away: each has "
-    "its default again, unless this spec gives it.",
+    "description": "Dotted keys to remove from the base spec: each takes its default, unless this "
+    "file sets it.",
 }
 _WHOLE = ("Source", "LinearScaling", "Llama3Scaling")
 """Tables that `extends` never merges into by halves, so that their required keys are required."""

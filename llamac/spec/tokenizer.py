@@ -38,8 +38,8 @@ class TokenizerSection(Section):
     )
     eos: Piece | None = Field(
         default=None,
-        description="The piece that ends a document: its id or its text. Default: the model's own; "
-        "a trained tokenizer's is 2.",
+        description="Piece that ends a document, as id or text. Default: the tokenizer's own; 2 "
+        "for a trained one.",
     )
     train_bytes: Bytes = Field(
         default=50_000_000,

@@ -46,7 +46,7 @@ def _parse(value: Any, pattern: str, expected: str, bare_b: int) -> int:
     if amount is None:
         raise ValueError(f"must be {expected}, not {describe(value)}")
     if amount != int(amount):
-        raise ValueError(f"must come to a whole number, but {describe(value)} does not")
+        raise ValueError(f"must be a whole number, not {describe(value)}")
     if not 0 < amount <= LARGEST:
         raise ValueError(f"must be between 1 and {LARGEST:.0e}, not {describe(value)}")
     return int(amount)

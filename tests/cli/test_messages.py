@@ -42,8 +42,8 @@ def test_a_slip_is_one_line_and_the_way_out(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[model]\ndim = 1\n[batch]\n[model]\n", "the table [model] is there already, in line 1"),
-        ("[model]\ndim = 1\ndim = 2\n", "this key is set already"),
+        ("[model]\ndim = 1\n[batch]\n[model]\n", "the table [model] is already defined, in line 1"),
+        ("[model]\ndim = 1\ndim = 2\n", "this key is already set"),
     ],
 )
 def test_what_stands_twice_is_named(

@@ -184,8 +184,8 @@ def test_skypilot_is_told_which_gpu_where_the_spec_needs_one() -> None:
     [
         (["launch.time_limit=1 week"], 'must be a time such as "30m", "24h", "2d" or 3600'),
         (["launch.time_limit=90s", "launch.grace=30s"], "SLURM counts whole minutes"),
-        (["launch.time_limit=5m"], "leaves nothing but the grace to save in"),
-        (["launch.grace=1d"], "more than SLURM's signals allow"),
+        (["launch.time_limit=5m"], "leaves no time to train"),
+        (["launch.grace=1d"], "longer than SLURM's signals allow"),
         (["launch.grace=0s"], "grace"),
         (["launch.gpus_per_node=3", "parallel.tensor=4"], "gpus_per_node = 2 works"),
     ],

@@ -314,7 +314,7 @@ def test_a_budget_that_cannot_be_met_says_where_it_stands_and_what_could_be() ->
 def test_a_budget_goes_with_its_policy() -> None:
     with pytest.raises(SpecError, match="`budget` has no effect"):
         shipped("tiny", 'recompute.budget="1GB"')
-    with pytest.raises(SpecError, match="needs to know how much"):
+    with pytest.raises(SpecError, match="needs `budget`, the memory limit"):
         shipped("tiny", 'recompute.policy="budget"')
 
 

@@ -57,7 +57,7 @@ def test_on_cuda_in_16_bits_xformers_comes_first() -> None:
         ("auto", {}, 'CUDA kernels only, and hardware.device is "auto"'),
         ("cuda", {"dtype": "f32"}, "precision.compute gives f32"),
         ("cuda", {"positions": 40}, "unless 32 divides batch.sequence_length (40)"),
-        ("cuda", {"window": 8}, "model.sliding_window asks for another"),
+        ("cuda", {"window": 8}, "model.sliding_window needs another"),
     ],
     ids=["cpu", "unknown-device", "precision", "positions", "window"],
 )
@@ -91,11 +91,11 @@ def test_on_hopper_cudnn_comes_first_where_sums_may_have_any_order() -> None:
 @pytest.mark.parametrize(
     ("options", "size", "words"),
     [
-        ({}, {}, "kernels.deterministic asks for one"),
+        ({}, {}, "kernels.deterministic requires one"),
         ({"device": "cpu"}, {}, 'CUDA kernels only, and hardware.device is "cpu"'),
         ({}, {"dtype": "f32"}, "precision.compute gives f32"),
         ({}, {"head_dim": 256}, "a multiple of 8 up to 128, and is 256"),
-        ({}, {"window": 8}, "model.sliding_window asks for another"),
+        ({}, {"window": 8}, "model.sliding_window needs another"),
     ],
     ids=["order", "cpu", "precision", "heads", "window"],
 )
@@ -108,7 +108,7 @@ def test_where_cudnn_cannot_run_the_next_best_does(options: dict, size: dict, wo
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
 def test_flex_is_never_chosen_and_says_why(device: str) -> None:
-    assert "ours is explicit" in note(SelectKernels("auto", device).apply(attention()), "flex")
+    assert "backward is explicit" in note(SelectKernels("auto", device).apply(attention()), "flex")
 
 
 @pytest.mark.parametrize("kernel", ["math", "sdpa", "xformers"])

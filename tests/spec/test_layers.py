@@ -113,7 +113,10 @@ def test_set_takes_toml_and_falls_back_to_text(
         ("model..dim=3", 'the string "model..dim" is not a key'),
         ("[model]\ndim=3", "is not a key"),
         ("model.dim.x=3", "`model.dim` is 64 and has no keys"),
-        ("data.source.2.share=1", '`data.source` is an array, and the string "2" is not an entry'),
+        (
+            "data.source.2.share=1",
+            '`data.source` is an array, and the string "2" is not one of its indices',
+        ),
         ("data.source.first.share=1", "it has entries 0 to 1"),
         ("extends=tiny", "`extends` can only be given in the file"),
         ("eval.prompt=\udcff", "not text in UTF-8"),
@@ -154,9 +157,9 @@ def test_a_child_unsets_what_its_base_gives(here: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('unset = ["model.dim"]', "`unset` takes keys of the spec that `extends` names"),
+        ('unset = ["model.dim"]', "`unset` removes keys of a base spec, but there is no `extends`"),
         ('extends = "tiny"\nunset = "model.dim"', "`unset` must be an array of dotted keys"),
-        ('extends = "tiny"\nunset = ["model.dmi"]', "is not set in the spec"),
+        ('extends = "tiny"\nunset = ["model.dmi"]', "is not set in the base spec"),
     ],
 )
 def test_what_cannot_be_unset_is_said_with_its_place(here: Path, text: str, message: str) -> None:

@@ -89,7 +89,7 @@ def test_syntax_errors(errors: Errors) -> None:
         run.toml:3:12: error: not valid TOML: invalid value
           n_layers = two
                      ^
-          help: a string needs quotes, a table its brackets; numbers and true/false stand bare
+          help: quote strings, put table names in [brackets], leave numbers and true/false unquoted
         """
     )
 
@@ -155,6 +155,6 @@ def test_a_licence_that_does_not_exist(errors: Errors) -> None:
     section = next(line for line in tail.split("\n\n") if line)
     broken = head + found + section + "\n" + stage + tail[len(section) :]
     message = errors(broken)
-    assert '`allowed` has the string "GLP", which is no licence\'s SPDX identifier' in message
+    assert '`allowed` has the string "GLP", which is not an SPDX licence identifier' in message
     assert "help: did you mean `GPL`?" in message
     assert message.count("error:") == 1

@@ -32,7 +32,7 @@ def test_two_processes_compute_what_one_does(
     one, tensor, pipeline = rows(out)
     assert float(one.split()[4]) > 0  # against float64, not itself
     assert float(tensor.split()[3]) < processes.ROUNDING
-    assert "refused: pipeline = 2 has the embedding on its first stage" in pipeline
+    assert "refused: pipeline = 2 puts the embedding on the first stage" in pipeline
     assert out.endswith("tiny computes the same on every layout it can have (2, 1 refused)\n")
 
 

@@ -45,9 +45,9 @@ def objections(
             yield f"head_dim must be a multiple of 8 up to 128, and is {head_dim}"
         if masked or windowed:
             key = "data.document_mask" if masked else "model.sliding_window"
-            yield f"it is given causal masks only, and {key} asks for another"
+            yield f"llamac gives it causal masks only, and {key} needs another"
         if deterministic:
-            yield "its backward adds in no fixed order, and kernels.deterministic asks for one"
+            yield "its backward sums in no fixed order, and kernels.deterministic requires one"
     elif kernel == "xformers":
         if device != "cuda":
             yield f'it has CUDA kernels only, and hardware.device is "{device}"'
@@ -56,16 +56,18 @@ def objections(
         if odd:
             yield wide
         if positions % 32:
-            yield f"its log-sum-exp is padded unless 32 divides batch.sequence_length ({positions})"
+            yield f"it pads its log-sum-exp unless 32 divides batch.sequence_length ({positions})"
         if masked:
             yield (
-                "it must know the documents' lengths on the host, and data.document_mask finds "
-                "them on the device"
+                "it needs document lengths on the host, and data.document_mask computes them on "
+                "the device"
             )
         if windowed:
-            yield "it is given causal masks only, and model.sliding_window asks for another"
+            yield "llamac gives it causal masks only, and model.sliding_window needs another"
     elif kernel == "flex":
-        yield "its backward can be reached through autograd only, and ours is explicit"
+        yield (
+            "its backward is reachable through autograd only, and the emitted backward is explicit"
+        )
     elif kernel == "sdpa" and device != "cpu" and odd:
         yield f"on CUDA {wide}"
 

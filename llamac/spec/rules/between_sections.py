@@ -46,8 +46,13 @@ def _warmup_ends_before_training(schedule: Schedule, batch: Batch) -> Iterator[P
 
 def _vocabulary_holds_bytes(model: Model, tokenizer: TokenizerSection) -> Iterator[Problem]:
     if tokenizer.path is None and model.vocab_size < SMALLEST_TRAINED_VOCABULARY:
-        message = f"vocab_size = {model.vocab_size} has no room for the 256 bytes of byte fallback"
-        ways = f"use {SMALLEST_TRAINED_VOCABULARY} or more, or give an existing tokenizer.path"
+        message = (
+            f"vocab_size = {model.vocab_size} is too small for the 256 pieces of byte fallback"
+        )
+        ways = (
+            f"use {SMALLEST_TRAINED_VOCABULARY} or more, or set tokenizer.path to an existing "
+            "tokenizer"
+        )
         yield Problem(("model", "vocab_size"), message, ways)
 
 
@@ -61,8 +66,14 @@ def _shard_holds_a_sequence(data: Data, batch: Batch) -> Iterator[Problem]:
 def _documents_lie_on_one_rank(data: Data, parallel: Parallel) -> Iterator[Problem]:
     for axis in ("context", "pipeline") if data.document_mask else ():
         if (ranks := getattr(parallel, axis)) > 1:
-            message = f"document_mask = true needs whole sequences' tokens, but {axis} = {ranks}"
-            ways = f"set parallel.{axis} = 1 and share by tensor or data ranks, or leave it off"
+            message = (
+                f"document_mask = true needs whole sequences on each rank, but {axis} = "
+                f"{ranks} splits them"
+            )
+            ways = (
+                f"set parallel.{axis} = 1 and use tensor or data ranks instead, or set "
+                "document_mask = false"
+            )
             yield Problem(("data", "document_mask"), message, ways)
 
 
@@ -76,8 +87,8 @@ def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -
 
 def _documents_have_an_end(data: Data, tokenizer: TokenizerSection) -> Iterator[Problem]:
     if data.document_mask and tokenizer.path is not None and not isinstance(tokenizer.eos, int):
-        message = "document_mask = true needs to know which token ends a document"
-        ways = "give the id of that piece as tokenizer.eos; in LLaMA's tokenizer it is 2"
+        message = "document_mask = true needs the id of the token that ends a document"
+        ways = "set tokenizer.eos to it; in LLaMA's tokenizer it is 2"
         yield Problem(("data", "document_mask"), message, ways)
 
 

@@ -103,8 +103,8 @@ def layers_divide_into_stages(parallel: Parallel, model: Model, batch: Batch) ->
         return
     alone = "pipeline = 1" + " with pipeline_virtual = 1" * (virtual > 1)
     if model.tied_embeddings:
-        message = f"pipeline = {ranks} has the embedding on its first stage and the output "
-        message += "projection on its last, but tied_embeddings = true makes them one"
+        message = f"pipeline = {ranks} puts the embedding on the first stage and the output "
+        message += "projection on the last, but tied_embeddings = true makes them share weights"
         ways = f"{alone} or model.tied_embeddings = false works"
         yield Problem(("parallel", "pipeline"), message, ways)
     if parallel.stages > model.n_layers:
@@ -138,7 +138,7 @@ def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> di
     length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
     if context > 1 and length % (2 * context):
         return {
-            "context": f"context = {context} gives each rank two chunks of the positions, but "
+            "context": f"context = {context} gives each rank two chunks of a sequence, but "
             f"{2 * context} does not divide sequence_length = {length}"
         }
     sizes = {

@@ -90,7 +90,9 @@ def _resolve(document: TomlDocument, keys: Sequence[str], place: Place) -> Path:
         if isinstance(parent, list):
             if not key.isdecimal() or int(key[:6]) >= len(parent):
                 known = f"it has entries 0 to {len(parent) - 1}" if parent else "it is empty"
-                message = f"`{dotted(path)}` is an array, and {describe(key)} is not an entry of it"
+                message = (
+                    f"`{dotted(path)}` is an array, and {describe(key)} is not one of its indices"
+                )
                 raise _failure(place.key, message, known)
             part: str | int = int(key)
             parent = parent[part]

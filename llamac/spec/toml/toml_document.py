@@ -178,9 +178,7 @@ def _read(
     if "extends" not in document.data:
         if "unset" in document.data:
             place = document.places[("unset",)].key
-            raise _failure(
-                place, "`unset` takes keys of the spec that `extends` names: there is none"
-            )
+            raise _failure(place, "`unset` removes keys of a base spec, but there is no `extends`")
         return document
     base = document.data.pop("extends")
     place = document.places.pop(("extends",)).value
@@ -191,7 +189,7 @@ def _read(
     base_path = find_spec_file(base, place, near=path.parent)
     if base_path.resolve() in chain:
         names = [step.name for step in [*chain[chain.index(base_path.resolve()) :], base_path]]
-        message = f"`extends` goes round in a circle: {' → '.join(names)}"
+        message = f"`extends` forms a cycle: {' → '.join(names)}"
         raise _failure(place, message, "a spec cannot extend itself: remove one of the links")
     beside = os.path.normpath(os.path.join(os.path.dirname(file), base))
     shown = beside if base_path == path.parent / base else _relative(base_path)
@@ -220,7 +218,7 @@ def _unset(base: TomlDocument, child: TomlDocument) -> None:
             base.value(path)
         except KeyError:
             place = child.place((*at, index)).value
-            message = f"{describe(key)} is not set in the spec that `extends` names"
+            message = f"{describe(key)} is not set in the base spec"
             failures.append(Diagnostic(place, message, "remove it from `unset`"))
         base.drop(path)
     if failures:
@@ -245,7 +243,7 @@ def _text(file: str, path: FilePath, blame: Location) -> str:
             blame, f"cannot read the spec{named}: {reason[0].lower()}{reason[1:]}", _others(path)
         ) from error
     if len(raw) > LARGEST_FILE:
-        raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: this is no spec")
+        raise _failure(Location(file), f"larger than {LARGEST_FILE} bytes: not a spec")
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -291,14 +289,14 @@ def _syntax_error(message: str, text: str, file: str) -> SpecError:
     found = re.match(r"line (\d+), column (\d+)", position)
     lines = Lines(text, file)
     where = lines.at(*map(int, found.groups())) if found else lines.locate(len(text), len(text))
-    help = "a string needs quotes, a table its brackets; numbers and true/false stand bare"
+    help = "quote strings, put table names in [brackets], leave numbers and true/false unquoted"
     if twice := re.match(r"Cannot declare \(([^)]*)\) twice|Cannot overwrite a value", reason):
         name = ".".join(re.findall(r"'([^']*)'", twice[1] or ""))
         before = re.search(rf"^\s*\[\s*{re.escape(name)}\s*\]", text, re.M) if name else None
         at = f", in line {text.count(chr(10), 0, before.end()) + 1}" if before else ""
-        reason = f"the table [{name}] is there already{at}" if name else "this key is set already"
-        help = "put its keys together in one place; [[double brackets]] may stand several times"
-        help = help if name else "keep one of the two"
+        reason = f"the table [{name}] is already defined{at}" if name else "this key is already set"
+        help = "put its keys into one table; only [[double brackets]] may be repeated"
+        help = help if name else "remove one of the two"
     return _failure(where, f"not valid TOML: {reason[0].lower()}{reason[1:]}", help)
 
 

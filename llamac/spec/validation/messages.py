@@ -72,7 +72,9 @@ def _one(detail: dict[str, Any], model: type[BaseModel], data: Any) -> Iterator[
     elif kind == "extra_forbidden":
         yield _unknown_key(path, model, data)
     elif path and path[-1] == "[key]":
-        yield Problem(path[:-1], f"{describe(value)} cannot be the name of a variable", at="key")
+        yield Problem(
+            path[:-1], f"{describe(value)} is not a valid name of an environment variable", at="key"
+        )
     else:
         message, hint = _wrong_value(kind, value, context)
         path = (*path, _tag(context)) if kind == "union_tag_invalid" else path
@@ -103,7 +105,7 @@ def _wrong_value(kind: str, value: Any, context: Mapping[str, Any]) -> tuple[str
             return f"must be a table, not {found}", ""
         case "string_pattern_mismatch":
             rule = "must be letters, digits, '.', '_' and '-' after a first letter or digit"
-            return f"{rule}, not {found}", "it names directories; 64 characters are the most"
+            return f"{rule}, not {found}", "it names directories, so 64 characters at most"
         case "too_short" if value == "":
             return "must not be empty", ""
         case "too_short" | "too_long":
