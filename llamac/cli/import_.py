@@ -24,13 +24,17 @@ def import_(
         Path,
         typer.Argument(
             metavar="DIR|FILE",
-            help="A Hugging Face directory, Meta's (params.json, consolidated.*.pth), or a .gguf",
+            help="A directory of Hugging Face, Meta (params.json, *.pth) or peft, or a .gguf",
         ),
     ],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="NAME.toml", help="The spec; beside it comes NAME/"),
     ],
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Of adapters: the import or run they were trained on"),
+    ] = None,
     dtype: DtypeOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier import of this name")
@@ -50,7 +54,7 @@ def import_(
     from llamac.convert.formats import dtype_of, open_source
 
     write_import(
-        open_source(source),
+        open_source(source, base, print_status),
         output,
         dtype_of(dtype),
         overwrite,

@@ -14,7 +14,7 @@ import torch
 import llamac
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.model_source import ForeignModel, Shapes
+from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
 from llamac.convert.spec_text import spec_text
 from llamac.convert.staging import written_beside
 from llamac.convert.tensors import Stored, commonest_dtype
@@ -23,6 +23,7 @@ from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint
+from llamac.runtime.checkpoint.adapters import INIT_NOTE
 from llamac.runtime.checkpoint.model_directory import (
     CHAT_TEMPLATE,
     IMPORT_NOTE,
@@ -72,10 +73,10 @@ def write_import(
         say(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
         if source.chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
-        (directory / "spec.toml").write_text(_resolved(spec), encoding="utf-8")
+        (directory / "spec.toml").write_text(_resolved(spec, source.frozen), encoding="utf-8")
         with ThreadPoolExecutor(1) as hasher:  # hashing leaves the interpreter to others
             hashes = hasher.submit(untrusted_files.hashes, source.files)
-            _write_checkpoint(directory, spec, tensors)
+            _write_checkpoint(directory, spec, tensors, source.frozen)
             note = _note(source, stored, hashes.result())
         durable_files.write_note(directory / IMPORT_NOTE, note)
 
@@ -100,7 +101,8 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
         tokenizer=there or TOKENIZER_FILES[0],
         eos=_eos(source, directory / there) if there else None,
         context=source.context,
-        exact=dtype in ("float32", "float64"),
+        exact=source.frozen.exact if source.frozen else dtype in ("float32", "float64"),
+        finetune=source.frozen.finetune if source.frozen else {},
     )
     draft = directory / f"{name}.toml"
     draft.write_text(text, encoding="utf-8")
@@ -119,10 +121,12 @@ def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
     return source.end[0] if source.end and source.end[0] != found else None
 
 
-def _resolved(spec: Spec) -> str:
+def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:
     """Return the text of the import's spec.toml, for one process and with paths beside it."""
     table = spec.replace(ONE_RANK).written()
     table.pop("init", None)
+    if frozen:
+        table["init"] = {"from": str(frozen.checkpoint)}
     table["tokenizer"]["path"] = Path(table["tokenizer"]["path"]).name
     return to_toml(table)
 
@@ -138,11 +142,19 @@ def shapes_of(spec: Spec) -> Shapes:
     return shapes
 
 
-def _write_checkpoint(directory: Path, spec: Spec, tensors: dict[str, Stored]) -> None:
+def _write_checkpoint(
+    directory: Path, spec: Spec, tensors: dict[str, Stored], frozen: FrozenBase | None
+) -> None:
     path = checkpoint.checkpoint_path(directory, 0)
     written = write_weights(path / "tensors", tensors)
-    model = tomllib.loads(spec.to_toml())["model"]
-    state = checkpoint.state_of(checkpoint.Progress(), {"model": model}, "")
+    table = tomllib.loads(spec.to_toml())
+    curve = {"model": table["model"]}
+    if frozen:
+        sha256 = durable_files.sha256_of(frozen.checkpoint / "MANIFEST.json")
+        curve |= {"finetune": table["finetune"], "init": sha256}
+        note = {"checkpoint": str(frozen.checkpoint), "weights_sha256": sha256}
+        durable_files.write_note(directory / INIT_NOTE, note)
+    state = checkpoint.state_of(checkpoint.Progress(), curve, "")
     state |= {"weights_only": True, "random": [state["random"]]}
     checkpoint.complete(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,8 +13,24 @@ from llamac.convert.model_source import ForeignModel
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def open_source(path: Path) -> ForeignModel:
-    """Return the model at `path` in any known format. Raises ConversionError."""
+def open_source(
+    path: Path, base: Path | None = None, say: Callable[[str], None] = print
+) -> ForeignModel:
+    """Return the model at `path` in any known format. Raises ConversionError.
+
+    base: of adapters in peft's format alone: the import or run that they were trained on.
+    """
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        if base is None:
+            raise ConversionError(
+                f"{path} holds adapters alone: import the model they were trained on, and give "
+                "that import as --base DIR"
+            )
+        from llamac.convert.hf.peft_import import open_peft
+
+        return open_peft(path, base, say)
+    if base is not None:
+        raise ConversionError(f"{path} holds no adapters (adapter_config.json): leave out --base")
     if path.is_file():
         if path.suffix == ".gguf":
             from llamac.convert.gguf.gguf_import import open_gguf
@@ -29,7 +46,8 @@ def open_source(path: Path) -> ForeignModel:
 
         return open_meta(path)
     raise ConversionError(
-        f"{path} has neither a config.json (Hugging Face) nor a params.json (Meta)"
+        f"{path} has no config.json (Hugging Face), params.json (Meta) or "
+        "adapter_config.json (peft)"
     )
 
 

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from llamac.convert.tensors import Stored
 
-HALVES = ("_lora_a", "_lora_b")
+HALVES = A, B = ("_lora_a", "_lora_b")
 
 
 def is_half(canonical: str) -> bool:
     """Return whether a canonical name is that of an adapter's A or B."""
     return canonical.endswith(HALVES)
+
+
+def adapted_weight(half: str) -> str:
+    """Return the canonical name of the weight that half an adapter is for."""
+    return half.removesuffix(A).removesuffix(B)
 
 
 def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Stored]:

@@ -14,6 +14,19 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class FrozenBase:
+    """The weights that imported adapters stand beside.
+
+    checkpoint: absolute path of the weights. finetune: the [finetune] table of the adapters.
+    exact: do the weights compute in float32?
+    """
+
+    checkpoint: Path
+    finetune: Mapping[str, Any]
+    exact: bool
+
+
+@dataclass(frozen=True)
 class ForeignModel:
     """A model in another format.
 
@@ -21,7 +34,8 @@ class ForeignModel:
     the expected shapes to tensors by canonical name, in the spec's row order; raises
     ConversionError if some are missing. files: files read, to be hashed. tokenizer: contents of the
     import's tokenizer files by name. bos: BOS id. begin, end: ids that begin and that end a text.
-    context: largest number of positions. generation: default generation settings.
+    context: largest number of positions. generation: default generation settings. frozen: of
+    adapters alone, which `tensors` then are.
     """
 
     family: str
@@ -36,3 +50,4 @@ class ForeignModel:
     end: tuple[int, ...] = ()
     chat_template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    frozen: FrozenBase | None = None

@@ -35,12 +35,13 @@ def spec_text(
     eos: int | None,
     context: int,
     exact: bool,
+    finetune: Mapping[str, Any],
 ) -> str:
     """Return the TOML of a spec that continues training the import in the directory `name`.
 
     table: its [model]. title: what a person calls the source. tokenizer: file name in the import.
     eos: id that ends a document, where the tokenizer's files do not say it. exact: are the weights
-    float32?
+    float32? finetune: [finetune] of imported adapters.
     """
     base = _base(table, name, context)
     given = _differing(table, base[1] if base else None)
@@ -50,6 +51,8 @@ def spec_text(
     ]
     lines += [f'extends = "{base[0]}"'] if base else []
     lines += ["", "[init]", f"from = {string(name)}  # weights; the optimizer starts afresh"]
+    if finetune:
+        lines += ["", "[finetune]", *(_line(key, value) for key, value in finetune.items())]
     if given:
         lines += ["", "[model]", *(_line(key, value) for key, value in given.items())]
     lines += ["", "[tokenizer]", f"path = {string(f'{name}/{tokenizer}')}"]

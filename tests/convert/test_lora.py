@@ -214,17 +214,6 @@ def test_a_base_that_is_gone_or_another_is_named(lora_run: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_adapters_are_no_model_to_begin_from(lora_run: Path) -> None:
-    with pytest.raises(AssertionError, match="holds adapters alone"):
-        trained(
-            lora_run / "straight/spec.toml",
-            lora_run / "again",
-            "--set",
-            f"init.from={lora_run}/straight",
-        )
-
-
 def test_a_model_without_adapters_has_none_to_export(hf, tmp_path: Path, capfd) -> None:
     home = imports(hf()[0])
     assert llamac("export", home, "-o", tmp_path / "out", "--format", "peft") != 0

@@ -10,7 +10,7 @@ import torch
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf.safetensors_file import write_safetensors
-from llamac.convert.merge_adapters import HALVES
+from llamac.convert.merge_adapters import B, adapted_weight
 from llamac.convert.names import hf_name, reordered
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel
@@ -37,22 +37,21 @@ def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
+def peft_name(name: str) -> str:
+    """Return peft's name of half an adapter: `layers.0.attention.wq_lora_a` → `….lora_A.weight`."""
+    module = hf_name(adapted_weight(name)).removesuffix(".weight")
+    return f"{PREFIX}{module}.lora_{name[-1].upper()}.weight"
+
+
 def _named(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
     """Return peft's name of half an adapter; the rows of B are ordered as the base's are."""
-    base, half = _base(name), name[-1]
-    module = hf_name(base).removesuffix(".weight")
-    if half == "b":
-        tensor = reordered(base, tensor, trained.spec.model, "half_split")
-    return f"{PREFIX}{module}.lora_{half.upper()}.weight", tensor
-
-
-def _base(name: str) -> str:
-    """Return the canonical name of the weight that half an adapter is for."""
-    return name[: -len(HALVES[0])]
+    if name.endswith(B):
+        tensor = reordered(adapted_weight(name), tensor, trained.spec.model, "half_split")
+    return peft_name(name), tensor
 
 
 def _config(trained: TrainedModel) -> dict[str, Any]:
-    finetune, bases = trained.finetune, map(_base, trained.adapters)
+    finetune, bases = trained.finetune, map(adapted_weight, trained.adapters)
     modules = {base.rpartition(".")[2]: hf_name(base).split(".")[-2] for base in bases}
     return {
         "peft_type": "LORA",

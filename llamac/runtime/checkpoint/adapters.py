@@ -7,13 +7,14 @@ weights; the run's init.json says where these lie.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .. import durable_files
 from ..errors import RunError
 from . import checkpoint
 
 INIT_NOTE = "init.json"
-"""File of a run that says which weights it began from."""
+"""File of a run, or of imported adapters, that says which weights it began from."""
 
 
 def require_all_weights(path: Path) -> None:
@@ -27,7 +28,12 @@ def require_all_weights(path: Path) -> None:
 
 def is_adapter(path: Path) -> bool:
     """Return whether the checkpoint at `path` holds adapters beside which the rest is frozen."""
-    return "finetune" in checkpoint.read_state(path)["curve"]
+    return trained_as(path).get("method") == "lora"
+
+
+def trained_as(path: Path) -> dict[str, Any]:
+    """Return the [finetune] that the checkpoint at `path` was trained under; empty for none."""
+    return checkpoint.read_state(path)["curve"].get("finetune") or {}
 
 
 def frozen_weights_of(path: Path) -> Path:

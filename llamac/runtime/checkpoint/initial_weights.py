@@ -11,7 +11,13 @@ from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint, dcp, load_run
-from .adapters import INIT_NOTE, require_all_weights
+from .adapters import (
+    INIT_NOTE,
+    frozen_weights_of,
+    is_adapter,
+    require_all_weights,
+    trained_as,
+)
 from .model_directory import CHAT_TEMPLATE, model_note, read_spec
 from .resume_guard import changed_keys
 
@@ -20,34 +26,60 @@ MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_win
 
 
 def find_initial(
-    source: str, model: Mapping[str, Any], run: Path, say: checkpoint.Say, ranks: Ranks
+    source: str,
+    model: Mapping[str, Any],
+    run: Path,
+    say: checkpoint.Say,
+    ranks: Ranks,
+    finetune: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the initial weights' origin and record it in the run's init.json. All ranks call this.
 
     source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
-    the run. The note has `checkpoint` and `weights_sha256`, the hash of its MANIFEST.json and with
-    it of every weight. Raises RunError for what is not there, damaged, of another [model], or
-    holds adapters alone.
+    the run. finetune: its [finetune], if it trains adapters; it may then begin from adapters too,
+    and the note's `adapters` is their checkpoint. The note has `checkpoint` and `weights_sha256`,
+    the hash of its MANIFEST.json and with it of every weight, and `adapters_sha256` likewise.
+    Raises RunError for what is not there, damaged, of another [model], or holds other adapters.
     """
-    return ranks.first(lambda: _find(Path(source).expanduser(), model, run, say))
+    return ranks.first(lambda: _find(Path(source).expanduser(), model, finetune, run, say))
 
 
-def _find(source: Path, model: Mapping[str, Any], run: Path, say: checkpoint.Say) -> dict[str, Any]:
+def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
+    """Return an undamaged checkpoint, and the run or import that it is in.
+
+    source: a checkpoint, or a run or import, of which it is the newest. Raises RunError.
+    """
+    if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
+        if problem := checkpoint.damage(source):
+            raise RunError(f"cannot begin from {source}: {problem}")
+        return source, source.parent.parent
+    return load_run.choose(source, "newest", say), source
+
+
+def _find(
+    source: Path,
+    model: Mapping[str, Any],
+    finetune: Mapping[str, Any] | None,
+    run: Path,
+    say: checkpoint.Say,
+) -> dict[str, Any]:
     if not source.is_dir():
         raise RunError(f"there is no {source}, which init.from says the run begins from")
-    if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
-        path, home = source, source.parent.parent
-        if problem := checkpoint.damage(path):
-            raise RunError(f"cannot begin from {path}: {problem}")
-    else:
-        path, home = load_run.choose(source, "newest", say), source
+    path, home = checkpoint_and_home(source, say)
     _require_same_model(path, model)
+    adapters = None
+    if finetune and is_adapter(path):
+        _require_same_adapters(path, finetune)
+        say(f"adapters: from {path}")
+        adapters, path = path, frozen_weights_of(path)
     require_all_weights(path)
     known = model_note(home)
     length = 0 if known else _sequence_length(home)
     note = {
         "checkpoint": str(path.resolve()),
         "weights_sha256": durable_files.sha256_of(path / "MANIFEST.json"),
+        "adapters": adapters and str(adapters.resolve()),
+        "adapters_sha256": adapters and durable_files.sha256_of(adapters / "MANIFEST.json"),
         "title": known.get("title") or home.resolve().name,
         "context": known.get("context", length),
         "end": known.get("end", []),
@@ -80,6 +112,27 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
         raise RunError(
             f"{path} holds weights of another model than this spec's:\n" + "\n".join(differ)
         )
+
+
+def _require_same_adapters(path: Path, finetune: Mapping[str, Any]) -> None:
+    held = trained_as(path)
+    differ = [
+        f"  finetune.{key}: {json.dumps(held.get(key))} there, {json.dumps(finetune.get(key))} here"
+        for key in ("rank", "alpha", "targets")
+        if _unordered(held.get(key)) != _unordered(finetune.get(key))
+    ]
+    if differ:
+        raise RunError(f"{path} holds other adapters than this spec's:\n" + "\n".join(differ))
+
+
+def _unordered(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def load_adapters(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
+    """Load this rank's parts of the adapters that the run begins from, if it begins from any."""
+    if note["adapters"]:
+        checkpoint.load(Path(note["adapters"]), {"model": weights}, ranks)
 
 
 def load_initial(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:

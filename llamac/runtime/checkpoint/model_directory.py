@@ -3,7 +3,8 @@
 NAME/
     import.json     of an import alone: family, hashes of the source's files, dtype, special
                     tokens, context, the settings its authors generate text with
-    init.json       of a run alone that began from other weights: which, and the same settings
+    init.json       of a run that began from other weights: which, and the same settings; of
+                    imported adapters: the weights that they stand beside
     spec.toml       resolved: what the weights are
     checkpoints/    as `checkpoint` describes them; an import has step 0, without moments
     tokenizer.json, tokenizer.model, tokenizer_config.json    of an import: the source's own

@@ -1,0 +1,164 @@
+"""Import adapters in peft's format, beside the import or run that they were trained on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from llamac.convert import untrusted_files
+from llamac.convert.errors import ConversionError
+from llamac.convert.hf.hf_import import READERS
+from llamac.convert.hf.peft_export import peft_name
+from llamac.convert.hf.tokenizer_export import hf_files
+from llamac.convert.hf.tokenizer_files import begins_with, chat_template_of, passed_through
+from llamac.convert.merge_adapters import B, adapted_weight, is_half
+from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
+from llamac.convert.names import LAYER, reordered
+from llamac.convert.tensors import Stored, require_tensors
+from llamac.convert.typed_table import Number, Size, Table, checked
+from llamac.runtime.checkpoint.adapters import require_all_weights
+from llamac.runtime.checkpoint.initial_weights import checkpoint_and_home
+from llamac.runtime.checkpoint.model_directory import TOKENIZER_FILES, is_import, open_model
+from llamac.spec import load_spec
+from llamac.spec.finetune import Linear
+from llamac.spec.model import Model
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+MODULES = {  # peft's: ours
+    LAYER[name][0].rpartition(".")[2]: name.rpartition(".")[2]
+    for name in LAYER
+    if name.rpartition(".")[2] in get_args(Linear)
+}
+WITHOUT_EFFECT = {  # on what saved adapters compute
+    *("auto_mapping", "peft_version", "revision", "inference_mode", "exclude_modules"),
+    *("megatron_config", "megatron_core", "qalora_group_size", "eva_config", "runtime_config"),
+    *("task_type", "ensure_weight_tying"),
+}
+BASE_UNCHANGED = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base as it is; others train beside a changed one."""
+
+
+class AdapterConfig(Table):
+    """The keys of adapter_config.json that are supported; any other that is set is refused."""
+
+    peft_type: str
+    r: Size
+    lora_alpha: Number
+    target_modules: list[str] | str
+    base_model_name_or_path: str | None = None
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    bias: str = "none"
+    init_lora_weights: bool | str | None = True
+
+
+def open_peft(directory: Path, base: Path, say: Callable[[str], None]) -> ForeignModel:
+    """Return the adapters in `directory`, for the weights of `base`: an import, run or checkpoint.
+
+    Raises ConversionError for options whose adapters compute something else, naming them.
+    """
+    where = untrusted_files.inside(directory, CONFIG)
+    config = _supported(untrusted_files.read_json(where), where)
+    weights = _weight_file(directory)
+    tensors = READERS[weights.suffix](weights)
+    path, home = checkpoint_and_home(base, say)
+    require_all_weights(path)
+    opened = open_model(home, str(path), say, need_tokenizer=not is_import(home))
+    title = config.base_model_name_or_path or opened.note.get("title") or home.resolve().name
+    if config.lora_dropout:
+        say(f"note: lora_dropout = {config.lora_dropout} is not applied when training goes on")
+    spec = load_spec(str(home / "spec.toml"))
+    finetune = {
+        "method": "lora",
+        "rank": config.r,
+        "alpha": config.lora_alpha,
+        "targets": _targets(config, tensors, where),
+    }
+    tokenizer, template, begin = passed_through(directory), opened.chat_template, opened.begin
+    if any(name in tokenizer for name in TOKENIZER_FILES):
+        begin = begins_with(directory, tokenizer, opened.bos)
+        template = chat_template_of(directory, tokenizer) or template
+    else:
+        tokenizer = hf_files(opened)
+
+    def read(shapes: Shapes) -> dict[str, Stored]:
+        halves = {name: shape for name, shape in shapes.items() if is_half(name)}
+        require_tensors(tensors, {peft_name(n): s for n, s in halves.items()}, str(directory))
+        found = {name: tensors[peft_name(name)] for name in halves}
+        return {name: _as_base(name, tensor, spec.model) for name, tensor in found.items()}
+
+    return ForeignModel(
+        family="peft",
+        title=title,
+        model=opened.spec["model"],
+        tensors=read,
+        files=(where, weights),
+        context=opened.context,
+        tokenizer=tokenizer,
+        bos=opened.bos,
+        begin=begin,
+        end=opened.end,
+        chat_template=template,
+        generation=opened.generation,
+        frozen=FrozenBase(path.resolve(), finetune, spec.precision.compute == "fp32"),
+    )
+
+
+def _supported(table: Mapping[str, Any], where: Path) -> AdapterConfig:
+    """Return the configuration; raise ConversionError if it asks for more than plain LoRA."""
+    config = checked(AdapterConfig, table, str(where))
+    known = WITHOUT_EFFECT | AdapterConfig.model_fields.keys()
+    asked = [key for key, value in table.items() if value and key not in known]
+    asked += ["bias"] if config.bias != "none" else []
+    asked += ["init_lora_weights"] if config.init_lora_weights not in BASE_UNCHANGED else []
+    if config.peft_type != "LORA":
+        raise ConversionError(f"{where}: peft_type = {config.peft_type!r:.60}: only LORA is read")
+    if asked:
+        raise ConversionError(
+            f"{where}: {asked[0]} = {table[asked[0]]!r:.60} is not supported: plain LoRA is, "
+            "without options that change what adapters compute; or merge them into the base with "
+            "peft's merge_and_unload, and import the result"
+        )
+    return config
+
+
+def _weight_file(directory: Path) -> Path:
+    for name in WEIGHTS:
+        if (directory / name).exists():
+            return untrusted_files.inside(directory, name)
+    raise ConversionError(f"{directory} has no {' or '.join(WEIGHTS)}")
+
+
+def _targets(config: AdapterConfig, tensors: Iterable[str], where: Path) -> list[str]:
+    """Return the adapted linears, in the configuration's order where it lists them.
+
+    A pattern in `target_modules` may mean any modules: then the tensors say which.
+    """
+    matches = (re.search(r"(\w+)\.lora_[AB]\.weight$", name) for name in tensors)
+    held = dict.fromkeys(match[1] for match in matches if match)
+    if not held:
+        raise ConversionError(f"{where.parent} holds no tensor of an adapter")
+    named = config.target_modules
+    listed = held if isinstance(named, str) else [name.rpartition(".")[2] for name in named]
+    for name in (*listed, *held):
+        if name not in MODULES:
+            raise ConversionError(
+                f"{where}: it adapts {name[:60]}; only {', '.join(MODULES)} can be adapted here"
+            )
+        if name not in held:
+            raise ConversionError(
+                f"{where}: target_modules has {name}, of which there is no tensor beside it"
+            )
+    return list(dict.fromkeys(MODULES[name] for name in (*listed, *held)))
+
+
+def _as_base(name: str, tensor: Stored, model: Model) -> Stored:
+    """Return half an adapter with the rows of B ordered as the base's are."""
+    if not name.endswith(B):
+        return tensor
+    theirs = model.model_copy(update={"rope_layout": "half_split"})
+    return reordered(adapted_weight(name), tensor, theirs, model.rope_layout)
