@@ -131,10 +131,18 @@ def _shape(model: Model) -> str:
     )
 
 
+BIASES = {
+    True: "biases",
+    "qkv": "biases of q, k and v",
+    "attention": "biases in attention",
+    "feed_forward": "biases in the feed-forward network",
+}
+
+
 def _extras(model: Model) -> str:
     """Return the features beyond LLaMA's: `, tied embeddings, rope scaled 8× (llama3)`."""
     found = ["tied embeddings"] if model.tied_embeddings else []
-    found += {False: [], True: ["biases"], "qkv": ["biases of q, k and v"]}[model.bias]
+    found += [BIASES[model.bias]] if model.bias else []
     found += ["norms of q and k"] * model.qk_norm
     if model.sliding_window is not None:
         found.append(f"a window of {model.sliding_window:,}")

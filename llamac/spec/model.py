@@ -27,17 +27,24 @@ GATED = ("swiglu",)
 BIASED_NORMS = ("layernorm",)
 """Norms with a bias beside the gain."""
 
-QKV = ("wq", "wk", "wv")
-"""The linears that bias = "qkv" gives a bias: Qwen2's."""
+BIASED: dict[bool | str, tuple[str, ...]] = {
+    False: (),
+    "qkv": ("wq", "wk", "wv"),
+    "attention": ("wq", "wk", "wv", "wo"),
+    "feed_forward": ("w1", "w2", "w3"),
+    True: ("wq", "wk", "wv", "wo", "w1", "w2", "w3"),
+}
+"""The linears of a block that each value of `bias` gives a bias."""
 
 
 def _bias(value: Any) -> Any:
-    if not isinstance(value, bool) and value != "qkv":
-        raise ValueError(f'must be true, false or "qkv", not {describe(value)}')
+    if not isinstance(value, bool) and (not isinstance(value, str) or value not in BIASED):
+        names = [f'"{name}"' for name in BIASED if isinstance(name, str)]
+        raise ValueError(f"must be {either(['true', 'false', *names])}, not {describe(value)}")
     return value
 
 
-Bias = Annotated[bool | Literal["qkv"], BeforeValidator(_bias)]
+Bias = Annotated[bool | Literal["qkv", "attention", "feed_forward"], BeforeValidator(_bias)]
 
 
 class LinearScaling(Section):
@@ -142,7 +149,7 @@ class Model(Section):
     bias: Bias = Field(
         default=False,
         description="Biases in all linear layers of the blocks (true), or only in those of "
-        'queries, keys and values ("qkv", as in Qwen2).',
+        'queries, keys and values ("qkv", as in Qwen2), of attention, or of the feed-forward network.',
     )
     qk_norm: bool = Field(
         default=False,
@@ -189,7 +196,7 @@ class Model(Section):
 
     def biased(self, linear: str) -> bool:
         """Return whether a linear of the blocks, such as `wq`, has a bias."""
-        return linear in QKV if self.bias == "qkv" else self.bias
+        return linear in BIASED[self.bias]
 
     def window(self, sequence_length: int) -> int | None:
         """Return the sliding window, or None if it is at least `sequence_length`."""
@@ -216,12 +223,11 @@ class Model(Section):
         """Return the number of trainable parameters, learned positions included."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         into = 2 if self.gated else 1
-        outputs = queries + 2 * keys
-        if self.bias is True:  # all linears of a layer
-            outputs += into * self.ffn_dim + 2 * self.dim
+        outputs = {"wq": queries, "wk": keys, "wv": keys, "wo": self.dim, "w2": self.dim}
+        outputs |= dict.fromkeys(("w1", "w3")[:into], self.ffn_dim)
         weights = self.dim * (2 * queries + 2 * keys + (into + 1) * self.ffn_dim)
         norm = self.dim * (2 if self.norm in BIASED_NORMS else 1)
-        layer = weights + 2 * norm + (outputs if self.bias else 0)
+        layer = weights + 2 * norm + sum(outputs.get(name, 0) for name in BIASED[self.bias])
         layer += 2 * self.head_dim if self.qk_norm else 0
         tables = 1 if self.tied_embeddings else 2
         positions = sequence_length * self.dim if self.position == "learned" else 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llamac.spec.model import BIASED_NORMS, GATED
+from llamac.spec.model import BIASED, BIASED_NORMS, GATED
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,  # applied to the gate w1, then multiplied by w3's output (arXiv:2002.05202)
@@ -44,7 +44,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
     def linear(name: str, rows: int, columns: int) -> None:
         shapes[name] = (rows, columns)
-        if model.bias is True or (model.bias == "qkv" and name.endswith(("wq", "wk", "wv"))):
+        if name.rpartition(".")[2] in BIASED[model.bias]:
             shapes[f"{name}_bias"] = (rows,)
 
     def norm(name: str) -> None:

@@ -33,6 +33,7 @@ RUNS = [
     ("model.bias=true", "model.n_kv_heads=2", "model.rope_layout=half_split"),
     ("model.bias=true", "model.n_kv_heads=2"),
     ('model.bias="qkv"', "model.n_kv_heads=2"),
+    ('model.bias="attention"', "model.n_kv_heads=2"),
     ("model.qk_norm=true", "model.n_kv_heads=2", "model.rope_layout=half_split"),
     ("model.qk_norm=true", "model.head_dim=12"),
     (LLAMA3,),

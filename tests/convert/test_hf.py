@@ -34,9 +34,12 @@ FAMILIES = [
     ("llama", {"rope_parameters": LLAMA3, **GROUPED}),
     ("llama", {"rope_parameters": LINEAR, "head_dim": 12}),
     ("llama", {**BIASED, **GROUPED}),
+    ("llama", {"attention_bias": True, **GROUPED}),
+    ("llama", {"mlp_bias": True}),
     ("qwen2", GROUPED),
     ("qwen2", {"tie_word_embeddings": True}),
     ("qwen3", {"head_dim": 16, **GROUPED}),
+    ("qwen3", {"attention_bias": True, **GROUPED}),
     ("mistral", {"sliding_window": None, **GROUPED}),
     ("mistral", {"sliding_window": 16, **GROUPED}),
 ]
@@ -78,6 +81,7 @@ RUNS = [
     ("model.bias=true", "model.n_kv_heads=2"),
     ("model.head_dim=12",),
     ('model.bias="qkv"', "model.n_kv_heads=2"),
+    ('model.bias="attention"', "model.n_kv_heads=2"),
     ("model.qk_norm=true", "model.n_kv_heads=2"),
     ('model.rope_scaling={kind="llama3", factor=8.0, original_context=32}',),
     ('model.rope_scaling={kind="linear", factor=4.0}', "model.rope_theta=500.0"),
@@ -121,11 +125,15 @@ def test_a_model_card_says_what_the_run_was(tmp_path: Path, tokenizer) -> None:
     rows = [{"step": 5, "validation_loss": 3.5}, {"step": 7, "loss": 3.25}, {"step": 8, "loss": 9}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "run/metrics.jsonl").write_text(text)
+    sources = [{"name": spec.data.source[0].name, "train": {"tokens": 1_234_567}}]
+    (tmp_path / "run/data/manifest.json").write_text(json.dumps({"sources": sources}))
+    share = spec.data.source[0].share / sum(source.share for source in spec.data.source)
     card = (exports(tmp_path / "run") / "README.md").read_text()
     for said in (
         "step 7",
         "training loss: 3.2500",
         "held-out loss: 3.5",
+        f"| {spec.data.source[0].name} | {share:.1%} | 1,234,567 |",
     ):
         assert said in card
     assert f"hardware: {spec.parallel.ranks} × " in card

@@ -136,6 +136,7 @@ RUNS = [
     ("model.rope_layout=half_split", "model.tied_embeddings=true"),
     ("model.bias=true", "model.n_kv_heads=2"),
     ('model.bias="qkv"', "model.n_kv_heads=2"),
+    ('model.bias="attention"', "model.n_kv_heads=2"),
     ("model.qk_norm=true", "model.n_kv_heads=2", "model.rope_layout=half_split"),
     ('model.rope_scaling={kind="llama3", factor=8.0, original_context=32}',),
     ('model.rope_scaling={kind="linear", factor=4.0}', "model.rope_theta=500.0"),

@@ -76,8 +76,9 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
     if (window := model.sliding_window) is not None:
         config |= {"sliding_window": window, "use_sliding_window": True, "max_window_layers": 0}
     if model.qk_norm:
-        if model.bias:
-            raise ValueError(f"Qwen3ForCausalLM has bias = False, the spec says {model.bias!r}")
+        if model.bias not in (False, "attention"):
+            raise ValueError(f"Qwen3ForCausalLM has biases in attention, not bias = {model.bias!r}")
+        config["attention_bias"] = bool(model.bias)
         return Qwen3ForCausalLM(Qwen3Config(**config))
     if model.bias == "qkv":
         return Qwen2ForCausalLM(Qwen2Config(**config))
@@ -85,7 +86,10 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
         if model.bias:
             raise ValueError(f"MistralForCausalLM has bias = False, the spec says {model.bias!r}")
         return MistralForCausalLM(MistralConfig(**config))
-    biases = {"attention_bias": model.bias, "mlp_bias": model.bias}
+    biases = {
+        "attention_bias": model.bias in (True, "attention"),
+        "mlp_bias": model.bias in (True, "feed_forward"),
+    }
     return LlamaForCausalLM(LlamaConfig(**config, **biases))
 
 

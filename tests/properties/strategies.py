@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llamac.passes.pass_list import OPTIONAL
 from llamac.spec import Spec
-from llamac.spec.model import GATED
+from llamac.spec.model import BIASED, GATED
 from llamac.spec.precision import Precision
 from tests.options import options
 
@@ -43,7 +43,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm": draw(st.sampled_from(options("norm"))),
         "norm_position": draw(st.sampled_from(options("norm_position"))),
         "norm_eps": draw(st.sampled_from([1e-5, 1e-6, 0.1])),
-        "bias": draw(st.sampled_from([False, True, "qkv"])),
+        "bias": draw(st.sampled_from([*BIASED])),
         "qk_norm": draw(st.booleans()),
         "sliding_window": draw(st.none() | st.integers(1, 21)),
         "tied_embeddings": draw(st.booleans()),

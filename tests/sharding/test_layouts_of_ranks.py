@@ -66,7 +66,7 @@ def test_a_layout_computes_what_one_rank_does(layout: tuple[str, ...], vocabular
     norm_position=st.sampled_from(options("norm_position")),
     activation=st.sampled_from(options("activation")),
     position=st.sampled_from(options("position")),
-    bias=st.sampled_from(["false", "true", "qkv"]),
+    bias=st.sampled_from(["false", "true", "qkv", "attention", "feed_forward"]),
     qk_norm=st.booleans(),
     window=st.integers(1, 40),
     tied=st.booleans(),

@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from llamac.spec.model import BIASED
 from tests.options import options
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
@@ -43,7 +44,7 @@ def models(draw: st.DrawFn) -> dict[str, Any]:
         "norm_position": st.sampled_from(options("norm_position")),
         "multiple_of": st.integers(1, 512),
         "ffn_dim": st.integers(1, 10**5),
-        "bias": st.sampled_from([False, True, "qkv"]),
+        "bias": st.sampled_from([*BIASED]),
         "qk_norm": st.booleans(),
         "sliding_window": st.integers(1, 10**6),
         "tied_embeddings": st.booleans(),

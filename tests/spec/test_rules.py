@@ -334,7 +334,7 @@ def test_rules_between_sections_speak_beside_other_mistakes(errors: Errors) -> N
         ("model.dim=-64", "`dim` must be at least 1, not -64"),
         ("model.dim=10000000000000000000000", "`dim` must be at most 1048576, not a number of"),
         ("model.dim=nan", "`dim` must be a whole number, not nan"),
-        ("model.bias=1", '`bias` must be true, false or "qkv", not 1'),
+        ("model.bias=1", '`bias` must be true, false, "qkv", "attention" or "feed_forward", not 1'),
         ("model.norm_eps=inf", "`norm_eps` must be a finite number, not inf"),
         ("model.norm_eps=true", "`norm_eps` must be a number, not the boolean true"),
         ("model.rope_scaling=3", "`rope_scaling` must be a table, not 3"),

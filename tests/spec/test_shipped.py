@@ -158,6 +158,8 @@ def test_every_section_is_a_field_of_the_schema() -> None:
         [],
         ["model.bias=true"],
         ["model.bias=qkv"],
+        ["model.bias=attention"],
+        ["model.bias=feed_forward"],
         ["model.qk_norm=true"],
         ["model.tied_embeddings=true"],
     ],

@@ -58,6 +58,8 @@ def _architecture(trained: TrainedModel) -> str:
             f"llama.cpp would attend to all positions, and model.sliding_window = {window} sees "
             "fewer than the context: export to hf, or train on sequences of that length"
         )
+    if family == "qwen3" and trained.spec.model.bias:
+        raise ConversionError("llama.cpp's qwen3 has no biases: model.bias must be false there")
     return "llama" if family == "mistral" else family
 
 

@@ -14,9 +14,10 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.gguf.gguf_file import GGUFFile, read_gguf
 from llamac.convert.gguf.gguf_tokenizer import KEY, begin_of, tokenizer_from
 from llamac.convert.model_source import ForeignModel, Shapes
-from llamac.convert.names import gguf_name
+from llamac.convert.names import LAYER, gguf_name
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, TokenId, checked
+from llamac.spec.model import BIASED
 
 LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
 """Architectures, and how llama.cpp's RoPE pairs coordinates there (llama-model.cpp)."""
@@ -147,9 +148,9 @@ def _short(value: float) -> float:
 
 
 def _bias_of(tensors: Mapping[str, Stored]) -> bool | str:
-    if "blk.0.attn_q.bias" not in tensors:
-        return False
-    return True if "blk.0.ffn_down.bias" in tensors else "qkv"
+    """Return the least value of model.bias that has room for the first block's biases."""
+    held = {key.rpartition(".")[2] for key in LAYER if gguf_name(f"layers.0.{key}_bias") in tensors}
+    return next(value for value, own in BIASED.items() if held & {*BIASED[True]} <= {*own})
 
 
 def _scaling_of(

@@ -102,13 +102,14 @@ def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
 def _bias_of(kind: str, config: HfConfig, where: str) -> bool | str:
     if kind == "qwen2":
         return "qkv"
-    pair = bool(config.attention_bias), bool(config.mlp_bias)
-    if pair == (False, False) or (pair == (True, True) and kind == "llama"):
-        return pair[0]
-    raise ConversionError(
-        f"{where}: attention_bias = {pair[0]} with mlp_bias = {pair[1]}: biases must be in all "
-        'linear layers or none, or in q, k and v (model.bias = "qkv", as Qwen2 has them)'
-    )
+    attention, feed_forward = bool(config.attention_bias), bool(config.mlp_bias)
+    bias = attention if attention == feed_forward else "attention" if attention else "feed_forward"
+    if bias not in FAMILIES[kind].biases:
+        raise ConversionError(
+            f"{where}: attention_bias = {attention} with mlp_bias = {feed_forward}, and "
+            f"transformers' {FAMILIES[kind].architecture} has no such biases"
+        )
+    return bias
 
 
 def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:

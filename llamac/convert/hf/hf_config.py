@@ -31,7 +31,7 @@ class Family:
 
 
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", (False, True)),
+    "llama": Family("LlamaForCausalLM", (False, "attention", "feed_forward", True)),
     "mistral": Family(
         "MistralForCausalLM",
         (False,),
@@ -41,7 +41,7 @@ FAMILIES = {
     "qwen2": Family("Qwen2ForCausalLM", ("qkv",), windows=True, absent={"num_key_value_heads": 32}),
     "qwen3": Family(
         "Qwen3ForCausalLM",
-        (False,),
+        (False, "attention"),
         qk_norm=True,
         windows=True,
         absent={"num_key_value_heads": 32, "head_dim": 128},
@@ -126,7 +126,7 @@ def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[s
         "vocab_size": model.vocab_size,
     }
     if kind == "llama":
-        config |= {"attention_bias": model.bias, "mlp_bias": model.bias}
+        config |= {"attention_bias": model.biased("wo"), "mlp_bias": model.biased("w2")}
     window = model.sliding_window
     if kind == "mistral":
         config["sliding_window"] = window
@@ -134,7 +134,7 @@ def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[s
         config |= {"sliding_window": window, "use_sliding_window": window is not None}
         config["max_window_layers"] = 0 if window else model.n_layers
     if kind == "qwen3":
-        config["attention_bias"] = False
+        config["attention_bias"] = model.biased("wo")
     return config
 
 
