@@ -149,7 +149,8 @@ class Model(Section):
     bias: Bias = Field(
         default=False,
         description="Biases in all linear layers of the blocks (true), or only in those of "
-        'queries, keys and values ("qkv", as in Qwen2), of attention, or of the feed-forward network.',
+        'queries, keys and values ("qkv", as in Qwen2), of attention, or of the feed-forward '
+        "network.",
     )
     qk_norm: bool = Field(
         default=False,

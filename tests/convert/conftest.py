@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from llamac.convert.directory import shapes_of
 from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
 from llamac.passes.pass_list import stages
+from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.parameters import canonical_views
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, train_tokenizer, training_lines
@@ -171,14 +172,29 @@ def state_of(spec: Spec) -> dict[str, Any]:
 
 
 def make_run(
-    directory: Path, tokenizer: Tokenizer, *overrides: str, dtype: torch.dtype = torch.float32
+    directory: Path,
+    tokenizer: Tokenizer,
+    *overrides: str,
+    dtype: torch.dtype = torch.float32,
+    sources: Sequence[dict[str, Any]] = (),
 ) -> Spec:
-    """Write a run directory as a trainer leaves it, of random weights, without its code."""
+    """Write a run directory as a trainer leaves it, of random weights, without its code.
+
+    sources: of its data's manifest; none: there is no manifest.
+    """
     spec = load_spec("tiny", [*RUN, *overrides])
     directory.mkdir()
     (directory / "spec.toml").write_text(spec.to_toml())
     tensors = random_tensors(spec, dtype)
-    checkpoint.commit(directory, {"model": tensors, "exp_avg": tensors}, state_of(spec), keep=1)
+    state = state_of(spec)
     (directory / "data").mkdir()
     (directory / "data/tokenizer.model").write_bytes(tokenizer.model)
+    if sources:
+        account = {
+            "tokenizer": {"pieces_sha256": tokenizer.pieces_sha256},
+            "sources": list(sources),
+        }
+        noted = durable_files.write_note(directory / "data/manifest.json", account)
+        state["curve"]["prepared_data"] = noted["sha256"]
+    checkpoint.commit(directory, {"model": tensors, "exp_avg": tensors}, state, keep=1)
     return spec

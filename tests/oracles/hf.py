@@ -78,15 +78,14 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
     if model.qk_norm:
         if model.bias not in (False, "attention"):
             raise ValueError(f"Qwen3ForCausalLM has biases in attention, not bias = {model.bias!r}")
-        config["attention_bias"] = bool(model.bias)
-        return Qwen3ForCausalLM(Qwen3Config(**config))
+        return Qwen3ForCausalLM(Qwen3Config(**config, attention_bias=bool(model.bias)))
     if model.bias == "qkv":
         return Qwen2ForCausalLM(Qwen2Config(**config))
     if window is not None:
         if model.bias:
             raise ValueError(f"MistralForCausalLM has bias = False, the spec says {model.bias!r}")
         return MistralForCausalLM(MistralConfig(**config))
-    biases = {
+    biases: dict[str, Any] = {
         "attention_bias": model.bias in (True, "attention"),
         "mlp_bias": model.bias in (True, "feed_forward"),
     }
