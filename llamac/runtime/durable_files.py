@@ -62,7 +62,7 @@ class NewFile:
             self._digest.update(file.read(min(BLOCK, size - begin)))
         if self._digest.hexdigest() != sha256:
             file.close()
-            raise Damaged(f"{self.path} is damaged: what was written of it has changed")
+            raise Damaged(f"{self.path} is damaged: its content has changed since it was written")
         file.truncate(size)
         file.seek(size)
         self.size = size
@@ -158,9 +158,9 @@ def read_note(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise Damaged(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise Damaged(f"{path} is damaged: it holds no JSON object")
+        raise Damaged(f"{path} is damaged: it is not a JSON object")
     if value.get("sha256") != fingerprint({k: v for k, v in value.items() if k != "sha256"}):
-        raise Damaged(f"{path} is damaged: it does not have the checksum it was written with")
+        raise Damaged(f"{path} is damaged: it does not match its checksum")
     return value
 
 
@@ -240,7 +240,7 @@ def _name(beside: Path, path: Path) -> None:
     try:
         os.replace(beside, path)
     except IsADirectoryError as error:
-        raise Damaged(f"{path} is a directory, where a file should be: remove it") from error
+        raise Damaged(f"{path} is a directory but must be a file: remove it") from error
     flush(path.parent)
 
 
@@ -262,7 +262,7 @@ def check(path: Path, sha256: str | None = None) -> Path:
     except OSError as error:
         raise Damaged(f"{path} {_unread(error)}") from error
     if found != (sha256 or read_seal(path)):
-        raise Damaged(f"{path} is damaged: it does not have the checksum it was written with")
+        raise Damaged(f"{path} is damaged: it does not match its checksum")
     return path
 
 
@@ -274,7 +274,7 @@ def read_seal(path: Path) -> str:
     except OSError as error:
         raise Damaged(f"{seal}, the checksum of {path.name}, {_unread(error)}") from error
     if not re.fullmatch("[0-9a-f]{64}", text):
-        raise Damaged(f"{seal} is damaged: it holds no checksum of {path.name}")
+        raise Damaged(f"{seal} is damaged: it has no checksum of {path.name}")
     return text
 
 
@@ -355,7 +355,7 @@ def inside(root: Path, name: str) -> Path:
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
         raise RunError(
-            f"{path} leads out of {root} by a symbolic link: remove the link; to keep data or "
-            "checkpoints on another disk, put the whole run there, or set data.directory"
+            f"{path} is a symbolic link that leads out of {root}: remove the link; to use another "
+            "disk, put the whole run there, or set data.directory"
         )
     return path

@@ -40,10 +40,10 @@ def changes(directory: Path) -> str:
         files = {name: noted["sha256"][name] for name in noted["sha256"] if decides(name)}
         edited = [name for name in sorted(files) if _sha256(directory / name) != files[name]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{manifest} is damaged ({error}): it does not tell whether files were changed"
+        return f"{manifest} is damaged ({error}), so changed files cannot be detected"
     if edited and "replacing" in noted:
         raise SystemExit(
-            f"error: a build was cut off while it replaced files of {directory}: build it again"
+            f"error: a build was interrupted while it replaced files in {directory}: build it again"
         )
     return f"changed since llamac wrote them: {', '.join(edited)}" if edited else ""
 

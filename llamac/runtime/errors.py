@@ -27,14 +27,14 @@ WAYS_OUT = {
     ),
     **dict.fromkeys(
         (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP),
-        "move away what stands in its place",
+        "remove or rename the file in its place",
     ),
 }
 
 
 def way_out(error: BaseException) -> str:
     """Return what a person can do about what the disk refuses."""
-    return WAYS_OUT.get(getattr(error, "errno", None) or 0, "see to that")
+    return WAYS_OUT.get(getattr(error, "errno", None) or 0, "fix that")
 
 
 class SourceError(RunError, ValueError):

@@ -67,8 +67,8 @@ def exit_code(work: Callable[[], int]) -> Callable[[], int]:
 
 
 OUT_OF_MEMORY = (
-    "out of memory: what needs less is a smaller batch.micro_batch, or recompute.policy = "
-    '"full"; neither changes the loss curve, so the run goes on from its newest checkpoint'
+    'out of memory: set a smaller batch.micro_batch, or recompute.policy = "full"; neither '
+    "changes the loss curve, so the run can resume from its newest checkpoint"
 )
 
 
@@ -142,9 +142,7 @@ class Compiler(NamedTuple):
 def choose_device(name: str) -> torch.device:
     """The device for "auto", "cpu" or "cuda"; raises RunError if "cuda" is not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            'hardware.device = "cuda", but torch sees no CUDA GPU here: set it to "auto"'
-        )
+        raise RunError('hardware.device = "cuda", but torch finds no CUDA GPU: set it to "auto"')
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

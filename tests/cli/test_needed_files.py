@@ -45,7 +45,7 @@ def test_check_says_all_at_once_with_places(spec: Path, capsys: pytest.CaptureFi
         (9, f"no file matches '{spec.parent}/none/*.txt'"),
         (9, "page.html: cannot read this kind of file"),
         (9, "is remote"),
-        (15, "has no field or column 'body' to take the text from; it has content"),
+        (15, "has no field or column 'body'; set the source's text_field to one of content"),
     ):
         found = [one for one in said.split("\n\n") if f"run.toml:{line}:" in one and message in one]
         assert len(found) == 1, (message, said)

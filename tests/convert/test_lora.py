@@ -208,7 +208,7 @@ def test_a_base_that_is_gone_or_another_is_named(lora_run: Path, tmp_path: Path,
     manifest = lora_run / "imported/checkpoints/step-00000000/MANIFEST.json"
     manifest.write_text(manifest.read_text() + "\n")
     assert llamac("export", run, "-o", tmp_path / "out") == 1
-    assert "its weights are others" in capfd.readouterr().err
+    assert "its weights differ" in capfd.readouterr().err
     shutil.rmtree(lora_run / "imported")
     shutil.move(lora_run / "elsewhere", lora_run / "imported")
     assert not (tmp_path / "out").exists()

@@ -269,7 +269,7 @@ def checkpoints_with_code(tried: Tried, trials: int) -> Iterator[str]:
         if ran.exists():
             ran.rmdir()
             yield "its code was run"
-        elif ended.code == 1 and not ended.crashed and "stranger could not be read" in ended.said:
+        elif ended.code == 1 and not ended.crashed and "stranger cannot be read" in ended.said:
             yield "error"
         else:
             yield f"exit code {ended.code}: {ended.said[-500:]}"

@@ -216,7 +216,7 @@ def test_under_torchrun_ctrl_c_may_come_twice(monkeypatch):
 def test_running_out_of_memory_is_one_error_with_a_way_out(capsys, work):
     assert machine.exit_code(work)() == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: out of memory: what needs less is a smaller batch.micro_batch")
+    assert said.startswith("error: out of memory: set a smaller batch.micro_batch")
     assert said.count("\n") == 1
 
 

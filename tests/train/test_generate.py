@@ -210,8 +210,8 @@ def test_only_weights_are_read_and_nothing_is_written(
         (["--top-p=0"], "--top-p 0.0 is not above 0"),
         (["--seed=99999999999999999999"], "--seed"),
         (["--tokens=many"], "invalid int value"),
-        (["--checkpoint=7"], "there is no checkpoint 7:"),
-        (["--checkpoint=gone"], "there is no checkpoint gone:"),
+        (["--checkpoint=7"], "has no checkpoint 7:"),
+        (["--checkpoint=gone"], "has no checkpoint gone:"),
         (["--prompt=\udcff"], "not UTF-8"),
     ],
 )

@@ -254,5 +254,5 @@ def test_another_number_of_processes_is_one_clear_error(make_spec, tmp_path):
     write_directory(trainer.directory, files_of(spec, stages(spec)))
     done = trainer.process(tmp_path / "run")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: this trainer is for 2 processes, not 1: start it with")
+    assert done.stderr.startswith("error: this trainer needs 2 processes, not 1: start it with")
     assert done.stderr.count("\n") == 1

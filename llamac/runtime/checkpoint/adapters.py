@@ -21,8 +21,8 @@ def require_all_weights(path: Path) -> None:
     """Raise RunError if the checkpoint at `path` holds adapters alone."""
     if is_adapter(path):
         raise RunError(
-            f"{path} holds adapters alone, no model: merge them with `llamac export`, and import "
-            "what it writes"
+            f"{path} holds adapters but no model: merge them with `llamac export`, and import the "
+            "result"
         )
 
 
@@ -45,11 +45,13 @@ def frozen_weights_of(path: Path) -> Path:
     run, wanted = path.resolve().parent.parent, checkpoint.read_state(path)["curve"]["init"]
     note = durable_files.read_note(run / INIT_NOTE) or {}
     base = Path(note.get("checkpoint", run / "?"))
-    where = f"the weights that the adapters of {run} were trained beside"
+    where = f"the base weights of the adapters of {run}"
     if not (base / "MANIFEST.json").is_file():
-        raise RunError(f"{where} are not at {base}, where its {INIT_NOTE} says: put them back")
+        raise RunError(
+            f"{where} are not at {base}, the directory named in its {INIT_NOTE}: put them back"
+        )
     if durable_files.sha256_of(base / "MANIFEST.json") != wanted:
-        raise RunError(f"{base} is not what {run} was trained beside: its weights are others")
+        raise RunError(f"{base} is not the base of the adapters of {run}: its weights differ")
     if problem := checkpoint.damage(base):
         raise RunError(f"{where} are damaged: {base}: {problem}")
     return base

@@ -192,8 +192,8 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
         except Exception as error:  # unpickling alone has a dozen kinds
             why = _first_line(error)
             if "weights_only" in why:  # torch goes on to advise against being careful
-                why = "a file of its tensors is damaged, or holds more than tensors"
-            raise RunError(f"{path} could not be read: {why}; {ELSEWHERE}") from error
+                why = "one of its tensor files is damaged, or holds objects other than tensors"
+            raise RunError(f"{path} cannot be read: {why}; {ELSEWHERE}") from error
 
     return ranks.each(work)[ranks.rank]
 
@@ -203,12 +203,12 @@ def read_state(path: Path) -> dict[str, Any]:
     state = durable_files.read_json(path / "state.json")
     kinds = {"step": int, "curve": dict, "random": list}
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
-        raise ValueError("state.json lacks what a checkpoint holds")
+        raise ValueError("state.json lacks required keys")
     for name in Progress.names():
         if type(value := state.get(name, 0)) is not int or not 0 <= value < MOST:
             raise ValueError(f"state.json says {name} is {value!r}")
     if not state["random"] or any(not isinstance(one, dict) for one in state["random"]):
-        raise ValueError("state.json holds no random state")
+        raise ValueError("state.json has no random state")
     return state
 
 
@@ -255,13 +255,13 @@ def _damage(path: Path, share: int, shares: int) -> str | None:
         own = list(manifest.items())[share::shares]
         for name, entry in own:
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                return f"MANIFEST.json lists {name}, which is elsewhere"
+                return f"MANIFEST.json lists {name}, which is outside the checkpoint"
             if (size := (path / name).stat().st_size) != entry["bytes"]:
                 return f"{name} has {size} bytes, not {entry['bytes']}"
         found = durable_files.sha256_of_all(path / name for name, _ in own)
         for (name, entry), sha256 in zip(own, found, strict=True):
             if sha256 != entry["sha256"]:
-                return f"{name} does not have the checksum it was written with"
+                return f"{name} does not match its checksum"
         read_state(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -299,8 +299,9 @@ def _resumable(path: Path) -> dict[str, Any]:
     state = read_state(path)
     if state.get("weights_only"):
         raise RunError(
-            f"{path} holds imported weights without optimizer state, which no run resumes from: "
-            'begin a run from them with --set init.from=DIR, or in its spec [init] from = "DIR"'
+            f"{path} holds imported weights without optimizer state, so no run can resume from "
+            'it: start a run from them with --set init.from=DIR, or with [init] from = "DIR" in '
+            "the spec"
         )
     return state
 
@@ -320,7 +321,8 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
     newest = newest_whole(run, say, ranks)
     if own and newest is None:
         raise RunError(
-            f"no checkpoint of {run} is whole: restore one from a backup, choose another "
+            f"every checkpoint of {run} is damaged or incomplete: restore one from a backup, "
+            "choose another "
             "directory with -o DIR (train.py: --run DIR), or move its checkpoints/ away to start "
             "again from step 0"
         )
@@ -330,8 +332,8 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
 def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
     if has_own and path.parent != (run / "checkpoints").resolve():
         raise RunError(
-            f"{path} is not a checkpoint of {run}, which has some of its own: "
-            "choose another directory with -o DIR (train.py: --run DIR)"
+            f"{path} is not a checkpoint of {run}, which has checkpoints of its own: choose "
+            "another directory with -o DIR (train.py: --run DIR)"
         )
     if problem := damage(path, ranks):
         raise RunError(f"cannot resume from {path}: {problem}")
@@ -376,7 +378,7 @@ def _set_aside(run: Path, after: int, say: Say) -> None:
                 count += 1
                 aside = path.with_name(f"aside-{path.name}-{count}")
             path.rename(aside)
-            say(f"checkpoint {path.name} lies beyond step {after}: set aside as {aside.name}")
+            say(f"checkpoint {path.name} is later than step {after}: moved aside to {aside.name}")
 
 
 def _flush_tree(root: Path) -> None:

@@ -208,7 +208,7 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
         there = sum(math.prod(chunk.sizes) for chunk in parts[name].values())
         if there != math.prod(shape):
             raise RunError(
-                f"the ranks hold {there:,} of the {math.prod(shape):,} elements of {name}"
+                f"the ranks together hold {there:,} of the {math.prod(shape):,} elements of {name}"
             )
 
 
@@ -235,11 +235,11 @@ class BoxLoadPlanner(DefaultLoadPlanner):
 
 def _read_items(name: str, box: TensorChunk, saved: Mapping[str, Any]) -> list[ReadItem]:
     if name not in saved:
-        raise RunError(f"it holds no {name}")
+        raise RunError(f"it has no tensor {name}")
     if tuple(saved[name].size) != tuple(box.shape):
         raise RunError(f"its {name} is {tuple(saved[name].size)}, not {tuple(box.shape)}")
     items = create_read_items_for_chunk_list(name, saved[name], [box.chunk])
     there, wanted = sum(math.prod(item.lengths) for item in items), box.tensor.numel()
     if there != wanted:
-        raise RunError(f"it holds {there:,} of the {wanted:,} elements asked for of {name}")
+        raise RunError(f"it holds {there:,} of the {wanted:,} requested elements of {name}")
     return items

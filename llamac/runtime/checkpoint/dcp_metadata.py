@@ -46,7 +46,7 @@ def read_metadata(path: Path) -> Metadata:
             return _metadata(_Inert(file).load())
         except Exception as error:  # a damaged pickle raises almost anything
             reason = error.args[0] if error.args else type(error).__name__
-            raise ValueError(f"{path.name} is no metadata of a checkpoint: {reason}") from error
+            raise ValueError(f"{path.name} is not valid checkpoint metadata: {reason}") from error
 
 
 class _Inert(pickle._Unpickler):
@@ -72,7 +72,7 @@ class _Inert(pickle._Unpickler):
             return self.known[module, name]
         if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):
             return found
-        raise ValueError(f"it asks for {module}.{name}")
+        raise ValueError(f"it refers to {module}.{name}, which is not allowed")
 
 
 class _Record:
@@ -90,7 +90,7 @@ def _metadata(read: Any) -> Metadata:
     tensors, stored = _fields(read, "state_dict_metadata", "storage_data")
     parts = sum(len(_fields(tensor, "chunks")[0]) for tensor in tensors.values())
     if parts != len(stored):
-        raise ValueError(f"it has {parts:,} parts of tensors, of which {len(stored):,} are stored")
+        raise ValueError(f"it lists {parts:,} parts of tensors, but {len(stored):,} are stored")
     return Metadata(
         {_text(name): _tensor(tensor) for name, tensor in tensors.items()},
         storage_data=dict(map(_place, *zip(*stored.items(), strict=True))) if stored else {},
@@ -101,7 +101,7 @@ def _metadata(read: Any) -> Metadata:
 def _tensor(read: Any) -> TensorStorageMetadata:
     properties, size, chunks = _fields(read, "properties", "size", "chunks")
     if not isinstance(properties, _Record) or not isinstance(properties.dtype, torch.dtype):
-        raise ValueError("a tensor of it has no dtype")
+        raise ValueError("one of its tensors has no dtype")
     boxes = (_fields(chunk, "offsets", "sizes") for chunk in chunks)
     found = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in boxes]
     return TensorStorageMetadata(TensorProperties(properties.dtype), _size(size), found)
@@ -112,14 +112,14 @@ def _place(index: Any, info: Any) -> tuple[MetadataIndex, _StorageInfo]:
     file, *where = _fields(info, "relative_path", "offset", "length")
     begin, length = _size(where)
     if "/" in _text(file) or "\\" in file or not file.endswith(".distcp"):
-        raise ValueError(f"it names a file elsewhere: {file}")
+        raise ValueError(f"it names a file outside the checkpoint: {file}")
     number = None if number is None else _size([number])[0]
     return MetadataIndex(_text(name), _size(offset), number), _StorageInfo(file, begin, length)
 
 
 def _fields(record: Any, *names: str) -> list[Any]:
     if not isinstance(record, _Record) or not isinstance(record.state, dict):
-        raise ValueError("something of it has no fields")
+        raise ValueError("one of its objects has no fields")
     return [record.state[name] for name in names]
 
 
@@ -132,5 +132,5 @@ def _text(value: Any) -> str:
 def _size(values: Iterable[Any]) -> torch.Size:
     values = tuple(values)
     if not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise ValueError("it has something else where a size should be")
+        raise ValueError("one of its sizes is not a list of integers")
     return torch.Size(values)

@@ -51,7 +51,7 @@ def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
     """
     if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
         if problem := checkpoint.damage(source):
-            raise RunError(f"cannot begin from {source}: {problem}")
+            raise RunError(f"init.from: {source} cannot be used: {problem}")
         return source, source.parent.parent
     return load_run.choose(source, "newest", say), source
 
@@ -64,7 +64,7 @@ def _find(
     say: checkpoint.Say,
 ) -> dict[str, Any]:
     if not source.is_dir():
-        raise RunError(f"there is no {source}, which init.from says the run begins from")
+        raise RunError(f"init.from: {source} does not exist")
     path, home = checkpoint_and_home(source, say)
     _require_same_model(path, model)
     adapters = None
@@ -102,7 +102,7 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
     try:
         held = checkpoint.read_state(path)["curve"].get("model", {})
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot begin from {path}: {error}") from error
+        raise RunError(f"init.from: {path} cannot be used: {error}") from error
     differ = [
         f"  model.{key}: {json.dumps(held.get(key))} there, {json.dumps(model.get(key))} here"
         for key in changed_keys(held, model)
@@ -110,7 +110,7 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
     ]
     if differ:
         raise RunError(
-            f"{path} holds weights of another model than this spec's:\n" + "\n".join(differ)
+            f"{path} holds weights of a model that differs from this spec's:\n" + "\n".join(differ)
         )
 
 

@@ -50,11 +50,13 @@ def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
             raise BadRequest(f"{run} has no checkpoint yet: train it until it saves one")
         if newest := checkpoint.newest_whole(run, say):
             return newest
-        raise RunError(f"no checkpoint of {run} is whole: restore one from a backup")
+        raise RunError(
+            f"every checkpoint of {run} is damaged or incomplete: restore one from a backup"
+        )
     path = checkpoint.checkpoint_path(run, int(which)) if which.isdecimal() else Path(which)
     if not path.is_dir():
         there = ", ".join(map(str, own)) or "no step yet"
-        raise BadRequest(f"there is no checkpoint {which}: {run} has checkpoints of {there}")
+        raise BadRequest(f"{run} has no checkpoint {which}: its checkpoints are of {there}")
     if problem := checkpoint.damage(path):
         raise RunError(f"checkpoint {path} is damaged: {problem}")
     return path
@@ -95,8 +97,9 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
     file, manifest = directory / "tokenizer.model", directory / "manifest.json"
     if not file.is_file():
         raise RunError(
-            f"the run's tokenizer is not at {file.absolute()}: put it there, or, if data.directory "
-            "is relative, start this from where training was started"
+            f"the run's tokenizer is not at {file.absolute()}: put it there, or, if "
+            "data.directory is relative, run this command in the directory in which training was "
+            "started"
         )
     try:
         tokenizer = load_tokenizer_file(file)
@@ -107,5 +110,8 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
         trained_on = checkpoint.read_state(path)["curve"]["prepared_data"]
         same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
         if not same or prepared["sha256"] != trained_on:
-            raise RunError(f"{directory} was prepared anew since {path.name}: restore its data")
+            raise RunError(
+                f"{directory} was prepared again after {path.name} was saved: restore "
+                "the earlier data"
+            )
     return tokenizer

@@ -132,8 +132,8 @@ def read_spec(directory: Path) -> dict[str, Any]:
     path = directory / "spec.toml"
     if not path.is_file():
         raise load_run.BadRequest(
-            f"{directory} is neither a run nor an import: it has no spec.toml; `llamac train` "
-            "makes the one, `llamac import` the other"
+            f"{directory} is neither a run nor an import: it has no spec.toml; create a run with "
+            "`llamac train`, or an import with `llamac import`"
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -156,8 +156,8 @@ def model_note(directory: Path) -> dict[str, Any]:
 def _import_tokenizer(directory: Path, file: Path | None, spec: Mapping[str, Any]) -> Tokenizer:
     if file is None:
         raise RunError(
-            f"{directory} has no tokenizer, as what was imported had none: put its tokenizer.json "
-            "or tokenizer.model there"
+            f"{directory} has no tokenizer, because the imported model had none: put its "
+            "tokenizer.json or tokenizer.model there"
         )
     try:
         return load_tokenizer_file(file, spec.get("tokenizer", {}).get("eos"))

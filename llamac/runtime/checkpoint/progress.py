@@ -41,9 +41,9 @@ class Progress:
         """Raise RunError unless the next sequence is the one recorded in the checkpoint."""
         if self.following not in (0, following):
             raise RunError(
-                f"the data does not go on where step {self.step} left it: another sequence comes "
-                "next than when the checkpoint was saved. Train with the files that llamac wrote "
-                "(build again) and the version of llamac that began the run, or begin another run "
+                f"the data does not continue where step {self.step} left it: the next sequence is "
+                "not the one recorded in the checkpoint. Build the trainer again with the version "
+                "of llamac that started the run, or start another run "
                 "with -o DIR (train.py: --run DIR)"
             )
 
@@ -59,9 +59,10 @@ class Progress:
         if self.skipped_in_a_row >= limit:
             raise RunError(
                 f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "
-                f"to step {self.step}, so none of them changed the weights: look at metrics.jsonl. "
-                "This run goes on under its own values only; with others (a lower optimizer.lr, a "
-                "longer warm-up, fp32) begin another one with -o DIR (train.py: --run DIR), from "
+                f"to step {self.step}, so none of them changed the weights: see metrics.jsonl. "
+                "This run can only continue with its own settings; to change them (a lower "
+                "optimizer.lr, a longer warm-up, fp32), start another run with -o DIR (train.py: "
+                "--run DIR), from "
                 "step 0 or, with --resume PATH, from a checkpoint of this run",
                 teller=0,
             )

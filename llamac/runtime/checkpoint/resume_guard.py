@@ -42,12 +42,12 @@ def require_same_curve(
     lines = [f"  {key}: {_show(old, key)} → {_show(new, key)}" for key in changed]
     branches = run is not None and path.resolve().parent != (run / "checkpoints").resolve()
     if changed and branches and all(key.partition(".")[0] in BRANCHED for key in changed):
-        return "\n".join([f"a run of its own from {path}, with other settings:", *lines])
+        return "\n".join([f"a new run from {path}, with changed settings:", *lines])
     if changed:
         raise RunError(
-            f"{path} was trained under other settings than these:\n"
+            f"{path} was trained with other settings:\n"
             + "\n".join(lines)
-            + "\nset them back to go on, or start a new run with "
+            + "\nchange them back to resume, or start a new run with "
             "-o DIR (train.py: --run DIR)"
         )
     return _longer(saved["schedule"], now["schedule"], step) if raised else ""
@@ -81,11 +81,12 @@ def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
     if not step or math.isclose(followed, there, rel_tol=1e-9):
         return said
     said += (
-        f". Its {new['kind']} is stretched: at step {step:,} the learning rate is {there:.3g}, and "
-        f"was {followed:.3g}, so the curve is not that of {new['steps']:,} steps from the start"
+        f". The {new['kind']} schedule is stretched: at step {step:,} the learning rate becomes "
+        f"{there:.3g} and was {followed:.3g}, so the loss curve differs from that of "
+        f"{new['steps']:,} steps from the start"
     )
     if new["kind"] == "wsd":
-        said += "; a checkpoint from before the decay would lie on it: --resume PATH"
+        said += "; to match it, resume from a checkpoint before the decay: --resume PATH"
     return said
 
 

@@ -32,10 +32,10 @@ RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 # What reads other files, for those who gave them to a source of kind "files".
 _HINTS = (
     ((".html", ".htm", ".xhtml", ".warc", ".wet", ".arc"), 'kind = "commoncrawl" or "c4" reads it'),
-    ((".xml",), 'kind = "wikipedia" or "stackexchange" reads dumps of those'),
+    ((".xml",), 'kind = "wikipedia" or "stackexchange" reads such dumps'),
     ((".tex", ".ltx", ".rnw"), 'kind = "arxiv" reads it'),
     ((".py", ".c", ".h", ".cpp", ".js", ".ts", ".go", ".rs", ".java"), 'kind = "github" reads it'),
-    ((".tar", ".tgz", ".zip"), "unpack it, or use the kind of the dump that it is"),
+    ((".tar", ".tgz", ".zip"), "unpack it, or use the kind of its dump"),
     ((".idx", ".bin", ".ds"), 'kind = "tokens" reads .idx and .ds files'),
 )
 _SPARKS_OWN = re.compile(r"\.parquet/(?:[^/]*/)*[._][^/]*", re.I)  # _SUCCESS, .crc files
@@ -85,8 +85,8 @@ def file_list(source: dict[str, Any]) -> list[str]:
     for number, pattern in enumerate(source["paths"]):
         if _REMOTE.match(pattern):
             raise InputError(
-                f"{pattern!r} is remote, and sources are read from local files: download it "
-                "first, and give the path of the copy",
+                f"{pattern!r} is remote, but sources must be local files: download it, and give "
+                "the path of the copy",
                 "paths",
                 number,
             )

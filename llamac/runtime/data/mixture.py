@@ -245,8 +245,8 @@ def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:
     documents = sum(source[split]["documents"] for split in SPLITS)
     if documents < FEW_DOCUMENTS:
         way_out = (
-            f"of the source's few documents ({documents}), {source[split]['documents']} fell into "
-            "it; give it more documents (a short text file is one, each line of a .jsonl is one)"
+            f"it got {source[split]['documents']} of the source's {documents} documents; add "
+            "documents (a short text file is one, each line of a .jsonl is one)"
         )
     elif split == "train":
         way_out = "give it more text or lower batch.sequence_length"

@@ -86,7 +86,7 @@ def _columns(
         skipped.add(f"several columns {text!r}", path)
         return []
     if _type(schema.field(names.index(text)).type) not in _TEXT:
-        skipped.add("not a text", path)
+        skipped.add("not text", path)
         return []
     found = [text]
     for field in schema:

@@ -96,7 +96,7 @@ def accepted(text: Any, where: str, skipped: Skipped) -> bool:
     If not, the reason is counted.
     """
     if not isinstance(text, str):
-        reason = "not a text"
+        reason = "not text"
     elif not text or text.isspace():
         reason = "empty"
     elif "\0" in text:
@@ -365,8 +365,8 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
     if found and not any(text_field in fields for _, fields in found):
         path, fields = found[0]
         raise InputError(
-            f"{path} has no field or column {text_field!r} to take the text from; it has "
-            f"{_names(fields)}: set the source's text_field",
+            f"{path} has no field or column {text_field!r}; set the source's text_field to one of "
+            f"{_names(fields)}",
             "text_field",
         )
 

@@ -33,7 +33,7 @@ class Skipped:
         why = ", ".join(f"{count} × {reason}" for reason, count in self.counts.items())
         if held_out:
             lower = "" if held_out == 1 else "lower data.validation or "
-            why = f"all {held_out} were held out: {lower}give it more documents"
+            why = f"all {held_out} were held out for validation: {lower}add documents"
         examples = "".join(f"\n  {example}" for example in self.examples[:3])
         return SourceError(
             f"source {source!r} has no document to train on ({why or 'empty'}){examples}"

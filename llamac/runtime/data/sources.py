@@ -72,8 +72,8 @@ def _modules() -> list[tuple[str, Path]]:
                 modules.append((".".join(parts).removesuffix(".__init__"), path))
     if not modules:
         raise SourceError(
-            f"no Python source under {root}: this Python comes without its standard library's "
-            "files; use a source of kind 'files'"
+            f"no Python source under {root}: this Python was installed without the source of its "
+            "standard library; use a source of kind 'files'"
         )
     return sorted(modules)
 
@@ -115,7 +115,7 @@ def _python_docs() -> tuple[str, ...]:
             texts.append("\n\n\n".join(entries) + "\n")
     if not texts:
         raise SourceError(
-            "this Python carries no documentation (no pydoc topics, no docstrings in its standard "
+            "this Python has no documentation (no pydoc topics, no docstrings in its standard "
             "library); use a source of kind 'files'"
         )
     return tuple(texts)

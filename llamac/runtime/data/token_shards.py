@@ -144,8 +144,9 @@ def settings_of(job: PrepareJob) -> dict[str, Any]:
         legal = NAME.fullmatch(name) and name not in RESERVED
         if not legal or names.count(name) > 1:
             raise SourceError(
-                f"source name {name!r}: names become directories, so each must be unique, of "
-                f"letters, digits, '-', '_' and '.', and none of {', '.join(sorted(RESERVED))}"
+                f"source name {name!r} is not allowed: names become directories, so each must be "
+                "unique, consist of letters, digits, '-', '_' and '.', and be none of "
+                f"{', '.join(sorted(RESERVED))}"
             )
     if not names or any(source["share"] <= 0 for source in job.sources):
         raise SourceError("the data needs at least one source, and every share must be positive")
@@ -217,7 +218,7 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
             asked = job.tokenizer.get("eos")
             now = before | ({"tokenizer.eos": asked} if eos and isinstance(asked, int) else {})
         changes = [
-            f"  {name}: the files have changed, {then!r} then, {now.get(name)!r} now"
+            f"  {name}: its files have changed: {then!r} before, {now.get(name)!r} now"
             for name, then in before.items()
             if now.get(name) != then
         ]
@@ -232,7 +233,7 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
 def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return a line for each setting whose value differs."""
     return [
-        f"  {name}: {then.get(name, 'not set')!r} then, {now.get(name, 'not set')!r} now"
+        f"  {name}: {then.get(name, 'not set')!r} before, {now.get(name, 'not set')!r} now"
         for name in sorted(then.keys() | now.keys())
         if then.get(name) != now.get(name)
     ]

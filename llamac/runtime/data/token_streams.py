@@ -42,8 +42,8 @@ class Tokens:
                 filled, shard = filled + len(piece), shard + 1
         except IndexError as error:
             raise PreparedDataError(
-                f"source {self.name!r} has no tokens {start:,} to {start + len(out) - 1:,}: delete "
-                f"the *.packed-* files of {self.shards[0].parent} and start again"
+                f"source {self.name!r} has no tokens {start:,} to {start + len(out) - 1:,}: "
+                f"delete the *.packed-* files in {self.shards[0].parent} and start again"
             ) from error
 
     def _shard(self, number: int) -> np.ndarray:

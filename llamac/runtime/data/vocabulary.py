@@ -34,8 +34,8 @@ def given(job: PrepareJob) -> Tokenizer | None:
     if not path:
         if eos not in (None, EOS, "</s>"):
             raise TokenizerError(
-                f"tokenizer.eos = {eos!r}, but documents end with piece {EOS} of the trained "
-                f"tokenizer: set tokenizer.eos = {EOS}, or leave it out"
+                f"tokenizer.eos = {eos!r}, but the trained tokenizer ends documents with piece "
+                f"{EOS}: set tokenizer.eos = {EOS}, or leave it out"
             )
         return None
     model = load_tokenizer_file(path, eos)

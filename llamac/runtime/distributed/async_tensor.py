@@ -74,8 +74,8 @@ def _symmetric(axis: str) -> str:
             symmetric_memory.get_symm_mem_workspace(name, min_size=1)
         except RuntimeError as error:
             raise RunError(
-                "parallel.async_tensor = true needs GPUs that reach each other's memory, as over "
-                f"NVLink: {str(error).splitlines()[0]}. Set it to false"
+                "parallel.async_tensor = true needs GPUs with access to each other's memory, "
+                f"such as over NVLink: {str(error).splitlines()[0]}. Set it to false"
             ) from error
         _ready.add(name)
     return name

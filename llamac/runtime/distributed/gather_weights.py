@@ -62,7 +62,10 @@ def gather_weights(
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
     free = ranks.first(free_memory)
     if free is not None and free < SPARE * needed:
-        say(f"no sample: weights of {needed / 1e9:.1f} GB, and rank 0 has {free / 1e9:.1f} GB free")
+        say(
+            f"no sample: the weights take {needed / 1e9:.1f} GB, but rank 0 has {free / 1e9:.1f} "
+            "GB of memory free"
+        )
         return None
     held = {(name, chunk.offsets): chunk.tensor for name, chunk in chunks.items()}
     held = {key: tensor for key, tensor in held.items() if tensor.numel()}

@@ -202,8 +202,8 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     wanted, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
     if found != wanted:
         raise RunError(
-            f"this trainer is for {wanted} processes, not {found}: start it with "
-            f"torchrun --nproc-per-node {wanted}, or by a script of launch/",
+            f"this trainer needs {wanted} processes, not {found}: start it with torchrun "
+            f"--nproc-per-node {wanted}, or with a script in launch/",
             teller=0,
         )
     if wanted == 1:

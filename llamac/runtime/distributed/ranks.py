@@ -58,7 +58,9 @@ class Ranks:
             dist.all_gather_object(gathered, mine, self.group)
         except RuntimeError as lost:
             reason = str(lost).splitlines()[0]
-            raise RunError(f"rank {self.rank} lost touch with another one: {reason}") from lost
+            raise RunError(
+                f"rank {self.rank} lost its connection to another rank: {reason}"
+            ) from lost
         problems = ((rank, said) for rank, (_, said) in enumerate(gathered) if said is not None)
         for rank, said in problems:
             raise RunError(said, teller=rank) from error

@@ -124,8 +124,8 @@ class ShardedWeights(MasterWeights):
             states = (state[name] for state in self.algorithm.state.values())
             if not self.mesh.any(not updates or any(bool(state.any()) for state in states)):
                 raise RunError(
-                    f"after {updates} updates the checkpoint's {name} is all zeros: it was not "
-                    "saved or not loaded; build the trainer again, or resume from another "
+                    f"after {updates} updates the checkpoint's {name} is all zeros, so it was not "
+                    "saved or not loaded: build the trainer again, or resume from another "
                     "checkpoint with --resume PATH"
                 )
         self.check_copies()
@@ -148,17 +148,17 @@ class ShardedWeights(MasterWeights):
         for rank, (theirs, wrong) in enumerate(self.mesh.ranks.each(lambda: (own, stale[:1]))):
             if wrong:
                 raise RunError(
-                    f"rank {rank} computes with a {wrong[0]} that is not its master, rounded, so "
-                    "this step is not saved: build the trainer again, and resume",
+                    f"rank {rank} has a {wrong[0]} that differs from its rounded float32 master, "
+                    "so this step is not saved: build the trainer again, and resume",
                     teller=0,
                 )
             for place, bits in theirs.items():
                 before, known = first.setdefault(place, (rank, bits))
                 if known != bits:
                     raise RunError(
-                        f"ranks {before} and {rank} hold copies of the same weights that differ, "
-                        "so this step is not saved: resume from the newest checkpoint; if it "
-                        "happens again, look for a device whose memory is faulty",
+                        f"ranks {before} and {rank} hold different copies of the same weights, so "
+                        "this step is not saved: resume from the newest checkpoint; if it happens "
+                        "again, check the devices for faulty memory",
                         teller=0,
                     )
 

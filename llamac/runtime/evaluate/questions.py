@@ -80,7 +80,7 @@ def asked_questions(
                     if len(found.get(row["task"], range(count))) < count:
                         found[row["task"]].append(_question(row, tokenizer))
                 except (ValueError, TypeError, KeyError, RecursionError) as error:
-                    raise RunError(f"{path}:{number} is no question: {error!r}") from error
+                    raise RunError(f"{path}:{number} is not a valid question: {error!r}") from error
     except (OSError, UnicodeError) as error:
         raise RunError(f"eval.questions {path} cannot be read: {error}") from error
     if missing := [task for task in tasks if not found[task]]:
@@ -95,7 +95,7 @@ def asked_questions(
 def _question(row: Mapping[str, Any], tokenizer: Encodes) -> AskedQuestion:
     prompts, choices, gold = row["prompts"], row["choices"], row["gold"]
     if not choices or not 0 <= gold < len(choices) or not all(choices):
-        raise ValueError("its choices are empty, or gold is none of them")
+        raise ValueError("its choices are empty, or `gold` is not one of them")
     pairs = [*zip(prompts, choices, strict=True)]
     against = row.get("against")
     pairs += [(against, choice) for choice in choices] if against else []

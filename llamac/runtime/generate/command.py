@@ -77,21 +77,26 @@ def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
     add(
         "--prompts",
         metavar="FILE",
-        help='a prompt a line, or JSON lines: a string or {"prompt": …}',
+        help='one prompt per line, or JSON lines: a string or {"prompt": …}',
     )
     add("--chat", action="store_true", help="prompts are messages to the model's chat template")
     add("--system", metavar="TEXT", help="system message of --chat")
-    add("--tokens", dest="count", type=int, metavar="N", help="at most so many new ones")
-    add("--temperature", type=float, metavar="T", help="0: always the likeliest token")
-    add("--top-p", type=float, metavar="P", help="draw from the likeliest that hold this share")
-    add("--top-k", type=int, metavar="K", help="draw from so many of the likeliest; 0: all")
-    add("--min-p", type=float, metavar="P", help="leave out what is less likely, of the likeliest")
-    add("--repetition-penalty", type=float, metavar="R", help="above 1: repeat less")
-    add("--stop", action="append", default=[], metavar="TEXT", help="end before this text")
+    add("--tokens", dest="count", type=int, metavar="N", help="maximum number of new tokens")
+    add("--temperature", type=float, metavar="T", help="sampling temperature; 0: greedy")
+    add("--top-p", type=float, metavar="P", help="nucleus sampling: probability to sample from")
+    add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens; 0: all")
+    add("--min-p", type=float, metavar="P", help="minimum probability relative to the most likely")
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="repetition penalty; above 1: repeat less",
+    )
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
     add("--seed", type=int, default=program.sample["seed"], metavar="S")
-    add("--batch", type=int, default=8, metavar="N", help="prompts that run together")
-    add("--json", action="store_true", help="print a JSON object a prompt")
-    add("--compile", action="store_true", help="compile decoding first: for thousands of tokens")
+    add("--batch", type=int, default=8, metavar="N", help="prompts generated together")
+    add("--json", action="store_true", help="print one JSON object per prompt")
+    add("--compile", action="store_true", help="compile decoding: pays for thousands of tokens")
     add("--checkpoint", default="newest", metavar="STEP|PATH")
     add("--run", type=Path, default=program.directory, metavar="DIR", help="run or import")
     return parser
@@ -182,7 +187,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     if not prompts:
         raise BadRequest("no prompt: give --prompt TEXT or --prompts FILE")
     if args.system is not None and not args.chat:
-        raise BadRequest("--system is a message of --chat")
+        raise BadRequest("--system has no effect without --chat")
     return prompts
 
 
@@ -195,7 +200,7 @@ def _from_json(file: str, number: int, line: str) -> str:
         text.encode()
         return text
     except (ValueError, RecursionError) as error:
-        raise BadRequest(f"{file}:{number} is no prompt: {error}") from error
+        raise BadRequest(f"{file}:{number} is not a prompt: {error}") from error
 
 
 def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> list[int]:
@@ -210,7 +215,7 @@ def _tokens(opened: ModelDirectory, prompt: str, args: argparse.Namespace) -> li
         template = ChatTemplate(opened.tokenizer, opened.chat_template, opened.bos_text)
         tokens = template.prompt(messages)
     if not tokens:
-        raise BadRequest("an empty prompt gives this model nothing to continue: give a text")
+        raise BadRequest("the prompt is empty and this model has no BOS token: give a text")
     return tokens
 
 

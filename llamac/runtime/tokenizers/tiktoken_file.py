@@ -91,7 +91,7 @@ def _ranks(model: bytes) -> dict[bytes, int]:
         if not line:
             continue
         if not _LINE.fullmatch(line):
-            raise ValueError(f"a tiktoken file whose line {number} is damaged")
+            raise ValueError(f"line {number} of this tiktoken file is damaged")
         token, _, rank = line.partition(b" ")
         ranks[base64.b64decode(token)] = int(rank)
     return ranks

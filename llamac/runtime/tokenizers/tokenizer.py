@@ -239,9 +239,9 @@ def _vocabulary_error(message: str, vocab_size: int) -> str:
     if found := re.search(r"value <= (\d+)", message):
         if int(found[1]) < SMALLEST_VOCABULARY:
             return (
-                f"the text is too small to train a tokenizer on, whatever model.vocab_size is: it "
-                f"allows {found[1]} pieces, and a vocabulary has at least {SMALLEST_VOCABULARY}; "
-                "give more text (tokenizer.train_bytes, or larger sources)"
+                f"the text is too small to train a tokenizer: it allows {found[1]} pieces, and a "
+                f"vocabulary has at least {SMALLEST_VOCABULARY}; give more text "
+                "(tokenizer.train_bytes, or larger sources)"
             )
         return (
             f"the text is too small for a vocabulary of {vocab_size} pieces: set "

@@ -62,8 +62,8 @@ class JsonTokenizer(Tokenizer):
             )
         if isinstance(eos, int) and pieces.get(end or "") != eos:
             raise TokenizerError(
-                f"the tokenizers library gives {end!r} the id {pieces.get(end or '')}, not {eos}, "
-                "which the file says it has: set tokenizer.eos to that, or to the piece's text"
+                f"the tokenizers library gives {end!r} the id {pieces.get(end or '')}, "
+                f"but the file says {eos}: set tokenizer.eos to the right id or text"
             )
         self.eos, self.unk = pieces.get(end or "", -1), pieces.get(unknown or "", -1)
         self.bos = -1

@@ -91,7 +91,7 @@ class Metrics:
             if not self._said:
                 self._said = True
                 said = f"{self.path} cannot be written ({error.strerror})"
-                say(f"{said}: the run goes on without; to have its rows, {way_out(error)}")
+                say(f"{said}: the run continues without it; to record its rows, {way_out(error)}")
 
     def _truncate(self, resumed: int) -> int:
         """Drop damaged rows and those after step `resumed`; return the number of the latter."""
@@ -104,7 +104,7 @@ class Metrics:
             damaged.remove(len(lines))
         if damaged:
             rows = f"{len(damaged)} damaged rows, from line {damaged[0]} on"
-            say(f"{self.path} has {rows}: left out; the run itself does not need them")
+            say(f"{self.path} has {rows}, which are ignored")
         kept = [
             line for line, n in zip(lines, steps, strict=True) if n is not None and n <= resumed
         ]

@@ -56,10 +56,10 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
         own = memory["overhead"] if device.type == "cuda" else 0
         found = PlannedStep(str(plan["device"]), plan["step_seconds"], memory["total"] - own)
         if not (0 < found.step_seconds < math.inf and 0 < found.peak_memory_bytes < math.inf):
-            raise ValueError("it predicts no time or no memory")
+            raise ValueError("it has no predicted time or memory")
         return found
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        say(f"{path} is damaged ({error}): nothing is compared with it")
+        say(f"{path} is damaged ({error}): the run is not compared with its plan")
         return None
 
 

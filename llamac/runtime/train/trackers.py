@@ -81,7 +81,7 @@ class Board:
             yield
         except Exception as error:
             self._writer = None
-            say(f"TensorBoard's files cannot be written ({error}): the run goes on without them")
+            say(f"TensorBoard's files cannot be written ({error}): the run continues without them")
 
 
 class Online:
@@ -106,7 +106,8 @@ class Online:
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
             say(
-                f"{self.package} has not taken all rows in {PATIENCE:.0f} s: metrics.jsonl has them"
+                f"{self.package} did not accept all rows within {PATIENCE:.0f} s: metrics.jsonl "
+                "has them"
             )
 
     def _work(self) -> None:
@@ -119,13 +120,14 @@ class Online:
             session.finish()
         except BaseException as error:  # of any kind, and a service may end its process as well
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            say(f"{self.package} does not work here ({reason}): the run goes on without it")
+            say(f"{self.package} does not work here ({reason}): the run continues without it")
 
     def _offline(self, module: Any) -> dict[str, str]:
         """Return wandb's offline mode for users who are not logged in, for a later `wandb sync`."""
         if self.package != "wandb" or "WANDB_MODE" in os.environ or module.api.api_key:
             return {}
         say(
-            "wandb: not logged in, so rows are kept in the run directory; send them by `wandb sync`"
+            "wandb: not logged in, so rows are kept in the run directory; upload them with `wandb "
+            "sync`"
         )
         return {"mode": "offline"}

@@ -330,10 +330,11 @@ SCHEDULE = {"kind": "cosine", "peak": 0.1, "warmup_steps": 10, "min_ratio": 0.1}
         (
             "cosine",
             100,
-            ". Its cosine is stretched: at step 100 the learning rate is 0.055, and was 0.01,",
+            ". The cosine schedule is stretched: at step 100 the learning rate becomes "
+            "0.055 and was 0.01,",
         ),
         ("wsd", 80, ""),
-        ("wsd", 100, "a checkpoint from before the decay would lie on it: --resume PATH"),
+        ("wsd", 100, "resume from a checkpoint before the decay: --resume PATH"),
     ],
 )
 def test_a_schedule_may_become_longer_and_what_that_means_is_said(kind, step, words):
@@ -375,7 +376,7 @@ def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
         (errno.ENOSPC, "make room"),
         (errno.EROFS, "make the directory writable"),
         (errno.EACCES, "make the directory writable"),
-        (errno.EIO, "see to that"),
+        (errno.EIO, "fix that"),
     ],
 )
 def test_what_the_disk_refuses_is_told_with_its_own_way_out(tmp_path, monkeypatch, number, way_out):
@@ -451,7 +452,7 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
         (path / "tensors" / ".metadata").write_bytes(metadata)
         remade(path)
         assert checkpoint.damage(path) is None
-        with pytest.raises(RunError, match=r"step-00000003 could not be read: \.metadata is no"):
+        with pytest.raises(RunError, match=r"step-00000003 cannot be read: \.metadata is not"):
             checkpoint.load(path, tensors(0.0))
         count += 1
     pickle.loads(next(pickles(mark)))  # such files work
@@ -464,7 +465,7 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
     )
     torch.save(Code(mark), whole)
     remade(path)
-    with pytest.raises(RunError, match="could not be read"):
+    with pytest.raises(RunError, match="cannot be read"):
         checkpoint.load(path, tensors(0.0))
     assert not mark.exists()
 
@@ -474,7 +475,7 @@ def test_metadata_cannot_name_files_elsewhere(tmp_path):
     metadata = path / "tensors" / ".metadata"
     metadata.write_bytes(metadata.read_bytes().replace(b"__0_0.distcp", b"../_0.distcp"))
     remade(path)
-    with pytest.raises(RunError, match="names a file elsewhere"):
+    with pytest.raises(RunError, match="names a file outside the checkpoint"):
         checkpoint.load(path, tensors(0.0))
 
 
@@ -545,5 +546,5 @@ def test_what_stands_in_the_place_of_the_run_or_its_lock_is_told(where: str, tmp
         run.write_text("")
     else:
         (run / where).mkdir(parents=True)
-    with pytest.raises(RunError, match="move away what"), checkpoint.run_lock(run):
+    with pytest.raises(RunError, match="remove or rename"), checkpoint.run_lock(run):
         pass

@@ -120,7 +120,7 @@ def find_with_trouble(ranks: Ranks, directory: Path) -> None:
         checkpoint.find(directory, "never", {}, print, ranks)
     name = "gone" if ranks.rank == 1 else "wq"
     asked = {"model": {name: torch.zeros(8, 12)}}
-    with pytest.raises(RunError, match=r"could not be read: it holds no model\.gone"):
+    with pytest.raises(RunError, match=r"cannot be read: it has no tensor model\.gone"):
         checkpoint.load(checkpoint.checkpoint_path(directory, 2), asked, ranks)
     with (
         pytest.raises(RunError, match="another trainer"),
@@ -224,7 +224,7 @@ def killed(ranks: Ranks, directory: Path, moment: int, background: bool) -> None
         assert hasattr(place, name)
         if ranks.rank == who:
             setattr(place, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-        with pytest.raises(RunError, match=r"cannot save step 2 .* lost touch"):
+        with pytest.raises(RunError, match=r"cannot save step 2 .* lost its connection"):
             save_and_wait(saver, directory, split(0, ranks), 2)
 
 

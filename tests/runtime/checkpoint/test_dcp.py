@@ -109,7 +109,7 @@ def test_scalars_and_vectors_are_tensors_too(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        ({"v": torch.ones(2)}, "holds no model.v"),
+        ({"v": torch.ones(2)}, "has no tensor model.v"),
         ({"w": torch.ones(8, 8)}, r"its model.w is \(6, 8\), not \(8, 8\)"),
     ],
 )
@@ -123,5 +123,5 @@ def test_files_with_a_hole_do_not_fill_what_lies_there(tmp_path, monkeypatch):
     monkeypatch.setattr(dcp, "_require_all_of_each", lambda _: None)
     dcp.write(tmp_path / "tensors", {"model": {"w": cut(0, 0, 4)}}, Ranks())
     dcp.read(tmp_path / "tensors", {"model": {"w": cut(0, 1, 3, WHOLE.clone())}})
-    with pytest.raises(RunError, match="holds 8 of the 24 elements asked for of model"):
+    with pytest.raises(RunError, match="holds 8 of the 24 requested elements of model"):
         dcp.read(tmp_path / "tensors", {"model": {"w": cut(0, 3, 6, WHOLE.clone())}})

@@ -271,8 +271,8 @@ def test_unfinished_and_truncated_data_are_refused(two: Path, tmp_path: Path) ->
     [
         ("{", "Expecting"),
         ("", "Expecting"),
-        ("[]", "no JSON object"),
-        ("3", "no JSON object"),
+        ("[]", "not a JSON object"),
+        ("3", "not a JSON object"),
         ("\xff", "can't decode"),
         ("{}", "checksum"),
         ('{"sources": [{}], "dtype": "<u2"}', "checksum"),

@@ -272,7 +272,7 @@ def test_a_source_without_documents_says_why(texts: Path, tmp_path: Path) -> Non
     with pytest.raises(SourceError, match=r"all 300 were held out: lower data\.validation"):
         prepare(tmp_path / "held", **arguments(texts, validation=0.999999999))
     (texts / "a.jsonl").write_text('{"text": "alone"}\n')
-    with pytest.raises(SourceError, match=r"all 1 were held out: give it more documents"):
+    with pytest.raises(SourceError, match=r"all 1 were held out for validation: add documents"):
         prepare(tmp_path / "one", **arguments(texts, validation=0.999999999))
 
 

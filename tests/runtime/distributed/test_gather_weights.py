@@ -32,4 +32,4 @@ def test_without_room_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "free_memory", lambda: 8)
     said: list[str] = []
     assert gather(said.append)[1] is None
-    assert said == ["no sample: weights of 0.0 GB, and rank 0 has 0.0 GB free"]
+    assert said == ["no sample: the weights take 0.0 GB, but rank 0 has 0.0 GB of memory free"]

@@ -312,4 +312,4 @@ def test_what_stands_in_the_place_of_the_rows_is_told(tmp_path, capsys, make):
         metrics.sync()
     said = capsys.readouterr().out
     assert said.count("metrics.jsonl") == 1
-    assert ": the run goes on without; to have its rows, " in said
+    assert ": the run continues without it; to record its rows, " in said

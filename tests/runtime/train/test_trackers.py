@@ -109,5 +109,5 @@ def test_a_service_that_does_not_answer_holds_up_nothing(monkeypatch, tmp_path, 
     service, answered = Service(), threading.Event()
     monkeypatch.setattr(service, "init", lambda **_: answered.wait(20))
     run_with(monkeypatch, tmp_path, "wandb", service)
-    assert "wandb has not taken all rows" in capsys.readouterr().out
+    assert "wandb did not accept all rows" in capsys.readouterr().out
     answered.set()
