@@ -25,14 +25,16 @@ PrintAfterOption = Annotated[
 ]
 StopAfterOption = Annotated[
     str | None,
-    typer.Option("--stop-after", metavar="PASS", help="Print the IR there, and write nothing"),
+    typer.Option(
+        "--stop-after", metavar="PASS", help="Print the IR after this pass, and write nothing"
+    ),
 ]
 DisableOption = Annotated[
-    list[str] | None, typer.Option("--disable", metavar="PASS", help="Leave a pass out")
+    list[str] | None, typer.Option("--disable", metavar="PASS", help="Disable a pass")
 ]
-TimeOption = Annotated[bool, typer.Option("--time-passes", help="Say what each pass took")]
+TimeOption = Annotated[bool, typer.Option("--time-passes", help="Print the time of each pass")]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
+    bool, typer.Option("--overwrite", help="Discard edits made to emitted files")
 ]
 
 

@@ -30,7 +30,7 @@ def check(
     elsewhere: Annotated[
         bool,
         typer.Option(
-            "--elsewhere", help="Do not check that its files exist: they are on another machine"
+            "--elsewhere", help="Do not check that files exist, as for a run on another machine"
         ),
     ] = False,
     as_json: JsonOption = False,

@@ -101,9 +101,11 @@ def prepare(
         typer.Option(min=1, metavar="N", help="With --render: largest number of tasks per step"),
     ] = 64,
     options: Annotated[
-        str, typer.Option(metavar="TEXT", help="With --render: further options of sbatch")
+        str, typer.Option(metavar="TEXT", help="With --render: additional sbatch options")
     ] = "",
-    step: Annotated[int | None, typer.Option(min=0, help="Do this step only, of --render")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="Run this step only, as the script of --render does")
+    ] = None,
     task: Annotated[
         str, typer.Option(metavar="I/N", help="Run every N-th of the step's jobs, from the I-th")
     ] = "0/1",
@@ -293,7 +295,7 @@ def where(
     source: Annotated[str, typer.Argument(help="Name of a source")],
     tokens: Annotated[str, typer.Argument(metavar="TOKEN[:END]", help="Numbers from 0")],
     validation: Annotated[
-        bool, typer.Option("--validation", help="Tokens of what is held out")
+        bool, typer.Option("--validation", help="Look in the validation split")
     ] = False,
     text: Annotated[bool, typer.Option("--text", help="Show the tokens' text as well")] = False,
     run: RunOption = None,
@@ -304,7 +306,10 @@ def where(
     loaded = load(spec, overrides)
     first, colon, last = tokens.replace("_", "").partition(":")
     if not first.isdecimal() or (colon and not last.isdecimal()):
-        raise typer.BadParameter(f"{tokens!r} is not such as 1200 or 1200:1300", param_hint="TOKEN")
+        raise typer.BadParameter(
+            f"{tokens!r} is not a token position: give one or a range, such as 1200 or 1200:1300",
+            param_hint="TOKEN",
+        )
     begin, end = int(first), int(last) if colon else int(first) + 1
     directory, split = directory_of(loaded, run), "validation" if validation else "train"
     from llamac.data.accounting.provenance import documents_at, span_text
@@ -329,7 +334,7 @@ def questions(
     tasks: Annotated[str, typer.Option(metavar="NAME,…", help="Multiple-choice tasks")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSON lines")],
     data: Annotated[
-        list[str], typer.Option(metavar="DIR|TASK=FILE", help="As of `llamac eval`; repeatable")
+        list[str], typer.Option(metavar="DIR|TASK=FILE", help="As for `llamac eval`; repeatable")
     ],
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="First N questions of each task")

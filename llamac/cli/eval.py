@@ -34,7 +34,9 @@ def eval(
     ],
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR|TASK=FILE", help="Where the questions are; repeatable"),
+        typer.Option(
+            metavar="DIR|TASK=FILE", help="Directory or TASK=FILE with questions; repeatable"
+        ),
     ] = None,
     shots: Annotated[
         str | None, typer.Option(metavar="N,…", help="Examples before a question (the paper's)")
@@ -43,31 +45,33 @@ def eval(
         int | None, typer.Option(min=1, metavar="N", help="First N questions or windows only")
     ] = None,
     votes: Annotated[
-        int, typer.Option(min=1, metavar="K", help="maj@k: the most frequent of K drawn answers")
+        int, typer.Option(min=1, metavar="K", help="maj@k: the most frequent of K sampled answers")
     ] = 1,
     checkpoint: Annotated[
-        str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")
+        str, typer.Option(metavar="STEP|PATH", help="Checkpoint to use [newest valid one]")
     ] = "newest",
     context: Annotated[
-        int | None, typer.Option(min=16, metavar="N", help="Read at most N tokens [all it can]")
+        int | None,
+        typer.Option(min=16, metavar="N", help="Longest input, tokens [the model's context]"),
     ] = None,
     batch_tokens: Annotated[
-        int, typer.Option(min=16, metavar="N", help="Tokens read together, with padding")
+        int, typer.Option(min=16, metavar="N", help="Tokens per batch, padding included")
     ] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="Of examples and drawn answers")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of examples and sampled answers")] = 0,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Run code that the model writes, with limits")
+        bool, typer.Option("--allow-code", help="Run code written by the model, in a sandbox")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the JSON as well")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Also write the results as JSON"),
     ] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write what was asked and answered, JSON lines"),
+        typer.Option(metavar="FILE", help="Write questions and answers as JSON lines"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that llamac did not make")
+        bool, typer.Option("--overwrite", help="Replace a file that llamac did not write")
     ] = False,
 ) -> None:
     """Evaluate a run or an import on the LLaMA paper's tasks, compared with the paper's results.
@@ -89,7 +93,7 @@ def eval(
     for name in names:
         if name != HELDOUT and TASKS[name].runs_code and not allow_code:
             raise typer.BadParameter(
-                f"{name} runs code that the model writes: allow it with --allow-code",
+                f"{name} runs code written by the model: allow it with --allow-code",
                 param_hint="--tasks",
             )
     asked = load_sets([name for name in names if name != HELDOUT], directory, given)

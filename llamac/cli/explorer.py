@@ -44,7 +44,7 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
         layout = parse_layout(other, spec, spec.parallel.ranks)
     except LayoutError as error:
         raise typer.BadParameter(
-            f"there is no spec {other!r}, and it is no layout of {spec.name}: {error}",
+            f"{other!r} is neither a spec nor a layout of {spec.name}: {error}",
             param_hint="--compare",
         ) from None
     second = spec.replace(layout.changes(spec))

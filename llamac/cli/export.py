@@ -30,7 +30,7 @@ def export(
         ),
     ] = "hf",
     checkpoint: Annotated[
-        str, typer.Option(metavar="STEP|PATH", help="Which weights [the newest whole ones]")
+        str, typer.Option(metavar="STEP|PATH", help="Checkpoint to use [newest valid one]")
     ] = "newest",
     dtype: Annotated[
         str | None,
@@ -52,7 +52,7 @@ def export(
     if format not in FORMATS:
         raise typer.BadParameter(f"{format} is none of {', '.join(FORMATS)}", param_hint="--format")
     if parts > 1 and format != "meta":
-        raise typer.BadParameter("only Meta's format has parts", param_hint="--parts")
+        raise typer.BadParameter("--format must be meta", param_hint="--parts")
     if not run.is_dir():
         raise typer.BadParameter(f"there is no directory {run}", param_hint="RUN")
     from llamac.convert.export import write_export

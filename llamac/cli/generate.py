@@ -29,7 +29,9 @@ def generate(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='A prompt a line, or JSON lines: text or {"prompt": …}'),
+        typer.Option(
+            metavar="FILE", help='One prompt per line, or JSON lines: text or {"prompt": …}'
+        ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Prompts are messages to the model's chat template")
@@ -38,13 +40,14 @@ def generate(
         str | None, typer.Option(metavar="TEXT", help="System message of --chat")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(metavar="N", help="At most so many (eval.sample_tokens)")
+        int | None,
+        typer.Option(metavar="N", help="Maximum number of new tokens (eval.sample_tokens)"),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="0: the likeliest (eval.temperature)")
+        float | None, typer.Option(metavar="T", help="0: greedy (eval.temperature)")
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(metavar="P", help="Share of the likeliest (eval.top_p)")
+        float | None, typer.Option(metavar="P", help="Nucleus sampling (eval.top_p)")
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens; 0: all")
@@ -57,16 +60,20 @@ def generate(
         float | None, typer.Option(metavar="R", help="Above 1: repeat less")
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; repeatable")
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", help="Of the draws (seed)")] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", help="Prompts run together (8)")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a prompt")] = False,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Seed of sampling (seed)")] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="Prompts generated together (8)")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per prompt")
+    ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile decoding first: for thousands of tokens")
+        bool, typer.Option("--compile", help="Compile decoding: pays for thousands of tokens")
     ] = False,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="STEP|PATH", help="Which weights (newest whole ones)")
+        str | None, typer.Option(metavar="STEP|PATH", help="Checkpoint to use (newest valid one)")
     ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the directory's own code, even if changed")
@@ -131,13 +138,13 @@ def _require_run(run: Path) -> None:
         return
     if not run.exists():
         known = Path("runs") / run
-        hint = f"did you mean {known}?" if known.is_dir() else "`llamac train` makes them"
+        hint = f"did you mean {known}?" if known.is_dir() else "create one with `llamac train`"
         problem = f"there is no run directory {run}; {hint}"
     elif (run / "checkpoints").is_dir():
         problem = (
-            f"{run} holds a run but not the trainer that wrote it; use that one: "
+            f"{run} holds a run without its trainer; use the trainer that wrote it: "
             f"python TRAINER/generate.py --run {run}"
         )
     else:
-        problem = f"{run} is not a run directory; `llamac train` makes them"
+        problem = f"{run} is not a run directory; create one with `llamac train`"
     raise typer.BadParameter(problem, param_hint="RUN")

@@ -29,7 +29,12 @@ def import_(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="NAME.toml", help="The spec; beside it comes NAME/"),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="NAME.toml",
+            help="Spec to write; the weights go to NAME/ beside it",
+        ),
     ],
     base: Annotated[
         Path | None,

@@ -35,7 +35,7 @@ class Format(StrEnum):
 def inspect(
     spec: SpecArgument,
     after: Annotated[
-        str | None, typer.Option(metavar="PASS", help="As this pass left it [the last]")
+        str | None, typer.Option(metavar="PASS", help="Program after this pass [the last]")
     ] = None,
     region: Annotated[
         str | None, typer.Option(metavar="NAME", help="One region: embed, block, head, …")
@@ -68,7 +68,7 @@ def inspect(
     """Show SPEC's program after each pass: as IR, Python or a drawing, or its memory."""
     _refuse(form, diff, memory, schedule, after, region)
     if compare is not None and form != Format.html:
-        raise typer.BadParameter("it takes --format html", param_hint="--compare")
+        raise typer.BadParameter("it needs --format html", param_hint="--compare")
     loaded = load(spec, overrides)
     other, inputs = None, inputs_of(loaded)
     if compare is not None:
@@ -169,7 +169,7 @@ def _known_region(region: str | None, shown: list[Stage]) -> None:
     if region is not None and region not in names:
         places = " or ".join(stage.name for stage in shown)
         raise typer.BadParameter(
-            f"{region!r} does not exist after {places}; there are {', '.join(names)}",
+            f"{region!r} does not exist after {places}; known: {', '.join(names)}",
             param_hint="--region",
         )
 
@@ -191,13 +191,13 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str | list[Part]:
     kept = [r.name for r in stage.program.regions.values() if r.backward is not None]
     if not kept:
         raise typer.BadParameter(
-            f"after {stage.name} there is no backward pass yet that anything could be kept for; "
-            "use --after differentiate or checkpoint",
+            f"after {stage.name} there is no backward pass yet, so nothing is saved for it; use "
+            "--after differentiate or checkpoint",
             param_hint="--memory",
         )
     if region is not None and region not in kept:
         raise typer.BadParameter(
-            f"{region} is for inference and keeps nothing; there are {', '.join(kept)}",
+            f"{region} is for inference and saves nothing; use one of {', '.join(kept)}",
             param_hint="--region",
         )
     if form == Format.json:

@@ -35,7 +35,7 @@ def report(
         bool, typer.Option("--watch", help="Serve the page on this machine and update it")
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="N", help="Of --watch; 0: any free one")
+        int, typer.Option(min=0, max=65535, metavar="N", help="Port of --watch; 0: any free one")
     ] = 8065,
     as_json: JsonOption = False,
     overwrite: OverwriteFile = False,
@@ -45,9 +45,9 @@ def report(
     Runs may be unfinished or damaged; the page says what is missing.
     """
     if watch and output:
-        raise typer.BadParameter("it serves the page and writes none", param_hint="--watch and -o")
+        raise typer.BadParameter("they are mutually exclusive", param_hint="--watch and -o")
     if as_json and (watch or output or figures):
-        message = "it prints the page's values, in place of --watch, -o and --png"
+        message = "it cannot be combined with --watch, -o or --png"
         raise typer.BadParameter(message, param_hint="--json")
     page = output or Path("report.html")
     inputs = [file for run in runs for file in _inputs(run)]

@@ -52,7 +52,7 @@ def compare(
     a: Model,
     b: Model,
     spec: Annotated[
-        str, typer.Option("--spec", metavar="SPEC", help="Whose sources to compare them on")
+        str, typer.Option("--spec", metavar="SPEC", help="Spec whose sources to compare them on")
     ] = "tiny",
     overrides: SetOption = None,
     sample: Annotated[
@@ -79,12 +79,14 @@ def compare(
 
 @app.command()
 def explain(
-    text: Annotated[str, typer.Argument(help="What to make pieces of")],
+    text: Annotated[str, typer.Argument(help="Text to split")],
     tokenizer: Annotated[
         str | None,
-        typer.Option("--tokenizer", metavar="MODEL", help="Whose merges [learns from TEXT alone]"),
+        typer.Option(
+            "--tokenizer", metavar="MODEL", help="Tokenizer whose merges to show [trained on TEXT]"
+        ),
     ] = None,
-    merges: Annotated[int | None, typer.Option(min=1, help="Stop after so many")] = None,
+    merges: Annotated[int | None, typer.Option(min=1, help="Number of merges to show")] = None,
 ) -> None:
     """Show byte-pair encoding step by step, learnt from TEXT or as a tokenizer applies it."""
     from llamac.data.tokenization.tokenizers import explained, find_tokenizer

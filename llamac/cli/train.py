@@ -44,7 +44,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        str, typer.Option(metavar="auto|never|PATH", help="Which checkpoint to go on from")
+        str, typer.Option(metavar="auto|never|PATH", help="Checkpoint to resume from")
     ] = "auto",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step without changing the schedule")
@@ -54,7 +54,7 @@ def train(
         typer.Option("--dry-run", help="Simulate one step of rank 0 without data or other ranks"),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Give up edits made to emitted files")
+        bool, typer.Option("--overwrite", help="Discard edits made to emitted files")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="With --dry-run: print JSON only")
@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Build SPEC into a run directory and train it there, resuming an interrupted run."""
     if as_json and not dry_run:
-        message = "it is of --dry-run; a run writes its numbers to metrics.jsonl as it goes"
+        message = "it needs --dry-run; a run writes its metrics to metrics.jsonl"
         raise typer.BadParameter(message, param_hint="--json")
     loaded = load(spec, overrides)
     if dry_run:
@@ -125,7 +125,7 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
     """Print rank 0's memory and traffic in one step of the emitted trainer; write nothing."""
     if spec.parallel.ranks == 1:
         raise ProcessesError(
-            f"{spec.name} is for one process, which --steps 1 tries out; a dry run is for many: "
+            f"{spec.name} is for one process: try it with --steps 1. A dry run simulates several: "
             "add, for instance, --set parallel.tensor=8 --set parallel.data_shard=256"
         )
     from llamac.emit.build import files_of

@@ -55,11 +55,13 @@ def write_import(
     """
     name = spec_path.name.removesuffix(".toml")
     if not re.fullmatch(SLUG, name):
-        raise ConversionError(f"{name!r} cannot name a spec: use letters, digits, - and _")
+        raise ConversionError(
+            f"{name!r} is not a valid name of a spec: use letters, digits, - and _"
+        )
     final = spec_path.with_name(name)
     if final.exists() and not (overwrite and is_import(final)):
-        what = "replace it with --overwrite" if is_import(final) else "it is no import"
-        raise ConversionError(f"{final} exists ({what}): or name another spec with -o")
+        what = "replace it with --overwrite" if is_import(final) else "it is not an import"
+        raise ConversionError(f"{final} exists ({what}): or choose another spec with -o")
     _require_ids(source, checked(Model, source.model, source.title).vocab_size)
     text = ""
     with written_beside(final, lambda: write_spec(text)) as directory:
@@ -86,7 +88,7 @@ def _require_ids(source: ForeignModel, vocabulary: int) -> None:
     for what, ids in (("bos", bos), ("begin", source.begin), ("end", source.end)):
         if beyond := [one for one in ids if one >= vocabulary]:
             raise ConversionError(
-                f"{source.title}: the {what} token is {beyond[0]:,}, and the vocabulary has "
+                f"{source.title}: the {what} token is {beyond[0]:,}, but the vocabulary has "
                 f"{vocabulary:,} tokens"
             )
 

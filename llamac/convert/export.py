@@ -61,9 +61,9 @@ def write_export(
 def require_output(output: Path, overwrite: bool, marker: str) -> None:
     """Raise ConversionError if an export must not replace an existing directory or file."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise ConversionError(f"{output} exists and is no directory: name another with -o")
+        raise ConversionError(f"{output} exists and is not a directory: choose another with -o")
     if output.exists() and any(output.iterdir()):
         ours = (output / marker).is_file()
         if not (overwrite and ours):
             way = "replace it with --overwrite, or " if ours else ""
-            raise ConversionError(f"{output} is not empty: {way}name another with -o")
+            raise ConversionError(f"{output} is not empty: {way}choose another with -o")

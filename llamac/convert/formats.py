@@ -36,7 +36,7 @@ def open_source(
             from llamac.convert.gguf.gguf_import import open_gguf
 
             return open_gguf(path)
-        raise ConversionError(f"{path} is no .gguf file; of other formats give the directory")
+        raise ConversionError(f"{path} is not a .gguf file; for other formats, give the directory")
     if (path / "config.json").exists():
         from llamac.convert.hf.hf_import import open_hf
 
@@ -56,5 +56,5 @@ def dtype_of(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     if name not in DTYPES:
-        raise ConversionError(f"--dtype {name} is not known: {', '.join(DTYPES)}")
+        raise ConversionError(f"unknown --dtype {name}; known: {', '.join(DTYPES)}")
     return DTYPES[name]

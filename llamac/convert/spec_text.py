@@ -17,12 +17,12 @@ SHAPE = ("dim", "n_layers", "n_heads")
 
 LONGEST = 2048  # tokens of a training sequence that an import begins with
 COMMENTS = {
-    "n_kv_heads": "heads of keys and values, shared by groups of queries",
-    "rope_layout": "pairs of coordinates as the source has them",
-    "tied_embeddings": "the output projection is the embedding",
+    "n_kv_heads": "key and value heads, each shared by a group of query heads",
+    "rope_layout": "RoPE layout of the source",
+    "tied_embeddings": "the output projection shares the embedding's weights",
     "bias": "biases of linear layers",
     "qk_norm": "queries and keys are normalised",
-    "sliding_window": "tokens that a token sees",
+    "sliding_window": "tokens that a query attends to",
 }
 
 
@@ -46,8 +46,8 @@ def spec_text(
     base = _base(table, name, context)
     given = _differing(table, base[1] if base else None)
     lines = [
-        f"# {_one_line(title)}, imported: `llamac generate {name} --prompt TEXT` hears it,",
-        "# `llamac train` of this file goes on training it: name text of your own below.",
+        f"# {_one_line(title)}, imported: `llamac generate {name} --prompt TEXT` runs it,",
+        "# `llamac train` continues its training: name your own text below.",
     ]
     lines += [f'extends = "{base[0]}"'] if base else []
     lines += ["", "[init]", f"from = {string(name)}  # weights; the optimizer starts afresh"]
@@ -60,17 +60,18 @@ def spec_text(
     lines += [
         "",
         "[[data.source]]",
-        'name = "python-docs"  # stands for your own: kind = "files", paths = ["my/texts/**/*.md"]',
+        'name = "python-docs"  # placeholder for your own: kind = "files", paths = '
+        '["my/texts/**/*.md"]',
         'kind = "python-docs"',
         "share = 1.0",
     ]
     if not base:
         length = toml_literal(min(context, LONGEST))
         lines += ["", "[batch]", f"sequence_length = {length}", "sequences = 8", "micro_batch = 1"]
-    lines += ["", "[optimizer]", "lr = 1e-5  # small: the weights are good already"]
+    lines += ["", "[optimizer]", "lr = 1e-5  # small, as the weights are trained already"]
     lines += ["", "[schedule]", "steps = 1_000", "warmup_steps = 50"]
     if exact:
-        lines += ["", "[precision]", 'compute = "fp32"  # as the weights came']
+        lines += ["", "[precision]", 'compute = "fp32"  # as the source\'s weights']
     return "\n".join(lines) + "\n"
 
 

@@ -103,7 +103,7 @@ def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -
         while done < len(view):
             count = file.readinto(view[done:])
             if not count:
-                raise ConversionError(f"{path} ends within a tensor: it was truncated")
+                raise ConversionError(f"{path} is truncated: it ends within a tensor")
             done += count
     return tensor
 
@@ -116,7 +116,7 @@ def require_tensors(
     what: what the message calls the files.
     """
     if missing := [name for name in shapes if name not in found]:
-        raise ConversionError(f"{what} lacks {_listed(missing)}, which its configuration asks for")
+        raise ConversionError(f"{what} lacks {_listed(missing)}, required by its configuration")
     for name, shape in shapes.items():
         if found[name].shape != tuple(shape):
             tensor = found[name]
@@ -126,12 +126,13 @@ def require_tensors(
             )
     if extra := [found[name].where for name in found if name not in shapes]:
         raise ConversionError(
-            f"{_listed(extra)} has no place in the model that its configuration describes"
+            f"{_listed(extra)} is not part of the model that its configuration describes"
         )
     for tensor in found.values():
         if tensor.dtype not in FLOATS:
             raise ConversionError(
-                f"{tensor.where} is of {tensor.dtype}: weights must be float64, float32, float16 "
+                f"{tensor.where} has dtype {tensor.dtype}: weights must be float64, float32, "
+                "float16 "
                 "or bfloat16; import the model's unquantised files"
             )
 

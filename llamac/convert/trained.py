@@ -53,7 +53,7 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     held = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})
     if changed := changed_keys(held, opened.spec["model"]):
         raise ConversionError(
-            f"{opened.checkpoint} holds another model than {run}/spec.toml says: "
+            f"{opened.checkpoint} holds a model that differs from {run}/spec.toml: "
             f"{', '.join(changed)} differ"
         )
     tensors, shapes, finetune = read_weights(opened.checkpoint), shapes_of(spec), spec.finetune

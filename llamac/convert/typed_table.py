@@ -37,7 +37,7 @@ def _reason(error: ValidationError) -> str:
     if missing := [str(one["loc"][0]) for one in found if _is_missing(one)]:
         return f" lacks {', '.join(missing)}"
     if unknown := [str(one["loc"][0]) for one in found if one["type"] == "extra_forbidden"]:
-        return f" has {', '.join(unknown)}, which is not known here"
+        return f" has {', '.join(unknown)}, which is not supported"
     first = found[0]
     broken = getattr(first.get("ctx", {}).get("error"), "problems", ())
     message = broken[0].message if broken else first["msg"]

@@ -30,7 +30,7 @@ def inside(directory: Path, name: str) -> Path:
     except (OSError, ValueError, RuntimeError):  # names that no file can have, links in a circle
         target, there = root, False
     if not any(target.is_relative_to(place) for place in places):
-        raise ConversionError(f"{path} leads out of {directory}: it must be a file in it")
+        raise ConversionError(f"{path} leads out of {directory}: it must name a file inside")
     if not there:
         raise ConversionError(f"{directory} has no file {name[:200]!r}")
     return path
@@ -40,7 +40,7 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
     """Return the JSON object in a file of bounded size and depth. Raises ConversionError."""
     size = path.stat().st_size
     if size > largest:
-        raise ConversionError(f"{path} has {size:,} bytes, more than {largest:,}: it is not read")
+        raise ConversionError(f"{path} has {size:,} bytes, more than the limit of {largest:,}")
     return json_object(path.read_bytes(), str(path))
 
 
@@ -51,9 +51,9 @@ def json_object(text: bytes, where: str) -> dict[str, Any]:
         _require_shallow(value)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise ConversionError(f"{where} is not JSON that can be used: {reason}") from error
+        raise ConversionError(f"{where} is not valid JSON: {reason}") from error
     if not isinstance(value, dict):
-        raise ConversionError(f"{where} holds no JSON object")
+        raise ConversionError(f"{where} is not a JSON object")
     return value
 
 
@@ -62,7 +62,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"it has two entries {twice!r}")
+        raise ValueError(f"it has the key {twice!r} twice")
     return found
 
 

@@ -88,7 +88,7 @@ def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: An
         there = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
         if there != math.prod(shape):
             raise ConversionError(
-                f"{where} is not whole: {there:,} of {math.prod(shape):,} numbers"
+                f"{where} is incomplete: {there:,} of {math.prod(shape):,} elements"
             )
         if len(entry.chunks) == 1:
             return _part(directory, name, entry.chunks[0], dtype, places)

@@ -55,7 +55,9 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
             write_json(path.with_name(path.name + ".json"), report)
             reports[stage.model] = report
     if not reports:
-        raise StageError("no source has a stage with a trained model (`perplexity` or `quality`)")
+        raise StageError(
+            "no source has a stage that needs a trained model (`perplexity` or `quality`)"
+        )
     return reports
 
 
@@ -87,7 +89,7 @@ def _reference(data: Data, source: Source, stage: Perplexity | Quality) -> Sourc
         found = [other for other in data.source if other.kind == "wikipedia"]
         if not found:
             hint = "add one, or name a source with `reference`"
-            raise StageError(f"{where}: no source of kind wikipedia to learn from; {hint}")
+            raise StageError(f"{where}: needs a source of kind wikipedia to train on; {hint}")
     if isinstance(stage, Quality) and found[0].kind != "wikipedia":
         raise StageError(f"{where}: `reference` = {found[0].name!r} is not of kind wikipedia")
     return found[0]
@@ -180,8 +182,8 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     if count < FEWEST:
         raise StageError(
             f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; "
-            f"{positives.offered} pages are cited and {negatives.offered} are not; at least "
-            f"{FEWEST} of each are needed"
+            f"{positives.offered} pages of the crawl are cited and {negatives.offered} are not, "
+            f"but at least {FEWEST} of each are needed"
         )
     pages = positives.pages(count, True) + negatives.pages(count, False)
     report = _held_out(pages, stage)

@@ -67,7 +67,7 @@ def require_text(plan: SourcePlan) -> None:
     most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
     why = ", ".join(f"{count} × {reason}" for reason, count in most) or "its files are empty"
     raise SourceError(
-        f"source {plan.source.name!r} has no document left to train on ({why}): see "
+        f"source {plan.source.name!r} has no documents left to train on ({why}): see "
         "`llamac data stats --samples`"
     )
 

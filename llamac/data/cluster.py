@@ -49,7 +49,7 @@ def parse_task(text: str) -> tuple[int, int]:
     """Parse `3/64` as (3, 64). Raises ValueError unless 0 ≤ task < tasks."""
     number, slash, tasks = text.partition("/")
     if not (slash and number.isdecimal() and tasks.isdecimal() and int(number) < int(tasks)):
-        raise ValueError(f"{text!r} is not a task, such as 0/64 to 63/64")
+        raise ValueError(f"{text!r} is not a task number: give I/N, for instance 0/64 to 63/64")
     return int(number), int(tasks)
 
 

@@ -137,8 +137,8 @@ def _in_pool(pool: ProcessPoolExecutor, jobs: Iterable[Job]) -> Iterator[Job]:
                 yield running.pop(future)
     except BrokenProcessPool:
         raise RunError(
-            "a worker process was killed (out of memory?): run again to resume, with fewer "
-            "--workers if so"
+            "a worker process was killed (out of memory?): run again to resume; use fewer "
+            "--workers if memory is short"
         ) from None
     finally:
         for future in running:

@@ -69,9 +69,9 @@ def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> 
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
     if not splits["train"]["tokens"]:
         raise SourceError(
-            f"source {name!r} has no document to train on: all "
-            f"{splits['validation']['documents']} were held out; lower data.validation or give "
-            "it more documents"
+            f"source {name!r} has no documents to train on: all "
+            f"{splits['validation']['documents']} were held out; lower data.validation or add "
+            "documents"
         )
     unigrams = np.zeros(job.vocab_size, np.int64)
     for shard in splits["train"]["shards"]:

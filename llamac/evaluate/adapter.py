@@ -113,8 +113,8 @@ class Adapter(TemplateLM):
             room = self.opened.context - new
             if room < 1:
                 raise BadRequest(
-                    f"the model reads {self.opened.context} tokens: no room for a prompt beside "
-                    f"{new} new ones"
+                    f"the model's context of {self.opened.context} tokens leaves no room for a "
+                    f"prompt and {new} new tokens"
                 )
             prompts = [self.tok_encode(_arguments(requests[n])[0])[-room:] for n in numbers]
             prompts = [prompt or [self.prefix_token_id] for prompt in prompts]

@@ -17,8 +17,8 @@ def question_lines(sets: Sequence[QuestionSet], limit: int | None) -> str:
     """
     if free := [one.task.name for one in sets if one.task.kind != "choice"]:
         raise NoQuestionsError(
-            f"{', '.join(free)}: trainers ask multiple-choice questions only; `llamac eval` asks "
-            "all, between or after trainings"
+            f"{', '.join(free)}: trainers support multiple-choice tasks only; use `llamac eval` "
+            "for the others, between or after trainings"
         )
     rows = (row for one in sets for row in _rows(one, limit))
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -29,7 +29,9 @@ def judge_heldout(
     """
     spec, run = model.directory.spec, model.directory.directory
     if model.directory.imported:
-        raise RunError(f"{run} is an import: it holds no text; heldout is for runs, with data/")
+        raise RunError(
+            f"{run} is an import, which has no text; task heldout needs a run with data/"
+        )
     directory = machine.data_directory(spec["data"].get("directory"), run)
     manifest = load_manifest(directory)
     length = min(spec["batch"]["sequence_length"], model.context)

@@ -57,7 +57,9 @@ def judge(
     choices = [len(one.choices) for one in questions.questions[:count]]
     notes = []
     if shots and questions.examples_are_asked:
-        notes.append("examples are other questions of the same file: there is no file of examples")
+        notes.append(
+            "examples are other questions of the same file, because there is no file of examples"
+        )
     return TaskResult(
         task=task.name,
         title=task.title,

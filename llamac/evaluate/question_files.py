@@ -68,7 +68,7 @@ def load_questions(task: EvalTask, data: Path | None, given: Mapping[str, Path])
 def wanted(task: EvalTask, data: Path | None) -> str:
     """Return a message on where a task's questions are expected."""
     place = data or Path("DIR")
-    missing = f"there are no questions of {task.name} in {data}" if data else "give --data DIR"
+    missing = f"{data} has no questions of {task.name}" if data else "give --data DIR"
     return (
         f"{task.name}: {missing}: put {place / task.name}.jsonl (or .jsonl.gz, .parquet) there, or "
         f"a directory {place / task.name}/ with files {task.split}*.jsonl or .parquet, or give "
@@ -88,7 +88,7 @@ def _asked(task: EvalTask, data: Path | None, given: Mapping[str, Path]) -> list
     if not path.is_file():
         raise NoQuestionsError(f"--data {task.name}={path}: there is no such file")
     if not path.name.endswith(ENDINGS):
-        raise NoQuestionsError(f"--data {task.name}={path}: known are {', '.join(ENDINGS)}")
+        raise NoQuestionsError(f"--data {task.name}={path}: known: {', '.join(ENDINGS)}")
     return [path]
 
 
@@ -108,7 +108,7 @@ def _questions(task: EvalTask, paths: Sequence[Path], skipped: Skipped) -> Itera
         for number, row in read(path, skipped):
             where = f"{path}:{number}"
             if not isinstance(row, dict):
-                skipped.add(f"a row is an object, not {type(row).__name__}", where)
+                skipped.add(f"a row must be an object, not {type(row).__name__}", where)
                 continue
             try:
                 yield task.read(row)
@@ -124,7 +124,7 @@ def _json_lines(path: Path, skipped: Skipped) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            skipped.add(f"no JSON ({error})", f"{path}:{number}")
+            skipped.add(f"not JSON ({error})", f"{path}:{number}")
 
 
 def _parquet(path: Path, skipped: Skipped) -> Iterator[tuple[int, Any]]:

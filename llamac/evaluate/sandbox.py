@@ -116,7 +116,7 @@ def run_program(program: str, limits: SandboxLimits | None = None) -> str:
             try:
                 code = child.wait(limits.seconds)
             except subprocess.TimeoutExpired:
-                return f"took more than {limits.seconds:g} s"
+                return f"exceeded the time limit of {limits.seconds:g} s"
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)

@@ -40,7 +40,10 @@ def _one_node_only(spec: Spec) -> str:
     nodes = spec.launch.nodes(ranks)
     if nodes == 1:
         return ""
-    return f"its {ranks} ranks need {nodes} nodes of {spec.launch.gpus_per_node}: use a cluster"
+    return (
+        f"its {ranks} ranks need {nodes} nodes of {spec.launch.gpus_per_node} GPUs: use a "
+        "cluster backend"
+    )
 
 
 def _image_and_volume(spec: Spec) -> str:
@@ -51,7 +54,7 @@ def _image_and_volume(spec: Spec) -> str:
 def _volume_and_gpu(spec: Spec) -> str:
     lacks, launch, hardware = [], spec.launch, spec.hardware
     if launch.nodes(spec.parallel.ranks) > 1 and launch.volume is None:
-        lacks.append("launch.volume, where all nodes find the checkpoints")
+        lacks.append("launch.volume, on which all nodes find the checkpoints")
     if hardware.kernels_for == "cuda" and launch.accelerator_for(hardware.gpu) is None:
         lacks.append("launch.accelerator, the GPU under SkyPilot's name, such as H100")
     return f"set {'; and '.join(lacks)}" if lacks else ""
@@ -88,8 +91,8 @@ def tool(name: str, spec: Spec) -> str:
     found = shutil.which(program)
     if found is None:
         raise LaunchError(
-            f"`{program}` is not on this machine's PATH: launch where it is, or see the file that "
-            f"it would be given with --render"
+            f"`{program}` is not on this machine's PATH: launch on a machine that has it, or "
+            "print its input with --render"
         )
     return found
 

@@ -36,7 +36,7 @@ class Run:
         if not directory.is_dir():
             raise ReportError(f"there is no directory {directory}: name a run, such as runs/tiny")
         if not any((directory / name).exists() for name in MADE_OF):
-            raise ReportError(f"{directory} is no run: it has none of {', '.join(MADE_OF)}")
+            raise ReportError(f"{directory} is not a run: it has none of {', '.join(MADE_OF)}")
         self.directory, self.name = directory, directory.resolve().name
         self.metrics = MetricsFile(directory / "metrics.jsonl")
         self._seen: tuple[Any, ...] = ()
@@ -80,17 +80,19 @@ class Run:
         try:
             self.metrics.refresh()
         except FileNotFoundError:
-            self.notes.append("metrics.jsonl is not there: no step has ended yet, or it is lost")
+            self.notes.append(
+                "metrics.jsonl is missing: no step has finished yet, or the file was lost"
+            )
         except OSError as error:
             self.notes.append(f"metrics.jsonl cannot be read ({error.strerror})")
         damaged, replaced = self.metrics.damaged, self.metrics.columns[1]
         if damaged:
             self.notes.append(_damaged(path.name, damaged))
         if self.metrics.unfinished:
-            self.notes.append("the last line of metrics.jsonl is not finished: left out")
+            self.notes.append("the last line of metrics.jsonl is incomplete: left out")
         if replaced:
             rows = "1 row was" if replaced == 1 else f"{replaced:,} rows were"
-            self.notes.append(f"{rows} written again by a later start: the later ones are shown")
+            self.notes.append(f"{rows} rewritten after a restart; the later ones are shown")
 
     def _events(self) -> list[dict[str, Any]]:
         path, found, damaged = self.directory / events.NAME, [], []
@@ -120,7 +122,7 @@ class Run:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, RecursionError) as error:
-            self.notes.append(f"{path.name} is damaged ({error}): the report goes without it")
+            self.notes.append(f"{path.name} is damaged ({error}): left out")
             return None
 
     def _spec(self, path: Path) -> Spec | None:
@@ -129,7 +131,9 @@ class Run:
         try:
             return load_spec(path)
         except SpecError:
-            self.notes.append("spec.toml is of another version of llamac: shown as it is")
+            self.notes.append(
+                "spec.toml was written by another version of llamac; it is shown as it is"
+            )
             return None
 
 
@@ -156,7 +160,7 @@ def _toml(text: bytes) -> dict[str, Any]:
 def _json_object(text: bytes) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it is not a JSON object")
     return value
 
 

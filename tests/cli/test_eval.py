@@ -50,12 +50,12 @@ def test_results_samples_and_skipped_rows_are_written(
     arguments += ["--limit", "2", "--context", "256", "-o", str(output), "--samples", str(samples)]
     assert main(arguments) == 0
     told = capsys.readouterr()
-    assert f"skipped: {questions / 'piqa.jsonl'}:4: there is no field 'sol1'" in told.err
+    assert f"skipped: {questions / 'piqa.jsonl'}:4: the row has no field 'sol1'" in told.err
     assert "PIQA" in told.out
     assert "79.8" in told.out  # LLaMA 7B's
     found = json.loads(output.read_text())
     piqa = found["results"][0]
-    assert piqa["skipped"] == {"there is no field 'sol1'; its fields: goal": 1}
+    assert piqa["skipped"] == {"the row has no field 'sol1'; its fields: goal": 1}
     assert (piqa["questions"], piqa["of"], piqa["chance"]) == (2, 3, 0.5)
     assert piqa["paper"] == {"7B": 79.8, "13B": 80.1, "33B": 82.3, "65B": 82.8}
     assert len(piqa["files"][str(questions / "piqa.jsonl")]) == 64

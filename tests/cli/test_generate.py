@@ -12,7 +12,7 @@ from llamac.cli import main
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("gone", "there is no run directory gone; `llamac train` makes them"),
+        ("gone", "there is no run directory gone; create one with `llamac train`"),
         ("tiny", "there is no run directory tiny; did you mean runs/tiny?"),
         ("thesis", "thesis is not a run directory"),
         ("thesis/generate.py", "is not a run directory"),

@@ -27,7 +27,7 @@ def test_train_refuses_before_it_writes(
 def test_what_would_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_spec("125m", ["batch.micro_batch=8"])
     monkeypatch.setattr(memory_check, "machine_memory", lambda: 4_000_000_000)
-    with pytest.raises(MemoryShortageError, match="What would fit") as caught:
+    with pytest.raises(MemoryShortageError, match="These changes would fit") as caught:
         require_memory(spec, compile_spec(spec))
     ways = [line.split() for line in str(caught.value).splitlines() if "needs" in line][1:]
     assert ways
@@ -39,7 +39,7 @@ def test_what_would_fit_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_least_it_needs_is_said_where_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_spec("tiny")
     monkeypatch.setattr(memory_check, "machine_memory", lambda: 1)
-    with pytest.raises(MemoryShortageError, match="At its smallest it needs"):
+    with pytest.raises(MemoryShortageError, match="Its smallest layout needs"):
         require_memory(spec, compile_spec(spec))
 
 

@@ -130,7 +130,7 @@ def test_adapters_of_another_rank_or_method_are_not_begun_from(home: Path, tmp_p
     begin = (str(adapters), curve["model"], tmp_path, print, Ranks())
     with pytest.raises(RunError, match="rank: 4 there, 8 here"):
         find_initial(*begin, curve["finetune"] | {"rank": 8})
-    with pytest.raises(RunError, match="holds adapters alone"):
+    with pytest.raises(RunError, match="holds adapters but no model"):
         find_initial(*begin)
     note = find_initial(*begin, curve["finetune"] | {"targets": ["w2", "wq", "wv"]})
     assert note["adapters"] == str(adapters / "checkpoints/step-00000000")
@@ -200,4 +200,4 @@ def test_a_base_is_asked_for_and_must_be_whole_weights(home: Path, tmp_path, cap
     assert "leave out --base" in capfd.readouterr().err
     adapters = imported_adapters(home, "adapters", "no-base")
     assert llamac(*given, "--base", adapters) == 1
-    assert "holds adapters alone" in capfd.readouterr().err
+    assert "holds adapters but no model" in capfd.readouterr().err

@@ -150,7 +150,7 @@ def test_a_stage_that_cannot_run_is_told_before_anything_is_written(
 
 def test_a_source_of_which_nothing_is_left_says_why(corpus: Path, tmp_path: Path) -> None:
     stages = '[[data.source.stage]]\nstage = "length"\nmin_chars = 100_000\n'
-    with pytest.raises(SourceError, match=r"'web' has no document left .*\d+ × length: short doc"):
+    with pytest.raises(SourceError, match=r"'web' has no documents left .*\d+ × length: short doc"):
         prepared(write_spec(corpus, stages), tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_a_changed_spec_is_refused_on_the_command_line(
     change = ["--set", "data.source.0.stage.3.keep=none"]
     assert main(["data", "prepare", str(spec), "--set", run, *change]) == 2
     said = capsys.readouterr().err
-    assert "data.source.web.stage.3.line_dedup.keep: 'first' then, 'none' now" in said
+    assert "data.source.web.stage.3.line_dedup.keep: 'first' before, 'none' now" in said
 
 
 def test_plans_are_the_same_everywhere(corpus: Path, tmp_path: Path) -> None:

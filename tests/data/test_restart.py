@@ -109,7 +109,7 @@ def test_a_changed_key_is_named_and_nothing_is_touched(corpus: Path, tmp_path: P
     with pytest.raises(Changed) as raised:
         prepared(spec, tmp_path, "data.source.0.stage.0.min_chars=13", "tokenizer.train_bytes=9K")
     message = str(raised.value)
-    assert "data.source.web.stage.0.length.min_chars: 12 then, 13 now" in message
+    assert "data.source.web.stage.0.length.min_chars: 12 before, 13 now" in message
     assert f"rm -r {tmp_path}/.work/web {tmp_path}/.work/.tokens" in message
     assert hashes(tmp_path) == before
 

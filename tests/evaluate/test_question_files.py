@@ -66,7 +66,7 @@ def test_a_missing_file_is_told_with_its_names_and_fields(name: str, tmp_path: P
 
 def test_a_file_without_any_usable_row_is_an_error_that_names_rows(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "piqa.jsonl", [{"goal": "x"}])
-    with pytest.raises(NoQuestionsError, match=f"{path}:1: there is no field 'sol1'"):
+    with pytest.raises(NoQuestionsError, match=f"{path}:1: the row has no field 'sol1'"):
         load_questions(PIQA, tmp_path, {})
     path.write_text("")
     with pytest.raises(NoQuestionsError, match="no question"):

@@ -159,9 +159,9 @@ def test_a_tool_that_is_not_there_is_one_clear_error(
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("local", "its 16 ranks need 2 nodes of 8: use a cluster"),
+        ("local", "its 16 ranks need 2 nodes of 8 GPUs: use a cluster backend"),
         ("kubernetes", "set launch.image and launch.volume"),
-        ("skypilot", "set launch.volume, where all nodes find the checkpoints"),
+        ("skypilot", "set launch.volume, on which all nodes find the checkpoints"),
     ],
 )
 def test_a_backend_says_what_the_spec_lacks(backend: str, message: str) -> None:

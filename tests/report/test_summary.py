@@ -129,7 +129,7 @@ def test_damaged_rows_are_counted_and_said(make_run: MakeRun):
     assert found["curve"]["step"] == [1, 2, 3, 4, 5]
     assert found["notes"] == [
         "2 damaged lines in metrics.jsonl, from line 4 on: left out",
-        "the last line of metrics.jsonl is not finished: left out",
+        "the last line of metrics.jsonl is incomplete: left out",
     ]
 
 
@@ -195,7 +195,7 @@ def test_the_spec_may_be_where_the_trainer_lies(make_run: MakeRun, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(ReportError, match="no directory"):
         Run(tmp_path / "nowhere")
-    with pytest.raises(ReportError, match="is no run: it has none of"):
+    with pytest.raises(ReportError, match="is not a run: it has none of"):
         Run(tmp_path)
 
 

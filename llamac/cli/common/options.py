@@ -21,7 +21,7 @@ SetOption = Annotated[
 ]
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON only")]
 
 
 def print_status(text: str) -> None:

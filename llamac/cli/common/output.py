@@ -52,7 +52,7 @@ def check_output(
         message = f"{path} is an input of this command; name another file"
         raise typer.BadParameter(message, param_hint=option)
     if path.is_file() and not overwrite and not _made_here(path):
-        message = f"{path} exists, and is not as llamac wrote it: name another file, or replace "
+        message = f"{path} exists and was not written by llamac: choose another file, or replace "
         raise typer.BadParameter(message + "this one with --overwrite", param_hint=option)
 
 

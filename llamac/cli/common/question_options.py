@@ -44,7 +44,7 @@ def task_names(tasks: str, more: tuple[str, ...] = (HELDOUT,)) -> list[str]:
         from difflib import get_close_matches
 
         close = get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         raise typer.BadParameter(f"unknown task {unknown[0]!r}; {hint}", param_hint="--tasks")
     if not names:
         raise typer.BadParameter(f"name one of {', '.join(known)}", param_hint="--tasks")

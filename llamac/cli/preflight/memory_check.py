@@ -47,10 +47,13 @@ def require_memory(spec: Spec, program: Program) -> None:
         if least <= capacity:
             options = " ".join(f"--set {key}={value}" for key, value in changes.items())
             ways.append(f"  {options} needs {_gb(least)}")
-    hint = "What would fit:\n" + "\n".join(ways)
+    hint = "These changes would fit:\n" + "\n".join(ways)
     if not ways:
-        hint = f"At its smallest it needs {_gb(least)}: take a smaller model, or a larger machine"
-    raise MemoryShortageError(f"{message}. {hint}\n--anyway trains nevertheless")
+        hint = (
+            f"Its smallest layout needs {_gb(least)}: use a smaller model, or a machine with "
+            "more memory"
+        )
+    raise MemoryShortageError(f"{message}. {hint}\nUse --anyway to train nevertheless")
 
 
 def machine_memory() -> int:

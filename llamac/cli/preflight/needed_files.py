@@ -47,7 +47,7 @@ def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if "eval" in sections and sections["eval"].tasks:
         path = sections["eval"].questions
         if path is not None and not os.path.isfile(os.path.expanduser(path)):
-            yield Problem(("eval", "questions"), f"there is no file of questions {path}", RELATIVE)
+            yield Problem(("eval", "questions"), f"there is no question file {path}", RELATIVE)
     if "data" not in sections:
         return
     for index, source in enumerate(sections["data"].source):

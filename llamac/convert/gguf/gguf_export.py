@@ -31,7 +31,7 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
     as llama.cpp requires. Raises ConversionError for a model without a llama.cpp architecture.
     """
     if dtype is not None and dtype not in TYPES:
-        raise ConversionError(f"--dtype {dtype} is not known: {', '.join([*TYPES][:4])}")
+        raise ConversionError(f"unknown --dtype {dtype}; known: {', '.join([*TYPES][:4])}")
     model = trained.spec.model
     family = _architecture(trained)
     tensors = {
@@ -55,8 +55,9 @@ def _architecture(trained: TrainedModel) -> str:
     family, window = family_for(trained.spec.model), trained.spec.model.sliding_window
     if window is not None and window < trained.opened.context:
         raise ConversionError(
-            f"llama.cpp would attend to all positions, and model.sliding_window = {window} sees "
-            "fewer than the context: export to hf, or train on sequences of that length"
+            "llama.cpp would attend to all positions, but model.sliding_window = "
+            f"{window} is shorter than the context: export to hf, or train on sequences of that "
+            "length"
         )
     if family == "qwen3" and trained.spec.model.bias:
         raise ConversionError("llama.cpp's qwen3 has no biases: model.bias must be false there")

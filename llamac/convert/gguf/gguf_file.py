@@ -56,7 +56,8 @@ class _Header:
     def bytes(self, count: int) -> bytes:
         if count > self.size - self.file.tell():
             raise ConversionError(
-                f"{self.path} is damaged or truncated: its header wants {count:,} bytes more"
+                f"{self.path} is damaged or truncated: its header ends {count:,} bytes after the "
+                "end of the file"
             )
         return self.file.read(count)
 
@@ -73,7 +74,7 @@ class _Header:
         if kind == STRING:
             return self.text()
         if kind != ARRAY:
-            raise ConversionError(f"{self.path} has metadata of the unknown type {kind}")
+            raise ConversionError(f"{self.path} has metadata of unknown type {kind}")
         inner, count = self.number("I"), self.number("Q")
         if inner in SCALARS:
             letter = SCALARS[inner]
@@ -90,13 +91,17 @@ def read_gguf(path: Path) -> GGUFFile:
     with open(path, "rb") as file:
         header = _Header(file, path, size)
         if header.bytes(min(4, size)) != b"GGUF":
-            raise ConversionError(f"{path} is no GGUF file")
+            raise ConversionError(f"{path} is not a GGUF file")
         version = header.number("I")
         if version not in VERSIONS:
-            raise ConversionError(f"{path} is of GGUF version {version}; 2 and 3 are read")
+            raise ConversionError(
+                f"{path} has GGUF version {version}; versions 2 and 3 are supported"
+            )
         tensors, keys = header.number("Q"), header.number("Q")
         if tensors > MOST_TENSORS or keys > MOST_KEYS:
-            raise ConversionError(f"{path} announces {tensors:,} tensors and {keys:,} keys")
+            raise ConversionError(
+                f"{path} claims {tensors:,} tensors and {keys:,} keys, more than it can hold"
+            )
         metadata: dict[str, Any] = {}
         for _ in range(keys):
             name = header.text()
@@ -109,7 +114,7 @@ def read_gguf(path: Path) -> GGUFFile:
     found = {}
     for name, shape, kind, offset in places:
         if name in found:
-            raise ConversionError(f"{path} has two tensors {name}")
+            raise ConversionError(f"{path} has two tensors named {name}")
         found[name] = _stored(path, name, shape, kind, data + offset, size)
     return GGUFFile(metadata, found)
 
@@ -132,7 +137,7 @@ def _stored(
     block, block_bytes = _block_of(kind, where)
     if shape[-1] % block:
         raise ConversionError(
-            f"{where} has rows of {shape[-1]}, which blocks of {block} do not fill"
+            f"{where} has rows of {shape[-1]}, not a multiple of the block size {block}"
         )
     row_bytes = shape[-1] // block * block_bytes
     rows = torch.Size(shape[:-1]).numel()
@@ -161,7 +166,7 @@ def _block_of(kind: int, where: str) -> tuple[int, int]:
     try:
         return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
-        raise ConversionError(f"{where} is of the unknown type {kind}") from None
+        raise ConversionError(f"{where} has unknown type {kind}") from None
 
 
 def _dequantised(packed: Tensor, kind: int, where: str) -> Tensor:

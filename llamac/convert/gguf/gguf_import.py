@@ -81,15 +81,15 @@ def open_gguf(path: Path) -> ForeignModel:
     texts = checked(Texts, file.metadata, where)
     if (family := texts.architecture) not in LAYOUTS:
         raise ConversionError(
-            f"{where} is of the architecture {family!r:.60}, which cannot be imported: known are "
+            f"{where} has architecture {family!r:.60}, which cannot be imported; known: "
             f"{', '.join(LAYOUTS)}"
         )
     prefix = f"{family}."
     own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
     if changing := [key for key in CHANGING if own.get(key, 0) not in (0, 1)]:
         raise ConversionError(
-            f"{where} has {prefix}{changing[0]} = {own[changing[0]]!r:.60}, which llamac's models "
-            "have not"
+            f"{where} has {prefix}{changing[0]} = {own[changing[0]]!r:.60}, "
+            "which llamac does not support"
         )
     config = checked(GgufConfig, own, where)
     ends = (texts.eos, texts.eot, texts.eom)
@@ -111,7 +111,7 @@ def open_gguf(path: Path) -> ForeignModel:
 
 def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> dict[str, Any]:
     if any(".ffn_gate_exps" in name or ".ffn_gate_inp" in name for name in file.tensors):
-        raise ConversionError(f"{where} has a mixture of experts, which llamac's models have not")
+        raise ConversionError(f"{where} is a mixture of experts, which llamac does not support")
     table, head_dim = file.tensors.get("token_embd.weight"), config.head_dim
     if table is None or len(table.shape) != 2:
         raise ConversionError(f"{where} lacks token_embd.weight")
@@ -160,7 +160,7 @@ def _scaling_of(
     if kind == "linear" and factor != 1.0:
         return {"kind": "linear", "factor": _short(factor)}
     if kind not in ("none", "linear"):
-        raise ConversionError(f"{where}: RoPE scaling {kind!r:.60} is not known here")
+        raise ConversionError(f"{where}: RoPE scaling {kind!r:.60} is not supported")
     if (divisors := file.tensors.get(FREQUENCIES)) is None:
         return None
     if divisors.shape != (config.head_dim // 2,):
@@ -178,7 +178,7 @@ def _llama3_scaling(
     Low and high frequency factors are 1 and 4 in every published model.
     """
     if not np.isfinite(divisors).all() or divisors.min() < 1:
-        raise ConversionError(f"{where}: {FREQUENCIES} has divisors below 1, or no numbers")
+        raise ConversionError(f"{where}: {FREQUENCIES} has divisors that are below 1 or not finite")
     factor = round(float(divisors.max()), 4)
     waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     candidates = {2**n for n in range(4, 20)}
@@ -196,7 +196,7 @@ def _llama3_scaling(
                 "high_freq_factor": 4.0,
                 "original_context": context,
             }
-    raise ConversionError(f"{where}: {FREQUENCIES} is not of Llama 3's scaling")
+    raise ConversionError(f"{where}: {FREQUENCIES} does not follow Llama 3's scaling")
 
 
 def _tensors(file: GGUFFile, shapes: Shapes, where: str) -> dict[str, Stored]:

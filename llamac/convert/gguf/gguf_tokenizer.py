@@ -67,7 +67,9 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
         raise ConversionError(f"{where} has a tokenizer without its pieces")
     types = [NORMAL] * len(names) if types is None else types
     if not isinstance(types, list) or len(types) != len(names):
-        raise ConversionError(f"{where} has {len(names):,} pieces, but not as many types of them")
+        raise ConversionError(
+            f"{where} has {len(names):,} pieces, but another number of piece types"
+        )
     begin = begin_of(metadata)
     if any(one >= len(names) for one in begin):
         raise ConversionError(f"{where} has BOS = {begin[0]:,}, and {len(names):,} pieces")
@@ -88,8 +90,8 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
         described = _bpe_json(metadata, names, types, begin, where)
     else:
         raise ConversionError(
-            f"{where} has a tokenizer of the kind {kind!r}; llama (SentencePiece) and gpt2 "
-            "(byte-level BPE) are known"
+            f"{where} has a tokenizer of kind {kind!r}; supported: llama (SentencePiece) and gpt2 "
+            "(byte-level BPE)"
         )
     return {"tokenizer.json": described, "tokenizer_config.json": _config(metadata, names)}
 
@@ -124,7 +126,7 @@ def _bpe_json(
     split = SPLITS.get(SAME.get(pre, pre))
     if split is None:
         raise ConversionError(
-            f"{where} splits text as {pre!r} does (tokenizer.ggml.pre), which is not known here: "
+            f"{where} has the unsupported pre-tokenizer {pre!r} (tokenizer.ggml.pre); supported: "
             f"{', '.join(SPLITS)} are; import the model from Hugging Face's format"
         )
     merges = metadata.get(f"{KEY}merges")
@@ -163,8 +165,8 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
         model = parse(tokenizer.model)
         if not model.bpe or model.strips_spaces or model.charsmap:
             raise ConversionError(
-                "llama.cpp knows SentencePiece's BPE without normalisation, which the tokenizer "
-                "is not"
+                "llama.cpp supports SentencePiece BPE without normalisation only, and this "
+                "tokenizer is another kind"
             )
         pieces = [*model.pieces]
         pieces += [ScoredPiece(f"[PAD{i}]", -1e4, UNUSED) for i in range(len(pieces), size)]
@@ -214,7 +216,7 @@ def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
     known = model.get("type") == "BPE" and not described.get("pre_tokenizer")
     if not known or not {"Replace"} <= {*kinds} <= {"Prepend", "Replace"}:
         raise ConversionError(
-            "llama.cpp has no word for the way in which this tokenizer.json splits text: known are "
+            "llama.cpp has no pre-tokenizer that splits text as this tokenizer.json does; it has "
             f"{', '.join(SPLITS)} and SentencePiece's BPE"
         )
     names: dict[int, str] = {i: name for name, i in model["vocab"].items()}

@@ -54,7 +54,7 @@ def _origin(trained: TrainedModel) -> Iterator[str]:
         return
     yield f"Trained by llamac {llamac.__version__}, step {trained.step:,}."
     if note:
-        yield f"It began from {escaped(note['title'])}, weights of sha256 {note['weights_sha256']}."
+        yield f"It started from {escaped(note['title'])}, weights sha256 {note['weights_sha256']}."
 
 
 def _shape(trained: TrainedModel) -> str:
@@ -72,7 +72,7 @@ def _data(trained: TrainedModel) -> Iterator[str]:
         place = trained.spec.data.directory or trained.opened.directory / "data"
         manifest = durable_files.read_json(Path(place) / "manifest.json")
     if not isinstance(manifest, dict) or "sources" not in manifest:
-        yield "The account of the data is not beside the run."
+        yield "The run directory has no record of its data."
         return
     yield "| source | share | tokens |"
     yield "|---|---|---|"

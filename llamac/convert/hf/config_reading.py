@@ -71,7 +71,7 @@ def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
     """
     if config.hidden_act not in ("silu", "swish"):
         raise ConversionError(
-            f"{where}: hidden_act = {config.hidden_act!r}, and only silu's gate is known here"
+            f"{where}: hidden_act = {config.hidden_act!r}, but only silu is supported"
         )
     if config.quantization_config:
         raise ConversionError(
@@ -132,7 +132,10 @@ def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
             raise ConversionError(f"{where} contradicts itself: {name} = {given[0]} and {given[1]}")
     partial = config.partial_rotary_factor or rope.partial_rotary_factor or 1
     if partial != 1:
-        raise ConversionError(f"{where}: partial_rotary_factor = {partial}: RoPE must turn all")
+        raise ConversionError(
+            f"{where}: partial_rotary_factor = {partial}, but RoPE must cover "
+            "all dimensions of a head"
+        )
     table: dict[str, Any] = {"rope_theta": thetas[0] if thetas else 10_000.0}
     if rope.kind == "linear":
         scaling = {"factor": rope.factor}
@@ -147,10 +150,11 @@ def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
         return table
     else:
         raise ConversionError(
-            f"{where}: rope_type = {rope.kind!r} is not known here: default, linear and llama3 are"
+            f"{where}: rope_type = {rope.kind!r} is not supported; supported: default, linear and "
+            "llama3"
         )
     if lacking := [key for key, value in scaling.items() if value is None]:
-        raise ConversionError(f"{where}: RoPE's scaling lacks {', '.join(lacking)}")
+        raise ConversionError(f"{where}: RoPE scaling lacks {', '.join(lacking)}")
     return table | {"rope_scaling": {"kind": rope.kind, **scaling}}
 
 
@@ -169,6 +173,7 @@ def _window_of(kind: str, config: HfConfig, where: str) -> int | None:
         return None
     if len(sliding) > 1:
         raise ConversionError(
-            f"{where}: only some layers have a sliding window; model.sliding_window is for all"
+            f"{where}: only some layers have a sliding window, but model.sliding_window applies "
+            "to all"
         )
     return config.sliding_window

@@ -61,9 +61,9 @@ def family_of(config: Mapping[str, Any], where: str) -> str:
     known = ", ".join(FAMILIES)
     lacks = ""
     if any(key in config for key in ("num_local_experts", "num_experts", "n_routed_experts")):
-        lacks = "; it has a mixture of experts, which llamac's models have not"
+        lacks = "; it is a mixture of experts, which llamac does not support"
     raise ConversionError(
-        f"{where} is of model_type {kind!r:.60}, which cannot be imported: known are {known}{lacks}"
+        f"{where} has model_type {kind!r:.60}, which cannot be imported; known: {known}{lacks}"
     )
 
 
@@ -72,16 +72,17 @@ def family_for(model: Model) -> str:
     for key, wanted in LLAMA.items():
         if (found := getattr(model, key)) != wanted:
             raise ConversionError(
-                f"transformers has no class for model.{key} = {found!r} in such a model: its "
-                f"Llama and kin have {wanted!r}; the run's own generate.py and model.py do run it"
+                f"transformers has no class for model.{key} = {found!r} in such a model (its "
+                f"Llama-like classes have {wanted!r}); use the run's generate.py and model.py "
+                "instead"
             )
     for kind, family in FAMILIES.items():
         if not _objections(family, model):
             return kind
     each = "; ".join(f"{kind}: {_objections(family, model)}" for kind, family in FAMILIES.items())
     raise ConversionError(
-        f"transformers has no class for this [model] ({each}); the run's own generate.py and "
-        "model.py do run it"
+        f"transformers has no class for this [model] ({each}); use the run's generate.py and "
+        "model.py instead"
     )
 
 

@@ -86,7 +86,9 @@ def _weight_files(directory: Path) -> tuple[list[Path], dict[str, Path] | None]:
                 n: untrusted_files.inside(directory, n) for n in dict.fromkeys(listed.values())
             }
             return [*paths.values()], {tensor: paths[file] for tensor, file in listed.items()}
-    raise ConversionError(f"{directory} has no {' or '.join(WHOLE)}, nor an index of such files")
+    raise ConversionError(
+        f"{directory} has neither {' nor '.join(WHOLE)}, nor an index of such files"
+    )
 
 
 def _tensors(
@@ -111,9 +113,11 @@ def _tensors(
 
 def _require_listed(path: Path, held: Mapping[str, Stored], listed: set[str]) -> None:
     if missing := sorted(listed - held.keys()):
-        raise ConversionError(f"{path} does not hold {missing[0]}, which the index says it does")
+        raise ConversionError(
+            f"{path} does not contain {missing[0]}, although the index lists it there"
+        )
     if extra := sorted(held.keys() - listed):
-        raise ConversionError(f"{path} holds {extra[0]}, which the index does not list there")
+        raise ConversionError(f"{path} contains {extra[0]}, which the index does not list there")
 
 
 def _drop_tied_head(found: dict[str, Stored]) -> None:
@@ -123,7 +127,7 @@ def _drop_tied_head(found: dict[str, Stored]) -> None:
         return
     if not head.equals(table):
         raise ConversionError(
-            f"{head.where} is not the embedding, though config.json says tie_word_embeddings: "
-            "set that to false, or remove the tensor"
+            f"{head.where} differs from the embedding, although config.json sets "
+            "tie_word_embeddings = true: set it to false, or remove the tensor"
         )
     del found["lm_head.weight"]

@@ -25,8 +25,8 @@ def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None
     """
     if not trained.adapters:
         raise ConversionError(
-            f"{trained.opened.directory} has no adapters: --format peft is for runs of "
-            '[finetune] method = "lora"; export it as hf'
+            f"{trained.opened.directory} has no adapters: --format peft is for runs with "
+            '[finetune] method = "lora"; use --format hf'
         )
     tensors = dict(_named(trained, name, tensor) for name, tensor in trained.adapters.items())
     write_safetensors(

@@ -45,8 +45,8 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(LARGEST_HEADER, size - 8):
             raise ConversionError(
-                f"{path} is not a whole safetensors file: its header would have {length:,} bytes, "
-                f"and the file has {size:,}"
+                f"{path} is not a complete safetensors file: its header would have {length:,} "
+                f"bytes, but the file has {size:,}"
             )
         header = json_object(file.read(length), f"the header of {path}")
     header.pop("__metadata__", None)
@@ -55,14 +55,15 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
         dtype, shape, (begin, end) = _entry(entry, f"{name} in {path}")
         if end - begin != torch.Size(shape).numel() * dtype.itemsize:
             raise ConversionError(
-                f"{name} in {path} has {end - begin:,} bytes, not those of {list(shape)} in {dtype}"
+                f"{name} in {path} has {end - begin:,} bytes, which does not match {list(shape)} "
+                f"in {dtype}"
             )
         spans.append((begin, end, name))
         found[name] = _stored(path, name, dtype, shape, data + begin)
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
-            raise ConversionError(f"{name} in {path} does not begin where the tensor before ends")
+            raise ConversionError(f"{name} in {path} does not begin where the previous tensor ends")
         at = end
     if data + at != size:
         what = "was truncated" if data + at > size else "has more at its end"
@@ -84,9 +85,9 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[
         if not all(type(n) is int and 0 <= n < 2**48 for n in numbers) or len(offsets) != 2:
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise ConversionError(f"{where} has no dtype, shape and offsets that can be used") from None
+        raise ConversionError(f"{where} has no valid dtype, shape and offsets") from None
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ConversionError(f"{where} is of {dtype!r:.60}, a dtype that is not read here")
+        raise ConversionError(f"{where} has the unsupported dtype {dtype!r:.60}")
     return DTYPES[dtype], tuple(shape), (offsets[0], offsets[1])
 
 

@@ -68,11 +68,15 @@ def parse(model: bytes) -> SentencePiece:
             normalizer |= _values(value)
     kind = trainer.get(3, 1)
     if kind not in (1, BPE):
-        raise ConversionError("a SentencePiece model of words or characters has no tokenizer.json")
+        raise ConversionError(
+            "a SentencePiece model of words or characters cannot be written as tokenizer.json"
+        )
     if trainer.get(24) or not normalizer.get(5, 1):
-        raise ConversionError("a SentencePiece model that marks spaces in another way than LLaMA's")
+        raise ConversionError("this SentencePiece model marks spaces in another way than LLaMA's")
     if any(piece.kind == UNUSED for piece in pieces):
-        raise ConversionError("a SentencePiece model with unused pieces has no tokenizer.json")
+        raise ConversionError(
+            "a SentencePiece model with unused pieces cannot be written as tokenizer.json"
+        )
     return SentencePiece(
         pieces,
         kind == BPE,

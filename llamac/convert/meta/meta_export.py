@@ -57,14 +57,16 @@ def write_meta(
 def _require_llama(model: Model, parts: int) -> None:
     for key, wanted in META.items():
         if (found := getattr(model, key)) != wanted:
-            raise ConversionError(f"Meta's code has no model.{key} = {found!r}: export to hf")
+            raise ConversionError(
+                f"Meta's code does not support model.{key} = {found!r}: use --format hf"
+            )
     if model.head_dim * model.n_heads != model.dim:
         raise ConversionError(
-            f"Meta's code has heads of dim / n_heads, and model.head_dim = {model.head_dim}: "
-            "export to hf"
+            f"Meta's code needs head_dim = dim / n_heads, but model.head_dim = {model.head_dim}: "
+            "use --format hf"
         )
     if model.rope_scaling is not None and model.rope_scaling.kind != "llama3":
-        raise ConversionError("Meta's code has no linear RoPE scaling: export to hf")
+        raise ConversionError("Meta's code does not support linear RoPE scaling: use --format hf")
     for key in ("n_heads", "n_kv_heads", "ffn_dim", "vocab_size", "dim"):
         if getattr(model, key) % parts:
             raise ConversionError(

@@ -129,12 +129,12 @@ def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path
     ffn_dim = w1.shape[0] * len(parts)
     if params.vocab_size not in (-1, vocabulary):
         raise ConversionError(
-            f"{where}: vocab_size = {params.vocab_size:,}, and {table.where} makes it "
-            f"{vocabulary:,}"
+            f"{where}: vocab_size = {params.vocab_size:,}, but {table.where} has {vocabulary:,} "
+            "rows"
         )
     if params.ffn_dim not in (None, ffn_dim):
         raise ConversionError(
-            f"{where}: multiple_of and ffn_dim_multiplier make a width of {params.ffn_dim:,}, and "
+            f"{where}: multiple_of and ffn_dim_multiplier give a width of {params.ffn_dim:,}, but "
             f"{w1.where} has {ffn_dim:,} rows"
         )
     model: dict[str, Any] = {
@@ -178,9 +178,13 @@ def _tensors(
     for name in parts[0]:
         held = [part[name] for part in parts if name in part]
         if len(held) < len(parts):
-            raise ConversionError(f"{held[0].where} is not in every consolidated.NN.pth beside it")
+            raise ConversionError(
+                f"{held[0].where} is missing in another consolidated.NN.pth of the directory"
+            )
         if len({(tensor.shape, tensor.dtype) for tensor in held}) > 1:
-            raise ConversionError(f"{held[0].where} has other shapes in the files beside it")
+            raise ConversionError(
+                f"{held[0].where} has different shapes in other consolidated.NN.pth files"
+            )
         if name not in dropped:
             canonical = name.removesuffix(".weight")
             joined[name] = _joined(held, _dim(canonical, held[0], shapes))

@@ -57,10 +57,7 @@ class StorageBytes:
             block = read_at(self.path, self.offset + begin, torch.uint8, shape)
             found = zlib.crc32(raw(block), found)
         if found != self.crc:
-            raise ConversionError(
-                f"{name} in {self.path} is damaged: its bytes do not have the CRC-32 they were "
-                "written with"
-            )
+            raise ConversionError(f"{name} in {self.path} is damaged: it does not match its CRC-32")
 
 
 def read_pth(path: Path) -> dict[str, Stored]:
@@ -76,13 +73,13 @@ def read_pth(path: Path) -> dict[str, Stored]:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
         raise ConversionError(
-            f"{path} cannot be read as weights alone, and is not read in another way: "
+            f"{path} cannot be read with weights_only=True, and reading it otherwise is unsafe: "
             f"{_reason(error)}"
         ) from error
     if not isinstance(loaded, dict) or not all(
         isinstance(n, str) and isinstance(t, Tensor) for n, t in loaded.items()
     ):
-        raise ConversionError(f"{path} holds something else than tensors by name")
+        raise ConversionError(f"{path} is not a dict of tensors by name")
     return {name: _stored(path, records, name, tensor) for name, tensor in loaded.items()}
 
 
@@ -90,7 +87,7 @@ def _reason(error: Exception) -> str:
     """Return torch's reason for refusing a file, without its advice to disable checks."""
     text = str(error)
     if asked := re.search(r"GLOBAL (\S+)", text):
-        return f"it asks for {asked[1]}"
+        return f"it refers to {asked[1]}"
     if told := re.search("WeightsUnpickler error: (.*)", text):
         return told[1][:200]
     return (text.splitlines() or [type(error).__name__])[0][:200]
@@ -103,14 +100,14 @@ def _records(path: Path) -> dict[int, StorageBytes]:
     """
     if not zipfile.is_zipfile(path):
         raise ConversionError(
-            f"{path} is damaged, truncated, or of a format before torch 1.6: if it is old, save it "
-            "anew with torch.save"
+            f"{path} is damaged, truncated, or in the format before torch 1.6: if it is old, save "
+            "it again with torch.save"
         )
     found = {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
-            raise ConversionError(f"{path} has two entries of one name")
+            raise ConversionError(f"{path} has two entries of the same name")
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ConversionError(f"{entry.filename} in {path} is compressed")

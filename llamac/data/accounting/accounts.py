@@ -75,8 +75,7 @@ def accounts(data: Data, root: Path) -> list[Account]:
     ]
     if not any(account.rows or account.finished for account in found):
         raise PreparedDataError(
-            f"nothing has been prepared in {root}: run `llamac data prepare`, or name the run "
-            "with --run"
+            f"{root} has no prepared data: run `llamac data prepare`, or name the run with --run"
         )
     return found
 

@@ -113,7 +113,7 @@ def _index(root: Path, source: str, split: str) -> list[dict[str, Any]]:
         raise PreparedDataError(f"unknown source {source!r} in {root}; known: {', '.join(sources)}")
     if "index" not in sources[source][split]:
         raise PreparedDataError(
-            f"{root} was prepared by a trainer, which keeps no index of documents: prepare it with "
+            f"{root} was prepared by a trainer, which writes no document index: prepare it with "
             "`llamac data prepare` to trace tokens to documents"
         )
     return sources[source][split]["index"]

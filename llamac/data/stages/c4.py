@@ -65,4 +65,4 @@ def _bad_words(stage: C4) -> re.Pattern[str] | None:
 
 
 def _bad_words_file(path: str) -> bytes:
-    return file_bytes(path, "`bad_words` names a file with a word a line")
+    return file_bytes(path, "`bad_words` must name a file with one word per line")

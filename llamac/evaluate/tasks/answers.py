@@ -147,7 +147,7 @@ def written_program(name: str, question: Question, answer: str) -> str:
     return code + "\n" + question.check
 
 
-QA = {"question": "text", "answer": "list of texts"}
+QA = {"question": "text", "answer": "list of strings"}
 
 ANSWERS = (
     EvalTask(
@@ -171,7 +171,7 @@ ANSWERS = (
         "TriviaQA",
         "mandarjoshi/trivia_qa rc.nocontext",
         "validation",
-        {"question": "text", "answer": "{value: text, aliases: list of texts}"},
+        {"question": "text", "answer": "{value: text, aliases: list of strings}"},
         read_triviaqa,
         kind="answer",
         metric="exact_match",
@@ -230,7 +230,7 @@ ANSWERS = (
         "MBPP",
         "google-research-datasets/mbpp",
         "test",
-        {"text": "text", "code": "text", "test_list": "list of texts"},
+        {"text": "text", "code": "text", "test_list": "list of strings"},
         read_mbpp,
         kind="answer",
         metric="pass@1",

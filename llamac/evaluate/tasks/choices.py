@@ -138,11 +138,11 @@ def read_race(row: Row) -> Question:
 
 GOAL = {"goal": "text", "sol1": "text", "sol2": "text", "label": "0 or 1"}
 AI2 = {"question": "text", "choices": "{text: […], label: […]}", "answerKey": "one of the labels"}
-RACE = {"article": "text", "question": "text", "options": "list of texts", "answer": "A to D"}
+RACE = {"article": "text", "question": "text", "options": "list of strings", "answer": "A to D"}
 SIQA = {"context": "text", "question": "text", "answerA": "text", "answerB": "text"}
-MMLU = {"question": "text", "choices": "list of texts", "answer": "0 to 3, or A to D"}
+MMLU = {"question": "text", "choices": "list of strings", "answer": "0 to 3, or A to D"}
 GAP = {"sentence": "text with a gap _", "option1": "text", "option2": "text", "answer": "1 or 2"}
-STORY = {"activity_label": "text", "ctx_a": "text", "endings": "list of texts", "label": "0 to 3"}
+STORY = {"activity_label": "text", "ctx_a": "text", "endings": "list of strings", "label": "0 to 3"}
 
 CHOICES = (
     EvalTask(

@@ -85,7 +85,7 @@ def text_field(row: Row, name: str) -> str:
     """Return a text field. Raises BadRowError."""
     value = _field(row, name)
     if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"field {name!r} is not text but {_shown(value)}")
+        raise BadRowError(f"field {name!r} must be a string, not {_shown(value)}")
     return value
 
 
@@ -97,7 +97,9 @@ def list_field(row: Row, name: str, least: int = 2) -> list[str]:
         or len(value) < least
         or not all(isinstance(one, str) and one.strip() for one in value)
     ):
-        raise BadRowError(f"field {name!r} is not a list of {least} texts or more: {_shown(value)}")
+        raise BadRowError(
+            f"field {name!r} must be a list of at least {least} strings, not {_shown(value)}"
+        )
     return value
 
 
@@ -108,7 +110,7 @@ def number_field(row: Row, name: str, below: int, first: int = 0) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - first < below:
         raise BadRowError(
-            f"field {name!r} is none of {first} to {first + below - 1}: {_shown(value)}"
+            f"field {name!r} must be {first} to {first + below - 1}, not {_shown(value)}"
         )
     return value - first
 
@@ -117,7 +119,7 @@ def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
     """Return the index of a field's value in `labels`. Raises BadRowError."""
     value = text_field(row, name).strip()
     if value not in labels:
-        raise BadRowError(f"field {name!r} is none of {', '.join(labels)}: {_shown(value)}")
+        raise BadRowError(f"field {name!r} must be one of {', '.join(labels)}, not {_shown(value)}")
     return list(labels).index(value)
 
 
@@ -137,7 +139,7 @@ def lettered(row: Row) -> tuple[list[str], int] | None:
     found = re.match(r"([A-Z])\b", text_field(row, "answer"))
     if found is None or found[1] not in letters:
         raise BadRowError(
-            f"field 'answer' is none of {', '.join(letters)}: {_shown(row['answer'])}"
+            f"field 'answer' must be one of {', '.join(letters)}, not {_shown(row['answer'])}"
         )
     return choices, letters.index(found[1])
 
@@ -166,7 +168,7 @@ def within_field(name: str) -> Iterator[None]:
 def _field(row: Row, name: str) -> Any:
     if name not in row:
         there = ", ".join(sorted(map(str, row))) or "none"
-        raise BadRowError(f"there is no field {name!r}; its fields: {there}")
+        raise BadRowError(f"the row has no field {name!r}; its fields: {there}")
     return row[name]
 
 

@@ -218,7 +218,7 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
             asked = job.tokenizer.get("eos")
             now = before | ({"tokenizer.eos": asked} if eos and isinstance(asked, int) else {})
         changes = [
-            f"  {name}: its files have changed: {then!r} before, {now.get(name)!r} now"
+            f"  {name}: the files have changed: {then!r} before, {now.get(name)!r} now"
             for name, then in before.items()
             if now.get(name) != then
         ]

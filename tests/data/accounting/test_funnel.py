@@ -62,7 +62,7 @@ def test_each_stage_has_its_reasons_and_the_reader_too(found: list[Account]) -> 
     assert [row.name for row in rows] == ["read", "length", "exact_dedup", "length", "line_dedup"]
     assert {reason: n for reason, (n, _) in rows[0].rejected.items()} == {
         "empty": 1,
-        "not a text": 1,
+        "not text": 1,
         "invalid JSON": 1,
     }
     assert [set(row.rejected) for row in rows[2:4]] == [{"exact duplicate"}, {"long document"}]
@@ -116,7 +116,7 @@ def test_unfinished_work_is_accounted_for(corpus: Path, tmp_path: Path) -> None:
     for account in accounts(load_spec(spec).data, tmp_path):
         assert not account.finished
         assert account.rows[-1].left[0] > 0
-    with pytest.raises(PreparedDataError, match="nothing has been prepared in"):
+    with pytest.raises(PreparedDataError, match="has no prepared data"):
         accounts(load_spec(spec).data, tmp_path / "elsewhere")
 
 

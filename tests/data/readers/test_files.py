@@ -57,7 +57,7 @@ def test_json_lines_give_a_document_for_each_good_record(tmp_path: Path) -> None
     assert [document.meta for document in documents] == [{"url": "http://a", "language": "en"}, {}]
     assert counts == {
         "invalid JSON": 2,
-        "not a text": 1,
+        "not text": 1,
         "no field 'text'": 2,
         "invalid Unicode": 1,
         "NUL in text": 1,
@@ -81,7 +81,7 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
         ("one", 1, {"score": 1}),
         ("three", 3, {"score": 3}),
     ]
-    assert counts == {"not a text": 1}
+    assert counts == {"not text": 1}
     broken = write(tmp_path / "b.parquet", (tmp_path / "a.parquet").read_bytes()[:-9])
     assert read("files", broken) == ([], {"broken parquet": 1})
 

@@ -368,7 +368,7 @@ def test_sets_that_cannot_be_read_are_errors(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"bad\.jsonl:2 is not JSON"):
         facts(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
     (tmp_path / "bad.jsonl").write_text('{"a": "too short"}\n')
-    with pytest.raises(StageError, match="no item of `paths` has 8 words or more"):
+    with pytest.raises(StageError, match="`paths`: no item has 8 words or more"):
         facts(Decontaminate(paths=(str(tmp_path / "bad.jsonl"),)))
 
 

@@ -250,7 +250,7 @@ def test_training_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_crawl_that_is_not_cited_is_an_error(tmp_path: Path) -> None:
     data = spec(tmp_path, *crawl(tmp_path, cited=3))
-    with pytest.raises(StageError, match="3 pages are cited and 200 are not"):
+    with pytest.raises(StageError, match="3 pages of the crawl are cited and 200 are not"):
         train_models(data, say=lambda _: None)
     assert not (tmp_path / "models/quality").exists()
 

@@ -243,7 +243,9 @@ def test_too_little_text_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_too_few_documents_ask_for_more_of_them(tmp_path: Path) -> None:
     """With one document, no fraction held out gives both splits one."""
     root = prepared(tmp_path, {"a": (1, 100, 0)}, documents=(1, 0))
-    with pytest.raises(PreparedDataError, match=r"\(1\), 0 fell.*more documents") as caught:
+    with pytest.raises(
+        PreparedDataError, match=r"got 0 of the source.s 1 documents; add"
+    ) as caught:
         Mixture(root, "validation", LENGTH, seed=1)
     assert "data.validation" not in str(caught.value)
 

@@ -126,7 +126,7 @@ def test_an_unknown_name_is_refused_with_what_would_do(
 @pytest.mark.parametrize("url", ["s3://b/a.jsonl", "https://x.org/a.txt", "hf://datasets/a/b"])
 def test_remote_paths_are_refused(tmp_path: Path, url: str) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"is remote.*download it first") as error:
+    with pytest.raises(InputError, match=r"is remote.*download it") as error:
         file_list(source(tmp_path / "a.txt", url))
     assert error.value.at == ("paths", 1)
 
@@ -368,8 +368,8 @@ def test_a_broken_row_group_costs_its_rows(tmp_path: Path) -> None:
 
 def test_columns_of_other_types_are_no_text(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"text": [["a"]], "b": [1]}), tmp_path / "a.parquet")
-    assert read(tmp_path / "a.parquet") == ([], {"not a text": 1})
-    assert read(tmp_path / "a.parquet", "b") == ([], {"not a text": 1})
+    assert read(tmp_path / "a.parquet") == ([], {"not text": 1})
+    assert read(tmp_path / "a.parquet", "b") == ([], {"not text": 1})
 
 
 @pytest.mark.slow
@@ -412,7 +412,7 @@ def test_a_text_field_that_no_column_has_is_named_with_those_there_are(
     with pytest.raises(InputError) as error:
         check_source(source(path, text_field="body"))
     assert str(error.value).startswith(f"source 'a': {path} has no field or column 'body'")
-    assert "it has id, text, url" in str(error.value)
+    assert "text_field to one of id, text, url" in str(error.value)
     assert error.value.at == ("text_field",)
 
 

@@ -71,7 +71,7 @@ def test_a_python_without_its_library_says_so(
         "module whole\n\nSays\nit.\n\n\nwhole.f(a, *, b=1)\n\nDoes it.\n",
     )
     (tmp_path / "whole.py").write_bytes(b"pass\n")
-    with pytest.raises(SourceError, match="carries no documentation"):
+    with pytest.raises(SourceError, match="has no documentation"):
         module._python_docs.__wrapped__()
 
 
@@ -119,7 +119,7 @@ def test_the_text_field_is_the_one_asked_for(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["c", None]}), tmp_path / "x.parquet")
     texts, skipped = read(tmp_path / "*", text_field="body")
     assert texts == ["a", "c"]
-    assert skipped.counts == {"no field 'body'": 1, "not a text": 1}
+    assert skipped.counts == {"no field 'body'": 1, "not text": 1}
 
 
 def test_bad_lines_are_skipped_counted_and_located(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_bad_lines_are_skipped_counted_and_located(tmp_path: Path) -> None:
         f"{path}:2: invalid JSON",
         f"{path}:3: invalid UTF-8",
         f"{path}:4: no field 'text'",
-        f"{path}:5: not a text",
+        f"{path}:5: not text",
         f"{path}:6: empty",
         f"{path}:7: invalid Unicode",
         f"{path}:8: invalid JSON",

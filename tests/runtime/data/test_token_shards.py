@@ -147,12 +147,12 @@ def test_finished_work_is_not_done_again(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"seed": 2}, "seed: 1 then, 2 now"),
-        ({"vocab_size": 330}, "model.vocab_size: 320 then, 330 now"),
-        ({"validation": 0.2}, "data.validation: 0.1 then, 0.2 now"),
-        ({"shard_tokens": 9}, "data.shard_tokens: 5000 then, 9 now"),
-        ({"tokenizer": {"kind": "unigram", "train_bytes": 20_000}}, "tokenizer.kind: 'bpe' then"),
-        ({"tokenizer": {"path": "x.model"}}, "tokenizer.path: 'not set' then, 'x.model' now"),
+        ({"seed": 2}, "seed: 1 before, 2 now"),
+        ({"vocab_size": 330}, "model.vocab_size: 320 before, 330 now"),
+        ({"validation": 0.2}, "data.validation: 0.1 before, 0.2 now"),
+        ({"shard_tokens": 9}, "data.shard_tokens: 5000 before, 9 now"),
+        ({"tokenizer": {"kind": "unigram", "train_bytes": 20_000}}, "tokenizer.kind: 'bpe' before"),
+        ({"tokenizer": {"path": "x.model"}}, "tokenizer.path: 'not set' before, 'x.model' now"),
     ],
 )
 def test_other_settings_are_refused_by_name(
@@ -171,7 +171,9 @@ def test_a_changed_source_is_refused_by_name(texts: Path, tmp_path: Path) -> Non
     settings = arguments(texts)
     prepare(tmp_path / "data", **settings)
     settings["sources"][1]["share"] = 2
-    with pytest.raises(PreparedDataMismatch, match=r"data\.source\.b\.share: 0\.25 then, 0\.4 now"):
+    with pytest.raises(
+        PreparedDataMismatch, match=r"data\.source\.b\.share: 0\.25 before, 0\.4 now"
+    ):
         prepare(tmp_path / "data", **settings)
     doubled = arguments(texts)
     for source in doubled["sources"]:
@@ -269,7 +271,9 @@ def test_a_source_without_documents_says_why(texts: Path, tmp_path: Path) -> Non
     ):
         prepare(tmp_path / "data", **settings)
     (texts / "b.jsonl").write_text('{"text": "alone"}\n')
-    with pytest.raises(SourceError, match=r"all 300 were held out: lower data\.validation"):
+    with pytest.raises(
+        SourceError, match=r"all 300 were held out for validation: lower data\.validation"
+    ):
         prepare(tmp_path / "held", **arguments(texts, validation=0.999999999))
     (texts / "a.jsonl").write_text('{"text": "alone"}\n')
     with pytest.raises(SourceError, match=r"all 1 were held out for validation: add documents"):

@@ -42,7 +42,7 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
             break
     words = np.concatenate(batches)[:max_words] if batches else np.empty(0, np.uint64)
     if len(words) < order:
-        raise ValueError("too little text to train a language model on")
+        raise ValueError("the text is too small to train a language model")
     known, index, times = np.unique(words, return_inverse=True, return_counts=True)
     words = np.where(times[index] > 1, known[index], UNKNOWN)
 

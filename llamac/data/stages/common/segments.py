@@ -35,7 +35,7 @@ def read(decided: Path, part: int) -> bytes:
         parts = int.from_bytes(file.read(8), "little", signed=True)
         table = size - 8 * (parts + 1)
         if not 0 <= part < parts or table < 0:
-            raise RunError(f"{decided} decides on {parts} parts, not on part {part}: run again")
+            raise RunError(f"{decided} covers {parts} parts, so part {part} is missing: run again")
         file.seek(table + 8 * max(part - 1, 0))
         ends = np.frombuffer(file.read(8 if part == 0 else 16), "<i8").tolist()
         begin, end = [0, *ends] if part == 0 else ends
