@@ -13,7 +13,7 @@ from llamac.data.clean import funnel_of, skipped_in
 from llamac.data.source_plan import SourcePlan
 from llamac.data.stages.decontaminate import contaminated
 from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, tokenized
-from llamac.runtime.data import token_shards
+from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_dtype
 from llamac.runtime.data.skipped import EXAMPLES
@@ -34,8 +34,8 @@ def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...
         for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
             write(plan.decided(step.number), b"", sealed=True)
     manifest = {
-        "settings": token_shards.settings_of(job),
-        "inputs": token_shards.input_fingerprints(job),
+        "settings": data_settings.settings_of(job),
+        "inputs": data_settings.input_fingerprints(job),
     }
     write_note(
         job.root / "manifest.json", manifest | token_shards.manifest_summary(job, model, parts)

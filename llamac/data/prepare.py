@@ -30,7 +30,7 @@ from llamac.data.tokenization.training_text import (
     is_drawn,
     settle_tokenizer,
 )
-from llamac.runtime.data import token_shards
+from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
@@ -94,7 +94,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
             say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
             run(preparation_steps(preparation), engine, report)
-        return token_shards.reuse(preparation.job, token_shards.settings_of(preparation.job))
+        return token_shards.reuse(preparation.job, data_settings.settings_of(preparation.job))
 
 
 def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None
     job = job_of(spec, directory)
-    return token_shards.reuse(job, token_shards.settings_of(job))
+    return token_shards.reuse(job, data_settings.settings_of(job))
 
 
 def settle(preparation: Preparation) -> None:
@@ -123,8 +123,8 @@ def settle(preparation: Preparation) -> None:
             changes += changed
             stale.append(plan.work)
     keys = [fingerprint(one) for _, one in noted]
-    settings = token_shards.settings_of(job)
-    inputs = token_shards.input_fingerprints(job)
+    settings = data_settings.settings_of(job)
+    inputs = data_settings.input_fingerprints(job)
     settings["tokenizer.path: the pieces"] = inputs.get("tokenizer.path")
     if job.tokenizer.get("eos") is not None:
         settings["tokenizer.eos: the piece"] = inputs.get("tokenizer.eos")
@@ -133,7 +133,7 @@ def settle(preparation: Preparation) -> None:
     later = differences_from(preparation.work / "plan.json", settings)
     manifest = note_or_nothing(job.root / "manifest.json").get("settings")
     later += (
-        token_shards.changed_settings(manifest, token_shards.settings_of(job)) if manifest else []
+        data_settings.changed_settings(manifest, data_settings.settings_of(job)) if manifest else []
     )
     if changes or later:
         stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]

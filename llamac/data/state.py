@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamac.runtime.data.token_shards import changed_settings
+from llamac.runtime.data.data_settings import changed_settings
 from llamac.runtime.durable_files import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 

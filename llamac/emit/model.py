@@ -23,6 +23,7 @@ from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import DTYPES
 from llamac.passes.analysis.flops import flops_per_token, matmul_parameters
+from llamac.runtime.kernels.padding import PADDING
 
 
 def render_model(program: Program, fsdp: bool = False) -> str:
@@ -59,6 +60,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "shares": _shares(program),
         "context": program.mesh.get("cp", 1),
         "eos": program.eos,
+        "PADDING": PADDING,
         "tables_of": "tokens.shape[1]" if program.eos is None else "tokens",
         "stages": program.stages,
         "sharing": _sharing(program),

@@ -16,6 +16,7 @@ from llamac.emit.python_source import WIDTH, environment
 from llamac.ir.types import DTYPES
 from llamac.passes.lower import COMPUTE_DTYPE
 from llamac.runtime.checkpoint.checkpoint import checkpoint_path
+from llamac.runtime.kernels.padding import PADDING
 from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
 
@@ -125,6 +126,8 @@ def _mixing(spec: Spec) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if spec.data.packing != "concatenate":
         found["packing"] = spec.data.packing
+    if spec.document_end == PADDING:
+        found["padding_input"] = PADDING
     if spec.data.phase:
         found["phases"] = [{"at": p.at, "shares": dict(p.shares)} for p in spec.data.phase]
     return found

@@ -66,7 +66,7 @@ def loss_and_held_gradients(
         at: The rank's coordinates in the mesh.
     """
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
-    x, tape = tokens, []
+    x, tape = tokens.clamp(min=0), []  # padding, which may end documents, is whatever token
     for name, layer in _sequence(program):
         region = program.regions[name]
         extra = {"labels": labels} if name == "head" else {}
@@ -117,7 +117,7 @@ def _constants(
 
 def _forward(run: _Run, tokens: Tensor, head: str, extra: Mapping[str, Tensor]) -> Tensor:
     """Run the forward graphs from `embed` to the region `head`, saving nothing."""
-    x = tokens
+    x = tokens.clamp(min=0)
     for name, layer in _sequence(run.program):
         last = name == "head"
         region = run.program.regions[head if last else name]

@@ -21,6 +21,9 @@ SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.data.mixt
 PYTHON = ("python-docs", "python-source")
 """Kinds that read no files of one's own."""
 
+CONVERSATIONS = ("supervised",)
+"""Kinds of questions with answers, of which the answers alone have a loss."""
+
 
 class Source(Section):
     """One source of the data mixture."""
@@ -41,10 +44,12 @@ class Source(Section):
         "arxiv",
         "stackexchange",
         "tokens",
+        "supervised",
     ] = Field(
         description="Format of the raw text. python-docs and python-source come with every "
-        "Python; files is text; tokens is Megatron-LM's .idx with its .bin, or datatrove's .ds; "
-        "the others are dumps that `llamac data prepare` cleans."
+        "Python; files is text; supervised is chats, instructions, or prompts with completions, "
+        "with a loss on the answers only; tokens is Megatron-LM's .idx with its .bin, or "
+        "datatrove's .ds; the others are dumps that `llamac data prepare` cleans."
     )
     share: Annotated[float, Field(gt=0, le=1e9)] = Field(
         description="Weight in the mixture, normalised over all sources."
@@ -79,7 +84,7 @@ class Source(Section):
     @property
     def cleaned(self) -> bool:
         """Return whether `llamac data prepare` must clean the source before training."""
-        return self.kind not in (*PYTHON, "files") or bool(self.stage)
+        return self.kind not in (*PYTHON, *CONVERSATIONS, "files") or bool(self.stage)
 
     def rules(self) -> Iterator[Problem]:
         if self.kind == "tokens" and self.tokenizer is None:
@@ -93,12 +98,11 @@ class Source(Section):
                 "remove it; [tokenizer] path names the tokenizer of the run",
                 at="key",
             )
-        if self.kind not in PYTHON:
-            if not self.paths:
-                hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'
-                yield Problem(("paths",), f'kind = "{self.kind}" needs `paths`', hint)
-            return
-        for key in ("paths", "text_field", "stage"):
+        if self.kind not in PYTHON and not self.paths:
+            hint = 'for instance paths = ["data/books/**/*.jsonl.zst"]'
+            yield Problem(("paths",), f'kind = "{self.kind}" needs `paths`', hint)
+        unused = ("text_field", "stage") if self.kind in CONVERSATIONS else ()
+        for key in ("paths", "text_field", "stage") if self.kind in PYTHON else unused:
             if key in self.model_fields_set and self.given(key):
                 message = f'`{key}` has no effect with kind = "{self.kind}"'
                 yield Problem((key,), message, 'remove it, or use kind = "files"', at="key")
@@ -109,6 +113,7 @@ class Source(Section):
     def written(self) -> dict[str, Any]:
         keys = super().written()
         unused = ("paths", "text_field") if self.kind in PYTHON else ()
+        unused = ("text_field",) if self.kind in CONVERSATIONS else unused
         unused = unused if self.cleaned else (*unused, "stage")
         return {key: keys[key] for key in keys if key not in unused}
 
@@ -143,21 +148,36 @@ class Data(Section):
         default=0.01, description="Fraction of the documents held out for validation."
     )
     packing: Literal["concatenate", "best_fit"] = Field(
-        default="concatenate",
+        default=DERIVED,
         description="concatenate: sequences are consecutive windows of a source's documents, as "
-        "in the paper. best_fit: sequences hold whole documents, none cropped.",
+        "in the paper. best_fit: sequences hold whole documents, none cropped. "
+        "Default: concatenate; best_fit with supervised sources.",
     )
     document_mask: bool = Field(
-        default=False,
+        default=DERIVED,
         description="Restrict attention to the token's own document. Off, as in the paper: "
-        "attention crosses document boundaries within a sequence.",
+        "attention crosses document boundaries within a sequence. Default: on with supervised "
+        "sources, else off.",
     )
     shard_tokens: Tokens = Field(
         default=64_000_000, description="Tokens in one prepared shard file."
     )
 
+    @property
+    def supervised(self) -> bool:
+        """Return whether some source's tokens have a loss only in part."""
+        return any(source.kind in CONVERSATIONS for source in self.source)
+
+    def derived(self) -> dict[str, Any]:
+        usual = {"packing": "best_fit" if self.supervised else "concatenate"}
+        usual |= {"document_mask": self.supervised}
+        return {key: value for key, value in usual.items() if not self.given(key)}
+
     def rules(self) -> Iterator[Problem]:
         first: dict[str, int] = {}
+        if self.supervised and self.packing == "concatenate":
+            message = 'packing = "concatenate" would cut answers off their questions'
+            yield Problem(("packing",), message, 'use packing = "best_fit", or leave it out')
         for index, source in enumerate(self.source):
             # Shards are directories, and some file systems do not tell case apart.
             if first.setdefault(source.name.lower(), index) != index:

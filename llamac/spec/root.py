@@ -35,6 +35,9 @@ from llamac.spec.toml.writer import to_toml
 from llamac.spec.validation.errors import OPTION, REPLACED, Location, Path, Problem, printable
 from llamac.spec.validation.validate import MoreRules, validated
 
+PADDING = -1
+"""As in `runtime.kernels.padding`."""
+
 
 class Spec(Section):
     """A validated, resolved spec with one model per TOML section."""
@@ -94,9 +97,14 @@ class Spec(Section):
 
     @property
     def document_end(self) -> int | None:
-        """Return the end-of-document token for attention's mask, or None without such a mask."""
+        """Return the end-of-document token for attention's mask, or None without such a mask.
+
+        In supervised data it is padding.
+        """
         if not self.data.document_mask:
             return None
+        if self.data.supervised:  # EOS may end each answer of a document
+            return PADDING
         return self.tokenizer.eos if isinstance(self.tokenizer.eos, int) else EOS
 
     def where(self, path: str) -> str:

@@ -14,6 +14,10 @@ EOS = 2
 """What ends a document in a tokenizer that llamac trains, as in LLaMA's."""
 
 
+ALPACA = "alpaca"
+"""A chat template that comes with llamac."""
+
+
 def _piece(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         raise ValueError(f"must be the id of a piece or its text, not {describe(value)}")
@@ -28,7 +32,7 @@ Piece = Annotated[int | str, BeforeValidator(_piece)]
 class TokenizerSection(Section):
     """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""
 
-    FILES = ("path",)
+    FILES = ("path", "chat_template")
 
     kind: Literal["bpe", "unigram"] = Field(default="bpe", description="SentencePiece algorithm.")
     path: NonEmpty | None = Field(
@@ -41,7 +45,16 @@ class TokenizerSection(Section):
         description="Piece that ends a document, as id or text. Default: the tokenizer's own; 2 "
         "for a trained one.",
     )
+    chat_template: NonEmpty | None = Field(
+        default=None,
+        description='File of the Jinja template of chats in supervised data, or "alpaca" for '
+        "Alpaca's prompts. Default: that beside `path`, chat_template.jinja or the one in "
+        "tokenizer_config.json.",
+    )
     train_bytes: Bytes = Field(
         default=50_000_000,
         description="Text sampled from the sources to train the tokenizer, bytes.",
     )
+
+    def is_file(self, key: str) -> bool:
+        return super().is_file(key) and getattr(self, key) != ALPACA

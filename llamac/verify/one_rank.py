@@ -22,8 +22,8 @@ import torch
 class StepSequences:
     """Data source that yields the given sequences, in place of `Mixture`."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, padding_input):
+        self.rows, self.padding_input = rows, padding_input
 
     def __len__(self):
         return len(self.rows)
@@ -52,7 +52,8 @@ def main(given: str, out: str) -> None:
     import train
 
     task = torch.load(given)
-    sequences = StepSequences(task["sequences"])
+    mixing = getattr(train, "MIXING", {})
+    sequences = StepSequences(task["sequences"], mixing.get("padding_input", 0))
     with train.started(train.DEGREES, torch.device("cpu")) as mesh:
         torch.set_num_threads(1)
         tables = getattr(emitted, "SHARES", {"packed": emitted.PACKED})

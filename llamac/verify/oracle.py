@@ -72,8 +72,9 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
         sequences[torch.rand(shape, generator=random) < 0.2] = eos
     for number, row in enumerate(sequences, 1):  # no padding in the last row
         row[1 + -(-length * number // len(sequences)) :] = PADDING
-    tokens, labels = sequences[:, :-1].clamp(min=0), sequences[:, 1:]
-    prompt = tokens[:, : max(1, length * 3 // 4)]
+    lowest = PADDING if eos == PADDING else 0
+    tokens, labels = sequences[:, :-1].clamp(min=lowest), sequences[:, 1:]
+    prompt = tokens[:, : max(1, length * 3 // 4)].clamp(min=0)
     loss = reference(tokens, labels)
     loss.backward()
     gradients = {}

@@ -246,7 +246,7 @@ class Reference(nn.Module):
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Return the logits [B, S, V], in the parameters' dtype, of tokens, int64 [B, S]."""
-        x = F.embedding(tokens, self.weights["tok_embeddings"])  # B S D
+        x = F.embedding(tokens.clamp(min=0), self.weights["tok_embeddings"])  # B S D
         unseen = self.unseen(tokens)
         if self.model.position == "learned":
             x = x + self.weights["pos_embeddings"][: tokens.shape[1]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamac.spec import Spec
 from llamac.spec.data import PYTHON, Source
+from llamac.spec.tokenizer import ALPACA
 from llamac.spec.toml.toml_document import TomlDocument
 from llamac.spec.validation.errors import Path, Problem
 
@@ -39,7 +40,10 @@ def _is_shipped(problem: Problem, document: TomlDocument) -> bool:
 
 def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
     if "tokenizer" in sections:
-        yield from _file(("tokenizer", "path"), sections["tokenizer"].path)
+        yield from _file(("tokenizer", "path"), sections["tokenizer"].path, "tokenizer")
+        template = sections["tokenizer"].chat_template
+        if template != ALPACA:
+            yield from _file(("tokenizer", "chat_template"), template, "chat template")
     source = sections["init"].source if "init" in sections else None
     if source is not None and not os.path.isdir(os.path.expanduser(source)):
         message = f"there is no import, run or checkpoint {source}"
@@ -52,19 +56,19 @@ def _missing(sections: Mapping[str, Any]) -> Iterator[Problem]:
         return
     for index, source in enumerate(sections["data"].source):
         at: Path = ("data", "source", index)
-        yield from _file((*at, "tokenizer"), source.tokenizer)
+        yield from _file((*at, "tokenizer"), source.tokenizer, "tokenizer")
         if source.kind not in PYTHON:
             yield from _inputs(at, source)
 
 
-def _file(at: Path, path: str | None) -> Iterator[Problem]:
+def _file(at: Path, path: str | None, what: str) -> Iterator[Problem]:
     if path is not None and not os.path.isfile(os.path.expanduser(path)):
-        yield Problem(at, f"there is no tokenizer {path}", RELATIVE)
+        yield Problem(at, f"there is no {what} {path}", RELATIVE)
 
 
 def _inputs(at: Path, source: Source) -> Iterator[Problem]:
     from llamac.data.readers import named_inputs
-    from llamac.runtime.data.records import check_field
+    from llamac.runtime.data.conversations import check_inputs
     from llamac.runtime.errors import InputError, SourceError
 
     found, whole = list[str](), True
@@ -78,7 +82,7 @@ def _inputs(at: Path, source: Source) -> Iterator[Problem]:
     if not whole:
         return
     try:
-        check_field(found, source.text_field)
+        check_inputs(source.kind, found, source.text_field)
     except InputError as error:
         key = "text_field" if source.given("text_field") else "paths"
         yield Problem((*at, key), f"source {source.name}: {error}")

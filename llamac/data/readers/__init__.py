@@ -17,12 +17,12 @@ from typing import get_args
 
 from llamac.data.document import Document
 from llamac.data.readers import files
+from llamac.runtime.data.conversations import check_inputs
 from llamac.runtime.data.decompress import stem
 from llamac.runtime.data.input_files import RECORDS, file_list, unknown_name
-from llamac.runtime.data.records import check_field
 from llamac.runtime.data.skipped import Skipped
 from llamac.runtime.errors import SourceError, naming
-from llamac.spec.data import PYTHON, Source
+from llamac.spec.data import CONVERSATIONS, PYTHON, Source
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 """Called with (path, source, skipped); the path is a directory for kinds that read trees."""
@@ -43,7 +43,8 @@ def reader_for(kind: str) -> Reader:
     own: Reader = importlib.import_module(f"llamac.data.readers.{kind}").read
 
     def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-        return (files.read if files.has_records(path) else own)(path, source, skipped)
+        as_text = files.has_records(path) and kind not in CONVERSATIONS
+        return (files.read if as_text else own)(path, source, skipped)
 
     return read
 
@@ -64,11 +65,11 @@ def named_inputs(source: Source) -> list[str]:
 
 
 def checked_inputs(source: Source) -> list[str]:
-    """Return `named_inputs`, after a look for `text_field` at the beginning of a few files.
+    """Return `named_inputs`, after a look for the needed fields at the beginning of a few files.
 
     Raises InputError with the source's name; SourceError if a package is missing.
     """
     with naming(source.name):
         paths = named_inputs(source)
-        check_field((path for path in paths if files.has_records(path)), source.text_field)
+        check_inputs(source.kind, filter(files.has_records, paths), source.text_field)
     return paths

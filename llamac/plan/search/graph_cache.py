@@ -30,7 +30,7 @@ class _Alike:
         sections = (spec.model, spec.parallel, spec.precision, spec.kernels)
         given = [value for one in sections for key, value in one if key not in numbers]
         given += [spec.batch.sequence_length, spec.hardware.kernels_for]
-        self.key = (fused, spec.data.document_mask, spec.tokenizer.eos, *given)
+        self.key = (fused, spec.document_end, *given)
 
     def __hash__(self) -> int:
         return hash(self.key)

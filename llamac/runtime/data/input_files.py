@@ -14,6 +14,7 @@ from ..errors import InputError
 from .decompress import SUFFIXES, stem
 
 PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own
+CONVERSATIONS = ("supervised",)  # kinds whose records are questions with answers
 TREES = ("github", "arxiv")  # kinds of which a directory is one input: a repository, a paper
 TOKENS = (".idx", ".ds")  # of kind "tokens": Megatron's index beside a .bin, datatrove's tokens
 
@@ -28,6 +29,8 @@ FORMATS = {
 """Formats of text files, by the endings of their names."""
 ENDINGS = tuple(end for ends in FORMATS.values() for end in ends)
 RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
+READ_HERE = {"files": ENDINGS, **dict.fromkeys(CONVERSATIONS, RECORDS)}
+"""Endings that a kind's files must have, of the kinds that a trainer reads itself."""
 
 # What reads other files, for those who gave them to a source of kind "files".
 _HINTS = (
@@ -44,7 +47,7 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 def needs_cleaning(source: dict[str, Any]) -> bool:
     """Return whether the source's text must first go through `llamac data prepare`."""
-    return source["kind"] not in (*PYTHON, "files") or bool(source.get("stage"))
+    return source["kind"] not in (*PYTHON, *CONVERSATIONS, "files") or bool(source.get("stage"))
 
 
 def format_of(path: str) -> str | None:
@@ -95,9 +98,10 @@ def file_list(source: dict[str, Any]) -> list[str]:
             what = " or ".join(TOKENS) + " file" if source["kind"] == "tokens" else "file"
             where = "" if os.path.isabs(os.path.expanduser(pattern)) else f" in {os.getcwd()}"
             raise InputError(f"no {what} matches {pattern!r}{where}", "paths", number)
-        for path in matches if source["kind"] == "files" else ():
-            if format_of(path) is None:
-                raise unknown_name(path, "files", ENDINGS, "paths", number)
+        endings = READ_HERE.get(source["kind"], ())
+        for path in matches if endings else ():
+            if not set(FORMATS.get(format_of(path) or "", ())) & {*endings}:
+                raise unknown_name(path, source["kind"], endings, "paths", number)
         found.update(matches)
     if source["kind"] not in TREES:
         return sorted(found)

@@ -69,6 +69,9 @@ class Mixture:
     phases: changes of shares after a number of tokens, each {"at": tokens, "shares": {source:
     share}}, in order; for training only. Shares are of predicted tokens: a source whose packing
     leaves more padding gets more sequences.
+
+    padding_input: what padding becomes as a model's input: any token, or PADDING for a model that
+    tells documents apart by it.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class Mixture:
         seed: int,
         packing: str = "concatenate",
         phases: Sequence[Mapping[str, Any]] = (),
+        padding_input: int = 0,
     ):
         manifest = load_manifest(directory)
         self.sequence_length, self.seed, self.shuffled = sequence_length, seed, split == "train"
+        self.padding_input = padding_input
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
         streams = [

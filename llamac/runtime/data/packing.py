@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..durable_files import Damaged, check_once, read_seal, whole
-from .prepared import SPLITS, exclusive
+from .prepared import SPLITS, document_end, exclusive
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
 CHUNK = 1 << 22  # tokens looked through at a time
@@ -84,12 +84,12 @@ def packed_paths(
 def document_lengths(
     root: Path, manifest: dict[str, Any], shards: list[dict[str, Any]]
 ) -> Iterator[np.ndarray]:
-    """Yield the lengths of documents in tokens, EOS included, in order; int64 [n] at a time."""
-    eos, start, last = manifest["tokenizer"]["eos"], 0, 0
+    """Yield the lengths of documents in tokens, with their end, in order; int64 [n] at a time."""
+    end, start, last = document_end(manifest), 0, 0
     for shard in shards:
         tokens = np.memmap(root / shard["file"], dtype=manifest["dtype"], mode="r")
         for begin in range(0, len(tokens), CHUNK):
-            ends = np.flatnonzero(tokens[begin : begin + CHUNK] == eos) + (start + begin + 1)
+            ends = np.flatnonzero(tokens[begin : begin + CHUNK] == end) + (start + begin + 1)
             yield np.diff(ends, prepend=last)
             last = int(ends[-1]) if len(ends) else last
         start += shard["tokens"]

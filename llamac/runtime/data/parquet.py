@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import IO, Any
 
 from .decompress import SUFFIXES, decompressed, is_bomb, package
@@ -45,7 +46,24 @@ def rows(
     try:
         with _opened(path, skipped) as (file, native), parquet.ParquetFile(native) as table:
             if columns := _columns(table.schema_arrow, text, plain, nested, path, skipped):
-                yield from _rows(file, table, columns, path, skipped)
+                convert = partial(_records, text=columns[0])
+                yield from _rows(file, table, columns, path, skipped, convert)
+    except (OSError, ValueError, arrow.ArrowException) as error:
+        skipped.add("broken parquet", f"{path} ({_why(error)})")
+
+
+def whole_rows(
+    path: str, columns: Sequence[str], skipped: Skipped
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number from 1, values) of each row: those of `columns` that exist, nested or not.
+
+    A broken row group, or one with a string that is not UTF-8, loses its rows.
+    """
+    arrow, parquet = package("pyarrow", path), package("pyarrow.parquet", path)
+    try:
+        with _opened(path, skipped) as (file, native), parquet.ParquetFile(native) as table:
+            there = [name for name in columns if name in table.schema_arrow.names]
+            yield from _rows(file, table, there, path, skipped, _whole)
     except (OSError, ValueError, arrow.ArrowException) as error:
         skipped.add("broken parquet", f"{path} ({_why(error)})")
 
@@ -108,24 +126,30 @@ def _type(arrow_type: Any) -> str:
 
 
 def _rows(
-    file: IO[bytes], table: Any, columns: list[str], path: str, skipped: Skipped
+    file: IO[bytes],
+    table: Any,
+    columns: list[str],
+    path: str,
+    skipped: Skipped,
+    convert: Convert,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number from 1, record) of each row. convert: reads a batch of rows."""
     import pyarrow as arrow
 
     size, before, text_bytes = os.fstat(file.fileno()).st_size, 0, 0
     for group in range(table.metadata.num_row_groups):
         described = table.metadata.row_group(group)
         stored = [described.column(number) for number in range(described.num_columns)]
-        stored = [column for column in stored if column.path_in_schema in columns]
+        stored = [column for column in stored if _is_of(column.path_in_schema, columns)]
         if is_bomb(sum(column.total_uncompressed_size for column in stored), size):
             return skipped.add("expands too far", path)
         row = before
         try:
             batch_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // _longest(file, stored)))
             for batch in table.iter_batches(batch_rows, [group], columns):
-                for record in _records(batch, columns[0]):
+                for record, length in convert(batch):
                     row += 1
-                    text_bytes += len(record[columns[0]] or "")
+                    text_bytes += length
                     yield row, record
                 if is_bomb(text_bytes, size):
                     return skipped.add("expands too far", f"{path}:{row}")
@@ -134,7 +158,21 @@ def _rows(
         before += described.num_rows
 
 
-def _records(batch: Any, text: str) -> Iterator[dict[str, Any]]:
+def _is_of(path: str, columns: Sequence[str]) -> bool:
+    """Return whether a stored column is one of those, or nested in one."""
+    return path in columns or path.partition(".")[0] in columns
+
+
+Convert = Callable[[Any], Iterator[tuple[dict[str, Any], int]]]
+"""Returns the records of a batch, each with its size in characters or bytes."""
+
+
+def _whole(batch: Any) -> Iterator[tuple[dict[str, Any], int]]:
+    size = batch.nbytes // max(batch.num_rows, 1)
+    return ((record, size) for record in batch.to_pylist())
+
+
+def _records(batch: Any, text: str) -> Iterator[tuple[dict[str, Any], int]]:
     number = batch.schema.names.index(text)
     values, others = batch.column(number), batch.drop_columns([text])
     values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
@@ -143,7 +181,7 @@ def _records(batch: Any, text: str) -> Iterator[dict[str, Any]]:
     for at, data in enumerate(values.cast(binary).to_pylist()):
         record = rest[at] if rest else {}
         record[text] = data if data is None else data.decode(errors="surrogateescape")
-        yield record
+        yield record, len(record[text] or "")
 
 
 def _plain_records(batch: Any) -> list[dict[str, Any]]:

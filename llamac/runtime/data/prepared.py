@@ -4,7 +4,9 @@
                                    tokens, entropy, and each shard with its sha256
     tokenizer.model
     <source>/train-00000.bin       tokens, little-endian uint16 or uint32, without header;
-    <source>/validation-00000.bin  each document ends with EOS; documents may cross shards
+    <source>/validation-00000.bin  each document ends with EOS; documents may cross shards.
+                                   Beside supervised data all are int32, as `kernels.padding` says
+    chat_template.jinja            of supervised data, if the tokenizer has one
     <source>/source.json           the source's part of the manifest, written when it is complete
     <source>/unigrams.npy          int64 [vocab_size], count of each token in train
     .prepare.lock                  locked by the process that prepares or checks the directory
@@ -30,6 +32,7 @@ import numpy as np
 
 from ..durable_files import Damaged, NewFile, check_once, read_note
 from ..errors import RunError, way_out
+from ..kernels.padding import PADDING
 
 SPLITS = ("train", "validation")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a source, and so of its directory
@@ -193,6 +196,16 @@ def _lock(root: Path, waiting: Callable[[], None]) -> IO[bytes]:
             file.close()
             raise
         file.close()
+
+
+def is_signed(manifest: dict[str, Any]) -> bool:
+    """Return whether tokens may have no loss, as in supervised data (see `kernels.padding`)."""
+    return np.dtype(manifest["dtype"]).kind == "i"
+
+
+def document_end(manifest: dict[str, Any]) -> int:
+    """Return what is stored at the end of each document: EOS, or padding in supervised data."""
+    return PADDING if is_signed(manifest) else manifest["tokenizer"]["eos"]
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

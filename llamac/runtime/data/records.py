@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import InputError, naming
+from ..errors import InputError
 from .decompress import LINE_BYTES, lines, utf8_chunks
-from .input_files import ENDINGS, PYTHON, file_list, format_of, unknown_name
-from .parquet import column_names, rows
+from .input_files import ENDINGS, format_of, unknown_name
+from .parquet import column_names, rows, whole_rows
 from .skipped import Skipped
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
@@ -63,6 +63,16 @@ def read_file(
         text = record.pop(text_field)
         if accepted(text, f"{path}:{number}", skipped):
             yield Record(text, number, _meta(record) if wanted else {})
+
+
+def read_records(path: str, columns: Sequence[str], skipped: Skipped) -> Iterator[tuple[int, Any]]:
+    """Yield (line or record from 1, value) of a file of records; broken ones are counted.
+
+    columns: those that are read of parquet, with all they nest; other formats give every field.
+    """
+    if (kind := str(format_of(path))) == "parquet":
+        return whole_rows(path, columns, skipped)
+    return _records(kind, path, "", (), skipped)
 
 
 def _records(
@@ -343,25 +353,13 @@ def _csv(
 SAMPLED_FILES, SAMPLED_RECORDS = 5, 20
 
 
-def check_source(source: dict[str, Any]) -> None:
-    """Raise InputError unless the paths match files of known formats with the `text_field`.
-
-    See `check_field`.
-    """
-    if source["kind"] not in PYTHON:
-        with naming(source["name"]):
-            check_field(file_list(source), source.get("text_field", "text"))
-
-
 def check_field(paths: Iterable[str], text_field: str) -> None:
     """Raise InputError if none of the sampled files of records has the field `text_field`.
 
     Samples the first records of the first files: milliseconds, whatever their size. Raises
     SourceError if a package is missing.
     """
-    of_records = (path for path in paths if format_of(path) not in (None, "text"))
-    sampled = [(path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES)]
-    found = [(path, fields) for path, fields in sampled if fields]
+    found = [(path, fields) for path, fields in fields_of(paths) if fields]
     if found and not any(text_field in fields for _, fields in found):
         path, fields = found[0]
         raise InputError(
@@ -369,6 +367,15 @@ def check_field(paths: Iterable[str], text_field: str) -> None:
             f"{_names(fields)}",
             "text_field",
         )
+
+
+def fields_of(paths: Iterable[str]) -> Iterator[tuple[str, dict[str, None]]]:
+    """Yield the first files of records with the field names of their first records.
+
+    A file that is empty or broken has none.
+    """
+    of_records = (path for path in paths if format_of(path) not in (None, "text"))
+    return ((path, _fields(path)) for path in itertools.islice(of_records, SAMPLED_FILES))
 
 
 def _fields(path: str) -> dict[str, None]:

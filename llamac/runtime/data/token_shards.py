@@ -9,9 +9,9 @@ bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,30 +19,35 @@ from .. import durable_files
 from ..durable_files import Damaged, check, note_or_nothing, sha256_of, write_array, write_note
 from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
-from .input_files import PYTHON, input_fingerprint, needs_cleaning
+from .answer_tokens import (
+    AnswerEncoder,
+    chat_settings,
+    supervised_documents,
+    write_chat_template,
+)
+from .conversations import check_source
+from .data_settings import changed_settings, input_fingerprints, settings_of
+from .input_files import CONVERSATIONS, needs_cleaning
 from .prepare_job import PrepareJob, Progress, silent
 from .prepared import (
-    NAME,
     SPLITS,
     PreparedDataError,
     ShardWriter,
     clear,
     exclusive,
     load_manifest,
-    token_dtype,
     verify_once,
 )
-from .records import check_source
 from .skipped import Skipped
 from .sources import documents
-from .vocabulary import Unknown, given, say_lost, tokenizer_of, train_on_sources
+from .vocabulary import Unknown, say_lost, tokenizer_of, train_on_sources
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]
 
-FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
 BATCH_BYTES = 1 << 21  # text tokenised together
 NO_TEXT = ("empty", "empty file")  # reasons to skip what held nothing
-RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model"}
+SHOWN = 5  # skipped conversations that are reported, of those the manifest lists
+T = TypeVar("T")
 
 
 class PreparedDataMismatch(PreparedDataError):
@@ -51,7 +56,11 @@ class PreparedDataMismatch(PreparedDataError):
 
 def token_counts(manifest: dict[str, Any]) -> str:
     """Return the training tokens of each source, as one line."""
-    counts = [f"{one['name']} {one['train']['tokens']:,} tokens" for one in manifest["sources"]]
+    counts = []
+    for source in manifest["sources"]:
+        train = source["train"]
+        answers = f" ({train['targets']:,} of answers)" if "targets" in train else ""
+        counts.append(f"{source['name']} {train['tokens']:,} tokens{answers}")
     return ", ".join(counts)
 
 
@@ -64,6 +73,7 @@ def prepare(
     validation: float,
     shard_tokens: int,
     seed: int,
+    context: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Tokenise the sources into shards under `directory`; return the manifest.
@@ -72,6 +82,7 @@ def prepare(
     tokenizer: `path` of a SentencePiece model, or `kind` and `train_bytes` to train one.
     validation: fraction of documents held out, chosen by a hash of the document, so that equal
     documents fall on the same side and no document moves when others are added.
+    context: tokens of a sequence, for supervised data.
 
     A directory that was prepared from the same settings is kept, after its shards are compared with
     their hashes (see `prepared.verify_once` for the cost). A second process at the same directory
@@ -80,7 +91,7 @@ def prepare(
     """
     job = PrepareJob(
         Path(directory), sources, tokenizer, vocab_size, validation, shard_tokens, seed,
-        progress or silent,
+        progress or silent, context,
     )  # fmt: skip
     settings = settings_of(job)
     with exclusive(job.root, lambda: job.progress(f"waiting for the process at {job.root}", 0)):
@@ -118,6 +129,8 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     key = durable_files.fingerprint([settings, inputs])
     model = tokenizer_of(job, key, train_on_sources)
     say_lost(model.lost, job.progress)
+    if job.supervised:
+        write_chat_template(job.root, chat_settings(job.tokenizer, model))
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | manifest_summary(job, model, parts)
     write_note(job.root / "manifest.json", manifest)
@@ -132,73 +145,8 @@ def say_skipped(job: PrepareJob, part: dict[str, Any]) -> None:
         why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
         where = f"the first are listed in {job.root / 'manifest.json'}"
         job.progress(f"source {part['name']!r}: skipped {why}; {where}", 0)
-
-
-# --- Settings: what makes prepared data the same -------------------------------------------
-
-
-def settings_of(job: PrepareJob) -> dict[str, Any]:
-    """Return the settings that prepared data depends on: flat, with keys named as in the spec."""
-    names = [source["name"] for source in job.sources]
-    for name in names:
-        legal = NAME.fullmatch(name) and name not in RESERVED
-        if not legal or names.count(name) > 1:
-            raise SourceError(
-                f"source name {name!r} is not allowed: names become directories, so each must be "
-                "unique, consist of letters, digits, '-', '_' and '.', and be none of "
-                f"{', '.join(sorted(RESERVED))}"
-            )
-    if not names or any(source["share"] <= 0 for source in job.sources):
-        raise SourceError("the data needs at least one source, and every share must be positive")
-    settings: dict[str, Any] = {
-        "format": FORMAT,
-        "model.vocab_size": job.vocab_size,
-        "data.validation": job.validation,
-        "data.shard_tokens": job.shard_tokens,
-        "seed": job.seed,
-        "data.source": names,
-    }
-    used = ("path",) if job.tokenizer.get("path") else ("kind", "train_bytes")
-    settings |= {f"tokenizer.{name}": _plain(job.tokenizer[name]) for name in used}
-    for source, share in zip(job.sources, job.shares, strict=True):
-        settings |= source_settings(source)
-        settings[f"data.source.{source['name']}.share"] = share
-    return settings
-
-
-def source_settings(source: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that the source's text depends on."""
-    prefix, of_files = f"data.source.{source['name']}", source["kind"] not in PYTHON
-    fields = ("kind", "max_bytes", *(("paths", "text_field") if of_files else ()))
-    fields = (*fields, "tokenizer") if source["kind"] == "tokens" else fields
-    settings = {f"{prefix}.{name}": _plain(source.get(name)) for name in fields}
-    if needs_cleaning(source):
-        stages = source.get("stage", ())
-        settings[f"{prefix}.stage"] = [stage["stage"] for stage in stages]
-        for number, stage in enumerate(stages):
-            fields = {name: value for name, value in stage.items() if name != "stage"}
-            where = f"{prefix}.stage.{number}.{stage['stage']}"
-            settings |= {f"{where}.{name}": _plain(value) for name, value in fields.items()}
-    return settings
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to what a JSON round trip returns."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
-    """Return fingerprints of the inputs that the settings refer to: files, tokenizer."""
-    inputs: dict[str, Any] = {
-        f"data.source.{source['name']}.paths": input_fingerprint(source)
-        for source in job.sources
-        if source["kind"] not in PYTHON
-    }
-    if model := given(job):
-        inputs |= {"tokenizer.path": model.pieces_sha256, "tokenizer.eos": model.eos}
-    return inputs
+    for example in part["skipped_examples"][:SHOWN] if part["kind"] in CONVERSATIONS else ():
+        job.progress(f"  {example}", 0)
 
 
 def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -230,15 +178,6 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
         )
 
 
-def changed_settings(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return a line for each setting whose value differs."""
-    return [
-        f"  {name}: {then.get(name, 'not set')!r} before, {now.get(name, 'not set')!r} now"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
-
-
 # --- One source ----------------------------------------------------------------------------
 
 
@@ -249,29 +188,27 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
     if finished.get("key") == key and _is_whole(job, finished["source"]):
         return finished["source"]
     clear(directory)
-    dtype, skipped = token_dtype(job.vocab_size), Skipped()
-    writers = {name: ShardWriter(directory / name, dtype, job.shard_tokens) for name in SPLITS}
+    writers = {name: ShardWriter(directory / name, job.dtype, job.shard_tokens) for name in SPLITS}
     unigrams, done = np.zeros(job.vocab_size, dtype=np.int64), 0
-    unknown = Unknown(source["name"], model)
+    unknown, skipped = Unknown(source["name"], model), Skipped()
     job.progress(stage, done)
-    for texts in _batches(documents(source, skipped)):
+    for texts, encoded in _encoded(job, source, model, skipped):
         kept = [np.empty(0, dtype=np.int32)]
-        encoded = model.encode_batch(texts, cores())
         unknown.add(texts, encoded)
         for text, tokens in zip(texts, encoded, strict=True):
-            data, tokens = text.encode(), np.append(tokens, np.int32(model.eos))
+            data, tokens = text.encode(), job.stored(tokens)
             held_out = job.is_held_out(data)
             writers["validation" if held_out else "train"].add(tokens, len(data))
             if not held_out:
                 kept.append(tokens)
             done += len(data)
-        unigrams += np.bincount(np.concatenate(kept), minlength=job.vocab_size)
+        unigrams += count_learned(np.concatenate(kept), job.vocab_size)
         job.progress(stage, done)
     unknown.check()
     splits = {name: writer.close() for name, writer in writers.items()}
     if not splits["train"]["tokens"]:
         raise skipped.nothing_left(source["name"], splits["validation"]["documents"])
-    splits["train"]["unigram_entropy"] = entropy(unigrams)
+    splits["train"] |= learned(source["kind"], unigrams)
     counted = write_array(directory / "unigrams.npy", unigrams)
     part = {
         "name": source["name"],
@@ -297,16 +234,43 @@ def _is_whole(job: PrepareJob, part: dict[str, Any]) -> bool:
     return True
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def _encoded(
+    job: PrepareJob, source: dict[str, Any], model: Tokenizer, skipped: Skipped
+) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """Yield batches of a source's texts and their tokens, each with its end."""
+    if source["kind"] in CONVERSATIONS:
+        assert job.context is not None
+        encoder = AnswerEncoder(model, chat_settings(job.tokenizer, model), job.context)
+        found = supervised_documents(source, encoder, skipped)
+        for batch in _batches(found, lambda document: len(document[0])):
+            yield [text for text, _ in batch], [tokens for _, tokens in batch]
+        return
+    end = np.int32(model.eos)
+    for texts in _batches(documents(source, skipped), len):
+        yield texts, [np.append(tokens, end) for tokens in model.encode_batch(texts, cores())]
+
+
+def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
+    for item in items:
+        batch.append(item)
+        size += size_of(item)
         if size >= BATCH_BYTES:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def count_learned(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Count each token among stored ones that have a loss, int64 [vocab_size]."""
+    return np.bincount(tokens[tokens >= 0], minlength=vocab_size)
+
+
+def learned(kind: str, unigrams: np.ndarray) -> dict[str, Any]:
+    """Return a source's manifest entries on the training tokens that have a loss."""
+    targets = {"targets": int(unigrams.sum())} if kind in CONVERSATIONS else {}
+    return {"unigram_entropy": entropy(unigrams), **targets}
 
 
 def cores() -> int:
@@ -324,6 +288,7 @@ def manifest_summary(
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")
         mixed += share * unigrams / unigrams.sum()
+    chat = {"chat": chat_settings(job.tokenizer, model).written()} if job.supervised else {}
     return {
         "tokenizer": {
             "pieces": model.vocab_size,
@@ -334,9 +299,10 @@ def manifest_summary(
             "eos": model.eos,
             "lossless": model.lossless,
             "lost": model.lost,
+            **chat,
         },
         "vocab_size": job.vocab_size,
-        "dtype": token_dtype(job.vocab_size).str,
+        "dtype": job.dtype.str,
         "unigram_entropy": entropy(mixed),
         "sources": [part | {"share": share} for part, share in zip(parts, job.shares, strict=True)],
     }

@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import RunError
+from ..kernels.padding import inputs_of, labels_of
 from ..machine import say, to_device
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
@@ -32,6 +33,8 @@ from .ranks import Ranks
 
 class Sequences(Protocol):
     """Numbered sequences, such as `runtime.data.mixture.Mixture`."""
+
+    padding_input: int  # the token that padding becomes
 
     def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
         """Return `count` sequences from each start on, int64 [n, sequence_length + 1]."""
@@ -104,13 +107,14 @@ class Mesh:
         """Return this rank's tokens and labels of `count` sequences, int64 [n, positions] each.
 
         Ranks take `micro_batch` sequences in turn, so a step has the same sequences on any number
-        of ranks. Padding keeps its label; its token id is arbitrary.
+        of ranks. Labels without a loss are PADDING; padding's token is `mixture.padding_input`.
         """
         own = range(
             start + self.data_rank * micro_batch, start + count, micro_batch * self.data_ranks
         )
         sequences = to_device(mixture.picked(own, micro_batch), self.device)
-        return self.own_positions(sequences[:, :-1].clamp(min=0), sequences[:, 1:])
+        tokens = inputs_of(sequences[:, :-1], mixture.padding_input)
+        return self.own_positions(tokens, labels_of(sequences[:, 1:]))
 
     def own_positions(self, *several: Tensor) -> list[Tensor]:
         """Return this context rank's positions (dim 1) of full sequences."""

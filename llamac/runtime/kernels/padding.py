@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PADDING = -1
-"""As a label, one without a loss; as an input, whatever token."""
+"""As a label, one without a loss; as an input, whatever token.
+
+In supervised data it follows each document, and a token t without a loss is stored as -2 - t.
+"""
 
 
 def count_targets(labels: Tensor) -> Tensor:
     """Count the labels that are not padding: an int64 scalar on their device."""
     return (labels != PADDING).sum()
+
+
+def without_loss(ids: Any) -> Any:
+    """Return ids (an array or a tensor) as they are stored without a loss, or the ids stored so."""
+    return PADDING - 1 - ids
+
+
+def inputs_of(sequences: Tensor, padding: int = 0) -> Tensor:
+    """Return the ids of stored tokens; `padding` is the one that padding becomes."""
+    return sequences.where(sequences >= PADDING, without_loss(sequences)).clamp(min=padding)
+
+
+def labels_of(sequences: Tensor) -> Tensor:
+    """Return stored tokens as labels: those without a loss become PADDING."""
+    return sequences.clamp(min=PADDING)

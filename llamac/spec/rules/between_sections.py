@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from llamac.spec.batch import Batch
-from llamac.spec.data import Data
+from llamac.spec.data import CONVERSATIONS, Data
 from llamac.spec.finetune import adapters_have_a_base, targets_exist
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.model import Model
@@ -86,10 +86,22 @@ def _phases_begin_while_training(data: Data, schedule: Schedule, batch: Batch) -
 
 
 def _documents_have_an_end(data: Data, tokenizer: TokenizerSection) -> Iterator[Problem]:
-    if data.document_mask and tokenizer.path is not None and not isinstance(tokenizer.eos, int):
+    masked = data.document_mask and not data.supervised
+    if masked and tokenizer.path is not None and not isinstance(tokenizer.eos, int):
         message = "document_mask = true needs the id of the token that ends a document"
         ways = "set tokenizer.eos to it; in LLaMA's tokenizer it is 2"
         yield Problem(("data", "document_mask"), message, ways)
+
+
+def _chats_have_a_tokenizer(data: Data, tokenizer: TokenizerSection) -> Iterator[Problem]:
+    for index, source in enumerate(data.source):
+        if source.kind in CONVERSATIONS and tokenizer.path is None:
+            message = f'kind = "{source.kind}" needs the tokenizer of the model to tune'
+            yield Problem(("data", "source", index, "kind"), message, "set tokenizer.path")
+    if tokenizer.chat_template is not None and not data.supervised:
+        message = "chat_template has no effect without a supervised source"
+        ways = "remove it; the template beside the tokenizer is kept for generating text"
+        yield Problem(("tokenizer", "chat_template"), message, ways, at="key")
 
 
 RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
@@ -98,6 +110,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _shard_holds_a_sequence,
     _documents_lie_on_one_rank,
     _documents_have_an_end,
+    _chats_have_a_tokenizer,
     _phases_begin_while_training,
     adapters_have_a_base,
     targets_exist,

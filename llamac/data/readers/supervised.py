@@ -1,0 +1,21 @@
+"""Read supervised data as text, for training and comparing tokenizers.
+
+Preparation reads it with `runtime.data.answer_tokens`, which says what of it is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamac.data.document import Document
+from llamac.runtime.data.conversations import read_conversations
+from llamac.runtime.data.skipped import Skipped
+from llamac.spec.data import Source
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    for line, conversation in read_conversations(path, skipped):
+        messages = conversation.messages or []
+        said = [message["content"] for message in messages]
+        text = "\n".join(said) or f"{conversation.prompt}{conversation.completion}"
+        yield Document(text, path, line)
