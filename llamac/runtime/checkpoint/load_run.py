@@ -88,6 +88,16 @@ def load_weights(
         checkpoint.load(frozen_weights_of(path), {"model": frozen})
 
 
+def chat_of(directory: Path) -> dict[str, Any]:
+    """Return how supervised data was prepared in a directory, from its manifest; empty if not.
+
+    bos: text of BOS. begin: ids that begin a text. end: id that ends an answer. Raises RunError.
+    """
+    if not (directory / "manifest.json").is_file():
+        return {}
+    return read_manifest(directory)["tokenizer"].get("chat", {})
+
+
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
     """Return the tokenizer in a directory of prepared data, for the weights at `path`.
 

@@ -8,14 +8,15 @@ NAME/
     spec.toml       resolved: what the weights are
     checkpoints/    as `checkpoint` describes them; an import has step 0, without moments
     tokenizer.json, tokenizer.model, tokenizer_config.json    of an import: the source's own
-    data/           of a run: its tokenizer.model among the prepared data
+    data/           of a run: its tokenizer.model among the prepared data, and the chat template
+                    of supervised data
     chat_template.jinja    where the source has one
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class ModelDirectory:
     checkpoint: directory of the weights. spec: the resolved spec, as TOML has it. begin: ids that
     every text begins with. end: ids of which any one ends a text. context: most positions that the
     model was made for. generation: temperature, top_p, top_k, min_p, repetition_penalty and
-    do_sample, as far as the authors of an imported model give them. note: import.json, or a run's
-    init.json; empty for a run that began from nothing.
+    do_sample, as far as the authors of an imported model give them. bos_text: text of BOS, which a
+    chat template may write; empty if there is none. note: import.json, or a run's init.json; empty
+    for a run that began from nothing.
     """
 
     directory: Path
@@ -53,6 +55,7 @@ class ModelDirectory:
     end: tuple[int, ...]
     context: int
     generation: Mapping[str, Any]
+    bos_text: str
     note: Mapping[str, Any]
 
     @property
@@ -60,14 +63,6 @@ class ModelDirectory:
         """Return the id of the BOS token, from `begin` or an import's source; None if unknown."""
         named = self.note.get("bos") if self.imported else None
         return next(iter(self.begin), named)
-
-    @property
-    def bos_text(self) -> str:
-        """Return the text of the BOS token, which a chat template may write; empty if none."""
-        if self.tokenizer is None:
-            return ""
-        bos = self.tokenizer.bos if self.bos is None else self.bos
-        return self.tokenizer.piece(bos) if bos >= 0 else ""
 
     @property
     def imported(self) -> bool:
@@ -98,6 +93,7 @@ def open_model(
     path = load_run.choose(directory, which, say)
     spec = read_spec(directory) if spec is None else spec
     length, note = spec["batch"]["sequence_length"], model_note(directory)
+    chat, home = dict[str, Any](), directory
     if is_import(directory):
         file = next((f for n in TOKENIZER_FILES if (f := directory / n).is_file()), None)
         tokenizer = _import_tokenizer(directory, file, spec) if file or need_tokenizer else None
@@ -110,8 +106,11 @@ def open_model(
         there = need_tokenizer or file.is_file()
         tokenizer = load_run.load_tokenizer(place, path) if there else None
         own = (tokenizer.eos,) if tokenizer and tokenizer.eos >= 0 else ()
-        begin, end = own, tuple(dict.fromkeys([*own, *note.get("end", ())]))
-    template = directory / CHAT_TEMPLATE
+        chat = load_run.chat_of(place)
+        begin = tuple(chat.get("begin", own))
+        end = tuple(dict.fromkeys([*own, *chat.get("end", ()), *note.get("end", ())]))
+        home = place if chat.get("template_sha256") else directory
+    template = home / CHAT_TEMPLATE
     return ModelDirectory(
         directory=directory,
         checkpoint=path,
@@ -121,10 +120,17 @@ def open_model(
         chat_template=template.read_text(encoding="utf-8") if template.is_file() else None,
         begin=begin,
         end=end,
+        bos_text=chat.get("bos", _bos_text(tokenizer, begin, note)),
         context=max(length, note.get("context", 0)),
         generation=note.get("generation", {}),
         note=note,
     )
+
+
+def _bos_text(tokenizer: Tokenizer | None, begin: Sequence[int], note: Mapping[str, Any]) -> str:
+    ids = (*begin, note.get("bos"), tokenizer.bos) if tokenizer else ()
+    bos = next((i for i in ids if i is not None and i >= 0), None)
+    return tokenizer.piece(bos) if tokenizer and bos is not None else ""
 
 
 def read_spec(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -127,6 +128,15 @@ class AnswerEncoder:
         self.model, self.chat, self.context = model, chat, context
         template = chat.template
         self.template = None if template is None else ChatTemplate(model, template, chat.bos)
+
+    def written(self) -> dict[str, Any]:
+        """Return the chat settings for a manifest, with the token that ends an answer."""
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ids = np.array([self.model.eos])
+        if self.template is not None:
+            with suppress(MalformedRecord):  # the template may want other chats
+                ids = self._tokens(Conversation(messages))[0]
+        return self.chat.written() | {"end": ids[-1:].tolist()}
 
     def encode(self, conversation: Conversation) -> np.ndarray:
         """Return the tokens, int32 [n]: t with a loss, -2 - t without.

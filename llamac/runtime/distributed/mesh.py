@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import RunError
-from ..kernels.padding import inputs_of, labels_of
+from ..kernels.padding import input_tokens, loss_labels
 from ..machine import say, to_device
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
@@ -113,8 +113,8 @@ class Mesh:
             start + self.data_rank * micro_batch, start + count, micro_batch * self.data_ranks
         )
         sequences = to_device(mixture.picked(own, micro_batch), self.device)
-        tokens = inputs_of(sequences[:, :-1], mixture.padding_input)
-        return self.own_positions(tokens, labels_of(sequences[:, 1:]))
+        tokens = input_tokens(sequences[:, :-1], mixture.padding_input)
+        return self.own_positions(tokens, loss_labels(sequences[:, 1:]))
 
     def own_positions(self, *several: Tensor) -> list[Tensor]:
         """Return this context rank's positions (dim 1) of full sequences."""

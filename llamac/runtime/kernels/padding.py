@@ -24,11 +24,11 @@ def without_loss(ids: Any) -> Any:
     return PADDING - 1 - ids
 
 
-def inputs_of(sequences: Tensor, padding: int = 0) -> Tensor:
+def input_tokens(sequences: Tensor, padding: int = 0) -> Tensor:
     """Return the ids of stored tokens; `padding` is the one that padding becomes."""
     return sequences.where(sequences >= PADDING, without_loss(sequences)).clamp(min=padding)
 
 
-def labels_of(sequences: Tensor) -> Tensor:
+def loss_labels(sequences: Tensor) -> Tensor:
     """Return stored tokens as labels: those without a loss become PADDING."""
     return sequences.clamp(min=PADDING)

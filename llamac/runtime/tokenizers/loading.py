@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .tokenizer import Tokenizer, TokenizerError
 from .tokenizer_file import read_tokenizer
+from .tokenizer_json import JsonTokenizer
 
 
 def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Tokenizer:
@@ -18,8 +19,6 @@ def load_tokenizer_file(path: str | Path, eos: int | str | None = None) -> Token
         file = read_tokenizer(Path(path))
         if not file.is_json:
             return Tokenizer(file.model, eos, file.usual_eos)
-        from .tokenizer_json import JsonTokenizer
-
         return JsonTokenizer(file.model, eos, file.usual_eos)
     except OSError as error:
         raise TokenizerError(

@@ -9,42 +9,8 @@ import pytest
 
 from llamac.runtime.tokenizers.chat_template import ChatTemplate, ChatTemplateError
 from llamac.runtime.tokenizers.tokenizer_json import JsonTokenizer
+from tests.chats import CHATML, TEMPLATES, TURNS, of_transformers, trained_tokenizer, without_blocks
 
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<s>", "</s>"]
-
-# Each marks its answers for transformers; llamac must find the same without the marks.
-CHATML = (
-    "{% for m in messages %}"
-    "{% if loop.first and m.role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
-    "{{ '<|im_start|>' + m.role + '\n' }}"
-    "{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-LLAMA2 = (
-    "{% for m in messages %}"
-    "{% if m.role == 'assistant' %}"
-    "{% generation %}{{ ' ' + m.content.strip() + ' ' + eos_token }}{% endgeneration %}"
-    "{% else %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}{% endif %}"
-    "{% endfor %}"
-)
-PLAIN = (
-    "{% for m in messages %}"
-    "{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}{% endgeneration %}"
-    "{% else %}{{ '\n\n' if not loop.first else '' }}{{ 'Question: ' + m.content + '\nAnswer:' }}"
-    "{% endif %}{% endfor %}"
-)
-TEMPLATES = {"chatml": CHATML, "llama2": LLAMA2, "plain": PLAIN}
-
-TURNS = [
-    ("user", "What is the sum of one and two?"),
-    ("assistant", "It is three."),
-    ("user", "And of two and two?\n"),
-    ("assistant", "\nIt is four, of course: 😀 "),
-]
 CHATS: dict[str, list[dict[str, Any]]] = {
     "one turn": [{"role": role, "content": text} for role, text in TURNS[:2]],
     "two turns": [{"role": role, "content": text} for role, text in TURNS],
@@ -55,28 +21,8 @@ CHATS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def libraries() -> tuple[JsonTokenizer, Any]:
-    """The same byte-level BPE, with merges that cross lines, in llamac and in transformers."""
-    tokenizers = pytest.importorskip("tokenizers")
-    transformers = pytest.importorskip("transformers")
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=SPECIAL,
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = [text for _, text in TURNS] + ["assistant user\n\n Question: Answer: [INST] [/INST]"]
-    made.train_from_iterator(texts * 8, trainer)
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>"
-    )
-    return JsonTokenizer(made.to_str().encode()), theirs
-
-
-def without_blocks(template: str) -> str:
-    return template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    """The same tokenizer in llamac and in transformers."""
+    return JsonTokenizer(trained_tokenizer().to_str().encode()), of_transformers()
 
 
 @pytest.mark.parametrize("marked", [True, False], ids=["marked", "unmarked"])
