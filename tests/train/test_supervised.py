@@ -11,6 +11,7 @@ from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.kernels.padding import PADDING, count_targets, input_tokens, loss_labels
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
+from llamac.verify.oracle import TOLERANCE
 from llamac.verify.reference import Reference
 from tests.chats import CHATML, of_transformers, sums, write_lines, write_model_files
 
@@ -101,7 +102,7 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(spec, trainer, s
     for held, parameter in model.named_parameters():
         for name, found in canonical_views(held, parameter.grad, packed):
             theirs = reference.parameters_by_name()[name].grad
-            assert (found - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+            assert (found - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
 
 
 def test_held_out_loss_is_the_mean_over_held_out_answers(spec, trainer, straight) -> None:
