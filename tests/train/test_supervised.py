@@ -11,7 +11,6 @@ from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.kernels.padding import PADDING, count_targets, input_tokens, loss_labels
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
-from llamac.verify.oracle import TOLERANCE
 from llamac.verify.reference import Reference
 from tests.chats import CHATML, of_transformers, sums, write_lines, write_model_files
 
@@ -53,7 +52,10 @@ def straight(trainer, tmp_path_factory) -> Path:
 
 
 def test_packed_loss_and_gradients_are_those_of_each_chat_alone(spec, trainer, straight) -> None:
-    """In float64, beside plain torch on every chat by itself with transformers' labels."""
+    """In float64, beside plain torch on every chat by itself with transformers' labels.
+
+    Attention keeps its log-sum-exp in float32, which the gradients then have the rounding of.
+    """
     reference = Reference(spec.model, spec.batch.sequence_length)
     random = torch.Generator().manual_seed(0)
     weights = {
@@ -102,7 +104,7 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(spec, trainer, s
     for held, parameter in model.named_parameters():
         for name, found in canonical_views(held, parameter.grad, packed):
             theirs = reference.parameters_by_name()[name].grad
-            assert (found - theirs).abs().max() <= TOLERANCE * theirs.abs().max()
+            assert (found - theirs).abs().max() <= 1e-8 * theirs.abs().max()
 
 
 def test_held_out_loss_is_the_mean_over_held_out_answers(spec, trainer, straight) -> None:
