@@ -107,6 +107,7 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(
     for held, parameter in model.named_parameters():
         for name, found in canonical_views(held, parameter.grad, packed):
             theirs = reference.parameters_by_name()[name].grad
+            assert theirs is not None
             assert (found - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 
 

@@ -173,7 +173,7 @@ def test_a_template_of_other_text_is_another_preparation(tmp_path: Path) -> None
     asked = arguments(tmp_path, [{"messages": chat} for chat in sums(20)])
     prepare(tmp_path / "data", **asked)
     with pytest.raises(PreparedDataMismatch, match=r"batch\.sequence_length: 128 before, 200 now"):
-        prepare(tmp_path / "data", **asked | {"context": 200})
+        prepare(tmp_path / "data", **(asked | {"context": 200}))
     write_model_files(tmp_path, LLAMA2)
     with pytest.raises(PreparedDataMismatch, match=r"tokenizer\.chat_template"):
         prepare(tmp_path / "data", **asked)
