@@ -170,10 +170,11 @@ def test_prepared_data_holds_every_conversation_and_counts_the_rest(tmp_path: Pa
 
 
 def test_a_template_of_other_text_is_another_preparation(tmp_path: Path) -> None:
-    asked = arguments(tmp_path, [{"messages": chat} for chat in sums(20)])
+    records = [{"messages": chat} for chat in sums(20)]
+    asked = arguments(tmp_path, records)
     prepare(tmp_path / "data", **asked)
     with pytest.raises(PreparedDataMismatch, match=r"batch\.sequence_length: 128 before, 200 now"):
-        prepare(tmp_path / "data", **(asked | {"context": 200}))
+        prepare(tmp_path / "data", **arguments(tmp_path, records, context=200))
     write_model_files(tmp_path, LLAMA2)
     with pytest.raises(PreparedDataMismatch, match=r"tokenizer\.chat_template"):
         prepare(tmp_path / "data", **asked)
