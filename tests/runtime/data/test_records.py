@@ -20,8 +20,9 @@ from pyarrow import parquet
 
 from llamac.runtime.data import decompress, records
 from llamac.runtime.data import input_files as inputs
+from llamac.runtime.data.conversations import check_source
 from llamac.runtime.data.input_files import file_list
-from llamac.runtime.data.records import Record, check_source, read_file
+from llamac.runtime.data.records import Record, read_file
 from llamac.runtime.data.skipped import Skipped
 from llamac.runtime.errors import InputError
 
