@@ -1,12 +1,12 @@
-"""Files on disk: written whole or not at all, hashed as they are written, checked before use.
+"""Durable files: written atomically, hashed while written, and verified before use.
 
-A file that decides what is learnt has a sha256 from when it was written, which is compared with
-its bytes before they are first used. The hash is in a manifest, in a file NAME.sha256 beside it
-(`whole(…, sealed=True)`), or, for a JSON object, in the object itself (`write_note`). What is
-written for people alone is whole as well, but never checked, and never ends a run.
+A file that affects training has a sha256 from when it was written, which is verified before the
+first use. The hash is in a manifest, in a file NAME.sha256 beside it (`whole(…, sealed=True)`), or,
+for a JSON object, in the object itself (`write_note`). Files written only for people are atomic
+too, but not verified, and a failure to write them never ends a run.
 
-Every write goes to .NAME.tmp beside its place, is flushed to disk, and is renamed: so a file under
-its own name was complete when it appeared. No symbolic link is followed at either name.
+Every write goes to .NAME.tmp in the same directory, is flushed to disk, and is renamed, so a file
+with its final name was complete when it appeared. Symbolic links are not followed at either name.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import Any
 
 from .errors import RunError
 
-READERS = 4  # files hashed at a time: hashing lets other threads run
+READERS = 4  # files hashed at a time: hashing releases the GIL
 BLOCK = 1 << 20
 
 
 class Damaged(RunError, ValueError):
-    """A file that does not hold what was written to it."""
+    """A file is missing, or its content differs from what was written."""
 
 
 class NewFile:
-    """A file being written beside its place. `commit` gives it its name, `discard` removes it.
+    """A temporary file being written. `commit` renames it to its final name, `discard` removes it.
 
-    resume: (bytes, their sha256) that an earlier process wrote and flushed; writing goes on after
-    them. Raises Damaged if they are not there.
+    resume: (bytes, their sha256) that an earlier process wrote and flushed; writing continues after
+    them. Raises Damaged if they are missing.
     """
 
     def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
@@ -52,7 +52,8 @@ class NewFile:
             self._file = open(self._beside, "xb")  # noqa: SIM115
 
     def _resumed(self, size: int, sha256: str) -> Any:
-        if not self._beside.exists() and self.path.exists():  # it was finished, but not noted so
+        # It was committed, but not recorded as such.
+        if not self._beside.exists() and self.path.exists():
             os.replace(self.path, self._beside)
         try:
             file = os.fdopen(os.open(self._beside, os.O_RDWR | os.O_NOFOLLOW), "r+b")
@@ -70,11 +71,11 @@ class NewFile:
 
     @property
     def sha256(self) -> str:
-        """The sha256 of all bytes written so far."""
+        """Return the sha256 of all bytes written so far."""
         return self._digest.hexdigest()
 
     def write(self, data: Any) -> int:
-        """data: bytes, or anything that has a contiguous buffer."""
+        """Append bytes, or any object with a contiguous buffer."""
         view = memoryview(data).cast("B") if memoryview(data).nbytes else b""
         self._digest.update(view)
         self._file.write(view)
@@ -85,12 +86,12 @@ class NewFile:
         return self.size
 
     def flush(self) -> None:
-        """Returns once the bytes are on the disk: a rename may otherwise outrun them."""
+        """Flush all bytes to disk, so that a later rename cannot become durable before them."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
-        """Give the file its name and return its sha256. sealed: writes that beside it too."""
+        """Rename to the final name; return the sha256. sealed: also write it to NAME.sha256."""
         self.flush()
         if mode is not None:
             os.fchmod(self._file.fileno(), mode)
@@ -101,14 +102,14 @@ class NewFile:
         return self.sha256
 
     def discard(self) -> None:
-        with suppress(OSError):  # the disk that is full may refuse what is still held in memory
+        with suppress(OSError):  # closing writes buffered bytes, which a full disk refuses
             self._file.close()
         self._beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole(path: Path, sealed: bool = False, mode: int | None = None) -> Iterator[NewFile]:
-    """Yield a file that gets its name once all of it is on disk; on an error, never."""
+    """Yield a new file; it appears under its name when the block ends without an error."""
     file = NewFile(path)
     try:
         yield file
@@ -126,7 +127,7 @@ def write(path: Path, data: bytes, sealed: bool = False, mode: int | None = None
 
 
 def write_array(path: Path, array: Any) -> str:
-    """array: of numpy."""
+    """Write a NumPy array's bytes as a whole file."""
     import numpy as np
 
     with whole(path) as file:
@@ -147,7 +148,7 @@ def write_note(path: Path, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """Read the object that `write_note` wrote, with its hash; None if there is no file.
+    """Read and verify an object written by `write_note`; None if there is no file.
 
     Raises Damaged, or OSError if it cannot be read.
     """
@@ -165,7 +166,7 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 
 def note_or_nothing(path: Path) -> dict[str, Any]:
-    """Return `read_note`'s object, or an empty one where it is missing or damaged."""
+    """Return `read_note`'s object, or an empty one if it is missing or damaged."""
     try:
         return read_note(path) or {}
     except (OSError, Damaged):
@@ -173,7 +174,7 @@ def note_or_nothing(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Raises OSError, or ValueError for what is not JSON, nested too deep, or not UTF-8."""
+    """Read a JSON file. Raises OSError, or ValueError if not UTF-8, not JSON or nested too deep."""
     try:
         return json.loads(read_bytes(path))
     except RecursionError as error:
@@ -189,13 +190,13 @@ def _json(value: Any, indent: int | None = None) -> str:
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # names of files may be no UTF-8; escapes bring them back
+    except UnicodeEncodeError:  # file names may not be UTF-8; surrogates keep them
         return json.dumps(value, indent=indent)
     return text
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file to read; a device or a pipe, which may not end, is an OSError."""
+    """Open a regular file for reading; OSError for devices and pipes, which may not end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -230,7 +231,7 @@ def seal_of(path: Path) -> Path:
 
 
 def adopt(beside: Path, path: Path) -> None:
-    """Give a file that other code has just written its name, sealed."""
+    """Rename a file written by other code to its final name, with a seal."""
     write(seal_of(path), f"{sha256_of(beside)}\n".encode())
     flush(beside)
     _name(beside, path)
@@ -245,7 +246,7 @@ def _name(beside: Path, path: Path) -> None:
 
 
 def is_whole(path: Path, sha256: str | None = None) -> bool:
-    """Return whether a file exists and `check` finds nothing wrong."""
+    """Return whether a file exists undamaged, by `check`."""
     try:
         return bool(check(path, sha256))
     except Damaged:
@@ -253,7 +254,7 @@ def is_whole(path: Path, sha256: str | None = None) -> bool:
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
-    """Return the path of a file whose bytes have this hash, or its seal's. Raises Damaged.
+    """Verify a file against this hash, or against its seal; return its path. Raises Damaged.
 
     Read once in a process, unless the file changes.
     """
@@ -267,7 +268,7 @@ def check(path: Path, sha256: str | None = None) -> Path:
 
 
 def read_seal(path: Path) -> str:
-    """Return the sha256 that lies beside a sealed file. Raises Damaged."""
+    """Return the sha256 from the seal of a file. Raises Damaged."""
     seal = seal_of(path)
     try:
         text = read_bytes(seal).decode("ascii", errors="replace").strip()
@@ -289,7 +290,7 @@ def _hash_now(path: Path, size: int, modified: int, changed: int) -> str:
 
 
 def stamp(path: Path) -> tuple[int, int, int]:
-    """(bytes, time of change, time of change of the file's status): equal while it is untouched."""
+    """Return (size, mtime, ctime), which stay equal while the file is untouched."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -297,11 +298,12 @@ def stamp(path: Path) -> tuple[int, int, int]:
 def check_once(
     files: Iterable[tuple[Path, str]], note: Path, progress: Callable[[int], None]
 ) -> None:
-    """Compare files with their sha256, unless `note` says they were whole with the same `stamp`.
+    """Verify files against their sha256, except those verified earlier with the same `stamp`.
 
-    Raises Damaged at the first one that differs, in their order. A file costs one reading, about a
-    second per gigabyte and core, and later one `stat`. Where the note cannot be written, every call
-    reads everything. progress: called with the bytes read so far.
+    Verified stamps are stored in `note`; if it cannot be written, every call reads everything.
+    Raises Damaged for the first file that differs, in order. The first verification takes about a
+    second per gigabyte and core, a later one a `stat` per file. progress: called with the bytes
+    read so far.
     """
     known = _stamps(note)
     now, done = dict(known), 0
@@ -309,7 +311,8 @@ def check_once(
     def checked(file: tuple[Path, str]) -> tuple[str, list[Any], int]:
         path, sha256 = file
         try:
-            found = [*stamp(path), sha256]  # before reading: a change meanwhile is seen next time
+            # Taken before reading, so that a change during it is noticed next time.
+            found = [*stamp(path), sha256]
         except OSError as error:
             raise Damaged(f"{path} {_unread(error)}") from error
         name = os.path.relpath(path, note.parent)
@@ -325,7 +328,7 @@ def check_once(
                 if size:
                     done += size
                     progress(done)
-    finally:  # what was found whole needs no second look, however this ends
+    finally:  # keep the stamps of verified files even after an error
         if now != known:
             with suppress(OSError, Damaged):
                 write_json(note, now)
@@ -339,7 +342,7 @@ def _stamps(note: Path) -> dict[str, Any]:
 
 
 def flush(path: Path) -> None:
-    """Brings a file, or the names in a directory, to the disk itself."""
+    """Flush a file, or the entries of a directory, to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -350,7 +353,7 @@ def flush(path: Path) -> None:
 def inside(root: Path, name: str) -> Path:
     """Return root / name. Raises RunError if a symbolic link on the way leads out of `root`.
 
-    What a run writes and deletes is then its own, whoever made its directory.
+    A run thus writes and deletes only within its own directory.
     """
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):

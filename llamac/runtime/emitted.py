@@ -1,4 +1,4 @@
-"""The directory that a trainer was emitted into: its spec, and whether its files are as emitted."""
+"""Emitted directory of a trainer: read its spec, and detect changed files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .durable_files import read_bytes, read_json
 
 
 def read_spec(directory: Path) -> dict[str, Any]:
-    """spec.toml of `directory`, after a look at whether the program's files are as emitted.
+    """Return spec.toml of `directory`, after reporting changed files of the program.
 
-    Where they cannot be used the program ends, and says why.
+    Exits with an error if they cannot be used.
     """
     try:
         if (problem := changes(directory)) and os.environ.get("RANK", "0") == "0":
@@ -28,7 +28,7 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def changes(directory: Path) -> str:
-    """Return the names of the program's files that were edited or damaged; "" if none was.
+    """Return the names of edited or damaged files of the program; "" without any.
 
     Ends the program if a build was interrupted while it replaced them.
     """

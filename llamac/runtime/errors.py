@@ -1,4 +1,4 @@
-"""Errors that a person can mend."""
+"""Errors with a message that says what the user can do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 
 class RunError(Exception):
-    """A run cannot go on, and the message says what a person can do about it.
+    """A run cannot continue; the message says what the user can do.
 
-    teller: of several ranks that raise it, the one that tells; None: each has its own to tell.
+    teller: the rank that prints it if all ranks raise it; None if each rank prints its own.
     """
 
     exit_code = 1
@@ -33,16 +33,16 @@ WAYS_OUT = {
 
 
 def way_out(error: BaseException) -> str:
-    """Return what a person can do about what the disk refuses."""
+    """Return what the user can do about an error of the file system."""
     return WAYS_OUT.get(getattr(error, "errno", None) or 0, "fix that")
 
 
 class SourceError(RunError, ValueError):
-    """A source that cannot be read at all: nothing matches, or a package is missing."""
+    """A source cannot be read at all: no file matches, or a package is missing."""
 
 
 class InputError(SourceError):
-    """A key of a `[[data.source]]` that what is on disk cannot serve.
+    """A key of a `[[data.source]]` does not match the files on disk.
 
     at: the key, such as ("paths", 0) or ("text_field",). source: the source's name, once known.
     """
@@ -61,7 +61,7 @@ class InputError(SourceError):
 
 @contextmanager
 def naming(source: str) -> Iterator[None]:
-    """InputErrors that are raised within name that source."""
+    """Context manager that adds the source's name to InputErrors."""
     try:
         yield
     except InputError as error:

@@ -1,10 +1,10 @@
-"""RUN/events.jsonl: what happened to a run besides its steps, one JSON object a line.
+"""RUN/events.jsonl: the events of a run besides its steps, one JSON object per line.
 
 Every line has `event` (start, save, sample or stop), `step` (after which it happened) and `time`
-(seconds since 1970). A start says besides which checkpoint it goes on from, the layout and the
-surroundings; a sample its text; a stop the error that ended the run, if one did. Lines are only
-added: those of steps that a later start takes back stay. It is for people, such as those who read
-`llamac report`: nothing depends on it, and a line that the disk does not take is lost.
+(seconds since 1970). A start also has the checkpoint it resumes from, the layout and the
+environment; a sample its text; a stop the error that ended the run, if any. The file is
+append-only: events of steps that a later start repeats stay. It is for people, such as readers of
+`llamac report`; nothing depends on it, and a line that cannot be written is lost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from .durable_files import open_regular
 
 NAME = "events.jsonl"
-TAIL = 1 << 20  # bytes at the end of the file that are looked at for a run's identity
+TAIL = 1 << 20  # bytes at the end of the file that are searched for a run's identity
 
 
 def record(run: Path, event: str, step: int, **more: Any) -> None:
@@ -33,7 +33,7 @@ def record(run: Path, event: str, step: int, **more: Any) -> None:
             end = file.seek(0, os.SEEK_END)
             cut = (
                 end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-            )  # by a crash, or a full disk
+            )  # cut off by a crash or a full disk
             file.write(b"\n" * cut + line.encode() + b"\n")
 
 

@@ -36,10 +36,10 @@ AGENT = os.getppid()
 
 
 def exit_code(work: Callable[[], int]) -> Callable[[], int]:
-    """Makes of `work` a program's main function, which returns its exit code.
+    """Decorate the main function of a program, so that it returns an exit code.
 
-    What a person can mend becomes one `error: …`, also of several ranks, and exit code 1. Text that
-    the terminal's encoding lacks is written with backslashes rather than not at all.
+    Errors that the user can fix become one `error: …` line, even of several ranks, and exit code 1.
+    Characters that the terminal's encoding lacks are written as backslash escapes.
     """
 
     @functools.wraps(work)
@@ -84,10 +84,10 @@ def _first_line(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """Print; once stdout takes no more (its reader left, its disk is full), to nowhere instead.
+    """Print, until stdout fails (closed pipe, full disk); then discard output.
 
-    Control characters, which samples and names of files may hold, are escaped.
-    A run is worth more than its log: it goes on, and saves.
+    Control characters, which samples and file names may contain, are escaped. A lost log must not
+    end a run.
     """
     try:
         print(escaped(text), flush=True)
@@ -98,7 +98,7 @@ def say(text: str) -> None:
 
 
 def positive(text: str) -> int:
-    """An option's value as a whole number above 0, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
@@ -116,9 +116,9 @@ def arguments(description: str, directory: Path, steps: int) -> argparse.Namespa
 
 
 def this_command(without: str) -> str:
-    """The command line that started this program, for a shell, less one option and its value.
+    """Return the shell command that started this program, without one option and its value.
 
-    One of several processes names the torchrun that starts them on its node.
+    For one of several processes, it is the torchrun command of its node.
     """
     words, kept = iter(sys.argv), [sys.executable]
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -133,14 +133,14 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Return whether torch.compile can work here, and the reason in words."""
+    """Whether torch.compile can work on this machine, and the reason."""
 
     available: bool
     why: str
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for "auto", "cpu" or "cuda"; raises RunError if "cuda" is not there."""
+    """Return the device for "auto", "cpu" or "cuda". Raises RunError if "cuda" is not available."""
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError('hardware.device = "cuda", but torch finds no CUDA GPU: set it to "auto"')
     if name == "auto":
@@ -149,12 +149,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def data_directory(given: str | None, run: Path) -> Path:
-    """data.directory, or the run's own; raises RunError if that leads out of the run."""
+    """Return data.directory, or RUN/data. Raises RunError if that leads out of the run."""
     return Path(given) if given else inside(run, "data")
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy to the device without waiting for it (from pinned memory where there is a GPU)."""
+    """Copy to the device asynchronously, from pinned memory for a GPU."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor
@@ -162,13 +162,13 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def compiler_available(device: torch.device) -> Compiler:
-    """Can torch.compile build kernels for `device`? Tried, not guessed.
+    """Return whether torch.compile can build kernels for `device`, by trying its compiler.
 
     On CPU Inductor writes C++ against Python.h and OpenMP, so a program with both is compiled with
     $CXX, g++ or clang++; the one that works is left in $CXX, where Inductor looks for it. On CUDA
@@ -180,7 +180,7 @@ def compiler_available(device: torch.device) -> Compiler:
 def compile_or_eager(setting: str, device: torch.device, compile: Callable[[], None]) -> str:
     """Call `compile` if `setting` ("auto", "always", "never") and this machine allow it.
 
-    Returns what was decided and why, for people. Raises RunError if "always" is impossible.
+    Returns the decision and its reason as text. Raises RunError if "always" is impossible.
     """
     if setting == "never":
         return 'eager (kernels.compile = "never")'
@@ -222,7 +222,7 @@ def _cpp_compiler() -> Compiler:
 
 
 def _try_cpp(compiler: str) -> str:
-    """Build a shared library as Inductor would; returns the compiler's first complaint, or ""."""
+    """Build a shared library as Inductor would; return the compiler's first error, or ""."""
     source = "#include <Python.h>\n#include <cmath>\n"
     flags = ["-std=c++17", "-shared", "-fPIC", f"-I{sysconfig.get_path('include')}"]
     if sys.platform == "linux":
@@ -242,19 +242,19 @@ def _try_cpp(compiler: str) -> str:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Measured peak of a dense n×n matmul in `dtype`, in FLOP/s: the best of many short trials.
+    """Measure the peak of a dense n×n matmul in `dtype`, FLOP/s: the best of many short trials.
 
-    Takes about `seconds`. n grows as long as trials of the next size are short beside that; what
-    decides is the fastest trial, as any single one may be slowed by something else on the machine.
-    Leaves torch's random state alone.
+    Takes about `seconds`. n grows while trials of the next size are short compared with that. The
+    fastest trial counts, because others may be slowed by other load on the machine. Does not change
+    torch's random state.
     """
     best, deadline, share = 0.0, time.perf_counter() + seconds, seconds / 6
     generator = torch.Generator(device).manual_seed(0)
     for n in (256, 512, 1024, 2048, 4096, 8192):
         a, b = torch.randn(2, n, n, device=device, generator=generator).to(dtype)
-        _fastest_trial(a, b, 0.0)  # the first one of a size warms up
+        _fastest_trial(a, b, 0.0)  # the first trial of a size is a warm-up
         fastest = _fastest_trial(a, b, time.perf_counter() + share)
-        largest = n == 8192 or 2 * 8 * fastest > share  # the next size has 8 times the work
+        largest = n == 8192 or 2 * 8 * fastest > share  # the next size takes 8 times as long
         if largest:
             fastest = min(fastest, _fastest_trial(a, b, deadline))
         best = max(best, 2 * n**3 * _products(device) / fastest)
@@ -264,12 +264,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
 
 
 def _products(device: torch.device) -> int:
-    """In one trial: a GPU is waited for once in several, as in training."""
+    """Return the matmuls per trial: several on a GPU, which is synchronised once per trial."""
     return 16 if device.type == "cuda" else 1
 
 
 def _fastest_trial(a: torch.Tensor, b: torch.Tensor, until: float) -> float:
-    """Seconds of the fastest trial that begins before `until`, of one at least."""
+    """Return the seconds of the fastest trial that begins before `until`; at least one runs."""
     fastest, now = math.inf, time.perf_counter()
     while fastest == math.inf or now < until:
         started = now
@@ -282,15 +282,15 @@ def _fastest_trial(a: torch.Tensor, b: torch.Tensor, until: float) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """`peak_memory_bytes` counts from here on, where the system allows that."""
+    """Reset `peak_memory_bytes`, if the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): reset the peak resident set size
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most bytes held at once: torch's allocations on a GPU, else this process's resident set."""
+    """Return the peak memory: torch's allocations on a GPU, else this process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
@@ -302,10 +302,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 class StopSignals:
-    """Turns the first SIGTERM or Ctrl-C into a request that the loop honours after its step.
+    """Turn the first SIGTERM or Ctrl-C into a request to stop after the current step.
 
-    A second Ctrl-C interrupts at once, for whoever cannot wait; but not under torchrun, which
-    passes the first one on to processes that the terminal has already told.
+    A second Ctrl-C interrupts at once, except under torchrun, which forwards the first one to
+    processes that have already received it from the terminal.
     """
 
     def __init__(self) -> None:
@@ -315,7 +315,7 @@ class StopSignals:
 
     @property
     def why(self) -> str:
-        """The signal's name; "stopped" where another rank received it."""
+        """Return the signal's name; "stopped" if another rank received it."""
         return self.received.name if self.received else "stopped"
 
     def saved(self, step: int) -> str:
@@ -325,7 +325,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, as of a program that it ends; else 0."""
+        """Return 130 after Ctrl-C, as for a program that it ends; else 0."""
         return 130 if self.received == signal.SIGINT else 0
 
     def __enter__(self) -> StopSignals:
@@ -336,7 +336,7 @@ class StopSignals:
         return self
 
     def _follow_agent(self) -> None:
-        """Save and stop if torchrun is killed: nobody else stops or restarts its ranks then."""
+        """Save and stop if torchrun is killed, since nothing else stops or restarts its ranks."""
         while not self._left.wait(1):
             if os.getppid() != AGENT:
                 say("torchrun was killed: saving, then stopping")

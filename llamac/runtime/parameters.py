@@ -1,4 +1,4 @@
-"""Parameters by their canonical names, however the compiler packed them together."""
+"""Map packed parameters to their canonical names, and initialise them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pieces = tuple[tuple[str, int], ...]  # (canonical name, rows), in order along d
 
 
 def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]:
-    """Write a table for `layers.*` out for every layer."""
+    """Expand a table for `layers.*` to every layer."""
     expanded: dict[str, Pieces] = {}
     for name, pieces in packs.items():
         for layer in range(layers) if "*" in name else (0,):
@@ -26,7 +26,7 @@ def expand_layers(packs: Mapping[str, Pieces], layers: int) -> dict[str, Pieces]
 def canonical_views(
     name: str, tensor: Tensor, packed: Mapping[str, Pieces]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(canonical name, view) for each canonical parameter that the tensor `name` holds.
+    """Yield (canonical name, view) of each canonical parameter in the tensor `name`.
 
     Writing to a view writes to the tensor. Works for anything shaped like the parameter: its
     gradient, its master copy, an optimizer moment.
@@ -47,8 +47,8 @@ def initialise_parameters(
 ) -> None:
     """Fill every parameter: `normal` or `uniform` with a standard deviation, `ones` or `zeros`.
 
-    Each canonical parameter draws from a generator of its own, seeded by `seed` and its name, on
-    the CPU in float32: neither packing nor the device changes what a model starts from.
+    Each canonical parameter has its own generator, seeded by `seed` and its name, on the CPU in
+    float32, so initial weights depend on neither packing nor device.
     """
     for name, parameter in model.named_parameters():
         for canonical, view in canonical_views(name, parameter, packed):
@@ -70,7 +70,7 @@ def initial_value(
 
 
 def pattern(name: str) -> str:
-    """`layers.3.ffn_norm` → `layers.*.ffn_norm`."""
+    """Return the pattern of a name: `layers.3.ffn_norm` → `layers.*.ffn_norm`."""
     parts = name.split(".")
     if parts[0] == "layers":
         parts[1] = "*"

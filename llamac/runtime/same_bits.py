@@ -1,4 +1,4 @@
-"""The same bits every time: what a GPU computes depends on nothing but its inputs."""
+"""Bitwise reproducible GPU kernels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def fix_order_of_sums(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
-    import torch._inductor.config as inductor  # costs a second, and CPUs do not need it here
+    # Imported here because it takes a second and CPUs do not need it.
+    import torch._inductor.config as inductor
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # 32 MiB, as torch's on Hopper
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # 32 MiB, torch's default on Hopper
     torch.use_deterministic_algorithms(True)
     settings: Any = torch.utils.deterministic
-    settings.fill_uninitialized_memory = False  # every element is written
+    settings.fill_uninitialized_memory = False  # uninitialised memory is never read
     inductor.deterministic = True

@@ -1,4 +1,4 @@
-"""Former place of the readers of sources, which scripts outside this tree still import from."""
+"""Former location of `runtime.data.sources`, kept for scripts that import it."""
 
 from .data.skipped import Skipped
 from .data.sources import documents

@@ -1,4 +1,4 @@
-"""Terminals: whether one takes escape codes, and text from documents and models shown on it."""
+"""Terminal output: detect support for escape codes, and escape untrusted text."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import re
 from typing import TextIO
 
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, delete, C1
-    "\u202a-\u202e\u2066-\u2069\ud800-\udfff]"  # changes of direction, half characters
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and newline, DEL, C1
+    "\u202a-\u202e\u2066-\u2069\ud800-\udfff]"  # bidirectional controls, surrogates
 )
 
 
 def escaped(text: str) -> str:
-    r"""Return `text` with characters that would steer a terminal as escapes, such as `\x1b`.
+    r"""Return `text` with terminal control characters as escapes, such as `\x1b`.
 
-    Newlines and tabs stay. Files such as metrics.jsonl hold text as it is; only what is printed
-    goes through here.
+    Newlines and tabs stay. Only printed text is escaped; files such as metrics.jsonl have the
+    original.
     """
     return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def takes_escapes(stream: TextIO | None) -> bool:
-    """Return whether escape codes, for colours or moving lines, may be written to `stream`.
+    """Return whether escape codes, for colours or live lines, may be written to `stream`.
 
-    They may on a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
+    True on a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is `dumb`.
     """
     if stream is None or not stream.isatty():
         return False

@@ -1,7 +1,7 @@
-"""Checkpoints that hold adapters alone: their run's frozen weights stay where they were.
+"""Checkpoints of LoRA adapters without the base model's frozen weights.
 
-The state of such a checkpoint has the [finetune] it was trained under, and the hash of the frozen
-weights; the run's init.json says where these lie.
+The state of such a checkpoint has the run's [finetune] and the hash of the base weights; the run's
+init.json has their path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ INIT_NOTE = "init.json"
 
 
 def require_all_weights(path: Path) -> None:
-    """Raise RunError if the checkpoint at `path` holds adapters alone."""
+    """Raise RunError if the checkpoint at `path` has adapters but no base weights."""
     if is_adapter(path):
         raise RunError(
             f"{path} holds adapters but no model: merge them with `llamac export`, and import the "
@@ -27,20 +27,20 @@ def require_all_weights(path: Path) -> None:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether the checkpoint at `path` holds adapters beside which the rest is frozen."""
+    """Return whether the checkpoint at `path` has adapters but no base weights."""
     return trained_as(path).get("method") == "lora"
 
 
 def trained_as(path: Path) -> dict[str, Any]:
-    """Return the [finetune] that the checkpoint at `path` was trained under; empty for none."""
+    """Return the [finetune] with which the checkpoint at `path` was trained; empty without one."""
     return checkpoint.read_state(path)["curve"].get("finetune") or {}
 
 
 def frozen_weights_of(path: Path) -> Path:
-    """Return the checkpoint of the frozen weights beside which adapters at `path` were trained.
+    """Return the checkpoint of the base weights that the adapters at `path` were trained on.
 
-    The run's init.json says where they are. Raises RunError if they are not there any more, are
-    others, or are damaged.
+    The run's init.json has their path. Raises RunError if they are missing, damaged or differ from
+    those of the training.
     """
     run, wanted = path.resolve().parent.parent, checkpoint.read_state(path)["curve"]["init"]
     note = durable_files.read_note(run / INIT_NOTE) or {}

@@ -42,7 +42,7 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        with suppress(*([RunError] if kind else [])):  # the first error is the one to tell
+        with suppress(*([RunError] if kind else [])):  # later errors usually follow from the first
             self.wait()
 
     def save(

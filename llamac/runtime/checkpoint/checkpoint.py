@@ -36,7 +36,7 @@ from .random_state import random_state, set_random_state
 from .resume_guard import require_same_curve
 
 T = TypeVar("T")
-MOST = 1 << 62  # of steps, sequences and tokens: arrays count in 64 bits
+MOST = 1 << 62  # largest count of steps, sequences and tokens: arrays have 64 bits
 ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
 
 
@@ -127,7 +127,7 @@ def commit(
         ranks.first(lambda: _attempt(finish, run))
     except RunError as error:
         if ranks.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)  # which leaves links alone
+            shutil.rmtree(temporary, ignore_errors=True)  # does not follow links
         raise RunError(f"cannot save step {state['step']} in {directory}: {error}") from error
     ranks.first(prune)
     return final
@@ -189,9 +189,9 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
         try:
             dcp.read(path / "tensors", tensors)
             return read_state(path)
-        except Exception as error:  # unpickling alone has a dozen kinds
+        except Exception as error:  # unpickling can raise a dozen kinds
             why = _first_line(error)
-            if "weights_only" in why:  # torch goes on to advise against being careful
+            if "weights_only" in why:  # torch's message advises weights_only=False: unsafe
                 why = "one of its tensor files is damaged, or holds objects other than tensors"
             raise RunError(f"{path} cannot be read: {why}; {ELSEWHERE}") from error
 
@@ -283,7 +283,7 @@ def find(
     try:
         path = _choose(run, resume, say, ranks)
     except RunError as error:
-        raise RunError(str(error), teller=0) from error  # all ranks find the same
+        raise RunError(str(error), teller=0) from error  # every rank raises the same error
     if path is None:
         return None, {}
     state = ranks.first(lambda: _resumable(path))
@@ -295,7 +295,7 @@ def find(
 
 
 def _resumable(path: Path) -> dict[str, Any]:
-    """Return the state of the checkpoint at `path`. Raises RunError if it holds weights alone."""
+    """Return the state of the checkpoint at `path`. Raises RunError without optimizer state."""
     state = read_state(path)
     if state.get("weights_only"):
         raise RunError(

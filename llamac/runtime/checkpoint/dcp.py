@@ -82,12 +82,12 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
     A part on several ranks is written once. Raises the same error on all ranks: OSError or
     RuntimeError for the disk, RunError if the parts of a tensor do not cover it.
     """
-    # Nothing is copied ahead: that would be on the calling thread's CUDA device, which in any
-    # thread but the first is GPU 0, whoever's it is.
+    # No copying ahead: it would use the calling thread's CUDA device, which is GPU 0 in all
+    # threads but the first, on every rank.
     writer = Writer(directory, per_thread_copy_ahead=0)
     alone = ranks.group is None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "assuming the intent is to save in a single process"
+        warnings.simplefilter("ignore")  # torch warns that it assumes a single process
         try:
             save_distributed(
                 dict(tensors),
@@ -193,10 +193,10 @@ def _write_item(name: str, box: TensorChunk) -> WriteItem:
 def _require_all_of_each(items: Iterable[WriteItem]) -> None:
     """Raise RunError naming tensors whose distinct parts do not cover them.
 
-    The default planner does not check this in every version.
+    Not every torch version's default planner checks this.
     """
     shapes: dict[str, torch.Size] = {}
-    parts: dict[str, dict[Any, ChunkStorageMetadata]] = {}  # by offsets: copies have the same
+    parts: dict[str, dict[Any, ChunkStorageMetadata]] = {}  # by offsets, equal for copies
     for item in items:
         assert item.tensor_data is not None
         name, shape = item.index.fqn, item.tensor_data.size
@@ -213,7 +213,7 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
 
 
 class BoxLoadPlanner(DefaultLoadPlanner):
-    """Load planner that assembles each part from the parts in the files, complete or not at all."""
+    """Load planner that assembles each part from parts in the files, and refuses missing ones."""
 
     def set_up_planner(
         self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False

@@ -31,7 +31,7 @@ RECORDS = {
         *("TensorProperties", "TensorStorageMetadata"),
     )
 } | {(f"{DCP}.filesystem", "_StorageInfo")}
-LEFT_OUT = {  # where it was saved and how its tensors lay in memory: of no use here
+LEFT_OUT = {  # origin and memory layout of the saved tensors, which are not needed
     *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath")),
     *(("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath")),
     ("torch.serialization", "_get_layout"),
@@ -44,7 +44,7 @@ def read_metadata(path: Path) -> Metadata:
     with open(path, "rb") as file:
         try:
             return _metadata(_Inert(file).load())
-        except Exception as error:  # a damaged pickle raises almost anything
+        except Exception as error:  # a damaged pickle can raise almost any exception
             reason = error.args[0] if error.args else type(error).__name__
             raise ValueError(f"{path.name} is not valid checkpoint metadata: {reason}") from error
 
@@ -60,7 +60,7 @@ class _Inert(pickle._Unpickler):
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
-        # Made for this file alone: what it does to them, it does to nobody else.
+        # Fresh classes for this file, so that a pickle cannot modify shared ones.
         self.known: dict[tuple[str, str], Callable[..., Any]] = {
             name: type(name[1], (_Record,), {}) for name in RECORDS
         }
@@ -76,7 +76,7 @@ class _Inert(pickle._Unpickler):
 
 
 class _Record:
-    """Inert record with the state of an object that is not created."""
+    """State of a pickled object, kept without creating the object."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

@@ -38,8 +38,8 @@ def find_initial(
     source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
     the run. finetune: its [finetune], if it trains adapters; it may then begin from adapters too,
     and the note's `adapters` is their checkpoint. The note has `checkpoint` and `weights_sha256`,
-    the hash of its MANIFEST.json and with it of every weight, and `adapters_sha256` likewise.
-    Raises RunError for what is not there, damaged, of another [model], or holds other adapters.
+    the hash of its MANIFEST.json, which covers every weight, and likewise `adapters_sha256`. Raises
+    RunError if the source is missing, damaged, of another [model], or has other adapters.
     """
     return ranks.first(lambda: _find(Path(source).expanduser(), model, finetune, run, say))
 
@@ -47,7 +47,7 @@ def find_initial(
 def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
     """Return an undamaged checkpoint, and the run or import that it is in.
 
-    source: a checkpoint, or a run or import, of which it is the newest. Raises RunError.
+    source: a checkpoint, or a run or import, whose newest checkpoint is used. Raises RunError.
     """
     if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
         if problem := checkpoint.damage(source):
@@ -94,7 +94,7 @@ def _find(
 def _sequence_length(home: Path) -> int:
     try:
         return read_spec(home)["batch"]["sequence_length"]
-    except (RunError, KeyError, TypeError):  # a checkpoint may lie anywhere
+    except (RunError, KeyError, TypeError):  # a checkpoint may be anywhere, without a run around it
         return 0
 
 

@@ -1,6 +1,6 @@
-"""Load the weights and the tokenizer of a run or an import, to use rather than to train.
+"""Load the weights and the tokenizer of a run or an import for inference.
 
-Nothing here writes: it may read a run beside the trainer that is writing it.
+Nothing here writes, so a run can be read while its trainer writes it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Open the directory of a trained model: a run, or an import by `llamac import`.
 
 NAME/
-    import.json     of an import alone: family, hashes of the source's files, dtype, special
-                    tokens, context, the settings its authors generate text with
-    init.json       of a run that began from other weights: which, and the same settings; of
-                    imported adapters: the weights that they stand beside
+    import.json     imports only: family, hashes of the source's files, dtype, special
+                    tokens, context, the authors' generation settings
+    init.json       runs that began from other weights: which ones, and the same settings;
+                    imported adapters: their base weights
     spec.toml       resolved: what the weights are
     checkpoints/    as `checkpoint` describes them; an import has step 0, without moments
     tokenizer.json, tokenizer.model, tokenizer_config.json    of an import: the source's own
@@ -30,7 +30,7 @@ from .adapters import INIT_NOTE
 
 IMPORT_NOTE = "import.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first that is there is used
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first one that exists is used
 
 
 @dataclass(frozen=True)

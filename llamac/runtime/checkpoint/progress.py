@@ -13,7 +13,7 @@ from ..errors import RunError
 class Progress:
     """Progress of a run: the data it used is `sequences`, skipped steps included.
 
-    following: checksum of the sequence that comes next, as `Mixture.latest` has it; 0: unknown.
+    following: checksum of the next sequence, from `Mixture.latest`; 0: unknown.
     """
 
     step: int = 0

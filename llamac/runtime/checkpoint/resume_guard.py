@@ -14,8 +14,9 @@ from typing import Any
 from ..errors import RunError
 from ..train.lr_schedule import learning_rate
 
-PLANNED = ("unique_tokens",)  # keys of a source that are no part of a curve
-BRANCHED = ("optimizer", "precision", "schedule")  # what a run from another's checkpoint may change
+PLANNED = ("unique_tokens",)  # keys of a source that do not affect the loss curve
+# Sections that a new run from another run's checkpoint may change.
+BRANCHED = ("optimizer", "precision", "schedule")
 
 
 def require_same_curve(

@@ -22,12 +22,13 @@ from ..errors import SourceError
 from .skipped import Skipped
 
 CHUNK_BYTES = 1 << 20
-LINE_BYTES = 1 << 26  # a longer line is skipped; one line is in memory several times
-WINDOW_BYTES = 1 << 31  # the most that a decompressor may remember: zstd --long=31, the format's
-# own limit. Its memory is touched only as far as the text reaches, so a header alone costs nothing.
+LINE_BYTES = 1 << 26  # longest line read; several copies of a line are in memory at once
+# Largest window of a decompressor: zstd --long=31, the format's own limit. Its memory is touched #
+# only as far as the text fills it, so a header alone costs nothing.
+WINDOW_BYTES = 1 << 31
 DICTIONARY_BYTES = 1 << 26  # of a .warc.zst
-EXPANSION = 200  # times the compressed size; text expands 3 to 20 times
-FREE_BYTES = 1 << 26  # small files may expand as they like
+EXPANSION = 200  # largest ratio to the compressed size; text expands 3 to 20 times
+FREE_BYTES = 1 << 26  # smaller outputs are never taken for bombs
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd")
 
@@ -123,7 +124,7 @@ class _Pieces(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._rest:  # a piece may be empty without being the last
+        while not self._rest:  # an empty piece does not mean the end
             piece = next(self._pieces, None)
             if piece is None:
                 return 0
@@ -167,7 +168,7 @@ class _Codec(NamedTuple):
 def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
     """Yield the decompressed bytes until they prove to be a bomb.
 
-    Small pieces are joined: what reads them pays for each.
+    Small pieces are joined, because each piece has a cost for its reader.
     """
     size, held, pieces, broken = 0, 0, list[bytes](), None
     try:
@@ -195,7 +196,7 @@ def is_bomb(size: int, compressed: int) -> bool:
 
 def _gzip(raw: IO[bytes]) -> Iterator[bytes]:
     with gzip.open(raw) as file:
-        while block := file.read1(CHUNK_BYTES):  # `read` would lose what comes before a break
+        while block := file.read1(CHUNK_BYTES):  # `read` would lose the data before a break
             yield block
 
 

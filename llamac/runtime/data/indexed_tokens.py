@@ -132,7 +132,7 @@ def _checked(tokens: np.ndarray, sequences: np.ndarray, bounds: np.ndarray) -> T
 def _mapped(
     path: Path, dtype: str | np.dtype, offset: int = 0, count: int | None = None
 ) -> np.ndarray:
-    """Map a file or a part of it read-only into memory; return an empty array for an empty one."""
+    """Map a file, or part of it, read-only into memory; an empty file gives an empty array."""
     width = np.dtype(dtype).itemsize
     count = (os.path.getsize(path) - offset) // width if count is None else count
     if not count:

@@ -32,7 +32,7 @@ RECORDS = tuple(end for ends in list(FORMATS.values())[1:] for end in ends)
 READ_HERE = {"files": ENDINGS, **dict.fromkeys(CONVERSATIONS, RECORDS)}
 """Endings that a kind's files must have, of the kinds that a trainer reads itself."""
 
-# What reads other files, for those who gave them to a source of kind "files".
+# Hints for files of other kinds that were given to a source of kind "files".
 _HINTS = (
     ((".html", ".htm", ".xhtml", ".warc", ".wet", ".arc"), 'kind = "commoncrawl" or "c4" reads it'),
     ((".xml",), 'kind = "wikipedia" or "stackexchange" reads such dumps'),
@@ -66,7 +66,7 @@ def _in_parquet(path: str) -> bool:
 
 
 def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -> InputError:
-    """Return the error for a file whose name the reader of the source's kind does not know."""
+    """Return the error for a file whose extension is unknown for the source's kind."""
     name = stem(path)
     hint = next((f" ({hint})" for ends, hint in _HINTS if name.endswith(ends)), "")
     return InputError(
@@ -80,8 +80,8 @@ def unknown_name(path: str, kind: str, endings: Sequence[str], *at: str | int) -
 def file_list(source: dict[str, Any]) -> list[str]:
     """Return the sorted files that a source's globs match.
 
-    Kinds in `TREES` also accept directories, in place of the files within. Of tokens, the index
-    files are listed; of a directory `x.parquet`, as Spark writes it, the files in it. Raises
+    Kinds in `TREES` also accept directories, in place of the files within. For tokens, the index
+    files are listed; for a directory `x.parquet`, as Spark writes it, the files in it. Raises
     InputError if a glob matches nothing, or a file of kind "files" has an unknown name.
     """
     found = set[str]()

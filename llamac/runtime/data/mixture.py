@@ -27,7 +27,7 @@ from .token_streams import Stream, open_stream
 
 PERIOD = 10_000
 ROUNDS = 5
-FEW_DOCUMENTS = 10  # so few that which are held out is luck
+FEW_DOCUMENTS = 10  # with fewer documents, the validation split may be empty by chance
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Phase:
         return self.before + periods * self.slots + in_part
 
 
-BEGINNING = 64  # tokens by which a sequence is known again
+BEGINNING = 64  # tokens from which a sequence's checksum is computed
 
 
 class Mixture:

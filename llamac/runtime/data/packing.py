@@ -28,7 +28,7 @@ from ..durable_files import Damaged, check_once, read_seal, whole
 from .prepared import SPLITS, document_end, exclusive
 
 BLOCK = 1 << 20  # documents packed together: memory stays bounded
-CHUNK = 1 << 22  # tokens looked through at a time
+CHUNK = 1 << 22  # tokens read at a time
 
 
 def pack(
@@ -59,7 +59,7 @@ def pack(
 
 
 def _is_packed(root: Path, paths: tuple[Path, Path], progress: Callable[[str, int], None]) -> bool:
-    """Return whether both arrays exist undamaged; damaged ones are to be built again."""
+    """Return whether both arrays exist undamaged; report damaged ones, which must be rebuilt."""
     if not any(path.exists() for path in paths):
         return False
     try:
@@ -152,8 +152,8 @@ def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
     bins = np.empty(len(sizes), dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
     ends = np.flatnonzero(np.diff(sizes[order])) + 1
-    left: dict[int, list[np.ndarray]] = {}  # room → the bins that have it
-    rooms: list[int] = []  # the keys, sorted
+    left: dict[int, list[np.ndarray]] = {}  # room → bins with that room
+    rooms: list[int] = []  # its keys, sorted
     opened = 0
 
     def put(free: int, which: np.ndarray) -> None:
@@ -173,12 +173,12 @@ def best_fit(sizes: np.ndarray, room: int) -> np.ndarray:
                 free = room
                 those = np.arange(opened, opened - (-len(items) // (room // size)))
                 opened += len(those)
-            fit = free // size  # items that each of those bins takes
+            fit = free // size  # items per bin
             full, rest = divmod(len(items), fit)
             used = min(len(those), full + bool(rest))
             placed = min(len(items), used * fit)
             bins[items[:placed]] = np.repeat(those[:used], fit)[:placed]
-            partly = placed - (used - 1) * fit  # in the last bin that is used
+            partly = placed - (used - 1) * fit  # items in the last bin
             put(free - fit * size, those[: used - 1])
             put(free - partly * size, those[used - 1 : used])
             put(free, those[used:])

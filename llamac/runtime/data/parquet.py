@@ -16,7 +16,7 @@ from .decompress import SUFFIXES, decompressed, is_bomb, package
 from .skipped import Skipped
 
 BATCH_ROWS = 1024
-BATCH_BYTES = 1 << 28  # of a batch of which each row repeats the longest value of a dictionary
+BATCH_BYTES = 1 << 28  # most bytes of a batch if each row repeats the longest value of a dictionary
 
 _TEXT = {"string", "large_string", "string_view", "binary", "large_binary", "binary_view"}
 _PLAIN = {"string", "large_string", "string_view", "bool", "float", "double", "halffloat"}
@@ -176,7 +176,8 @@ def _records(batch: Any, text: str) -> Iterator[tuple[dict[str, Any], int]]:
     number = batch.schema.names.index(text)
     values, others = batch.column(number), batch.drop_columns([text])
     values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
-    binary = _type(values.type).replace("string", "binary")  # a bad string would cost the batch
+    # As bytes, because one invalid string must not lose the whole batch.
+    binary = _type(values.type).replace("string", "binary")
     rest = _plain_records(others) if others.num_columns else None
     for at, data in enumerate(values.cast(binary).to_pylist()):
         record = rest[at] if rest else {}
@@ -187,7 +188,7 @@ def _records(batch: Any, text: str) -> Iterator[tuple[dict[str, Any], int]]:
 def _plain_records(batch: Any) -> list[dict[str, Any]]:
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError:  # in one of the strings; the texts are read all the same
+    except UnicodeDecodeError:  # invalid UTF-8 in one of them; the texts are still read
         return [{} for _ in range(batch.num_rows)]
 
 

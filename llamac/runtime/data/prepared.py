@@ -1,4 +1,4 @@
-"""Define prepared data on disk: its layout, how it is written, and how it is checked.
+"""Read, write and verify prepared data on disk.
 
     manifest.json                  settings, tokenizer; per source and split: documents, bytes,
                                    tokens, entropy, and each shard with its sha256
@@ -35,8 +35,8 @@ from ..errors import RunError, way_out
 from ..kernels.padding import PADDING
 
 SPLITS = ("train", "validation")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a source, and so of its directory
-ANEW = "delete {0}/manifest.json and prepare the data again"  # the way out of damage
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # valid names of a source and of its directory
+ANEW = "delete {0}/manifest.json and prepare the data again"  # hint in errors about damage
 KEYS = ("settings", "inputs", "tokenizer", "vocab_size", "dtype", "unigram_entropy", "sources")
 
 
@@ -70,7 +70,8 @@ def load_manifest(directory: str | Path) -> dict[str, Any]:
             for split in SPLITS:
                 _require(("documents",), source[split])
                 ours = re.compile(rf"{re.escape(source['name'])}/{split}-\d{{5,}}(-\d{{5,}})?\.bin")
-                for shard in source[split]["shards"]:  # what lies elsewhere is not read, or written
+                # A shard outside the source's directory is neither read nor written.
+                for shard in source[split]["shards"]:
                     if not ours.fullmatch(shard["file"]):
                         raise ValueError(f"{shard['file']!r} is no shard of {source['name']!r}")
         width = np.dtype(manifest["dtype"]).itemsize
@@ -125,7 +126,7 @@ def verify_prepared(directory: str | Path) -> dict[str, Any]:
 def verify_once(
     directory: str | Path, manifest: dict[str, Any], progress: Callable[[str, int], None]
 ) -> None:
-    """Verify like `verify`, but skip files that .verified.json lists and that are unchanged since.
+    """Verify like `verify_prepared`, but skip files that .verified.json lists as unchanged.
 
     `durable_files.check_once` describes the cost. Raises PreparedDataError.
     """
@@ -187,7 +188,7 @@ def _lock(root: Path, waiting: Callable[[], None]) -> IO[bytes]:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # While this waited, someone may have deleted the directory, and the lock with it.
+            # The directory, and the lock with it, may have been deleted during the wait.
             if os.path.exists(root / ".prepare.lock") and os.path.samefile(
                 root / ".prepare.lock", file.fileno()
             ):
@@ -217,7 +218,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class ShardWriter:
     """Writer of one split of one source: a stream of tokens, cut into shards of equal size."""
 
-    path: Path  # of the shards, without "-00000.bin"
+    path: Path  # path of the shards, without "-00000.bin"
     dtype: np.dtype
     shard_tokens: int
     documents: int = 0
@@ -268,7 +269,7 @@ class ShardWriter:
 def clear(directory: Path) -> None:
     """Create a source's directory and remove the files of an unfinished preparation from it.
 
-    Other files stay: users may keep their texts there.
+    Other files are not touched: users may keep their texts there.
     """
     directory.mkdir(exist_ok=True)
     packed = r"\.packed-\d+-[0-9a-f]{12}\.(pieces|sequences)(\.sha256)?"

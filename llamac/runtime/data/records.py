@@ -20,10 +20,11 @@ from .parquet import column_names, rows, whole_rows
 from .skipped import Skipped
 
 PART_BYTES = 1 << 18  # a longer text file is cut into documents of about this size
-META = ("url", "title", "language", "licence", "score", "site")  # kept of a record besides its text
+# Fields of a record that are kept besides its text.
+META = ("url", "title", "language", "licence", "score", "site")
 META_CHARS = 4096
 TABLES = ("csv", "tsv")  # all records of a file have the same fields
-NESTED = ("meta", "metadata")  # objects of a record whose fields count as its own
+NESTED = ("meta", "metadata")  # objects whose fields are treated as the record's own
 
 
 class Record(NamedTuple):
@@ -56,7 +57,7 @@ def read_file(
     for number, record in _records(kind, path, text_field, wanted, skipped):
         if not isinstance(record, dict) or text_field not in record:
             has = f" (has {_names(record)})" if isinstance(record, dict) else ""
-            if kind in TABLES:  # no other row has it either
+            if kind in TABLES:  # the other rows lack it too
                 return skipped.add(f"no column {text_field!r}", f"{path}{has}")
             skipped.add(f"no field {text_field!r}", f"{path}:{number}{has}")
             continue
@@ -80,7 +81,7 @@ def _records(
 ) -> Iterator[tuple[int, Any]]:
     """Yield (number from 1, record) of a file of records; broken ones are counted as skipped.
 
-    wanted: the fields that parquet has to give besides the text; other formats give all.
+    wanted: fields to read from parquet besides the text; other formats give all fields.
     """
     if kind == "parquet":
         return rows(path, text_field, wanted, NESTED, skipped)
@@ -115,7 +116,7 @@ def accepted(text: Any, where: str, skipped: Skipped) -> bool:
         try:
             text.encode()
             return True
-        except UnicodeEncodeError:  # JSON can spell half a surrogate pair, UTF-8 cannot
+        except UnicodeEncodeError:  # JSON can contain half a surrogate pair, UTF-8 cannot
             reason = "invalid Unicode"
     skipped.add(reason, where)
     return False
@@ -206,7 +207,7 @@ _BROKEN = object()
 
 
 def _parsed(data: bytes, path: str, number: int, skipped: Skipped) -> Any:
-    """The value, or `_BROKEN`, counted."""
+    """Return the parsed value, or count it as skipped and return `_BROKEN`."""
     try:
         return _loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -219,7 +220,7 @@ def _parsed(data: bytes, path: str, number: int, skipped: Skipped) -> Any:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:  # perhaps an integer longer than Python converts, which JSON allows
+    except ValueError:  # such as an integer longer than Python's limit, which JSON allows
         return json.loads(text, parse_int=lambda digits: float(digits))
 
 
@@ -275,14 +276,14 @@ def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
     The time is linear in the file's size; memory is bounded by the longest value.
     """
     buffer, at, depth, quoted, long = b"", 0, 0, False, False
-    arrays = 0  # open around the values
+    arrays = 0  # nesting depth at the values: 1 within an array
     for piece in itertools.chain(pieces, (b"",)):
         buffer += piece
-        start = 0  # of the value, or of what stands between two
+        start = 0  # bytes of the current value, or of the text between two
         while match := (_END_OF_STRING if quoted else _OPENING_OR_CLOSING).search(buffer, at):
             at, sign = match.end(), match[0]
             if sign == b"\\":
-                at += 1  # whatever it escapes, in the next piece perhaps
+                at += 1  # skips the escaped byte, which may be in the next piece
                 continue
             if sign == b'"':
                 quoted = not quoted
@@ -292,7 +293,7 @@ def _values(pieces: Iterator[bytes]) -> Iterator[bytes | None]:
                 depth += 1 if opens else -1
             else:
                 arrays += 1 if opens else -1
-            if not (before and depth):  # at the edge of a value, or a bracket around values
+            if not (before and depth):  # at a value's first or last byte, or a bracket around
                 end = at if before else at - 1
                 yield from _value(buffer[start:end], long)
                 start, long = (end if sign == b"{" and not before else at), False

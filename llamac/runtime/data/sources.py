@@ -25,7 +25,7 @@ from .records import read_file
 from .skipped import Skipped
 
 NOT_TEXT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-GENERATED = {"encodings", "pydoc_data"}  # tables, and the very text of `python-docs`
+GENERATED = {"encodings", "pydoc_data"}  # tables, and the text that `python-docs` already has
 
 
 def documents(source: dict[str, Any], skipped: Skipped | None = None) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _python_docs() -> tuple[str, ...]:
     """
     try:
         topics = importlib.import_module("pydoc_data.topics").topics
-    except ImportError:  # Debian leaves it out of its smaller packages
+    except ImportError:  # missing in Debian's smaller packages
         topics = {}
     texts = [topics[name].strip("\n") + "\n" for name in sorted(topics)]
     for name, path in _modules():
@@ -109,7 +109,7 @@ def _python_docs() -> tuple[str, ...]:
             with tokenize.open(path) as file:
                 tree = ast.parse(file.read())
         except (OSError, SyntaxError, ValueError):
-            continue  # `python-source` reports it; here it merely has no docstrings to give
+            continue  # `python-source` reports such files; here they only lack docstrings
         entries = list(_docstrings(tree, name))
         if entries:
             texts.append("\n\n\n".join(entries) + "\n")
@@ -129,7 +129,7 @@ def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, kinds):
             yield from _docstrings(child, f"{name}.{child.name}")  # type: ignore[union-attr]
-        elif isinstance(child, (ast.If, ast.Try)):  # definitions often hide behind a condition
+        elif isinstance(child, (ast.If, ast.Try)):  # definitions may be inside a condition
             yield from _docstrings(child, name)
 
 

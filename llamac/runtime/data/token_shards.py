@@ -45,8 +45,8 @@ from .vocabulary import Unknown, say_lost, tokenizer_of, train_on_sources
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]
 
 BATCH_BYTES = 1 << 21  # text tokenised together
-NO_TEXT = ("empty", "empty file")  # reasons to skip what held nothing
-SHOWN = 5  # skipped conversations that are reported, of those the manifest lists
+NO_TEXT = ("empty", "empty file")  # reasons that concern files and records without text
+SHOWN = 5  # skipped conversations that are reported; the manifest lists more
 T = TypeVar("T")
 
 
@@ -162,7 +162,7 @@ def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, A
             now = input_fingerprints(job)
         except (SourceError, TokenizerError, OSError) as error:
             if isinstance(error, TokenizerError) and not isinstance(error.__cause__, OSError):
-                raise  # the file is there, but no tokenizer
+                raise  # the file exists, but is not a tokenizer
             asked = job.tokenizer.get("eos")
             now = before | ({"tokenizer.eos": asked} if eos and isinstance(asked, int) else {})
         changes = [

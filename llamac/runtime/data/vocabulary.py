@@ -21,8 +21,8 @@ from .prepare_job import PrepareJob
 from .skipped import Skipped
 from .sources import documents
 
-UNKNOWN_SHARE = 0.01  # most of a source's tokens that may be the unknown piece
-ENOUGH = 1 << 20  # tokens that are judged before the source is over
+UNKNOWN_SHARE = 0.01  # largest fraction of a source's tokens that may be the unknown piece
+ENOUGH = 1 << 20  # tokens after which the fraction is first checked
 
 
 def given(job: PrepareJob) -> Tokenizer | None:
@@ -53,7 +53,7 @@ def given(job: PrepareJob) -> Tokenizer | None:
 
 
 def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokenizer]) -> Tokenizer:
-    """Return the tokenizer, loading the saved one if it belongs to `key`, else writing it anew.
+    """Return the tokenizer, loading the saved one if it belongs to `key`, else writing a new one.
 
     It is that of `tokenizer.path`, or the one that `train` returns.
     """
@@ -67,7 +67,7 @@ def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokeni
 
 
 def is_settled(job: PrepareJob, key: str) -> bool:
-    """Return whether the tokenizer that belongs to `key` exists undamaged."""
+    """Return whether the tokenizer for `key` exists undamaged."""
     noted = note_or_nothing(job.root / "tokenizer.json")
     path = job.root / "tokenizer.model"
     return noted.get("key") == key and is_whole(path, noted["file_sha256"])
@@ -109,7 +109,8 @@ def say_lost(lost: Sequence[str], progress: Callable[[str, int], None]) -> None:
 class Unknown:
     """Counter of a source's unknown tokens.
 
-    Raises TokenizerError if they exceed 1 %: a model would learn little else from such text.
+    Raises TokenizerError if they exceed 1 %: a model would mostly learn to predict the unknown
+    piece.
     """
 
     def __init__(self, source: str, model: Tokenizer, counted: Sequence[int] = (0, 0)) -> None:

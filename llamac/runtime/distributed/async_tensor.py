@@ -17,7 +17,7 @@ from .collectives import GROUPS, all_gather, reduce_scatter
 
 
 def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """x [B, S/n, I], weight [O, I] → (all ranks' x [B, S, I], [B, S, O])."""
+    """All-gather x [B, S/n, I] and apply weight [O, I] → (x [B, S, I], y [B, S, O])."""
     if x.is_cuda:
         return _gather_matmul(x, weight.T, axis)
     gathered = all_gather(x, axis, dim=1)
@@ -25,7 +25,7 @@ def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]
 
 
 def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """d_y [B, S/n, O], weight [O, I] → (all ranks' d_y [B, S, O], d_x [B, S, I])."""
+    """All-gather d_y [B, S/n, O], weight [O, I] → (d_y [B, S, O], d_x [B, S, I])."""
     if d_y.is_cuda:
         return _gather_matmul(d_y, weight, axis)
     gathered = all_gather(d_y, axis, dim=1)
@@ -33,14 +33,14 @@ def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tenso
 
 
 def linear_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """x [B, S, I], weight [O, I] → [B, S/n, O]: this rank's part of the sum over ranks."""
+    """Apply weight [O, I] to x [B, S, I] and reduce-scatter → this rank's y [B, S/n, O]."""
     if x.is_cuda:
         return _matmul_scatter(x, weight.T, axis)
     return reduce_scatter(linear(x, weight), axis, dim=1)
 
 
 def input_gradient_scatter(d_y: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """d_y [B, S, O], weight [O, I] → d_x [B, S/n, I]: this rank's part of the sum over ranks."""
+    """Reduce-scatter the input gradient: d_y [B, S, O], weight [O, I] → d_x [B, S/n, I]."""
     if d_y.is_cuda:
         return _matmul_scatter(d_y, weight, axis)
     return reduce_scatter(input_gradient(d_y, weight), axis, dim=1)

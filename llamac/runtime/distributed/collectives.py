@@ -1,4 +1,4 @@
-"""Collectives over one axis of the device mesh, named as the mesh names it.
+"""Collectives over one named axis of the device mesh.
 
 Parts are ordered by rank along a tensor dimension. Each collective exists as a synchronous function
 and as a start, which returns at once, and a wait, which returns the result. They call the

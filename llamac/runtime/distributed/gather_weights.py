@@ -1,4 +1,4 @@
-"""Gathering the weights that ranks share in one model on rank 0: to make text while training."""
+"""Gather sharded weights into one model on rank 0, to generate samples during training."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def sampled_on_first(
     *text: Any,
     **how: Any,
 ) -> str | None:
-    """Return, on rank 0, what `sampled` does with the whole model, while the others wait.
+    """Generate a sample with `sampled` on rank 0, from gathered weights, while the others wait.
 
     All ranks call this. model, packed: class and table of the model of one process. text, how: the
     other arguments of `sampled`, whose first is the class Inference. Returns None on the other
-    ranks, and where rank 0 has no room for the weights.
+    ranks, and if rank 0 has not enough memory for the weights.
     """
     make = partial(model, dtype=dtype)
     whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.say)
@@ -51,12 +51,11 @@ def gather_weights(
     ranks: Ranks,
     say: Callable[[str], None],
 ) -> Any:
-    """Return the whole model on rank 0, None elsewhere; tensors travel one at a time.
+    """Gather the model on rank 0, one tensor at a time; return it there, and None elsewhere.
 
-    All ranks call this. make: the model of one process, on the CPU, its values not yet set. packed:
-    its table. chunks: canonical name → what this rank holds; what several hold comes from the
-    lowest of them. Returns None on rank 0 too, having told `say` why, where its machine has no
-    room for the weights.
+    All ranks call this. make: creates the uninitialised model of one process on the CPU. packed:
+    its table. chunks: canonical name → this rank's part; of equal parts, that of the lowest rank is
+    taken. If rank 0 has not enough memory, reports this to `say` and returns None there too.
     """
     with torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
@@ -99,7 +98,7 @@ def _write(view: Tensor, offsets: tuple[int, ...], values: Tensor) -> None:
 
 
 def free_memory() -> int | None:
-    """Return the bytes that this machine can still give, None where it does not say."""
+    """Return the available memory of this machine in bytes; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))

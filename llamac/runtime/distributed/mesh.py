@@ -2,9 +2,9 @@
 
 pp             pipeline ranks, each with one or several stages of layers
 dp_replicate   copies of the sharded model (HSDP)
-dp_shard       ranks that share parameters, gradients and optimizer state (FSDP)
-cp             ranks that share each sequence; to FSDP they are more ranks of dp_shard
-tp             ranks that share each layer's weights, or its positions
+dp_shard       ranks that shard parameters, gradients and optimizer state (FSDP)
+cp             ranks that split each sequence; FSDP counts them as ranks of dp_shard
+tp             ranks that split each layer's weights, or its positions
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ class Mesh:
             return make(self.device, dtype)
         model = make("meta", torch.float32)
         for parameter in model.parameters():
-            if not parameter.requires_grad:  # frozen: nothing is learned that bf16 would lose
+            if not parameter.requires_grad:  # frozen weights need no float32 master
                 parameter.data = parameter.data.to(dtype)
         policy = MixedPrecisionPolicy(
             param_dtype=dtype,
             reduce_dtype=torch.float32,
-            cast_forward_inputs=False,  # the tables that layers read stay in fp32
+            cast_forward_inputs=False,  # constant tables stay in fp32
         )
         layers: list[Any] = list(model.get_submodule("layers").children())
         for layer in layers:
@@ -160,7 +160,9 @@ class Mesh:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         model.to_empty(device=self.device)
-        if callable(fill := getattr(model, "make_tables", None)):  # learned positions need none
+        if callable(
+            fill := getattr(model, "make_tables", None)
+        ):  # no tables with learned positions
             fill(self.device)
         return model
 

@@ -20,12 +20,12 @@ from ..parameters import Pieces, initial_value, pattern
 
 @dataclass(frozen=True)
 class Shares:
-    """The sharding tables of model.py for one of `size` tensor-parallel ranks.
+    """Sharding tables of model.py, for one of `size` tensor-parallel ranks.
 
-    packed: held parameter → its canonical pieces, where it is not itself one, whole.
-    split: pattern of a held parameter → the dim that the ranks split. copies: pattern of a
-    canonical one → how many ranks hold the same part. summed: patterns of held parameters of
-    which every rank has a copy, but only its own part of the gradient.
+    packed: parameter of the model → its canonical pieces, unless it is a whole canonical one.
+    split: pattern of a parameter → dim that the ranks split. copies: pattern of a canonical
+    parameter → number of ranks with the same part. summed: patterns of replicated parameters whose
+    gradient is a partial sum on each rank.
     """
 
     packed: Mapping[str, Pieces]
@@ -38,10 +38,10 @@ class Shares:
     def boxes(
         self, name: str, parameter: Tensor, values: Tensor
     ) -> Iterator[tuple[str, TensorChunk]]:
-        """Yield (canonical name, chunk) for all that a rank holds of a parameter.
+        """Yield (canonical name, chunk) of each piece in this rank's part of a parameter.
 
-        Parts that are padding or on other ranks are left out. values: shaped as the rank's own part
-        of `parameter`.
+        Padding and pieces on other ranks are left out. values: shaped as this rank's part of
+        `parameter`.
         """
         rows, first = parameter.shape[0], _first_row(parameter)
         begin = 0
@@ -88,7 +88,7 @@ def _first_row(parameter: Tensor) -> int:
     mesh = parameter.device_mesh
     for axis, placement in enumerate(parameter.placements):
         if placement == Shard(0):
-            part = -(-rows // mesh.size(axis))  # as torch.chunk has it
+            part = -(-rows // mesh.size(axis))  # torch.chunk's rule
             first += min(part * mesh.get_local_rank(axis), rows)
     return first
 

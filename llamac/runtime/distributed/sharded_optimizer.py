@@ -71,7 +71,7 @@ class ShardedWeights(MasterWeights):
         if self.shares.size > 1:
             self._add_over_tensor_ranks()
         replicas = self.mesh.degrees["dp_replicate"]
-        by_holders: dict[int, list[Tensor]] = {}  # how many ranks have the same gradient
+        by_holders: dict[int, list[Tensor]] = {}  # number of ranks with the same gradient
         for name in self.held:
             for canonical, gradient in self._gradients(name):
                 holders = self._holders(name, canonical)
@@ -132,7 +132,7 @@ class ShardedWeights(MasterWeights):
 
     @torch.no_grad()
     def check_copies(self) -> None:
-        """Raise RunError unless copies of weights agree, on all ranks and in each.
+        """Raise RunError unless replicas agree between ranks, and weights with their masters.
 
         Copies on several ranks must be equal bit by bit, and weights equal to rounded masters. All
         ranks call this. Weights whose gradient each tensor-parallel rank computes by itself are
@@ -163,7 +163,7 @@ class ShardedWeights(MasterWeights):
                     )
 
     def _bits(self) -> dict[tuple[int, ...], int]:
-        """Return checksums of this rank's weights by the coordinates that copies have in common."""
+        """Return checksums of this rank's weights by the mesh coordinates that replicas share."""
         at = self.mesh.at
         found: dict[tuple[int, ...], list[Tensor]] = {}
         for name, master in self.masters.items():

@@ -28,13 +28,13 @@ def _own(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
 
 
 def parallel_embedding(tokens: Tensor, table: Tensor, axis: str) -> Tensor:
-    """tokens int64 [B, S], table [V', D] → [B, S, D]: zero for tokens of other ranks."""
+    """Look up tokens [B, S] in table [V', D] → [B, S, D]; other ranks' tokens give zero."""
     index, mine = _own(tokens, table.shape[0], axis)
     return table[index] * mine.unsqueeze(-1)
 
 
 def parallel_embedding_gradient(d_x: Tensor, tokens: Tensor, axis: str, rows: int) -> Tensor:
-    """d_x [B, S, D] → [V', D], the sum of what this rank's tokens send back."""
+    """Return the table's gradient: d_x [B, S, D] → [V', D], summed over this rank's tokens."""
     index, mine = _own(tokens, rows, axis)
     return embedding_gradient(d_x * mine.unsqueeze(-1), index, rows)
 
@@ -75,7 +75,7 @@ def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """logits [B, S, V'], labels int64 [B, S] → the sum of losses, the same on every rank."""
+    """Sum the losses: logits [B, S, V'], labels int64 [B, S] → scalar, equal on every rank."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     losses = _losses(rows, labels.flatten(), axis)[0]
     return (losses * target_mask(labels.flatten(), losses.dtype).squeeze(-1)).sum()
@@ -94,7 +94,7 @@ def parallel_cross_entropy_backward(
 def parallel_linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """x [B, S, D], weight [V', D], labels int64 [B, S] → the sum of losses, in chunks."""
+    """Sum the losses in chunks: x [B, S, D], weight [V', D], labels int64 [B, S] → scalar."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in _chunks(chunk, x, labels):

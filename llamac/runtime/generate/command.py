@@ -62,7 +62,7 @@ def main(program: EmittedProgram) -> int:
     except torch.OutOfMemoryError:
         print("error: the GPU is full; CUDA_VISIBLE_DEVICES= hides it from me", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader left, as `head` does: nothing more can be written
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -120,7 +120,7 @@ def settings(
         "repetition_penalty": ("above 0", lambda x: 0 < x < float("inf")),
     }
     for name, (range, holds) in ranges.items():
-        if name in usual and not holds(usual[name]):  # a temperature of nan is none either
+        if name in usual and not holds(usual[name]):  # also refuses nan
             raise BadRequest(f"--{name.replace('_', '-')} {usual[name]} is not {range}")
     return Sampling(**usual)
 
@@ -136,7 +136,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     ):
         if not low <= value < 2**63:
             raise BadRequest(f"--{name} {value} is not {low} or more, and below 2**63")
-    settings(program, args, {})  # refuse what is wrong before anything is read
+    settings(program, args, {})  # check requests before reading weights
     say = lambda line: print(escaped(line), file=sys.stderr)  # noqa: E731
     data = Path(program.data) if program.data else None
     opened = open_model(args.run, args.checkpoint, say, data, spec=program.spec)
@@ -152,7 +152,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
         program.pack(model)
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it may know fewer characters
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack characters
     speed = GenerationSpeed()
     context = opened.context if program.longer else program.sample["context"]
     for first in range(0, len(rows), args.batch):

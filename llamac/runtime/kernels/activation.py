@@ -15,14 +15,14 @@ from .numerics import upcast
 
 
 def silu_backward(d_y: Tensor, x: Tensor) -> Tensor:
-    """silu(x) = x·σ(x), so d/dx = σ(x)·(1 + x·(1 - σ(x)))."""
+    """Return d_x of silu(x) = x·σ(x), whose derivative is σ(x)·(1 + x·(1 - σ(x)))."""
     wide = upcast(x)
     sigmoid = wide.sigmoid()
     return (d_y * sigmoid * (1 + wide * (1 - sigmoid))).to(x.dtype)
 
 
 def gelu_backward(d_y: Tensor, x: Tensor) -> Tensor:
-    """gelu(x) = x·Φ(x), so d/dx = Φ(x) + x·φ(x), with Φ and φ the normal distribution's."""
+    """Return d_x of gelu(x) = x·Φ(x), whose derivative is Φ(x) + x·φ(x) (normal distribution)."""
     wide = upcast(x)
     cumulative = 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
     density = torch.exp(-0.5 * wide.square()) / math.sqrt(2 * math.pi)
@@ -30,7 +30,7 @@ def gelu_backward(d_y: Tensor, x: Tensor) -> Tensor:
 
 
 def relu_backward(d_y: Tensor, x: Tensor) -> Tensor:
-    """relu's slope is 1 where x > 0, and 0 elsewhere."""
+    """Return d_x of relu(x): d_y where x > 0, and 0 elsewhere."""
     return torch.where(x > 0, d_y, 0)
 
 
@@ -40,17 +40,17 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_backward(d_hidden: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """d_hidden → (d_gate, d_up)."""
+    """Return (d_gate, d_up) of `swiglu`."""
     return silu_backward(d_hidden * up, gate), d_hidden * F.silu(gate)
 
 
 def packed_swiglu(gate_up: Tensor) -> Tensor:
-    """gate_up [..., 2F], gate first → [..., F]."""
+    """Apply SwiGLU to gate_up [..., 2F], with the gate first; return [..., F]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return swiglu(gate, up)
 
 
 def packed_swiglu_backward(d_hidden: Tensor, gate_up: Tensor) -> Tensor:
-    """d_hidden [..., F], gate_up [..., 2F] → d_gate_up [..., 2F]."""
+    """Return d_gate_up [..., 2F] of `packed_swiglu`, from d_hidden [..., F]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return torch.cat(swiglu_backward(d_hidden, gate, up), dim=-1)

@@ -1,10 +1,10 @@
-"""Causal attention by cuDNN, on Hopper and later, with an explicit backward.
+"""Causal attention with cuDNN, on Hopper and later, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention,
-which cuDNN knows). PyTorch's operators, not autograd, so that forward and backward are each called
-where the emitted model says. The backward adds up d_q in no fixed order: repeated, its last bits
-may differ. Where there is no such GPU, PyTorch's own kernels (attention_sdpa) take over, and it
-says so.
+which cuDNN supports). It calls PyTorch's operators without autograd, so that the emitted model
+decides where forward and backward run. The backward sums d_q in no fixed order, so the last bits of
+a repetition may differ. Other devices fall back to PyTorch's kernels (attention_sdpa) with a
+notice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .operators import no_seed
 
 aten = torch.ops.aten
 
-WHY_NOT = ""  # cuDNN is not used
+WHY_NOT = ""  # why cuDNN is not used; empty if it is
 if not torch.cuda.is_available():
     WHY_NOT = "there is no CUDA device"
 elif not torch.backends.cudnn.is_available():
@@ -32,7 +32,7 @@ elif torch.cuda.get_device_capability() < (9, 0):
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
+    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S])."""
     batch, length, heads, _head_dim = q.shape
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out, logsumexp, *_rest = aten._scaled_dot_product_cudnn_attention(
@@ -51,7 +51,7 @@ def attention_backward(
     scale: float,
     causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v."""
     positions = q.shape[1], k.shape[1]
     unused = no_seed(q)
     d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
@@ -61,7 +61,7 @@ def attention_backward(
         k,
         v,
         out,
-        logsumexp.unsqueeze(-1),  # the shape in which the forward operator returns it
+        logsumexp.unsqueeze(-1),  # as the forward operator returns it
         unused,
         unused,
         None,

@@ -1,13 +1,14 @@
-"""Causal attention within documents that share a sequence, on CUDA: no mask of S × S, no waiting.
+"""Causal attention within documents that share a sequence, on CUDA, without an S × S mask.
 
-Documents longer than WIDTH go to the flash kernel for sequences of unequal lengths. It takes a list
-of bounds, whose length must be known without asking the device: there are at most S / WIDTH such
-documents in a sequence, and what lies between two of them counts as one more, whose results are
-dropped. Shorter documents, of which there may be as many as tokens, are attended to in blocks of
-WIDTH queries, each with its own keys and those of the block before, under a mask of that size: a
-document no longer than WIDTH cannot begin before. Memory is linear in S; the result is exact.
+Documents longer than WIDTH use the flash kernel for variable-length sequences. It takes a list of
+bounds whose length must be known without synchronising with the device: a sequence has at most S /
+WIDTH such documents, and each gap between two of them counts as one more, whose results are
+dropped. Shorter documents use blocks of WIDTH queries, each with the keys of its own and of the
+previous block under a mask: a document no longer than WIDTH cannot begin earlier. Memory is linear
+in S, and the result is exact.
 
-q [B, S, H, D]; k, v [B, S, K, D], 16-bit; starts int64 [B, S]: where each token's document begins.
+q [B, S, H, D]; k, v [B, S, K, D], 16-bit; starts int64 [B, S]: position at which each token's
+document begins.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def long_documents(starts: Tensor) -> Tensor:
 
 
 def bounds_of(starts: Tensor, long: Tensor) -> Tensor:
-    """Return where long documents and the gaps between them begin, in B · S tokens in a row.
+    """Return the bounds of long documents and of the gaps between them, in B · S flattened tokens.
 
-    int32 [n + 1], n the most there can be; those that there are not are empty and lie at the end.
+    int32 [n + 1], where n is the largest possible number; unused ones are empty, at the end.
     """
     batch, length = starts.shape
     begins = starts == torch.arange(length, device=starts.device)
-    begins = begins & (long | F.pad(long[:, :-1], (1, 0)))  # in a gap, only the first counts
+    begins = begins & (long | F.pad(long[:, :-1], (1, 0)))  # one bound per gap, at its first token
     begins[:, 0] = True
     most, tokens = batch * (2 * (length // (WIDTH + 1)) + 1), batch * length
     flat = begins.flatten()
@@ -52,7 +53,7 @@ def bounds_of(starts: Tensor, long: Tensor) -> Tensor:
 
 
 def flash_forward(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, scale: float) -> Any:
-    """→ (out [B, S, H, D], log-sum-exp [B, H, S]), each piece between two bounds on its own."""
+    """Attend within each pair of bounds; return (out [B, S, H, D], log-sum-exp [B, H, S])."""
     batch, length = q.shape[:2]
     rows = [x.flatten(0, 1) for x in (q, k, v)]
     out, total, *_rest = aten._flash_attention_forward(
@@ -71,7 +72,7 @@ def flash_backward(
     bounds: Tensor,
     scale: float,
 ) -> list[Tensor]:
-    """→ [d_q, d_k, d_v], shaped as q, k, v."""
+    """Return [d_q, d_k, d_v], shaped as q, k, v."""
     length, unused = q.shape[1], no_seed(q)
     rows = [x.flatten(0, 1) for x in (d_out, q, k, v, out)]
     total = logsumexp.transpose(0, 1).flatten(1).contiguous()  # [H, B · S]
@@ -85,7 +86,7 @@ def flash_backward(
 
 
 def in_blocks(x: Tensor) -> Tensor:
-    """[B, S, …] → [B · n, WIDTH, …]; what is missing of the last block is zero."""
+    """Split [B, S, …] into blocks [B · n, WIDTH, …]; the last one is padded with zeros."""
     missing = -x.shape[1] % WIDTH
     padded = F.pad(x, (*(0, 0) * (x.ndim - 2), 0, missing))
     return padded.unflatten(1, (-1, WIDTH)).flatten(0, 1)
@@ -97,7 +98,7 @@ def from_blocks(blocks: Tensor, batch: int, length: int) -> Tensor:
 
 
 def with_block_before(x: Tensor) -> Tensor:
-    """[B, S, …] → [B · n, 2 · WIDTH, …]: each block after the one before it (or zeros)."""
+    """Return [B · n, 2 · WIDTH, …]: each block of [B, S, …] after its predecessor or zeros."""
     own = in_blocks(x).unflatten(0, (x.shape[0], -1))
     before = torch.cat([torch.zeros_like(own[:, :1]), own[:, :-1]], 1)
     return torch.cat([before, own], 2).flatten(0, 1)
@@ -111,10 +112,10 @@ def add_block_before(blocks: Tensor, batch: int, length: int) -> Tensor:
 
 
 def block_mask(starts: Tensor, long: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B · n, 1, WIDTH, 2 · WIDTH]: minus infinity where a query must not look.
+    """Return the mask [B · n, 1, WIDTH, 2 · WIDTH], minus infinity where attention is forbidden.
 
-    Queries of long documents, whose results are dropped, see themselves alone, and so do those
-    beyond the sequence: a row that saw nothing would not be a number.
+    Queries of long documents, whose results are dropped, and those beyond the sequence see only
+    themselves, because a row without any key would be NaN.
     """
     positions = torch.arange(starts.shape[1], device=starts.device)
     first = in_blocks(torch.where(long, positions, starts))  # [B · n, WIDTH]

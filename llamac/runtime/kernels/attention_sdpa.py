@@ -1,13 +1,12 @@
-"""Causal attention by PyTorch's own flash kernels, with an explicit backward.
+"""Causal attention with PyTorch's flash kernels, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
-kernel takes 16-bit values and no mask: other dtypes use the memory-efficient one, and documents
-that share a sequence both (see attention_documents). On Hopper, FlashAttention 3 is behind the
-flash kernel's operators where its package is installed. The CPU has a flash kernel of its own, for
-every floating dtype.
+kernel takes 16-bit values and no mask: other dtypes use the memory-efficient kernel, and document
+masks use both (see attention_documents). On Hopper, the flash operators run FlashAttention 3 if its
+package is installed. The CPU has its own flash kernel, for every floating dtype.
 
-The flash kernel for CUDA knows windows. For the others, a block of queries at a time attends to
-those keys that one of them sees, under a mask of that size: memory and work are linear in S.
+The flash kernel for CUDA supports windows. With the others, a block of queries at a time attends to
+the keys visible to any of them, under a mask of that size: memory and work are linear in S.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _repeat(x: Tensor, heads: int) -> Tensor:
-    """[B, S, K, D] → [B, S, heads, D]: each key head stands beside the query heads it serves."""
+    """Repeat each key head for the query heads it serves: [B, S, K, D] → [B, S, heads, D]."""
     return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
 
 
@@ -55,7 +54,7 @@ def _to_heads(mask: Tensor | None, batch: int, heads: int) -> Tensor | None:
 
 
 def _mask(q: Tensor, k: Tensor, starts: Tensor | None, window: int | None = None) -> Tensor | None:
-    """[B or 1, 1, S, S] of q's dtype: minus infinity where a query must not look."""
+    """Return the mask [B or 1, 1, S, S] in q's dtype: minus infinity for hidden keys."""
     if starts is None and window is None:
         return None
     hidden = hidden_keys(q.shape[1], k.shape[1], q.device, starts, window)
@@ -140,7 +139,7 @@ def attention_backward(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v."""
     window = _narrow(window, q, k)
     if _uses_flash(q) and starts is None:
         unused = no_seed(q)
@@ -239,7 +238,7 @@ def _fake_blocked(
 def blocked_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Attend block by block: → (out, log-sum-exp), as `attention`."""
+    """Attend block by block; return (out, log-sum-exp) as `attention` does."""
     out, logsumexp = _fake_blocked(q, k, v, scale, window, starts)
     for rows, keys, mask in _blocks(q, k, window, starts):
         made = _attention(q[:, rows], k[:, keys], v[:, keys], scale, False, mask)
@@ -273,7 +272,7 @@ def blocked_attention_backward(
     window: int,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v). A key's gradient is the sum of its blocks', taken in float32."""
+    """Return (d_q, d_k, d_v). A key's gradient is summed over blocks in float32."""
     d_q = torch.empty_like(q)
     d_k, d_v = (torch.zeros_like(x, dtype=_wide(x)) for x in (k, v))
     for rows, keys, mask in _blocks(q, k, window, starts):
@@ -299,7 +298,7 @@ def _fake_documents(
 def document_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, starts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attend within documents: → (out, log-sum-exp), as `attention`."""
+    """Attend within documents; return (out, log-sum-exp) as `attention` does."""
     long = documents.long_documents(starts)
     bounds = documents.bounds_of(starts, long)
     out, total = documents.flash_forward(q, k, v, bounds, scale)
@@ -339,11 +338,11 @@ def document_attention_backward(
     scale: float,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v): the sum of those through long documents and through short ones."""
+    """Return (d_q, d_k, d_v), summed over the kernels for long and for short documents."""
     long = documents.long_documents(starts)
     bounds = documents.bounds_of(starts, long)
     heads = long[:, :, None, None]
-    # A total of infinity makes every weight of a row zero.
+    # An infinite log-sum-exp makes every attention weight of a row zero.
     total = torch.where(long.unsqueeze(1), logsumexp, float("inf"))
     through_long = documents.flash_backward(
         torch.where(heads, d_out, 0), q, k, v, out, total, bounds, scale

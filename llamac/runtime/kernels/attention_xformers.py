@@ -1,8 +1,9 @@
-"""Causal attention by xformers' kernels, the ones LLaMA trained with, with an explicit backward.
+"""Causal attention with xformers' kernels, which LLaMA used, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention).
-Each call is one opaque operator to torch.compile: xformers picks its kernel in Python. Where there
-is no CUDA device or no xformers, it falls back to PyTorch's kernels (attention_sdpa) with a notice.
+Each call is one opaque operator to torch.compile, because xformers picks its kernel in Python.
+Without a CUDA device or xformers, it falls back to PyTorch's kernels (attention_sdpa) with a
+notice.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from . import attention_sdpa
 from .operators import opaque
 
-WHY_NOT = ""  # xformers is not used
+WHY_NOT = ""  # why xformers is not used; empty if it is
 try:
     if not torch.cuda.is_available():
         raise ImportError("there is no CUDA device")
@@ -30,12 +31,12 @@ except (ImportError, OSError) as error:  # OSError: built for another torch or C
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
-    """[B, S, H, D] → [B, S, K, H/K, D], xformers' form of grouped-query attention."""
+    """Reshape [B, S, H, D] → [B, S, K, H/K, D], xformers' form of grouped-query attention."""
     return x.unflatten(2, (groups, -1))
 
 
 def _shared(x: Tensor, heads: int) -> Tensor:
-    """[B, S, K, D] → [B, S, K, H/K, D], every query head of a group seeing one key head."""
+    """Expand [B, S, K, D] → [B, S, K, H/K, D]: the query heads of a group share one key head."""
     return x.unsqueeze(3).expand(-1, -1, -1, heads // x.shape[2], -1)
 
 
@@ -50,7 +51,7 @@ def _fake_attention(
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """→ (out [B, S, H, D], log-sum-exp of the scores [B, H, S] in float32)."""
+    """Return (out [B, S, H, D], float32 log-sum-exp of the scores [B, H, S])."""
     heads, groups = q.shape[2], k.shape[2]
     mask = LowerTriangularMask() if causal else None
     if heads == groups:
@@ -85,14 +86,14 @@ def attention_backward(
     scale: float,
     causal: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """→ (d_q, d_k, d_v), shaped as q, k, v."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v."""
     heads, groups = q.shape[2], k.shape[2]
     mask = LowerTriangularMask() if causal else None
     if heads == groups:
         return memory_efficient_attention_backward(
             d_out, out, logsumexp, q, k, v, mask, scale=scale
         )
-    # xformers knows groups in the forward pass only: here each query head gets a key head.
+    # xformers supports groups in the forward pass only, so key heads are repeated here.
     d_q, d_k, d_v = memory_efficient_attention_backward(
         d_out,
         out,

@@ -38,7 +38,7 @@ def cache_mask(
 
 
 def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """q [B, S, H, D], caches [B, K, C, D], seen bool [B, S, C] → [B, S, H, D].
+    """Attend from q [B, S, H, D] to caches [B, K, C, D] under mask seen [B, S, C] → [B, S, H, D].
 
     The H/K query heads of a key head attend together, so each cached value is read once.
     """

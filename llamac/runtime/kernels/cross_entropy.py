@@ -1,11 +1,11 @@
-"""Sum of the tokens' cross-entropies (nats), from logits or fused with the output projection.
+"""Cross-entropy in nats, summed over tokens, from logits or fused with the output projection.
 
-Fused, the logits [B, S, V] never exist whole: they are made a few tokens at a time. The loss is the
-last thing computed, so its gradient is taken while a chunk's logits are still at hand, and scaled
-by d_loss in the backward pass (the idea of Liger-Kernel, Hsu et al. 2024): three matmuls, not four.
+The fused form never materialises all logits [B, S, V]: it computes them in chunks of tokens. As the
+loss is the last value computed, its gradient is taken while a chunk's logits exist, and scaled by
+d_loss in the backward pass (as in Liger-Kernel, Hsu et al. 2024): three matmuls instead of four.
 
 A label of PADDING has no loss. The loss is a sum, so that micro-batches and ranks with different
-numbers of targets add up to that of the whole step; the optimizer divides by the step's targets.
+numbers of targets can be added; the optimizer divides by the step's number of targets.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def target_mask(labels: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits [B, S, V], labels int64 [B, S] → the sum of losses, a float32 scalar."""
+    """Return the summed loss as float32 scalar; logits [B, S, V], labels int64 [B, S]."""
     rows = upcast(logits).flatten(0, -2)
     return F.cross_entropy(rows, labels.flatten(), reduction="sum", ignore_index=PADDING)
 
 
 def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """d_logits = (softmax(logits) - one_hot(labels)) · d_loss; 0 where a label is padding."""
+    """Return d_logits = (softmax(logits) - one_hot(labels)) · d_loss; 0 for padding labels."""
     probabilities = upcast(logits).softmax(-1)
     target = F.one_hot(labels.clamp(min=0), logits.shape[-1])
     counted = target_mask(labels, probabilities.dtype)
@@ -39,7 +39,7 @@ def cross_entropy_backward(d_loss: Tensor, logits: Tensor, labels: Tensor) -> Te
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
-    """x [B, S, D], weight [V, D], labels int64 [B, S] → the sum of losses, made in chunks."""
+    """Return the summed loss in chunks; x [B, S, D], weight [V, D], labels int64 [B, S]."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):

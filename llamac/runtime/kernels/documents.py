@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def document_starts(tokens: Tensor, eos: int) -> Tensor:
-    """tokens int64 [B, S] → the position at which each one's document begins, int64 [B, S].
+    """Return the position at which each token's document begins, int64 [B, S] as `tokens`.
 
-    A document ends with its `eos`; what a window begins in the middle of begins with the window.
+    A document ends with its `eos`. A document that began before the window starts at position 0.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     first = F.pad(tokens[:, :-1] == eos, (1, 0))

@@ -26,35 +26,35 @@ def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-# An operator of our own around it: Inductor takes oneDNN's for constant weights only.
+# A custom operator, because Inductor uses oneDNN for constant weights only.
 @opaque("onednn_linear", _fake_linear)
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., I], weight [O, I], bias [O] → [..., O]."""
+    """Return x @ weight.T + bias: [..., O]; x [..., I], weight [O, I], bias [O]."""
     if ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32:
         return onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def add_linear(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """y [..., O], x [..., I], weight [O, I] → y + x @ weight.T, rounded once."""
+    """Return y + x @ weight.T, rounded once; y [..., O], x [..., I], weight [O, I]."""
     rows = torch.addmm(y.flatten(0, -2), x.flatten(0, -2), weight.T)
     return rows.view(y.shape)
 
 
 def input_gradient(d_y: Tensor, weight: Tensor) -> Tensor:
-    """d_y [..., O], weight [O, I] → d_x [..., I]."""
+    """Return d_x [..., I] = d_y @ weight; d_y [..., O], weight [O, I]."""
     return linear(d_y, weight.T)
 
 
 def weight_gradient(d_y: Tensor, x: Tensor) -> Tensor:
-    """d_y [..., O], x [..., I] → [O, I]: the sum over tokens of their outer products."""
+    """Return d_weight [O, I] = d_y.T @ x, summed over tokens; d_y [..., O], x [..., I]."""
     return d_y.flatten(0, -2).T @ x.flatten(0, -2)
 
 
 def bias_gradient(d_y: Tensor) -> Tensor:
-    """d_y [..., O] → [O]: the sum over tokens."""
+    """Return d_bias [O]: d_y [..., O] summed over tokens."""
     return d_y.flatten(0, -2).sum(0)

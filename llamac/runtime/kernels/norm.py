@@ -32,7 +32,7 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tup
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """(x + residual, its RMSNorm): the residual stream is read once for both."""
+    """Return (x + residual, its RMSNorm), reading the residual stream once."""
     total = x + residual
     return total, rms_norm(total, weight, eps)
 
@@ -40,20 +40,20 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 def add_rms_norm_backward(
     d_total: Tensor | None, d_y: Tensor, total: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """→ (d_x, which is d_residual too; d_weight). d_total is None where only y was used."""
+    """Return (d_x, which is also d_residual; d_weight). d_total is None if only y was used."""
     d_x, d_weight = rms_norm_backward(d_y, total, weight, eps)
     return (d_x if d_total is None else d_total + d_x), d_weight
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias."""
+    """Return y = (x - mean(x)) / sqrt(var(x) + eps) · weight + bias."""
     return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
 
 
 def layer_norm_backward(
     d_y: Tensor, x: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """d_y → (d_x, d_weight, d_bias)."""
+    """Return (d_x, d_weight, d_bias)."""
     wide = upcast(x)
     centred = wide - wide.mean(-1, keepdim=True)
     inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)

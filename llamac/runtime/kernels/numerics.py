@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def upcast(x: Tensor) -> Tensor:
-    """bfloat16 and float16 → float32; wider dtypes are left as they are."""
+    """Convert bfloat16 and float16 to float32; return wider dtypes unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def no_seed(q: Tensor) -> Tensor:
-    """Return what torch's attention operators take for a random seed where nothing is dropped."""
+    """Return the random seed argument of torch's attention operators without dropout."""
     return torch.empty(0, dtype=torch.int64, device=q.device)
 
 
 def opaque(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     """Decorate a function as the operator `llamac::<name>`; `fake` makes results without values.
 
-    Operators belong to the process, and so do their definitions: where another copy of this module
-    has registered the name, that one serves. To register again would destroy an operator in use.
+    Operators are global to the process: if another copy of this module has registered the name, its
+    operator is used, because registering it again would destroy an operator in use.
     """
 
     def register(function: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
-"""Linears whose weights stay as they are: on a CPU they may be laid out for the matmul beforehand.
+"""Linear layers with constant weights, prepacked on a CPU for its matmul kernel.
 
-oneDNN reads a weight in blocks, and otherwise rearranges it in every call, which for the few rows
+oneDNN reads a weight in blocks and reorders a plain one in every call, which for the few rows
 of a decoding step takes as long as the matmul itself: with AVX-512, packed weights are up to twice
 as fast in float32 and bfloat16, and no slower for whole prompts (benchmarks/generate.py).
 """
@@ -17,14 +17,14 @@ PACKABLE = (torch.float32, torch.bfloat16)
 
 
 def packed(weight: Tensor) -> Tensor:
-    """Return a copy of weight [O, I] laid out for `packed_linear`; itself where none is faster."""
+    """Return weight [O, I] prepacked for `packed_linear`, or itself if packing is not faster."""
     if not (ONEDNN and weight.device.type == "cpu" and weight.dtype in PACKABLE):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
 def pack_weights(module: nn.Module, *names: str) -> None:
-    """Put packed weights in the places of the module's parameters, whose memory is freed."""
+    """Replace the module's linear weights by packed ones, and free the originals."""
     for name in names:
         owner, _, leaf = name.rpartition(".")
         holder = module.get_submodule(owner)
@@ -34,7 +34,7 @@ def pack_weights(module: nn.Module, *names: str) -> None:
 
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., I], weight [O, I], packed or plain, bias [O] → [..., O]."""
+    """Return x @ weight.T + bias: [..., O]; x [..., I], weight [O, I] packed or plain, bias [O]."""
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)

@@ -30,7 +30,7 @@ def rope_tables(
 def scaled_frequencies(
     head_dim: int, theta: float, scaling: dict[str, float | str] | None
 ) -> Tensor:
-    """Return the angle that each pair of coordinates turns per position: float64 [head_dim / 2]."""
+    """Return the rotation angle of each coordinate pair per position: float64 [head_dim / 2]."""
     frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling is None:
         return frequencies
@@ -39,7 +39,7 @@ def scaled_frequencies(
         return frequencies / factor
     if scaling["kind"] != "llama3":
         raise ValueError(f"unknown rope scaling {scaling['kind']!r}")
-    # Llama 3: long wavelengths are stretched, short ones kept, those between are blended.
+    # Llama 3: stretch long wavelengths, keep short ones, interpolate in between.
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     turns = float(scaling["original_context"]) * frequencies / (2 * math.pi)
     keep = ((turns - low) / (high - low)).clamp(0, 1)
@@ -62,7 +62,7 @@ def rope(
     """
     heads = x.shape[-2] if heads is None else heads
     turned, passed = x[..., :heads, :], x[..., heads:, :]
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # one angle for all heads of a position
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the heads of a position share the angle
     if inverse:
         sin = -sin
     if layout == "interleaved":

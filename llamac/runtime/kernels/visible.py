@@ -12,8 +12,8 @@ def seen_keys(
     """Return the mask of keys that each query attends to: bool [B, queries, keys].
 
     at int64 [B, queries] and keys int64 [keys]: positions. starts int64 [B, queries]: the position
-    at which each query's document begins. window: how many positions a query sees, its own
-    included: key j is seen by query i if i - window < j <= i.
+    at which each query's document begins. window: number of positions that a query sees, its own
+    included: query i sees key j if i - window < j <= i.
     """
     at = at.unsqueeze(-1)
     seen = keys <= at
@@ -31,7 +31,7 @@ def hidden_keys(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Return the mask of keys hidden from queries whose last has the last key's position.
+    """Return the mask of hidden keys; the last query is at the position of the last key.
 
     bool [1 or B, queries, keys]; starts and window as in `seen_keys`.
     """

@@ -27,7 +27,7 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Update every parameter that has a gradient; nothing waits for the device."""
+        """Update every parameter that has a gradient, without synchronising with the device."""
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:
@@ -37,7 +37,7 @@ class Lion(Optimizer):
                 keep, gradient = 1.0, parameter.grad
                 if self.grad_scale is not None:
                     gradient = gradient / self.grad_scale
-                if self.found_inf is not None:  # a skipped step must not see its own NaNs
+                if self.found_inf is not None:  # a skipped step must not propagate its NaNs
                     gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
                     keep = 1.0 - self.found_inf
                 update = state["exp_avg"].lerp(gradient, 1.0 - first).sign_()

@@ -1,4 +1,4 @@
-"""The interface of an update rule: what each file of `runtime/optimizers` provides."""
+"""Interface of an update rule, implemented by each file of `runtime/optimizers`."""
 
 from __future__ import annotations
 

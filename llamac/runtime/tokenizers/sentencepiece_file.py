@@ -37,7 +37,7 @@ def ended_by(model: bytes, token: int, piece: str) -> bytes:
                 whole = _field(PIECES, value + KIND_IS_CONTROL)
             number += 1
         out.append(whole)
-    # Protobuf merges a field that comes twice: the last EOS piece counts.
+    # Protobuf merges repeated fields, so an EOS piece appended here takes effect.
     return b"".join(out) + _field(TRAINER, _field(EOS_PIECE, piece.encode()))
 
 

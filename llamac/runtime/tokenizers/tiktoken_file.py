@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-RANKS = 128_000  # of Llama 3 to 3.3
+RANKS = 128_000  # size of Llama 3's to 3.3's
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -65,7 +65,8 @@ def as_tokenizer_json(model: bytes) -> bytes:
             "type": "BPE",
             "vocab": {spelled[token]: rank for token, rank in ranks.items()},
             "merges": [pair for _, pair in merges],
-            "ignore_merges": True,  # a word that is a token is that token, as in tiktoken
+            # As in tiktoken, a word in the vocabulary is encoded as that token.
+            "ignore_merges": True,
         },
     }
     return json.dumps(described).encode()

@@ -26,10 +26,10 @@ from .tokenizer_file import PROBES
 SPACE_MARK = "\u2581"
 LINE_BYTES = 4191  # SentencePiece skips longer training lines
 SEGMENT = 1 << 16  # characters given to SentencePiece at a time: memory stays bounded
-SAMPLE_BLOCK = 1 << 14  # bytes of text that are sampled together
+SAMPLE_BLOCK = 1 << 14  # bytes per sampled block of text
 UNK, BOS, EOS = 0, 1, 2  # LLaMA's ids
-SMALLEST_VOCABULARY = 320  # of a trained tokenizer, by the spec's rules: bytes and some characters
-LARGEST_VOCABULARY = 1 << 24  # as of model.vocab_size
+SMALLEST_VOCABULARY = 320  # smallest vocabulary of a trained tokenizer: bytes and some characters
+LARGEST_VOCABULARY = 1 << 24  # as for model.vocab_size
 
 
 class TokenizerError(RunError, ValueError):
@@ -79,14 +79,14 @@ class Tokenizer:
         self.bos, self.eos = pieces.bos_id(), pieces.eos_id()
         special = (i for i in range(self.vocab_size) if pieces.is_control(i) or i == self.unk)
         self.control: tuple[str, ...] = tuple(names[i] for i in special)
-        # A model with a dummy prefix (LLaMA's) adds it to each string it encodes, but only a
-        # text's beginning may have it: later segments are led in by a newline, which is cut off.
+        # A model with a dummy prefix (LLaMA's) adds it to each encoded string, but only the #
+        # beginning of a text may have it: later segments are prefixed by a newline, then cut off.
         lead = self._pieces.encode("\n")
         prefixed = bool(lead) and self._pieces.id_to_piece(lead[0]).startswith(SPACE_MARK)
         self._lead, self._lead_tokens = ("\n", len(lead)) if prefixed else ("", 0)
         mark = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self._mark: list[int] = [] if self.unk in mark else mark
-        # A piece that spans lines would make cutting at a line's end change the tokens.
+        # If a piece spans lines, cutting at line ends would change the tokens.
         self._multiline = any("\n" in name for name in names)
 
     def _end(self, eos: int | str) -> int:
@@ -227,7 +227,7 @@ def train_tokenizer(lines: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             byte_fallback=True,
             character_coverage=0.99995,
             max_sentence_length=LINE_BYTES + 1,
-            num_threads=1,  # sums of floats depend on the number of threads
+            num_threads=1,  # floating-point sums depend on the number of threads
             minloglevel=2,
         )
     except RuntimeError as error:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from .tiktoken_file import as_tokenizer_json, is_tiktoken
 
-LARGEST_FILE = 1 << 28  # bytes; the largest published ones have some 30 MB
-SECONDS = 60  # for loading a file; the largest take a few
+LARGEST_FILE = 1 << 28  # bytes; the largest published files have about 30 MB
+SECONDS = 60  # time limit for loading; the largest files take a few seconds
 MEMORY = 8 << 30  # bytes of address space
 
 PROBES = {
@@ -118,7 +118,7 @@ def _survived(model: bytes, is_json: bool) -> None:
     child = CHILD.format(memory=MEMORY, probes=[*PROBES.values()], code=code)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "TOKENIZERS_PARALLELISM": "false",  # threads' stacks would count as memory
+        "TOKENIZERS_PARALLELISM": "false",  # threads' stacks count towards the limit
     }
     command = [sys.executable, "-P", "-c", child]
     try:
@@ -134,5 +134,5 @@ def _survived(model: bytes, is_json: bool) -> None:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
         why = re.sub(r"^[\w.]*(Exception|Error): ", "", lines[-1])[:300]
         if lines[-1].startswith(("ModuleNotFoundError", "ImportError")):
-            return  # the loading itself says what to install
+            return  # the loader reports missing packages
         raise ValueError(f"not a {what}, or a damaged one ({why})")

@@ -39,7 +39,7 @@ class JsonTokenizer(Tokenizer):
         try:
             self._described = described = json.loads(model)
             saved = described.pop("eos", None)
-            # What cuts or fills texts is for batches of a fixed size.
+            # Truncation and padding are for batches of a fixed size.
             described |= {"truncation": None, "padding": None}
             ids = _pieces_of(described)
             unknown = _unknown_of(described["model"])
@@ -53,7 +53,7 @@ class JsonTokenizer(Tokenizer):
             raise TokenizerError(f"not a tokenizer.json ({error})") from error
         self._whole.encode_special_tokens = True
         pieces: dict[str, int] = self._whole.get_vocab(with_added_tokens=True)
-        # Ids may have holes, so their number says nothing of the largest.
+        # Ids may have gaps, so their number does not give the largest.
         self.vocab_size: int = max(pieces.values(), default=-1) + 1
         if not 0 < self.vocab_size <= LARGEST_VOCABULARY:
             raise TokenizerError(
@@ -75,7 +75,7 @@ class JsonTokenizer(Tokenizer):
             if pieces[name] == self.eos or (name != unknown and len(name) > 1):
                 self._is_control[pieces[name]] = True
         self._unknown_name = unknown if unknown in self._names else None
-        self._unseen: dict[str, bool] = {}  # whether a character gives no token
+        self._unseen: dict[str, bool] = {}  # characters without tokens
         kept = described if self.eos < 0 else described | {"eos": self.eos}
         self.model = json.dumps(kept, ensure_ascii=False).encode()
 
@@ -86,7 +86,7 @@ class JsonTokenizer(Tokenizer):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        # Rayon's pool is made once, at its first use.
+        # Rayon creates its pool once, at first use.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true" if threads > 1 else "false")
         encoded, name = _ids(self._whole, texts), self._unknown_name
         found = [
@@ -214,7 +214,7 @@ def _names_in_model(
 def _ids(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
     try:
         found = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    except BaseException as error:  # a panic of the library's is no Exception
+    except BaseException as error:  # the library's panic is not an Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error

@@ -1,4 +1,4 @@
-"""Python's garbage collector, run between steps at set points rather than within them."""
+"""Run Python's garbage collector between steps, at the same steps on all ranks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import gc
 
 
 class GarbageCollection:
-    """Turn the collector off for the steps of a run, as a context manager, and run it by step.
+    """Context manager that disables automatic garbage collection, and collects at set steps.
 
-    Left to itself it runs in the middle of a step, on each rank in another one, and every other
-    rank waits. What is alive at the start stays, so it is not looked at again. A step leaves no
-    tensors in reference cycles, so memory does not grow in between.
+    Automatic collection happens in the middle of a step, in different steps on each rank, while the
+    other ranks wait. Objects alive at the start are frozen (`gc.freeze`). A step leaves no tensors
+    in reference cycles, so memory does not grow between collections.
     """
 
     def __init__(self, every: int = 100) -> None:
-        """every: steps from one collection to the next, the same on all ranks."""
+        """Collect every `every` steps, which must be equal on all ranks."""
         self.every = every
 
     def __enter__(self) -> GarbageCollection:

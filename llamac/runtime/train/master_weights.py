@@ -30,10 +30,10 @@ class MasterWeights:
     """The optimizer of one model: masters, their gradients and states, clipping, skipping.
 
     algorithm: the update rule, which takes `hyperparameters`.
-    `loss.backward()` as often as a step has micro-batches, then `step(lr, loss, targets)` once. The
-    loss is a sum over targets, and so are its gradients; the update is that of the mean, however
-    micro-batches and ranks share the targets. Gradients add up in fp32: a hook moves each bf16
-    gradient into its master's and frees it, so at most a few bf16 gradients are alive at a time.
+    Call `loss.backward()` once per micro-batch, then `step(lr, loss, targets)` once. Losses and
+    gradients are sums over targets; the update uses the mean, however targets are divided over
+    micro-batches and ranks. Gradients accumulate in fp32: a hook adds each bf16 gradient to its
+    master's and frees it, so at most a few bf16 gradients are alive at a time.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MasterWeights:
                 self.masters[name] = _shadow(parameter)
         self.shadowed = [n for n, p in self.parameters.items() if self.masters[n] is not p]
 
-        # Gains and biases set a scale, and pulling it to zero fights the norms: matrices decay.
+        # Only matrices decay: decaying gains and biases to zero would work against the norms.
         matrices = [master for master in self.masters.values() if master.ndim >= 2]
         vectors = [master for master in self.masters.values() if master.ndim < 2]
         groups = [
@@ -63,7 +63,8 @@ class MasterWeights:
         ]
         used = [group for group in groups if group["params"]]
         self.algorithm: Algorithm = algorithm(used, **hyperparameters)
-        for master in self.masters.values():  # made now, so that a checkpoint can load into them
+        # Created now, so that a checkpoint can be loaded into them.
+        for master in self.masters.values():
             step = torch.zeros((), dtype=torch.float32, device=master.device)
             states = {name: torch.zeros_like(master) for name in self.algorithm.STATES}
             self.algorithm.state[master] = {"step": step, **states}
@@ -72,8 +73,7 @@ class MasterWeights:
     def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         """Clip by the global norm, update, and zero gradients, without device synchronisation.
 
-        loss: scalar, the step's sum over this rank's targets, of which the gradients are. targets:
-        scalar, their number.
+        loss: scalar, summed over this rank's targets of the step. targets: scalar, their number.
         Returns float32 [3]: mean loss, norm of its gradient before clipping, 1.0 if the step was
         skipped because either is not finite (then parameters and moments are as before). `read` it.
         """

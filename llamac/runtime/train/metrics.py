@@ -1,4 +1,4 @@
-"""Write a run's numbers to metrics.jsonl, trackers such as TensorBoard, and the terminal."""
+"""Write a run's metrics to metrics.jsonl, trackers such as TensorBoard, and the terminal."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Metrics:
     """Appends one JSON object per step to RUN/metrics.jsonl, and passes it on to trackers.
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
-    a crash, so that the file is always one clean curve. What else happens to the run is in
-    RUN/events.jsonl; about: the facts of the start for it, from `Speed.about`. Errors are reported
-    once and never end the run; rows that cannot be written are retried.
+    a crash, so that the file is always one clean curve. Other events are written to
+    RUN/events.jsonl. about: facts of the start, from `Speed.about`. Errors are reported once and
+    never end the run; rows that cannot be written are retried.
     """
 
     def __init__(self, run: Path, resumed: int, about: Row | None = None, **log: Any) -> None:
@@ -193,7 +193,7 @@ class Display:
         self.stop = stop
         self.every = every
         self._steps = 0
-        self._recent: deque[float] = deque(maxlen=21)  # seconds of steps, the first left out
+        self._recent: deque[float] = deque(maxlen=21)  # seconds of steps, without the first
         self._live = _live_line() if takes_escapes(sys.stdout) else None
         self._task = (
             self._live.add_task("first step", total=stop, completed=start) if self._live else None
@@ -215,7 +215,7 @@ class Display:
         style: of rich, for that case.
         """
         if self._live is not None:
-            with contextlib.suppress(OSError):  # a terminal that is gone does not end the run
+            with contextlib.suppress(OSError):  # a closed terminal does not end the run
                 line = escaped(text)
                 self._live.console.print(
                     line, style=style, markup=False, highlight=False, soft_wrap=True
@@ -225,7 +225,7 @@ class Display:
 
     def step(self, row: Row) -> None:
         self._steps += 1
-        if self._steps > 1:  # the first compiles
+        if self._steps > 1:  # the first step compiles
             self._recent.append(row["step_seconds"])
         seconds = statistics.median_low(self._recent) if self._recent else None
         warm = self._steps == WARM and "predicted_step_seconds" in row
@@ -263,7 +263,7 @@ def step_line(
 
     remaining_seconds: None if not yet known.
     """
-    parts = [  # importance, the least 0; text
+    parts = [  # (importance, the lowest being 0; text)
         (9, f"step {row['step']:,}/{stop:,}"),
         (8, f"loss {row['loss']:.4f}"),
         (3, f"lr {row['lr']:.2e}"),
@@ -300,7 +300,7 @@ def duration(seconds: float) -> str:
     return f"{days}d " * (days > 0) + f"{hour}:{minute:02}:{second:02}"
 
 
-BESIDE = 10 + 1 + 4 + 1  # columns of the bar and the percentage, each with a space
+BESIDE = 10 + 1 + 4 + 1  # columns of the bar and the percentage, spaces included
 
 
 def _live_line() -> Progress:

@@ -12,15 +12,15 @@ import torch
 from ..durable_files import read_json
 from ..machine import say
 
-WARM = 10  # steps: compilation and first touches are over
-MOST = 0.15  # of a prediction, off it by more than which is said
+WARM = 10  # steps to skip: compilation and first use of memory
+MOST = 0.15  # relative deviation above which it is reported
 
 
 @dataclass(frozen=True)
 class PlannedStep:
     """Predicted time and memory of one step on `device`, the name of a device file.
 
-    peak_memory_bytes: what a GPU's allocator gives out; on a CPU the whole process.
+    peak_memory_bytes: of a GPU's allocator; on a CPU, of the whole process.
     """
 
     device: str
@@ -43,7 +43,7 @@ class PlannedStep:
 def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
     """Read the prediction of an emitted directory; None without one, or for another kind of device.
 
-    It is for comparison only: a damaged one is reported and counts as none.
+    It is for comparison only: a damaged file is reported, and None returned.
     """
     path = directory / "plan.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Surroundings of a run: hardware, versions, and the state of its repository."""
+"""Environment of a run: hardware, versions, and the state of its repository."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 def surroundings(device: torch.device, directory: Path) -> dict[str, Any]:
     """Return the hardware, versions and repository state of a run as JSON values.
 
-    directory: the emitted one, whose MANIFEST.json names the compiler's version.
+    directory: the emitted directory, whose MANIFEST.json has the compiler's version.
     """
     return {
         "host": platform.node(),

@@ -18,7 +18,7 @@ from .. import durable_files
 from ..machine import say
 
 Row = dict[str, Any]
-PATIENCE = 30.0  # seconds at the end of a run for rows that are still on their way
+PATIENCE = 30.0  # seconds to wait at the end of a run for queued rows
 
 
 class Tracker(Protocol):
@@ -118,7 +118,7 @@ class Online:
                 known = {name: value for name, value in row.items() if value is not None}
                 session.log(known, step=row["step"])
             session.finish()
-        except BaseException as error:  # of any kind, and a service may end its process as well
+        except BaseException as error:  # a service may raise anything, or exit
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             say(f"{self.package} does not work here ({reason}): the run continues without it")
 
