@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -134,7 +135,7 @@ def trainer_step(directory: Path, task: dict[str, Any]) -> tuple[Callable[[], No
     mesh, shares = train.Mesh(train.DEGREES, device), train.Shares(train.PACKED)
     parameters, options = model.named_parameters(), task["optimizer"]
     optimizer = train.ShardedWeights(parameters, shares, mesh, AdamW, **options)
-    how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions)
+    how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions, math.inf)
     shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)
     targets = torch.tensor(batch[..., 1:].numel(), device=device)

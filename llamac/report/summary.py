@@ -208,7 +208,7 @@ def _events(run: Run, columns: Columns) -> list[dict[str, Any]]:
     running, layout = False, None
     for event in run.events:
         kind = event["event"]
-        if kind == "sample":
+        if kind in ("sample", "first_step"):
             continue
         one = {"kind": kind, "step": event["step"], "time": event.get("time")}
         if kind == "start":

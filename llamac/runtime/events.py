@@ -1,10 +1,11 @@
 """RUN/events.jsonl: the events of a run besides its steps, one JSON object per line.
 
-Every line has `event` (start, save, sample or stop), `step` (after which it happened) and `time`
-(seconds since 1970). A start also has the checkpoint it resumes from, the layout and the
-environment; a sample its text; a stop the error that ended the run, if any. The file is
-append-only: events of steps that a later start repeats stay. It is for people, such as readers of
-`llamac report`; nothing depends on it, and a line that cannot be written is lost.
+Every line has `event` (start, first_step, save, sample or stop), `step` (after which it happened)
+and `time` (seconds since 1970). A start also has the checkpoint it resumes from, the layout and the
+environment; a first step the seconds of each part of the start; a sample its text; a stop the error
+that ended the run, if any. The file is append-only: events of steps that a later start repeats
+stay. It is for people, such as readers of `llamac report`; nothing depends on it, and a line that
+cannot be written is lost.
 """
 
 from __future__ import annotations

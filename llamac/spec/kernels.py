@@ -19,7 +19,8 @@ class Kernels(Section):
     )
     compile: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Compile the regions with torch.compile; auto does if a compiler is installed.",
+        description="Compile the regions with torch.compile; auto does if a compiler is installed, "
+        "except in short runs on a CPU.",
     )
     deterministic: bool = Field(
         default=True,

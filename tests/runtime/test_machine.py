@@ -68,25 +68,32 @@ def test_the_second_compiler_is_left_where_inductor_looks(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("setting", "available", "called", "says"),
+    ("setting", "flops", "available", "called", "says"),
     [
-        ("auto", True, 1, "torch.compile (g++)"),
-        ("auto", False, 0, "eager, as g++"),
-        ("always", True, 1, "torch.compile"),
-        ("never", True, 0, "never"),
+        ("auto", 1e15, True, 1, "torch.compile (g++)"),
+        ("auto", 1e15, False, 0, "eager, as g++"),
+        ("auto", 1e12, True, 0, "so short a run"),
+        ("always", 1e12, True, 1, "torch.compile"),
+        ("never", 1e15, True, 0, "never"),
     ],
 )
-def test_compile_or_eager(monkeypatch, setting, available, called, says):
+def test_compile_or_eager(monkeypatch, setting, flops, available, called, says):
     monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(available, "g++"))
     calls: list[int] = []
-    assert says in machine.compile_or_eager(setting, CPU, lambda: calls.append(1))
+    assert says in machine.compile_or_eager(setting, CPU, lambda: calls.append(1), flops)
     assert len(calls) == called
+
+
+def test_a_short_run_on_a_gpu_is_compiled(monkeypatch):
+    monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(True, "Triton, gcc"))
+    says = machine.compile_or_eager("auto", torch.device("cuda"), lambda: None, 1e12)
+    assert says == "torch.compile (Triton, gcc)"
 
 
 def test_always_without_a_compiler_is_an_error(monkeypatch):
     monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(False, "no g++ here"))
     with pytest.raises(RunError, match="no g\\+\\+ here"):
-        machine.compile_or_eager("always", CPU, lambda: None)
+        machine.compile_or_eager("always", CPU, lambda: None, 1e15)
 
 
 def test_matmul_peak_is_a_rate_and_leaves_randomness_alone():

@@ -186,6 +186,10 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
 def curve(run: Path) -> list[tuple[Any, ...]]:
     """What must be the same in every run of one spec on one machine."""
     keys = ("step", "tokens", "loss", "lr", "grad_norm", "validation_loss", "skipped_steps")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
 import pytest
 import torch
 
-from .conftest import Trainer, rows
+from .conftest import Trainer, curve, events, rows
 
 
 def poisoned(trainer: Trainer, bad_steps: set[int]):
@@ -133,6 +135,70 @@ def test_bad_data_is_one_message_not_a_traceback(fp32, patched, tmp_path, capsys
     patched(SEQUENCE_LENGTH=10**7)
     assert fp32.run(tmp_path) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def late(trainer: Trainer):
+    """The trainer's queue of results, reading each a step late, as on a GPU."""
+
+    class Late(trainer.train.StepResults):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            self.delay = 1
+
+    return Late
+
+
+def test_results_read_a_step_late_are_the_same_run(fp32, fp32_straight, patched, tmp_path):
+    """Evaluations, samples and checkpoints are of their own steps, also after a resume."""
+    patched(StepResults=late(fp32))
+    assert fp32.run(tmp_path, "--steps", "8") == 0
+    assert fp32.run(tmp_path) == 0
+    ours, theirs = curve(tmp_path), curve(fp32_straight)
+    assert ours[7][:5] == theirs[7][:5]  # step 8 was the first run's last, and was evaluated
+    assert ours[:7] + ours[8:] == theirs[:7] + theirs[8:]
+    ends = [fp32.weights(run) for run in (tmp_path, fp32_straight)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    samples = [event["step"] for event in events(tmp_path) if event["event"] == "sample"]
+    assert samples == [5, 8, 10, 12]
+
+
+def test_a_signal_stops_a_run_whose_results_are_late_with_all_its_rows(
+    fp32, fp32_straight, patched, tmp_path, monkeypatch
+):
+    write = fp32.train.Metrics.write
+
+    def act(self, row) -> None:
+        write(self, row)
+        if row["step"] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fp32.train.Metrics, "write", act)
+        patched(StepResults=late(fp32))
+        assert fp32.run(tmp_path) == 0
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+    assert max(tmp_path.glob("checkpoints/step-*")).name == "step-00000007"
+    assert fp32.run(tmp_path) == 0
+    assert curve(tmp_path) == curve(fp32_straight)
+
+
+def test_skipped_steps_read_late_still_stop_the_run_before_it_saves(
+    fp32, patched, tmp_path, capsys
+):
+    patched(Model=poisoned(fp32, {6, 7, 8}), StepResults=late(fp32))
+    assert fp32.run(tmp_path) == 1
+    assert "not finite in the last 3 steps" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+def test_the_start_says_where_its_seconds_went(fp32, tmp_path, capsys):
+    assert fp32.run(tmp_path, "--steps", "2") == 0
+    out = capsys.readouterr().out
+    assert out.count("first step after ") == 1
+    found = [event for event in events(tmp_path) if event["event"] == "first_step"]
+    assert [event["step"] for event in found] == [1]
+    parts = ["imports", "data", "weights", "this machine", "first step"]
+    assert [part for part in found[0]["seconds"] if part != "building"] == parts
 
 
 WAITS = ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy")

@@ -47,13 +47,21 @@ class Progress:
                 "with -o DIR (train.py: --run DIR)"
             )
 
-    def count(self, sequences: int, tokens: int, skipped: bool, following: int) -> None:
+    def count(self, sequences: int, tokens: int, following: int) -> None:
+        """Count a step that was enqueued; `note` its result before this is saved."""
         self.step += 1
         self.sequences += sequences
         self.tokens += tokens
+        self.following = following
+
+    def due(self, every: int, last: int) -> bool:
+        """Return whether what happens every so many steps, and after step `last`, happens now."""
+        return self.step == last or self.step % every == 0
+
+    def note(self, skipped: bool) -> None:
+        """Count whether a step was skipped, in the order of steps."""
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
-        self.following = following
 
     def give_up_after(self, limit: int) -> None:
         if self.skipped_in_a_row >= limit:

@@ -192,11 +192,14 @@ class Mesh:
 
     def any(self, flag: bool) -> bool:
         """Return whether `flag` holds on any rank."""
-        if self.size == 1:
-            return flag
-        found = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(found)
-        return bool(found.item())
+        return flag if self.size == 1 else bool(self.any_of(flag))
+
+    def any_of(self, flag: bool) -> Tensor:
+        """Return a float32 scalar that is above 0 if `flag` holds on any rank, without waiting."""
+        found = torch.full((), float(flag), device=self.device)
+        if self.size > 1:
+            dist.all_reduce(found)
+        return found
 
 
 @contextmanager

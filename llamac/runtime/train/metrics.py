@@ -19,6 +19,7 @@ from ..errors import way_out
 from ..machine import forget_peak_memory, peak_memory_bytes, say
 from ..terminal import escaped, takes_escapes
 from .plan_file import WARM, deviation, read_plan
+from .start_times import StartTimes
 from .surroundings import surroundings
 from .trackers import Row, trackers
 
@@ -32,12 +33,22 @@ class Metrics:
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
     a crash, so that the file is always one clean curve. Other events are written to
-    RUN/events.jsonl. about: facts of the start, from `Speed.about`. Errors are reported once and
-    never end the run; rows that cannot be written are retried.
+    RUN/events.jsonl. about: facts of the start, from `Speed.about`. times: seconds of the start,
+    printed and recorded with the first row. Errors are reported once and never end the run; rows
+    that cannot be written are retried.
     """
 
-    def __init__(self, run: Path, resumed: int, about: Row | None = None, **log: Any) -> None:
+    def __init__(
+        self,
+        run: Path,
+        resumed: int,
+        about: Row | None = None,
+        times: StartTimes | None = None,
+        **log: Any,
+    ) -> None:
         """Open the files. log: settings of trackers, as arguments of `trackers`."""
+        self._times = times
+        self._compiles = (about or {}).get("compute", "").startswith("torch.compile")
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
         self._waiting, self._said = b"", False
         self._file, dropped = None, 0
@@ -52,6 +63,11 @@ class Metrics:
 
     def write(self, row: Row) -> None:
         self._step = row["step"]
+        if self._times is not None:
+            self._times.end("compiling and first step" if self._compiles else "first step")
+            say(str(self._times))
+            events.record(self.run, "first_step", self._step, seconds=self._times.seconds)
+            self._times = None
         finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
         self._waiting += (json.dumps(finite, allow_nan=False) + "\n").encode()
         with self._suppressed():

@@ -49,7 +49,7 @@ def test_training_goes_on_while_the_disk_is_slow_and_does_not_reach_into_the_che
         save(saver, tmp_path, weights, progress)
         assert disk.reached.wait(30)
         weights.fill_(2)  # the next steps
-        progress.count(1, 1, False, 0)
+        progress.count(1, 1, 0)
         drawn = torch.rand(3)
         assert checkpoint.steps(tmp_path) == []
         disk.free.set()

@@ -305,11 +305,13 @@ with run_lock(Path({str(tmp_path)!r})):
 def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
     progress = Progress()
     for skipped in (True, True, False, True, True):
-        progress.count(4, 128, skipped, 0)
+        progress.count(4, 128, 0)
+        progress.note(skipped)
         progress.give_up_after(3)
     assert (progress.step, progress.sequences, progress.tokens) == (5, 20, 640)
     assert (progress.skipped_steps, progress.updates) == (4, 1)
-    progress.count(4, 128, True, 0)
+    progress.count(4, 128, 0)
+    progress.note(True)
     with pytest.raises(RunError, match="last 3 steps, up to step 6"):
         progress.give_up_after(3)
 

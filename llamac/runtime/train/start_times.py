@@ -1,0 +1,41 @@
+"""Seconds of a run's start by part, from the start of its process to the end of its first step."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+
+class StartTimes:
+    """Stopwatch of a start: call `end` at the end of each part, in order."""
+
+    def __init__(self, began: float) -> None:
+        """began: time.time() at which the program's first line ran."""
+        before = began - (_process_began() or began)
+        self.seconds = {"building": round(before, 3)} if before > 0.5 else {}
+        self._since = began
+        self.end("imports")
+
+    def end(self, part: str) -> None:
+        """Give `part` the seconds since the part before."""
+        since, self._since = self._since, time.time()
+        self.seconds[part] = round(self._since - since, 3)
+
+    def __str__(self) -> str:
+        """Return `first step after 14.2 s: imports 2.5, data 7.1, …`."""
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.seconds.items())
+        return f"first step after {sum(self.seconds.values()):.1f} s: {parts}"
+
+
+def _process_began() -> float | None:
+    """Return the time.time() at which this process began, or None where Linux does not tell.
+
+    A process that was replaced by this program (`llamac train`, which builds first) counts.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since boot; proc(5), field 22
+        return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks)
+    return None

@@ -1,0 +1,97 @@
+"""Results of training steps, read from the device while it computes the next step."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..checkpoint.progress import Progress
+    from ..distributed.mesh import Mesh
+    from .metrics import Speed
+    from .trackers import Row
+
+
+class _Copy(NamedTuple):
+    """One step's result on its way to the host.
+
+    values: float32 [4] on the CPU: mean loss, gradient norm, skipped, stop. copied: the event after
+    which they are there; None if they are.
+    """
+
+    step: int
+    tokens: int
+    lr: float
+    values: Tensor
+    copied: torch.cuda.Event | None
+
+
+class StepResults:
+    """Queue of the results of steps, whose rows become known `delay` steps later.
+
+    To read a result is to wait for the device, and a device that is waited for has nothing to do
+    until the next step's first kernels reach it. So on a GPU a result is copied to pinned memory
+    behind the kernels of its step, and read once the next step is enqueued. On a CPU a step has
+    ended when its functions return, and its result is read at once.
+
+    stopping: whether a rank was told to stop, once all ranks know it.
+    """
+
+    def __init__(self, device: torch.device, progress: Progress, speed: Speed) -> None:
+        self.delay = 1 if device.type == "cuda" else 0
+        self.progress, self.speed, self.stopping = progress, speed, False
+        self._waiting: deque[_Copy] = deque()
+        self._stop: Tensor | None = None  # to be read with the next result
+        self._since = time.perf_counter()
+
+    def begin(self) -> None:
+        """Begin a step: its time counts from here, or from the end of one still computing."""
+        if not self._waiting:
+            self._since = time.perf_counter()
+
+    def add(self, lr: float, outcome: Tensor) -> None:
+        """Enqueue the copy of the result of the step that `progress` will count next.
+
+        outcome: float32 [3] from `MasterWeights.step`.
+        """
+        stop, self._stop = self._stop, None
+        values = torch.cat([outcome, (outcome.new_zeros(()) if stop is None else stop).view(1)])
+        values, copied = values.to("cpu", non_blocking=True), None  # to pinned memory
+        if outcome.device.type == "cuda":
+            copied = torch.cuda.Event()
+            copied.record()
+        step, tokens = self.progress.step + 1, self.progress.tokens + self.speed.tokens
+        self._waiting.append(_Copy(step, tokens, lr, values, copied))
+
+    def stop_if(self, told: bool, mesh: Mesh) -> None:
+        """Set `stopping` if any rank was told to stop: at once, or with the next step's result."""
+        if self.delay == 0:
+            self.stopping = mesh.any(told)
+        else:
+            self._stop = mesh.any_of(told)
+
+    def read(self, now: bool) -> list[Row]:
+        """Return the rows of metrics of steps that are due, the oldest first.
+
+        now: all, as before an evaluation or a checkpoint; so are they once `stopping`. Counts the
+        skipped ones in `progress`.
+        """
+        rows: list[Row] = []
+        while len(self._waiting) > (0 if now or self.stopping else self.delay):
+            step, tokens, lr, values, copied = self._waiting.popleft()
+            if copied is not None:
+                copied.synchronize()  # the only wait for the device in a step
+            loss, grad_norm, skipped, stop = values.tolist()
+            self.stopping = self.stopping or stop > 0
+            self.progress.note(skipped > 0)
+            since, self._since = self._since, time.perf_counter()
+            row: Row = {"step": step, "tokens": tokens, "loss": loss, "lr": lr}
+            row |= {"grad_norm": grad_norm} | self.speed.row(self._since - since)
+            row |= {"skipped_steps": self.progress.skipped_steps} if skipped else {}
+            rows.append(row)
+        return rows
