@@ -1,6 +1,6 @@
 """Store documents on disk between steps, in chunks of compressed JSON lines.
 
-Each chunk is written whole or not at all.
+Chunks are written atomically.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamac.runtime.durable_files import NewFile
 from llamac.runtime.errors import RunError
 
 SUFFIX = ".jsonl.zst"
-LEVEL = 1  # a chunk is written once and read a few times
+LEVEL = 1  # zstd level: a chunk is written once and read a few times
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Chunk:
             record["tokens"] = document.tokens
         try:
             data = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # a file's name, not the text; escapes bring it back
+        except UnicodeEncodeError:  # file names may be invalid UTF-8; surrogates keep them
             data = json.dumps(record).encode()
         self._stream.write(data + b"\n")
         self.bytes += len(data)

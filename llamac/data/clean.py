@@ -28,7 +28,7 @@ from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source
 
 STATE = "state.json"
-INPUT_PER_CHUNK = 16  # a chunk also ends once this many times its size has been read
+INPUT_PER_CHUNK = 16  # a chunk also ends after reading this many times its size
 
 
 def clean(plan: SourcePlan, number: int, part: Part) -> None:
@@ -114,7 +114,7 @@ class _State:
 
 
 def _resume(plan: SourcePlan, step: CleaningPass, part: Part, state: _State) -> None:
-    """Run a pass over what is left of a part, and commit each chunk as it fills."""
+    """Run a pass over the rest of a part, and commit each chunk as it fills."""
     judge, filters = _filters(plan, step, part)
     reads, limit = step.number == 0, part.most if step.number == 0 else None
     state.rows = state.rows or _empty_rows(plan.source, step)
@@ -280,7 +280,7 @@ def _reads(source: Source, path: str) -> Read:
             yield from reader_for(source.kind)(path, source, skipped)
         except (RunError, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:  # no file of a dump may end a run of days; it is counted
+        except Exception as error:  # one bad file must not end a run of days: count it
             skipped.add(f"the reader failed ({type(error).__name__})", f"{path}: {error}")
 
     return read

@@ -88,7 +88,8 @@ def processes(workers: int) -> Iterator[Engine]:
         yield lambda jobs: _in_pool(pool, jobs)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):  # or a job of hours would end first
+        # Do not wait for jobs that take hours.
+        for process in list((pool._processes or {}).values()):
             process.terminate()
         raise
     pool.shutdown()

@@ -31,7 +31,8 @@ def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
-        for step in plan.passes[1:]:  # what it holds is no longer needed, that it was made still is
+        # Delete the content but keep the file, which marks the step as done.
+        for step in plan.passes[1:]:
             write(plan.decided(step.number), b"", sealed=True)
     manifest = {
         "settings": data_settings.settings_of(job),
@@ -50,7 +51,7 @@ def _write_contaminated(job: PrepareJob, plan: SourcePlan) -> None:
         decided = plan.decided(step.number)
         if plan.source.stage[step.survey].stage == "decontaminate":
             if not decided.stat().st_size:
-                return  # written by a run that was cut off afterwards
+                return  # an earlier run wrote it and was then interrupted
             reports += contaminated(decided, len(plan.parts))
     if reports:
         path = job.root / plan.source.name / CONTAMINATED

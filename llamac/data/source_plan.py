@@ -19,8 +19,9 @@ from llamac.runtime.data.input_files import PYTHON, input_bytes, listing_of
 from llamac.spec.data import Source
 
 PART_BYTES = 256 << 20
-MOST_PARTS = 2048  # of a source: a survey's merge and a training run map a file for each
-CHUNK_BYTES = 8 << 20  # of text: what may be lost when a process is killed
+# Most parts of a source: a survey's merge and a training run map one file per part.
+MOST_PARTS = 2048
+CHUNK_BYTES = 8 << 20  # bytes of text in a chunk: the most work lost when a process is killed
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class CleaningPass:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """Parts and cleaning passes of one source, and where its text is kept on the way."""
+    """Parts and cleaning passes of one source, and the folders of its intermediate text."""
 
     source: Source
-    work: Path  # where its text is on the way
+    work: Path  # folder of the intermediate text
     chunk_bytes: int
     passes: tuple[CleaningPass, ...]
     parts: tuple[Part, ...]

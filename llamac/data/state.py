@@ -1,4 +1,4 @@
-"""Make preparation restartable: locks, and a record of the settings that work was begun with."""
+"""Locks and recorded settings, which make preparation restartable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Work of another version is reported as begun with other settings.
 
 
 class Changed(RunError, ValueError):
-    """Work was begun with other settings."""
+    """The settings differ from those with which the work was begun."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Collect what preparation has made of each source so far, finished or not."""
+"""Collect the counts of each source's preparation, finished or not."""
 
 from __future__ import annotations
 

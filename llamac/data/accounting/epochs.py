@@ -12,7 +12,7 @@ from llamac.runtime.data.prepared import PreparedDataError
 from llamac.runtime.durable_files import note_or_nothing
 from llamac.spec import Spec
 
-TAIL = 1 << 16  # bytes at the end of metrics.jsonl in which its last row lies
+TAIL = 1 << 16  # bytes at the end of metrics.jsonl that contain its last row
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def tokens_done(run: Path) -> int:
         try:
             return int(json.loads(row)["tokens"])
         except (ValueError, KeyError, TypeError):
-            continue  # being written, or cut off
+            continue  # still being written, or cut off
     return 0
 
 

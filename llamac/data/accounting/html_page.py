@@ -11,10 +11,10 @@ from llamac.data.accounting.funnel import Amount, StepCounts
 from llamac.data.accounting.stats import counted, format_count, megabytes
 from llamac.look.page import page
 
-WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # of a chart, pixels
+WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # width of a chart, pixels
 LEFT, CHANGED = "var(--s1)", "var(--view)"
 SOURCES = tuple(f"var(--s{number})" for number in range(1, 9))
-REASONS = SOURCES[1:]  # not the colour of what is left
+REASONS = SOURCES[1:]  # without the colour of kept text
 STYLES = (Path(__file__).with_name("data_page.css"),)
 
 

@@ -92,7 +92,7 @@ def _in_part(
 
 
 def _checked(root: Path, part: dict[str, Any], kind: str) -> Path:
-    """Return the path of a part's index file, once its bytes are as written."""
+    """Return the path of a part's index file, after verifying it."""
     try:
         return check(root / f"{part['file']}.{kind}", part["sha256"][kind])
     except Damaged as error:

@@ -12,8 +12,8 @@ from llamac.data.accounting.funnel import StepCounts
 from llamac.look.text_table import Cell, TextTable
 from llamac.runtime.terminal import escaped
 
-REASONS = 6  # shown of a step; the page has all
-LINES = 6  # shown of a sample
+REASONS = 6  # reasons shown per step; the HTML page has all
+LINES = 6  # characters shown of a sample
 
 
 def funnels(accounts: Sequence[Account]) -> Iterator[TextTable]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from llamac.runtime.data.decompress import package
 
-HEAD_BYTES = 4096  # where a page must declare its encoding; the standard asks for 1024
+HEAD_BYTES = 4096  # bytes in which a page must declare its encoding; the standard says 1024
 
-# The standard knows neither UTF-32 nor UTF-16 without a mark; nothing else begins like them.
+# The standard has neither UTF-32 nor UTF-16 without a mark; these beginnings are unambiguous.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -28,7 +28,7 @@ _FIRST = (
     (b"<\0", "utf-16le"),
     (b"\0<", "utf-16be"),
 )
-# Codecs that know more than those webencodings names, and read all else the same.
+# Python codecs that are supersets of those named by webencodings.
 _WIDER = {"gbk": "gb18030", "euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp_ext"}
 
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.S)
@@ -52,7 +52,8 @@ def encoding_of(data: bytes, charset: str | None) -> str:
         return name
     for label in _declared(data[:HEAD_BYTES]):
         if name := _standard(label.decode("latin-1")):
-            # The declaration could be read, so the page is no UTF-16: the standard says UTF-8.
+            # The declaration was readable as ASCII, so the page is not UTF-16: the standard says
+            # UTF-8.
             return "utf-8" if _wide(name) else name.replace("x-user-defined", "windows-1252")
     if b"\x1b$" not in data[:HEAD_BYTES]:  # ISO-2022-JP is valid UTF-8 too
         try:
@@ -76,7 +77,7 @@ def decode(data: bytes, encoding: str) -> str:
     known = package("webencodings", "html").lookup(encoding)
     try:
         codec = codecs.lookup(_WIDER[encoding]) if encoding in _WIDER else known.codec_info
-    except (AttributeError, LookupError):  # a guess that browsers do not know, nor Python
+    except (AttributeError, LookupError):  # the statistical guess is unknown to browsers and Python
         codec = _python_codec(encoding)
     native = encoding.startswith("utf") or encoding == "replacement"
     errors = "replace" if native else _HANDLER
@@ -121,13 +122,14 @@ def _declared(head: bytes) -> Iterator[bytes]:
         yield found[1]
 
 
-# --- What browsers read and Python's codecs do not ---------------------------------------------
+# --- Characters that browsers accept and Python's codecs do not
+# ---------------------------------------------
 
 _HANDLER = "llamac-as-browsers"
 
 
 def _as_browsers(error: UnicodeError) -> tuple[str, int]:
-    """Decode what Python's codecs refuse and browsers accept (error handler).
+    """Decode characters that browsers accept and Python's codecs refuse (error handler).
 
     Undefined bytes 0x80 to 0x9F become the control characters of those numbers; 0x80 is the euro
     sign in GBK; EUC-JP and ISO-2022-JP include the rows of Windows-31J.

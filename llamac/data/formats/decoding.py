@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 # fmt: off
-_CODECS = {  # TeX's and editors' names for what Python names otherwise
+_CODECS = {  # TeX's and editors' names of encodings → Python's names
     "applemac": "mac-roman", "macosroman": "mac-roman", "macce": "mac-latin2",
     "maccyr": "mac-cyrillic", "ansinew": "cp1252", "latin1": "cp1252", "latin-1": "cp1252",
     "isolatin": "cp1252", "iso-8859-1": "cp1252", "iso8859-1": "cp1252", "iso_8859-1": "cp1252",
@@ -23,12 +23,12 @@ _CODECS = {  # TeX's and editors' names for what Python names otherwise
     "bg5": "big5", "ks": "euc-kr", "sjis": "shift-jis", "jis": "iso2022-jp",
 }
 # fmt: on
-ODD = 1000  # characters among which one control character is taken out, not the whole text
-MISFITS = 0.2  # of the signs after a letter, with which it may still be a text
-RUN = 4  # bytes: longer runs of non-ASCII bytes are rare in Latin script
+ODD = 1000  # a text may have one stray control character in this many characters
+MISFITS = 0.2  # largest fraction of misfits among signs after a letter
+RUN = 4  # bytes: longest run of non-ASCII bytes that is common in Latin script
 
 _CONTROLS = re.compile("[\x01-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffd]")
-_ODD_BYTE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of invalid UTF-8
+_ODD_BYTE = re.compile("[\udc80-\udcff]")  # invalid UTF-8 as decoded by "surrogateescape"
 _BEYOND_ASCII = re.compile("[^\0-\x7f\udc80-\udcff]")
 _ODD_BYTES = {0xDC00 + byte: bytes([byte]).decode("cp1252", "replace") for byte in range(128, 256)}
 _LATIN = ("cp1252", "mac-roman", "cp850")
@@ -83,7 +83,7 @@ def _codec(name: str) -> str:
     """Return Python's name of an encoding; "" if unknown."""
     try:
         found = codecs.lookup(_CODECS.get(name, name)).name
-        b"".decode(found)  # some names are of no encoding of text
+        b"".decode(found)  # some of Python's codecs are not text encodings
     except (LookupError, ValueError):
         return ""
     return found
@@ -91,7 +91,7 @@ def _codec(name: str) -> str:
 
 def _sound(text: str) -> str | None:
     if "\0" in text:
-        return text  # which is for the reader to count
+        return text  # the reader counts it
     if not (odd := len(_CONTROLS.findall(text))):
         return text
     return _CONTROLS.sub("", text) if odd * ODD <= len(text) + 2 * ODD else None

@@ -12,18 +12,18 @@ from llamac.runtime.data.decompress import package
 from llamac.runtime.data.skipped import Skipped
 
 PAGE_BYTES = 1 << 23
-# Limit on the steps of each part of reading a page that takes more than linear time: squares of
-# tags' attributes, elements opened again in each block, depths of nodes. One to two seconds.
+# Limit on the steps of each superlinear part of parsing: squared attributes per tag, elements
+# reopened in each block, depths of nodes. Corresponds to one to two seconds.
 WORK = 1 << 25
 
 _VALUE = r"""=\s*+(?:"[^"]*+"|'[^']*+'|)"""
 _TAG = re.compile(rf"<(!--|/?[A-Za-z][^\s/>=]*+)(?:[^>=]++|{_VALUE})*+")
 _ATTRIBUTE = re.compile(r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+))?+""")
-# A tag that may have more than a few hundred attributes: 16 signs, or 64 characters without one.
+# A tag that may have more than a few hundred attributes: 16 `=`, or 64 characters without one.
 _LONG = re.compile(rf"<[A-Za-z](?:[^>=]{{0,63}}+{_VALUE}){{0,15}}+(?:[^>=]{{64}}|[^>=]*+=)")
 _FORMATTING = "b|big|code|em|font|i|s|small|strike|strong|tt|u"
 _FORMATTED = re.compile(rf"<(?=[bcefistuBCEFISTU])(?i:{_FORMATTING})[\s/](?:[^>=]++|{_VALUE})*+")
-# Elements inside which the parser ignores the end of a formatting element that began outside.
+# Scopes: the parser ignores the end of a formatting element that began outside of them.
 _SCOPES = (
     "!--|applet|caption|iframe|marquee|math|noembed|noframes|noscript|object|plaintext|script|select"
     "|style|svg|table|td|template|textarea|th|title|xmp"
@@ -58,7 +58,8 @@ def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) 
     text = decode(data, encoding)
     if text.count("\ufffd") * 100 > len(text):
         return skipped.add("invalid encoding", where)
-    return text.removesuffix("\ufffd").replace("\0", "")  # crawlers cut off inside a character
+    # Crawlers may cut a page inside a character.
+    return text.removesuffix("\ufffd").replace("\0", "")
 
 
 def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
@@ -85,7 +86,7 @@ def extracted(tree: Any, main: bool) -> str:
 def _attributes(html: str) -> int:
     """Return the cost of parsing attributes, which is quadratic in their number per tag."""
     total = at = 0
-    if len(html) ** 2 > 4 * WORK:  # an attribute has two characters at least
+    if len(html) ** 2 > 4 * WORK:  # an attribute has at least two characters
         while found := _LONG.search(html, at):
             tag = _TAG.match(html, found.start())
             assert tag is not None
@@ -100,7 +101,7 @@ def _reopened(html: str, tags: int) -> int:
     """
     if tags * (3 * tags) ** 2 <= WORK:
         return 0
-    most = 3 * len(set(_FORMATTED.findall(html)))  # of equal ones it keeps three
+    most = 3 * len(set(_FORMATTED.findall(html)))  # the parser keeps at most three equal ones
     if tags * most * most <= WORK:
         return 0
     return tags * min(most, _unclosed(html)) ** 2

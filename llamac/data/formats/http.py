@@ -15,9 +15,9 @@ from llamac.data.formats.sniff import CONTROLS, HEAD_BYTES, is_binary
 from llamac.runtime.data.decompress import package
 
 HEADER_BYTES = 1 << 16
-BODY_BYTES = 1 << 24  # of a decoded body; the rest is left in a bomb
-CODINGS = 8  # of one body
-SLICE_BYTES = 1 << 10  # decompressed at a time: deflate makes 1 MB of it, zstd 32 MB
+BODY_BYTES = 1 << 24  # largest decoded body; the rest of a decompression bomb is dropped
+CODINGS = 8  # most codings of one body
+SLICE_BYTES = 1 << 10  # bytes decompressed at a time: deflate expands them to 1 MB, zstd to 32 MB
 WINDOW_BYTES = 1 << 23  # RFC 9659's limit for zstd
 
 _STATUS = re.compile(rb"\s*HTTP(?:/\d+(?:\.\d+)?)?[ \t]+(\d{3})(?!\d)", re.I)
@@ -46,7 +46,8 @@ class Response:
 
 def response(data: bytes) -> Response:
     """Parse the final response, skipping interim ones (1xx). Raises ResponseError."""
-    file = io.BytesIO(data.lstrip(b"\r\n"))  # as RFC 9112 asks of servers
+    # Leading blank lines are skipped, as RFC 9112 asks of servers.
+    file = io.BytesIO(data.lstrip(b"\r\n"))
     while True:
         status = _STATUS.match(file.readline(HEADER_BYTES))
         fields = headers(file) if status else None
@@ -235,7 +236,7 @@ def _zstd() -> _Machine:
     return _Machine(machine, machine.decompress, zstandard.ZstdError)
 
 
-# (first bytes, decompressor) in the order they are tried. Servers confuse the first two names.
+# (first bytes, decompressor) in order of attempts. Servers confuse the first two names.
 _DEFLATE = ((b"\x1f\x8b", _zlib(31)), (b"", _zlib(15)), (b"", _zlib(-15)))
 _INFLATE: dict[str, tuple[tuple[bytes, Callable[[], _Machine]], ...]] = {
     "gzip": _DEFLATE,

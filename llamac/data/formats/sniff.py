@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 HEAD_BYTES = 1445  # the standard's resource header
-STRAY = 4  # control characters that a page may have by mistake
+STRAY = 4  # most control characters that a page may have by mistake
 
-# "Binary data bytes": the control characters that occur in no text.
+# "Binary data bytes" of the standard: control characters that never occur in text.
 CONTROLS = bytes((*range(9), 11, *range(14, 27), *range(28, 32)))
 _TEXTUAL = (b"%PDF-", b"%!PS-Adobe-", b"{\\rtf")  # formats that begin like text
 _BEGINS = re.compile(

@@ -20,8 +20,8 @@ DROPPED = frozenset(("comment", "filecontents", "filecontents*"))
 CODE = frozenset(("verb", "Verb", "spverb", "lstinline", "mintinline", "mint"))
 ADDRESSES = frozenset(("url", "path", "nolinkurl", "burl", "href", "doi"))
 # fmt: on
-ARGUMENT = 2000  # characters of an address or of code within a line
-BRACES = 16  # in one of them
+ARGUMENT = 2000  # longest address or inline code, characters
+BRACES = 16  # deepest nesting of braces in one
 
 _DEFINED = re.compile(
     r"\\(?:lstnewenvironment|newtcblisting|DefineVerbatimEnvironment)"

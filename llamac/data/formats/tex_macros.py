@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-DEPTH = 16  # of macros within macros
-GROWTH = 4  # times the text's size, and SLACK characters, that macros may make of it
+DEPTH = 16  # deepest nesting of macros
+GROWTH = 4  # the expansion may have this many times the text's size, plus SLACK characters
 SLACK = 1 << 20
-BODY = 2000  # characters; a longer macro is a program, not an abbreviation
+BODY = 2000  # longest macro, characters: longer ones are programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def expanded(text: str) -> str:
 class _Expander:
     def __init__(self, budget: int) -> None:
         self.macros: dict[str, _Macro] = {}
-        self.budget = budget  # characters that may still be looked at for, or be put in by, macros
+        self.budget = budget  # budget: characters that may still be scanned or inserted
 
     def expand(self, text: str, active: frozenset[str]) -> str:
         pieces: list[str] = []
@@ -124,7 +124,7 @@ class _Expander:
             return None
         if len(active) < DEPTH:
             content = self.expand(content, active | {name})
-        # `\a{}b` and `\a b` end the name, what stands for it may need no such end.
+        # `{}` or a space only ends the macro's name, which its expansion does not need.
         if not macro.arguments and text.startswith("{}", at):
             at += 2
         ends_in_name = re.search(r"\\[A-Za-z]+\Z", content) is not None
@@ -147,5 +147,5 @@ class _Expander:
                 return text[at + 1 : match.start()], match.end()
             if match.end() - at > self.budget:
                 break
-        self.budget -= len(text) - at  # an unclosed brace: looked at to the end, for nothing
+        self.budget -= len(text) - at  # an unclosed brace: the whole rest was scanned in vain
         return None

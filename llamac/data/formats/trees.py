@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from llamac.runtime.data.decompress import decompressed, stem, stream
 from llamac.runtime.data.skipped import Skipped
 
-ENTRY_BYTES = 1 << 24  # longer files are data, not text anyone wrote
-HEADER_BYTES = 1 << 20  # of a tar member's long name or extended header
+ENTRY_BYTES = 1 << 24  # longest file: longer ones are data, not written text
+HEADER_BYTES = 1 << 20  # longest name or extended header of a tar member
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +104,14 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
             tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as archive,
         ):
             for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # it remembers all of them
+                # tarfile would keep all members in memory.
+                archive.members.clear()  # type: ignore[attr-defined]
                 number += 1
                 name = member.name.removeprefix("./")
                 if not member.isreg() or not wanted(name):
                     continue
                 where = f"{path}:{number}"
-                if member.issparse():  # it claims zeros that are not in the archive
+                if member.issparse():  # sparse files claim zeros that are not in the archive
                     skipped.add("sparse file", where)
                     continue
                 if member.size > ENTRY_BYTES:
@@ -122,7 +123,7 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
                     yield Entry(name, data, path, number)
                 else:
                     skipped.add("empty file", where)
-        if not number:  # zeros, for instance, are a whole archive of nothing
+        if not number:  # a file of zeros, for instance, is an empty archive
             skipped.add("empty archive", path)
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
         skipped.add("broken tar", f"{path}:{number + 1}")

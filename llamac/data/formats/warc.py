@@ -15,7 +15,7 @@ from llamac.data.formats.http import HEADER_BYTES, headers
 from llamac.runtime.data.decompress import CHUNK_BYTES
 from llamac.runtime.data.skipped import Skipped
 
-RECORD_BYTES = 1 << 24  # Common Crawl cuts pages at 1 or 5 MB
+RECORD_BYTES = 1 << 24  # longest page: Common Crawl cuts pages at 1 or 5 MB
 _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 
 
@@ -82,7 +82,7 @@ def _arc_head(line: bytes) -> _Head | None:
     size = words[-1]
     if not size.isdecimal() or len(size) > 15:
         return None
-    for at in (len(words) - 4, len(words) - 9):  # of the address
+    for at in (len(words) - 4, len(words) - 9):  # longest address
         url = " ".join(words[: max(at, 0)])
         if ":" in url and _DATE.fullmatch(words[at + 1]):
             kind = _SCHEMES.get(url.partition(":")[0].lower(), "resource")

@@ -18,12 +18,12 @@ from llamac.data.formats.templates import PARSER_FUNCTIONS, Arguments, Rule, rul
 from llamac.data.formats.wikilines import EQUALS, LITERAL, QUOTE, tidy
 from llamac.data.formats.wikis import SITES
 
-DEPTH = 100  # of brackets within brackets; MediaWiki itself stops at 40
-RETRIES = 2  # of a section, each with what was never closed in it taken for text
+DEPTH = 100  # deepest nesting of brackets; MediaWiki's limit is 40
+RETRIES = 2  # re-reads of a section, each with unclosed brackets taken as text
 
 # fmt: off
-# Tags of MediaWiki's extensions: what stands between them is not wikitext, but ends at the next
-# closing tag of that name, whatever it holds.
+# Tags of MediaWiki's extensions: their content is not wikitext, and ends at the next closing tag of
+# that name.
 DROPPED_TAGS = frozenset((
     "ref", "references", "gallery", "timeline", "imagemap", "score", "graph", "hiero", "mapframe",
     "maplink", "templatestyles", "indicator", "inputbox", "categorytree", "templatedata", "phonos",
@@ -93,8 +93,8 @@ class _WikitextScanner:
         self.page: list[str] = []
         self.stack = [_OpenBracket("page", self.page)]
         self.open: Counter[str] = Counter()
-        self.ahead: dict[str, tuple[int, int]] = {}  # where a mark is next, and where it ends
-        self.unclosed: set[int] = set()  # brackets in this section that are text after all
+        self.ahead: dict[str, tuple[int, int]] = {}  # next position of each mark, and its end
+        self.unclosed: set[int] = set()  # brackets of this section that are taken as text
         self.retries = RETRIES
 
     def scan(self) -> str:
@@ -239,7 +239,7 @@ class _WikitextScanner:
         elif name == "sup" and opening and _POWER.match(self.text, end):
             parts = self.stack[-1].parts
             if parts and parts[-1][-1].isdigit():
-                parts.append("^")  # 10<sup>6</sup> is not 106
+                parts.append("^")  # keep 10<sup>6</sup> distinct from 106
         return end
 
     def extension(self, name: str, rest: str, end: int) -> tuple[int, int]:
@@ -280,7 +280,7 @@ class _WikitextScanner:
         name = _NAME.match(self.text, end)
         before = self.text[start - 1]
         within = before in _GAPS
-        if within:  # and not at the start of a line, where notes on sections and pictures stand
+        if within:  # at the start of a line are notes on sections and pictures
             line = self.text.rfind("\n", max(0, start - 100), start) + 1
             within = not line or bool(self.text[line:start].strip(" *:#;"))
         within = within or (before == "|" and self.stack[-1].kind == "template")

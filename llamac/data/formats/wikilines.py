@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from llamac.data.formats.wikis import SWITCHES
 
-# Signs that stand for others, and mark the lines of <pre> and the like. XML has none of them.
+# Placeholder characters, also for lines of <pre> and the like; XML text cannot contain them.
 LITERAL, QUOTE, EQUALS = "\x01", "\x02", "\x03"
 _SIGNS = {1: None, 2: "'", 3: "="}
 
@@ -19,9 +19,9 @@ _SPACES = re.compile(r"[ \t\xa0]{2,}|[\t\xa0]")
 _EMPTY = re.compile(r" ?[(（][ ,;:，；：、]{0,20}[)）]")
 _OPENING = re.compile(r"([(（])[ ,;，；、]{1,20}")
 _BEFORE = re.compile(r" ([,.;](?:\s|$)|\))")
-_COMMAS = re.compile(r"(?<!,)(?<!, ),(?: ?,)++(?= |$)")  # of a list of templates, as of sounds
+_COMMAS = re.compile(r"(?<!,)(?<!, ),(?: ?,)++(?= |$)")  # lists of templates, such as of sounds
 _VARIANT = re.compile(r"-\{([^{}]{0,1000})\}-")
-_VARIANTS = ("zh", "zh-hans", "zh-cn", "sr", "sr-ec", "sr-cyrl")  # as MediaWiki chooses by itself
+_VARIANTS = ("zh", "zh-hans", "zh-cn", "sr", "sr-ec", "sr-cyrl")  # MediaWiki's default choice
 _CHOICE = re.compile(r"[ \t\n]*+([a-z]{2,3}(?:-[a-z]{2,5})?)[ \t]*+:(?!//)(.*)", re.S)
 
 
@@ -102,5 +102,5 @@ def _tidied(line: str) -> str:
     line = _BEFORE.sub(r"\1", line)
     if ",," in line or ", ," in line:
         line = _COMMAS.sub(",", line)
-    # A row of a table that was never opened, an argument of a template that was never closed.
+    # A row of a table that was not opened, or an argument of a template that was not closed.
     return "" if line.startswith("|") or not line.strip("-|* ") else line

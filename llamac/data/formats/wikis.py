@@ -7,7 +7,7 @@ dash. `<...>` is omitted where a field in it is empty. `@name` is a function of 
 
 # fmt: off
 TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
-    "en": (  # known on all wikis
+    "en": (  # templates of all wikis
         ("{1}",
          "nowrap, nobr, nobreak, small, smaller, big, bigger, large, larger, nobold, noitalic, "
          "smallcaps, small caps, sc, sc2, allcaps, abbr, tooltip, abbrlink, sup, sub, math, "
@@ -133,7 +133,7 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
-# Names of the namespaces of files and of categories that dumps do not say: aliases and old ones.
+# Aliases and former names of the file and category namespaces, which dumps do not list.
 NAMESPACES: dict[str, str] = {
     "en": "file, image, media, category", "de": "datei, bild, kategorie",
     "fr": "fichier, image, catégorie", "es": "archivo, imagen, categoría",
@@ -158,7 +158,7 @@ NAMESPACES: dict[str, str] = {
     "ko": "파일, 그림, 분류",
 }
 
-# `#WORD [[target]]`: in lower case. Dumps since 2009 mark redirects themselves.
+# Words of `#WORD [[target]]`, in lower case. Dumps since 2009 mark redirects themselves.
 REDIRECTS = frozenset((
     "redirect", "weiterleitung", "redirection", "redirección", "redireccion", "rinvia",
     "rinvio", "redirecionamento", "doorverwijzing", "patrz", "przekieruj", "tam",
@@ -169,11 +169,11 @@ REDIRECTS = frozenset((
     "تحويل", "تغییر_مسیر", "הפניה", "đổi", "alih", "birzuzendu",
     "ανακατευθυνση", "suuna", "पुनर्प्रेषित", "alidirektu", "redirige",
 ))
-# Short prefixes of links that name another site, not another language: their labels are shown.
+# Short link prefixes of another site, not another language: their labels are shown.
 SITES = frozenset((
     "mw", "doi", "rfc", "voy", "wmf", "hdl", "bug", "tools", "imdb", "isbn", "pmid",
 ))
-# Switches of any page's text, written between two underscores on either side.
+# Magic words in page text, enclosed in two underscores on either side.
 SWITCHES = frozenset((
     "NOTOC", "FORCETOC", "TOC", "NOEDITSECTION", "NEWSECTIONLINK", "NONEWSECTIONLINK",
     "NOGALLERY", "HIDDENCAT", "NOCONTENTCONVERT", "NOCC", "NOTITLECONVERT", "NOTC", "INDEX",

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 from llamac.runtime.data.decompress import CHUNK_BYTES, stream
 from llamac.runtime.data.skipped import Skipped
 
-RECORD_BYTES = 1 << 24  # MediaWiki allows pages of 2 MB, StackExchange posts of 30,000 characters
+# Longest record: MediaWiki allows 2 MB per page, StackExchange 30,000 characters per post.
+RECORD_BYTES = 1 << 24
 
 
 _REFERENCE = re.compile(rb"&#(?:x([0-9A-Fa-f]{1,16})|([0-9]{1,16}));")
@@ -85,9 +86,9 @@ def _frames(
     thinned: Callable[[bytes], bytes] | None,
 ) -> Iterator[tuple[int, bytes]]:
     buffer, line = b"", 1
-    begun, looked = False, 0  # within a record; how much of the buffer holds no end of it
-    taken = 0  # line ends that were thinned out of the record
-    quoted, quotes = 0, 0  # how many quotes the record has up to there, where `end` ends a tag
+    begun, looked = False, 0  # within a record; length of the buffer that was searched for its end
+    taken = 0  # line ends removed from the record by `thinned`
+    quoted, quotes = 0, 0  # quotes in the record so far, if `end` ends a tag
     for piece in utf8_pieces(path, skipped):
         buffer += piece
         at, ended = 0, -1  # ended: where the next end is, or that of the buffer, once looked for
@@ -109,7 +110,7 @@ def _frames(
             if found >= 0 > again and not end.startswith(b"<"):
                 quotes += buffer.count(b'"', quoted, found)
                 quoted = found
-                if quotes % 2:  # within an attribute
+                if quotes % 2:  # inside an attribute
                     looked = found + len(end)
                     continue
             stop = found + len(end) if found >= 0 else len(buffer)

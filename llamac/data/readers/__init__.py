@@ -1,4 +1,4 @@
-"""Readers turn the files of a raw dump into documents; there is one module per kind of source.
+"""Readers of raw dumps: one module per kind of source, which yields documents.
 
 A reader does not stop at a bad file or record: it counts it in a `Skipped` and continues. Its
 memory does not grow with the file. Files of records, such as `.jsonl` or `.parquet`, are read the
@@ -30,7 +30,8 @@ Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
 """The kinds of source that read files."""
 
-_PAGES = re.compile(r"(?<=\.xml)-p\d+p\d+(?:-[\w-]*)?$")  # the pages in a part of a Wikipedia dump
+# Page range in the name of a part of a Wikipedia dump.
+_PAGES = re.compile(r"(?<=\.xml)-p\d+p\d+(?:-[\w-]*)?$")
 
 
 def reader_for(kind: str) -> Reader:
@@ -65,7 +66,7 @@ def named_inputs(source: Source) -> list[str]:
 
 
 def checked_inputs(source: Source) -> list[str]:
-    """Return `named_inputs`, after a look for the needed fields at the beginning of a few files.
+    """Return `named_inputs`, after checking for the needed fields at the beginning of a few files.
 
     Raises InputError with the source's name; SourceError if a package is missing.
     """

@@ -30,10 +30,10 @@ from llamac.spec.data import Source
 
 SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")
 SWEAVE = (".rnw", ".rtex", ".snw")
-PAPER_CHARS = 1 << 23  # with all that is \input
-DEPTH = 8  # of \input within \input
+PAPER_CHARS = 1 << 23  # longest paper, with all \input files
+DEPTH = 8  # deepest nesting of \input
 TITLE_CHARS = 2000
-CALL = 400  # characters that one more \input counts as, however little it gives
+CALL = 400  # cost of each \input, in characters, besides its text
 
 _CLASS = re.compile(r"\\document(?:class|style)\b")
 _BEGIN = re.compile(r"\\begin\s*+\{document\}")
@@ -72,7 +72,7 @@ _EDITED = re.compile(
     re.M | re.I,
 )
 _CJK = re.compile(rb"\\begin\s*+\{CJK\*?\}(?:\[[^\]]{0,40}\])?\{([A-Za-z0-9]{2,10})\}")
-_OTHERS = (b"%!PS", b"%PDF", b"<", b"\x89PNG", b"PK")  # what else a paper may be served as
+_OTHERS = (b"%!PS", b"%PDF", b"<", b"\x89PNG", b"PK")  # other formats in which arXiv serves papers
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
@@ -217,11 +217,11 @@ def _is_tar(data: bytes) -> bool:
 def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
     """Return the decoded text of each file of a paper, by name; skip files that are not text."""
     texts: dict[str, str] = {}
-    whole: list[str] | None = None  # encodings that any file declares, once that matters
+    whole: list[str] | None = None  # encodings that any file declares, computed if needed
     for entry in paper:
         data = entry.data
         if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            data = data.translate(None, CONTROLS[1:])  # all but NUL
+            data = data.translate(None, CONTROLS[1:])  # all bytes except NUL
         try:
             text: str | None = data.decode("utf-8-sig")
         except UnicodeDecodeError:
@@ -293,7 +293,7 @@ class _Join:
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = {name: _ENDINPUT.split(text, 1)[0] for name, text in texts.items()}
         self.calls = {name: list(_INPUT.finditer(text)) for name, text in self.texts.items()}
-        self.left = PAPER_CHARS  # characters, and for each call some more
+        self.left = PAPER_CHARS  # characters, plus a cost for each call
         self.sizes: dict[str, int] = {}
 
     def found(self, call: re.Match[str], base: str, by: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".txt", ".md", ".text", ".tar", ".tgz")
-HEAD, TAIL = 60_000, 120_000  # characters in which Gutenberg's notices begin, at either end
+HEAD, TAIL = 60_000, 120_000  # characters at either end in which Gutenberg's notices begin
 
 _START = re.compile(
     r"^[ \t]*(?:\*{3}[ ]*START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*(?:\n[^\n]+){0,3}?\*{3}"
@@ -56,7 +56,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 def book(text: str) -> tuple[str, str]:
     """Return (the book without Gutenberg's notices, its title or "")."""
-    starts = list(_START.finditer(text, 0, HEAD))  # old files have both forms
+    starts = list(_START.finditer(text, 0, HEAD))  # old files have both notices
     start = starts[-1] if starts else None
     named = _TITLE.search(text, 0, start.start()) if start else None
     first = start.end() if start else 0

@@ -81,7 +81,7 @@ def _archive(
                 skipped.add("HTTP status", where)
                 continue
             kind, charset, body = answer.content_type, answer.charset, answer.body
-            if not answer.whole:  # what came before the cut is read
+            if not answer.whole:  # the text before the cut is used
                 skipped.add("truncated HTTP body", where)
         if kind in UNKNOWN_TYPES and is_markup(body):
             kind = HTML_TYPES[0]

@@ -80,7 +80,7 @@ LANGUAGES = {
 _BY_ENDING = {ending: name for name, endings in LANGUAGES.items() for ending in endings.split()}
 _BY_NAME = {"makefile": "Makefile", "dockerfile": "Dockerfile", "cmakelists.txt": "CMake"}
 _NOT_SOURCES = frozenset((".git", ".hg", ".svn"))
-BINARY_WITHIN = 8000  # bytes in which git looks for a NUL
+BINARY_WITHIN = 8000  # bytes that git searches for a NUL to detect binary files
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:

@@ -1,8 +1,8 @@
-"""The stages of cleaning, one module each, named as in a spec.
+"""Cleaning stages, one module each, named as in a spec.
 
-A module's `build(stage)` returns the object that judges documents. Where the outcome depends on
-more than the spec, a model file for instance, its `facts(stage)` returns what it depends on; both
-read the files they need.
+A module's `build(stage)` returns the object that judges documents. If the outcome depends on more
+than the spec, such as a model file, its `facts(stage)` returns these dependencies. Both read the
+files they need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llamac.runtime.errors import RunError
 
 
 class StageError(RunError, ValueError):
-    """A stage that cannot run: a file or a package it needs is missing or unusable.
+    """A stage cannot run: a file or package that it needs is missing or unusable.
 
     at: the source's name and the stage's number in it, where they are known.
     """
@@ -38,8 +38,8 @@ def build(stage: Any, source: Any = None) -> Filter | Survey:
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
     """Return JSON values that a stage's outcome depends on beyond the spec. Raises StageError.
 
-    They are hashes of model files and versions of engines: prepared data is as the spec says only
-    while they stay the same.
+    They are hashes of model files and versions of engines; when they change, the data must be
+    prepared again.
     """
     module = _module(stage)
     try:

@@ -1,7 +1,7 @@
-"""Books that are for the most part in another one are removed (LLaMA, section 2.1).
+"""Drop books most of which is contained in another book (LLaMA, section 2.1).
 
-A book is the set of its word n-grams, of which one in 16, the same in all books, stand for it.
-Of two, the one with fewer is the contained one; of two as large, the one that comes later.
+A book is represented by a sample of its word n-grams, one in 16, chosen by hash. Of two overlapping
+books the smaller one is dropped, and of equal ones the later one.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _shared(
         order = np.lexsort((rank[books], keys))
         keys, books = keys[order], books[order]
         for _ in range(MOST_HOLDERS):
-            # The largest holder that is left, against all that follow it.
+            # The largest remaining book of each shingle, against all after it.
             new = np.r_[True, keys[1:] != keys[:-1]][: len(keys)]
             first = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
             later = np.flatnonzero(~new)

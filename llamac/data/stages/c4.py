@@ -1,4 +1,4 @@
-"""The heuristics of C4 (Raffel et al. 2020, section 2.2), in the order of the code that made it."""
+"""Apply the heuristics of C4 (Raffel et al. 2020, section 2.2), in the original code's order."""
 
 from __future__ import annotations
 

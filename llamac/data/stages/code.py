@@ -1,6 +1,6 @@
-"""Heuristics by which data, minified and generated files are told from code (LLaMA, 2.1).
+"""Drop data, minified and generated files from code by heuristics (LLaMA, section 2.1).
 
-The paper names line length and the proportion of alphanumeric characters; the bounds are those of
+The paper names line length and the proportion of alphanumeric characters; the limits are those of
 its replications.
 """
 

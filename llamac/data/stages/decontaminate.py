@@ -1,8 +1,8 @@
-"""Documents that share a run of words with an evaluation set are dropped (Brown et al. 2020, C).
+"""Drop documents that share a run of words with an evaluation set (Brown et al. 2020, appendix C).
 
-An item of an evaluation set shorter than the run counts as a whole, if it has 8 words or more; a
-shorter one would be met by chance and is not looked for. Nor are runs of very short words, such as
-`a 1 b 2 c 3 d 4`.
+An evaluation item shorter than the run is matched as a whole, if it has 8 words or more. Shorter
+items, and runs of very short words such as `a 1 b 2 c 3 d 4`, are ignored, because they would match
+by chance.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from llamac.data.stages.common.words import Hashes, hashed, ngrams, normalised_w
 from llamac.spec.stages import Decontaminate
 
 SHORTEST = 8
-FEWEST_BYTES = 30  # of a run's words
+FEWEST_BYTES = 30  # fewest bytes in a run's words
 _SIEVE_BITS = 24
 _NOTHING = f"`paths`: no item has {SHORTEST} words or more"
-_NAMED = 20  # items that a detail names
+_NAMED = 20  # items named in a detail
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Runs of words to look for: per length, their sorted hashes and the items they are from."""
+    """Word runs to search for: per length, sorted hashes and the items they come from."""
 
     items: list[str]
     runs: dict[int, tuple[Hashes, NDArray[np.int64]]]

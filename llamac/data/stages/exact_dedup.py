@@ -43,7 +43,7 @@ class _ExactDedup:
             taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
             keys = np.concatenate(taken) if taken else np.empty(0, _KEY)
             owners = np.repeat(np.arange(len(taken)), [len(piece) for piece in taken])
-            # Parts and documents stand in order already: a stable sort keeps the first one first.
+            # Parts and documents are in order, so a stable sort keeps the first one first.
             order = np.lexsort((keys["low"], keys["key"]))
             keys, owners = keys[order], owners[order]
             same = (keys["key"][1:] == keys["key"][:-1]) & (keys["low"][1:] == keys["low"][:-1])

@@ -1,6 +1,6 @@
-"""Removes comments at the top of a code file that state its licence or copyright.
+"""Remove comments at the top of a code file that state its licence or copyright.
 
-What has to stay at the top stays: `#!`, encoding and mode lines, `<?php`, XML declarations.
+Lines that must stay at the top are kept: `#!`, encoding and mode lines, `<?php`, XML declarations.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LEGAL = re.compile(
     re.IGNORECASE,
 )
 _BLANK = re.compile(r"(?:[ \t]*\n)+")
-_LONGEST = 40_000  # characters of a comment: the longest licences; more is no header
+_LONGEST = 40_000  # longest comment, characters: a longer one is not a licence header
 
 
 def build(stage: HeaderComments) -> Filter:

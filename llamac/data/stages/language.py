@@ -1,4 +1,4 @@
-"""Documents in the wanted languages: fastText's classifier, as CCNet uses it, or py3langid."""
+"""Keep documents in given languages, with fastText's classifier (as CCNet) or py3langid."""
 
 from __future__ import annotations
 

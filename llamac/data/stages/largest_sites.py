@@ -1,4 +1,4 @@
-"""The sites of which a source has most documents: the 28 largest of StackExchange (LLaMA, 2.1)."""
+"""Keep the sites with most documents, such as the 28 largest of StackExchange (LLaMA, 2.1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _LargestSites:
         found.write_text(json.dumps(sites, sort_keys=True), encoding="utf-8")
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Return the largest sites; sites of one size are taken in the order of their names."""
+        """Write the largest sites; ties are broken by name."""
         sites: Counter[str] = Counter()
         for path in found:
             sites.update(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Documents of a bounded length."""
+"""Keep documents whose length is within limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code under permissive licences: families of SPDX identifiers, and expressions of them."""
+"""Keep code under permissive licences, given as families of SPDX identifiers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from llamac.data.document import Document, Filter, Rejected
 from llamac.data.formats.licences.licence_texts import tag_of
 from llamac.spec.stages import Licence
 
-# Identifiers of a family, in lower case: with conditions on naming the author at most. Not
-# bsd-protection, which is copyleft, nor those that rule out some use, such as -no-nuclear-license.
+# Identifiers per family, in lower case: licences that at most require attribution. Without #
+# bsd-protection, which is copyleft, and without those that forbid a use (-no-nuclear-license).
 _BSD = r"[1234]-?clause(?:-(?:uc|clear|lbnl|attribution|modification|open-mpi|hp|patent|views|"
 _BSD += r"shortened|freebsd|netbsd|darwin|sun|flex|acpica))?"
 _MIT = r"mit(?:-(?:0|cmu|enna|feh|festival|modern-variant|open-group|testregex|wu))?"
@@ -20,7 +20,7 @@ _FAMILIES = {
     "apache": r"(?:apache|asl)(?:-?v?[12](?:\.\d)?)?",
 }
 _TOKEN = re.compile(r"[()]|[^\s(),]+")
-_LONGEST = 100  # words of an expression that anyone would write
+_LONGEST = 100  # informal words of licence expressions
 
 
 def build(stage: Licence) -> Filter:
@@ -81,7 +81,7 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
         if position < len(tokens) and tokens[position] == "with":
             position += 2
             if "exception" not in tokens[position - 1 : position + 1][0]:
-                return False  # an exception grants more; anything else may take away
+                return False  # an exception grants more rights; anything else may restrict them
         return any(_names(token, name) for name in allowed)
 
     return alternatives()

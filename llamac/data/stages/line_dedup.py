@@ -1,7 +1,8 @@
-"""Lines that occur again anywhere in the source (CCNet: Wenzek et al. 2019, section 3.1).
+"""Drop lines that are repeated anywhere in the source (CCNet: Wenzek et al. 2019, section 3.1).
 
-What repeats on the web is navigation, cookie notices and contact details. A line's key is a
-64-bit hash of it in lower case, without punctuation and control characters, digits taken as 0.
+Repeated lines of web pages are mostly navigation, cookie notices and contact details. A line's key
+is a 64-bit hash of its lower case, without punctuation and control characters, digits replaced by
+0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FOUND = np.dtype([("key", "<u8"), ("again", "?")])
 _ASCII = bytes.maketrans(b"123456789", b"000000000")
 _CONTROL = [code for code in range(32) if code != 10]
 _DELETED = bytes([*_CONTROL, 127]) + string.punctuation.encode()
-# Of the scripts in use, and of full-width digits; the pattern `\d` takes thrice as long.
+# Digits of common scripts, and full-width ones; the pattern `\d` takes three times as long.
 # fmt: off
 _ZEROS = (
     0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0,
@@ -45,7 +46,7 @@ def build(stage: LineDedup) -> Survey:
 def line_keys(text: str) -> Keys:
     """Return a key for each line; 0 for a blank one, which is never dropped.
 
-    Lines of nothing but punctuation are all the same, as they are to CCNet.
+    Lines of punctuation only have equal keys, as in CCNet.
     """
     hash64 = need("xxhash").xxh3_64_digest
     lines = [line.strip() for line in normalised_lines(text).split(b"\n")]
@@ -66,7 +67,7 @@ def normalised_lines(text: str) -> bytes:
 
 
 def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
-    """Remove lines; of the blank lines around a removed one, one stays."""
+    """Remove lines, and all but one of the blank lines around a removed one."""
     kept: list[str] = []
     for line, drop in zip(text.split("\n"), again, strict=True):
         if not drop and (line.strip() or (kept and kept[-1])):
@@ -75,7 +76,7 @@ def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
 
 
 class Repeats:
-    """Removes pieces of documents, such as lines, whose key occurs again.
+    """Remove repeated pieces of documents, such as lines, by their keys.
 
     keys(text): uint64, one for each piece, 0 for those that are never dropped.
     without(text, again): the text without the pieces that bool array marks.
@@ -111,7 +112,7 @@ class Repeats:
         arrays.save(found, {"keys": records})
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Write for each part, sorted, the keys that occur again and those it keeps once."""
+        """Write for each part its sorted repeated keys, and those of which it keeps the first."""
         runs = [arrays.load(path)["keys"] for path in found]
         spill = segments.Spill(decided.with_name(decided.name + ".spill"), _FOUND)
         for cut in arrays.ranges([run["key"] for run in runs]):
@@ -124,7 +125,7 @@ class Repeats:
             begins = np.flatnonzero(first)
             times = np.diff(np.r_[begins, len(records)])
             repeated = records["again"] | np.repeat(times > 1, times)
-            # From here on, `again` tells that it is here that the one to keep is to be found.
+            # From here on, `again` marks the part that has the occurrence to keep.
             records["again"] = first & self.keep_first
             spill.add(parts[repeated], records[repeated])
         segments.write(decided, (spill.of(part).tobytes() for part in range(len(runs))))
@@ -157,7 +158,7 @@ def repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray
         return np.zeros(len(keys), bool)
     at = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)
     again = repeated[at] == keys
-    for index in np.flatnonzero(again & keep_once[at]):  # rare: once for each key of the source
+    for index in np.flatnonzero(again & keep_once[at]):  # rare: once per key of the source
         if keep_once[at[index]]:
             keep_once[at[index]] = again[index] = False
     return again

@@ -1,8 +1,8 @@
-"""Near-duplicates among documents: MinHash signatures, banding, verified pairs (Broder 1997).
+"""Drop near-duplicate documents: MinHash signatures, banding, verified pairs (Broder 1997).
 
-A document is the set of its word n-grams. Two documents meet where a band of their signatures
-agrees; pairs whose estimated Jaccard similarity reaches the threshold are joined, and of each set
-of documents joined, however many steps apart, the first one stays.
+A document is the set of its word n-grams. Documents with an equal band of their signatures are
+candidate pairs. Pairs whose estimated Jaccard similarity reaches the threshold are connected, and
+of each connected component the first document is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Signatures = NDArray[np.uint32]
 FOUND_AT_THRESHOLD = 0.95
 """Least probability that a pair as similar as the threshold meets in a band."""
 
-_BLOCK = 512  # shingles at a time: their products stay in the cache
+_BLOCK = 512  # shingles per block, so that products stay in the cache
 
 
 def build(stage: NearDedup) -> Survey:
@@ -34,7 +34,7 @@ def build(stage: NearDedup) -> Survey:
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
     """Return (bands, rows per band): the longest rows that still find pairs at the threshold.
 
-    Long rows keep pairs that are less similar from meeting, and from having to be verified.
+    Long rows avoid candidate pairs of low similarity, which would have to be verified.
     """
     for rows in range(permutations, 1, -1):
         if 1 - (1 - threshold**rows) ** (permutations // rows) >= FOUND_AT_THRESHOLD:
@@ -43,7 +43,7 @@ def bands(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def minhash(shingles: Hashes, permutations: int) -> Signatures:
-    """Return the least value of the shingles under each permutation, uint32 [permutations].
+    """Return the minimum of the shingles under each permutation, uint32 [permutations].
 
     A permutation is an odd multiple plus a constant modulo 2^32 of the hash's upper half.
     """
@@ -122,7 +122,7 @@ class _NearDedup:
     def _meetings(
         self, parts: list[arrays.Arrays], starts: NDArray, band: int
     ) -> Iterator[tuple[NDArray, NDArray]]:
-        """Return pairs of documents with equal keys: each with the first and the one before."""
+        """Return pairs with equal keys: each document with the first and the previous one."""
         for cut in arrays.ranges([part["keys"][band] for part in parts]):
             keys = np.concatenate(
                 [part["keys"][band][taken] for part, taken in zip(parts, cut, strict=True)]

@@ -1,4 +1,4 @@
-"""Head, middle and tail of a source by perplexity (CCNet: Wenzek et al. 2019, section 3.3)."""
+"""Split a source into head, middle and tail by perplexity (CCNet, Wenzek et al. 2019, 3.3)."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class _Perplexity:
 
 
 def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
-    """Return the value with `rank` others at or below, of positive float32 in any number of arrays.
+    """Return the value of a given rank among positive float32 values in several arrays.
 
-    Positive floats are ordered as their bits are: two counts, by the upper and by the lower half.
+    Positive floats are ordered like their bits, so two counts suffice: by upper and by lower half.
     """
     if rank < 0:
         return -1.0

@@ -1,6 +1,6 @@
-"""Personal data is masked: mail addresses, telephone numbers, public IP addresses.
+"""Mask personal data: mail addresses, telephone numbers, public IP addresses.
 
-Patterns find what looks like one; they are on the side of leaving numbers of other kinds alone.
+The patterns are conservative, so that other kinds of numbers stay.
 """
 
 from __future__ import annotations

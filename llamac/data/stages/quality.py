@@ -1,7 +1,7 @@
-"""Pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
+"""Keep pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
 
-Logistic regression on which words and pairs of words a page's beginning has: hashed to buckets,
-each 1 / √n of n. Only the beginning is read, so that length says little.
+Logistic regression on the words and word pairs at a page's beginning, hashed to n buckets of value
+1 / √n. Only the beginning is read, so that length has little influence.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def save(model: Trained, path: Path) -> None:
 
 def features(text: str, buckets: int) -> Features:
     """Return the feature buckets of a page, uint32, sorted; empty for a page without words."""
-    # A word has rarely more than 15 letters; without a cut a book would be read for its first page.
+    # Words rarely have more than 15 letters; the cut avoids reading a whole book.
     words = hashed(normalised_words(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])
     return np.unique((both % np.uint64(buckets)).astype(np.uint32))
@@ -70,7 +70,7 @@ def features(text: str, buckets: int) -> Features:
 
 @dataclass(frozen=True)
 class Trained:
-    """weights: float32 [buckets]."""
+    """Trained classifier. weights: float32 [buckets]."""
 
     weights: NDArray[np.float32]
     bias: float
@@ -87,7 +87,7 @@ def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Tr
     import torch.nn.functional as F
 
     lengths = torch.tensor([len(page) for page in pages])
-    # Of a bucket that no page has, the best weight is none.
+    # The optimal weight of an unused bucket is 0.
     seen, compact = np.unique(np.concatenate(pages), return_inverse=True)
     indices = torch.from_numpy(compact.astype(np.int64))
     offsets = torch.cumsum(lengths, 0) - lengths

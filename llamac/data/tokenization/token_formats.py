@@ -21,7 +21,7 @@ COPY = 1 << 22  # tokens copied at a time
 
 
 class ExportError(ValueError):
-    """The format cannot hold the prepared data, or an output file exists already."""
+    """The format cannot represent the prepared data, or an output file exists already."""
 
     exit_code = 2
 
@@ -35,7 +35,7 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     manifest = load_manifest(directory)
     dtype = np.dtype(manifest["dtype"])
     if kind == "megatron" and dtype.itemsize == 4:
-        dtype = np.dtype("<i4")  # it knows no uint32, and no vocabulary needs the last bit
+        dtype = np.dtype("<i4")  # the format has no uint32, and no vocabulary needs the last bit
     jobs = [
         (out / f"{source['name']}_{split}", source[split]["shards"])
         for source in manifest["sources"]

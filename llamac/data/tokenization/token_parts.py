@@ -31,8 +31,8 @@ from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_not
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
-UNKNOWN = "unknown"  # what a part's notes call its unknown tokens and all its tokens
-INDEX = ("docs", "names")  # the kinds of files that say where a part's documents come from
+UNKNOWN = "unknown"  # key in a part's record: (unknown tokens, all tokens)
+INDEX = ("docs", "names")  # extensions of the index files of a part
 RECORD = np.dtype([("end", "<u8"), ("name", "<u8"), ("line", "<u8")])
 """Index entry of a document.
 
@@ -56,7 +56,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
         stem = f"{part.number:05}"
         try:
             writers = {s: _Split(folder, f"{s}-{stem}", job, saved.get(s, {})) for s in SPLITS}
-        except Damaged:  # the text is still there: the part is made again from its beginning
+        except Damaged:  # the text still exists, so the part is tokenised again from its beginning
             saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
         unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
         encode = _encoder(model, plan, unknown)
@@ -172,7 +172,8 @@ class _Split:
     def __init__(self, folder: Path, name: str, job: PrepareJob, noted: dict[str, Any]) -> None:
         self.folder, self.name = folder, name
         self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
-        self.noted, self.last, self.at = _Noted(**noted), "", 0  # the last file named, and where
+        # The last file name written, and its offset.
+        self.noted, self.last, self.at = _Noted(**noted), "", 0
         self.docs = self._file("docs", f"{name}.docs", self.noted.docs)
         self.names = self._file("names", f"{name}.names", self.noted.names)
         self.shard = self._shard(self.noted.held)

@@ -23,7 +23,7 @@ from llamac.runtime.tokenizers.tokenizer import (
 )
 from llamac.spec import Spec
 
-LOOKED_AT = 32  # times the sample: how much text it is drawn from
+LOOKED_AT = 32  # text to draw a sample from, as a multiple of the sample's size
 
 
 class NoTokenizerError(ValueError):
@@ -117,7 +117,7 @@ class Compared:
 
 
 def compare_tokenizers(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
-    """Both on about `size` bytes of each of the spec's sources, then on all of them together."""
+    """Compare tokenizers on about `size` bytes of each source of a spec, then on all sources."""
     rows = []
     for source in spec.data.source:
         most = size * LOOKED_AT

@@ -6,7 +6,7 @@ import fnmatch
 import re
 
 _DEP5 = re.compile(r"^Format:[^\n]*(?:copyright-format|dep5|dep-5)", re.I | re.M)
-# Debian's names as those of SPDX; whole names, since "MIT-like" is another licence than MIT.
+# Debian's names → SPDX. Whole names only, since "MIT-like" is another licence than MIT.
 _NAMES = (
     (re.compile(r"expat|mit/expat", re.I), "MIT"),
     (re.compile(r"bsd-?([234])-?clause", re.I), r"BSD-\1-Clause"),
@@ -17,7 +17,7 @@ _JOINTS = (
     (re.compile(r" and/or | or | ?\| ?", re.I), " OR "),
     (re.compile(r",? and |, ", re.I), " AND "),
 )
-_LONGEST = 500  # characters of a licence's short name, or of several
+_LONGEST = 500  # longest short name of one or several licences, characters
 
 
 def is_dep5(text: str) -> bool:

@@ -23,7 +23,7 @@ from llamac.data.formats.licences.licence_texts import (
     tag_of,
 )
 
-COPYLEFT = "LicenseRef-copyleft-notice"  # of a file whose own head speaks of a copyleft licence
+COPYLEFT = "LicenseRef-copyleft-notice"  # for a file whose own header mentions a copyleft licence
 
 _ID = (
     r"(?:mit|expat|x11|isc|zlib|boost|bsl|unlicen[cs]e|cc0|bsd|apache|asl|mpl|[al]?gpl|lesser|lib)"
@@ -51,7 +51,7 @@ class Licences:
     """Licence declarations of a tree.
 
     globs: DEP-5's, compiled, relative to root. folders: directory → texts of its licence files and
-    manifests, by name. found: the expressions of those asked for so far, None if unknown.
+    manifests, by name. found: cached expressions of folders, None if unknown.
     """
 
     root: str
@@ -67,7 +67,7 @@ class Licences:
         if tag := tag_of(text):
             return tag
         inner = name.removeprefix(self.root)
-        for pattern, licence in reversed(self.globs):  # DEP-5: the last that matches
+        for pattern, licence in reversed(self.globs):  # DEP-5: the last matching paragraph wins
             if pattern.fullmatch(inner):
                 return licence
         folder = posixpath.dirname(name)

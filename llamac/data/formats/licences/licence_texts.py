@@ -13,12 +13,12 @@ from functools import lru_cache
 
 from llamac.runtime.data.decompress import package
 
-FILE_CHARS = 1 << 18  # a longer file is more than a licence
-TAG_WITHIN = 5000  # characters from the top in which a file names its own licence
-LEFT_WORDS = 10  # beside the licence: "For X software", "All contributions by Y"
+FILE_CHARS = 1 << 18  # a longer file contains more than a licence
+TAG_WITHIN = 5000  # characters at the top of a file that may name its licence
+LEFT_WORDS = 10  # words allowed besides the licence: "For X software", "All contributions by Y"
 
 _EXPRESSION = r"SPDX-License-Identifier:[ \t]*([\w.+()\- \t/]{2,200}?)[ \t]*"
-# In a comment of its own: not in a string, nor in a sentence.
+# A separate comment, not inside a string or sentence.
 _TAG = re.compile(
     rf"^[ \t]{{0,40}}(?:[/#*;%!.,({{\-\\<|]{{1,8}}|REM|rem|dnl|\.\\\"|[\"'](?=[ \t]))?[ \t]{{0,40}}"
     rf"{_EXPRESSION}(?:\*/\}}{{0,2}}|--%?>|\*\)|[-#]\}}|\]\]|#\|)?[ \t]{{0,40}}\r?$",
@@ -52,9 +52,9 @@ january february june november 1991 1999 2004 2007 http https www opensource apa
 html txt
 """
 _TITLE = frozenset(_TITLE_WORDS.split())
-_WORD = re.compile(r"[⺀-￿]|\w+(?:\.\d+)*")  # of scripts without spaces, each sign
+_WORD = re.compile(r"[⺀-￿]|\w+(?:\.\d+)*")  # in scripts without spaces, each sign is a word
 
-# How licences begin, in lower case and without signs: what is cut off says no more than these.
+# Beginnings of licences, in lower case without punctuation: other lines may be such a beginning.
 _GRANT = (
     "permission is hereby granted free of charge to any person obtaining a copy of this software "
     "and associated documentation files the software to deal in the software without restriction"
@@ -111,7 +111,7 @@ def names_copyleft(text: str) -> bool:
     """Return whether the top of a source file mentions a copyleft licence."""
     head = text[:TAG_WITHIN].upper()
     if not any(word in head for word in ("GPL", "GNU", "LESSER", "AFFERO", "MOZILLA")):
-        return False  # most files: cheaper than the expression
+        return False  # quick check, true of most files: cheaper than the expression
     return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
 
 
@@ -127,7 +127,7 @@ def recognised(text: str) -> str | None:
     return _licence_of("\n".join(line for line in lines if not _is_plain_notice(line)))
 
 
-@lru_cache(maxsize=1024)  # repositories hold the same text many times, under other names
+@lru_cache(maxsize=1024)  # repositories contain the same text many times
 def _licence_of(text: str) -> str | None:
     """Return the SPDX expression of a licence text without its copyright notices."""
     tags = [match[1] for match in _TAG.finditer(text)]

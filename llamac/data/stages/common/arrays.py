@@ -1,4 +1,4 @@
-"""Named numpy arrays in one file, to be mapped into memory: what a survey finds and decides."""
+"""Named NumPy arrays in one memory-mapped file: a survey's findings and decisions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def load(path: Path) -> Arrays:
 def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterator[list[slice]]:
     """Cut sorted runs of hashes at the same values, into about `limit` entries per cut.
 
-    Yields a slice of each run. Equal keys are never parted.
+    Yields a slice of each run. Equal keys stay together.
     """
     total = sum(map(len, runs))
     pieces = max(1, -(-total // limit))
@@ -67,7 +67,7 @@ def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterat
         if piece == pieces:
             end = list(map(len, runs))
         else:
-            value = np.uint64((piece << 64) // pieces)  # hashes lie evenly
+            value = np.uint64((piece << 64) // pieces)  # hashes are uniformly distributed
             end = [int(np.searchsorted(run, value)) for run in runs]
         yield [slice(*bounds) for bounds in zip(begin, end, strict=True)]
         begin = end

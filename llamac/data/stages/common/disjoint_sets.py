@@ -1,4 +1,4 @@
-"""Disjoint sets of documents (union-find) in one array, many edges at a time.
+"""Union-find over documents in one array, many edges at a time.
 
 labels, int64: each document's parent, itself for a root. A root is the first of its set.
 """

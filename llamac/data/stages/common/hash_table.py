@@ -1,7 +1,7 @@
-"""A hash table from 64-bit keys to float32 values, as arrays that can be mapped from a file.
+"""Hash table from 64-bit keys to float32 values, as arrays that can be memory-mapped.
 
-Open addressing with linear probing, in which a whole array of keys is looked up at a time. The
-hashes are taken to be well mixed; 0 stands for an empty slot.
+Open addressing with linear probing; whole arrays of keys are looked up at a time. Keys must be well
+mixed hashes; 0 marks an empty slot.
 """
 
 from __future__ import annotations

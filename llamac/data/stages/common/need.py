@@ -1,4 +1,4 @@
-"""Packages and files that only some stages need, and clear errors where they are missing."""
+"""Import packages and read files that only some stages need; report missing ones clearly."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def need(module: str, package: str = "") -> Any:
 
 
 def readable(path: str, help: str) -> None:
-    """Raise StageError with the way out if the file is missing or unreadable."""
+    """Raise StageError with `help` if the file is missing or unreadable."""
     file_bytes(path, help, 0)
 
 
 def file_bytes(path: str, help: str, size: int = -1) -> bytes:
-    """Return a file's bytes, all or the first `size`. Raises StageError with the way out."""
+    """Return a file's bytes, all or the first `size`. Raises StageError with `help`."""
     try:
         with open(path, "rb") as file:
             return file.read(size)

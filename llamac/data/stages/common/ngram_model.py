@@ -1,9 +1,9 @@
-"""An n-gram language model over words: interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
+"""N-gram language model over words: interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
 
-Words are lower case without punctuation, digits taken as 0. Those seen once teach what follows an
-unknown word and how likely one is; its probability is shared among as many words as they are, or
-text full of unknown words would count as likely.
-CCNet's model has 5-grams of pieces of words, which reach about as far as 3-grams of words do.
+Words are lower case, without punctuation, and with digits replaced by 0. Words seen once are
+trained on as the unknown word; its probability is divided by their number, because otherwise text
+full of unknown words would be likely. CCNet's 5-grams of word pieces span about as much as 3-grams
+of words.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def modelled_words(text: str) -> Hashes:
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
     """Train on the first `max_words` words; memory is about 100 bytes per word.
 
-    n-grams of three words or more that occur once are left to shorter ones.
+    n-grams of three words or more that occur only once are dropped in favour of shorter ones.
     """
     batches, count = [], 0
     for text in texts:

@@ -1,4 +1,4 @@
-"""A decision as one file with a segment per part; a judge reads the segment of its part."""
+"""Decision file with one segment per part; a judge reads the segment of its part."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def read(decided: Path, part: int) -> bytes:
 
 
 class Spill:
-    """Records added in any order and read part by part; held on disk in between."""
+    """Records on disk, added in any order and read part by part."""
 
     def __init__(self, folder: Path, dtype: np.dtype) -> None:
         self.folder, self.dtype = folder, dtype
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
+        shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
         folder.mkdir(parents=True)
 
     def add(self, parts: NDArray[np.integer], records: NDArray) -> None:

@@ -1,10 +1,10 @@
-"""Sentences of a line, split at their marks, as C4's heuristics count and compare them."""
+"""Split a line into sentences, for C4's heuristics."""
 
 from __future__ import annotations
 
 import re
 
-# A run of marks is looked at once, from its beginning, or a page of dots would take for ever.
+# A run of marks is matched once, from its beginning: otherwise a page of dots takes quadratic time.
 _END = re.compile(r"""(?<![.?!…])[.?!…]++["'”’»)\]]*+(?=\s++["'“‘«(\[]*+[^\Wa-z_])""")
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _ABBREVIATIONS = re.compile(

@@ -1,4 +1,4 @@
-"""Words and runs of words as 64-bit hashes.
+"""Hash words and runs of words to 64 bits.
 
 A word is a run of letters, digits and what is not ASCII, in lower case.
 """
@@ -22,7 +22,7 @@ _PUNCTUATION = re.compile(
 
 
 def normalised_words(text: str) -> bytes:
-    """Return the normalised text, UTF-8, its words between single spaces."""
+    """Return the normalised text as UTF-8, with words separated by single spaces."""
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub(" ", text)
