@@ -95,7 +95,7 @@ def train(
     if steps is not None:
         command += ["--steps", str(steps)]
     if loaded.parallel.ranks > 1:
-        os.environ.update(_environment(loaded))
+        os.environ.update(torchrun_environment(loaded))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, command)  # the trainer replaces this process: signals, exit code
@@ -190,7 +190,7 @@ def _started_by(spec: Spec) -> list[str]:
     ]
 
 
-def _environment(spec: Spec) -> dict[str, str]:
+def torchrun_environment(spec: Spec) -> dict[str, str]:
     """Return torchrun's environment variables.
 
     They set the time for saving after SIGTERM, the threads per rank, and a fresh store after a

@@ -1,6 +1,6 @@
 """Run one rank of an emitted directory in fp32 on a given step, for `verify --ranks`.
 
-    [torchrun --nproc-per-node N] one_rank.py IN OUT
+    one_rank.py IN OUT
 
 It runs inside the directory, with its train.py, model.py and runtime. IN contains canonical
 weights, the sequences of one step, also used for evaluation, and the clipping norm. OUT.<rank>

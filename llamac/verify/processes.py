@@ -6,9 +6,6 @@ They run the emitted trainer's own step and evaluation.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from llamac.spec import Spec, SpecError
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
 from llamac.verify.oracle import ModelOutput, Oracle, consult, errors
+from llamac.verify.rank_server import TIMED_OUT, RankServer
 from llamac.verify.twin import shrink
 from llamac.verify.verdicts import Emit
 
@@ -99,27 +97,28 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     right = _mean(oracle)
     assert right.norm is not None
     task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * right.norm}
-    try:
-        alone = _run(emit(twin, list(stages(twin, decided=decided))), twin, task)
-    except RuntimeError as error:
-        yield Found("one rank", {}, problem=str(error))
-        return
-    for count in counts:
-        for name, degrees in LAYOUTS[count].items():
-            if count == 1:
-                yield Found(name, errors(alone, right, NEGLIGIBLE))
-                continue
-            try:
-                layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
-            except SpecError as error:
-                yield Found(name, {}, refused=error.diagnostics[0].message)
-                continue
-            try:
-                made = list(stages(layout, decided=decided))
-                found = _run(emit(layout, made), layout, task)
-                yield Found(name, errors(found, alone, NEGLIGIBLE))
-            except RuntimeError as error:
-                yield Found(name, {}, problem=str(error))
+    with RankServer() as server:
+        try:
+            alone = _run(server, emit(twin, list(stages(twin, decided=decided))), twin, task)
+        except RuntimeError as error:
+            yield Found("one rank", {}, problem=str(error))
+            return
+        for count in counts:
+            for name, degrees in LAYOUTS[count].items():
+                if count == 1:
+                    yield Found(name, errors(alone, right, NEGLIGIBLE))
+                    continue
+                try:
+                    layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
+                except SpecError as error:
+                    yield Found(name, {}, refused=error.diagnostics[0].message)
+                    continue
+                try:
+                    made = list(stages(layout, decided=decided))
+                    found = _run(server, emit(layout, made), layout, task)
+                    yield Found(name, errors(found, alone, NEGLIGIBLE))
+                except RuntimeError as error:
+                    yield Found(name, {}, problem=str(error))
 
 
 def divisible(spec: Spec) -> Spec:
@@ -156,7 +155,9 @@ def _mean(oracle: Oracle) -> ModelOutput:
     return ModelOutput(loss, loss, clipped, norm=norm)
 
 
-def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOutput:
+def _run(
+    server: RankServer, files: Mapping[str, str], spec: Spec, task: dict[str, Any]
+) -> ModelOutput:
     """Run a layout's emitted trainer for one step, in one process per rank."""
     parallel = spec.parallel
     with tempfile.TemporaryDirectory(prefix="llamac-verify-") as directory:
@@ -167,11 +168,7 @@ def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOut
         script = Path(directory, "one_rank.py")
         script.write_text(Path(one_rank.__file__).read_text(encoding="utf-8"), encoding="utf-8")
         torch.save(task, Path(directory, "task"))
-        command = [sys.executable]
-        if parallel.ranks > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={parallel.ranks}"]
-        _start([*command, "one_rank.py", "task", "found"], directory)
+        _start(server, script, parallel.ranks)
         results = [torch.load(Path(directory, f"found.{rank}")) for rank in range(parallel.ranks)]
     for rank, result in enumerate(results):
         if not result["skips"]:
@@ -187,20 +184,10 @@ def _run(files: Mapping[str, str], spec: Spec, task: dict[str, Any]) -> ModelOut
     return ModelOutput(first["loss"], first["evaluated"], gradients, norm=first["norm"])
 
 
-def _start(command: list[str], directory: str) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"the ranks did not finish within {SECONDS} seconds") from None
+def _start(server: RankServer, script: Path, ranks: int) -> None:
+    done = server.run(script, "task", "found", ranks=ranks, timeout=SECONDS)
+    if done.returncode == TIMED_OUT:
+        raise RuntimeError(f"the ranks did not finish within {SECONDS} seconds")
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "Error" in line or "error:" in line]
         code = done.returncode

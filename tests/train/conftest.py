@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from llamac.cli.train import torchrun_environment
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
+from llamac.verify.rank_server import RankServer
 
 SPEC = """
 name = "twelve-steps"
@@ -142,6 +144,36 @@ def imported(directory: Path, name: str) -> ModuleType:
         finally:
             for known in [known for known in sys.modules if known.split(".")[0] in own]:
                 del sys.modules[known]
+
+
+@pytest.fixture(scope="session")
+def start_ranks() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Starts a spec's trainer on all its ranks, each after the code in `before`.
+
+    The ranks are forked; `test_ranks.torchrun` starts them as users do.
+    """
+    with RankServer() as server:
+
+        def start(
+            directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
+        ) -> subprocess.CompletedProcess[str]:
+            program = write_program(directory, spec, before)
+            environment = torchrun_environment(spec)
+            given = ("--run", str(run), *arguments)
+            return server.run(
+                program, *given, ranks=spec.parallel.ranks, timeout=200, environment=environment
+            )
+
+        yield start
+
+
+def write_program(directory: Path, spec: Spec, before: str) -> Path:
+    """Emit the trainer; return a program beside its directory that runs it after `before`."""
+    write_directory(directory, files_of(spec, stages(spec)))
+    program = directory.parent / f"start-{directory.name}.py"
+    code = f"import sys; sys.path.insert(0, {str(directory)!r})\nimport os, signal, train\n"
+    program.write_text(f"{code}{before}\nsys.exit(train.main())\n")
+    return program
 
 
 @pytest.fixture(scope="session", params=["fp32", "bf16"])

@@ -398,25 +398,27 @@ def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
     assert found != plain
 
 
+PLANTED = ("torch.py", "argparse.py", "model/__init__.py", "runtime/__pycache__", "train.pyc")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["torch.py", "argparse.py", "model/__init__.py", "runtime/__pycache__", "train.pyc"]
-)
 def test_the_verb_imports_nothing_from_the_directory(
-    alone, fp32_generator, fp32_straight, process, tmp_path, name
+    alone, fp32_generator, fp32_straight, process, tmp_path
 ):
     run = shutil.copytree(alone, tmp_path / "run")
     code = f"open({str(tmp_path / 'ran')!r}, 'w')"
     (tmp_path / "code.py").write_text(code)
-    for target in (run / name).glob("*.pyc") if name.endswith("__pycache__") else [run / name]:
-        target.parent.mkdir(exist_ok=True)
-        if target.suffix == ".pyc":  # of the kind that is never compared with its source
-            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-            py_compile.compile(
-                str(tmp_path / "code.py"), str(target), doraise=True, invalidation_mode=mode
-            )
-        else:
-            target.write_text(code)
+    for name in PLANTED:
+        cached = name.endswith("__pycache__")
+        for target in (run / name).glob("*.pyc") if cached else [run / name]:
+            target.parent.mkdir(exist_ok=True)
+            if target.suffix == ".pyc":  # of the kind that is never compared with its source
+                mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+                py_compile.compile(
+                    str(tmp_path / "code.py"), str(target), doraise=True, invalidation_mode=mode
+                )
+            else:
+                target.write_text(code)
     wanted = fp32_generator.text(fp32_straight, *GIVEN)
     done = process("-m", "llamac.cli", "generate", str(run), "--prompt", PROMPT, *GIVEN)
     assert done.stdout.decode() == f"{PROMPT}{wanted}\n", done.stderr.decode()

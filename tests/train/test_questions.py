@@ -14,7 +14,6 @@ from llamac.runtime.errors import RunError
 from llamac.runtime.evaluate.questions import Questions, asked_questions
 
 from .conftest import Trainer, rows
-from .test_ranks import torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -97,12 +96,12 @@ def test_training_is_bit_equal_and_results_are_those_of_llamac_eval(
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_every_layout_gives_the_same_answers(
-    layout: tuple[str, ...], make_spec: Any, tmp_path: Path, asking: tuple[str, ...]
+    layout: tuple[str, ...], start_ranks, make_spec: Any, tmp_path: Path, asking: tuple[str, ...]
 ) -> None:
     changes = (*PLAIN, *asking, 'precision.compute="fp32"', "schedule.steps=5")
     alone = Trainer(tmp_path / "alone", make_spec(*changes))
     assert alone.run(tmp_path / "alone") == 0
-    done = torchrun(tmp_path / "emitted", make_spec(*changes, *layout), tmp_path / "several")
+    done = start_ranks(tmp_path / "emitted", make_spec(*changes, *layout), tmp_path / "several")
     assert done.returncode == 0, done.stderr
     assert answers(tmp_path / "several") == answers(tmp_path / "alone")
 

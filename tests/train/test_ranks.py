@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llamac.cli.train import _environment
+from llamac.cli.train import torchrun_environment
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.spec import Spec
 
-from .conftest import Trainer, rows
+from .conftest import Trainer, rows, write_program
 
 pytestmark = pytest.mark.slow
 
@@ -34,20 +34,17 @@ ROUNDING = 1e-5  # relative: sums taken in another order
 def torchrun(
     directory: Path, spec: Spec, run: Path, *arguments: str, before: str = "", restarts: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """The spec's trainer on all its ranks, each after the code in `before`."""
-    write_directory(directory, files_of(spec, stages(spec)))
-    start = directory.parent / f"start-{directory.name}.py"
-    code = f"import sys; sys.path.insert(0, {str(directory)!r})\nimport os, signal, train\n"
-    start.write_text(f"{code}{before}\nsys.exit(train.main())\n")
+    """The spec's trainer on all its ranks as users start it, each after the code in `before`."""
+    program = write_program(directory, spec, before)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={spec.parallel.ranks}", f"--max-restarts={restarts}"]
-    command += ["--", str(start)]
+    command += ["--", str(program)]
     return subprocess.run(
         [*command, "--run", str(run), *arguments],
         capture_output=True,
         text=True,
         timeout=200,
-        env=os.environ | _environment(spec) | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | torchrun_environment(spec) | {"OMP_NUM_THREADS": "1"},
         check=False,
     )
 
@@ -75,9 +72,11 @@ def alone(tmp_path_factory, make_spec) -> tuple[Trainer, Path]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_has_the_curve_and_the_weights_of_one_rank(alone, make_spec, tmp_path, layout):
+def test_a_layout_has_the_curve_and_the_weights_of_one_rank(
+    alone, start_ranks, make_spec, tmp_path, layout
+):
     trainer, expected = alone
-    done = torchrun(
+    done = start_ranks(
         tmp_path / layout, make_spec(*FP32, *LAYOUTS[layout]), tmp_path / "run", "--steps", "6"
     )
     assert done.returncode == 0, done.stderr
@@ -96,7 +95,7 @@ def samples(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", ["tensor", "data_shard", "pipeline"])
-def test_sampling_changes_nothing_of_training(make_spec, tmp_path, layout):
+def test_sampling_changes_nothing_of_training(start_ranks, make_spec, tmp_path, layout):
     """Two ranks, whose run ends in the same bits with samples and without."""
     ends = []
     for tokens in (4, 0):
@@ -104,7 +103,7 @@ def test_sampling_changes_nothing_of_training(make_spec, tmp_path, layout):
         spec = make_spec(
             *FP32, f"parallel.{layout}=2", f"eval.sample_tokens={tokens}", "eval.every=2"
         )
-        done = torchrun(tmp_path / f"of{tokens}", spec, run, "--steps", "3")
+        done = start_ranks(tmp_path / f"of{tokens}", spec, run, "--steps", "3")
         assert done.returncode == 0, done.stderr
         assert len(samples(run)) == (2 if tokens else 0)
         ends.append([[row[key] for key in ("loss", "grad_norm")] for row in rows(run)])
@@ -118,7 +117,7 @@ def newest(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["parallel.data_shard=2", "parallel.context=2"])
-def test_padding_counts_once_whatever_the_layout(make_spec, tmp_path, layout):
+def test_padding_counts_once_whatever_the_layout(start_ranks, make_spec, tmp_path, layout):
     """Micro-batches and ranks have unequal numbers of targets, and evaluation too."""
     packed = ('precision.compute="fp32"', "checkpoint.every=3", 'data.packing="best_fit"')
     trainer = Trainer(tmp_path / "alone", make_spec(*packed, "batch.micro_batch=4"))
@@ -129,28 +128,28 @@ def test_padding_counts_once_whatever_the_layout(make_spec, tmp_path, layout):
     targets = (mixture.sequences(0, 4)[:, 1:] >= 0).sum(1)
     assert len(set(targets.tolist())) > 1
     spec = make_spec(*packed, layout, "batch.micro_batch=1")
-    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--steps", "3")
+    done = start_ranks(tmp_path / "two", spec, tmp_path / "run", "--steps", "3")
     assert done.returncode == 0, done.stderr
     assert_same_curve(tmp_path / "run", tmp_path / "expected")
 
 
-def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, make_spec, tmp_path):
+def test_one_rank_saves_and_two_go_on_along_the_same_curve(alone, start_ranks, make_spec, tmp_path):
     """With larger micro-batches, too: on more ranks the old ones may not divide a step."""
     trainer, expected = alone
     run = tmp_path / "run"
     assert trainer.run(run, "--steps", "3") == 0
     spec = make_spec(*FP32, *LAYOUTS["fsdp2"], "batch.micro_batch=2")
-    done = torchrun(tmp_path / "two", spec, run, "--steps", "6")
+    done = start_ranks(tmp_path / "two", spec, run, "--steps", "6")
     assert done.returncode == 0, done.stderr
     assert "start: after step 3 of" in done.stdout
     assert_same_curve(run, expected)
 
 
-def test_what_one_layout_saves_the_next_goes_on_from(alone, make_spec, tmp_path):
+def test_what_one_layout_saves_the_next_goes_on_from(alone, start_ranks, make_spec, tmp_path):
     run = tmp_path / "run"
     for degree, steps in (("pipeline", 2), ("tensor", 4), ("data_shard", 6)):
         spec = make_spec(*FP32, f"parallel.{degree}=2")
-        done = torchrun(tmp_path / degree, spec, run, "--steps", str(steps))
+        done = start_ranks(tmp_path / degree, spec, run, "--steps", str(steps))
         assert done.returncode == 0, done.stderr
         assert f"start: after step {steps - 2}" in done.stdout
     assert_same_curve(run, alone[1])
@@ -200,14 +199,16 @@ def test_a_rank_is_killed_and_all_start_again_from_a_whole_checkpoint(
     ]
 
 
-def test_what_all_ranks_find_wrong_is_told_once(make_spec, tmp_path):
+def test_what_all_ranks_find_wrong_is_told_once(start_ranks, make_spec, tmp_path):
     spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
-    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--resume", str(tmp_path / "none"))
+    done = start_ranks(tmp_path / "two", spec, tmp_path / "run", "--resume", str(tmp_path / "none"))
     assert done.returncode == 1
     assert done.stderr.count("error: cannot resume from") == 1
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(alone, make_spec, tmp_path):
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(
+    alone, start_ranks, make_spec, tmp_path
+):
     trainer, expected = alone
     act = """
 step = train.ShardedWeights.step
@@ -219,7 +220,7 @@ train.ShardedWeights.step = act
 """
     run = tmp_path / "run"
     spec = make_spec(*FP32, *LAYOUTS["fsdp2"])
-    done = torchrun(tmp_path / "two", spec, run, before=act)
+    done = start_ranks(tmp_path / "two", spec, run, before=act)
     assert done.returncode == 0, done.stderr
     assert "stopped: step 4 is saved" in done.stdout
     assert [row["step"] for row in rows(run)] == [1, 2, 3, 4]
@@ -227,7 +228,7 @@ train.ShardedWeights.step = act
     assert_same_curve(run, expected)
 
 
-def test_bf16_layers_read_their_rotary_tables_in_fp32(make_spec, tmp_path):
+def test_bf16_layers_read_their_rotary_tables_in_fp32(start_ranks, make_spec, tmp_path):
     show = """
 forward = train.Model.forward
 def shown(self, *arguments):
@@ -242,7 +243,7 @@ class Seen:
 train.Model.forward = shown
 """
     spec = make_spec(*LAYOUTS["fsdp2"], 'precision.compute="bf16"', "batch.micro_batch=1")
-    done = torchrun(tmp_path / "two", spec, tmp_path / "run", "--steps", "1", before=show)
+    done = start_ranks(tmp_path / "two", spec, tmp_path / "run", "--steps", "1", before=show)
     assert done.returncode == 0, done.stderr
     assert "layer reads torch.bfloat16 torch.float32 torch.float32 {torch.bfloat16}" in done.stdout
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from .conftest import Trainer
-from .test_ranks import torchrun
 
 
 @pytest.fixture
@@ -74,10 +73,10 @@ COPIES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", COPIES)
-def test_copies_that_differ(fault, make_spec, tmp_path):
+def test_copies_that_differ(start_ranks, fault, make_spec, tmp_path):
     changes, before = COPIES[fault]
     spec = make_spec('precision.compute="fp32"', "batch.micro_batch=1", *changes)
-    done = torchrun(tmp_path / "program", spec, tmp_path / "run", before=before)
+    done = start_ranks(tmp_path / "program", spec, tmp_path / "run", before=before)
     assert done.returncode != 0
     assert "ranks 0 and 1 hold different copies of the same weights" in done.stderr
     assert not list((tmp_path / "run/checkpoints").glob("step-*"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from llamac.cli import main
 from llamac.emit import build
 from llamac.verify import processes
+from llamac.verify.rank_server import RankServer
 
 LAYOUTS = {
     1: {"one rank": {}},
@@ -20,6 +23,14 @@ LAYOUTS = {
 
 def rows(out: str) -> list[str]:
     return [line for line in out.splitlines() if line.startswith(("one rank", "tp2+sp", "pp2"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_server() -> Iterator[None]:
+    """Ranks of every test are forked from one process, which imports torch once."""
+    with RankServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "RankServer", lambda: nullcontext(server))
+        yield
 
 
 @pytest.mark.slow

@@ -1,0 +1,153 @@
+"""Run a program on several ranks that are forked from one process that has imported torch.
+
+`torchrun` starts each rank as a new interpreter, which spends seconds on importing torch. Programs
+that compare many layouts of a tiny model start hundreds of ranks; here they are forked instead.
+
+This file is also the server's own program: it reads launches from standard input as lines of JSON
+and answers each with one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ENDED = 2.0  # seconds that the other ranks have to end after one failed
+TIMED_OUT = 124  # exit code of a launch that was killed, as `timeout` has it
+
+
+class RankServer:
+    """Context manager that runs programs on ranks; the first one starts the server."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> RankServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process:
+            self._process.communicate()  # the end of its input ends it
+
+    def run(
+        self,
+        program: Path,
+        *arguments: str,
+        ranks: int,
+        timeout: float,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python PROGRAM ARGUMENTS` in the program's directory on each rank; return its end.
+
+        The return code is that of the first rank that failed (negative: a signal), or 124 after
+        `timeout` seconds. Standard output and error are those of all ranks together.
+        """
+        with tempfile.TemporaryDirectory(prefix="llamac-ranks-") as directory:
+            outputs = [Path(directory, name) for name in ("stdout", "stderr")]
+            launch = {
+                "argv": [str(program), *arguments],
+                "ranks": ranks,
+                "timeout": timeout,
+                "environment": environment or {},
+                "outputs": [str(file) for file in outputs],
+            }
+            code = self._ask(launch)
+            texts = [file.read_text(errors="replace") for file in outputs]
+        return subprocess.CompletedProcess(launch["argv"], code, *texts)
+
+    def _ask(self, launch: dict[str, Any]) -> int:
+        if not self._process:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        given, answers = self._process.stdin, self._process.stdout
+        assert given is not None
+        assert answers is not None
+        given.write(json.dumps(launch) + "\n")
+        given.flush()
+        answer = answers.readline()
+        if not answer:
+            raise RuntimeError("the process that starts ranks has ended")
+        return int(answer)
+
+
+def serve() -> None:
+    """Answer launches until standard input ends."""
+    import torch._dynamo  # imported by the first optimizer step
+    import torch.distributed  # noqa: F401
+
+    for line in sys.stdin:
+        print(_launch(**json.loads(line)), flush=True)
+
+
+def _launch(
+    argv: list[str], ranks: int, timeout: float, environment: dict[str, str], outputs: list[str]
+) -> int:
+    """Fork the ranks and return the launch's exit code."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    several = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    several |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            os.environ.update(environment)
+            if ranks > 1:
+                place = several | {"RANK": rank, "LOCAL_RANK": rank}
+                os.environ.update({name: str(value) for name, value in place.items()})
+            _become(argv, outputs)
+        started.append(child)
+    return _wait(started, time.monotonic() + timeout)
+
+
+def _become(argv: list[str], outputs: list[str]) -> None:
+    """Run the program in this forked process, and exit as it does."""
+    for number, file in enumerate(outputs, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    directory = str(Path(argv[0]).parent)
+    os.chdir(directory)
+    sys.path[0] = directory
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+    raise SystemExit(0)
+
+
+def _wait(started: list[int], deadline: float) -> int:
+    """Wait for all ranks; return the first exit code that is not 0, after ending the others."""
+    first = 0
+    while started:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child:
+            started.remove(child)
+            code = os.waitstatus_to_exitcode(status)
+            if code and not first:
+                first = code
+                deadline = min(deadline, time.monotonic() + ENDED)
+        elif time.monotonic() > deadline:
+            first = first or TIMED_OUT
+            for other in started:
+                os.kill(other, signal.SIGKILL)
+            deadline = float("inf")
+        else:
+            time.sleep(0.01)
+    return first
+
+
+if __name__ == "__main__":
+    serve()

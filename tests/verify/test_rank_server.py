@@ -1,0 +1,72 @@
+"""Programs on forked ranks end as they would under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llamac.verify.rank_server import RankServer
+
+pytestmark = pytest.mark.slow
+
+SUM = """
+import os, sys
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.tensor(float(os.environ["RANK"]) + 1)
+dist.all_reduce(total)
+print(total.item(), sys.argv[1], os.environ["GIVEN"], os.getcwd(), flush=True)
+dist.destroy_process_group()
+"""
+ONE_FAILS = """
+import os, time
+if os.environ["RANK"] == "1":
+    raise ValueError("rank 1 found something")
+time.sleep(600)
+"""
+ONE_IS_KILLED = """
+import os, signal, time
+if os.environ["RANK"] == "0":
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RankServer]:
+    with RankServer() as started:
+        yield started
+
+
+def program(tmp_path: Path, code: str) -> Path:
+    (tmp_path / "program.py").write_text(code)
+    return tmp_path / "program.py"
+
+
+def test_ranks_form_a_group_and_see_what_they_are_given(server: RankServer, tmp_path: Path) -> None:
+    done = server.run(
+        program(tmp_path, SUM), "argument", ranks=3, timeout=60, environment={"GIVEN": "value"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"6.0 argument value {tmp_path}\n" * 3
+
+
+def test_one_rank_has_no_group(server: RankServer, tmp_path: Path) -> None:
+    code = 'import os\nprint("RANK" in os.environ, __name__)'
+    done = server.run(program(tmp_path, code), ranks=1, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False __main__\n")
+
+
+def test_a_rank_that_fails_ends_the_others(server: RankServer, tmp_path: Path) -> None:
+    done = server.run(program(tmp_path, ONE_FAILS), ranks=2, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: rank 1 found something\n")
+    assert server.run(program(tmp_path, ONE_IS_KILLED), ranks=2, timeout=60).returncode == -9
+
+
+def test_an_exit_code_is_kept_and_so_is_the_time_limit(server: RankServer, tmp_path: Path) -> None:
+    assert server.run(program(tmp_path, "raise SystemExit(7)"), ranks=2, timeout=60).returncode == 7
+    forever = program(tmp_path, "import time\ntime.sleep(600)")
+    assert server.run(forever, ranks=2, timeout=0.2).returncode == 124
