@@ -5,15 +5,17 @@ absolute error of tokens/s, its bias, the rank correlation of layouts of one mod
 GPU, the error of peak memory, and how often fitting or not was right. Beside them those of the
 dullest predictor, for which every run of a source has that source's median MFU.
 
-The constants were fitted (`benchmarks/plan_fit.py`) to half of the (source, model) groups; `unseen`
-rows are of the other half.
+The constants were fitted to all of these rows (`benchmarks/plan_fit.py`). The honest figures are
+those of each publication under constants that never saw it, which plan_fit.py writes:
+`publications`.
+From them come the ranges of `llamac plan` (`llamac/plan/residuals.json`), and `coverage`: how often
+the range that the other publications give holds what one has measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import math
 import sys
@@ -30,16 +32,11 @@ from llamac.plan.published.score import comparable_peak, predict_row
 from llamac.plan.uncertainty import CALIBRATED_CPU, TABLE, regime
 
 RESULT = Path(__file__).parent / "results" / "plan_accuracy.json"
+LEFT_OUT = RESULT.with_name("plan_left_out.csv")
 MEASURED_CPU = RESULT.with_name("plan_measured_cpu.json")
 UNITS = {"gib": 2**30, "mib": 2**20, "gb": 1e9, "mb": 1e6}
 
 Row = Mapping[str, str]
-
-
-def is_fitted(row: Row) -> bool:
-    """Are the rows of this source's model among those that the constants were fitted to?"""
-    group = f"{row['source']}/{row['model']}"
-    return hashlib.sha256(group.encode()).digest()[0] % 2 == 0
 
 
 @dataclass(frozen=True)
@@ -147,23 +144,15 @@ def summary(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def accuracy(rows: Iterable[Scored]) -> dict[str, Any]:
-    """Of each source, and of all: of every row, and of those not fitted to."""
+    """Summaries of each source and of all rows, under the shipped constants."""
     by_source: dict[str, list[Scored]] = defaultdict(list)
     for one in rows:
         by_source[one.row["source"]].append(one)
-    found: dict[str, Any] = {}
-    everything: list[Scored] = []
-    for source, some in by_source.items():
-        complete = with_dull(some)
-        everything += complete
-        found[source] = both(complete)
-    return {"all": both(everything), "sources": found}
-
-
-def both(rows: Sequence[Scored]) -> dict[str, Any]:
+    complete = {source: with_dull(some) for source, some in by_source.items()}
+    everything = [one for some in complete.values() for one in some]
     return {
-        "every_row": summary(rows),
-        "unseen": summary([one for one in rows if not is_fitted(one.row)]),
+        "all": summary(everything),
+        "sources": {source: summary(some) for source, some in complete.items()},
     }
 
 
@@ -185,30 +174,75 @@ def line(name: str, part: Mapping[str, Any]) -> str:
     )
 
 
-def residuals(rows: Sequence[Scored]) -> dict[str, Any]:
-    """`llamac/plan/residuals.json`: quantiles of measured / predicted over rows not fitted to.
+@dataclass(frozen=True)
+class Residual:
+    """Measured / predicted tokens/s of a row under constants fitted without its publication."""
 
-    Sources count alike. A regime's quantiles are widened to at least those of all rows where it has
-    rows of one source only; so is memory, for its few rows, by half of their spread.
+    publication: str
+    source: str
+    regime: str
+    ratio: float
+
+
+def residuals_of(rows: Sequence[Scored]) -> list[Residual]:
+    """Read what plan_fit.py wrote of rows left out. rows: all of the table, in its order."""
+    found = []
+    with LEFT_OUT.open(encoding="utf-8", newline="") as file:
+        for one in csv.DictReader(file):
+            scored_row = rows[int(one["line"])]
+            assert scored_row.row["source"] == one["source"], "run plan_fit.py again"
+            place, ratio = regime(scored_row.prediction), math.exp(-float(one["log_error"]))
+            found.append(Residual(one["publication"], one["source"], place, ratio))
+    return found
+
+
+def ranges(some: Sequence[Residual]) -> dict[str, tuple[float, float, float]]:
+    """10, 50 and 90 % quantiles of measured / predicted by regime, sources counted alike.
+
+    A regime's quantiles are widened to at least those of all rows where it has few rows, or rows of
+    fewer than three publications.
     """
-    unseen = [one for one in rows if one.measured and not is_fitted(one.row)]
-    every = quantiles_of([(one.row["source"], one.measured / one.predicted) for one in unseen])  # type: ignore[operator]
-    by_regime: dict[str, list[Scored]] = defaultdict(list)
-    for one in unseen:
-        by_regime[regime(one.prediction)].append(one)
-    speed = {"any": every}
-    for name, some in by_regime.items():
-        low, middle, high = quantiles_of(
-            [(one.row["source"], (one.measured or 0.0) / one.predicted) for one in some]
-        )
-        if len({one.row["source"] for one in some}) < 2 or len(some) < 10:
+    every = quantiles_of([(one.source, one.ratio) for one in some])
+    by_regime: dict[str, list[Residual]] = defaultdict(list)
+    for one in some:
+        by_regime[one.regime].append(one)
+    found = {"any": every}
+    for name, own in sorted(by_regime.items()):
+        low, middle, high = quantiles_of([(one.source, one.ratio) for one in own])
+        if len({one.publication for one in own}) < 3 or len(own) < 10:
             low, high = min(low, every[0]), max(high, every[2])
-        speed[name] = (low, middle, high)
+        found[name] = (low, middle, high)
+    return found
+
+
+def coverage(some: Sequence[Residual]) -> dict[str, float]:
+    """Share of a publication's rows within the ranges that the other publications give.
+
+    `all`: the mean over sources.
+    """
+    inside: dict[str, list[bool]] = defaultdict(list)
+    sources: dict[str, list[bool]] = defaultdict(list)
+    for publication in sorted({one.publication for one in some}):
+        table = ranges([one for one in some if one.publication != publication])
+        for one in some:
+            if one.publication == publication:
+                low, _, high = table.get(one.regime, table["any"])
+                inside[publication].append(low <= one.ratio <= high)
+                sources[one.source].append(low <= one.ratio <= high)
+    return {
+        **{name: mean(own) for name, own in inside.items()},
+        "all": mean(map(mean, sources.values())),
+    }
+
+
+def table_of_ranges(rows: Sequence[Scored], left_out: Sequence[Residual]) -> dict[str, Any]:
+    """`llamac/plan/residuals.json`. Memory's few rows are widened by half of their spread."""
     ratios = [("", 1 + error) for one in rows if (error := one.held_residual) is not None]
     low, middle, high = quantiles_of(ratios)
     memory = (low - (middle - low) / 2, middle, high + (high - middle) / 2)
-    speed[CALIBRATED_CPU] = quantiles_of([("", ratio) for ratio in cpu_ratios()])
-    return {"speed": speed, "memory": memory, "rows": {"speed": len(unseen), "memory": len(ratios)}}
+    speed = {**ranges(left_out), CALIBRATED_CPU: quantiles_of([("", one) for one in cpu_ratios()])}
+    counts = {"speed": len(left_out), "memory": len(ratios)}
+    return {"speed": speed, "memory": memory, "rows": counts}
 
 
 def cpu_ratios() -> list[float]:
@@ -242,20 +276,20 @@ def main() -> None:
     with (given.directory / "throughput.csv").open(encoding="utf-8", newline="") as file:
         every = scored(csv.DictReader(file))
     found = accuracy(every)
+    left_out = residuals_of(every)
     head = "% of tokens/s, constant MFU in brackets"
     print(f"{head:52}     n   MAPE           bias    rank         memory  fits")
-    for part in ("unseen", "every_row"):
-        print(f"{part}:")
-        for source, one in found["sources"].items():
-            if one[part]["n"]:
-                print(line(source, one[part]))
-        print(line("all", found["all"][part]))
+    for source, one in found["sources"].items():
+        print(line(source, one))
+    print(line("all", found["all"]))
+    found["coverage"] = coverage(left_out)
+    print("within the ranges of the other publications:", rounded(found["coverage"]))
     given.output.parent.mkdir(exist_ok=True)
-    if given.output.exists():  # what plan_fit.py wrote there
-        before = json.loads(given.output.read_text(encoding="utf-8"))
-        found |= {key: before[key] for key in ("leave_one_out",) if key in before}
+    before = json.loads(RESULT.read_text(encoding="utf-8"))
+    found["publications"] = before.get("publications", {})  # what plan_fit.py wrote there
     given.output.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
-    TABLE.write_text(json.dumps(residuals(every), indent=1) + "\n", encoding="utf-8")
+    table = table_of_ranges(every, left_out)
+    TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
 def rounded(value: Any) -> Any:

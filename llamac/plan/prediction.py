@@ -23,7 +23,7 @@ class Seconds:
         data: Exposed parameter gathers and gradient reductions of data-parallel ranks.
         bubble: Pipeline bubble.
         pipeline: Exposed sends between pipeline stages.
-        optimizer: Optimizer update.
+        optimizer: Gradients added up over micro-batches, and the optimizer's update.
     """
 
     compute: float

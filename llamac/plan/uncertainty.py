@@ -1,4 +1,4 @@
-"""Uncertainty of predictions: 10–90 % ranges from residuals of rows that no constant was fitted to.
+"""Uncertainty of predictions: 10–90 % ranges from residuals of publications left out of the fit.
 
 `residuals.json` is written by benchmarks/plan_accuracy.py: quantiles of measured / predicted, by
 regime. A regime with few rows, or none, is widened by the spread between sources.

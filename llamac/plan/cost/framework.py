@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+StageSplit = Literal["layers", "modules", "cost"]
+
+
+DDP_BUCKET = 25 * 2**20
+"""Bytes of gradients in one of DistributedDataParallel's buckets."""
+
+
+AUTOCAST_TRAFFIC = 1.9
+"""`FrameworkProfile.traffic` of eager PyTorch under autocast, which casts norms, biases and
+residuals between fp32 and bf16."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +97,15 @@ class FrameworkProfile:
         each_time: Gradients are reduced after every micro-batch, not once a step.
         wire_bytes: Of a gradient element in a reduction; gradient_bytes: where it is held.
         all_reduces_shards: ZeRO-1 and 2 reduce by all-reduce, not reduce-scatter.
-        bucket_bytes: Size of a reduction outside FSDP; None: all gradients at once.
+        bucket_bytes: Bytes on the wire of one reduction outside FSDP; None: all gradients at once.
         update_bytes: Moved by an update for each parameter of a shard, besides the optimizer's
             state, which is read and written; reduction_bytes: by casts and copies around the
             reduction, for each parameter of the rank.
-        accumulate_bytes: Moved to add the gradient of a parameter to what is held, for every
-            micro-batch.
+        accumulate_bytes: Moved to add a micro-batch's gradient of a parameter to what is held.
+        stages: What is divided evenly among pipeline stages: layers; modules, of which embedding,
+            final norm and head are one each; or the weights of layers and head (`cost`).
+        separate_gate: Gate and up projection are two column-parallel layers, each of which
+            all-reduces the gradient of its input (without sequence parallelism).
         communicator: Bytes of a process for each axis of the mesh with NCCL communicators of its
             own.
     """
@@ -124,35 +139,42 @@ class FrameworkProfile:
     update_bytes: float = 16.0
     reduction_bytes: float = 0.0
     accumulate_bytes: float = 0.0
+    stages: StageSplit = "layers"
+    separate_gate: bool = False
     communicator: float = 0.0
 
     @property
     def hides_async(self) -> float:
         """Return the share of tensor-parallel transfers hidden by async tensor parallelism."""
-        return 0.43
+        return 0.38
 
 
 FRAMEWORKS = {
-    "llamac": FrameworkProfile(host=4e-6, newer_cublas=True),
-    "compiled": FrameworkProfile(host=4e-6, each_time=True, hides=0.0, logit_bytes=12.0),
+    "llamac": FrameworkProfile(host=4e-6, newer_cublas=True, accumulate_bytes=10.0),
+    "compiled": FrameworkProfile(
+        traffic=1.18, host=4e-6, each_time=True, hides=0.0, logit_bytes=12.0
+    ),
     "eager": FrameworkProfile(
         fused=False,
-        traffic=2.0,
-        kernels=4.0,
+        traffic=1.4,
+        kernels=4.2,
         host=8e-6,
         each_time=True,
         hides=0.0,
         logit_bytes=12.0,
-        loss_bytes=24.0,
+        loss_bytes=33.0,
     ),
     "megatron": FrameworkProfile(
         fused=False,
-        traffic=1.5,
-        kernels=5.6,
-        host=17e-6,
+        traffic=1.37,
+        kernels=3.9,
+        host=21e-6,
+        collective_host=58e-6,
         overlapped=False,
         hides=0.0,
+        accumulate_bytes=6.0,
         logit_bytes=10.0,
+        loss_bytes=20.0,
     ),
     "megatron-core": FrameworkProfile(
         traffic=1.25,
@@ -162,19 +184,24 @@ FRAMEWORKS = {
         fp8_kept=0.7,
         hides=0.6,
         hides_sends=True,
+        accumulate_bytes=6.0,
         logit_bytes=10.0,
     ),
     "aleph-alpha": FrameworkProfile(
         fused=False,
         traffic=1.25,
         kernels=4.0,
-        host=8e-6,
+        host=21e-6,
+        collective_host=58e-6,
         overlapped=False,
         hides=0.0,
         gradient_bytes=2,
         all_reduces_shards=True,
         bucket_bytes=2e9,
         reduction_bytes=24.0,
+        accumulate_bytes=6.0,
+        stages="modules",
+        separate_gate=True,
         logit_bytes=14.0,
         loss_bytes=40.0,
         gathers_logits=True,
@@ -182,16 +209,19 @@ FRAMEWORKS = {
     ),
     "nanotron": FrameworkProfile(
         fused=False,
-        traffic=2.0,
-        kernels=4.0,
-        host=15e-6,
-        collective_host=340e-6,
+        traffic=1.4,
+        kernels=4.1,
+        host=21e-6,
+        collective_host=280e-6,
         hides=0.0,
         newer_cublas=True,
-        bucket_bytes=25e6,
+        gradient_bytes=8,
+        all_reduces_shards=True,
+        bucket_bytes=2 * DDP_BUCKET,
         accumulate_bytes=10.0,
+        stages="cost",
         logit_bytes=12.0,
-        loss_bytes=32.0,
+        loss_bytes=52.0,
     ),
 }
 """Ours; modules that torch.compile runs (torchtitan); PyTorch op by op (FSDP1 of llm-foundry);
@@ -199,8 +229,12 @@ Megatron-LM as of 2022; Megatron Core and NeMo, with Transformer Engine's fused 
 of the second, third and fourth are fitted (benchmarks/plan_fit.py); the fifth's were set so that
 NVIDIA's published NeMo summaries (Hopper, Blackwell) come out right on average.
 
-Aleph Alpha's `scaling` as its code has it: gradients in bf16, cast and all-reduced in fp32 in
-buckets of 500M elements at the end of a step (casts, copies: 24 bytes); logits gathered, in fp32
-for the loss and its two gradients, and for the accuracy. nanotron: gradients in fp32, DDP's
-buckets; its Python takes 4.4 ms for a layer of LLaMA under tensor parallelism on an H100's host:
-88 kernels at an eager op's 15 µs, and 9 collectives at the rest."""
+The last two are as their public code has it, and their host as Megatron's:
+
+- Aleph Alpha's `scaling`: gradients in bf16, added up by autograd (6 bytes), cast and all-reduced
+  in fp32 in buckets of 500M elements at the end of a step (casts, copies: 24 bytes); logits
+  gathered, in fp32 for the loss and its two gradients, and for the accuracy.
+- nanotron: gradients in fp32 (4 bytes), as computed (2) and in DDP's buckets of bf16 (2), reduced
+  in fp32; its loss is a dozen fp32 ops. A layer of LLaMA takes its host 4.4 ms under tensor
+  parallelism on H100s: 100 kernels, and 8 collectives that split matmuls into parts at the rest.
+"""

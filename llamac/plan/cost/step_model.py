@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
 
+from llamac.ir.graph import op_of
 from llamac.ir.program import Program
 from llamac.passes.analysis.flops import attention_flops_per_token, matmul_flops_per_token
 from llamac.passes.analysis.peak_memory import (
@@ -30,7 +31,7 @@ from llamac.passes.analysis.peak_memory import (
 from llamac.plan.cost.data_parallel import DataParallel
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.framework_memory import framework_activations, head_logits, head_peak
-from llamac.plan.cost.region_time import RegionTime, region_time
+from llamac.plan.cost.region_time import RegionTime, graph_time, region_time
 from llamac.plan.prediction import Prediction, Seconds
 from llamac.plan.setting import Setting
 
@@ -113,18 +114,32 @@ class StepModel:
         own = [self.times[name] for name in names]
         forward, backward = sum(one.forward for one in own), sum(one.backward for one in own)
         exposed = sum(one.exposed for one in own)
-        added = self.setting.profile.accumulate_bytes
-        backward += self.cost.moved(added * self.held(rank).trained.total) if added else 0.0
+        gates = len(self.stages[rank]) * self._gate_reduction()
+        exposed += gates
+        backward += gates
         if rank == self.pp - 1:
             gather, again = self._head_extra()
             forward, backward, exposed = forward + gather, backward + again, exposed + gather
         return forward, backward, exposed
 
+    def _gate_reduction(self) -> float:
+        """Return the seconds of a layer's second all-reduce of the feed-forward's input gradient.
+
+        0 unless gate and up projection are separate column-parallel layers.
+        """
+        spec = self.spec
+        if not self.setting.profile.separate_gate or not spec.model.gated:
+            return 0.0
+        if self.tp == 1 or spec.parallel.sequence:
+            return 0.0
+        sent = 2 * self.stream_bytes() * (self.tp - 1) / self.tp
+        return self.cost.collective(sent, self.tp, rounds=2.0)
+
     def _head_extra(self) -> tuple[float, float]:
         """Return the seconds that the head adds: (gather of logits, loss over them).
 
-        The gather is over tensor-parallel ranks; the loss includes the head's recomputed forward
-        pass.
+        The gather is over tensor-parallel ranks; the loss is of the other ranks' logits, and
+        includes the head's recomputed norm, matmul and gather.
         """
         profile = self.setting.profile
         gather = loss = 0.0
@@ -133,8 +148,11 @@ class StepModel:
             whole = self.spec.precision.item_size * logits * self.tp
             gather = self.cost.collective(whole * (self.tp - 1) / self.tp, self.tp)
             loss = self.cost.moved(profile.loss_bytes * logits * (self.tp - 1))
-        again = self.times["head"].forward + gather if profile.recomputes_head else 0.0
-        return gather, loss + again
+        if not profile.recomputes_head:
+            return gather, loss
+        spans = graph_time(self.program.regions["head"].forward, self.cost).spans
+        run = (span for span in spans if "cross_entropy" not in op_of(span.node).name)
+        return gather, loss + gather + sum(span.end - span.begin for span in run)
 
     @cached_property
     def slowest(self) -> int:
@@ -197,7 +215,21 @@ class StepModel:
         nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
             nbytes += own * profile.reduction_bytes
-        return self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
+        update = self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
+        return update + self._accumulation_seconds(own)
+
+    def _accumulation_seconds(self, parameters: int) -> float:
+        """Return the seconds in which a step's micro-batches add their gradients up.
+
+        Those of the first are not added where autograd or FSDP holds them as they come, and none
+        are where each micro-batch reduces its own.
+        """
+        profile, m = self.setting.profile, self.micro_batches
+        if profile.each_time:
+            return 0.0
+        as_they_come = profile.gradient_bytes == 2 or self.data_parallel(self.slowest).fsdp
+        times = m - 1 if as_they_come else m
+        return self.cost.moved(times * profile.accumulate_bytes * parameters, kernels=0.0)
 
     # -- memory ------------------------------------------------------------------------------
 

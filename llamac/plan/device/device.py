@@ -63,15 +63,15 @@ class Efficiency:
     runs by benchmarks/plan_fit.py.
     """
 
-    matmul: float = 0.77
+    matmul: float = 0.81
     fp8: float = 0.6
-    attention: float = 0.47
+    attention: float = 0.52
     attention_backward: float = 0.44
-    narrow: float = 0.125
+    narrow: float = 0.144
     memory: float = 0.85
-    fill: float = 110.0
-    kernel: float = 3.6e-6
-    contention: float = 0.38
+    fill: float = 132.0
+    kernel: float = 2.9e-6
+    contention: float = 0.44
     matmul_newer: float = 0.0
 
     def matmul_of(self, newer_cublas: bool) -> float:
@@ -125,12 +125,12 @@ class Device:
 
         On Hopper and later it lacks the asynchronous instructions (Shah et al. 2024, figure 5).
         """
-        return 0.53 if self.has_async_matmuls else 1.0
+        return 0.525 if self.has_async_matmuls else 1.0
 
     @property
     def flash1(self) -> float:
         """Return the relative speed of FlashAttention 1 and its Triton form (Dao 2023, sec. 4)."""
-        return 0.73 * self.flash2
+        return 0.68 * self.flash2
 
     def flops(self, dtype: str) -> float:
         """Return the peak FLOP/s of a compute dtype: bf16's for fp16, fp32's for unlisted ones."""

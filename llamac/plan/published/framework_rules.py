@@ -9,6 +9,8 @@ from functools import lru_cache
 
 from llamac.passes.analysis.peak_memory import Sharding
 from llamac.plan.cost.framework import (
+    AUTOCAST_TRAFFIC,
+    DDP_BUCKET,
     FRAMEWORKS,
     FUSED_SOFTMAX,
     OP_BY_OP_RMS_NORM,
@@ -48,9 +50,9 @@ TORCH_SCORES += (r"^(py)?torch$",)
 
 FUSED_NORM = r"(fused|apex|triton|te|cuda)[ _-]*(rms[ _-]*)?norm|rms[ _-]*(norm)?[ _-]*kern"
 NO_FUSED_NORM = r"\b(no|without|w/o|non|not)[ _-]*(a[ _-]*)?(fused[ _-]*)?rms|unfused.*norm"
-MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=19.0)
+MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=16.0)
 
-ROWWISE = 0.65
+ROWWISE = 0.52
 """Speed of matmuls scaled by rows in fp8, relative to its rate: little more than bf16's
 (torchtitan)."""
 
@@ -83,10 +85,14 @@ def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
         profile = replace(profile, hides=profile.hides_async)
     profile = replace(profile, overlapped=_overlapped(row, name, profile))
+    if name in ("eager", "compiled") and sharding_of(row) == "none":  # DistributedDataParallel
+        profile = replace(profile, bucket_bytes=DDP_BUCKET)
     if says(text(row, "dp_sharding"), "pure"):  # llm-foundry: gradients reduced in bf16
         profile = replace(profile, wire_bytes=2)
     if says(given, "foundry", "composer"):
         profile = replace(profile, logit_bytes=4.0)  # its fused loss works in place
+    if name == "eager" and says(text(row, "dtype"), "amp", "autocast"):
+        profile = replace(profile, traffic=AUTOCAST_TRAFFIC)
     if "rowwise" in text(row, "dtype"):
         profile = replace(profile, fp8=ROWWISE)
     if llama and name in ("eager", "megatron", "aleph-alpha", "nanotron"):

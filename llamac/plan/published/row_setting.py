@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from llamac.ir.program import Program
+from llamac.plan.cost.framework import StageSplit
 from llamac.plan.device.device import Device, DeviceError, device_named
 from llamac.plan.published.decoder import decoder_of
 from llamac.plan.published.framework_rules import (
@@ -85,8 +86,7 @@ def published_run(row: Row) -> PublishedRun:
 def _program(setting: Setting, row: Row) -> Program:
     """Return a row's Program, whose layers use one checkpointing policy or a mix of two."""
     spec, fused = setting.spec, setting.profile.fused
-    layers, parts = spec.model.n_layers, spec.parallel.stages
-    stages = [layers // parts + (stage < layers % parts) for stage in range(parts)]
+    layers, stages = spec.model.n_layers, layers_of_stages(spec, setting.profile.stages)
     kept = checkpointing(row)
     share = kept.share(layers / spec.parallel.pipeline)
     policy = "regather" if kept.policy == "none" and gathers_again(row) else kept.policy
@@ -98,6 +98,39 @@ def _program(setting: Setting, row: Row) -> Program:
     turns = [int((n + 1) * share) > int(n * share) for n in range(layers)]
     names = ["block_full" if turn else "block" for turn in turns]
     return laid_out(plain, spec, stages, names, [region])
+
+
+def layers_of_stages(spec: Spec, split: StageSplit) -> list[int]:
+    """Return the number of layers of each pipeline stage, at least 1."""
+    layers, parts = spec.model.n_layers, spec.parallel.stages
+    if split == "cost":
+        found = _by_cost(spec)
+    else:
+        ends = split == "modules" and parts > 1
+        modules = layers + (3 if ends else 0)  # embedding, final norm and head
+        found = [modules // parts + (stage < modules % parts) for stage in range(parts)]
+        if ends:
+            found[0] -= 1
+            found[-1] -= 2
+    while min(found) < 1:
+        found[found.index(max(found))] -= 1
+        found[found.index(min(found))] += 1
+    return found
+
+
+def _by_cost(spec: Spec) -> list[int]:
+    """Return the layers of each stage by nanotron's rule (`build_model` in its models/base.py).
+
+    A stage ends after the module that passes its share of the weights of layers and head.
+    """
+    model, parts = spec.model, spec.parallel.stages
+    layer = 4 * model.dim * model.dim + (3 if model.gated else 2) * model.dim * model.ffn_dim
+    whole = model.n_layers * layer + model.vocab_size * model.dim
+    found, stage = [0] * parts, 0
+    for layers in range(1, model.n_layers + 1):
+        found[stage] += 1
+        stage = min(parts - 1, stage + (layers * layer > whole * (stage + 1) / parts))
+    return found
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def _ranges(prediction: Prediction) -> TextTable:
         UNCALIBRATED: "CPUs differ, and this one was not measured. Measure it in a minute "
         "with `llamac plan --calibrate -o machine.toml`, then plan with --device machine.toml",
     }
-    published = "from published runs that no constant was fitted to (docs/plan.md)"
+    published = "from published runs that were left out of the fit (docs/plan.md)"
     note = notes.get(found.regime, published)
     return TextTable("how sure this is: 10–90 %", ("", "", ""), rows, "<><", note=note)
 

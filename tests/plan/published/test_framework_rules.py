@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
+from llamac.plan.cost.collective import collective_seconds
 from llamac.plan.cost.framework import (
     FUSED_SOFTMAX,
     OP_BY_OP_RMS_NORM,
     TORCH_SOFTMAX,
     FrameworkProfile,
 )
+from llamac.plan.cost.step_model import StepModel
 from llamac.plan.device.device import load_device
 from llamac.plan.prediction import Prediction
 from llamac.plan.published.framework_rules import framework_of, profile_of
-from llamac.plan.published.row_setting import published_run
+from llamac.plan.published.row_setting import layers_of_stages, published_run
 from llamac.plan.published.score import predict_row
 
 A100 = load_device("a100-80gb")
@@ -112,6 +117,131 @@ def test_gradients_are_held_in_bf16_and_reduced_in_fp32() -> None:
     assert sent == pytest.approx(10 * found.per_rank * 63 / 64)
 
 
+BANDWIDTH = 2.039e12 * 0.85  # of an A100-80GB, as large element-wise kernels reach it
+TOKENS, WIDTH, LAYERS, VOCABULARY = 2048, 5120, 40, 32_000
+ALONE = {"tp": "1", "n_gpus": "1", "gbs_seqs": "1", "dp_sharding": "none"}
+
+
+def seconds(**changes: str) -> float:
+    """Return seconds of a step of one micro-batch on one GPU."""
+    return planned(**ALONE | changes).seconds.total
+
+
+def test_op_by_op_norms_move_128_bytes_an_element() -> None:
+    """36 forward, 92 backward, at 0.82 of the bandwidth; a fused norm reads and writes bf16."""
+    elements = TOKENS * WIDTH * (2 * LAYERS + 1)
+    more = seconds(attn_kernel="flash_attn2") - seconds()
+    fused = 1.25 * (4 + 8) * elements / BANDWIDTH
+    assert more == pytest.approx(128 * elements / 0.82 / BANDWIDTH - fused, rel=0.05)
+    again = seconds(attn_kernel="flash_attn2", act_ckpt="every_layer") - seconds(
+        act_ckpt="every_layer"
+    )
+    assert again - more == pytest.approx(36 * elements / 0.82 / BANDWIDTH, rel=0.2)
+
+
+def test_torchs_softmax_moves_68_bytes_a_score() -> None:
+    scores = 40 * TOKENS**2 * LAYERS
+    more = seconds(attn_kernel="torch") - seconds(attn_kernel="fused")
+    assert more == pytest.approx((36 + 32 - 4 - 6) * scores / BANDWIDTH, rel=0.02)
+
+
+def test_the_loss_over_the_whole_vocabulary_takes_each_rank_as_long() -> None:
+    """40 bytes a logit in both passes, whatever the number of tensor ranks, and the gather."""
+    wide = {"vocab": "128000", "n_gpus": "8", "gbs_seqs": "1", "dp_sharding": "none"}
+    run = published_run(LLAMA | wide | {"tp": "8"})
+    gather, loss = StepModel(run.setting, run.program)._head_extra()
+    logits = TOKENS * 128_000
+    assert loss == pytest.approx(40 * logits * 7 / 8 / BANDWIDTH, rel=0.02)
+    assert gather == pytest.approx(2 * logits * 7 / 8 / 230e9, rel=0.15)
+
+
+def test_the_head_runs_again_and_takes_its_time() -> None:
+    """Under full checkpointing: the head's forward matmul, 2 FLOPs a weight and token."""
+    run = published_run(LLAMA | ALONE | {"act_ckpt": "every_layer", "vocab": "128000"})
+    _, again = StepModel(run.setting, run.program)._head_extra()
+    matmul = 2 * TOKENS * WIDTH * 128_000 / (312e12 * A100.efficiency.matmul)
+    assert again == pytest.approx(matmul, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("framework", "nbytes", "first"),
+    [("Aleph Alpha scaling", 6, False), ("Megatron-LM", 6, True), ("nanotron", 10, True)],
+)
+def test_gradients_are_added_up_over_micro_batches(
+    framework: str, nbytes: int, first: bool
+) -> None:
+    """autograd's .grad in bf16 holds the first micro-batch's as it comes; an fp32 buffer does not.
+
+    Megatron's weight gradients add to it in the matmul: 4 + 4 bytes in place of 2.
+    """
+    one, four = (
+        planned(**ALONE | {"framework": framework, "gbs_seqs": n, "gpu": "A100-80GB"})
+        for n in ("1", "4")
+    )
+    more = four.seconds.optimizer - one.seconds.optimizer
+    assert more == pytest.approx(3 * nbytes * one.per_rank / BANDWIDTH, rel=0.01)
+    moved = one.seconds.optimizer * BANDWIDTH / one.per_rank
+    assert moved > 16 + 16 + (nbytes if first else 0)
+
+
+def test_a_pipeline_of_modules_counts_embedding_norm_and_head() -> None:
+    """Aleph Alpha's `scaling` divides 40 + 3 modules evenly; nanotron goes by their weights."""
+    spec = published_run(LLAMA | {"tp": "1", "pp": "4", "vocab": "128000"}).setting.spec
+    assert layers_of_stages(spec, "layers") == [10, 10, 10, 10]
+    assert layers_of_stages(spec, "modules") == [10, 11, 11, 8]
+    assert layers_of_stages(spec, "cost") == [11, 11, 10, 8]
+    many = spec.replace({"model.n_layers": 8, "parallel.pipeline": 8})
+    for split in ("modules", "cost"):
+        assert sum(layers_of_stages(many, split)) == 8
+        assert min(layers_of_stages(many, split)) == 1
+    laid = published_run(LLAMA | {"tp": "1", "pp": "4", "vocab": "128000"}).program.stages
+    assert laid == (10, 11, 11, 8)
+
+
+def test_a_separate_gate_reduces_its_input_gradient_too() -> None:
+    """Five all-reduces a layer without sequence parallelism, not four; none more with it."""
+    for sp, ratio in (("0", 5 / 4), ("1", 1.0)):
+        run = published_run(LLAMA | {"tp": "4", "sp": sp, "vocab": "32000"})
+        together = replace(run.setting.profile, separate_gate=False)
+        one, other = (
+            StepModel(setting, run.program).seconds().tensor
+            for setting in (run.setting, replace(run.setting, profile=together))
+        )
+        assert one / other == pytest.approx(ratio, rel=0.03)
+
+
+def test_data_parallel_reduces_in_buckets_of_25_mb() -> None:
+    """A bucket's latency is paid for each: 50 MB in fp32 of nanotron's bf16 gradients."""
+    row = LLAMA | {"framework": "nanotron", "gpu": "H100", "tp": "8", "n_gpus": "512"}
+    run = published_run(row | {"dp_sharding": "none"})
+    data = StepModel(run.setting, run.program).data_parallel(0)
+    (reduce,) = data.whole
+    buckets = math.ceil(4 * data.own.total / (50 * 2**20))
+    one = run.setting.device
+    sent = reduce.nbytes / buckets
+    assert reduce.seconds == pytest.approx(
+        buckets * collective_seconds(one, sent, 64, stride=8, rounds=2)
+    )
+    plain = profile_of(LLAMA | {"framework": "pytorch", "dp_sharding": "DDP"}, A100, llama=True)
+    assert plain.bucket_bytes == 25 * 2**20
+
+
+def test_nanotron_all_reduces_under_zero_1_and_keeps_gathered_inputs() -> None:
+    row = LLAMA | {"framework": "nanotron", "gpu": "H100", "sp": "1", "tp": "4"}
+    found = planned(**row)
+    sent = found.communication["dp_replicate"]
+    assert sent == pytest.approx((2 * 4 + 2) * found.per_rank * 15 / 16)
+    again = planned(**row | {"framework": "Megatron-LM", "attn_kernel": "flash_attn2"})
+    gathered = 2 * TOKENS * WIDTH * 2 * (1 - 1 / 4) * LAYERS
+    assert found.memory.activations - again.memory.activations > 0.9 * gathered
+
+
+def test_autocast_moves_more_than_plain_bf16() -> None:
+    row = LLAMA | {"framework": "Composer FSDP", "dp_sharding": "FULL_SHARD", "tp": "1"}
+    amp, plain = (profile_of(row | {"dtype": d}, A100, llama=True) for d in ("amp_bf16", "bf16"))
+    assert amp.traffic > 1.2 * plain.traffic
+
+
 def test_gathered_logits_are_not_divided_by_tensor_ranks() -> None:
     gathered = planned(vocab="128000", tp="4").memory.logits
     assert gathered == pytest.approx(planned(vocab="128000", tp="2").memory.logits, rel=0.2)
@@ -170,6 +300,6 @@ def test_frameworks_are_told_apart(framework: str, key: str) -> None:
 
 def test_matmuls_are_faster_under_newer_cublas() -> None:
     efficiency = load_device("h100-sxm").efficiency
-    assert efficiency.matmul_of(False) == 0.584
+    assert 0.58 <= efficiency.matmul_of(False) <= 0.63
     assert efficiency.matmul_of(True) == 0.68
     assert A100.efficiency.matmul_of(True) == A100.efficiency.matmul_of(False)
