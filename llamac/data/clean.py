@@ -20,6 +20,7 @@ from llamac.data.readers import reader_for
 from llamac.data.source_plan import CleaningPass, Part, SourcePlan
 from llamac.data.stages import build
 from llamac.data.state import locked
+from llamac.runtime.data.answer_tokens import read_supervised
 from llamac.runtime.data.input_files import PYTHON
 from llamac.runtime.data.skipped import EXAMPLES, Skipped
 from llamac.runtime.data.sources import documents
@@ -265,18 +266,24 @@ Read = Callable[[Skipped], Iterator[Document]]
 def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:
     """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
-        return [_reads(plan.source, path) for path in part.inputs]
+        return [_reads(plan, path) for path in part.inputs]
     before = chunks_of(plan, part, step.number - 1)
     return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in before]
 
 
-def _reads(source: Source, path: str) -> Read:
+def _reads(plan: SourcePlan, path: str) -> Read:
+    source, supervision = plan.source, plan.supervision
+
     def read(skipped: Skipped) -> Iterator[Document]:
         if source.kind in PYTHON:
             texts = documents(source.written(), skipped)
             yield from (Document(text, source.kind, n) for n, text in enumerate(texts, 1))
             return
         try:
+            if supervision is not None:
+                for line, text, tokens in read_supervised(path, supervision.encoder, skipped):
+                    yield Document(text, path, line, tokens=tokens.tolist())
+                return
             yield from reader_for(source.kind)(path, source, skipped)
         except (RunError, KeyboardInterrupt, GeneratorExit):
             raise

@@ -14,8 +14,9 @@ from llamac.data.source_plan import SourcePlan
 from llamac.data.stages.decontaminate import contaminated
 from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, tokenized
 from llamac.runtime.data import data_settings, token_shards
+from llamac.runtime.data.answer_tokens import write_chat_template
 from llamac.runtime.data.prepare_job import PrepareJob
-from llamac.runtime.data.prepared import SPLITS, token_dtype
+from llamac.runtime.data.prepared import SPLITS
 from llamac.runtime.data.skipped import EXAMPLES
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable_files import write, write_array, write_json, write_note
@@ -28,6 +29,8 @@ FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = load_tokenizer_file(job.root / "tokenizer.model")
+    if job.supervised:
+        write_chat_template(job.root, token_shards.encoder_of(job, model).chat)
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)
@@ -76,10 +79,11 @@ def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> 
         )
     unigrams = np.zeros(job.vocab_size, np.int64)
     for shard in splits["train"]["shards"]:
-        tokens = np.memmap(job.root / shard["file"], token_dtype(job.vocab_size), "r")
+        tokens = np.memmap(job.root / shard["file"], job.dtype, "r")
         for start in range(0, len(tokens), 1 << 24):
-            unigrams += np.bincount(tokens[start : start + (1 << 24)], minlength=job.vocab_size)
-    splits["train"]["unigram_entropy"] = token_shards.entropy(unigrams)
+            some = tokens[start : start + (1 << 24)]
+            unigrams += token_shards.count_learned(some, job.vocab_size)
+    splits["train"] |= token_shards.learned(plan.source.kind, unigrams)
     counted = write_array(job.root / name / "unigrams.npy", unigrams)
     write_json(job.root / name / FUNNEL, funnel.to_json(rows))
     examples = [example for part in plan.parts for example in skipped_in(plan, part)]

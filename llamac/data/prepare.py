@@ -31,11 +31,13 @@ from llamac.data.tokenization.training_text import (
     settle_tokenizer,
 )
 from llamac.runtime.data import data_settings, token_shards
+from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.data.prepared import exclusive
 from llamac.runtime.data.vocabulary import given, say_lost
 from llamac.runtime.durable_files import fingerprint, note_or_nothing
 from llamac.spec import Spec
+from llamac.spec.data import CONVERSATIONS
 
 WORK, TOKENS = ".work", ".tokens"
 
@@ -62,8 +64,15 @@ def planned(spec: Spec, directory: Path, sizes: PartSizes = USUAL) -> Preparatio
 
     Raises StageError, SourceError.
     """
+    tuning = Supervision(tuple(spec.tokenizer.written().items()), spec.batch.sequence_length)
     plans = tuple(
-        plan_source(source, directory / WORK / source.name, sizes) for source in spec.data.source
+        plan_source(
+            source,
+            directory / WORK / source.name,
+            sizes,
+            tuning if source.kind in CONVERSATIONS else None,
+        )
+        for source in spec.data.source
     )
     return Preparation(job_of(spec, directory), plans)
 
@@ -79,6 +88,7 @@ def job_of(spec: Spec, directory: Path) -> PrepareJob:
         spec.data.shard_tokens,
         spec.seed,
         silent,
+        spec.batch.sequence_length if spec.data.supervised else None,
     )
 
 

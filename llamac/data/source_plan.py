@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data.readers import checked_inputs
+from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.data_settings import source_settings
 from llamac.runtime.data.input_files import PYTHON, input_bytes, listing_of
 from llamac.spec.data import Source
@@ -64,7 +65,10 @@ class CleaningPass:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """Parts and cleaning passes of one source, and the folders of its intermediate text."""
+    """Parts and cleaning passes of one source, and the folders of its intermediate text.
+
+    supervision: how the conversations of a supervised source become tokens.
+    """
 
     source: Source
     work: Path  # folder of the intermediate text
@@ -72,6 +76,7 @@ class SourcePlan:
     passes: tuple[CleaningPass, ...]
     parts: tuple[Part, ...]
     inputs: dict[str, Any]  # fingerprint
+    supervision: Supervision | None = None
 
     def folder(self, number: int, part: int) -> Path:
         """Return the folder of what a pass writes for a part."""
@@ -94,13 +99,16 @@ class SourcePlan:
         return self.work / f"pass-{number}" / "decided"
 
 
-def plan_source(source: Source, work: Path, sizes: PartSizes = USUAL) -> SourcePlan:
+def plan_source(
+    source: Source, work: Path, sizes: PartSizes = USUAL, supervision: Supervision | None = None
+) -> SourcePlan:
     """Plan the work on a source.
 
     Raises StageError if a stage lacks a file or package, SourceError if there is no input.
     """
     parts, listing = _parts(source, sizes.part)
-    return SourcePlan(source, work, sizes.chunk, tuple(_passes(source)), parts, listing)
+    passes = tuple(_passes(source))
+    return SourcePlan(source, work, sizes.chunk, passes, parts, listing, supervision)
 
 
 def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
@@ -117,6 +125,10 @@ def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
     if plan.source.kind == "tokens":
         pieces = source_tokenizer(plan.source).pieces_sha256
         settings[f"{prefix}.tokenizer: the pieces"] = pieces
+    if plan.supervision:
+        settings[f"{prefix}: the context"] = plan.supervision.context
+        settings[f"{prefix}: the chat template"] = plan.supervision.encoder.chat.written()
+        settings[f"{prefix}: the tokenizer"] = plan.supervision.encoder.model.pieces_sha256
     for number, stage in enumerate(plan.source.stage):
         for key, value in facts(stage, plan.source).items():
             settings[f"{prefix}.stage.{number}.{stage.stage}: {key}"] = value

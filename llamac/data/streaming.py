@@ -12,7 +12,7 @@ from llamac.data.readers import checked_inputs, reader_for
 from llamac.data.stages import build
 from llamac.runtime.data import sources
 from llamac.runtime.data.skipped import Skipped
-from llamac.spec.data import Source
+from llamac.spec.data import CONVERSATIONS, Source
 
 
 def stream_documents(source: Source) -> Iterator[Document]:
@@ -47,6 +47,6 @@ def kept(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Docum
 
 def texts(source: Source) -> Iterator[str]:
     """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
-    if not source.cleaned:
+    if not source.cleaned and source.kind not in CONVERSATIONS:
         return sources.documents(source.model_dump())
     return (document.text for document in kept(stream_documents(source), filters(source)))

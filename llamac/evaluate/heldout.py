@@ -14,9 +14,11 @@ from llamac.evaluate.results import TaskResult, standard_error
 from llamac.evaluate.scorer import Progress, Scorer
 from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
-from llamac.runtime.data.prepared import load_manifest
-from llamac.runtime.data.token_streams import open_stream
+from llamac.runtime.data.input_files import CONVERSATIONS
+from llamac.runtime.data.prepared import is_signed, load_manifest, token_ids
+from llamac.runtime.data.token_streams import Concatenated, open_tokens
 from llamac.runtime.errors import RunError
+from llamac.runtime.kernels.padding import PADDING
 
 
 def judge_heldout(
@@ -25,7 +27,8 @@ def judge_heldout(
     """Score each source's validation split in windows of the run's sequence length.
 
     limit: windows per source. Each token but a window's first is predicted from the previous ones
-    in the window, as in validation during training. Raises RunError without prepared data.
+    in the window, as in validation during training. Beside supervised data, documents are scored
+    one by one, and only the tokens with a loss. Raises RunError without prepared data.
     """
     spec, run = model.directory.spec, model.directory.directory
     if model.directory.imported:
@@ -38,18 +41,18 @@ def judge_heldout(
     scorer = Scorer(model.make, model.device, most_tokens)
     results = []
     for source in manifest["sources"]:
-        stream = open_stream(Path(directory), manifest, source, "validation", length, "concatenate")
-        count = min(stream.windows, limit or stream.windows)
-        if count < 1:
+        found, of = _passages(Path(directory), manifest, source, length, limit)
+        if not found:
             continue
-        windows = np.empty((count, length + 1), dtype=np.int64)
-        for number, window in enumerate(windows):
-            stream.read(0, number, window)
-        pairs = [(row[:1], row[1:]) for row in windows.tolist()]
-        values = [-one.log_probability for one in scorer.score(pairs, progress)]
-        sizes = [_bytes(model, row) for row in windows.tolist()]
+        pairs = [pair for passage in found for pair in passage]
+        scores = iter(scorer.score(pairs, progress))
+        nats = [-math.fsum(next(scores).log_probability for _ in passage) for passage in found]
+        lengths = [sum(len(answer) for _, answer in passage) for passage in found]
+        size = sum(_bytes(model, *pair) for pair in pairs)
+        what = "of answers" if source["kind"] in CONVERSATIONS else f"in windows of {length}"
+        note = f"{sum(lengths):,} tokens {what}"
         files = {one["file"]: one["sha256"] for one in source["validation"]["shards"]}
-        results.append(_result(source["name"], values, sizes, length, stream.windows, files))
+        results.append(_result(source["name"], nats, lengths, size, of, note, files))
     if not results:
         raise RunError(
             f"no source of {directory} has {length} held-out tokens: raise data.validation"
@@ -57,18 +60,53 @@ def judge_heldout(
     return results
 
 
+Pair = tuple[list[int], list[int]]  # tokens, and those after them to be scored
+
+
+def _passages(
+    root: Path, manifest: dict[str, Any], source: dict[str, Any], length: int, limit: int | None
+) -> tuple[list[list[Pair]], int]:
+    """Return what is scored of a source, and how many passages it has in all.
+
+    A passage is a window of text; beside supervised data, it is a document's tokens with a loss.
+    """
+    tokens = open_tokens(root, manifest, source, "validation")
+    if is_signed(manifest):
+        stored = np.empty(len(tokens), dtype=np.int64)
+        if len(stored):
+            tokens.read(0, stored)
+        documents = np.split(stored, np.flatnonzero(stored == PADDING) + 1)[:-1]
+        found = [_learned(document[: length + 1]) for document in documents[:limit]]
+        return [pairs for pairs in found if pairs], len(documents)
+    stream = Concatenated(tokens, length, ring=False)
+    windows = np.empty((min(stream.windows, limit or stream.windows), length + 1), dtype=np.int64)
+    for number, window in enumerate(windows):
+        stream.read(0, number, window)
+    return [[(row[:1], row[1:])] for row in windows.tolist()], stream.windows
+
+
+def _learned(stored: np.ndarray) -> list[Pair]:
+    """Return each run of a document's tokens with a loss, and all tokens before it."""
+    ids = token_ids(stored).tolist()
+    edges = np.flatnonzero(np.diff(stored >= 0, prepend=False, append=False)).reshape(-1, 2)
+    return [(ids[:begin], ids[begin:end]) for begin, end in edges.tolist()]
+
+
 def _result(
     name: str,
     nats: Sequence[float],
-    sizes: Sequence[int],
-    length: int,
-    windows: int,
+    lengths: Sequence[int],
+    size: int,
+    of: int,
+    note: str,
     files: dict[str, Any],
 ) -> TaskResult:
-    per_token = [value / length for value in nats]
-    error = standard_error(per_token)
-    mean, tokens = math.fsum(per_token) / len(per_token), len(nats) * length
-    rate = math.fsum(nats) / math.log(2) / max(sum(sizes), 1)
+    """Return the result of a source. nats, lengths: of each passage. size: bytes of all."""
+    tokens = sum(lengths)
+    mean, usual = math.fsum(nats) / tokens, tokens / len(lengths)
+    each = [mean + (n - mean * length) / usual for n, length in zip(nats, lengths, strict=True)]
+    error = standard_error(each)  # of a ratio of sums, to first order
+    rate = math.fsum(nats) / math.log(2) / max(size, 1)
     perplexity = math.exp(min(mean, 700.0))
     return TaskResult(
         task=f"{HELDOUT}/{name}",
@@ -81,13 +119,13 @@ def _result(
             "nats_per_token": (mean, error),
         },
         questions=len(nats),
-        of=windows,
+        of=of,
         files=files,
-        notes=(f"{tokens:,} tokens in windows of {length}",),
+        notes=(note,),
     )
 
 
-def _bytes(model: OpenedModel, window: Sequence[int]) -> int:
-    """Return the number of UTF-8 bytes of a window's predicted tokens."""
+def _bytes(model: OpenedModel, before: list[int], scored: list[int]) -> int:
+    """Return the number of UTF-8 bytes of the scored tokens."""
     decode = model.tokenizer.decode
-    return len(decode(window).encode()) - len(decode(window[:1]).encode())
+    return len(decode(before + scored).encode()) - len(decode(before).encode())

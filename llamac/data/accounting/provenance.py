@@ -11,7 +11,13 @@ from typing import IO, Any
 import numpy as np
 
 from llamac.data.tokenization.token_parts import INDEX, RECORD
-from llamac.runtime.data.prepared import ANEW, PreparedDataError, load_manifest
+from llamac.runtime.data.prepared import (
+    ANEW,
+    PreparedDataError,
+    document_end,
+    load_manifest,
+    token_ids,
+)
 from llamac.runtime.durable_files import Damaged, check
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 
@@ -53,7 +59,7 @@ def documents_at(
 
 
 def span_text(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
-    """Decode a source's tokens [begin, end); each EOS becomes a newline."""
+    """Decode a source's tokens [begin, end); the end of a document becomes a newline."""
     manifest = load_manifest(root)
     entry = next(entry for entry in manifest["sources"] if entry["name"] == source)
     shards = entry[split]["shards"]
@@ -63,10 +69,11 @@ def span_text(root: Path, source: str, begin: int, end: int, split: str = "train
         for shard, start in zip(shards, starts, strict=False)
         if start < end and begin < start + shard["tokens"]
     ]
-    model, eos = load_tokenizer_file(root / "tokenizer.model"), manifest["tokenizer"]["eos"]
-    tokens = np.concatenate(pieces)
-    documents = np.split(tokens, np.flatnonzero(tokens == eos) + 1)
-    return "\n".join(model.decode(tokens[tokens != eos]) for tokens in documents if len(tokens))
+    model, tokens = load_tokenizer_file(root / "tokenizer.model"), np.concatenate(pieces)
+    end = document_end(manifest)
+    documents = np.split(tokens, np.flatnonzero(tokens == end) + 1)
+    texts = (token_ids(document[document != end]) for document in documents if len(document))
+    return "\n".join(map(model.decode, texts))
 
 
 def _in_part(

@@ -13,7 +13,7 @@ import numpy as np
 
 from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.data.packing import document_lengths
-from llamac.runtime.data.prepared import SPLITS, load_manifest
+from llamac.runtime.data.prepared import SPLITS, is_signed, load_manifest
 from llamac.runtime.durable_files import NewFile, whole
 
 FORMATS = ("megatron", "datatrove")
@@ -33,6 +33,8 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     before anything is written.
     """
     manifest = load_manifest(directory)
+    if is_signed(manifest):
+        raise ExportError(f"{kind} cannot say which tokens of supervised data have a loss")
     dtype = np.dtype(manifest["dtype"])
     if kind == "megatron" and dtype.itemsize == 4:
         dtype = np.dtype("<i4")  # the format has no uint32, and no vocabulary needs the last bit

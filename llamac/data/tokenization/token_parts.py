@@ -24,7 +24,7 @@ from llamac.data.readers.tokens import source_tokenizer
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import locked
 from llamac.runtime.data.prepare_job import PrepareJob
-from llamac.runtime.data.prepared import SPLITS, token_dtype
+from llamac.runtime.data.prepared import SPLITS
 from llamac.runtime.data.token_shards import BATCH_BYTES
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_nothing, write_note
@@ -59,7 +59,7 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
         except Damaged:  # the text still exists, so the part is tokenised again from its beginning
             saved, writers = {}, {s: _Split(folder, f"{s}-{stem}", job, {}) for s in SPLITS}
         unknown = Unknown(plan.source.name, model, saved.get(UNKNOWN, (0, 0)))
-        encode = _encoder(model, plan, unknown)
+        encode = _encoder(job, model, plan, unknown)
         names = chunks_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
@@ -95,15 +95,18 @@ def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
 
 
 Encode = Callable[[list[Document]], list[np.ndarray]]
-"""Returns the tokens of each document with EOS, int32 [n]."""
+"""Returns the tokens of each document with its end, int32 [n], as they are stored."""
 
 
-def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
+def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
     """Return a function that encodes a batch of documents.
 
     Tokens of a source of kind `tokens` with the same vocabulary are kept, since another tool may
-    segment text differently; only an EOS within a document is removed.
+    segment text differently; only an EOS within a document is removed. Conversations are encoded
+    already.
     """
+    if plan.supervision:
+        return lambda batch: [job.stored(np.array(d.tokens, np.int32)) for d in batch]
     same = plan.source.kind == "tokens"
     same = same and source_tokenizer(plan.source).pieces_sha256 == model.pieces_sha256
 
@@ -116,7 +119,7 @@ def _encoder(model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
             for tokens in given
         ]
         unknown.add([document.text for document in batch], found)
-        return [np.append(tokens, model.eos).astype(np.int32) for tokens in found]
+        return [job.stored(np.append(tokens, model.eos).astype(np.int32)) for tokens in found]
 
     return encode
 
@@ -171,7 +174,7 @@ class _Split:
 
     def __init__(self, folder: Path, name: str, job: PrepareJob, noted: dict[str, Any]) -> None:
         self.folder, self.name = folder, name
-        self.dtype, self.most = token_dtype(job.vocab_size), job.shard_tokens
+        self.dtype, self.most = job.dtype, job.shard_tokens
         # The last file name written, and its offset.
         self.noted, self.last, self.at = _Noted(**noted), "", 0
         self.docs = self._file("docs", f"{name}.docs", self.noted.docs)

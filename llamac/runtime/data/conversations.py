@@ -111,7 +111,9 @@ def conversation_of(record: Any) -> Conversation:
     form = form_of(given)
     if not form:
         shown = ", ".join(map(repr, list(record)[:8]))
-        raise MalformedRecord(f"no {FIELDS}", f"has {shown}" if shown else "has nothing")
+        raise MalformedRecord(
+            "the fields are of no known form", f"has {shown}" if shown else "has nothing"
+        )
     if form[0] in ("messages", "conversations"):
         system = [{"role": "system", "content": given["system"]}] if given.get("system") else []
         return Conversation(checked_chat(_joined(system, given[form[0]], form[0])))

@@ -135,18 +135,18 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     manifest = {"settings": settings, "inputs": inputs} | manifest_summary(job, model, parts)
     write_note(job.root / "manifest.json", manifest)
     for part in parts:
-        say_skipped(job, part)
+        say_skipped(job.root, part, job.progress)
 
 
-def say_skipped(job: PrepareJob, part: dict[str, Any]) -> None:
+def say_skipped(root: Path, part: dict[str, Any], progress: Progress) -> None:
     """Report what was skipped of a source, except files and records without text."""
     counts = {reason: n for reason, n in part["skipped"].items() if reason not in NO_TEXT}
     if counts:
         why = ", ".join(f"{count} × {reason}" for reason, count in counts.items())
-        where = f"the first are listed in {job.root / 'manifest.json'}"
-        job.progress(f"source {part['name']!r}: skipped {why}; {where}", 0)
+        where = f"the first are listed in {root / 'manifest.json'}"
+        progress(f"source {part['name']!r}: skipped {why}; {where}", 0)
     for example in part["skipped_examples"][:SHOWN] if part["kind"] in CONVERSATIONS else ():
-        job.progress(f"  {example}", 0)
+        progress(f"  {example}", 0)
 
 
 def _check_same(job: PrepareJob, manifest: dict[str, Any], settings: dict[str, Any]) -> None:

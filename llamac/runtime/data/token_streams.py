@@ -130,6 +130,14 @@ def _rows(path: Path) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype="<i8", mode="r")).reshape(-1, 2)
 
 
+def open_tokens(root: Path, manifest: dict[str, Any], source: dict[str, Any], split: str) -> Tokens:
+    """Open the tokens of a split of a source."""
+    shards = source[split]["shards"]
+    starts = [0, *accumulate(shard["tokens"] for shard in shards)]
+    paths = [root / shard["file"] for shard in shards]
+    return Tokens(source["name"], paths, manifest["dtype"], starts)
+
+
 def open_stream(
     root: Path,
     manifest: dict[str, Any],
@@ -139,10 +147,7 @@ def open_stream(
     packing: str,
 ) -> Stream:
     """Open a split of a source. packing: "concatenate" or "best_fit"."""
-    shards = source[split]["shards"]
-    starts = [0, *accumulate(shard["tokens"] for shard in shards)]
-    paths = [root / shard["file"] for shard in shards]
-    tokens = Tokens(source["name"], paths, manifest["dtype"], starts)
+    tokens = open_tokens(root, manifest, source, split)
     if packing == "best_fit":
         return Packed(root, source, split, tokens, sequence_length)
     if packing != "concatenate":
