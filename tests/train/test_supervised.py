@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from llamac.cli import main
 from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.prepared import load_manifest
 from llamac.runtime.kernels.padding import PADDING, count_targets, input_tokens, loss_labels
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
 from llamac.verify.reference import Reference
 from tests.chats import CHATML, of_transformers, sums, write_lines, write_model_files
+from tests.runtime.data.test_token_shards import tokens
 
 from .conftest import SPEC, Trainer, curve, rows
 
@@ -25,7 +29,8 @@ def spec(tmp_path_factory) -> Spec:
     home = tmp_path_factory.mktemp("chats")
     file = home / "spec.toml"
     file.write_text(SPEC.format(texts=home))
-    chats = write_lines(home / "chats.jsonl", [{"messages": chat} for chat in CHATS])
+    records = [*({"messages": chat} for chat in CHATS), {"messages": CHATS[0][:1]}]
+    chats = write_lines(home / "chats.jsonl", records)
     path = write_model_files(home)
     return load_spec(
         file,
@@ -46,10 +51,9 @@ def trainer(spec, tmp_path_factory) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def straight(trainer, tmp_path_factory) -> Path:
-    run = tmp_path_factory.mktemp("straight")
-    assert trainer.run(run) == 0
-    return run
+def straight(trainer) -> Path:
+    assert trainer.run(trainer.directory) == 0
+    return trainer.directory
 
 
 def test_packed_loss_and_gradients_are_those_of_each_chat_alone(
@@ -95,8 +99,8 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(
             padding_input=PADDING,
         )
         stored = torch.from_numpy(data.sequences(0, int(data.windows[0])))
-        tokens, labels = input_tokens(stored[:, :-1], PADDING), loss_labels(stored[:, 1:])
-        loss = model(tokens, labels)
+        inputs, labels = input_tokens(stored[:, :-1], PADDING), loss_labels(stored[:, 1:])
+        loss = model(inputs, labels)
         loss.backward()
         total += loss.detach()
         counted += int(count_targets(labels))
@@ -111,35 +115,38 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(
             assert (found - theirs).abs().max() <= 1e-12 * theirs.abs().max()
 
 
-def test_held_out_loss_is_the_mean_over_held_out_answers(spec, trainer, straight) -> None:
-    model = trainer.model(device="cpu", dtype=torch.float32)
-    held_out = {}
-    for section, boxes in trainer.optimizer(model).boxes().items():
-        held_out[section] = boxes
-    trainer.train.checkpoint.load(max((straight / "checkpoints").glob("step-*")), held_out)
-    loaded = {name: box.tensor.double() for name, box in held_out["model"].items()}
-    reference = Reference(spec.model, spec.batch.sequence_length)
-    reference.load(loaded)
-    data = Mixture(
-        spec.data.directory, "validation", spec.batch.sequence_length, spec.seed, "best_fit"
-    )
-    stored = torch.from_numpy(data.sequences(0, len(data)))
-    loss, targets = 0.0, 0
-    for row in stored:
-        for begin, end in documents(row.tolist()):
-            document = row[begin:end].unsqueeze(0)
-            labels = loss_labels(document[:, 1:])
-            with torch.no_grad():
-                loss += float(reference(input_tokens(document[:, :-1]), labels))
-            targets += int(count_targets(labels))
-    assert rows(straight)[-1]["validation_loss"] == pytest.approx(loss / targets, rel=1e-5)
-    assert rows(straight)[-1]["loss"] < rows(straight)[0]["loss"]
+def test_held_out_loss_is_the_mean_over_held_out_answers(spec, trainer, straight, tmp_path) -> None:
+    """As `llamac eval` measures it, which scores each answer after all that stands before it."""
+    assert main(["eval", str(straight), "--tasks", "heldout", "-o", str(tmp_path / "a.json")]) == 0
+    (found,) = json.loads((tmp_path / "a.json").read_text())["results"]
+    last = rows(straight)[-1]
+    assert last["validation_loss"] == pytest.approx(found["results"]["nats_per_token"]["value"])
+    assert last["loss"] < rows(straight)[0]["loss"]
+    stored = tokens(Path(spec.data.directory), load_manifest(spec.data.directory), 0, "validation")
+    assert f"{(stored >= 0).sum():,} tokens of answers" in found["notes"]
 
 
-def documents(row: list[int]) -> list[tuple[int, int]]:
-    ends = [n for n, token in enumerate(row) if token == PADDING]
-    begins = [0, *(end + 1 for end in ends)]
-    return [(b, e) for b, e in zip(begins, ends, strict=False) if b < e]
+def test_the_commands_prepare_the_same_bytes_and_trace_them(spec, straight, tmp_path, capsys):
+    """`llamac data prepare`, which writes an index of the documents as well."""
+    file, chats = spec.files[0], spec.data.source[0].paths[0]
+    settings = [f'data.source=[{{name="chats", kind="supervised", share=1, paths=["{chats}"]}}]']
+    settings += [f'tokenizer={{path="{spec.tokenizer.path}"}}', "batch.sequence_length=160"]
+    settings += [f'data.directory="{tmp_path / "data"}"']
+    command = [str(file), *(part for setting in settings for part in ("--set", setting))]
+    assert main(["data", "prepare", *command]) == 0
+    assert capsys.readouterr().err.count(f"{chats}:41: no answer to learn") == 1
+    found, theirs = load_manifest(tmp_path / "data"), load_manifest(spec.data.directory)
+    for split in ("train", "validation"):
+        ours = tokens(tmp_path / "data", found, 0, split)
+        assert ours.tolist() == tokens(Path(spec.data.directory), theirs, 0, split).tolist()
+        assert found["sources"][0][split]["tokens"] == theirs["sources"][0][split]["tokens"]
+    assert found["sources"][0]["train"]["targets"] == theirs["sources"][0]["train"]["targets"]
+    assert found["tokenizer"] == theirs["tokenizer"]
+    assert main(["data", "where", *command, "chats", "0:40", "--text"]) == 0
+    assert "Be kind.\nuser\nWhat is" in "".join(capsys.readouterr())
+    out = ["-o", str(tmp_path / "out"), "--format", "megatron"]
+    assert main(["data", "export", *command, *out]) == 2
+    assert "which tokens of supervised data have a loss" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(trainer, straight, tmp_path) -> None:

@@ -18,7 +18,7 @@ import torch
 from .. import machine
 from ..checkpoint import load_run
 from ..checkpoint.load_run import BadRequest
-from ..checkpoint.model_directory import ModelDirectory, open_model
+from ..checkpoint.model_directory import CHAT_TEMPLATE, ModelDirectory, open_model
 from ..terminal import escaped, quiet
 from ..tokenizers.chat_template import ChatTemplate
 from .engine import Generation, GenerationSpeed
@@ -277,23 +277,43 @@ def sampled(
     temperature: float,
     top_p: float,
     seed: int,
+    start: Sequence[int] = (),
+    ends: Sequence[int] = (),
 ) -> str:
     """Return `prompt` with its continuation, as a sample during training.
 
-    The prompt is read as the beginning of a document. Sampling uses its own random generator, so it
+    The prompt is read as the beginning of a document, or, given its tokens as `start`, of an answer
+    that one of the tokens `ends` ends. Sampling uses its own random generator, so it
     does not affect training.
     """
-    start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
+    begin = [*start] or [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     rows = Generation(
         partial(inference, model),
-        [start],
+        [begin],
         count,
         context=context,
         device=next(model.parameters()).device,
         sampling=Sampling(temperature, top_p),
         seed=seed,
-        ends=(tokenizer.eos,),
+        ends=(tokenizer.eos, *ends),
     )
     decoder = Decoder(tokenizer, rows.tokens[0][-1])
-    text = "".join(decoder.feed(token) for step in rows for _, token in step)
-    return prompt + text + decoder.finish()
+    tokens = (token for step in rows for _, token in step if token not in rows.ends)
+    text = "".join(map(decoder.feed, tokens)) + decoder.finish()
+    return f"{prompt} → {text}" if start else prompt + text
+
+
+def chat_sample(directory: Path, tokenizer: Any, prompt: str) -> dict[str, Any]:
+    """Return the arguments of `sampled` for an answer, as supervised data in `directory` has them.
+
+    They are empty without a prompt. Raises RunError.
+    """
+    chat, file = load_run.chat_of(directory), directory / CHAT_TEMPLATE
+    if not prompt:
+        return {}
+    if chat.get("template_sha256") is None:
+        start = [*chat["begin"], *map(int, tokenizer.encode(prompt))]
+    else:
+        template = ChatTemplate(tokenizer, file.read_text(encoding="utf-8"), chat["bos"])
+        start = template.prompt([{"role": "user", "content": prompt}])
+    return {"start": start, "ends": chat["end"]}
