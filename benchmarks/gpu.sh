@@ -2,6 +2,7 @@
 # All that is to be measured on one NVIDIA GPU, in at most 8 minutes, part by part:
 #
 #   check    every attention kernel, dtype and mask against float64 (train_gpu.py --check)
+#   graphs   the same bits with and without CUDA graphs, and the time of each (gpu/graphs.py)
 #   profile  kernels, gaps and exposed communication of a step (gpu/step_profile.py)
 #   race     llamac against peers, at several sizes (train_gpu.py)
 #   plan     llamac plan --calibrate, and its predictions against steps (plan_measured.py)
@@ -23,8 +24,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(check profile race plan train)
-declare -A LIMIT=([check]=75 [profile]=60 [race]=120 [plan]=60 [train]=150)  # seconds
+PARTS=(check graphs profile race plan train)
+declare -A LIMIT=([check]=70 [graphs]=45 [profile]=50 [race]=115 [plan]=60 [train]=135)  # seconds
 kept=benchmarks/results/gpu rehearse=() again=() wanted=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -68,6 +69,7 @@ measure() {  # PART SECONDS: the commands of a part
   local out=$results/$1.json
   case $1 in
     check) "$python" benchmarks/train_gpu.py --check "${rehearse[@]}" --seconds "$2" --out "$out" ;;
+    graphs) "$python" benchmarks/gpu/graphs.py "${rehearse[@]}" --seconds "$2" --out "$out" ;;
     profile) "$python" benchmarks/gpu/step_profile.py "${rehearse[@]}" --out "$out" ;;
     race)
       if [ ${#rehearse[@]} -gt 0 ]; then

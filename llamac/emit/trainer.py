@@ -19,6 +19,7 @@ from llamac.runtime.checkpoint.checkpoint import checkpoint_path
 from llamac.runtime.kernels.padding import PADDING
 from llamac.spec import Spec
 from llamac.spec.launch import Launch, dns_label
+from llamac.spec.rules.cuda_graphs import graph_objections
 
 PACKAGE = Path(llamac.__file__).parent
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
@@ -73,6 +74,12 @@ def _values(spec: Spec) -> dict[str, Any]:
     names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
     names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
+    graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel))
+    step = "accumulate(model, tokens, labels, mesh)"
+    if spec.parallel.pipeline > 1:
+        step = "model.step(tokens, labels)"
+    elif graphs:
+        step = "accumulate(graph, tokens, labels)"
     return {
         "spec": spec,
         "ranks": ranks,
@@ -80,6 +87,8 @@ def _values(spec: Spec) -> dict[str, Any]:
         "whole": has_whole_model(spec),
         "degrees": spec.parallel.mesh,
         "pipeline": spec.parallel.pipeline,
+        "graphs": graphs,
+        "step": step,
         "names": sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)),
         "stream": stream_shape(spec),
         "nodes": nodes,

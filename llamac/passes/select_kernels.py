@@ -32,6 +32,7 @@ class SelectKernels:
     attention: `auto` or a kernel's name. device: `cpu`, `cuda`, or `auto` if unknown until run
     time. chunks: number of chunks into which context parallelism splits a sequence. hopper: whether
     the GPU is a Hopper or later. deterministic: whether sums must have a fixed order.
+    no_graphs: reasons against a CUDA graph of each micro-batch, if there are any.
     """
 
     attention: str
@@ -39,6 +40,7 @@ class SelectKernels:
     chunks: int = 1
     hopper: bool = False
     deterministic: bool = True
+    no_graphs: tuple[str, ...] = ()
     name: str = "select_kernels"
 
     def apply(self, program: Program) -> Program:
@@ -76,7 +78,8 @@ class SelectKernels:
             f"attention: {kernel} — {_verdict(kernel, chosen, why_not)}"
             for kernel, why_not in verdicts.items()
         ]
-        return program.with_notes(*notes)
+        graphs = "; ".join(self.no_graphs) or "chosen, on CUDA"
+        return program.with_notes(*notes, f"CUDA graph of a micro-batch: {graphs}")
 
 
 def _verdict(kernel: str, chosen: str, why_not: list[str]) -> str:

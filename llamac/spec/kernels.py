@@ -22,6 +22,10 @@ class Kernels(Section):
         description="Compile the regions with torch.compile; auto does if a compiler is installed, "
         "except in short runs on a CPU.",
     )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="On one GPU, capture a micro-batch's forward and backward as a CUDA graph.",
+    )
     deterministic: bool = Field(
         default=True,
         description="On GPUs, use kernels that sum in a fixed order, so that a resumed run "

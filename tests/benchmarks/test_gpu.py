@@ -32,16 +32,17 @@ def test_all_parts_of_the_gpu_script_run_on_the_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     results = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert results.keys() == {"check", "profile", "race", "plan", "train"}
+    assert results.keys() == {"check", "graphs", "profile", "race", "plan", "train"}
     assert all(result["complete"] for result in results.values())
     assert not results["check"]["missed"]
+    assert results["graphs"]["rows"]["toy"]["same_bits"]
     assert any("loss" in row for row in results["check"]["rows"].values())
     assert "speed" in results["race"]["ratios"]["toy"]
     assert "GPU" in results["race"]["rows"]["toy hf-liger"]["skipped"]
     assert results["train"]["same_curve"]
     assert results["train"]["rows"]["run"]["steps_taken_twice"] > 0
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert again.stdout.count("complete, in") == 5, "a part that is complete was run again"
+    assert again.stdout.count("complete, in") == 6, "a part that is complete was run again"
 
 
 def test_an_unknown_part_is_refused() -> None:

@@ -182,6 +182,16 @@ def test_a_signal_stops_a_run_whose_results_are_late_with_all_its_rows(
     assert curve(tmp_path) == curve(fp32_straight)
 
 
+def test_a_spec_for_any_device_is_captured_on_a_gpu_and_the_same_run_on_a_cpu(
+    make_spec, fp32_straight, tmp_path
+):
+    spec = make_spec('precision.compute="fp32"', 'hardware.device="auto"')
+    anywhere = Trainer(tmp_path / "built", spec)
+    assert "total += graph(*micro_batch)" in (tmp_path / "built" / "train.py").read_text()
+    assert anywhere.run(tmp_path / "run") == 0
+    assert curve(tmp_path / "run") == curve(fp32_straight)
+
+
 def test_skipped_steps_read_late_still_stop_the_run_before_it_saves(
     fp32, patched, tmp_path, capsys
 ):

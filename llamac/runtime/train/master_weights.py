@@ -53,6 +53,7 @@ class MasterWeights:
             if parameter.dtype != torch.float32:
                 self.masters[name] = _shadow(parameter)
         self.shadowed = [n for n, p in self.parameters.items() if self.masters[n] is not p]
+        self.keeps_gradients = bool(self.shadowed)  # and zeroes them, rather than free them
 
         # Only matrices decay: decaying gains and biases to zero would work against the norms.
         matrices = [master for master in self.masters.values() if master.ndim >= 2]
@@ -86,7 +87,7 @@ class MasterWeights:
         for group in self.algorithm.param_groups:
             group["lr"] = lr
         self.algorithm.step()
-        self.algorithm.zero_grad(set_to_none=not self.shadowed)
+        self.algorithm.zero_grad(set_to_none=not self.keeps_gradients)
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
 

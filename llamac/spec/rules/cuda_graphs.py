@@ -1,0 +1,19 @@
+"""Rules of `kernels.cuda_graphs`: whether a micro-batch can be one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamac.spec.hardware import Hardware
+from llamac.spec.kernels import Kernels
+from llamac.spec.parallel import Parallel
+
+
+def graph_objections(kernels: Kernels, hardware: Hardware, parallel: Parallel) -> Iterator[str]:
+    """Yield the reasons why a micro-batch is not captured as a CUDA graph; none if it is."""
+    if not kernels.cuda_graphs:
+        yield "kernels.cuda_graphs is false"
+    if hardware.device == "cpu":
+        yield 'hardware.device is "cpu"'
+    if parallel.ranks > 1:
+        yield f"its collectives on {parallel.ranks} ranks are started from Python"

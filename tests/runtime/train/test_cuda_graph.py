@@ -1,0 +1,114 @@
+"""Capture and replay of micro-batches, with a recorder that repeats the Python on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llamac.runtime.optimizers.adamw import AdamW
+from llamac.runtime.train.cuda_graph import WARM_UP, CudaGraph
+from llamac.runtime.train.master_weights import MasterWeights
+
+CPU = torch.device("cpu")
+ONE = torch.ones(())
+
+
+class Recorded:
+    """Recorder as CUDA's: a capture computes nothing, a replay reads and writes what it captured.
+
+    The state that a replay adds to must be at the addresses that it had at the capture.
+    """
+
+    def __init__(self, optimizer: MasterWeights, fails: bool = False) -> None:
+        self.optimizer, self.fails = optimizer, fails
+        self.ran = self.replays = 0
+
+    def gradients(self) -> list[Tensor]:
+        found = [master.grad for master in self.optimizer.masters.values()]
+        assert all(gradient is not None for gradient in found)
+        return [gradient for gradient in found if gradient is not None]
+
+    def run(self, work: Callable[[], Tensor]) -> Tensor:
+        self.ran += 1
+        return work()
+
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        before = [gradient.clone() for gradient in self.gradients()]
+        addresses = [gradient.data_ptr() for gradient in self.gradients()]
+        loss = work()
+        for gradient, old in zip(self.gradients(), before, strict=True):
+            gradient.copy_(old)
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+        def replay() -> None:
+            self.replays += 1
+            assert [gradient.data_ptr() for gradient in self.gradients()] == addresses
+            loss.copy_(work())
+
+        return replay, loss.fill_(torch.nan)
+
+
+class Net(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(16, 8).to(dtype))
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        logits = self.table[tokens] @ self.table.T
+        flat = logits.flatten(0, 1).float()
+        return nn.functional.cross_entropy(flat, labels.flatten(), reduction="sum")
+
+
+def trained(
+    dtype: torch.dtype, recorder: type[Recorded] | None, steps: int = 4, fails: bool = False
+) -> tuple[list[float], Tensor, Recorded | None]:
+    """Losses of steps of three micro-batches, the last of which is smaller, and the weights."""
+    model = Net(dtype)
+    optimizer = MasterWeights(
+        model.named_parameters(),
+        AdamW,
+        weight_decay=0.1,
+        clip_norm=1.0,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
+    recorded = recorder(optimizer, fails) if recorder else None
+    graph = CudaGraph(model, optimizer, CPU, recorded)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(steps):
+        text = torch.randint(16, (5, 7), generator=generator)
+        total = torch.zeros(())
+        for part in text.split(2):
+            total += graph(part[:, :-1], part[:, 1:])
+        losses.append(optimizer.read(optimizer.step(0.01, total, ONE * 30)).loss)
+    return losses, model.table.detach(), recorded
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replays_give_the_bits_of_plain_calls(dtype):
+    plain, weights, _ = trained(dtype, None)
+    losses, ours, recorded = trained(dtype, Recorded)
+    assert losses == plain
+    assert torch.equal(ours, weights)
+    assert recorded is not None
+    assert recorded.ran == WARM_UP
+    assert recorded.replays == 2 * 3  # of three steps: their smaller micro-batch is not replayed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_failed_capture_is_reported_once_and_changes_nothing(dtype, capsys):
+    plain, weights, _ = trained(dtype, None)
+    losses, ours, recorded = trained(dtype, Recorded, fails=True)
+    assert losses == plain
+    assert torch.equal(ours, weights)
+    assert recorded is not None
+    assert recorded.replays == 0
+    said = capsys.readouterr().out
+    assert said.count("no CUDA graph: its capture failed (operation not permitted when") == 1
+    assert "kernels.cuda_graphs = false" in said
