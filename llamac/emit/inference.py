@@ -29,6 +29,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     tied = head == "tok_embeddings"  # which looks tokens up as well, in its plain layout
     more += [("kernels.packed_linear", "packed" if tied else "pack_weights")]
     more += [("kernels.packed_linear", "pack_weights")] if tied else []
+    more += [("generate.compiled", "compile_step")]
     buffer = next(iter(program.buffers.values()), None)
     more += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}

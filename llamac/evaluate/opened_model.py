@@ -75,6 +75,7 @@ def open_for_evaluation(
     torch.set_num_threads(program.threads or torch.get_num_threads())
     model = program.model(device=device, dtype=program.dtype)
     load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
+    program.pack(model)
     longest = opened.context if program.longer else program.sample["context"]
     return OpenedModel(
         opened,

@@ -41,7 +41,7 @@ class EmittedProgram:
     packed: Mapping[str, Any]
     inference: Callable[..., Any]
     pack: Callable[[Any], None]
-    compile: Callable[[], None]
+    compile: Callable[[torch.device], None]
     device: str
     dtype: torch.dtype
     spec: Mapping[str, Any]
@@ -147,7 +147,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     model = program.model(device=device, dtype=program.dtype)
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
-        program.compile()
+        program.compile(device)
     else:
         program.pack(model)
 

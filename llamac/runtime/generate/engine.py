@@ -82,7 +82,8 @@ class Generation:
         self.left = [count] * len(prompts)
         needed = min(context, max(map(len, self.tokens)) + count)
         self.length = rounded(needed)
-        self.steps = make(len(prompts), self.length)
+        # One position more than attention reads: torch.compile takes equal sizes for the same one.
+        self.steps = make(len(prompts), self.length + 1)
         self.held: Tensor | None = None
 
     def stop(self, row: int) -> None:

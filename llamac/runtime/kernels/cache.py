@@ -38,11 +38,13 @@ def cache_mask(
 
 
 def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """Attend from q [B, S, H, D] to caches [B, K, C, D] under mask seen [B, S, C] → [B, S, H, D].
+    """Attend from q [B, S, H, D] to caches [B, K, C, D] under mask seen [B, S, F] → [B, S, H, D].
 
-    The H/K query heads of a key head attend together, so each cached value is read once.
+    Of the caches, only the first F positions are read, F ≤ C. The H/K query heads of a key head
+    attend together, so each cached value is read once.
     """
-    groups = keys.shape[1]
+    groups, filled = keys.shape[1], seen.shape[-1]
+    keys, values = keys[:, :, :filled], values[:, :, :filled]
     grouped = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # B K (H/K S) D
     mask = seen[:, None, None].expand(-1, 1, q.shape[2] // groups, -1, -1).flatten(2, 3)
     out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch._inductor import config as inductor
 
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
@@ -62,6 +64,30 @@ def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_conte
     wanted = [plain(prompt, 40) for prompt in PROMPTS]
     assert generated(PROMPTS, 40) == wanted
     assert [generated([prompt], 40)[0] for prompt in PROMPTS] == wanted
+
+
+def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch) -> None:
+    counter, compiler = CompileCounter(), torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda step, **options: compiler(step, backend=counter, **options)
+    )
+    names = ("freezing", "max_autotune_gemm", "max_autotune_gemm_backends")
+    restored = inductor.patch({name: getattr(inductor, name) for name in names})
+    with imported(files(small()), "inference") as inference, restored:
+        holder = sys.modules["model"]
+        model = holder.Model()
+        holder.initialise(model, 0)
+
+        def scores(filled: int, length: int) -> torch.Tensor:
+            steps = inference.Inference(model, 2, length)
+            steps.prefill(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([2, 1]))
+            return steps.decode(torch.tensor([7, 8]), torch.tensor([3, 2]), filled)
+
+        wanted = scores(4, 9)
+        inference.compile_decode(torch.device("cpu"))
+        for filled, length in ((8, 9), (8, 17), (16, 17), (12, 25)):
+            torch.testing.assert_close(scores(filled, length), wanted)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
