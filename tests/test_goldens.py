@@ -27,7 +27,7 @@ import llamac
 from llamac.emit.inference import render_inference
 from llamac.emit.model import render_model
 from llamac.emit.trainer import PACKAGE, runtime_files
-from llamac.ir.execute import logits, run_graph
+from llamac.ir.execute import logits, loss_gradient, run_graph
 from llamac.ir.graph import op_of, ops_in
 from llamac.ir.parser import parse_program
 from llamac.ir.printer import print_program
@@ -96,6 +96,13 @@ LORA = (
     'finetune.method="lora"',
     'finetune.targets=["wq", "wv", "wo", "w2"]',
 )
+PREFERENCES = (
+    'init.from="base"',
+    'finetune.objective="dpo"',
+    'data.source=[{name="pairs", kind="preferences", share=1, paths=["pairs.jsonl"]}]',
+    'tokenizer.path="tokenizer.json"',
+    "batch.micro_batch=2",
+)
 CASES = (
     Case("tiny", "tiny", small=True),
     Case("7b-full-recompute", "7b", ('recompute.policy="full"',)),
@@ -107,6 +114,7 @@ CASES = (
     Case("tied-llama3-half-split", "tiny", TIED, small=True),
     Case("qkv-bias-qk-norm-window", "tiny", QWEN_MISTRAL, small=True),
     Case("lora", "tiny", LORA, small=True),
+    Case("preferences", "tiny", PREFERENCES, small=True),
     Case("documents", "tiny", ("data.document_mask=true",), small=True),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -326,9 +334,9 @@ def test_the_emitted_model_trains_at_full_size_on_fake_tensors(case: Case, emitt
         model = module.Model()
         shape = (spec.batch.micro_batch, spec.batch.sequence_length)
         tokens = torch.zeros(shape, dtype=torch.int64)
-        loss = model(tokens, tokens)
-        assert (loss.shape, loss.dtype) == ((), torch.float32)
-        loss.backward()
+        loss, rows = model(tokens, tokens), shape[:1] if spec.finetune.prefers else ()
+        assert (loss.shape, loss.dtype) == (rows, torch.float32)
+        loss.backward(torch.ones_like(loss))
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad == (not case.adapts or "_lora_" in name)
             if not parameter.requires_grad:
@@ -358,7 +366,7 @@ def test_the_emitted_model_matches_the_reference(case: Case, emitted) -> None:
                 view.copy_(known.weights[canonical])
 
     loss = model(known.tokens, known.labels)
-    loss.backward()
+    loss.backward(loss_gradient(loss.detach()))
     assert_close(loss.detach(), known.loss, "the loss")
     gradients = {
         canonical: view

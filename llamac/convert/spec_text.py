@@ -93,7 +93,7 @@ def _base(table: Mapping[str, Any], name: str, context: int) -> tuple[str, Model
         spec = load_spec(str(path))
         other = spec.model
         same = all(getattr(other, key) == getattr(model, key) for key in shape)
-        if same and stem != name and spec.batch.sequence_length <= context:
+        if same and stem != name and not spec.init.source and spec.batch.sequence_length <= context:
             found.append((len(_differing(table, other)), path.name, other))
     if not found:
         return None

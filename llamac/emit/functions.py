@@ -26,6 +26,7 @@ from llamac.ir.graph import (
     placeholders,
     recomputed_ops,
     results,
+    type_of,
 )
 from llamac.ir.op import Op
 from llamac.ir.program import Region
@@ -35,6 +36,7 @@ RUNTIME = "llamac.runtime."
 PLAIN = Sizes()
 """Sizes without named constants, so that numbers are written as literals."""
 
+OF_SEQUENCES = "The residual stream → the log-probability of each sequence's targets."
 PURPOSE = {
     "embed": "Token ids → the residual stream.",
     "head": "The residual stream → the sum of the losses over all targets.",
@@ -119,7 +121,7 @@ def _forward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     if sign.kept:
         value = f"{sign.output}, ({', '.join(sign.kept)}{',' if len(sign.kept) == 1 else ''})"
     yield from _definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept))
-    yield f'    """{PURPOSE.get(region.name, LAYER)}"""', None
+    yield f'    """{_purpose(region)}"""', None
     yield from _body(graph, forward_halves(region), frozenset(), sizes)
     yield from _of(graph.output_node(), wrapped("return ", value))
 
@@ -177,6 +179,12 @@ def runtime_imports(
 
 def _key(node: fx.Node) -> str:
     return node.meta["param"] if node.meta["role"] == "param" else node.name
+
+
+def _purpose(region: Region) -> str:
+    if region.name == "head" and type_of(output_of(region.forward.graph)).shape:
+        return OF_SEQUENCES
+    return PURPOSE.get(region.name, LAYER)
 
 
 def _of(node: fx.Node, lines: Iterable[str]) -> Iterator[SourceLine]:

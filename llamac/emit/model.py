@@ -46,6 +46,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "version": llamac.__version__,
         "layers": len(program.layers),
         "sizes": sizes.constants(),
+        "prefers": bool(type_of(output_of(program.regions["head"].forward.graph)).shape),
         "windowed": "WINDOW" in sizes.values,
         "parameters": program.parameter_count,
         "matmul_parameters": matmul,

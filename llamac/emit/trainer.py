@@ -75,6 +75,7 @@ def _values(spec: Spec) -> dict[str, Any]:
     names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
     graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel))
+    graphs = graphs and not spec.finetune.prefers
     step = "accumulate(model, tokens, labels, mesh)"
     if spec.parallel.pipeline > 1:
         step = "model.step(tokens, labels)"
@@ -120,6 +121,11 @@ def _values(spec: Spec) -> dict[str, Any]:
             "tasks": list(spec.eval.tasks),
             "count": spec.eval.task_questions,
         },
+        "prefers": spec.finetune.prefers,
+        "preference": {
+            "beta": spec.finetune.beta,
+            "label_smoothing": spec.finetune.label_smoothing,
+        },
         "sample": {
             "count": spec.eval.sample_tokens,
             "context": spec.batch.sequence_length,
@@ -133,7 +139,7 @@ def _values(spec: Spec) -> dict[str, Any]:
 def _mixing(spec: Spec) -> dict[str, Any]:
     """Return the arguments of `Mixture` that differ from its defaults, by name."""
     found: dict[str, Any] = {}
-    if spec.data.packing != "concatenate":
+    if spec.data.packing == "best_fit":
         found["packing"] = spec.data.packing
     if spec.document_end == PADDING:
         found["padding_input"] = PADDING

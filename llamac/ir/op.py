@@ -66,6 +66,11 @@ class Op:
         object.__setattr__(self, "__name__", self.name)
         object.__setattr__(self, "__module__", "llamac.ops")
 
+    @property
+    def scores_tokens(self) -> bool:
+        """Return whether it reads, or makes a chunk at a time, logits of all targets."""
+        return "cross_entropy" in self.name or "log_probability" in self.name
+
     def __call__(self, *operands: Any, **attributes: Any) -> Any:
         return self.eager(*operands, **attributes)
 

@@ -11,6 +11,7 @@ from llamac.ops import (  # noqa: F401
     elementwise,
     embedding,
     linear,
+    log_probability,
     norm,
     overlapped,
     rope,

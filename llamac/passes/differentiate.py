@@ -27,6 +27,7 @@ from llamac.ir.graph import (
     sort_placeholders,
     type_of,
 )
+from llamac.ir.op import Op
 from llamac.ir.program import Program, Region
 from llamac.ops.elementwise import add
 from llamac.ops.gradient import GradientBuilder
@@ -53,19 +54,17 @@ class Differentiate:
 
 def augment(region: Region, frozen: Collection[str] = ()) -> Region:
     """Return the region with ops replaced by forms that compute value and gradients together."""
-    if not any(op_of(node).augmented for node in ops_in(region.forward.graph)):
+    if not any(_augmented(node, frozen) for node in ops_in(region.forward.graph)):
         return region
     graph = copy_graph(region.forward)
     build = Builder(graph)
     for node in list(ops_in(graph)):
-        forms = op_of(node).augmented
-        if not forms:
+        augmented = _augmented(node, frozen)
+        if augmented is None:
             continue
         build.where = node.meta["where"]
-        able = [value for value in node.all_input_nodes if type_of(value).dtype != "i64"]
-        owed = [n for n, value in enumerate(able, 1) if value.meta.get("param") not in frozen]
-        augmented = forms[max(owed, default=1) - 1]
-        extra = [f"d_{value.name}_per_loss" for value in able[: len(augmented.results) - 1]]
+        able = _floating(node)[: len(augmented.results) - 1]
+        extra = [f"d_{v.name}_per_{augmented.results[1].rpartition('_per_')[2]}" for v in able]
         with graph.inserting_before(node):
             value, *_ = build.op(
                 augmented, *operands(node), name=("augmented", *extra), **attributes(node)
@@ -76,6 +75,19 @@ def augment(region: Region, frozen: Collection[str] = ()) -> Region:
         rename(value, name)
     # Not `finish`: the gradients it found have no reader until the backward graph is written.
     return replace(region, forward=fx.GraphModule(region.forward, graph))
+
+
+def _augmented(node: fx.Node, frozen: Collection[str]) -> Op | None:
+    """Return the op's form that also computes every gradient that is owed, or None."""
+    forms = op_of(node).augmented
+    able = enumerate(_floating(node), 1)
+    owed = [n for n, value in able if value.meta.get("param") not in frozen]
+    needed = max(owed, default=1)
+    return forms[needed - 1] if needed <= len(forms) else None
+
+
+def _floating(node: fx.Node) -> list[fx.Node]:
+    return [value for value in node.all_input_nodes if type_of(value).dtype != "i64"]
 
 
 def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:

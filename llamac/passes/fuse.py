@@ -28,6 +28,7 @@ from llamac.ops.activation import packed_swiglu, silu, swiglu
 from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
 from llamac.ops.elementwise import add, mul
 from llamac.ops.linear import linear
+from llamac.ops.log_probability import linear_log_probability, log_probability
 from llamac.ops.norm import add_rms_norm, rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import split, split_heads
@@ -41,7 +42,7 @@ class Fuse:
     name: str = "fuse"
 
     def apply(self, program: Program) -> Program:
-        rewrites = (_add_rms_norm, _swiglu, _rope, self._linear_cross_entropy)
+        rewrites = (_add_rms_norm, _swiglu, _rope, self._projected_loss)
 
         def change(graph: fx.Graph) -> None:
             for one in rewrites:
@@ -54,10 +55,14 @@ class Fuse:
             program = program.with_region(replace(region, forward=forward))
         return program
 
-    def _linear_cross_entropy(self, graph: fx.Graph, node: fx.Node) -> None:
-        """Fuse cross_entropy(linear(x, w), labels), so that logits are never fully materialised."""
-        if not is_op(node, cross_entropy):
+    def _projected_loss(self, graph: fx.Graph, node: fx.Node) -> None:
+        """Fuse loss(linear(x, w), labels), so that logits are never fully materialised.
+
+        The loss is cross_entropy or log_probability.
+        """
+        if not is_op(node, cross_entropy, log_probability):
             return
+        fused = linear_cross_entropy if is_op(node, cross_entropy) else linear_log_probability
         logits, labels = operands(node)
         if not is_op(logits, linear) or len(logits.users) > 1 or len(operands(logits)) > 2:
             return  # the logits have another reader, or the linear a bias
@@ -65,9 +70,7 @@ class Fuse:
         _replace(
             graph,
             node,
-            lambda b, name: b.op(
-                linear_cross_entropy, x, weight, labels, chunk=self.loss_chunk, name=name
-            ),
+            lambda b, name: b.op(fused, x, weight, labels, chunk=self.loss_chunk, name=name),
         )
 
 

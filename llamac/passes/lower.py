@@ -16,6 +16,7 @@ from llamac.ops.cross_entropy import cross_entropy
 from llamac.ops.elementwise import add, mul, scale_by
 from llamac.ops.embedding import add_positions, embedding
 from llamac.ops.linear import add_linear, linear
+from llamac.ops.log_probability import log_probability
 from llamac.ops.norm import NORMS, head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import merge_heads, split_heads
@@ -113,7 +114,10 @@ class _Lowering:
         x = g.placeholder("x", self.stream)
         labels = g.placeholder("labels", self.tokens)
         logits = self._logits(g, x)
-        return Region("head", g.output(g.op(cross_entropy, logits, labels, name="loss")))
+        op, name = (cross_entropy, "loss")
+        if self.spec.finetune.prefers:
+            op, name = log_probability, "log_probabilities"
+        return Region("head", g.output(g.op(op, logits, labels, name=name)))
 
     def logits(self) -> Region:
         g = self._region("model.vocab_size")

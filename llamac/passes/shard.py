@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from llamac.ir.graph import attributes, is_op, operands, ops_in, results, type_of
+from llamac.ir.graph import attributes, is_op, op_of, operands, ops_in, results, type_of
 from llamac.ir.program import Parameter, Piece, Program, Region
 from llamac.ir.types import TensorType
 from llamac.ops.attention import attention
@@ -39,6 +39,12 @@ from llamac.ops.cross_entropy import cross_entropy, linear_cross_entropy
 from llamac.ops.elementwise import scale_by
 from llamac.ops.embedding import add_positions, embedding
 from llamac.ops.linear import add_bias, add_linear, linear
+from llamac.ops.log_probability import (
+    linear_log_probability,
+    log_probability,
+    parallel_linear_log_probability,
+    parallel_log_probability,
+)
 from llamac.ops.norm import head_rms_norm
 from llamac.ops.rope import rope
 from llamac.ops.views import split, split_heads
@@ -54,6 +60,13 @@ AXIS = "tp"
 STREAM = "x"  # values passed between regions
 COLUMN = ("wq", "wk", "wv", "wqkv", "w1", "w3", "w13", "tok_embeddings", "output")
 ROW = ("wo", "w2")
+PARALLEL = {
+    cross_entropy.name: parallel_cross_entropy,
+    linear_cross_entropy.name: parallel_linear_cross_entropy,
+    log_probability.name: parallel_log_probability,
+    linear_log_probability.name: parallel_linear_log_probability,
+}
+"""Vocabulary-parallel forms of the losses."""
 
 
 @dataclass(frozen=True)
@@ -259,10 +272,10 @@ class _ShardRebuild(Rebuild):
             table = self.build.op(take_part, table, name="positions", **options)
         return self.build.op(add_positions, x, table, name=node.name)
 
-    def _linear_cross_entropy(self, node: fx.Node) -> fx.Node:
+    def _projected_loss(self, node: fx.Node) -> fx.Node:
         x, weight, labels = operands(node)
         return self.build.op(
-            parallel_linear_cross_entropy,
+            PARALLEL[op_of(node).name],
             self._whole(x),
             self.values[weight],
             self.values[labels],
@@ -272,10 +285,10 @@ class _ShardRebuild(Rebuild):
             vocab_size=int(type_of(weight).shape[0]),
         )
 
-    def _cross_entropy(self, node: fx.Node) -> fx.Node:
+    def _loss(self, node: fx.Node) -> fx.Node:
         logits, labels = operands(node)
         return self.build.op(
-            parallel_cross_entropy,
+            PARALLEL[op_of(node).name],
             self.values[logits],
             self.values[labels],
             name=node.name,
@@ -292,8 +305,10 @@ class _ShardRebuild(Rebuild):
         split.name: _split,
         embedding.name: _embedding,
         add_positions.name: _add_positions,
-        linear_cross_entropy.name: _linear_cross_entropy,
-        cross_entropy.name: _cross_entropy,
+        linear_cross_entropy.name: _projected_loss,
+        linear_log_probability.name: _projected_loss,
+        cross_entropy.name: _loss,
+        log_probability.name: _loss,
     }
 
 

@@ -21,7 +21,7 @@ SMALLEST_SHARE = 1e-4  # one sequence in the mixture's period, runtime.data.mixt
 PYTHON = ("python-docs", "python-source")
 """Kinds that read no files of one's own."""
 
-CONVERSATIONS = ("supervised",)
+CONVERSATIONS = ("supervised", "preferences")
 """Kinds of questions with answers, of which the answers alone have a loss."""
 
 
@@ -45,10 +45,12 @@ class Source(Section):
         "stackexchange",
         "tokens",
         "supervised",
+        "preferences",
     ] = Field(
         description="Format of the raw text. python-docs and python-source come with every "
         "Python; files is text; supervised is chats, instructions, or prompts with completions, "
-        "with a loss on the answers only; tokens is Megatron-LM's .idx with its .bin, or "
+        "with a loss on the answers only; preferences is prompts with a chosen and a rejected "
+        "answer, for finetune.objective; tokens is Megatron-LM's .idx with its .bin, or "
         "datatrove's .ds; the others are dumps that `llamac data prepare` cleans."
     )
     share: Annotated[float, Field(gt=0, le=1e9)] = Field(
@@ -147,11 +149,12 @@ class Data(Section):
     validation: Annotated[float, Field(gt=0, le=0.5)] = Field(
         default=0.01, description="Fraction of the documents held out for validation."
     )
-    packing: Literal["concatenate", "best_fit"] = Field(
+    packing: Literal["concatenate", "best_fit", "pairs"] = Field(
         default=DERIVED,
         description="concatenate: sequences are consecutive windows of a source's documents, as "
         "in the paper. best_fit: sequences hold whole documents, none cropped. "
-        "Default: concatenate; best_fit with supervised sources.",
+        "pairs: a preference is two sequences, each followed by padding. "
+        "Default: concatenate; best_fit with supervised sources, pairs with preferences.",
     )
     document_mask: bool = Field(
         default=DERIVED,
@@ -168,9 +171,15 @@ class Data(Section):
         """Return whether some source's tokens have a loss only in part."""
         return any(source.kind in CONVERSATIONS for source in self.source)
 
+    @property
+    def prefers(self) -> bool:
+        """Return whether some source is of preferences."""
+        return any(source.kind == "preferences" for source in self.source)
+
     def derived(self) -> dict[str, Any]:
-        usual = {"packing": "best_fit" if self.supervised else "concatenate"}
-        usual |= {"document_mask": self.supervised}
+        packing = "best_fit" if self.supervised else "concatenate"
+        usual = {"packing": "pairs" if self.prefers else packing}
+        usual |= {"document_mask": self.supervised and not self.prefers}
         return {key: value for key, value in usual.items() if not self.given(key)}
 
     def rules(self) -> Iterator[Problem]:
@@ -178,7 +187,19 @@ class Data(Section):
         if self.supervised and self.packing == "concatenate":
             message = 'packing = "concatenate" would cut answers off their questions'
             yield Problem(("packing",), message, 'use packing = "best_fit", or leave it out')
+        if self.given("packing") and (self.packing == "pairs") != self.prefers:
+            message = f'packing = "{self.packing}", but preferences are packed in pairs'
+            yield Problem(("packing",), message, "leave it out; it follows from the sources")
+        if self.prefers and self.document_mask:
+            message = "document_mask = true has no effect on pairs, each a sequence of its own"
+            yield Problem(("document_mask",), message, "leave it out")
+        if self.prefers and self.phase:
+            message = "the shares of preferences cannot change in phases"
+            yield Problem(("phase",), message, "remove [[data.phase]]")
         for index, source in enumerate(self.source):
+            if self.prefers and source.kind != "preferences":
+                message = f'kind = "{source.kind}" cannot be mixed with preferences'
+                yield Problem(("source", index, "kind"), message, "train on it in a run before")
             # Shards are directories, and some file systems do not tell case apart.
             if first.setdefault(source.name.lower(), index) != index:
                 message = f'two sources are named "{source.name}"'

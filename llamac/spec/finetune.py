@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llamac.spec.batch import Batch
+from llamac.spec.data import Data
 from llamac.spec.init import InitialWeights
 from llamac.spec.model import GATED, Model
+from llamac.spec.parallel import Parallel
 from llamac.spec.section import FromArray, Section
 from llamac.spec.units import Positive
 from llamac.spec.validation.errors import Problem
@@ -40,6 +43,25 @@ class Finetune(Section):
         "and wo of attention, w1 (the gate), w2 (down) and w3 (up) of the feed-forward network.",
     )
 
+    objective: Literal["cross_entropy", "dpo"] = Field(
+        default="cross_entropy",
+        description="cross_entropy learns to predict the targets. dpo learns from pairs of a "
+        "chosen and a rejected answer, sources of kind preferences.",
+    )
+    beta: Positive = Field(
+        default=0.1,
+        description="Factor of dpo's rewards: the log-probability of an answer beyond that under "
+        "the weights that training began from.",
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        default=0.0, description="Fraction of the pairs that dpo takes to be labelled wrongly."
+    )
+
+    @property
+    def prefers(self) -> bool:
+        """Return whether pairs of answers are compared."""
+        return self.objective == "dpo"
+
     @property
     def adapts(self) -> bool:
         """Return whether adapters are trained, and all other weights frozen."""
@@ -51,14 +73,25 @@ class Finetune(Section):
         return self.alpha / self.rank
 
     def written(self) -> dict[str, Any]:
-        """Return the keys and values that `to_toml` writes: none where all weights are trained."""
-        return super().written() if self.adapts else {}
+        """Return the keys and values that `to_toml` writes: none in ordinary training."""
+        unused = {key for key, use in self._uses().items() if not use}
+        found = {key: value for key, value in super().written().items() if key not in unused}
+        return found if self.adapts or self.prefers else {}
+
+    def _uses(self) -> dict[str, bool]:
+        """Return whether each key that belongs to one method or objective has an effect."""
+        uses: dict[str, bool] = dict.fromkeys(("rank", "alpha", "targets"), self.adapts)
+        uses |= dict.fromkeys(("objective", "beta", "label_smoothing"), self.prefers)
+        return uses
 
     def rules(self) -> Iterator[Problem]:
-        for key in ("rank", "alpha", "targets") if not self.adapts else ():
-            if self.given(key):
-                message = f'`{key}` has no effect with method = "full"'
-                yield Problem((key,), message, 'remove it, or set method = "lora"', at="key")
+        for key, use in self._uses().items():
+            if self.given(key) and not use and key != "objective":
+                now, then = 'method = "full"', 'method = "lora"'
+                if key in ("beta", "label_smoothing"):
+                    now, then = f'objective = "{self.objective}"', 'objective = "dpo"'
+                message = f"`{key}` has no effect with {now}"
+                yield Problem((key,), message, f"remove it, or set {then}", at="key")
         for index, name in enumerate(self.targets):
             if name in self.targets[:index]:
                 yield Problem(("targets", index), f"{name} is named twice", "name it once")
@@ -70,6 +103,34 @@ def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[P
         message = 'method = "lora" trains adapters of weights that are there, but none are named'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
         yield Problem(("finetune", "method"), message, ways)
+
+
+def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
+    """Require the weights that dpo compares with."""
+    if finetune.prefers and not init.source:
+        message = 'objective = "dpo" compares with the weights that training begins from'
+        ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
+        yield Problem(("finetune", "objective"), message, ways)
+
+
+def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) -> Iterator[Problem]:
+    """Require whole pairs of whole sequences in each micro-batch."""
+    if finetune.prefers and batch.micro_batch % 2:
+        message = f"micro_batch = {batch.micro_batch}, but dpo's sequences come in pairs"
+        yield Problem(("batch", "micro_batch"), message, "use an even number, such as 2")
+    for axis in ("context", "pipeline") if finetune.prefers else ():
+        if (ranks := getattr(parallel, axis)) > 1:
+            message = f"dpo compares whole sequences on one rank, but {axis} = {ranks}"
+            ways = f"set parallel.{axis} = 1 and use tensor or data ranks"
+            yield Problem(("parallel", axis), message, ways)
+
+
+def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Problem]:
+    """Require preferences where they are learned from, and nowhere else."""
+    if finetune.prefers != data.prefers:
+        path = ("finetune", "objective") if finetune.prefers else ("data", "source", 0, "kind")
+        message = f'objective = "{finetune.objective}" with sources of kind {data.source[0].kind}'
+        yield Problem(path, message, 'preferences and objective = "dpo" need each other')
 
 
 def targets_exist(finetune: Finetune, model: Model) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llamac.ir.execute import loss_gradient
 from llamac.spec import Spec
 from llamac.verify.reference import PADDING, Reference
 
@@ -23,8 +24,8 @@ NEGLIGIBLE = 1e-3
 class ModelOutput:
     """Outputs of a model for one batch; None means not measured.
 
-    loss, evaluated: 0-d; the latter is computed without a backward pass. gradients: by canonical
-    name. logits: of the prompt, [B, P, V]. norm: gradient norm, 0-d.
+    loss, evaluated: what the head returns; the latter is computed without a backward pass.
+    gradients: by canonical name. logits: of the prompt, [B, P, V]. norm: gradient norm, 0-d.
     """
 
     loss: Tensor
@@ -76,7 +77,7 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     tokens, labels = sequences[:, :-1].clamp(min=lowest), sequences[:, 1:]
     prompt = tokens[:, : max(1, length * 3 // 4)].clamp(min=0)
     loss = reference(tokens, labels)
-    loss.backward()
+    loss.backward(loss_gradient(loss.detach()))
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
         if not weight.requires_grad:
@@ -118,7 +119,7 @@ def errors(
     # alone are trained, all may be zero, as those of wq are if a query sees one key: then the loss
     # is the scale.
     scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
-    scale = max(scale, NEGLIGIBLE * wanted.loss.abs().item())
+    scale = max(scale, NEGLIGIBLE * wanted.loss.abs().max().item())
     for name, gradient in wanted.gradients.items():
         result[gradient_of(name)] = relative_error(
             found.gradients.get(name), gradient, at_least=negligible * scale

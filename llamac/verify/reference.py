@@ -258,7 +258,11 @@ class Reference(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the sum of cross-entropies over targets, 0-d.
 
+        With preferences, return each sequence's log-probability [B] instead.
         labels: the next tokens, int64 [B, S]; PADDING marks positions without a target.
         """
         scores, targets = self.logits(tokens).flatten(0, 1), labels.flatten()
+        if self.finetune is not None and self.finetune.prefers:
+            every = F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="none")
+            return -every.view_as(labels).sum(1)
         return F.cross_entropy(scores, targets, ignore_index=PADDING, reduction="sum")

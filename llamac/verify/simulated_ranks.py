@@ -27,7 +27,7 @@ class RanksDisagree(Exception):
 
 def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
     """Return a batch's loss: the sum over ranks, counting tensor-parallel ranks once."""
-    return torch.stack(list(losses)).sum() / mesh.get("tp", 1)
+    return torch.stack(list(losses)).sum(0) / mesh.get("tp", 1)
 
 
 class _Meeting:

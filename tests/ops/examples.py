@@ -105,6 +105,18 @@ EXAMPLES: tuple[Example, ...] = (
         )
         for n in CHUNKS
     ),
+    Example("log_probability", "T[B,S,11] i64[B,S]"),
+    Example("log_probability_backward", "L[B] T[B,S,11] i64[B,S]"),
+    Example("scale_rows", "T[B,S,8] L[B]"),
+    *(
+        Example(f"linear_log_probability{form}", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": n})
+        for form in ("", "_with_gradients_of_x")
+        for n in CHUNKS
+    ),
+    *(
+        Example("linear_log_probability_backward", "T[B,S,8] T[11,8] i64[B,S] L[B]", {"chunk": n})
+        for n in CHUNKS
+    ),
     Example("embedding", "i64[B,S] T[11,8]"),
     Example("embedding_gradient", "T[B,S,8] i64[B,S]", {"vocab_size": 11}),
     Example("add_positions", "T[B,S,8] T[9,8]"),
@@ -210,6 +222,16 @@ REFUSED: tuple[tuple[Example, str], ...] = (
     ),
     (Example("cross_entropy", "T[B,S,11] i64[B]"), "one for each of"),
     (Example("cross_entropy", "T[B,S,11] T[B,S]"), "labels must be i64"),
+    (Example("log_probability", "T[B,S,11] i64[B]"), "one for each of"),
+    (
+        Example("linear_log_probability", "T[B,S,8] T[11,4] i64[B,S]", {"chunk": 4}),
+        "x is .*, the weight",
+    ),
+    (
+        Example("linear_log_probability", "T[B,S,8] T[11,8] i64[B,S]", {"chunk": 0}),
+        "at least one token",
+    ),
+    (Example("scale_rows", "T[B,S,8] L[S]"), "one for each row"),
     (
         Example("linear_cross_entropy", "T[B,S,8] T[11,4] i64[B,S]", {"chunk": 4}),
         "x is .*, the weight",
@@ -274,6 +296,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -chosen.sum()
 
 
+def _log_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).sum((-1, -2))
+
+
+def _linear_log_probability(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    return _log_probability(x @ weight.T, labels)
+
+
 def _linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
     return _cross_entropy(x @ weight.T, labels)
 
@@ -292,6 +322,9 @@ FORMULA: dict[str, Callable[..., Any]] = {
     "linear_cross_entropy": _linear_cross_entropy,
     "linear_cross_entropy_with_gradients": _linear_cross_entropy,
     "linear_cross_entropy_with_gradients_of_x": _linear_cross_entropy,
+    "log_probability": _log_probability,
+    "linear_log_probability": _linear_log_probability,
+    "linear_log_probability_with_gradients_of_x": _linear_log_probability,
     "embedding": lambda tokens, table: table[tokens],
     "add_positions": lambda x, table: x + table[None, : x.shape[1]],
     "linear": lambda x, w, b=0.0: torch.einsum("bsi,oi->bso", x, w) + b,

@@ -110,7 +110,7 @@ def named(tensors: list[Tensor | None]) -> dict[str, Tensor]:
 
 def differentiable_results(example: Example) -> list[tuple[int, ...]]:
     """Which results to send gradients through, at once."""
-    if example.op.startswith(("attention", "linear_cross_entropy")):
+    if example.op.startswith(("attention", "linear_cross_entropy", "linear_log_probability")):
         return [(0,)]  # the others are for its own backward pass
     kinds = several(example.the_op.infer(*example.types("f64"), **example.attributes))
     together = tuple(range(len(kinds)))

@@ -21,6 +21,7 @@ from llamac.ir.program import Region
 from llamac.ir.types import TensorType, TypeRuleError
 from llamac.passes.differentiate import augment, differentiate
 from llamac.runtime.distributed import collectives
+from llamac.runtime.distributed import parallel_log_probability as parallel
 from llamac.runtime.distributed.collectives import GROUPS
 from llamac.runtime.distributed.vocab_parallel import (
     parallel_cross_entropy,
@@ -31,7 +32,7 @@ from llamac.runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients,
     parallel_linear_cross_entropy_with_gradients_of_x,
 )
-from llamac.runtime.kernels import cross_entropy
+from llamac.runtime.kernels import cross_entropy, log_probability
 from llamac.verify.simulated_ranks import on_ranks
 from tests.compare import assert_close
 
@@ -398,3 +399,44 @@ def _check(rank: int, store: str) -> None:
 @pytest.mark.slow
 def test_between_two_processes(tmp_path):
     mp.spawn(_check, (str(tmp_path / "store"),), nprocs=2)  # type: ignore[attr-defined]
+
+
+# -- log-probabilities of sequences ----------------------------------------------------------------
+
+
+@SIZES
+@CHUNKS
+def test_log_probabilities_and_their_gradients_are_those_of_one_rank(size, chunk):
+    b = batch()
+    labels = b.tokens.clone()
+    labels[:, -1] = -1  # padding
+    d_rows = torch.tensor([0.3, -1.7], dtype=torch.float64)[: len(labels)]
+    fused = log_probability.linear_log_probability_backward
+    wanted = log_probability.linear_log_probability(b.x, b.weight, labels, chunk)
+    d_x, d_weight = fused(b.x, b.weight, labels, d_rows, chunk)
+    d_logits = log_probability.log_probability_backward(d_rows, b.x @ b.weight.T, labels)
+
+    def rank(r: int) -> tuple[Tensor, ...]:
+        mine, tail = b.part(r, size), ("tp", VOCAB)
+        logits = b.x @ mine.T
+        value, unit = parallel.parallel_linear_log_probability_with_gradients_of_x(
+            b.x, mine, labels, chunk, *tail
+        )
+        return (
+            parallel.parallel_log_probability(logits, labels, *tail),
+            parallel.parallel_linear_log_probability(b.x, mine, labels, chunk, *tail),
+            value,
+            log_probability.scale_rows(unit, d_rows),
+            *parallel.parallel_linear_log_probability_backward(
+                b.x, mine, labels, d_rows, chunk, *tail
+            ),
+            parallel.parallel_log_probability_backward(d_rows, logits, labels, *tail),
+        )
+
+    *values, frozen, of_x, of_weight, of_logits = zip(*on_tp(size, rank), strict=True)
+    for value in (one for several in values for one in several):
+        assert_close(value, wanted, "the log-probabilities")
+    assert_close(sum(of_x), d_x, "the gradient of x")  # type: ignore[arg-type]
+    assert_close(sum(frozen), d_x, "the gradient of x beside a frozen weight")  # type: ignore[arg-type]
+    assert_close(whole(list(of_weight)), d_weight, "the gradient of the weight")
+    assert_close(whole(list(of_logits), -1), d_logits, "the gradient of the logits")

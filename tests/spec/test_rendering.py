@@ -34,8 +34,8 @@ def test_everything_at_once_in_order(errors: Errors) -> None:
           help: did you mean `n_heads`?
 
         run.toml:14:8: error: `kind` must be "python-docs", "python-source", "files", \
-"commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "tokens" or \
-"supervised", not the string "file"
+"commoncrawl", "c4", "github", "wikipedia", "books", "arxiv", "stackexchange", "tokens", \
+"supervised" or "preferences", not the string "file"
           kind = "file"
                  ^^^^^^
           help: did you mean "files"?

@@ -16,7 +16,7 @@ from llamac.spec import Spec, load_spec
 from llamac.spec.schema import json_schema
 
 NAMES = [
-    *("125m", "13b", "1b", "33b", "65b", "7b", "gpt3-block"),
+    *("125m", "13b", "1b", "33b", "65b", "7b", "dpo", "gpt3-block"),
     *("llama-mix-small", "llama2-13b", "llama2-70b", "llama2-7b", "post-norm", "tiny"),
 ]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamac.runtime.data.mixture import Mixture
+from llamac.runtime.data.preference_pairs import Pairs
 from llamac.runtime.data.prepared import PreparedDataError
 from llamac.runtime.durable_files import note_or_nothing
 from llamac.spec import Spec
@@ -76,6 +77,8 @@ def _mixture(spec: Spec, directory: Path) -> Mixture | None:
     if {source["name"] for source in prepared} != shares.keys():
         return None
     try:
+        if packing == "pairs":
+            return Pairs(directory, "train", length, spec.seed).mixture
         return Mixture(directory, "train", length, spec.seed, packing, phases)
     except PreparedDataError:  # too few tokens, or not packed yet
         return None

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.runtime.data.conversations import read_conversations
+from llamac.runtime.data.conversations import conversation_of, read_conversations
 from llamac.runtime.data.skipped import Skipped
 from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    for line, conversation in read_conversations(path, skipped):
-        messages = conversation.messages or []
-        said = [message["content"] for message in messages]
-        text = "\n".join(said) or f"{conversation.prompt}{conversation.completion}"
-        yield Document(text, path, line)
+    for line, conversation in read_conversations(path, skipped, conversation_of):
+        yield Document(conversation.said, path, line)

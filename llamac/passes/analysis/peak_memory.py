@@ -206,7 +206,7 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
     Logits are counted in the compute dtype and in fp32, unless `nbytes` gives bytes per logit.
     """
     for node in ops_in(graph):
-        if "cross_entropy" in op_of(node).name and "chunk" not in node.kwargs and nbytes:
+        if op_of(node).scores_tokens and "chunk" not in node.kwargs and nbytes:
             # The graph has them and their gradients.
             logits = next(type_of(v) for v in operands_of(node) if len(type_of(v).shape) == 3)
             return max(0.0, nbytes * logits.elements(symbols) - 2 * logits.nbytes(symbols))

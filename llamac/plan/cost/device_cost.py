@@ -85,7 +85,7 @@ class DeviceCost(Clock):
             times = flops / (2 * rows * columns * inner)
             one = self.matmul(rows, columns, inner, fp8)
             return max(times * one, under) + self._loss(node, rows * columns)
-        if "cross_entropy" in op_of(node).name:
+        if op_of(node).scores_tokens:
             logits = next(v for v in operands_of(node) if len(type_of(v).shape) == 3)
             return self._loss(node, type_of(logits).elements(self.symbols))
         return self.moved(self._traffic(node), self.profile.kernels)
@@ -184,11 +184,10 @@ class DeviceCost(Clock):
 
     def _loss(self, node: fx.Node, logits: float) -> float:
         """Return the seconds of a loss's memory traffic for logits, without its matmuls."""
-        name = op_of(node).name
-        if "cross_entropy" not in name:
+        if not op_of(node).scores_tokens:
             return 0.0
         # Both passes in one op, or half of it in each.
-        share = 1.0 if "with_gradients" in name else 0.5
+        share = 1.0 if "with_gradients" in op_of(node).name else 0.5
         return self.moved(share * self.profile.loss_bytes * logits, 4 * self.profile.kernels)
 
     def _shape(self, node: fx.Node) -> tuple[float, float, float]:

@@ -131,6 +131,6 @@ def _head_moments(
             continue
         live = Live(module.graph, saved, symbols)
         for node in ops_in(module.graph):
-            here = logits if "cross_entropy" in op_of(node).name else 0.0
+            here = logits if op_of(node).scores_tokens else 0.0
             yield live.during(node) + here, here
             live.run(node)

@@ -142,7 +142,7 @@ def graph_levels(step: StepTimeline, region: str, direction: Direction) -> list[
     now, levels = 0.0, []
     for node, nbytes, values in alive(graph, saved, step.cost.symbols):
         now = max(now, begins.get(node.name, now))
-        logits = found.logits if "cross_entropy" in op_of(node).name else 0.0
+        logits = found.logits if op_of(node).scores_tokens else 0.0
         levels.append(Level(now, nbytes, logits, tuple(value.name for value in values)))
     # What a kernel writes for itself, such as attention's scores, no value of the graph is.
     if region in found.peak and direction == "backward":

@@ -8,7 +8,7 @@ token of the template, EOS follows, and counts as part of the answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,12 +19,18 @@ import numpy as np
 
 from ..durable_files import read_json, write
 from ..errors import SourceError
-from ..kernels.padding import without_loss
+from ..kernels.padding import PADDING, without_loss
 from ..tokenizers.chat_template import ChatTemplate, ChatTemplateError
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer
-from .conversations import Conversation, MalformedRecord, read_conversations
+from .conversations import (
+    Conversation,
+    MalformedRecord,
+    conversation_of,
+    read_conversations,
+)
 from .input_files import file_list
+from .preference_records import Preference, preference_of
 from .skipped import Skipped
 
 CHAT_TEMPLATE = "chat_template.jinja"  # beside a tokenizer, and in a directory of prepared data
@@ -47,6 +53,13 @@ the request.\\n\\n' }}
 {% endif %}
 {% endfor %}"""
 """Prompts in the manner of Stanford's Alpaca, for tokenizers without a chat template."""
+
+
+PARSERS: dict[str, Callable[[Any], Conversation | Preference]] = {
+    "supervised": conversation_of,
+    "preferences": preference_of,
+}
+"""Function that reads a record, by the source's kind."""
 
 
 @dataclass(frozen=True)
@@ -138,13 +151,19 @@ class AnswerEncoder:
                 ids = self._tokens(Conversation(messages))[0]
         return self.chat.written() | {"end": ids[-1:].tolist()}
 
-    def encode(self, conversation: Conversation) -> np.ndarray:
+    def encode(self, record: Conversation | Preference) -> np.ndarray:
         """Return the tokens, int32 [n]: t with a loss, -2 - t without.
 
-        They end with the last answer. Raises MalformedRecord if they do not fit, or the template
+        They end with the last answer. A preference's are those of its chosen chat, padding, and
+        those of the rejected one. Raises MalformedRecord if they do not fit, or the template
         refuses the chat; SourceError for a chat without a template.
         """
-        ids, answers = self._tokens(conversation)
+        if isinstance(record, Preference):
+            chosen, rejected = self.encode(record.chosen), self.encode(record.rejected)
+            if np.array_equal(chosen, rejected):
+                raise MalformedRecord("chosen and rejected have equal tokens")
+            return np.concatenate([chosen, np.array([PADDING], np.int32), rejected])
+        ids, answers = self._tokens(record)
         if not answers.any():
             raise MalformedRecord("the chat template leaves out the answer")
         if len(ids) > self.context:
@@ -195,17 +214,18 @@ def _encoder(supervision: Supervision) -> AnswerEncoder:
 
 
 def read_supervised(
-    path: str, encoder: AnswerEncoder, skipped: Skipped
+    path: str, kind: str, encoder: AnswerEncoder, skipped: Skipped
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     """Yield (line or record from 1, text, tokens) of a file; count what cannot be learned.
 
     text: the conversation as JSON. tokens: from `AnswerEncoder.encode`.
     """
-    for number, conversation in read_conversations(path, skipped):
+    for number, record in read_conversations(path, skipped, PARSERS[kind]):
         try:
-            yield number, conversation.text, encoder.encode(conversation)
+            yield number, record.text, encoder.encode(record)
         except MalformedRecord as error:
-            skipped.add(error.reason, f"{path}:{number} ({error.detail})")
+            detail = f" ({error.detail})" if error.detail else ""
+            skipped.add(error.reason, f"{path}:{number}{detail}")
 
 
 def supervised_documents(
@@ -214,7 +234,7 @@ def supervised_documents(
     """Yield (text, tokens) of a source's conversations, until `max_bytes` of text."""
     limit, seen = source.get("max_bytes"), 0
     for path in file_list(source):
-        for _, text, tokens in read_supervised(path, encoder, skipped):
+        for _, text, tokens in read_supervised(path, source["kind"], encoder, skipped):
             if limit is not None and seen >= limit:
                 return
             yield text, tokens

@@ -13,9 +13,9 @@ Nothing is mended: what a model could not be meant to learn from raises Malforme
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError, naming
 from .input_files import CONVERSATIONS, PYTHON, file_list
@@ -24,8 +24,10 @@ from .skipped import Skipped
 
 FORMS = (("messages",), ("conversations",), ("instruction", "output"), ("prompt", "completion"))
 OPTIONAL = ("input", "system", "tools", "functions")
-COLUMNS = (*(field for form in FORMS for field in form), *OPTIONAL)
+PREFERENCE = ("prompt", "chosen", "rejected")  # of `preferences`; whole chats need no prompt
+COLUMNS = (*(field for form in (*FORMS, PREFERENCE) for field in form), *OPTIONAL)
 FIELDS = "messages, conversations, instruction and output, or prompt and completion"
+T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
 SPEAKERS = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES}  # of ShareGPT
 
@@ -59,12 +61,24 @@ class Conversation:
         value = plain if self.messages is None else {"messages": self.messages}
         return json.dumps(value, ensure_ascii=False)
 
+    @property
+    def said(self) -> str:
+        """Return what is said, as plain text."""
+        if self.messages is None:
+            return f"{self.prompt}{self.completion}"
+        return "\n".join(message["content"] for message in self.messages)
 
-def read_conversations(path: str, skipped: Skipped) -> Iterator[tuple[int, Conversation]]:
-    """Yield (line or record from 1, conversation) of a file of records; count malformed ones."""
+
+def read_conversations(
+    path: str, skipped: Skipped, parse: Callable[[Any], T]
+) -> Iterator[tuple[int, T]]:
+    """Yield (line or record from 1, parsed record) of a file of records; count malformed ones.
+
+    parse: `conversation_of`, or another that raises MalformedRecord.
+    """
     for number, record in read_records(path, COLUMNS, skipped):
         try:
-            yield number, conversation_of(record)
+            yield number, parse(record)
         except MalformedRecord as error:
             detail = f" ({error.detail})" if error.detail else ""
             skipped.add(error.reason, f"{path}:{number}{detail}")
@@ -89,16 +103,19 @@ def check_inputs(kind: str, paths: Iterable[str], text_field: str) -> None:
         check_field(paths, text_field)
         return
     found = [(path, names) for path, names in fields_of(paths) if names]
-    if found and not any(form_of(names) for _, names in found):
+    forms, fields = FORMS, FIELDS
+    if kind == "preferences":
+        forms, fields = (PREFERENCE[1:],), "chosen and rejected"
+    if found and not any(form_of(names, forms) for _, names in found):
         path, names = found[0]
         shown = ", ".join(list(names)[:12])
-        raise InputError(f"{path} has no {FIELDS}; it has {shown}: convert it", "paths")
+        raise InputError(f"{path} has no {fields}; it has {shown}: convert it", "paths")
 
 
-def form_of(names: Iterable[str]) -> tuple[str, ...]:
+def form_of(names: Iterable[str], forms: tuple[tuple[str, ...], ...] = FORMS) -> tuple[str, ...]:
     """Return the first form whose fields are all among the names; empty if there is none."""
     names = set(names)
-    return next((form for form in FORMS if names.issuperset(form)), ())
+    return next((form for form in forms if names.issuperset(form)), ())
 
 
 def conversation_of(record: Any) -> Conversation:

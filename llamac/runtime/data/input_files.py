@@ -14,7 +14,7 @@ from ..errors import InputError
 from .decompress import SUFFIXES, stem
 
 PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own
-CONVERSATIONS = ("supervised",)  # kinds whose records are questions with answers
+CONVERSATIONS = ("supervised", "preferences")  # kinds whose records are questions with answers
 TREES = ("github", "arxiv")  # kinds of which a directory is one input: a repository, a paper
 TOKENS = (".idx", ".ds")  # of kind "tokens": Megatron's index beside a .bin, datatrove's tokens
 

@@ -58,8 +58,8 @@ class Mixture:
     """Sequences of a prepared directory, mixed by the sources' shares.
 
     A sequence has `sequence_length` + 1 tokens; consecutive windows of a source share one token, so
-    that each token is predicted once per epoch. packing: "concatenate", or "best_fit" for whole
-    documents followed by padding.PADDING.
+    that each token is predicted once per epoch. packing: "concatenate", "best_fit" for whole
+    documents followed by padding.PADDING, or "pairs" as `preference_pairs` has them.
 
     split "train": endless; each epoch visits every window of a source once, in a new order.
     split "validation": the same proportions in the text's order; `len(mixture)` sequences, until
@@ -99,13 +99,13 @@ class Mixture:
             source = next(s for s in manifest["sources"] if s["name"] == short[0])
             raise PreparedDataError(_too_short(source, split, sequence_length))
         self.left_out, self.latest = tuple(short), 0
-        self._streams = [stream for stream in streams if stream.name not in short]
-        self.names = tuple(stream.name for stream in self._streams)
-        self.windows = np.array([stream.windows for stream in self._streams], dtype=np.int64)
+        self.streams = [stream for stream in streams if stream.name not in short]
+        self.names = tuple(stream.name for stream in self.streams)
+        self.windows = np.array([stream.windows for stream in self.streams], dtype=np.int64)
         changes = [(0, shares)]
         for phase in phases if self.shuffled else ():
             changes.append((-(-phase["at"] // sequence_length), phase["shares"]))
-        self._phases = _phases(changes, self._streams)
+        self._phases = _phases(changes, self.streams)
         self._end = self._first_beyond()
 
     def __len__(self) -> int:
@@ -157,7 +157,7 @@ class Mixture:
         real = count if self.shuffled else min(count, max(0, self._end - start))
         places = (column.tolist() for column in self.locate(start, real))
         for row, source, epoch, window in zip(out[:real], *places, strict=True):
-            self._streams[source].read(epoch, window, row)
+            self.streams[source].read(epoch, window, row)
         return out
 
     def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
@@ -175,7 +175,7 @@ class Mixture:
 
     def tokens_at(self, index: int) -> dict[str, float]:
         """Return the tokens (not padding) of each source in the first `index` sequences."""
-        fill = np.array([stream.fill for stream in self._streams]) * self.sequence_length
+        fill = np.array([stream.fill for stream in self.streams]) * self.sequence_length
         return dict(zip(self.names, (self._seen(index) * fill).tolist(), strict=True))
 
     def _seen(self, index: int) -> np.ndarray:

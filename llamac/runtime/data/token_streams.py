@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..kernels.padding import PADDING
-from .packing import packed_paths
+from .packing import document_lengths, packed_paths
 from .prepared import PreparedDataError
 
 
@@ -123,6 +123,26 @@ class Packed:
         out[filled:] = PADDING
 
 
+class Paired:
+    """Consecutive documents two by two, each in one half of a sequence, followed by padding.
+
+    Shares of such sources are of pairs, whatever their lengths.
+    """
+
+    fill = 1.0
+
+    def __init__(self, tokens: Tokens, ends: np.ndarray) -> None:
+        """ends: where in the stream each document ends, after its padding; int64 [2 · windows]."""
+        self.name, self.tokens, self.windows = tokens.name, tokens, len(ends) // 2
+        self.bounds = np.concatenate([np.zeros(1, np.int64), ends])
+
+    def read(self, epoch: int, window: int, out: np.ndarray) -> None:
+        for half, document in zip(np.split(out, 2), (2 * window, 2 * window + 1), strict=True):
+            start, end = self.bounds[document : document + 2].tolist()
+            self.tokens.read(start, half[: end - start - 1])
+            half[end - start - 1 :] = PADDING
+
+
 def _rows(path: Path) -> np.ndarray:
     """Map int64 [rows, 2] into memory; an empty file gives an empty array."""
     if not path.stat().st_size:
@@ -146,10 +166,16 @@ def open_stream(
     sequence_length: int,
     packing: str,
 ) -> Stream:
-    """Open a split of a source. packing: "concatenate" or "best_fit"."""
+    """Open a split of a source. packing: "concatenate", "best_fit" or "pairs"."""
     tokens = open_tokens(root, manifest, source, split)
     if packing == "best_fit":
         return Packed(root, source, split, tokens, sequence_length)
+    if packing == "pairs":
+        lengths = [
+            *document_lengths(root, manifest, source[split]["shards"]),
+            np.empty(0, np.int64),
+        ]
+        return Paired(tokens, np.concatenate(lengths).cumsum())
     if packing != "concatenate":
         raise ValueError(f"unknown packing {packing!r}")
     return Concatenated(tokens, sequence_length, ring=split == "train")

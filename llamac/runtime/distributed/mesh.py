@@ -109,12 +109,15 @@ class Mesh:
         Ranks take `micro_batch` sequences in turn, so a step has the same sequences on any number
         of ranks. Labels without a loss are PADDING; padding's token is `mixture.padding_input`.
         """
-        own = range(
-            start + self.data_rank * micro_batch, start + count, micro_batch * self.data_ranks
-        )
+        own = self.own(start, count, micro_batch)
         sequences = to_device(mixture.picked(own, micro_batch), self.device)
         tokens = input_tokens(sequences[:, :-1], mixture.padding_input)
         return self.own_positions(tokens, loss_labels(sequences[:, 1:]))
+
+    def own(self, start: int, count: int, micro_batch: int) -> range:
+        """Return the first sequence of each of this rank's micro-batches."""
+        begin = start + self.data_rank * micro_batch
+        return range(begin, start + count, micro_batch * self.data_ranks)
 
     def own_positions(self, *several: Tensor) -> list[Tensor]:
         """Return this context rank's positions (dim 1) of full sequences."""
@@ -189,6 +192,14 @@ class Mesh:
         """Return the mean loss over all ranks, from each rank's sum and number of targets."""
         total, count = self.add_up(loss, targets)
         return total / count.clamp(min=1)
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum a tensor over all ranks; copies on tensor-parallel ranks count once."""
+        if self.size == 1:
+            return x
+        x = x if self.at["tp"] == 0 else torch.zeros_like(x)
+        dist.all_reduce(x)
+        return x
 
     def any(self, flag: bool) -> bool:
         """Return whether `flag` holds on any rank."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..kernels.cross_entropy import target_mask
 from ..kernels.embedding import embedding_gradient
 from ..kernels.linear import input_gradient, linear, weight_gradient
+from ..kernels.log_probability import Score
 from ..kernels.numerics import upcast
 from .collectives import GROUPS, all_reduce, all_reduce_max
 
@@ -67,6 +68,17 @@ def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, mine: Tensor) ->
     """Return softmax(logits) - one_hot(targets), this rank's columns [n, V']."""
     hot = torch.arange(logits.shape[-1], device=logits.device) == index.unsqueeze(-1)
     return (logits - log_total).exp() - (hot & mine.unsqueeze(-1)).to(logits.dtype)
+
+
+def score_of(axis: str, vocab_size: int) -> Score:
+    """Return the score of logits [n, V'] that `kernels.log_probability` reads."""
+
+    def score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
+        own = _without_padding(logits, axis, vocab_size)
+        losses, *found = _losses(own, targets, axis)
+        return -losses, _d_logits(own, *found) if gradient else None
+
+    return score
 
 
 def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

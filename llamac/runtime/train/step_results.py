@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from ..checkpoint.progress import Progress
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
 class _Copy(NamedTuple):
     """One step's result on its way to the host.
 
-    values: float32 [4] on the CPU: mean loss, gradient norm, skipped, stop. copied: the event after
-    which they are there; None if they are.
+    values: float32 on the CPU: mean loss, gradient norm, skipped, stop, and those of `names`.
+    copied: the event after which they are there; None if they are.
     """
 
     step: int
     tokens: int
     lr: float
+    names: tuple[str, ...]
     values: Tensor
     copied: torch.cuda.Event | None
 
@@ -54,19 +57,21 @@ class StepResults:
         if not self._waiting:
             self._since = time.perf_counter()
 
-    def add(self, lr: float, outcome: Tensor) -> None:
+    def add(self, lr: float, outcome: Tensor, more: Mapping[str, Tensor] | None = None) -> None:
         """Enqueue the copy of the result of the step that `progress` will count next.
 
-        outcome: float32 [3] from `MasterWeights.step`.
+        outcome: float32 [3] from `MasterWeights.step`. more: other scalars for its row.
         """
         stop, self._stop = self._stop, None
-        values = torch.cat([outcome, (outcome.new_zeros(()) if stop is None else stop).view(1)])
+        more = more or {}
+        stop = outcome.new_zeros(()) if stop is None else stop
+        values = torch.cat([outcome, torch.stack([stop, *(v.to(stop) for v in more.values())])])
         values, copied = values.to("cpu", non_blocking=True), None  # to pinned memory
         if outcome.device.type == "cuda":
             copied = torch.cuda.Event()
             copied.record()
         step, tokens = self.progress.step + 1, self.progress.tokens + self.speed.tokens
-        self._waiting.append(_Copy(step, tokens, lr, values, copied))
+        self._waiting.append(_Copy(step, tokens, lr, (*more,), values, copied))
 
     def stop_if(self, told: bool, mesh: Mesh) -> None:
         """Set `stopping` if any rank was told to stop: at once, or with the next step's result."""
@@ -83,15 +88,16 @@ class StepResults:
         """
         rows: list[Row] = []
         while len(self._waiting) > (0 if now or self.stopping else self.delay):
-            step, tokens, lr, values, copied = self._waiting.popleft()
+            step, tokens, lr, names, values, copied = self._waiting.popleft()
             if copied is not None:
                 copied.synchronize()  # the only wait for the device in a step
-            loss, grad_norm, skipped, stop = values.tolist()
+            loss, grad_norm, skipped, stop, *more = values.tolist()
             self.stopping = self.stopping or stop > 0
             self.progress.note(skipped > 0)
             since, self._since = self._since, time.perf_counter()
             row: Row = {"step": step, "tokens": tokens, "loss": loss, "lr": lr}
             row |= {"grad_norm": grad_norm} | self.speed.row(self._since - since)
+            row |= dict(zip(names, more, strict=True))
             row |= {"skipped_steps": self.progress.skipped_steps} if skipped else {}
             rows.append(row)
         return rows

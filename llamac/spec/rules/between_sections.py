@@ -12,7 +12,13 @@ from typing import Any
 
 from llamac.spec.batch import Batch
 from llamac.spec.data import CONVERSATIONS, Data
-from llamac.spec.finetune import adapters_have_a_base, targets_exist
+from llamac.spec.finetune import (
+    adapters_have_a_base,
+    pairs_stay_together,
+    preferences_have_a_reference,
+    preferences_have_an_objective,
+    targets_exist,
+)
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.model import Model
 from llamac.spec.parallel import Parallel
@@ -113,6 +119,9 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
     _chats_have_a_tokenizer,
     _phases_begin_while_training,
     adapters_have_a_base,
+    preferences_have_a_reference,
+    preferences_have_an_objective,
+    pairs_stay_together,
     targets_exist,
     kernel_can_run,
     layout_fits,

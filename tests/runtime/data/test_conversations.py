@@ -126,7 +126,10 @@ def test_malformed_records_are_counted_with_file_and_line(tmp_path: Path) -> Non
     path = write_lines(tmp_path / "a.jsonl", [chat(*CHAT), chat(QUESTION), chat(*CHAT), 5])
     path.write_text(path.read_text() + "{broken\n")
     skipped = Skipped()
-    assert [number for number, _ in read_conversations(str(path), skipped)] == [1, 3]
+    assert [number for number, _ in read_conversations(str(path), skipped, conversation_of)] == [
+        1,
+        3,
+    ]
     assert skipped.counts == {"no answer to learn": 1, "not an object": 1, "invalid JSON": 1}
     assert skipped.examples[0] == f"{path}:2: no answer to learn"
     assert skipped.examples[2].startswith(f"{path}:5")
@@ -137,16 +140,19 @@ def test_parquet_and_csv_are_read_as_json_lines_are(tmp_path: Path) -> None:
     records = [chat(*CHAT), chat(QUESTION), chat(SAYS, *CHAT)]
     lines = write_lines(tmp_path / "a.jsonl", records)
     parquet.write_table(arrow.Table.from_pylist(records), tmp_path / "a.parquet")
-    wanted = list(read_conversations(str(lines), Skipped()))
+    wanted = list(read_conversations(str(lines), Skipped(), conversation_of))
     skipped = Skipped()
-    assert list(read_conversations(str(tmp_path / "a.parquet"), skipped)) == wanted
+    assert list(read_conversations(str(tmp_path / "a.parquet"), skipped, conversation_of)) == wanted
     assert skipped.examples == [f"{tmp_path / 'a.parquet'}:2: no answer to learn"]
     alpaca = {"instruction": ["q", ""], "input": ["", "x"], "output": ["a", "b"], "n": [1, 2]}
     parquet.write_table(arrow.table(alpaca), tmp_path / "b.parquet")
     (tmp_path / "b.csv").write_text("instruction,input,output,n\nq,,a,1\n,x,b,2\n")
     for name, second in (("b.parquet", 2), ("b.csv", 3)):
         skipped = Skipped()
-        (found,) = [one.messages for _, one in read_conversations(str(tmp_path / name), skipped)]
+        (found,) = [
+            one.messages
+            for _, one in read_conversations(str(tmp_path / name), skipped, conversation_of)
+        ]
         assert found == CHAT
         assert skipped.examples[0].startswith(f"{tmp_path / name}:{second}")
 

@@ -1,0 +1,16 @@
+"""Read preferences as text, for training and comparing tokenizers: prompts with both answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llamac.data.document import Document
+from llamac.runtime.data.conversations import read_conversations
+from llamac.runtime.data.preference_records import preference_of
+from llamac.runtime.data.skipped import Skipped
+from llamac.spec.data import Source
+
+
+def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    for line, preference in read_conversations(path, skipped, preference_of):
+        yield Document(f"{preference.chosen.said}\n{preference.rejected.said}", path, line)

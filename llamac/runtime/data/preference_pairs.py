@@ -1,0 +1,82 @@
+"""Sequences of preference tuning: pairs of a chosen and a rejected answer to one prompt.
+
+Rows 2i and 2i + 1 are the chosen and the rejected one of a pair, each a sequence of its own that
+padding follows. Pairs are mixed and shuffled as `mixture` does with sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..kernels.padding import PADDING
+from .mixture import Mixture
+
+
+class Pairs:
+    """Rows of a prepared directory's pairs. split: "train" or "validation"."""
+
+    padding_input = 0
+
+    def __init__(self, directory: str | Path, split: str, sequence_length: int, seed: int) -> None:
+        # To the mixture a pair is one sequence of twice the tokens.
+        self.mixture = Mixture(directory, split, 2 * sequence_length + 1, seed, packing="pairs")
+        self.split, self.sequence_length = split, sequence_length
+        self.first = np.cumsum([0, *self.mixture.windows])  # pair of each source, then their number
+
+    @property
+    def pairs(self) -> int:
+        """Return the number of different pairs."""
+        return int(self.first[-1])
+
+    @property
+    def latest(self) -> int:
+        return self.mixture.latest
+
+    def __len__(self) -> int:
+        """Return the number of rows in the validation split."""
+        return 2 * len(self.mixture)
+
+    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
+        found = self.mixture.picked((start // 2 for start in starts), count // 2)
+        return found.reshape(-1, self.sequence_length + 1)
+
+    def answers(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """Return the number of each row among all different ones, -1 beyond the end, int64 [n]."""
+        found = [self._pairs(start // 2, count // 2) for start in starts]
+        pairs = np.concatenate(found)[:, None]
+        return np.where(pairs < 0, -1, 2 * pairs + [0, 1]).reshape(-1)
+
+    def _pairs(self, start: int, count: int) -> np.ndarray:
+        source, _, window = self.mixture.locate(start, count)
+        pairs = self.first[source] + window
+        if not self.mixture.shuffled:
+            pairs[max(0, len(self.mixture) - start) :] = -1
+        return pairs
+
+    def read(self, pair: int, out: np.ndarray) -> None:
+        """Write a pair's rows one after the other into `out`, int64 [2 · (sequence_length + 1)]."""
+        source = int(np.searchsorted(self.first, pair, side="right")) - 1
+        self.mixture.streams[source].read(0, pair - int(self.first[source]), out)
+
+
+class InOrder:
+    """The same pairs in the order of their numbers, each once, and padding beyond the last."""
+
+    padding_input = 0
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+
+    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+        """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
+        length = self.pairs.sequence_length + 1
+        wanted = [pair for start in starts for pair in range(start // 2, (start + count) // 2)]
+        out = np.full((len(wanted), 2 * length), PADDING, dtype=np.int64)
+        for row, pair in zip(out, wanted, strict=True):
+            if pair < self.pairs.pairs:
+                self.pairs.read(pair, row)
+        return out.reshape(-1, length)

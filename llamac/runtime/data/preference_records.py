@@ -1,0 +1,97 @@
+"""Read records of preferences: a prompt, and an answer that is preferred to another.
+
+A record has `chosen` and `rejected`, and `prompt` unless both are whole chats:
+
+    prompt, chosen, rejected          three texts, or three lists of messages
+    chosen, rejected                  two whole chats, which begin with the same messages
+    prompt, chosen, rejected          a text, and two whole chats that begin with it
+
+As with supervised data nothing is mended: MalformedRecord says what cannot be learned from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+from .conversations import (
+    PREFERENCE,
+    Conversation,
+    MalformedRecord,
+    checked_chat,
+    checked_messages,
+    checked_text,
+)
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two conversations that differ in their last answers, of which alone is learned."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+    @property
+    def text(self) -> str:
+        """Return the record as JSON: the same for equal preferences, whatever their form."""
+        return json.dumps([self.chosen.text, self.rejected.text], ensure_ascii=False)
+
+
+def preference_of(record: Any) -> Preference:
+    """Return a record as a preference. Raises MalformedRecord."""
+    if not isinstance(record, Mapping):
+        raise MalformedRecord("not an object", type(record).__name__)
+    given = {name: value for name, value in record.items() if value is not None}
+    if missing := [name for name in PREFERENCE[1:] if name not in given]:
+        raise MalformedRecord(f"no {missing[0]}")
+    prompt, chosen, rejected = (given.get(name) for name in PREFERENCE)
+    if type(chosen) is not type(rejected):
+        raise MalformedRecord("chosen is of another kind than rejected")
+    if isinstance(chosen, str) and prompt is None:
+        raise MalformedRecord("no prompt")
+    if isinstance(chosen, str) and isinstance(prompt, str):
+        found = Preference(_plain(prompt, chosen, "chosen"), _plain(prompt, rejected, "rejected"))
+    else:
+        found = _compared(_chat(prompt, chosen), _chat(prompt, rejected))
+    if found.chosen == found.rejected:
+        raise MalformedRecord("chosen and rejected are equal")
+    return found
+
+
+def _plain(prompt: Any, answer: Any, where: str) -> Conversation:
+    return Conversation(None, checked_text(prompt, "prompt"), checked_text(answer, where))
+
+
+def _chat(prompt: Any, answer: Any) -> Messages:
+    """Return the messages of a prompt with its answer."""
+    if isinstance(answer, str):
+        answer = [{"role": "assistant", "content": answer}]
+    answers = checked_messages(answer)
+    if isinstance(prompt, list):
+        return checked_chat([*checked_messages(prompt), *answers])
+    if isinstance(prompt, str) and answers and answers[0]["role"] == "assistant":
+        return checked_chat([{"role": "user", "content": checked_text(prompt, "prompt")}, *answers])
+    if prompt is not None and not isinstance(prompt, str):
+        raise MalformedRecord("the prompt is neither text nor messages", type(prompt).__name__)
+    return checked_chat(answers)
+
+
+def _compared(chosen: Messages, rejected: Messages) -> Preference:
+    """Return two chats as a preference: what they begin with alike is the prompt."""
+    pairs = zip(chosen, rejected, strict=False)
+    shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    for one in (chosen, rejected):
+        if len(one) > shared and one[shared]["role"] != "assistant":
+            raise MalformedRecord("chosen and rejected answer different prompts")
+        if len(one) == shared and len(chosen) != len(rejected):
+            raise MalformedRecord("an answer is missing", "one chat is the beginning of the other")
+    prompt = [m | {"weight": 0} if m["role"] == "assistant" else m for m in chosen[:shared]]
+    if len(chosen) == shared:
+        return Preference(Conversation(chosen), Conversation(rejected))
+    first, second = (Conversation([*prompt, *one[shared:]]) for one in (chosen, rejected))
+    return Preference(first, second)
