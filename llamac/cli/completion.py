@@ -77,9 +77,9 @@ def candidates(words: list[str]) -> list[str]:
     from llamac.cli import VERBS
     from llamac.cli.common.typer_command import command_of
 
-    *before, begun = words
+    *before, partial = words
     if not before:
-        return _beginning(begun, [*VERBS, "--help", "--version"])
+        return _beginning(partial, [*VERBS, "--help", "--version"])
     verb, *rest = before
     if verb not in VERBS:
         return []
@@ -87,20 +87,20 @@ def candidates(words: list[str]) -> list[str]:
     inner: dict[str, Any] = getattr(command, "commands", {})
     if inner:
         if not rest:
-            return _beginning(begun, [*inner, "--help"])
+            return _beginning(partial, [*inner, "--help"])
         if rest[0] not in inner:
             return []
         command, rest = inner[rest[0]], rest[1:]
-    return _beginning(begun, _of(command, rest, begun))
+    return _beginning(partial, _of(command, rest, partial))
 
 
-def _of(command: Any, before: list[str], begun: str) -> list[str]:
-    """Return the completions of `begun` after the words `before` of a command."""
+def _of(command: Any, before: list[str], partial: str) -> list[str]:
+    """Return the completions of `partial` after the words `before` of a command."""
     options = {name: one for one in command.params for name in one.opts if name.startswith("-")}
     last = options.get(before[-1]) if before else None
     if last is not None and not last.is_flag:
         return _spec_keys() if "--set" in last.opts else _choices(command, last)
-    if begun.startswith("-"):
+    if partial.startswith("-"):
         return [*options, "--help"]
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     if arguments and arguments[0].metavar == "SPEC" and not before:
@@ -129,5 +129,5 @@ def _spec_keys() -> list[str]:
     return found
 
 
-def _beginning(begun: str, words: list[str]) -> list[str]:
-    return [word for word in words if word.startswith(begun)]
+def _beginning(partial: str, words: list[str]) -> list[str]:
+    return [word for word in words if word.startswith(partial)]

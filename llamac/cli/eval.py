@@ -96,22 +96,24 @@ def eval(
                 f"{name} runs code written by the model: allow it with --allow-code",
                 param_hint="--tasks",
             )
-    asked = load_sets([name for name in names if name != HELDOUT], directory, given)
-    if asked:
+    sets = load_sets([name for name in names if name != HELDOUT], directory, given)
+    if sets:
         _require_harness()
     from llamac.evaluate.opened_model import open_for_evaluation
 
     model = open_for_evaluation(run, checkpoint, print_status, context)
-    kept: list[str] = []
-    keep = (lambda one: kept.append(json.dumps(one, ensure_ascii=False))) if samples else None
+    samples_lines: list[str] = []
+    keep = (
+        (lambda one: samples_lines.append(json.dumps(one, ensure_ascii=False))) if samples else None
+    )
     results = []
     progress = counting_line()
-    if asked:
+    if sets:
         from llamac.evaluate.adapter import Adapter
         from llamac.evaluate.judge import judge
 
         lm = Adapter(model, batch_tokens, seed, progress)
-        for one in asked:
+        for one in sets:
             for count in counts or [one.task.shots]:
                 progress(one.task.title, 0, 0)
                 results.append(
@@ -126,7 +128,9 @@ def eval(
     if output is not None:
         write_output(output, json.dumps(found, indent=2) + "\n")
     if samples is not None:
-        durable_files.write(samples.resolve(), "".join(line + "\n" for line in kept).encode())
+        durable_files.write(
+            samples.resolve(), "".join(line + "\n" for line in samples_lines).encode()
+        )
     if as_json:
         print(json.dumps(found, indent=2))
         return

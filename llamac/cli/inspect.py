@@ -188,16 +188,16 @@ def _memory(stage: Stage, form: Format, region: str | None) -> str | list[Part]:
     from llamac.inspect.program_json import dump
     from llamac.inspect.report import memory_json, memory_tables
 
-    kept = [r.name for r in stage.program.regions.values() if r.backward is not None]
-    if not kept:
+    trained = [r.name for r in stage.program.regions.values() if r.backward is not None]
+    if not trained:
         raise typer.BadParameter(
             f"after {stage.name} there is no backward pass yet, so nothing is saved for it; use "
             "--after differentiate or checkpoint",
             param_hint="--memory",
         )
-    if region is not None and region not in kept:
+    if region is not None and region not in trained:
         raise typer.BadParameter(
-            f"{region} is for inference and saves nothing; use one of {', '.join(kept)}",
+            f"{region} is for inference and saves nothing; use one of {', '.join(trained)}",
             param_hint="--region",
         )
     if form == Format.json:

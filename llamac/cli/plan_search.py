@@ -67,11 +67,11 @@ def _progress() -> Callable[[int, int, int], None]:
     return say
 
 
-def print_advice(setting: Setting, wanted: str, as_json: bool) -> None:
-    """Print which change of hardware or layout would bring `wanted` (2x) times the speed."""
-    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", wanted.strip().lower())
+def print_advice(setting: Setting, target: str, as_json: bool) -> None:
+    """Print which change of hardware or layout would bring `target` (2x) times the speed."""
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[x×]?", target.strip().lower())
     if number is None or float(number[1]) <= 1:
-        message = f"{wanted!r} must be a factor above 1, such as 2x"
+        message = f"{target!r} must be a factor above 1, such as 2x"
         raise typer.BadParameter(message, param_hint="--why-not")
 
     from llamac.plan.predict import predict
@@ -198,10 +198,10 @@ def check(forms: Mapping[str, object], options: Mapping[str, object]) -> None:
 
     forms, options: values by flag; None and False mean not given.
     """
-    asked = [flag for flag, value in forms.items() if value not in (None, False)]
-    if len(asked) > 1:
-        raise typer.BadParameter(f"{' and '.join(asked)} are mutually exclusive")
-    form = asked[0] if asked else ""
+    flags = [flag for flag, value in forms.items() if value not in (None, False)]
+    if len(flags) > 1:
+        raise typer.BadParameter(f"{' and '.join(flags)} are mutually exclusive")
+    form = flags[0] if flags else ""
     given = [flag for flag, value in options.items() if value not in (None, False)]
     writes = {"-o", "--trace", "--picture"} & set(given) or form == "--calibrate"
     sizes = form in SIZING and "-o" in given

@@ -177,10 +177,10 @@ def _preamble(spec: Spec, twin: Spec) -> Iterator[str]:
             f"{parallel.tensor} tensor × {parallel.context} context ranks, simulated in this "
             f"process, for the spec's {spec.parallel.tensor} × {spec.parallel.context}"
         )
-    wanted, run = attention_kernel(spec), attention_kernel(twin)
-    if wanted != run:
+    requested, run = attention_kernel(spec), attention_kernel(twin)
+    if requested != run:
         yield (
-            f"attention: the spec runs {wanted}, which has 16-bit CUDA kernels only; "
+            f"attention: the spec runs {requested}, which has 16-bit CUDA kernels only; "
             f"verified with {run}"
         )
     yield f"largest relative error against eager PyTorch, float64 on CPU, tolerance {TOLERANCE:g}"

@@ -19,36 +19,36 @@ def written_beside(final: Path, then: Callable[[], None] = lambda: None) -> Iter
     called after the renaming; if it raises, the renaming is undone. Raises RunError while another
     process writes it.
     """
-    beside, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
-    with run_lock(beside):
+    temporary, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
+    with run_lock(temporary):
         try:
-            for left in beside.iterdir():  # of a process that was killed
+            for left in temporary.iterdir():  # of a process that was killed
                 if left.name != ".lock":
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             if old.exists() and not final.exists():  # it was killed between two renames
                 old.rename(final)
-            yield beside
-            (beside / ".lock").unlink()
-            for path in beside.iterdir():
+            yield temporary
+            (temporary / ".lock").unlink()
+            for path in temporary.iterdir():
                 durable_files.flush(path)
             shutil.rmtree(old, ignore_errors=True)
-            _exchange(beside, final, old, then)
+            _exchange(temporary, final, old, then)
             shutil.rmtree(old, ignore_errors=True)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(beside: Path, final: Path, old: Path, then: Callable[[], None]) -> None:
-    """Rename `final` to `old` and `beside` to `final`, and call `then`; all of it or nothing."""
+def _exchange(temporary: Path, final: Path, old: Path, then: Callable[[], None]) -> None:
+    """Rename `final` to `old` and `temporary` to `final`, and call `then`; all of it or nothing."""
     try:
         if final.exists():
             final.rename(old)
-        beside.rename(final)
+        temporary.rename(final)
         durable_files.flush(final.parent)
         then()
     except BaseException:
-        if not beside.exists():
-            final.rename(beside)
+        if not temporary.exists():
+            final.rename(temporary)
         if old.exists():
             old.rename(final)
         raise

@@ -50,8 +50,8 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     """Open a run or an import with a complete checkpoint. Raises RunError."""
     opened = open_model(run, which, say, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
-    held = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})
-    if changed := changed_keys(held, opened.spec["model"]):
+    saved_model = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})
+    if changed := changed_keys(saved_model, opened.spec["model"]):
         raise ConversionError(
             f"{opened.checkpoint} holds a model that differs from {run}/spec.toml: "
             f"{', '.join(changed)} differ"

@@ -111,8 +111,8 @@ def _language_model(
 
     def texts() -> Iterator[str]:
         for document in stream_documents(reference):
-            told = document.meta.get("language")
-            if languages and told is not None and told not in languages:
+            language = document.meta.get("language")
+            if languages and language is not None and language not in languages:
                 continue
             counts["documents"] += 1
             counts["characters"] += len(document.text)
@@ -207,18 +207,18 @@ def _train(pages: list[_Page], stage: Quality) -> quality.Trained:
 
 def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
     """Evaluate a model on held-out pages; return its counts and scores."""
-    held = [page for page in pages if page.key % HELD_OUT == 0]
+    evaluation_pages = [page for page in pages if page.key % HELD_OUT == 0]
     learnt = [page for page in pages if page.key % HELD_OUT]
     model = _train(learnt, stage)
-    scores = np.array([model.probability(page.features) for page in held])
-    truth = np.array([page.cited for page in held], bool)
+    scores = np.array([model.probability(page.features) for page in evaluation_pages])
+    truth = np.array([page.cited for page in evaluation_pages], bool)
     lengths = {
         name: float(np.median([page.length for page in pages if page.cited is cited]))
         for name, cited in (("cited", True), ("random", False))
     }
     return {
         "trained_on": len(learnt),
-        "held_out": len(held),
+        "held_out": len(evaluation_pages),
         "threshold": stage.threshold,
         **judged(scores, truth, stage.threshold),
         "median_characters": lengths,

@@ -195,11 +195,11 @@ class _Output:
         path = chunks.path_of(self.state.folder, len(self.state.chunks))
         self.chunk, self.text_bytes = chunks.Chunk(path), 0
 
-    def add(self, kept: Document | None, size: int) -> None:
+    def add(self, document: Document | None, size: int) -> None:
         """Append a document, if one was kept. size: bytes of the text it was made from."""
         self.text_bytes += size
-        if kept is not None:
-            self.chunk.add(kept)
+        if document is not None:
+            self.chunk.add(document)
 
     @property
     def is_full(self) -> bool:

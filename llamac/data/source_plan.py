@@ -163,13 +163,13 @@ def _parts(source: Source, part_bytes: int) -> tuple[tuple[Part, ...], dict[str,
 
 def _groups(sizes: list[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:
     group: list[tuple[str, int]] = []
-    held = 0
+    nbytes = 0
     for path, size in sizes:
-        if group and held + size > most:
+        if group and nbytes + size > most:
             yield group
-            group, held = [], 0
+            group, nbytes = [], 0
         group.append((path, size))
-        held += size
+        nbytes += size
     yield group
 
 

@@ -92,7 +92,7 @@ def write_directory(
         _replace(directory / MANIFEST, _json(manifest | {"replacing": before}))
     shown = [name for name in edited if is_for_show(name)]
     shown += ["ir"] * (directory / "ir").is_file()
-    kept = [_set_aside(directory / name) for name in shown]
+    backups = [_set_aside(directory / name) for name in shown]
     for name, text in files.items():
         path = directory / name
         if not (path.is_file() and _digest(path.read_bytes()) == hashes[name]):
@@ -106,7 +106,7 @@ def write_directory(
         _replace(directory / MANIFEST, _json(manifest))
     return [
         f"{directory / name} had been edited or damaged; it is kept as {aside.name}"
-        for name, aside in zip(shown, kept, strict=True)
+        for name, aside in zip(shown, backups, strict=True)
     ]
 
 

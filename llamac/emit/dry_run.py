@@ -130,10 +130,10 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
     report.micro_batches = spec.micro_batches
     shape = (batch.micro_batch, batch.sequence_length)
     total = torch.zeros(())
-    alone = min(report.micro_batches, 1 + (mesh.degrees["pp"] > 1))  # the first and the last
-    times = [1] * alone
-    if report.micro_batches > alone:
-        times.insert(alone - 1, report.micro_batches - alone)
+    simulated = min(report.micro_batches, 1 + (mesh.degrees["pp"] > 1))  # the first and the last
+    times = [1] * simulated
+    if report.micro_batches > simulated:
+        times.insert(simulated - 1, report.micro_batches - simulated)
     for number, count in enumerate(times, 1):
         last = number == len(times)
         with _Counting(report, count):
@@ -175,10 +175,10 @@ def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
 
 
 def _count(report: Report, optimizer: Any) -> None:
-    held = list(optimizer.parameters.values())
+    trained = list(optimizer.parameters.values())
     masters = list(optimizer.masters.values())
-    report.parameters = sum(p.numel() for p in held)
-    report.parameter_bytes = sum(p.nbytes for p in held)
+    report.parameters = sum(p.numel() for p in trained)
+    report.parameter_bytes = sum(p.nbytes for p in trained)
     shadows = sum(m.nbytes for n, m in optimizer.masters.items() if n in optimizer.shadowed)
     report.state_bytes = shadows + sum(m.nbytes for m in masters) * len(optimizer.algorithm.STATES)
 

@@ -205,11 +205,11 @@ def _body(
     recomputed: frozenset[fx.Node],
     sizes: Sizes,
 ) -> Iterator[SourceLine]:
-    begun = half_starts(halves)
+    headings = half_starts(halves)
     for number, node in enumerate(ops_in(graph)):
-        if node in begun:
+        if node in headings:
             yield from ([("", None)] if number else [])
-            yield f"    # {begun[node]}", None
+            yield f"    # {headings[node]}", None
         yield from _of(node, _statement(node, recomputed, sizes))
 
 

@@ -61,13 +61,13 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
     """Return the nodes at which a half begins, with the half's name."""
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
-    begun: dict[fx.Node, str] = {}
+    first_nodes: dict[fx.Node, str] = {}
     current = ""
     for index, (half, run) in enumerate(runs):
         stray = 0 < index < len(runs) - 1 and len(run) < FEW
         if half != current and not stray:
-            begun[run[0]] = current = half
-    return begun
+            first_nodes[run[0]] = current = half
+    return first_nodes
 
 
 def _parameters(graph: fx.Graph) -> dict[str, str]:

@@ -73,8 +73,8 @@ class Adapter(TemplateLM):
         longest = self.opened.context + 1  # the last token is only predicted
         pairs = []
         for _, context, continuation in requests:
-            kept = max(longest - len(continuation), 1)
-            pairs.append((context[-kept:], continuation[-(longest - 1) :]))
+            most = max(longest - len(continuation), 1)
+            pairs.append((context[-most:], continuation[-(longest - 1) :]))
         scored = self.scorer.score(pairs, self._reading())
         return [(one.log_probability, one.greedy) for one in scored]
 

@@ -138,12 +138,12 @@ class HarnessTask(Task):
             return []
         if question.about not in self._drawn:
             alike = [one for one in self.set.examples if one.about == question.about]
-            wanted = self.shots + self.set.examples_are_asked
+            count = self.shots + self.set.examples_are_asked
             if self.set.task.examples == "dev":  # MMLU's five of a subject, in their order
-                drawn = alike[:wanted]
+                drawn = alike[:count]
             else:
                 random_order = random.Random(f"{self.seed} {question.about}")
-                drawn = random_order.sample(alike, min(wanted, len(alike)))
+                drawn = random_order.sample(alike, min(count, len(alike)))
             self._drawn[question.about] = drawn
         others = [one for one in self._drawn[question.about] if one != question]
         return [one.example for one in others[: self.shots]]

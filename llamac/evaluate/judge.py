@@ -33,7 +33,7 @@ def judge(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     task = questions.task
-    asked = HarnessTask(
+    harness_task = HarnessTask(
         questions,
         shots,
         seed=seed,
@@ -41,11 +41,15 @@ def judge(
         judge_code=lambda answer, one: run_program(written_program(task.name, one, answer)),
     )
     found: Any = evaluate(
-        lm=lm, task_dict={task.name: asked}, limit=limit, log_samples=True, bootstrap_iters=100
+        lm=lm,
+        task_dict={task.name: harness_task},
+        limit=limit,
+        log_samples=True,
+        bootstrap_iters=100,
     )
     values: Mapping[str, Any] = found["results"][task.name]
     results = {}
-    for metric in asked.aggregation():
+    for metric in harness_task.aggregation():
         error = values[f"{metric}_stderr,none"]
         known = error if isinstance(error, int | float) else None
         results[metric] = (float(values[f"{metric},none"]), known)

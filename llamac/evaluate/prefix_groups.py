@@ -52,8 +52,8 @@ def group_by_prefix(sequences: Sequence[Sequence[int]], most_rows: int) -> list[
 
 
 def _group(shared: int, rows: Sequence[int], sequences: Sequence[Sequence[int]]) -> PrefixGroup:
-    alone = len(rows) == 1
-    return PrefixGroup(len(sequences[rows[0]]) if alone else shared, tuple(rows))
+    single = len(rows) == 1
+    return PrefixGroup(len(sequences[rows[0]]) if single else shared, tuple(rows))
 
 
 def _divide(common: Sequence[int], count: int, found: list[tuple[int, int, int]]) -> None:
@@ -112,13 +112,13 @@ def batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
 def waves(groups: Iterable[PrefixGroup], most_tokens: int) -> Iterator[list[PrefixGroup]]:
     """Yield groups of about one length whose prefixes are kept together: up to `most_tokens`."""
     wave: list[PrefixGroup] = []
-    kept = 0
+    cached_tokens = 0
     for group in sorted(groups, key=lambda one: -one.shared):
         more = 0 if group.alone else group.shared
-        if wave and kept + more > most_tokens:
+        if wave and cached_tokens + more > most_tokens:
             yield wave
-            wave, kept = [], 0
+            wave, cached_tokens = [], 0
         wave.append(group)
-        kept += more
+        cached_tokens += more
     if wave:
         yield wave

@@ -41,8 +41,8 @@ def loss_and_gradients(
 
     Arguments are those of `loss_and_held_gradients`.
     """
-    loss, held = loss_and_held_gradients(program, weights, buffers, tokens, labels)
-    return loss, canonical_gradients(program, [(ALONE, held)])
+    loss, gradients = loss_and_held_gradients(program, weights, buffers, tokens, labels)
+    return loss, canonical_gradients(program, [(ALONE, gradients)])
 
 
 def loss_gradient(loss: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def _passes_sums(placements: Sequence[tuple[str, str]]) -> bool:
     if len(partial) + len(whole) < len(placements):
         return False
     together = all(term == "*" or term[0] == "+" for term in partial)
-    alone = len(partial) == 1 and partial[0][0] == "^"
-    return alone or (together and not any(term[:1] in ("*", "+") for term in whole))
+    single = len(partial) == 1 and partial[0][0] == "^"
+    return single or (together and not any(term[:1] in ("*", "+") for term in whole))
 
 
 def _place(letter: str, term: str) -> str:

@@ -63,17 +63,18 @@ def _padded(part: Tensor, rows: int) -> Tensor:
 
 
 def canonical_gradients(
-    program: Program, held: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]]
+    program: Program,
+    rank_gradients: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]],
 ) -> dict[str, Tensor]:
     """Assemble canonical gradients from the local gradients of all ranks.
 
-    held: each rank's coordinates and its gradients by (parameter, layer). Gradients are summed
+    rank_gradients: each rank's coordinates and its gradients by (parameter, layer). Gradients are summed
     over `cp`, since each rank's loss is a sum over its own positions.
     """
     found: dict[str, Tensor] = {}
-    for name, layer in held[0][1]:
+    for name, layer in rank_gradients[0][1]:
         parameter = program.parameters[name]
-        by_rank = [(at, gradients[name, layer]) for at, gradients in held]
+        by_rank = [(at, gradients[name, layer]) for at, gradients in rank_gradients]
         for piece, gradient in _whole(parameter, by_rank, program):
             found[piece.name.replace("*", str(layer))] = gradient
     return found

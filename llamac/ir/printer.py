@@ -98,10 +98,14 @@ def _statement(node: fx.Node, saved: set[str]) -> str:
     )
     right = [_operand(operand) for operand in node.args]
     right += [f"{key}={value!r}" for key, value in node.kwargs.items()]
-    kept = [value.name for value in values if value is not None and value.name in saved]
+    saved_names = [value.name for value in values if value is not None and value.name in saved]
     mark = ""
-    if kept:
-        mark = " {save}" if len(values) == 1 else f" {{save {', '.join('%' + k for k in kept)}}}"
+    if saved_names:
+        mark = (
+            " {save}"
+            if len(values) == 1
+            else f" {{save {', '.join('%' + k for k in saved_names)}}}"
+        )
     return _with_where(f"{left} = {op_of(node).name}({', '.join(right)}){mark}", node.meta["where"])
 
 

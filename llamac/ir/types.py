@@ -54,8 +54,8 @@ class TensorType:
     def placed(self, axis: str, placement: str) -> TensorType:
         """Return this type with another placement on one axis: `S(dim)`, `P` or `R`."""
         layout = dict(self.layout) | {axis: placement}
-        kept = ((name, place) for name, place in layout.items() if place != "R")
-        return replace(self, layout=tuple(sorted(kept)))
+        split = ((name, place) for name, place in layout.items() if place != "R")
+        return replace(self, layout=tuple(sorted(split)))
 
     def placement(self, axis: str) -> str:
         """Return the placement on one axis: `S(dim)`, `P` or `R`."""

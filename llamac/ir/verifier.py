@@ -99,8 +99,8 @@ def _started(_program: Program, region: Region) -> None:
         for node in ops_in(graph):
             kind, half, *over = _half(node)
             if half == "start":
-                wanted = [(kind, "wait", *over)]
-                if [_half(user) for user in node.users] != wanted or node.name in region.saved:
+                expected = [(kind, "wait", *over)]
+                if [_half(user) for user in node.users] != expected or node.name in region.saved:
                     message = f"its only reader must be one {kind}_wait on the same axis"
                     raise VerificationError(message, region, direction, node)
             elif half == "wait" and _half(node.all_input_nodes[0]) != (kind, "start", *over):
@@ -119,9 +119,9 @@ def _parameters(program: Program, region: Region) -> None:
         for node in placeholders(graph, "param"):
             entry = program.parameters.get(node.meta["param"])
             if entry is None or entry.type != type_of(node):
-                wanted = "nothing" if entry is None else str(entry.type)
+                expected = "nothing" if entry is None else str(entry.type)
                 raise VerificationError(
-                    f"the parameter table has {wanted} under this name", region, direction, node
+                    f"the parameter table has {expected} under this name", region, direction, node
                 )
 
 
@@ -207,9 +207,9 @@ def _verify_layers(program: Program) -> None:
                 region.forward.graph.output_node(),
             )
     for parameter in program.parameters.values():
-        held, owed = parameter.type.shape[0], parameter.held_rows(program.mesh)
-        if held != owed:
-            raise ValueError(f"{parameter.name} has {held} rows, its pieces {owed}")
+        rows, owed = parameter.type.shape[0], parameter.held_rows(program.mesh)
+        if rows != owed:
+            raise ValueError(f"{parameter.name} has {rows} rows, its pieces {owed}")
 
 
 def _is_cached(region: Region) -> bool:

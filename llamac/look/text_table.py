@@ -81,15 +81,15 @@ class TextTable:
             line.rstrip()
             yield line
 
-    def _narrowed(self, wanted: int) -> TextTable:
+    def _narrowed(self, width: int) -> TextTable:
         """Return the table without its spare columns, with a note that says so."""
-        kept = len(self.head) - self.spare
-        hidden = f"For {', '.join(self.head[kept:])}, make the terminal {wanted} columns wide."
+        columns = len(self.head) - self.spare
+        hidden = f"For {', '.join(self.head[columns:])}, make the terminal {width} columns wide."
         return replace(
             self,
-            head=self.head[:kept],
-            align=self.align[:kept],
-            rows=[row[:kept] for row in self.rows],
+            head=self.head[:columns],
+            align=self.align[:columns],
+            rows=[row[:columns] for row in self.rows],
             note=f"{self.note}\n{hidden}" if self.note else hidden,
             spare=0,
         )

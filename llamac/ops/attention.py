@@ -66,8 +66,8 @@ def _infer(
     batch, length, heads, head_dim = q.shape
     groups = k.shape[2]
     expect(q.with_shape(batch, length, groups, head_dim) == k, f"queries are {q}, keys {k}")
-    wanted = f"starts must be i64, one for each position of {q}, not {starts}"
-    expect(starts is None or (starts.dtype, starts.shape) == ("i64", q.shape[:2]), wanted)
+    message = f"starts must be i64, one for each position of {q}, not {starts}"
+    expect(starts is None or (starts.dtype, starts.shape) == ("i64", q.shape[:2]), message)
     assert isinstance(heads, int)
     assert isinstance(groups, int)
     expect(heads % groups == 0, f"{heads} query heads do not divide over {groups} key heads")
@@ -78,9 +78,9 @@ def _vjp(
     b: GradientBuilder, node: fx.Node, d_out: fx.Node, _d_logsumexp: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
     primals = [b.primal(operand) for operand in node.args]
-    kept = (b.primal_result(node, 0), b.primal_result(node, 1))
+    saved = (b.primal_result(node, 0), b.primal_result(node, 1))
     names = tuple(b.name(operand) for operand in node.args[:3])
-    operands = (d_out, *primals[:3], *kept, *primals[3:])
+    operands = (d_out, *primals[:3], *saved, *primals[3:])
     gradients = b.op(attention_backward, *operands, name=names, **attributes(node))
     return (*gradients, *(None for _ in primals[3:]))
 

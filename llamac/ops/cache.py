@@ -32,8 +32,8 @@ def _infer_append(new: TensorType, cache: TensorType, positions: TensorType) -> 
 
 
 def _expect_positions(positions: TensorType, of: TensorType) -> None:
-    wanted = f"positions must be i64, one for each of {of}, not {positions}"
-    expect((positions.dtype, positions.shape) == ("i64", of.shape[:2]), wanted)
+    message = f"positions must be i64, one for each of {of}, not {positions}"
+    expect((positions.dtype, positions.shape) == ("i64", of.shape[:2]), message)
 
 
 def _infer_mask(
@@ -57,8 +57,8 @@ def _infer_attention(
     expect(keys == values, f"keys are {keys}, values {values}")
     expected = q.with_shape(batch, groups, slots, head_dim)
     expect(keys == expected, f"queries are {q}, keys {keys}")
-    wanted = TensorType("bool", (batch, length, slots))
-    expect(seen == wanted, f"the mask must be {wanted}, not {seen}")
+    mask_type = TensorType("bool", (batch, length, slots))
+    expect(seen == mask_type, f"the mask must be {mask_type}, not {seen}")
     assert isinstance(heads, int)
     assert isinstance(groups, int)
     expect(heads % groups == 0, f"{heads} query heads do not divide over {groups} key heads")

@@ -84,9 +84,9 @@ def _vjp(
     b: GradientBuilder, node: fx.Node, d_out: fx.Node, _d_logsumexp: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
     primals = [b.primal(operand) for operand in node.args]
-    kept = (b.primal_result(node, 0), b.primal_result(node, 1))
+    saved = (b.primal_result(node, 0), b.primal_result(node, 1))
     names = tuple(b.name(operand) for operand in node.args)
-    return b.op(context_attention_backward, d_out, *primals, *kept, name=names, **attributes(node))
+    return b.op(context_attention_backward, d_out, *primals, *saved, name=names, **attributes(node))
 
 
 def _call(name: str, tensors: tuple[str, ...], axis: Any, scale: Any, window: Any) -> str:

@@ -45,7 +45,7 @@ class GradientBuilder(Builder):
 def _name(node: fx.Node, index: int) -> str:
     """Return a gradient's name, distinct for each result of an op."""
     names = op_of(node).results
-    for beside, usual in zip(results(node), names, strict=True):
-        if beside is not None and beside.name != usual:
-            return f"{beside.name}_{names[index]}"
+    for result, usual in zip(results(node), names, strict=True):
+        if result is not None and result.name != usual:
+            return f"{result.name}_{names[index]}"
     return names[index]

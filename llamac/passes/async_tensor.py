@@ -47,7 +47,7 @@ class AsyncTensor:
         return program
 
 
-def _joined(module: fx.GraphModule, kept: tuple[str, ...]) -> fx.GraphModule:
+def _joined(module: fx.GraphModule, saved: tuple[str, ...]) -> fx.GraphModule:
     graph = copy_graph(module)
     for node in list(ops_in(graph)):
         given = attributes(node)
@@ -57,7 +57,7 @@ def _joined(module: fx.GraphModule, kept: tuple[str, ...]) -> fx.GraphModule:
             _join_reader(graph, node)
         elif is_op(node, reduce_scatter):
             _join_sum(graph, node)
-    return finish(graph, keep=kept)
+    return finish(graph, keep=saved)
 
 
 def _join_reader(graph: fx.Graph, gather: fx.Node) -> None:

@@ -314,11 +314,11 @@ class _ShardRebuild(Rebuild):
 
 def _held_size(segments: Segments, whole: int) -> int:
     """Return a rank's share of the first `whole` elements along a sharded dimension."""
-    held = 0
+    rows = 0
     for size, part_of_it in segments:
         if whole <= 0:
             break
         whole -= size
-        held += part_of_it
+        rows += part_of_it
     assert whole == 0, "a split begins or ends inside a parameter"
-    return held
+    return rows

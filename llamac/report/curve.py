@@ -80,7 +80,10 @@ def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
     if count <= points:
         return np.arange(count)
     edges = np.linspace(0, count, points // 2 + 1).astype(int)
-    kept = {0, count - 1}
+    indices = {0, count - 1}
     for begin, end in pairwise(edges):
-        kept |= {begin + int(values[begin:end].argmin()), begin + int(values[begin:end].argmax())}
-    return np.array(sorted(kept))
+        indices |= {
+            begin + int(values[begin:end].argmin()),
+            begin + int(values[begin:end].argmax()),
+        }
+    return np.array(sorted(indices))

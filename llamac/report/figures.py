@@ -138,8 +138,8 @@ def _validation(
     tokens: np.ndarray, values: np.ndarray, colour: str, at: Callable[[float, float], Any]
 ) -> Iterator[Shape]:
     """Yield a dashed line through the evaluations, with a square at each."""
-    kept = extremes(values, 200) if len(values) else []
-    points = [at(float(tokens[i]), float(values[i])) for i in kept]
+    shown = extremes(values, 200) if len(values) else []
+    points = [at(float(tokens[i]), float(values[i])) for i in shown]
     for (x0, y0), (x1, y1) in pairwise(points):
         pieces = max(1, round(math.hypot(x1 - x0, y1 - y0) / 10))
         for n in range(pieces):

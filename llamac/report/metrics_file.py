@@ -44,8 +44,8 @@ class MetricsFile:
         """Read new lines; return whether anything changed. Raises OSError if it cannot be read."""
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
-            again = status.st_ino != self._inode or status.st_size < self._offset
-            if again:  # a run that resumes writes the file anew
+            replaced = status.st_ino != self._inode or status.st_size < self._offset
+            if replaced:  # a run that resumes writes the file anew
                 self._forget()
                 self._inode = status.st_ino
             before = (self._lines, self.unfinished)
@@ -57,7 +57,7 @@ class MetricsFile:
                     self._offset += len(whole) + 1
                     self._parse(whole)
             self.unfinished = bool(rest)
-        return again or before != (self._lines, self.unfinished)
+        return replaced or before != (self._lines, self.unfinished)
 
     @property
     def columns(self) -> tuple[Columns, int]:

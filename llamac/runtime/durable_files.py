@@ -230,16 +230,16 @@ def seal_of(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def adopt(beside: Path, path: Path) -> None:
+def adopt(temporary: Path, path: Path) -> None:
     """Rename a file written by other code to its final name, with a seal."""
-    write(seal_of(path), f"{sha256_of(beside)}\n".encode())
-    flush(beside)
-    _name(beside, path)
+    write(seal_of(path), f"{sha256_of(temporary)}\n".encode())
+    flush(temporary)
+    _name(temporary, path)
 
 
-def _name(beside: Path, path: Path) -> None:
+def _name(temporary: Path, path: Path) -> None:
     try:
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except IsADirectoryError as error:
         raise Damaged(f"{path} is a directory but must be a file: remove it") from error
     flush(path.parent)

@@ -120,16 +120,16 @@ def this_command(without: str) -> str:
 
     For one of several processes, it is the torchrun command of its node.
     """
-    words, kept = iter(sys.argv), [sys.executable]
+    words, command = iter(sys.argv), [sys.executable]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         processes = os.environ["LOCAL_WORLD_SIZE"]
-        kept += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--"]
+        command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--"]
     for word in words:
         if word == without:
             next(words, None)
         elif not word.startswith(f"{without}="):
-            kept.append(word)
-    return shlex.join(kept)
+            command.append(word)
+    return shlex.join(command)
 
 
 class Compiler(NamedTuple):
@@ -334,8 +334,8 @@ class StopSignals:
 
     def saved(self, step: int) -> str:
         """Return the line that says why the run stopped, and the command that resumes it."""
-        again = this_command(without="--resume")  # from the newest checkpoint
-        return f"{self.why}: step {step:,} is saved, resume with: {again}"
+        resume_command = this_command(without="--resume")  # from the newest checkpoint
+        return f"{self.why}: step {step:,} is saved, resume with: {resume_command}"
 
     @property
     def exit_code(self) -> int:

@@ -139,22 +139,22 @@ class _Emitted:
 def _read(runner: _Program | _Emitted, prompt: Tensor) -> Tensor:
     """Prefill each row's beginning, decode the rest token by token; return logits [B, P, V]."""
     rows, positions = prompt.shape
-    begun = prompt_lengths(rows, positions)
-    longest = int(begun.max())
+    lengths = prompt_lengths(rows, positions)
+    longest = int(lengths.max())
     tokens = prompt[:, :longest].clone()
-    for row, length in enumerate(begun):
+    for row, length in enumerate(lengths):
         tokens[row, length:] = 0  # padding
     found = list(runner.prefill(tokens).unbind(1))
     logits = torch.stack(found + [found[0]] * (positions - longest), 1)
-    for at in _steps(begun, positions):
+    for at in _steps(lengths, positions):
         step = runner.decode(prompt, prompt.gather(1, at.unsqueeze(1))[:, 0], at)
         logits[torch.arange(rows), at] = step
     return logits
 
 
-def _steps(begun: Tensor, positions: int) -> Iterator[Tensor]:
+def _steps(lengths: Tensor, positions: int) -> Iterator[Tensor]:
     """Yield each step's positions, int64 [B]; a finished row repeats its last position."""
-    at = begun
+    at = lengths
     while True:
         yield at.clamp(max=positions - 1)
         at = at + 1

@@ -102,29 +102,29 @@ def _draw(name: str, shape: torch.Size, random: torch.Generator, scale: float) -
 
 
 def errors(
-    found: ModelOutput, wanted: ModelOutput, negligible: float = NEGLIGIBLE
+    found: ModelOutput, expected: ModelOutput, negligible: float = NEGLIGIBLE
 ) -> dict[str, float]:
-    """Return the relative error of each output in `wanted`, by name.
+    """Return the relative error of each output in `expected`, by name.
 
     It is infinite for a missing or unexpected output, a wrong shape, and NaN.
     """
     result = {
         key: relative_error(getattr(found, key), value)
         for key in ("loss", "evaluated", "logits", "norm")
-        if (value := getattr(wanted, key)) is not None
+        if (value := getattr(expected, key)) is not None
     }
     # Some gradients are zero in exact arithmetic: without RoPE, a bias of wk adds one constant to
     # all scores of a query, to which softmax is invariant. The computed gradient is rounding
     # error, and is judged by the scale of the other gradients rather than by its own. If adapters
     # alone are trained, all may be zero, as those of wq are if a query sees one key: then the loss
     # is the scale.
-    scale = max(gradient.abs().max().item() for gradient in wanted.gradients.values())
-    scale = max(scale, NEGLIGIBLE * wanted.loss.abs().max().item())
-    for name, gradient in wanted.gradients.items():
+    scale = max(gradient.abs().max().item() for gradient in expected.gradients.values())
+    scale = max(scale, NEGLIGIBLE * expected.loss.abs().max().item())
+    for name, gradient in expected.gradients.items():
         result[gradient_of(name)] = relative_error(
             found.gradients.get(name), gradient, at_least=negligible * scale
         )
-    unknown = found.gradients.keys() - wanted.gradients.keys()
+    unknown = found.gradients.keys() - expected.gradients.keys()
     return result | {gradient_of(name): math.inf for name in sorted(unknown)}
 
 
@@ -133,12 +133,12 @@ def gradient_of(name: str) -> str:
     return f"d {name}"
 
 
-def relative_error(found: Tensor | None, wanted: Tensor, at_least: float = 0.0) -> float:
+def relative_error(found: Tensor | None, expected: Tensor, at_least: float = 0.0) -> float:
     """Return the largest absolute difference over the largest value or `at_least`."""
-    if found is None or found.shape != wanted.shape:
+    if found is None or found.shape != expected.shape:
         return math.inf
-    difference = (found - wanted).abs().max().item()
+    difference = (found - expected).abs().max().item()
     if not math.isfinite(difference):  # NaN compares false with every bound, so make it infinite
         return math.inf
-    scale = max(wanted.abs().max().item(), at_least)
+    scale = max(expected.abs().max().item(), at_least)
     return difference / scale if scale else (math.inf if difference else 0.0)

@@ -19,11 +19,11 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
 
     weights: the expected canonical parameters by name.
     """
-    held: list[str] = []
+    stored: list[str] = []
     for parameter in program.parameters.values():
         for layer in range(program.copies(parameter)):
             names = [piece.name.replace("*", str(layer)) for piece in parameter.pieces]
-            held += names
+            stored += names
             if strange := [name for name in names if name not in weights]:
                 return f"{parameter.name} contains {strange[0]}, which the model does not have"
             packed = gather(parameter, weights, layer, {}, ALONE)
@@ -33,7 +33,7 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
             for name, part in zip(names, parts, strict=True):
                 if not torch.equal(part, weights[name]):
                     return f"{name} changes when packed into {parameter.name}"
-    return _coverage_problem(held, weights)
+    return _coverage_problem(stored, weights)
 
 
 def module_packing_problem(
@@ -45,11 +45,11 @@ def module_packing_problem(
     overwrites the module's parameters.
     """
     with torch.no_grad():
-        held: list[str] = []
+        stored: list[str] = []
         for name, parameter in module.named_parameters():
             numbered = torch.arange(parameter.numel(), dtype=parameter.dtype).view_as(parameter)
             unpacked = [(key, view.clone()) for key, view in views(name, numbered)]
-            held += [key for key, _ in unpacked]
+            stored += [key for key, _ in unpacked]
             if strange := [key for key, _ in unpacked if key not in weights]:
                 return f"{name} contains {strange[0]}, which the model does not have"
             parameter.fill_(torch.nan)
@@ -65,12 +65,12 @@ def module_packing_problem(
             for key, view in views(name, parameter):
                 if not torch.equal(view, weights[key].to(view.dtype)):
                     return f"{key} changes when packed into {name}"
-    return _coverage_problem(held, weights)
+    return _coverage_problem(stored, weights)
 
 
-def _coverage_problem(held: Sequence[str], weights: Mapping[str, Tensor]) -> str:
-    if lost := weights.keys() - set(held):
+def _coverage_problem(stored: Sequence[str], weights: Mapping[str, Tensor]) -> str:
+    if lost := weights.keys() - set(stored):
         return f"no parameter contains {min(lost)}"
-    if twice := sorted(name for name in set(held) if held.count(name) > 1):
+    if twice := sorted(name for name in set(stored) if stored.count(name) > 1):
         return f"{twice[0]} is contained twice"
     return ""

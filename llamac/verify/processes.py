@@ -99,14 +99,14 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * right.norm}
     with RankServer() as server:
         try:
-            alone = _run(server, emit(twin, list(stages(twin, decided=decided))), twin, task)
+            single = _run(server, emit(twin, list(stages(twin, decided=decided))), twin, task)
         except RuntimeError as error:
             yield Found("one rank", {}, problem=str(error))
             return
         for count in counts:
             for name, degrees in LAYOUTS[count].items():
                 if count == 1:
-                    yield Found(name, errors(alone, right, NEGLIGIBLE))
+                    yield Found(name, errors(single, right, NEGLIGIBLE))
                     continue
                 try:
                     layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
@@ -116,7 +116,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
                 try:
                     made = list(stages(layout, decided=decided))
                     found = _run(server, emit(layout, made), layout, task)
-                    yield Found(name, errors(found, alone, NEGLIGIBLE))
+                    yield Found(name, errors(found, single, NEGLIGIBLE))
                 except RuntimeError as error:
                     yield Found(name, {}, problem=str(error))
 

@@ -108,8 +108,8 @@ def rope_frequencies(model: Any) -> Tensor:
         raise ValueError(f"unknown rope scaling {scaling.kind!r}")
     # Long wavelengths make few turns within the original context.
     turns = scaling.original_context * frequencies / (2 * math.pi)
-    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    return torch.lerp(stretched, frequencies, kept.clamp(0, 1))
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    return torch.lerp(stretched, frequencies, blend.clamp(0, 1))
 
 
 def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:

@@ -87,8 +87,8 @@ def _peak(spec: Spec, program: Program | None, device: Device) -> float:
 def _smaller(spec: Spec) -> Iterator[tuple[dict[str, Any], Spec]]:
     """Yield changes that save memory without changing the loss curve, cheapest first."""
     least = {"batch.micro_batch": 1}
-    again = {"recompute.policy": "full"}
-    for changes in (least, again, least | again):
+    recompute = {"recompute.policy": "full"}
+    for changes in (least, recompute, least | recompute):
         drop = {"recompute.budget": None} if "recompute.policy" in changes else {}
         try:
             smaller = spec.replace(changes | drop)

@@ -149,8 +149,10 @@ def _short(value: float) -> float:
 
 def _bias_of(tensors: Mapping[str, Stored]) -> bool | str:
     """Return the least value of model.bias that has room for the first block's biases."""
-    held = {key.rpartition(".")[2] for key in LAYER if gguf_name(f"layers.0.{key}_bias") in tensors}
-    return next(value for value, own in BIASED.items() if held & {*BIASED[True]} <= {*own})
+    biased = {
+        key.rpartition(".")[2] for key in LAYER if gguf_name(f"layers.0.{key}_bias") in tensors
+    }
+    return next(value for value, own in BIASED.items() if biased & {*BIASED[True]} <= {*own})
 
 
 def _scaling_of(

@@ -250,8 +250,8 @@ def _same_split(found: Any, known: Any) -> bool:
 
 def _bare(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: _bare(one) for key, one in value.items() if key != "trim_offsets"}
-        if kept.get("type") == "ByteLevel":
-            kept.setdefault("use_regex", True)
-        return kept
+        settings = {key: _bare(one) for key, one in value.items() if key != "trim_offsets"}
+        if settings.get("type") == "ByteLevel":
+            settings.setdefault("use_regex", True)
+        return settings
     return [_bare(one) for one in value] if isinstance(value, list) else value

@@ -109,8 +109,8 @@ def _last_row(trained: TrainedModel) -> dict[str, Any]:
 
 def _spec_text(trained: TrainedModel) -> str:
     """Return the parts of the spec on model and training, without paths."""
-    kept = ("model", "batch", "optimizer", "schedule", "precision")
+    sections = ("model", "batch", "optimizer", "schedule", "precision")
     written = trained.spec.written()
     if trained.opened.imported:
-        kept = ("model",)
-    return to_toml({key: written[key] for key in kept}).strip()
+        sections = ("model",)
+    return to_toml({key: written[key] for key in sections}).strip()

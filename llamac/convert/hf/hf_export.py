@@ -55,13 +55,13 @@ def write_hf(
 
 def _write_shards(directory: Path, tensors: Mapping[str, Stored], largest: int) -> None:
     shards: list[dict[str, Stored]] = [{}]
-    held = 0
+    shard_bytes = 0
     for name, tensor in tensors.items():
-        if held and held + tensor.nbytes > largest:
+        if shard_bytes and shard_bytes + tensor.nbytes > largest:
             shards.append({})
-            held = 0
+            shard_bytes = 0
         shards[-1][name] = tensor
-        held += tensor.nbytes
+        shard_bytes += tensor.nbytes
     if len(shards) == 1:
         write_safetensors(directory / "model.safetensors", tensors)
         return

@@ -98,25 +98,25 @@ def _tensors(
     for path in files:
         if path.suffix not in READERS:
             raise ConversionError(f"{path} is neither a .safetensors nor a .bin file")
-        held = READERS[path.suffix](path)
+        stored = READERS[path.suffix](path)
         if places is not None:
-            _require_listed(path, held, {name for name in places if places[name] == path})
-        found |= held
+            _require_listed(path, stored, {name for name in places if places[name] == path})
+        found |= stored
     # Buffers that transformers saved up to version 4.31; they are computed anew.
     found = {name: t for name, t in found.items() if not name.endswith(".rotary_emb.inv_freq")}
-    wanted = {hf_name(name): shape for name, shape in shapes.items()}
+    expected = {hf_name(name): shape for name, shape in shapes.items()}
     if "output" not in shapes:
         _drop_tied_head(found)
-    require_tensors(found, wanted, str(directory))
+    require_tensors(found, expected, str(directory))
     return {name: found[hf_name(name)] for name in shapes}
 
 
-def _require_listed(path: Path, held: Mapping[str, Stored], listed: set[str]) -> None:
-    if missing := sorted(listed - held.keys()):
+def _require_listed(path: Path, stored: Mapping[str, Stored], listed: set[str]) -> None:
+    if missing := sorted(listed - stored.keys()):
         raise ConversionError(
             f"{path} does not contain {missing[0]}, although the index lists it there"
         )
-    if extra := sorted(held.keys() - listed):
+    if extra := sorted(stored.keys() - listed):
         raise ConversionError(f"{path} contains {extra[0]}, which the index does not list there")
 
 

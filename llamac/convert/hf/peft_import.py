@@ -112,15 +112,15 @@ def _supported(table: Mapping[str, Any], where: Path) -> AdapterConfig:
     """Return the configuration; raise ConversionError if it asks for more than plain LoRA."""
     config = checked(AdapterConfig, table, str(where))
     known = WITHOUT_EFFECT | AdapterConfig.model_fields.keys()
-    asked = [key for key, value in table.items() if value and key not in known]
-    asked += ["bias"] if config.bias != "none" else []
-    asked += ["init_lora_weights"] if config.init_lora_weights not in BASE_UNCHANGED else []
+    unsupported = [key for key, value in table.items() if value and key not in known]
+    unsupported += ["bias"] if config.bias != "none" else []
+    unsupported += ["init_lora_weights"] if config.init_lora_weights not in BASE_UNCHANGED else []
     if config.peft_type != "LORA":
         raise ConversionError(f"{where}: peft_type = {config.peft_type!r:.60}: only LORA is read")
-    if asked:
+    if unsupported:
         raise ConversionError(
-            f"{where}: {asked[0]} = {table[asked[0]]!r:.60} is not supported: plain LoRA is, "
-            "without options that change what adapters compute; or merge them into the base with "
+            f"{where}: {unsupported[0]} = {table[unsupported[0]]!r:.60} is not supported: plain LoRA "
+            "is, without options that change what adapters compute; or merge them into the base with "
             "peft's merge_and_unload, and import the result"
         )
     return config
@@ -139,21 +139,21 @@ def _targets(config: AdapterConfig, tensors: Iterable[str], where: Path) -> list
     A pattern in `target_modules` may mean any modules: then the tensors say which.
     """
     matches = (re.search(r"(\w+)\.lora_[AB]\.weight$", name) for name in tensors)
-    held = dict.fromkeys(match[1] for match in matches if match)
-    if not held:
+    adapted = dict.fromkeys(match[1] for match in matches if match)
+    if not adapted:
         raise ConversionError(f"{where.parent} holds no tensor of an adapter")
     named = config.target_modules
-    listed = held if isinstance(named, str) else [name.rpartition(".")[2] for name in named]
-    for name in (*listed, *held):
+    listed = adapted if isinstance(named, str) else [name.rpartition(".")[2] for name in named]
+    for name in (*listed, *adapted):
         if name not in MODULES:
             raise ConversionError(
                 f"{where}: it adapts {name[:60]}; only {', '.join(MODULES)} can be adapted here"
             )
-        if name not in held:
+        if name not in adapted:
             raise ConversionError(
                 f"{where}: target_modules has {name}, of which there is no tensor beside it"
             )
-    return list(dict.fromkeys(MODULES[name] for name in (*listed, *held)))
+    return list(dict.fromkeys(MODULES[name] for name in (*listed, *adapted)))
 
 
 def _as_base(name: str, tensor: Stored, model: Model) -> Stored:

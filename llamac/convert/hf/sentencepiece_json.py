@@ -121,11 +121,11 @@ def begins(begin: Sequence[int], names: Sequence[str]) -> dict[str, Any] | None:
         return None
     first = [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in begin]
     text = [{"Sequence": {"id": letter, "type_id": n}} for n, letter in enumerate("AB")]
-    again = [{"SpecialToken": {"id": names[i], "type_id": 1}} for i in begin]
+    second = [{"SpecialToken": {"id": names[i], "type_id": 1}} for i in begin]
     return {
         "type": "TemplateProcessing",
         "single": [*first, text[0]],
-        "pair": [*first, text[0], *again, text[1]],
+        "pair": [*first, text[0], *second, text[1]],
         "special_tokens": {
             names[i]: {"id": names[i], "ids": [i], "tokens": [names[i]]} for i in begin
         },

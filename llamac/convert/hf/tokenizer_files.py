@@ -72,9 +72,9 @@ def begins_with(
     Raises ConversionError.
     """
     first = () if bos is None else (bos,)
-    asked = _configured(directory, tokenizer).add_bos_token
-    if asked is not None:
-        return first if asked else ()
+    add_bos = _configured(directory, tokenizer).add_bos_token
+    if add_bos is not None:
+        return first if add_bos else ()
     if "tokenizer.json" in tokenizer:
         where = str(directory / "tokenizer.json")
         described = untrusted_files.json_object(tokenizer["tokenizer.json"], where)

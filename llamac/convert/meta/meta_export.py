@@ -39,11 +39,11 @@ def write_meta(
     if model.tied_embeddings:  # Meta's code has no ties: it would start from a random output
         tensors["output"] = tensors[TABLE]
     for rank in range(parts):
-        held = {
+        stored = {
             meta_name(name): _part(tensor, _dim(name, tiktoken), rank, parts)
             for name, tensor in tensors.items()
         }
-        write_pth(directory / f"consolidated.{rank:02d}.pth", held)
+        write_pth(directory / f"consolidated.{rank:02d}.pth", stored)
     if tokenizer is not None and is_sentencepiece(tokenizer):
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
     elif own is not None and own.name == "tokenizer.model":  # Llama 3's, as it came

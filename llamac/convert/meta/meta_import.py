@@ -176,18 +176,18 @@ def _tensors(
     dropped = {"output.weight"} if "output" not in shapes else set()
     joined: dict[str, Stored] = {}
     for name in parts[0]:
-        held = [part[name] for part in parts if name in part]
-        if len(held) < len(parts):
+        copies = [part[name] for part in parts if name in part]
+        if len(copies) < len(parts):
             raise ConversionError(
-                f"{held[0].where} is missing in another consolidated.NN.pth of the directory"
+                f"{copies[0].where} is missing in another consolidated.NN.pth of the directory"
             )
-        if len({(tensor.shape, tensor.dtype) for tensor in held}) > 1:
+        if len({(tensor.shape, tensor.dtype) for tensor in copies}) > 1:
             raise ConversionError(
-                f"{held[0].where} has different shapes in other consolidated.NN.pth files"
+                f"{copies[0].where} has different shapes in other consolidated.NN.pth files"
             )
         if name not in dropped:
             canonical = name.removesuffix(".weight")
-            joined[name] = _joined(held, _dim(canonical, held[0], shapes))
+            joined[name] = _joined(copies, _dim(canonical, copies[0], shapes))
     for part in parts[1:]:
         if extra := sorted(part.keys() - parts[0].keys()):
             raise ConversionError(f"{part[extra[0]].where} is not in consolidated.00.pth")

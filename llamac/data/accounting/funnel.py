@@ -73,8 +73,8 @@ class StepCounts:
             mine = self.rejected.setdefault(reason, [0, 0])
             mine[:] = [mine[0] + documents, mine[1] + size]
         for kind, samples in other.samples.items():
-            held = [*self.samples.get(kind, []), *samples]
-            self.samples[kind] = sorted(held, key=lambda sample: sample["rank"])[:SAMPLES]
+            merged = [*self.samples.get(kind, []), *samples]
+            self.samples[kind] = sorted(merged, key=lambda sample: sample["rank"])[:SAMPLES]
 
 
 def _add(amount: Amount, size: int) -> None:

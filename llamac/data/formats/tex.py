@@ -97,8 +97,8 @@ def dialect(texts: Iterable[str]) -> Dialect:
             elif kind == "language":
                 environments.add(f"{name}code")
             else:
-                wanted = {"inline": code, "address": addresses, "short": shorts}
-                wanted.get(kind or "", environments).add(name)
+                names = {"inline": code, "address": addresses, "short": shorts}
+                names.get(kind or "", environments).add(name)
     return Dialect(*map(frozenset, (environments, code, addresses, shorts)))
 
 

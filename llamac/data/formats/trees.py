@@ -48,17 +48,17 @@ def is_tar(path: str) -> bool:
     return stem(path).endswith((".tar", ".tgz"))
 
 
-def entries(path: str, skipped: Skipped, wanted: Wanted = lambda name: True) -> Iterator[Entry]:
-    """Yield a single file, or the files of a tree or archive whose names satisfy `wanted`.
+def entries(path: str, skipped: Skipped, select: Wanted = lambda name: True) -> Iterator[Entry]:
+    """Yield a single file, or the files of a tree or archive whose names satisfy `select`.
 
     Files over `ENTRY_BYTES` are counted in `skipped`.
     """
     if is_tar(path):
-        yield from members(path, skipped, wanted)
+        yield from members(path, skipped, select)
         return
     for file in files(path):
         name = os.path.basename(path) if file == path else os.path.relpath(file, path)
-        if file == path or wanted(name := name.replace(os.sep, "/")):
+        if file == path or select(name := name.replace(os.sep, "/")):
             data = contents(file, skipped)
             if data is not None:
                 yield Entry(name, data, file)
@@ -95,7 +95,7 @@ _HEADERS = (
 )
 
 
-def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
+def members(path: str, skipped: Skipped, select: Wanted) -> Iterator[Entry]:
     """Yield the wanted members of a tar archive, reading it as a stream without unpacking."""
     number = 0
     try:
@@ -108,7 +108,7 @@ def members(path: str, skipped: Skipped, wanted: Wanted) -> Iterator[Entry]:
                 archive.members.clear()  # type: ignore[attr-defined]
                 number += 1
                 name = member.name.removeprefix("./")
-                if not member.isreg() or not wanted(name):
+                if not member.isreg() or not select(name):
                     continue
                 where = f"{path}:{number}"
                 if member.issparse():  # sparse files claim zeros that are not in the archive

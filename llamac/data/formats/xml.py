@@ -86,37 +86,40 @@ def _frames(
     thinned: Callable[[bytes], bytes] | None,
 ) -> Iterator[tuple[int, bytes]]:
     buffer, line = b"", 1
-    begun, looked = False, 0  # within a record; length of the buffer that was searched for its end
+    in_record, looked = (
+        False,
+        0,
+    )  # within a record; length of the buffer that was searched for its end
     taken = 0  # line ends removed from the record by `thinned`
     quoted, quotes = 0, 0  # quotes in the record so far, if `end` ends a tag
     for piece in utf8_pieces(path, skipped):
         buffer += piece
         at, ended = 0, -1  # ended: where the next end is, or that of the buffer, once looked for
         while True:
-            if not begun:
+            if not in_record:
                 found = buffer.find(start, at)
                 stop = found if found >= 0 else max(at, len(buffer) - len(start) + 1)
                 line += buffer.count(b"\n", at, stop)
                 at = stop
                 if found < 0:
                     break
-                begun, looked = True, at + len(start)
+                in_record, looked = True, at + len(start)
                 quoted, quotes = at, 0
             if ended < looked:
                 ended = buffer.find(end, looked)
                 ended = ended if ended >= 0 else len(buffer)
             found = ended if ended < len(buffer) else -1
-            again = buffer.find(start, looked, ended)
-            if found >= 0 > again and not end.startswith(b"<"):
+            next_start = buffer.find(start, looked, ended)
+            if found >= 0 > next_start and not end.startswith(b"<"):
                 quotes += buffer.count(b'"', quoted, found)
                 quoted = found
                 if quotes % 2:  # inside an attribute
                     looked = found + len(end)
                     continue
             stop = found + len(end) if found >= 0 else len(buffer)
-            if again >= 0:
+            if next_start >= 0:
                 skipped.add("broken XML", f"{path}:{line}")
-                stop = again
+                stop = next_start
             else:
                 record = buffer[at:stop]
                 if thinned and len(less := thinned(record)) < len(record):
@@ -131,9 +134,9 @@ def _frames(
                     looked = max(len(start), len(buffer) - max(len(start), len(end)) + 1)
                     break
             line += buffer.count(b"\n", at, stop) + taken
-            at, begun, taken = stop, False, 0
+            at, in_record, taken = stop, False, 0
         buffer, looked, quoted = buffer[at:], looked - at, quoted - at
-    if begun:
+    if in_record:
         skipped.add("truncated XML", f"{path}:{line}")
 
 

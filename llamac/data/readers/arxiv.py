@@ -156,16 +156,16 @@ def _papers(path: str, skipped: Skipped) -> Iterator[tuple[list[Entry], str, int
         for entry in entries(path, skipped):
             yield _unpacked(entry, skipped), path, 1
         return
-    alone: list[Entry] = []
+    loose_files: list[Entry] = []
     found, before = False, skipped.counts.total()
     for entry in entries(path, skipped, _is_paper):
         found = True
         if entry.name.endswith(".gz"):
             yield _unpacked(entry, skipped), path, entry.line
         else:
-            alone.append(entry)
-    if alone:
-        yield alone, path, alone[0].line
+            loose_files.append(entry)
+    if loose_files:
+        yield loose_files, path, loose_files[0].line
     elif not found and skipped.counts.total() == before:
         skipped.add("no TeX in archive", path)
 

@@ -55,6 +55,6 @@ def _module(stage: Any) -> ModuleType:
 def _of(stage: Any, source: Any, error: StageError) -> StageError:
     if source is None:
         return StageError(f"{stage.stage}: {error}")
-    told = StageError(f"{source.name}: {stage.stage}: {error}")
-    told.at = (source.name, source.stage.index(stage)) if stage in source.stage else None
-    return told
+    named_error = StageError(f"{source.name}: {stage.stage}: {error}")
+    named_error.at = (source.name, source.stage.index(stage)) if stage in source.stage else None
+    return named_error

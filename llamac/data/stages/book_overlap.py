@@ -67,11 +67,11 @@ class _BookOverlap:
                 within.setdefault(book, {})[other] = overlap
         spill.remove()
         dropped: list[dict[int, str]] = [{} for _ in parts]
-        gone: set[int] = set()
+        dropped_books: set[int] = set()
         for book in sorted(within, key=lambda book: rank[book]):
-            holders = [other for other in within[book] if other not in gone]
+            holders = [other for other in within[book] if other not in dropped_books]
             if holders:
-                gone.add(book)
+                dropped_books.add(book)
                 holder = max(holders, key=lambda other: (within[book][other], -rank[other]))
                 part, owner = (
                     int(np.searchsorted(starts, at, side="right")) - 1 for at in (book, holder)

@@ -1,6 +1,6 @@
 """Remove comments at the top of a code file that state its licence or copyright.
 
-Lines that must stay at the top are kept: `#!`, encoding and mode lines, `<?php`, XML declarations.
+Kept are lines that must stay at the top: `#!`, encoding and mode lines, `<?php`, XML declarations.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def without_header(text: str) -> str:
     """Return the text without legal comments before its first line of code."""
     first = _FIRST.match(text)
     assert first is not None
-    position, kept = first.end(), [text[: first.end()]]
+    position, remaining = first.end(), [text[: first.end()]]
     removed = False
     while comment := _comment(text, position):
         part = text[position : comment.end()]
@@ -56,9 +56,9 @@ def without_header(text: str) -> str:
         if _LEGAL.search(part) and not _BUILD_TAGS.match(part.lstrip()):
             removed = True
         else:
-            kept.append(text[position:end])
+            remaining.append(text[position:end])
         position = end
-    return "".join(kept) + text[position:] if removed else text
+    return "".join(remaining) + text[position:] if removed else text
 
 
 def _comment(text: str, position: int) -> re.Match[str] | None:

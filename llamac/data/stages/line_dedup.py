@@ -66,13 +66,13 @@ def normalised_lines(text: str) -> bytes:
     return text.encode().translate(_ASCII, _DELETED)
 
 
-def _without_lines(text: str, again: NDArray[np.bool_]) -> str:
+def _without_lines(text: str, repeated_mask: NDArray[np.bool_]) -> str:
     """Remove lines, and all but one of the blank lines around a removed one."""
-    kept: list[str] = []
-    for line, drop in zip(text.split("\n"), again, strict=True):
-        if not drop and (line.strip() or (kept and kept[-1])):
-            kept.append(line if line.strip() else "")
-    return "\n".join(kept).strip("\n")
+    remaining: list[str] = []
+    for line, drop in zip(text.split("\n"), repeated_mask, strict=True):
+        if not drop and (line.strip() or (remaining and remaining[-1])):
+            remaining.append(line if line.strip() else "")
+    return "\n".join(remaining).strip("\n")
 
 
 class Repeats:

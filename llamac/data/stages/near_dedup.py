@@ -103,9 +103,9 @@ class _NearDedup:
         """Find the sets of near-duplicates. Labels are mapped from a file, not held in memory."""
         parts = [arrays.load(path) for path in found]
         starts = np.cumsum([0, *(len(part["signatures"]) for part in parts)])
-        beside = decided.with_name(decided.name + ".labels")
-        np.arange(starts[-1], dtype=np.int64).tofile(beside)
-        labels = np.memmap(beside, np.int64, "r+") if starts[-1] else np.empty(0, np.int64)
+        labels_path = decided.with_name(decided.name + ".labels")
+        np.arange(starts[-1], dtype=np.int64).tofile(labels_path)
+        labels = np.memmap(labels_path, np.int64, "r+") if starts[-1] else np.empty(0, np.int64)
         for band in range(self.bands):
             for first, second in self._meetings(parts, starts, band):
                 apart = roots(labels, first) != roots(labels, second)
@@ -117,7 +117,7 @@ class _NearDedup:
             (_losers(parts, starts, labels, part) for part in range(len(parts))),
         )
         del labels
-        beside.unlink()
+        labels_path.unlink()
 
     def _meetings(
         self, parts: list[arrays.Arrays], starts: NDArray, band: int
@@ -175,13 +175,15 @@ def _losers(
     parts: list[arrays.Arrays], starts: NDArray, labels: NDArray, part: int
 ) -> dict[int, str]:
     documents = np.arange(starts[part], starts[part + 1])
-    kept = roots(labels, documents)
-    losers = kept != documents
-    documents, kept = documents[losers], kept[losers]
-    owners = np.searchsorted(starts, kept, side="right") - 1
+    representatives = roots(labels, documents)
+    losers = representatives != documents
+    documents, representatives = documents[losers], representatives[losers]
+    owners = np.searchsorted(starts, representatives, side="right") - 1
     details = {}
-    alike = similarity(parts, starts, documents, kept)
-    for document, keeper, owner, estimate in zip(documents, kept, owners, alike, strict=True):
+    alike = similarity(parts, starts, documents, representatives)
+    for document, keeper, owner, estimate in zip(
+        documents, representatives, owners, alike, strict=True
+    ):
         place = segments.place(parts[owner], int(keeper - starts[owner]))
         details[int(document - starts[part])] = f"{estimate:.2f} like {place}"
     return details

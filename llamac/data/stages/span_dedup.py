@@ -26,18 +26,18 @@ def build(stage: SpanDedup) -> Survey:
                 found.append(hash64(joined.encode()) if worded else 0)
         return np.array(found, np.uint64)
 
-    def without(text: str, again: NDArray[np.bool_]) -> str:
-        marks, kept = iter(again.tolist()), []
+    def without(text: str, repeated_mask: NDArray[np.bool_]) -> str:
+        marks, remaining = iter(repeated_mask.tolist()), []
         for line in text.splitlines():
             found = split_sentences(line)
-            gone: set[int] = set()
+            removed: set[int] = set()
             for begin, _ in enumerate(_runs(found, size)):
                 if next(marks):
-                    gone.update(range(begin, begin + size))
-            left = [sentence for at, sentence in enumerate(found) if at not in gone]
+                    removed.update(range(begin, begin + size))
+            left = [sentence for at, sentence in enumerate(found) if at not in removed]
             if left or not found:
-                kept.append(line if not gone else " ".join(left))
-        left = "\n".join(kept).strip("\n")
+                remaining.append(line if not removed else " ".join(left))
+        left = "\n".join(remaining).strip("\n")
         count = sum(len(split_sentences(line)) for line in left.splitlines())
         return left if count >= stage.min_sentences else ""
 

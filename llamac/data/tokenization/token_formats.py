@@ -45,8 +45,8 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
         if source[split]["shards"]
     ]
     ends = (".bin", ".idx") if kind == "megatron" else (".ds", ".ds.index")
-    wanted = [stem.with_name(stem.name + end) for stem, _ in jobs for end in ends]
-    if there := [path for path in wanted if path.exists()]:
+    outputs = [stem.with_name(stem.name + end) for stem, _ in jobs for end in ends]
+    if there := [path for path in outputs if path.exists()]:
         raise ExportError(f"{there[0]} already exists: give another -o DIR, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     for stem, shards in jobs:
@@ -57,7 +57,7 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
         with whole(stem.with_name(stem.name + ends[1])) as file:
             for array in _index(lengths, dtype, kind):
                 file.write(array)
-    return wanted
+    return outputs
 
 
 def _index(lengths: np.ndarray, dtype: np.dtype, kind: str) -> Iterator[bytes]:
@@ -72,7 +72,7 @@ def _index(lengths: np.ndarray, dtype: np.dtype, kind: str) -> Iterator[bytes]:
     yield np.arange(len(lengths) + 1, dtype="<i8").tobytes()
 
 
-def _copy(path: Path, dtype: Any, wanted: np.dtype, file: NewFile) -> None:
+def _copy(path: Path, dtype: Any, target_dtype: np.dtype, file: NewFile) -> None:
     tokens = np.memmap(path, dtype=dtype, mode="r")
     for begin in range(0, len(tokens), COPY):
-        file.write(tokens[begin : begin + COPY].astype(wanted).tobytes())
+        file.write(tokens[begin : begin + COPY].astype(target_dtype).tobytes())

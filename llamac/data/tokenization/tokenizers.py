@@ -160,8 +160,8 @@ def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iter
         why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
         yield f"{number}: {_shown(step.pair, ' + ')}  ({why})  →  {_shown(pieces)}"
     if tokenizer is None:
-        held = f"{len(pieces)} pieces, {len({*pieces})} distinct"
-        yield f"end: {number} merges, {len(text)} characters in {held}"
+        summary = f"{len(pieces)} pieces, {len({*pieces})} distinct"
+        yield f"end: {number} merges, {len(text)} characters in {summary}"
         return
     ids = tokenizer.encode(text)
     shown = _shown(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)

@@ -39,8 +39,8 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
     share = next(
         s for x, s in zip(job.sources, job.shares, strict=True) if x["name"] == _name(plan)
     )
-    wanted = int(job.tokenizer["train_bytes"] * share)
-    budget = min(wanted, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
+    line_bytes = int(job.tokenizer["train_bytes"] * share)
+    budget = min(line_bytes, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
     with locked(path.with_name(f"{path.name}.draw")):
         if not is_whole(path):
             documents = chunks.read_all(chunks_of(plan, part))

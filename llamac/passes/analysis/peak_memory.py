@@ -162,10 +162,10 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
     key = (region.saved, *symbols.items())
     if key not in known:
         ahead = peak_bytes(region.forward.graph, region.saved, symbols)
-        behind = peak_bytes(region.backward.graph, (), symbols)
+        backward_peak = peak_bytes(region.backward.graph, (), symbols)
         scores = _scores(region.forward.graph, symbols)
         again = any(is_op(node, attention) for node in ops_in(region.backward.graph))
-        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, behind), scores, again)
+        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, backward_peak), scores, again)
     return known[key]
 
 

@@ -42,7 +42,10 @@ def frozen_weights_of(path: Path) -> Path:
     The run's init.json has their path. Raises RunError if they are missing, damaged or differ from
     those of the training.
     """
-    run, wanted = path.resolve().parent.parent, checkpoint.read_state(path)["curve"]["init"]
+    run, expected_sha256 = (
+        path.resolve().parent.parent,
+        checkpoint.read_state(path)["curve"]["init"],
+    )
     note = durable_files.read_note(run / INIT_NOTE) or {}
     base = Path(note.get("checkpoint", run / "?"))
     where = f"the base weights of the adapters of {run}"
@@ -50,7 +53,7 @@ def frozen_weights_of(path: Path) -> Path:
         raise RunError(
             f"{where} are not at {base}, the directory named in its {INIT_NOTE}: put them back"
         )
-    if durable_files.sha256_of(base / "MANIFEST.json") != wanted:
+    if durable_files.sha256_of(base / "MANIFEST.json") != expected_sha256:
         raise RunError(f"{base} is not the base of the adapters of {run}: its weights differ")
     if problem := checkpoint.damage(base):
         raise RunError(f"{where} are damaged: {base}: {problem}")

@@ -85,7 +85,7 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
     # No copying ahead: it would use the calling thread's CUDA device, which is GPU 0 in all
     # threads but the first, on every rank.
     writer = Writer(directory, per_thread_copy_ahead=0)
-    alone = ranks.group is None
+    single_process = ranks.group is None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that it assumes a single process
         try:
@@ -94,7 +94,7 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
                 storage_writer=writer,
                 planner=BoxSavePlanner(),
                 process_group=ranks.group,
-                no_dist=alone,
+                no_dist=single_process,
             )
         except CheckpointException as error:
             raise _unwrapped(error) from error
@@ -126,10 +126,10 @@ def _unwrapped(error: CheckpointException) -> BaseException:
 
 def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
     """Flatten {"model": {"wq": …}} to {"model.wq": …}, without empty parts."""
-    boxes = {
+    chunks = {
         f"{s}.{name}": as_box(part) for s, parts in tensors.items() for name, part in parts.items()
     }
-    return {name: box for name, box in boxes.items() if box.tensor.numel()}
+    return {name: box for name, box in chunks.items() if box.tensor.numel()}
 
 
 class Writer(FileSystemWriter):
@@ -205,10 +205,10 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
             raise RunError(f"{name} is {both}")
         parts.setdefault(name, {})[item.index.offset] = item.tensor_data.chunk
     for name, shape in shapes.items():
-        there = sum(math.prod(chunk.sizes) for chunk in parts[name].values())
-        if there != math.prod(shape):
+        covered = sum(math.prod(chunk.sizes) for chunk in parts[name].values())
+        if covered != math.prod(shape):
             raise RunError(
-                f"the ranks together hold {there:,} of the {math.prod(shape):,} elements of {name}"
+                f"the ranks hold {covered:,} of the {math.prod(shape):,} elements of {name}"
             )
 
 
@@ -239,7 +239,7 @@ def _read_items(name: str, box: TensorChunk, saved: Mapping[str, Any]) -> list[R
     if tuple(saved[name].size) != tuple(box.shape):
         raise RunError(f"its {name} is {tuple(saved[name].size)}, not {tuple(box.shape)}")
     items = create_read_items_for_chunk_list(name, saved[name], [box.chunk])
-    there, wanted = sum(math.prod(item.lengths) for item in items), box.tensor.numel()
-    if there != wanted:
-        raise RunError(f"it holds {there:,} of the {wanted:,} requested elements of {name}")
+    available, needed = sum(math.prod(item.lengths) for item in items), box.tensor.numel()
+    if available != needed:
+        raise RunError(f"it holds {available:,} of the {needed:,} requested elements of {name}")
     return items

@@ -100,12 +100,12 @@ def _sequence_length(home: Path) -> int:
 
 def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
     try:
-        held = checkpoint.read_state(path)["curve"].get("model", {})
+        saved = checkpoint.read_state(path)["curve"].get("model", {})
     except (OSError, ValueError) as error:
         raise RunError(f"init.from: {path} cannot be used: {error}") from error
     differ = [
-        f"  model.{key}: {json.dumps(held.get(key))} there, {json.dumps(model.get(key))} here"
-        for key in changed_keys(held, model)
+        f"  model.{key}: {json.dumps(saved.get(key))} there, {json.dumps(model.get(key))} here"
+        for key in changed_keys(saved, model)
         if key not in MAY_DIFFER
     ]
     if differ:
@@ -115,11 +115,11 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
 
 
 def _require_same_adapters(path: Path, finetune: Mapping[str, Any]) -> None:
-    held = trained_as(path)
+    saved = trained_as(path)
     differ = [
-        f"  finetune.{key}: {json.dumps(held.get(key))} there, {json.dumps(finetune.get(key))} here"
+        f"  finetune.{key}: {json.dumps(saved.get(key))} there, {json.dumps(finetune.get(key))} here"
         for key in ("rank", "alpha", "targets")
-        if _unordered(held.get(key)) != _unordered(finetune.get(key))
+        if _unordered(saved.get(key)) != _unordered(finetune.get(key))
     ]
     if differ:
         raise RunError(f"{path} holds other adapters than this spec's:\n" + "\n".join(differ))

@@ -87,11 +87,13 @@ def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSetting
     """
     home = Path(tokenizer["path"]).expanduser().parent
     imported, config = _table(home / "import.json"), _table(home / "tokenizer_config.json")
-    asked = tokenizer.get("chat_template")
-    if asked == ALPACA:
+    template_path = tokenizer.get("chat_template")
+    if template_path == ALPACA:
         template: str | None = ALPACA_TEMPLATE
-    elif asked or (home / CHAT_TEMPLATE).is_file():
-        template = _text(Path(asked).expanduser() if asked else home / CHAT_TEMPLATE)
+    elif template_path or (home / CHAT_TEMPLATE).is_file():
+        template = _text(
+            Path(template_path).expanduser() if template_path else home / CHAT_TEMPLATE
+        )
     else:
         template = _configured_template(config)
     named = config.get("bos_token")

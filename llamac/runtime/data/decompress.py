@@ -170,17 +170,17 @@ def _inflated(raw: IO[bytes], codec: _Codec) -> Iterator[bytes]:
 
     Small pieces are joined, because each piece has a cost for its reader.
     """
-    size, held, pieces, broken = 0, 0, list[bytes](), None
+    size, buffered, pieces, broken = 0, 0, list[bytes](), None
     try:
         for piece in codec.inflate(raw):
             pieces.append(piece)
-            held += len(piece)
-            if held >= CHUNK_BYTES // 8:
-                size += held
+            buffered += len(piece)
+            if buffered >= CHUNK_BYTES // 8:
+                size += buffered
                 if is_bomb(size, raw.tell()):
                     raise _Broken("expands too far")
                 yield b"".join(pieces)
-                held, pieces = 0, []
+                buffered, pieces = 0, []
     except _BREAKS as error:
         broken = _Broken(f"broken {codec.name}")
         broken.__cause__ = error

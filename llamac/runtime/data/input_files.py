@@ -148,8 +148,8 @@ def input_bytes(path: str) -> int:
     """Return the bytes of a file, of an index with its tokens, or of a directory's files."""
     if not os.path.isdir(path):
         tokens = path.removesuffix(".idx") + ".bin"
-        beside = path.endswith(".idx") and os.path.isfile(tokens)
-        return os.path.getsize(path) + (os.path.getsize(tokens) if beside else 0)
+        has_tokens = path.endswith(".idx") and os.path.isfile(tokens)
+        return os.path.getsize(path) + (os.path.getsize(tokens) if has_tokens else 0)
     inside = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
     return sum(os.lstat(name).st_size for name in inside)
 

@@ -116,17 +116,17 @@ def pack_documents(
 
 def _blocks(lengths: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Regroup the lengths into arrays of BLOCK."""
-    held: list[np.ndarray] = []
+    pending: list[np.ndarray] = []
     count = 0
     for some in lengths:
         while count + len(some) >= BLOCK:
             head, some = np.split(some, [BLOCK - count])
-            yield np.concatenate([*held, head])
-            held, count = [], 0
-        held.append(some)
+            yield np.concatenate([*pending, head])
+            pending, count = [], 0
+        pending.append(some)
         count += len(some)
     if count:
-        yield np.concatenate(held)
+        yield np.concatenate(pending)
 
 
 def _cut(lengths: np.ndarray, sequence_length: int) -> np.ndarray:

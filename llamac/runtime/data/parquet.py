@@ -115,8 +115,8 @@ def _columns(
     return found
 
 
-def _is_plain(field: Any, wanted: Sequence[str]) -> bool:
-    return field.name in wanted and _type(field.type) in _PLAIN
+def _is_plain(field: Any, names: Sequence[str]) -> bool:
+    return field.name in names and _type(field.type) in _PLAIN
 
 
 def _type(arrow_type: Any) -> str:

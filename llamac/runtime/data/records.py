@@ -47,14 +47,14 @@ def read_file(
     text_field: field or column that holds the text; unused for plain text. with_meta: fill in the
     records' meta. Raises InputError for an unknown name.
     """
-    wanted = META if with_meta else ()
+    meta_fields = META if with_meta else ()
     kind = format_of(path)
     if kind is None:
         raise unknown_name(path, "files", ENDINGS, "paths")
     if kind == "text":
         yield from _text(path, skipped)
         return
-    for number, record in _records(kind, path, text_field, wanted, skipped):
+    for number, record in _records(kind, path, text_field, meta_fields, skipped):
         if not isinstance(record, dict) or text_field not in record:
             has = f" (has {_names(record)})" if isinstance(record, dict) else ""
             if kind in TABLES:  # the other rows lack it too
@@ -63,7 +63,7 @@ def read_file(
             continue
         text = record.pop(text_field)
         if accepted(text, f"{path}:{number}", skipped):
-            yield Record(text, number, _meta(record) if wanted else {})
+            yield Record(text, number, _meta(record) if meta_fields else {})
 
 
 def read_records(path: str, columns: Sequence[str], skipped: Skipped) -> Iterator[tuple[int, Any]]:
@@ -77,14 +77,14 @@ def read_records(path: str, columns: Sequence[str], skipped: Skipped) -> Iterato
 
 
 def _records(
-    kind: str, path: str, text_field: str, wanted: Sequence[str], skipped: Skipped
+    kind: str, path: str, text_field: str, meta_fields: Sequence[str], skipped: Skipped
 ) -> Iterator[tuple[int, Any]]:
     """Yield (number from 1, record) of a file of records; broken ones are counted as skipped.
 
-    wanted: fields to read from parquet besides the text; other formats give all fields.
+    meta_fields: fields to read from parquet besides the text; other formats give all fields.
     """
     if kind == "parquet":
-        return rows(path, text_field, wanted, NESTED, skipped)
+        return rows(path, text_field, meta_fields, NESTED, skipped)
     pieces = utf8_chunks(path, skipped)
     if kind == "json lines":
         return _json_lines(pieces, path, skipped)

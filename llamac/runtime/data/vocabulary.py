@@ -89,14 +89,14 @@ def train_on_sources(job: PrepareJob) -> Tokenizer:
 
 
 def _training_texts(job: PrepareJob, source: dict[str, Any]) -> Iterator[str]:
-    skipped, kept, held_out = Skipped(), 0, 0
+    skipped, used, held_out = Skipped(), 0, 0
     for text in documents(source, skipped):
         if job.is_held_out(text.encode()):
             held_out += 1
         else:
-            kept += 1
+            used += 1
             yield text
-    if not kept:
+    if not used:
         raise skipped.nothing_left(source["name"], held_out)
 
 

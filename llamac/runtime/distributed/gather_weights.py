@@ -66,9 +66,9 @@ def gather_weights(
             "GB of memory free"
         )
         return None
-    held = {(name, chunk.offsets): chunk.tensor for name, chunk in chunks.items()}
-    held = {key: tensor for key, tensor in held.items() if tensor.numel()}
-    mine = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in held.items()}
+    parts = {(name, chunk.offsets): chunk.tensor for name, chunk in chunks.items()}
+    parts = {key: tensor for key, tensor in parts.items() if tensor.numel()}
+    mine = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in parts.items()}
     sources: dict[tuple[str, tuple[int, ...]], tuple[int, tuple[int, ...], torch.dtype]] = {}
     for rank, theirs in enumerate(ranks.each(lambda: mine)):
         for key, (shape, dtype) in theirs.items():
@@ -81,7 +81,7 @@ def gather_weights(
             views |= canonical_views(name, parameter.detach(), packed)
     for key, (source, shape, dtype) in sources.items():
         if source == ranks.rank:
-            values = held[key].cpu().contiguous()
+            values = parts[key].cpu().contiguous()
             if source:
                 dist.send(values, 0, ranks.group)
         elif ranks.rank == 0:

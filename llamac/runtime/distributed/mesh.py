@@ -219,14 +219,14 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
 
     Raises RunError if the number of processes differs from the mesh's ranks.
     """
-    wanted, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
-    if found != wanted:
+    expected, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
+    if found != expected:
         raise RunError(
-            f"this trainer needs {wanted} processes, not {found}: start it with torchrun "
-            f"--nproc-per-node {wanted}, or with a script in launch/",
+            f"this trainer needs {expected} processes, not {found}: start it with torchrun "
+            f"--nproc-per-node {expected}, or with a script in launch/",
             teller=0,
         )
-    if wanted == 1:
+    if expected == 1:
         yield Mesh(degrees, device)
         return
     if device.type == "cuda":

@@ -132,10 +132,10 @@ class Questions:
     """
 
     def __init__(
-        self, asked: Sequence[AskedQuestion], seconds: float, rows: int, length: int
+        self, questions: Sequence[AskedQuestion], seconds: float, rows: int, length: int
     ) -> None:
-        self.asked, self.seconds, self.rows, self.length = asked, seconds, rows, length
-        self.pairs = [pair for question in asked for pair in question.answers]
+        self.questions, self.seconds, self.rows, self.length = questions, seconds, rows, length
+        self.pairs = [pair for question in questions for pair in question.answers]
 
     @torch.no_grad()
     def ask(self, score: Callable[[Tensor, Tensor], Tensor], mesh: DataRanks) -> dict[str, float]:
@@ -179,7 +179,7 @@ class Questions:
         """Judge the questions all of whose answers are scored."""
         found: dict[str, list[Mapping[str, float]]] = {}
         at = 0
-        for question in self.asked:
+        for question in self.questions:
             after = at + len(question.answers)
             if after > len(values):
                 break

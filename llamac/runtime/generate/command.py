@@ -224,7 +224,7 @@ def _print(
 ) -> None:
     """Print a batch: stream a single prompt; print several in order when all are done."""
     assert opened.tokenizer is not None
-    alone = len(prompts) == 1 and not args.json
+    streamed = len(prompts) == 1 and not args.json
     starts = [list(tokens) for tokens in batch.tokens]
     decoders = [Decoder(opened.tokenizer, tokens[-1], args.stop) for tokens in starts]
     texts = ["" for _ in starts]
@@ -233,10 +233,10 @@ def _print(
 
     def give(row: int, text: str) -> None:
         texts[row] += text
-        if alone and text:
+        if streamed and text:
             print(escaped(text), end="", flush=sys.stdout.isatty())
 
-    if alone and not args.chat:
+    if streamed and not args.chat:
         print(escaped(prompts[0]), end="", flush=sys.stdout.isatty())
     for step in batch:
         for row, token in step:
@@ -252,7 +252,7 @@ def _print(
         give(row, decoder.finish())
         if decoder.stopped:
             reasons[row] = "stop"
-    if alone:
+    if streamed:
         print(flush=True)
         return
     for row, text in enumerate(texts):

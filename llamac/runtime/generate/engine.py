@@ -84,7 +84,7 @@ class Generation:
         self.length = rounded(needed)
         # One position more than attention reads: torch.compile takes equal sizes for the same one.
         self.steps = make(len(prompts), self.length + 1)
-        self.held: Tensor | None = None
+        self.present: Tensor | None = None
 
     def stop(self, row: int) -> None:
         """Stop generating a row."""
@@ -133,21 +133,21 @@ class Generation:
     def _choose(self, scores: Tensor) -> list[int]:
         how, draws = self.sampling, [0.0] * len(self.tokens)
         if how.repetition_penalty != 1.0:
-            self.held = self._note(scores)
+            self.present = self._note(scores)
         if not how.greedy:
             for row, left in enumerate(self.left):
                 if left:
                     drawn = torch.rand(1, generator=self.generators[row], dtype=torch.float64)
                     draws[row] = drawn.item()
         uniforms = torch.tensor(draws, dtype=torch.float64)
-        return choose(scores, how, uniforms, self.held).tolist()
+        return choose(scores, how, uniforms, self.present).tolist()
 
     def _note(self, scores: Tensor) -> Tensor:
         """Record each row's tokens for the repetition penalty: first all, then the newest."""
-        if self.held is None:
-            held = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+        if self.present is None:
+            present = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
             for row, tokens in enumerate(self.tokens):
-                held[row, tokens] = True
-            return held
+                present[row, tokens] = True
+            return present
         newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=scores.device)
-        return self.held.scatter_(1, newest.unsqueeze(1), True)
+        return self.present.scatter_(1, newest.unsqueeze(1), True)

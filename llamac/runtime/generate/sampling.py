@@ -40,17 +40,19 @@ def row_generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def choose(scores: Tensor, how: Sampling, uniforms: Tensor, held: Tensor | None = None) -> Tensor:
+def choose(
+    scores: Tensor, how: Sampling, uniforms: Tensor, present: Tensor | None = None
+) -> Tensor:
     """Return a token for each row, int64 [B].
 
-    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw a row. held: bool [B, V], the tokens
+    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw a row. present: bool [B, V], the tokens
     that a row holds, where there is a repetition penalty.
     """
     scores = scores.float()
-    if held is not None:
+    if present is not None:
         penalty = how.repetition_penalty
         penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
-        scores = torch.where(held, penalised, scores)
+        scores = torch.where(present, penalised, scores)
     if how.greedy:
         return scores.argmax(-1)
     best = scores.amax(-1, keepdim=True)

@@ -285,14 +285,14 @@ def sample_lines(texts: Iterable[str], budget: int, key: str) -> list[str]:
     rank that fill the budget are kept. One pass, memory of the budget, deterministic.
     """
     heap: list[tuple[int, int, str, int]] = []  # (-rank, number, block, bytes): worst first
-    held = 0
+    nbytes = 0
     for number, block in enumerate(block for text in texts for block in _blocks(text)):
         rank = hashlib.blake2b(f"{key}\0{number}".encode(), digest_size=8).digest()
         size = len(block.encode())
         heapq.heappush(heap, (-int.from_bytes(rank, "little"), number, block, size))
-        held += size
-        while held - heap[0][3] >= budget:
-            held -= heapq.heappop(heap)[3]
+        nbytes += size
+        while nbytes - heap[0][3] >= budget:
+            nbytes -= heapq.heappop(heap)[3]
     return [block for _, _, block, _ in sorted(heap, key=lambda entry: entry[1])]
 
 

@@ -95,8 +95,8 @@ class JsonTokenizer(Tokenizer):
             if self._is_control[ids].any() or (name is not None and name in text)
         ]
         if found:
-            again = _ids(self._cutting, [texts[number] for number in found])
-            for number, ids in zip(found, again, strict=True):
+            reencoded = _ids(self._cutting, [texts[number] for number in found])
+            for number, ids in zip(found, reencoded, strict=True):
                 encoded[number] = ids
                 if len(special := ids[self._is_control[ids]]):
                     raise TokenizerError(
@@ -168,17 +168,17 @@ def _unknown_of(model: dict[str, Any]) -> str | None:
     return model.get("unk_token") or None
 
 
-def _end(ids: dict[str, int], asked: int | str | None, names: Iterable[str | None]) -> str | None:
+def _end(ids: dict[str, int], eos: int | str | None, names: Iterable[str | None]) -> str | None:
     """Return the EOS piece: the requested one, else one with a usual name, else None."""
-    if asked is None:
+    if eos is None:
         return next((name for name in names if name in ids), None)
-    found = [piece for piece, i in ids.items() if i == asked or piece == asked]
+    found = [piece for piece, i in ids.items() if i == eos or piece == eos]
     if not found:
-        raise TokenizerError(f"unknown piece in tokenizer.eos: {asked!r}")
-    piece = asked if isinstance(asked, str) else found[-1]
+        raise TokenizerError(f"unknown piece in tokenizer.eos: {eos!r}")
+    piece = eos if isinstance(eos, str) else found[-1]
     if len(piece.strip("▁Ġ ")) <= 1 or re.fullmatch("<0x[0-9A-F]{2}>", piece):
         raise TokenizerError(
-            f"tokenizer.eos = {asked!r} is {piece!r}, a character of ordinary text, which cannot "
+            f"tokenizer.eos = {eos!r} is {piece!r}, a character of ordinary text, which cannot "
             "mark the end of a document: name a special token"
         )
     return piece

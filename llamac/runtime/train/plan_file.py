@@ -66,12 +66,17 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
 def deviation(row: dict[str, Any]) -> str:
     """Return a line on how a step deviates from its prediction; "" if it does not."""
     seconds, planned = row["step_seconds"], row["predicted_step_seconds"]
-    held, foreseen = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
+    measured, predicted_bytes = row["peak_memory_bytes"], row["predicted_peak_memory_bytes"]
     found = [
         f"{what} {_share(real, predicted)} than planned ({shown})"
         for what, real, predicted, shown in (
             ("a step takes", seconds, planned, f"{seconds:.3g} s, not {planned:.3g}"),
-            ("memory peaks", held, foreseen, f"{held / 1e9:.2f} GB, not {foreseen / 1e9:.2f}"),
+            (
+                "memory peaks",
+                measured,
+                predicted_bytes,
+                f"{measured / 1e9:.2f} GB, not {predicted_bytes / 1e9:.2f}",
+            ),
         )
         if abs(real / predicted - 1) > MOST
     ]

@@ -36,15 +36,15 @@ def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.flo
 def find(slots: Keys, keys: Keys) -> NDArray[np.int64]:
     """Return the slot of each key, or -1."""
     at = _home(keys, len(slots).bit_length() - 1)
-    held = slots[at]
-    found = np.where(held == keys, at, -1)
-    going = np.flatnonzero((held != keys) & (held != 0))
+    occupants = slots[at]
+    found = np.where(occupants == keys, at, -1)
+    going = np.flatnonzero((occupants != keys) & (occupants != 0))
     while len(going):
         at[going] = (at[going] + 1) & (len(slots) - 1)
-        held = slots[at[going]]
-        same = held == keys[going]
+        occupants = slots[at[going]]
+        same = occupants == keys[going]
         found[going[same]] = at[going[same]]
-        going = going[~same & (held != 0)]
+        going = going[~same & (occupants != 0)]
     return found
 
 

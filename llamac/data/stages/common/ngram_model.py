@@ -52,7 +52,7 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
     for size in range(1, order + 1):
         higher = _Level(words, size + 1) if size < order else None
         backoff = np.zeros(len(lower.keys))
-        kept = np.ones(len(lower.keys), bool) if size < 3 else lower.times > 1
+        frequent = np.ones(len(lower.keys), bool) if size < 3 else lower.times > 1
         if higher is not None:
             after = _Level(words, size + 2) if size + 1 < order else None
             counts = higher.times if after is None else _continuations(higher, after)
@@ -65,8 +65,10 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
             seen = np.maximum(counts - discount, 0) / np.maximum(totals[context], 1)
             shorter = np.exp(logs[lower.index[higher.first + 1]])
             next_logs = np.log(seen + held[context] * shorter)
-        values = np.stack([logs[kept], backoff[kept]], 1).astype(np.float32)
-        model[f"slots{size}"], model[f"values{size}"] = hash_table.build(lower.keys[kept], values)
+        values = np.stack([logs[frequent], backoff[frequent]], 1).astype(np.float32)
+        model[f"slots{size}"], model[f"values{size}"] = hash_table.build(
+            lower.keys[frequent], values
+        )
         if higher is not None:
             lower, logs = higher, next_logs
     return model
