@@ -146,23 +146,23 @@ class _Sample:
 
     size: int
     largest: list[int] = field(default_factory=list)
-    kept: dict[int, tuple[int, quality.Features]] = field(default_factory=dict)
+    lowest: dict[int, tuple[int, quality.Features]] = field(default_factory=dict)
     offered: int = 0
 
     def offer(self, key: int, length: int, page: quality.Features) -> None:
         self.offered += 1
-        if key in self.kept:  # the same text again
+        if key in self.lowest:  # the same text again
             return
-        if len(self.kept) < self.size:
+        if len(self.lowest) < self.size:
             heapq.heappush(self.largest, -key)
         elif key < -self.largest[0]:
-            del self.kept[-heapq.heapreplace(self.largest, -key)]
+            del self.lowest[-heapq.heapreplace(self.largest, -key)]
         else:
             return
-        self.kept[key] = length, page
+        self.lowest[key] = length, page
 
     def pages(self, count: int, label: bool) -> list[_Page]:
-        return [_Page(key, *self.kept[key], label) for key in sorted(self.kept)[:count]]
+        return [_Page(key, *self.lowest[key], label) for key in sorted(self.lowest)[:count]]
 
 
 def _classifier(source: Source, number: int, reference: Source, path: Path) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
         address = hashed([address_of(url).encode()])[0] if url else None
         sample = positives if address is not None and _among(cited, address) else negatives
         sample.offer(key, len(page.text), quality.features(page.text, stage.buckets))
-    count = min(len(positives.kept), len(negatives.kept))
+    count = min(len(positives.lowest), len(negatives.lowest))
     if count < FEWEST:
         raise StageError(
             f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; "

@@ -53,14 +53,14 @@ LAYER = "One layer: the residual stream → the residual stream."
 class Signature:
     """Names of the arguments and results of a region's two functions.
 
-    inputs: arguments of the forward function. kept: computed values that it saves and returns after
+    inputs: arguments of the forward function. saved: computed values that it returns after
     its output. restored: forward inputs that the backward function takes, between the cotangent and
-    the kept values. gradients: one entry per forward input, None if it has no gradient.
+    the saved values. gradients: one entry per forward input, None if it has no gradient.
     """
 
     inputs: tuple[str, ...]
     output: str
-    kept: tuple[str, ...]
+    saved: tuple[str, ...]
     cotangent: str
     restored: tuple[str, ...]
     gradients: tuple[str | None, ...]
@@ -78,7 +78,7 @@ def signature(region: Region) -> Signature:
     return Signature(
         inputs=inputs,
         output=output,
-        kept=tuple(name for name in region.saved if name not in inputs),
+        saved=tuple(name for name in region.saved if name not in inputs),
         cotangent=placeholders(backward, "cotangent")[0].name,
         restored=tuple(
             name for name in inputs if name in {node.name for node in placeholders(backward)}
@@ -118,9 +118,9 @@ def _forward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     sign = signature(region)
     graph = region.forward.graph
     value = sign.output
-    if sign.kept:
-        value = f"{sign.output}, ({', '.join(sign.kept)}{',' if len(sign.kept) == 1 else ''})"
-    yield from _definition(f"{region.name}_forward", placeholders(graph), bool(sign.kept))
+    if sign.saved:
+        value = f"{sign.output}, ({', '.join(sign.saved)}{',' if len(sign.saved) == 1 else ''})"
+    yield from _definition(f"{region.name}_forward", placeholders(graph), bool(sign.saved))
     yield f'    """{_purpose(region)}"""', None
     yield from _body(graph, forward_halves(region), frozenset(), sizes)
     yield from _of(graph.output_node(), wrapped("return ", value))
@@ -132,7 +132,7 @@ def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     graph = region.backward.graph
     value = ", ".join(name for name in sign.gradients if name is not None)
     arguments = {node.name: node for node in placeholders(graph)}
-    order = [arguments[name] for name in (sign.cotangent, *sign.restored, *sign.kept)]
+    order = [arguments[name] for name in (sign.cotangent, *sign.restored, *sign.saved)]
     yield from _definition(f"{region.name}_backward", order, "," in value)
     yield f'    """The gradients of `{region.name}_forward`."""', None
     yield from _body(graph, backward_halves(region), recomputed_ops(graph), sizes)

@@ -158,7 +158,7 @@ def _region(region: Region, sizes: Sizes) -> dict[str, Any]:
 def _wrapper(region: Region) -> dict[str, Any]:
     """Return the parts of a region's autograd.Function, for the template.
 
-    saves: statements that save inputs and kept values in `ctx`. calls: those that call the backward
+    saves: statements that save inputs and values in `ctx`. calls: those that call the backward
     function and return its gradients, with None for inputs without one.
     """
     sign = signature(region)
@@ -167,8 +167,8 @@ def _wrapper(region: Region) -> dict[str, Any]:
     if sign.restored != sign.inputs:
         picked = [name if name in sign.restored else "_" for name in sign.inputs]
         saves, saved = list(_unpacked(picked, "inputs")), ", ".join(sign.restored)
-    if sign.kept:
-        saved += ", *kept"
+    if sign.saved:
+        saved += ", *saved"
     saves += wrapped("", f"ctx.save_for_backward({saved})", indent=8)
     weights = len(placeholders(region.forward.graph, "param"))
     before, own = sign.gradients[:-weights], sign.gradients[-weights:]
@@ -181,7 +181,7 @@ def _wrapper(region: Region) -> dict[str, Any]:
         returned = [*before, d_weights if weights == 1 else "*d_weights"]
     function = f"{_function(region)}.run_backward({sign.cotangent}, *ctx.saved_tensors)"
     return {
-        "output": f"{sign.output}, kept" if sign.kept else sign.output,
+        "output": f"{sign.output}, saved" if sign.saved else sign.output,
         "returns": sign.output,
         "cotangent": sign.cotangent,
         "saves": saves,
@@ -222,7 +222,7 @@ def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
         "weights": list(wrapped("return ", weights, indent=8)),
         "layers": _layer_functions(program),
         # Variants differ in their saved sets only.
-        "eager": f"x{', _' if signature(region).kept else ''} = "
+        "eager": f"x{', _' if signature(region).saved else ''} = "
         f"{region.name}_forward(x, *tables, *layer.weights())",
     }
 

@@ -50,12 +50,12 @@ def _region(region: Region) -> Iterator[str]:
 def _cluster(region: Region, direction: str, graph: fx.Graph) -> Iterator[str]:
     yield f"subgraph {quoted(f'cluster_{region.name}.{direction}')} {{"
     yield f"  label={quoted(f'{region.name}.{direction}')};"
-    again = recomputed_ops(graph) if direction == "backward" else frozenset()
+    recomputed = recomputed_ops(graph) if direction == "backward" else frozenset()
     for node in placeholders(graph, "cotangent", "input", "saved"):
         label = f"{node.meta['role']}\n{node.name}: {type_of(node)}"
         yield f"  {_id(region, direction, node)} [label={quoted(label)}, shape=ellipse];"
     for node in ops_in(graph):
-        looks = ', style="filled,dashed", fillcolor="#ccfbf1"' if node in again else ""
+        looks = ', style="filled,dashed", fillcolor="#ccfbf1"' if node in recomputed else ""
         yield f"  {_id(region, direction, node)} [label={quoted(_label(node))}{looks}];"
         for operand in operands_of(node):
             if operand.meta.get("role") not in ("param", "constant"):

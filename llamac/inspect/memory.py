@@ -102,8 +102,10 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
     kept = {base_of(forward[name]).name for name in region.saved}
-    again = _recomputed(region.backward.graph)
-    values = tuple(_value(value, symbols, kept, again, forward) for value in forward_values(region))
+    recomputed = _recomputed(region.backward.graph)
+    values = tuple(
+        _value(value, symbols, kept, recomputed, forward) for value in forward_values(region)
+    )
     return RegionMemory(
         region.name,
         count,
@@ -141,7 +143,7 @@ def _value(
     value: fx.Node,
     symbols: Mapping[str, int],
     kept: set[str],
-    again: set[str],
+    recomputed: set[str],
     forward: Mapping[str, fx.Node],
 ) -> ValueMemory:
     nbytes = type_of(value).nbytes(symbols)
@@ -151,7 +153,7 @@ def _value(
         status = "view"
     elif value.name in kept:
         status = "saved"
-    elif value.name in again:
+    elif value.name in recomputed:
         status = "recomputed"
     held = nbytes if status == "saved" else 0
     return ValueMemory(value.name, type_of(value), nbytes, status, base.name, held)
@@ -165,12 +167,12 @@ def _everything(
     backward: fx.Graph, forward: Mapping[str, fx.Node], symbols: Mapping[str, int]
 ) -> int:
     """Return the bytes of all forward values that gradient ops read, without views."""
-    again = recomputed_ops(backward)
+    recomputed = recomputed_ops(backward)
     found: dict[str, int] = {}
     for node in ops_in(backward):
-        for operand in operands_of(node) if node not in again else ():
+        for operand in operands_of(node) if node not in recomputed else ():
             base = base_of(operand)
             base = base_of(forward.get(base.name, base))
-            if base.name in forward or producer(base)[0] in again:
+            if base.name in forward or producer(base)[0] in recomputed:
                 found[base.name] = type_of(base).nbytes(symbols)
     return sum(found.values())

@@ -19,11 +19,11 @@ def origins(region: Region) -> dict[fx.Node, fx.Node]:
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     graph = region.backward.graph
-    values, again = forward_by_name(region), recomputed_ops(graph)
+    values, recomputed = forward_by_name(region), recomputed_ops(graph)
     nodes = {node.name: node for node in placeholders(region.forward.graph)} | values
     found: dict[fx.Node, fx.Node] = {}
     for node in ops_in(graph):
-        owners = _recomputed(node, values) if node in again else _differentiated(node, nodes)
+        owners = _recomputed(node, values) if node in recomputed else _differentiated(node, nodes)
         if (owner := next(owners, None)) is not None:
             found[node] = owner
     return found

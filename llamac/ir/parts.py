@@ -68,7 +68,7 @@ def canonical_gradients(
 ) -> dict[str, Tensor]:
     """Assemble canonical gradients from the local gradients of all ranks.
 
-    rank_gradients: each rank's coordinates and its gradients by (parameter, layer). Gradients are summed
+    rank_gradients: each rank's coordinates and its gradients by (parameter, layer). They are summed
     over `cp`, since each rank's loss is a sum over its own positions.
     """
     found: dict[str, Tensor] = {}

@@ -94,23 +94,23 @@ class Budget:
 class Decided:
     """Pass that applies saved sets solved for another program with the same ops (used by `verify`).
 
-    kept: names of the values that each variant saves. Layers are split evenly between variants.
+    saved: names of the values that each variant saves. Layers are split evenly between variants.
     """
 
-    kept: Sequence[Sequence[str]]
+    saved: Sequence[Sequence[str]]
     name: str = "checkpoint"
 
     def apply(self, program: Program) -> Program:
         count = len(program.layers)
-        lean = count // 2 if len(self.kept) > 1 else 0
-        kept = [frozenset(self.kept[0]), frozenset(self.kept[-1])]
-        return with_variants(program, kept, (True,) * lean + (False,) * (count - lean))
+        lean = count // 2 if len(self.saved) > 1 else 0
+        saved = [frozenset(self.saved[0]), frozenset(self.saved[-1])]
+        return with_variants(program, saved, (True,) * lean + (False,) * (count - lean))
 
 
 def with_variants(
-    program: Program, kept: Sequence[frozenset[str]], lean: Sequence[bool]
+    program: Program, saved: Sequence[frozenset[str]], lean: Sequence[bool]
 ) -> Program:
-    """Return the program with saved set kept[0] in layers where `lean` is true, else kept[1].
+    """Return the program with saved set saved[0] in layers where `lean` is true, else saved[1].
 
     Other regions save everything: each runs once per micro-batch, and the loss's backward pass
     follows at once.
@@ -122,15 +122,15 @@ def with_variants(
             program = program.with_region(checkpoint(region, by_cost("none")))
     both = any(lean) and not all(lean)
     names = {True: f"{name}{LEAN}" if both else name, False: name}
-    variants = {names[one]: _variant(block, names[one], kept[not one]) for one in set(lean)}
+    variants = {names[one]: _variant(block, names[one], saved[not one]) for one in set(lean)}
     regions: dict[str, Region] = {}
     for key, region in program.regions.items():
         regions |= dict(sorted(variants.items(), reverse=True)) if key == name else {key: region}
     return replace(program, regions=regions, layers=tuple(names[one] for one in lean))
 
 
-def _variant(block: Region, name: str, kept: frozenset[str]) -> Region:
-    return replace(checkpoint(block, lambda value: value.name in kept), name=name)
+def _variant(block: Region, name: str, saved: frozenset[str]) -> Region:
+    return replace(checkpoint(block, lambda value: value.name in saved), name=name)
 
 
 # -- the choice ------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class Plan:
 
     early, late: indices of the sets. first: number of layers with set `early`, per pipeline rank.
     early_layers: for each layer, whether it uses `early`. nbytes: peak bytes of the fullest rank.
-    seconds: of the slowest rank. again: seconds of recomputation, summed over ranks.
+    seconds: of the slowest rank. recompute_seconds: seconds of recomputation, summed over ranks.
     """
 
     early: int
@@ -178,7 +178,7 @@ class Plan:
     stages: tuple[int, ...]
     nbytes: float
     seconds: float
-    again: float
+    recompute_seconds: float
 
 
 def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
@@ -248,7 +248,7 @@ def cheapest(trial: Trial, limit: Limit) -> Plan:
     plans = [plan for plan in _plans(trial, limit.nbytes) if plan is not None]
     if not plans:
         raise BudgetError(_impossible(trial, limit))
-    return min(plans, key=lambda p: (p.seconds, p.again, p.early != p.late, p.nbytes))
+    return min(plans, key=lambda p: (p.seconds, p.recompute_seconds, p.early != p.late, p.nbytes))
 
 
 def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
@@ -260,7 +260,7 @@ def _plans(trial: Trial, most: float) -> Iterator[Plan | None]:
 
 def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
     one, other = trial.sets[early].seconds, trial.sets[late].seconds
-    first, nbytes, again, slowest = [], 0.0, 0.0, 0.0
+    first, nbytes, recompute_seconds, slowest = [], 0.0, 0.0, 0.0
     for rank, count in enumerate(trial.layers):
         sizes = partial(trial.nbytes, rank, early, late)
         if early == late:
@@ -271,11 +271,14 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
             return None
         size = sizes(number)
         own = number * one + (count - number) * other
-        slowest, again = max(slowest, trial.seconds[rank] + own), again + own
+        slowest, recompute_seconds = (
+            max(slowest, trial.seconds[rank] + own),
+            recompute_seconds + own,
+        )
         nbytes = max(nbytes, size)
         first.append(number)
     layers = _spread(trial, first)
-    return Plan(early, late, tuple(first), layers, trial.stages, nbytes, slowest, again)
+    return Plan(early, late, tuple(first), layers, trial.stages, nbytes, slowest, recompute_seconds)
 
 
 Sizes = Callable[[int], float]

@@ -80,26 +80,26 @@ class Overlap:
 
 
 def overlapped(
-    module: fx.GraphModule, kept: Collection[str], clock: Clock, headroom: int | None = None
+    module: fx.GraphModule, live_out: Collection[str], clock: Clock, headroom: int | None = None
 ) -> fx.GraphModule:
     """Return the graph in the order with the least estimated time.
 
-    kept: names of values that outlive the graph. Returns `module` itself if nothing is gained.
+    live_out: names of values that outlive the graph. Returns `module` itself if nothing is gained.
     """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
-    before = peak_bytes(module.graph, kept, clock.symbols)
+    before = peak_bytes(module.graph, live_out, clock.symbols)
     headroom = headroom_of(module.graph, clock.symbols) if headroom is None else headroom
     graph = copy_graph(module)
     _split(graph)
     best, soonest = None, timeline(ops_in(module.graph), clock).seconds
     for limit in (before + headroom, before, None):
-        order = _Scheduler(graph, kept, clock, limit).run()
+        order = _Scheduler(graph, live_out, clock, limit).run()
         done = timeline(order, clock).seconds
-        peak = peak_bytes(graph, kept, clock.symbols, order)
+        peak = peak_bytes(graph, live_out, clock.symbols, order)
         if done < soonest * (1 - 1e-9) and peak <= before + headroom:
             best, soonest = order, done
-    return module if best is None else finish(_rebuilt(graph, best), keep=kept)
+    return module if best is None else finish(_rebuilt(graph, best), keep=live_out)
 
 
 def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
@@ -140,10 +140,10 @@ class _Scheduler:
     """
 
     def __init__(
-        self, graph: fx.Graph, kept: Collection[str], clock: Clock, limit: int | None
+        self, graph: fx.Graph, live_out: Collection[str], clock: Clock, limit: int | None
     ) -> None:
         self.graph, self.clock, self.limit = graph, clock, limit
-        self.live = Live(graph, kept, clock.symbols)
+        self.live = Live(graph, live_out, clock.symbols)
         self.left = [node for node in ops_in(graph) if not _is_lazy(node)]
         self.index = {node: index for index, node in enumerate(self.left)}
         self.needs = {node: frozenset(_sources(node)) for node in self.left}

@@ -92,7 +92,7 @@ def spoil(optimizer):
     """Set one element of this rank's gradients to NaN."""
     optimizer.collect()
     for name, master in optimizer.masters.items():
-        boxes = optimizer.shares.boxes(name, optimizer.held[name], master.grad)
+        boxes = optimizer.shares.boxes(name, optimizer.trainable[name], master.grad)
         for _, box in boxes:
             box.tensor.fill_(torch.nan)
             return

@@ -365,5 +365,5 @@ def test_what_stands_in_the_place_of_a_file_is_named_with_a_way_out(
     else:
         (tmp_path / "runtime/a.py").mkdir(parents=True)
     (tmp_path / MANIFEST).write_text('{"sha256": {}}')
-    with pytest.raises(BuildError, match=r"runtime/a\.py.*(move away|remove it)"):
+    with pytest.raises(BuildError, match=r"runtime/a\.py.*(remove or rename|remove it)"):
         write_directory(tmp_path, {"runtime/a.py": ""})

@@ -80,9 +80,9 @@ def test_a_set_costs_what_the_graphs_it_leads_to_cost(spec: tuple[str, ...]) -> 
         )
         assert one.nbytes == saved_bytes(region, symbols)
         assert one.transient == peak - one.nbytes
-        again = recomputed_ops(region.backward.graph)
+        recompute_seconds = recomputed_ops(region.backward.graph)
         assert one.seconds == pytest.approx(
-            sum(cost.seconds(forward[node.name]) for node in again), rel=1e-12
+            sum(cost.seconds(forward[node.name]) for node in recompute_seconds), rel=1e-12
         )
 
 
@@ -172,7 +172,7 @@ def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> N
     """Against all pairs of all sets and all numbers of layers, by formula."""
     least, most = bounds()
     nbytes = data.draw(st.integers(least, most))
-    keep, again, top, state, loss = everything()
+    keep, recompute_seconds, top, state, loss = everything()
     layers = 8
     best = math.inf
     for first in range(layers + 1):
@@ -182,9 +182,9 @@ def test_nothing_within_the_budget_computes_less_again(data: st.DataObject) -> N
             high = np.maximum(high, alive + top[None, :])
         if first > 0:
             high = np.maximum(high, first * keep[:, None] + top[:, None])
-        seconds = first * again[:, None] + (layers - first) * again[None, :]
+        seconds = first * recompute_seconds[:, None] + (layers - first) * recompute_seconds[None, :]
         best = min(best, float(np.min(np.where(state + high <= nbytes, seconds, math.inf))))
-    assert chosen(nbytes).again == pytest.approx(best, rel=1e-9, abs=1e-15)
+    assert chosen(nbytes).recompute_seconds == pytest.approx(best, rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.slow
@@ -223,9 +223,9 @@ def everything() -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     program = differentiated("tiny", "model.n_layers=8")
     found = list(every_set(program.regions["block"], clock_of(program)))
     columns = [(one.nbytes, one.seconds, one.transient) for one in found]
-    keep, again, top = np.array(columns).T
+    keep, recompute_seconds, top = np.array(columns).T
     known, _ = trial()
-    return keep, again, top, known.state[0], known.found.head_peak
+    return keep, recompute_seconds, top, known.state[0], known.found.head_peak
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_what_is_no_run_is_a_usage_error(tmp_path, capsys):
     for run in (tmp_path, tmp_path / "nowhere"):
         assert main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 2
     assert not (tmp_path / "page.html").exists()
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
     assert main(["report"]) == 2
 
 

@@ -119,9 +119,8 @@ def _supported(table: Mapping[str, Any], where: Path) -> AdapterConfig:
         raise ConversionError(f"{where}: peft_type = {config.peft_type!r:.60}: only LORA is read")
     if unsupported:
         raise ConversionError(
-            f"{where}: {unsupported[0]} = {table[unsupported[0]]!r:.60} is not supported: plain LoRA "
-            "is, without options that change what adapters compute; or merge them into the base with "
-            "peft's merge_and_unload, and import the result"
+            f"{where}: {unsupported[0]} = {table[unsupported[0]]!r:.60} is not supported: only "
+            "plain LoRA is. Merge the adapters with peft's merge_and_unload, and import the result"
         )
     return config
 

@@ -43,7 +43,7 @@ class _About:
         self.program, self.spec = program, spec
         self.region, self.direction = region, direction
         self.memory: Mapping[str, ValueMemory] = {}
-        self.again: frozenset[fx.Node] = frozenset()
+        self.recomputed: frozenset[fx.Node] = frozenset()
         self.gradients: set[str] = set()
         if region.backward is None:
             return
@@ -52,7 +52,7 @@ class _About:
             self.memory = {value.name: value for value in values}
         else:
             graph = region.backward.graph
-            self.again = recomputed_ops(graph)
+            self.recomputed = recomputed_ops(graph)
             returned = output_of(graph).items()
             self.gradients = {v.name for name, v in returned if name in program.parameters}
 
@@ -71,7 +71,7 @@ class _About:
         if is_op(node):
             found |= {"op": op_of(node).name, "kind": kind_of(node, self.program)}
             found["attributes"] = {key: repr(value) for key, value in node.kwargs.items()}
-            found |= {"again": True} if node in self.again else {}
+            found |= {"again": True} if node in self.recomputed else {}
         else:
             found |= {"op": node.meta["role"], "parameter": node.meta.get("param", "")}
         made = values_of(node)

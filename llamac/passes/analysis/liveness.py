@@ -20,7 +20,9 @@ from llamac.ops.overlapped import is_start
 class Live:
     """Live bytes of a graph as its ops run in any order."""
 
-    def __init__(self, graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]) -> None:
+    def __init__(
+        self, graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
+    ) -> None:
         self.symbols = symbols
         self.readers: dict[fx.Node, set[fx.Node]] = {}  # base → ops that have yet to read it
         for node in ops_in(graph):
@@ -31,9 +33,9 @@ class Live:
                     readers.update(node.users)
         returned = output_of(graph)
         ends = returned.values() if isinstance(returned, dict) else [returned]
-        named = [node for node in graph.nodes if node.name in kept]
-        self.held = {base_of(node) for node in [*ends, *named]}
-        self.held.update(placeholders(graph))
+        named = [node for node in graph.nodes if node.name in live_out]
+        self.live_to_end = {base_of(node) for node in [*ends, *named]}
+        self.live_to_end.update(placeholders(graph))
         arguments = placeholders(graph, "input", "saved", "cotangent")
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
@@ -46,7 +48,7 @@ class Live:
         self.nbytes = self.during(node)
         for base, readers in self._read(node):
             readers.discard(node)
-            if not readers and base not in self.held:
+            if not readers and base not in self.live_to_end:
                 self.nbytes -= type_of(base).nbytes(self.symbols)
 
     def _size(self, value: fx.Node) -> int:
@@ -61,15 +63,15 @@ class Live:
 
 def peak_bytes(
     graph: fx.Graph,
-    kept: Collection[str],
+    live_out: Collection[str],
     symbols: Mapping[str, int],
     order: Sequence[fx.Node] | None = None,
 ) -> int:
     """Return the peak of live bytes with ops in `order` (default: the graph's order).
 
-    kept: names of values that outlive the graph in addition to its output.
+    live_out: names of values that outlive the graph in addition to its output.
     """
-    live = Live(graph, kept, symbols)
+    live = Live(graph, live_out, symbols)
     peak = live.nbytes
     for node in ops_in(graph) if order is None else order:
         peak = max(peak, live.during(node))
@@ -78,16 +80,16 @@ def peak_bytes(
 
 
 def alive(
-    graph: fx.Graph, kept: Collection[str], symbols: Mapping[str, int]
+    graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
 ) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
     """Yield each op with the live bytes and the live values while it runs, as `Live` counts."""
-    live = Live(graph, kept, symbols)
+    live = Live(graph, live_out, symbols)
     values = placeholders(graph, "input", "saved", "cotangent")
     for node in ops_in(graph):
         values += [value for value in values_of(node) if base_of(value) is value]
         yield node, live.during(node), list(values)
         live.run(node)
-        values = [value for value in values if value in live.held or live.readers.get(value)]
+        values = [value for value in values if value in live.live_to_end or live.readers.get(value)]
 
 
 def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:

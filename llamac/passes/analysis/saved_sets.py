@@ -81,12 +81,12 @@ def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
 class _Choice:
     """A partial choice, decided for all values after the pending ones in forward order.
 
-    again: recomputed values. ops: the ops that recompute them.
+    recomputed: recomputed values. ops: the ops that recompute them.
     """
 
     pending: frozenset[fx.Node]
-    kept: frozenset[fx.Node] = frozenset()
-    again: frozenset[fx.Node] = frozenset()
+    saved: frozenset[fx.Node] = frozenset()
+    recomputed: frozenset[fx.Node] = frozenset()
     inputs: frozenset[fx.Node] = frozenset()
     nbytes: int = 0
     seconds: float = 0.0
@@ -127,15 +127,15 @@ class _Sketch:
             base = base_of(self.known[base.name])
         return None if base.meta.get("role") in ("param", "constant", "cotangent") else base
 
-    def asked(self) -> frozenset[fx.Node]:
+    def requested(self) -> frozenset[fx.Node]:
         return frozenset(v for reads, _ in self.backward for v in reads if v in self.order)
 
     def everything(self) -> _Choice:
         """Return the choice that recomputes nothing."""
-        asked = self.asked()
-        inputs = frozenset(value for value in asked if value.op == "placeholder")
-        nbytes = sum(self.size[value] for value in asked)
-        return _Choice(frozenset(), asked - inputs, inputs=inputs, nbytes=nbytes)
+        requested = self.requested()
+        inputs = frozenset(value for value in requested if value.op == "placeholder")
+        nbytes = sum(self.size[value] for value in requested)
+        return _Choice(frozenset(), requested - inputs, inputs=inputs, nbytes=nbytes)
 
     def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
         """Yield every way to provide the values that the backward pass reads, except hopeless ones.
@@ -143,7 +143,7 @@ class _Sketch:
         Values are decided last to first, since recomputing one needs its operands, which come
         before it.
         """
-        left = [_Choice(self.asked())]
+        left = [_Choice(self.requested())]
         while left:
             choice = left.pop()
             if hopeless(choice):
@@ -159,76 +159,80 @@ class _Sketch:
         if value.op == "placeholder":
             yield replace(choice, pending=rest, inputs=choice.inputs | {value}, nbytes=nbytes)
             return
-        yield replace(choice, pending=rest, kept=choice.kept | {value}, nbytes=nbytes)
+        yield replace(choice, pending=rest, saved=choice.saved | {value}, nbytes=nbytes)
         source = self.source[value]
-        ran = any(self.source[other] is source for other in choice.again)
+        ran = any(self.source[other] is source for other in choice.recomputed)
         yield replace(
             choice,
             pending=rest.union(self.reads[source]),
-            again=choice.again | {value},
+            recomputed=choice.recomputed | {value},
             seconds=choice.seconds + (0.0 if ran else self.seconds[source]),
         )
 
     def priced(self, choice: _Choice) -> SavedSet:
-        ops = {self.source[value] for value in choice.again}
+        ops = {self.source[value] for value in choice.recomputed}
         return SavedSet(
-            names=frozenset(value.name for value in choice.kept),
+            names=frozenset(value.name for value in choice.saved),
             nbytes=choice.nbytes,
             seconds=fsum(self.seconds[op] for op in ops),
-            transient=self.peak(choice.kept, choice.inputs) - choice.nbytes,
+            transient=self.peak(choice.saved, choice.inputs) - choice.nbytes,
         )
 
-    def peak(self, kept: frozenset[fx.Node], inputs: frozenset[fx.Node]) -> int:
+    def peak(self, saved: frozenset[fx.Node], inputs: frozenset[fx.Node]) -> int:
         """Return the peak of live bytes over the forward and backward passes."""
         entering = sum(self.size[value] for value in self.inputs)
-        ahead = self._most(entering, self._ahead(kept), kept | {self.result})
-        saved = sum(self.size[value] for value in kept | inputs)
-        behind = self._most(self.given + saved, self._behind(kept), self.returned | kept)
-        return max(ahead, behind)
+        forward_peak = self._live_peak(entering, self._forward_steps(saved), saved | {self.result})
+        saved_bytes = sum(self.size[value] for value in saved | inputs)
+        backward_peak = self._live_peak(
+            self.given + saved_bytes, self._backward_steps(saved), self.returned | saved
+        )
+        return max(forward_peak, backward_peak)
 
-    def _ahead(self, kept: frozenset[fx.Node]) -> list[Step]:
+    def _forward_steps(self, saved: frozenset[fx.Node]) -> list[Step]:
         """Return the steps of the forward pass, without values that nothing reads."""
-        wanted = {self.result, *kept}
+        needed = {self.result, *saved}
         steps: list[Step] = []
         for reads, makes in reversed(self.forward):
-            if used := [value for value in makes if value in wanted]:
-                wanted.update(reads)
+            if used := [value for value in makes if value in needed]:
+                needed.update(reads)
                 steps.append((reads, used))
         return steps[::-1]
 
-    def _behind(self, kept: frozenset[fx.Node]) -> list[Step]:
+    def _backward_steps(self, saved: frozenset[fx.Node]) -> list[Step]:
         """Return the steps of the backward pass, recomputation placed before its first reader."""
         steps: list[Step] = []
-        there = set(kept)
-        again: dict[fx.Node, list[fx.Node]] = {}  # op → results that are read
+        available = set(saved)
+        recomputed: dict[fx.Node, list[fx.Node]] = {}  # op → results that are read
 
-        def have(value: fx.Node) -> None:
-            if value in there or value.op == "placeholder" or value not in self.order:
+        def provide(value: fx.Node) -> None:
+            if value in available or value.op == "placeholder" or value not in self.order:
                 return
-            there.add(value)
+            available.add(value)
             source = self.source[value]
-            if source in again:
-                again[source].append(value)
+            if source in recomputed:
+                recomputed[source].append(value)
                 return
-            reads, again[source] = self.reads[source], [value]
+            reads, recomputed[source] = self.reads[source], [value]
             for one in reads:
-                have(one)
-            steps.append((reads, again[source]))
+                provide(one)
+            steps.append((reads, recomputed[source]))
 
         for reads, makes in self.backward:
             for value in reads:
-                have(value)
+                provide(value)
             steps.append((reads, makes))
         return steps
 
-    def _most(self, alive: int, steps: list[Step], held: set[fx.Node] | frozenset[fx.Node]) -> int:
+    def _live_peak(
+        self, alive: int, steps: list[Step], live_out: set[fx.Node] | frozenset[fx.Node]
+    ) -> int:
         last = {value: number for number, (reads, _) in enumerate(steps) for value in reads}
         most = alive
         for number, (reads, makes) in enumerate(steps):
             alive += sum(self.size[value] for value in makes)
             most = max(most, alive)
             for value in reads:
-                if last[value] == number and value not in held and value.op != "placeholder":
+                if last[value] == number and value not in live_out and value.op != "placeholder":
                     alive -= self.size[value]
         return most
 

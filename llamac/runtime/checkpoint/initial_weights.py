@@ -117,7 +117,8 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
 def _require_same_adapters(path: Path, finetune: Mapping[str, Any]) -> None:
     saved = trained_as(path)
     differ = [
-        f"  finetune.{key}: {json.dumps(saved.get(key))} there, {json.dumps(finetune.get(key))} here"
+        f"  finetune.{key}: {json.dumps(saved.get(key))} there, "
+        f"{json.dumps(finetune.get(key))} here"
         for key in ("rank", "alpha", "targets")
         if _unordered(saved.get(key)) != _unordered(finetune.get(key))
     ]

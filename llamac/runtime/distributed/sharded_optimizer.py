@@ -39,17 +39,17 @@ class ShardedWeights(MasterWeights):
     ) -> None:
         self.shares, self.mesh = shares, mesh
         named = dict(parameters)
-        self.held = {name: p for name, p in named.items() if p.requires_grad}
+        self.trainable = {name: p for name, p in named.items() if p.requires_grad}
         self.frozen = {name: p for name, p in named.items() if not p.requires_grad}
         own = {
             name: Parameter(local(p.detach())) if isinstance(p, DTensor) else p
-            for name, p in self.held.items()
+            for name, p in self.trainable.items()
         }
         super().__init__(own.items(), algorithm, **given)
 
     def collect(self) -> None:
         """Collect the gradients that FSDP has reduced."""
-        for name, parameter in self.held.items():
+        for name, parameter in self.trainable.items():
             if isinstance(parameter, DTensor):
                 assert parameter.grad is not None, name
                 self.masters[name].grad = local(parameter.grad)
@@ -58,7 +58,7 @@ class ShardedWeights(MasterWeights):
     def step(self, lr: float, loss: Tensor, targets: Tensor) -> Tensor:
         self.collect()
         outcome = super().step(lr, loss, targets)
-        for parameter in self.held.values():
+        for parameter in self.trainable.values():
             if isinstance(parameter, DTensor):
                 parameter.grad = None
         return outcome
@@ -72,7 +72,7 @@ class ShardedWeights(MasterWeights):
             self._add_over_tensor_ranks()
         replicas = self.mesh.degrees["dp_replicate"]
         by_holders: dict[int, list[Tensor]] = {}  # number of ranks with the same gradient
-        for name in self.held:
+        for name in self.trainable:
             for canonical, gradient in self._gradients(name):
                 holders = self._holders(name, canonical)
                 by_holders.setdefault(holders * replicas, []).append(gradient)
@@ -91,14 +91,14 @@ class ShardedWeights(MasterWeights):
         """Yield (canonical name, this rank's part of its gradient), without padding."""
         gradient = self.masters[name].grad
         assert gradient is not None, name
-        for canonical, box in self.shares.boxes(name, self.held[name], gradient):
+        for canonical, box in self.shares.boxes(name, self.trainable[name], gradient):
             yield canonical, box.tensor
 
     def _add_over_tensor_ranks(self) -> None:
         """Reduce partial gradients: one all-reduce for all gains, one for all replicated heads."""
         gains: list[Tensor] = []
         copies: list[Tensor] = []
-        for name in self.held:
+        for name in self.trainable:
             for canonical, gradient in self._gradients(name):
                 if self.shares.is_summed(name):
                     gains.append(gradient)
@@ -167,7 +167,7 @@ class ShardedWeights(MasterWeights):
         at = self.mesh.at
         found: dict[tuple[int, ...], list[Tensor]] = {}
         for name, master in self.masters.items():
-            for canonical, box in self.shares.boxes(name, self.held[name], master.detach()):
+            for canonical, box in self.shares.boxes(name, self.trainable[name], master.detach()):
                 exact = self.shares.is_split(name) or self.shares.is_summed(name)
                 holders = self._holders(name, canonical) if exact else 1
                 place = (holders, at["pp"], at["dp_shard"], at["cp"], at["tp"] // holders)
@@ -186,8 +186,8 @@ class ShardedWeights(MasterWeights):
         sections |= {name: {} for name in self.algorithm.STATES}
         for name, master in self.masters.items():
             state = {"model": master.detach(), **self.algorithm.state[master]}
-            for section, held in sections.items():
-                held |= self.shares.boxes(name, self.held[name], state[section])
+            for section, chunks in sections.items():
+                chunks |= self.shares.boxes(name, self.trainable[name], state[section])
         return sections
 
     def frozen_boxes(self) -> dict[str, TensorChunk]:

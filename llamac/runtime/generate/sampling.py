@@ -45,8 +45,8 @@ def choose(
 ) -> Tensor:
     """Return a token for each row, int64 [B].
 
-    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw a row. present: bool [B, V], the tokens
-    that a row holds, where there is a repetition penalty.
+    scores: [B, V]. uniforms: float64 [B] in [0, 1), one draw per row. present: bool [B, V], the
+    tokens in each row so far; needed for a repetition penalty.
     """
     scores = scores.float()
     if present is not None:

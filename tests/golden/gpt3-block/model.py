@@ -255,7 +255,7 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
+        out, saved = BlockFunction.run_forward(*inputs)
         (
             x,
             attention_norm,
@@ -272,7 +272,16 @@ class BlockFunction(torch.autograd.Function):
             _,
         ) = inputs
         ctx.save_for_backward(
-            x, attention_norm, attention_norm_bias, wqkv, wo, ffn_norm, ffn_norm_bias, w1, w2, *kept
+            x,
+            attention_norm,
+            attention_norm_bias,
+            wqkv,
+            wo,
+            ffn_norm,
+            ffn_norm_bias,
+            w1,
+            w2,
+            *saved,
         )
         return out
 
@@ -324,9 +333,9 @@ class HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(*inputs)
+        loss, saved = HeadFunction.run_forward(*inputs)
         x, _, norm, _, _ = inputs
-        ctx.save_for_backward(x, norm, *kept)
+        ctx.save_for_backward(x, norm, *saved)
         return loss
 
     @staticmethod

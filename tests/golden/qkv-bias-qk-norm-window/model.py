@@ -271,7 +271,7 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
+        out, saved = BlockFunction.run_forward(*inputs)
         (
             x,
             rope_cos,
@@ -298,7 +298,7 @@ class BlockFunction(torch.autograd.Function):
             ffn_norm,
             w13,
             w2,
-            *kept,
+            *saved,
         )
         return out
 
@@ -347,9 +347,9 @@ class HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(*inputs)
+        loss, saved = HeadFunction.run_forward(*inputs)
         x, _, norm, _ = inputs
-        ctx.save_for_backward(x, norm, *kept)
+        ctx.save_for_backward(x, norm, *saved)
         return loss
 
     @staticmethod

@@ -217,8 +217,8 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
-        ctx.save_for_backward(*inputs, *kept)
+        out, saved = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *saved)
         return out
 
     @staticmethod
@@ -266,9 +266,9 @@ class HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(*inputs)
+        loss, saved = HeadFunction.run_forward(*inputs)
         x, _, norm, _ = inputs
-        ctx.save_for_backward(x, norm, *kept)
+        ctx.save_for_backward(x, norm, *saved)
         return loss
 
     @staticmethod

@@ -331,7 +331,7 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
+        out, saved = BlockFunction.run_forward(*inputs)
         (
             x,
             attention_norm,
@@ -358,7 +358,7 @@ class BlockFunction(torch.autograd.Function):
             ffn_norm_bias,
             w1,
             w2,
-            *kept,
+            *saved,
         )
         return out
 
@@ -417,9 +417,9 @@ class HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(*inputs)
+        loss, saved = HeadFunction.run_forward(*inputs)
         x, _, norm, _, _ = inputs
-        ctx.save_for_backward(x, norm, *kept)
+        ctx.save_for_backward(x, norm, *saved)
         return loss
 
     @staticmethod

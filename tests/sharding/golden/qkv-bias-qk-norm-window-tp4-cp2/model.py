@@ -374,7 +374,7 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
+        out, saved = BlockFunction.run_forward(*inputs)
         (
             x,
             rope_cos,
@@ -401,7 +401,7 @@ class BlockFunction(torch.autograd.Function):
             ffn_norm,
             w13,
             w2,
-            *kept,
+            *saved,
         )
         return out
 
@@ -457,9 +457,9 @@ class HeadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        loss, kept = HeadFunction.run_forward(*inputs)
+        loss, saved = HeadFunction.run_forward(*inputs)
         x, _, norm, _ = inputs
-        ctx.save_for_backward(x, norm, *kept)
+        ctx.save_for_backward(x, norm, *saved)
         return loss
 
     @staticmethod
