@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
@@ -154,12 +155,12 @@ def pack(model: Model) -> None:
 
 def decode_step(
     model: Model,
-    caches: list[list[Tensor]],
+    caches: list[tuple[Tensor, Tensor]],
+    slots: Tensor,  # the first positions of the caches, to which attention is restricted
     tokens: Tensor,  # [B, 1]
     positions: Tensor,  # [B, 1]
     rope_cos: Tensor,  # [B, 1, 16]
     rope_sin: Tensor,  # [B, 1, 16]
-    slots: Tensor,  # [C]
 ) -> Tensor:
     """Process one token per row; return the logits of the next, [B, 4096]."""
     seen = visible_forward(positions, slots)
@@ -178,7 +179,10 @@ class Inference:
         dtype, device = model.tok_embeddings.dtype, model.tok_embeddings.device
         shape = (batch, N_KV_HEADS, length, HEAD_DIM)
         self.caches = [
-            tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in "kv")
+            (
+                torch.zeros(shape, dtype=dtype, device=device),
+                torch.zeros(shape, dtype=dtype, device=device),
+            )
             for _ in model.layers
         ]
         self.slots = torch.arange(length, device=device)
@@ -235,18 +239,17 @@ class Inference:
         at = positions.unsqueeze(1)
         return self.step(
             self.model,
-            [[cache[:, :, :filled] for cache in pair] for pair in self.caches],
+            self.caches,
+            self.slots[:filled],
             tokens.unsqueeze(1),
             at,
             self.rope_cos[at],
             self.rope_sin[at],
-            self.slots[:filled],
         )
 
     step = staticmethod(decode_step)
 
 
-def compile_decode() -> None:
-    """Compile the whole decoding step with torch.compile, once per shape."""
-    compiled = torch.compile(decode_step, fullgraph=True, dynamic=False)
-    Inference.step = staticmethod(compiled)
+def compile_decode(device: torch.device) -> None:
+    """Compile the whole decoding step, for the weights of one model, once per number of rows."""
+    Inference.step = staticmethod(compile_step(decode_step, device))

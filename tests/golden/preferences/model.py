@@ -215,8 +215,8 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        out, kept = BlockFunction.run_forward(*inputs)
-        ctx.save_for_backward(*inputs, *kept)
+        out, saved = BlockFunction.run_forward(*inputs)
+        ctx.save_for_backward(*inputs, *saved)
         return out
 
     @staticmethod
