@@ -281,7 +281,9 @@ def _reads(plan: SourcePlan, path: str) -> Read:
             return
         try:
             if supervision is not None:
-                for line, text, tokens in read_supervised(path, supervision.encoder, skipped):
+                for line, text, tokens in read_supervised(
+                    path, source.kind, supervision.encoder, skipped
+                ):
                     yield Document(text, path, line, tokens=tokens.tolist())
                 return
             yield from reader_for(source.kind)(path, source, skipped)
