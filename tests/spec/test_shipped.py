@@ -16,8 +16,8 @@ from llamac.spec import Spec, load_spec
 from llamac.spec.schema import json_schema
 
 NAMES = [
-    *("125m", "13b", "1b", "33b", "65b", "7b", "dpo", "gpt3-block"),
-    *("llama-mix-small", "llama2-13b", "llama2-70b", "llama2-7b", "post-norm", "tiny"),
+    *("125m", "13b", "1b", "33b", "65b", "7b", "dpo", "finetune-alpaca", "gpt3-block"),
+    *("llama-mix-small", "llama2-13b", "llama2-70b", "llama2-7b", "lora-chat", "post-norm", "tiny"),
 ]
 
 # Touvron et al. 2023 and 2023b: dim, heads, kv heads, layers, ffn, lr, tokens, context
