@@ -411,6 +411,49 @@ def test_documents_on_cuda_see_what_the_mask_shows(layout: list[list[int]], grou
         assert_close(one, other, "documents", 1.0)
 
 
+class Layer(torch.autograd.Function):
+    """Attention as an emitted block calls it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, starts: Tensor) -> Tensor:
+        out, logsumexp = attention_sdpa.attention(x, x, x, SCALE, starts=starts)
+        ctx.save_for_backward(x, out, logsumexp, starts)
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor, None]:
+        x, out, logsumexp, starts = ctx.saved_tensors
+        gradients = attention_sdpa.attention_backward(
+            d_out, x, x, x, out, logsumexp, SCALE, starts=starts
+        )
+        return gradients[0] + gradients[1] + gradients[2], None
+
+
+@pytest.mark.usefixtures("flash")
+def test_layers_share_what_is_computed_of_a_micro_batch_s_documents(monkeypatch) -> None:
+    computed: list[Tensor] = []
+
+    def counted(starts: Tensor, *rest: object) -> Tensor:
+        computed.append(starts)
+        return block_mask(starts, *rest)
+
+    block_mask = attention_documents.block_mask
+    monkeypatch.setattr(attention_documents, "block_mask", counted)
+    before = len(attention_documents._layouts)
+    for layout in ([150, 150], [300]):
+        starts = starts_of(layout)
+        x = torch.randn(1, 300, 2, 8, dtype=torch.float64, requires_grad=True)
+        y = x
+        for _ in range(3):
+            y = Layer.apply(y, starts)
+        y.sum().backward()
+    assert len(computed) == 2
+    assert torch.equal(computed[0], starts_of([150, 150]))
+    del starts, y
+    computed.clear()
+    assert len(attention_documents._layouts) == before
+
+
 @pytest.mark.usefixtures("flash")
 def test_a_short_document_s_strong_scores_do_not_reach_its_neighbours() -> None:
     """A gap is attended to as one piece: what its dropped rows hold must not be multiplied in."""

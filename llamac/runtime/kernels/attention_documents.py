@@ -13,11 +13,12 @@ document begins.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .operators import no_seed
 
@@ -80,6 +81,34 @@ def flash_backward(
         *rows, total, bounds, bounds, length, length, 0.0, True, unused, unused, scale=scale
     )
     return [d.view_as(x) for d, x in zip(gradients, (q, k, v), strict=True)]
+
+
+class DocumentLayout(NamedTuple):
+    """What both kernels need to know of a micro-batch's documents.
+
+    long: bool [B, S], `long_documents`. bounds: int32 [n + 1], `bounds_of`. mask: `block_mask`.
+    """
+
+    long: Tensor
+    bounds: Tensor
+    mask: Tensor
+
+
+_layouts = WeakTensorKeyDictionary()  # DocumentLayout of each live tensor of starts, by dtype
+
+
+def layout_of(starts: Tensor, dtype: torch.dtype) -> DocumentLayout:
+    """Return the layout of documents, computed once for a tensor of starts.
+
+    All layers of a micro-batch are given the same tensor, forward and backward. dtype: the mask's.
+    """
+    known: dict[torch.dtype, DocumentLayout] = _layouts.setdefault(starts, {})
+    if dtype not in known:
+        long = long_documents(starts)
+        known[dtype] = DocumentLayout(
+            long, bounds_of(starts, long), block_mask(starts, long, dtype)
+        )
+    return known[dtype]
 
 
 # -- blocks of WIDTH positions ---------------------------------------------------------------------

@@ -299,10 +299,8 @@ def document_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, starts: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Attend within documents; return (out, log-sum-exp) as `attention` does."""
-    long = documents.long_documents(starts)
-    bounds = documents.bounds_of(starts, long)
+    long, bounds, mask = documents.layout_of(starts, q.dtype)
     out, total = documents.flash_forward(q, k, v, bounds, scale)
-    mask = documents.block_mask(starts, long, q.dtype)
     keys, values = documents.with_block_before(k), documents.with_block_before(v)
     short = _attention(documents.in_blocks(q), keys, values, scale, False, mask)
     shape = q.shape[:2]
@@ -339,8 +337,7 @@ def document_attention_backward(
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (d_q, d_k, d_v), summed over the kernels for long and for short documents."""
-    long = documents.long_documents(starts)
-    bounds = documents.bounds_of(starts, long)
+    long, bounds, mask = documents.layout_of(starts, q.dtype)
     heads = long[:, :, None, None]
     # An infinite log-sum-exp makes every attention weight of a row zero.
     total = torch.where(long.unsqueeze(1), logsumexp, float("inf"))
@@ -358,7 +355,7 @@ def document_attention_backward(
         short_total,
         scale,
         False,
-        documents.block_mask(starts, long, q.dtype),
+        mask,
     )
     shape = q.shape[:2]
     d_q = through_long[0] + documents.from_blocks(d_queries, *shape)
