@@ -433,9 +433,9 @@ class Layer(torch.autograd.Function):
 def test_layers_share_what_is_computed_of_a_micro_batch_s_documents(monkeypatch) -> None:
     computed: list[Tensor] = []
 
-    def counted(starts: Tensor, *rest: object) -> Tensor:
+    def counted(starts: Tensor, long: Tensor, dtype: torch.dtype) -> Tensor:
         computed.append(starts)
-        return block_mask(starts, *rest)
+        return block_mask(starts, long, dtype)
 
     block_mask = attention_documents.block_mask
     monkeypatch.setattr(attention_documents, "block_mask", counted)

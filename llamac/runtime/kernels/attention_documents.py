@@ -94,7 +94,7 @@ class DocumentLayout(NamedTuple):
     mask: Tensor
 
 
-_layouts = WeakTensorKeyDictionary()  # DocumentLayout of each live tensor of starts, by dtype
+_layouts = WeakTensorKeyDictionary()  # DocumentLayout of each live tensor of starts
 
 
 def layout_of(starts: Tensor, dtype: torch.dtype) -> DocumentLayout:
@@ -102,13 +102,12 @@ def layout_of(starts: Tensor, dtype: torch.dtype) -> DocumentLayout:
 
     All layers of a micro-batch are given the same tensor, forward and backward. dtype: the mask's.
     """
-    known: dict[torch.dtype, DocumentLayout] = _layouts.setdefault(starts, {})
-    if dtype not in known:
+    known: DocumentLayout | None = _layouts.get(starts)
+    if known is None or known.mask.dtype != dtype:
         long = long_documents(starts)
-        known[dtype] = DocumentLayout(
-            long, bounds_of(starts, long), block_mask(starts, long, dtype)
-        )
-    return known[dtype]
+        mask = block_mask(starts, long, dtype)
+        _layouts[starts] = known = DocumentLayout(long, bounds_of(starts, long), mask)
+    return known
 
 
 # -- blocks of WIDTH positions ---------------------------------------------------------------------
