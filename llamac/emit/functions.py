@@ -36,17 +36,17 @@ RUNTIME = "llamac.runtime."
 PLAIN = Sizes()
 """Sizes without named constants, so that numbers are written as literals."""
 
-OF_SEQUENCES = "The residual stream → the log-probability of each sequence's targets."
+OF_SEQUENCES = "Return the log-probability of each sequence's targets."
 PURPOSE = {
-    "embed": "Token ids → the residual stream.",
-    "head": "The residual stream → the sum of the losses over all targets.",
+    "embed": "Map token ids to the residual stream.",
+    "head": "Return the loss, summed over all targets.",
     "evaluate": "Return the loss of `head_forward` without its gradients, for validation.",
-    "logits": "The residual stream → logits of the next tokens, for generation.",
-    "prefill": "One layer over whole prompts, which fills the key-value cache.",
+    "logits": "Return the logits of the next tokens, for generation.",
+    "prefill": "Run one layer over whole prompts, filling the key-value cache.",
     "visible": "Return the mask of the cached positions that the queries attend to.",
-    "decode": "One layer over new tokens, which attend to the key-value cache.",
+    "decode": "Run one layer over new tokens, which attend to the key-value cache.",
 }
-LAYER = "One layer: the residual stream → the residual stream."
+LAYER = "Run one layer on the residual stream."
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     arguments = {node.name: node for node in placeholders(graph)}
     order = [arguments[name] for name in (sign.cotangent, *sign.restored, *sign.saved)]
     yield from _definition(f"{region.name}_backward", order, "," in value)
-    yield f'    """The gradients of `{region.name}_forward`."""', None
+    yield f'    """Return the gradients of `{region.name}_forward`."""', None
     yield from _body(graph, backward_halves(region), recomputed_ops(graph), sizes)
     yield from _of(graph.output_node(), wrapped("return ", value))
 

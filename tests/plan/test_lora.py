@@ -30,13 +30,13 @@ def planned(capsys: pytest.CaptureFixture[str], *settings: str) -> dict:
 def test_a_7b_with_adapters_fits_24_gb_and_a_whole_one_does_not(capsys) -> None:
     lora, full = planned(capsys, "finetune.method=lora"), planned(capsys)
     assert (lora["fits"], full["fits"]) == (True, False)
-    rank, dim, layers = 16, 4096, 32
-    trained = layers * 4 * rank * 2 * dim  # A and B of wq, wk, wv and wo
-    base = full["parameters"]["total"]
-    assert lora["parameters"]["total"] == base + trained
+    # A and B of rank 16 of wq, wk, wv, wo in 32 layers: 16,777,216 parameters, which take 4 bytes
+    # of gradient, 4 of master weights and 8 of moments each; all weights take 2 bytes.
+    assert full["parameters"]["total"] == 6_738_415_616
+    assert lora["parameters"]["total"] == 6_755_192_832
     memory = lora["memory"]["per_gpu"]
-    assert memory["parameters"] == 2 * (base + trained)
-    assert memory["gradients"] == 4 * trained
-    assert memory["optimizer"] == (4 + 8) * trained
-    matmul = base - 32_000 * dim - (2 * layers + 1) * dim
-    assert full["flops"]["per_token"] - lora["flops"]["per_token"] == 2 * matmul - 6 * trained
+    assert memory["parameters"] == 13_510_385_664
+    assert memory["gradients"] == 67_108_864
+    assert memory["optimizer"] == 201_326_592
+    # Weight gradients of 6,607,077,376 matmul parameters, less 6 FLOPs for each of the adapters.
+    assert full["flops"]["per_token"] - lora["flops"]["per_token"] == 13_113_491_456

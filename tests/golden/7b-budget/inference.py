@@ -30,7 +30,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [32000, 4096]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 4096]
     return x
 
@@ -51,7 +51,7 @@ def prefill_forward(
     w13: Tensor,  # [22016, 4096]
     w2: Tensor,  # [4096, 11008]
 ) -> Tensor:
-    """One layer over whole prompts, which fills the key-value cache."""
+    """Run one layer over whole prompts, filling the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 12288]
@@ -105,7 +105,7 @@ def decode_forward(
     w13: Tensor,  # [22016, 4096]
     w2: Tensor,  # [4096, 11008]
 ) -> Tensor:
-    """One layer over new tokens, which attend to the key-value cache."""
+    """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 12288]
@@ -137,7 +137,7 @@ def logits_forward(
     norm: Tensor,  # [4096]
     output: Tensor,  # [32000, 4096]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
     logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits

@@ -30,7 +30,7 @@ def embed_forward(
     tok_embeddings: Tensor,  # [32000, 768]
     pos_embeddings: Tensor,  # [1024, 768]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     embedded = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
     position_rows = F.embedding(positions, pos_embeddings)  # [B, S, 768]
     x = embedded + position_rows  # [B, S, 768]
@@ -57,7 +57,7 @@ def prefill_forward(
     w2: Tensor,  # [768, 3072]
     w2_bias: Tensor,  # [768]
 ) -> Tensor:
-    """One layer over whole prompts, which fills the key-value cache."""
+    """Run one layer over whole prompts, filling the key-value cache."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
     qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
@@ -119,7 +119,7 @@ def decode_forward(
     w2: Tensor,  # [768, 3072]
     w2_bias: Tensor,  # [768]
 ) -> Tensor:
-    """One layer over new tokens, which attend to the key-value cache."""
+    """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
     qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
@@ -154,7 +154,7 @@ def logits_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
     logits = packed_linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits

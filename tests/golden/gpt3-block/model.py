@@ -88,7 +88,7 @@ def embed_forward(
     tok_embeddings: Tensor,  # [32000, 768]
     pos_embeddings: Tensor,  # [1024, 768]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     embedded = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
     x = add_positions(embedded, pos_embeddings)  # [B, S, 768]
     return x
@@ -98,7 +98,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 768]
     tokens: Tensor,  # [B, S]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_pos_embeddings = position_gradient(d_x, positions=MAX_POSITIONS)  # [1024, 768]
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 768]
     return d_tok_embeddings, d_pos_embeddings
@@ -141,7 +141,7 @@ def block_forward(
     w2: Tensor,  # [768, 3072]
     w2_bias: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
     qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
@@ -184,7 +184,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 768]
     wide: Tensor,  # [B, S, 3072]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     hidden = F.gelu(wide)  # [B, S, 3072], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [768, 3072]
@@ -301,7 +301,7 @@ def head_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
         normed, tok_embeddings, labels, chunk=LOSS_CHUNK
@@ -316,7 +316,7 @@ def head_backward(
     d_normed_per_loss: Tensor,  # [B, S, 768]
     d_tok_embeddings_per_loss: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [32000, 768]
     d_x, d_norm, d_norm_bias = layer_norm_backward(
@@ -369,7 +369,7 @@ def logits_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
     logits = linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits

@@ -89,7 +89,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 256]
     return x
 
@@ -116,7 +116,7 @@ def block_forward(
     w2_lora_a: Tensor,  # [16, 704]
     w2_lora_b: Tensor,  # [256, 16]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = linear(attention_in, wqkv)  # [B, S, 768]
@@ -189,7 +189,7 @@ def block_backward(
     gate_up: Tensor,  # [B, S, 1408]
     ffn_out_low: Tensor,  # [B, S, 16]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     ffn_out_scaled = ffn_out_low * 2.0  # [B, S, 16], recomputed
     d_w2_lora_b = weight_gradient(d_out, ffn_out_scaled)  # [256, 16]
@@ -318,7 +318,7 @@ def head_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     loss, d_normed_per_loss = linear_cross_entropy_with_gradients_of_x(
         normed, output, labels, chunk=LOSS_CHUNK
@@ -332,7 +332,7 @@ def head_backward(
     norm: Tensor,  # [256]
     d_normed_per_loss: Tensor,  # [B, S, 256]
 ) -> Tensor:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 256]
     d_x, _ = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 256], [256]
     return d_x
@@ -380,7 +380,7 @@ def logits_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits

@@ -30,7 +30,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
     return x
 
@@ -51,7 +51,7 @@ def prefill_forward(
     w13: Tensor,  # [4096, 768]
     w2: Tensor,  # [768, 2048]
 ) -> Tensor:
-    """One layer over whole prompts, which fills the key-value cache."""
+    """Run one layer over whole prompts, filling the key-value cache."""
     # attention
     qkv = packed_linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
@@ -104,7 +104,7 @@ def decode_forward(
     w13: Tensor,  # [4096, 768]
     w2: Tensor,  # [768, 2048]
 ) -> Tensor:
-    """One layer over new tokens, which attend to the key-value cache."""
+    """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
     qkv = packed_linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
@@ -135,7 +135,7 @@ def logits_forward(
     norm: Tensor,  # [768]
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
     logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits

@@ -79,7 +79,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 768]
     return x
 
@@ -88,7 +88,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 768]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 768]
     return d_tok_embeddings
 
@@ -126,7 +126,7 @@ def block_forward(
     w13: Tensor,  # [4096, 768]
     w2: Tensor,  # [768, 2048]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     qkv = linear(x, wqkv)  # [B, S, 2304]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 36, 64]
@@ -167,7 +167,7 @@ def block_backward(
     hidden: Tensor,  # [B, S, 2048]
     out_total: Tensor,  # [B, S, 768]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_out_total, d_ffn_norm = add_rms_norm_backward(
         None, d_out, out_total, ffn_norm, eps=EPS
@@ -234,7 +234,7 @@ def head_forward(
     norm: Tensor,  # [768]
     output: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=LOSS_CHUNK
@@ -249,7 +249,7 @@ def head_backward(
     d_normed_per_loss: Tensor,  # [B, S, 768]
     d_output_per_loss: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_output = d_output_per_loss * d_loss  # [32000, 768]
     d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 768], [768]
@@ -298,7 +298,7 @@ def logits_forward(
     norm: Tensor,  # [768]
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
     logits = linear(normed, output)  # [B, S, 32000]
     return logits

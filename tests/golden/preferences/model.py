@@ -79,7 +79,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 256]
     return x
 
@@ -88,7 +88,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 256]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [4096, 256]
     return d_tok_embeddings
 
@@ -126,7 +126,7 @@ def block_forward(
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = linear(attention_in, wqkv)  # [B, S, 768]
@@ -165,7 +165,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 256]
     gate_up: Tensor,  # [B, S, 1408]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 704], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [256, 704]
@@ -234,7 +234,7 @@ def head_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """The residual stream → the log-probability of each sequence's targets."""
+    """Return the log-probability of each sequence's targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     log_probabilities = linear_log_probability(normed, output, labels, chunk=LOSS_CHUNK)  # [B]
     return log_probabilities
@@ -247,7 +247,7 @@ def head_backward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256], recomputed
     d_normed, d_output = linear_log_probability_backward(
         normed, output, labels, d_log_probabilities, chunk=LOSS_CHUNK
@@ -282,7 +282,7 @@ def logits_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits

@@ -30,7 +30,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 64]
     return x
 
@@ -51,7 +51,7 @@ def prefill_forward(
     w13: Tensor,  # [384, 64]
     w2: Tensor,  # [64, 192]
 ) -> Tensor:
-    """One layer over whole prompts, which fills the key-value cache."""
+    """Run one layer over whole prompts, filling the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
@@ -107,7 +107,7 @@ def decode_forward(
     w13: Tensor,  # [384, 64]
     w2: Tensor,  # [64, 192]
 ) -> Tensor:
-    """One layer over new tokens, which attend to the key-value cache."""
+    """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
@@ -141,7 +141,7 @@ def logits_forward(
     norm: Tensor,  # [64]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
     logits = packed_linear(normed, tok_embeddings)  # [B, S, 512]
     return logits

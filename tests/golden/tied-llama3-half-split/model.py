@@ -78,7 +78,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 64]
     return x
 
@@ -87,7 +87,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 64]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [512, 64]
     return d_tok_embeddings
 
@@ -125,7 +125,7 @@ def block_forward(
     w13: Tensor,  # [384, 64]
     w2: Tensor,  # [64, 192]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
     qkv = linear(attention_in, wqkv)  # [B, S, 128]
@@ -166,7 +166,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 64]
     gate_up: Tensor,  # [B, S, 384]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 192], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [64, 192]
@@ -237,7 +237,7 @@ def head_forward(
     norm: Tensor,  # [64]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
         normed, tok_embeddings, labels, chunk=LOSS_CHUNK
@@ -252,7 +252,7 @@ def head_backward(
     d_normed_per_loss: Tensor,  # [B, S, 64]
     d_tok_embeddings_per_loss: Tensor,  # [512, 64]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 64]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [512, 64]
     d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 64], [64]
@@ -301,7 +301,7 @@ def logits_forward(
     norm: Tensor,  # [64]
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
     logits = linear(normed, tok_embeddings)  # [B, S, 512]
     return logits

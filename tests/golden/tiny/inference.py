@@ -30,7 +30,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 256]
     return x
 
@@ -51,7 +51,7 @@ def prefill_forward(
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
 ) -> Tensor:
-    """One layer over whole prompts, which fills the key-value cache."""
+    """Run one layer over whole prompts, filling the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
@@ -105,7 +105,7 @@ def decode_forward(
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
 ) -> Tensor:
-    """One layer over new tokens, which attend to the key-value cache."""
+    """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
@@ -137,7 +137,7 @@ def logits_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     logits = packed_linear(normed, output)  # [B, S, 4096]
     return logits

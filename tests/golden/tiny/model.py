@@ -79,7 +79,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 256]
     return x
 
@@ -88,7 +88,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 256]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [4096, 256]
     return d_tok_embeddings
 
@@ -126,7 +126,7 @@ def block_forward(
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
     qkv = linear(attention_in, wqkv)  # [B, S, 768]
@@ -165,7 +165,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 256]
     gate_up: Tensor,  # [B, S, 1408]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 704], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [256, 704]
@@ -234,7 +234,7 @@ def head_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=LOSS_CHUNK
@@ -249,7 +249,7 @@ def head_backward(
     d_normed_per_loss: Tensor,  # [B, S, 256]
     d_output_per_loss: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 256]
     d_output = d_output_per_loss * d_loss  # [4096, 256]
     d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 256], [256]
@@ -298,7 +298,7 @@ def logits_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits

@@ -77,7 +77,7 @@ def test_kaplan_gives_a_larger_budget_to_the_model() -> None:
     """Kaplan et al. 2020, table 6: ten times the compute, 5.4 times the parameters."""
     one, ten = by(8.64e19)["kaplan"], by(8.64e20)["kaplan"]
     assert one[0] == pytest.approx(1.3e9)
-    assert ten[0] / one[0] == pytest.approx(10**0.73)
+    assert ten[0] / one[0] == pytest.approx(5.3703, rel=1e-4)
     assert by(1e23)["kaplan"][0] > 3 * by(1e23)["chinchilla-1"][0]
 
 
@@ -133,7 +133,7 @@ def test_a_shape_counts_its_parameters_as_the_compiler_does() -> None:
 def test_days_of_a_gpu_and_flops_are_one_another_s_inverse() -> None:
     device = load_device("a100-80gb")
     assert gpu_days(flops_of(1000, device), device) == pytest.approx(1000)
-    assert flops_of(1, device, use=0.5) == pytest.approx(86_400 * 312e12 * 0.5)
+    assert flops_of(1, device, use=0.5) == pytest.approx(1.34784e19)
 
 
 @pytest.mark.parametrize("text", ["abc", "1e5", "-1e22", "nan", "inf", "", "1e40"])

@@ -88,6 +88,10 @@ def test_the_manifest_counts_what_is_there(texts: Path, tmp_path: Path) -> None:
     assert manifest["tokenizer"]["lossless"] is True
 
 
+def test_entropy_of_a_half_and_two_quarters_is_one_and_a_half_bits() -> None:
+    assert token_shards.entropy(np.array([2, 0, 1, 1])) == pytest.approx(1.0397207708)
+
+
 def test_a_prepared_directory_is_reused_untouched(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

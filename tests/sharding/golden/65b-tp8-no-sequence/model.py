@@ -103,7 +103,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [4000, 8192]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x_partial = parallel_embedding(tokens, tok_embeddings, axis="tp")  # [B, S, 8192]
     x = all_reduce(x_partial, axis="tp")  # [B, S, 8192]
     return x
@@ -113,7 +113,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 8192]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = parallel_embedding_gradient(
         d_x, tokens, axis="tp", rows=VOCAB_SIZE // 8
     )  # [4000, 8192]
@@ -153,7 +153,7 @@ def block_forward(
     w13: Tensor,  # [5504, 8192]
     w2: Tensor,  # [8192, 2752]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192]
     attention_in_shared = attention_in  # [B, S, 8192]
@@ -196,7 +196,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 8192]
     gate_up: Tensor,  # [B, S, 5504]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_hidden = input_gradient(d_out, w2)  # [B, S, 2752]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 5504]
@@ -271,7 +271,7 @@ def head_forward(
     norm: Tensor,  # [8192]
     output: Tensor,  # [4000, 8192]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
     (
@@ -291,7 +291,7 @@ def head_backward(
     d_normed_shared_per_loss: Tensor,  # [B, S, 8192]
     d_output_per_loss: Tensor,  # [4000, 8192]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed_shared = d_normed_shared_per_loss * d_loss  # [B, S, 8192]
     d_normed_started = all_reduce_start(d_normed_shared, "tp")  # [B, S, 8192]
     d_output = d_output_per_loss * d_loss  # [4000, 8192]
@@ -345,7 +345,7 @@ def logits_forward(
     norm: Tensor,  # [8192]
     output: Tensor,  # [4000, 8192]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
     logits = linear(normed_shared, output)  # [B, S, 4000]

@@ -123,7 +123,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [16000, 4096]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x_partial = parallel_embedding(tokens, tok_embeddings, axis="tp")  # [B, S, 4096]
     x = reduce_scatter(x_partial, "tp", dim=1)  # [B, S/tp, 4096]
     return x
@@ -151,7 +151,7 @@ def block_forward(
     w2_lora_a: Tensor,  # [16, 5504]
     w2_lora_b: Tensor,  # [4096, 16]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/tp, 4096]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S, 4096]
@@ -230,7 +230,7 @@ def block_backward(
     gate: Tensor,  # [B, S, 5504]
     ffn_out_low_partial: Tensor,  # [B, S, 16]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 4096]
     h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/tp, 4096] each, recomputed
@@ -385,7 +385,7 @@ def head_forward(
     norm: Tensor,  # [4096]
     output: Tensor,  # [16000, 4096]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 4096]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 4096]
     loss, d_normed_gathered_per_loss = parallel_linear_cross_entropy_with_gradients_of_x(
@@ -400,7 +400,7 @@ def head_backward(
     norm: Tensor,  # [4096]
     d_normed_gathered_per_loss: Tensor,  # [B, S, 4096]
 ) -> Tensor:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S, 4096]
     d_normed = reduce_scatter(d_normed_gathered, "tp", dim=1)  # [B, S/tp, 4096]
     d_x, _ = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S/tp, 4096], [4096]
@@ -452,7 +452,7 @@ def logits_forward(
     norm: Tensor,  # [4096]
     output: Tensor,  # [16000, 4096]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 4096]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 4096]
     logits = linear(normed_gathered, output)  # [B, S, 16000]

@@ -81,7 +81,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S]
     tok_embeddings: Tensor,  # [32000, 4096]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x = F.embedding(tokens, tok_embeddings)  # [B, S, 4096]
     return x
 
@@ -90,7 +90,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S, 4096]
     tokens: Tensor,  # [B, S]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_tok_embeddings = embedding_gradient(d_x, tokens, vocab_size=VOCAB_SIZE)  # [32000, 4096]
     return d_tok_embeddings
 
@@ -128,7 +128,7 @@ def block_forward(
     w13: Tensor,  # [22016, 4096]
     w2: Tensor,  # [4096, 11008]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 4096]
     qkv = linear(attention_in, wqkv)  # [B, S, 12288]
@@ -167,7 +167,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S, 4096]
     gate_up: Tensor,  # [B, S, 22016]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     hidden = packed_swiglu(gate_up)  # [B, S, 11008], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [4096, 11008]
@@ -236,7 +236,7 @@ def head_forward(
     norm: Tensor,  # [4096]
     output: Tensor,  # [32000, 4096]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S, 4096]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=LOSS_CHUNK
@@ -251,7 +251,7 @@ def head_backward(
     d_normed_per_loss: Tensor,  # [B, S, 4096]
     d_output_per_loss: Tensor,  # [32000, 4096]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 4096]
     d_output = d_output_per_loss * d_loss  # [32000, 4096]
     d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 4096], [4096]

@@ -130,7 +130,7 @@ def embed_forward(
     tok_embeddings: Tensor,  # [8000, 768]
     pos_embeddings: Tensor,  # [1024, 768]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     embedded_partial = parallel_embedding(tokens, tok_embeddings, axis="tp")  # [B, S, 768]
     embedded_started = reduce_scatter_start(embedded_partial, "tp", dim=1)  # [B, S/tp, 768]
     positions = take_part(pos_embeddings, "tp", dim=0)  # [256, 768]
@@ -143,7 +143,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S/tp, 768]
     tokens: Tensor,  # [B, S]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_embedded_partial_started = all_gather_start(d_x, "tp", dim=1)  # [B, S, 768]
     d_positions = position_gradient(d_x, positions=MAX_POSITIONS // 4)  # [256, 768]
     d_pos_embeddings = place_part(d_positions, "tp", dim=0)  # [1024, 768]
@@ -191,7 +191,7 @@ def block_forward(
     w2: Tensor,  # [768, 768]
     w2_bias: Tensor,  # [768]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S/tp, 768]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S, 768]
@@ -241,7 +241,7 @@ def block_backward(
     attn_out_summed: Tensor,  # [B, S/tp, 768]
     wide: Tensor,  # [B, S, 768]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 768]
     attn_out = attn_out_summed + wo_bias  # [B, S/tp, 768], recomputed
@@ -378,7 +378,7 @@ def head_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     (
@@ -398,7 +398,7 @@ def head_backward(
     d_normed_gathered_per_loss: Tensor,  # [B, S, 768]
     d_tok_embeddings_per_loss: Tensor,  # [8000, 768]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S, 768]
     d_normed_started = reduce_scatter_start(d_normed_gathered, "tp", dim=1)  # [B, S/tp, 768]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [8000, 768]
@@ -456,7 +456,7 @@ def logits_forward(
     norm_bias: Tensor,  # [768]
     tok_embeddings: Tensor,  # [8000, 768]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S/tp, 768]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 768]
     logits = linear(normed_gathered, tok_embeddings)  # [B, S, 8000]

@@ -112,7 +112,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S/cp]
     tok_embeddings: Tensor,  # [2001, 8192]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x_partial = parallel_embedding(tokens, tok_embeddings, axis="tp")  # [B, S/cp, 8192]
     x = reduce_scatter(x_partial, "tp", dim=1)  # [B, S/cp/tp, 8192]
     return x
@@ -122,7 +122,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S/cp/tp, 8192]
     tokens: Tensor,  # [B, S/cp]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_x_partial = all_gather(d_x, "tp", dim=1)  # [B, S/cp, 8192]
     d_tok_embeddings = parallel_embedding_gradient(
         d_x_partial, tokens, axis="tp", rows=2001
@@ -163,7 +163,7 @@ def block_forward(
     w13: Tensor,  # [3584, 8192]
     w2: Tensor,  # [8192, 1792]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/cp/tp, 8192]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S/cp, 8192]
@@ -215,7 +215,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S/cp/tp, 8192]
     gate_up: Tensor,  # [B, S/cp, 3584]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S/cp, 8192]
     q, k, v = qkv_rotated.split(
@@ -323,7 +323,7 @@ def head_forward(
     norm: Tensor,  # [8192]
     output: Tensor,  # [2001, 8192]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 8192]
     (
@@ -343,7 +343,7 @@ def head_backward(
     d_normed_gathered_per_loss: Tensor,  # [B, S/cp, 8192]
     d_output_per_loss: Tensor,  # [2001, 8192]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S/cp, 8192]
     d_normed_started = reduce_scatter_start(d_normed_gathered, "tp", dim=1)  # [B, S/cp/tp, 8192]
     d_output = d_output_per_loss * d_loss  # [2001, 8192]
@@ -397,7 +397,7 @@ def logits_forward(
     norm: Tensor,  # [8192]
     output: Tensor,  # [2001, 8192]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 8192]
     logits = linear(normed_gathered, output)  # [B, S/cp, 2001]

@@ -136,7 +136,7 @@ def embed_forward(
     tokens: Tensor,  # [B, S/cp]
     tok_embeddings: Tensor,  # [1024, 256]
 ) -> Tensor:
-    """Token ids → the residual stream."""
+    """Map token ids to the residual stream."""
     x_partial = parallel_embedding(tokens, tok_embeddings, axis="tp")  # [B, S/cp, 256]
     x = reduce_scatter(x_partial, "tp", dim=1)  # [B, S/cp/tp, 256]
     return x
@@ -146,7 +146,7 @@ def embed_backward(
     d_x: Tensor,  # [B, S/cp/tp, 256]
     tokens: Tensor,  # [B, S/cp]
 ) -> Tensor:
-    """The gradients of `embed_forward`."""
+    """Return the gradients of `embed_forward`."""
     d_x_partial = all_gather(d_x, "tp", dim=1)  # [B, S/cp, 256]
     d_tok_embeddings = parallel_embedding_gradient(
         d_x_partial, tokens, axis="tp", rows=VOCAB_SIZE // 4
@@ -190,7 +190,7 @@ def block_forward(
     w13: Tensor,  # [352, 256]
     w2: Tensor,  # [256, 176]
 ) -> tuple[Tensor, ...]:
-    """One layer: the residual stream → the residual stream."""
+    """Run one layer on the residual stream."""
     # attention
     attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/cp/tp, 256]
     attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S/cp, 256]
@@ -255,7 +255,7 @@ def block_backward(
     attn_out: Tensor,  # [B, S/cp/tp, 256]
     gate_up: Tensor,  # [B, S/cp, 352]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `block_forward`."""
+    """Return the gradients of `block_forward`."""
     # feed-forward
     d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S/cp, 256]
 
@@ -420,7 +420,7 @@ def head_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [1024, 256]
 ) -> tuple[Tensor, ...]:
-    """The residual stream → the sum of the losses over all targets."""
+    """Return the loss, summed over all targets."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 256]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 256]
     (
@@ -440,7 +440,7 @@ def head_backward(
     d_normed_gathered_per_loss: Tensor,  # [B, S/cp, 256]
     d_output_per_loss: Tensor,  # [1024, 256]
 ) -> tuple[Tensor, ...]:
-    """The gradients of `head_forward`."""
+    """Return the gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S/cp, 256]
     d_normed_started = reduce_scatter_start(d_normed_gathered, "tp", dim=1)  # [B, S/cp/tp, 256]
     d_output = d_output_per_loss * d_loss  # [1024, 256]
@@ -494,7 +494,7 @@ def logits_forward(
     norm: Tensor,  # [256]
     output: Tensor,  # [1024, 256]
 ) -> Tensor:
-    """The residual stream → logits of the next tokens, for generation."""
+    """Return the logits of the next tokens, for generation."""
     normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 256]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 256]
     logits = linear(normed_gathered, output)  # [B, S/cp, 1024]
