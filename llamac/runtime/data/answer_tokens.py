@@ -20,7 +20,7 @@ import numpy as np
 from ..durable_files import read_json, write
 from ..errors import SourceError
 from ..kernels.padding import PADDING, without_loss
-from ..tokenizers.chat_template import ChatTemplate, ChatTemplateError
+from ..tokenizers.chat_template import ChatTemplate, ChatTemplateError, shared_start
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer
 from .conversations import (
@@ -66,12 +66,14 @@ PARSERS: dict[str, Callable[[Any], Conversation | Preference]] = {
 class ChatSettings:
     """How a tokenizer's model is spoken to.
 
-    template: its chat template, if it has one. bos: text of its BOS. begin: ids that begin a text.
+    template: its chat template, if it has one, from the file `origin`. bos: text of its BOS. begin:
+    ids that begin a text.
     """
 
     template: str | None
     bos: str
     begin: tuple[int, ...]
+    origin: str = "tokenizer.chat_template"
 
     def written(self) -> dict[str, Any]:
         """Return the settings for a manifest, with the template's hash."""
@@ -88,21 +90,20 @@ def chat_settings(tokenizer: Mapping[str, Any], model: Tokenizer) -> ChatSetting
     home = Path(tokenizer["path"]).expanduser().parent
     imported, config = _table(home / "import.json"), _table(home / "tokenizer_config.json")
     template_path = tokenizer.get("chat_template")
+    origin = Path(template_path).expanduser() if template_path else home / CHAT_TEMPLATE
     if template_path == ALPACA:
         template: str | None = ALPACA_TEMPLATE
-    elif template_path or (home / CHAT_TEMPLATE).is_file():
-        template = _text(
-            Path(template_path).expanduser() if template_path else home / CHAT_TEMPLATE
-        )
+    elif template_path or origin.is_file():
+        template = _text(origin)
     else:
-        template = _configured_template(config)
+        template, origin = _configured_template(config), home / "tokenizer_config.json"
     named = config.get("bos_token")
     named = named.get("content") if isinstance(named, dict) else named
     bos = imported.get("bos", model.bos)
     text = named if isinstance(named, str) else ""
     text = model.piece(bos) if isinstance(bos, int) and 0 <= bos < model.vocab_size else text
     begin = tuple(imported["begin"]) if "begin" in imported else (model.eos,)
-    return ChatSettings(template, text, begin)
+    return ChatSettings(template, text, begin, str(origin))
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -141,8 +142,12 @@ class AnswerEncoder:
         Raises ChatTemplateError for an invalid template.
         """
         self.model, self.chat, self.context = model, chat, context
-        template = chat.template
-        self.template = None if template is None else ChatTemplate(model, template, chat.bos)
+        self.template = None
+        if chat.template is not None:
+            try:
+                self.template = ChatTemplate(model, chat.template, chat.bos)
+            except ChatTemplateError as error:
+                raise ChatTemplateError(f"{chat.origin}: {error}") from error
 
     def written(self) -> dict[str, Any]:
         """Return the chat settings for a manifest, with the token that ends an answer."""
@@ -176,9 +181,10 @@ class AnswerEncoder:
         """Return ids and whether each is of an answer."""
         end = np.array([self.model.eos], np.int32)
         if conversation.messages is None:
-            first, last = self.model.encode_batch([conversation.prompt, conversation.completion])
-            ids = np.concatenate([np.array(self.chat.begin, np.int32), first, last, end])
-            return ids, np.arange(len(ids)) >= len(ids) - len(last) - 1
+            prompt, begin = conversation.prompt, np.array(self.chat.begin, np.int32)
+            whole, first = self.model.encode_batch([prompt + conversation.completion, prompt])
+            ids = np.concatenate([begin, whole, end])
+            return ids, np.arange(len(ids)) >= len(begin) + shared_start(whole, first)
         if self.template is None:
             raise SourceError(
                 "the records are chats, and the tokenizer has no chat template: set "

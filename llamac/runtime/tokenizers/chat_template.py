@@ -148,8 +148,8 @@ class ChatTemplate:
 
         A token across a border belongs to the answer, as in transformers.
         """
-        head = _shared(whole, self._plain(before, signs)) if before else 0
-        rest = _shared(whole[::-1], self._plain(after, signs)[::-1]) if after else 0
+        head = shared_start(whole, self._plain(before, signs)) if before else 0
+        rest = shared_start(whole[::-1], self._plain(after, signs)[::-1]) if after else 0
         place = np.arange(len(whole))
         return (place >= head) & (place < len(whole) - rest)
 
@@ -192,7 +192,7 @@ class _Signs:
         return "".join(pieces), spans
 
 
-def _shared(one: np.ndarray, other: np.ndarray) -> int:
+def shared_start(one: np.ndarray, other: np.ndarray) -> int:
     """Return how many tokens two texts begin with alike."""
     return sum(1 for _ in takewhile(bool, map(int.__eq__, one.tolist(), other.tolist())))
 

@@ -73,11 +73,11 @@ def test_a_prompt_is_read_and_its_completion_with_eos_learned(tmp_path: Path) ->
     chat = chat_settings({"path": str(path)}, model)
     assert (chat.begin, chat.bos) == ((2,), "<s>")
     stored = AnswerEncoder(model, chat, CONTEXT).encode(
-        conversation_of({"prompt": "one and two: ", "completion": "three"})
+        conversation_of({"prompt": "one and two:", "completion": " three"})
     )
-    answer = model.encode("three").tolist()
+    answer = model.encode(" three").tolist()
     ids, labels = split(stored)
-    assert ids == [2, *model.encode("one and two: ").tolist(), *answer, model.eos]
+    assert ids == [2, *model.encode("one and two: three").tolist(), model.eos]
     assert labels == [-100] * (len(ids) - len(answer) - 1) + [*answer, model.eos]
 
 
@@ -111,7 +111,7 @@ def test_what_does_not_fit_or_has_no_answer_is_refused(tmp_path: Path) -> None:
         encoder(tmp_path, without).encode(record)
     with pytest.raises(MalformedRecord, match="refuses it"):
         encoder(tmp_path, "{{ raise_exception('no') }}").encode(record)
-    with pytest.raises(ChatTemplateError, match="cannot be used"):
+    with pytest.raises(ChatTemplateError, match=r"chat_template\.jinja: .*cannot be used"):
         encoder(tmp_path, "{% for %}")
 
 
