@@ -16,7 +16,7 @@ from llamac.runtime.kernels.padding import PADDING, count_targets, input_tokens,
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
 from llamac.verify.reference import Reference
-from tests.chats import CHATML, of_transformers, sums, write_lines, write_model_files
+from tests.chats import CHATML, SPECIAL, of_transformers, sums, write_lines, write_model_files
 from tests.runtime.data.test_token_shards import tokens
 
 from .conftest import SPEC, Trainer, curve, rows
@@ -147,6 +147,19 @@ def test_the_commands_prepare_the_same_bytes_and_trace_them(spec, straight, tmp_
     out = ["-o", str(tmp_path / "out"), "--format", "megatron"]
     assert main(["data", "export", *command, *out]) == 2
     assert "which tokens of supervised data have a loss" in capsys.readouterr().err
+
+
+def test_its_export_speaks_as_it_was_trained(straight, tmp_path) -> None:
+    """Chat template and special tokens, in transformers, are those of the tuned model."""
+    transformers = pytest.importorskip("transformers")
+    assert main(["export", str(straight), "-o", str(tmp_path / "hf"), "--format", "hf"]) == 0
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs.bos_token == "<s>"
+    found = theirs.apply_chat_template(CHATS[5], return_dict=True)["input_ids"]
+    wanted = of_transformers().apply_chat_template(CHATS[5], chat_template=CHATML, return_dict=True)
+    assert found == wanted["input_ids"]
+    settings = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert SPECIAL.index("<|im_end|>") in settings.eos_token_id
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(trainer, straight, tmp_path) -> None:

@@ -65,7 +65,7 @@ def _config(tokenizer: Tokenizer, opened: ModelDirectory) -> bytes:
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     ends = tokenizer.eos if tokenizer.eos >= 0 else next(iter(opened.end), -1)
-    named = {"bos_token": next(iter(opened.begin), -1), "eos_token": ends}
-    named["unk_token"] = tokenizer.unk
+    named = {"eos_token": ends, "unk_token": tokenizer.unk}
     config |= {key: tokenizer.piece(i) for key, i in named.items() if i >= 0}
+    config |= {"bos_token": opened.bos_text} if opened.bos_text else {}
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
