@@ -188,10 +188,12 @@ class DataParallel:
             return total_seconds(last)
         reduce = sum(one.seconds for one in self.whole if one.purpose == "reduce")
         gather = sum(one.seconds for one in self.whole if one.purpose == "gather")
-        if not self.cost.profile.overlapped:
+        profile = self.cost.profile
+        if not profile.overlapped:
             return reduce + gather
+        ahead, after = (gather, 0.0) if profile.gathers_ahead else (0.0, gather)
         # The bucket that is ready last cannot be hidden.
-        return max(reduce / max(1, layers), self.beside(reduce + gather, backward))
+        return max(reduce / max(1, layers), self.beside(reduce + ahead, backward)) + after
 
     def exposed(self, layers: Iterable[tuple[float, float]]) -> float:
         """Return seconds of a step that data-parallel transfers add.

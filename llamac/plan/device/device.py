@@ -63,15 +63,15 @@ class Efficiency:
     runs by benchmarks/plan_fit.py.
     """
 
-    matmul: float = 0.81
+    matmul: float = 0.795
     fp8: float = 0.6
-    attention: float = 0.52
-    attention_backward: float = 0.44
-    narrow: float = 0.144
+    attention: float = 0.527
+    attention_backward: float = 0.453
+    narrow: float = 0.142
     memory: float = 0.85
-    fill: float = 132.0
-    kernel: float = 2.9e-6
-    contention: float = 0.44
+    fill: float = 176.0
+    kernel: float = 2.96e-6
+    contention: float = 0.36
     matmul_newer: float = 0.0
 
     def matmul_of(self, newer_cublas: bool) -> float:
@@ -125,7 +125,7 @@ class Device:
 
         On Hopper and later it lacks the asynchronous instructions (Shah et al. 2024, figure 5).
         """
-        return 0.525 if self.has_async_matmuls else 1.0
+        return 0.523 if self.has_async_matmuls else 1.0
 
     @property
     def flash1(self) -> float:

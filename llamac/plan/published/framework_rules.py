@@ -52,7 +52,7 @@ FUSED_NORM = r"(fused|apex|triton|te|cuda)[ _-]*(rms[ _-]*)?norm|rms[ _-]*(norm)
 NO_FUSED_NORM = r"\b(no|without|w/o|non|not)[ _-]*(a[ _-]*)?(fused[ _-]*)?rms|unfused.*norm"
 MEGATRON_SCORES = replace(SOFTMAX_DROPOUT, kernels=16.0)
 
-ROWWISE = 0.52
+ROWWISE = 0.524
 """Speed of matmuls scaled by rows in fp8, relative to its rate: little more than bf16's
 (torchtitan)."""
 
@@ -84,10 +84,11 @@ def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
     profile = FRAMEWORKS[name]
     if says(given, "async.?tp", "userbuffer", r"\bub\b", "tp.comm.overlap"):
         profile = replace(profile, hides=profile.hides_async)
-    profile = replace(profile, overlapped=_overlapped(row, name, profile))
+    profile = _overlap(row, name, profile)
     if name in ("eager", "compiled") and sharding_of(row) == "none":  # DistributedDataParallel
         profile = replace(profile, bucket_bytes=DDP_BUCKET)
-    if says(text(row, "dp_sharding"), "pure"):  # llm-foundry: gradients reduced in bf16
+    # llm-foundry's pure precision and NeMo's `grad_sync_dtype` reduce gradients in bf16.
+    if says(text(row, "dp_sharding"), "pure") or says(text(row, "framework"), "nemo"):
         profile = replace(profile, wire_bytes=2)
     if says(given, "foundry", "composer"):
         profile = replace(profile, logit_bytes=4.0)  # its fused loss works in place
@@ -103,20 +104,20 @@ def profile_of(row: Row, device: Device, llama: bool) -> FrameworkProfile:
     return replace(profile, scores=scores, attention=_attention_speed(row, device, name))
 
 
-def _overlapped(row: Row, name: str, profile: FrameworkProfile) -> bool:
-    """Return whether gradient reductions run under the backward pass.
+def _overlap(row: Row, name: str, profile: FrameworkProfile) -> FrameworkProfile:
+    """Return the profile with what of data-parallel traffic a row says to be under other work.
 
     ZeRO-1 and 2 that do not say so reduce and gather at the end of a step, except for Megatron
-    Core's distributed optimizer.
+    Core's distributed optimizer, and nanotron, which reduces as DistributedDataParallel does.
     """
     sharding = text(row, "dp_sharding")
     if says(sharding, "non.overlapped", "no overlap"):
-        return False
+        return replace(profile, overlapped=False, gathers_ahead=False)
     if says(sharding + text(row, "framework", "notes"), "overlap"):
-        return True
-    if sharding_of(row) in ("zero1", "zero2") and name != "megatron-core":
-        return False
-    return profile.overlapped
+        return replace(profile, overlapped=True, gathers_ahead=True)
+    if sharding_of(row) in ("zero1", "zero2") and name not in ("megatron-core", "nanotron"):
+        return replace(profile, overlapped=False)
+    return profile
 
 
 def _attention_speed(row: Row, device: Device, name: str) -> float:
@@ -159,9 +160,11 @@ def unfused(row: Row) -> bool:
     return says(kernel, *FUSED_SCORES, *TORCH_SCORES)
 
 
-NO = ("no", "0", "false", "off", "disabled", "n")
+NO = ("0", "n")
+NOT = r"(^|=\s*)(none|no|not|off|false|disabled|without|w/o)(?![a-z])"
 FULL = ("full", r"every.?layer", r"each.?layer", r"\ball\b", "whole", "uniform", "block", "layer")
-FULL += (r"^(1|true|yes|y|on|enabled)$", r"^(activation )?(re)?comput(e|ation)$", "checkpoint")
+FULL += (r"^(1|true|yes|y|on|enabled)$", r"^(activation )?(re)?comput(e|ation)$")
+FULL += ("checkpoint", r"\bckpt\b", r"every\w*stage")
 
 
 @dataclass(frozen=True)
@@ -192,12 +195,14 @@ def checkpointing(row: Row) -> Checkpointing:
 
 @lru_cache(maxsize=1024)
 def _checkpointing(given: str, framework: str) -> Checkpointing:
-    if given in EMPTY or given in NO or re.match(r"(none|no|off|disabled)\b", given):
+    if given in EMPTY or given in NO or says(given, NOT):
         return Checkpointing()
+    if of := re.search(r"(\d+)\s*(?:of|/)\s*(\d+)", given):
+        return Checkpointing(parts=int(of[1]), of=max(1, int(of[2])))
     found = re.search(r"(\d+)", given)
     if says(given, "every", "layer") and says(given, "selective", "every") and found:
         return Checkpointing(parts=1, of=int(found[1]))
-    if says(given, "block", "uniform", "layers") and found:
+    if says(given, "block", "layers") and not says(given, "uniform") and found:
         return Checkpointing(parts=int(found[1]), of=0)
     if percent := re.search(r"(\d+)\s*%", given):
         return Checkpointing(parts=int(percent[1]), of=100)
@@ -223,9 +228,15 @@ def gathers_again(row: Row) -> bool:
     return says(text(row, "framework"), *MEGATRON)
 
 
-def splits_positions(row: Row) -> bool:
-    """Return whether tensor-parallel ranks split positions, where the row does not say."""
-    return says(text(row, "framework"), *CORE) or not says(text(row, "framework"), *MEGATRON)
+def splits_positions(row: Row, name: str, llama: bool) -> bool:
+    """Return whether tensor-parallel ranks split positions, where the row does not say.
+
+    name: key of `FRAMEWORKS`. llama: RMSNorm and rotary positions.
+    """
+    if name == "aleph-alpha":  # `sequence_parallel` is off unless asked for
+        return False
+    framework = text(row, "framework")
+    return llama or says(framework, *CORE) or not says(framework, *MEGATRON)
 
 
 def sharding_of(row: Row) -> Sharding:

@@ -16,6 +16,7 @@ from llamac.plan.published.decoder import decoder_of
 from llamac.plan.published.framework_rules import (
     NANOTRON,
     checkpointing,
+    framework_of,
     gathers_again,
     profile_of,
     sharding_of,
@@ -59,7 +60,7 @@ def published_run(row: Row) -> PublishedRun:
     try:
         device = _device(row)
         layout = _layout(row)
-        spec = _spec(row, layout)
+        spec = _spec(row, layout, device)
     except SpecError as error:
         raise RowError(f"no such model or layout: {str(error).splitlines()[0]}") from error
     except DeviceError as error:
@@ -217,12 +218,12 @@ def _base() -> Spec:
     )
 
 
-def _spec(row: Row, layout: RowLayout) -> Spec:
+def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
     shape = decoder_of(row)
     llama = shape.llama
     sharded = sharding_of(row) == "zero3"
     given = flag(row, "sp")
-    splits = (llama or splits_positions(row)) if given is None else given
+    splits = splits_positions(row, framework_of(row, device), llama) if given is None else given
     tied = shape.tied and layout.pp == 1  # a pipeline's last stage has a copy of its own
     # A schedule of ours wants a micro-batch for every stage at least; `Setting` has the row's.
     times = max(layout.micro_batches, layout.pp)

@@ -109,6 +109,30 @@ def test_zero_is_not_hidden_unless_it_says_so(sharding: str, overlapped: bool) -
     assert profile_of(row, A100, llama=True).overlapped is overlapped
 
 
+@pytest.mark.parametrize(
+    ("framework", "sharding", "gather"),
+    [("nanotron", "ZeRO-1", 1.0), ("nanotron", "ZeRO-1 overlapped", 0.0), ("NeMo", "zero1", 0.0)],
+)
+def test_updated_parameters_are_gathered_after_the_update(
+    framework: str, sharding: str, gather: float
+) -> None:
+    """nanotron's reductions run under the backward pass, as DDP's; its gather is at the end."""
+    row = {"framework": framework, "dp_sharding": sharding, "n_gpus": "16", "gpu": "H100"}
+    run = published_run(LLAMA | row)
+    data = StepModel(run.setting, run.program).data_parallel(0)
+    reduce, last = data.whole
+    hidden = data.at_end(1e3, 40) - max(reduce.seconds / 40, data.beside(reduce.seconds, 1e3))
+    assert hidden / last.seconds == pytest.approx(gather, abs=0.5 if gather == 0 else 0.01)
+
+
+def test_positions_are_whole_in_aleph_alphas_code_unless_it_says_otherwise() -> None:
+    assert not published_run(LLAMA | {"sp": ""}).setting.spec.parallel.sequence
+    assert published_run(LLAMA | {"sp": "1"}).setting.spec.parallel.sequence
+    assert published_run(
+        LLAMA | {"sp": "", "framework": "nanotron", "gpu": "H100"}
+    ).setting.spec.parallel.sequence
+
+
 def test_gradients_are_held_in_bf16_and_reduced_in_fp32() -> None:
     found = planned(tp="1")
     assert found.memory.gradients == 2 * found.per_rank
@@ -165,14 +189,14 @@ def test_the_head_runs_again_and_takes_its_time() -> None:
 
 @pytest.mark.parametrize(
     ("framework", "nbytes", "first"),
-    [("Aleph Alpha scaling", 6, False), ("Megatron-LM", 6, True), ("nanotron", 10, True)],
+    [("Aleph Alpha scaling", 6, False), ("Megatron-LM", 3, True), ("nanotron", 10, True)],
 )
 def test_gradients_are_added_up_over_micro_batches(
     framework: str, nbytes: int, first: bool
 ) -> None:
     """autograd's .grad in bf16 holds the first micro-batch's as it comes; an fp32 buffer does not.
 
-    Megatron's weight gradients add to it in the matmul: 4 + 4 bytes in place of 2.
+    Megatron's weight gradients add to it in the matmul: 4 + 4 bytes in place of 2, half hidden.
     """
     one, four = (
         planned(**ALONE | {"framework": framework, "gbs_seqs": n, "gpu": "A100-80GB"})

@@ -130,6 +130,14 @@ def test_parameters_that_do_not_agree_are_told() -> None:
         ("selective-layer(every 2)", "torchtitan", "none", False, 1 / 2),
         ("block 3", "NeMo", "none", False, 3 / 12),
         ("25%", "", "none", False, 1 / 4),
+        ("3 of 4 layers", "", "none", False, 3 / 4),
+        ("full (uniform, 1 layer)", "Megatron-LM", "none", False, 1),
+        ("every_layer", "", "none", False, 1),
+        ("every_pipe_stage", "", "none", False, 1),
+        ("no_checkpointing", "", "none", False, 0),
+        ("without checkpointing", "", "none", False, 0),
+        ("full=false", "", "none", False, 0),
+        ("none(flash)", "", "none", False, 0),
     ],
 )
 def test_checkpointing(given: str, framework: str, policy: str, core: bool, share: float) -> None:
