@@ -130,7 +130,7 @@ def test_the_reference_is_the_answers_probability_under_the_first_weights(
         ids = torch.tensor([found["input_ids"]])
         scores = model.logits(ids[:, :-1]).log_softmax(-1)
         chosen = scores.gather(-1, ids[:, 1:, None]).squeeze(-1)
-        return float((chosen * torch.tensor([found["assistant_masks"]])[:, 1:]).sum())
+        return float((chosen.detach() * torch.tensor([found["assistant_masks"]])[:, 1:]).sum())
 
     wanted = sorted(
         of_answer(r["prompt"] + r[side]) for r in RECORDS for side in ("chosen", "rejected")
