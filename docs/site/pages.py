@@ -121,14 +121,20 @@ def _bounds(value: dict[str, Any]) -> str:
 
 EXAMPLE = ("parallel.tensor=2", "parallel.sequence=true")
 ABOUT = {
-    "lower": "The spec becomes the paper's terms: the only pass that reads it.",
+    "lower": (
+        "The spec becomes the paper's terms: the only pass that reads it. "
+        "LoRA's adapters stand beside the linears they adapt."
+    ),
     "pack": "Linears that read one value become one matmul: wq, wk and wv; w1 and w3.",
     "fuse": "Memory-bound neighbours become one op: addition and norm, the two ropes, SwiGLU.",
     "select_kernels": "Attention gets the kernel that device, dtype and mask allow.",
     "context": "Positions are split over `cp` ranks. This spec has one, so nothing changes.",
     "shard": "Weights and positions are split over `tp`: `@tp:S(1)` is split, `@tp:P` a partial "
     "sum. Gathers and scatters come in where layouts change.",
-    "differentiate": "The ops' rules give the backward graph; everything it reads is kept.",
+    "differentiate": (
+        "The ops' rules give the backward graph; everything it reads is kept. "
+        "Frozen weights get no gradient, and nothing is kept for one."
+    ),
     "checkpoint": "What is kept becomes a decision: the rest is computed again in the backward.",
     "cut": "Layers are shared among pipeline stages. This spec has one, so nothing changes.",
     "async_tensor": "An opt-in, `parallel.async_tensor`: collectives join their matmul.",
