@@ -46,7 +46,7 @@ SPEC, RESULT = HERE / "bench-14m.toml", HERE / "results" / "lora.json"
 NAMES = ("llamac", "llamac-uncompiled", "peft-eager", "peft-compiled")
 SHARED = ("init.from=base", 'finetune.method="lora"', "launch.threads=1")
 SIZES: dict[str, tuple[str, ...]] = {
-    "14m": ("batch.micro_batch=4", "batch.sequences=4"),
+    "14m": ("batch.micro_batch=1", "batch.sequences=1"),
     "smollm2": (*SMOLLM2, "batch.micro_batch=1", "batch.sequences=1"),
 }
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -22,6 +22,8 @@ import torch
 class StepSequences:
     """Data source that yields the given sequences, in place of `Mixture`."""
 
+    split = "step"
+
     def __init__(self, rows, padding_input):
         self.rows, self.padding_input = rows, padding_input
 
@@ -30,6 +32,36 @@ class StepSequences:
 
     def picked(self, starts, count):
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
+
+    def answers(self, starts, count):
+        rows = torch.arange(len(self.rows))
+        return torch.cat([rows[start : start + count] for start in starts]).numpy()
+
+
+class Supervised:
+    """The step and the evaluation of a trainer whose loss is a sum over targets."""
+
+    def __init__(self, train, model, mesh, sequences):
+        self.tokens, self.labels = mesh.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
+        self.count = train.count_targets(self.labels)
+        staged = mesh.degrees["pp"] > 1
+        accumulate = model.step if staged else partial(train.accumulate, model, mesh=mesh)
+        self.step = lambda: accumulate(self.tokens, self.labels)
+        self.evaluate = lambda: train.evaluate(model, sequences, mesh)
+
+
+class Preferred:
+    """The same of a trainer that compares pairs of sequences."""
+
+    def __init__(self, train, model, mesh, sequences, scores):
+        from runtime.train.preference import ReferenceScores
+
+        reference = ReferenceScores({sequences.split: scores}, train.MICRO_BATCH)
+        batch = reference.batch(mesh, sequences, 0, train.SEQUENCES)
+        self.count = train.count_pairs(batch[1])
+        self.step = lambda: train.accumulate(model, batch, mesh)[0][0]
+        given = model, mesh, sequences, train.SEQUENCES
+        self.evaluate = lambda: reference.evaluate(*given, **train.PREFERENCE)["validation_loss"]
 
 
 class Recorded(torch.optim.Optimizer):
@@ -64,13 +96,13 @@ def main(given: str, out: str) -> None:
         options = {"weight_decay": 0.0, "clip_norm": float(task["clip_norm"])}
         parameters = model.named_parameters()
         optimizer = train.ShardedWeights(parameters, shares, mesh, Recorded, **options)
-        evaluated = train.evaluate(model, sequences, mesh)
-        tokens, labels = mesh.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
-        accumulate = model.step if staged else partial(train.accumulate, model, mesh=mesh)
-        targets = train.count_targets(labels)
-        optimizer.step(0.0, accumulate(tokens, labels), targets)
-        loss = accumulate(tokens, labels)
-        outcome = optimizer.read(optimizer.step(0.0, loss, targets))
+        if hasattr(train, "PREFERENCE"):
+            trained = Preferred(train, model, mesh, sequences, task["reference"])
+        else:
+            trained = Supervised(train, model, mesh, sequences)
+        evaluated = trained.evaluate()
+        optimizer.step(0.0, trained.step(), trained.count)
+        outcome = optimizer.read(optimizer.step(0.0, trained.step(), trained.count))
         result = {
             "loss": torch.tensor(outcome.loss),
             "evaluated": torch.tensor(evaluated),
@@ -80,10 +112,10 @@ def main(given: str, out: str) -> None:
                 for canonical, box in optimizer.boxes()["gradient"].items()
             ],
         }
-        loss = accumulate(tokens, labels)
+        loss = trained.step()
         if mesh.rank == mesh.size - 1:
             spoil(optimizer)
-        outcome = optimizer.read(optimizer.step(0.0, loss, targets))
+        outcome = optimizer.read(optimizer.step(0.0, loss, trained.count))
         result["skips"] = outcome.skipped and bool(optimizer.algorithm.found_inf)
         torch.save(result, f"{out}.{mesh.rank}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +56,14 @@ class Oracle:
         return torch.cat([self.tokens[:, :1], self.labels], 1)
 
 
-def consult(spec: Spec, seed: int = 0) -> Oracle:
-    """Return a random batch and the reference's outputs; the spec must be small (eager float64)."""
+def consult(
+    spec: Spec, seed: int = 0, gradient: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> Oracle:
+    """Return a random batch and the reference's outputs; the spec must be small (eager float64).
+
+    gradient: from what the head returns and the labels to the gradient of the former; None:
+    `loss_gradient`.
+    """
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
     eos = spec.document_end
@@ -77,7 +83,8 @@ def consult(spec: Spec, seed: int = 0) -> Oracle:
     tokens, labels = sequences[:, :-1].clamp(min=lowest), sequences[:, 1:]
     prompt = tokens[:, : max(1, length * 3 // 4)].clamp(min=0)
     loss = reference(tokens, labels)
-    loss.backward(loss_gradient(loss.detach()))
+    output = loss.detach()
+    loss.backward(gradient(output, labels) if gradient else loss_gradient(output))
     gradients = {}
     for name, weight in reference.parameters_by_name().items():
         if not weight.requires_grad:

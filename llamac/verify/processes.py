@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llamac.ir.execute import loss_gradient
 from llamac.passes.pass_list import saved_sets, stages
 from llamac.runtime.kernels.padding import count_targets
+from llamac.runtime.train.preference import count_pairs, preference
 from llamac.spec import Spec, SpecError
+from llamac.spec.finetune import Finetune
 from llamac.spec.parallel import ONE_RANK
 from llamac.verify import one_rank
 from llamac.verify.oracle import ModelOutput, Oracle, consult, errors
@@ -92,11 +95,14 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
     One rank itself is compared with the eager reference in float64. counts: numbers of ranks.
     """
     twin, decided = divisible(spec), saved_sets(spec)
-    oracle = consult(twin.replace({"batch.micro_batch": SEQUENCES}))
+    objective = Objective(twin.finetune)
+    whole = twin.replace({"batch.micro_batch": SEQUENCES})
+    oracle = consult(whole, gradient=objective.gradient)
     weights = {name: weight.float() for name, weight in oracle.weights.items()}
-    right = _mean(oracle)
+    right = objective.mean(oracle)
     assert right.norm is not None
     task = {"weights": weights, "sequences": oracle.sequences, "clip_norm": CLIPPED * right.norm}
+    task["reference"] = objective.reference.float()
     with RankServer() as server:
         try:
             single = _run(server, emit(twin, list(stages(twin, decided=decided))), twin, task)
@@ -138,21 +144,43 @@ def divisible(spec: Spec) -> Spec:
             "model.n_layers": 4,
             "batch.sequence_length": 24,
             "batch.sequences": SEQUENCES,
-            "batch.micro_batch": 1,
+            "batch.micro_batch": 2 if spec.finetune.prefers else 1,
             "precision.compute": "fp32",
             "kernels.compile": "never",
         }
     )
 
 
-def _mean(oracle: Oracle) -> ModelOutput:
-    """Return the reference's means over targets, its gradient norm and its clipped gradients."""
-    targets = count_targets(oracle.labels)
-    gradients = {name: g / targets for name, g in oracle.outcome.gradients.items()}
-    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
-    loss = oracle.outcome.loss / targets
-    clipped = {name: CLIPPED * gradient for name, gradient in gradients.items()}
-    return ModelOutput(loss, loss, clipped, norm=norm)
+class Objective:
+    """Loss that a trainer computes from what the model returns, in float64.
+
+    reference: log-probabilities of the step's sequences under other weights, for preferences.
+    """
+
+    def __init__(self, finetune: Finetune) -> None:
+        self.finetune = finetune
+        random = torch.Generator().manual_seed(1)
+        self.reference = -10 * torch.rand(SEQUENCES, dtype=torch.float64, generator=random)
+
+    def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
+        if not self.finetune.prefers:
+            return loss_gradient(output)
+        return self._preference(output, labels)[1]
+
+    def mean(self, oracle: Oracle) -> ModelOutput:
+        """Return means over targets or pairs, the norm of their gradient, and clipped gradients."""
+        loss, count = oracle.outcome.loss, count_targets(oracle.labels)
+        if self.finetune.prefers:
+            loss = self._preference(loss, oracle.labels)[0][0]
+            count = count_pairs(oracle.labels)
+        gradients = {name: g / count for name, g in oracle.outcome.gradients.items()}
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()]))
+        clipped = {name: CLIPPED * gradient for name, gradient in gradients.items()}
+        return ModelOutput(loss / count, loss / count, clipped, norm=norm)
+
+    def _preference(self, output: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        options = self.finetune.beta, self.finetune.label_smoothing
+        return preference(output, self.reference, labels, *options)
 
 
 def _run(

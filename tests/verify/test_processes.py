@@ -12,6 +12,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.emit import build
+from llamac.spec import load_spec
 from llamac.verify import processes
 from llamac.verify.rank_server import RankServer
 
@@ -57,6 +58,16 @@ def test_adapters_learn_on_two_ranks_what_they_learn_on_one(
     settings = [f"--set={one}" for one in lora]
     assert main(["verify", "tiny", "--ranks=2", *settings]) == 0
     assert "lora_" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_pairs_are_compared_on_two_ranks_as_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = {"tp2+sp": {"tensor": 2}, "fsdp2": {"data_shard": 2}}
+    monkeypatch.setattr(processes, "LAYOUTS", {1: LAYOUTS[1], 2: shared})
+    spec = load_spec("dpo", ["init.from=base", "finetune.label_smoothing=0.1"])
+    found = list(processes.compare_layouts(spec, [1, 2], build.files_of))
+    assert [one.layout for one in found] == ["one rank", *shared]
+    assert not any(one.missed for one in found)
 
 
 @pytest.mark.slow
