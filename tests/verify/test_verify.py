@@ -42,6 +42,7 @@ LLAMA3 = 'model.rope_scaling={kind="llama3", factor=8.0}'
         ["tiny", "--set=model.head_dim=6", "--set=model.n_kv_heads=2"],
         ["llama2-70b", "--set=parallel.tensor=16", "--set=parallel.data_shard=128"],
         ["tiny", "--set=parallel.tensor=2", "--set=parallel.context=2"],
+        ["lora-chat"],
     ],
     ids=" ".join,
 )
