@@ -72,14 +72,17 @@ class ChatTemplate:
         quoted = self._quoted(messages, signs)
         text, blocks = signs.without_blocks(self._render(quoted, signs))
         answers = [n for n, message in enumerate(messages) if message["role"] == ASSISTANT]
+        learned = [n for n in answers if messages[n].get("weight", 1)]
         if not blocks:
-            blocks = [self._appended(text, quoted, n, signs) for n in answers]
-        elif len(blocks) != len(answers):
-            raise ChatTemplateError(
-                f"the chat template has {len(blocks)} generation blocks for {len(answers)} answers"
-            )
-        learned = [b for b, n in zip(blocks, answers, strict=True) if messages[n].get("weight", 1)]
-        return self._encoded(text, learned, signs)
+            blocks = [self._appended(text, quoted, n, signs) for n in learned]
+        elif learned != answers:  # which block is of which answer must be known
+            if len(blocks) != len(answers):
+                raise ChatTemplateError(
+                    f"the chat template has {len(blocks)} generation blocks for {len(answers)} "
+                    "answers, so no answer can have weight 0"
+                )
+            blocks = [blocks[answers.index(n)] for n in learned]
+        return self._encoded(text, blocks, signs)
 
     def ends_answer(self, token: int) -> bool:
         """Return whether a special token is what an answer may end with."""

@@ -93,14 +93,15 @@ REFUSED = {
     "{{ raise_exception('roles must alternate') }}": "roles must alternate",
     "{{ messages[-1].content }}": "rewrites earlier messages",
     "{{ ''.__class__.__mro__ }}": "cannot be used",
-    "{% generation %}{{ messages[-1].content }}{% endgeneration %}": "1 generation blocks for 2",
+    "{% generation %}{{ messages[-1].content }}{% endgeneration %}": "1 generation blocks for 2 ",
 }
 
 
 @pytest.mark.parametrize("template", REFUSED)
 def test_a_template_that_cannot_render_a_chat_says_why(template: str) -> None:
+    first, answer, *rest = CHATS["two turns"]
     with pytest.raises(ChatTemplateError, match=REFUSED[template]):
-        ChatTemplate(LETTERS, template).render(CHATS["two turns"])
+        ChatTemplate(LETTERS, template).render([first, answer | {"weight": 0}, *rest])
 
 
 def test_an_invalid_template_is_refused_before_any_chat() -> None:
