@@ -61,11 +61,16 @@ def write_gguf(path: Path, spec: Spec, weights: Mapping[str, torch.Tensor], dtyp
     }
     opened: Any = SimpleNamespace(context=256, imported=False, tokenizer=None, chat_template=None)
     trained: Any = SimpleNamespace(opened=opened, spec=spec)
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    kinds = [2, 3, 3, *[6] * 256]  # unknown, control, bytes; 1: of text
+    more = range(model.vocab_size - len(pieces))
     metadata = gguf_export._metadata(trained, "llama") | {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": [f"piece{number}" for number in range(model.vocab_size)],
+        "tokenizer.ggml.tokens": [*pieces, *(f"piece{number}" for number in more)],
         "tokenizer.ggml.scores": [0.0] * model.vocab_size,
-        "tokenizer.ggml.token_type": [1] * model.vocab_size,
+        "tokenizer.ggml.token_type": [*kinds, *[1] * len(more)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
     }
     types = {name: gguf_export._type_of(tensor, dtype) for name, tensor in tensors.items()}
     gguf_export._write(path, "llama", metadata, tensors, types)
