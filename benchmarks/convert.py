@@ -1,10 +1,11 @@
-"""Speed and memory of importing and exporting models, beside `cp` of the same bytes.
+"""Speed and memory of importing and exporting models, beside `cp` and `dd` of the same bytes.
 
     python benchmarks/convert.py [--gigabytes 13] [-o benchmarks/results/convert.json]
 
 A model of random bfloat16 weights in Hugging Face's shards is made on the spot, imported, and
 exported in each format. Each command is a process of its own, which ends with the bytes on disk;
-`cp` is followed by `sync` of its copy. The disk takes the model's size twice.
+`cp` is followed by `sync` of its copy, `dd` flushes its own. The disk takes the model's size twice.
+`after_start` leaves out the seconds that Python takes to import torch and llamac.
 Memory is the largest resident size of the process (getrusage), and what of it Python and torch do
 not take to start; what the kernel caches of files does not count. A process inherits that size
 from the one that started it, so this one imports nothing large, and makes the model in another.
@@ -103,18 +104,25 @@ def measured(root: Path, gigabytes: float, formats: list[str]) -> dict[str, Any]
     source, imported = root / "source", root / "imported"
     timed(*python, __file__, "--make", source, "--gigabytes", gigabytes)
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    start = timed(*python, "-c", "import llamac.convert.directory")["memory_bytes"]
+    begun = timed(*python, "-c", "import llamac.convert.directory")
+    start = begun["memory_bytes"]
     rows: dict[str, Any] = {}
 
     def row(name: str, *command: object) -> None:
         rows[name] = timed(*command)
         rows[name]["gigabytes_per_second"] = size / 1e9 / rows[name]["seconds"]
+        if name not in ("cp", "dd"):
+            after = max(1e-3, rows[name]["seconds"] - begun["seconds"])
+            rows[name]["gigabytes_per_second_after_start"] = size / 1e9 / after
         rows[name]["times_cp"] = rows[name]["seconds"] / rows["cp"]["seconds"]
         rows[name]["memory_beyond_start"] = max(0, rows[name]["memory_bytes"] - start)
         print(name, rows[name], file=sys.stderr, flush=True)
 
     row("cp", "sh", "-c", f'cp -r "{source}" "{root}/copy" && sync "{root}"/copy/*')
     shutil.rmtree(root / "copy")
+    files = f'cat "{source}"/*.safetensors | dd bs=4M iflag=fullblock conv=fsync of="{root}/copy"'
+    row("dd", "sh", "-c", files)
+    (root / "copy").unlink()
     row("import", *llamac, "import", source, "-o", root / "imported.toml")
     shutil.rmtree(source)
     for format in formats:
@@ -125,6 +133,7 @@ def measured(root: Path, gigabytes: float, formats: list[str]) -> dict[str, Any]
         "bytes": size,
         "shard_bytes": min(SHARD, size),
         "start_memory_bytes": start,
+        "start_seconds": begun["seconds"],
         "processors": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +33,7 @@ from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
 SECTION = "model."
 PART = 128 << 20  # bytes of a tensor that are saved as one part
-FILE = 2 << 30  # bytes after which a new file is begun: several readers can check them
+FILE = 512 << 20  # bytes after which a new file is begun: several readers can check them
 
 
 class Window(io.RawIOBase):
@@ -127,37 +128,36 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
     directory.mkdir(parents=True)
     described: dict[str, Any] = {}
     places: dict[MetadataIndex, _StorageInfo] = {}
-    written: dict[str, dict[str, Any]] = {}
-    file = None
-    for name, (tensor, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
-        row = max(1, values[:1].nbytes)
-        chunks, begin = [], 0
-        for rows in values.split(max(1, PART // row)):
-            part = rows.to(tensor.dtype)  # torch.save would write all of a view's storage
-            part = part.clone() if part.nbytes < part.untyped_storage().nbytes() else part
-            if file is None:
-                file = durable_files.NewFile(directory / f"__0_{len(written)}.distcp")
-            start = file.tell()
-            torch.save(part, file)  # type: ignore[arg-type]
-            offsets = torch.Size([begin] + [0] * (part.ndim - 1))
-            index = MetadataIndex(SECTION + name, offsets, len(chunks))
-            places[index] = _StorageInfo(file.path.name, start, file.tell() - start)
-            chunks.append(ChunkStorageMetadata(offsets, part.shape))
-            begin += len(part)
-            if file.tell() >= FILE:
-                _finish(file, written)
-                file = None
-        properties = TensorProperties(tensor.dtype)
-        described[SECTION + name] = TensorStorageMetadata(properties, values.size(), chunks)
-    if file is not None:
-        _finish(file, written)
+    file, ended = None, []
+    with ThreadPoolExecutor(1) as closer:  # a file goes to the disk while the next is written
+        for name, (tensor, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
+            row = max(1, values[:1].nbytes)
+            chunks, begin = [], 0
+            for rows in values.split(max(1, PART // row)):
+                part = rows.to(tensor.dtype)  # torch.save would write all of a view's storage
+                part = part.clone() if part.nbytes < part.untyped_storage().nbytes() else part
+                if file is None:
+                    file = durable_files.NewFile(directory / f"__0_{len(ended)}.distcp")
+                start = file.tell()
+                torch.save(part, file)  # type: ignore[arg-type]
+                offsets = torch.Size([begin] + [0] * (part.ndim - 1))
+                index = MetadataIndex(SECTION + name, offsets, len(chunks))
+                places[index] = _StorageInfo(file.path.name, start, file.tell() - start)
+                chunks.append(ChunkStorageMetadata(offsets, part.shape))
+                begin += len(part)
+                if file.tell() >= FILE:
+                    ended.append((file, closer.submit(file.commit)))
+                    file = None
+            properties = TensorProperties(tensor.dtype)
+            described[SECTION + name] = TensorStorageMetadata(properties, values.size(), chunks)
+        if file is not None:
+            ended.append((file, closer.submit(file.commit)))
+        written = {
+            file.path.name: {"bytes": file.size, "sha256": hashing.result()}
+            for file, hashing in ended
+        }
     data = {key: tuple(key.split(".", 1)) for key in described}
     metadata = Metadata(described, data, places, StorageMeta())
     with open(directory / ".metadata", "xb") as out:
         pickle.dump(metadata, out)
     return written
-
-
-def _finish(file: durable_files.NewFile, written: dict[str, dict[str, Any]]) -> None:
-    sha256 = file.commit()
-    written[file.path.name] = {"bytes": file.size, "sha256": sha256}

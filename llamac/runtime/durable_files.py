@@ -29,6 +29,7 @@ from .errors import RunError
 
 READERS = 4  # files hashed at a time: hashing releases the GIL
 BLOCK = 1 << 20
+LARGE = 1 << 22  # bytes that are hashed in a thread of their own while they are written
 
 
 class Damaged(RunError, ValueError):
@@ -44,6 +45,7 @@ class NewFile:
 
     def __init__(self, path: Path, resume: tuple[int, str] | None = None) -> None:
         self.path, self.size, self._digest = path, 0, hashlib.sha256()
+        self._hasher: ThreadPoolExecutor | None = None
         self._beside = path.with_name(f".{path.name[:100]}.tmp")
         if resume:
             self._file = self._resumed(*resume)
@@ -77,8 +79,14 @@ class NewFile:
     def write(self, data: Any) -> int:
         """Append bytes, or any object with a contiguous buffer."""
         view = memoryview(data).cast("B") if memoryview(data).nbytes else b""
-        self._digest.update(view)
-        self._file.write(view)
+        if len(view) < LARGE:
+            self._digest.update(view)
+            self._file.write(view)
+        else:  # neither needs the interpreter
+            self._hasher = self._hasher or ThreadPoolExecutor(1)
+            hashed = self._hasher.submit(self._digest.update, view)
+            self._file.write(view)
+            hashed.result()
         self.size += len(view)
         return len(view)
 
@@ -86,13 +94,18 @@ class NewFile:
         return self.size
 
     def flush(self) -> None:
+        """Pass buffered bytes to the kernel, as torch.save does after each tensor."""
+        self._file.flush()
+
+    def sync(self) -> None:
         """Flush all bytes to disk, so that a later rename cannot become durable before them."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def commit(self, sealed: bool = False, mode: int | None = None) -> str:
         """Rename to the final name; return the sha256. sealed: also write it to NAME.sha256."""
-        self.flush()
+        self._end_hashing()
+        self.sync()
         if mode is not None:
             os.fchmod(self._file.fileno(), mode)
         self._file.close()
@@ -101,7 +114,13 @@ class NewFile:
         _name(self._beside, self.path)
         return self.sha256
 
+    def _end_hashing(self) -> None:
+        if self._hasher is not None:
+            self._hasher.shutdown()
+            self._hasher = None
+
     def discard(self) -> None:
+        self._end_hashing()
         with suppress(OSError):  # closing writes buffered bytes, which a full disk refuses
             self._file.close()
         self._beside.unlink(missing_ok=True)

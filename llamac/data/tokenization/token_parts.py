@@ -201,7 +201,7 @@ class _Split:
     def flush(self) -> dict[str, Any]:
         """Flush all files to disk; return the state to record."""
         for file in (self.docs, self.names, self.shard):
-            file.flush()
+            file.sync()
         self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""
         files = {"docs": self.docs, "names": self.names, "shard": self.shard}
         self.noted.hashes = {kind: file.sha256 for kind, file in files.items()}

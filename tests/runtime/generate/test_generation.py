@@ -75,19 +75,23 @@ def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch
     restored = inductor.patch({name: getattr(inductor, name) for name in names})
     with imported(files(small()), "inference") as inference, restored:
         holder = sys.modules["model"]
-        model = holder.Model()
-        holder.initialise(model, 0)
+        models = [holder.Model(), holder.Model()]
+        for seed, model in enumerate(models):
+            holder.initialise(model, seed)
 
-        def scores(filled: int, length: int) -> torch.Tensor:
-            steps = inference.Inference(model, 2, length)
-            steps.prefill(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([2, 1]))
-            return steps.decode(torch.tensor([7, 8]), torch.tensor([3, 2]), filled)
+        def scores(model: Any, filled: int, length: int, rows: int) -> torch.Tensor:
+            steps = inference.Inference(model, rows, length)
+            steps.prefill(torch.tensor([[1, 2, 3], [4, 5, 6]][:rows]), torch.tensor([2, 1][:rows]))
+            at = torch.tensor([3, 2][:rows])
+            return steps.decode(torch.tensor([7, 8][:rows]), at, filled)
 
-        wanted = scores(4, 9)
+        cases = [(model, rows) for model in models for rows in (2, 1)] * 2
+        wanted = [scores(model, 4, 9, rows) for model, rows in cases]
         inference.compile_decode(torch.device("cpu"))
         for filled, length in ((8, 9), (8, 17), (16, 17), (12, 25)):
-            torch.testing.assert_close(scores(filled, length), wanted)
-    assert counter.frame_count == 1
+            found = [scores(model, filled, length, rows) for model, rows in cases]
+            torch.testing.assert_close(found, wanted)
+    assert counter.frame_count == 4  # once for each model and number of rows
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
