@@ -60,7 +60,7 @@ def test_a_run_goes_on_bit_for_bit_without_what_it_began_from(hf, tokenizer, tmp
     moved = max(float((straight[name] - before[name]).abs().max()) for name in straight)
     assert 0 < moved < 1e-4  # four small steps from there, not from random weights
     exported = exports(tmp_path / "stopped")
-    assert "It began from hf" in (exported / "README.md").read_text()
+    assert "It started from hf" in (exported / "README.md").read_text()
 
 
 def test_weights_of_another_model_are_refused(hf, tmp_path: Path) -> None:

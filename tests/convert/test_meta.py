@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llamac.convert.names import to_half_split
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from tests.convert.conftest import (
     divergence,
     exports,
@@ -45,7 +46,11 @@ def test_there_and_back_gives_the_same_bits(overrides, parts, tmp_path, tokenize
     tokens = tokens_of(spec.model.vocab_size)
     found, wanted = (log_probabilities(d, tokens) for d in (back, tmp_path / "run"))
     assert divergence(wanted, found) == 0
-    assert (directory / "tokenizer.model").read_bytes() == tokenizer.model
+    # Meta's code begins every text with the file's BOS: a run's texts begin after an EOS.
+    ids = load_tokenizer_file(directory / "tokenizer.model")
+    assert (ids.bos, ids.eos, ids.pieces_sha256) == (2, 2, tokenizer.pieces_sha256)
+    note = json.loads((back / "import.json").read_text())
+    assert (note["begin"], note["end"]) == ([2], [2])
 
 
 def test_the_files_are_those_of_torch_save(tmp_path: Path, tokenizer) -> None:

@@ -16,6 +16,7 @@ from llamac.convert.meta.pth import write_pth
 from llamac.convert.names import meta_name, reordered
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel
+from llamac.runtime.tokenizers.sentencepiece_file import begun_by
 from llamac.spec.model import Model
 
 META = {**LLAMA, "bias": False, "qk_norm": False, "sliding_window": None}
@@ -45,7 +46,10 @@ def write_meta(
         }
         write_pth(directory / f"consolidated.{rank:02d}.pth", stored)
     if tokenizer is not None and is_sentencepiece(tokenizer):
-        (directory / "tokenizer.model").write_bytes(tokenizer.model)
+        bos, own_model = trained.opened.bos, tokenizer.model
+        if bos not in (None, tokenizer.bos):  # Meta's code puts the file's BOS before every text
+            own_model = begun_by(own_model, tokenizer.piece(bos))
+        (directory / "tokenizer.model").write_bytes(own_model)
     elif own is not None and own.name == "tokenizer.model":  # Llama 3's, as it came
         (directory / "tokenizer.model").write_bytes(own.read_bytes())
     elif tokenizer is not None:

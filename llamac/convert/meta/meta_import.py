@@ -16,7 +16,9 @@ from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, checked
+from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
+from llamac.runtime.tokenizers.tokenizer import TokenizerError
 
 FIRST, SECOND = 0, 1
 SPLIT = {  # the dim that model-parallel ranks share (llama/model.py); norms are whole on each
@@ -32,7 +34,6 @@ SPLIT = {  # the dim that model-parallel ranks share (llama/model.py); norms are
 TABLE = "tok_embeddings"
 """Split along SECOND up to Llama 2, along FIRST since Llama 3 (ParallelEmbedding, vocabulary)."""
 
-BOS, EOS = 1, 2  # of Meta's SentencePiece model
 LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a message, of a turn
 
 
@@ -95,7 +96,9 @@ def open_meta(directory: Path) -> ForeignModel:
             directory, "tokenizer.model"
         ).read_bytes()
     tiktoken = is_tiktoken(tokenizer.get("tokenizer.model", b""))
-    bos, end = LLAMA3 if tiktoken else (BOS, (EOS,))
+    bos, end = None, ()
+    if tokenizer:
+        bos, end = LLAMA3 if tiktoken else _bos_and_eos(directory / "tokenizer.model")
     return ForeignModel(
         family="llama",
         title=directory.resolve().name,
@@ -104,10 +107,19 @@ def open_meta(directory: Path) -> ForeignModel:
         files=(where, *paths),
         context=params.context,
         tokenizer=tokenizer,
-        bos=bos if tokenizer else None,
-        begin=(bos,) if tokenizer else (),
-        end=end if tokenizer else (),
+        bos=bos,
+        begin=() if bos is None else (bos,),
+        end=end,
     )
+
+
+def _bos_and_eos(path: Path) -> tuple[int | None, tuple[int, ...]]:
+    """Return the ids that a SentencePiece model names, as far as it does."""
+    try:
+        found = load_tokenizer_file(path)
+    except TokenizerError as error:
+        raise ConversionError(str(error)) from error
+    return found.bos if found.bos >= 0 else None, (found.eos,) if found.eos >= 0 else ()
 
 
 def _named(path: Path) -> dict[str, Stored]:

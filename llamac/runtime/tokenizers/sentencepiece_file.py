@@ -1,7 +1,8 @@
-"""Check the bytes of a SentencePiece model for completeness, and set its EOS.
+"""Check the bytes of a SentencePiece model for completeness, and set its BOS and EOS.
 
 A model is a protobuf (sentencepiece_model.proto): field 1, repeated, is a piece (1 text, 2 score,
-3 type), field 2 the trainer's settings (47 the text of the EOS piece), field 3 the normaliser's.
+3 type), field 2 the trainer's settings (46 and 47 the texts of the BOS and EOS pieces), field 3 the
+normaliser's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ PIECES, TRAINER, NORMALIZER = 1, 2, 3
 VARINT, BYTES = 0, 2
 FIXED = {1: 8, 5: 4}  # bytes of a value of these wire types
 KIND_IS_CONTROL = b"\x18\x03"  # field 3 of a piece: its type is CONTROL
-EOS_PIECE = 47
+BOS_PIECE, EOS_PIECE = 46, 47
 
 
 def check_whole(model: bytes) -> None:
@@ -39,6 +40,11 @@ def ended_by(model: bytes, token: int, piece: str) -> bytes:
         out.append(whole)
     # Protobuf merges repeated fields, so an EOS piece appended here takes effect.
     return b"".join(out) + _field(TRAINER, _field(EOS_PIECE, piece.encode()))
+
+
+def begun_by(model: bytes, piece: str) -> bytes:
+    """Return the model with a control piece of its own as its BOS."""
+    return model + _field(TRAINER, _field(BOS_PIECE, piece.encode()))
 
 
 def _field(number: int, value: bytes) -> bytes:
