@@ -141,7 +141,7 @@ CASES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("hf", written(WEIGHTS, lambda b: b + b"x"), (WEIGHTS, "more at its end")),
     ("hf", written(WEIGHTS, lambda b: b[:60]), (WEIGHTS, "header")),
     ("hf", written(WEIGHTS, lambda b: struct.pack("<Q", 2**63) + b[8:]), (WEIGHTS, "header")),
-    ("hf", header(lambda h: h[QUERY].update(data_offsets=[0, 16384])), (WEIGHTS, "before ends")),
+    ("hf", header(lambda h: h[QUERY].update(data_offsets=[0, 16384])), (WEIGHTS, "tensor ends")),
     ("hf", header(lambda h: h[QUERY].update(data_offsets=[-8, 8])), (QUERY, WEIGHTS)),
     ("hf", header(lambda h: h[QUERY].update(shape=[2**40, 2**40])), (QUERY, WEIGHTS)),
     ("hf", header(lambda h: h[QUERY].update(dtype=["F32"])), (QUERY, WEIGHTS)),
