@@ -302,6 +302,31 @@ def test_a_layer_under_tensor_parallelism_takes_the_hosts_time(
     assert each == pytest.approx(4.4e-3, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "layout", "measured"),
+    [  # tokens/s/GPU of its scaling runs: tensor ranks of 3B, data ranks of 1B
+        ((28, 3072), {"n_gpus": "2", "tp": "2", "mbs": "4", "gbs_seqs": "16", "sp": "1"}, 14_167),
+        ((28, 3072), {"n_gpus": "4", "tp": "4", "mbs": "10", "gbs_seqs": "40", "sp": "1"}, 13_460),
+        ((28, 3072), {"n_gpus": "4", "tp": "4", "mbs": "8", "gbs_seqs": "32", "sp": "0"}, 12_421),
+        ((16, 2048), {"n_gpus": "8", "tp": "1", "mbs": "2", "gbs_seqs": "256"}, 40_150),
+        ((16, 2048), {"n_gpus": "64", "tp": "1", "mbs": "2", "gbs_seqs": "256"}, 31_112),
+        ((16, 2048), {"n_gpus": "256", "tp": "1", "mbs": "1", "gbs_seqs": "256"}, 15_700),
+    ],
+)
+def test_nanotrons_scaling_runs(
+    sizes: tuple[int, int], layout: dict[str, str], measured: float
+) -> None:
+    """Ultra-Scale Playbook: tp_sp_scaling, tp_scaling and dp_scaling on H100s, sequences of 4,096.
+
+    Head count and vocabulary are those that its parameter counts (3.57B, 1.34B) leave.
+    """
+    layers, width = sizes
+    row = LLAMA | {"framework": "nanotron", "gpu": "H100", "seq_len": "4096", "vocab": "65536"}
+    row |= {"n_layers": str(layers), "d_model": str(width), "n_heads": "32", "d_ffn": "8192"}
+    row |= {"attn_kernel": "flash_attn2"} | layout
+    assert predict_row(row).tokens_per_second_per_gpu == pytest.approx(measured, rel=0.15)
+
+
 def test_nanotrons_cluster_has_efa_between_its_nodes() -> None:
     assert published_run(LLAMA | {"framework": "nanotron", "gpu": "H100"}).setting.device.name == (
         "h100-efa"
