@@ -81,7 +81,7 @@ def train(size: Size, graphs: bool, steps: int) -> dict[str, Any]:
             began = time.perf_counter()
             tokens, labels = one[:, :-1].contiguous(), one[:, 1:].contiguous()
             if graph is not None:
-                loss = train.accumulate(graph, tokens, labels)
+                loss = train.accumulate(graph, tokens, labels, train.MICRO_BATCH)
             else:
                 loss = train.accumulate(model, tokens, labels, mesh)
             outcome = optimizer.read(optimizer.step(1e-4, loss, train.count_targets(labels)))

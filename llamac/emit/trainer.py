@@ -74,13 +74,12 @@ def _values(spec: Spec) -> dict[str, Any]:
     names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
     names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
-    graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel))
-    graphs = graphs and not spec.finetune.prefers
+    graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune))
     step = "accumulate(model, tokens, labels, mesh)"
     if spec.parallel.pipeline > 1:
         step = "model.step(tokens, labels)"
     elif graphs:
-        step = "accumulate(graph, tokens, labels)"
+        step = "accumulate(graph, tokens, labels, MICRO_BATCH)"
     return {
         "spec": spec,
         "ranks": ranks,

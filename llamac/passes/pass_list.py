@@ -85,7 +85,9 @@ def _select_kernels(spec: Spec) -> Pass:
         chunks=context_chunks(spec.parallel),
         hopper=spec.hardware.hopper,
         deterministic=spec.kernels.deterministic,
-        no_graphs=tuple(graph_objections(spec.kernels, spec.hardware, spec.parallel)),
+        no_graphs=tuple(
+            graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune)
+        ),
     )
 
 

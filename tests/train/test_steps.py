@@ -187,7 +187,10 @@ def test_a_spec_for_any_device_is_captured_on_a_gpu_and_the_same_run_on_a_cpu(
 ):
     spec = make_spec('precision.compute="fp32"', 'hardware.device="auto"')
     anywhere = Trainer(tmp_path / "built", spec)
-    assert "total += graph(*micro_batch)" in (tmp_path / "built" / "train.py").read_text()
+    assert (
+        "accumulate(graph, tokens, labels, MICRO_BATCH)"
+        in (tmp_path / "built" / "train.py").read_text()
+    )
     assert anywhere.run(tmp_path / "run") == 0
     assert curve(tmp_path / "run") == curve(fp32_straight)
 

@@ -121,5 +121,16 @@ class CudaGraph:
             say(f"no CUDA graph: its capture failed ({why}); kernels.cuda_graphs = false avoids it")
 
 
+def accumulate(graph: CudaGraph, tokens: Tensor, labels: Tensor, micro_batch: int) -> Tensor:
+    """Accumulate the gradients of a step's micro-batches; return the sum of their losses.
+
+    tokens, labels: int64 [n, S]. micro_batch: sequences in each forward and backward pass.
+    """
+    total = torch.zeros((), device=tokens.device)
+    for part in zip(tokens.split(micro_batch), labels.split(micro_batch), strict=True):
+        total += graph(*part)
+    return total
+
+
 def _shapes(inputs: tuple[Tensor, ...]) -> list[Any]:
     return [(x.shape, x.dtype) for x in inputs]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llamac.spec.finetune import Finetune
 from llamac.spec.hardware import Hardware
 from llamac.spec.kernels import Kernels
 from llamac.spec.parallel import Parallel
 
 
-def graph_objections(kernels: Kernels, hardware: Hardware, parallel: Parallel) -> Iterator[str]:
+def graph_objections(
+    kernels: Kernels, hardware: Hardware, parallel: Parallel, finetune: Finetune
+) -> Iterator[str]:
     """Yield the reasons why a micro-batch is not captured as a CUDA graph; none if it is."""
     if not kernels.cuda_graphs:
         yield "kernels.cuda_graphs is false"
@@ -17,3 +20,5 @@ def graph_objections(kernels: Kernels, hardware: Hardware, parallel: Parallel) -
         yield 'hardware.device is "cpu"'
     if parallel.ranks > 1:
         yield f"its collectives on {parallel.ranks} ranks are started from Python"
+    if finetune.prefers:
+        yield "the loss of preferences is computed between its forward and backward"
