@@ -100,6 +100,29 @@ def test_alpacas_prompts_need_no_template_of_the_tokenizer(tmp_path: Path) -> No
     assert learned.count(EOS) == 2  # each answer ends
 
 
+def test_the_template_is_the_spec_s_or_lies_beside_the_tokenizer(tmp_path: Path) -> None:
+    path = write_model_files(tmp_path, CHATML)
+    model = load_tokenizer_file(path)
+    (tmp_path / "mine.jinja").write_text("mine")
+    config = {"bos_token": {"content": "<s>"}, "chat_template": "configured"}
+
+    def found(**tokenizer: str) -> str | None:
+        return chat_settings({"path": str(path), **tokenizer}, model).template
+
+    assert found(chat_template=str(tmp_path / "mine.jinja")) == "mine"
+    assert found() == (tmp_path / "chat_template.jinja").read_text()
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert found() == "configured"
+    named = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert found() == "d"
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    assert found() is None
+    with pytest.raises(SourceError, match=r"none\.jinja: No such file"):
+        found(chat_template=str(tmp_path / "none.jinja"))
+
+
 def test_what_does_not_fit_or_has_no_answer_is_refused(tmp_path: Path) -> None:
     record = conversation_of({"messages": sums(1)[0]})
     length = len(encoder(tmp_path, CHATML).encode(record))
