@@ -216,9 +216,10 @@ class StepModel:
         if self.data > 1:
             nbytes += own * profile.reduction_bytes
         update = self.cost.moved(nbytes, 2 + 8 * len(self.stages[rank]) / 30)
-        return update + self._accumulation_seconds(own)
+        return update + self.accumulation_seconds
 
-    def _accumulation_seconds(self, parameters: int) -> float:
+    @property
+    def accumulation_seconds(self) -> float:
         """Return the seconds in which a step's micro-batches add their gradients up.
 
         Those of the first are not added where autograd or FSDP holds them as they come, and none
@@ -229,7 +230,8 @@ class StepModel:
             return 0.0
         as_they_come = profile.gradient_bytes == 2 or self.data_parallel(self.slowest).fsdp
         times = m - 1 if as_they_come else m
-        return self.cost.moved(times * profile.accumulate_bytes * parameters, kernels=0.0)
+        added = times * self.held(self.slowest).trained.total
+        return self.cost.moved(profile.accumulate_bytes * added, kernels=0.0)
 
     # -- memory ------------------------------------------------------------------------------
 

@@ -180,8 +180,10 @@ class _Explorer:
 
     def _try_all(self, node: _Node, program: Program) -> None:
         """Try layouts that differ in the number of ranks that shard state, most first."""
-        first = self._model(node.every[0], program).seconds()
+        model = self._model(node.every[0], program)
+        first = model.seconds()
         without = first.total - first.data - first.optimizer  # which is the same for all of them
+        without += model.accumulation_seconds  # which is longer where state is not sharded
         reason = None
         for layout in node.every:
             shared = layout.data_shard * layout.context > 1

@@ -8,8 +8,10 @@ import pytest
 
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.framework import FRAMEWORKS
+from llamac.plan.cost.region_time import with_host
 from llamac.plan.cost.tiles import waste
 from llamac.plan.device.device import load_device
+from llamac.plan.published.score import predict_row
 
 A100, H100 = load_device("a100-80gb"), load_device("h100-sxm")
 
@@ -97,3 +99,42 @@ def test_the_key_tells_clocks_apart() -> None:
     one = cost("h100-sxm")
     assert one.key == cost("h100-sxm").key
     assert len({hash(one.key), hash(replace(one, device=slower).key), hash(cost().key)}) == 3
+
+
+def test_host_and_device_take_the_longer_of_the_two_unless_they_are_alike() -> None:
+    assert with_host(2.0, 0.0) == 2.0
+    assert with_host(0.0, 3.0) == 3.0
+    assert with_host(4.0, 1.0) == pytest.approx(4.0, rel=2e-3)
+    assert with_host(1.0, 1.0) == pytest.approx(2**0.25)
+
+
+@pytest.mark.parametrize(("tensor", "measured"), [(1, 3.02e-3), (2, 3.34e-3), (4, 3.45e-3)])
+def test_a_small_layer_takes_megatrons_host_what_was_measured(tensor: int, measured: float) -> None:
+    """VIA-Research/vTrain: a layer of width 1,024, one sequence, computed again, on A100s.
+
+    From its steps of 12 to 24 layers; collectives add little to the start of kernels.
+    """
+    steps = [
+        predict_row(
+            {
+                "framework": "Megatron-DeepSpeed",
+                "family": "gpt",
+                "n_layers": str(layers),
+                "d_model": "1024",
+                "n_heads": "16",
+                "vocab": "51200",
+                "gpu": "A100",
+                "n_gpus": str(tensor),
+                "dtype": "fp16",
+                "seq_len": "1024",
+                "mbs": "1",
+                "gbs_seqs": "16",
+                "tp": str(tensor),
+                "sp": "0",
+                "act_ckpt": "full",
+                "attn_kernel": "unfused fused-softmax",
+            }
+        ).seconds.total
+        for layers in (12, 24)
+    ]
+    assert (steps[1] - steps[0]) / 12 / 16 == pytest.approx(measured, rel=0.15)
