@@ -48,10 +48,10 @@ class DataError(Exception):
 
 
 @contextmanager
-def told(spec: Spec) -> Iterator[None]:
-    """Context manager that turns expected errors into a message and an exit code.
+def reported_errors(spec: Spec) -> Iterator[None]:
+    """Context manager that turns expected errors into a DataError with an exit code.
 
-    The error of a stage is shown with the spec's line of that stage.
+    Errors of a stage or of a source's input are shown with their line of the spec.
     """
     from llamac.data.stages import StageError
     from llamac.data.state import Changed
@@ -147,7 +147,7 @@ def _script(
     from llamac.data.prepare import planned, preparation_steps
 
     command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
-    with told(spec):
+    with reported_errors(spec):
         command += ["--set", f"data.directory={json.dumps(str(directory))}"]
         return slurm_script(preparation_steps(planned(spec, directory)), command, tasks, options)
 
@@ -160,7 +160,7 @@ def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
         number, count = parse_task(task)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--task") from None
-    with told(spec):
+    with reported_errors(spec):
         preparation = planned(spec, directory)
         settle(preparation)
         todo = preparation_steps(preparation)
@@ -180,7 +180,7 @@ def prepare_here(
     from llamac.data import prepare as preparing
     from llamac.runtime.data.token_shards import cores
 
-    with told(spec):
+    with reported_errors(spec):
         if manifest := preparing.moved(spec, directory):
             return manifest
         preparation = preparing.planned(spec, directory)
@@ -198,7 +198,7 @@ def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
     loaded = load(spec, overrides)
     from llamac.data.classifier import told_of, train_models
 
-    with told(loaded):
+    with reported_errors(loaded):
         for report in train_models(loaded.data, typer.echo).values():
             typer.echo(told_of(report))
 
@@ -225,7 +225,7 @@ def stats(
         check_output(output, inputs_of(loaded), overwrite)
     from llamac.data.accounting.accounts import accounts
 
-    with told(loaded):
+    with reported_errors(loaded):
         found = accounts(loaded.data, directory)
     if output:
         from llamac.data.accounting.html_page import data_page
@@ -289,7 +289,7 @@ def export(
     loaded = load(spec, overrides)
     from llamac.data.tokenization import token_formats
 
-    with told(loaded):
+    with reported_errors(loaded):
         for path in token_formats.export(directory_of(loaded, run), output, kind.value):
             print(path)
 
@@ -320,7 +320,7 @@ def where(
     from llamac.data.accounting.provenance import documents_at, span_text
     from llamac.runtime.terminal import escaped
 
-    with told(loaded):
+    with reported_errors(loaded):
         places = list(documents_at(directory, source, begin, end, split))
         words = span_text(directory, source, begin, end, split) if text else None
         if as_json:

@@ -52,7 +52,10 @@ def compared_spec(spec: Spec, other: str, overrides: Sequence[str] | None) -> Co
 
 
 def explorer(spec: Spec, stages: Sequence[Stage], other: ComparedSpec | None) -> str:
-    """Return the explorer's HTML. stages: the compiled stages of `spec`."""
+    """Return the explorer's HTML.
+
+    stages: the compiled stages of `spec`. other: a spec to show beside it, or None.
+    """
     from llamac.inspect.explorer.explorer_page import explorer_page
     from llamac.passes.pass_list import stages as compile_stages
 

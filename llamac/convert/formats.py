@@ -16,9 +16,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_source(
     path: Path, base: Path | None = None, say: Callable[[str], None] = print
 ) -> ForeignModel:
-    """Return the model at `path` in any known format. Raises ConversionError.
+    """Return the model at `path`, whose format is found from its files. Raises ConversionError.
 
-    base: of adapters in peft's format alone: the import or run that they were trained on.
+    base: the import or run that peft adapters were trained on; only for a directory of adapters.
     """
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         if base is None:
@@ -52,7 +52,10 @@ def open_source(
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the dtype of an option, or None to keep each tensor's own."""
+    """Return the torch dtype that `--dtype` names; None keeps each tensor's own.
+
+    Raises ConversionError for an unknown name.
+    """
     if name is None:
         return None
     if name not in DTYPES:

@@ -13,10 +13,10 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.merge_adapters import merge_adapters
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.weights import read_weights
-from llamac.runtime.checkpoint import checkpoint
+from llamac.runtime.checkpoint import integrity
 from llamac.runtime.checkpoint.adapters import frozen_weights_of
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, is_import, open_model
-from llamac.runtime.checkpoint.resume_guard import changed_keys
+from llamac.runtime.checkpoint.same_settings import changed_keys
 from llamac.spec import Spec, load_spec
 from llamac.spec.finetune import Finetune
 
@@ -39,7 +39,7 @@ class TrainedModel:
 
     @property
     def step(self) -> int:
-        return checkpoint.read_state(self.opened.checkpoint)["step"]
+        return integrity.read_state(self.opened.checkpoint)["step"]
 
     def cast(self, dtype: torch.dtype | None) -> dict[str, Stored]:
         """Return the tensors in `dtype`, or each in its own."""
@@ -50,7 +50,7 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     """Open a run or an import with a complete checkpoint. Raises RunError."""
     opened = open_model(run, which, say, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
-    saved_model = checkpoint.read_state(opened.checkpoint)["curve"].get("model", {})
+    saved_model = integrity.read_state(opened.checkpoint)["curve"].get("model", {})
     if changed := changed_keys(saved_model, opened.spec["model"]):
         raise ConversionError(
             f"{opened.checkpoint} holds a model that differs from {run}/spec.toml: "

@@ -55,7 +55,7 @@ class Preparation:
 
     @property
     def work(self) -> Path:
-        """Folder of the tokenising steps' intermediate files."""
+        """Return the directory of the tokenising steps' intermediate files."""
         return self.root / WORK / TOKENS
 
 

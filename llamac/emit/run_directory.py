@@ -10,7 +10,7 @@ from typing import Any
 from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
-from llamac.runtime.checkpoint.resume_guard import PLANNED, differs
+from llamac.runtime.checkpoint.same_settings import PLANNED, differs
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 

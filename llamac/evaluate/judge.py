@@ -10,7 +10,7 @@ from llamac.evaluate.few_shot_task import HarnessTask
 from llamac.evaluate.question_files import QuestionSet
 from llamac.evaluate.results import TaskResult
 from llamac.evaluate.sandbox import run_program
-from llamac.evaluate.tasks.answers import written_program
+from llamac.evaluate.tasks.answer_tasks import written_program
 
 Sample = Mapping[str, Any]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamac.evaluate.tasks.known_tasks import HELDOUT, PAPER, PUBLISHED, SIZES
+from llamac.evaluate.tasks.known_tasks import HELDOUT
+from llamac.evaluate.tasks.published_results import PAPER, PUBLISHED, SIZES
 from llamac.look.text_table import TextTable
 
 Measured = tuple[float, float | None]

@@ -29,7 +29,7 @@ Status = Literal["saved", "recomputed", "view", "not needed"]
 
 @dataclass(frozen=True)
 class ValueMemory:
-    """One forward value.
+    """Memory of one value of a region's forward graph, in bytes.
 
     nbytes: its size, with B and S of the program. base: the value whose memory it uses (itself
     unless `status` is `view`). kept: its contribution to the saved bytes.

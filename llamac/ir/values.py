@@ -46,7 +46,7 @@ def forward_by_name(region: Region) -> dict[str, fx.Node]:
 
 
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
-    """Return the number of layers that run a region."""
+    """Return how many times a forward pass runs a region: once per layer of it, or 1 outside."""
     return layers.count(region) if region in layers else 1
 
 

@@ -1,7 +1,7 @@
 """select_kernels: chooses the attention kernel and notes why each other one was rejected.
 
 Candidates are tried in order of priority, as in xformers' dispatcher; the first without objections
-is chosen.
+is chosen. `spec/rules/attention_kernels.py` says what each kernel can run.
 """
 
 from __future__ import annotations

@@ -72,9 +72,10 @@ def numbers(values: np.ndarray, digits: int | None = None) -> list[float | int |
 
 
 def extremes(values: np.ndarray, points: int = POINTS) -> np.ndarray:
-    """Return the indices of about `points` values at most, ascending.
+    """Return ascending indices of at most `points` + 2 values that preserve a curve's shape.
 
-    They are the first, the last, and the minimum and maximum of each range. values: without NaN.
+    They are the first, the last, and the minimum and maximum of each of `points // 2` ranges.
+    values: float [n], without NaN.
     """
     count = len(values)
     if count <= points:

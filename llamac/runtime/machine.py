@@ -12,16 +12,13 @@ import os
 import resource
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +27,6 @@ import torch
 from .durable_files import inside
 from .errors import RunError
 from .terminal import escaped
-
-AGENT = os.getppid()
-"""The process that started this one: torchrun's agent, where torchrun did."""
 
 
 def exit_code(work: Callable[[], int]) -> Callable[[], int]:
@@ -313,56 +307,3 @@ def peak_memory_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class StopSignals:
-    """Turn the first SIGTERM or Ctrl-C into a request to stop after the current step.
-
-    A second Ctrl-C interrupts at once, except under torchrun, which forwards the first one to
-    processes that have already received it from the terminal.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
-        self._left = threading.Event()
-
-    @property
-    def why(self) -> str:
-        """Return the signal's name; "stopped" if another rank received it."""
-        return self.received.name if self.received else "stopped"
-
-    def saved(self, step: int) -> str:
-        """Return the line that says why the run stopped, and the command that resumes it."""
-        resume_command = this_command(without="--resume")  # from the newest checkpoint
-        return f"{self.why}: step {step:,} is saved, resume with: {resume_command}"
-
-    @property
-    def exit_code(self) -> int:
-        """Return 130 after Ctrl-C, as for a program that it ends; else 0."""
-        return 130 if self.received == signal.SIGINT else 0
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            threading.Thread(target=self._follow_agent, daemon=True).start()
-        return self
-
-    def _follow_agent(self) -> None:
-        """Save and stop if torchrun is killed, since nothing else stops or restarts its ranks."""
-        while not self._left.wait(1):
-            if os.getppid() != AGENT:
-                say("torchrun was killed: saving, then stopping")
-                self._handle(signal.SIGTERM, None)
-                return
-
-    def __exit__(self, *_: object) -> None:
-        self._left.set()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        self.received = self.received or signal.Signals(number)
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamac.evaluate.sandbox import SandboxLimits, run_program
-from llamac.evaluate.tasks.answers import written_program
+from llamac.evaluate.tasks.answer_tasks import written_program
 from llamac.evaluate.tasks.known_tasks import TASKS
 from tests.evaluate.conftest import PUBLISHED
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamac.evaluate.tasks.answers import (
+from llamac.evaluate.tasks.answer_tasks import (
     boxed,
     last_number,
     matches,
@@ -15,8 +15,8 @@ from llamac.evaluate.tasks.answers import (
     same_math,
     same_number,
 )
-from llamac.evaluate.tasks.known_tasks import PUBLISHED as PAPER
 from llamac.evaluate.tasks.known_tasks import TASKS
+from llamac.evaluate.tasks.published_results import PUBLISHED as PAPER
 from llamac.evaluate.tasks.question import BadRowError, Question
 from tests.evaluate.conftest import PUBLISHED
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from llamac.runtime.checkpoint.checkpoint import _entries
+from llamac.runtime.checkpoint.integrity import manifest_entries
 from llamac.runtime.errors import RunError
 from tests.data import preparing
 from tests.data.test_restart import dies_at_a_rename
@@ -264,7 +264,7 @@ def checkpoints_with_code(tried: Tried, trials: int) -> Iterator[str]:
         else:
             torch.save(_Code(ran), next((stranger / "tensors").glob("*.distcp")))
         files = [p for p in stranger.rglob("*") if p.is_file() and p.name != "MANIFEST.json"]
-        (stranger / "MANIFEST.json").write_text(json.dumps(_entries(files, stranger)))
+        (stranger / "MANIFEST.json").write_text(json.dumps(manifest_entries(files, stranger)))
         ended = tried.subject.start(run, "--resume", str(stranger))
         if ran.exists():
             ran.rmdir()

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from llamac.runtime import durable_files
-from llamac.runtime.checkpoint.checkpoint import _entries, checkpoint_path, steps
+from llamac.runtime.checkpoint.checkpoint import checkpoint_path, steps
+from llamac.runtime.checkpoint.integrity import manifest_entries
 
 Edit = Callable[[Path], object]  # of a run directory
 NONSENSE = (None, [], {}, "x", -1, True, 1.5, 10**30, [None], "../../etc/passwd", [[[]]])
@@ -25,7 +26,7 @@ def newest(run: Path) -> Path:
 def rehash(checkpoint: Path) -> None:
     """Write the checkpoint's manifest for the files as they are."""
     names = [p for p in checkpoint.rglob("*") if p.is_file() and p.name != "MANIFEST.json"]
-    (checkpoint / "MANIFEST.json").write_text(json.dumps(_entries(names, checkpoint)))
+    (checkpoint / "MANIFEST.json").write_text(json.dumps(manifest_entries(names, checkpoint)))
 
 
 def state(key: str, value: Any) -> Edit:

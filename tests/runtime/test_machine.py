@@ -1,4 +1,4 @@
-"""Device, compiler, matmul peak and signals, as far as any machine can show them."""
+"""Device, compiler and matmul peak, as far as any machine can show them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from llamac.runtime import machine
-from llamac.runtime.machine import Compiler, RunError, StopSignals
+from llamac.runtime.machine import Compiler, RunError
 
 CPU = torch.device("cpu")
 
@@ -183,32 +182,6 @@ def test_this_command_of_several_processes_starts_all_of_its_node(monkeypatch):
 
 def test_peak_memory_covers_this_process():
     assert machine.peak_memory_bytes(CPU) > 50e6
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_remembered_and_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with StopSignals() as signals:
-        assert signals.received is None
-        os.kill(os.getpid(), number)
-        assert signals.received == number
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_ctrl_c_interrupts_at_once():
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGTERM
-
-
-def test_under_torchrun_ctrl_c_may_come_twice(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    with StopSignals() as signals:
-        for _ in range(2):  # from the terminal, and from torchrun
-            os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.data.preference_pairs import InOrder, Pairs
 from llamac.runtime.kernels.padding import PADDING, input_tokens, loss_labels
 from llamac.runtime.parameters import canonical_views
-from llamac.runtime.train.preference import preference
+from llamac.runtime.train.preference_loss import preference
 from llamac.spec import Spec, load_spec
 from llamac.verify.reference import Reference
 from tests.chats import CHATML, of_transformers, write_lines, write_model_files

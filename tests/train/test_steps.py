@@ -65,7 +65,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_use_up_their_data(
     assert skipped == {3: 1, 4: 2, 9: 3}
     assert [row["loss"] is None for row in recorded] == [s in skipped for s in range(1, 13)]
     assert [row["tokens"] for row in recorded] == [128 * n for n in range(1, 13)]
-    state = trainer.train.checkpoint.read_state(max((tmp_path / "checkpoints").iterdir()))
+    state = trainer.train.checkpoint.integrity.read_state(max((tmp_path / "checkpoints").iterdir()))
     assert (state["sequences"], state["skipped_steps"]) == (48, 3)
     assert all(tensor.isfinite().all() for tensor in trainer.weights(tmp_path).values())
 

@@ -1,6 +1,7 @@
 """Read supervised data as text, for training and comparing tokenizers.
 
-Preparation reads it with `runtime.data.answer_tokens`, which says what of it is learned.
+`runtime.data.conversations` reads the records. Preparation tokenises them with
+`runtime.data.answer_tokens`, which says what of them is learned.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages.common import arrays, segments
-from llamac.data.stages.common.need import file_bytes, readable, sha256
+from llamac.data.stages.common.need import file_bytes, require_readable, sha256
 from llamac.data.stages.common.ngram_model import load_model, perplexity
 from llamac.spec.stages import Perplexity
 
@@ -19,7 +19,7 @@ HELP = "`llamac data classifier SPEC` trains it"
 
 
 def build(stage: Perplexity) -> Survey:
-    readable(stage.model, HELP)
+    require_readable(stage.model, HELP)
     return _Perplexity(stage)
 
 

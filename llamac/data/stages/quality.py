@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError
 from llamac.data.stages.common import arrays
-from llamac.data.stages.common.need import file_bytes, readable, sha256
+from llamac.data.stages.common.need import file_bytes, require_readable, sha256
 from llamac.data.stages.common.words import hashed, ngrams, normalised_words
 from llamac.spec.stages import Quality
 
@@ -48,7 +48,7 @@ def facts(stage: Quality) -> dict[str, str]:
 
 def load(stage: Quality) -> Trained:
     """Read the classifier that the stage names. Raises StageError."""
-    readable(stage.model, HELP)
+    require_readable(stage.model, HELP)
     model = arrays.load(Path(stage.model))
     if len(model["weights"]) != stage.buckets:
         found = f"{stage.model} has {len(model['weights'])} buckets, not {stage.buckets}"

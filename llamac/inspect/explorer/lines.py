@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class LineTable:
-    """Lines by number, from 0."""
+    """Distinct lines of text, numbered from 0 in order of addition."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}

@@ -27,7 +27,10 @@ def matmul_parameters(program: Program, trainable: bool = False) -> int:
 
 
 def matmul_flops_per_token(program: Program) -> int:
-    """Return 6N, or 4N + 2T where only T of the N matmul parameters are trained."""
+    """Return the matmul FLOPs of a token's forward and backward pass.
+
+    6N for N matmul parameters, or 4N + 2T if only T of them are trained.
+    """
     return 4 * matmul_parameters(program) + 2 * matmul_parameters(program, trainable=True)
 
 

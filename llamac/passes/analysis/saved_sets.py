@@ -72,7 +72,10 @@ def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
 
 
 def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
-    """Yield every set whose values all have a reader."""
+    """Yield every saved set of a region, with its cost, whose values all have a reader.
+
+    Unlike `candidate_sets`, it includes sets that others beat.
+    """
     sketch = _Sketch(region, clock)
     return map(sketch.priced, sketch.choices(lambda _: False))
 

@@ -223,7 +223,7 @@ class DataParallel:
             yield last, 1
 
     def sent(self, layers: int) -> dict[str, float]:
-        """Return bytes that a rank sends per step, by mesh axis. layers: layers of the rank."""
+        """Return bytes that a rank sends per step, by mesh axis. layers: number on the rank."""
         found: dict[str, float] = {}
 
         def add(transfers: Iterable[Transfer], times: float) -> None:

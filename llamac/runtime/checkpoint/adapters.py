@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import durable_files
 from ..errors import RunError
-from . import checkpoint
+from . import integrity
 
 INIT_NOTE = "init.json"
 """File of a run, or of imported adapters, that says which weights it began from."""
@@ -33,7 +33,7 @@ def is_adapter(path: Path) -> bool:
 
 def trained_as(path: Path) -> dict[str, Any]:
     """Return the [finetune] with which the checkpoint at `path` was trained; empty without one."""
-    return checkpoint.read_state(path)["curve"].get("finetune") or {}
+    return integrity.read_state(path)["curve"].get("finetune") or {}
 
 
 def frozen_weights_of(path: Path) -> Path:
@@ -44,7 +44,7 @@ def frozen_weights_of(path: Path) -> Path:
     """
     run, expected_sha256 = (
         path.resolve().parent.parent,
-        checkpoint.read_state(path)["curve"]["init"],
+        integrity.read_state(path)["curve"]["init"],
     )
     note = durable_files.read_note(run / INIT_NOTE) or {}
     base = Path(note.get("checkpoint", run / "?"))
@@ -55,6 +55,6 @@ def frozen_weights_of(path: Path) -> Path:
         )
     if durable_files.sha256_of(base / "MANIFEST.json") != expected_sha256:
         raise RunError(f"{base} is not the base of the adapters of {run}: its weights differ")
-    if problem := checkpoint.damage(base):
+    if problem := integrity.damage(base):
         raise RunError(f"{where} are damaged: {base}: {problem}")
     return base

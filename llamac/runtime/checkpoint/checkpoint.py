@@ -15,7 +15,6 @@ and verifies its own part; rank 0 creates directories and decides.
 from __future__ import annotations
 
 import fcntl
-import fnmatch
 import json
 import os
 import re
@@ -23,20 +22,19 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError, way_out
-from . import dcp
+from . import dcp, integrity
 from .dcp import Tensors
 from .progress import Progress
 from .random_state import random_state, set_random_state
-from .resume_guard import require_same_curve
+from .same_settings import require_same_curve
 
 T = TypeVar("T")
-MOST = 1 << 62  # largest count of steps, sequences and tokens: arrays have 64 bits
 ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
 
 
@@ -106,7 +104,7 @@ def commit(
 
     def own_part() -> tuple[dict[str, Any], Any]:
         files = (temporary / "tensors").glob(f"__{ranks.rank}_*")
-        return _entries(files, temporary), state["random"]
+        return integrity.manifest_entries(files, temporary), state["random"]
 
     def finish() -> None:
         random = [part[1] for part in parts]
@@ -154,21 +152,10 @@ def complete(
     (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
     manifest = {name: entry for part in entries for name, entry in part.items()}
     others = (p for p in temporary.rglob("*") if str(p.relative_to(temporary)) not in manifest)
-    manifest |= _entries((path for path in others if path.is_file()), temporary)
+    manifest |= integrity.manifest_entries((path for path in others if path.is_file()), temporary)
     text = json.dumps(manifest, indent=1, sort_keys=True)
     (temporary / "MANIFEST.json").write_text(text + "\n")
     _flush_tree(temporary)
-
-
-def _entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
-    """Return the manifest's entries (size, sha256) for `files`."""
-    return {
-        str(path.relative_to(root)): {
-            "bytes": path.stat().st_size,
-            "sha256": durable_files.sha256_of(path),
-        }
-        for path in files
-    }
 
 
 def _first_line(error: BaseException) -> str:
@@ -188,7 +175,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
     def work() -> dict[str, Any]:
         try:
             dcp.read(path / "tensors", tensors)
-            return read_state(path)
+            return integrity.read_state(path)
         except Exception as error:  # unpickling can raise a dozen kinds
             why = _first_line(error)
             if "weights_only" in why:  # torch's message advises weights_only=False: unsafe
@@ -196,20 +183,6 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
             raise RunError(f"{path} cannot be read: {why}; {ELSEWHERE}") from error
 
     return ranks.each(work)[ranks.rank]
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return state.json of the checkpoint at `path`. Raises OSError, or ValueError if damaged."""
-    state = durable_files.read_json(path / "state.json")
-    kinds = {"step": int, "curve": dict, "random": list}
-    if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
-        raise ValueError("state.json lacks required keys")
-    for name in Progress.names():
-        if type(value := state.get(name, 0)) is not int or not 0 <= value < MOST:
-            raise ValueError(f"state.json says {name} is {value!r}")
-    if not state["random"] or any(not isinstance(one, dict) for one in state["random"]):
-        raise ValueError("state.json has no random state")
-    return state
 
 
 def steps(run: Path) -> list[int]:
@@ -229,42 +202,12 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
     own = ranks.first(lambda: steps(run))
     for step in reversed(own):
         path = checkpoint_path(run, step)
-        problem = damage(path, ranks)
+        problem = integrity.damage(path, ranks)
         if not problem:
             return path
         fall = ": falling back to the one before" if step != own[0] else ""
         if ranks.rank == 0:
             say(f"checkpoint {path.name} is damaged ({problem}){fall}")
-    return None
-
-
-def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
-    """Return a description of damage to the checkpoint at `path`, or None.
-
-    Each rank verifies a share of the files, as a large checkpoint has terabytes.
-    """
-    return next(filter(None, ranks.each(lambda: _damage(path, ranks.rank, ranks.size))), None)
-
-
-def _damage(path: Path, share: int, shares: int) -> str | None:
-    try:
-        manifest = durable_files.read_json(path / "MANIFEST.json")
-        for pattern in ("state.json", "tensors/.metadata", "tensors/*.distcp"):
-            if not fnmatch.filter(manifest, pattern):
-                return f"MANIFEST.json lists no {pattern}"
-        own = list(manifest.items())[share::shares]
-        for name, entry in own:
-            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                return f"MANIFEST.json lists {name}, which is outside the checkpoint"
-            if (size := (path / name).stat().st_size) != entry["bytes"]:
-                return f"{name} has {size} bytes, not {entry['bytes']}"
-        found = durable_files.sha256_of_all(path / name for name, _ in own)
-        for (name, entry), sha256 in zip(own, found, strict=True):
-            if sha256 != entry["sha256"]:
-                return f"{name} does not match its checksum"
-        read_state(path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -276,7 +219,7 @@ def find(
     `resume` is "auto" (the newest complete checkpoint of `run`), "never" (none; checkpoints that
     would be overwritten must not exist) or a path (a checkpoint of this run or, if it has none, of
     another). Raises RunError if the checkpoint was trained with another `curve`; a new run from
-    another run's checkpoint may change `resume_guard.BRANCHED`. All ranks call this and get the
+    another run's checkpoint may change `same_settings.BRANCHED`. All ranks call this and get the
     same result.
     """
     ranks.first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
@@ -296,7 +239,7 @@ def find(
 
 def _resumable(path: Path) -> dict[str, Any]:
     """Return the state of the checkpoint at `path`. Raises RunError without optimizer state."""
-    state = read_state(path)
+    state = integrity.read_state(path)
     if state.get("weights_only"):
         raise RunError(
             f"{path} holds imported weights without optimizer state, so no run can resume from "
@@ -335,7 +278,7 @@ def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
             f"{path} is not a checkpoint of {run}, which has checkpoints of its own: choose "
             "another directory with -o DIR (train.py: --run DIR)"
         )
-    if problem := damage(path, ranks):
+    if problem := integrity.damage(path, ranks):
         raise RunError(f"cannot resume from {path}: {problem}")
     return path
 

@@ -10,7 +10,7 @@ from typing import Any
 from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError
-from . import checkpoint, dcp, load_run
+from . import checkpoint, dcp, integrity, load_run
 from .adapters import (
     INIT_NOTE,
     frozen_weights_of,
@@ -19,7 +19,7 @@ from .adapters import (
     trained_as,
 )
 from .model_directory import CHAT_TEMPLATE, model_note, read_spec
-from .resume_guard import changed_keys
+from .same_settings import changed_keys
 
 MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
 """Keys of [model] that may change from one training to the next: weights fit all the same."""
@@ -50,7 +50,7 @@ def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
     source: a checkpoint, or a run or import, whose newest checkpoint is used. Raises RunError.
     """
     if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
-        if problem := checkpoint.damage(source):
+        if problem := integrity.damage(source):
             raise RunError(f"init.from: {source} cannot be used: {problem}")
         return source, source.parent.parent
     return load_run.choose(source, "newest", say), source
@@ -100,7 +100,7 @@ def _sequence_length(home: Path) -> int:
 
 def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
     try:
-        saved = checkpoint.read_state(path)["curve"].get("model", {})
+        saved = integrity.read_state(path)["curve"].get("model", {})
     except (OSError, ValueError) as error:
         raise RunError(f"init.from: {path} cannot be used: {error}") from error
     differ = [

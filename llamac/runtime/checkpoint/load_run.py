@@ -18,9 +18,9 @@ from ..errors import RunError
 from ..parameters import Pieces, canonical_views
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
-from . import checkpoint
+from . import checkpoint, integrity
 from .adapters import frozen_weights_of
-from .resume_guard import changed_keys
+from .same_settings import changed_keys
 
 
 class BadRequest(RunError):
@@ -57,7 +57,7 @@ def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
     if not path.is_dir():
         there = ", ".join(map(str, own)) or "no step yet"
         raise BadRequest(f"{run} has no checkpoint {which}: its checkpoints are of {there}")
-    if problem := checkpoint.damage(path):
+    if problem := integrity.damage(path):
         raise RunError(f"checkpoint {path} is damaged: {problem}")
     return path
 
@@ -71,7 +71,7 @@ def load_weights(
     Reads one tensor at a time and no optimizer moments, so memory stays near the model's size.
     `of` is the [model] that the checkpoint must have been trained as. Raises RunError.
     """
-    if changed := changed_keys(checkpoint.read_state(path)["curve"].get("model", {}), of):
+    if changed := changed_keys(integrity.read_state(path)["curve"].get("model", {}), of):
         raise RunError(
             f"{path} holds another model ({', '.join(changed)}): use the trainer that wrote it"
         )
@@ -117,7 +117,7 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
         raise RunError(str(error)) from error
     if manifest.is_file():
         prepared = read_manifest(directory)
-        trained_on = checkpoint.read_state(path)["curve"]["prepared_data"]
+        trained_on = integrity.read_state(path)["curve"]["prepared_data"]
         same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
         if not same or prepared["sha256"] != trained_on:
             raise RunError(

@@ -14,21 +14,27 @@ from .vocab_parallel import score_of
 
 
 def parallel_log_probability(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """logits [B, S, V'], labels int64 [B, S] → float32 [B]."""
+    """Return each sequence's log-probability in nats, float32 [B].
+
+    logits: this rank's columns [B, S, V']. labels: int64 [B, S].
+    """
     return whole.log_probability(logits, labels, score_of(axis, vocab_size))
 
 
 def parallel_log_probability_backward(
     d_rows: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
 ) -> Tensor:
-    """d_rows [B] → d_logits, this rank's columns [B, S, V']."""
+    """Return d_logits, this rank's columns [B, S, V'], from d_rows [B]."""
     return whole.log_probability_backward(d_rows, logits, labels, score_of(axis, vocab_size))
 
 
 def parallel_linear_log_probability(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """x [B, S, D], weight [V', D], labels int64 [B, S] → float32 [B], in chunks of tokens."""
+    """Return each sequence's log-probability in nats, float32 [B], in chunks of tokens.
+
+    x: [B, S, D]. weight: this rank's rows [V', D]. labels: int64 [B, S].
+    """
     return whole.linear_log_probability(x, weight, labels, chunk, score_of(axis, vocab_size))
 
 

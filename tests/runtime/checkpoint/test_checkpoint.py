@@ -17,7 +17,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from llamac.runtime import durable_files
-from llamac.runtime.checkpoint import checkpoint, dcp
+from llamac.runtime.checkpoint import checkpoint, dcp, integrity
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
@@ -188,7 +188,7 @@ def test_a_file_that_the_manifest_does_not_know_of_is_damage(tmp_path, lost):
     for file in path.glob(lost):
         del manifest[str(file.relative_to(path))]
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
-    assert lost in (checkpoint.damage(path) or "")
+    assert lost in (integrity.damage(path) or "")
 
 
 @pytest.mark.parametrize("state", ["", "{", "[]", "{}", "\x00"])
@@ -199,14 +199,14 @@ def test_a_state_that_cannot_be_read_is_damage_whatever_its_checksum(tmp_path, s
     digest = hashlib.sha256(state.encode()).hexdigest()
     manifest["state.json"] = {"bytes": len(state), "sha256": digest}
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
-    assert checkpoint.damage(path)
+    assert integrity.damage(path)
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", '{"state.json": 3}', '{"gone": {}}'])
 def test_a_manifest_that_makes_no_sense_is_damage(tmp_path, manifest):
     path = save(tmp_path, 1)
     (path / "MANIFEST.json").write_text(manifest)
-    assert checkpoint.damage(path)
+    assert integrity.damage(path)
 
 
 def test_if_none_is_whole_nothing_is_overwritten(tmp_path):
@@ -408,17 +408,17 @@ def test_what_stands_in_the_place_of_a_checkpoint_is_no_obstacle(tmp_path):
     assert found(run) == before
     (there / "step-00000003").symlink_to(elsewhere)
     assert found(run) == there / "step-00000003"
-    state = checkpoint.read_state(elsewhere)
+    state = integrity.read_state(elsewhere)
     checkpoint.set_aside(run, 4, print)
     checkpoint.commit(run, tensors(4.0), state | {"step": 4}, keep=1)
     assert names(run) == ["aside-step-00000005", "step-00000004", "step-7", "step-²"]
-    assert checkpoint.damage(elsewhere) is None  # only the link to it went
+    assert integrity.damage(elsewhere) is None  # only the link to it went
 
 
 def remade(path: Path) -> None:
     """The manifest of a checkpoint as whoever changed it would make it."""
     files = [file for file in path.rglob("*") if file.is_file() and file.name != "MANIFEST.json"]
-    manifest = checkpoint._entries(files, path)
+    manifest = integrity.manifest_entries(files, path)
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
@@ -453,7 +453,7 @@ def test_a_checkpoint_that_would_run_code_does_not(tmp_path):
     for metadata in pickles(mark):
         (path / "tensors" / ".metadata").write_bytes(metadata)
         remade(path)
-        assert checkpoint.damage(path) is None
+        assert integrity.damage(path) is None
         with pytest.raises(RunError, match=r"step-00000003 cannot be read: \.metadata is not"):
             checkpoint.load(path, tensors(0.0))
         count += 1

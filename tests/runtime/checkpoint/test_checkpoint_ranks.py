@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from llamac.runtime import durable_files
-from llamac.runtime.checkpoint import checkpoint, dcp
+from llamac.runtime.checkpoint import checkpoint, dcp, integrity
 from llamac.runtime.checkpoint.async_saver import Saver
 from llamac.runtime.checkpoint.dcp import TensorChunk, Tensors
 from llamac.runtime.checkpoint.progress import Progress
@@ -135,13 +135,13 @@ def check_in_shares(ranks: Ranks, directory: Path) -> None:
     read = set[Path]()
     sha256 = durable_files.sha256_of
     durable_files.sha256_of = lambda path: (read.add(path), sha256(path))[1]
-    assert checkpoint.damage(path, ranks) is None
+    assert integrity.damage(path, ranks) is None
     every = [file for part in ranks.each(lambda: read) for file in part]
     manifest = path / "MANIFEST.json"
     assert sorted([*every, manifest]) == sorted(p for p in path.rglob("*") if p.is_file())
     ranks.first(lambda: (path / "state.json").write_text("{"))
-    problems = ranks.each(lambda: checkpoint.damage(path))
-    assert checkpoint.damage(path, ranks) in problems
+    problems = ranks.each(lambda: integrity.damage(path))
+    assert integrity.damage(path, ranks) in problems
 
 
 def test_ranks_share_the_work_of_checking(tmp_path):
@@ -157,7 +157,7 @@ def save_and_resume(ranks: Ranks, directory: Path) -> None:
         next((directory / "checkpoints" / "step-00000003" / "tensors").glob("__3_*")).unlink()
     resume(ranks, directory, dim=1)
     checkpoint.set_random_state(
-        checkpoint.read_state(checkpoint.checkpoint_path(directory, 2))["random"], ranks
+        integrity.read_state(checkpoint.checkpoint_path(directory, 2))["random"], ranks
     )
     assert torch.equal(torch.rand(3), first)
 

@@ -34,7 +34,10 @@ def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.flo
 
 
 def find(slots: Keys, keys: Keys) -> NDArray[np.int64]:
-    """Return the slot of each key, or -1."""
+    """Return the index of each key's slot, int64 [n], or -1 if absent.
+
+    slots: from `build`, uint64 [m]. keys: uint64 [n].
+    """
     at = _home(keys, len(slots).bit_length() - 1)
     occupants = slots[at]
     found = np.where(occupants == keys, at, -1)

@@ -19,7 +19,7 @@ def need(module: str, package: str = "") -> Any:
         raise StageError(message) from None
 
 
-def readable(path: str, help: str) -> None:
+def require_readable(path: str, help: str) -> None:
     """Raise StageError with `help` if the file is missing or unreadable."""
     file_bytes(path, help, 0)
 

@@ -1,0 +1,66 @@
+"""SIGTERM and Ctrl-C: a run stops after the current step, saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+from ..machine import say, this_command
+
+AGENT = os.getppid()
+"""The process that started this one: torchrun's agent, where torchrun did."""
+
+
+class StopSignals:
+    """Turn the first SIGTERM or Ctrl-C into a request to stop after the current step.
+
+    A second Ctrl-C interrupts at once, except under torchrun, which forwards the first one to
+    processes that have already received it from the terminal.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+        self._left = threading.Event()
+
+    @property
+    def why(self) -> str:
+        """Return the signal's name; "stopped" if another rank received it."""
+        return self.received.name if self.received else "stopped"
+
+    def saved(self, step: int) -> str:
+        """Return the line that says why the run stopped, and the command that resumes it."""
+        resume_command = this_command(without="--resume")  # from the newest checkpoint
+        return f"{self.why}: step {step:,} is saved, resume with: {resume_command}"
+
+    @property
+    def exit_code(self) -> int:
+        """Return 130 after Ctrl-C, as for a program that it ends; else 0."""
+        return 130 if self.received == signal.SIGINT else 0
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=self._follow_agent, daemon=True).start()
+        return self
+
+    def _follow_agent(self) -> None:
+        """Save and stop if torchrun is killed, since nothing else stops or restarts its ranks."""
+        while not self._left.wait(1):
+            if os.getppid() != AGENT:
+                say("torchrun was killed: saving, then stopping")
+                self._handle(signal.SIGTERM, None)
+                return
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number)
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
