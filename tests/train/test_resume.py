@@ -165,7 +165,7 @@ def test_going_back_to_an_older_checkpoint_replaces_the_curve_from_there(
     assert fp32.run(tmp_path) == 0
     older = tmp_path / "checkpoints" / "step-00000008"
     assert fp32.run(tmp_path, "--resume", str(older), "--steps", "9") == 0
-    assert "step-00000012 lies beyond step 8: set aside" in capsys.readouterr().out
+    assert "step-00000012 is later than step 8: moved aside" in capsys.readouterr().out
     assert steps(tmp_path) == list(range(1, 10))
     assert fp32.run(tmp_path) == 0
     assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(fp32_straight)]
