@@ -40,7 +40,8 @@ class Service:
 def run_with(monkeypatch, tmp_path, name: str, service: Any, resumed: int = 0) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, name, service)
-    with Metrics(tmp_path, resumed, {"device": "cpu"}, **{name: "my-project"}) as metrics:
+    tracker: dict[str, Any] = {name: "my-project"}
+    with Metrics(tmp_path, resumed, {"device": "cpu"}, **tracker) as metrics:
         metrics.write(row(resumed + 1, validation_loss=float("nan")))
         metrics.write(row(resumed + 2))
 
