@@ -47,7 +47,7 @@ NAMES = ("llamac", "llamac-uncompiled", "peft-eager", "peft-compiled")
 SHARED = ("init.from=base", 'finetune.method="lora"', "launch.threads=1")
 SIZES: dict[str, tuple[str, ...]] = {
     "14m": ("batch.micro_batch=1", "batch.sequences=1"),
-    "smollm2": (*SMOLLM2, "batch.micro_batch=1", "batch.sequences=1"),
+    "smollm2": (*SMOLLM2, "batch.micro_batch=1", "batch.sequences=1", "batch.sequence_length=256"),
 }
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 

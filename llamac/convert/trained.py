@@ -64,5 +64,6 @@ def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
     require_tensors(tensors, shapes, str(opened.checkpoint))
     tensors = {name: tensors[name] for name in shapes}
     if finetune.adapts:
-        tensors, spec = merge_adapters(tensors, finetune.scale), spec.replace({"finetune": None})
+        tensors = merge_adapters(tensors, finetune.scale)
+        spec = spec.model_copy(update={"finetune": Finetune()})
     return TrainedModel(opened, spec, tensors, adapters, finetune)

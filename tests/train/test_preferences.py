@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llamac.convert.directory import shapes_of
+from llamac.convert.hf.hf_export import write_hf
+from llamac.convert.trained import open_trained
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.data.preference_pairs import InOrder, Pairs
 from llamac.runtime.kernels.padding import PADDING, input_tokens, loss_labels
@@ -162,6 +164,18 @@ def test_a_run_without_its_reference_does_not_go_on(
         shutil.rmtree(newest)
         assert trainer.run(run) == 1
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_tuned_model_is_exported(
+    home: Path, trainer: Trainer, straight: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(straight, tmp_path / "run")
+    shutil.copy(trainer.directory / "spec.toml", run)
+    found = open_trained(run, "newest", print)
+    assert found.tensors.keys() == random_weights(specified(home)).keys()
+    assert bool(found.adapters) == ("lora" in trainer.directory.name)
+    write_hf(found, tmp_path, torch.float32)
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_one_large_micro_batch_is_several_small_ones(
