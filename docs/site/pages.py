@@ -122,23 +122,23 @@ def _bounds(value: dict[str, Any]) -> str:
 EXAMPLE = ("parallel.tensor=2", "parallel.sequence=true")
 ABOUT = {
     "lower": (
-        "The spec becomes the paper's terms: the only pass that reads it. "
-        "LoRA's adapters stand beside the linears they adapt."
+        "Translates the spec into the paper's operations; the only pass that reads the spec. "
+        "LoRA's adapters are added to the linears that they adapt."
     ),
-    "pack": "Linears that read one value become one matmul: wq, wk and wv; w1 and w3.",
-    "fuse": "Memory-bound neighbours become one op: addition and norm, the two ropes, SwiGLU.",
-    "select_kernels": "Attention gets the kernel that device, dtype and mask allow.",
-    "context": "Positions are split over `cp` ranks. This spec has one, so nothing changes.",
-    "shard": "Weights and positions are split over `tp`: `@tp:S(1)` is split, `@tp:P` a partial "
-    "sum. Gathers and scatters come in where layouts change.",
+    "pack": "Merges linears that read the same value into one matmul: wq, wk and wv; w1 and w3.",
+    "fuse": "Merges neighbouring memory-bound ops: addition and norm, the two ropes, SwiGLU.",
+    "select_kernels": "Chooses a kernel for attention that supports the device, dtype and mask.",
+    "context": "Splits positions over `cp` ranks. This spec has one, so nothing changes.",
+    "shard": "Splits weights and positions over `tp`: `@tp:S(1)` is sharded, `@tp:P` a partial "
+    "sum. Collectives are inserted where layouts change.",
     "differentiate": (
-        "The ops' rules give the backward graph; everything it reads is kept. "
-        "Frozen weights get no gradient, and nothing is kept for one."
+        "Builds the backward graph from the ops' rules and saves every value that it reads. "
+        "Frozen weights get no gradient, and no value is saved for one."
     ),
-    "checkpoint": "What is kept becomes a decision: the rest is computed again in the backward.",
-    "cut": "Layers are shared among pipeline stages. This spec has one, so nothing changes.",
-    "async_tensor": "An opt-in, `parallel.async_tensor`: collectives join their matmul.",
-    "overlap": "A collective becomes a start and a wait, with other work between the two.",
+    "checkpoint": "Chooses the values to save; the others are recomputed in the backward pass.",
+    "cut": "Assigns layers to pipeline stages. This spec has one stage, so nothing changes.",
+    "async_tensor": "Merges collectives with matmuls; off unless `parallel.async_tensor` is set.",
+    "overlap": "Splits a collective into a start and a wait, with other work between the two.",
 }
 
 
@@ -150,8 +150,8 @@ def passes(specs: Path) -> str:
         NOTE,
         "# Each pass, before and after",
         "",
-        "One block of `tiny` on two tensor-parallel ranks, as the compiler writes it after each",
-        "pass. [Reading the IR](ir.md) explains a line. Your own spec, and every region:",
+        "This page shows one block of `tiny` on two tensor-parallel ranks after each pass.",
+        "[Reading the IR](ir.md) explains the notation. To show another spec or region:",
         "",
         "```sh",
         f"llamac inspect tiny {sets} --after shard --region block",
