@@ -24,7 +24,7 @@ from llamac.data.readers.tokens import source_tokenizer
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.state import locked
 from llamac.runtime.data.prepare_job import PrepareJob
-from llamac.runtime.data.prepared import SPLITS
+from llamac.runtime.data.prepared import SPLITS, token_ids
 from llamac.runtime.data.token_shards import BATCH_BYTES
 from llamac.runtime.data.vocabulary import Unknown
 from llamac.runtime.durable_files import Damaged, NewFile, is_whole, note_or_nothing, write_note
@@ -105,8 +105,14 @@ def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unkno
     segment text differently; only an EOS within a document is removed. Conversations are encoded
     already.
     """
+
+    def stored(batch: list[Document]) -> list[np.ndarray]:
+        found = [np.array(document.tokens, np.int32) for document in batch]
+        unknown.add([document.text for document in batch], list(map(token_ids, found)))
+        return list(map(job.stored, found))
+
     if plan.supervision:
-        return lambda batch: [job.stored(np.array(d.tokens, np.int32)) for d in batch]
+        return stored
     same = plan.source.kind == "tokens"
     same = same and source_tokenizer(plan.source).pieces_sha256 == model.pieces_sha256
 

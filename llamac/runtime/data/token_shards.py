@@ -36,6 +36,7 @@ from .prepared import (
     clear,
     exclusive,
     load_manifest,
+    token_ids,
     verify_once,
 )
 from .skipped import Skipped
@@ -194,7 +195,7 @@ def _prepare_source(job: PrepareJob, source: dict[str, Any], model: Tokenizer, k
     job.progress(stage, done)
     for texts, encoded in _encoded(job, source, model, skipped):
         kept = [np.empty(0, dtype=np.int32)]
-        unknown.add(texts, encoded)
+        unknown.add(texts, [token_ids(tokens) for tokens in encoded] if job.supervised else encoded)
         for text, tokens in zip(texts, encoded, strict=True):
             data, tokens = text.encode(), job.stored(tokens)
             held_out = job.is_held_out(data)

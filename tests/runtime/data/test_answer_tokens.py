@@ -19,6 +19,7 @@ from llamac.runtime.errors import SourceError
 from llamac.runtime.kernels.padding import PADDING, without_loss
 from llamac.runtime.tokenizers.chat_template import ChatTemplateError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
+from llamac.runtime.tokenizers.tokenizer import TokenizerError
 from tests.chats import (
     CHATML,
     LLAMA2,
@@ -204,6 +205,21 @@ def test_a_template_of_other_text_is_another_preparation(tmp_path: Path) -> None
     for name in ("tokenizer.json", "chat_template.jinja", "chats.jsonl"):
         (tmp_path / name).unlink()  # prepared data needs none of them
     prepare(tmp_path / "data", **asked)
+
+
+def test_questions_of_unknown_pieces_are_refused(tmp_path: Path) -> None:
+    """Though nothing of them has a loss: the model would read [UNK]."""
+    vocabulary = {"[UNK]": 0, "</s>": 1, "a": 2}
+    model = {"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocabulary}
+    special = [{"id": i, "content": c, "special": True} for i, c in ((0, "[UNK]"), (1, "</s>"))]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    described = {"version": "1.0", "added_tokens": [one | flags for one in special], "model": model}
+    described["pre_tokenizer"] = {"type": "Whitespace"}
+    records = [{"prompt": f"b c {n}", "completion": "a a a"} for n in range(20)]
+    asked = arguments(tmp_path, records)
+    Path(asked["tokenizer"]["path"]).write_text(json.dumps(described))
+    with pytest.raises(TokenizerError, match="no pieces for"):
+        prepare(tmp_path / "data", **asked)
 
 
 def test_a_source_of_malformed_records_alone_says_so(tmp_path: Path) -> None:
