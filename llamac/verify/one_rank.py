@@ -54,7 +54,7 @@ class Preferred:
     """The same of a trainer that compares pairs of sequences."""
 
     def __init__(self, train, model, mesh, sequences, scores):
-        from runtime.train.preference import ReferenceScores
+        from runtime.train.preference_loss import ReferenceScores
 
         reference = ReferenceScores({sequences.split: scores}, train.MICRO_BATCH)
         batch = reference.batch(mesh, sequences, 0, train.SEQUENCES)

@@ -18,7 +18,7 @@ from torch import Tensor
 from llamac.ir.execute import loss_gradient
 from llamac.passes.pass_list import saved_sets, stages
 from llamac.runtime.kernels.padding import count_targets
-from llamac.runtime.train.preference import count_pairs, preference
+from llamac.runtime.train.preference_loss import count_pairs, preference
 from llamac.spec import Spec, SpecError
 from llamac.spec.finetune import Finetune
 from llamac.spec.parallel import ONE_RANK
