@@ -21,7 +21,7 @@ from ..checkpoint.load_run import BadRequest
 from ..checkpoint.model_directory import CHAT_TEMPLATE, ModelDirectory, open_model
 from ..terminal import escaped, quiet
 from ..tokenizers.chat_template import ChatTemplate
-from .engine import Generation, GenerationSpeed
+from .engine import STEP, Generation, GenerationSpeed
 from .sampling import Sampling
 from .text import Decoder
 
@@ -148,6 +148,10 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
         program.compile(device)
+        for size in {len(rows[at : at + args.batch]) for at in range(0, len(rows), args.batch)}:
+            say(f"compiling decoding for {size} rows")
+            token = torch.zeros(size, dtype=torch.int64, device=device)
+            program.inference(model, size, STEP + 1).decode(token, token, STEP)
     else:
         program.pack(model)
 
