@@ -1,12 +1,16 @@
 """A training step on CPU: llamac's emitted model against transformers, eager and compiled.
 
-    python benchmarks/train_cpu.py [--rounds 15] [--only hf-eager hf-compiled]
+    python benchmarks/train_cpu.py [--spec benchmarks/bench-14m.toml] [--rounds 15] [--only NAME…]
+
+A machine with AVX2 alone is imitated by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+MKL_ENABLE_INSTRUCTIONS=AVX2 in the environment.
 
 How each figure is taken:
 - Time: wall clock of a whole step (forward, backward, clip, fused AdamW; the same optimizer code
   for all) on the same weights and batch, after losses and gradient norms were seen to agree.
   Contestants take turns step by step, starting with another one each round, so that the machine's
-  drift meets all alike. A ratio is the median over rounds of the ratios within a round.
+  drift meets all alike. A ratio is the median over rounds of the ratios within a round. Processor
+  time of all threads is given beside it, which other work on the machine disturbs less.
 - Peak: the best float32 matmul of several large sizes seen in the same rounds, by torch.mm and by
   oneDNN's linear, whichever is faster. The fraction of it counts 6N + 6·L·d·s FLOPs per token.
 - Activation memory: torch.profiler's record of every CPU allocation and free, Inductor's buffers
@@ -52,18 +56,17 @@ from llamac.spec import Spec, load_spec
 
 HERE = Path(__file__).resolve().parent
 SPEC = HERE / "bench-14m.toml"
-RESULT = HERE / "results" / "train_cpu.json"
 NAMES = ("llamac", "llamac-uncompiled", "hf-eager", "hf-compiled")
 THREADS = 2
 MATMUL_SIZES = (1536, 2048, 3072, 4096)
 
 
-def enter(name: str, spec: Spec, directory: Path) -> Contestant:
+def enter(name: str, path: Path, spec: Spec, directory: Path) -> Contestant:
     """Build one contestant; all have the same weights."""
     model, length = spec.model, spec.batch.sequence_length
     weights = random_weights(model, length)
     if name.startswith("llamac"):
-        module = build(SPEC, directory / name.replace("-", "_"))
+        module = build(path, directory / name.replace("-", "_"))
         if name == "llamac":
             module.compile_regions()
         emitted = emitted_model(module, weights, "cpu", torch.float32)
@@ -90,20 +93,23 @@ def matmul_flops(size: int) -> dict[str, float]:
 
 def time_rounds(
     contestants: Sequence[Contestant], tokens: Tensor, labels: Tensor, rounds: int
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """(seconds of each step by contestant, best matmul FLOP/s by library)."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, float]]:
+    """(wall and processor seconds of each step by contestant, best matmul FLOP/s by library)."""
     times: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    processor: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     peaks: dict[str, float] = {}
     for number in range(rounds):
         first = number % len(contestants)
         for contestant in (*contestants[first:], *contestants[:first]):
+            before = time.process_time()
             times[contestant.name].append(seconds(contestant.step, tokens, labels))
+            processor[contestant.name].append(time.process_time() - before)
         for size in (MATMUL_SIZES[number % len(MATMUL_SIZES)], 2048):
             for library, flops in matmul_flops(size).items():
                 peaks[library] = max(flops, peaks.get(library, 0.0))
         print(f"\rround {number + 1} of {rounds}", end="", flush=True)
     print()
-    return times, peaks
+    return times, processor, peaks
 
 
 def activation_bytes(contestant: Contestant, tokens: Tensor, labels: Tensor) -> int:
@@ -193,35 +199,38 @@ def report(result: dict[str, Any]) -> None:
     print()
     hero = next(iter(result["contestants"]))
     for other, ratio in result["speedup"].items():
+        spent = result["processor_speedup"][other]["median"]
         memory = (
             result["contestants"][hero]["activation_bytes"]
             / result["contestants"][other]["activation_bytes"]
         )
         print(
             f"{hero} is {ratio['median']:.2f}× as fast as {other} (rounds {ratio['min']:.2f} to "
-            f"{ratio['max']:.2f}), with {memory:.2f}× the activation memory"
+            f"{ratio['max']:.2f}; {spent:.2f}× in processor time), "
+            f"with {memory:.2f}× the activation memory"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--spec", type=Path, default=SPEC, help="model and batch")
     parser.add_argument("--rounds", type=int, default=15, help="timed steps of each contestant")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
 
     torch.set_num_threads(THREADS)
     description = machine()
-    spec = load_spec(SPEC)
+    spec = load_spec(options.spec)
     length, sequences = spec.batch.sequence_length, spec.batch.micro_batch
     tokens, labels = random_batch(spec.model, sequences, length)
     with tempfile.TemporaryDirectory() as directory:
-        contestants = [enter(name, spec, Path(directory)) for name in options.only]
+        contestants = [enter(name, options.spec, spec, Path(directory)) for name in options.only]
         losses = check_agreement(contestants, tokens, labels, tolerance=1e-4)
         memory = {c.name: measure_memory(c, tokens, labels) for c in contestants}
         for contestant in contestants:
             contestant.step(tokens, labels)  # AdamW's state is made here
-        times, peaks = time_rounds(contestants, tokens, labels, options.rounds)
+        times, processor, peaks = time_rounds(contestants, tokens, labels, options.rounds)
 
     matmul, attention = flops_per_token(spec.model, length)
     rows = {}
@@ -230,6 +239,7 @@ def main() -> None:
         rows[name] = {
             "first_loss": losses[name],
             "step_seconds": summary(steps),
+            "processor_seconds": summary(processor[name]),
             "tokens_per_second": rate,
             "fraction_of_peak": rate * (matmul + attention) / max(peaks.values()),
             **memory[name],
@@ -237,7 +247,7 @@ def main() -> None:
     result = {
         "how": __doc__,
         "machine": description,
-        "spec": SPEC.name,
+        "spec": options.spec.name,
         "sequences": sequences,
         "sequence_length": length,
         "rounds": options.rounds,
@@ -245,8 +255,11 @@ def main() -> None:
         "matmul_peak_flops": peaks,
         "contestants": rows,
         "speedup": pairwise(times, options.only[0]),
+        "processor_speedup": pairwise(processor, options.only[0]),
     }
     report(result)
+    simd = description["simd"].lower()
+    options.out = options.out or HERE / "results" / f"train_cpu-{options.spec.stem}-{simd}.json"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
