@@ -19,8 +19,8 @@ class Shell(StrEnum):
     fish = "fish"
 
 
-# Each script gives the words of the line so far, the one being written last, and falls back on
-# names of files.
+# Each script passes the words of the line so far, the partial one last, and falls back on file
+# names.
 SCRIPTS = {
     Shell.bash: r"""_llamac() {
     local IFS=$'\n' words=("${COMP_WORDS[@]:1:COMP_CWORD}")

@@ -346,7 +346,7 @@ def questions(
     ] = None,
     overwrite: OverwriteFile = False,
 ) -> None:
-    """Write questions that a trainer asks its model while it learns: `[eval] tasks`."""
+    """Write questions for evaluation during training: `[eval] tasks`."""
     from llamac.cli.common.question_options import load_question_sets
     from llamac.evaluate.export_questions import question_lines
     from llamac.runtime import durable_files

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-IMPORT_NOTE = "import.json"  # what `llamac import` leaves in a directory
+IMPORT_NOTE = "import.json"  # written by `llamac import`
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -81,9 +81,8 @@ def generate(
 ) -> None:
     """Continue texts with the weights of a run or import, by code compiled from its spec.
 
-    Defaults are the run's own, from the keys of its spec in brackets. What runs is what llamac
-    emits for the run's spec, and only if that is what the directory holds, or with --trust the
-    directory's own code.
+    Defaults come from the keys in brackets of the run's spec. The code is compiled from that spec
+    and must equal the directory's code; --trust runs the directory's own code instead.
     """
     if not prompt and prompts is None:
         raise typer.BadParameter("give --prompt TEXT or --prompts FILE", param_hint="'--prompt'")
@@ -122,7 +121,7 @@ def generate(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         program = str(Path(directory, "generate.py"))
-        before = signal.signal(signal.SIGINT, lambda *_: None)  # it is the program's to heed
+        before = signal.signal(signal.SIGINT, lambda *_: None)  # the program handles the interrupt
         try:
             command = [sys.executable, program, f"--run={run.absolute()}", *options]
             raise typer.Exit(subprocess.run(command, check=False).returncode)

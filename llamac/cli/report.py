@@ -78,7 +78,7 @@ def report(
 
 
 def _show(data: dict[str, Any]) -> None:
-    """Print a row of each run: how far it is, its losses, its speed."""
+    """Print a row per run: progress, losses and speed."""
     from llamac.look.console import show
     from llamac.look.text_table import TextTable
     from llamac.plan.render.prediction_tables import digits, percent, quantity

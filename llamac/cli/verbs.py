@@ -11,7 +11,7 @@ called; so `llamac --help` stays quick however heavy a verb is. To add the verb 
 
 (`SpecArgument`, `SetOption` and `load` are in `llamac.cli.common.options`; examples for its help in
 `llamac.cli.common.typer_command`.) A verb with verbs of its own, such as `data prepare`, gives its
-`app` several commands. What checks and choices precede a run is in `llamac.cli.preflight`.
+`app` several commands. Checks and choices before a run are in `llamac.cli.preflight`.
 """
 
 from __future__ import annotations

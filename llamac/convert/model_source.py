@@ -1,4 +1,4 @@
-"""A model in any format: its description, and its tensors, not yet read."""
+"""Description of a model in any format, with tensors that are not yet read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """The weights that imported adapters stand beside.
+    """The frozen weights that imported adapters are added to.
 
     checkpoint: absolute path of the weights. finetune: the [finetune] table of the adapters.
-    exact: do the weights compute in float32?
+    exact: whether the weights are computed with in float32.
     """
 
     checkpoint: Path
@@ -34,8 +34,8 @@ class ForeignModel:
     the expected shapes to tensors by canonical name, in the spec's row order; raises
     ConversionError if some are missing. files: files read, to be hashed. tokenizer: contents of the
     import's tokenizer files by name. bos: BOS id. begin, end: ids that begin and that end a text.
-    context: largest number of positions. generation: default generation settings. frozen: of
-    adapters alone, which `tensors` then are.
+    context: largest number of positions. generation: default generation settings. frozen: the base
+    weights, if `tensors` are adapters only.
     """
 
     family: str

@@ -39,9 +39,9 @@ def spec_text(
 ) -> str:
     """Return the TOML of a spec that continues training the import in the directory `name`.
 
-    table: its [model]. title: what a person calls the source. tokenizer: file name in the import.
-    eos: id that ends a document, where the tokenizer's files do not say it. exact: are the weights
-    float32? finetune: [finetune] of imported adapters.
+    table: its [model]. title: display name of the source. tokenizer: file name in the import.
+    eos: end-of-document id, if the tokenizer's files do not name it. exact: whether the weights are
+    float32. finetune: the [finetune] table of imported adapters.
     """
     base = _base(table, name, context)
     given = _differing(table, base[1] if base else None)

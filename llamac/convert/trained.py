@@ -25,10 +25,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model to export. tensors: by canonical name, in the row order of spec.model.rope_layout.
+    """A model to export.
 
-    Adapters are merged into `tensors`, of which `spec` is then the spec. adapters: the same by
-    themselves, trained as finetune says; empty where all weights were.
+    tensors: by canonical name, in the row order of spec.model.rope_layout.
+    spec: of `tensors`, into which adapters are merged. adapters: the adapters alone; empty
+    if all weights were trained. finetune: the settings that trained them.
     """
 
     opened: ModelDirectory
@@ -42,7 +43,7 @@ class TrainedModel:
         return integrity.read_state(self.opened.checkpoint)["step"]
 
     def cast(self, dtype: torch.dtype | None) -> dict[str, Stored]:
-        """Return the tensors in `dtype`, or each in its own."""
+        """Return the tensors in `dtype`; None leaves each in its own."""
         return {name: tensor.cast(dtype) for name, tensor in self.tensors.items()}
 
 

@@ -26,7 +26,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     text = "\n".join(sources.values())
     more = [("kernels.documents", "document_starts")] if program.eos is not None else []
     [head] = _packed(program, "logits")
-    tied = head == "tok_embeddings"  # which looks tokens up as well, in its plain layout
+    tied = head == "tok_embeddings"  # the embedding needs the plain layout
     more += [("kernels.packed_linear", "packed" if tied else "pack_weights")]
     more += [("kernels.packed_linear", "pack_weights")] if tied else []
     more += [("generate.compiled", "compile_step")]
@@ -34,7 +34,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     more += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
     named |= {"EOS"} if program.eos is not None else set()
-    named -= {"WINDOW"}  # training's sequences may all fit in it, and its model.py have none
+    named -= {"WINDOW"}  # model.py has no WINDOW if training's sequences are not longer
     own = f"from {module} import {', '.join([*sorted(named), 'Model'])}"
     imports = [*runtime_imports(regions, "runtime", more)]
     imports.insert(0 if module < "runtime" else len(imports), own)

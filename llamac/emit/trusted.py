@@ -1,4 +1,4 @@
-"""The program that uses a run's weights: only code that is known to be llamac's own."""
+"""Get the program of a run or an import for execution, only if it is llamac's own code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class UntrustedError(Exception):
 
 
 def trusted_program(run: Path) -> dict[str, str]:
-    """Return the program that this llamac emits for the spec of a run or an import.
+    """Return the program that this llamac emits for a run's or an import's spec, as path → text.
 
-    relative path → text. Raises UntrustedError unless a run holds the very same: only then is what
-    runs known to be what trained the weights, and to be ours.
+    Raises UntrustedError if the run's directory holds different code: that code might not be
+    llamac's, and the emitted program might not be the one that trained the weights.
     """
     spec = load_spec(str(run / "spec.toml"))
     files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}

@@ -15,7 +15,7 @@ from llamac.ops.elementwise import add
 def origins(region: Region) -> dict[fx.Node, fx.Node]:
     """Map backward ops to forward ops, or to inputs whose gradients they sum.
 
-    Ops that none of the forward pass's names belong to are left out.
+    Ops without a corresponding name in the forward pass are left out.
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     graph = region.backward.graph
@@ -30,9 +30,9 @@ def origins(region: Region) -> dict[fx.Node, fx.Node]:
 
 
 def _recomputed(node: fx.Node, values: Mapping[str, fx.Node]) -> Iterator[fx.Node]:
-    """Yield the makers of the forward values with the names of an op's results.
+    """Yield the forward ops that compute values of the same names as an op's results.
 
-    A collective's start has its wait's.
+    The start of a collective corresponds to the forward op of its wait.
     """
     for value in (*values_of(node), *node.users):
         if value.name in values:
@@ -56,7 +56,7 @@ def _owner(name: str, node: fx.Node, nodes: Mapping[str, fx.Node]) -> fx.Node | 
         return None
     readers = [user for user in value.users if is_op(user)]
     maker, _ = producer(value)
-    if is_op(node, add):  # the sum of what all readers send back to the maker
+    if is_op(node, add):  # the sum of the gradients from all readers
         return maker
     alike = [one for one in [*readers, maker] if one.op == "call_function"]
     named = [one for one in alike if op_of(node).name.startswith(op_of(one).name)]

@@ -1,13 +1,13 @@
 """Write a Program as JSON.
 
-The form of version 1; a later change that breaks a reader raises the version:
+Format version 1; incompatible changes increase the version:
 
     {"format": "llamac-program", "version": 1, "program": NAME, "stage": PASS,
      "symbols": {"B": 8, "S": 256},
      "parameters": [{"name", "dtype", "shape", "count", "where",
                      "pieces": [{"name", "rows", "init": {"kind", "std"}}]}],
      "buffers": [{"name", "dtype", "shape", "arguments": {}}],
-     "layers": [{"region": NAME, "count": 6}],          runs of layers alike, in order
+     "layers": [{"region": NAME, "count": 6}],          runs of equal layers, in order
      "notes": [TEXT],
      "regions": [{"name", "saved": [VALUE], "forward": GRAPH, "backward": GRAPH or null}]}
 

@@ -46,7 +46,7 @@ def loss_and_gradients(
 
 
 def loss_gradient(loss: Tensor) -> Tensor:
-    """Return the gradient that a check gives to what the head returns: 1, 2, … for its elements."""
+    """Return the gradient of the head's output that checks use: 1, 2, … for its elements."""
     return torch.arange(1, loss.numel() + 1).to(loss).view_as(loss)
 
 
@@ -71,7 +71,7 @@ def loss_and_held_gradients(
         at: The rank's coordinates in the mesh.
     """
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
-    x, tape = tokens.clamp(min=0), []  # padding, which may end documents, is whatever token
+    x, tape = tokens.clamp(min=0), []  # padding gets any valid id
     for name, layer in _sequence(program):
         region = program.regions[name]
         extra = {"labels": labels} if name == "head" else {}
@@ -80,7 +80,7 @@ def loss_and_held_gradients(
     loss, cotangent = x, loss_gradient(x)
     for region, layer, saved in reversed(tape):
         if not program.learns(region):
-            break  # the first: nothing needs a gradient of frozen embeddings
+            break  # no earlier region needs a gradient: the embedding is frozen
         cotangent = run.backward(region, cotangent, layer, saved)
     return loss, run.gradients
 

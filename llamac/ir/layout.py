@@ -4,10 +4,10 @@
 that has it. A result with that letter is split along it; a result without it is a partial sum
 (`P`). A capital letter is a dimension that must not be split. `*` is an elementwise operand of any
 rank; the last `*` repeats. An op whose operands are all `*` is linear in them, so partial sums may
-pass through it. So may they where all operands with a `+` before their dims are partial sums, or
-one operand with a `^` is, and the others are replicated: the op is linear in the former together,
-in each of the latter by itself. A result `.` is a sum over the rank's own elements, which the
-trainer reduces over ranks once per step.
+pass through it. They may also pass if all operands with a `+` before their dims are partial sums,
+or one operand with a `^` is, and the other operands are replicated: the op is jointly linear in all
+`+` operands, and linear in each `^` operand separately. A result `.` is a sum over the rank's own
+elements, which the trainer reduces over ranks once per step.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _places(
 
 
 def _passes_sums(placements: Sequence[tuple[str, str]]) -> bool:
-    """Return whether an op's results are sums still to be taken, as some of its operands are."""
+    """Return whether an op's results are partial sums because some of its operands are."""
     partial = [term for term, place in placements if place == "P"]
     whole = [term for term, place in placements if place == "R"]
     if len(partial) + len(whole) < len(placements):

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 OPS: dict[str, Op] = {}
 
-# How checkpointing provides an op's forward value to the backward pass:
-#   save       computing it costs a matmul or an attention: the selective policy keeps it
-#   recompute  a memory-bound op: cheaper to run again than to keep
-#   view       no data of its own: never kept, its operand is
+# Cost class of an op, from which checkpointing chooses what to save for the backward pass:
+#   save       recomputation takes a matmul or an attention: saved by the selective policy
+#   recompute  memory-bound: cheaper to recompute than to save
+#   view       has no memory of its own: its operand is saved instead
 Cost = Literal["save", "recompute", "view"]
 
 
@@ -38,8 +38,8 @@ class Op:
         trainer runs the very code that was verified.
     vjp(gradient builder, node, *cotangents) gives one cotangent (or None) per operand.
     flops(*operand types as concrete shapes, **attributes) counts multiply-adds as two.
-    dims names the dimensions of operands and results, as `llamac.ir.layout` reads them; an op
-        without is a collective, whose `infer` gives the layouts of its results.
+    dims names the dimensions of operands and results in the notation of `llamac.ir.layout`; an op
+        without dims is a collective, whose `infer` gives the layouts of its results.
     emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
         `eager` imported from its module.
     augmented are ops that return this op's value and the gradients of its first one, two, …
@@ -68,7 +68,7 @@ class Op:
 
     @property
     def scores_tokens(self) -> bool:
-        """Return whether it reads, or makes a chunk at a time, logits of all targets."""
+        """Return whether the op reads the logits of all targets or computes them in chunks."""
         return "cross_entropy" in self.name or "log_probability" in self.name
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:

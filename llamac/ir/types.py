@@ -15,7 +15,7 @@ import torch
 
 # A literal size, or a symbol: "B" sequences, "S" positions, "S/tp" a rank's part of them.
 Dim = int | str
-# (mesh axis, "S(dim)" or "P"), by axis; an axis that is not named holds copies.
+# (mesh axis, "S(dim)" or "P"), by axis; on other axes the tensor is replicated.
 Layout = tuple[tuple[str, str], ...]
 
 DTYPES: dict[str, torch.dtype] = {

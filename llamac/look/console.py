@@ -18,14 +18,14 @@ from llamac.look.text_table import WIDE, Part, text_lines
 from llamac.runtime.terminal import takes_escapes
 
 STYLES = {
-    "title": "bold",  # what follows, in a few words
+    "title": "bold",  # headings
     "head": "dim",  # names of columns
-    "note": "dim",  # remarks, and what is going on
+    "note": "dim",  # notes and progress
     "total": "bold",
     "good": "bold green",
     "warn": "yellow",
     "bad": "bold red",
-    "place": "cyan",  # where something is: a file and line
+    "place": "cyan",  # a location: file and line
     "added": "green",
     "removed": "red",
     "kept": "yellow",  # as in the drawings of inspect

@@ -11,7 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ELEMENTS = HERE / "elements.js"
 """The first script of pages that build their elements."""
-# The browser itself refuses whatever lies outside the page; 'self' is the server of a live page.
+# The browser refuses all resources outside the page; 'self' is the server of a live page.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'"

@@ -1,4 +1,4 @@
-"""cross_entropy of logits, and linear_cross_entropy: fused with the projection that makes them."""
+"""cross_entropy of logits, and linear_cross_entropy: fused with the output projection."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _infer_with_gradients_of_x(
 def vjp_with_gradients_of_x(
     b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
-    """Scale the gradient of the first operand, which the op found with its loss."""
+    """Scale the gradient of the first operand, which the op computed with its loss."""
     return b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(node.args[0])), None, None
 
 

@@ -1,6 +1,6 @@
 """linear: y = x @ weight.T (+ bias), and the two matmuls and the sum of its backward pass.
 
-packed_linear: the same by weights that do not change, which may be packed; it has no backward.
+packed_linear: linear with constant weights, which may be packed; it has no backward pass.
 add_bias: adds a bias after a row-parallel linear's partial sums have been reduced.
 add_linear: y + x @ weight.T, the second half of an adapter (LoRA, arXiv:2106.09685).
 """

@@ -1,6 +1,6 @@
-"""log_probability of sequences, from logits or fused with the projection that makes them.
+"""log_probability of sequences, from logits or fused with the output projection.
 
-The outputs that preference tuning compares; vocabulary-parallel forms are below the plain ones.
+Preference tuning compares these outputs. Vocabulary-parallel forms follow the plain ones.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _vjp_with_gradient(
 
 
 def _matmuls(count: int) -> Any:
-    """Return the FLOPs rule of so many matmuls of the first operand with the second."""
+    """Return a FLOPs rule that counts `count` matmuls of the first operand with the second."""
 
     def flops(x: tuple[int, ...], weight: tuple[int, ...], *_rest: Any, **_given: Any) -> float:
         return 2 * count * math.prod(x) * weight[0]

@@ -1,6 +1,6 @@
 """rms_norm, layer_norm, and add_rms_norm: a residual addition and the norm that reads it.
 
-head_rms_norm: rms_norm of each head by itself, all with one gain (queries and keys of Qwen3).
+head_rms_norm: rms_norm of each head separately, with one gain for all (queries and keys of Qwen3).
 """
 
 from __future__ import annotations

@@ -288,7 +288,10 @@ ends, where all layers of a rank save the same set, are separate cases."""
 
 
 def _first_within(sizes: Sizes, count: int, most: float, fewest: bool) -> int | None:
-    """Return the fewest (else most) layers out of `count` whose size is at most `most`, or None."""
+    """Return a number of layers from 0 to `count` whose size is at most `most`, or None.
+
+    fewest: return the smallest such number, else the largest.
+    """
     ends = (0, count) if fewest else (count, 0)
     if sizes(ends[0]) <= most:
         return ends[0]

@@ -45,8 +45,8 @@ class Cache:
     step the cached positions that decoding queries attend to. Symbol C is the cache's capacity in
     positions.
 
-    window: the model's sliding window, which training's Program leaves out where its sequences are
-    no longer; generated text may outgrow them.
+    window: the model's sliding window. Training's Program omits it if no sequence is longer, but
+    generated text may be.
     """
 
     window: int | None = None

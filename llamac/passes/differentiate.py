@@ -78,7 +78,7 @@ def augment(region: Region, frozen: Collection[str] = ()) -> Region:
 
 
 def _augmented(node: fx.Node, frozen: Collection[str]) -> Op | None:
-    """Return the op's form that also computes every gradient that is owed, or None."""
+    """Return the op's form that also computes every required gradient, or None."""
     forms = op_of(node).augmented
     able = enumerate(_floating(node), 1)
     owed = [n for n, value in able if value.meta.get("param") not in frozen]
@@ -93,8 +93,8 @@ def _floating(node: fx.Node) -> list[fx.Node]:
 def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
     """Return the region with the backward graph of its forward graph.
 
-    frozen: names of parameters that get no gradient. What only such gradients would read is
-    neither computed nor kept.
+    frozen: names of parameters that get no gradient. Values that only such gradients would
+    read are neither computed nor saved.
     """
     forward = copy_graph(region.forward)
     tape = _Tape(forward)
@@ -140,7 +140,7 @@ class _Tape:
                 gradients[name] = self._total(node)
         self.build.graph.output(gradients)
         sort_placeholders(self.build.graph, self.forward)
-        # Some placeholders are read only by gradients that nobody is owed.
+        # Some placeholders are read only by gradients that are not returned.
         return finish(self.build.graph, unread=("saved", "param", "constant"))
 
     def _total(self, value: fx.Node) -> fx.Node | None:

@@ -246,7 +246,7 @@ class _Lowering:
         }
 
     def _adapters(self, g: Builder, shapes: dict[str, tuple[int, int]]) -> dict[str, fx.Node]:
-        """Return A and B of each adapted linear; at first they add nothing, as B is zero."""
+        """Return A and B of each adapted linear; B starts at zero, so they add nothing at first."""
         finetune, weights = self.spec.finetune, {}
         for key, (rows, columns) in shapes.items():
             if finetune.adapts and key.rpartition(".")[2] in finetune.targets:
@@ -304,7 +304,10 @@ class _Lowering:
         where: str = "model.dim",
         trainable: bool = False,
     ) -> fx.Node:
-        """trainable: even where all weights but adapters are frozen."""
+        """Add a parameter and return its placeholder.
+
+        trainable: whether it is trained even if all weights except adapters are frozen.
+        """
         kind = TensorType(self.dtype, shape)
         piece = Piece(name, shape[0], init or Init("normal", self.model.init_std))
         trainable |= not self.spec.finetune.adapts

@@ -52,7 +52,7 @@ class SelectKernels:
         ]
         if not sites:
             return program
-        q = type_of(operands(sites[0])[0])  # every layer's attention is alike
+        q = type_of(operands(sites[0])[0])  # all layers have the same attention
         head_dim = q.shape[-1]
         assert isinstance(head_dim, int)
         masked, windowed = len(operands(sites[0])) > 3, "window" in attributes(sites[0])

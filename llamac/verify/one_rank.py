@@ -5,8 +5,9 @@
 It runs inside the directory, with its train.py, model.py and runtime. IN contains canonical
 weights, the sequences of one step, also used for evaluation, and the clipping norm. OUT.<rank>
 receives the loss, evaluation loss, gradient norm and the clipped gradients given to the update rule
-as (canonical name, offsets, values), all from a second identical step, so that leftovers of the
-first would show. skips: whether a step is skipped after a NaN on the last rank alone.
+as (canonical name, offsets, values), all from a second identical step, so that state left over
+from the first would change them. skips: whether a step is skipped after a NaN on the last rank
+alone.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -51,7 +52,7 @@ class Supervised:
 
 
 class Preferred:
-    """The same of a trainer that compares pairs of sequences."""
+    """The step and the evaluation of a trainer that compares pairs of sequences."""
 
     def __init__(self, train, model, mesh, sequences, scores):
         from runtime.train.preference_loss import ReferenceScores

@@ -61,8 +61,8 @@ def consult(
 ) -> Oracle:
     """Return a random batch and the reference's outputs; the spec must be small (eager float64).
 
-    gradient: from what the head returns and the labels to the gradient of the former; None:
-    `loss_gradient`.
+    gradient: function of the head's output and the labels that returns the output's gradient;
+    None: `loss_gradient`.
     """
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length

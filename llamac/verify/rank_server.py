@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ENDED = 2.0  # seconds that the other ranks have to end after one failed
-TIMED_OUT = 124  # exit code of a launch that was killed, as `timeout` has it
+ENDED = 2.0  # seconds granted to the other ranks after one failed
+TIMED_OUT = 124  # exit code of a launch that was killed, as from `timeout`
 
 
 class RankServer:
@@ -36,7 +36,7 @@ class RankServer:
 
     def __exit__(self, *_: object) -> None:
         if self._process:
-            self._process.communicate()  # the end of its input ends it
+            self._process.communicate()  # the server stops when its input ends
 
     def run(
         self,
@@ -46,7 +46,7 @@ class RankServer:
         timeout: float,
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `python PROGRAM ARGUMENTS` in the program's directory on each rank; return its end.
+        """Run `python PROGRAM ARGUMENTS` in the program's directory on each rank and wait.
 
         The return code is that of the first rank that failed (negative: a signal), or 124 after
         `timeout` seconds. Standard output and error are those of all ranks together.
@@ -116,7 +116,7 @@ def _launch(
 
 
 def _become(argv: list[str], outputs: list[str]) -> None:
-    """Run the program in this forked process, and exit as it does."""
+    """Run the program in this forked process and exit with its code."""
     for number, file in enumerate(outputs, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -79,7 +79,7 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
 
 def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], finetune: Any) -> dict[str, Any]:
-    """Canonical name to shape of the adapters: A [rank, in] and B [out, rank] of each target."""
+    """Return shapes of adapters by canonical name: A [rank, in], B [out, rank] of each target."""
     found: dict[str, tuple[int, ...]] = {}
     if finetune is None or finetune.method != "lora":
         return found
@@ -194,7 +194,7 @@ class Reference(nn.Module):
             self.linear(f"{name}.{w}", x).unflatten(-1, (-1, model.head_dim)).transpose(1, 2)
             for w in ("wq", "wk", "wv")
         )
-        if model.qk_norm:  # of each head by itself (arXiv:2505.09388, section 2)
+        if model.qk_norm:  # of each head separately (arXiv:2505.09388, section 2)
             q, k = (
                 x * (x.square().mean(-1, keepdim=True) + model.norm_eps).rsqrt() * gain
                 for x, gain in (

@@ -1,7 +1,7 @@
 """Simulate the ranks of a mesh as threads of one process.
 
-Graphs and emitted modules run unchanged: `runtime.distributed.collectives` looks its groups up by
-axis name and finds simulated ones.
+Graphs and emitted modules run unchanged: `runtime.distributed.collectives` looks up groups by axis
+name and finds simulated ones.
 """
 
 from __future__ import annotations

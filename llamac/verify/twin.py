@@ -74,12 +74,12 @@ def attention_kernel(spec: Spec) -> str:
     """Return the attention kernel that the compiler chooses for a spec."""
     *_, last = stages(spec, stop_after="select_kernels")
     program = last.program
-    layer = program.regions[program.layers[0]].forward.graph  # every layer's attention is alike
+    layer = program.regions[program.layers[0]].forward.graph  # all layers have the same attention
     return next(str(node.kwargs["kernel"]) for node in ops_in(layer) if is_op(node, attention))
 
 
 def _ranks(spec: Spec) -> tuple[int, int]:
-    """Return the fewest tensor and context ranks that treat heads as the spec's do."""
+    """Return the smallest tensor and context degrees that split or copy heads as the spec's do."""
     tensor, kv_heads = spec.parallel.tensor, spec.model.n_kv_heads
     fewest = _prime_factor(tensor)
     if kv_heads % tensor:  # some ranks have copies of a key head

@@ -71,7 +71,7 @@ def _lines() -> Report:
 
 
 def counting_line() -> Callable[[str, int, int], None]:
-    """Return a callback of (what is done, number done, total, or 0 if there is none)."""
+    """Return a callback that takes a label, the number done and the total (0 if unknown)."""
     moves, said, width = sys.stderr.isatty(), 0.0, 0
 
     def show(what: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llamac.inspect.drawing.sheet import AGAIN, KEPT, Box, Column, Sheet
 
-CHARACTER = 0.62  # of the font's size: as wide as a monospaced letter gets
+CHARACTER = 0.62  # width of a monospaced letter, as a fraction of the font's size
 TITLE, TEXT, LINE = 11.0, 11.0, 15.0
 PADDING = (10.0, 7.0)
 ROOM = 28.0  # between rows
@@ -22,7 +22,7 @@ class Rect:
     column: int
     top: float
     bottom: float
-    round: bool  # its corners leave less of its sides
+    round: bool  # rounded corners leave less room for lines
 
     @property
     def ports(self) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -
         height = max(map(high, stacks[row].values()))
         for column, stack in stacks[row].items():
             top = y + (height - high(stack)) / 2
-            down = column[0] <= AGAIN  # the others run up: what comes first is lowest
+            down = column[0] <= AGAIN  # other columns run upwards: the first box is lowest
             for box in stack if down else reversed(stack):
                 bottom = top + heights[box.key]
                 rects[box.key] = Rect(columns.index(column), top, bottom, box.kind in ROUND)

@@ -13,8 +13,8 @@ from typing import Literal
 from llamac.inspect.drawing.place import Placed, Rect, place
 from llamac.inspect.drawing.sheet import FORWARD, Column, Edge, Sheet
 
-APART = 6.0  # between stretches side by side
-MARGIN = 8.0  # from a row's boxes to a level stretch
+APART = 6.0  # distance between parallel segments
+MARGIN = 8.0  # distance from a row's boxes to a horizontal segment
 
 Side = Literal["left", "right"]
 
@@ -67,9 +67,9 @@ class _Router:
     columns: Sequence[Column]
     placed: Placed
     crowded: set[int] = field(default_factory=set)
-    # Level stretches taken: y, from and to slot (gutter g is 2g, column c is 2c + 1), whose.
+    # Horizontal segments: y, first and last slot (gutter g is 2g, column c is 2c + 1), value.
     level: list[tuple[float, int, int, str]] = field(default_factory=list)
-    # Upright stretches taken, by gutter and lane: from and to y, whose.
+    # Vertical segments by gutter and lane: first and last y, value.
     lanes: list[list[list[tuple[float, float, str]]]] = field(default_factory=list)
     exits: dict[tuple[str, Side], float] = field(default_factory=dict)
 
@@ -86,7 +86,7 @@ class _Router:
     def _in_order(self) -> list[Edge]:
         """Return lines by distance of columns, then by length, so that short lines stay near boxes.
 
-        Of one value the longest line comes first, and the others share its lane.
+        The longest line of a value comes first; its other lines share that line's lane.
         """
 
         def across(edge: Edge) -> int:
@@ -240,7 +240,7 @@ class _Router:
         towards: float,
         past: int | None = None,
     ) -> float | None:
-        """Return the y at which a value leaves its box: as before, or else where there is room."""
+        """Return the y at which a value leaves its box: that of its other lines, or a free one."""
         known = self.exits.get((edge.source, side))
         wishes = [known] if known is not None else []
         return self._port(edge, box, span, towards, past, wishes)
@@ -273,7 +273,7 @@ class _Router:
                     return y
         return None
 
-    # -- what is taken -----------------------------------------------------------------------
+    # -- occupied space ----------------------------------------------------------------------
 
     def _clear(self, y: float, one: int, other: int) -> bool:
         """Return whether no box lies at this height in the columns between two."""
@@ -320,7 +320,7 @@ def _span(one: int, other: int) -> tuple[int, int]:
 
 
 def _outwards(wish: float, low: float, high: float) -> Iterator[float]:
-    """Yield heights from `low` to `high`, those nearest to the wished one first."""
+    """Yield heights from `low` to `high`, nearest to the desired one first."""
     yield wish
     step = 1
     while wish - step * APART >= low or wish + step * APART <= high:

@@ -1,4 +1,4 @@
-"""Regions as an SVG picture, drawn without any library. The same Program gives the same bytes."""
+"""Draw regions as an SVG picture, without any library; deterministic for a Program."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from itertools import pairwise, permutations
 
 from llamac.inspect.drawing.route import APART, Line, Routed, Stop
 
-MOST = 6  # lanes whose every order is tried; there are 720 of them
+MOST = 6  # up to this many lanes, all orders (720) are tried
 
 
 @dataclass(frozen=True)

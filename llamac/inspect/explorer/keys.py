@@ -22,7 +22,7 @@ def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
 
 
 def key_of(region: str, direction: Direction, node: fx.Node) -> str:
-    """Return the key of an op, a placeholder, a return, or the maker of one of several results."""
+    """Return the key of a node; a result of a multi-result op has the key of that op."""
     maker, _ = producer(node)
     return f"{region}.{direction[0]}.{'return' if maker.op == 'output' else maker.name}"
 

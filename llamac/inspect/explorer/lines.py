@@ -1,4 +1,4 @@
-"""A table of lines, each stored once: stages of one program have most of theirs in common."""
+"""Table that stores each distinct line once, as stages of a program share most lines."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def chips(
 ) -> Iterator[Chip]:
     """Yield a chip for each axis of the device mesh with several ranks.
 
-    degrees: all axes of the run. mesh: those that the Program's types speak of.
+    degrees: all axes of the run. mesh: the axes that occur in the Program's types.
     """
     for axis, ranks in degrees.items():
         if ranks == 1:

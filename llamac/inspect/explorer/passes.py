@@ -49,14 +49,14 @@ def _new_notes(before: Stage | None, stage: Stage) -> list[str]:
 
 
 def about(name: str) -> str:
-    """Return what a pass does: the first line of its module, without its name."""
+    """Return a pass's description: the first line of its module, without its name."""
     kinds = {kind.name: kind for kind in (Lower, *(row.kind for row in ROWS))}
     text = (sys.modules[kinds[name].__module__].__doc__ or "").partition("\n")[0]
     return text.partition(": ")[2] or text
 
 
 def hunks(before: Sequence[str], after: Sequence[str]) -> list[Hunk]:
-    """Return what differs between two texts, a rewritten line beside the line it replaces."""
+    """Return the differences of two texts, pairing a rewritten line with the line it replaces."""
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     return [
         (i, j, k, m, pairs(before[i:j], after[k:m], i, k))

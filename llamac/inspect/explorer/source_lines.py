@@ -1,4 +1,4 @@
-"""Texts that nodes belong to: the spec's files, the IR, and the emitted Python."""
+"""Texts whose lines map to nodes: the spec's files, the IR, and the emitted Python."""
 
 from __future__ import annotations
 

@@ -55,6 +55,6 @@ def attention_flops_per_token(program: Program) -> int:
 def flops_per_token(program: Program) -> int:
     """Return 6N + 12·L·d·s, with N matmul parameters (PaLM, appendix B).
 
-    Frozen ones count 4: no gradient of theirs is computed.
+    A frozen parameter counts 4 instead of 6, since its gradient is not computed.
     """
     return matmul_flops_per_token(program) + attention_flops_per_token(program)

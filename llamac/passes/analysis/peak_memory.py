@@ -60,7 +60,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Held(Counts):
-    """Parameter counts of a rank, and those of them that are trained: all but frozen ones."""
+    """Parameter counts of a rank, and the counts of those that are trained."""
 
     trained: Counts
 
@@ -207,7 +207,7 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
     """
     for node in ops_in(graph):
         if op_of(node).scores_tokens and "chunk" not in node.kwargs and nbytes:
-            # The graph has them and their gradients.
+            # The graph already counts the logits and their gradients.
             logits = next(type_of(v) for v in operands_of(node) if len(type_of(v).shape) == 3)
             return max(0.0, nbytes * logits.elements(symbols) - 2 * logits.nbytes(symbols))
         if "chunk" in node.kwargs:

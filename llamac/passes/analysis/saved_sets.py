@@ -141,10 +141,10 @@ class _Sketch:
         return _Choice(frozenset(), requested - inputs, inputs=inputs, nbytes=nbytes)
 
     def choices(self, hopeless: Callable[[_Choice], bool]) -> Iterator[_Choice]:
-        """Yield every way to provide the values that the backward pass reads, except hopeless ones.
+        """Yield every choice of saved and recomputed values, pruned by `hopeless`.
 
-        Values are decided last to first, since recomputing one needs its operands, which come
-        before it.
+        Each choice provides all values that the backward pass reads. Values are decided last to
+        first, since recomputing one needs its operands, which come before it.
         """
         left = [_Choice(self.requested())]
         while left:
