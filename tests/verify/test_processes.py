@@ -164,7 +164,7 @@ FAULTS = {
     "gradients kept from the step before": (
         "one rank",
         "runtime/train/master_weights.py",
-        "self.algorithm.zero_grad(set_to_none=not self.shadowed)",
+        "self.algorithm.zero_grad(set_to_none=not self.keeps_gradients)",
         "pass",
         "the gradient .*",
     ),
