@@ -52,6 +52,7 @@ from contest import (
 )
 from torch import Tensor
 
+from llamac.runtime.machine import separate_caches
 from llamac.spec import Spec, load_spec
 
 HERE = Path(__file__).resolve().parent
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     options = parser.parse_args()
 
+    separate_caches()
     torch.set_num_threads(THREADS)
     description = machine()
     spec = load_spec(options.spec)

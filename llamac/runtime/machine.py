@@ -194,6 +194,8 @@ def compile_or_eager(
         return 'eager, as compiling takes as long as it saves in so short a run ("always" compiles)'
     compiler = compiler_available(device)
     if compiler.available:
+        if device.type == "cpu":
+            separate_caches()
         compile()
         return f"torch.compile ({compiler.why})"
     if setting == "always":
@@ -201,6 +203,17 @@ def compile_or_eager(
             f'kernels.compile = "always", but {compiler.why}: install one, or set it to "auto"'
         )
     return f"eager, as {compiler.why}"
+
+
+def separate_caches() -> None:
+    """Give Inductor's cache a directory for this instruction set, unless the environment names one.
+
+    Its key lacks the instruction set: a graph generated for AVX-512, taken from the cache under
+    ATEN_CPU_CAPABILITY=avx2 or on an older CPU that shares the directory, computes wrong losses.
+    """
+    kind = torch.backends.cpu.get_cpu_capability().lower()
+    place = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}_{kind}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
 
 
 def _triton(device: torch.device) -> Compiler:

@@ -83,6 +83,21 @@ def test_compile_or_eager(monkeypatch, setting, flops, available, called, says):
     assert len(calls) == called
 
 
+def test_instruction_sets_do_not_share_compiled_regions(monkeypatch):
+    monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(True, "g++"))
+    places = set()
+    for kind in ("AVX2", "AVX512"):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored afterwards
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda kind=kind: kind)
+        machine.compile_or_eager("always", CPU, lambda: None, 1e15)
+        places.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert len(places) == 2
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    machine.compile_or_eager("always", CPU, lambda: None, 1e15)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+
+
 def test_a_short_run_on_a_gpu_is_compiled(monkeypatch):
     monkeypatch.setattr(machine, "compiler_available", lambda _: Compiler(True, "Triton, gcc"))
     says = machine.compile_or_eager("auto", torch.device("cuda"), lambda: None, 1e12)
