@@ -5,7 +5,8 @@
 A model of random bfloat16 weights in Hugging Face's shards is made on the spot, imported, and
 exported in each format. Each command is a process of its own, which ends with the bytes on disk;
 `cp` is followed by `sync` of its copy, `dd` flushes its own. The disk takes the model's size twice.
-`after_start` leaves out the seconds that Python takes to import torch and llamac.
+`after_start` leaves out what Python takes to import torch and llamac; it is counted in processor
+seconds, since on a machine with other work a start takes as long as it happens to.
 Memory is the largest resident size of the process (getrusage), and what of it Python and torch do
 not take to start; what the kernel caches of files does not count. A process inherits that size
 from the one that started it, so this one imports nothing large, and makes the model in another.
@@ -112,8 +113,8 @@ def measured(root: Path, gigabytes: float, formats: list[str]) -> dict[str, Any]
         rows[name] = timed(*command)
         rows[name]["gigabytes_per_second"] = size / 1e9 / rows[name]["seconds"]
         if name not in ("cp", "dd"):
-            after = max(1e-3, rows[name]["seconds"] - begun["seconds"])
-            rows[name]["gigabytes_per_second_after_start"] = size / 1e9 / after
+            after = max(1e-3, rows[name]["processor_seconds"] - begun["processor_seconds"])
+            rows[name]["gigabytes_per_processor_second_after_start"] = size / 1e9 / after
         rows[name]["times_cp"] = rows[name]["seconds"] / rows["cp"]["seconds"]
         rows[name]["memory_beyond_start"] = max(0, rows[name]["memory_bytes"] - start)
         print(name, rows[name], file=sys.stderr, flush=True)
@@ -134,6 +135,7 @@ def measured(root: Path, gigabytes: float, formats: list[str]) -> dict[str, Any]
         "shard_bytes": min(SHARD, size),
         "start_memory_bytes": start,
         "start_seconds": begun["seconds"],
+        "start_processor_seconds": begun["processor_seconds"],
         "processors": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),

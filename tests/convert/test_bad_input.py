@@ -159,7 +159,7 @@ CASES: list[tuple[str, Change, tuple[str, ...]]] = [
     (
         "hf",
         written(CONFIG, lambda b: b'{"model_type": 1, "model_type": 2}'),
-        (CONFIG, "two entries"),
+        (CONFIG, "twice"),
     ),
     ("hf", written("tokenizer.json", lambda b: b"{}"), ("tokenizer.json", "no `model`")),
     (
@@ -181,8 +181,16 @@ CASES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("sharded", edited(INDEX, lambda i: i[LISTED].update({QUERY: "../src.bin"})), ("leads out",)),
     ("sharded", edited(INDEX, lambda i: i[LISTED].update({QUERY: "a\0b"})), ("has no file",)),
     ("sharded", edited(INDEX, lambda i: i[LISTED].pop(QUERY)), (QUERY, "does not list")),
-    ("sharded", edited(INDEX, lambda i: i[LISTED].update(more=i[LISTED][QUERY])), ("more", "hold")),
-    ("sharded", edited(INDEX, lambda i: i[LISTED].update({"": i[LISTED][QUERY]})), ("not hold",)),
+    (
+        "sharded",
+        edited(INDEX, lambda i: i[LISTED].update(more=i[LISTED][QUERY])),
+        ("more", "contain"),
+    ),
+    (
+        "sharded",
+        edited(INDEX, lambda i: i[LISTED].update({"": i[LISTED][QUERY]})),
+        ("not contain",),
+    ),
     ("sharded", edited(INDEX, lambda i: i.update(weight_map=[])), (INDEX, "weight_map")),
     ("sharded", lambda d: next(d.glob("model-00002*")).unlink(), ("model-00002",)),
     ("hf", as_bin(lambda t: t.update(code=Code())), ("pytorch_model.bin", "posix.system")),
