@@ -133,7 +133,7 @@ def spoil(optimizer):
 
 def pipeline(train, mesh):
     """Return this rank's pipeline stages, built as in train.py."""
-    shapes = train.SEQUENCES // train.TOGETHER, train.STREAM, train.POSITIONS
+    shapes = train.SEQUENCES // train.GLOBAL_MICRO_BATCH, train.STREAM, train.POSITIONS
     return train.Pipeline(train.Model, len(train.STAGES), mesh, train.DTYPE, *shapes)
 
 

@@ -32,7 +32,7 @@ def poisoned(trainer: Trainer, bad_steps: set[int]):
 @pytest.mark.parametrize("micro_batch", [1, 4])
 def test_the_size_of_micro_batches_does_not_matter(fp32, patched, tmp_path, micro_batch):
     assert fp32.run(tmp_path / "two", "--steps", "4") == 0
-    patched(MICRO_BATCH=micro_batch, TOGETHER=micro_batch)
+    patched(MICRO_BATCH=micro_batch, GLOBAL_MICRO_BATCH=micro_batch)
     assert fp32.run(tmp_path / "other", "--steps", "4") == 0
     for ours, theirs in zip(rows(tmp_path / "two"), rows(tmp_path / "other"), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
