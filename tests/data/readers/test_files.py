@@ -10,7 +10,6 @@ import pytest
 from pyarrow import parquet
 
 from llamac.data.readers import KINDS, reader_for
-from llamac.runtime.data.input_files import CONVERSATIONS
 from llamac.runtime.data.records import PART_BYTES
 from llamac.runtime.errors import SourceError
 from llamac.spec.data import CONVERSATIONS
