@@ -212,8 +212,9 @@ def separate_caches() -> None:
     ATEN_CPU_CAPABILITY=avx2 or on an older CPU that shares the directory, computes wrong losses.
     """
     kind = torch.backends.cpu.get_cpu_capability().lower()
-    place = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}_{kind}")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place))
+    place = str(Path(tempfile.gettempdir(), "torchinductor_"))  # where torch's own default lies
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", place).startswith(place):  # set by an import, too
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{place}{os.getuid()}_{kind}"
 
 
 def _triton(device: torch.device) -> Compiler:
