@@ -11,9 +11,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from llamac.evaluate.log_probabilities import Progress, Scorer
 from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.prefix_groups import OVERHEAD, batches
-from llamac.evaluate.scorer import Progress, Scorer
 from llamac.runtime.checkpoint.load_run import BadRequest
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling

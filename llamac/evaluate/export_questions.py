@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llamac.evaluate.question_files import NoQuestionsError, QuestionSet
-from llamac.runtime.evaluate.choosing import ANSWER
+from llamac.runtime.evaluate.choice_metrics import ANSWER
 
 
 def question_lines(sets: Sequence[QuestionSet], limit: int | None) -> str:

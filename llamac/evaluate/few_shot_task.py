@@ -15,7 +15,7 @@ from lm_eval.config.task import TaskConfig
 
 from llamac.evaluate.question_files import QuestionSet
 from llamac.evaluate.tasks.question import Question
-from llamac.runtime.evaluate.choosing import ANSWER, judged
+from llamac.runtime.evaluate.choice_metrics import ANSWER, judged
 
 CodeJudge = Callable[[str, Question], str]
 """(answer, question) → what went wrong when the program ran; empty if it is right."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from llamac.evaluate.log_probabilities import Progress, Scorer
 from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.results import TaskResult, standard_error
-from llamac.evaluate.scorer import Progress, Scorer
 from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
 from llamac.runtime.data.input_files import CONVERSATIONS

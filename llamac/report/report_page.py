@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page."""
+"""The report as one self-contained HTML page, which `report.js` builds in the browser."""
 
 from __future__ import annotations
 

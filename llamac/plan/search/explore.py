@@ -17,21 +17,20 @@ from llamac.passes.analysis.timing import Clock
 from llamac.passes.cut import region_seconds, spread
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.search.graph_cache import block_program, laid_out
-from llamac.plan.search.lower_bound import least_seconds
-from llamac.plan.search.rank_layout import (
-    POLICIES,
-    Layout,
+from llamac.plan.search.layout_enumeration import (
     ModelSplit,
     PipelineSchedule,
-    divisors,
     layouts,
     model_splits,
     pipeline_schedules,
 )
+from llamac.plan.search.lower_bound import least_seconds
+from llamac.plan.search.rank_layout import POLICIES, Layout
 from llamac.plan.setting import Setting
 from llamac.plan.uncertainty import fit_within
 from llamac.spec import Spec
 from llamac.spec.launch import nodes_are_full
+from llamac.spec.validation.errors import divisors
 
 STATE, GATHERED, KEPT = "state", "gathered", "activations"
 WHY = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.plan.cost.device_cost import DeviceCost
-from llamac.plan.search.rank_layout import ModelSplit
+from llamac.plan.search.layout_enumeration import ModelSplit
 from llamac.plan.setting import Setting
 from llamac.spec.model import Model
 

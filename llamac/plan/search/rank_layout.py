@@ -6,16 +6,12 @@ They are written as `tp8,pp4,vpp2,dp64,rep1,mb1,selective`; degrees of one are l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from llamac.plan.target import LayoutError
 from llamac.spec import Spec
-from llamac.spec.rules.layouts import complaints, keep_busy
-from llamac.spec.validation.errors import divisors
 
 POLICIES = ("none", "selective", "full")
 """Checkpointing policies that a search tries."""
@@ -170,77 +166,3 @@ def parse_layout(text: str, spec: Spec, gpus: int) -> Layout:
             "of tp, cp, pp, dp and rep must be their number; --gpus N plans for another"
         )
     return layout
-
-
-@dataclass(frozen=True)
-class ModelSplit:
-    """Tensor and context parallelism, which with checkpointing determine a layer's graphs."""
-
-    tensor: int
-    sequence: bool
-    context: int
-
-    @property
-    def ranks(self) -> int:
-        return self.tensor * self.context
-
-    def of(self, spec: Spec) -> Spec:
-        return Layout(self.tensor, self.sequence, self.context).of(spec)
-
-
-def model_splits(spec: Spec, gpus: int) -> Iterator[ModelSplit]:
-    """Yield all splits over which heads, features, vocabulary and positions divide."""
-    for tensor in divisors(gpus):
-        for context in divisors(gpus // tensor):
-            if context > 1 and spec.data.document_mask:
-                continue
-            for sequence in (True, False) if tensor > 1 else (True,):
-                layout = (tensor, context)
-                if not complaints(layout, sequence, spec.model, spec.batch):
-                    yield ModelSplit(tensor, sequence, context)
-
-
-@dataclass(frozen=True)
-class PipelineSchedule:
-    """Pipeline-parallel ranks, stages of each, and micro-batches."""
-
-    pipeline: int
-    virtual: int
-    micro_batches: int
-
-
-def pipeline_schedules(spec: Spec, ranks: int, micro_batch: int) -> Iterator[PipelineSchedule]:
-    """Yield all schedules that keep every stage busy. ranks: pipeline × data-parallel ranks."""
-    sequences, layers = spec.batch.sequences, spec.model.n_layers
-    alone = spec.model.tied_embeddings or spec.data.document_mask
-    for pipeline in (1,) if alone else divisors(ranks):
-        data = ranks // pipeline
-        if pipeline > layers or sequences % (micro_batch * data):
-            continue
-        count = sequences // (micro_batch * data)
-        for virtual in range(1, layers // pipeline + 1) if pipeline > 1 else (1,):
-            if keep_busy(count, pipeline, virtual):
-                yield PipelineSchedule(pipeline, virtual, count)
-
-
-@lru_cache(maxsize=4096)
-@lru_cache(maxsize=65536)
-def layouts(
-    gpus: int, shape: ModelSplit, policy: str, micro_batch: int, schedule: PipelineSchedule
-) -> tuple[Layout, ...]:
-    """Return a layout per way to shard state over data-parallel ranks, most sharded first."""
-    data = gpus // shape.ranks // schedule.pipeline
-    return tuple(
-        Layout(
-            shape.tensor,
-            shape.sequence,
-            shape.context,
-            schedule.pipeline,
-            schedule.virtual,
-            data // replicas,
-            replicas,
-            micro_batch,
-            policy,
-        )
-        for replicas in divisors(data)
-    )

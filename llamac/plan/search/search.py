@@ -1,8 +1,8 @@
 """Search for the fastest layouts that fit.
 
-Model splits are explored (`explore.py`) in the order of their lower bounds (`lower_bound.py`);
-splits whose bound exceeds the best are pruned. The best layouts are compiled as `llamac build`
-does, and ranked by predicted seconds.
+Model splits (`layout_enumeration.py`) are explored (`explore.py`) in the order of their lower
+bounds (`lower_bound.py`); splits whose bound exceeds the best are pruned. The best layouts are
+compiled as `llamac build` does, and ranked by predicted seconds.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Check that a run resumes with the same settings that determine its loss curve.
 
+The settings are `CURVE` of the emitted train.py (`templates/train.py.j2`).
+
 `llamac train` compares specs before it rebuilds a run (`emit/run_directory.py`); changed text is
 refused by `data/token_shards.py`.
 """

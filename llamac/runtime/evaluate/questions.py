@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..kernels.padding import PADDING
-from .choosing import judged
+from .choice_metrics import judged
 
 
 class Encodes(Protocol):

@@ -13,8 +13,9 @@ from llamac.ir.verifier import verify
 from llamac.passes.pass_list import compile_spec
 from llamac.plan.device.device import load_device
 from llamac.plan.predict import predict
+from llamac.plan.search.layout_enumeration import ModelSplit
 from llamac.plan.search.lower_bound import least_seconds
-from llamac.plan.search.rank_layout import POLICIES, Layout, ModelSplit, layout_of, parse_layout
+from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of, parse_layout
 from llamac.plan.search.search import search
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamac.runtime.evaluate.choosing import against, chosen, judged, per_unit
+from llamac.runtime.evaluate.choice_metrics import against, chosen, judged, per_unit
 
 # Answers of 20, 10 and 4 characters, and of 3, 4 and 2 tokens.
 LOG = [-9.0, -5.0, -3.0]

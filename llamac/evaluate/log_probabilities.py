@@ -1,4 +1,7 @@
-"""Log-probabilities of given tokens, processing each common prefix once."""
+"""Log-probabilities of given tokens, processing each common prefix once.
+
+`runtime/evaluate/choice_metrics.py` judges answers by them.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llamac.emit.importing import imported
-from llamac.evaluate.scorer import Scorer
+from llamac.evaluate.log_probabilities import Scorer
 from tests.emit.conftest import files, small
 
 MODELS = {
