@@ -149,7 +149,7 @@ CASES: list[tuple[str, Change, tuple[str, ...]]] = [
     ("hf", linked_out(WEIGHTS), (WEIGHTS, "leads out")),
     ("hf", linked_out("tokenizer.json"), ("tokenizer.json", "leads out")),
     ("hf", linked_out("generation_config.json"), ("generation_config.json", "leads out")),
-    ("hf", lambda d: (d / WEIGHTS).unlink(), (WEIGHTS, "has no")),
+    ("hf", lambda d: (d / WEIGHTS).unlink(), (WEIGHTS, "has neither")),
     ("hf", edited(CONFIG, lambda c: c.update(num_hidden_layers=3)), ("model.layers.2", "lacks")),
     ("hf", edited(CONFIG, lambda c: c.update(num_hidden_layers=1)), ("model.layers.1", WEIGHTS)),
     ("hf", edited(CONFIG, lambda c: c.update(vocab_size=330)), ("[331, 64]", WEIGHTS)),

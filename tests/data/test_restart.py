@@ -131,7 +131,7 @@ def test_other_tokens_need_no_cleaning_anew(corpus: Path, tmp_path: Path) -> Non
     text = {k: v for k, v in hashes(tmp_path).items() if k.startswith((".work/web", ".work/notes"))}
     with pytest.raises(Changed) as raised:
         prepared(spec, tmp_path, "data.validation=0.2")
-    assert "data.validation: 0.1 then, 0.2 now" in str(raised.value)
+    assert "data.validation: 0.1 before, 0.2 now" in str(raised.value)
     command = str(raised.value).splitlines()[-1].split()
     assert command == ["rm", "-r", f"{tmp_path}/.work/.tokens", f"{tmp_path}/manifest.json"]
     subprocess.run(command, check=True)
@@ -171,4 +171,4 @@ def test_prepared_data_outlives_its_files_and_the_work_on_it(
     assert main(["data", "prepare", str(spec)]) == 0
     assert hashes(tmp_path / "prepared") == before
     assert main(["data", "prepare", str(spec), "--set", "data.validation=0.3"]) == 2
-    assert "data.validation: 0.1 then, 0.3 now" in capsys.readouterr().err
+    assert "data.validation: 0.1 before, 0.3 now" in capsys.readouterr().err

@@ -250,7 +250,7 @@ def test_a_run_without_a_step_has_a_page_too(browser, make_run, tmp_path):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(f"file://{page_file}")
     page.wait_for_selector("section")
-    assert "no step has finished yet" in page.inner_text("header")
+    assert "no step has ended yet" in page.inner_text("header")
     assert errors == []
 
 

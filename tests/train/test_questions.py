@@ -152,13 +152,13 @@ def test_time_ends_and_only_whole_questions_count(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("", "no questions of t"),
-        ("{}\n", ":1 is no question"),
+        ("{}\n", ":1 is not a valid question"),
         (
             '{"task": "t", "prompts": ["a"], "choices": ["b", "c"], "gold": 0}\n',
-            ":1 is no question",
+            ":1 is not a valid question",
         ),
-        ('{"task": "t", "prompts": ["a"], "choices": ["b"], "gold": 3}\n', ":1 is no question"),
-        ("not json\n", ":1 is no question"),
+        ('{"task": "t", "prompts": ["a"], "choices": ["b"], "gold": 3}\n', ":1 is not a valid question"),
+        ("not json\n", ":1 is not a valid question"),
     ],
 )
 def test_a_file_that_is_none_is_named(text: str, says: str, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_padding_of_a_vocabulary_that_takes_part_in_the_loss(
         ("EPS = 1e-05", "EPS = 2e-05"),
         ("scale=HEAD_DIM**-0.5", "scale=1.0"),
         ("return d_x, d_attention_norm,", "return d_x, d_ffn_norm,"),
-        ("*inputs, *kept)", "*kept, *inputs)"),
+        ("*inputs, *saved)", "*saved, *inputs)"),
         ('("layers.*.feed_forward.w1", ', '("layers.*.feed_forward.w0", '),
         ("def forward(", "def forward(("),
     ],

@@ -155,7 +155,7 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
         small = {"data.pkl": pickled.getvalue(), "byteorder": sys.byteorder.encode()}
         small |= {"version": b"3\n", ".storage_alignment": str(ALIGNMENT).encode()}
         for name, content in small.items():
-            archive.writestr(f"{path.stem}/{name}", content)
+            archive.writestr(zipfile.ZipInfo(f"{path.stem}/{name}"), content)  # without the time
         for tensor, values in read_ahead(unique.values()):
             entry = zipfile.ZipInfo(f"{path.stem}/data/{keys[id(tensor)]}")
             assert archive.fp is not None

@@ -258,7 +258,7 @@ def test_other_ranks_are_refused_with_the_way_out(tmp_path: Path) -> None:
         with pytest.raises(TokenizerError, match=why):
             load_tokenizer_file(path)
     path.write_bytes(written(known)[:-3000] + b"\xff\xfe 1\n")
-    with pytest.raises(TokenizerError, match=r"line \d+ is damaged"):
+    with pytest.raises(TokenizerError, match=r"line \d+ of this tiktoken file is damaged"):
         load_tokenizer_file(path)
     with pytest.raises(ValueError, match="128,000"):
         as_tokenizer_json(b"")
