@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return a line `key: was A, is B` for each setting that differs from the record at `path`.
+    """Return a line `key: A before, B now` for each setting that differs from the record at `path`.
 
     Empty if there is no record. Raises Damaged.
     """
