@@ -157,7 +157,10 @@ def test_time_ends_and_only_whole_questions_count(tmp_path: Path) -> None:
             '{"task": "t", "prompts": ["a"], "choices": ["b", "c"], "gold": 0}\n',
             ":1 is not a valid question",
         ),
-        ('{"task": "t", "prompts": ["a"], "choices": ["b"], "gold": 3}\n', ":1 is not a valid question"),
+        (
+            '{"task": "t", "prompts": ["a"], "choices": ["b"], "gold": 3}\n',
+            ":1 is not a valid question",
+        ),
         ("not json\n", ":1 is not a valid question"),
     ],
 )

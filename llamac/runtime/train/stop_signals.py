@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: a run stops after the current step, saved."""
+"""Requests to stop, by SIGTERM or Ctrl-C: a run saves and stops after the current step.
+
+`step_results.StepResults.stop_if` tells all ranks; the loop of train.py saves.
+"""
 
 from __future__ import annotations
 
