@@ -211,7 +211,7 @@ def test_the_start_says_where_its_seconds_went(fp32, tmp_path, capsys):
     found = [event for event in events(tmp_path) if event["event"] == "first_step"]
     assert [event["step"] for event in found] == [1]
     parts = ["imports", "data", "weights", "this machine", "first step"]
-    assert [part for part in found[0]["seconds"] if part != "building"] == parts
+    assert [part for part in found[0]["seconds"] if part != "set-up and build"] == parts
 
 
 WAITS = ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy")

@@ -14,7 +14,7 @@ class StartTimes:
     def __init__(self, began: float) -> None:
         """began: time.time() at which the program's first line ran."""
         before = began - (_process_began() or began)
-        self.seconds = {"building": round(before, 3)} if before > 0.5 else {}
+        self.seconds = {"set-up and build": round(before, 3)} if before > 0.5 else {}
         self._since = began
         self.end("imports")
 
@@ -32,7 +32,7 @@ class StartTimes:
 def _process_began() -> float | None:
     """Return the time.time() at which this process began, or None where Linux does not tell.
 
-    A process that was replaced by this program (`llamac train`, which builds first) counts.
+    Programs that this one replaced count: `./dev`, which sets up, then `llamac train`.
     """
     with suppress(OSError, ValueError, IndexError):
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
