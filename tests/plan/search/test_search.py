@@ -19,6 +19,7 @@ from llamac.plan.search.rank_layout import POLICIES, Layout, layout_of, parse_la
 from llamac.plan.search.search import search
 from llamac.plan.setting import Setting
 from llamac.plan.target import LayoutError
+from llamac.plan.uncertainty import fit_of, memory_range
 from llamac.spec import Spec, SpecError, load_spec
 
 
@@ -87,6 +88,17 @@ def test_memory_decides() -> None:
     assert tight.best[0].layout != roomy.best[0].layout
     assert tight.best[0].prediction.fits
     assert sum(tight.unfit.values()) > sum(roomy.unfit.values())
+
+
+@pytest.mark.slow
+def test_what_is_likelier_than_not_to_run_out_of_memory_is_not_found() -> None:
+    """Capacities on both sides of the median of measured peaks over the predicted one."""
+    roomy = search(setting(small()), 4, top=1, workers=1).best[0]
+    median = roomy.prediction.memory.total * memory_range().middle
+    for capacity, found_again in ((int(median * 0.999), False), (int(median * 1.001), True)):
+        found = search(setting(small(), memory=capacity), 4, top=3, workers=1).best
+        assert all(fit_of(one.prediction) != "no" for one in found)
+        assert (found[0].layout == roomy.layout) == found_again
 
 
 @pytest.mark.slow
