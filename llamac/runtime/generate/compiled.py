@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..machine import separate_caches
+
 Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K, C, D]
 
 
@@ -19,6 +21,7 @@ def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[
     prompts, so the weights take twice the memory.
     """
     if device.type == "cpu":
+        separate_caches()
         from torch._inductor import config
 
         config.freezing = True  # asked for while tracing too: an option of torch.compile is not

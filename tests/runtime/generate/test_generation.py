@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
+from llamac.runtime.generate.compiled import compile_step
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
 from llamac.runtime.generate.text import Decoder
@@ -66,14 +68,18 @@ def test_greedy_batches_are_what_reading_everything_again_gives_beyond_the_conte
     assert [generated([prompt], 40)[0] for prompt in PROMPTS] == wanted
 
 
+def restored_settings() -> Any:
+    """Context that restores what compiling for a CPU sets."""
+    names = ("freezing", "max_autotune_gemm", "max_autotune_gemm_backends")
+    return inductor.patch({name: getattr(inductor, name) for name in names})
+
+
 def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch) -> None:
     counter, compiler = CompileCounter(), torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda step, **options: compiler(step, backend=counter, **options)
     )
-    names = ("freezing", "max_autotune_gemm", "max_autotune_gemm_backends")
-    restored = inductor.patch({name: getattr(inductor, name) for name in names})
-    with imported(files(small()), "inference") as inference, restored:
+    with imported(files(small()), "inference") as inference, restored_settings():
         holder = sys.modules["model"]
         models = [holder.Model(), holder.Model()]
         for seed, model in enumerate(models):
@@ -162,3 +168,12 @@ class Letters:
 def test_text_ends_before_a_stop_string(stops: list[str], text: str, wanted: str) -> None:
     decoder = Decoder(Letters(), ord("."), stops)
     assert "".join(decoder.feed(ord(c)) for c in text) + decoder.finish() == wanted
+
+
+def test_decoding_is_compiled_in_the_cache_of_its_instruction_set(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # restored afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SOME")
+    with restored_settings():
+        compile_step(lambda *inputs: inputs[0], torch.device("cpu"))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("_some")
