@@ -8,8 +8,6 @@ vocab_parallel_cross_entropy).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from ..kernels.cross_entropy import target_mask
 from ..kernels.embedding import embedding_gradient
 from ..kernels.linear import input_gradient, linear, weight_gradient
 from ..kernels.log_probability import Score
-from ..kernels.numerics import upcast
+from ..kernels.numerics import token_chunks, upcast
 from .collectives import GROUPS, all_reduce, all_reduce_max
 
 
@@ -81,11 +79,6 @@ def score_of(axis: str, vocab_size: int) -> Score:
     return score
 
 
-def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield corresponding chunks of `size` tokens of all tensors."""
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
-
-
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
     """Sum the losses: logits [B, S, V'], labels int64 [B, S] → scalar, equal on every rank."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
@@ -109,7 +102,7 @@ def parallel_linear_cross_entropy(
     """Sum the losses in chunks: x [B, S, D], weight [V', D], labels int64 [B, S] → scalar."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
-    for rows, targets in _chunks(chunk, x, labels):
+    for rows, targets in token_chunks(chunk, x, labels):
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
         losses = _losses(logits, targets, axis)[0]
         total = total + (losses * target_mask(targets, total.dtype).squeeze(-1)).sum()
@@ -151,7 +144,7 @@ def _chunked(
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []
     d_weight = None if frozen else torch.zeros_like(weight, dtype=total.dtype)
-    for rows, targets in _chunks(chunk, flat, labels):
+    for rows, targets in token_chunks(chunk, flat, labels):
         counted = target_mask(targets, total.dtype)
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
         losses, *found = _losses(logits, targets, axis)

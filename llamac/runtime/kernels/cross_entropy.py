@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .linear import input_gradient, linear, weight_gradient
-from .numerics import upcast
+from .log_probability import whole_score
+from .numerics import token_chunks, upcast
 from .padding import PADDING
 
 
@@ -42,7 +43,7 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) 
     """Return the summed loss in chunks; x [B, S, D], weight [V, D], labels int64 [B, S]."""
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
-    for rows, targets in zip(x.split(chunk), labels.split(chunk), strict=True):
+    for rows, targets in token_chunks(chunk, x, labels):
         logits = upcast(linear(rows, weight))
         total = total + F.cross_entropy(logits, targets, reduction="sum", ignore_index=PADDING)
     return total
@@ -71,14 +72,12 @@ def _chunked(
     total = flat.new_zeros((), dtype=upcast(flat).dtype)
     d_rows: list[Tensor] = []
     d_weight: Tensor | None = None
-    for rows, target in zip(flat.split(chunk), targets.split(chunk), strict=True):
+    for rows, target in token_chunks(chunk, flat, targets):
         counted = target_mask(target, total.dtype)
-        target = target.clamp(min=0).unsqueeze(-1)
-        logits = upcast(linear(rows, weight))  # [chunk, V]
-        log_total = logits.logsumexp(-1, keepdim=True)
-        total = total + ((log_total - logits.gather(-1, target)) * counted).sum()
-        hot = torch.arange(weight.shape[0], device=x.device) == target
-        d_logits = ((torch.exp(logits - log_total) - hot.to(logits.dtype)) * counted).to(x.dtype)
+        found, errors = whole_score(upcast(linear(rows, weight)), target.clamp(min=0), True)
+        assert errors is not None
+        total = total - (found * counted.squeeze(-1)).sum()
+        d_logits = (errors * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         if frozen:
             continue

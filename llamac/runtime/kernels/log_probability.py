@@ -10,13 +10,13 @@ targets [n] of which none is padding; the second is None unless `gradient`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .linear import input_gradient, linear, weight_gradient
-from .numerics import upcast
+from .numerics import token_chunks, upcast
 from .padding import PADDING
 
 Score = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
@@ -55,7 +55,7 @@ def linear_log_probability(
 ) -> Tensor:
     """x [B, S, D], weight [V, D], labels int64 [B, S] → float32 [B], in chunks of tokens."""
     found = []
-    for rows, targets in _chunks(chunk, x.flatten(0, -2), labels.flatten()):
+    for rows, targets in token_chunks(chunk, x.flatten(0, -2), labels.flatten()):
         one, _ = score(upcast(linear(rows, weight)), targets.clamp(min=0), False)
         found.append(torch.where(targets != PADDING, one, 0))
     return torch.cat(found).view_as(labels).sum(-1)
@@ -73,7 +73,7 @@ def linear_log_probability_backward(
     d_x: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=upcast(x).dtype)
     tokens = x.flatten(0, -2), labels.flatten(), _factors(d_rows, labels)
-    for rows, targets, factors in _chunks(chunk, *tokens):
+    for rows, targets, factors in token_chunks(chunk, *tokens):
         _, errors = score(upcast(linear(rows, weight)), targets.clamp(min=0), True)
         assert errors is not None
         d_logits = (errors * factors).to(x.dtype)
@@ -92,7 +92,7 @@ def linear_log_probability_with_gradients_of_x(
     """
     found, d_x = [], []
     tokens = x.flatten(0, -2), labels.flatten()
-    for rows, targets in _chunks(chunk, *tokens):
+    for rows, targets in token_chunks(chunk, *tokens):
         one, errors = score(upcast(linear(rows, weight)), targets.clamp(min=0), True)
         assert errors is not None
         counted = targets != PADDING
@@ -109,8 +109,3 @@ def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
 def _factors(d_rows: Tensor, labels: Tensor) -> Tensor:
     """Return -d_rows for each target and 0 for padding: [B · S, 1]."""
     return torch.where(labels != PADDING, -d_rows.unsqueeze(-1), 0).flatten().unsqueeze(-1)
-
-
-def _chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield corresponding chunks of `size` tokens of all tensors."""
-    return zip(*(tensor.split(size) for tensor in tensors), strict=True)

@@ -1,6 +1,8 @@
-"""Precision of kernels: sums and exponentials of 16-bit values are taken in float32."""
+"""Precision of kernels, whose sums and exponentials are taken in float32, and chunks of tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,3 +11,8 @@ from torch import Tensor
 def upcast(x: Tensor) -> Tensor:
     """Convert bfloat16 and float16 to float32; return wider dtypes unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def token_chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield corresponding chunks of `size` tokens of all tensors, along dim 0."""
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
