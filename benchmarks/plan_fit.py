@@ -105,7 +105,7 @@ class Case:
         return math.log(setting.tokens / seconds / setting.spec.parallel.ranks) - self.speed
 
     def depends_on(self, key: str) -> bool:
-        """Whether a constant may change this case's prediction."""
+        """Return whether a constant may change this case's prediction."""
         part = key.split(".")[0]
         name = self.setting.device.name
         if part in FRAMEWORKS:

@@ -25,11 +25,11 @@ from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.checkpoint.adapters import INIT_NOTE
 from llamac.runtime.checkpoint.model_directory import (
-    CHAT_TEMPLATE,
     IMPORT_NOTE,
     TOKENIZER_FILES,
     is_import,
 )
+from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
 from llamac.spec import Spec, load_spec

@@ -127,7 +127,7 @@ def this_command(without: str) -> str:
 
 
 class Compiler(NamedTuple):
-    """Whether torch.compile can work on this machine, and the reason."""
+    """Verdict on whether torch.compile works on this machine, with the reason."""
 
     available: bool
     why: str

@@ -36,7 +36,7 @@ from llamac.spec.validation.errors import OPTION, REPLACED, Location, Path, Prob
 from llamac.spec.validation.validate import MoreRules, validated
 
 PADDING = -1
-"""As in `runtime.kernels.padding`."""
+"""Token of padding, as `runtime.kernels.padding` has it."""
 
 
 class Spec(Section):

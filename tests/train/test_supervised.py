@@ -116,7 +116,7 @@ def test_packed_loss_and_gradients_are_those_of_each_chat_alone(
 
 
 def test_held_out_loss_is_the_mean_over_held_out_answers(spec, trainer, straight, tmp_path) -> None:
-    """As `llamac eval` measures it, which scores each answer after all that stands before it."""
+    """`llamac eval`, which scores each answer after all that precedes it, measures the same."""
     assert main(["eval", str(straight), "--tasks", "heldout", "-o", str(tmp_path / "a.json")]) == 0
     (found,) = json.loads((tmp_path / "a.json").read_text())["results"]
     last = rows(straight)[-1]

@@ -16,7 +16,7 @@ from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.names import hf_name, reordered
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.trained import TrainedModel
-from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
+from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 
 SHARD = 5_000_000_000  # bytes of a file of tensors, as Hugging Face's hub advises
 

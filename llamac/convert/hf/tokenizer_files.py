@@ -11,7 +11,7 @@ from pydantic import Field
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 from llamac.convert.typed_table import Table, TokenId, checked
-from llamac.runtime.checkpoint.model_directory import CHAT_TEMPLATE
+from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 
 KEPT = (
     "tokenizer.json",

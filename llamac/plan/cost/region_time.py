@@ -88,7 +88,7 @@ def graph_time(module: fx.GraphModule, cost: DeviceCost) -> GraphTime:
 
 
 SHARPNESS = 4.0
-"""Of `with_host`: near vTrain's runs in which host and device take about as long."""
+"""Exponent of `with_host`, chosen near vTrain's runs whose host and device take about as long."""
 
 
 def with_host(device: float, host: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from .. import durable_files
 from ..distributed.ranks import Ranks
 from ..errors import RunError
+from ..tokenizers.chat_template import CHAT_TEMPLATE
 from . import checkpoint, dcp, integrity, load_run
 from .adapters import (
     INIT_NOTE,
@@ -18,7 +19,7 @@ from .adapters import (
     require_all_weights,
     trained_as,
 )
-from .model_directory import CHAT_TEMPLATE, model_note, read_spec
+from .model_directory import model_note, read_spec
 from .same_settings import changed_keys
 
 MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")

@@ -23,13 +23,13 @@ from typing import Any
 
 from .. import durable_files
 from ..errors import RunError
+from ..tokenizers.chat_template import CHAT_TEMPLATE
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint, load_run
 from .adapters import INIT_NOTE
 
 IMPORT_NOTE = "import.json"
-CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first one that exists is used
 
 

@@ -20,7 +20,12 @@ import numpy as np
 from ..durable_files import read_json, write
 from ..errors import SourceError
 from ..kernels.padding import PADDING, without_loss
-from ..tokenizers.chat_template import ChatTemplate, ChatTemplateError, shared_start
+from ..tokenizers.chat_template import (
+    CHAT_TEMPLATE,
+    ChatTemplate,
+    ChatTemplateError,
+    shared_start,
+)
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer
 from .conversations import (
@@ -33,7 +38,6 @@ from .input_files import file_list
 from .preference_records import Preference, preference_of
 from .skipped import Skipped
 
-CHAT_TEMPLATE = "chat_template.jinja"  # beside a tokenizer, and in a directory of prepared data
 ALPACA = "alpaca"  # names the template below
 ALPACA_TEMPLATE = """\
 {% for message in messages %}
@@ -64,7 +68,7 @@ PARSERS: dict[str, Callable[[Any], Conversation | Preference]] = {
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How a tokenizer's model is spoken to.
+    """Chat template of a tokenizer and the tokens that begin a text.
 
     template: its chat template, if it has one, from the file `origin`. bos: text of its BOS. begin:
     ids that begin a text.
@@ -203,7 +207,7 @@ class AnswerEncoder:
 
 @dataclass(frozen=True)
 class Supervision:
-    """What supervised data is tokenised by: a `[tokenizer]` table with a path, and the context."""
+    """Settings that tokenise supervised data: a `[tokenizer]` table with a path, and context."""
 
     tokenizer: tuple[tuple[str, Any], ...]
     context: int
@@ -232,8 +236,7 @@ def read_supervised(
         try:
             yield number, record.text, encoder.encode(record)
         except MalformedRecord as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            skipped.add(error.reason, f"{path}:{number}{detail}")
+            skipped.add(error.reason, error.at(path, number))
 
 
 def supervised_documents(

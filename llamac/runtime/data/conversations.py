@@ -42,6 +42,10 @@ class MalformedRecord(ValueError):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
+    def at(self, path: str, number: int) -> str:
+        """Return `path:number (detail)`, as skipped records are listed."""
+        return f"{path}:{number}" + (f" ({self.detail})" if self.detail else "")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -80,8 +84,7 @@ def read_conversations(
         try:
             yield number, parse(record)
         except MalformedRecord as error:
-            detail = f" ({error.detail})" if error.detail else ""
-            skipped.add(error.reason, f"{path}:{number}{detail}")
+            skipped.add(error.reason, error.at(path, number))
 
 
 def check_source(source: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError
-from .answer_tokens import CHAT_TEMPLATE, chat_settings
+from ..tokenizers.chat_template import CHAT_TEMPLATE
+from .answer_tokens import chat_settings
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepare_job import PrepareJob
 from .prepared import NAME

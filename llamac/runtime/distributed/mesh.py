@@ -163,9 +163,7 @@ class Mesh:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         model.to_empty(device=self.device)
-        if callable(
-            fill := getattr(model, "make_tables", None)
-        ):  # no tables with learned positions
+        if callable(fill := getattr(model, "make_tables", None)):  # learned positions have none
             fill(self.device)
         return model
 

@@ -18,9 +18,9 @@ import torch
 from .. import machine
 from ..checkpoint import load_run
 from ..checkpoint.load_run import BadRequest
-from ..checkpoint.model_directory import CHAT_TEMPLATE, ModelDirectory, open_model
+from ..checkpoint.model_directory import ModelDirectory, open_model
 from ..terminal import escaped, quiet
-from ..tokenizers.chat_template import ChatTemplate
+from ..tokenizers.chat_template import CHAT_TEMPLATE, ChatTemplate
 from .engine import STEP, Generation, GenerationSpeed
 from .sampling import Sampling
 from .text import Decoder

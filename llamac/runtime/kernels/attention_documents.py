@@ -84,7 +84,7 @@ def flash_backward(
 
 
 class DocumentLayout(NamedTuple):
-    """What both kernels need to know of a micro-batch's documents.
+    """Layout of a micro-batch's documents, as both kernels read it.
 
     long: bool [B, S], `long_documents`. bounds: int32 [n + 1], `bounds_of`. mask: `block_mask`.
     """

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PADDING = -1
-"""As a label, one without a loss; as an input, whatever token.
+"""Label without a loss; as an input, any token.
 
 In supervised data it follows each document, and a token t without a loss is stored as -2 - t.
 """

@@ -19,6 +19,7 @@ from ..errors import RunError
 from .tokenizer import Tokenizer
 
 ASSISTANT = "assistant"
+CHAT_TEMPLATE = "chat_template.jinja"  # file beside a tokenizer, and in prepared data
 Messages = Sequence[Mapping[str, Any]]
 
 
