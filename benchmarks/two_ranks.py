@@ -49,6 +49,7 @@ from train_cpu import machine, pairwise, summary
 
 from llamac.emit.build import files_of
 from llamac.passes.pass_list import stages
+from llamac.runtime.distributed.process_group import process_group
 from llamac.spec import Spec, load_spec
 from llamac.verify.emitted_model import imported
 
@@ -154,7 +155,6 @@ def plain(name: str, spec: Spec, weights: dict[str, Tensor]) -> Step:
 
 
 def worker(rounds: int, out: Path) -> None:
-    dist.init_process_group("gloo")
     torch.set_num_threads(1)
     description, waiting = machine(), Waiting()
     spec = load_spec(SPEC)
@@ -216,7 +216,6 @@ def worker(rounds: int, out: Path) -> None:
         report(result)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    dist.destroy_process_group()
 
 
 def report(result: dict[str, Any]) -> None:
@@ -243,7 +242,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     options = parser.parse_args()
     if "RANK" in os.environ:
-        worker(options.rounds, options.out)
+        with process_group("gloo"):
+            worker(options.rounds, options.out)
         return 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.run([*command, "--", *sys.argv], check=False).returncode

@@ -27,7 +27,7 @@ BELOW = {
     "passes": {"ops", "ir", "spec"},
     "emit": {"passes", "ops", "ir", "spec", "runtime"},
     "verify": {"emit", "passes", "ops", "ir", "spec", "runtime"},
-    "plan": {"passes", "ops", "ir", "spec", "look"},
+    "plan": {"passes", "ops", "ir", "spec", "runtime", "look"},
     "data": {"spec", "runtime", "look"},
     "convert": {"passes", "ops", "ir", "spec", "runtime"},
     "evaluate": {"convert", "emit", "passes", "spec", "runtime", "look"},

@@ -6,6 +6,8 @@ They run the emitted trainer's own step and evaluation.
 from __future__ import annotations
 
 import math
+import re
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ exact arithmetic are sums of cancelling values, with fp32's seven digits each.""
 
 CLIPPED = 0.5
 """Clipping norm as a fraction of the gradients' norm."""
+
+ERROR_LINE = re.compile(r"^(?:\[rank\d+\]: ?)?((?:[\w.]+(?:Error|Exception)|error)\b.*)", re.M)
+"""The line of a traceback, which torch.distributed prefixes with the rank, that says the error."""
 
 SEQUENCES = 4
 SECONDS = 300  # timeout of one layout
@@ -216,9 +221,11 @@ def _start(server: RankServer, script: Path, ranks: int) -> None:
     done = server.run(script, "task", "found", ranks=ranks, timeout=SECONDS)
     if done.returncode == TIMED_OUT:
         raise RuntimeError(f"the ranks did not finish within {SECONDS} seconds")
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        cause = " (out of memory?)" if name == "SIGKILL" else ""
+        raise RuntimeError(f"rank {done.failed} was killed by {name}{cause}")
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "Error" in line or "error:" in line]
-        code = done.returncode
-        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-        silent = [f"the ranks ended with {ended} and no message"]
-        raise RuntimeError((said or done.stderr.splitlines() or silent)[0])
+        said = ERROR_LINE.search(done.stderr)
+        silent = f"exit code {done.returncode} and no message"
+        raise RuntimeError(f"rank {done.failed}: {said[1] if said else silent}")

@@ -18,11 +18,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ENDED = 2.0  # seconds granted to the other ranks after one failed
 TIMED_OUT = 124  # exit code of a launch that was killed, as from `timeout`
+
+
+@dataclass
+class RanksEnded:
+    """Exit code and output of a launch. failed: the first rank that failed, if one did in time."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    failed: int | None
 
 
 class RankServer:
@@ -45,26 +56,30 @@ class RankServer:
         ranks: int,
         timeout: float,
         environment: dict[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
+    ) -> RanksEnded:
         """Run `python PROGRAM ARGUMENTS` in the program's directory on each rank and wait.
 
         The return code is that of the first rank that failed (negative: a signal), or 124 after
-        `timeout` seconds. Standard output and error are those of all ranks together.
+        `timeout` seconds. Standard output and error are those of all ranks; errors of the first
+        rank that failed come first, since those of others may follow from it.
         """
         with tempfile.TemporaryDirectory(prefix="llamac-ranks-") as directory:
-            outputs = [Path(directory, name) for name in ("stdout", "stderr")]
+            out, *errors = [Path(directory, name) for name in ("stdout", *map(str, range(ranks)))]
             launch = {
                 "argv": [str(program), *arguments],
-                "ranks": ranks,
                 "timeout": timeout,
                 "environment": environment or {},
-                "outputs": [str(file) for file in outputs],
+                "out": str(out),
+                "errors": [str(file) for file in errors],
             }
-            code = self._ask(launch)
-            texts = [file.read_text(errors="replace") for file in outputs]
-        return subprocess.CompletedProcess(launch["argv"], code, *texts)
+            code, failed = self._ask(launch)
+            if failed is not None:
+                errors.insert(0, errors.pop(failed))
+            said = "".join(file.read_text(errors="replace") for file in errors)
+            text = out.read_text(errors="replace")
+        return RanksEnded(code, text, said, failed)
 
-    def _ask(self, launch: dict[str, Any]) -> int:
+    def _ask(self, launch: dict[str, Any]) -> tuple[int, int | None]:
         if not self._process:
             self._process = subprocess.Popen(
                 [sys.executable, __file__],
@@ -81,7 +96,7 @@ class RankServer:
         answer = answers.readline()
         if not answer:
             raise RuntimeError("the process that starts ranks has ended")
-        return int(answer)
+        return tuple(json.loads(answer))
 
 
 def serve() -> None:
@@ -90,28 +105,31 @@ def serve() -> None:
     import torch.distributed  # noqa: F401
 
     for line in sys.stdin:
-        print(_launch(**json.loads(line)), flush=True)
+        print(json.dumps(_launch(**json.loads(line))), flush=True)
 
 
 def _launch(
-    argv: list[str], ranks: int, timeout: float, environment: dict[str, str], outputs: list[str]
-) -> int:
-    """Fork the ranks and return the launch's exit code."""
+    argv: list[str], timeout: float, environment: dict[str, str], out: str, errors: list[str]
+) -> tuple[int, int | None]:
+    """Fork a rank for each file of `errors`; return the exit code and the first failed rank."""
+    ranks = len(errors)
+    for file in (out, *errors):
+        Path(file).touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     several = {"WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
     several |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = []
-    for rank in range(ranks):
+    started = {}
+    for rank, file in enumerate(errors):
         child = os.fork()
         if child == 0:
             os.environ.update(environment)
             if ranks > 1:
                 place = several | {"RANK": rank, "LOCAL_RANK": rank}
                 os.environ.update({name: str(value) for name, value in place.items()})
-            _become(argv, outputs)
-        started.append(child)
+            _become(argv, [out, file])
+        started[child] = rank
     return _wait(started, time.monotonic() + timeout)
 
 
@@ -128,16 +146,19 @@ def _become(argv: list[str], outputs: list[str]) -> None:
     raise SystemExit(0)
 
 
-def _wait(started: list[int], deadline: float) -> int:
-    """Wait for all ranks; return the first exit code that is not 0, after ending the others."""
-    first = 0
+def _wait(started: dict[int, int], deadline: float) -> tuple[int, int | None]:
+    """Wait for all ranks, by process id; return the first exit code that is not 0 and its rank.
+
+    After a failure, the others are ended. The rank is None without one, or after the deadline.
+    """
+    first, failed = 0, None
     while started:
         child, status = os.waitpid(-1, os.WNOHANG)
         if child:
-            started.remove(child)
+            rank = started.pop(child)
             code = os.waitstatus_to_exitcode(status)
             if code and not first:
-                first = code
+                first, failed = code, rank
                 deadline = min(deadline, time.monotonic() + ENDED)
         elif time.monotonic() > deadline:
             first = first or TIMED_OUT
@@ -146,7 +167,7 @@ def _wait(started: list[int], deadline: float) -> int:
             deadline = float("inf")
         else:
             time.sleep(0.01)
-    return first
+    return first, failed
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
 import llamac.ops  # noqa: F401
 from llamac.ir.execute import run_graph
@@ -23,6 +24,7 @@ from llamac.passes.differentiate import augment, differentiate
 from llamac.runtime.distributed import collectives
 from llamac.runtime.distributed import parallel_log_probability as parallel
 from llamac.runtime.distributed.collectives import GROUPS
+from llamac.runtime.distributed.process_group import process_group
 from llamac.runtime.distributed.vocab_parallel import (
     parallel_cross_entropy,
     parallel_cross_entropy_backward,
@@ -378,22 +380,21 @@ def test_a_layout_that_does_not_fit_is_refused(op, operands, attributes, message
 
 def _check(rank: int, store: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    group = dist.group.WORLD
-    assert group is not None
-    collectives.GROUPS["tp"] = collectives.ProcessGroup(group.group_name, 2, rank)
-    b = batch()
-    wanted = cross_entropy.linear_cross_entropy_with_gradients(b.x, b.weight, b.tokens, 5)
-    given = (b.x, b.part(rank, 2), b.tokens, 5, "tp", VOCAB)
-    loss, d_x, d_weight = parallel_linear_cross_entropy_with_gradients(*given)
-    assert_close(loss, wanted[0], "the loss")
-    assert_close(parallel_linear_cross_entropy(*given), wanted[0], "the loss alone")
-    assert_close(collectives.all_reduce(d_x, "tp"), wanted[1], "the gradient of x")
-    gathered = collectives.all_gather(d_weight, "tp", 0)
-    assert_close(whole([gathered]), wanted[2], "the gradient of the weight")
-    x = collectives.all_reduce(parallel_embedding(b.tokens, b.part(rank, 2), "tp"), "tp")
-    assert torch.equal(x, b.weight[b.tokens])
-    dist.destroy_process_group()
+    with process_group("gloo", FileStore(store, 2), rank, 2):
+        group = dist.group.WORLD
+        assert group is not None
+        collectives.GROUPS["tp"] = collectives.ProcessGroup(group.group_name, 2, rank)
+        b = batch()
+        wanted = cross_entropy.linear_cross_entropy_with_gradients(b.x, b.weight, b.tokens, 5)
+        given = (b.x, b.part(rank, 2), b.tokens, 5, "tp", VOCAB)
+        loss, d_x, d_weight = parallel_linear_cross_entropy_with_gradients(*given)
+        assert_close(loss, wanted[0], "the loss")
+        assert_close(parallel_linear_cross_entropy(*given), wanted[0], "the loss alone")
+        assert_close(collectives.all_reduce(d_x, "tp"), wanted[1], "the gradient of x")
+        gathered = collectives.all_gather(d_weight, "tp", 0)
+        assert_close(whole([gathered]), wanted[2], "the gradient of the weight")
+        x = collectives.all_reduce(parallel_embedding(b.tokens, b.part(rank, 2), "tp"), "tp")
+        assert torch.equal(x, b.weight[b.tokens])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import (
@@ -26,6 +27,7 @@ from llamac.ir.graph import output_of
 from llamac.ir.parts import gather
 from llamac.passes.pass_list import compile_spec
 from llamac.runtime.distributed.collectives import GROUPS, ProcessGroup
+from llamac.runtime.distributed.process_group import process_group
 from llamac.runtime.kernels.rope import rope, rope_tables
 from llamac.spec import Spec
 from tests.compare import shrunk
@@ -112,9 +114,8 @@ def both(rank: int, directory: str, sequence: bool) -> None:
     spec = small(sequence)
     program = compile_spec(spec)
     assert program.mesh == {"tp": RANKS}
-    rendezvous = f"file://{directory}/store"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=RANKS)
-    try:
+    store = FileStore(f"{directory}/store", RANKS)
+    with process_group("gloo", store, rank, RANKS):
         torch.manual_seed(0)
         length = spec.batch.sequence_length
         layer = Layer(spec).double()
@@ -160,8 +161,6 @@ def both(rank: int, directory: str, sequence: bool) -> None:
                 if "tp" in program.summed(parameter):
                     dist.all_reduce(found)
                 close(found, gather(parameter, wanted, 0, program.mesh, at), parameter.name)
-    finally:
-        dist.destroy_process_group()
 
 
 def close(found: Tensor, wanted: Tensor | None, what: str) -> None:

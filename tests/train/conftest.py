@@ -18,7 +18,7 @@ from llamac.cli.train import torchrun_environment
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.spec import Spec, load_spec
-from llamac.verify.rank_server import RankServer
+from llamac.verify.rank_server import RanksEnded, RankServer
 
 SPEC = """
 name = "twelve-steps"
@@ -147,7 +147,7 @@ def imported(directory: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def start_ranks() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def start_ranks() -> Iterator[Callable[..., RanksEnded]]:
     """Starts a spec's trainer on all its ranks, each after the code in `before`.
 
     The ranks are forked; `test_ranks.torchrun` starts them as users do.
@@ -156,7 +156,7 @@ def start_ranks() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
 
         def start(
             directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
-        ) -> subprocess.CompletedProcess[str]:
+        ) -> RanksEnded:
             program = write_program(directory, spec, before)
             environment = torchrun_environment(spec)
             given = ("--run", str(run), *arguments)

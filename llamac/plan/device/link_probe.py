@@ -13,6 +13,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from llamac.plan.device.device import Link
 from llamac.plan.device.stopwatch import seconds_per_run
+from llamac.runtime.distributed.process_group import process_group
 
 SMALL, LARGE = 2**10, 2**24  # elements of fp32
 TURNS = 10
@@ -54,12 +55,10 @@ def _rank(rank: int, backend: str, scratch: str) -> None:
     torch.set_num_threads(1)
     kind = "cuda" if backend == "nccl" else "cpu"
     store = FileStore(f"{scratch}/store", 2)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=2)
     found = []
-    for size in (SMALL, LARGE):
-        x = torch.zeros(size, device=f"cuda:{rank}" if kind == "cuda" else "cpu")
-        found.append(seconds_per_run(lambda x=x: dist.all_reduce(x), kind, TURNS))
+    with process_group(backend, store, rank, size=2):
+        for size in (SMALL, LARGE):
+            x = torch.zeros(size, device=f"cuda:{rank}" if kind == "cuda" else "cpu")
+            found.append(seconds_per_run(lambda x=x: dist.all_reduce(x), kind, TURNS))
     if rank == 0:
         (Path(scratch) / "seconds").write_text(json.dumps(found), encoding="ascii")
-    dist.barrier()
-    dist.destroy_process_group()

@@ -28,6 +28,7 @@ from ..kernels.padding import input_tokens, loss_labels
 from ..machine import say, to_device
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
+from .process_group import process_group
 from .ranks import Ranks
 
 
@@ -213,7 +214,7 @@ class Mesh:
 
 @contextmanager
 def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
-    """Context manager that initialises torch.distributed, if needed, and yields the mesh.
+    """Context manager that joins the processes of the run and yields the mesh.
 
     Raises RunError if the number of processes differs from the mesh's ranks.
     """
@@ -231,9 +232,8 @@ def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
     try:
-        yield Mesh(degrees, device, Ranks.world())
+        with process_group(backend):
+            yield Mesh(degrees, device, Ranks.world())
     finally:
         GROUPS.clear()
-        dist.destroy_process_group()
