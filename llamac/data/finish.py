@@ -30,7 +30,7 @@ FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
     model = load_tokenizer_file(job.root / "tokenizer.model")
     if job.supervised:
-        write_chat_template(job.root, token_shards.encoder_of(job, model).chat)
+        write_chat_template(job.root, token_shards.answer_encoder(job, model).chat)
     parts = [_source(job, work, plan, model) for plan in plans]
     for plan in plans:
         _write_contaminated(job, plan)

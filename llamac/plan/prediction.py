@@ -48,6 +48,8 @@ class Prediction:
         attention_per_token: 12·L·d·s.
         hardware_flops: FLOPs of one step over all ranks, recomputation included.
         communication: Bytes that a rank sends per step, by mesh axis.
+        reference_seconds: Seconds before the first step of dpo, in which the reference scores the
+            pairs of one epoch and the held-out ones.
     """
 
     setting: Setting
@@ -59,6 +61,7 @@ class Prediction:
     memory: Memory
     seconds: Seconds
     communication: Mapping[str, float]
+    reference_seconds: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -89,7 +92,8 @@ class Prediction:
 
     @property
     def days(self) -> float:
-        return self.setting.spec.total_steps * self.seconds.total / DAY
+        steps = self.setting.spec.total_steps * self.seconds.total
+        return (self.reference_seconds + steps) / DAY
 
     @property
     def gpu_hours(self) -> float:
@@ -119,5 +123,9 @@ class Prediction:
             "mfu": self.mfu,
             "hfu": self.hfu,
             "communication": {f"{axis}_bytes": sent for axis, sent in self.communication.items()},
-            "run": {"days": self.days, "gpu_hours": self.gpu_hours},
+            "run": {
+                "days": self.days,
+                "gpu_hours": self.gpu_hours,
+                "reference_seconds": self.reference_seconds,
+            },
         }

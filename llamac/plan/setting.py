@@ -10,6 +10,7 @@ from llamac.passes.pass_list import compile_spec
 from llamac.plan.cost.framework import FRAMEWORKS, FrameworkProfile
 from llamac.plan.device.device import Device
 from llamac.spec import Spec
+from llamac.spec.rules.cuda_graphs import graph_objections
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class Setting:
         batch = self.spec.batch
         tokens = self.rank_micro_batches * batch.micro_batch * batch.sequence_length
         return tokens * self.spec.parallel.data_ranks
+
+    @property
+    def captures(self) -> bool:
+        """Return whether a micro-batch runs as one CUDA graph, as the emitted trainer decides."""
+        spec = self.spec
+        sections = spec.kernels, spec.hardware, spec.parallel, spec.finetune
+        able = self.profile.captures and self.device.is_gpu
+        return able and not any(graph_objections(*sections))
 
     def compile(self) -> Program:
         """Compile the spec, with the `fuse` pass only if the framework has our fused ops."""

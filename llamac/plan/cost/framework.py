@@ -79,6 +79,7 @@ class FrameworkProfile:
         kernels: Kernels of a memory-bound op.
         host: Seconds in which the host starts a kernel; collective_host: a collective. A region
             takes at least the sum of them.
+        captures: On one GPU, a micro-batch is one CUDA graph where `graph_objections` has none.
         norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as others.
         norm_kept: Bytes per element that such a norm keeps beside its input.
         scores: Attention's scores, where they are written out; None: never (FlashAttention).
@@ -116,6 +117,7 @@ class FrameworkProfile:
     kernels: float = 1.0
     host: float = 0.0
     collective_host: float = 0.0
+    captures: bool = False
     norm: OpBytes | None = None
     rope: OpBytes | None = None
     norm_kept: float = 0.0
@@ -152,7 +154,7 @@ class FrameworkProfile:
 
 
 FRAMEWORKS = {
-    "llamac": FrameworkProfile(host=4e-6, newer_cublas=True, accumulate_bytes=10.0),
+    "llamac": FrameworkProfile(host=4e-6, captures=True, newer_cublas=True, accumulate_bytes=10.0),
     "compiled": FrameworkProfile(
         traffic=1.18, host=4e-6, each_time=True, hides=0.0, logit_bytes=12.0
     ),

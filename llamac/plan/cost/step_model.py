@@ -28,7 +28,7 @@ from llamac.passes.analysis.peak_memory import (
     in_flight,
     states,
 )
-from llamac.plan.cost.data_parallel import DataParallel
+from llamac.plan.cost.data_parallel import DataParallel, total_seconds
 from llamac.plan.cost.device_cost import DeviceCost
 from llamac.plan.cost.framework_memory import framework_activations, head_logits, head_peak
 from llamac.plan.cost.region_time import RegionTime, graph_time, region_time
@@ -55,7 +55,8 @@ class StepModel:
             device=setting.device,
             dtype=spec.precision.compute,
             strides={"tp": 1, "cp": self.tp},
-            profile=setting.profile,
+            # A CUDA graph starts all kernels of a micro-batch by one launch.
+            profile=replace(setting.profile, host=0.0) if setting.captures else setting.profile,
             fp8=setting.fp8,
             recomputes_attention=setting.recomputes_attention,
         )
@@ -78,6 +79,7 @@ class StepModel:
             memory=self.memory(),
             seconds=self.seconds(),
             communication=self._communication(),
+            reference_seconds=self._reference_seconds(),
         )
 
     # -- computation -------------------------------------------------------------------------------
@@ -176,6 +178,22 @@ class StepModel:
     def layer_seconds(self, rank: int) -> list[tuple[float, float]]:
         layers = (self.times[name] for name in self.stages[rank])
         return [(layer.forward, layer.backward) for layer in layers]
+
+    def _reference_seconds(self) -> float:
+        """Return the seconds before the first step in which dpo's reference scores all pairs.
+
+        These are the pairs of one epoch, as if the run had no second one, and the held-out pairs.
+        """
+        spec, regions, data = self.spec, self.program.regions, self.data_parallel(0)
+        if not spec.finetune.prefers:
+            return 0.0
+        head = regions["evaluate"] if "evaluate" in regions else regions["head"]
+        micro_batch = total_seconds(data.rest_gathered(0))
+        for region in (regions["embed"], head):
+            micro_batch += graph_time(region.forward, self.cost).seconds
+        for forward, _ in self.layer_seconds(0):
+            micro_batch += forward + data.layer_wait("forward", 0, forward)
+        return spec.total_steps * self.micro_batches * micro_batch / (1 - spec.data.validation)
 
     def _send_seconds(self) -> float:
         """Return the seconds of exposed sends between pipeline stages."""

@@ -233,6 +233,7 @@ def _run(prediction: Prediction) -> TextTable:
             f"{spec.total_steps:,}",
             f"{quantity(spec.total_steps * spec.batch.tokens)} tokens",
         ),
+        *_reference(prediction),
         ("days", digits(prediction.days), ""),
         (f"{unit(prediction)}-hours", digits(prediction.gpu_hours), ""),
     ]
@@ -245,6 +246,14 @@ def _run(prediction: Prediction) -> TextTable:
         "HFU: what is run, with what is computed again, and half of causal attention"
     )
     return TextTable("throughput, and the whole run", ("", "", ""), rows, "<><", note=note)
+
+
+def _reference(prediction: Prediction) -> Iterator[tuple[str, str, str]]:
+    """Yield the row of dpo's pass before the first step."""
+    if taken := prediction.reference_seconds:
+        answers = prediction.setting.spec.total_steps * prediction.setting.spec.batch.sequences
+        note = f"once, for {quantity(answers)} answers of one epoch and those held out"
+        yield "scores of the reference", readable_seconds(taken), note
 
 
 def _ranges(prediction: Prediction) -> TextTable:

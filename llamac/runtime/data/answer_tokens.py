@@ -222,7 +222,14 @@ class Supervision:
 def _encoder(supervision: Supervision) -> AnswerEncoder:
     table = dict(supervision.tokenizer)
     model = load_tokenizer_file(table["path"], table.get("eos"))
-    return AnswerEncoder(model, chat_settings(table, model), supervision.context)
+    return encoder_of(model, supervision)
+
+
+@lru_cache(maxsize=4)
+def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
+    """Return the encoder of a loaded tokenizer; it is made once for each. Raises SourceError."""
+    chat = chat_settings(dict(supervision.tokenizer), model)
+    return AnswerEncoder(model, chat, supervision.context)
 
 
 def read_supervised(

@@ -21,7 +21,8 @@ from ..errors import SourceError
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from .answer_tokens import (
     AnswerEncoder,
-    chat_settings,
+    Supervision,
+    encoder_of,
     supervised_documents,
     write_chat_template,
 )
@@ -131,7 +132,7 @@ def _prepare(job: PrepareJob, settings: dict[str, Any]) -> None:
     model = tokenizer_of(job, key, train_on_sources)
     say_lost(model.lost, job.progress)
     if job.supervised:
-        write_chat_template(job.root, encoder_of(job, model).chat)
+        write_chat_template(job.root, answer_encoder(job, model).chat)
     parts = [_prepare_source(job, source, model, key) for source in job.sources]
     manifest = {"settings": settings, "inputs": inputs} | manifest_summary(job, model, parts)
     write_note(job.root / "manifest.json", manifest)
@@ -240,7 +241,7 @@ def _encoded(
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
     """Yield batches of a source's texts and their tokens, each with its end."""
     if source["kind"] in CONVERSATIONS:
-        found = supervised_documents(source, encoder_of(job, model), skipped)
+        found = supervised_documents(source, answer_encoder(job, model), skipped)
         for batch in _batches(found, lambda document: len(document[0])):
             yield [text for text, _ in batch], [tokens for _, tokens in batch]
         return
@@ -249,10 +250,10 @@ def _encoded(
         yield texts, [np.append(tokens, end) for tokens in model.encode_batch(texts, cores())]
 
 
-def encoder_of(job: PrepareJob, model: Tokenizer) -> AnswerEncoder:
+def answer_encoder(job: PrepareJob, model: Tokenizer) -> AnswerEncoder:
     """Return the encoder of a job's supervised data. Raises SourceError, ChatTemplateError."""
     assert job.context is not None, "supervised data is prepared for a length of sequences"
-    return AnswerEncoder(model, chat_settings(job.tokenizer, model), job.context)
+    return encoder_of(model, Supervision(tuple(job.tokenizer.items()), job.context))
 
 
 def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -293,7 +294,7 @@ def manifest_summary(
     for part, share in zip(parts, job.shares, strict=True):
         unigrams = np.load(job.root / part["name"] / "unigrams.npy")
         mixed += share * unigrams / unigrams.sum()
-    chat = {"chat": encoder_of(job, model).written()} if job.supervised else {}
+    chat = {"chat": answer_encoder(job, model).written()} if job.supervised else {}
     return {
         "tokenizer": {
             "pieces": model.vocab_size,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from llamac.runtime.checkpoint.load_run import chat_of
+from llamac.runtime.data import answer_tokens
 from llamac.runtime.data.answer_tokens import AnswerEncoder, chat_settings
 from llamac.runtime.data.conversations import MalformedRecord, conversation_of
 from llamac.runtime.data.mixture import Mixture
@@ -17,7 +18,7 @@ from llamac.runtime.data.packing import pack
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare, token_counts
 from llamac.runtime.errors import SourceError
 from llamac.runtime.kernels.padding import PADDING, without_loss
-from llamac.runtime.tokenizers.chat_template import ChatTemplateError
+from llamac.runtime.tokenizers.chat_template import ChatTemplate, ChatTemplateError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
 from tests.chats import (
@@ -243,3 +244,25 @@ def test_text_beside_conversations_is_learned_but_for_its_first_token(tmp_path: 
     assert (rows[firsts] < PADDING).all()
     assert (rows[~firsts & (rows != PADDING)] >= 0).all()
     assert set(rows[:, :-1][rows[:, 1:] == PADDING].tolist()) == {eos, PADDING}
+
+
+def test_preparing_makes_the_encoder_once(tmp_path: Path, monkeypatch) -> None:
+    """A template is compiled, and the vocabulary searched for its special tokens, only once."""
+    path = write_model_files(tmp_path / "model")
+    chats = write_lines(tmp_path / "a.jsonl", [{"messages": chat} for chat in sums(6)])
+    source = {"name": "chats", "kind": "supervised", "share": 1.0, "paths": [str(chats)]}
+    made = []
+    monkeypatch.setattr(
+        answer_tokens, "ChatTemplate", lambda *given: made.append(given) or ChatTemplate(*given)
+    )
+    prepare(
+        tmp_path / "data",
+        sources=[source, source | {"name": "again"}],
+        tokenizer={"path": str(path)},
+        vocab_size=VOCAB,
+        validation=0.0,
+        shard_tokens=1 << 20,
+        seed=0,
+        context=CONTEXT,
+    )
+    assert len(made) == 1
