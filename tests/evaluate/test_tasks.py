@@ -40,7 +40,7 @@ def test_every_task_has_a_published_row_and_every_row_of_the_paper_a_task() -> N
         ("arc-e", "Question: What is the sky?\nAnswer: blue"),
         ("obqa", "The sky is blue"),
         ("mmlu", "1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: B"),
-        ("race-middle", "Tom has a dog.\n\nQuestion: Who has a dog?\nAnswer: Tom"),
+        ("race-middle", "Article: Tom has a dog.\n\nQuestion: Who has a dog?\nAnswer: Tom"),
         ("nq", "Q: who wrote it?\nA: The Poet"),
         ("triviaqa", "Q: Who?\nA: Ann"),
         ("gsm8k", "Question: 3 + 4?\nAnswer: 3 + 4 = 7\n#### 7"),

@@ -123,10 +123,14 @@ def same_math(answer: str, question: Question) -> bool:
 
 
 def read_humaneval(row: Row) -> Question:
-    """Read a prompt, a test that defines check(candidate), and the name of the function."""
-    prompt = text_field(row, "prompt")
+    """Read a prompt, a test that defines check(candidate), and the name of the function.
+
+    The prompt ends without its line break, as in bigcode-evaluation-harness: many tokenizers have
+    one token for a line break with the indentation after it, which a model could not give then.
+    """
+    prompt = text_field(row, "prompt").rstrip()
     check = f"\n{text_field(row, 'test')}\n\ncheck({text_field(row, 'entry_point')})\n"
-    return Question(prompt, check=check, solution=str(row.get("canonical_solution", "")))
+    return Question(prompt, check=check, solution=f"\n{row.get('canonical_solution', '')}")
 
 
 def read_mbpp(row: Row) -> Question:
@@ -220,10 +224,11 @@ ANSWERS = (
         read_humaneval,
         kind="answer",
         metric="pass@1",
-        until=("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+        until=("\nclass", "\ndef", "\n#", "\n@", "\nif", "\nprint", "\n```"),
         tokens=512,
         temperature=0.1,
         runs_code=True,
+        version=2,
     ),
     EvalTask(
         "mbpp",

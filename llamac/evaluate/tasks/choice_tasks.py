@@ -132,7 +132,8 @@ def describe_mmlu(about: str) -> str:
 def read_race(row: Row) -> Question:
     choices = list_field(row, "options")
     gold = label_field(row, "answer", LETTERS[: len(choices)])
-    prompt = f"{text_field(row, 'article')}\n\nQuestion: {text_field(row, 'question')}\nAnswer:"
+    article, question = text_field(row, "article"), text_field(row, "question")
+    prompt = f"Article: {article}\n\nQuestion: {question}\nAnswer:"
     return Question(prompt, _after_space(choices), gold)
 
 
@@ -189,6 +190,6 @@ CHOICES = (
         examples="dev",
         describe=describe_mmlu,
     ),
-    EvalTask("race-middle", "RACE-middle", "ehovy/race middle", "test", RACE, read_race),
-    EvalTask("race-high", "RACE-high", "ehovy/race high", "test", RACE, read_race),
+    EvalTask("race-middle", "RACE-middle", "ehovy/race middle", "test", RACE, read_race, version=2),
+    EvalTask("race-high", "RACE-high", "ehovy/race high", "test", RACE, read_race, version=2),
 )
