@@ -75,8 +75,11 @@ def _values(spec: Spec) -> dict[str, Any]:
     names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
     graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune))
-    step = "accumulate(model, tokens, labels, mesh)"
-    if spec.parallel.pipeline > 1:
+    batch, reader, step = "tokens, labels", "mesh", "accumulate(model, tokens, labels, mesh)"
+    if spec.finetune.prefers:
+        batch, reader = "batch", "preferences"
+        step = "preferences.accumulate(batch, MICRO_BATCH)"
+    elif spec.parallel.pipeline > 1:
         step = "model.step(tokens, labels)"
     elif graphs:
         step = "accumulate(graph, tokens, labels, MICRO_BATCH)"
@@ -88,6 +91,8 @@ def _values(spec: Spec) -> dict[str, Any]:
         "degrees": spec.parallel.mesh,
         "pipeline": spec.parallel.pipeline,
         "graphs": graphs,
+        "batch": batch,
+        "reader": reader,
         "step": step,
         "names": sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)),
         "stream": stream_shape(spec),
@@ -124,6 +129,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "preference": {
             "beta": spec.finetune.beta,
             "label_smoothing": spec.finetune.label_smoothing,
+            **({"reduce_each": True} if spec.parallel.reduces_each else {}),
         },
         "sample": {
             "count": spec.eval.sample_tokens,

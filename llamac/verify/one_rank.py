@@ -55,14 +55,15 @@ class Preferred:
     """The step and the evaluation of a trainer that compares pairs of sequences."""
 
     def __init__(self, train, model, mesh, sequences, scores):
-        from runtime.train.preference_loss import ReferenceScores
+        from runtime.train.preference_loss import Preferences, count_pairs
 
-        reference = ReferenceScores({sequences.split: scores}, train.MICRO_BATCH)
-        batch = reference.batch(mesh, sequences, 0, train.SEQUENCES)
-        self.count = train.count_pairs(batch[1])
-        self.step = lambda: train.accumulate(model, batch, mesh)[0][0]
-        given = model, mesh, sequences, train.SEQUENCES
-        self.evaluate = lambda: reference.evaluate(*given, **train.PREFERENCE)["validation_loss"]
+        scores = {sequences.split: scores}
+        preferences = Preferences(model, mesh, scores, **train.PREFERENCE)
+        batch = preferences.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
+        self.count = count_pairs(batch[1])
+        self.step = lambda: preferences.accumulate(batch, train.MICRO_BATCH)[0]
+        given = sequences, train.SEQUENCES, train.MICRO_BATCH
+        self.evaluate = lambda: preferences.evaluate(*given)["validation_loss"]
 
 
 class Recorded(torch.optim.Optimizer):

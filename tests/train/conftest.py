@@ -226,3 +226,33 @@ def curve(run: Path) -> list[tuple[Any, ...]]:
     """What must be the same in every run of one spec on one machine."""
     keys = ("step", "tokens", "loss", "lr", "grad_norm", "validation_loss", "skipped_steps")
     return [tuple(row.get(key) for key in keys) for row in rows(run)]
+
+
+# Makes each rank write down the sequences that it reads.
+READ = """
+class Noted(train.{reader}):
+    def __init__(self, directory, split, *rest, **options):
+        super().__init__(directory, split, *rest, **options)
+        self.file = "{directory}/read-" + split + os.environ["RANK"]
+    def picked(self, starts, count):
+        starts = list(starts)
+        with open(self.file, "a") as file:
+            file.writelines(f"{{n}}\\n" for start in starts for n in range(start, start + count))
+        return super().picked(starts, count)
+train.{reader} = Noted
+"""
+
+
+def assert_read_once(directory: Path, sequences: int, shared: bool) -> None:
+    """Assert what two ranks read: each the half, disjoint and complete, or both all of it.
+
+    sequences: of a run's steps; the next step's are read ahead.
+    """
+    found = [
+        [n for n in map(int, path.read_text().split()) if n < sequences]
+        for path in sorted(directory.glob("read-train*"))
+    ]
+    assert len(found) == 2
+    for rank in found if shared else [found[0] + found[1]]:
+        assert sorted(rank) == list(range(sequences))
+    assert len(found[0]) == len(found[1])

@@ -27,7 +27,7 @@ from llamac.spec import Spec, load_spec
 from llamac.verify.reference import Reference
 from tests.chats import CHATML, of_transformers, write_lines, write_model_files
 
-from .conftest import SPEC, Trainer, rows
+from .conftest import READ, SPEC, Trainer, assert_read_once, rows
 
 LENGTH, BETA = 96, 0.5
 
@@ -234,3 +234,26 @@ def test_pairs_of_padding_and_extreme_margins_have_finite_gradients() -> None:
     sums, gradient = preference(policy, torch.zeros(6), labels, 1.0)
     assert sums.tolist() == [5e4, 5e4, 5e4, 1.0]
     assert gradient.tolist() == [-1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["data_shard", "tensor"])
+def test_two_ranks_have_the_curve_of_one(
+    home: Path, trainer: Trainer, straight: Path, start_ranks, tmp_path: Path, layout: str
+) -> None:
+    """Pairs stay together on a rank; the reference's scores are those of one rank."""
+    method = trainer.directory.name.rstrip("0123456789")
+    if (method, layout) == ("lora", "data_shard"):
+        pytest.skip("data ranks differ in nothing for adapters")
+    lora = ['finetune.targets=["wq","w2"]', "finetune.rank=4"] * (method == "lora")
+    spec = specified(home, f"finetune.method={method}", *lora, f"parallel.{layout}=2")
+    run, before = tmp_path / "run", READ.format(reader="Pairs", directory=str(tmp_path))
+    done = start_ranks(tmp_path / layout, spec, run, "--steps", "6", before=before)
+    assert done.returncode == 0, done.stderr
+    scores = [np.load(one / "reference.npy") for one in (run, straight)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    for ours, theirs in zip(rows(run), rows(straight)[:6], strict=True):
+        for key in ("loss", "grad_norm", "reward_margin", "validation_loss"):
+            if key in ours.keys() & theirs.keys():
+                assert ours[key] == pytest.approx(theirs[key], rel=2e-4, abs=1e-5), key
+    assert_read_once(tmp_path, sequences=4 * 6, shared=layout == "tensor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,30 +20,33 @@ from llamac.verify.reference import Reference
 from tests.chats import CHATML, SPECIAL, of_transformers, sums, write_lines, write_model_files
 from tests.runtime.data.test_token_shards import tokens
 
-from .conftest import SPEC, Trainer, curve, rows
+from .conftest import READ, SPEC, Trainer, assert_read_once, curve, rows
 
 CHATS = sums(40)
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory) -> Spec:
+def make_supervised(tmp_path_factory) -> Callable[..., Spec]:
     home = tmp_path_factory.mktemp("chats")
     file = home / "spec.toml"
     file.write_text(SPEC.format(texts=home))
     records = [*({"messages": chat} for chat in CHATS), {"messages": CHATS[0][:1]}]
     chats = write_lines(home / "chats.jsonl", records)
     path = write_model_files(home)
-    return load_spec(
-        file,
-        [
-            f'data.source=[{{name="chats", kind="supervised", share=1, paths=["{chats}"]}}]',
-            f'data.directory="{home / "data"}"',
-            f'tokenizer={{path="{path}"}}',
-            "batch.sequence_length=160",
-            "precision.compute=fp32",
-            "eval.batches=99",
-        ],
-    )
+    settings = [
+        f'data.source=[{{name="chats", kind="supervised", share=1, paths=["{chats}"]}}]',
+        f'data.directory="{home / "data"}"',
+        f'tokenizer={{path="{path}"}}',
+        "batch.sequence_length=160",
+        "precision.compute=fp32",
+        "eval.batches=99",
+    ]
+    return lambda *changes: load_spec(file, [*settings, *changes])
+
+
+@pytest.fixture(scope="module")
+def spec(make_supervised) -> Spec:
+    return make_supervised()
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +172,20 @@ def test_an_interrupted_run_ends_in_the_same_bits(trainer, straight, tmp_path) -
     assert curve(tmp_path)[4:] == curve(straight)[4:]
     ours, theirs = trainer.weights(tmp_path), trainer.weights(straight)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["data_shard", "data_replicate", "tensor"])
+def test_two_ranks_have_the_curve_of_one(
+    make_supervised, straight, start_ranks, tmp_path, layout
+) -> None:
+    """Each sequence is read by one data rank; both tensor ranks read all."""
+    spec = make_supervised(f"parallel.{layout}=2")
+    run, before = tmp_path / "run", READ.format(reader="Mixture", directory=str(tmp_path))
+    done = start_ranks(tmp_path / layout, spec, run, "--steps", "6", before=before)
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(rows(run), rows(straight)[:6], strict=True):
+        for key in ours.keys() & theirs.keys() & {"loss", "grad_norm", "validation_loss"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5), key
+    assert "validation_loss" in rows(run)[4]
+    assert_read_once(tmp_path, sequences=4 * 6, shared=layout == "tensor")

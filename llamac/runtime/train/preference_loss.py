@@ -61,65 +61,94 @@ def preference(
     return (torch.stack(values) * counted).sum(1), d_rows
 
 
-def means_of(mesh: Mesh, sums: Tensor, pairs: Tensor) -> dict[str, Tensor]:
-    """Return the means over all ranks' pairs, for a row of metrics, without synchronisation.
+class Preferences:
+    """Steps and evaluations of a model that learns from pairs."""
 
-    sums: of this rank, as from `preference`. pairs: their number.
-    """
-    total = mesh.total(torch.cat([sums, pairs.to(sums).unsqueeze(0)]))
-    means = dict(zip(MEANS, total[:-1] / total[-1].clamp(min=1), strict=True))
-    return means | {"reward_margin": means["reward_chosen"] - means["reward_rejected"]}
+    def __init__(
+        self,
+        model: nn.Module,
+        mesh: Mesh,
+        scores: Mapping[str, Tensor],
+        *,
+        beta: float,
+        label_smoothing: float = 0.0,
+        reduce_each: bool = False,
+    ) -> None:
+        """scores: the reference's log-probabilities of each split's answers, float32 [2 · pairs].
 
+        reduce_each: whether gradients are reduced after each micro-batch, not after the last.
+        """
+        self.model, self.mesh, self.scores = model, mesh, scores
+        self.options = {"beta": beta, "label_smoothing": label_smoothing}
+        self.reduce_each = reduce_each
 
-class ReferenceScores:
-    """Log-probabilities of all answers under the weights that training began from."""
-
-    def __init__(self, scores: Mapping[str, Tensor], micro_batch: int) -> None:
-        """scores: of each split's answers, float32 [2 · pairs]. micro_batch: sequences."""
-        self.scores, self.micro_batch = scores, micro_batch
-
-    def batch(self, mesh: Mesh, pairs: Pairs, start: int, count: int) -> list[Tensor]:
+    def batch(self, pairs: Pairs, start: int, count: int, micro_batch: int) -> list[Tensor]:
         """Return this rank's tokens, labels and reference log-probabilities of a batch.
 
         As `Mesh.batch`; the last float32 [n].
         """
-        tokens, labels = mesh.batch(pairs, start, count, self.micro_batch)
-        rows = pairs.answers(mesh.own(start, count, self.micro_batch), self.micro_batch)
+        tokens, labels = self.mesh.batch(pairs, start, count, micro_batch)
+        rows = pairs.answers(self.mesh.own(start, count, micro_batch), micro_batch)
         scores = self.scores[pairs.split][torch.from_numpy(rows).clamp(min=0)]
-        return [tokens, labels, scores.to(mesh.device)]
+        return [tokens, labels, scores.to(self.mesh.device)]
+
+    def accumulate(
+        self, batch: list[Tensor], micro_batch: int
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Accumulate the gradients of the micro-batches of a `batch`.
+
+        Returns the sum of this rank's losses, the number of its pairs, and the means over all
+        ranks' pairs.
+        """
+        total = torch.zeros(len(MEANS), device=self.mesh.device)
+        parts = list(zip(*(x.split(micro_batch) for x in batch), strict=True))
+        for number, (tokens, labels, reference) in enumerate(parts, 1):
+            self.mesh.reduce_gradients(self.model, self.reduce_each or number == len(parts))
+            found = self.model(tokens, labels)  # log-probabilities of the answers
+            sums, d_found = preference(found.detach(), reference, labels, **self.options)
+            found.backward(d_found)
+            total += sums
+        pairs = count_pairs(batch[1])
+        return total[0], pairs, self._means(total, pairs)
 
     @torch.no_grad()
-    def evaluate(
-        self, model: nn.Module, mesh: Mesh, pairs: Pairs, rows: int, **options: float
-    ) -> dict[str, float]:
-        """Return the means over the first `rows` held-out answers, by names for a row of metrics.
-
-        options: of `preference`.
-        """
-        total, count = torch.zeros(len(MEANS), device=mesh.device), 0
-        together = self.micro_batch * mesh.data_ranks
+    def evaluate(self, pairs: Pairs, rows: int, micro_batch: int) -> dict[str, float]:
+        """Return the means over the first `rows` held-out answers, for a row of metrics."""
+        total, count = torch.zeros(len(MEANS), device=self.mesh.device), 0
+        together = micro_batch * self.mesh.data_ranks
         for start in range(0, min(rows, len(pairs)), together):
-            tokens, labels, known = self.batch(mesh, pairs, start, together)
-            total += preference(model(tokens, labels), known, labels, **options)[0]
+            tokens, labels, known = self.batch(pairs, start, together, micro_batch)
+            total += preference(self.model(tokens, labels), known, labels, **self.options)[0]
             count += count_pairs(labels)
-        means = means_of(mesh, total, torch.as_tensor(count))
+        means = self._means(total, torch.as_tensor(count))
         return {f"validation_{name}": value.item() for name, value in means.items()}
 
+    def _means(self, sums: Tensor, pairs: Tensor) -> dict[str, Tensor]:
+        """Return the means over all ranks' pairs, for a row of metrics, without synchronisation.
 
-def reference_of(
+        sums: of this rank, as from `preference`. pairs: their number.
+        """
+        total = self.mesh.total(torch.cat([sums, pairs.to(sums).unsqueeze(0)]))
+        means = dict(zip(MEANS, total[:-1] / total[-1].clamp(min=1), strict=True))
+        return means | {"reward_margin": means["reward_chosen"] - means["reward_rejected"]}
+
+
+def preferences_of(
     model: nn.Module,
     mesh: Mesh,
     splits: tuple[Pairs, ...],
+    micro_batch: int,
     run: Path,
     found: Path | None,
     curve: Mapping[str, Any],
-    micro_batch: int,
-) -> ReferenceScores:
-    """Return the reference of a run: read from it, or computed before its first step.
+    **options: Any,
+) -> Preferences:
+    """Return a run's preferences, with the reference read from it or computed at its start.
 
     model: with the starting weights, if the run is at its start. found: the checkpoint that the run
-    resumes from, whose run has the reference. curve: says what weights and data it is of. All ranks
-    call this. Raises RunError if it is missing, damaged, or of other weights or data.
+    resumes from, whose run has the reference. curve: says what weights and data it is of. options:
+    of `Preferences`. All ranks call this. Raises RunError if the reference is missing, damaged, or
+    of other weights or data.
     """
     of = {key: curve.get(key) for key in ("prepared_data", "init", "adapters")}
     homes = [run, *([found.resolve().parent.parent] if found else [])]
@@ -130,9 +159,8 @@ def reference_of(
         scores = {one.split: _computed(model, mesh, one, micro_batch) for one in splits}
         mesh.ranks.first(lambda: (run / NOTE).unlink(missing_ok=True))
     mesh.ranks.first(lambda: _write(run, of, scores))
-    return ReferenceScores(
-        {split: torch.from_numpy(values) for split, values in scores.items()}, micro_batch
-    )
+    tensors = {split: torch.from_numpy(values) for split, values in scores.items()}
+    return Preferences(model, mesh, tensors, **options)
 
 
 @torch.no_grad()
