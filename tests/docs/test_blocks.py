@@ -36,6 +36,7 @@ ELSEWHERE = {
     "python benchmarks/fetch_chats.py": "tests/train/test_supervised.py",
     "llamac train specs/lora-chat.toml": "tests/train/test_supervised.py",
     "llamac train specs/finetune-alpaca.toml": "tests/train/test_supervised.py",
+    "llamac train specs/dpo.toml": "tests/train/test_preferences.py",
     "llamac generate runs/lora-chat --chat --prompt 'What is AI?'": "tests/cli/test_generate.py",
     "llamac report runs/tiny --watch": "tests/report/test_serve.py",  # serves until it is stopped
     "bash benchmarks/gpu_wheels.sh": "tests/benchmarks/test_gpu.py",

@@ -253,7 +253,6 @@ def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:
             f"it got {source[split]['documents']} of the source's {documents} documents; add "
             "documents (a short text file is one, each line of a .jsonl is one)"
         )
-        way_out += " or raise data.validation" * (split == "validation")
     elif split == "train":
         way_out = "give it more text or lower batch.sequence_length"
     else:
