@@ -43,14 +43,20 @@ def launch_files(launch: Launch) -> tuple[str, ...]:
 
 
 def runtime_files(*sources: str) -> list[str]:
-    """Return the sorted paths of files in `runtime/` that sources import, also indirectly."""
+    """Return the sorted paths of files in `runtime/` that sources import, also indirectly.
+
+    A module may have a C++ source of its name beside it.
+    """
     needed, pending = set(), [module for text in sources for module in _imports(text)]
     while pending:
         module = pending.pop()
         file = f"{module.replace('.', '/')}.py"
         if file not in needed:
             needed |= {file, "__init__.py", str(PurePosixPath(file).parent / "__init__.py")}
-            text = (PACKAGE / "runtime" / file).read_text(encoding="utf-8")
+            path = PACKAGE / "runtime" / file
+            if path.with_suffix(".cpp").exists():
+                needed.add(str(PurePosixPath(file).with_suffix(".cpp")))
+            text = path.read_text(encoding="utf-8")
             pending += _imports(text, within=f"runtime.{module}")
     return sorted(needed)
 

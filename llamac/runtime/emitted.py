@@ -50,7 +50,7 @@ def changes(directory: Path) -> str:
 
 def decides(name: str) -> bool:
     """Return whether training results depend on this file of an emitted directory."""
-    return name.endswith(".py") or name == "spec.toml"
+    return name.endswith((".py", ".cpp")) or name == "spec.toml"
 
 
 def _sha256(path: Path) -> str:

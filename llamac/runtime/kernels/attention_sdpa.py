@@ -3,7 +3,7 @@
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention). On CUDA, the flash
 kernel takes 16-bit values and no mask: other dtypes use the memory-efficient kernel, and document
 masks use both (see attention_documents). On Hopper, the flash operators run FlashAttention 3 if its
-package is installed. The CPU has its own flash kernel, for every floating dtype.
+package is installed. The CPU has its own flash kernels, for every floating dtype (attention_cpu).
 
 The flash kernel for CUDA supports windows. With the others, a block of queries at a time attends to
 the keys visible to any of them, under a mask of that size: memory and work are linear in S.
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from . import attention_cpu
 from . import attention_documents as documents
 from .flash3 import use_flash3
 from .operators import no_seed, opaque
@@ -113,13 +114,9 @@ def _attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Run the CPU's flash kernel, or CUDA's memory-efficient one."""
-    batch, _length, heads, _head_dim = q.shape
     if q.device.type == "cpu":
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=mask, scale=scale
-        )
-        return out.transpose(1, 2), logsumexp
+        return attention_cpu.attention(q, k, v, scale, causal, mask)
+    batch, _length, heads, _head_dim = q.shape
     q, k, v = (_repeat(x, heads).transpose(1, 2) for x in (q, k, v))
     out, logsumexp, _seed, _offset = aten._scaled_dot_product_efficient_attention(
         q, k, v, _to_heads(mask, batch, heads), True, 0.0, causal, scale=scale
@@ -181,15 +178,10 @@ def _attention_backward(
     causal: bool,
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if q.device.type == "cpu":
+        return attention_cpu.attention_backward(d_out, q, k, v, out, logsumexp, scale, causal, mask)
     batch, _length, heads, _head_dim = q.shape
     groups = k.shape[2]
-    if q.device.type == "cpu":
-        d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
-        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            d_out, q, k, v, out, logsumexp, 0.0, causal, attn_mask=mask, scale=scale
-        )
-        d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
-        return d_q, d_k, d_v
     unused = no_seed(q)
     d_out, q, k, v, out = (_repeat(x, heads).transpose(1, 2) for x in (d_out, q, k, v, out))
     *gradients, _d_bias = aten._scaled_dot_product_efficient_attention_backward(

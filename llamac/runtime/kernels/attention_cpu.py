@@ -1,0 +1,181 @@
+"""Attention on CPUs: PyTorch's flash kernel and, in compiled regions, llamac's own causal one.
+
+PyTorch's kernel takes float32 at about a third of the matmul peak for sequences of a few hundred
+tokens. attention_cpu.cpp reaches twice that, forward and backward, on AVX-512 and AVX2. It needs
+the C++ compiler that torch.compile needs, so compiled regions use it: in float32, with a causal
+mask and a head dimension of whole vectors.
+
+q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..machine import separate_caches
+from .operators import opaque
+
+aten = torch.ops.aten
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+CAPABILITY = torch.backends.cpu.get_cpu_capability()  # ATEN_CPU_CAPABILITY lowers it
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
+}
+LANES = {"AVX2": 8, "AVX512": 16}
+"""Floats in a vector, by instruction set; a head dimension must be a multiple."""
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the output [B, S, H, D] and the float32 log-sum-exp of scores [B, H, S].
+
+    mask: added to the scores, [B or 1, H or 1, S, S].
+    """
+    if _own(q, causal, mask):
+        return causal_attention(q, k, v, scale)
+    return _attention(q, k, v, scale, causal, mask)
+
+
+def attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (d_q, d_k, d_v), shaped as q, k, v."""
+    if _own(q, causal, mask):
+        return causal_attention_backward(d_out, q, k, v, out, logsumexp, scale)
+    return _attention_backward(d_out, q, k, v, out, logsumexp, scale, causal, mask)
+
+
+def _own(q: Tensor, causal: bool, mask: Tensor | None) -> bool:
+    """Return whether llamac's kernel computes this attention."""
+    wanted = torch.compiler.is_compiling() and causal and mask is None
+    whole_vectors = CAPABILITY in LANES and q.shape[-1] % LANES[CAPABILITY] == 0
+    return wanted and whole_vectors and q.dtype == torch.float32
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    return out.transpose(1, 2), logsumexp
+
+
+def _attention_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    causal: bool,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_out, q, k, v, out = (x.transpose(1, 2) for x in (d_out, q, k, v, out))
+    gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        d_out, q, k, v, out, logsumexp, 0.0, causal, attn_mask=mask, scale=scale
+    )
+    d_q, d_k, d_v = (gradient.transpose(1, 2) for gradient in gradients)
+    return d_q, d_k, d_v
+
+
+# -- llamac's kernel -------------------------------------------------------------------------------
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled attention_cpu.cpp, from the cache or built; None if that fails."""
+    separate_caches()
+    compiler = os.environ.get("CXX", "g++")
+    flags = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", *INSTRUCTIONS[CAPABILITY])
+    key = hashlib.sha256(repr((SOURCE.read_bytes(), compiler, flags)).encode()).hexdigest()[:16]
+    built = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "llamac", f"attention-{key}.so")
+    try:
+        if not built.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = built.with_suffix(f".{os.getpid()}")
+            command = [compiler, *flags, str(SOURCE), "-o", str(unfinished)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            unfinished.replace(built)  # other ranks may be building it too
+        return ctypes.CDLL(str(built))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        warnings.warn(f"attention runs PyTorch's slower kernel: {reason}", stacklevel=2)
+        return None
+
+
+def _call(function: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...], scale: float) -> None:
+    """Call the library. tensors: in the order of its arguments; log-sum-exp has no strides."""
+    pointers = [ctypes.c_void_p(x.data_ptr()) for x in tensors]
+    strides = [stride for x in tensors if x.dim() == 4 for stride in x.stride()[:3]]
+    integers = [
+        (ctypes.c_int64 * len(row))(*row) for row in ((*sizes, torch.get_num_threads()), strides)
+    ]
+    getattr(library(), function)(*pointers, *integers, ctypes.c_float(scale))
+
+
+def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors with gaps in no row."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
+
+
+def _fake_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _head_dim = q.shape
+    return q.new_empty(q.shape), q.new_empty((batch, heads, length))
+
+
+@opaque("causal_attention", _fake_attention)
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return (out, log-sum-exp) as `attention` does; float32."""
+    if library() is None:
+        return _attention(q, k, v, scale, True, None)
+    q, k, v = _rows(q, k, v)
+    out, logsumexp = _fake_attention(q, k, v, scale)
+    batch, length, heads, head_dim = q.shape
+    sizes = (batch, length, heads, k.shape[2], head_dim)
+    _call("attention_forward", (q, k, v, out, logsumexp), sizes, scale)
+    return out, logsumexp
+
+
+def _fake_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+@opaque("causal_attention_backward", _fake_backward)
+def causal_attention_backward(
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (d_q, d_k, d_v) as `attention_backward` does; float32."""
+    if library() is None:
+        return _attention_backward(d_out, q, k, v, out, logsumexp, scale, True, None)
+    d_out, q, k, v, out = _rows(d_out, q, k, v, out)
+    gradients = _fake_backward(d_out, q, k, v, out, logsumexp, scale)
+    batch, length, heads, head_dim = q.shape
+    sizes = (batch, length, heads, k.shape[2], head_dim)
+    tensors = (d_out, q, k, v, out, logsumexp.contiguous(), *gradients)
+    _call("attention_backward", tensors, sizes, scale)
+    return gradients
