@@ -46,7 +46,7 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
             files[f"ir/{number:02d}-{stage.name}.ir"] = print_program(stage.program)
         last = stage
     assert last is not None
-    fsdp = spec.parallel.sharers * spec.parallel.data_replicate > 1
+    fsdp = spec.parallel.fsdp
     files["model.py"] = render_model(last.program, fsdp)
     holder = "whole_model" if has_whole_model(spec) else "model"
     if holder == "whole_model":

@@ -24,7 +24,8 @@ class Kernels(Section):
     )
     cuda_graphs: bool = Field(
         default=True,
-        description="On one GPU, capture a micro-batch's forward and backward as a CUDA graph.",
+        description="On GPUs, capture a micro-batch's forward and backward as a CUDA graph, unless "
+        "FSDP or a pipeline schedule runs in between.",
     )
     deterministic: bool = Field(
         default=True,

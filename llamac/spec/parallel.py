@@ -62,7 +62,9 @@ class Parallel(Section):
         "one, with smaller bubbles and more communication.",
     )
     data_shard: Count = Field(default=1, description="Ranks that shard the optimizer state (FSDP).")
-    data_replicate: Count = Field(default=1, description="Replicas of the sharded model (HSDP).")
+    data_replicate: Count = Field(
+        default=1, description="Replicas of the model, or of the sharded model (HSDP)."
+    )
 
     overlap: bool = Field(
         default=True,
@@ -108,9 +110,14 @@ class Parallel(Section):
         return self.data_shard * self.context
 
     @property
+    def fsdp(self) -> bool:
+        """Return whether FSDP holds the model: shards of it, or replicas of pipeline stages."""
+        return self.sharers > 1 or (self.data_replicate > 1 and self.pipeline > 1)
+
+    @property
     def reduces_each(self) -> bool:
         """Return whether gradients are reduced after every micro-batch."""
-        return self.reduce_each and self.sharers * self.data_replicate > 1 and self.pipeline == 1
+        return self.reduce_each and self.sharers > 1 and self.pipeline == 1
 
     @property
     def model_ranks(self) -> int:

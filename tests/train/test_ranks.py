@@ -89,6 +89,38 @@ def test_a_layout_has_the_curve_and_the_weights_of_one_rank(
     assert samples(tmp_path / "run") == samples(expected)
 
 
+REHEARSE = """
+import atexit
+from llamac.verify.graph_rehearsal import GraphRehearsal
+initialise = train.CudaGraph.__init__
+
+def rehearse(graph, model, optimizer, mesh):
+    done = GraphRehearsal(optimizer)
+    initialise(graph, model, optimizer, mesh, done)
+    atexit.register(lambda: print(f"{done.captures} captures, {done.replays} replays\\n", end=""))
+
+train.CudaGraph.__init__ = rehearse
+"""
+
+
+@pytest.mark.parametrize(
+    ("layout", "captured"),
+    [
+        ("parallel.tensor=2", "1 captures, 21 replays"),  # of 6 × 4 micro-batches
+        ("parallel.data_replicate=2", "2 captures, 6 replays"),  # of 6 × (1 + 1, which reduces)
+    ],
+)
+def test_graphs_on_two_ranks_have_the_curve_of_one(
+    alone, start_ranks, make_spec, tmp_path, layout, captured
+):
+    spec = make_spec(*FP32, layout, 'hardware.device="auto"')
+    run = tmp_path / "run"
+    done = start_ranks(tmp_path / "two", spec, run, "--steps", "6", before=REHEARSE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(captured) == 2
+    assert_same_curve(run, alone[1])
+
+
 def samples(run: Path) -> list[str]:
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     return [event["text"] for event in events if event["event"] == "sample"]

@@ -53,7 +53,7 @@ def emitted_data(
 ) -> dict[str, Any]:
     """Return the emitted model.py, or functions of an earlier stage. lines: number → key."""
     if stage == NAMES[-1]:
-        fsdp = spec.parallel.sharers * spec.parallel.data_replicate > 1
+        fsdp = spec.parallel.fsdp
         name, source, sizes = "model.py", render_model(program, fsdp), Sizes.of(program)
     else:
         name, source, sizes = f"after {stage}", stage_source(program, stage), PLAIN

@@ -30,6 +30,7 @@ from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
 from .process_group import process_group
 from .ranks import Ranks
+from .replicas import Replicas
 
 
 class Sequences(Protocol):
@@ -53,7 +54,7 @@ class Mesh:
     ) -> None:
         self.degrees, self.device, self.ranks = dict(degrees), device, ranks or Ranks()
         self.size, self.rank = prod(degrees.values()), 0
-        self.at, self.sharded = dict.fromkeys(degrees, 0), None
+        self.at, self.sharded, self.replicas = dict.fromkeys(degrees, 0), None, None
         if self.size > 1:
             self._join(device.type)
 
@@ -69,12 +70,17 @@ class Mesh:
                 GROUPS[axis] = ProcessGroup(group.group_name, degrees[axis], self.at[axis])
         self.pipeline = mesh.get_group("pp")
         self.sharded = self._sharded(kind)
+        if self.sharded is None and degrees["dp_replicate"] > 1:
+            self.replicas = Replicas(mesh.get_group("dp_replicate"))
 
     def _sharded(self, kind: str) -> DeviceMesh | None:
-        """Return the mesh for FSDP: one dimension, or two for HSDP; None without sharding."""
+        """Return the mesh for FSDP: one dimension, or two for HSDP; None without sharding.
+
+        Replicas of pipeline stages are FSDP's too, as torch's schedules know when it reduces.
+        """
         stages, replicas = self.degrees["pp"], self.degrees["dp_replicate"]
         shards, tensor = self.degrees["dp_shard"] * self.degrees["cp"], self.degrees["tp"]
-        if replicas * shards == 1:
+        if shards == 1 and (replicas == 1 or stages == 1):
             return None
         names = ("pp", "replicate", "shard", "tp")
         mesh = init_device_mesh(kind, (stages, replicas, shards, tensor), mesh_dim_names=names)
@@ -172,6 +178,13 @@ class Mesh:
         """Set whether the next backward reduces gradients: only the last micro-batch's does."""
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
+        elif self.replicas is not None:
+            self.replicas.begin(last)
+
+    def wait_for_gradients(self) -> None:
+        """Wait for what the last backward pass reduces over replicas; FSDP waits by itself."""
+        if self.replicas is not None:
+            self.replicas.wait()
 
     def add_up(self, loss: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
         """Sum scalars over all ranks; return float32 values in the order given.

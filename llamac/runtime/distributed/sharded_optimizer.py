@@ -17,16 +17,17 @@ from ..train.master_weights import MasterWeights
 from . import collectives
 from .mesh import Mesh
 from .param_sharding import Shares, local
+from .replicas import flatten, unflatten
 
 
 class ShardedWeights(MasterWeights):
     """`MasterWeights` of this rank's shards.
 
-    FSDP's parameters are fp32 shards and their own masters, with gradients already reduced over
-    data and context ranks. Once per step, tensor-parallel ranks all-reduce gradients that are
-    partial sums: of norm gains under sequence parallelism, and of replicated key heads
-    (Megatron-LM's finalize_model_grads). Frozen parameters (no `requires_grad`) have no master,
-    gradient or state, and are not in the norm.
+    FSDP's parameters are fp32 shards and their own masters. The gradients of all parameters are
+    reduced over data and context ranks in the backward pass, by FSDP or by `Replicas`. Once per
+    step, tensor-parallel ranks all-reduce gradients that are partial sums: of norm gains under
+    sequence parallelism, and of replicated key heads (Megatron-LM's finalize_model_grads). Frozen
+    parameters (no `requires_grad`) have no master, gradient or state, and are not in the norm.
     """
 
     def __init__(
@@ -46,9 +47,13 @@ class ShardedWeights(MasterWeights):
             for name, p in self.trainable.items()
         }
         super().__init__(own.items(), algorithm, **given)
+        if mesh.replicas is not None:  # after the hooks that add to the masters' gradients
+            for name, parameter in own.items():
+                mesh.replicas.watch(parameter, self.masters[name])
 
     def collect(self) -> None:
-        """Collect the gradients that FSDP has reduced."""
+        """Collect the gradients that are reduced over data and context ranks."""
+        self.mesh.wait_for_gradients()
         for name, parameter in self.trainable.items():
             if isinstance(parameter, DTensor):
                 assert parameter.grad is not None, name
@@ -105,14 +110,14 @@ class ShardedWeights(MasterWeights):
                 elif self.shares.is_split(name) and self.shares.copied(canonical) > 1:
                     copies.append(gradient)
         if gains:
-            _replace(gains, collectives.all_reduce(_flat(gains), "tp"))
+            unflatten(collectives.all_reduce(flatten(gains), "tp"), gains)
         if copies:
             count = max(self.shares.copies.values())
             mine = self.shares.rank // count
-            flat = _flat(copies)
+            flat = flatten(copies)
             by_head = flat.new_zeros(self.shares.size // count, flat.numel())
             by_head[mine] = flat
-            _replace(copies, collectives.all_reduce(by_head, "tp")[mine])
+            unflatten(collectives.all_reduce(by_head, "tp")[mine], copies)
 
     def loaded(self, updates: int) -> None:
         """Synchronise with masters and states just set or loaded, after `updates` applied updates.
@@ -197,13 +202,3 @@ class ShardedWeights(MasterWeights):
             for name, parameter in self.frozen.items()
             for canonical, box in self.shares.boxes(name, parameter, local(parameter.detach()))
         }
-
-
-def _flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _replace(tensors: list[Tensor], flat: Tensor) -> None:
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))

@@ -2,12 +2,14 @@
 
 A small model's kernels take less time than the host needs to launch them, and the GPU waits. A
 graph records the launches of a forward and backward pass once, with their addresses, and repeats
-them: the same kernels on the same inputs in the same order, and so the same bits.
+them: the same kernels on the same inputs in the same order, and so the same bits. Collectives of
+tensor-parallel ranks and of `Replicas` are among them; all ranks capture at the same micro-batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -16,10 +18,11 @@ from torch import Tensor
 from ..machine import say
 
 if TYPE_CHECKING:
+    from ..distributed.mesh import Mesh
     from .master_weights import MasterWeights
 
 WARM_UP = 3
-"""Micro-batches before the capture: the first compiles, others may still choose algorithms."""
+"""Micro-batches before a capture: the first compiles, others may still choose algorithms."""
 
 
 class Recorder(Protocol):
@@ -35,15 +38,17 @@ class Recorder(Protocol):
 
 
 class CudaStream:
-    """The stream on which warm-up and capture run.
+    """The stream on which warm-up and captures run, and the memory that their graphs share.
 
     It is one for both: autograd remembers the stream on which it first saw a parameter, and a
     capture must not wait for another stream. Captures look at errors of their own thread only,
-    since a checkpoint may be written in another.
+    since a checkpoint may be written in another. Graphs are replayed one at a time, so they can
+    have their activations in the same memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
 
     def run(self, work: Callable[[], Tensor]) -> Tensor:
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -54,65 +59,85 @@ class CudaStream:
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+        options = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **options):
             found = work()
         return graph.replay, found
+
+
+@dataclass
+class Captured:
+    """One of the graphs: calls before its capture, its replay, and the loss that a replay sets."""
+
+    warm: int = 0
+    replay: Callable[[], None] | None = None
+    loss: Tensor | None = None
 
 
 class CudaGraph:
     """Forward and backward of one micro-batch, whose gradients add up in the optimizer's.
 
     On CUDA, calls after the first `WARM_UP` replay a graph, unless a micro-batch has other shapes.
-    If a capture fails, it says why and goes on without one; the results are the same. Activations
-    stay reserved between replays, so evaluations need memory beside them.
+    With `mesh.replicas` there are two: a step's last micro-batch also reduces the gradients. If a
+    capture fails, it says why and goes on without; the results are the same. Activations stay
+    reserved between replays, so evaluations need memory beside them.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         optimizer: MasterWeights,
-        device: torch.device,
+        mesh: Mesh,
         recorder: Recorder | None = None,
     ) -> None:
-        """recorder: `CudaStream` by default, where `device` is CUDA."""
-        self.model, self.optimizer = model, optimizer
-        self._recorder = CudaStream(device) if device.type == "cuda" else recorder
-        self._warm, self._replay = 0, None
+        """recorder: `CudaStream` by default, where the mesh is of CUDA devices."""
+        self.model, self.optimizer, self.mesh = model, optimizer, mesh
+        self._recorder = CudaStream(mesh.device) if mesh.device.type == "cuda" else recorder
+        self._graphs = {False: Captured(), True: Captured()}  # by whether they reduce gradients
         self._inputs: tuple[Tensor, ...] = ()
-        self._loss: Tensor | None = None
         if self._recorder is not None:
             optimizer.keeps_gradients = True  # a graph adds to the addresses it was captured with
 
     @property
     def captured(self) -> bool:
-        return self._replay is not None
+        return any(graph.replay for graph in self._graphs.values())
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return the loss of a micro-batch; the next call may overwrite it."""
+    def __call__(self, *inputs: Tensor, last: bool = True) -> Tensor:
+        """Return the loss of a micro-batch; the next call may overwrite it.
+
+        last: whether it is the last of its step, which all ranks must agree about.
+        """
+        reduces = last and self.mesh.replicas is not None
+        graph = self._graphs[reduces]
         if self._recorder is None:
-            return self._run(inputs)
-        if self._warm < WARM_UP:
-            self._warm += 1
-            return self._recorder.run(lambda: self._run(inputs))
-        if self._replay is None:
-            self._capture(self._recorder, inputs)
-        if self._replay is None or _shapes(inputs) != _shapes(self._inputs):
-            return self._run(inputs)
+            return self._run(inputs, reduces)
+        if graph.warm < WARM_UP:
+            graph.warm += 1
+            return self._recorder.run(lambda: self._run(inputs, reduces))
+        if graph.replay is None:
+            self._capture(self._recorder, graph, inputs, reduces)
+        if graph.replay is None or _shapes(inputs) != _shapes(self._inputs):
+            return self._run(inputs, reduces)
         for static, new in zip(self._inputs, inputs, strict=True):
             static.copy_(new)
-        self._replay()
-        assert self._loss is not None
-        return self._loss
+        graph.replay()
+        assert graph.loss is not None
+        return graph.loss
 
-    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _run(self, inputs: tuple[Tensor, ...], reduces: bool) -> Tensor:
+        self.mesh.reduce_gradients(self.model, reduces)
         loss = self.model(*inputs)
         loss.backward()
+        self.mesh.wait_for_gradients()
         return loss.detach()
 
-    def _capture(self, recorder: Recorder, inputs: tuple[Tensor, ...]) -> None:
-        self._inputs = tuple(x.clone() for x in inputs)
+    def _capture(
+        self, recorder: Recorder, graph: Captured, inputs: tuple[Tensor, ...], reduces: bool
+    ) -> None:
+        if not self._inputs:
+            self._inputs = tuple(x.clone() for x in inputs)
         try:
-            self._replay, self._loss = recorder.capture(lambda: self._run(self._inputs))
+            graph.replay, graph.loss = recorder.capture(lambda: self._run(self._inputs, reduces))
         except RuntimeError as error:
             self._recorder = None
             for name in self.optimizer.shadowed:  # what was captured has no values
@@ -127,8 +152,9 @@ def accumulate(graph: CudaGraph, tokens: Tensor, labels: Tensor, micro_batch: in
     tokens, labels: int64 [n, S]. micro_batch: sequences in each forward and backward pass.
     """
     total = torch.zeros((), device=tokens.device)
-    for part in zip(tokens.split(micro_batch), labels.split(micro_batch), strict=True):
-        total += graph(*part)
+    parts = list(zip(tokens.split(micro_batch), labels.split(micro_batch), strict=True))
+    for number, part in enumerate(parts, 1):
+        total += graph(*part, last=number == len(parts))
     return total
 
 

@@ -18,7 +18,11 @@ def graph_objections(
         yield "kernels.cuda_graphs is false"
     if hardware.device == "cpu":
         yield 'hardware.device is "cpu"'
-    if parallel.ranks > 1:
-        yield f"its collectives on {parallel.ranks} ranks are started from Python"
+    if parallel.pipeline > 1:
+        yield "the pipeline's schedule, with its transfers between stages, runs in Python"
+    elif parallel.fsdp:
+        yield "FSDP gathers and frees each layer's parameters from Python"
+    if parallel.async_tensor:
+        yield "async_tensor's symmetric memory synchronises ranks outside of a stream's order"
     if finetune.prefers:
         yield "the loss of preferences is computed between its forward and backward"

@@ -1,55 +1,20 @@
-"""Capture and replay of micro-batches, with a recorder that repeats the Python on the CPU."""
+"""Capture and replay of micro-batches, with a stand-in that repeats the Python on the CPU."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from llamac.runtime.distributed.mesh import Mesh
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.train.cuda_graph import WARM_UP, CudaGraph, accumulate
 from llamac.runtime.train.master_weights import MasterWeights
+from llamac.spec.parallel import AXES
+from llamac.verify.graph_rehearsal import GraphRehearsal
 
-CPU = torch.device("cpu")
+MESH = Mesh(dict.fromkeys(AXES, 1), torch.device("cpu"))
 ONE = torch.ones(())
-
-
-class Recorded:
-    """Recorder as CUDA's: a capture computes nothing, a replay reads and writes what it captured.
-
-    The state that a replay adds to must be at the addresses that it had at the capture.
-    """
-
-    def __init__(self, optimizer: MasterWeights, fails: bool = False) -> None:
-        self.optimizer, self.fails = optimizer, fails
-        self.ran = self.replays = 0
-
-    def gradients(self) -> list[Tensor]:
-        found = [master.grad for master in self.optimizer.masters.values()]
-        assert all(gradient is not None for gradient in found)
-        return [gradient for gradient in found if gradient is not None]
-
-    def run(self, work: Callable[[], Tensor]) -> Tensor:
-        self.ran += 1
-        return work()
-
-    def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        before = [gradient.clone() for gradient in self.gradients()]
-        addresses = [gradient.data_ptr() for gradient in self.gradients()]
-        loss = work()
-        for gradient, old in zip(self.gradients(), before, strict=True):
-            gradient.copy_(old)
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
-        def replay() -> None:
-            self.replays += 1
-            assert [gradient.data_ptr() for gradient in self.gradients()] == addresses
-            loss.copy_(work())
-
-        return replay, loss.fill_(torch.nan)
 
 
 class Net(nn.Module):
@@ -65,8 +30,8 @@ class Net(nn.Module):
 
 
 def trained(
-    dtype: torch.dtype, recorder: type[Recorded] | None, steps: int = 4, fails: bool = False
-) -> tuple[list[float], Tensor, Recorded | None]:
+    dtype: torch.dtype, rehearse: bool, steps: int = 4, fails: bool = False
+) -> tuple[list[float], Tensor, GraphRehearsal | None]:
     """Losses of steps of three micro-batches, the last of which is smaller, and the weights."""
     model = Net(dtype)
     optimizer = MasterWeights(
@@ -77,8 +42,8 @@ def trained(
         betas=(0.9, 0.95),
         eps=1e-8,
     )
-    recorded = recorder(optimizer, fails) if recorder else None
-    graph = CudaGraph(model, optimizer, CPU, recorded)
+    recorded = GraphRehearsal(optimizer, fails) if rehearse else None
+    graph = CudaGraph(model, optimizer, MESH, recorded)
     generator = torch.Generator().manual_seed(1)
     losses = []
     for _ in range(steps):
@@ -90,19 +55,19 @@ def trained(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_replays_give_the_bits_of_plain_calls(dtype):
-    plain, weights, _ = trained(dtype, None)
-    losses, ours, recorded = trained(dtype, Recorded)
+    plain, weights, _ = trained(dtype, rehearse=False)
+    losses, ours, recorded = trained(dtype, rehearse=True)
     assert losses == plain
     assert torch.equal(ours, weights)
     assert recorded is not None
-    assert recorded.ran == WARM_UP
+    assert recorded.runs == WARM_UP
     assert recorded.replays == 2 * 3  # of three steps: their smaller micro-batch is not replayed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_failed_capture_is_reported_once_and_changes_nothing(dtype, capsys):
-    plain, weights, _ = trained(dtype, None)
-    losses, ours, recorded = trained(dtype, Recorded, fails=True)
+    plain, weights, _ = trained(dtype, rehearse=False)
+    losses, ours, recorded = trained(dtype, rehearse=True, fails=True)
     assert losses == plain
     assert torch.equal(ours, weights)
     assert recorded is not None

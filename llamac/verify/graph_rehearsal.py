@@ -1,0 +1,53 @@
+"""Stand-in for CUDA graphs on the CPU, which shows what replays would compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class GraphRehearsal:
+    """Recorder for the trainer's `CudaGraph` that repeats the captured Python on each replay.
+
+    As with a CUDA graph, a capture computes nothing, and a replay reads the tensors that the
+    captured call read and overwrites the output that the capture returned. Gradients must be at the
+    addresses that they had at the capture, as a graph would add to those. `runs`, `captures` and
+    `replays` count the calls.
+    """
+
+    def __init__(self, optimizer: Any, fails: bool = False) -> None:
+        """optimizer: the `MasterWeights` whose gradients add up. fails: whether captures fail."""
+        self.optimizer, self.fails = optimizer, fails
+        self.runs = self.captures = self.replays = 0
+
+    def run(self, work: Callable[[], Tensor]) -> Tensor:
+        self.runs += 1
+        return work()
+
+    def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        self.captures += 1
+        before = [gradient.clone() for gradient in self._gradients()]
+        addresses = [gradient.data_ptr() for gradient in self._gradients()]
+        loss = work().clone()
+        for gradient, old in zip(self._gradients(), before, strict=True):
+            gradient.copy_(old)
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+        def replay() -> None:
+            self.replays += 1
+            if [gradient.data_ptr() for gradient in self._gradients()] != addresses:
+                raise AssertionError("gradients have moved since the capture")
+            loss.copy_(work())
+
+        return replay, loss.fill_(torch.nan)
+
+    def _gradients(self) -> list[Tensor]:
+        masters = self.optimizer.masters
+        missing = [name for name, master in masters.items() if master.grad is None]
+        if missing:
+            raise AssertionError(f"no gradient of {missing[0]} to add to")
+        return [master.grad for master in masters.values()]
