@@ -132,9 +132,9 @@ def trainer_step(directory: Path, task: dict[str, Any]) -> tuple[Callable[[], No
     torch.manual_seed(0)
     model = emitted.Model(device=device, dtype=dtype)
     emitted.initialise(model, 0)
-    mesh, shares = train.Mesh(train.DEGREES, device), train.Shares(train.PACKED)
+    mesh, sharding = train.Mesh(train.DEGREES, device), train.ParamSharding(train.PACKED)
     parameters, options = model.named_parameters(), task["optimizer"]
-    optimizer = train.ShardedWeights(parameters, shares, mesh, AdamW, **options)
+    optimizer = train.ShardedOptimizer(parameters, sharding, mesh, AdamW, **options)
     how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions, math.inf)
     shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)

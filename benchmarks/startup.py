@@ -58,7 +58,7 @@ def start(run: Path, where: str, resume: str) -> None:
 
     prepared.check_once = timed(prepared.check_once)
     train.checkpoint.damage = timed(train.checkpoint.damage)
-    train.ShardedWeights.check_copies = timed(train.ShardedWeights.check_copies)
+    train.ShardedOptimizer.check_replicas = timed(train.ShardedOptimizer.check_replicas)
 
     def begin(*args: Any) -> None:
         seconds = {"cpu": time.process_time(), "wall": time.monotonic() - began}

@@ -99,20 +99,22 @@ def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
         algorithm = importlib.import_module("runtime.optimizers.adamw").AdamW
     waiting.watch(runtime["collectives"].ProcessGroup)
     mesh = runtime["mesh"].Mesh(spec.parallel.mesh, torch.device("cpu"))
-    tables = getattr(module, "SHARES", {"packed": module.PACKED})
-    shares = runtime["param_sharding"].Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
-    model = mesh.model(module.Model, torch.float32)
+    tables = getattr(module, "SHARDING", {"packed": module.PACKED})
+    sharding = runtime["param_sharding"].ParamSharding(
+        **tables, size=mesh.degrees["tp"], rank=mesh.coordinates["tp"]
+    )
+    model = mesh.build_model(module.Model, torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            for canonical, box in shares.boxes(
+            for canonical, chunk in sharding.chunks(
                 name, parameter, runtime["param_sharding"].local(parameter)
             ):
-                pairs = zip(box.offsets, box.tensor.shape, strict=True)
+                pairs = zip(chunk.offsets, chunk.tensor.shape, strict=True)
                 place = tuple(slice(start, start + size) for start, size in pairs)
-                box.tensor.copy_(weights[canonical][place])
+                chunk.tensor.copy_(weights[canonical][place])
     options = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0}
-    optimizer = runtime["sharded_optimizer"].ShardedWeights(
-        model.named_parameters(), shares, mesh, algorithm, **options
+    optimizer = runtime["sharded_optimizer"].ShardedOptimizer(
+        model.named_parameters(), sharding, mesh, algorithm, **options
     )
 
     def step(tokens: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -53,8 +53,8 @@ def llamac(
     if kernel != "auto" and (why_not := fallback()):
         raise Absent(why_not)
     if spec.kernels.deterministic and device == "cuda":  # as train.py does
-        same_bits = importlib.import_module("runtime.same_bits")
-        same_bits.fix_order_of_sums(torch.device(device))
+        determinism = importlib.import_module("runtime.determinism")
+        determinism.make_deterministic(torch.device(device))
     module.compile_regions()
     weights = random_weights(spec.model, spec.batch.sequence_length, device=device)
     model = emitted_model(module, weights, device, torch.bfloat16)

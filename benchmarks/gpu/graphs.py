@@ -64,12 +64,12 @@ def train(size: Size, graphs: bool, steps: int) -> dict[str, Any]:
 
         device = torch.device("cuda" if cuda else "cpu")
         if spec.kernels.deterministic:
-            train.fix_order_of_sums(device)
-        mesh, shares = train.Mesh(train.DEGREES, device), train.Shares(train.PACKED)
-        model = mesh.model(train.Model, train.DTYPE)
-        train.initialise_shares(model.named_parameters(), train.INIT, shares, train.SEED)
-        optimizer = train.ShardedWeights(
-            model.named_parameters(), shares, mesh, train.AdamW, **train.OPTIMIZER
+            train.make_deterministic(device)
+        mesh, sharding = train.Mesh(train.DEGREES, device), train.ParamSharding(train.PACKED)
+        model = mesh.build_model(train.Model, train.DTYPE)
+        train.initialise_sharded(model.named_parameters(), train.INIT, sharding, train.SEED)
+        optimizer = train.ShardedOptimizer(
+            model.named_parameters(), sharding, mesh, train.AdamW, **train.OPTIMIZER
         )
         recorder = None if cuda else GraphRehearsal(optimizer)
         graph = train.CudaGraph(model, optimizer, mesh, recorder) if graphs else None

@@ -98,8 +98,8 @@ def dry_run(spec: Spec, module: Any) -> Report:
     rules = importlib.import_module(f"runtime.optimizers.{spec.optimizer.kind}")
     algorithm = getattr(rules, type(spec.optimizer).__name__)
     own = range(0, parallel.stages, parallel.pipeline)  # the stages of rank 0
-    tables = getattr(module, "SHARES", {"packed": module.PACKED})
-    shares = runtime["param_sharding"].Shares(**tables, size=parallel.tensor, rank=0)
+    tables = getattr(module, "SHARDING", {"packed": module.PACKED})
+    sharding = runtime["param_sharding"].ParamSharding(**tables, size=parallel.tensor, rank=0)
     dtype = DTYPES[COMPUTE_DTYPE[spec.precision.compute]]
     with _fake_group(report.ranks):
         mesh = runtime["mesh"].Mesh(parallel.mesh, torch.device("cpu"))
@@ -107,10 +107,10 @@ def dry_run(spec: Spec, module: Any) -> Report:
             makers = [partial(module.Model, stage=n) for n in own]
             if parallel.stages == 1:
                 makers = [module.Model]
-            models = [mesh.model(make, dtype) for make in makers]
-            optimizer = runtime["sharded_optimizer"].ShardedWeights(
+            models = [mesh.build_model(make, dtype) for make in makers]
+            optimizer = runtime["sharded_optimizer"].ShardedOptimizer(
                 chain.from_iterable(model.named_parameters() for model in models),
-                shares,
+                sharding,
                 mesh,
                 algorithm,
                 **spec.optimizer.hyperparameters,
@@ -140,7 +140,7 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
             tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
             for model in models:
                 mesh.reduce_gradients(model, last or spec.parallel.reduces_each)
-                if mesh.sharded and mesh.degrees["pp"] > 1:  # as PipelineStage has it
+                if mesh.fsdp_mesh and mesh.degrees["pp"] > 1:  # as PipelineStage has it
                     model.set_reshard_after_backward(last)
             if mesh.degrees["pp"] > 1:
                 _through(models, mesh, tokens)

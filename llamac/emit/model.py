@@ -58,7 +58,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
             for p in program.parameters.values()
             if p.packed or p.type.placement("tp") == "S(0)"
         },
-        "shares": _shares(program),
+        "sharding": _sharding(program),
         "context": program.mesh.get("cp", 1),
         "eos": program.eos,
         "PADDING": PADDING,
@@ -124,7 +124,7 @@ def _init(program: Program) -> dict[str, tuple[str, float]]:
     }
 
 
-def _shares(program: Program) -> dict[str, Any] | None:
+def _sharding(program: Program) -> dict[str, Any] | None:
     """Return tables of how tensor-parallel ranks shard parameters, for `param_sharding`."""
     if "tp" not in program.mesh:
         return None
@@ -132,11 +132,11 @@ def _shares(program: Program) -> dict[str, Any] | None:
     placements = {p.name: p.type.placement("tp") for p in parameters}
     return {
         "size": program.mesh["tp"],
-        "split": {name: int(place[2:-1]) for name, place in placements.items() if place != "R"},
-        "copies": {
+        "shard_dim": {name: int(place[2:-1]) for name, place in placements.items() if place != "R"},
+        "replicas": {
             piece.name: piece.copies for p in parameters for piece in p.pieces if piece.copies > 1
         },
-        "summed": tuple(p.name for p in parameters if "tp" in program.summed(p)),
+        "partial_gradients": tuple(p.name for p in parameters if "tp" in program.summed(p)),
     }
 
 

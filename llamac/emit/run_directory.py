@@ -14,8 +14,8 @@ from llamac.runtime.checkpoint.same_settings import PLANNED, differs
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
-# Spec values that determine the loss curve, as in the emitted train.py's CURVE.
-CURVE = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
+# Spec values that determine the loss curve, as in the emitted train.py's SETTINGS.
+SETTINGS = ("seed", "model", "tokenizer", "data", "batch", "precision", "optimizer", "schedule")
 NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
 LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer reports the effect
 
@@ -79,7 +79,7 @@ def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
     """Yield dotted keys and values of the settings that determine the loss curve."""
     for key, value in table.items():
         name = f"{prefix}{key}"
-        if not prefix and key not in CURVE:
+        if not prefix and key not in SETTINGS:
             continue
         if isinstance(value, dict):
             yield from _values(value, f"{name}.")

@@ -78,7 +78,7 @@ def _values(spec: Spec) -> dict[str, Any]:
     optimizer, schedule, ranks = spec.optimizer, spec.schedule, spec.parallel.ranks
     nodes = spec.launch.nodes(ranks)
     names = ["FLOPS_PER_TOKEN", "INIT", "PARAMETERS", "Model", "compile_regions"]
-    names += ["SHARES" if spec.parallel.tensor > 1 else "PACKED"]
+    names += ["SHARDING" if spec.parallel.tensor > 1 else "PACKED"]
     names += ["STAGES"] if spec.parallel.pipeline > 1 else []
     graphs = not list(graph_objections(spec.kernels, spec.hardware, spec.parallel, spec.finetune))
     batch, reader, step = "tokens, labels", "mesh", "accumulate(model, tokens, labels, mesh)"
@@ -126,7 +126,7 @@ def _values(spec: Spec) -> dict[str, Any]:
         "mixing": _mixing(spec),
         "trackers": {k: v for k, v in spec.log.model_dump(exclude={"every"}).items() if v},
         "padded": spec.data.packing == "best_fit",
-        "asked": {
+        "questions": {
             "path": spec.eval.questions,
             "tasks": list(spec.eval.tasks),
             "count": spec.eval.task_questions,

@@ -11,7 +11,7 @@ from llamac.runtime.evaluate.choice_metrics import ANSWER
 
 
 def question_lines(sets: Sequence[QuestionSet], limit: int | None) -> str:
-    """Return the first `limit` questions of each task as JSON lines, as `asked_questions` reads.
+    """Return the first `limit` questions of each task as JSON lines, as `read_questions` reads.
 
     Raises NoQuestionsError for a task that has no choices.
     """

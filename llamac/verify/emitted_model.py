@@ -16,7 +16,7 @@ from llamac.emit.importing import imported
 from llamac.ir.execute import loss_gradient
 from llamac.runtime.checkpoint.dcp import TensorChunk
 from llamac.runtime.distributed.context_parallel import rank_order
-from llamac.runtime.distributed.param_sharding import Shares
+from llamac.runtime.distributed.param_sharding import ParamSharding
 from llamac.verify.oracle import ModelOutput, Oracle
 from llamac.verify.packed_parameters import module_packing_problem
 from llamac.verify.simulated_ranks import on_ranks, summed
@@ -53,19 +53,19 @@ def _run_alone(module: Any, oracle: Oracle) -> ModelOutput:
 
 def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutput:
     """Run every rank and sum their gradients into canonical ones, as the optimizer would."""
-    tables = getattr(module, "SHARES", {"packed": module.PACKED})
+    tables = getattr(module, "SHARDING", {"packed": module.PACKED})
     gradients: dict[str, Tensor] = {}
     length, (context, tensor) = oracle.tokens.shape[1], (mesh.get("cp", 1), mesh.get("tp", 1))
     prompt = F.pad(oracle.prompt, (0, length - oracle.prompt.shape[1]))
     lock = Lock()
 
     def rank(at: Mapping[str, int]) -> tuple[Tensor, Tensor, Tensor]:
-        shares = Shares(**tables, size=tensor, rank=at.get("tp", 0))
+        sharding = ParamSharding(**tables, size=tensor, rank=at.get("tp", 0))
         model = module.Model(dtype=torch.float64)
         for name, parameter in model.named_parameters():
             parameter.detach().zero_()
-            for canonical, box in shares.boxes(name, parameter, parameter.detach()):
-                box.tensor.copy_(oracle.weights[canonical][_place(box)])
+            for canonical, chunk in sharding.chunks(name, parameter, parameter.detach()):
+                chunk.tensor.copy_(oracle.weights[canonical][_place(chunk)])
 
         def own(x: Tensor) -> Tensor:
             return rank_order(x, 1, context).chunk(context, 1)[at["cp"]] if context > 1 else x
@@ -75,13 +75,15 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
         loss.backward(loss_gradient(loss.detach()))
         for name, parameter in model.named_parameters():
             if parameter.grad is None or (
-                at.get("tp", 0) and not shares.is_split(name) and not shares.is_summed(name)
+                at.get("tp", 0)
+                and not sharding.is_split(name)
+                and not sharding.has_partial_gradient(name)
             ):
                 continue  # a copy of another rank's part
             with lock:
-                for canonical, box in shares.boxes(name, parameter, parameter.grad):
+                for canonical, chunk in sharding.chunks(name, parameter, parameter.grad):
                     whole = torch.zeros_like(oracle.weights[canonical])
-                    gradients.setdefault(canonical, whole)[_place(box)] += box.tensor
+                    gradients.setdefault(canonical, whole)[_place(chunk)] += chunk.tensor
         with torch.no_grad():
             return loss.detach(), model(*batch), model.logits(own(prompt))
 
@@ -90,8 +92,8 @@ def _run_mesh(module: Any, oracle: Oracle, mesh: Mapping[str, int]) -> ModelOutp
     return ModelOutput(loss, evaluated, gradients, found[0][2][:, : oracle.prompt.shape[1]])
 
 
-def _place(box: TensorChunk) -> tuple[slice, ...]:
-    pairs = zip(box.offsets, box.tensor.shape, strict=True)
+def _place(chunk: TensorChunk) -> tuple[slice, ...]:
+    pairs = zip(chunk.offsets, chunk.tensor.shape, strict=True)
     return tuple(slice(start, start + size) for start, size in pairs)
 
 

@@ -19,7 +19,7 @@ class GraphRehearsal:
     """
 
     def __init__(self, optimizer: Any, fails: bool = False) -> None:
-        """optimizer: the `MasterWeights` whose gradients add up. fails: whether captures fail."""
+        """optimizer: the one whose gradients add up. fails: whether captures fail."""
         self.optimizer, self.fails = optimizer, fails
         self.runs = self.captures = self.replays = 0
 

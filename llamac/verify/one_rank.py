@@ -31,7 +31,7 @@ class StepSequences:
     def __len__(self):
         return len(self.rows)
 
-    def picked(self, starts, count):
+    def read_sequences(self, starts, count):
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
 
     def answers(self, starts, count):
@@ -88,16 +88,18 @@ def main(given: str, out: str) -> None:
     task = torch.load(given)
     mixing = getattr(train, "MIXING", {})
     sequences = StepSequences(task["sequences"], mixing.get("padding_input", 0))
-    with train.started(train.DEGREES, torch.device("cpu")) as mesh:
+    with train.start_mesh(train.DEGREES, torch.device("cpu")) as mesh:
         torch.set_num_threads(1)
-        tables = getattr(emitted, "SHARES", {"packed": emitted.PACKED})
-        shares = train.Shares(**tables, size=mesh.degrees["tp"], rank=mesh.at["tp"])
+        tables = getattr(emitted, "SHARDING", {"packed": emitted.PACKED})
+        sharding = train.ParamSharding(
+            **tables, size=mesh.degrees["tp"], rank=mesh.coordinates["tp"]
+        )
         staged = mesh.degrees["pp"] > 1
-        model = pipeline(train, mesh) if staged else mesh.model(train.Model, train.DTYPE)
-        fill(model, shares, task["weights"])
+        model = pipeline(train, mesh) if staged else mesh.build_model(train.Model, train.DTYPE)
+        fill(model, sharding, task["weights"])
         options = {"weight_decay": 0.0, "clip_norm": float(task["clip_norm"])}
         parameters = model.named_parameters()
-        optimizer = train.ShardedWeights(parameters, shares, mesh, Recorded, **options)
+        optimizer = train.ShardedOptimizer(parameters, sharding, mesh, Recorded, **options)
         if hasattr(train, "PREFERENCE"):
             trained = Preferred(train, model, mesh, sequences, task["reference"])
         else:
@@ -110,8 +112,8 @@ def main(given: str, out: str) -> None:
             "evaluated": torch.tensor(evaluated),
             "norm": torch.tensor(outcome.grad_norm),
             "gradients": [
-                (canonical, box.offsets, box.tensor.clone())
-                for canonical, box in optimizer.boxes()["gradient"].items()
+                (canonical, chunk.offsets, chunk.tensor.clone())
+                for canonical, chunk in optimizer.state_dict()["gradient"].items()
             ],
         }
         loss = trained.step()
@@ -126,9 +128,9 @@ def spoil(optimizer):
     """Set one element of this rank's gradients to NaN."""
     optimizer.collect()
     for name, master in optimizer.masters.items():
-        boxes = optimizer.shares.boxes(name, optimizer.trainable[name], master.grad)
-        for _, box in boxes:
-            box.tensor.fill_(torch.nan)
+        chunks = optimizer.sharding.chunks(name, optimizer.trainable[name], master.grad)
+        for _, chunk in chunks:
+            chunk.tensor.fill_(torch.nan)
             return
 
 
@@ -139,15 +141,15 @@ def pipeline(train, mesh):
 
 
 @torch.no_grad()
-def fill(model, shares, weights) -> None:
+def fill(model, sharding, weights) -> None:
     from runtime.distributed.param_sharding import local
 
     for name, parameter in model.named_parameters():
         values = local(parameter)
         values.zero_()
-        for canonical, box in shares.boxes(name, parameter, values):
-            place = zip(box.offsets, box.tensor.shape, strict=True)
-            box.tensor.copy_(weights[canonical][tuple(slice(o, o + n) for o, n in place)])
+        for canonical, chunk in sharding.chunks(name, parameter, values):
+            place = zip(chunk.offsets, chunk.tensor.shape, strict=True)
+            chunk.tensor.copy_(weights[canonical][tuple(slice(o, o + n) for o, n in place)])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from llamac.convert.names import hf_name, to_interleaved
 from llamac.emit.build import files_of
 from llamac.passes.pass_list import stages
 from llamac.runtime.distributed.mesh import Mesh
-from llamac.runtime.distributed.param_sharding import Shares
-from llamac.runtime.distributed.sharded_optimizer import ShardedWeights
+from llamac.runtime.distributed.param_sharding import ParamSharding
+from llamac.runtime.distributed.sharded_optimizer import ShardedOptimizer
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import load_spec
@@ -92,14 +92,20 @@ def test_gradients_and_a_step_are_peft_s(hf, layout: str) -> None:
                 for name, view in views(held, parameter):
                     found = theirs[peft_name(name)] if "_lora_" in name else weights[name]
                     view.copy_(turned(name, found))
-        shares, options = (
-            Shares(module.PACKED),
+        sharding, options = (
+            ParamSharding(module.PACKED),
             {"betas": (0.9, 0.95), "eps": 1e-5},
         )  # eps is LLaMA-2's
         degrees: dict[str, int] = dict.fromkeys(("pp", "dp_replicate", "dp_shard", "cp", "tp"), 1)
         mesh = Mesh(degrees, torch.device("cpu"))
-        optimizer = ShardedWeights(
-            ours.named_parameters(), shares, mesh, AdamW, weight_decay=0.1, clip_norm=1e9, **options
+        optimizer = ShardedOptimizer(
+            ours.named_parameters(),
+            sharding,
+            mesh,
+            AdamW,
+            weight_decay=0.1,
+            clip_norm=1e9,
+            **options,
         )
         assert len(optimizer.masters) == 2 * 2 * len(TARGETS)
         loss = ours(tokens, labels)

@@ -121,16 +121,20 @@ class Trainer:
         """Every tensor of the newest checkpoint: weights and moments, by canonical name."""
         train = self.train
         model = train.Model(device="cpu", dtype=train.DTYPE)
-        sections = self.optimizer(model).boxes()
+        sections = self.optimizer(model).state_dict()
         newest = max((run / "checkpoints").glob("step-*"))
         train.checkpoint.load(newest, sections)
-        return {f"{s}.{n}": box.tensor for s, boxes in sections.items() for n, box in boxes.items()}
+        return {
+            f"{s}.{n}": chunk.tensor
+            for s, chunks in sections.items()
+            for n, chunk in chunks.items()
+        }
 
     def optimizer(self, model: torch.nn.Module) -> Any:
         train, device = self.train, torch.device("cpu")
-        shares, mesh = train.Shares(train.PACKED), train.Mesh(train.DEGREES, device)
+        sharding, mesh = train.ParamSharding(train.PACKED), train.Mesh(train.DEGREES, device)
         parameters = model.named_parameters()
-        return train.ShardedWeights(parameters, shares, mesh, train.AdamW, **train.OPTIMIZER)
+        return train.ShardedOptimizer(parameters, sharding, mesh, train.AdamW, **train.OPTIMIZER)
 
 
 def imported(directory: Path, name: str) -> ModuleType:

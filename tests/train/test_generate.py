@@ -86,8 +86,8 @@ def greedy(trainer: Trainer, run: Path, prompt: str, count: int) -> str:
     train = trainer.train
     model = train.Model(device="cpu", dtype=train.DTYPE)
     optimizer = trainer.optimizer(model)
-    train.checkpoint.load(max((run / "checkpoints").glob("step-*")), optimizer.boxes())
-    optimizer.loaded(1)
+    train.checkpoint.load(max((run / "checkpoints").glob("step-*")), optimizer.state_dict())
+    optimizer.after_load(1)
     tokenizer = train.load_tokenizer_file(Path(train.DATA_DIRECTORY) / "tokenizer.model")
     tokens = start = [tokenizer.eos, *map(int, tokenizer.encode(prompt))]
     while len(tokens) < len(start) + count and (tokens is start or tokens[-1] != tokenizer.eos):

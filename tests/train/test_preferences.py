@@ -200,7 +200,7 @@ def test_a_step_s_loss_and_gradients_are_trl_s(
     spec = specified(home)
     weights = {name: w.double() for name, w in random_weights(spec).items()}
     pairs = InOrder(Pairs(home / "data", "train", LENGTH, seed=0))
-    stored = torch.from_numpy(pairs.picked([0], 6))
+    stored = torch.from_numpy(pairs.read_sequences([0], 6))
     tokens, labels = input_tokens(stored[:, :-1]), loss_labels(stored[:, 1:])
     model = Reference(spec.model, LENGTH)
     model.load(weights)

@@ -11,7 +11,7 @@ import torch
 
 from llamac.cli import main
 from llamac.runtime.errors import RunError
-from llamac.runtime.evaluate.questions import Questions, asked_questions
+from llamac.runtime.evaluate.questions import Questions, read_questions
 
 from .conftest import Trainer, rows
 
@@ -127,7 +127,7 @@ def test_time_ends_and_only_whole_questions_count(tmp_path: Path) -> None:
     row = {"task": "t", "prompts": ["ab", "ab"], "choices": [" c", " d"], "gold": 1}
     file = tmp_path / "q.jsonl"
     file.write_text((json.dumps(row) + "\n") * 5)
-    asked = asked_questions(file, ["t"], 4, _Letters())
+    asked = read_questions(file, ["t"], 4, _Letters())
     assert len(asked) == 4
     calls = []
 
@@ -168,9 +168,9 @@ def test_a_file_that_is_none_is_named(text: str, says: str, tmp_path: Path) -> N
     file = tmp_path / "q.jsonl"
     file.write_text(text)
     with pytest.raises(RunError, match=says):
-        asked_questions(file, ["t"], 4, _Letters())
+        read_questions(file, ["t"], 4, _Letters())
     with pytest.raises(RunError, match="cannot be read"):
-        asked_questions(tmp_path / "none", ["t"], 4, _Letters())
+        read_questions(tmp_path / "none", ["t"], 4, _Letters())
 
 
 def test_trainers_ask_what_lm_eval_would(tmp_path: Path, make_spec: Any) -> None:

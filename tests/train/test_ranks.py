@@ -194,12 +194,12 @@ def die():
 """
 MOMENTS = {
     "in a step": """
-step = train.ShardedWeights.step
+step = train.ShardedOptimizer.step
 def act(self, *arguments):
     if first and self.updates == 4:
         die()
     return step(self, *arguments)
-train.ShardedWeights.step = act
+train.ShardedOptimizer.step = act
 """,
     "in a save": """
 write = train.checkpoint.dcp.write
@@ -243,12 +243,12 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step_saved(
 ):
     trainer, expected = alone
     act = """
-step = train.ShardedWeights.step
+step = train.ShardedOptimizer.step
 def act(self, *arguments):
     if self.mesh.rank == 1 and self.updates == 3:
         os.kill(os.getpid(), signal.SIGTERM)
     return step(self, *arguments)
-train.ShardedWeights.step = act
+train.ShardedOptimizer.step = act
 """
     run = tmp_path / "run"
     spec = make_spec(*FP32, *LAYOUTS["fsdp2"])

@@ -144,8 +144,8 @@ def test_a_finished_run_goes_on_under_a_longer_constant_schedule(fp32, patched, 
 
     def of(steps: int) -> None:
         schedule = {**fp32.train.SCHEDULE, "kind": "constant"}
-        curve = fp32.train.CURVE | {"schedule": {"steps": steps, **schedule}}
-        patched(SCHEDULE=schedule, STEPS=steps, CURVE=curve)
+        curve = fp32.train.SETTINGS | {"schedule": {"steps": steps, **schedule}}
+        patched(SCHEDULE=schedule, STEPS=steps, SETTINGS=curve)
 
     of(4)
     assert fp32.run(tmp_path / "run") == 0
@@ -211,7 +211,7 @@ def test_never_does_not_overwrite_a_run(fp32, tmp_path, capsys):
 def test_other_settings_are_refused_by_name(fp32, patched, tmp_path, capsys):
     assert fp32.run(tmp_path, "--steps", "1") == 0
     schedule = {**fp32.train.SCHEDULE, "peak": 0.5}
-    patched(SCHEDULE=schedule, CURVE=fp32.train.CURVE | {"schedule": schedule})
+    patched(SCHEDULE=schedule, SETTINGS=fp32.train.SETTINGS | {"schedule": schedule})
     assert fp32.run(tmp_path) == 1
     assert "schedule.peak: 0.01 → 0.5" in capsys.readouterr().err
 

@@ -41,8 +41,8 @@ def test_moments_that_are_not_loaded(fp32, begun, monkeypatch, capsys):
     checkpoint = fp32.train.checkpoint
     restore = checkpoint.restore
 
-    def weights_alone(found, state, boxes, *rest):
-        restore(found, state, {"model": boxes["model"]}, *rest)
+    def weights_alone(found, state, chunks, *rest):
+        restore(found, state, {"model": chunks["model"]}, *rest)
 
     monkeypatch.setattr(checkpoint, "restore", weights_alone)
     assert fp32.run(begun) == 1
@@ -51,7 +51,7 @@ def test_moments_that_are_not_loaded(fp32, begun, monkeypatch, capsys):
 
 @pytest.mark.parametrize("trainer", ["bf16"], indirect=True)
 def test_weights_that_are_not_brought_up_to_date(trainer, monkeypatch, tmp_path, capsys):
-    weights, stale = trainer.train.ShardedWeights, []
+    weights, stale = trainer.train.ShardedOptimizer, []
     monkeypatch.setattr(weights, "round_to_model", lambda self: stale.append(self))
     assert trainer.run(tmp_path) == 1
     assert "tok_embeddings that differs from its rounded float32 master" in capsys.readouterr().err
@@ -66,7 +66,7 @@ COPIES = {
     ),
     "gains whose gradients are not added under sequence parallelism": (
         ("parallel.tensor=2", "checkpoint.every=2"),
-        "train.ShardedWeights._add_over_tensor_ranks = lambda self: None",
+        "train.ShardedOptimizer._add_over_tensor_ranks = lambda self: None",
     ),
 }
 

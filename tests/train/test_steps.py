@@ -44,8 +44,8 @@ def test_the_first_loss_is_the_mean_over_the_whole_batch(fp32, tmp_path):
     train = fp32.train
     assert fp32.run(tmp_path, "--steps", "1") == 0
     model = train.Model(device="cpu", dtype=train.DTYPE)
-    train.initialise_shares(
-        model.named_parameters(), train.INIT, train.Shares(train.PACKED), train.SEED
+    train.initialise_sharded(
+        model.named_parameters(), train.INIT, train.ParamSharding(train.PACKED), train.SEED
     )
     mixture = train.Mixture(train.DATA_DIRECTORY, "train", train.SEQUENCE_LENGTH, train.SEED)
     batch = torch.from_numpy(mixture.sequences(0, train.SEQUENCES))
@@ -247,8 +247,8 @@ def test_a_step_leaves_no_tensors_to_the_garbage_collector(trainer):
     """It is off between set steps: on a GPU they would pile up until memory is full."""
     train = trainer.train
     model = train.Model(device="cpu", dtype=train.DTYPE)
-    train.initialise_shares(
-        model.named_parameters(), train.INIT, train.Shares(train.PACKED), train.SEED
+    train.initialise_sharded(
+        model.named_parameters(), train.INIT, train.ParamSharding(train.PACKED), train.SEED
     )
     optimizer, mesh = trainer.optimizer(model), train.Mesh(train.DEGREES, torch.device("cpu"))
     tokens = torch.randint(64, (train.SEQUENCES, train.SEQUENCE_LENGTH))

@@ -18,10 +18,10 @@ from ..distributed.ranks import Ranks
 from ..errors import RunError
 from . import checkpoint
 from .checkpoint import Progress
-from .dcp import TensorChunk, Tensors, as_box
+from .dcp import TensorChunk, Tensors, as_chunk
 
 
-class Saver:
+class CheckpointSaver:
     """Saves checkpoints as `checkpoint.commit` does, in the background if `asynchronous`.
 
     All ranks construct it and call its methods together. The first save allocates host memory
@@ -29,14 +29,15 @@ class Saver:
     waits for the save in progress.
     """
 
-    def __init__(self, asynchronous: bool) -> None:
-        self.asynchronous = asynchronous
+    def __init__(self, keep: int, asynchronous: bool) -> None:
+        """keep: number of newest checkpoints that are not deleted."""
+        self.keep, self.asynchronous = keep, asynchronous
         self._ranks = Ranks.world()
         self._host: dict[tuple[str, str], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> CheckpointSaver:
         return self
 
     def __exit__(
@@ -50,20 +51,19 @@ class Saver:
         run: Path,
         tensors: Tensors,
         progress: Progress,
-        curve: Mapping[str, Any],
+        settings: Mapping[str, Any],
         spec_sha256: str,
-        keep: int,
     ) -> None:
         """Save a checkpoint; tensors and random state may change as soon as this returns.
 
         Waits for the previous save, and raises its error.
         """
         self.wait()
-        state = checkpoint.state_of(progress, curve, spec_sha256)
+        state = checkpoint.state_of(progress, settings, spec_sha256)
         if not self.asynchronous:
-            self._commit(run, tensors, state, keep)
+            self._commit(run, tensors, state)
             return
-        work = (run, self._copied(tensors), state, keep)
+        work = (run, self._copied(tensors), state)
         self._thread = threading.Thread(target=self._try_commit, args=work, daemon=True)
         self._thread.start()
 
@@ -76,8 +76,8 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def _commit(self, run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int) -> None:
-        checkpoint.commit(run, tensors, state, keep, self._ranks)
+    def _commit(self, run: Path, tensors: Tensors, state: Mapping[str, Any]) -> None:
+        checkpoint.commit(run, tensors, state, self.keep, self._ranks)
         if self._ranks.rank == 0:
             events.record(run, "save", state["step"])
 
@@ -92,10 +92,10 @@ class Saver:
         for section, parts in tensors.items():
             copied[section] = {}
             for name, part in parts.items():
-                box = as_box(part)
-                host = self._buffer(section, name, box.tensor)
-                host.copy_(box.tensor.detach(), non_blocking=True)
-                copied[section][name] = replace(box, tensor=host)
+                chunk = as_chunk(part)
+                host = self._buffer(section, name, chunk.tensor)
+                host.copy_(chunk.tensor.detach(), non_blocking=True)
+                copied[section][name] = replace(chunk, tensor=host)
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
         return copied

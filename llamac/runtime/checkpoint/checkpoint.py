@@ -3,7 +3,7 @@
     RUN/checkpoints/step-00001000/
         tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, in
                         canonical names and coordinates, whatever the ranks that wrote it held
-        state.json      step, data position, random state, the spec values the curve depends on
+        state.json      step, data position, random state, settings that determine the loss curve
         MANIFEST.json   size and sha256 of every file above
 
 A checkpoint is written to a temporary directory, flushed to disk and renamed, so a directory named
@@ -32,7 +32,7 @@ from . import dcp, integrity
 from .dcp import Tensors
 from .progress import Progress
 from .random_state import random_state, set_random_state
-from .same_settings import require_same_curve
+from .same_settings import require_same_settings
 
 T = TypeVar("T")
 ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
@@ -49,7 +49,7 @@ def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
     Rank 0 takes the lock for all ranks; if it fails, all raise RunError.
     """
     with ExitStack() as held:
-        ranks.first(lambda: held.enter_context(_locked(run)))
+        ranks.on_first(lambda: held.enter_context(_locked(run)))
         yield
 
 
@@ -77,12 +77,12 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
-def state_of(progress: Progress, curve: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
+def state_of(progress: Progress, settings: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
     """Return the contents of a checkpoint's state.json.
 
-    curve: the settings that must be unchanged to resume, see `find`.
+    settings: must be unchanged to resume, see `find`; stored under the key "curve".
     """
-    state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(curve)}
+    state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(settings)}
     return state | {"random": random_state()}
 
 
@@ -119,15 +119,17 @@ def commit(
         _remove_leftovers(directory)
 
     try:
-        ranks.first(lambda: _attempt(begin, run))
-        ranks.each(lambda: _attempt(lambda: dcp.write(temporary / "tensors", tensors, ranks), run))
-        parts = ranks.each(lambda: _attempt(own_part, run))
-        ranks.first(lambda: _attempt(finish, run))
+        ranks.on_first(lambda: _attempt(begin, run))
+        ranks.on_each(
+            lambda: _attempt(lambda: dcp.write(temporary / "tensors", tensors, ranks), run)
+        )
+        parts = ranks.on_each(lambda: _attempt(own_part, run))
+        ranks.on_first(lambda: _attempt(finish, run))
     except RunError as error:
         if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)  # does not follow links
         raise RunError(f"cannot save step {state['step']} in {directory}: {error}") from error
-    ranks.first(prune)
+    ranks.on_first(prune)
     return final
 
 
@@ -182,7 +184,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
                 why = "one of its tensor files is damaged, or holds objects other than tensors"
             raise RunError(f"{path} cannot be read: {why}; {ELSEWHERE}") from error
 
-    return ranks.each(work)[ranks.rank]
+    return ranks.on_each(work)[ranks.rank]
 
 
 def steps(run: Path) -> list[int]:
@@ -199,7 +201,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
     """Return `run`'s newest checkpoint with valid checksums, reporting damaged ones to `say`."""
-    own = ranks.first(lambda: steps(run))
+    own = ranks.on_first(lambda: steps(run))
     for step in reversed(own):
         path = checkpoint_path(run, step)
         problem = integrity.damage(path, ranks)
@@ -212,26 +214,26 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
 
 
 def find(
-    run: Path, resume: str, curve: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
+    run: Path, resume: str, settings: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
     `resume` is "auto" (the newest complete checkpoint of `run`), "never" (none; checkpoints that
     would be overwritten must not exist) or a path (a checkpoint of this run or, if it has none, of
-    another). Raises RunError if the checkpoint was trained with another `curve`; a new run from
+    another). Raises RunError if the checkpoint was trained with other `settings`; a new run from
     another run's checkpoint may change `same_settings.BRANCHED`. All ranks call this and get the
     same result.
     """
-    ranks.first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
+    ranks.on_first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
     try:
         path = _choose(run, resume, say, ranks)
     except RunError as error:
         raise RunError(str(error), teller=0) from error  # every rank raises the same error
     if path is None:
         return None, {}
-    state = ranks.first(lambda: _resumable(path))
+    state = ranks.on_first(lambda: _resumable(path))
     step = state["step"]
-    words = ranks.each(lambda: require_same_curve(state["curve"], curve, path, step, run))
+    words = ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, step, run))
     if words[0] and ranks.rank == 0:
         say(words[0])
     return path, state
@@ -250,7 +252,7 @@ def _resumable(path: Path) -> dict[str, Any]:
 
 
 def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
-    own = ranks.first(lambda: steps(run))
+    own = ranks.on_first(lambda: steps(run))
     if resume == "never":
         if own:
             raise RunError(
@@ -287,17 +289,17 @@ def restore(
     path: Path,
     state: Mapping[str, Any],
     tensors: Tensors,
-    curve: Mapping[str, Any],
+    settings: Mapping[str, Any],
     run: Path,
     say: Say,
     ranks: Ranks = ALONE,
 ) -> None:
     """Resume from the result of `find`: load `tensors` and the random state.
 
-    Later checkpoints of `run` are renamed. All ranks call this, and raise RunError if `curve`
+    Later checkpoints of `run` are renamed. All ranks call this, and raise RunError if `settings`
     differs from the checkpoint's.
     """
-    ranks.each(lambda: require_same_curve(state["curve"], curve, path, run=run))
+    ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, run=run))
     load(path, tensors, ranks)
     try:
         set_random_state(state["random"], ranks)
@@ -308,7 +310,7 @@ def restore(
 
 def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
     """Rename checkpoints beyond step `after`, from which the run resumes."""
-    ranks.first(lambda: _set_aside(run, after, say))
+    ranks.on_first(lambda: _set_aside(run, after, say))
 
 
 def _set_aside(run: Path, after: int, say: Say) -> None:

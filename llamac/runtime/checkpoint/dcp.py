@@ -61,16 +61,16 @@ class TensorChunk:
             raise ValueError(f"a part of {part} does not lie within {self.shape}")
 
     @property
-    def chunk(self) -> ChunkStorageMetadata:
+    def metadata(self) -> ChunkStorageMetadata:
         return ChunkStorageMetadata(torch.Size(self.offsets), self.tensor.shape)
 
 
 Parts = Mapping[str, Tensor | TensorChunk]
 Tensors = Mapping[str, Parts]
-"""Sections of canonical names, with what this rank holds of each: all of it, or a box."""
+"""Sections of canonical names, with what this rank holds of each: all of it, or a chunk."""
 
 
-def as_box(part: Tensor | TensorChunk) -> TensorChunk:
+def as_chunk(part: Tensor | TensorChunk) -> TensorChunk:
     if isinstance(part, TensorChunk):
         return part
     return TensorChunk(part, tuple(part.shape), (0,) * part.ndim)
@@ -92,7 +92,7 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
             save_distributed(
                 dict(tensors),
                 storage_writer=writer,
-                planner=BoxSavePlanner(),
+                planner=ChunkSavePlanner(),
                 process_group=ranks.group,
                 no_dist=single_process,
             )
@@ -112,7 +112,7 @@ def read(directory: Path, tensors: Tensors) -> None:
             load_distributed(
                 dict(tensors),
                 storage_reader=Reader(directory),
-                planner=BoxLoadPlanner(),
+                planner=ChunkLoadPlanner(),
                 no_dist=True,
             )
         except CheckpointException as error:
@@ -127,9 +127,11 @@ def _unwrapped(error: CheckpointException) -> BaseException:
 def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
     """Flatten {"model": {"wq": …}} to {"model.wq": …}, without empty parts."""
     chunks = {
-        f"{s}.{name}": as_box(part) for s, parts in tensors.items() for name, part in parts.items()
+        f"{s}.{name}": as_chunk(part)
+        for s, parts in tensors.items()
+        for name, part in parts.items()
     }
-    return {name: box for name, box in chunks.items() if box.tensor.numel()}
+    return {name: chunk for name, chunk in chunks.items() if chunk.tensor.numel()}
 
 
 class Writer(FileSystemWriter):
@@ -155,7 +157,7 @@ class Reader(FileSystemReader):
         return self.metadata
 
 
-class BoxSavePlanner(DefaultSavePlanner):
+class ChunkSavePlanner(DefaultSavePlanner):
     """Save planner for parts of canonical tensors; the default planner handles duplicates."""
 
     def set_up_planner(
@@ -166,7 +168,7 @@ class BoxSavePlanner(DefaultSavePlanner):
         self.is_coordinator = is_coordinator
 
     def create_local_plan(self) -> SavePlan:
-        items = [_write_item(name, box) for name, box in self.state_dict.items()]
+        items = [_write_item(name, chunk) for name, chunk in self.state_dict.items()]
         self.plan = SavePlan(items, planner_data=self.mappings)
         return self.plan
 
@@ -181,12 +183,12 @@ class BoxSavePlanner(DefaultSavePlanner):
         return self.state_dict[index.fqn].tensor
 
 
-def _write_item(name: str, box: TensorChunk) -> WriteItem:
-    properties = TensorProperties.create_from_tensor(box.tensor)
+def _write_item(name: str, chunk: TensorChunk) -> WriteItem:
+    properties = TensorProperties.create_from_tensor(chunk.tensor)
     return WriteItem(
-        index=MetadataIndex(name, box.offsets),
+        index=MetadataIndex(name, chunk.offsets),
         type=WriteItemType.SHARD,
-        tensor_data=TensorWriteData(box.chunk, properties, torch.Size(box.shape)),
+        tensor_data=TensorWriteData(chunk.metadata, properties, torch.Size(chunk.shape)),
     )
 
 
@@ -212,7 +214,7 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
             )
 
 
-class BoxLoadPlanner(DefaultLoadPlanner):
+class ChunkLoadPlanner(DefaultLoadPlanner):
     """Load planner that assembles each part from parts in the files, and refuses missing ones."""
 
     def set_up_planner(
@@ -226,20 +228,20 @@ class BoxLoadPlanner(DefaultLoadPlanner):
         assert self.metadata is not None
         saved = self.metadata.state_dict_metadata
         return LoadPlan(
-            [i for name, box in self.state_dict.items() for i in _read_items(name, box, saved)]
+            [i for name, chunk in self.state_dict.items() for i in _read_items(name, chunk, saved)]
         )
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
         return self.state_dict[index.fqn].tensor
 
 
-def _read_items(name: str, box: TensorChunk, saved: Mapping[str, Any]) -> list[ReadItem]:
+def _read_items(name: str, chunk: TensorChunk, saved: Mapping[str, Any]) -> list[ReadItem]:
     if name not in saved:
         raise RunError(f"it has no tensor {name}")
-    if tuple(saved[name].size) != tuple(box.shape):
-        raise RunError(f"its {name} is {tuple(saved[name].size)}, not {tuple(box.shape)}")
-    items = create_read_items_for_chunk_list(name, saved[name], [box.chunk])
-    available, needed = sum(math.prod(item.lengths) for item in items), box.tensor.numel()
+    if tuple(saved[name].size) != tuple(chunk.shape):
+        raise RunError(f"its {name} is {tuple(saved[name].size)}, not {tuple(chunk.shape)}")
+    items = create_read_items_for_chunk_list(name, saved[name], [chunk.metadata])
+    available, needed = sum(math.prod(item.lengths) for item in items), chunk.tensor.numel()
     if available != needed:
         raise RunError(f"it holds {available:,} of the {needed:,} requested elements of {name}")
     return items

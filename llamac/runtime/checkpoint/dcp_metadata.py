@@ -102,8 +102,8 @@ def _tensor(read: Any) -> TensorStorageMetadata:
     properties, size, chunks = _fields(read, "properties", "size", "chunks")
     if not isinstance(properties, _Record) or not isinstance(properties.dtype, torch.dtype):
         raise ValueError("one of its tensors has no dtype")
-    boxes = (_fields(chunk, "offsets", "sizes") for chunk in chunks)
-    found = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in boxes]
+    chunks = (_fields(chunk, "offsets", "sizes") for chunk in chunks)
+    found = [ChunkStorageMetadata(_size(offsets), _size(sizes)) for offsets, sizes in chunks]
     return TensorStorageMetadata(TensorProperties(properties.dtype), _size(size), found)
 
 

@@ -42,7 +42,7 @@ def find_initial(
     the hash of its MANIFEST.json, which covers every weight, and likewise `adapters_sha256`. Raises
     RunError if the source is missing, damaged, of another [model], or has other adapters.
     """
-    return ranks.first(lambda: _find(Path(source).expanduser(), model, finetune, run, say))
+    return ranks.on_first(lambda: _find(Path(source).expanduser(), model, finetune, run, say))
 
 
 def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:

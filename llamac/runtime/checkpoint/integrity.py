@@ -45,7 +45,7 @@ def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
 
     Each rank verifies a share of the files, as a large checkpoint has terabytes.
     """
-    return next(filter(None, ranks.each(lambda: _damage(path, ranks.rank, ranks.size))), None)
+    return next(filter(None, ranks.on_each(lambda: _damage(path, ranks.rank, ranks.size))), None)
 
 
 def _damage(path: Path, share: int, shares: int) -> str | None:

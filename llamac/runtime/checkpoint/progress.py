@@ -13,7 +13,7 @@ from ..errors import RunError
 class Progress:
     """Progress of a run: the data it used is `sequences`, skipped steps included.
 
-    following: checksum of the next sequence, from `Mixture.latest`; 0: unknown.
+    following: checksum of the next sequence, from `Mixture.checksum`; 0: unknown.
     """
 
     step: int = 0
@@ -24,7 +24,7 @@ class Progress:
     following: int = 0
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Progress:
+    def from_state(cls, state: Mapping[str, Any]) -> Progress:
         """Read the progress from a checkpoint's state; an empty state is the beginning."""
         return cls(**{name: state.get(name, 0) for name in cls.names()})
 
@@ -37,7 +37,7 @@ class Progress:
         """Return the number of steps that changed the weights."""
         return self.step - self.skipped_steps
 
-    def expect(self, following: int) -> None:
+    def require_next(self, following: int) -> None:
         """Raise RunError unless the next sequence is the one recorded in the checkpoint."""
         if self.following not in (0, following):
             raise RunError(
@@ -47,8 +47,8 @@ class Progress:
                 "with -o DIR (train.py: --run DIR)"
             )
 
-    def count(self, sequences: int, tokens: int, following: int) -> None:
-        """Count a step that was enqueued; `note` its result before this is saved."""
+    def advance(self, sequences: int, tokens: int, following: int) -> None:
+        """Count a step that was enqueued; `count_skipped` its result before this is saved."""
         self.step += 1
         self.sequences += sequences
         self.tokens += tokens
@@ -58,7 +58,7 @@ class Progress:
         """Return whether what happens every so many steps, and after step `last`, happens now."""
         return self.step == last or self.step % every == 0
 
-    def note(self, skipped: bool) -> None:
+    def count_skipped(self, skipped: bool) -> None:
         """Count whether a step was skipped, in the order of steps."""
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0

@@ -1,6 +1,6 @@
 """Check that a run resumes with the same settings that determine its loss curve.
 
-The settings are `CURVE` of the emitted train.py (`templates/train.py.j2`).
+The settings are `SETTINGS` of the emitted train.py (`templates/train.py.j2`).
 
 `llamac train` compares specs before it rebuilds a run (`emit/run_directory.py`); changed text is
 refused by `data/token_shards.py`.
@@ -21,7 +21,7 @@ PLANNED = ("unique_tokens",)  # keys of a source that do not affect the loss cur
 BRANCHED = ("optimizer", "precision", "schedule")
 
 
-def require_same_curve(
+def require_same_settings(
     saved: Mapping[str, Any],
     now: Mapping[str, Any],
     path: Path,

@@ -32,16 +32,16 @@ class Pairs:
         return int(self.first[-1])
 
     @property
-    def latest(self) -> int:
-        return self.mixture.latest
+    def checksum(self) -> int:
+        return self.mixture.checksum
 
     def __len__(self) -> int:
         """Return the number of rows in the validation split."""
         return 2 * len(self.mixture)
 
-    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+    def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
         """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
-        found = self.mixture.picked((start // 2 for start in starts), count // 2)
+        found = self.mixture.read_sequences((start // 2 for start in starts), count // 2)
         return found.reshape(-1, self.sequence_length + 1)
 
     def answers(self, starts: Iterable[int], count: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class InOrder:
     def __init__(self, pairs: Pairs) -> None:
         self.pairs = pairs
 
-    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+    def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
         """Return `count` rows from each start on, int64 [n, sequence_length + 1]."""
         length = self.pairs.sequence_length + 1
         wanted = [pair for start in starts for pair in range(start // 2, (start + count) // 2)]

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..checkpoint.dcp import TensorChunk
-from ..generate.command import sampled
+from ..generate.command import generate_sample
 from ..parameters import Pieces, canonical_views
 from .mesh import Mesh
 from .ranks import Ranks
@@ -21,26 +21,28 @@ SPARE = 1.25
 """Free memory needed, as a multiple of the weights: caches and the process itself grow too."""
 
 
-def sampled_on_first(
+def generate_sample_on_first(
     mesh: Mesh,
     chunks: Mapping[str, TensorChunk],
     model: type[Any],
     packed: Mapping[str, Pieces],
     dtype: torch.dtype,
     *text: Any,
-    **how: Any,
+    **sampling: Any,
 ) -> str | None:
-    """Generate a sample with `sampled` on rank 0, from gathered weights, while the others wait.
+    """Call `generate_sample` on rank 0 with gathered weights, while the other ranks wait.
 
-    All ranks call this. model, packed: class and table of the model of one process. text, how: the
-    other arguments of `sampled`, whose first is the class Inference. Returns None on the other
-    ranks, and if rank 0 has not enough memory for the weights.
+    All ranks call this. model, packed: class and table of the model of one process. text, sampling:
+    the other arguments of `generate_sample`, of which the first is the class Inference. Returns
+    None on the other ranks, and if rank 0 has not enough memory for the weights.
     """
     make = partial(model, dtype=dtype)
     whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.say)
     inference, *rest = text
-    made = mesh.ranks.first(lambda: sampled(inference, whole, *rest, **how) if whole else None)
-    return made if mesh.first else None
+    made = mesh.ranks.on_first(
+        lambda: generate_sample(inference, whole, *rest, **sampling) if whole else None
+    )
+    return made if mesh.is_first else None
 
 
 @torch.no_grad()
@@ -59,7 +61,7 @@ def gather_weights(
     """
     with torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
-    free = ranks.first(free_memory)
+    free = ranks.on_first(free_memory)
     if free is not None and free < SPARE * needed:
         say(
             f"no sample: the weights take {needed / 1e9:.1f} GB, but rank 0 has {free / 1e9:.1f} "
@@ -70,7 +72,7 @@ def gather_weights(
     parts = {key: tensor for key, tensor in parts.items() if tensor.numel()}
     mine = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in parts.items()}
     sources: dict[tuple[str, tuple[int, ...]], tuple[int, tuple[int, ...], torch.dtype]] = {}
-    for rank, theirs in enumerate(ranks.each(lambda: mine)):
+    for rank, theirs in enumerate(ranks.on_each(lambda: mine)):
         for key, (shape, dtype) in theirs.items():
             sources.setdefault(key, (rank, shape, dtype))
 

@@ -38,13 +38,13 @@ class Sequences(Protocol):
 
     padding_input: int  # the token that padding becomes
 
-    def picked(self, starts: Iterable[int], count: int) -> np.ndarray:
+    def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
         """Return `count` sequences from each start on, int64 [n, sequence_length + 1]."""
         ...
 
 
 class Mesh:
-    """The device mesh as seen from this rank. Create it with `started`.
+    """The device mesh as seen from this rank. Create it with `start_mesh`.
 
     A mesh of one rank needs no process group, and has no collectives.
     """
@@ -54,7 +54,7 @@ class Mesh:
     ) -> None:
         self.degrees, self.device, self.ranks = dict(degrees), device, ranks or Ranks()
         self.size, self.rank = prod(degrees.values()), 0
-        self.at, self.sharded, self.replicas = dict.fromkeys(degrees, 0), None, None
+        self.coordinates, self.fsdp_mesh, self.replicas = dict.fromkeys(degrees, 0), None, None
         if self.size > 1:
             self._join(device.type)
 
@@ -63,17 +63,17 @@ class Mesh:
         degrees, self.rank = self.degrees, dist.get_rank()
         sizes = tuple(degrees.values())
         mesh = init_device_mesh(kind, sizes, mesh_dim_names=tuple(degrees))
-        self.at = {axis: mesh.get_local_rank(axis) for axis in degrees}
+        self.coordinates = {axis: mesh.get_local_rank(axis) for axis in degrees}
         for axis in ("cp", "tp"):
             if degrees[axis] > 1:
                 group = mesh.get_group(axis)
-                GROUPS[axis] = ProcessGroup(group.group_name, degrees[axis], self.at[axis])
+                GROUPS[axis] = ProcessGroup(group.group_name, degrees[axis], self.coordinates[axis])
         self.pipeline = mesh.get_group("pp")
-        self.sharded = self._sharded(kind)
-        if self.sharded is None and degrees["dp_replicate"] > 1:
+        self.fsdp_mesh = self._fsdp_mesh(kind)
+        if self.fsdp_mesh is None and degrees["dp_replicate"] > 1:
             self.replicas = Replicas(mesh.get_group("dp_replicate"))
 
-    def _sharded(self, kind: str) -> DeviceMesh | None:
+    def _fsdp_mesh(self, kind: str) -> DeviceMesh | None:
         """Return the mesh for FSDP: one dimension, or two for HSDP; None without sharding.
 
         Replicas of pipeline stages are FSDP's too, as torch's schedules know when it reduces.
@@ -87,7 +87,7 @@ class Mesh:
         return mesh["replicate", "shard"] if replicas > 1 else mesh["shard"]
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Return whether this is rank 0, which prints and writes for all."""
         return self.rank == 0
 
@@ -98,7 +98,10 @@ class Mesh:
 
     @property
     def data_rank(self) -> int:
-        return self.at["dp_replicate"] * self.degrees["dp_shard"] + self.at["dp_shard"]
+        return (
+            self.coordinates["dp_replicate"] * self.degrees["dp_shard"]
+            + self.coordinates["dp_shard"]
+        )
 
     def __str__(self) -> str:
         """Return `cpu` or, for several ranks, `dp_shard 2 × tp 4 = 8 ranks of cuda`."""
@@ -107,7 +110,7 @@ class Mesh:
         return f"{' × '.join(shared)} = {self.size} ranks of {kind}" if shared else kind
 
     def say(self, text: str) -> None:
-        if self.first:
+        if self.is_first:
             say(text)
 
     def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
@@ -117,7 +120,7 @@ class Mesh:
         of ranks. Labels without a loss are PADDING; padding's token is `mixture.padding_input`.
         """
         own = self.own(start, count, micro_batch)
-        sequences = to_device(mixture.picked(own, micro_batch), self.device)
+        sequences = to_device(mixture.read_sequences(own, micro_batch), self.device)
         tokens = input_tokens(sequences[:, :-1], mixture.padding_input)
         return self.own_positions(tokens, loss_labels(sequences[:, 1:]))
 
@@ -134,7 +137,7 @@ class Mesh:
         ranks = self.degrees["cp"]
         return take_part(rank_order(x, 1, ranks), "cp", 1) if ranks > 1 else x
 
-    def model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
+    def build_model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
         """Build an uninitialised model on this rank's device, under FSDP if its state is sharded.
 
         make: called with (device, dtype). FSDP keeps parameters in fp32, computes in `dtype`, and
@@ -142,7 +145,7 @@ class Mesh:
         runs. Under pipeline parallelism a stage's parameters stay gathered during a step, since
         gathering them for every micro-batch would take too long.
         """
-        if self.sharded is None:
+        if self.fsdp_mesh is None:
             return make(self.device, dtype)
         model = make("meta", torch.float32)
         for parameter in model.parameters():
@@ -157,11 +160,11 @@ class Mesh:
         for layer in layers:
             fully_shard(
                 layer,
-                mesh=self.sharded,
+                mesh=self.fsdp_mesh,
                 mp_policy=policy,
                 reshard_after_forward=self.degrees["pp"] == 1,
             )
-        fully_shard(model, mesh=self.sharded, mp_policy=policy)
+        fully_shard(model, mesh=self.fsdp_mesh, mp_policy=policy)
         for layer, after in pairwise(layers):
             layer.set_modules_to_forward_prefetch([after])
             after.set_modules_to_backward_prefetch([layer])
@@ -209,7 +212,7 @@ class Mesh:
         """Sum a tensor over all ranks; copies on tensor-parallel ranks count once."""
         if self.size == 1:
             return x
-        x = x if self.at["tp"] == 0 else torch.zeros_like(x)
+        x = x if self.coordinates["tp"] == 0 else torch.zeros_like(x)
         dist.all_reduce(x)
         return x
 
@@ -226,7 +229,7 @@ class Mesh:
 
 
 @contextmanager
-def started(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
+def start_mesh(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     """Context manager that joins the processes of the run and yields the mesh.
 
     Raises RunError if the number of processes differs from the mesh's ranks.

@@ -19,23 +19,23 @@ from ..parameters import Pieces, initial_value, pattern
 
 
 @dataclass(frozen=True)
-class Shares:
+class ParamSharding:
     """Sharding tables of model.py, for one of `size` tensor-parallel ranks.
 
     packed: parameter of the model → its canonical pieces, unless it is a whole canonical one.
-    split: pattern of a parameter → dim that the ranks split. copies: pattern of a canonical
-    parameter → number of ranks with the same part. summed: patterns of replicated parameters whose
-    gradient is a partial sum on each rank.
+    shard_dim: pattern of a parameter → dim that the ranks split. replicas: pattern of a canonical
+    parameter → number of ranks with the same part. partial_gradients: patterns of replicated
+    parameters whose gradient is a partial sum on each rank.
     """
 
     packed: Mapping[str, Pieces]
-    split: Mapping[str, int] = field(default_factory=dict)
-    copies: Mapping[str, int] = field(default_factory=dict)
-    summed: Collection[str] = ()
+    shard_dim: Mapping[str, int] = field(default_factory=dict)
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    partial_gradients: Collection[str] = ()
     size: int = 1
     rank: int = 0
 
-    def boxes(
+    def chunks(
         self, name: str, parameter: Tensor, values: Tensor
     ) -> Iterator[tuple[str, TensorChunk]]:
         """Yield (canonical name, chunk) of each piece in this rank's part of a parameter.
@@ -51,33 +51,35 @@ class Shares:
             if low < high:
                 yield (
                     canonical,
-                    self._box(name, values[low - first : high - first], whole, start + low - begin),
+                    self._chunk(
+                        name, values[low - first : high - first], whole, start + low - begin
+                    ),
                 )
             begin += part
 
     def _rows(self, name: str, canonical: str, whole: int) -> tuple[int, int, int]:
         """Return (rows held, first canonical row, rows that are not padding)."""
-        if self.split.get(pattern(name)) != 0:
+        if self.shard_dim.get(pattern(name)) != 0:
             return whole, 0, whole
-        copies = self.copies.get(pattern(canonical), 1)
-        part = -(-whole * copies // self.size)
-        start = self.rank // copies * part
+        replicas = self.replicas.get(pattern(canonical), 1)
+        part = -(-whole * replicas // self.size)
+        start = self.rank // replicas * part
         return part, start, max(0, min(part, whole - start))
 
-    def _box(self, name: str, view: Tensor, rows: int, start: int) -> TensorChunk:
+    def _chunk(self, name: str, view: Tensor, rows: int, start: int) -> TensorChunk:
         shape, offsets = [rows, *view.shape[1:]], [start] + [0] * (view.ndim - 1)
-        if self.split.get(pattern(name)) == 1:
+        if self.shard_dim.get(pattern(name)) == 1:
             shape[1], offsets[1] = shape[1] * self.size, self.rank * shape[1]
         return TensorChunk(view, tuple(shape), tuple(offsets))
 
-    def copied(self, canonical: str) -> int:
-        return self.copies.get(pattern(canonical), 1)
+    def replicas_of(self, canonical: str) -> int:
+        return self.replicas.get(pattern(canonical), 1)
 
-    def is_summed(self, name: str) -> bool:
-        return pattern(name) in self.summed
+    def has_partial_gradient(self, name: str) -> bool:
+        return pattern(name) in self.partial_gradients
 
     def is_split(self, name: str) -> bool:
-        return pattern(name) in self.split
+        return pattern(name) in self.shard_dim
 
 
 def _first_row(parameter: Tensor) -> int:
@@ -99,19 +101,19 @@ def local(parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise_shares(
+def initialise_sharded(
     parameters: Iterable[tuple[str, Tensor]],
     init: Mapping[str, tuple[str, float]],
-    shares: Shares,
+    sharding: ParamSharding,
     seed: int,
 ) -> None:
     """Initialise every parameter as on one rank; padding becomes zero."""
     for name, parameter in parameters:
         values = local(parameter)
         values.zero_()
-        for canonical, box in shares.boxes(name, parameter, values):
+        for canonical, chunk in sharding.chunks(name, parameter, values):
             place = tuple(
                 slice(start, start + size)
-                for start, size in zip(box.offsets, box.tensor.shape, strict=True)
+                for start, size in zip(chunk.offsets, chunk.tensor.shape, strict=True)
             )
-            box.tensor.copy_(initial_value(canonical, box.shape, init, seed)[place])
+            chunk.tensor.copy_(initial_value(canonical, chunk.shape, init, seed)[place])

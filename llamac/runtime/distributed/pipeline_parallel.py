@@ -40,8 +40,8 @@ class Pipeline:
         positions: int,
     ) -> None:
         self.count, self.mesh, self.dtype, self.stream = count, mesh, dtype, stream
-        own = range(mesh.at["pp"], count, mesh.degrees["pp"])
-        self.models = {n: mesh.model(partial(make, stage=n), dtype) for n in own}
+        own = range(mesh.coordinates["pp"], count, mesh.degrees["pp"])
+        self.models = {n: mesh.build_model(partial(make, stage=n), dtype) for n in own}
 
         tokens = torch.empty(stream[0], positions, dtype=torch.int64, device="meta")
         x = torch.empty(stream, dtype=dtype, device="meta", requires_grad=True)

@@ -39,7 +39,7 @@ class Ranks:
         group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PREPARING))
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
-    def each(self, work: Callable[[], T]) -> list[T]:
+    def on_each(self, work: Callable[[], T]) -> list[T]:
         """Run `work` on every rank and return the results by rank.
 
         If it raises RunError, OSError or ValueError on a rank, all raise RunError with the message
@@ -66,6 +66,6 @@ class Ranks:
             raise RunError(said, teller=rank) from error
         return [value for value, _ in gathered]
 
-    def first(self, work: Callable[[], T]) -> T:
-        """Run `work` on rank 0 only and return its result on all ranks; errors as in `each`."""
-        return self.each(lambda: work() if self.rank == 0 else cast(T, None))[0]
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 only and return its result on all ranks; errors as in `on_each`."""
+        return self.on_each(lambda: work() if self.rank == 0 else cast(T, None))[0]

@@ -13,15 +13,15 @@ from torch.nn.utils import get_total_norm
 
 from ..checkpoint.dcp import TensorChunk
 from ..errors import RunError
-from ..train.master_weights import MasterWeights
+from ..train.master_weights import MixedPrecisionOptimizer
 from . import collectives
 from .mesh import Mesh
-from .param_sharding import Shares, local
+from .param_sharding import ParamSharding, local
 from .replicas import flatten, unflatten
 
 
-class ShardedWeights(MasterWeights):
-    """`MasterWeights` of this rank's shards.
+class ShardedOptimizer(MixedPrecisionOptimizer):
+    """`MixedPrecisionOptimizer` of this rank's shards.
 
     FSDP's parameters are fp32 shards and their own masters. The gradients of all parameters are
     reduced over data and context ranks in the backward pass, by FSDP or by `Replicas`. Once per
@@ -33,12 +33,12 @@ class ShardedWeights(MasterWeights):
     def __init__(
         self,
         parameters: Iterable[tuple[str, Parameter]],
-        shares: Shares,
+        sharding: ParamSharding,
         mesh: Mesh,
         algorithm: type[Any],
         **given: Any,
     ) -> None:
-        self.shares, self.mesh = shares, mesh
+        self.sharding, self.mesh = sharding, mesh
         named = dict(parameters)
         self.trainable = {name: p for name, p in named.items() if p.requires_grad}
         self.frozen = {name: p for name, p in named.items() if not p.requires_grad}
@@ -73,7 +73,7 @@ class ShardedWeights(MasterWeights):
         """Return loss, targets and gradient norm, reduced over all ranks."""
         if self.mesh.size == 1:
             return super().totals(loss, targets)
-        if self.shares.size > 1:
+        if self.sharding.size > 1:
             self._add_over_tensor_ranks()
         replicas = self.mesh.degrees["dp_replicate"]
         by_holders: dict[int, list[Tensor]] = {}  # number of ranks with the same gradient
@@ -89,15 +89,15 @@ class ShardedWeights(MasterWeights):
 
     def _holders(self, name: str, canonical: str) -> int:
         """Return how many tensor-parallel ranks hold the same part of a parameter."""
-        split = self.shares.is_split(name)
-        return self.shares.copied(canonical) if split else self.mesh.degrees["tp"]
+        split = self.sharding.is_split(name)
+        return self.sharding.replicas_of(canonical) if split else self.mesh.degrees["tp"]
 
     def _gradients(self, name: str) -> Iterable[tuple[str, Tensor]]:
         """Yield (canonical name, this rank's part of its gradient), without padding."""
         gradient = self.masters[name].grad
         assert gradient is not None, name
-        for canonical, box in self.shares.boxes(name, self.trainable[name], gradient):
-            yield canonical, box.tensor
+        for canonical, chunk in self.sharding.chunks(name, self.trainable[name], gradient):
+            yield canonical, chunk.tensor
 
     def _add_over_tensor_ranks(self) -> None:
         """Reduce partial gradients: one all-reduce for all gains, one for all replicated heads."""
@@ -105,26 +105,26 @@ class ShardedWeights(MasterWeights):
         copies: list[Tensor] = []
         for name in self.trainable:
             for canonical, gradient in self._gradients(name):
-                if self.shares.is_summed(name):
+                if self.sharding.has_partial_gradient(name):
                     gains.append(gradient)
-                elif self.shares.is_split(name) and self.shares.copied(canonical) > 1:
+                elif self.sharding.is_split(name) and self.sharding.replicas_of(canonical) > 1:
                     copies.append(gradient)
         if gains:
             unflatten(collectives.all_reduce(flatten(gains), "tp"), gains)
         if copies:
-            count = max(self.shares.copies.values())
-            mine = self.shares.rank // count
+            count = max(self.sharding.replicas.values())
+            mine = self.sharding.rank // count
             flat = flatten(copies)
-            by_head = flat.new_zeros(self.shares.size // count, flat.numel())
+            by_head = flat.new_zeros(self.sharding.size // count, flat.numel())
             by_head[mine] = flat
             unflatten(collectives.all_reduce(by_head, "tp")[mine], copies)
 
-    def loaded(self, updates: int) -> None:
+    def after_load(self, updates: int) -> None:
         """Synchronise with masters and states just set or loaded, after `updates` applied updates.
 
-        Raises RunError if a state of the update rule was not loaded, and as `check_copies` does.
+        Raises RunError if a state of the update rule was not loaded, and as `check_replicas` does.
         """
-        super().loaded(updates)
+        super().after_load(updates)
         for name in self.algorithm.STATES:
             states = (state[name] for state in self.algorithm.state.values())
             if not self.mesh.any(not updates or any(bool(state.any()) for state in states)):
@@ -133,10 +133,10 @@ class ShardedWeights(MasterWeights):
                     "saved or not loaded: build the trainer again, or resume from another "
                     "checkpoint with --resume PATH"
                 )
-        self.check_copies()
+        self.check_replicas()
 
     @torch.no_grad()
-    def check_copies(self) -> None:
+    def check_replicas(self) -> None:
         """Raise RunError unless replicas agree between ranks, and weights with their masters.
 
         Copies on several ranks must be equal bit by bit, and weights equal to rounded masters. All
@@ -150,7 +150,7 @@ class ShardedWeights(MasterWeights):
             if not self.parameters[name].equal(self.masters[name].to(self.parameters[name].dtype))
         ]
         first: dict[tuple[int, ...], tuple[int, int]] = {}
-        for rank, (theirs, wrong) in enumerate(self.mesh.ranks.each(lambda: (own, stale[:1]))):
+        for rank, (theirs, wrong) in enumerate(self.mesh.ranks.on_each(lambda: (own, stale[:1]))):
             if wrong:
                 raise RunError(
                     f"rank {rank} has a {wrong[0]} that differs from its rounded float32 master, "
@@ -169,36 +169,38 @@ class ShardedWeights(MasterWeights):
 
     def _bits(self) -> dict[tuple[int, ...], int]:
         """Return checksums of this rank's weights by the mesh coordinates that replicas share."""
-        at = self.mesh.at
+        at = self.mesh.coordinates
         found: dict[tuple[int, ...], list[Tensor]] = {}
         for name, master in self.masters.items():
-            for canonical, box in self.shares.boxes(name, self.trainable[name], master.detach()):
-                exact = self.shares.is_split(name) or self.shares.is_summed(name)
+            for canonical, chunk in self.sharding.chunks(
+                name, self.trainable[name], master.detach()
+            ):
+                exact = self.sharding.is_split(name) or self.sharding.has_partial_gradient(name)
                 holders = self._holders(name, canonical) if exact else 1
                 place = (holders, at["pp"], at["dp_shard"], at["cp"], at["tp"] // holders)
-                bits = box.tensor.view(torch.int32).sum(dtype=torch.int64)
+                bits = chunk.tensor.view(torch.int32).sum(dtype=torch.int64)
                 found.setdefault(place, []).append(bits)
         return {place: int(torch.stack(bits).sum()) for place, bits in found.items()}
 
-    def boxes(self) -> dict[str, dict[str, TensorChunk]]:
+    def state_dict(self) -> dict[str, dict[str, TensorChunk]]:
         """Return this rank's tensors for a checkpoint, fp32, by canonical name.
 
         There is a section for the masters ("model") and one for each state of the update rule. A
         packed parameter appears as its canonical row slices, so a checkpoint does not depend on how
-        this trainer packs or shards. Loading writes through the views; then call `loaded`.
+        this trainer packs or shards. Loading writes through the views; then call `after_load`.
         """
         sections: dict[str, dict[str, TensorChunk]] = {"model": {}}
         sections |= {name: {} for name in self.algorithm.STATES}
         for name, master in self.masters.items():
             state = {"model": master.detach(), **self.algorithm.state[master]}
             for section, chunks in sections.items():
-                chunks |= self.shares.boxes(name, self.trainable[name], state[section])
+                chunks |= self.sharding.chunks(name, self.trainable[name], state[section])
         return sections
 
-    def frozen_boxes(self) -> dict[str, TensorChunk]:
+    def frozen_state_dict(self) -> dict[str, TensorChunk]:
         """Return this rank's parts of the frozen weights, by canonical name, to load into."""
         return {
-            canonical: box
+            canonical: chunk
             for name, parameter in self.frozen.items()
-            for canonical, box in self.shares.boxes(name, parameter, local(parameter.detach()))
+            for canonical, chunk in self.sharding.chunks(name, parameter, local(parameter.detach()))
         }

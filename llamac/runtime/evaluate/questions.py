@@ -53,7 +53,7 @@ class DataRanks(Protocol):
 
 
 @dataclass(frozen=True)
-class AskedQuestion:
+class EncodedQuestion:
     """One question, tokenised.
 
     answers: (context, continuation) of each choice, and then of each against another context, if
@@ -67,11 +67,11 @@ class AskedQuestion:
     compared: bool
 
 
-def asked_questions(
+def read_questions(
     path: str | Path, tasks: Sequence[str], count: int, tokenizer: Encodes
-) -> list[AskedQuestion]:
+) -> list[EncodedQuestion]:
     """Read the first `count` questions of each task, tasks taking turns. Raises RunError."""
-    found: dict[str, list[AskedQuestion]] = {task: [] for task in tasks}
+    found: dict[str, list[EncodedQuestion]] = {task: [] for task in tasks}
     try:
         with Path(path).open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -92,14 +92,14 @@ def asked_questions(
     return [found[task][turn] for turn in turns for task in tasks if turn < len(found[task])]
 
 
-def _question(row: Mapping[str, Any], tokenizer: Encodes) -> AskedQuestion:
+def _question(row: Mapping[str, Any], tokenizer: Encodes) -> EncodedQuestion:
     prompts, choices, gold = row["prompts"], row["choices"], row["gold"]
     if not choices or not 0 <= gold < len(choices) or not all(choices):
         raise ValueError("its choices are empty, or `gold` is not one of them")
     pairs = [*zip(prompts, choices, strict=True)]
     against = row.get("against")
     pairs += [(against, choice) for choice in choices] if against else []
-    return AskedQuestion(
+    return EncodedQuestion(
         row["task"],
         tuple(encoded_pair(tokenizer, *pair) for pair in pairs),
         tuple(len(choice.lstrip()) for choice in choices),
@@ -132,7 +132,7 @@ class Questions:
     """
 
     def __init__(
-        self, questions: Sequence[AskedQuestion], seconds: float, rows: int, length: int
+        self, questions: Sequence[EncodedQuestion], seconds: float, rows: int, length: int
     ) -> None:
         self.questions, self.seconds, self.rows, self.length = questions, seconds, rows, length
         self.pairs = [pair for question in questions for pair in question.answers]

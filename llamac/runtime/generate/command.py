@@ -270,7 +270,7 @@ def _print(
             print(escaped(("" if args.chat else prompt) + text), flush=True)
 
 
-def sampled(
+def generate_sample(
     inference: Callable[..., Any],
     model: Any,
     tokenizer: Any,
@@ -308,7 +308,7 @@ def sampled(
 
 
 def chat_sample(directory: Path, tokenizer: Any, prompt: str) -> dict[str, Any]:
-    """Return the arguments of `sampled` for an answer, as supervised data in `directory` has them.
+    """Return the arguments of `generate_sample` for an answer as in the data of `directory`.
 
     They are empty without a prompt. Raises RunError.
     """

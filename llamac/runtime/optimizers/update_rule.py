@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Algorithm(Protocol):
-    """A torch optimizer as `MasterWeights` uses it.
+    """A torch optimizer as `MixedPrecisionOptimizer` uses it.
 
     STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
     `grad_scale`, and where `found_inf` is 1.0 leaves parameters, states and step counts alone.

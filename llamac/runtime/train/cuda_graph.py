@@ -19,7 +19,7 @@ from ..machine import say
 
 if TYPE_CHECKING:
     from ..distributed.mesh import Mesh
-    from .master_weights import MasterWeights
+    from .master_weights import MixedPrecisionOptimizer
 
 WARM_UP = 3
 """Micro-batches before a capture: the first compiles, others may still choose algorithms."""
@@ -86,7 +86,7 @@ class CudaGraph:
     def __init__(
         self,
         model: torch.nn.Module,
-        optimizer: MasterWeights,
+        optimizer: MixedPrecisionOptimizer,
         mesh: Mesh,
         recorder: Recorder | None = None,
     ) -> None:

@@ -27,6 +27,6 @@ class GarbageCollection:
         gc.enable()
         gc.unfreeze()
 
-    def after(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         if step % self.every == 0:
             gc.collect()

@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     skipped: bool
 
 
-class MasterWeights:
+class MixedPrecisionOptimizer:
     """The optimizer of one model: masters, their gradients and states, clipping, skipping.
 
     algorithm: the update rule, which takes `hyperparameters`.
@@ -113,7 +113,7 @@ class MasterWeights:
         """Return the number of applied updates, without skipped steps, for bias correction."""
         return int(next(iter(self.algorithm.state.values()))["step"].item())
 
-    def loaded(self, updates: int) -> None:
+    def after_load(self, updates: int) -> None:
         """Synchronise with masters and states just loaded, after `updates` applied updates."""
         for state in self.algorithm.state.values():
             state["step"].fill_(updates)

@@ -33,22 +33,22 @@ class Metrics:
 
     A run that resumes after step `resumed` drops the rows beyond it, and a last line cut short by
     a crash, so that the file is always one clean curve. Other events are written to
-    RUN/events.jsonl. about: facts of the start, from `Speed.about`. times: seconds of the start,
-    printed and recorded with the first row. Errors are reported once and never end the run; rows
-    that cannot be written are retried.
+    RUN/events.jsonl. run_info: recorded at the start, from `Speed.run_info`. times: seconds of the
+    start, printed and recorded with the first row. Errors are reported once and never end the run;
+    rows that cannot be written are retried.
     """
 
     def __init__(
         self,
         run: Path,
         resumed: int,
-        about: Row | None = None,
+        run_info: Row | None = None,
         times: StartTimes | None = None,
         **log: Any,
     ) -> None:
         """Open the files. log: settings of trackers, as arguments of `trackers`."""
         self._times = times
-        self._compiles = (about or {}).get("compute", "").startswith("torch.compile")
+        self._compiles = (run_info or {}).get("compute", "").startswith("torch.compile")
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
         self._waiting, self._said = b"", False
         self._file, dropped = None, 0
@@ -57,9 +57,9 @@ class Metrics:
         with self._suppressed():
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
-        about = {"id": events.identity(run, resumed), **(about or {})}
-        events.record(run, "start", resumed, dropped_rows=dropped, **about)
-        self._trackers = trackers(run, resumed, about, **log)
+        run_info = {"id": events.identity(run, resumed), **(run_info or {})}
+        events.record(run, "start", resumed, dropped_rows=dropped, **run_info)
+        self._trackers = trackers(run, resumed, run_info, **log)
 
     def write(self, row: Row) -> None:
         self._step = row["step"]
@@ -148,23 +148,27 @@ class Speed:
         self.plan = read_plan(self.directory, self.device)
         forget_peak_memory(self.device)
 
-    @property
-    def basis(self) -> str:
-        """Return a line on the convention of MFU, and one on the prediction, if any."""
-        mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
-        return mfu if self.plan is None else f"{mfu}\n{self.plan}"
+    def header(self, step: int, checkpoint: Path | None) -> str:
+        """Return lines on the convention of MFU, the prediction, if any, and where the run starts.
 
-    def about(self, layout: Mapping[str, int], how: str, checkpoint: Path | None) -> Row:
+        step: the last one before the start. checkpoint: the one that the run continues from.
+        """
+        mfu = f"MFU: of {self.peak / 1e12:.3g} TFLOP/s, at 6N + 12·L·d·s FLOPs per token (PaLM)"
+        plan = [] if self.plan is None else [str(self.plan)]
+        start = f"start: after step {step:,}" + (f" of {checkpoint}" if checkpoint else "")
+        return "\n".join([mfu, *plan, start])
+
+    def run_info(self, layout: Mapping[str, int], execution: str, checkpoint: Path | None) -> Row:
         """Return the facts of a start, for `Metrics`.
 
-        layout: ranks along each axis of the mesh. how: whether compiled. checkpoint: the one that
-        the run continues from.
+        layout: ranks along each axis of the mesh. execution: compiled or eager, and why.
+        checkpoint: the one that the run continues from.
         """
         return {
             "checkpoint": str(checkpoint) if checkpoint else None,
             "layout": {axis: ranks for axis, ranks in layout.items() if ranks > 1},
             "device": self.device.type,
-            "compute": how,
+            "compute": execution,
             "tokens_per_step": self.tokens,
             "flops_per_token": self.flops_per_token,
             "peak_flops": self.peak,
@@ -185,8 +189,8 @@ class Speed:
         }
 
 
-class Silent:
-    """Silent replacement of `Metrics` and `Display` on ranks other than 0."""
+class NoOutput:
+    """Stand-in for `Metrics` and `Display` on ranks other than 0, which write nothing."""
 
     def write(self, row: Row) -> None: ...
 
@@ -196,7 +200,7 @@ class Silent:
 
     def step(self, row: Row) -> None: ...
 
-    def __enter__(self) -> Silent:
+    def __enter__(self) -> NoOutput:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -260,7 +264,7 @@ class Display:
             self.say(line)
 
 
-def each_stage(say: Callable[[str], None]) -> Callable[[str, int], None]:
+def stage_printer(say: Callable[[str], None]) -> Callable[[str, int], None]:
     """Return a progress callback that prints each stage as it begins."""
     said: list[str] = []
 

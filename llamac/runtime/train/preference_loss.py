@@ -140,25 +140,25 @@ def preferences_of(
     micro_batch: int,
     run: Path,
     found: Path | None,
-    curve: Mapping[str, Any],
+    settings: Mapping[str, Any],
     **options: Any,
 ) -> Preferences:
     """Return a run's preferences, with the reference read from it or computed at its start.
 
     model: with the starting weights, if the run is at its start. found: the checkpoint that the run
-    resumes from, whose run has the reference. curve: says what weights and data it is of. options:
+    resumes from, whose run has the reference. settings: identify weights and data. options:
     of `Preferences`. All ranks call this. Raises RunError if the reference is missing, damaged, or
     of other weights or data.
     """
-    of = {key: curve.get(key) for key in ("prepared_data", "init", "adapters")}
+    of = {key: settings.get(key) for key in ("prepared_data", "init", "adapters")}
     homes = [run, *([found.resolve().parent.parent] if found else [])]
-    scores = mesh.ranks.first(lambda: _read(homes, of, found, splits))
+    scores = mesh.ranks.on_first(lambda: _read(homes, of, found, splits))
     if scores is None:
         pairs = sum(one.pairs for one in splits)
         mesh.say(f"reference: {pairs:,} pairs under the weights that training begins from")
         scores = {one.split: _computed(model, mesh, one, micro_batch) for one in splits}
-        mesh.ranks.first(lambda: (run / NOTE).unlink(missing_ok=True))
-    mesh.ranks.first(lambda: _write(run, of, scores))
+        mesh.ranks.on_first(lambda: (run / NOTE).unlink(missing_ok=True))
+    mesh.ranks.on_first(lambda: _write(run, of, scores))
     tensors = {split: torch.from_numpy(values) for split, values in scores.items()}
     return Preferences(model, mesh, tensors, **options)
 

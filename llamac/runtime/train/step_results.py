@@ -60,7 +60,7 @@ class StepResults:
     def add(self, lr: float, outcome: Tensor, more: Mapping[str, Tensor] | None = None) -> None:
         """Enqueue the copy of the result of the step that `progress` will count next.
 
-        outcome: float32 [3] from `MasterWeights.step`. more: other scalars for its row.
+        outcome: float32 [3] from `MixedPrecisionOptimizer.step`. more: other scalars for its row.
         """
         stop, self._stop = self._stop, None
         more = more or {}
@@ -93,7 +93,7 @@ class StepResults:
                 copied.synchronize()  # the only wait for the device in a step
             loss, grad_norm, skipped, stop, *more = values.tolist()
             self.stopping = self.stopping or stop > 0
-            self.progress.note(skipped > 0)
+            self.progress.count_skipped(skipped > 0)
             since, self._since = self._since, time.perf_counter()
             row: Row = {"step": step, "tokens": tokens, "loss": loss, "lr": lr}
             row |= {"grad_norm": grad_norm} | self.speed.row(self._since - since)

@@ -33,7 +33,7 @@ class StopSignals:
         """Return the signal's name; "stopped" if another rank received it."""
         return self.received.name if self.received else "stopped"
 
-    def saved(self, step: int) -> str:
+    def stop_message(self, step: int) -> str:
         """Return the line that says why the run stopped, and the command that resumes it."""
         resume_command = this_command(without="--resume")  # from the newest checkpoint
         return f"{self.why}: step {step:,} is saved, resume with: {resume_command}"

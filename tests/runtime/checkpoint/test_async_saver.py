@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llamac.runtime.checkpoint import checkpoint, dcp
-from llamac.runtime.checkpoint.async_saver import Saver
+from llamac.runtime.checkpoint.async_saver import CheckpointSaver
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.errors import RunError
 
@@ -36,8 +36,8 @@ def disk(monkeypatch) -> SlowDisk:
     return SlowDisk(monkeypatch)
 
 
-def save(saver: Saver, run: Path, weights: torch.Tensor, progress: Progress) -> None:
-    saver.save(run, {"model": {"w": weights}}, progress, {}, "", 9)
+def save(saver: CheckpointSaver, run: Path, weights: torch.Tensor, progress: Progress) -> None:
+    saver.save(run, {"model": {"w": weights}}, progress, {}, "")
 
 
 def test_training_goes_on_while_the_disk_is_slow_and_does_not_reach_into_the_checkpoint(
@@ -45,11 +45,11 @@ def test_training_goes_on_while_the_disk_is_slow_and_does_not_reach_into_the_che
 ):
     weights, progress = torch.ones(4), Progress(1)
     torch.manual_seed(0)
-    with Saver(asynchronous=True) as saver:
+    with CheckpointSaver(9, asynchronous=True) as saver:
         save(saver, tmp_path, weights, progress)
         assert disk.reached.wait(30)
         weights.fill_(2)  # the next steps
-        progress.count(1, 1, 0)
+        progress.advance(1, 1, 0)
         drawn = torch.rand(3)
         assert checkpoint.steps(tmp_path) == []
         disk.free.set()
@@ -57,14 +57,14 @@ def test_training_goes_on_while_the_disk_is_slow_and_does_not_reach_into_the_che
     into = torch.zeros(4)
     state = checkpoint.load(checkpoint.checkpoint_path(tmp_path, 1), {"model": {"w": into}})
     assert (into == 1).all()
-    assert Progress.of(state) == Progress(1)
+    assert Progress.from_state(state) == Progress(1)
     checkpoint.set_random_state(state["random"])
     assert torch.equal(torch.rand(3), drawn)
 
 
 def test_the_next_save_waits_and_both_are_whole(tmp_path, disk):
     weights = torch.ones(4)
-    with Saver(asynchronous=True) as saver:
+    with CheckpointSaver(9, asynchronous=True) as saver:
         save(saver, tmp_path, weights, Progress(1))
         threading.Timer(0.1, disk.free.set).start()
         save(saver, tmp_path, weights.fill_(2), Progress(2))
@@ -86,7 +86,7 @@ def test_an_error_in_the_background_is_raised_once_in_the_foreground(tmp_path, d
             elif end == "wait":
                 saver.wait()
 
-    saver = Saver(asynchronous=True)
+    saver = CheckpointSaver(9, asynchronous=True)
     disk.error = OSError("No space left on device")
     disk.free.set()
     with pytest.raises(RunError, match=r"cannot save step 1 .*No space"):
@@ -98,7 +98,7 @@ def test_an_error_in_the_background_is_raised_once_in_the_foreground(tmp_path, d
 @pytest.mark.parametrize("error", [None, OSError("No space left on device")])
 def test_an_error_of_training_waits_for_the_disk_and_is_the_one_to_be_told(tmp_path, disk, error):
     def train() -> None:
-        with Saver(asynchronous=True) as saver:
+        with CheckpointSaver(9, asynchronous=True) as saver:
             save(saver, tmp_path, torch.ones(4), Progress(1))
             threading.Timer(0.1, disk.free.set).start()
             raise KeyError("training")
@@ -110,6 +110,6 @@ def test_an_error_of_training_waits_for_the_disk_and_is_the_one_to_be_told(tmp_p
 
 
 def test_not_asynchronous_it_is_done_when_it_returns(tmp_path):
-    with Saver(asynchronous=False) as saver:
+    with CheckpointSaver(9, asynchronous=False) as saver:
         save(saver, tmp_path, torch.ones(4), Progress(1))
         assert checkpoint.steps(tmp_path) == [1]

@@ -22,7 +22,7 @@ from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
 
-CURVE = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
+SETTINGS = {"seed": 1, "optimizer": {"lr": 0.1, "betas": (0.9, 0.95)}}
 
 
 def tensors(fill: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -33,7 +33,7 @@ def tensors(fill: float) -> dict[str, dict[str, torch.Tensor]]:
 def save(run: Path, step: int, keep: int = 10, fill: float | None = None) -> Path:
     progress = Progress(step, 4 * step, 8 * step, skipped_steps=1)
     weights = tensors(step if fill is None else fill)
-    return checkpoint.commit(run, weights, checkpoint.state_of(progress, CURVE, "hash"), keep)
+    return checkpoint.commit(run, weights, checkpoint.state_of(progress, SETTINGS, "hash"), keep)
 
 
 def names(run: Path) -> list[str]:
@@ -48,7 +48,7 @@ def damage_something(path: Path) -> None:
 
 
 def found(run: Path, resume: str = "auto", said: list[str] | None = None) -> Path | None:
-    path, _ = checkpoint.find(run, resume, CURVE, (said if said is not None else []).append)
+    path, _ = checkpoint.find(run, resume, SETTINGS, (said if said is not None else []).append)
     return path
 
 
@@ -57,7 +57,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     into = tensors(0.0)
     state = checkpoint.load(path, into)
     assert all((t == 3.0).all() for t in into["model"].values())
-    assert Progress.of(state) == Progress(3, 12, 24, skipped_steps=1)
+    assert Progress.from_state(state) == Progress(3, 12, 24, skipped_steps=1)
     assert state["spec_sha256"] == "hash"
 
 
@@ -272,7 +272,7 @@ def test_changed_settings_are_refused_and_each_is_named(tmp_path):
 def test_settings_inside_lists_are_named_too():
     old, new = {"sources": [{"share": 1}]}, {"sources": [{"share": 2}, {"share": 1}]}
     with pytest.raises(RunError, match=r"sources\[0\].share: 1 → 2\n +sources\[1\].share: nothing"):
-        checkpoint.require_same_curve(old, new, Path("p"))
+        checkpoint.require_same_settings(old, new, Path("p"))
 
 
 def test_two_trainers_cannot_write_one_run(tmp_path):
@@ -305,20 +305,20 @@ with run_lock(Path({str(tmp_path)!r})):
 def test_progress_counts_data_of_skipped_steps_and_gives_up_on_a_row_of_them():
     progress = Progress()
     for skipped in (True, True, False, True, True):
-        progress.count(4, 128, 0)
-        progress.note(skipped)
+        progress.advance(4, 128, 0)
+        progress.count_skipped(skipped)
         progress.give_up_after(3)
     assert (progress.step, progress.sequences, progress.tokens) == (5, 20, 640)
     assert (progress.skipped_steps, progress.updates) == (4, 1)
-    progress.count(4, 128, 0)
-    progress.note(True)
+    progress.advance(4, 128, 0)
+    progress.count_skipped(True)
     with pytest.raises(RunError, match="last 3 steps, up to step 6"):
         progress.give_up_after(3)
 
 
 def test_what_is_only_planned_with_is_no_part_of_a_curve() -> None:
     old, new = ({"data": {"sources": [{"share": 1.0, "unique_tokens": n}]}} for n in (5, 6))
-    checkpoint.require_same_curve(old, new, Path("p"))
+    checkpoint.require_same_settings(old, new, Path("p"))
 
 
 SCHEDULE = {"kind": "cosine", "peak": 0.1, "warmup_steps": 10, "min_ratio": 0.1}
@@ -342,7 +342,7 @@ SCHEDULE = {"kind": "cosine", "peak": 0.1, "warmup_steps": 10, "min_ratio": 0.1}
 def test_a_schedule_may_become_longer_and_what_that_means_is_said(kind, step, words):
     schedule = SCHEDULE | {"kind": kind} | ({"decay": 0.2} if kind == "wsd" else {})
     old, new = ({"schedule": {"steps": steps, **schedule}} for steps in (100, 190))
-    said = checkpoint.require_same_curve(old, new, Path("p"), step)
+    said = checkpoint.require_same_settings(old, new, Path("p"), step)
     assert said.startswith("schedule: 190 steps, raised from 100")
     assert words in said
     assert ("stretched" in said) == bool(words)
@@ -351,16 +351,16 @@ def test_a_schedule_may_become_longer_and_what_that_means_is_said(kind, step, wo
 def test_a_schedule_does_not_become_shorter_or_another():
     old = {"schedule": {"steps": 100, **SCHEDULE}}
     with pytest.raises(RunError, match=r"steps: 100 → 99"):
-        checkpoint.require_same_curve(old, {"schedule": {"steps": 99, **SCHEDULE}}, Path("p"))
+        checkpoint.require_same_settings(old, {"schedule": {"steps": 99, **SCHEDULE}}, Path("p"))
     other = {"steps": 200, **SCHEDULE, "min_ratio": 0.0}
     with pytest.raises(RunError, match=r"schedule\.min_ratio") as caught:
-        checkpoint.require_same_curve(old, {"schedule": other}, Path("p"))
+        checkpoint.require_same_settings(old, {"schedule": other}, Path("p"))
     assert "schedule.steps" not in str(caught.value)
 
 
 def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
     path = save(tmp_path / "old", 3)
-    now = CURVE | {"optimizer": {"lr": 0.01, "betas": (0.9, 0.95)}}
+    now = SETTINGS | {"optimizer": {"lr": 0.01, "betas": (0.9, 0.95)}}
     with pytest.raises(RunError, match=r"optimizer\.lr: 0\.1 → 0\.01"):
         checkpoint.find(tmp_path / "old", str(path), now, print)
     said: list[str] = []
@@ -504,8 +504,8 @@ def test_a_state_of_wrong_values_is_an_error_that_names_it(tmp_path, change):
     remade(path)
 
     def resume() -> None:
-        _, state = checkpoint.find(tmp_path, str(path), CURVE, print)
-        checkpoint.restore(path, state, tensors(0.0), CURVE, tmp_path, print)
+        _, state = checkpoint.find(tmp_path, str(path), SETTINGS, print)
+        checkpoint.restore(path, state, tensors(0.0), SETTINGS, tmp_path, print)
 
     with pytest.raises(RunError, match=r"state"):
         resume()
@@ -534,7 +534,7 @@ def test_a_link_out_of_the_run_is_not_followed(tmp_path, name):
     run.mkdir()
     (run / name).symlink_to(Path("../victim") / name)
     with pytest.raises((RunError, OSError), match=name), checkpoint.run_lock(run):
-        checkpoint.find(run, "auto", CURVE, print)
+        checkpoint.find(run, "auto", SETTINGS, print)
     assert (victim / ".lock").read_text() == "precious"
     assert (path.parent / ".writing-x").is_dir()
     with pytest.raises((RunError, OSError)), checkpoint.run_lock(run):

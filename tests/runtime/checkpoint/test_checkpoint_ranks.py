@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint, dcp, integrity
-from llamac.runtime.checkpoint.async_saver import Saver
+from llamac.runtime.checkpoint.async_saver import CheckpointSaver
 from llamac.runtime.checkpoint.dcp import TensorChunk, Tensors
 from llamac.runtime.checkpoint.progress import Progress
 from llamac.runtime.distributed.ranks import Ranks
@@ -81,8 +81,8 @@ def split(dim: int, ranks: Ranks, fill: float | None = None) -> Tensors:
 def assert_equal(one: Tensors, other: Tensors) -> None:
     for section, parts in one.items():
         for name, part in parts.items():
-            expected = dcp.as_box(other[section][name]).tensor
-            assert torch.equal(dcp.as_box(part).tensor, expected), name
+            expected = dcp.as_chunk(other[section][name]).tensor
+            assert torch.equal(dcp.as_chunk(part).tensor, expected), name
 
 
 def save(ranks: Ranks, directory: Path, step: int, dim: int = 0) -> Path:
@@ -93,8 +93,8 @@ def state(step: int) -> dict[str, Any]:
     return checkpoint.state_of(Progress(step), {}, "")
 
 
-def save_and_wait(saver: Saver, directory: Path, tensors: Tensors, step: int) -> None:
-    saver.save(directory, tensors, Progress(step), {}, "", 9)
+def save_and_wait(saver: CheckpointSaver, directory: Path, tensors: Tensors, step: int) -> None:
+    saver.save(directory, tensors, Progress(step), {}, "")
     saver.wait()
 
 
@@ -136,11 +136,11 @@ def check_in_shares(ranks: Ranks, directory: Path) -> None:
     sha256 = durable_files.sha256_of
     durable_files.sha256_of = lambda path: (read.add(path), sha256(path))[1]
     assert integrity.damage(path, ranks) is None
-    every = [file for part in ranks.each(lambda: read) for file in part]
+    every = [file for part in ranks.on_each(lambda: read) for file in part]
     manifest = path / "MANIFEST.json"
     assert sorted([*every, manifest]) == sorted(p for p in path.rglob("*") if p.is_file())
-    ranks.first(lambda: (path / "state.json").write_text("{"))
-    problems = ranks.each(lambda: integrity.damage(path))
+    ranks.on_first(lambda: (path / "state.json").write_text("{"))
+    problems = ranks.on_each(lambda: integrity.damage(path))
     assert integrity.damage(path, ranks) in problems
 
 
@@ -173,13 +173,13 @@ def test_rows_of_four_ranks_become_columns_of_two_and_the_whole_of_one(tmp_path)
 def full_disk(ranks: Ranks, directory: Path, background: bool) -> None:
     save(ranks, directory, 1)
     failing = {"wq": torch.zeros(1 << 16)} if ranks.rank else {"norm": torch.zeros(3)}
-    with Saver(background) as saver:
+    with CheckpointSaver(9, background) as saver:
         if ranks.rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, resource.RLIM_INFINITY))
         with pytest.raises(RunError, match=r"cannot save step 2 .*File too large") as error:
             save_and_wait(saver, directory, {"model": failing}, 2)
-        assert len(set(ranks.each(lambda: str(error.value)))) == 1
-        assert ranks.each(lambda: names(directory)) == [["step-00000001"]] * 2
+        assert len(set(ranks.on_each(lambda: str(error.value)))) == 1
+        assert ranks.on_each(lambda: names(directory)) == [["step-00000001"]] * 2
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         save_and_wait(saver, directory, {"model": failing}, 2)
     assert names(directory) == ["step-00000001", "step-00000002"]
@@ -198,8 +198,8 @@ def incomplete(ranks: Ranks, directory: Path) -> None:
         parts = {"model": {"norm": WHOLE["norm"]}}
     with pytest.raises(RunError, match=r"step 1 .* hold 48 of the 96 elements of model.wq$"):
         checkpoint.commit(directory, {"model": parts["model"]}, state(1), 9, ranks)
-    ranks.each(lambda: None)  # the first one has cleared up
-    assert ranks.each(lambda: names(directory)) == [[], []]
+    ranks.on_each(lambda: None)  # the first one has cleared up
+    assert ranks.on_each(lambda: names(directory)) == [[], []]
     save(ranks, directory, 1)
 
 
@@ -218,7 +218,7 @@ MOMENTS_OF_DEATH = [
 
 
 def killed(ranks: Ranks, directory: Path, moment: int, background: bool) -> None:
-    with Saver(background) as saver:
+    with CheckpointSaver(9, background) as saver:
         save_and_wait(saver, directory, split(0, ranks), 1)
         who, place, name = MOMENTS_OF_DEATH[moment]
         assert hasattr(place, name)

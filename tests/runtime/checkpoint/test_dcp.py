@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 
 from llamac.runtime.checkpoint import dcp
-from llamac.runtime.checkpoint.dcp import BoxSavePlanner, TensorChunk
+from llamac.runtime.checkpoint.dcp import ChunkSavePlanner, TensorChunk
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
 
@@ -27,7 +27,7 @@ def cut(dim: int, start: int, stop: int, whole: Tensor = WHOLE) -> TensorChunk:
 
 
 def plan(*ranks: Mapping[str, Tensor | TensorChunk]) -> tuple[list[SavePlan], Metadata]:
-    planners = [BoxSavePlanner() for _ in ranks]
+    planners = [ChunkSavePlanner() for _ in ranks]
     for planner, parts in zip(planners, ranks, strict=True):
         planner.set_up_planner({"model": parts})
     return planners[0].create_global_plan([planner.create_local_plan() for planner in planners])

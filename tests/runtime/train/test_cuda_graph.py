@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from llamac.runtime.distributed.mesh import Mesh
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.train.cuda_graph import WARM_UP, CudaGraph, accumulate
-from llamac.runtime.train.master_weights import MasterWeights
+from llamac.runtime.train.master_weights import MixedPrecisionOptimizer
 from llamac.spec.parallel import AXES
 from llamac.verify.graph_rehearsal import GraphRehearsal
 
@@ -34,7 +34,7 @@ def trained(
 ) -> tuple[list[float], Tensor, GraphRehearsal | None]:
     """Losses of steps of three micro-batches, the last of which is smaller, and the weights."""
     model = Net(dtype)
-    optimizer = MasterWeights(
+    optimizer = MixedPrecisionOptimizer(
         model.named_parameters(),
         AdamW,
         weight_decay=0.1,

@@ -29,7 +29,7 @@ def test_it_runs_at_set_steps_only(runs: list[int]) -> None:
         runs.clear()
         for step in range(1, 8):
             _ = [[] for _ in range(10_000)]  # enough for the collector to come by itself
-            garbage.after(step)
+            garbage.after_step(step)
         assert runs == [2, 2]
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0

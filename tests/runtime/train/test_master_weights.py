@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from llamac.runtime.distributed.mesh import Mesh
-from llamac.runtime.distributed.param_sharding import Shares
-from llamac.runtime.distributed.sharded_optimizer import ShardedWeights
+from llamac.runtime.distributed.param_sharding import ParamSharding
+from llamac.runtime.distributed.sharded_optimizer import ShardedOptimizer
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.optimizers.lion import Lion
 from llamac.runtime.parameters import Pieces
@@ -33,11 +33,11 @@ def masters_of(
     packed: dict[str, Pieces] | None = None,
     algorithm: Any = AdamW,
     **hyperparameters: Any,
-) -> ShardedWeights:
-    mesh, shares = Mesh(DEGREES, torch.device("cpu")), Shares(packed or {})
+) -> ShardedOptimizer:
+    mesh, sharding = Mesh(DEGREES, torch.device("cpu")), ParamSharding(packed or {})
     options = hyperparameters or SETTINGS
     parameters = model.named_parameters()
-    return ShardedWeights(parameters, shares, mesh, algorithm, clip_norm=clip_norm, **options)
+    return ShardedOptimizer(parameters, sharding, mesh, algorithm, clip_norm=clip_norm, **options)
 
 
 def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -47,9 +47,9 @@ def backward(model: nn.Module, seed: int, scale: float = 1.0) -> torch.Tensor:
     return loss.detach()
 
 
-def snapshot(optimizer: ShardedWeights) -> list[torch.Tensor]:
-    sections = optimizer.boxes().values()
-    return [box.tensor.clone() for section in sections for box in section.values()]
+def snapshot(optimizer: ShardedOptimizer) -> list[torch.Tensor]:
+    sections = optimizer.state_dict().values()
+    return [chunk.tensor.clone() for section in sections for chunk in section.values()]
 
 
 def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
@@ -175,8 +175,8 @@ def test_a_step_that_is_not_finite_changes_nothing(dtype, broken):
 def test_a_checkpoint_sees_canonical_slices_and_writes_through_them():
     model = network(torch.bfloat16)
     optimizer = masters_of(model, packed={"0.weight": (("first", 3), ("second", 5))})
-    boxes = optimizer.boxes()
-    tensors = {key: {n: box.tensor for n, box in held.items()} for key, held in boxes.items()}
+    chunks = optimizer.state_dict()
+    tensors = {key: {n: chunk.tensor for n, chunk in held.items()} for key, held in chunks.items()}
     assert {"first", "second", "0.bias"} <= tensors["model"].keys()
     assert "0.weight" not in tensors["model"]
     assert all(t.dtype == torch.float32 for section in tensors.values() for t in section.values())
@@ -185,7 +185,7 @@ def test_a_checkpoint_sees_canonical_slices_and_writes_through_them():
     tensors["model"]["second"].fill_(2.0)
     for name in AdamW.STATES:
         tensors[name]["second"].fill_(1.0)
-    optimizer.loaded(updates=7)
+    optimizer.after_load(updates=7)
     weight = model.get_parameter("0.weight")
     assert (weight[3:] == 2.0).all()
     assert (weight[:3] != 2.0).all()
@@ -201,10 +201,10 @@ def test_loaded_tensors_continue_bit_for_bit(dtype):
 
     resumed = network(dtype)
     other = masters_of(resumed)
-    for section, boxes in other.boxes().items():
-        for name, box in boxes.items():
-            box.tensor.copy_(optimizer.boxes()[section][name].tensor)
-    other.loaded(updates=2)
+    for section, chunks in other.state_dict().items():
+        for name, chunk in chunks.items():
+            chunk.tensor.copy_(optimizer.state_dict()[section][name].tensor)
+    other.after_load(updates=2)
 
     for seed in range(2, 4):
         optimizer.step(0.01, backward(straight, seed), ONE)
@@ -212,7 +212,7 @@ def test_loaded_tensors_continue_bit_for_bit(dtype):
     assert same(snapshot(optimizer), snapshot(other))
 
 
-def lion_of(model: nn.Module) -> ShardedWeights:
+def lion_of(model: nn.Module) -> ShardedOptimizer:
     settings = {"betas": (0.9, 0.99), "weight_decay": 0.1, "clip_norm": 1e-3}
     return masters_of(model, algorithm=Lion, **settings)
 
@@ -237,7 +237,7 @@ def test_lion_is_the_papers_algorithm():
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-5, atol=1e-6)
     assert optimizer.updates == 4
-    assert optimizer.boxes().keys() == {"model", "exp_avg"}
+    assert optimizer.state_dict().keys() == {"model", "exp_avg"}
 
 
 def test_lion_skips_a_step_that_is_not_finite():

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from llamac.runtime.train.metrics import Display, Metrics, duration, each_stage, step_line
+from llamac.runtime.train.metrics import Display, Metrics, duration, stage_printer, step_line
 
 
 def row(step: int, **more) -> dict:
@@ -214,7 +214,7 @@ def test_durations():
 
 def test_each_stage_is_said_once():
     said: list[str] = []
-    progress = each_stage(said.append)
+    progress = stage_printer(said.append)
     for stage, done in [("a", 0), ("a", 5), ("b", 0), ("b", 9)]:
         progress(stage, done)
     assert said == ["a …", "b …"]

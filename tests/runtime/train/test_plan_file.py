@@ -49,7 +49,7 @@ def test_a_directory_may_have_no_plan(tmp_path) -> None:
     assert read_plan(tmp_path, CPU) is None
     speed = Speed(tokens=10, flops_per_token=1, peak=1e9, device=CPU, directory=tmp_path)
     assert "predicted_step_seconds" not in speed.row(1.0)
-    assert "plan" not in speed.basis
+    assert "plan" not in speed.header(0, None)
 
 
 def test_rows_hold_both_side_by_side(tmp_path) -> None:
@@ -58,7 +58,7 @@ def test_rows_hold_both_side_by_side(tmp_path) -> None:
     assert (found["step_seconds"], found["predicted_step_seconds"]) == (1.0, 2.0)
     assert found["predicted_peak_memory_bytes"] == 5e9
     assert found["peak_memory_bytes"] > 0
-    assert "plan: for my, a step takes 2 s and holds 5.00 GB" in speed.basis
+    assert "plan: for my, a step takes 2 s and holds 5.00 GB" in speed.header(0, None)
 
 
 def test_a_deviation_is_said_in_one_line_with_the_way_out() -> None:

@@ -83,7 +83,7 @@ PACKS = {
 PACKED = expand_layers(PACKS, N_LAYERS)
 # Sharding over 8 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
-SPLIT = {
+SHARD_DIM = {
     "tok_embeddings": 0,
     "layers.*.attention.wqkv": 0,
     "layers.*.attention.wo": 1,
@@ -91,9 +91,10 @@ SPLIT = {
     "layers.*.feed_forward.w2": 1,
     "output": 0,
 }
-COPIES = {}
-SUMMED = ()
-SHARES = {"packed": PACKED, "split": SPLIT, "copies": COPIES, "summed": SUMMED}
+REPLICAS = {}
+PARTIAL_GRADIENTS = ()
+SHARDING = {"packed": PACKED, "shard_dim": SHARD_DIM, "replicas": REPLICAS}
+SHARDING |= {"partial_gradients": PARTIAL_GRADIENTS}
 
 
 # embed --------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ PACKS = {
 PACKED = expand_layers(PACKS, N_LAYERS)
 # Sharding over 2 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
-SPLIT = {
+SHARD_DIM = {
     "tok_embeddings": 0,
     "layers.*.attention.wqkv": 0,
     "layers.*.attention.wo": 1,
@@ -106,14 +106,15 @@ SPLIT = {
     "layers.*.feed_forward.w2_lora_a": 1,
     "output": 0,
 }
-COPIES = {}
-SUMMED = (
+REPLICAS = {}
+PARTIAL_GRADIENTS = (
     "layers.*.attention.wq_lora_a",
     "layers.*.attention.wo_lora_b",
     "layers.*.feed_forward.w1_lora_a",
     "layers.*.feed_forward.w2_lora_b",
 )
-SHARES = {"packed": PACKED, "split": SPLIT, "copies": COPIES, "summed": SUMMED}
+SHARDING = {"packed": PACKED, "shard_dim": SHARD_DIM, "replicas": REPLICAS}
+SHARDING |= {"partial_gradients": PARTIAL_GRADIENTS}
 
 
 # embed --------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ PACKS = {
 PACKED = expand_layers(PACKS, N_LAYERS)
 # Sharding over 4 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
-SPLIT = {
+SHARD_DIM = {
     "tok_embeddings": 0,
     "layers.*.attention.wqkv": 0,
     "layers.*.attention.wqkv_bias": 0,
@@ -107,8 +107,8 @@ SPLIT = {
     "layers.*.feed_forward.w1_bias": 0,
     "layers.*.feed_forward.w2": 1,
 }
-COPIES = {}
-SUMMED = (
+REPLICAS = {}
+PARTIAL_GRADIENTS = (
     "pos_embeddings",
     "layers.*.attention_norm",
     "layers.*.attention_norm_bias",
@@ -119,7 +119,8 @@ SUMMED = (
     "norm",
     "norm_bias",
 )
-SHARES = {"packed": PACKED, "split": SPLIT, "copies": COPIES, "summed": SUMMED}
+SHARDING = {"packed": PACKED, "shard_dim": SHARD_DIM, "replicas": REPLICAS}
+SHARDING |= {"partial_gradients": PARTIAL_GRADIENTS}
 
 
 # embed --------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ PACKS = {
 PACKED = expand_layers(PACKS, N_LAYERS)
 # Sharding over 16 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
-SPLIT = {
+SHARD_DIM = {
     "tok_embeddings": 0,
     "layers.*.attention.wqkv": 0,
     "layers.*.attention.wo": 1,
@@ -100,9 +100,10 @@ SPLIT = {
     "layers.*.feed_forward.w2": 1,
     "output": 0,
 }
-COPIES = {"layers.*.attention.wk": 2, "layers.*.attention.wv": 2}
-SUMMED = ("layers.*.attention_norm", "layers.*.ffn_norm", "norm")
-SHARES = {"packed": PACKED, "split": SPLIT, "copies": COPIES, "summed": SUMMED}
+REPLICAS = {"layers.*.attention.wk": 2, "layers.*.attention.wv": 2}
+PARTIAL_GRADIENTS = ("layers.*.attention_norm", "layers.*.ffn_norm", "norm")
+SHARDING = {"packed": PACKED, "shard_dim": SHARD_DIM, "replicas": REPLICAS}
+SHARDING |= {"partial_gradients": PARTIAL_GRADIENTS}
 
 
 # embed --------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ PACKS = {
 PACKED = expand_layers(PACKS, N_LAYERS)
 # Sharding over 4 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
-SPLIT = {
+SHARD_DIM = {
     "tok_embeddings": 0,
     "layers.*.attention.wqkv": 0,
     "layers.*.attention.wqkv_bias": 0,
@@ -113,20 +113,21 @@ SPLIT = {
     "layers.*.feed_forward.w2": 1,
     "output": 0,
 }
-COPIES = {
+REPLICAS = {
     "layers.*.attention.wk": 2,
     "layers.*.attention.wv": 2,
     "layers.*.attention.wk_bias": 2,
     "layers.*.attention.wv_bias": 2,
 }
-SUMMED = (
+PARTIAL_GRADIENTS = (
     "layers.*.attention_norm",
     "layers.*.attention.q_norm",
     "layers.*.attention.k_norm",
     "layers.*.ffn_norm",
     "norm",
 )
-SHARES = {"packed": PACKED, "split": SPLIT, "copies": COPIES, "summed": SUMMED}
+SHARDING = {"packed": PACKED, "shard_dim": SHARD_DIM, "replicas": REPLICAS}
+SHARDING |= {"partial_gradients": PARTIAL_GRADIENTS}
 
 
 # embed --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 
-def fix_order_of_sums(device: torch.device) -> None:
+def make_deterministic(device: torch.device) -> None:
     """Make CUDA kernels deterministic, so that a resumed run repeats its loss curve bit for bit.
 
     Otherwise the order of sums varies in flash attention's backward and in scatter-adds, cuBLAS may

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 
-from llamac.runtime.same_bits import fix_order_of_sums
+from llamac.runtime.determinism import make_deterministic
 
 MEMORY: Any = torch.utils.deterministic
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -27,7 +27,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_on_cuda_every_source_of_another_order_is_shut() -> None:
-    fix_order_of_sums(torch.device("cuda"))
+    make_deterministic(torch.device("cuda"))
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()  # flash would not heed it
     assert not MEMORY.fill_uninitialized_memory
@@ -36,6 +36,6 @@ def test_on_cuda_every_source_of_another_order_is_shut() -> None:
 
 
 def test_on_a_cpu_nothing_changes() -> None:
-    fix_order_of_sums(torch.device("cpu"))
+    make_deterministic(torch.device("cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
     assert WORKSPACE not in os.environ
