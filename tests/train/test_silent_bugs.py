@@ -18,14 +18,14 @@ def begun(fp32: Trainer, tmp_path: Path) -> Path:
 
 def test_data_that_starts_again_at_a_resume(fp32, begun, monkeypatch, capsys):
     progress = fp32.train.checkpoint.Progress
-    of = progress.of
+    from_state = progress.from_state
 
     def forgetful(state):
-        found = of(state)
+        found = from_state(state)
         found.sequences = 0
         return found
 
-    monkeypatch.setattr(progress, "of", forgetful)
+    monkeypatch.setattr(progress, "from_state", forgetful)
     assert fp32.run(begun) == 1
     assert "the data does not continue where step 6 left it" in capsys.readouterr().err
 
