@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llamac.convert.tensors import Stored
+from llamac.convert.tensors import MEMORY, Stored
 from llamac.spec.model import Model
 
 TOP = {  # canonical: Hugging Face's, GGUF's
@@ -70,9 +70,11 @@ def to_half_split(rows: Tensor, head_dim: int) -> Tensor:
 
     rows: [heads * head_dim, ...]: a weight of q or k, its bias, or the gains of one head.
     """
-    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+    pairs = rows.unflatten(0, (-1, head_dim // 2, 2))
+    return MEMORY.copy(pairs.transpose(1, 2)).view(rows.shape)
 
 
 def to_interleaved(rows: Tensor, head_dim: int) -> Tensor:
     """Reorder the halves of each head to interleaved pairs: the inverse of `to_half_split`."""
-    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+    halves = rows.unflatten(0, (-1, 2, head_dim // 2))
+    return MEMORY.copy(halves.transpose(1, 2)).view(rows.shape)

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import finalize
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +21,44 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Dtypes that weights may have."""
 
 BLOCK = 64 << 20  # bytes of a tensor that are converted and written at a time
+
+
+class ReusedMemory:
+    """Allocates tensors in the memory of earlier ones that are no longer referenced.
+
+    Reading a file into fresh pages takes several times as long. Tensors that are small, or so large
+    that keeping their memory would matter, are allocated as usual.
+    """
+
+    SIZES = range(1 << 20, (512 << 20) + 1)  # bytes of the tensors whose memory is reused
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+        self._lock = Lock()
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return an uninitialised contiguous tensor."""
+        size = torch.Size(shape).numel() * dtype.itemsize
+        if size not in self.SIZES:
+            return torch.empty(tuple(shape), dtype=dtype)
+        with self._lock:
+            fitting = [buffer for buffer in self._free if buffer.nbytes >= size]
+            chosen = min(fitting, key=lambda buffer: buffer.nbytes, default=None)
+            self._free = [one for one in self._free if chosen is not None and one is not chosen]
+        buffer = np.empty(size, np.uint8) if chosen is None else chosen
+        part = buffer[:size]
+        finalize(part, self._free_again, buffer).atexit = False
+        return torch.from_numpy(part).view(dtype).view(tuple(shape))
+
+    def copy(self, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return a contiguous copy, in a dtype."""
+        return self.empty(values.shape, dtype or values.dtype).copy_(values)
+
+    def _free_again(self, buffer: np.ndarray) -> None:
+        self._free.append(buffer)  # without the lock: it may interrupt `empty` in the same thread
+
+
+MEMORY = ReusedMemory()
 
 
 @dataclass(frozen=True)
@@ -39,7 +80,7 @@ class Stored:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Stored:
         """Return the tensor with `change` applied on reading, which must keep shape and dtype."""
-        return replace(self, read=lambda: change(self.read()).contiguous())
+        return replace(self, read=lambda: change(self.read()))
 
     def cast(self, dtype: torch.dtype | None) -> Stored:
         """Return the tensor with another dtype, rounded on writing; None keeps its own."""
@@ -71,7 +112,7 @@ def read_ahead(tensors: Iterable[Stored]) -> Iterator[tuple[Stored, Tensor]]:
 def blocks_of(values: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield values, flat and in a dtype, in blocks of at most BLOCK bytes."""
     for block in values.reshape(-1).split(BLOCK // max(values.itemsize, dtype.itemsize)):
-        yield block.to(dtype)
+        yield block if block.dtype == dtype else MEMORY.copy(block, dtype)
 
 
 def commonest_dtype(tensors: Mapping[str, Stored]) -> str:
@@ -96,7 +137,7 @@ def write_all(file: Any, data: memoryview) -> None:
 
 def read_at(path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """Read a contiguous tensor at `offset` of a file. Raises ConversionError if it ends before."""
-    tensor = torch.empty(tuple(shape), dtype=dtype)
+    tensor = MEMORY.empty(shape, dtype)
     view, done = raw(tensor), 0
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, read_ahead
+from llamac.convert.tensors import MEMORY, Stored, raw, read_ahead, read_at
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
@@ -93,7 +94,7 @@ def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: An
             )
         if len(entry.chunks) == 1:
             return _part(directory, name, entry.chunks[0], dtype, places)
-        whole = torch.empty(shape, dtype=dtype)
+        whole = MEMORY.empty(shape, dtype)
         for chunk in entry.chunks:
             ends = zip(chunk.offsets, chunk.sizes, strict=True)
             place = tuple(slice(begin, begin + size) for begin, size in ends)
@@ -111,13 +112,38 @@ def _part(
     try:
         with open(path, "rb", buffering=0) as file:
             window: Any = Window(file, info.offset, info.length)
-            part = torch.load(window, map_location="cpu", weights_only=True)
+            # On "meta" it has no values, but their position in the window.
+            part = torch.load(window, map_location="meta", weights_only=True)
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise ValueError(f"it is {tuple(part.shape)} of {part.dtype}")
+        storage: Any = part.untyped_storage()
+        flat = read_at(path, info.offset + storage._checkpoint_offset, torch.uint8, [len(storage)])
+        part = flat.view(dtype).as_strided(part.shape, part.stride(), part.storage_offset())
     except Exception as error:  # unpickling alone has a dozen kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(f"{name} in {path} cannot be read: {reason}") from error
     return part.contiguous()
+
+
+def _alone(values: Tensor) -> Tensor:
+    """Return contiguous values in a storage of just their bytes, not copied.
+
+    torch.save writes the whole storage of a tensor.
+    """
+    if values.nbytes == values.untyped_storage().nbytes():
+        return values
+    return torch.from_numpy(raw(values).obj).view(values.dtype).view(values.shape)
+
+
+@contextmanager
+def _without_crc32() -> Iterator[None]:
+    """Leave CRC-32 out of what torch.save writes: the manifest has the files' sha256."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
@@ -129,13 +155,13 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
     described: dict[str, Any] = {}
     places: dict[MetadataIndex, _StorageInfo] = {}
     file, ended = None, []
-    with ThreadPoolExecutor(1) as closer:  # a file goes to the disk while the next is written
+    # A file goes to the disk while the next is written.
+    with _without_crc32(), ThreadPoolExecutor(1) as closer:
         for name, (tensor, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
             row = max(1, values[:1].nbytes)
-            chunks, begin = [], 0
+            chunks, begin, dtype = [], 0, tensor.dtype
             for rows in values.split(max(1, PART // row)):
-                part = rows.to(tensor.dtype)  # torch.save would write all of a view's storage
-                part = part.clone() if part.nbytes < part.untyped_storage().nbytes() else part
+                part = _alone(rows if rows.dtype == dtype else MEMORY.copy(rows, dtype))
                 if file is None:
                     file = durable_files.NewFile(directory / f"__0_{len(ended)}.distcp")
                 start = file.tell()
@@ -148,7 +174,7 @@ def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, d
                 if file.tell() >= FILE:
                     ended.append((file, closer.submit(file.commit)))
                     file = None
-            properties = TensorProperties(tensor.dtype)
+            properties = TensorProperties(dtype)
             described[SECTION + name] = TensorStorageMetadata(properties, values.size(), chunks)
         if file is not None:
             ended.append((file, closer.submit(file.commit)))

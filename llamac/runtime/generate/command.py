@@ -148,10 +148,12 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     load_run.load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     if args.compile:
         program.compile(device)
-        for size in {len(rows[at : at + args.batch]) for at in range(0, len(rows), args.batch)}:
+        sizes = {min(args.batch, len(rows)), len(rows) % args.batch or args.batch}
+        filled = 16 * STEP  # a usual number of positions, by which Inductor chooses loops
+        for size in sorted(sizes, reverse=True):
             say(f"compiling decoding for {size} rows")
             token = torch.zeros(size, dtype=torch.int64, device=device)
-            program.inference(model, size, STEP + 1).decode(token, token, STEP)
+            program.inference(model, size, filled + 1).decode(token, token, filled)
     else:
         program.pack(model)
 

@@ -14,35 +14,44 @@ Caches = Sequence[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, K
 
 
 def compile_step(step: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """Return `decode_step` compiled: once for each model and number of rows, for any caches.
+    """Return `decode_step` compiled, once for each model and number of rows, for any caches.
 
-    On a CPU, Inductor takes the weights for constants and packs a copy of each for a C++ matmul of
-    that many rows, which reads them as fast as memory delivers them. The model's own remain for
-    prompts, so the weights take twice the memory.
+    On a CPU, Inductor takes the weights for constants and packs a copy of each: for one row, for
+    C++ matmuls, which read them as fast as memory delivers them; for several, for oneDNN, whose
+    matmuls compute faster. It chooses MKL in float32 unless the number of rows is symbolic, which
+    also spares compiling for each number. The model's own weights remain for prompts, so all take
+    twice the memory.
     """
-    if device.type == "cpu":
+    cpu = device.type == "cpu"
+    if cpu:
         separate_caches()
         from torch._inductor import config
 
         config.freezing = True  # asked for while tracing too: an option of torch.compile is not
-        config.max_autotune_gemm = True
         config.max_autotune_gemm_backends = "CPP"
     compiled: Callable[..., Tensor] = torch.compile(step, fullgraph=True, dynamic=False)
 
     done: set[tuple[Any, int]] = set()
 
-    def run(model: Any, caches: Caches, slots: Tensor, tokens: Tensor, *others: Tensor) -> Tensor:
-        """slots: int64 [F], the positions that attention reads. tokens: int64 [B, 1]."""
-        if (model, len(tokens)) in done:
+    def run(model: Any, caches: Caches, slots: Tensor, *by_row: Tensor) -> Tensor:
+        """slots: int64 [F], the positions that attention reads. by_row: tensors [B, 1, ...]."""
+        rows = len(by_row[0])
+        several = cpu and rows > 1
+        key = model, 2 if several else rows
+        if key in done:
             # Nothing else can differ, and comparing hundreds of weights takes a tenth of a step.
             with torch.compiler.set_stance(skip_guard_eval_unsafe=True):
-                return compiled(model, caches, slots, tokens, *others)
+                return compiled(model, caches, slots, *by_row)
+        parts = [cache for pair in caches for cache in pair]
         torch._dynamo.mark_dynamic(slots, 0)
-        for pair in caches:
-            for cache in pair:
-                torch._dynamo.mark_dynamic(cache, 2)
-        logits = compiled(model, caches, slots, tokens, *others)
-        done.add((model, len(tokens)))
+        for cache in parts:
+            torch._dynamo.mark_dynamic(cache, 2)
+        for tensor in (*by_row, *parts) if several else ():
+            torch._dynamo.mark_dynamic(tensor, 0)
+        if cpu:
+            config.max_autotune_gemm = not several
+        logits = compiled(model, caches, slots, *by_row)
+        done.add(key)
         return logits
 
     return run

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .sampling import Sampling, choose, row_generator
 
-STEP = 64
+STEP = 16
 """Attention looks at the filled part of the cache, rounded up to this many positions."""
 
 

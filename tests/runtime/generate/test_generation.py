@@ -87,17 +87,18 @@ def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch
 
         def scores(model: Any, filled: int, length: int, rows: int) -> torch.Tensor:
             steps = inference.Inference(model, rows, length)
-            steps.prefill(torch.tensor([[1, 2, 3], [4, 5, 6]][:rows]), torch.tensor([2, 1][:rows]))
-            at = torch.tensor([3, 2][:rows])
-            return steps.decode(torch.tensor([7, 8][:rows]), at, filled)
+            prompts = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]][:rows])
+            steps.prefill(prompts, torch.tensor([2, 1, 2][:rows]))
+            at = torch.tensor([3, 2, 3][:rows])
+            return steps.decode(torch.tensor([7, 8, 9][:rows]), at, filled)
 
-        cases = [(model, rows) for model in models for rows in (2, 1)] * 2
+        cases = [(model, rows) for model in models for rows in (2, 3, 1)] * 2
         wanted = [scores(model, 4, 9, rows) for model, rows in cases]
         inference.compile_decode(torch.device("cpu"))
         for filled, length in ((8, 9), (8, 17), (16, 17), (12, 25)):
             found = [scores(model, filled, length, rows) for model, rows in cases]
             torch.testing.assert_close(found, wanted)
-    assert counter.frame_count == 4  # once for each model and number of rows
+    assert counter.frame_count == 4  # for each model, once for one row and once for several
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
