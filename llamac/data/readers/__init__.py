@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import get_args
 
 from llamac.data.document import Document
+from llamac.data.formats import wikitext
 from llamac.data.readers import files
 from llamac.runtime.data.conversations import check_inputs
 from llamac.runtime.data.decompress import stem
@@ -23,6 +25,9 @@ from llamac.runtime.data.input_files import RECORDS, file_list, unknown_name
 from llamac.runtime.data.skipped import Skipped
 from llamac.runtime.errors import SourceError, naming
 from llamac.spec.data import CONVERSATIONS, PYTHON, Source
+
+# Scripts outside this tree import `plain` from its former place.
+sys.modules[f"{__name__}.wikitext"] = wikitext
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
 """Called with (path, source, skipped); the path is a directory for kinds that read trees."""

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
-from llamac.data.formats.wiki_markup import plain
 from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
+from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.data.formats.wiki_markup import plain
+from llamac.data.formats.wikitext import plain
 from llamac.data.readers.wikipedia import cited, references
 from tests.data.readers import read, write
 

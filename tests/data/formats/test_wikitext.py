@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llamac.data.formats.wiki_markup import plain
+from llamac.data.formats.wikitext import plain
 from llamac.data.readers.wikipedia import _is_redirect, cited
 from tests.data.readers import assert_linear, read, write
 
