@@ -3,6 +3,9 @@
 One large GEMM uses a GPU (or a CPU's cores) better than three small ones, and its backward sums the
 three input gradients inside the matmul. Checkpoints keep the canonical names: the parameter table
 records the rows of each canonical weight in the packed one.
+
+The A matrices of adapters on such linears are merged in the same way (wqkv_lora_a), whichever of
+the linears have one. The B matrices, which read different values, are not.
 """
 
 from __future__ import annotations
@@ -12,9 +15,20 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from llamac.ir.graph import Builder, is_op, operands, ops_in, placeholders, rename, rewrite, type_of
+from llamac.ir.graph import (
+    Builder,
+    attributes,
+    is_op,
+    operands,
+    ops_in,
+    placeholders,
+    rename,
+    rewrite,
+    type_of,
+)
 from llamac.ir.program import Parameter, Program, Region
 from llamac.ir.types import TensorType
+from llamac.ops.elementwise import scale_by
 from llamac.ops.linear import linear
 from llamac.ops.views import split
 
@@ -30,23 +44,27 @@ class Pack:
 
     def apply(self, program: Program) -> Program:
         for region in program.regions.values():
-            for group in _groups(region.forward.graph):
-                program = _pack(program, program.regions[region.name], group)
+            for group, packed in _groups(region.forward.graph):
+                program = _pack(program, program.regions[region.name], group, packed)
         return program
 
 
-def _groups(graph: fx.Graph) -> Iterator[tuple[str, ...]]:
-    """Yield the names of each group of weights to pack, in order of use."""
+def _groups(graph: fx.Graph) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (names of the weights to pack, name of the packed one), in order of use."""
     readers: dict[object, list[str]] = {}
     for node in ops_in(graph):
         if is_op(node, linear):
             readers.setdefault(operands(node)[0], []).append(operands(node)[1].name)
-    for names in readers.values():  # adapters may read the value as well
-        yield from (group for group in PACKS if set(group) <= set(names))
+    for names in readers.values():
+        for group, packed in PACKS.items():
+            if set(group) <= set(names):
+                yield group, packed
+            adapters = tuple(f"{name}_lora_a" for name in group if f"{name}_lora_a" in names)
+            if len(adapters) > 1:
+                yield adapters, f"{packed}_lora_a"
 
 
-def _pack(program: Program, region: Region, group: tuple[str, ...]) -> Program:
-    packed_name = PACKS[group]
+def _pack(program: Program, region: Region, group: tuple[str, ...], packed_name: str) -> Program:
     tables = dict(program.parameters)
 
     def change(graph: fx.Graph) -> None:
@@ -89,19 +107,32 @@ def _stack(
 
 
 def _join_linears(graph: fx.Graph, group: tuple[str, ...], packed: list[fx.Node]) -> None:
+    """Replace the linears by one and a split. Adapters' results are scaled before the split."""
     linears = [
         node for node in ops_in(graph) if is_op(node, linear) and operands(node)[1].name in group
     ]
+    base, _, adapter = packed[0].name.partition("_lora_")
+    name = OUTPUTS[base]
     build = Builder(graph)
     build.where = linears[0].meta["where"]
     with graph.inserting_before(linears[0]):
-        joined = build.op(linear, operands(linears[0])[0], *packed, name=OUTPUTS[packed[0].name])
-        sizes = tuple(int(type_of(node).shape[-1]) for node in linears)
-        parts = build.op(
-            split, joined, sizes=sizes, dim=-1, name=tuple(f"{n.name}_part" for n in linears)
+        joined = build.op(
+            linear,
+            operands(linears[0])[0],
+            *packed,
+            name=f"{name}_low" if adapter else name,
         )
-    for old, new in zip(linears, parts, strict=True):
+        ends = linears
+        if adapter:
+            ends = [reader for node in linears for reader in node.users]
+            joined = build.op(scale_by, joined, name=f"{name}_scaled", **attributes(ends[0]))
+        sizes = tuple(int(type_of(node).shape[-1]) for node in ends)
+        parts = build.op(
+            split, joined, sizes=sizes, dim=-1, name=tuple(f"{n.name}_part" for n in ends)
+        )
+    for old, new in zip(ends, parts, strict=True):
         name = old.name
         old.replace_all_uses_with(new)
         graph.erase_node(old)
         rename(new, name)
+    graph.eliminate_dead_code()

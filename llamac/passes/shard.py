@@ -195,7 +195,8 @@ class _ShardRebuild(Rebuild):
         parameter = self.parameters[weight.meta["param"]]
         if parameter.type.placement(AXIS) == "S(1)":
             return self._row_linear(node, x, weight, bias)
-        self.segments[node] = tuple((p.rows, p.part(self.ranks)) for p in parameter.pieces)
+        ranks = self.ranks if parameter.type.placement(AXIS) == "S(0)" else 1
+        self.segments[node] = tuple((p.rows, p.part(ranks)) for p in parameter.pieces)
         rest = (self.values[value] for value in (weight, *bias))
         y = self.build.op(linear, self._whole(x), *rest, name=node.name)
         if self.region.name == "logits":
@@ -246,6 +247,12 @@ class _ShardRebuild(Rebuild):
 
     def _head_rms_norm(self, node: fx.Node) -> fx.Node:
         self.segments[node] = self.segments[operands(node)[0]]
+        return self.same(node)
+
+    def _scale_by(self, node: fx.Node) -> fx.Node:
+        (x,) = operands(node)
+        if x not in self.unsummed:
+            self.segments[node] = self.segments[x]
         return self.same(node)
 
     def _split(self, node: fx.Node) -> Any:
@@ -301,6 +308,7 @@ class _ShardRebuild(Rebuild):
         add_linear.name: _add_linear,
         split_heads.name: _split_heads,
         head_rms_norm.name: _head_rms_norm,
+        scale_by.name: _scale_by,
         rope.name: _rope,
         split.name: _split,
         embedding.name: _embedding,

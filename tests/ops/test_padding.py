@@ -52,6 +52,24 @@ def test_fused_with_the_projection() -> None:
     assert_close(alone, found[0], "the loss in evaluation")
 
 
+def test_a_frozen_projection_in_blocks_of_the_vocabulary(monkeypatch) -> None:
+    """Rows whose largest logit is in the first, a middle or the last block, or is huge."""
+    monkeypatch.setattr(cross_entropy, "VOCABULARY_BLOCK", 5)  # 5 + 5 + 2 words
+    x, weight, labels = batch()
+    x[0, 3] *= 1e3
+    largest = (x @ weight.T).argmax(-1) // 5
+    assert set(largest.flatten().tolist()) == {0, 1, 2}
+    wanted, d_x, _ = by_autograd(x, weight, labels)
+    found = cross_entropy.linear_cross_entropy_with_gradients_of_x(x, weight, labels, CHUNK)
+    for value, expected in zip(found, (wanted, d_x), strict=True):
+        assert_close(value, expected, "the loss or a gradient")
+    loss, half = cross_entropy.linear_cross_entropy_with_gradients_of_x(
+        x.to(torch.bfloat16), weight.to(torch.bfloat16), labels, CHUNK
+    )
+    assert (loss.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(half.double(), d_x, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_vocabulary_shared_among_ranks(fused: bool) -> None:
     x, weight, labels = batch()

@@ -153,3 +153,71 @@ def test_the_program_given_is_left_as_it_was() -> None:
     shown = print_program(before)
     Pack().apply(before)
     assert print_program(before) == shown
+
+
+def test_adapters_of_some_packed_linears_share_their_first_matmul() -> None:
+    header = "".join(
+        f"parameter layers.*.attention.{name}: f32[{shape}] = {init}\n"
+        for name, shape, init in (
+            ("wq", "8,8", "normal(0.1)"),
+            ("wk", "4,8", "normal(0.1)"),
+            ("wv", "4,8", "normal(0.1)"),
+            ("wq_lora_a", "2,8", "uniform(0.2)"),
+            ("wq_lora_b", "8,2", "zeros"),
+            ("wv_lora_a", "2,8", "uniform(0.2)"),
+            ("wv_lora_b", "4,2", "zeros"),
+        )
+    )
+    before = program(
+        """
+        block.forward:
+          input %x: f32[B,S,8]
+          param layers.*.attention.wq as %wq: f32[8,8]
+          param layers.*.attention.wk as %wk: f32[4,8]
+          param layers.*.attention.wv as %wv: f32[4,8]
+          param layers.*.attention.wq_lora_a as %wq_lora_a: f32[2,8]
+          param layers.*.attention.wq_lora_b as %wq_lora_b: f32[8,2]
+          param layers.*.attention.wv_lora_a as %wv_lora_a: f32[2,8]
+          param layers.*.attention.wv_lora_b as %wv_lora_b: f32[4,2]
+          %q_base: f32[B,S,8] = linear(%x, layers.*.attention.wq)
+          %q_low: f32[B,S,2] = linear(%x, layers.*.attention.wq_lora_a)
+          %q_scaled: f32[B,S,2] = scale_by(%q_low, factor=2.0)
+          %q: f32[B,S,8] = add_linear(%q_base, %q_scaled, layers.*.attention.wq_lora_b)
+          %k: f32[B,S,4] = linear(%x, layers.*.attention.wk)
+          %v_base: f32[B,S,4] = linear(%x, layers.*.attention.wv)
+          %v_low: f32[B,S,2] = linear(%x, layers.*.attention.wv_lora_a)
+          %v_scaled: f32[B,S,2] = scale_by(%v_low, factor=2.0)
+          %v: f32[B,S,4] = add_linear(%v_base, %v_scaled, layers.*.attention.wv_lora_b)
+          %kv: f32[B,S,4] = mul(%k, %v)
+          %both: f32[B,S,12] = concat(%q, %kv, dim=-1)
+          return %both
+        """,
+        header,
+    )
+    after = Pack().apply(before)
+    same(
+        text(after),
+        """
+  block.forward:
+    input %x: f32[B,S,8]
+    param layers.*.attention.wqkv as %wqkv: f32[16,8]
+    param layers.*.attention.wqkv_lora_a as %wqkv_lora_a: f32[4,8]
+    param layers.*.attention.wq_lora_b as %wq_lora_b: f32[8,2]
+    param layers.*.attention.wv_lora_b as %wv_lora_b: f32[4,2]
+    %qkv: f32[B,S,16] = linear(%x, layers.*.attention.wqkv)
+    %q_base: f32[B,S,8], %k: f32[B,S,4], %v_base: f32[B,S,4] = split(%qkv, sizes=(8, 4, 4), dim=-1)
+    %qkv_low: f32[B,S,4] = linear(%x, layers.*.attention.wqkv_lora_a)
+    %qkv_scaled: f32[B,S,4] = scale_by(%qkv_low, factor=2.0)
+    %q_scaled: f32[B,S,2], %v_scaled: f32[B,S,2] = split(%qkv_scaled, sizes=(2, 2), dim=-1)
+    %q: f32[B,S,8] = add_linear(%q_base, %q_scaled, layers.*.attention.wq_lora_b)
+    %v: f32[B,S,4] = add_linear(%v_base, %v_scaled, layers.*.attention.wv_lora_b)
+    %kv: f32[B,S,4] = mul(%k, %v)
+    %both: f32[B,S,12] = concat(%q, %kv, dim=-1)
+    return %both
+        """,
+    )
+    packed = after.parameters["layers.*.attention.wqkv_lora_a"]
+    assert [(one.name.rpartition(".")[2], one.rows) for one in packed.pieces] == [
+        ("wq_lora_a", 2),
+        ("wv_lora_a", 2),
+    ]

@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 LORA = (
     'init.from="base"',
     'finetune.method="lora"',
-    'finetune.targets=["wq", "wo", "w1", "w2"]',
+    'finetune.targets=["wq", "wv", "wo", "w1", "w2"]',
 )
 CASES = {
     "7b-lora-tp2": ("7b", "parallel.tensor=2", *LORA),
@@ -145,7 +145,7 @@ def test_adapters_add_no_collective_to_a_layer(sequence: str) -> None:
     spec = shipped("65b", "model.n_layers=2", "parallel.tensor=8", *given)
     program = compile_spec(spec)
     awaiting = {name for name, p in program.parameters.items() if "tp" in program.summed(p)}
-    halves = ("attention.wq_lora_a", "attention.wo_lora_b", "feed_forward.w1_lora_a")
+    halves = ("attention.wqkv_lora_a", "attention.wo_lora_b", "feed_forward.w1_lora_a")
     assert awaiting == {f"layers.*.{name}" for name in (*halves, "feed_forward.w2_lora_b")}
 
 

@@ -54,7 +54,11 @@ def test_adapters_learn_on_two_ranks_what_they_learn_on_one(
 ) -> None:
     shared = {"tp2+sp": {"tensor": 2}, "fsdp2": {"data_shard": 2}}
     monkeypatch.setattr(processes, "LAYOUTS", {2: shared})
-    lora = ["init.from=" + str(tmp_path), "finetune.method=lora", 'finetune.targets=["wq","w2"]']
+    lora = [
+        "init.from=" + str(tmp_path),
+        "finetune.method=lora",
+        'finetune.targets=["wq","wv","w2"]',
+    ]
     settings = [f"--set={one}" for one in lora]
     assert main(["verify", "tiny", "--ranks=2", *settings]) == 0
     assert "lora_" in capsys.readouterr().out

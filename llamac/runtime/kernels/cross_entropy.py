@@ -3,6 +3,7 @@
 The fused form never materialises all logits [B, S, V]: it computes them in chunks of tokens. As the
 loss is the last value computed, its gradient is taken while a chunk's logits exist, and scaled by
 d_loss in the backward pass (as in Liger-Kernel, Hsu et al. 2024): three matmuls instead of four.
+If the projection is frozen, a CPU computes blocks of the vocabulary as well.
 
 A label of PADDING has no loss. The loss is a sum, so that micro-batches and ranks with different
 numbers of targets can be added; the optimizer divides by the step's number of targets.
@@ -17,7 +18,11 @@ from torch import Tensor
 from .linear import input_gradient, linear, weight_gradient
 from .log_probability import whole_score
 from .numerics import token_chunks, upcast
+from .operators import opaque
 from .padding import PADDING
+
+VOCABULARY_BLOCK = 4096
+"""Words whose logits a CPU computes at once: with 256 tokens, 4 MB in float32."""
 
 
 def target_mask(labels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,7 +67,45 @@ def linear_cross_entropy_with_gradients_of_x(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor]:
     """Compute `linear_cross_entropy` of a frozen weight: (loss, d_x [B, S, D])."""
+    if x.device.type == "cpu" and len(weight) > VOCABULARY_BLOCK:
+        return blockwise_cross_entropy(x, weight, labels, chunk)
     return _chunked(x, weight, labels, chunk, frozen=True)[:2]
+
+
+def _fake_blockwise(x: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty((), dtype=upcast(x).dtype), torch.empty_like(x)
+
+
+@opaque("blockwise_cross_entropy", _fake_blockwise)
+def blockwise_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Compute the loss and d_x = softmax(x @ weight.T) @ weight - weight[labels] block by block.
+
+    The first term is an attention to the rows of `weight`, which are both keys and values. As in
+    FlashAttention (Dao et al. 2022), sums over a block of the vocabulary are rescaled whenever a
+    later block has a larger logit. Logits therefore stay in the cache, and the block of `weight`
+    that made them is read again while it is still there.
+    """
+    flat, targets = x.flatten(0, -2), labels.flatten()
+    total = flat.new_zeros((), dtype=upcast(flat).dtype)
+    d_rows: list[Tensor] = []
+    for rows, target in token_chunks(chunk, flat, targets):
+        answers = upcast(weight[target.clamp(min=0)])
+        highest = torch.full_like(answers[:, :1], float("-inf"))
+        sums, weighted = torch.zeros_like(highest), torch.zeros_like(answers)
+        for block in weight.split(VOCABULARY_BLOCK):
+            logits = upcast(linear(rows, block))
+            previous, highest = highest, torch.maximum(highest, logits.amax(-1, keepdim=True))
+            rescale = torch.exp(previous - highest)
+            exponentials = logits.sub_(highest).exp_()
+            sums = sums.mul_(rescale).add_(exponentials.sum(-1, keepdim=True))
+            weighted.mul_(rescale).add_(input_gradient(exponentials.to(x.dtype), block))
+        counted = target_mask(target, total.dtype)
+        found = (upcast(rows) * answers).sum(-1, keepdim=True)
+        total = total + ((highest + sums.log() - found) * counted).sum()
+        d_rows.append(((weighted / sums - answers) * counted).to(x.dtype))
+    return total, torch.cat(d_rows).view_as(x)
 
 
 def _chunked(

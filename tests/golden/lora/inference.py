@@ -51,9 +51,8 @@ def prefill_forward(
     ffn_norm: Tensor,  # [256]
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
-    wq_lora_a: Tensor,  # [16, 256]
+    wqkv_lora_a: Tensor,  # [32, 256]
     wq_lora_b: Tensor,  # [256, 16]
-    wv_lora_a: Tensor,  # [16, 256]
     wv_lora_b: Tensor,  # [256, 16]
     wo_lora_a: Tensor,  # [16, 256]
     wo_lora_b: Tensor,  # [256, 16]
@@ -67,13 +66,12 @@ def prefill_forward(
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    q_low = packed_linear(attention_in, wq_lora_a)  # [B, S, 16]
-    q_scaled = q_low * 2.0  # [B, S, 16]
+    qkv_low = packed_linear(attention_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
-    v_low = packed_linear(attention_in, wv_lora_a)  # [B, S, 16]
-    v_scaled = v_low * 2.0  # [B, S, 16]
     v = add_linear(v_base, v_scaled, wv_lora_b)  # [B, S, 256]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     q_rotated = rope(q_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
@@ -130,9 +128,8 @@ def decode_forward(
     ffn_norm: Tensor,  # [256]
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
-    wq_lora_a: Tensor,  # [16, 256]
+    wqkv_lora_a: Tensor,  # [32, 256]
     wq_lora_b: Tensor,  # [256, 16]
-    wv_lora_a: Tensor,  # [16, 256]
     wv_lora_b: Tensor,  # [256, 16]
     wo_lora_a: Tensor,  # [16, 256]
     wo_lora_b: Tensor,  # [256, 16]
@@ -146,13 +143,12 @@ def decode_forward(
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    q_low = packed_linear(attention_in, wq_lora_a)  # [B, S, 16]
-    q_scaled = q_low * 2.0  # [B, S, 16]
+    qkv_low = packed_linear(attention_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
-    v_low = packed_linear(attention_in, wv_lora_a)  # [B, S, 16]
-    v_scaled = v_low * 2.0  # [B, S, 16]
     v = add_linear(v_base, v_scaled, wv_lora_b)  # [B, S, 256]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     q_rotated = rope(q_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
@@ -201,8 +197,7 @@ def pack(model: Model) -> None:
         pack_weights(
             layer,
             "attention.wqkv",
-            "attention.wq_lora_a",
-            "attention.wv_lora_a",
+            "attention.wqkv_lora_a",
             "attention.wo",
             "attention.wo_lora_a",
             "feed_forward.w13",

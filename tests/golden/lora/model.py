@@ -57,8 +57,8 @@ INIT = {
     "layers.*.feed_forward.w3": ("normal", 0.02),
     "layers.*.feed_forward.w2": ("normal", 0.01),
     "layers.*.attention.wq_lora_a": ("uniform", 0.03608439182435161),
-    "layers.*.attention.wq_lora_b": ("zeros", 0.0),
     "layers.*.attention.wv_lora_a": ("uniform", 0.03608439182435161),
+    "layers.*.attention.wq_lora_b": ("zeros", 0.0),
     "layers.*.attention.wv_lora_b": ("zeros", 0.0),
     "layers.*.attention.wo_lora_a": ("uniform", 0.03608439182435161),
     "layers.*.attention.wo_lora_b": ("zeros", 0.0),
@@ -77,6 +77,10 @@ PACKS = {
     "layers.*.feed_forward.w13": (
         ("layers.*.feed_forward.w1", FFN_DIM),
         ("layers.*.feed_forward.w3", FFN_DIM),
+    ),
+    "layers.*.attention.wqkv_lora_a": (
+        ("layers.*.attention.wq_lora_a", 16),
+        ("layers.*.attention.wv_lora_a", 16),
     ),
 }
 PACKED = expand_layers(PACKS, N_LAYERS)
@@ -107,9 +111,8 @@ def block_forward(
     ffn_norm: Tensor,  # [256]
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
-    wq_lora_a: Tensor,  # [16, 256]
+    wqkv_lora_a: Tensor,  # [32, 256]
     wq_lora_b: Tensor,  # [256, 16]
-    wv_lora_a: Tensor,  # [16, 256]
     wv_lora_b: Tensor,  # [256, 16]
     wo_lora_a: Tensor,  # [16, 256]
     wo_lora_b: Tensor,  # [256, 16]
@@ -123,13 +126,12 @@ def block_forward(
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    q_low = linear(attention_in, wq_lora_a)  # [B, S, 16]
-    q_scaled = q_low * 2.0  # [B, S, 16]
+    qkv_low = linear(attention_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
-    v_low = linear(attention_in, wv_lora_a)  # [B, S, 16]
-    v_scaled = v_low * 2.0  # [B, S, 16]
     v = add_linear(v_base, v_scaled, wv_lora_b)  # [B, S, 256]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     q_rotated = rope(q_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
@@ -154,7 +156,7 @@ def block_forward(
     out = h + ffn_out  # [B, S, 256]
     return (
         out,
-        (q_low, v_low, v, q_rotated, k_rotated, context, logsumexp, attn_out_low, attn_out, gate_up, ffn_out_low),
+        (qkv_low, v, q_rotated, k_rotated, context, logsumexp, attn_out_low, attn_out, gate_up, ffn_out_low),
     )
 
 
@@ -169,16 +171,14 @@ def block_backward(
     ffn_norm: Tensor,  # [256]
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
-    wq_lora_a: Tensor,  # [16, 256]
+    wqkv_lora_a: Tensor,  # [32, 256]
     wq_lora_b: Tensor,  # [256, 16]
-    wv_lora_a: Tensor,  # [16, 256]
     wv_lora_b: Tensor,  # [256, 16]
     wo_lora_a: Tensor,  # [16, 256]
     wo_lora_b: Tensor,  # [256, 16]
     w2_lora_a: Tensor,  # [16, 704]
     w2_lora_b: Tensor,  # [256, 16]
-    q_low: Tensor,  # [B, S, 16]
-    v_low: Tensor,  # [B, S, 16]
+    qkv_low: Tensor,  # [B, S, 32]
     v: Tensor,  # [B, S, 256]
     q_rotated: Tensor,  # [B, S, 8, 32]
     k_rotated: Tensor,  # [B, S, 8, 32]
@@ -227,34 +227,30 @@ def block_backward(
         d_q_rotated, rope_cos, rope_sin, layout="interleaved", inverse=True
     )  # [B, S, 8, 32]
     d_v = d_v_heads.flatten(-2)  # [B, S, 256]
-    v_scaled = v_low * 2.0  # [B, S, 16], recomputed
+    qkv_scaled = qkv_low * 2.0  # [B, S, 32], recomputed
+    q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     d_wv_lora_b = weight_gradient(d_v, v_scaled)  # [256, 16]
     d_v_scaled = input_gradient(d_v, wv_lora_b)  # [B, S, 16]
-    d_v_low = d_v_scaled * 2.0  # [B, S, 16]
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256], recomputed
-    d_wv_lora_a = weight_gradient(d_v_low, attention_in)  # [16, 256]
-    d_attention_in_from_linear = input_gradient(d_v_low, wv_lora_a)  # [B, S, 256]
     d_k = d_k_heads.flatten(-2)  # [B, S, 256]
     d_q = d_q_heads.flatten(-2)  # [B, S, 256]
-    q_scaled = q_low * 2.0  # [B, S, 16], recomputed
     d_wq_lora_b = weight_gradient(d_q, q_scaled)  # [256, 16]
     d_q_scaled = input_gradient(d_q, wq_lora_b)  # [B, S, 16]
-    d_q_low = d_q_scaled * 2.0  # [B, S, 16]
-    d_wq_lora_a = weight_gradient(d_q_low, attention_in)  # [16, 256]
-    d_attention_in_from_linear_1 = input_gradient(d_q_low, wq_lora_a)  # [B, S, 256]
+    d_qkv_scaled = torch.cat((d_q_scaled, d_v_scaled), dim=-1)  # [B, S, 32]
+    d_qkv_low = d_qkv_scaled * 2.0  # [B, S, 32]
+    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256], recomputed
+    d_wqkv_lora_a = weight_gradient(d_qkv_low, attention_in)  # [32, 256]
+    d_attention_in_from_linear = input_gradient(d_qkv_low, wqkv_lora_a)  # [B, S, 256]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 768]
-    d_attention_in_from_linear_2 = input_gradient(d_qkv, wqkv)  # [B, S, 256]
-    d_attention_in_so_far = d_attention_in_from_linear + d_attention_in_from_linear_1  # [B, S, 256]
-    d_attention_in = d_attention_in_so_far + d_attention_in_from_linear_2  # [B, S, 256]
+    d_attention_in_from_linear_1 = input_gradient(d_qkv, wqkv)  # [B, S, 256]
+    d_attention_in = d_attention_in_from_linear + d_attention_in_from_linear_1  # [B, S, 256]
     d_x_from_rms_norm, _ = rms_norm_backward(
         d_attention_in, x, attention_norm, eps=EPS
     )  # [B, S, 256], [256]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 256]
     return (
         d_x,
-        d_wq_lora_a,
+        d_wqkv_lora_a,
         d_wq_lora_b,
-        d_wv_lora_a,
         d_wv_lora_b,
         d_wo_lora_a,
         d_wo_lora_b,
@@ -279,9 +275,8 @@ class BlockFunction(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> Any:
         (
             d_x,
-            d_wq_lora_a,
+            d_wqkv_lora_a,
             d_wq_lora_b,
-            d_wv_lora_a,
             d_wv_lora_b,
             d_wo_lora_a,
             d_wo_lora_b,
@@ -298,9 +293,8 @@ class BlockFunction(torch.autograd.Function):
             None,
             None,
             None,
-            d_wq_lora_a,
+            d_wqkv_lora_a,
             d_wq_lora_b,
-            d_wv_lora_a,
             d_wv_lora_b,
             d_wo_lora_a,
             d_wo_lora_b,
@@ -406,9 +400,8 @@ class Block(nn.Module):
                 "wo": nn.Parameter(
                     torch.empty(DIM, N_HEADS * HEAD_DIM, **placement), requires_grad=False
                 ),
-                "wq_lora_a": nn.Parameter(torch.empty(16, DIM, **placement)),
+                "wqkv_lora_a": nn.Parameter(torch.empty(32, DIM, **placement)),
                 "wq_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
-                "wv_lora_a": nn.Parameter(torch.empty(16, DIM, **placement)),
                 "wv_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
                 "wo_lora_a": nn.Parameter(torch.empty(16, DIM, **placement)),
                 "wo_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
@@ -433,9 +426,8 @@ class Block(nn.Module):
             self.ffn_norm,
             self.feed_forward["w13"],
             self.feed_forward["w2"],
-            self.attention["wq_lora_a"],
+            self.attention["wqkv_lora_a"],
             self.attention["wq_lora_b"],
-            self.attention["wv_lora_a"],
             self.attention["wv_lora_b"],
             self.attention["wo_lora_a"],
             self.attention["wo_lora_b"],
