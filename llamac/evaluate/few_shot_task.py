@@ -74,7 +74,7 @@ class HarnessTask(Task):
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> str:
         """Return the text before a question's prompt: the description and the examples."""
         task, question = self.set.task, Question(**doc)
-        examples = [*self._examples(question), ""]
+        examples = [*self.examples_of(question), ""]
         return task.describe(question.about) + task.between.join(examples)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
@@ -132,8 +132,11 @@ class HarnessTask(Task):
         answer = ("acc_answer",) if task.metric == "acc_answer" else ()
         return ("acc", "acc_norm", *answer) if task.kind == "choice" else (task.metric,)
 
-    def _examples(self, question: Question) -> list[str]:
-        """Return the few-shot examples of a question, which never include the question itself."""
+    def examples_of(self, question: Question) -> list[str]:
+        """Return the few-shot examples of a question, which never include the question itself.
+
+        They are fewer than `shots` if the files have no more.
+        """
         if not self.shots:
             return []
         if question.about not in self._drawn:

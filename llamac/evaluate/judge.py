@@ -64,6 +64,12 @@ def judge(
         notes.append(
             "examples are other questions of the same file, because there is no file of examples"
         )
+    fewest = min(len(harness_task.examples_of(one)) for one in questions.questions[:count])
+    if fewest < shots:
+        notes.append(
+            f"{task.name}: some questions have only {fewest} of {shots} examples before them, as "
+            "the files hold no more"
+        )
     return TaskResult(
         task=task.name,
         title=task.title,

@@ -71,6 +71,14 @@ def test_closed_book_prompts_hold_their_examples_and_never_the_question(
         assert asked not in examples
 
 
+def test_fewer_examples_than_shots_are_noted(tmp_path: Path) -> None:
+    rows = [{**PUBLISHED["nq"], "question": f"who wrote book {n}?"} for n in range(4)]
+    lm = Answering(lambda prompt, draw: "")
+    notes = [judge(lm, question_set(tmp_path, "nq", rows), n).notes for n in (3, 5)]
+    assert not any("examples before them" in one for one in notes[0])
+    assert any("nq: some questions have only 3 of 5 examples" in one for one in notes[1])
+
+
 @pytest.mark.parametrize(
     ("name", "right", "wrong"),
     [
