@@ -218,8 +218,8 @@ def test_other_settings_are_refused_by_name(fp32, patched, tmp_path, capsys):
 
 def test_other_data_under_the_same_settings_is_refused(fp32, patched, tmp_path, capsys):
     assert fp32.run(tmp_path, "--steps", "1") == 0
-    prepare = fp32.train.prepare
-    patched(prepare=lambda *a, **k: prepare(*a, **k) | {"sha256": "another"})
+    prepare = fp32.train.prepare_for_ranks
+    patched(prepare_for_ranks=lambda *a, **k: prepare(*a, **k) | {"sha256": "another"})
     assert fp32.run(tmp_path) == 1
     assert "prepared_data" in capsys.readouterr().err
 

@@ -9,9 +9,10 @@ bytes.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +44,9 @@ from .prepared import (
 from .skipped import Skipped
 from .sources import documents
 from .vocabulary import Unknown, say_lost, tokenizer_of, train_on_sources
+
+if TYPE_CHECKING:
+    from ..distributed.ranks import Ranks
 
 __all__ = ["PreparedDataError", "PreparedDataMismatch", "load_manifest", "prepare"]
 
@@ -101,6 +105,31 @@ def prepare(
             _prepare(job, settings)
             return _checked(job, settings)
         return reuse(job, settings)
+
+
+def prepare_for_ranks(ranks: Ranks, directory: str | Path, **options: Any) -> dict[str, Any]:
+    """Run `prepare` on rank 0 and return its manifest on all ranks, which must find the same one.
+
+    Nodes need not share a file system, but copies of a directory could differ without an error.
+    Raises RunError on all ranks, naming the host, if a rank reads another manifest or has shards of
+    other sizes; otherwise as `prepare`.
+    """
+    manifest = ranks.on_first(lambda: prepare(directory, **options))
+    ranks.on_each(lambda: _require_same(Path(directory), manifest))
+    return manifest
+
+
+def _require_same(directory: Path, manifest: dict[str, Any]) -> None:
+    here = f"on {socket.gethostname()}, {directory.resolve()}"
+    advice = "let all nodes read one shared directory (data.directory), or copies of rank 0's"
+    try:
+        same = load_manifest(directory)["sha256"] == manifest["sha256"]
+    except PreparedDataError as error:
+        raise PreparedDataError(
+            f"{here} is not the data that rank 0 reads ({error}): {advice}"
+        ) from error
+    if not same:
+        raise PreparedDataError(f"{here} is not the data that rank 0 reads: {advice}")
 
 
 def reuse(job: PrepareJob, settings: dict[str, Any]) -> dict[str, Any]:

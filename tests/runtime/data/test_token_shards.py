@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 from llamac.runtime.data import token_shards
-from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare
-from llamac.runtime.errors import SourceError
+from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare, prepare_for_ranks
+from llamac.runtime.distributed.ranks import Ranks
+from llamac.runtime.errors import RunError, SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
 
@@ -317,3 +320,31 @@ def test_the_text_every_python_carries_is_enough(tmp_path: Path) -> None:
     for source in manifest["sources"]:
         assert source["train"]["tokens"] > 50_000
         assert 4 < source["train"]["unigram_entropy"] < np.log(600)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("another seed", "not the data that rank 0 reads: let"),
+        ("nothing there", "no manifest.json"),
+    ],
+)
+def test_a_node_with_other_data_than_rank_0_is_named(
+    texts: Path, tmp_path: Path, fault: str, message: str
+) -> None:
+    first, own = tmp_path / "rank 0", tmp_path / "own"
+    theirs = prepare(first, **arguments(texts))
+
+    class SecondNode(Ranks):
+        """Ranks of a node with its own disk, where rank 0's work happens elsewhere."""
+
+        def on_first(self, work: Any) -> Any:
+            return theirs
+
+    assert prepare_for_ranks(SecondNode(), first) == theirs
+    if fault == "another seed":
+        prepare(own, **arguments(texts, seed=2))
+    with pytest.raises(RunError, match=re.escape(message)) as raised:
+        prepare_for_ranks(SecondNode(), own)
+    assert socket.gethostname() in str(raised.value)
+    assert "one shared directory" in str(raised.value)
