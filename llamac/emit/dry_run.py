@@ -27,7 +27,12 @@ from llamac.spec import Spec
 
 @dataclass
 class Report:
-    """Work of rank 0 in one step. collectives: (kind, group size) → [calls, input bytes]."""
+    """Memory and communication of rank 0 in one training step.
+
+    ranks: number of all ranks. parameters: number of trained elements on rank 0; parameter_bytes:
+    their size in the compute dtype. state_bytes: optimizer state, master weights included.
+    micro_batches: per step. collectives: (kind, group size) → [calls, input bytes].
+    """
 
     ranks: int
     parameters: int = 0
@@ -88,7 +93,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def dry_run(spec: Spec, module: Any) -> Report:
-    """Run one step of `module`, an imported emitted model.py, and report rank 0's work."""
+    """Run one step of rank 0 on fake tensors in a fake process group.
+
+    Returns its parameter, state and collective bytes. module: an imported emitted model.py; the
+    package `runtime` that is importable must be its own.
+    """
     parallel = spec.parallel
     report = Report(parallel.ranks)
     runtime = {

@@ -15,7 +15,7 @@ from llamac.runtime.kernels.documents import document_starts
 
 
 def run_graph(graph: fx.Graph, values: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Run a graph on `values` (by placeholder name) and return all its values by name."""
+    """Run a graph and return all its values by name. values: the inputs by placeholder name."""
     env: dict[str, Any] = {}
 
     def value(node: fx.Node) -> Any:
@@ -37,16 +37,19 @@ def loss_and_gradients(
     tokens: Tensor,
     labels: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss and all canonical gradients of a differentiated one-rank Program.
+    """Return the loss, 0-d, and the gradients by canonical name of a differentiated Program.
 
-    Arguments are those of `loss_and_held_gradients`.
+    The Program must be of one rank. Arguments are those of `loss_and_held_gradients`.
     """
     loss, gradients = loss_and_held_gradients(program, weights, buffers, tokens, labels)
     return loss, canonical_gradients(program, [(ALONE, gradients)])
 
 
 def loss_gradient(loss: Tensor) -> Tensor:
-    """Return the gradient of the head's output that checks use: 1, 2, … for its elements."""
+    """Return the gradient from which checks start the backward pass: 1, 2, … in the loss's shape.
+
+    For a scalar loss that is 1; log-probabilities [B] get distinct gradients.
+    """
     return torch.arange(1, loss.numel() + 1).to(loss).view_as(loss)
 
 
@@ -58,7 +61,7 @@ def loss_and_held_gradients(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> tuple[Tensor, dict[tuple[str, int | None], Tensor]]:
-    """Return one rank's loss and its local gradients, by (parameter, layer).
+    """Return one rank's loss and its local gradients by (parameter, layer or None).
 
     Only the values of the saved set are passed from a forward to its backward graph.
 
@@ -92,7 +95,7 @@ def logits(
     tokens: Tensor,
     at: Coordinates = ALONE,
 ) -> Tensor:
-    """Return the logits [B, S, vocabulary] of tokens, int64 [B, S]."""
+    """Return the logits [B, S, V] of tokens, int64 [B, S]. Arguments as in `evaluate`."""
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, "logits", {})
 
@@ -105,7 +108,10 @@ def evaluate(
     labels: Tensor,
     at: Coordinates = ALONE,
 ) -> Tensor:
-    """Return the validation loss, computed by the forward graphs alone."""
+    """Return one rank's loss, computed by the forward graphs alone.
+
+    Arguments are those of `loss_and_held_gradients`; the Program may be of any stage.
+    """
     head = "evaluate" if "evaluate" in program.regions else "head"
     run = _Run(program, weights, _constants(program, buffers, tokens), at)
     return _forward(run, tokens, head, {"labels": labels})

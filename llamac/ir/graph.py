@@ -24,7 +24,7 @@ Role = Literal["input", "cache", "constant", "param", "saved", "cotangent"]
 
 
 def is_op(node: Any, *ops: Op) -> TypeGuard[fx.Node]:
-    """Return whether a node calls one of `ops`, or any op if none is given."""
+    """Return whether a node calls one of `ops`; without `ops`, whether it calls any op."""
     if not (
         isinstance(node, fx.Node) and node.op == "call_function" and isinstance(node.target, Op)
     ):
@@ -38,6 +38,7 @@ def is_result(node: fx.Node) -> bool:
 
 
 def op_of(node: fx.Node) -> Op:
+    """Return the op that an op node calls."""
     assert isinstance(node.target, Op), node
     return node.target
 
@@ -61,7 +62,7 @@ def producer(value: fx.Node) -> tuple[fx.Node, int]:
 
 
 def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
-    """Return an op's values: the node itself, or per result its getitem (None if unused)."""
+    """Return an op's values: its node, or one getitem node per result (None if none reads it)."""
     types = node.meta["type"]
     if isinstance(types, TensorType):
         return (node,)
@@ -73,7 +74,7 @@ def results(node: fx.Node) -> tuple[fx.Node | None, ...]:
 
 
 def type_of(value: fx.Node) -> TensorType:
-    """Return the type recorded for a value that is not a multi-result op."""
+    """Return the type of a value. An op with several results has no single type: select one."""
     kind = value.meta["type"]
     assert isinstance(kind, TensorType), f"{value} has several results; select one"
     return kind
@@ -114,7 +115,10 @@ def output_of(graph: fx.Graph) -> Any:
 
 
 class Builder:
-    """Builder of typed nodes at a graph's insertion point."""
+    """Builder that adds typed nodes at a graph's insertion point.
+
+    where: source of nodes added without one of their own, `file:line` of the spec.
+    """
 
     def __init__(self, graph: fx.Graph | None = None) -> None:
         self.graph = graph if graph is not None else fx.Graph()
@@ -123,6 +127,7 @@ class Builder:
     def placeholder(
         self, name: str, kind: TensorType, role: Role = "input", param: str = "", where: str = ""
     ) -> fx.Node:
+        """Add an input of the graph and return it. param: the parameter's name, for that role."""
         node = self.graph.create_node("placeholder", name, name=name)
         node.meta.update(type=kind, role=role, where=where or self.where)
         if role == "param":
@@ -137,7 +142,11 @@ class Builder:
         where: str = "",
         **attributes: Any,
     ) -> Any:
-        """Add a call of `op` and return its value, or a tuple of values for several results."""
+        """Add a call of `op` and return its value, or a tuple of values for several results.
+
+        name: of the value or values; default: the op's. Raises TypeRuleError for operands that the
+        op does not accept.
+        """
         types = infer(op, operands, attributes)
         several = isinstance(types, tuple)
         label = name if isinstance(name, str) else op.name
@@ -149,19 +158,25 @@ class Builder:
         return tuple(self.result(node, i, names[i]) for i in range(len(types)))
 
     def result(self, node: fx.Node, index: int, name: str) -> fx.Node:
-        """Add the node that selects result `index` of a multi-result op, and return it."""
+        """Add and return the node `name` that selects result `index` of a multi-result op."""
         value = self.graph.create_node("call_function", operator.getitem, (node, index), name=name)
         value.meta.update(type=node.meta["type"][index], where=node.meta["where"])
         return value
 
     def output(self, value: Any) -> fx.GraphModule:
-        """Set the graph's output, remove dead code and return the executable module."""
+        """Set the graph's output, remove unused ops and return the executable module.
+
+        value: as `output_of` returns it.
+        """
         self.graph.output(value)
         return finish(self.graph)
 
 
 def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Types:
-    """Return the types of an op's results, inferred from its operand nodes' types."""
+    """Return the types of an op's results, layouts included, from the types of its operand nodes.
+
+    Raises TypeRuleError, which names the op and its operands' types.
+    """
     kinds = [None if operand is None else type_of(operand) for operand in operands]
     try:
         types = op.infer(*kinds, **attributes)
@@ -174,10 +189,10 @@ def infer(op: Op, operands: tuple[Any, ...], attributes: dict[str, Any]) -> Type
 def finish(
     graph: fx.Graph, keep: Collection[str] = (), unread: Collection[Role] = ()
 ) -> fx.GraphModule:
-    """Remove unused ops and return the graph as an executable module.
+    """Remove unused ops from the graph, in place, and return it as an executable module.
 
-    Placeholders are kept since they are the signature, except unused ones of the roles in `unread`;
-    so are the values named in `keep`, which another graph reads.
+    keep: names of values that another graph reads, so that their ops stay. unread: roles whose
+    unused placeholders are removed too; the others stay, since they are the signature.
     """
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and node.name not in keep:
@@ -204,7 +219,10 @@ def copy_graph(module: fx.GraphModule) -> fx.Graph:
 
 
 def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
-    """Move placeholders to the front, by role and then in the order of the forward graph `like`."""
+    """Move placeholders to the graph's front, by role and then in the order of `like`, in place.
+
+    like: the forward graph, whose values have the placeholders' names.
+    """
     roles = ("cotangent", "input", "saved", "cache", "constant", "param")
     order = {node.name: index for index, node in enumerate(like.nodes)}
     nodes = sorted(
@@ -215,7 +233,7 @@ def sort_placeholders(graph: fx.Graph, like: fx.Graph) -> None:
 
 
 def rewrite(module: fx.GraphModule, change: Callable[[fx.Graph], object]) -> fx.GraphModule:
-    """Return a new module: a copy of the graph with `change` applied to it in place."""
+    """Return a module of a copy of the graph that `change` has edited; unused ops are removed."""
     graph = copy_graph(module)
     change(graph)
     return finish(graph)

@@ -1,13 +1,14 @@
 """Inference of layouts through an op, from its dims in einsum notation.
 
-`linear` is `bsi,oi,o->bso`. A mesh axis may split one letter, and must split it in every operand
-that has it. A result with that letter is split along it; a result without it is a partial sum
-(`P`). A capital letter is a dimension that must not be split. `*` is an elementwise operand of any
-rank; the last `*` repeats. An op whose operands are all `*` is linear in them, so partial sums may
-pass through it. They may also pass if all operands with a `+` before their dims are partial sums,
-or one operand with a `^` is, and the other operands are replicated: the op is jointly linear in all
-`+` operands, and linear in each `^` operand separately. A result `.` is a sum over the rank's own
-elements, which the trainer reduces over ranks once per step.
+`linear` of x, weight and bias is `bsi,oi,o->bso`, one letter per dimension; `llamac.ir.types`
+explains the placements `S(dim)`, `P` and `R`. A mesh axis may split one letter, and must split it
+in every operand that has it. A result with that letter is split along it; a result without it is a
+partial sum (`P`). A capital letter is a dimension that must not be split. `*` is an elementwise
+operand of any rank; the last `*` repeats. An op whose operands are all `*` is linear in them, so
+partial sums may pass through it. They may also pass if all operands with a `+` before their dims
+are partial sums, or one operand with a `^` is, and the other operands are replicated: the op is
+jointly linear in all `+` operands, and linear in each `^` operand separately. A result `.` is a sum
+over the rank's own elements, which the trainer reduces over ranks once per step.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from llamac.ir.types import TensorType, Types, expect
 
 
 def with_layouts(dims: str, operands: Sequence[TensorType | None], results: Types) -> Types:
-    """Return the results' types with layouts inferred from the operands. Raises TypeRuleError."""
+    """Return the results' types with layouts inferred from the operands.
+
+    dims: the op's dimensions, in the notation above. results: types whose layouts are ignored.
+    Raises TypeRuleError if the op cannot run on operands with these layouts.
+    """
     several = results if isinstance(results, tuple) else (results,)
     plain = tuple(TensorType(kind.dtype, kind.shape) for kind in several)
     axes = sorted({axis for kind in operands if kind for axis, _ in kind.layout})

@@ -37,7 +37,7 @@ class Op:
     eager(*tensors, **attributes) computes them; it lives in `llamac.runtime`, so that the emitted
         trainer runs the very code that was verified.
     vjp(gradient builder, node, *cotangents) gives one cotangent (or None) per operand.
-    flops(*operand types as concrete shapes, **attributes) counts multiply-adds as two.
+    flops(*operand shapes, **attributes) counts a multiply-add as two; a shape is a tuple of ints.
     dims names the dimensions of operands and results in the notation of `llamac.ir.layout`; an op
         without dims is a collective, whose `infer` gives the layouts of its results.
     emit(*operand expressions, **attributes) is a Python expression; None means a plain call of
@@ -45,6 +45,8 @@ class Op:
     augmented are ops that return this op's value and the gradients of its first one, two, …
         operands; one of them replaces it in a forward pass that will be differentiated.
     results names the results of an op with several.
+
+    Raises ValueError if an op of this name exists.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Op:
 
     @property
     def scores_tokens(self) -> bool:
-        """Return whether the op reads the logits of all targets or computes them in chunks."""
+        """Return whether the op is a loss: of logits that it reads, or computes in chunks."""
         return "cross_entropy" in self.name or "log_probability" in self.name
 
     def __call__(self, *operands: Any, **attributes: Any) -> Any:
@@ -79,5 +81,5 @@ class Op:
 
 
 def same_type(*operands: TensorType, **_attributes: Any) -> TensorType:
-    """Return the first operand's type, the typing rule of elementwise ops."""
+    """Return the first operand's type: the typing rule (`infer`) of elementwise ops."""
     return operands[0]

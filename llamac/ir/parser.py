@@ -18,7 +18,7 @@ from llamac.ir.types import TensorType, TypeRuleError
 
 
 class ParseError(Exception):
-    """The text is not valid IR; the message names the line."""
+    """The text is not valid IR; the message gives the line's number and text."""
 
 
 _PARAMETER = re.compile(r"(parameter|frozen) (\S+): (\S+) = (.*)")
@@ -34,7 +34,7 @@ _RESULT = re.compile(r"(?:%(\w+)|_): (\w+\[[^\]]*\](?:@\S+?)?)(?:, |$)")
 
 
 def parse_program(text: str) -> Program:
-    """Parse a printed Program. Raises ParseError naming the offending line."""
+    """Return the Program that `print_program` wrote as `text`. Raises ParseError."""
     state = _Parser()
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():

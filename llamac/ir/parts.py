@@ -1,4 +1,4 @@
-"""Conversion between canonical parameters and the parts that ranks hold."""
+"""Conversion between canonical parameters (named as in Meta's checkpoints) and ranks' parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from llamac.ir.program import Parameter, Piece, Program
 
 Coordinates = Mapping[str, int]
-"""Where a rank is on each axis of the mesh."""
+"""Mesh axis → a rank's index on it, from 0."""
 
 ALONE: Coordinates = MappingProxyType({})
 
@@ -32,9 +32,16 @@ def gather(
     mesh: Mapping[str, int],
     at: Coordinates,
 ) -> Tensor:
-    """Return a rank's part of a packed parameter, stacked from canonical weights along dim 0.
+    """Return the rank's part of a parameter, stacked from full canonical weights along dim 0.
 
     A piece whose rows do not divide over the ranks is padded with zeros at the end.
+
+    Args:
+        parameter: The trainer's parameter, whose layout says which part a rank has.
+        weights: Full weights by canonical name.
+        layer: The layer's number, which replaces `*` in names; None for other parameters.
+        mesh: Number of ranks on each axis.
+        at: The rank's coordinates in the mesh.
     """
     parts = [weights[piece.name.replace("*", str(layer))] for piece in parameter.pieces]
     for axis, placement in parameter.type.layout:
@@ -66,7 +73,7 @@ def canonical_gradients(
     program: Program,
     rank_gradients: Sequence[tuple[Coordinates, Mapping[tuple[str, int | None], Tensor]]],
 ) -> dict[str, Tensor]:
-    """Assemble canonical gradients from the local gradients of all ranks.
+    """Return the full gradients by canonical name, assembled from those of all ranks.
 
     rank_gradients: each rank's coordinates and its gradients by (parameter, layer). They are summed
     over `cp`, since each rank's loss is a sum over its own positions.

@@ -21,7 +21,7 @@ def print_program(program: Program) -> str:
 
 
 def print_region(region: Region) -> str:
-    """Return one region as text: its forward graph, then its backward graph if it has one."""
+    """Return a region's forward graph and, if it has one, its backward graph as text."""
     lines = [line for line, _ in graph_lines(region, "forward")]
     if region.backward is not None:
         lines += ["", *(line for line, _ in graph_lines(region, "backward"))]
@@ -29,7 +29,7 @@ def print_region(region: Region) -> str:
 
 
 def graph_lines(region: Region, direction: str) -> Iterator[tuple[str, fx.Node | None]]:
-    """Yield the lines of one graph, each with the node that it shows, if any."""
+    """Yield (line, the node that it shows or None). direction: `forward` or `backward`."""
     module = region.forward if direction == "forward" else region.backward
     assert module is not None
     yield f"{region.name}.{direction}:", None

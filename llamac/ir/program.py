@@ -34,7 +34,8 @@ class Init:
 class Piece:
     """One canonical parameter, stored as rows (dim 0) of a packed parameter.
 
-    copies: number of ranks with the same part, above 1 if there are more ranks than key heads.
+    name: canonical name. rows: its full size along dim 0. copies: number of ranks with the same
+    part; more than 1 if there are more tensor-parallel ranks than key heads.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Piece:
     copies: int = 1
 
     def part(self, ranks: int) -> int:
-        """Return the rows per rank; the last rows of a vocabulary may be padding."""
+        """Return the rows on one of `ranks` ranks; the last rows of a vocabulary may be padding."""
         return -(-self.rows * self.copies // ranks)
 
 
@@ -53,7 +54,7 @@ class Parameter:
 
     pieces: the canonical parameters stacked in it along dim 0, in order; before `pack`, one of the
     same name. Checkpoints contain pieces only. trainable: whether it is trained; a frozen parameter
-    has no gradient and no optimizer state.
+    has no gradient and no optimizer state. where: its source, `file:line` of the spec.
     """
 
     name: str
@@ -64,28 +65,34 @@ class Parameter:
 
     @property
     def per_layer(self) -> bool:
+        """Return whether each layer has a tensor of this entry."""
         return "*" in self.name
 
     def row_elements(self, mesh: Mapping[str, int]) -> int:
-        """Return the elements of one canonical row, of which a rank may hold a part."""
+        """Return the elements of a full row. mesh: number of ranks on each axis."""
         count = TensorType(self.type.dtype, self.type.shape[1:]).elements({})
         for axis, placement in self.type.layout:
             count *= 1 if placement == "S(0)" else mesh[axis]
         return count
 
     def held_rows(self, mesh: Mapping[str, int]) -> int:
-        """Return the rows that one rank holds, from the pieces and the layout."""
+        """Return the rows (size of dim 0) on one rank. mesh: number of ranks on each axis."""
         ranks = prod(mesh[axis] for axis, place in self.type.layout if place == "S(0)")
         return sum(piece.part(ranks) for piece in self.pieces)
 
     @property
     def packed(self) -> bool:
+        """Return whether several canonical parameters are stacked in this one."""
         return len(self.pieces) > 1
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A constant table that regions read: `runtime.kernels.rope.rope_tables(**arguments)`."""
+    """A constant table that regions read: `rope_cos` or `rope_sin`, of rotary embeddings.
+
+    arguments: (keyword, value) pairs of the call of `runtime.kernels.rope.rope_tables` that
+    computes both.
+    """
 
     name: str
     type: TensorType
@@ -132,23 +139,28 @@ class Program:
     eos: int | None = None
 
     def with_region(self, region: Region) -> Program:
+        """Return the Program with a region added, or in place of the one of the same name."""
         return replace(self, regions={**self.regions, region.name: region})
 
     def with_notes(self, *notes: str) -> Program:
+        """Return the Program with messages to the user added."""
         return replace(self, notes=(*self.notes, *notes))
 
     def learns(self, region: Region) -> bool:
-        """Return whether a trained parameter or an input of the region needs a gradient."""
+        """Return whether a region has a backward pass to run: a trained weight or a float input."""
         nodes = placeholders(region.forward.graph, "input", "param")
         owed = (node for node in nodes if node.meta.get("param") not in self.frozen)
         return any(map(is_differentiable, owed))
 
     def copies(self, parameter: Parameter) -> int:
-        """Return how many tensors a parameter entry stands for: one, or one per layer."""
+        """Return the number of tensors that an entry stands for: one, or one per layer."""
         return len(self.layers) if parameter.per_layer else 1
 
     def summed(self, parameter: Parameter) -> tuple[str, ...]:
-        """Return the mesh axes over which a parameter's gradient must still be reduced."""
+        """Return the mesh axes over which the trainer must sum a parameter's gradient.
+
+        On these axes the backward graph's gradient is a partial sum.
+        """
         for region in self.regions.values():
             gradients = output_of(region.backward.graph) if region.backward else {}
             if parameter.name in gradients:
@@ -157,7 +169,7 @@ class Program:
         return ()
 
     def elements(self, parameter: Parameter) -> int:
-        """Return the elements of a parameter entry, over all layers and ranks."""
+        """Return the elements of an entry over all layers and ranks, without copies and padding."""
         rows = sum(piece.rows for piece in parameter.pieces)
         return rows * parameter.row_elements(self.mesh) * self.copies(parameter)
 
@@ -168,10 +180,10 @@ class Program:
 
     @property
     def parameter_count(self) -> int:
-        """Return the exact number of parameters, frozen ones included."""
+        """Return the model's exact number of parameters over all ranks, frozen ones included."""
         return sum(map(self.elements, self.parameters.values()))
 
     @property
     def frozen(self) -> frozenset[str]:
-        """Names of the parameters that are not trained."""
+        """Return the names of the parameters that are not trained."""
         return frozenset(name for name, one in self.parameters.items() if not one.trainable)

@@ -28,12 +28,17 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class TypeRuleError(Exception):
-    """The operands violate an op's typing rule."""
+    """An unknown dtype, a malformed type, or operands that violate an op's typing rule."""
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """The static type of one value: `bf16[B,S,4096]`, or `bf16[B,S/tp,4096]@tp:S(1)`."""
+    """Dtype, per-rank shape and layout of a value.
+
+    `bf16[B,S/tp,4096]@tp:S(1)`: B (sequences) and S (positions) are sizes; S/tp is a rank's part of
+    S; `@tp:S(1)` says that mesh axis tp splits dimension 1. Raises TypeRuleError for an unknown
+    dtype.
+    """
 
     dtype: str
     shape: tuple[Dim, ...]
@@ -49,32 +54,39 @@ class TensorType:
         return f"{self.dtype}[{shape}]" + (f"@{layout}" if layout else "")
 
     def with_shape(self, *shape: Dim) -> TensorType:
+        """Return this type with another shape and the same dtype and layout."""
         return replace(self, shape=shape)
 
     def placed(self, axis: str, placement: str) -> TensorType:
-        """Return this type with another placement on one axis: `S(dim)`, `P` or `R`."""
+        """Return this type with another placement (see `placement`) on one mesh axis."""
         layout = dict(self.layout) | {axis: placement}
         split = ((name, place) for name, place in layout.items() if place != "R")
         return replace(self, layout=tuple(sorted(split)))
 
     def placement(self, axis: str) -> str:
-        """Return the placement on one axis: `S(dim)`, `P` or `R`."""
+        """Return how one mesh axis holds the value.
+
+        `S(dim)`: split along a dimension; `P`: a partial sum; `R`: replicated.
+        """
         return dict(self.layout).get(axis, "R")
 
     def elements(self, symbols: Mapping[str, int]) -> int:
-        """Return the number of elements, given the sizes of B and S."""
+        """Return a rank's number of elements. symbols: size of each symbolic dimension (B, …)."""
         count = 1
         for dim in self.shape:
             count *= symbols[dim] if isinstance(dim, str) else dim
         return count
 
     def nbytes(self, symbols: Mapping[str, int]) -> int:
-        """Return the size in bytes, given the sizes of B and S."""
+        """Return a rank's size in bytes. symbols: size of each symbolic dimension (B, …)."""
         return self.elements(symbols) * DTYPES[self.dtype].itemsize
 
     @classmethod
     def parse(cls, text: str) -> TensorType:
-        """Parse a type as `str()` writes it: `bf16[B,S,4096]`; `f32[]` is a scalar."""
+        """Return the type that `str()` writes as `text`; `f32[]` is a scalar.
+
+        Raises TypeRuleError if the text is no type or its dtype is unknown.
+        """
         match = _TYPE.fullmatch(text.strip())
         if match is None:
             raise TypeRuleError(f"not a tensor type: {text!r}")

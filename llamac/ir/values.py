@@ -11,12 +11,12 @@ from llamac.ir.program import Region
 
 
 def values_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return the results of an op that have readers."""
+    """Return an op's results that are read; its node itself if it has one result."""
     return tuple(value for value in results(node) if value is not None)
 
 
 def operands_of(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Return an op's distinct operands, in order."""
+    """Return an op's distinct operand nodes, in order, without absent ones."""
     return tuple(dict.fromkeys(one for one in node.args if isinstance(one, fx.Node)))
 
 
@@ -42,16 +42,20 @@ def forward_values(region: Region) -> Iterator[fx.Node]:
 
 
 def forward_by_name(region: Region) -> dict[str, fx.Node]:
+    """Return the nodes of `forward_values` by name."""
     return {value.name: value for value in forward_values(region)}
 
 
 def layer_count(region: str, layers: tuple[str, ...]) -> int:
-    """Return how many times a forward pass runs a region: once per layer of it, or 1 outside."""
+    """Return how often a forward pass runs a region. layers: the region of each layer, in order."""
     return layers.count(region) if region in layers else 1
 
 
 def operation_count(node: fx.Node, symbols: Mapping[str, int]) -> float:
-    """Return the FLOPs of a matmul or an attention; 0 for other ops."""
+    """Return the FLOPs of an op node, a multiply-add as two: 0 except for matmuls and attention.
+
+    symbols: size of each symbolic dimension, such as S/tp.
+    """
     shapes = [
         tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in type_of(one).shape)
         if isinstance(one, fx.Node)

@@ -43,7 +43,7 @@ class VerificationError(Exception):
 
 
 def verify(program: Program) -> None:
-    """Check all rules of the IR; raise VerificationError at the first violation."""
+    """Check all rules of the IR. Raises VerificationError at the first violation."""
     for region in program.regions.values():
         for rule in RULES:
             rule(program, region)

@@ -26,6 +26,7 @@ KERNELS = ("cudnn", "xformers", "sdpa", "math")
 
 
 def kernel_module(kernel: str) -> Any:
+    """Return the runtime module of an attention kernel. kernel: one of `KERNELS`."""
     # Looked up when run: xformers can be chosen for a machine other than this one.
     return import_module(f"llamac.runtime.kernels.attention_{kernel}")
 
@@ -86,9 +87,12 @@ def _vjp(
 
 
 def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
-    """Return the FLOPs of `matmuls` products of q's shape over the keys that queries attend to.
+    """Return the FLOPs of `matmuls` products of the size of q by the attended keys.
 
-    A multiply-add counts as 2. A causal query attends to half of the keys on average; under a
+    q: shape [B, S, heads, head_dim] of the queries. keys: number of keys. window: most keys that a
+    query attends to; None: all earlier ones. matmuls: 2 in a forward pass, 5 in a backward pass.
+
+    A multiply-add counts as two. A causal query attends to half of the keys on average; under a
     window, each attends to the window, except for the first queries, which see half of it.
     """
     seen = min(window or keys, keys)
@@ -101,6 +105,7 @@ def _call(name: str, operands: tuple[str, ...], own: int, scale: Any, window: An
 
 
 def keyword_text(keywords: dict[str, Any]) -> str:
+    """Return the source text of keyword arguments: `scale=0.125, window=64`."""
     return ", ".join(f"{key}={value}" for key, value in keywords.items())
 
 

@@ -1,5 +1,7 @@
 """Collectives over a mesh axis and their adjoints; only these ops change a value's layout.
 
+Layouts: S(dim) split along a dimension, P partial sum, R replicated (see `llamac.ir.types`).
+
     op              layout        adjoint
     all_gather      S(dim) → R    reduce_scatter
     reduce_scatter  P → S(dim)    all_gather
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
 
 
 def gathered_dim(dim: Dim, size: int, axis: str) -> Dim:
-    """Return the full size of a dimension sharded over `axis`: `S/tp` → `S`, 1024 → 8192."""
+    """Return a dimension's full size, given that on one of `size` ranks: `S/tp` → `S`."""
     return dim.removesuffix(f"/{axis}") if isinstance(dim, str) else dim * size
 
 
 def part(dim: Dim, size: int, axis: str) -> Dim:
-    """Return the size of a rank's part of a dimension: `S` → `S/tp`, 8192 → 1024."""
+    """Return the size of a dimension on one of `size` ranks: `S` → `S/tp`, 8192 → 1024 (8 ranks).
+
+    axis: the mesh axis of these ranks. Raises TypeRuleError if the size does not divide.
+    """
     if isinstance(dim, str):
         return f"{dim}/{axis}" if size > 1 else dim
     expect(dim % size == 0, f"{dim} does not divide over {size} ranks of {axis}")

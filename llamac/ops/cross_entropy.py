@@ -67,7 +67,10 @@ def _infer_with_gradients_of_x(
 def vjp_with_gradients_of_x(
     b: GradientBuilder, node: fx.Node, d_loss: fx.Node, *_unused: fx.Node | None
 ) -> tuple[fx.Node | None, ...]:
-    """Scale the gradient of the first operand, which the op computed with its loss."""
+    """Differentiate a loss op whose second result is the gradient of its first operand x.
+
+    Returns that gradient times d_loss for x, and None for the frozen weight and for the labels.
+    """
     return b.op(scale, b.primal_result(node, 1), d_loss, name=b.name(node.args[0])), None, None
 
 

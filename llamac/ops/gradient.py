@@ -11,7 +11,7 @@ from llamac.ir.graph import Builder, op_of, results
 
 
 class GradientBuilder(Builder):
-    """Builder of a backward graph's ops.
+    """Builder that vjp rules receive to add ops to a backward graph.
 
     primal_of: forward value → the backward graph's node for it. name_of: forward value → the name
     of its gradient.
@@ -28,7 +28,10 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def primal_result(self, node: fx.Node, index: int) -> fx.Node:
-        """Return result `index` of a multi-result forward op, saved for the backward pass."""
+        """Return the backward graph's node for result `index` of a forward op with several results.
+
+        Adds that result to the forward graph if nothing reads it there yet.
+        """
         value = results(node)[index]
         if value is None:
             forward = Builder(node.graph)
@@ -38,7 +41,7 @@ class GradientBuilder(Builder):
         return self._primal_of(value)
 
     def name(self, value: Any) -> str:
-        """Return the name of a forward value's gradient."""
+        """Return the name that the gradient of a forward value gets."""
         return self._name_of(value)
 
 

@@ -91,7 +91,7 @@ all_reduce_wait = Op(
 
 @dataclass(frozen=True)
 class Halves:
-    """A collective and the start and wait ops that replace it."""
+    """A synchronous collective and the start and wait ops that replace it."""
 
     whole: Op
     start: Op
@@ -114,8 +114,10 @@ def is_collective(node: fx.Node) -> bool:
 
 
 def is_start(node: fx.Node) -> bool:
+    """Return whether a node starts an asynchronous collective."""
     return is_op(node, *BY_START)
 
 
 def is_wait(node: fx.Node) -> bool:
+    """Return whether a node waits for an asynchronous collective."""
     return is_op(node, *WAITS)

@@ -129,9 +129,15 @@ def stages(
     stop_after: str = "",
     decided: SavedSets = (),
 ) -> Iterator[Stage]:
-    """Compile a spec, yielding each verified stage. Raises VerificationError.
+    """Compile a spec and yield the verified Program after each pass.
 
-    decided: saved sets that `saved_sets` found for another spec, used in place of a budget.
+    Raises VerificationError, and what passes raise: NoKernelError and BudgetError.
+
+    Args:
+        spec: The spec to compile.
+        disable: Names of passes to leave out.
+        stop_after: Name of the last pass to run; empty: all.
+        decided: Saved sets that `saved_sets` found for another spec, used in place of a budget.
     """
     program = None
     for step in (Lower(), *passes_for(spec, decided)):

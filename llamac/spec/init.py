@@ -31,5 +31,5 @@ class InitialWeights(_From):
 
     @property
     def source(self) -> str | None:
-        """Return the value of the key `from`."""
+        """Return the import or run directory that `from` names, or None for random weights."""
         return getattr(self, "from")

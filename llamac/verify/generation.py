@@ -42,7 +42,10 @@ def run_inference(program: Program, weights: Mapping[str, Tensor], prompt: Tenso
 def run_emitted_inference(
     files: Mapping[str, str], weights: Mapping[str, Tensor], prompt: Tensor
 ) -> Tensor:
-    """Return the logits that an emitted inference.py gives. files: text by relative path."""
+    """Return the logits, float64 [B, P, V], of an emitted inference.py for a prompt, int64 [B, P].
+
+    files: text by relative path. weights: canonical name → float64 tensor.
+    """
     with imported(files, "inference") as module:
         if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
