@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from llamac.cli.common.options import JsonOption, SetOption, SpecArgument, heads, load
+from llamac.cli.preflight.chosen_dtype import slow_on_this_cpu
 from llamac.cli.preflight.needed_files import missing_elsewhere
 from llamac.look.console import show
 from llamac.look.text_table import TextTable
@@ -49,10 +50,12 @@ def check(
         print(json.dumps({"valid": False, "errors": [_json(one) for one in error.diagnostics]}))
         raise typer.Exit(error.exit_code) from None
     missing = [] if elsewhere else missing_elsewhere(loaded)
+    slow = "" if elsewhere else slow_on_this_cpu(loaded)
     if as_json:
-        print(json.dumps(_facts(loaded) | {"missing": missing}, indent=1))
+        found = {"missing": missing, "warnings": [slow] if slow else []}
+        print(json.dumps(_facts(loaded) | found, indent=1))
         return
-    show(_summary(loaded, missing))
+    show(_summary(loaded, missing, slow))
 
 
 def _require_budget(spec: Spec) -> None:
@@ -115,8 +118,10 @@ def _rows(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "ranks", _layout(spec.parallel, spec.launch)
 
 
-def _summary(spec: Spec, missing: list[str]) -> TextTable:
+def _summary(spec: Spec, missing: list[str], slow: str) -> TextTable:
     rows = [(Text(word, "head"), Text(text)) for word, text in _rows(spec)]
+    if slow:
+        rows.append((Text("slow here", "warn"), Text(f"bf16: {slow}", "warn")))
     if missing:
         more = f", and {len(missing) - 1} more" if missing[1:] else ""
         rows.append((Text("not here", "warn"), Text(f"{printable(missing[0])}{more}", "warn")))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}
 """Flags in /proc/cpuinfo of CPUs with bf16 matmuls: two of x86, one of Arm."""
 
+SLOW = "this CPU has no bf16 arithmetic and is slower in it than in fp32"
+
 
 def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
     """Return the spec with its dtype for this machine, and a note on it or "".
@@ -25,10 +27,16 @@ def for_this_machine(spec: Spec, run: Path) -> tuple[Spec, str]:
     fast = cuda or multiplies_in_bf16()
     if spec.precision.given("compute"):
         slow = spec.precision.compute == "bf16" and not fast
-        return spec, "compute: bf16, as set in the spec; this CPU is faster in fp32" if slow else ""
+        return spec, f"compute: bf16, as set in the spec, but {SLOW}" if slow else ""
     compute = _begun_in(run) or ("bf16" if fast else "fp32")
     word = "compute: fp32, as this CPU has no bf16 arithmetic; set precision.compute to change it"
     return spec.replace({"precision.compute": compute}), "" if compute == "bf16" else word
+
+
+def slow_on_this_cpu(spec: Spec) -> str:
+    """Return a warning if the spec asks for bf16 on CPUs, and this one is slower in it; else ""."""
+    asked = spec.hardware.device == "cpu" and spec.precision.given("compute")
+    return SLOW if asked and spec.precision.compute == "bf16" and not multiplies_in_bf16() else ""
 
 
 def multiplies_in_bf16() -> bool:

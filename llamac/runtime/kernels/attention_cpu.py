@@ -2,8 +2,9 @@
 
 PyTorch's kernel takes float32 at about a third of the matmul peak for sequences of a few hundred
 tokens. attention_cpu.cpp reaches twice that, forward and backward, on AVX-512 and AVX2. It needs
-the C++ compiler that torch.compile needs, so compiled regions use it: in float32, with a causal
-mask and a head dimension of whole vectors.
+the C++ compiler that torch.compile needs, so compiled regions use it, with a causal mask and a head
+dimension of whole vectors. bfloat16 is converted to float32 and back, which is still faster than
+PyTorch's bfloat16 kernel except on CPUs with AMX.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention).
 """
@@ -35,6 +36,8 @@ INSTRUCTIONS = {
 LANES = {"AVX2": 8, "AVX512": 16}
 """Floats in a vector, by instruction set; a head dimension must be a multiple."""
 
+DTYPES = (torch.float32,) if torch.cpu._is_amx_tile_supported() else (torch.float32, torch.bfloat16)
+
 
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
@@ -44,7 +47,8 @@ def attention(
     mask: added to the scores, [B or 1, H or 1, S, S].
     """
     if _own(q, causal, mask):
-        return causal_attention(q, k, v, scale)
+        out, logsumexp = causal_attention(q.float(), k.float(), v.float(), scale)
+        return out.to(q.dtype), logsumexp
     return _attention(q, k, v, scale, causal, mask)
 
 
@@ -61,7 +65,10 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (d_q, d_k, d_v), shaped as q, k, v."""
     if _own(q, causal, mask):
-        return causal_attention_backward(d_out, q, k, v, out, logsumexp, scale)
+        read = (x.float() for x in (d_out, q, k, v, out))
+        gradients = causal_attention_backward(*read, logsumexp, scale)
+        d_q, d_k, d_v = (gradient.to(q.dtype) for gradient in gradients)
+        return d_q, d_k, d_v
     return _attention_backward(d_out, q, k, v, out, logsumexp, scale, causal, mask)
 
 
@@ -69,7 +76,7 @@ def _own(q: Tensor, causal: bool, mask: Tensor | None) -> bool:
     """Return whether llamac's kernel computes this attention."""
     wanted = torch.compiler.is_compiling() and causal and mask is None
     whole_vectors = CAPABILITY in LANES and q.shape[-1] % LANES[CAPABILITY] == 0
-    return wanted and whole_vectors and q.dtype == torch.float32
+    return wanted and whole_vectors and q.dtype in DTYPES
 
 
 def _attention(
