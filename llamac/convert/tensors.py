@@ -45,7 +45,9 @@ class ReusedMemory:
             fitting = [buffer for buffer in self._free if buffer.nbytes >= size]
             chosen = min(fitting, key=lambda buffer: buffer.nbytes, default=None)
             self._free = [one for one in self._free if chosen is not None and one is not chosen]
-        buffer = np.empty(size, np.uint8) if chosen is None else chosen
+        # NumPy would ask for huge pages, which may take longer than the copy that this spares.
+        fresh = torch.empty(size if chosen is None else 0, dtype=torch.uint8).numpy()
+        buffer = fresh if chosen is None else chosen
         part = buffer[:size]
         finalize(part, self._free_again, buffer).atexit = False
         return torch.from_numpy(part).view(dtype).view(tuple(shape))

@@ -222,6 +222,27 @@ def test_one_error_names_file_and_tensor(base, change, said, refusal) -> None:
     assert not Path("pwned").exists()
 
 
+def moved(content: bytes) -> bytes:
+    """Place a tensor of a GGUF file where the first one is."""
+    name = b"blk.1.attn_q.weight"
+    at = content.index(name) + len(name) + 4 + 2 * 8 + 4  # behind dimensions, shape and type
+    return content[:at] + bytes(8) + content[at + 8 :]
+
+
+GGUF_CASES: list[tuple[Callable[[bytes], bytes], tuple[str, ...]]] = [
+    (moved, ("begins within",)),
+    (lambda b: b.replace(b".bos_token_id", b".eos_token_id", 1), ("eos_token_id", "twice")),
+    (lambda b: b.replace(b"blk.1.attn_q.", b"blk.0.attn_q.", 1), ("two", "blk.0.attn_q.weight")),
+    (lambda b: b[:-9], ("truncated",)),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), GGUF_CASES, ids=[str(n) for n in range(4)])
+def test_one_error_names_what_a_gguf_contradicts(change, said, refusal) -> None:
+    error = refusal("gguf", written("model.gguf", change), "model.gguf")
+    assert all(one in error for one in (*said, "model.gguf")), error
+
+
 LYING = [
     {"hidden_size": "64"},
     {"hidden_size": 64.0},

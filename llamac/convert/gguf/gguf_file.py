@@ -6,6 +6,7 @@ its dequantisation are used. Format: ggml/docs/gguf.md.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import BLOCK, Stored, read_at
+from llamac.convert.tensors import BLOCK, MEMORY, Stored, read_at
 
 VERSIONS = (2, 3)
 SCALARS = {
@@ -105,17 +106,27 @@ def read_gguf(path: Path) -> GGUFFile:
         metadata: dict[str, Any] = {}
         for _ in range(keys):
             name = header.text()
+            if name in metadata:
+                raise ConversionError(f"{path} has the key {name} twice")
             metadata[name] = header.value(header.number("I"))
         places = [_place(header) for _ in range(tensors)]
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 16:
             raise ConversionError(f"{path} has general.alignment = {alignment!r}")
         data = -(-file.tell() // alignment) * alignment
-    found = {}
-    for name, shape, kind, offset in places:
+    found, ended, before = {}, 0, ""
+    for name, shape, kind, offset in sorted(places, key=lambda place: place[3]):
         if name in found:
             raise ConversionError(f"{path} has two tensors named {name}")
-        found[name] = _stored(path, name, shape, kind, data + offset, size)
+        rows, row_bytes = _rows_of(shape, kind, f"{name} in {path}")
+        if offset < ended:
+            raise ConversionError(f"{name} in {path} begins within {before}")
+        ended, before = offset + rows * row_bytes, name
+        if data + ended > size:
+            raise ConversionError(
+                f"{name} in {path} does not lie within the file: it was truncated"
+            )
+        found[name] = _stored(path, name, shape, kind, data + offset, row_bytes)
     return GGUFFile(metadata, found)
 
 
@@ -130,25 +141,27 @@ def _place(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
     return name, shape, header.number("I"), header.number("Q")
 
 
-def _stored(
-    path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, size: int
-) -> Stored:
-    where = f"{name} in {path}"
+def _rows_of(shape: tuple[int, ...], kind: int, where: str) -> tuple[int, int]:
+    """Return (number of rows, bytes of a row) of a tensor."""
     block, block_bytes = _block_of(kind, where)
     if shape[-1] % block:
         raise ConversionError(
             f"{where} has rows of {shape[-1]}, not a multiple of the block size {block}"
         )
-    row_bytes = shape[-1] // block * block_bytes
-    rows = torch.Size(shape[:-1]).numel()
-    if offset + rows * row_bytes > size:
-        raise ConversionError(f"{where} does not lie within the file: it was truncated")
+    return math.prod(shape[:-1]), shape[-1] // block * block_bytes
+
+
+def _stored(
+    path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, row_bytes: int
+) -> Stored:
+    where = f"{name} in {path}"
     if kind in PLAIN:
         dtype = PLAIN[kind]
         return Stored(dtype, shape, where, lambda: read_at(path, offset, dtype, shape))
 
     def read() -> Tensor:
-        whole = torch.empty(rows, shape[-1])
+        rows = math.prod(shape[:-1])
+        whole = MEMORY.empty((rows, shape[-1]), torch.float32)
         step = max(1, BLOCK // (4 * shape[-1]))
         for begin in range(0, rows, step):
             count = min(step, rows - begin)
