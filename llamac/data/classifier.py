@@ -21,7 +21,7 @@ from llamac.data.readers import checked_inputs
 from llamac.data.stages import StageError, quality
 from llamac.data.stages.common import arrays, ngram_model
 from llamac.data.stages.common.words import Hashes, hashed
-from llamac.data.streaming import filters, kept, stream_documents
+from llamac.data.streaming import filtered, filters, stream_documents
 from llamac.runtime.durable_files import write_json
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
@@ -170,7 +170,7 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     assert isinstance(stage, Quality)
     cited = _citations(reference)
     positives, negatives = _Sample(stage.max_pages), _Sample(stage.max_pages)
-    for page in kept(stream_documents(source), filters(source, number)):
+    for page in filtered(stream_documents(source), filters(source, number)):
         if len(page.text) < stage.min_chars:
             continue
         url = str(page.meta.get("url") or "")

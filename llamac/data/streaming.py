@@ -32,7 +32,7 @@ def filters(source: Source, end: int | None = None) -> list[Filter]:
     return [stage for stage in built if callable(stage)]
 
 
-def kept(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
+def filtered(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
     """Yield the documents that pass all filters."""
     for document in found:
         made: Document | Rejected = document
@@ -49,4 +49,4 @@ def texts(source: Source) -> Iterator[str]:
     """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
     if not source.cleaned and source.kind not in CONVERSATIONS:
         return sources.documents(source.model_dump())
-    return (document.text for document in kept(stream_documents(source), filters(source)))
+    return (document.text for document in filtered(stream_documents(source), filters(source)))

@@ -133,7 +133,7 @@ class Scorer:
             for number, group in enumerate(some):
                 for row in group.rows:
                     found[row].update(own[number])
-                if not group.alone:
+                if not group.is_single:
                     kept += [_Kept(prefix, number, group.shared, row) for row in group.rows]
         return kept
 

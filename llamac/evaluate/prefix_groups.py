@@ -25,7 +25,7 @@ class PrefixGroup:
     rows: tuple[int, ...]
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return len(self.rows) == 1
 
 
@@ -114,7 +114,7 @@ def waves(groups: Iterable[PrefixGroup], most_tokens: int) -> Iterator[list[Pref
     wave: list[PrefixGroup] = []
     cached_tokens = 0
     for group in sorted(groups, key=lambda one: -one.shared):
-        more = 0 if group.alone else group.shared
+        more = 0 if group.is_single else group.shared
         if wave and cached_tokens + more > most_tokens:
             yield wave
             wave, cached_tokens = [], 0

@@ -28,7 +28,7 @@ class GraphChange:
 
     counts: op → (before, after), for ops whose number changed.
     changed: nodes of the same name with another op, operands or attributes.
-    kept, dropped: forward values added to and removed from the saved set.
+    newly_saved, no_longer_saved: forward values added to and removed from the saved set.
     """
 
     region: str
@@ -37,11 +37,13 @@ class GraphChange:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
-    kept: tuple[str, ...]
-    dropped: tuple[str, ...]
+    newly_saved: tuple[str, ...]
+    no_longer_saved: tuple[str, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed or self.kept or self.dropped)
+        return bool(
+            self.added or self.removed or self.changed or self.newly_saved or self.no_longer_saved
+        )
 
 
 def graph_changes(before: Program, after: Program, only: str | None = None) -> list[GraphChange]:
@@ -88,8 +90,8 @@ def diff_json(
                 "added": list(change.added),
                 "removed": list(change.removed),
                 "changed": list(change.changed),
-                "newly_kept": list(change.kept),
-                "no_longer_kept": list(change.dropped),
+                "newly_kept": list(change.newly_saved),
+                "no_longer_kept": list(change.no_longer_saved),
             }
             for change in graph_changes(before, after, only)
         ],
@@ -125,8 +127,8 @@ def _change(before: Region | None, after: Region | None, direction: str) -> Grap
             for name in now
             if name in was and was[name] != now[name]
         ),
-        kept=tuple(name for name in saved[1] if name not in saved[0]),
-        dropped=tuple(name for name in saved[0] if name not in saved[1]),
+        newly_saved=tuple(name for name in saved[1] if name not in saved[0]),
+        no_longer_saved=tuple(name for name in saved[0] if name not in saved[1]),
     )
 
 
@@ -172,10 +174,10 @@ def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
         if nodes:
             yield f"  {title}:"
             yield from (f"    {node}" for node in nodes)
-    if change.kept:
-        yield f"  newly kept: {', '.join(change.kept)}"
-    if change.dropped:
-        yield f"  no longer kept: {', '.join(change.dropped)}"
+    if change.newly_saved:
+        yield f"  newly kept: {', '.join(change.newly_saved)}"
+    if change.no_longer_saved:
+        yield f"  no longer kept: {', '.join(change.no_longer_saved)}"
 
 
 def _byte_rows(

@@ -32,7 +32,7 @@ class ValueMemory:
     """Memory of one value of a region's forward graph, in bytes.
 
     nbytes: its size, with B and S of the program. base: the value whose memory it uses (itself
-    unless `status` is `view`). kept: its contribution to the saved bytes.
+    unless `status` is `view`). saved_bytes: its contribution to the saved bytes.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ValueMemory:
     nbytes: int
     status: Status
     base: str
-    kept: int
+    saved_bytes: int
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
         region.name,
         count,
         values,
-        saved=sum(value.kept for value in values),
+        saved=sum(value.saved_bytes for value in values),
         everything=_everything(region.backward.graph, forward, symbols),
     )
 

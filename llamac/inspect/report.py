@@ -91,7 +91,7 @@ def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str | TextT
     rows: list[tuple[Cell, ...]] = []
     so_far = 0
     for value in region.values:
-        so_far += value.kept
+        so_far += value.saved_bytes
         rows.append(
             (
                 value.name,
@@ -147,5 +147,5 @@ def _value_json(value: ValueMemory) -> dict[str, Any]:
         "bytes": value.nbytes,
         "status": value.status,
         "base": value.base,
-        "kept_bytes": value.kept,
+        "kept_bytes": value.saved_bytes,
     }

@@ -28,8 +28,8 @@ from llamac.passes.analysis.peak_memory import (
     activations,
     behind,
     fresh_gradients,
-    held,
     in_flight,
+    stage_parameters,
     states,
 )
 from llamac.passes.analysis.saved_sets import SavedSet, candidate_sets
@@ -202,7 +202,7 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
     state, flying, fresh = [], [], Fresh()
     for rank, own in enumerate(layers):
         last = rank == pipeline - 1
-        mine = held(program, own, rank == 0, last)
+        mine = stage_parameters(program, own, rank == 0, last)
         parts = states(
             mine,
             limit.dtype,

@@ -17,7 +17,7 @@ def test_groups_are_a_partition_that_shares_its_prefix(sequences, most) -> None:
     assert sorted(row for group in groups for row in group.rows) == list(range(len(sequences)))
     for group in groups:
         assert len(group.rows) <= most
-        if group.alone:
+        if group.is_single:
             assert group.shared == len(sequences[group.rows[0]])
         else:
             assert len({sequences[row][: group.shared] for row in group.rows}) == 1
@@ -45,7 +45,7 @@ def test_the_choices_of_a_long_question_share_it() -> None:
     groups = group_by_prefix(rows, 64)
     assert [(group.shared, len(group.rows)) for group in groups] == [(81, 4)] * 3
     short = [(q, *range(OVERHEAD - 2), choice) for q in range(3) for choice in range(2)]
-    assert all(group.alone for group in group_by_prefix(short, 64))
+    assert all(group.is_single for group in group_by_prefix(short, 64))
 
 
 def test_thousands_of_sequences_that_begin_each_other_are_no_problem() -> None:

@@ -38,7 +38,7 @@ def of_block(spec: str, policy: str = "selective") -> RegionMemory:
 
 
 def kept(memory: RegionMemory) -> list[str]:
-    return [value.name for value in memory.values if value.kept]
+    return [value.name for value in memory.values if value.saved_bytes]
 
 
 def sbh(spec: str, policy: str = "selective") -> float:
@@ -108,8 +108,8 @@ def test_a_view_costs_nothing_and_a_kept_view_keeps_what_it_looks_into() -> None
     assert by_name["q"].status == "view"
     assert by_name["q"].base == by_name["k"].base == "qkv_rotated"
     assert by_name["qkv_heads"].base == "qkv"
-    assert [by_name[name].kept for name in ("q", "k", "v", "merged")] == [0, 0, 0, 0]
-    assert saved_bytes(region, program.symbols) == sum(v.kept for v in by_name.values())
+    assert [by_name[name].saved_bytes for name in ("q", "k", "v", "merged")] == [0, 0, 0, 0]
+    assert saved_bytes(region, program.symbols) == sum(v.saved_bytes for v in by_name.values())
 
 
 def test_every_forward_value_has_its_status() -> None:

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.peak_memory import activations, held, states
+from llamac.passes.analysis.peak_memory import activations, stage_parameters, states
 from llamac.passes.analysis.saved_sets import SavedSet, every_set
 from llamac.passes.analysis.timing import Clock
 from llamac.passes.pass_list import compile_spec, stages
@@ -32,7 +32,9 @@ PARAMETERS = {
 def test_parameters(name: str) -> None:
     program = compile_spec(shipped(name, "model.n_layers=2"))
     layers = shipped(name).model.n_layers
-    own = held(replace(program, layers=program.layers[:1] * layers), layers, first=True, last=True)
+    own = stage_parameters(
+        replace(program, layers=program.layers[:1] * layers), layers, first=True, last=True
+    )
     assert own.total == PARAMETERS[name]
     assert compile_spec(shipped(name)).parameter_count == PARAMETERS[name]
 
@@ -54,7 +56,9 @@ def test_gpu_hours_and_days_of_65b() -> None:
 @pytest.mark.parametrize("ranks", [1, 8, 64])
 def test_bytes_of_state_are_megatron_s(ranks: int) -> None:
     """18 for each parameter; 6 + 12/dp with the distributed optimizer (Megatron Core's guide)."""
-    own = held(compile_spec(shipped("7b", "model.n_layers=2")), 2, first=True, last=True)
+    own = stage_parameters(
+        compile_spec(shipped("7b", "model.n_layers=2")), 2, first=True, last=True
+    )
 
     def per_parameter(sharding) -> float:
         found = states(
@@ -97,8 +101,8 @@ SEQUENCE = (f"parallel.tensor={T}",)
 def kept(policy: str, *ranks: str, scores: bool = True) -> float:
     """Bytes of a layer over s·b·h, by liveness over the compiled graph."""
     spec = shipped("gpt3-block", *GPT, f'recompute.policy="{policy}"', *ranks)
-    found = activations(compile_spec(spec), scores_kept=scores)
-    return found.kept["block"] / SBH
+    found = activations(compile_spec(spec), scores_saved=scores)
+    return found.saved["block"] / SBH
 
 
 def test_all_is_kept() -> None:

@@ -51,13 +51,16 @@ class Question:
 class EvalTask:
     """A task: source of its questions, prompt format and metric.
 
-    title: as the paper calls it. source: published data set, with the split that is asked and the
-    one that examples come from. fields: name → what a row must hold. read: a row → its question;
-    raises BadRowError. shots: examples before a question, by default. metric: the paper's rule.
-    describe: the first line of a prompt, given a question's subject. between: examples. until: what
-    ends a free answer. tokens: at most, of one. judge: (answer, question) → is it right. extract:
-    an answer's value, for majority votes. temperature: of drawing. runs_code: whether judging runs
-    what the model wrote.
+    title: the paper's name of it. source, split: published data set and its split with the
+    questions. fields: column → its type, in words for error messages. read: returns a row's
+    question, and raises BadRowError. kind: multiple choice or free answer. metric: the one that the
+    paper reports.
+
+    Prompt: `describe(subject)`, then `shots` few-shot examples of the split `examples`, then the
+    question, separated by `between`. A free answer has at most `tokens` tokens, sampled at
+    `temperature`, and ends at one of `until`; `judge(answer, question)` whether it is right,
+    `extract(answer)` its value in majority votes. runs_code: whether judging runs model-written
+    code, in a sandbox.
     """
 
     name: str

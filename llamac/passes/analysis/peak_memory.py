@@ -59,13 +59,13 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Held(Counts):
+class StageParameters(Counts):
     """Parameter counts of a rank, and the counts of those that are trained."""
 
     trained: Counts
 
 
-def held(program: Program, layers: int, first: bool, last: bool) -> Held:
+def stage_parameters(program: Program, layers: int, first: bool, last: bool) -> StageParameters:
     """Return the parameter counts of a pipeline rank, which may be the first, the last, or both."""
     layer, rest = [0, 0], [0, 0]  # frozen, trained
     embedding = _parameters_of(program, "embed")
@@ -77,7 +77,7 @@ def held(program: Program, layers: int, first: bool, last: bool) -> Held:
             rest[parameter.trainable] += count
     trained = Counts(layer[1], layer[1] * layers, layer[1] * layers + rest[1])
     whole = sum(layer)
-    return Held(whole, whole * layers, whole * layers + sum(rest), trained)
+    return StageParameters(whole, whole * layers, whole * layers + sum(rest), trained)
 
 
 def _parameters_of(program: Program, region: str) -> set[str]:
@@ -86,7 +86,7 @@ def _parameters_of(program: Program, region: str) -> set[str]:
 
 
 def states(
-    own: Held,
+    own: StageParameters,
     dtype: str,
     sharding: Sharding,
     ranks: int,
@@ -127,13 +127,13 @@ def states(
 class Activations:
     """Activation bytes of one micro-batch.
 
-    kept: saved bytes by layer region. peak: by region, the peak of its backward pass, inputs and
-    saved values included. head_kept, head_peak: the same for the head and loss.
+    saved: saved bytes by layer region. peak: by region, the peak of its backward pass, inputs and
+    saved values included. head_saved, head_peak: the same for the head and loss.
     """
 
-    kept: Mapping[str, float]
+    saved: Mapping[str, float]
     peak: Mapping[str, float]
-    head_kept: float
+    head_saved: float
     head_peak: float
     logits: float
 
@@ -142,13 +142,13 @@ class Activations:
 class _Extent:
     """Bytes of a region: saved values, peaks of both passes, materialised attention scores.
 
-    again: whether attention is recomputed, so that scores are not saved.
+    recomputed: whether attention is recomputed, so that scores are not saved.
     """
 
-    kept: float
+    saved: float
     peak: float
     scores: float
-    again: bool
+    recomputed: bool
 
 
 _extents: WeakKeyDictionary[fx.GraphModule, dict[tuple[object, ...], _Extent]]
@@ -164,29 +164,31 @@ def _extent(region: Region, symbols: Mapping[str, int]) -> _Extent:
         ahead = peak_bytes(region.forward.graph, region.saved, symbols)
         backward_peak = peak_bytes(region.backward.graph, (), symbols)
         scores = _scores(region.forward.graph, symbols)
-        again = any(is_op(node, attention) for node in ops_in(region.backward.graph))
-        known[key] = _Extent(saved_bytes(region, symbols), max(ahead, backward_peak), scores, again)
+        recomputed = any(is_op(node, attention) for node in ops_in(region.backward.graph))
+        known[key] = _Extent(
+            saved_bytes(region, symbols), max(ahead, backward_peak), scores, recomputed
+        )
     return known[key]
 
 
 def activations(
-    program: Program, scores_kept: bool = False, logit_bytes: float | None = None
+    program: Program, scores_saved: bool = False, logit_bytes: float | None = None
 ) -> Activations:
     """Return activation bytes by liveness over the scheduled graphs, recomputation included.
 
-    scores_kept: whether a kernel that materialises attention scores saves them. logit_bytes: peak
+    scores_saved: whether a kernel that materialises attention scores saves them. logit_bytes: peak
     bytes per logit over all copies; None means those of llamac's fused loss.
     """
     symbols = program.symbols
     own = {name: _extent(program.regions[name], symbols) for name in dict.fromkeys(program.layers)}
-    kept = {
-        name: one.kept + (one.scores if scores_kept and not one.again else 0.0)
+    saved = {
+        name: one.saved + (one.scores if scores_saved and not one.recomputed else 0.0)
         for name, one in own.items()
     }
     head = program.regions["head"]
     whole, logits = _extent(head, symbols), _logits(head.forward.graph, symbols, logit_bytes)
     peak = {name: one.peak + one.scores for name, one in own.items()}
-    return Activations(kept, peak, whole.kept, whole.peak, logits)
+    return Activations(saved, peak, whole.saved, whole.peak, logits)
 
 
 def _scores(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
@@ -241,7 +243,7 @@ class Fresh:
 
 
 def fresh_gradients(
-    program: Program, own: Held, dtype: str, sharding: Sharding, micro_batches: int
+    program: Program, own: StageParameters, dtype: str, sharding: Sharding, micro_batches: int
 ) -> Fresh:
     """Return the bytes of gradients that each step allocates and its optimizer update frees.
 
@@ -250,7 +252,7 @@ def fresh_gradients(
     """
     if dtype != "fp32" or sharding != "none" or micro_batches > 1:
         return Fresh()
-    embedding = held(program, 0, first=True, last=False).trained.total
+    embedding = stage_parameters(program, 0, first=True, last=False).trained.total
     return Fresh(4.0 * own.trained.layer, 4.0 * embedding, 4.0 * own.trained.total)
 
 
@@ -274,11 +276,11 @@ def behind(
         fresh: Gradients that the step allocates.
     """
     runs, fresh = list(runs), fresh or Fresh()
-    alive = flying * sum(found.kept[name] * count for name, count in runs)
+    alive = flying * sum(found.saved[name] * count for name, count in runs)
     layers = sum(count for _, count in runs)
     most = max(0.0, alive + found.head_peak - fresh.total) if last else 0.0
     for name, count in reversed(runs):
-        own, needed = found.kept[name], found.peak[name] - found.kept[name]
+        own, needed = found.saved[name], found.peak[name] - found.saved[name]
         for below in {
             0,
             count - 1,

@@ -15,7 +15,7 @@ from functools import cached_property
 from math import ceil
 from typing import Literal
 
-from llamac.passes.analysis.peak_memory import Held, Sharding
+from llamac.passes.analysis.peak_memory import Sharding, StageParameters
 from llamac.plan.cost.device_cost import DeviceCost
 
 Direction = Literal["forward", "backward"]
@@ -50,7 +50,7 @@ class DataParallel:
     """
 
     cost: DeviceCost
-    own: Held
+    own: StageParameters
     sharding: Sharding
     sharers: int
     copies: int

@@ -46,25 +46,25 @@ class ScoreTraffic:
 
     Attributes:
         forward, backward: Bytes moved for each score besides the matmuls.
-        kept: Bytes for each score held for the backward pass; peak: while it runs.
+        saved: Bytes for each score held for the backward pass; peak: while it runs.
         kernels: Kernels of one pass.
     """
 
     forward: float
     backward: float
-    kept: float
+    saved: float
     peak: float
     kernels: float = 12.0
 
 
-SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, kept=5.0, peak=5.0)
-"""Megatron's fused scale, mask and softmax in half precision (2 + 2), and dropout (2 + 2); kept are
+SOFTMAX_DROPOUT = ScoreTraffic(forward=8.0, backward=10.0, saved=5.0, peak=5.0)
+"""Megatron's fused scale, mask and softmax in half precision (2 + 2), dropout (2 + 2); saved are
 probabilities, dropped ones and a mask of bytes (Korthikanti et al. 2022, section 4.1)."""
 
-FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, kept=2.0, peak=4.0)
+FUSED_SOFTMAX = ScoreTraffic(forward=4.0, backward=6.0, saved=2.0, peak=4.0)
 """The same without dropout, as LLaMA trains."""
 
-TORCH_SOFTMAX = ScoreTraffic(forward=36.0, backward=32.0, kept=6.0, peak=16.0)
+TORCH_SOFTMAX = ScoreTraffic(forward=36.0, backward=32.0, saved=6.0, peak=16.0)
 """Op by op in fp32: cast, scale, mask, softmax, cast, each read and written; fp32 probabilities and
 their bf16 copy are kept."""
 
@@ -86,7 +86,7 @@ class FrameworkProfile:
         attention: Speed of the attention kernel, relative to the device's best.
         newer_cublas: Matmuls are those of cuBLAS 12.4 or later, or Transformer Engine's.
         fp8: Speed of fp8 matmuls, relative to the device's; cast_bytes: moved to cast an element
-            of their operands; fp8_kept: share of activations' bytes kept where linear layers keep
+            of their operands; fp8_saved: share of activations' bytes kept where linear layers keep
             fp8 inputs.
         logit_bytes: Held for each logit at the worst moment; None: our fused loss.
         loss_bytes: Moved for each logit, both passes.
@@ -126,7 +126,7 @@ class FrameworkProfile:
     newer_cublas: bool = False
     fp8: float = 1.0
     cast_bytes: float = 5.0
-    fp8_kept: float = 1.0
+    fp8_saved: float = 1.0
     logit_bytes: float | None = None
     loss_bytes: float = 16.0
     gathers_logits: bool = False
@@ -186,7 +186,7 @@ FRAMEWORKS = {
         host=10e-6,
         fp8=0.92,
         cast_bytes=2.0,
-        fp8_kept=0.7,
+        fp8_saved=0.7,
         hides=0.6,
         hides_sends=True,
         gathers_ahead=True,

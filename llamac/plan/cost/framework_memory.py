@@ -30,8 +30,8 @@ def framework_activations(setting: Setting, program: Program) -> Activations:
         found = _with_scores(found, program, profile.scores, keeps_scores)
     if profile.norm_kept:
         found = _with_norms(found, program, profile.norm_kept)
-    if setting.fp8 and profile.fp8_kept != 1.0:
-        found = _with_fp8(found, profile.fp8_kept)
+    if setting.fp8 and profile.fp8_saved != 1.0:
+        found = _with_fp8(found, profile.fp8_saved)
     return found
 
 
@@ -43,14 +43,14 @@ def _with_scores(
     `activations` counts the scores of a softmax with dropout.
     """
     bare, counted = activations(program, False), activations(program, True)
-    kept, peak = dict(found.kept), dict(found.peak)
-    for name in kept:
-        held = counted.kept[name] - bare.kept[name]
+    saved, peak = dict(found.saved), dict(found.peak)
+    for name in saved:
+        scores_bytes = counted.saved[name] - bare.saved[name]
         if keeps:
-            kept[name] += held * (scores.kept / SOFTMAX_DROPOUT.kept - 1)
+            saved[name] += scores_bytes * (scores.saved / SOFTMAX_DROPOUT.saved - 1)
         written = _scores(program.regions[name], program.symbols)
         peak[name] += written * (scores.peak - SOFTMAX_DROPOUT.peak)
-    return replace(found, kept=kept, peak=peak)
+    return replace(found, saved=saved, peak=peak)
 
 
 def _scores(region: Region, symbols: Mapping[str, int]) -> float:
@@ -66,17 +66,17 @@ def _scores(region: Region, symbols: Mapping[str, int]) -> float:
 def _with_norms(found: Activations, program: Program, nbytes: float) -> Activations:
     """Return activations plus the fp32 copies that unfused norms save for their backward pass.
 
-    They live as long as activations are kept, unless they are recomputed, and while their region
+    They live as long as activations are saved, unless they are recomputed, and while their region
     runs.
     """
-    kept, peak = dict(found.kept), dict(found.peak)
-    for name in kept:
+    saved, peak = dict(found.saved), dict(found.peak)
+    for name in saved:
         region = program.regions[name]
         every = nbytes * _normed(region.forward.graph, program.symbols)
         again = region.backward is not None and _normed(region.backward.graph, program.symbols)
-        kept[name] += 0.0 if again else every
+        saved[name] += 0.0 if again else every
         peak[name] += every
-    return replace(found, kept=kept, peak=peak)
+    return replace(found, saved=saved, peak=peak)
 
 
 def _normed(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
@@ -87,10 +87,10 @@ def _normed(graph: fx.Graph, symbols: Mapping[str, int]) -> float:
 
 def _with_fp8(found: Activations, share: float) -> Activations:
     """Return activations with linear layers' inputs saved in fp8."""
-    kept = {name: share * nbytes for name, nbytes in found.kept.items()}
-    less = {name: nbytes - kept[name] for name, nbytes in found.kept.items()}
+    saved = {name: share * nbytes for name, nbytes in found.saved.items()}
+    less = {name: nbytes - saved[name] for name, nbytes in found.saved.items()}
     peak = {name: nbytes - less[name] for name, nbytes in found.peak.items()}
-    return replace(found, kept=kept, peak=peak)
+    return replace(found, saved=saved, peak=peak)
 
 
 def head_logits(program: Program) -> float:

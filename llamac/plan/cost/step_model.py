@@ -19,13 +19,13 @@ from llamac.passes.analysis.peak_memory import (
     FRAGMENTS,
     Activations,
     Fresh,
-    Held,
     Memory,
     Sharding,
+    StageParameters,
     behind,
     fresh_gradients,
-    held,
     in_flight,
+    stage_parameters,
     states,
 )
 from llamac.plan.cost.data_parallel import DataParallel, total_seconds
@@ -72,7 +72,7 @@ class StepModel:
         return Prediction(
             setting=self.setting,
             parameters=program.parameter_count,
-            per_rank=self.held(0).total,
+            per_rank=self.parameters(0).total,
             flops_per_token=matmul_flops_per_token(program),
             attention_per_token=attention_flops_per_token(program),
             hardware_flops=once * self.tp * self.cp * self.micro_batches * self.data,
@@ -215,7 +215,7 @@ class StepModel:
         """Return the data-parallel transfers of a pipeline rank."""
         return DataParallel(
             cost=self.cost,
-            own=self.held(rank),
+            own=self.parameters(rank),
             sharding=self.sharding,
             sharers=self.sharers,
             copies=self.copies,
@@ -228,7 +228,7 @@ class StepModel:
 
     def _update_seconds(self) -> float:
         rank = self.slowest
-        own, profile = self.held(rank).trained.total, self.setting.profile
+        own, profile = self.parameters(rank).trained.total, self.setting.profile
         shards = own / (1 if self.sharding == "none" else self.sharers)
         nbytes = shards * (profile.update_bytes + 2 * self.spec.optimizer.state_bytes)
         if self.data > 1:
@@ -248,14 +248,16 @@ class StepModel:
             return 0.0
         as_they_come = profile.gradient_bytes == 2 or self.data_parallel(self.slowest).fsdp
         times = m - 1 if as_they_come else m
-        added = times * self.held(self.slowest).trained.total
+        added = times * self.parameters(self.slowest).trained.total
         return self.cost.moved(profile.accumulate_bytes * added, kernels=0.0)
 
     # -- memory ------------------------------------------------------------------------------
 
-    def held(self, rank: int) -> Held:
+    def parameters(self, rank: int) -> StageParameters:
         """Return the parameter counts of a pipeline rank, before data-parallel sharding."""
-        return held(self.program, len(self.stages[rank]), rank == 0, rank == self.pp - 1)
+        return stage_parameters(
+            self.program, len(self.stages[rank]), rank == 0, rank == self.pp - 1
+        )
 
     @cached_property
     def activations(self) -> Activations:
@@ -278,7 +280,7 @@ class StepModel:
     def rank_memory(self, rank: int) -> Memory:
         """Return the peak memory of one pipeline rank."""
         layers, last, dtype = self.stages[rank], rank == self.pp - 1, self.spec.precision.compute
-        own = self.held(rank)
+        own = self.parameters(rank)
         state = states(
             own,
             dtype,

@@ -9,7 +9,7 @@ from llamac.ir.program import Program
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.prediction import Prediction
 from llamac.plan.render.canvas import Area, Drawing, Label, Point, Polyline
-from llamac.plan.render.prediction_tables import HELD, gigabytes
+from llamac.plan.render.prediction_tables import MEMORY_LABELS, gigabytes
 from llamac.plan.timeline.fold import Fold, fold
 from llamac.plan.timeline.memory_timeline import Moment, moments
 from llamac.plan.timeline.step import StepTimeline
@@ -126,7 +126,7 @@ class _Picture:
         for key, held in self.along.items():
             low, high = self._y(below), self._y(below + held)
             corners = [(LEFT, low), (LEFT, high), (LEFT + PLOT, high), (LEFT + PLOT, low)]
-            yield Area(corners, ALONG[key], f"{HELD[key]}: {gigabytes(held)} GB")
+            yield Area(corners, ALONG[key], f"{MEMORY_LABELS[key]}: {gigabytes(held)} GB")
             below += held
         columns = self._columns()
         floors = [below - moment.lacking for _, moment in columns]
@@ -239,7 +239,8 @@ class _Picture:
             (name, colour, getattr(self.worst, part)) for part, (name, colour) in MOVING.items()
         ]
         along = [
-            (HELD[key].partition(":")[0], ALONG[key], held) for key, held in self.along.items()
+            (MEMORY_LABELS[key].partition(":")[0], ALONG[key], held)
+            for key, held in self.along.items()
         ]
         yield Label(WIDTH - 28, y - 14, "GB, worst moment", 11, "end", MUTED)
         for name, colour, held in reversed(along + moving):

@@ -16,7 +16,7 @@ from llamac.plan.timeline.breakdown import WITHIN, link_of, ops, regions, transf
 from llamac.plan.timeline.step import StepTimeline
 from llamac.plan.uncertainty import CALIBRATED_CPU, UNCALIBRATED, fit_of, uncertainty
 
-HELD = {
+MEMORY_LABELS = {
     "parameters": "parameters",
     "gradients": "gradients",
     "optimizer": "optimizer state",
@@ -27,7 +27,7 @@ HELD = {
 }
 """The parts of `Memory`, in words."""
 
-TAKEN = {
+TIME_LABELS = {
     "compute": "compute",
     "tensor": "waiting for tensor and context ranks",
     "data": "waiting for data ranks",
@@ -100,7 +100,7 @@ def _memory(prediction: Prediction) -> TextTable:
     memory, capacity = prediction.memory, prediction.setting.device.memory
     rows = [
         (label, gigabytes(held), percent(held / capacity))
-        for key, label in HELD.items()
+        for key, label in MEMORY_LABELS.items()
         if (held := getattr(memory, key))
     ]
     rows.append(("at the worst moment", gigabytes(memory.total), percent(memory.total / capacity)))
@@ -112,7 +112,7 @@ def _time(prediction: Prediction) -> TextTable:
     seconds = prediction.seconds
     rows = [
         (label, readable_seconds(taken), percent(taken / seconds.total))
-        for key, label in TAKEN.items()
+        for key, label in TIME_LABELS.items()
         if (taken := getattr(seconds, key))
     ]
     rows.append(("a step", readable_seconds(seconds.total), ""))

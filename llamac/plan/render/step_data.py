@@ -14,7 +14,7 @@ from llamac.ir.graph import attributes, ops_in
 from llamac.ir.values import operation_count
 from llamac.passes.analysis.timing import COMPUTE, Span
 from llamac.plan.prediction import Prediction
-from llamac.plan.render.prediction_tables import HELD, TAKEN
+from llamac.plan.render.prediction_tables import MEMORY_LABELS, TIME_LABELS
 from llamac.plan.timeline.breakdown import bound_of, link_of, ops, traffic, transfer_costs
 from llamac.plan.timeline.fold import fold
 from llamac.plan.timeline.memory_timeline import graph_levels, holdings, moments
@@ -68,9 +68,9 @@ def _summary(prediction: Prediction) -> dict[str, Any]:
         "device": device.title,
         "capacity": device.memory,
         "fits": prediction.fits,
-        "held": _terms(HELD, vars(memory)),
+        "held": _terms(MEMORY_LABELS, vars(memory)),
         "peak": memory.total,
-        "taken": _terms(TAKEN, vars(seconds)),
+        "taken": _terms(TIME_LABELS, vars(seconds)),
         "seconds": seconds.total,
         "tokens_per_second_per_gpu": prediction.tokens_per_second_per_gpu,
         "mfu": prediction.mfu,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from llamac.look.text_table import TextTable
 from llamac.plan.prediction import Prediction
 from llamac.plan.render.prediction_tables import (
-    HELD,
-    TAKEN,
+    MEMORY_LABELS,
+    TIME_LABELS,
     digits,
     gigabytes,
     link_name,
@@ -85,14 +85,14 @@ def _each(seconds: tuple[float, ...] | list[float]) -> str:
 
 def term_differences(first: Prediction, second: Prediction) -> Iterator[TextTable]:
     """Yield tables of the differences in each term, in seconds and GB, `first` first."""
-    terms = _terms(first, second, "seconds", TAKEN)
+    terms = _terms(first, second, "seconds", TIME_LABELS)
     rows = [
         (words, *map(_seconds, numbers), _signed(numbers, _seconds)) for words, numbers in terms
     ]
     whole = first.seconds.total, second.seconds.total
     rows.append(("a step", *map(_seconds, whole), _signed(whole, _seconds)))
     yield TextTable("seconds of a step", ("", "A", "B", "B - A"), rows, "<>>>", total=True)
-    terms = _terms(first, second, "memory", HELD)
+    terms = _terms(first, second, "memory", MEMORY_LABELS)
     rows = [(words, *map(gigabytes, held), _signed(held, gigabytes)) for words, held in terms]
     whole = first.memory.total, second.memory.total
     rows.append(("at the worst moment", *map(gigabytes, whole), _signed(whole, gigabytes)))
@@ -109,7 +109,7 @@ def reasons(first: Prediction, second: Prediction) -> Iterator[str]:
         order = sorted(gaps, key=lambda key: -abs(gaps[key]))
         for key in order[:LARGEST]:
             if whole and abs(gaps[key]) >= SMALLEST * whole:
-                words = (TAKEN if part == "seconds" else HELD)[key]
+                words = (TIME_LABELS if part == "seconds" else MEMORY_LABELS)[key]
                 more = "more" if gaps[key] > 0 else "less"
                 yield f"{words}: B {size(abs(gaps[key]))} {more}; {REASONS[key](a, b)}"
 

@@ -32,11 +32,11 @@ from llamac.spec import Spec
 from llamac.spec.launch import nodes_are_full
 from llamac.spec.validation.errors import divisors
 
-STATE, GATHERED, KEPT = "state", "gathered", "activations"
+STATE, GATHERED, ACTIVATIONS = "state", "gathered", "activations"
 WHY = {
     STATE: "parameters, gradients and optimizer state do not fit",
     GATHERED: "gathered parameters and gradients in transfer do not fit in addition",
-    KEPT: "activations are too much besides",
+    ACTIVATIONS: "activations are too much besides",
 }
 """Reasons why a layout does not fit, in the order of their checks."""
 
@@ -158,9 +158,9 @@ class _Explorer:
             for schedule in (schedule for size, schedule in nodes if size == micro_batch):
                 every = self._every(policy, micro_batch, schedule)
                 node = _Node(0.0, every, sizes.stages(schedule), self.spec)
-                kept = sizes.kept(node.stages, schedule) * micro_batch
-                if kept > self.capacity:
-                    self.tally[KEPT] += node.count
+                saved = sizes.saved_bytes(node.stages, schedule) * micro_batch
+                if saved > self.capacity:
+                    self.tally[ACTIVATIONS] += node.count
                     continue
                 if model is None:
                     whole = laid_out(block, node.spec, [self.spec.model.n_layers])
@@ -169,7 +169,7 @@ class _Explorer:
                 yield replace(node, bound=_pipelined(model, schedule))
             if not fits:  # larger micro-batches keep more
                 rest = [one for size, one in nodes if size > micro_batch]
-                self.tally[KEPT] += sum(map(self.task.splits, rest))
+                self.tally[ACTIVATIONS] += sum(map(self.task.splits, rest))
                 return
 
     def _every(
@@ -275,7 +275,7 @@ class _Sizes:
         cost = Clock(program.symbols, program.mesh)
         seconds = {name: region_seconds(one, cost) for name, one in program.regions.items()}
         self.each, self.ends = seconds[program.layers[0]], (seconds["embed"], seconds["head"])
-        self.layer = activations(program).kept[program.layers[0]]
+        self.layer = activations(program).saved[program.layers[0]]
         self.cuts: dict[int, tuple[int, ...]] = {}
 
     def stages(self, schedule: PipelineSchedule) -> tuple[int, ...]:
@@ -284,7 +284,7 @@ class _Sizes:
             self.cuts[count] = spread(self.each, self.layers, count, *self.ends)
         return self.cuts[count]
 
-    def kept(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
+    def saved_bytes(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
         """Return a lower bound of bytes that the first pipeline rank saves, at micro-batch 1."""
         flying = 1.0
         if schedule.pipeline > 1:
@@ -296,4 +296,4 @@ def _reason(memory: Memory, capacity: float) -> str:
     state = memory.parameters + memory.gradients + memory.optimizer
     if state > capacity:
         return STATE
-    return GATHERED if state + memory.communication > capacity else KEPT
+    return GATHERED if state + memory.communication > capacity else ACTIVATIONS

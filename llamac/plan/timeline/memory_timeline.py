@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from llamac.ir.graph import op_of
 from llamac.passes.analysis.liveness import alive, saved_bytes
-from llamac.passes.analysis.peak_memory import Fresh, fresh_gradients, held
+from llamac.passes.analysis.peak_memory import Fresh, fresh_gradients, stage_parameters
 from llamac.passes.analysis.timing import COMPUTE
 from llamac.plan.timeline.pipeline_order import Direction
 from llamac.plan.timeline.step import StepTimeline
@@ -99,13 +99,13 @@ def moments(step: StepTimeline) -> Iterator[Moment]:
 def holdings(step: StepTimeline) -> Iterator[EventHolding]:
     """Yield every event of the step with the memory in use as it begins."""
     regions, symbols = step.program.regions, step.cost.symbols
-    kept = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
-    kept.update(step.model.activations.kept)
+    per_region = {name: float(saved_bytes(regions[name], symbols)) for name, _ in step.graphs}
+    per_region.update(step.model.activations.saved)
     fresh = _fresh(step)
     saved, lacking = 0.0, fresh.total
-    runs = dict.fromkeys(kept, 0)
+    runs = dict.fromkeys(per_region, 0)
     for event in step.events:
-        own = kept[event.name] if event.runs else 0.0
+        own = per_region[event.name] if event.runs else 0.0
         one = EventHolding(event, saved, own, lacking, dict(runs))
         yield one
         saved = one.after
@@ -117,7 +117,7 @@ def holdings(step: StepTimeline) -> Iterator[EventHolding]:
 
 def _fresh(step: StepTimeline) -> Fresh:
     model, program = step.model, step.program
-    own = held(program, len(program.layers), first=True, last=True)
+    own = stage_parameters(program, len(program.layers), first=True, last=True)
     dtype = model.spec.precision.compute
     return fresh_gradients(program, own, dtype, model.sharding, model.micro_batches)
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import pytest
 
-from llamac.passes.analysis.peak_memory import held
+from llamac.passes.analysis.peak_memory import stage_parameters
 from llamac.plan.cost.step_model import StepModel
 from llamac.plan.predict import predict
 from llamac.plan.target import device_for, setting_for
@@ -121,7 +121,7 @@ def test_copies_of_the_state_sum_their_gradients(name: str, axes: set[str]) -> N
 
 def test_a_pipeline_s_first_rank_has_no_head() -> None:
     prediction, program = planned("1F1B")
-    assert prediction.per_rank == held(program, 2, first=True, last=False).total
+    assert prediction.per_rank == stage_parameters(program, 2, first=True, last=False).total
 
 
 def test_of_uneven_stages_the_fullest_is_told() -> None:
