@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from llamac.runtime.checkpoint.initial_weights import find_initial, load_initial
 from llamac.runtime.distributed.ranks import Ranks
 from llamac.runtime.errors import RunError
 from tests.convert.conftest import GROUPED, exports, imports, llamac, make_run, weights_of
+from tests.forked_trainer import train
 
 QUICK = (
     "schedule.steps=4",
@@ -31,14 +30,9 @@ QUICK = (
 
 
 def trained(spec: Path, run: Path, *options: str) -> str:
-    """Train in a process of its own; returns what it says."""
+    """Train as `llamac train` does, in a process of its own; returns what it says."""
     settings = [word for one in QUICK for word in ("--set", one)]
-    command = [sys.executable, "-m", "llamac.cli", "train", str(spec), "-o", str(run), *settings]
-    done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, check=False, cwd=spec.parent
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return train(spec.parent, str(spec), "-o", str(run), *settings, *options)
 
 
 @pytest.mark.slow
