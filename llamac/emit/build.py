@@ -34,11 +34,14 @@ class BuildError(Exception):
 
 
 Foresee = Callable[[Program], str]
-"""Returns the text of plan.json for a Program; passed in, since `emit` does not import `plan`."""
+"""Function that returns a Program's plan.json; passed in, since `emit` does not import `plan`."""
 
 
 def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None) -> dict[str, str]:
-    """Return the text of every emitted file by relative path; deterministic for a spec."""
+    """Return the text of every emitted file by relative path; deterministic for a spec.
+
+    stages: of the spec's compilation, in order. foresee: None leaves plan.json out.
+    """
     files: dict[str, str] = {}
     last = None
     for number, stage in enumerate(stages, 1):
@@ -65,18 +68,18 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
 
 
 def is_for_show(name: str) -> bool:
-    """Return whether a file is informational only, so that edits to it block nothing."""
+    """Return whether an emitted file is informational only: README.md, plan.json or ir/."""
     return name in ("README.md", "plan.json") or name.startswith("ir/")
 
 
 def write_directory(
     directory: Path, files: Mapping[str, str], overwrite: bool = False
 ) -> list[str]:
-    """Write `files` into `directory`, leaving all other files in it untouched.
+    """Write `files` (text by relative path) into `directory`, leaving other files untouched.
 
     Returns one message per edited informational file, which is kept under another name. Raises
-    BuildError if llamac did not create the directory, or if another of its files was edited since
-    (unless `overwrite` is true).
+    BuildError, before it writes anything, if llamac did not create the directory, or if another of
+    its files was edited since (unless `overwrite` is true).
     """
     recorded = _recorded(directory, overwrite)
     _refuse_links(directory, {*recorded, *files})

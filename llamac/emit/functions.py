@@ -51,11 +51,12 @@ LAYER = "Run one layer on the residual stream."
 
 @dataclass(frozen=True)
 class Signature:
-    """Names of the arguments and results of a region's two functions.
+    """Names of the arguments and results of a region's forward and backward function.
 
-    inputs: arguments of the forward function. saved: computed values that it returns after
-    its output. restored: forward inputs that the backward function takes, between the cotangent and
-    the saved values. gradients: one entry per forward input, None if it has no gradient.
+    The forward function takes `inputs` and returns `output`, then `saved`, the computed values of
+    the saved set. The backward function takes `cotangent` (the output's gradient), `restored` (the
+    forward inputs that it reads) and `saved`, and returns `gradients`: one per forward input, None
+    for an input without a gradient.
     """
 
     inputs: tuple[str, ...]
@@ -67,6 +68,7 @@ class Signature:
 
 
 def signature(region: Region) -> Signature:
+    """Return the names in the signatures of a region's functions."""
     forward = region.forward.graph
     arguments = placeholders(forward, "input", "constant", "param")
     inputs = tuple(node.name for node in arguments)
@@ -90,12 +92,12 @@ def signature(region: Region) -> Signature:
 
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_forward`, which returns the output and the saved values."""
+    """Return the source of `<region>_forward`. sizes: constants to write in place of numbers."""
     return _joined(source_lines(region, "forward", sizes))
 
 
 def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_backward`, which returns gradients in the inputs' order."""
+    """Return the source of `<region>_backward`. sizes: constants to write in place of numbers."""
     return _joined(source_lines(region, "backward", sizes))
 
 
@@ -106,7 +108,7 @@ SourceLine = tuple[str, fx.Node | None]
 def source_lines(
     region: Region, direction: Literal["forward", "backward"], sizes: Sizes = PLAIN
 ) -> Iterator[SourceLine]:
-    """Yield the lines of a region's forward or backward function, each with its node."""
+    """Yield (line, node or None) of a region's forward or backward function."""
     return (_forward_lines if direction == "forward" else _backward_lines)(region, sizes)
 
 
@@ -167,7 +169,11 @@ def _runtime_module(op: Op, function: str) -> str:
 def runtime_imports(
     regions: Iterable[Region], package: str, more: Iterable[tuple[str, str]] = ()
 ) -> Iterator[str]:
-    """Yield the import statements of all functions that the sources call, and of `more`."""
+    """Yield the import statements of all runtime functions that the regions' sources call.
+
+    package: prefix of the modules: `runtime`, or `llamac.runtime`. more: further functions, as
+    `functions_used` yields them.
+    """
     used: dict[str, set[str]] = {}
     for module, function in chain(more, *map(functions_used, regions)):
         used.setdefault(module, set()).add(function)
@@ -254,9 +260,10 @@ class _Source:
 
 
 def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
-    """Yield `left` and `right` on one line or, if too long, split as ruff formats it.
+    """Yield `left` and `right` on one line or, if it is too long, on several as ruff formats it.
 
-    right: a call, a tuple without parentheses, or an expression without commas.
+    left: up to and including `= ` or `return `. right: a call, a tuple without parentheses, or an
+    expression without commas. comment: with its `  # `. indent: spaces before the line.
     """
     margin = " " * indent
     line = f"{margin}{left}{right}{comment}"
@@ -290,5 +297,5 @@ def _elements(text: str) -> Iterator[str]:
 
 
 def shape(kind: TensorType) -> str:
-    """Return a type's shape as in comments: `[B, S, 256]`, or `scalar`."""
+    """Return a type's shape as comments show it: `[B, S, 256]`, or `scalar`."""
     return f"[{', '.join(map(str, kind.shape))}]" if kind.shape else "scalar"

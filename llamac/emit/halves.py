@@ -59,7 +59,11 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """Return the nodes at which a half begins, with the half's name."""
+    """Return the nodes before which a section comment belongs, with the half's name.
+
+    halves: the half of each op, in the graph's order. A few ops of the other half among many do not
+    begin a section.
+    """
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     first_nodes: dict[fx.Node, str] = {}
     current = ""

@@ -17,10 +17,12 @@ ROOTS = ("model", "whole_model", "inference", "generate", "train", "runtime")
 
 @contextmanager
 def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
-    """Import a module of an emitted directory together with its `runtime` package.
+    """Context manager that imports an emitted module together with its `runtime` package.
 
-    Modules of the same names already imported by this process are restored afterwards. The module
-    remains usable then, except for later imports.
+    Modules of the same names that this process has already imported are restored at the end. The
+    module remains usable then, except for imports that it makes later.
+
+    files: text of the emitted files by relative path. name: the module to import.
     """
     with TemporaryDirectory(prefix="llamac-emitted-") as directory:
         for file, text in files.items():

@@ -27,7 +27,10 @@ from llamac.runtime.kernels.padding import PADDING
 
 
 def render_model(program: Program, fsdp: bool = False) -> str:
-    """Return the text of model.py for a Program. fsdp: whether FSDP will wrap its layers."""
+    """Return the text of model.py for a Program after the last pass.
+
+    fsdp: whether FSDP will wrap its layers.
+    """
     blocks = list(dict.fromkeys(program.layers))
     order = [
         "embed",
@@ -79,9 +82,9 @@ def render_model(program: Program, fsdp: bool = False) -> str:
 
 
 def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
-    """Map line numbers of a Python source (from 1) to the nodes from which they were generated.
+    """Return the node from which each line of a Python source was generated, by number from 1.
 
-    source: the text of `render_model`, or another with the regions' functions and `sizes`.
+    source: the text of `render_model`, or another with the regions' functions. sizes: as there.
     """
     found: dict[int, fx.Node] = {}
     for region in program.regions.values():
@@ -291,9 +294,9 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
 
 
 def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> Iterator[str]:
-    """Yield the lines of the call that computes the rotary tables.
+    """Yield the source lines of the call of `rope_tables`, which computes the rotary tables.
 
-    positions: expression for the number of positions, if not the spec's.
+    arguments: those of the Program's `Buffer`. positions: expression in place of its number.
     """
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]

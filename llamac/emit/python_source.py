@@ -34,7 +34,7 @@ def environment() -> Environment:
 
 
 def constant(name: str, value: Any) -> str:
-    """Return the statement `NAME = literal`, wrapped if too long."""
+    """Return the statement `NAME = literal`, on several lines if it is too long."""
     text = python_literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
@@ -42,7 +42,10 @@ def constant(name: str, value: Any) -> str:
 
 
 def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
-    """Return a TOML value as a Python literal, given `used` columns already on its first line."""
+    """Return a TOML value as a Python literal, formatted as by ruff.
+
+    used: columns before it on its first line. indent: spaces before that line.
+    """
     if isinstance(value, str):
         return _string(value)
     if not isinstance(value, dict | list | tuple):

@@ -23,10 +23,11 @@ LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer rep
 def bring_up_to_date(
     run: Path, spec: Spec, overwrite: bool = False, foresee: Foresee | None = None
 ) -> list[str]:
-    """Write the emitted files into `run`; return `build.write_directory`'s messages.
+    """Write a spec's emitted files into the run directory `run`; return messages to the user.
 
     Raises BuildError and changes nothing if a trainer is running in `run`, or if its checkpoints
-    were made with other values than the spec's.
+    were made with other values than the spec's. overwrite, foresee: as of `write_directory` and
+    `files_of`.
     """
     files = files_of(spec, stages(spec), foresee)
     if not (run / MANIFEST).is_file():

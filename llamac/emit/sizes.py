@@ -54,7 +54,7 @@ SHARED = ("N_HEADS", "N_KV_HEADS", "FFN_DIM")
 
 
 class Expression:
-    """Python source to write in place of a literal."""
+    """Python source, such as `N_HEADS * HEAD_DIM`, whose `repr` is itself."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -65,9 +65,10 @@ class Expression:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The named constants of a model.py, and conversion of values to expressions of them.
+    """Named constants of a model.py, and conversion of numbers to expressions of them.
 
-    An expression is used only if it evaluates to the value; otherwise the literal stays.
+    An expression is used only if it evaluates to the number; otherwise the literal stays. values:
+    the constants by name. ranks: number of tensor-parallel ranks.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Sizes:
 
     @classmethod
     def of(cls, program: Program) -> Sizes:
-        """Return the sizes of a Program, those of one rank under tensor parallelism."""
+        """Return the constants of a Program; under tensor parallelism, those of one rank."""
         regions = [region.forward.graph for region in program.regions.values()]
         attention = next(node for g in regions for node in ops_in(g) if "scale" in node.kwargs)
         q, k = (type_of(operand).shape for operand in attention.all_input_nodes[:2])
@@ -114,11 +115,11 @@ class Sizes:
         ]
 
     def attribute(self, key: str, value: Any) -> Any:
-        """Return an op's attribute as an Expression of the constants, or unchanged."""
+        """Return the value of an op's attribute `key` as an Expression, or unchanged."""
         return self._written(value, ATTRIBUTES.get(key, ()))
 
     def shape(self, parameter: Parameter) -> list[Any]:
-        """Return a rank's parameter shape as Expressions, or numbers where none applies."""
+        """Return a parameter's shape on one rank as Expressions, or as numbers if none fits."""
         name = parameter.name.rpartition(".")[2]
         texts = (ROWS.get(name.removesuffix("_bias"), "DIM"), COLUMNS.get(name, "DIM"))
         return [
@@ -126,7 +127,7 @@ class Sizes:
         ]
 
     def rows(self, piece: Piece) -> Any:
-        """Return a canonical parameter's number of rows over all tensor-parallel ranks."""
+        """Return a canonical parameter's full number of rows as an Expression, or as a number."""
         name = piece.name.rpartition(".")[2].removesuffix("_bias")
         return (
             self._written(piece.rows, (ROWS.get(name, "DIM"),)) if self.ranks == 1 else piece.rows

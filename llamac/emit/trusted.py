@@ -18,10 +18,11 @@ class UntrustedError(Exception):
 
 
 def trusted_program(run: Path) -> dict[str, str]:
-    """Return the program that this llamac emits for a run's or an import's spec, as path → text.
+    """Return the program that this llamac emits for the spec in `run`, as relative path → text.
 
-    Raises UntrustedError if the run's directory holds different code: that code might not be
-    llamac's, and the emitted program might not be the one that trained the weights.
+    run: directory of a run or an import. Raises UntrustedError if it holds different code: that
+    code might not be llamac's, and the emitted program might not be the one that trained the
+    weights.
     """
     spec = load_spec(str(run / "spec.toml"))
     files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}

@@ -87,7 +87,7 @@ def _vjp(
 
 
 def matmul_flops(q: tuple[int, ...], keys: int, window: int | None, matmuls: int) -> float:
-    """Return the FLOPs of `matmuls` products of the size of q by the attended keys.
+    """Return the FLOPs of `matmuls` products between queries and the keys that they attend to.
 
     q: shape [B, S, heads, head_dim] of the queries. keys: number of keys. window: most keys that a
     query attends to; None: all earlier ones. matmuls: 2 in a forward pass, 5 in a backward pass.

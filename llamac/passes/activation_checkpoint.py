@@ -39,12 +39,15 @@ POLICIES = {
 }
 
 Keep = Callable[[fx.Node], bool]
-"""Predicate: whether a forward value that is not a view is saved."""
+"""Predicate: whether to save a forward value, which is not a view."""
 
 
 @dataclass(frozen=True)
 class ActivationCheckpoint:
-    """Pass that saves the forward values named by `policy` and recomputes the others."""
+    """Pass that chooses the forward values to save; the backward pass recomputes the others.
+
+    policy: `none`, `selective` or `full`, as above.
+    """
 
     policy: str
     name: str = "checkpoint"
@@ -59,7 +62,7 @@ class ActivationCheckpoint:
 
 
 def by_cost(policy: str) -> Keep:
-    """Return the predicate of a policy, which decides by the cost of a value's op.
+    """Return the predicate of a policy, which depends only on the op that makes a value.
 
     `regather`, used by the planner, is `none` except that tensor-parallel all-gathers are repeated
     in the backward pass, as in Megatron (Korthikanti et al. 2022, section 4.2.2).
@@ -71,7 +74,11 @@ def by_cost(policy: str) -> Keep:
 
 
 def checkpoint(region: Region, keep: Keep) -> Region:
-    """Return the region with its saved set and a backward graph that recomputes other values."""
+    """Return the region with its saved set and a backward graph that recomputes other values.
+
+    region: the region after `differentiate`. keep: predicate on forward values, called for those
+    that are not views.
+    """
     assert region.backward is not None
     rebuild = _RecomputeBackward(region.forward.graph, keep)
     for node in region.backward.graph.nodes:

@@ -33,7 +33,7 @@ AXIS = "tp"
 class AsyncTensor:
     """Pass that merges collectives with matmuls.
 
-    enabled: off by default; meant for GPUs with direct access to each other's memory.
+    enabled: whether it does anything; meant for GPUs with direct access to each other's memory.
     """
 
     enabled: bool

@@ -51,9 +51,11 @@ class Limit:
     """Inputs of the budget solver.
 
     nbytes: memory budget of one rank in bytes. where: the spec's line that sets it.
+    dtype: compute dtype, `bf16` or `fp32`.
     sharding, sharers: which training state is sharded, and over how many ranks.
     state_bytes: bytes of optimizer state per parameter.
-    micro_batches: micro-batches per data-parallel rank per step.
+    micro_batches: micro-batches per data-parallel rank per step; 1 if each reduces gradients.
+    pipeline, virtual: pipeline ranks, and stages per rank.
     overlap: whether collectives overlap other work, which takes memory.
     """
 
@@ -138,15 +140,17 @@ def _variant(block: Region, name: str, saved: frozenset[str]) -> Region:
 
 @dataclass(frozen=True)
 class Trial:
-    """The candidate saved sets, and the fixed costs of each pipeline rank.
+    """Costs from which the solver chooses.
 
-    Per pipeline rank: number of layers, bytes of state and logits, micro-batches in flight, and
-    seconds without recomputation.
+    sets, names: candidate saved sets, and the key of each in `found`, the activation bytes.
+    stages: layers of each pipeline stage. fresh: gradients allocated during the step.
+    Per pipeline rank: `layers`, number of layers; `state`, bytes of training state and logits;
+    `in_flight`, micro-batches in flight; `seconds`, time per micro-batch without recomputation.
     """
 
     sets: Sequence[SavedSet]
     found: Activations
-    names: Sequence[str]  # one per saved set
+    names: Sequence[str]
     stages: tuple[int, ...]
     layers: tuple[int, ...]
     state: tuple[float, ...]
@@ -155,7 +159,10 @@ class Trial:
     fresh: Fresh
 
     def nbytes(self, rank: int, early: int, late: int, first: int) -> float:
-        """Return a rank's peak bytes if its first `first` layers save `early`, the rest `late`."""
+        """Return a pipeline rank's peak bytes for a choice of saved sets.
+
+        early, late: indices in `sets`. first: number of layers, from the first, that save `early`.
+        """
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
@@ -166,9 +173,10 @@ class Trial:
 class Plan:
     """A choice of two saved sets and of the layers that use each.
 
-    early, late: indices of the sets. first: number of layers with set `early`, per pipeline rank.
+    early, late: indices in `Trial.sets`. first: layers with set `early`, per pipeline rank.
     early_layers: for each layer, whether it uses `early`. nbytes: peak bytes of the fullest rank.
-    seconds: of the slowest rank. recompute_seconds: seconds of recomputation, summed over ranks.
+    seconds: time per micro-batch of the slowest rank. recompute_seconds: seconds of recomputation
+    per micro-batch, summed over ranks.
     """
 
     early: int
@@ -182,6 +190,10 @@ class Plan:
 
 
 def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
+    """Return the solver's costs for a differentiated Program whose layers are all alike.
+
+    sets: candidate saved sets of a layer.
+    """
     whole = with_variants(program, [frozenset()] * 2, (False,) * len(program.layers))
     name = program.layers[0]
     block, names = program.regions[name], [f"{name}:{number}" for number in range(len(sets))]

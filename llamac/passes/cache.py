@@ -39,7 +39,7 @@ SEEN = TensorType("bool", ("B", "S", "C"))
 
 @dataclass(frozen=True)
 class Cache:
-    """Pass that makes a generation program from a one-rank Program with selected kernels.
+    """Pass that turns a one-rank Program, after `select_kernels`, into one that generates text.
 
     Its regions are `embed`, `prefill`, `decode`, `logits`, and `visible`, which computes once per
     step the cached positions that decoding queries attend to. Symbol C is the cache's capacity in

@@ -20,7 +20,7 @@ from llamac.passes.analysis.timing import Clock, timeline
 
 @dataclass(frozen=True)
 class Cut:
-    """Pass that assigns layers to stages. stages: number of stages over all ranks."""
+    """Pass that assigns layers to pipeline stages. stages: their number over all ranks."""
 
     stages: int
     name: str = "cut"
@@ -36,7 +36,7 @@ class Cut:
 
 
 def region_seconds(region: Region, clock: Clock) -> float:
-    """Return the estimated seconds of a region's forward and backward pass together."""
+    """Return the estimated seconds of a region's forward and backward pass for one micro-batch."""
     graphs = [module.graph for module in (region.forward, region.backward) if module is not None]
     return sum(timeline(ops_in(graph), clock).seconds for graph in graphs)
 
@@ -44,7 +44,7 @@ def region_seconds(region: Region, clock: Clock) -> float:
 def balanced(
     layers: Sequence[float], stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return the number of layers of each stage (at least one) that minimises the slowest stage.
+    """Return the layers of each stage, at least one, that minimise the time of the slowest stage.
 
     Ties are broken by the smallest sum of squared stage times.
 
@@ -92,7 +92,7 @@ def balanced(
 def spread(
     each: float, count: int, stages: int, before: float = 0.0, after: float = 0.0
 ) -> tuple[int, ...]:
-    """Return `balanced` for layers that all take `each` seconds.
+    """Return the result of `balanced` for `count` layers that all take `each` seconds.
 
     Each layer goes to the least loaded stage; on a tie to the last one, which keeps the
     activations of the fewest micro-batches.

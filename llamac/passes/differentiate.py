@@ -53,7 +53,10 @@ class Differentiate:
 
 
 def augment(region: Region, frozen: Collection[str] = ()) -> Region:
-    """Return the region with ops replaced by forms that compute value and gradients together."""
+    """Return the region with ops replaced by forms that compute value and gradients together.
+
+    frozen: names of parameters that get no gradient. Returns `region` itself if no op has one.
+    """
     if not any(_augmented(node, frozen) for node in ops_in(region.forward.graph)):
         return region
     graph = copy_graph(region.forward)
@@ -91,7 +94,7 @@ def _floating(node: fx.Node) -> list[fx.Node]:
 
 
 def differentiate(region: Region, frozen: Collection[str] = ()) -> Region:
-    """Return the region with the backward graph of its forward graph.
+    """Return the region with a backward graph, whose saved set is every value that it reads.
 
     frozen: names of parameters that get no gradient. Values that only such gradients would
     read are neither computed nor saved.

@@ -60,9 +60,9 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class Overlap:
-    """Reorder ops so that collectives run while other ops compute.
+    """Pass that reorders ops so that collectives run while other ops compute.
 
-    headroom: bytes by which this may raise a graph's peak memory; None: `headroom_of` the graph.
+    headroom: bytes by which it may raise a graph's peak memory; None: `headroom_of` the graph.
     """
 
     enabled: bool = True
@@ -82,9 +82,10 @@ class Overlap:
 def overlapped(
     module: fx.GraphModule, live_out: Collection[str], clock: Clock, headroom: int | None = None
 ) -> fx.GraphModule:
-    """Return the graph in the order with the least estimated time.
+    """Return the graph with asynchronous collectives, in the order with the least estimated time.
 
-    live_out: names of values that outlive the graph. Returns `module` itself if nothing is gained.
+    Returns `module` itself if nothing is gained. live_out: names of values that outlive the graph.
+    clock: gives the times of ops. headroom: see `Overlap`.
     """
     if not any(map(is_collective, ops_in(module.graph))):
         return module
@@ -103,7 +104,7 @@ def overlapped(
 
 
 def headroom_of(graph: fx.Graph, symbols: Mapping[str, int]) -> int:
-    """Return the default headroom of a graph in bytes."""
+    """Return the default headroom of a graph in bytes: see the top of this file."""
     moved = (
         sum(type_of(value).nbytes(symbols) for value in (node, *operands_of(node)))
         for node in ops_in(graph)

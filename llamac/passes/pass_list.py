@@ -36,7 +36,9 @@ class Pass(Protocol):
     @property
     def name(self) -> str: ...
 
-    def apply(self, program: Program) -> Program: ...
+    def apply(self, program: Program) -> Program:
+        """Return the rewritten Program; the given one stays as it is."""
+        ...
 
 
 SavedSets = tuple[tuple[str, ...], ...]
@@ -45,9 +47,10 @@ SavedSets = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the pipeline, which makes a pass with the spec's options.
+    """A pass of the pipeline.
 
-    optional: whether `--disable` may remove the pass.
+    kind: its class. make: builds it with the spec's options; the second argument is as `decided` of
+    `stages`. optional: whether `--disable` may remove the pass.
     """
 
     kind: type[Any]
@@ -74,7 +77,7 @@ NAMES = (Lower.name, *(row.kind.name for row in ROWS))
 
 
 def passes_for(spec: Spec, decided: SavedSets = ()) -> tuple[Pass, ...]:
-    """Return the passes after `lower`, in order, with the spec's options."""
+    """Return the passes after `lower`, in order, with the spec's options. decided: see `stages`."""
     return tuple(row.make(spec, decided) for row in ROWS)
 
 
@@ -115,7 +118,10 @@ def _checkpoint(spec: Spec, decided: SavedSets) -> Pass:
 
 @dataclass(frozen=True)
 class Stage:
-    """The Program after one pass, with the seconds of the pass and of its verification."""
+    """The Program after one pass.
+
+    name: the pass. seconds, verifying: wall time of the pass and of the verification after it.
+    """
 
     name: str
     program: Program
@@ -152,19 +158,22 @@ def stages(
 
 
 def compile_spec(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the Program after the last pass."""
+    """Return the Program after the last pass. disable, errors: as in `stages`."""
     *_, last = stages(spec, disable)
     return last.program
 
 
 def on_one_rank(spec: Spec) -> Spec:
-    """Return the spec of the same model on one rank for generation, without a memory budget."""
+    """Return the spec with all parallel degrees 1 and no memory budget, for generation."""
     trains = {"recompute.policy": "selective", "recompute.budget": None}
     return spec.replace(WHOLE | (trains if spec.recompute.budget else {}))
 
 
 def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
-    """Return the one-rank Program that generates text, whatever layout the spec trains on."""
+    """Return the Program that generates text on one rank, whatever layout the spec trains on.
+
+    disable, errors: as in `stages`.
+    """
     *_, last = stages(on_one_rank(spec), disable, stop_after=SelectKernels.name)
     program = Cache(spec.model.sliding_window).apply(last.program)
     verify(program)
@@ -172,7 +181,10 @@ def compile_inference(spec: Spec, disable: Collection[str] = ()) -> Program:
 
 
 def saved_sets(spec: Spec) -> SavedSets:
-    """Return the saved set of each layer variant under the spec's budget; empty without one."""
+    """Return the names that each variant of a layer saves under `recompute.budget`.
+
+    Empty if the spec sets no budget. Raises BudgetError if nothing fits it.
+    """
     if spec.recompute.budget is None:
         return ()
     *_, last = stages(spec, stop_after="checkpoint")
@@ -180,5 +192,5 @@ def saved_sets(spec: Spec) -> SavedSets:
 
 
 def variants(program: Program) -> list[tuple[str, int]]:
-    """Return (region, number of layers) for each block variant, in order of first use."""
+    """Return (region, number of layers) for each variant of the block, in order of first use."""
     return [(name, program.layers.count(name)) for name in dict.fromkeys(program.layers)]

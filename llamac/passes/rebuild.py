@@ -24,10 +24,10 @@ from llamac.ir.types import TensorType
 
 
 class Rebuild:
-    """Rebuilds one region's forward graph, keeping names and inferring types anew.
+    """Rewriter of one region's forward graph, which keeps names and infers types anew.
 
-    A subclass maps op names to rules; `rule(self, node)` returns the replacement, one value or a
-    tuple. `placeholder_type` gives the types of the new placeholders.
+    A subclass sets `rules`: op name → rule; `rule(self, node)` returns the values that replace the
+    op's, one node or a tuple. Other ops are copied.
     """
 
     rules: ClassVar[Mapping[str, Callable[..., Any]]] = {}
@@ -38,6 +38,7 @@ class Rebuild:
         self.values: dict[fx.Node, Any] = {}  # old → new
 
     def forward(self) -> fx.GraphModule:
+        """Return the rewritten graph. Raises TypeRuleError if types do not fit."""
         for node in self.region.forward.graph.nodes:
             self.build.where = node.meta.get("where", "")
             if node.op == "placeholder":
@@ -54,14 +55,15 @@ class Rebuild:
         return self.build.output(self.values[output_of(self.region.forward.graph)])
 
     def placeholder_type(self, node: fx.Node) -> TensorType:
+        """Return the type of the new placeholder for `node`; by default the old one's."""
         return type_of(node)
 
     def new(self, node: fx.Node) -> tuple[Any, ...]:
-        """Return the new nodes of an op's operands."""
+        """Return the new graph's nodes for an old op's operands."""
         return tuple(value and self.values[value] for value in operands(node))
 
     def same(self, node: fx.Node, **changed: Any) -> Any:
-        """Add the same op on the new operands, with `changed` attributes; return its value."""
+        """Add the same op on the new operands and return its value. changed: new attributes."""
         name = result_names(node) if isinstance(node.meta["type"], tuple) else node.name
         return self.build.op(
             op_of(node), *self.new(node), name=name, **{**attributes(node), **changed}

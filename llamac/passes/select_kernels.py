@@ -20,7 +20,10 @@ PREFERRED = ("xformers", "flex", "sdpa", "cudnn", "math")
 
 
 class NoKernelError(ValueError):
-    """The kernel that the spec requests does not support the spec's model, device or dtype."""
+    """The kernel that the spec requests does not support the spec's model, device or dtype.
+
+    The message gives each reason and what to change.
+    """
 
     exit_code = 2
 

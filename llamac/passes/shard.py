@@ -71,7 +71,7 @@ PARALLEL = {
 
 @dataclass(frozen=True)
 class Shard:
-    """Pass of tensor parallelism. tensor: number of ranks. sequence: use sequence parallelism."""
+    """Pass of tensor parallelism over `tensor` ranks. sequence: also use sequence parallelism."""
 
     tensor: int
     sequence: bool

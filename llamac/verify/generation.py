@@ -25,7 +25,10 @@ from llamac.verify.emitted_model import imported
 
 
 def prompt_lengths(rows: int, positions: int) -> Tensor:
-    """Return prompt lengths, int64 [B], from 1 to positions - 1, so that all rows decode."""
+    """Return prompt lengths, int64 [B], spread from 1 to positions - 1, so that all rows decode.
+
+    rows: B. positions: columns P of the prompt, padding included.
+    """
     return torch.linspace(1, max(1, positions - 1), rows).long()
 
 

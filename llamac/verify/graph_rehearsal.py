@@ -24,10 +24,15 @@ class GraphRehearsal:
         self.runs = self.captures = self.replays = 0
 
     def run(self, work: Callable[[], Tensor]) -> Tensor:
+        """Call `work` as a warm-up does, and return its result."""
         self.runs += 1
         return work()
 
     def capture(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Return (function that replays `work`, tensor that each replay overwrites: the loss).
+
+        Raises RuntimeError as CUDA does if captures are set to fail.
+        """
         self.captures += 1
         before = [gradient.clone() for gradient in self._gradients()]
         addresses = [gradient.data_ptr() for gradient in self._gradients()]

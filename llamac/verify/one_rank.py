@@ -40,7 +40,7 @@ class StepSequences:
 
 
 class Supervised:
-    """The step and the evaluation of a trainer whose loss is a sum over targets."""
+    """Step and evaluation of a trainer whose loss is a sum over targets."""
 
     def __init__(self, train, model, mesh, sequences):
         self.tokens, self.labels = mesh.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
@@ -52,7 +52,7 @@ class Supervised:
 
 
 class Preferred:
-    """The step and the evaluation of a trainer that compares pairs of sequences."""
+    """Step and evaluation of a trainer that compares pairs of sequences (dpo)."""
 
     def __init__(self, train, model, mesh, sequences, scores):
         from runtime.train.preference_loss import Preferences, count_pairs
@@ -82,6 +82,7 @@ class Recorded(torch.optim.Optimizer):
 
 
 def main(given: str, out: str) -> None:
+    """Run the step of the file `given` twice, and write this rank's results to OUT.<rank>."""
     import model as emitted
     import train
 
@@ -142,6 +143,7 @@ def pipeline(train, mesh):
 
 @torch.no_grad()
 def fill(model, sharding, weights) -> None:
+    """Copy this rank's parts of full canonical weights into its model."""
     from runtime.distributed.param_sharding import local
 
     for name, parameter in model.named_parameters():

@@ -59,10 +59,10 @@ class Oracle:
 def consult(
     spec: Spec, seed: int = 0, gradient: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Oracle:
-    """Return a random batch and the reference's outputs; the spec must be small (eager float64).
+    """Return a random batch and the reference's outputs for it, computed eagerly in float64.
 
-    gradient: function of the head's output and the labels that returns the output's gradient;
-    None: `loss_gradient`.
+    spec: a small one, such as a twin. seed: of weights and batch. gradient: function of the head's
+    output and the labels that returns the output's gradient; None: `loss_gradient`.
     """
     random = torch.Generator().manual_seed(seed)
     length = spec.batch.sequence_length
@@ -113,7 +113,8 @@ def errors(
 ) -> dict[str, float]:
     """Return the relative error of each output in `expected`, by name.
 
-    It is infinite for a missing or unexpected output, a wrong shape, and NaN.
+    It is infinite for a missing or unexpected output, a wrong shape, and NaN. negligible: least
+    scale to which a gradient's error is relative, as a fraction of the largest gradient.
     """
     result = {
         key: relative_error(getattr(found, key), value)
@@ -136,12 +137,15 @@ def errors(
 
 
 def gradient_of(name: str) -> str:
-    """Return the name of a parameter's gradient in `errors`."""
+    """Return the key of a parameter's gradient in the result of `errors`. name: canonical."""
     return f"d {name}"
 
 
 def relative_error(found: Tensor | None, expected: Tensor, at_least: float = 0.0) -> float:
-    """Return the largest absolute difference over the largest value or `at_least`."""
+    """Return max |found - expected| / max(|expected|, at_least).
+
+    It is infinite if `found` is None, has another shape or is not finite.
+    """
     if found is None or found.shape != expected.shape:
         return math.inf
     difference = (found - expected).abs().max().item()

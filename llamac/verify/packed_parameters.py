@@ -15,7 +15,7 @@ Views = Callable[[str, Tensor], Iterator[tuple[str, Tensor]]]
 
 
 def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
-    """Return a description of an error in a Program's parameter table, or "".
+    """Return an error in a Program's parameter table as a sentence, or "" if there is none.
 
     weights: the expected canonical parameters by name.
     """
@@ -39,10 +39,11 @@ def packing_problem(program: Program, weights: Mapping[str, Tensor]) -> str:
 def module_packing_problem(
     module: torch.nn.Module, views: Views, weights: Mapping[str, Tensor]
 ) -> str:
-    """Return a description of an error in an emitted model's packing table, or "".
+    """Return an error in an emitted model's packing table as a sentence, or "" if there is none.
 
-    Converts canonical → packed → canonical and back, with a distinct value for every element, and
-    overwrites the module's parameters.
+    Converts canonical → packed → canonical and back, with a distinct value for every element.
+    Overwrites the module's parameters. views: (packed name, tensor) → (canonical name, view) pairs.
+    weights: the expected canonical parameters by name.
     """
     with torch.no_grad():
         stored: list[str] = []

@@ -77,7 +77,8 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
 class Found:
     """Errors of a layout relative to one rank.
 
-    refused: why the spec does not allow the layout. problem: the error that prevented a result.
+    errors: relative error of each output by name. refused: why the spec does not allow the layout.
+    problem: the error that prevented a result.
     """
 
     layout: str
@@ -87,17 +88,20 @@ class Found:
 
     @property
     def worst(self) -> tuple[str, float]:
+        """Return the output with the largest relative error, and that error."""
         return max(self.errors.items(), key=lambda item: item[1], default=("nothing", 0.0))
 
     @property
     def missed(self) -> bool:
+        """Return whether there is no result, or an error exceeds what fp32 rounding explains."""
         return bool(self.problem) or not self.worst[1] <= ROUNDING
 
 
 def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found]:
     """Yield the comparison of each layout with one rank as it completes.
 
-    One rank itself is compared with the eager reference in float64. counts: numbers of ranks.
+    One rank itself is compared with the eager reference in float64. counts: numbers of ranks whose
+    layouts are tried. emit: returns the files of a spec and its stages.
     """
     twin, decided = divisible(spec), saved_sets(spec)
     objective = Objective(twin.finetune)
@@ -133,7 +137,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
 
 
 def divisible(spec: Spec) -> Spec:
-    """Return the spec's twin for one rank, with sizes divisible by four ranks.
+    """Return the spec's twin for one rank, with sizes that four ranks divide.
 
     Grouped-query attention stays, with two key heads, fewer than four ranks.
     """
@@ -157,9 +161,9 @@ def divisible(spec: Spec) -> Spec:
 
 
 class Objective:
-    """Loss that a trainer computes from what the model returns, in float64.
+    """Loss that a trainer computes from the model's output, in float64.
 
-    reference: log-probabilities of the step's sequences under other weights, for preferences.
+    reference: for dpo, random log-probabilities [B], as if of the sequences under other weights.
     """
 
     def __init__(self, finetune: Finetune) -> None:
@@ -168,12 +172,13 @@ class Objective:
         self.reference = -10 * torch.rand(SEQUENCES, dtype=torch.float64, generator=random)
 
     def gradient(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss's gradient for the model's output. labels: int64 [B, S]."""
         if not self.finetune.prefers:
             return loss_gradient(output)
         return self._preference(output, labels)[1]
 
     def mean(self, oracle: Oracle) -> ModelOutput:
-        """Return means over targets or pairs, the norm of their gradient, and clipped gradients."""
+        """Return the loss per target or pair, its gradient's norm, and the clipped gradients."""
         loss, count = oracle.outcome.loss, count_targets(oracle.labels)
         if self.finetune.prefers:
             loss = self._preference(loss, oracle.labels)[0][0]

@@ -28,7 +28,10 @@ TIMED_OUT = 124  # exit code of a launch that was killed, as from `timeout`
 
 @dataclass
 class RanksEnded:
-    """Exit code and output of a launch. failed: the first rank that failed, if one did in time."""
+    """Exit code and output of the ranks of one launch.
+
+    failed: the first rank that failed; None if none did before the timeout.
+    """
 
     returncode: int
     stdout: str
@@ -37,7 +40,7 @@ class RanksEnded:
 
 
 class RankServer:
-    """Context manager that runs programs on ranks; the first one starts the server."""
+    """Context manager that runs programs on ranks. The first `run` starts the server process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -61,7 +64,8 @@ class RankServer:
 
         The return code is that of the first rank that failed (negative: a signal), or 124 after
         `timeout` seconds. Standard output and error are those of all ranks; errors of the first
-        rank that failed come first, since those of others may follow from it.
+        rank that failed come first, since those of others may follow from it. environment: further
+        variables for the ranks.
         """
         with tempfile.TemporaryDirectory(prefix="llamac-ranks-") as directory:
             out, *errors = [Path(directory, name) for name in ("stdout", *map(str, range(ranks)))]
@@ -100,7 +104,7 @@ class RankServer:
 
 
 def serve() -> None:
-    """Answer launches until standard input ends."""
+    """Run the server: answer each line of standard input, a launch, until the input ends."""
     import torch._dynamo  # imported by the first optimizer step
     import torch.distributed  # noqa: F401
 

@@ -38,7 +38,8 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
     """Return the shape of each parameter by canonical (Meta's) name, in order of use.
 
     Linear weights are [out, in]. The output layer has no bias and follows a final norm, with
-    pre-norm and post-norm alike. `sequence_length` is needed only for learned positions.
+    pre-norm and post-norm alike. Raises ValueError for learned positions without `sequence_length`,
+    the rows of their table.
     """
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -79,7 +80,11 @@ def parameter_shapes(model: Any, sequence_length: int | None) -> dict[str, tuple
 
 
 def adapter_shapes(shapes: Mapping[str, tuple[int, ...]], finetune: Any) -> dict[str, Any]:
-    """Return shapes of adapters by canonical name: A [rank, in], B [out, rank] of each target."""
+    """Return the shapes of adapters, A [rank, in] and B [out, rank], by canonical name.
+
+    shapes: of the model without adapters. finetune: the spec's [finetune], or None. The result is
+    empty without lora.
+    """
     found: dict[str, tuple[int, ...]] = {}
     if finetune is None or finetune.method != "lora":
         return found
@@ -113,9 +118,10 @@ def rope_frequencies(model: Any) -> Tensor:
 
 
 def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
-    """Rotate each pair of x [B, H, S, K] by its position's angle.
+    """Return x [B, H, S, K] with each pair rotated by its position times its frequency.
 
-    `interleaved` pairs elements 2i and 2i+1 (Meta); `half_split` pairs i and i + K/2 (HF).
+    frequencies: [K/2], radians per position. layout: `interleaved` pairs elements 2i and 2i+1
+    (Meta); `half_split` pairs i and i + K/2 (HF).
     """
     positions = torch.arange(x.shape[-2], dtype=torch.float64)
     angles = torch.outer(positions, frequencies)  # S K/2
@@ -132,6 +138,7 @@ def rotate(x: Tensor, frequencies: Tensor, layout: str) -> Tensor:
 class Reference(nn.Module):
     """The model as an nn.Module with uninitialised parameters, which `load` fills.
 
+    sequence_length: rows of learned positions. dtype: of parameters and arithmetic.
     eos: end-of-document token, across which attention is masked; None for no such mask.
     finetune: the spec's [finetune]. With adapters all other weights are frozen.
     """
@@ -166,7 +173,10 @@ class Reference(nn.Module):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> Reference:
-        """Copy canonical weights, cast to the model's dtype. Raises KeyError if names differ."""
+        """Copy canonical weights, cast to the model's dtype, into the model and return it.
+
+        Raises KeyError if names are missing or unexpected.
+        """
         if wrong := self.weights.keys() ^ weights.keys():
             raise KeyError(f"missing or unexpected parameters: {', '.join(sorted(wrong))}")
         for name, parameter in self.weights.items():
@@ -174,6 +184,7 @@ class Reference(nn.Module):
         return self
 
     def linear(self, name: str, x: Tensor) -> Tensor:
+        """Return x @ weight.T (+ bias, + adapter). name: canonical, of the weight."""
         y = F.linear(x, self.weights[name], self.weights.get(f"{name}_bias"))
         if f"{name}_lora_a" not in self.weights:
             return y
@@ -181,11 +192,12 @@ class Reference(nn.Module):
         return y + self.finetune.alpha / self.finetune.rank * (x @ a.T @ b.T)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
+        """Return x normalised along its last dimension. name: canonical, of the gain."""
         gain, eps = self.weights[name], self.model.norm_eps
         return NORMS[self.model.norm](x, gain, self.weights.get(f"{name}_bias"), eps)
 
     def attention(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
-        """Causal self-attention, B S D -> B S D; H/G query heads share each key and value head.
+        """Return causal self-attention, B S D -> B S D; H/G query heads share a key and value head.
 
         unseen: bool, B 1 S S or S S; True where a query must not attend to a key.
         """
@@ -212,14 +224,18 @@ class Reference(nn.Module):
         return self.linear(f"{name}.wo", mixed.transpose(1, 2).flatten(-2))
 
     def feed_forward(self, name: str, x: Tensor) -> Tensor:
-        """Feed-forward network, B S D -> B S D, plain (w1, w2) or gated (w1, w3, w2)."""
+        """Return the feed-forward network's output, B S D; plain (w1, w2) or gated (w1, w3, w2)."""
         hidden = ACTIVATIONS[self.model.activation](self.linear(f"{name}.w1", x))  # B S F
         if self.model.activation in GATED:
             hidden = hidden * self.linear(f"{name}.w3", x)
         return self.linear(f"{name}.w2", hidden)
 
     def block(self, name: str, x: Tensor, unseen: Tensor) -> Tensor:
-        """Pre-norm: x + f(norm(x)). Post-norm, as in the original transformer: norm(x + f(x))."""
+        """Return one layer's output, B S D -> B S D.
+
+        Each half f is x + f(norm(x)) with pre-norm, or norm(x + f(x)) with post-norm, as in the
+        original transformer. name: `layers.0`. unseen: as in `attention`.
+        """
         if self.model.norm_position == "pre":
             attended = self.norm(f"{name}.attention_norm", x)
             x = x + self.attention(f"{name}.attention", attended, unseen)
@@ -228,7 +244,7 @@ class Reference(nn.Module):
         return self.norm(f"{name}.ffn_norm", x + self.feed_forward(f"{name}.feed_forward", x))
 
     def unseen(self, tokens: Tensor) -> Tensor:
-        """Return the attention mask: True for keys that a query must not attend to.
+        """Return the mask, B 1 S S or S S: True where a query must not attend to a key.
 
         These are later keys, those of other documents and those outside the window.
         """

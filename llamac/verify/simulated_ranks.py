@@ -22,11 +22,14 @@ TIMEOUT = 120.0
 
 
 class RanksDisagree(Exception):
-    """Ranks of one group called different collectives, on which real ranks would hang."""
+    """Ranks of one group called different collectives; real ranks would hang."""
 
 
 def summed(losses: Sequence[Tensor], mesh: Mapping[str, int]) -> Tensor:
-    """Return a batch's loss: the sum over ranks, counting tensor-parallel ranks once."""
+    """Return the sum of the ranks' losses, counting tensor-parallel ranks once.
+
+    losses: of all ranks of `mesh`, equal on tensor-parallel ranks.
+    """
     return torch.stack(list(losses)).sum(0) / mesh.get("tp", 1)
 
 
@@ -48,7 +51,10 @@ class _Meeting:
 
 
 class SimulatedGroup:
-    """`Group` of the collectives for one axis of a simulated mesh; sums in rank order."""
+    """Stand-in for the runtime's `Group` of one mesh axis, whose ranks are threads.
+
+    Sums are in rank order, hence deterministic. here: each thread's `coordinates` in the mesh.
+    """
 
     def __init__(self, axis: str, mesh: Mapping[str, int], here: threading.local) -> None:
         self.axis, self.size, self.here = axis, mesh[axis], here
@@ -90,7 +96,7 @@ def on_ranks(
     groups: MutableMapping[str, Any],
     function: Callable[[dict[str, int]], T],
 ) -> list[T]:
-    """Run `function(coordinates)` on all ranks concurrently; return results in rank order.
+    """Call `function(coordinates)` on all ranks of `mesh` concurrently; return results by rank.
 
     groups: the registry of groups to fill, `GROUPS` of the copy of `collectives` in use. Raises
     the exception of the first rank that failed.

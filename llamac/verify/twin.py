@@ -27,7 +27,7 @@ APART = ("pipeline", "pipeline_virtual", "data_shard", "data_replicate")
 
 
 def shrink(spec: Spec) -> Spec:
-    """Return the twin. Raises NoKernelError if no kernel supports `spec` itself.
+    """Return the twin of a spec. Raises NoKernelError if no attention kernel supports the spec.
 
     The twin runs on the CPU in float64, for which cuDNN and xformers have no kernel, so another
     replaces them.
@@ -71,7 +71,7 @@ def shrink(spec: Spec) -> Spec:
 
 
 def attention_kernel(spec: Spec) -> str:
-    """Return the attention kernel that the compiler chooses for a spec."""
+    """Return the attention kernel that the compiler chooses for a spec. Raises NoKernelError."""
     *_, last = stages(spec, stop_after="select_kernels")
     program = last.program
     layer = program.regions[program.layers[0]].forward.graph  # all layers have the same attention

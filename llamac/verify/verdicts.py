@@ -36,7 +36,10 @@ Emit = Callable[[Spec, Sequence[Stage]], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Errors of one stage relative to the reference; `problem` says why there are none."""
+    """Comparison of one stage with the reference.
+
+    errors: relative error of each output by name. problem: why the stage gave no outputs.
+    """
 
     stage: str
     errors: Mapping[str, float] = field(default_factory=dict)
@@ -49,20 +52,22 @@ class Verdict:
 
     @property
     def worst_gradient(self) -> tuple[str, float]:
-        """Return the canonical name and relative error of the worst gradient."""
+        """Return the parameter whose gradient has the largest relative error, and that error."""
         gradients = [(key, error) for key, error in self.errors.items() if key.startswith("d ")]
         name, error = max(gradients, key=lambda item: item[1], default=("d none", 0.0))
         return name.removeprefix("d "), error
 
     @property
     def missed(self) -> bool:
+        """Return whether the stage gave no outputs, or an error exceeds `TOLERANCE`."""
         return bool(self.problem) or not self.worst[1] <= TOLERANCE
 
 
 def verdicts(twin: Spec, emit: Emit, decided: SavedSets = ()) -> Iterator[Verdict]:
     """Yield one verdict per stage, in order, then one for the emitted model.py.
 
-    decided: the saved sets that the spec's memory budget led to, which the twin uses as well.
+    emit: returns the files of a spec and its stages. decided: saved sets that the memory budget of
+    the spec itself led to, which the twin uses too.
     """
     oracle = consult(twin)
     made: list[Stage] = []
@@ -105,7 +110,8 @@ def _measured(stage: str, measure: Callable[[], Mapping[str, float]]) -> Verdict
 def run_program(program: Program, oracle: Oracle) -> ModelOutput:
     """Return the outputs of a Program of any stage, differentiating it first if needed.
 
-    A Program with a mesh runs on all its ranks at once, simulated in this process.
+    A Program with a mesh runs on all its ranks at once, simulated in this process. Raises
+    ValueError if the parameter table is wrong.
     """
     if program.regions["head"].backward is None:
         program = Differentiate().apply(program)

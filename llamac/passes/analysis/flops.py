@@ -10,7 +10,7 @@ from llamac.ops.linear import add_linear, linear
 
 
 def matmul_parameters(program: Program, trainable: bool = False) -> int:
-    """Return the number of linear-layer weights N, output projection included.
+    """Return N, the weights in matmuls of all layers and ranks, the output projection included.
 
     trainable: count only those that are trained.
     """
@@ -27,7 +27,7 @@ def matmul_parameters(program: Program, trainable: bool = False) -> int:
 
 
 def matmul_flops_per_token(program: Program) -> int:
-    """Return the matmul FLOPs of a token's forward and backward pass.
+    """Return the matmul FLOPs of one token's forward and backward pass, recomputation excluded.
 
     6N for N matmul parameters, or 4N + 2T if only T of them are trained.
     """
@@ -35,9 +35,9 @@ def matmul_flops_per_token(program: Program) -> int:
 
 
 def attention_flops_per_token(program: Program) -> int:
-    """Return 12·L·d·s, attention's forward and backward FLOPs, counting the masked half.
+    """Return 12·L·d·s, one token's attention FLOPs of both passes, counting the masked half.
 
-    s is the sequence length, or the window if there is one.
+    L: layers. d: heads × head_dim. s: sequence length, or the window if there is one.
     """
     flops = dict.fromkeys(program.layers, 0)
     for name in flops:
@@ -53,8 +53,9 @@ def attention_flops_per_token(program: Program) -> int:
 
 
 def flops_per_token(program: Program) -> int:
-    """Return 6N + 12·L·d·s, with N matmul parameters (PaLM, appendix B).
+    """Return 6N + 12·L·d·s, the training FLOPs of one token (Chowdhery et al. 2022, appendix B).
 
-    A frozen parameter counts 4 instead of 6, since its gradient is not computed.
+    N, L, d and s are as in the functions above. A frozen parameter counts 4 instead of 6, since its
+    gradient is not computed.
     """
     return matmul_flops_per_token(program) + attention_flops_per_token(program)

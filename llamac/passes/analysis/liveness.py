@@ -18,7 +18,11 @@ from llamac.ops.overlapped import is_start
 
 
 class Live:
-    """Live bytes of a graph as its ops run in any order."""
+    """Count of live bytes while a graph's ops run one by one, in any valid order.
+
+    live_out: names of values that outlive the graph in addition to its output. symbols: size of
+    each symbolic dimension, such as S/tp. nbytes: live bytes after the ops run so far.
+    """
 
     def __init__(
         self, graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
@@ -40,11 +44,11 @@ class Live:
         self.nbytes = sum(type_of(node).nbytes(symbols) for node in arguments)
 
     def during(self, node: fx.Node) -> int:
-        """Return the live bytes while this op runs."""
+        """Return the live bytes while this op runs, operands and results included."""
         return self.nbytes + sum(self._size(value) for value in values_of(node))
 
     def run(self, node: fx.Node) -> None:
-        """Run an op: allocate its results and free values without further readers."""
+        """Count an op as run: allocate its results and free values without further readers."""
         self.nbytes = self.during(node)
         for base, readers in self._read(node):
             readers.discard(node)
@@ -67,9 +71,9 @@ def peak_bytes(
     symbols: Mapping[str, int],
     order: Sequence[fx.Node] | None = None,
 ) -> int:
-    """Return the peak of live bytes with ops in `order` (default: the graph's order).
+    """Return the peak of live bytes if ops run in `order`; None: in the graph's order.
 
-    live_out: names of values that outlive the graph in addition to its output.
+    live_out, symbols: as of `Live`.
     """
     live = Live(graph, live_out, symbols)
     peak = live.nbytes
@@ -82,7 +86,10 @@ def peak_bytes(
 def alive(
     graph: fx.Graph, live_out: Collection[str], symbols: Mapping[str, int]
 ) -> Iterator[tuple[fx.Node, int, list[fx.Node]]]:
-    """Yield each op with the live bytes and the live values while it runs, as `Live` counts."""
+    """Yield (op, live bytes, live values) for each op, as they are while it runs.
+
+    live_out, symbols: as of `Live`.
+    """
     live = Live(graph, live_out, symbols)
     values = placeholders(graph, "input", "saved", "cotangent")
     for node in ops_in(graph):
@@ -93,7 +100,7 @@ def alive(
 
 
 def saved_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Return the bytes that a region's forward pass saves; 0 before it is differentiated."""
+    """Return the bytes of a region's saved set, inputs included; 0 before `differentiate`."""
     forward = forward_by_name(region)
     bases = {base_of(forward[name]) for name in region.saved}
     return sum(type_of(base).nbytes(symbols) for base in bases)

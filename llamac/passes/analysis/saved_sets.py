@@ -27,7 +27,7 @@ class SavedSet:
     """A choice of forward values to save, and its cost.
 
     names: saved values besides inputs. nbytes: bytes of all saved values. seconds: time of
-    recomputation. transient: peak bytes minus saved bytes.
+    recomputation. transient: peak bytes of the backward pass minus saved bytes.
     """
 
     names: frozenset[str]
@@ -45,9 +45,9 @@ class SavedSet:
 
 
 def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
-    """Return the sets that no other set beats, by ascending saved bytes.
+    """Return the Pareto-optimal saved sets of a region, by ascending saved bytes.
 
-    region: the region after `differentiate`.
+    region: the region after `differentiate`. clock: gives the seconds of recomputed ops.
     """
     sketch = _Sketch(region, clock)
     best: list[SavedSet] = []
@@ -72,9 +72,9 @@ def candidate_sets(region: Region, clock: Clock) -> list[SavedSet]:
 
 
 def every_set(region: Region, clock: Clock) -> Iterator[SavedSet]:
-    """Yield every saved set of a region, with its cost, whose values all have a reader.
+    """Yield every saved set, with its cost, in which each value is read by the backward pass.
 
-    Unlike `candidate_sets`, it includes sets that others beat.
+    Unlike `candidate_sets`, this includes sets that others beat. Arguments are the same.
     """
     sketch = _Sketch(region, clock)
     return map(sketch.priced, sketch.choices(lambda _: False))

@@ -26,10 +26,10 @@ COMPUTE: Lane = "compute"
 
 @dataclass(frozen=True)
 class Rates:
-    """Achieved rates of a device.
+    """Rates that a device achieves.
 
-    flops: FLOP/s of a large matmul. memory: bytes/s of device memory. wire: bytes/s from each rank
-    to the others.
+    device: its name. flops: FLOP/s of a large matmul. memory: bytes/s of device memory. wire:
+    bytes/s that each rank sends.
     """
 
     device: str
@@ -88,7 +88,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Span:
-    """Start and end of an op on its lane, in seconds. exposed: time that compute waited for it."""
+    """Time of one op, in seconds from the graph's start.
+
+    lane: `compute`, or the mesh axis of a collective. exposed: seconds that compute waited for it.
+    """
 
     node: fx.Node
     lane: Lane
@@ -98,12 +101,16 @@ class Span:
 
     @property
     def kind(self) -> Literal["compute", "collective"]:
+        """Return whether the op is a collective or any other."""
         return "compute" if self.lane == COMPUTE else "collective"
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Spans of all ops with a duration, in program order."""
+    """Simulated times of a graph's ops.
+
+    spans: of all ops with a duration, in program order. seconds: time of the compute lane.
+    """
 
     spans: tuple[Span, ...]
     seconds: float
@@ -116,15 +123,17 @@ class Timeline:
 
     @property
     def communication(self) -> float:
+        """Return the seconds of all collectives, hidden or not."""
         return sum(span.end - span.begin for span in self.spans if span.kind == "collective")
 
     @property
     def exposed(self) -> float:
+        """Return the seconds that compute waited for collectives."""
         return sum(span.exposed for span in self.spans)
 
 
 def timeline(order: Iterable[fx.Node], clock: Clock) -> Timeline:
-    """Simulate the ops in this order and return their start and end times.
+    """Simulate ops in the given order and return their start and end times.
 
     A collective without a wait ends with the graph.
     """
