@@ -138,6 +138,19 @@ def test_compiled_regions_use_it_where_it_applies() -> None:
     assert name not in operators(torch.float32, 32, window=8)
 
 
+def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
+    inputs = tuple(x.bfloat16() for x in packed(SHAPES[0]))
+
+    def both(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor) -> tuple[Tensor, ...]:
+        out, total = attention_sdpa.attention(q, k, v, SCALE)
+        return out, total, *attention_sdpa.attention_backward(d_out, q, k, v, out, total, SCALE)
+
+    found = torch.compile(both, backend="eager", fullgraph=True)(*inputs)
+    for one, other in zip(found, exact(*inputs), strict=True):
+        assert one.dtype == (torch.float32 if one.dim() == 3 else torch.bfloat16)
+        assert (one.double() - other).norm() < 0.01 * other.norm()
+
+
 def test_without_the_library_pytorch_s_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = packed(SHAPES[1])
     monkeypatch.setenv("CXX", "no-such-compiler")
