@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # for tests.oracles, whose HF twin is the one timed here
 
 from llamac.verify.reference import parameter_shapes  # noqa: E402
-from tests.oracles.hf import build_hf, load_canonical  # noqa: E402
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 LLAMAC = "import sys; from llamac.cli import main; sys.exit(main())"
@@ -94,6 +93,8 @@ def hf_model(
     model: Any, weights: Mapping[str, Tensor], length: int, device: str, dtype: torch.dtype
 ) -> nn.Module:
     """transformers' LlamaForCausalLM with scaled_dot_product_attention and the same weights."""
+    from tests.oracles.hf import build_hf, load_canonical  # takes seconds to import
+
     with torch.device(device):  # where it is much faster to fill weights
         hf = build_hf(model, max_positions=length, attention="sdpa")
     load_canonical(hf, model, weights)
@@ -170,6 +171,13 @@ class Contestant:
     @classmethod
     def enter(cls, name: str, model: nn.Module, loss: Loss) -> Contestant:
         return cls(name, model, loss, MasterAdamW(model.parameters()))
+
+    def first_step(self, tokens: Tensor, labels: Tensor) -> float:
+        """Take a training step and return its loss."""
+        loss = self.loss(tokens, labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
     def step(self, tokens: Tensor, labels: Tensor) -> None:
         """One whole training step: forward, backward, clip, AdamW."""

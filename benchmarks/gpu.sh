@@ -73,7 +73,7 @@ measure() {  # PART SECONDS: the commands of a part
     profile) "$python" benchmarks/gpu/step_profile.py "${rehearse[@]}" --out "$out" ;;
     race)
       if [ ${#rehearse[@]} -gt 0 ]; then
-        set -- "$@" --rounds 2 --only llamac hf-compiled hf-liger
+        set -- "$@" --rounds 2 --only llamac llamac-trainer hf-compiled hf-liger
       fi
       "$python" benchmarks/train_gpu.py "${rehearse[@]}" --seconds "$2" --out "$out" "${@:3}" ;;
     plan)

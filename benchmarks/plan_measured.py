@@ -20,6 +20,7 @@ How each figure is taken:
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -36,6 +37,7 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the emitted train.py sets it
 
 import torch
+from gpu.emitted_trainer import WARM, EmittedTrainer
 
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
@@ -122,31 +124,18 @@ def trainer_step(directory: Path, task: dict[str, Any]) -> tuple[Callable[[], No
 
     The process imports what train.py does of the emitted directory: one directory a process.
     """
-    sys.path.insert(0, str(directory))
-    import model as emitted  # pyright: ignore[reportMissingImports]
-    import train  # pyright: ignore[reportMissingImports]
-    from runtime import machine  # pyright: ignore[reportMissingImports]
-    from runtime.optimizers.adamw import AdamW  # pyright: ignore[reportMissingImports]
-
-    device, dtype = torch.device(task["device"]), getattr(torch, task["dtype"])
     torch.manual_seed(0)
-    model = emitted.Model(device=device, dtype=dtype)
-    emitted.initialise(model, 0)
-    mesh, sharding = train.Mesh(train.DEGREES, device), train.ParamSharding(train.PACKED)
-    parameters, options = model.named_parameters(), task["optimizer"]
-    optimizer = train.ShardedOptimizer(parameters, sharding, mesh, AdamW, **options)
-    how = machine.compile_or_eager(task["compile"], device, emitted.compile_regions, math.inf)
-    shape = (task["micro_batches"], task["sequences"], task["length"] + 1)
+    device = torch.device(task["device"])
+    trainer = EmittedTrainer(directory, device)
+    machine = importlib.import_module("runtime.machine")
+    compile_regions = trainer.emitted.compile_regions
+    how = machine.compile_or_eager(task["compile"], device, compile_regions, math.inf)
+    shape = (task["sequences"], task["length"] + 1)
     batch = torch.randint(task["vocabulary"], shape, device=device)
-    targets = torch.tensor(batch[..., 1:].numel(), device=device)
+    tokens, labels = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
 
     def step() -> None:
-        total = torch.zeros((), device=device)
-        for micro in batch:
-            loss = model(micro[:, :-1].contiguous(), micro[:, 1:].contiguous())
-            loss.backward()
-            total += loss.detach()
-        optimizer.read(optimizer.step(1e-5, total, targets))
+        trainer.step(tokens, labels, lr=1e-5)
 
     return step, machine, how
 
@@ -155,13 +144,14 @@ def child(directory: Path, task: dict[str, Any]) -> dict[str, Any]:
     """Time the trainer's step, and see what memory it takes at most."""
     step, machine, how = trainer_step(directory, task)
     device, times = torch.device(task["device"]), []
-    for number in range(task["steps"] + 1):
-        if number == 1:
+    warm = WARM if device.type == "cuda" else 1
+    for number in range(warm + task["steps"]):
+        if number == warm:
             machine.forget_peak_memory(device)
         began = time.perf_counter()
         step()
         times.append(time.perf_counter() - began)
-    return {"seconds": times[1:], "peak": machine.peak_memory_bytes(device), "how": how}
+    return {"seconds": times[warm:], "peak": machine.peak_memory_bytes(device), "how": how}
 
 
 def task_of(spec: Spec, kind: str, steps: int = 0) -> dict[str, Any]:
@@ -169,11 +159,8 @@ def task_of(spec: Spec, kind: str, steps: int = 0) -> dict[str, Any]:
     batch = spec.batch
     return {
         "device": "cuda" if kind == "gpu" else "cpu",
-        "dtype": "bfloat16" if spec.precision.compute == "bf16" else "float32",
         "compile": spec.kernels.compile,
-        "optimizer": spec.optimizer.hyperparameters,
-        "micro_batches": batch.sequences // batch.micro_batch,
-        "sequences": batch.micro_batch,
+        "sequences": batch.sequences,
         "length": batch.sequence_length,
         "vocabulary": spec.model.vocab_size,
         "steps": steps,

@@ -24,11 +24,13 @@ from contest import (
     mean_loss,
     random_weights,
 )
+from gpu.emitted_trainer import EmittedTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llamac.emit.build import files_of, write_directory
+from llamac.passes.pass_list import stages
 from llamac.spec import Spec, SpecError, load_spec
-from tests.oracles.hf import half_split_rows
 
 Weights = dict[str, Tensor]
 
@@ -59,6 +61,35 @@ def llamac(
     weights = random_weights(spec.model, spec.batch.sequence_length, device=device)
     model = emitted_model(module, weights, device, torch.bfloat16)
     return Contestant.enter(name, model, mean_loss(model))
+
+
+class TrainerContestant:
+    """train.py's own step: the emitted model, its optimizer, and its CUDA graph."""
+
+    def __init__(self, trainer: EmittedTrainer) -> None:
+        self.name, self.trainer = "llamac-trainer", trainer
+
+    def first_step(self, tokens: Tensor, labels: Tensor) -> float:
+        return self.trainer.step(tokens, labels).loss
+
+    def step(self, tokens: Tensor, labels: Tensor) -> None:
+        self.trainer.step(tokens, labels)
+
+
+def llamac_trainer(
+    path: Path, settings: list[str], directory: Path, device: str
+) -> TrainerContestant:
+    """The emitted train.py's step on a CUDA graph, or on the CPU with a stand-in for it."""
+    kind = "auto" if device == "cpu" else device
+    settings = [*settings, f"hardware.device={kind}", "precision.compute=bf16"]
+    spec = load_spec(path, settings)
+    write_directory(directory / "trainer", files_of(spec, stages(spec)))
+    weights = random_weights(spec.model, spec.batch.sequence_length, device=device)
+    trainer = EmittedTrainer(
+        directory / "trainer", torch.device(device), weights, rehearse=device == "cpu"
+    )
+    trainer.emitted.compile_regions()
+    return TrainerContestant(trainer)
 
 
 def fallback() -> str:
@@ -134,6 +165,8 @@ def litgpt(spec: Spec, weights: Weights, device: str) -> tuple[nn.Module, Loss]:
     """litgpt's GPT as its pretraining runs it: the model under torch.compile."""
     from litgpt.config import Config  # pyright: ignore[reportMissingImports]
     from litgpt.model import GPT  # pyright: ignore[reportMissingImports]
+
+    from tests.oracles.hf import half_split_rows
 
     model = spec.model
     gpt = GPT(
@@ -213,11 +246,15 @@ PEERS: dict[str, Callable[[Spec, Weights, str], tuple[nn.Module, Loss]]] = {
     "litgpt": litgpt,
 }
 KERNELS = ("auto", "cudnn", "sdpa", "xformers")
-NAMES = ("llamac", *PEERS, *(f"llamac-{kernel}" for kernel in KERNELS[1:]))
+NAMES = ("llamac", "llamac-trainer", *PEERS, *(f"llamac-{kernel}" for kernel in KERNELS[1:]))
 
 
-def enter(name: str, path: Path, settings: list[str], directory: Path, device: str) -> Contestant:
+def enter(
+    name: str, path: Path, settings: list[str], directory: Path, device: str
+) -> Contestant | TrainerContestant:
     """Build one contestant, in bf16. Raises Absent if it cannot run here."""
+    if name == "llamac-trainer":
+        return llamac_trainer(path, settings, directory, device)
     if name.startswith("llamac"):
         return llamac(name.partition("-")[2] or "auto", path, settings, directory, device)
     spec = load_spec(path, settings)

@@ -25,14 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from gpu import results, state
+from gpu.emitted_trainer import WARM, EmittedTrainer
 from train_gpu import SIZES, TOY, Size
 
 from llamac.emit.build import files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.spec import load_spec
-from llamac.verify.graph_rehearsal import GraphRehearsal
 
-WARM = 4  # steps before those that are timed
 SETTINGS = {  # the smaller the micro-batch, the more of a step is launches
     "125m, 2 sequences": Size("125m", 2),
     "125m, 2 sequences, documents": Size("125m", 2, ("data.document_mask=true",)),
@@ -59,39 +58,22 @@ def train(size: Size, graphs: bool, steps: int) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as directory:
         write_directory(Path(directory), files_of(spec, stages(spec)))
-        sys.path.insert(0, directory)
-        import train  # pyright: ignore[reportMissingImports]
-
         device = torch.device("cuda" if cuda else "cpu")
-        if spec.kernels.deterministic:
-            train.make_deterministic(device)
-        mesh, sharding = train.Mesh(train.DEGREES, device), train.ParamSharding(train.PACKED)
-        model = mesh.build_model(train.Model, train.DTYPE)
-        train.initialise_sharded(model.named_parameters(), train.INIT, sharding, train.SEED)
-        optimizer = train.ShardedOptimizer(
-            model.named_parameters(), sharding, mesh, train.AdamW, **train.OPTIMIZER
-        )
-        recorder = None if cuda else GraphRehearsal(optimizer)
-        graph = train.CudaGraph(model, optimizer, mesh, recorder) if graphs else None
+        trainer = EmittedTrainer(Path(directory), device, rehearse=not cuda)
         if spec.kernels.compile != "never":
-            train.compile_regions()
-        shape = (steps, train.SEQUENCES, train.SEQUENCE_LENGTH + 1)
+            trainer.emitted.compile_regions()
+        shape = (steps, spec.batch.sequences, spec.batch.sequence_length + 1)
         generator = torch.Generator().manual_seed(1)
         text = torch.randint(spec.model.vocab_size, shape, generator=generator).to(device)
         outcomes, times = [], []
         for one in text:
             began = time.perf_counter()
-            tokens, labels = one[:, :-1].contiguous(), one[:, 1:].contiguous()
-            if graph is not None:
-                loss = train.accumulate(graph, tokens, labels, train.MICRO_BATCH)
-            else:
-                loss = train.accumulate(model, tokens, labels, mesh)
-            outcome = optimizer.read(optimizer.step(1e-4, loss, train.count_targets(labels)))
+            outcome = trainer.step(one[:, :-1].contiguous(), one[:, 1:].contiguous())
             outcomes.append([outcome.loss, outcome.grad_norm])
             times.append(time.perf_counter() - began)
         return {
             "outcomes": outcomes,
-            "captured": graph is not None and graph.captured,
+            "captured": trainer.graph is not None and trainer.graph.captured,
             "step_seconds": statistics.median(times[WARM:]),
             "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         }
@@ -130,6 +112,7 @@ def main() -> int:
     options = parser.parse_args()
     settings = SETTINGS
     if options.rehearse:
+        options.steps = 6
         torch.cuda.is_available = lambda: False
         toy = TOY["toy"]
         settings = {"toy": Size(toy.spec, toy.sequences, (*toy.settings, "kernels.compile=never"))}

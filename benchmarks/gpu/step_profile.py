@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from gpu import results, state
+from gpu.emitted_trainer import WARM
 from plan_measured import task_of, trainer_step
 from torch.profiler import ProfilerActivity, profile, record_function
 from train_gpu import SIZES, TOY
@@ -140,7 +141,7 @@ def measured(size: str, rehearse: bool, steps: int) -> dict[str, Any]:
         write_directory(directory, files_of(spec, stages(spec)))
         step, _machine, how = trainer_step(directory, task_of(spec, "gpu" if cuda else "cpu"))
         times = []
-        for _ in range(3 + steps):
+        for _ in range(WARM + steps):
             began = time.perf_counter()
             step()  # ends by reading the loss: a wait for the device
             times.append(time.perf_counter() - began)
@@ -152,7 +153,7 @@ def measured(size: str, rehearse: bool, steps: int) -> dict[str, Any]:
         trace = Path(scratch, "trace.json")
         profiler.export_chrome_trace(str(trace))
         found = analysed(kernels_of(trace, cuda), steps)
-    without = statistics.median(times[3:]) * 1e3
+    without = statistics.median(times[WARM:]) * 1e3
     return {"size": size, "run": how, "step_ms_without_profiler": without, **found}
 
 

@@ -36,8 +36,10 @@ def test_all_parts_of_the_gpu_script_run_on_the_cpu(tmp_path: Path) -> None:
     assert all(result["complete"] for result in results.values())
     assert not results["check"]["missed"]
     assert results["graphs"]["rows"]["toy"]["same_bits"]
+    assert results["graphs"]["rows"]["toy"]["captured"]
     assert any("loss" in row for row in results["check"]["rows"].values())
     assert "speed" in results["race"]["ratios"]["toy"]
+    assert "tokens_per_second" in results["race"]["rows"]["toy llamac-trainer"]
     assert "GPU" in results["race"]["rows"]["toy hf-liger"]["skipped"]
     assert results["train"]["same_curve"]
     assert results["train"]["rows"]["run"]["steps_taken_twice"] > 0

@@ -79,7 +79,7 @@ class FrameworkProfile:
         kernels: Kernels of a memory-bound op.
         host: Seconds in which the host starts a kernel; collective_host: a collective. A region
             takes at least the sum of them.
-        captures: On one GPU, a micro-batch is one CUDA graph where `graph_objections` has none.
+        captures: On GPUs, a micro-batch is one CUDA graph where `graph_objections` has none.
         norm, rope: Traffic of norms and rotary embeddings that run op by op; None: as others.
         norm_kept: Bytes per element that such a norm keeps beside its input.
         scores: Attention's scores, where they are written out; None: never (FlashAttention).
