@@ -19,7 +19,7 @@ def is_half(canonical: str) -> bool:
 
 
 def adapted_weight(half: str) -> str:
-    """Return the canonical name of the weight that half an adapter is for."""
+    """Return the canonical name of the weight that an adapter's A or B matrix adapts."""
     return half.removesuffix(A).removesuffix(B)
 
 

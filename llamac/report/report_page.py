@@ -15,7 +15,7 @@ SCRIPTS = (ELEMENTS, *(HERE / name for name in ("chart.js", "details.js", "repor
 
 
 def report_page(data: Mapping[str, Any], version: str | None = None) -> str:
-    """Return the page.
+    """Return the HTML page of a report.
 
     data: from `llamac.report.summary.report`. version: of the data, where a server has newer ones
     for the page to ask for.

@@ -32,7 +32,7 @@ CLOSE = 0.02
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Width and depth of a model. parameters: All, with both embeddings and norms."""
+    """Width and depth of a model. parameters: all, including both embeddings and the norms."""
 
     dim: int
     n_layers: int
@@ -56,7 +56,7 @@ def layer_weights(model: Model) -> int:
 
 
 def llama(dim: int, n_layers: int, vocab_size: int = 32_000) -> ModelShape:
-    """Return a LLaMA of this width and depth: swiglu of 8·dim/3, in multiples of 256; no biases."""
+    """Return the shape of a LLaMA without biases; SwiGLU's 8·dim/3 is a multiple of 256."""
     model = Model(dim=dim, n_layers=n_layers, n_heads=dim // HEAD, vocab_size=vocab_size)
     norms = (2 * n_layers + 1) * dim
     return ModelShape(dim, n_layers, matmul_weights(model) + vocab_size * dim + norms)

@@ -16,7 +16,7 @@ from .mixture import Mixture
 
 
 class Pairs:
-    """Rows of a prepared directory's pairs. split: "train" or "validation"."""
+    """Sequences of a prepared directory's preference pairs. split: "train" or "validation"."""
 
     padding_input = 0
 

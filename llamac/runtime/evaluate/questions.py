@@ -1,4 +1,4 @@
-"""Multiple-choice questions that a trainer asks its model, by the training graphs themselves.
+"""Multiple-choice questions that a trainer evaluates with its training graphs.
 
 A row of the file, which `llamac data questions` writes:
 
@@ -125,10 +125,11 @@ def encoded_pair(
 
 
 class Questions:
-    """Asks on all ranks: each data rank an answer at a time, until all are scored or time is over.
+    """Evaluation of multiple-choice questions by forward passes of the training model.
 
-    rows, length: of a batch of training on one rank, whose shape is kept; an answer is the first
-    row, cut off on the left where it is longer. seconds: after which no more is begun.
+    Each data rank scores one answer per pass, until all answers are scored or `seconds` have
+    passed. rows, length: shape of a training batch on one rank, which each pass has, so that
+    compiled graphs are reused. An answer is its first row, truncated on the left if it is longer.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Questions:
 
     @torch.no_grad()
     def ask(self, score: Callable[[Tensor, Tensor], Tensor], mesh: DataRanks) -> dict[str, float]:
-        """Return eval/TASK/METRIC of each task, `…_stderr`, and how many questions had their turn.
+        """Score the answers; return eval/TASK/METRIC, its standard error and eval/TASK/questions.
 
         score: (tokens, labels), both int64 [rows, positions of this rank] → the sum of losses.
         """

@@ -13,8 +13,8 @@ class AdamW(torch.optim.AdamW):
     """torch's fused AdamW with the two on-device inputs that its kernels take from a GradScaler.
 
     `grad_scale` (gradients are divided by it inside the kernel) does the clipping without another
-    pass over memory; `found_inf` (1.0: leave parameters, moments and step counts alone) decides
-    about skipping without asking the host.
+    pass over memory; `found_inf` (1.0: change neither parameters, moments nor step counts) skips
+    a step without synchronising with the host.
     """
 
     STATES = ("exp_avg", "exp_avg_sq")  # float32, shaped as the parameter; see spec/optimizer.py

@@ -11,7 +11,7 @@ class Algorithm(Protocol):
     """A torch optimizer as `MixedPrecisionOptimizer` uses it.
 
     STATES names its float32 tensors of the parameter's shape. `step` divides gradients by
-    `grad_scale`, and where `found_inf` is 1.0 leaves parameters, states and step counts alone.
+    `grad_scale`, and where `found_inf` is 1.0 changes neither parameters, states nor step counts.
     """
 
     STATES: ClassVar[tuple[str, ...]]

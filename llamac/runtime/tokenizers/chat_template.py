@@ -86,7 +86,7 @@ class ChatTemplate:
         return self._encoded(text, blocks, signs)
 
     def ends_answer(self, token: int) -> bool:
-        """Return whether a special token is what an answer may end with."""
+        """Return whether a special token may end an answer."""
         return token in self._special.values()
 
     def _appended(self, text: str, messages: Messages, number: int, signs: _Signs) -> _Span:
@@ -197,7 +197,7 @@ class _Signs:
 
 
 def shared_start(one: np.ndarray, other: np.ndarray) -> int:
-    """Return how many tokens two texts begin with alike."""
+    """Return the length of the common prefix of two texts, in tokens."""
     return sum(1 for _ in takewhile(bool, map(int.__eq__, one.tolist(), other.tolist())))
 
 

@@ -37,12 +37,11 @@ class _Copy(NamedTuple):
 class StepResults:
     """Queue of the results of steps, whose rows become known `delay` steps later.
 
-    To read a result is to wait for the device, and a device that is waited for has nothing to do
-    until the next step's first kernels reach it. So on a GPU a result is copied to pinned memory
-    behind the kernels of its step, and read once the next step is enqueued. On a CPU a step has
-    ended when its functions return, and its result is read at once.
+    Reading a result synchronises with the device, which is then idle until the next step's first
+    kernels are enqueued. On a GPU, a result is therefore copied to pinned memory after the kernels
+    of its step, and read once the next step is enqueued. On a CPU it is read at once.
 
-    stopping: whether a rank was told to stop, once all ranks know it.
+    stopping: whether a rank received a signal to stop; set when all ranks know it.
     """
 
     def __init__(self, device: torch.device, progress: Progress, speed: Speed) -> None:
