@@ -26,9 +26,9 @@ from llamac.passes.analysis.peak_memory import (
     Fresh,
     Sharding,
     activations,
-    behind,
     fresh_gradients,
-    in_flight,
+    micro_batches_in_flight,
+    peak_activation_bytes,
     stage_parameters,
     states,
 )
@@ -154,7 +154,7 @@ class Trial:
     stages: tuple[int, ...]
     layers: tuple[int, ...]
     state: tuple[float, ...]
-    flying: tuple[float, ...]
+    in_flight: tuple[float, ...]
     seconds: tuple[float, ...]
     fresh: Fresh
 
@@ -166,7 +166,9 @@ class Trial:
         rest = self.layers[rank] - first
         runs = [(self.names[early], first)] * (first > 0) + [(self.names[late], rest)] * (rest > 0)
         last = rank == len(self.layers) - 1
-        return self.state[rank] + behind(self.found, runs, self.flying[rank], last, self.fresh)
+        return self.state[rank] + peak_activation_bytes(
+            self.found, runs, self.in_flight[rank], last, self.fresh
+        )
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
     each, before, after = (
         region_seconds(program.regions[r], clock) for r in (name, "embed", "head")
     )
-    state, flying, fresh = [], [], Fresh()
+    state, in_flight, fresh = [], [], Fresh()
     for rank, own in enumerate(layers):
         last = rank == pipeline - 1
         mine = stage_parameters(program, own, rank == 0, last)
@@ -226,8 +228,8 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
         )
         fresh = fresh_gradients(program, mine, limit.dtype, limit.sharding, limit.micro_batches)
         state.append(sum(parts.values()) + (found.logits if last else 0.0))
-        one = pipeline == 1
-        flying.append(1 if one else in_flight(rank, pipeline, limit.virtual, limit.micro_batches))
+        schedule = (pipeline, limit.virtual, limit.micro_batches)
+        in_flight.append(micro_batches_in_flight(rank, *schedule) if pipeline > 1 else 1)
     seconds = [
         own * each + before * (rank == 0) + after * (rank == pipeline - 1)
         for rank, own in enumerate(layers)
@@ -239,7 +241,7 @@ def trial_of(program: Program, sets: Sequence[SavedSet], limit: Limit) -> Trial:
         stages=stages,
         layers=tuple(layers),
         state=tuple(state),
-        flying=tuple(flying),
+        in_flight=tuple(in_flight),
         seconds=tuple(seconds),
         fresh=fresh,
     )
@@ -295,7 +297,7 @@ def _plan(trial: Trial, early: int, late: int, most: float) -> Plan | None:
 
 Sizes = Callable[[int], float]
 """Bytes of a rank as a function of the number of its layers that save the first set. From 1 to all
-but one layer it is a maximum of linear functions (`peak_memory.behind`), hence convex; the two
+but one layer it is a maximum of linear functions (`peak_activation_bytes`), hence convex; the two
 ends, where all layers of a rank save the same set, are separate cases."""
 
 

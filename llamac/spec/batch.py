@@ -52,7 +52,7 @@ class Batch(Section):
         return {"sequences": sequences, "tokens": sequences * self.sequence_length}
 
     def micro_batches(self, data_ranks: int) -> int:
-        """Return micro-batches per data-parallel rank per step."""
+        """Return the number of micro-batches per step on each of `data_ranks` ranks."""
         return self.sequences // (self.micro_batch * data_ranks)
 
     def written(self) -> dict[str, Any]:

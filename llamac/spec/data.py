@@ -168,12 +168,12 @@ class Data(Section):
 
     @property
     def supervised(self) -> bool:
-        """Return whether some source's tokens have a loss only in part."""
+        """Return whether a source is of conversations or preferences: only answers have a loss."""
         return any(source.kind in CONVERSATIONS for source in self.source)
 
     @property
     def prefers(self) -> bool:
-        """Return whether some source is of preferences."""
+        """Return whether a source is of preferences: pairs of a chosen and a rejected answer."""
         return any(source.kind == "preferences" for source in self.source)
 
     def derived(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""[finetune]: what is trained of a model that the run begins from."""
+"""[finetune]: method and objective of fine-tuning the model that the run begins from."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class Finetune(Section):
 
     @property
     def prefers(self) -> bool:
-        """Return whether pairs of answers are compared."""
+        """Return whether the objective compares pairs of answers (dpo)."""
         return self.objective == "dpo"
 
     @property
     def adapts(self) -> bool:
-        """Return whether adapters are trained, and all other weights frozen."""
+        """Return whether adapters alone are trained (lora), and all other weights frozen."""
         return self.method == "lora"
 
     @property
     def scale(self) -> float:
-        """Factor of what the adapters add."""
+        """Return alpha / rank, the factor of an adapter's output."""
         return self.alpha / self.rank
 
     def written(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Finetune(Section):
 
 
 def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require the weights that adapters are trained beside."""
+    """Require `init.from` for lora: the weights beside which adapters are trained."""
     if finetune.adapts and not init.source:
         message = 'method = "lora" trains adapters of weights that are there, but none are named'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
@@ -106,7 +106,7 @@ def adapters_have_a_base(finetune: Finetune, init: InitialWeights) -> Iterator[P
 
 
 def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> Iterator[Problem]:
-    """Require the weights that dpo compares with."""
+    """Require `init.from` for dpo: the weights whose log-probabilities are the reference."""
     if finetune.prefers and not init.source:
         message = 'objective = "dpo" compares with the weights that training begins from'
         ways = 'name an import or a run: from = "DIR" in [init], or --set init.from=DIR'
@@ -114,7 +114,7 @@ def preferences_have_a_reference(finetune: Finetune, init: InitialWeights) -> It
 
 
 def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) -> Iterator[Problem]:
-    """Require whole pairs of whole sequences in each micro-batch."""
+    """Require, for dpo, both sequences of a pair, each unsplit, in one micro-batch."""
     if finetune.prefers and batch.micro_batch % 2:
         message = f"micro_batch = {batch.micro_batch}, but dpo's sequences come in pairs"
         yield Problem(("batch", "micro_batch"), message, "use an even number, such as 2")
@@ -126,7 +126,7 @@ def pairs_stay_together(finetune: Finetune, batch: Batch, parallel: Parallel) ->
 
 
 def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Problem]:
-    """Require preferences where they are learned from, and nowhere else."""
+    """Require sources of kind preferences for dpo, and for no other objective."""
     if finetune.prefers != data.prefers:
         path = ("finetune", "objective") if finetune.prefers else ("data", "source", 0, "kind")
         message = f'objective = "{finetune.objective}" with sources of kind {data.source[0].kind}'
@@ -134,7 +134,7 @@ def preferences_have_an_objective(finetune: Finetune, data: Data) -> Iterator[Pr
 
 
 def targets_exist(finetune: Finetune, model: Model) -> Iterator[Problem]:
-    """Require of the linears to adapt that the model has them."""
+    """Require that the model has each linear in `targets`."""
     if finetune.adapts and model.activation not in GATED and "w3" in finetune.targets:
         message = f'targets names w3, which a model with activation = "{model.activation}" has not'
         yield Problem(("finetune", "targets"), message, "leave it out; w1 is the up projection")

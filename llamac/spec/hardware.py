@@ -30,7 +30,10 @@ class Hardware(Section):
 
     @property
     def kernels_for(self) -> Literal["auto", "cpu", "cuda"]:
-        """Return the device for which kernels are chosen: under auto, `cuda` if `gpu` is known."""
+        """Return the device for which kernels are chosen.
+
+        Under device = auto it is that of `gpu`, or `auto` if no GPU is named.
+        """
         if self.device != "auto" or self.gpu is None or self.gpu.endswith(".toml"):
             return self.device
         return "cpu" if self.gpu.lower() == "cpu" else "cuda"

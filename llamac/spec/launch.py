@@ -20,7 +20,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_duration(value: Any) -> int:
-    """Return the seconds of `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600; ValueError if unclear."""
+    """Return a duration in seconds: `"90s"`, `"30m"`, `"24h"`, `"2d"` or 3600.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or not re.fullmatch(_DURATION, value):
@@ -136,14 +139,14 @@ class Launch(Section):
             yield Problem(("time_limit",), message, f"use {-(-self.time_limit // 60)}m")
 
     def accelerator_for(self, gpu: str | None) -> str | None:
-        """Return SkyPilot's name of the GPU to look for; None if none is given or it is not known.
+        """Return SkyPilot's name of the GPU to rent, or None if no known GPU is named.
 
-        gpu: `hardware.gpu`.
+        gpu: `hardware.gpu`, used if `accelerator` is not given.
         """
         return self.accelerator or SKYPILOT.get((gpu or "").lower())
 
     def nodes(self, ranks: int) -> int:
-        """Return the number of nodes for `ranks`."""
+        """Return the number of nodes that `ranks` processes need."""
         return -(-ranks // self.gpus_per_node)
 
 

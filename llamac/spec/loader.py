@@ -15,10 +15,11 @@ from llamac.spec.validation.validate import MoreRules
 def load_spec(
     path: str | PathLike[str], overrides: Sequence[str] = (), more: MoreRules | None = None
 ) -> Spec:
-    """Return the spec in a TOML file, with `extends` merged and `overrides` (`"model.dim=64"`).
+    """Return the validated spec in a TOML file, with `extends` merged and overrides applied.
 
-    `path` may also name a shipped spec: `tiny`, `specs/65b.toml`. more: additional rules, whose
-    problems are reported together with the others. Raises SpecError.
+    path: a file, or the name of a shipped spec: `tiny`, `specs/65b.toml`. overrides: as given to
+    `--set`: `model.dim=64`. more: additional rules, whose problems are reported together with the
+    others. Raises SpecError.
     """
     file = fspath(path)
     try:

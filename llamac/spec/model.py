@@ -221,7 +221,7 @@ class Model(Section):
         return {key: keys[key] for key in keys if not (learned and key.startswith("rope_"))}
 
     def parameters(self, sequence_length: int) -> int:
-        """Return the number of trainable parameters, learned positions included."""
+        """Return the number of parameters, without adapters; learned positions are included."""
         queries, keys = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         into = 2 if self.gated else 1
         outputs = {"wq": queries, "wk": keys, "wv": keys, "wo": self.dim, "w2": self.dim}

@@ -44,7 +44,7 @@ class UpdateRule(Section):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Return the arguments of the update rule's constructor besides the parameters."""
+        """Return the keyword arguments of the update rule's constructor."""
         elsewhere = {"kind", "lr", "max_skipped_steps"}
         return {key: value for key, value in self if key not in elsewhere}
 

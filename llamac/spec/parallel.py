@@ -32,9 +32,10 @@ ONE_RANK = WHOLE | {"parallel.data_shard": 1, "parallel.data_replicate": 1}
 
 
 def micro_batches_per_round(micro_batches: int, ranks: int) -> int:
-    """Return the micro-batches that a rank passes through one stage before its next stage.
+    """Return the micro-batches that a pipeline rank passes through one stage before its next one.
 
-    This is the round of torch.distributed.pipelining's interleaved schedule.
+    micro_batches: per step. ranks: pipeline ranks. This is the round of the interleaved schedule in
+    torch.distributed.pipelining.
     """
     return micro_batches // max(1, micro_batches // ranks)
 
@@ -106,12 +107,12 @@ class Parallel(Section):
 
     @property
     def sharers(self) -> int:
-        """Return the ranks over which FSDP shards parameters: data_shard × context."""
+        """Return the number of ranks that shard each parameter under FSDP: data_shard × context."""
         return self.data_shard * self.context
 
     @property
     def fsdp(self) -> bool:
-        """Return whether FSDP holds the model: shards of it, or replicas of pipeline stages."""
+        """Return whether FSDP wraps the model, to shard it or to replicate pipeline stages."""
         return self.sharers > 1 or (self.data_replicate > 1 and self.pipeline > 1)
 
     @property
@@ -121,7 +122,7 @@ class Parallel(Section):
 
     @property
     def model_ranks(self) -> int:
-        """Return the ranks of one model replica: tensor × context × pipeline."""
+        """Return the number of ranks of one model replica: tensor × context × pipeline."""
         return self.tensor * self.context * self.pipeline
 
     @property

@@ -70,7 +70,7 @@ class Spec(Section):
 
     @classmethod
     def of(cls, document: TomlDocument, more: MoreRules | None = None) -> Spec:
-        """Validate a document. more: see `load_spec`. Raises SpecError."""
+        """Return the spec in a TOML document. more: see `load_spec`. Raises SpecError."""
         spec = validated(cls, document, more)
         spec._document = document
         return spec
@@ -92,14 +92,14 @@ class Spec(Section):
 
     @property
     def micro_batches(self) -> int:
-        """Return the micro-batches per data-parallel rank per step."""
+        """Return the number of micro-batches per data-parallel rank per step."""
         return self.batch.micro_batches(self.parallel.data_ranks)
 
     @property
     def document_end(self) -> int | None:
-        """Return the end-of-document token for attention's mask, or None without such a mask.
+        """Return the token id after which attention's mask begins a new document.
 
-        In supervised data it is padding.
+        None without `data.document_mask`. In supervised data it is padding.
         """
         if not self.data.document_mask:
             return None
@@ -132,7 +132,7 @@ class Spec(Section):
         return to_toml(self.written())
 
     def replace(self, changes: Mapping[str, Any]) -> Spec:
-        """Return a validated copy with values changed by dotted key; None removes a key.
+        """Return a validated copy with changes: dotted key → new value, or None to remove it.
 
         Derived values are computed anew, unless the spec set them. Raises SpecError.
         """

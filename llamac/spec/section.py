@@ -13,11 +13,11 @@ DERIVED: Any = None
 """Default of a field that `derived()` fills in from the others, so that its type stays `int`."""
 
 FromArray = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""Accepts a TOML array where a strict, immutable tuple is asked for."""
+"""Validator of a tuple field that also accepts a list, as which TOML arrays arrive."""
 
 
 def tagged(key: str, default: str) -> BeforeValidator:
-    """Return a validator that sets a union's missing discriminator `key` to `default`."""
+    """Return a validator that adds `key = default`, a union's discriminator, if it is missing."""
     return BeforeValidator(
         lambda value: {key: default, **value} if isinstance(value, dict) else value
     )
@@ -37,7 +37,7 @@ NonEmpty = Annotated[Text, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A frozen section. Subclasses check rules in `rules` and fill in defaults in `derived`."""
+    """A table of the spec, frozen. Subclasses check it in `rules`, and fill it in `derived`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -47,7 +47,7 @@ class Section(BaseModel):
     """Keys that hold several, with wildcards."""
 
     def is_file(self, key: str) -> bool:
-        """Return whether the value of `key` is a path."""
+        """Return whether the value of `key` is a path, relative to the spec's directory."""
         return key in self.FILES
 
     def rules(self) -> Iterator[Problem]:
@@ -75,14 +75,14 @@ class Section(BaseModel):
 
 
 def written(value: Any) -> Any:
-    """Return a field's value as plain TOML data."""
+    """Return a field's value as plain TOML data: lists for tuples, dicts for sections."""
     if isinstance(value, tuple):
         return [written(entry) for entry in value]
     return value.written() if isinstance(value, Section) else value
 
 
 def only_one(section: Section, first: str, second: str) -> Iterator[Problem]:
-    """Require at most one of two keys."""
+    """Yield a problem unless the section gives exactly one of two keys."""
     given = [key for key in (first, second) if section.given(key)]
     if len(given) == 2:
         message = f"`{first}` and `{second}` say the same thing twice"

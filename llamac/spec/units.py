@@ -29,15 +29,18 @@ _BYTES = rf"^{_NUMBER} ?(?:[KMGT]i?)?B?$"
 
 
 def parse_tokens(value: Any) -> int:
-    """Return tokens of `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
+    """Return a number of tokens: `"1.4T"`, `"4Mi"`, `"1.4B"` (billions), 4_000_000 or 4e6.
 
-    ValueError if unclear.
+    Raises ValueError if it is anything else, not whole, 0 or above 10¹⁸.
     """
     return _parse(value, _TOKENS, 'a count such as 4_000_000, "4M", "4Mi" or "1.4T"', bare_b=10**9)
 
 
 def parse_bytes(value: Any) -> int:
-    """Return bytes of `"60GB"`, `"60GiB"`, `"500K"` or 4096. ValueError if unclear."""
+    """Return a size in bytes: `"60GB"`, `"60GiB"`, `"500K"` or 4096.
+
+    Raises ValueError if it is anything else, not whole, 0 or above 10¹⁸.
+    """
     return _parse(value, _BYTES, 'a size in bytes such as "60GB", "512MiB" or 4096', bare_b=1)
 
 

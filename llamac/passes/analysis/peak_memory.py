@@ -51,7 +51,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameter counts of a rank: one layer, all its layers, and the total."""
+    """Parameter counts of a pipeline rank: one layer, all its layers, and the total."""
 
     layer: int
     layers: int
@@ -66,7 +66,10 @@ class StageParameters(Counts):
 
 
 def stage_parameters(program: Program, layers: int, first: bool, last: bool) -> StageParameters:
-    """Return the parameter counts of a pipeline rank, which may be the first, the last, or both."""
+    """Return the parameter counts of a pipeline rank.
+
+    layers: number of its layers. first, last: whether it has the embedding, and the loss.
+    """
     layer, rest = [0, 0], [0, 0]  # frozen, trained
     embedding = _parameters_of(program, "embed")
     for name, parameter in program.parameters.items():
@@ -100,8 +103,11 @@ def states(
     master), its gradient 4, and the optimizer `state_bytes`: 18 with AdamW's 8, as in Megatron; in
     fp32 it takes 4 + 4 + 8. Under FSDP all of these are fp32 shards; in addition two layers are
     gathered at a time, and unreduced fp32 gradients of all layers exist until a step's last
-    micro-batch. A frozen parameter takes 2 bytes (4 in fp32) and nothing else. whole_stage: all
-    layers stay gathered, as under a pipeline schedule.
+    micro-batch. A frozen parameter takes 2 bytes (4 in fp32) and nothing else.
+
+    own: parameters of the rank. dtype: `bf16` or `fp32`. ranks: over which state is sharded.
+    micro_batches: per step. whole_stage: whether all layers stay gathered, as under a pipeline
+    schedule. state_bytes: optimizer state per parameter.
     """
     size, n, trained = ITEM_SIZE[dtype], own.total, own.trained.total
     master = 0 if dtype == "fp32" else 4
@@ -220,11 +226,14 @@ def _logits(graph: fx.Graph, symbols: Mapping[str, int], nbytes: float | None = 
     return 0.0
 
 
-def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
-    """Return the peak number of micro-batches whose activations a pipeline rank keeps.
+def micro_batches_in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float:
+    """Return the peak number of micro-batches whose activations a pipeline rank saves.
 
-    A micro-batch of one of several virtual stages counts as a fraction. 1F1B keeps one for each
+    A micro-batch in one of several virtual stages counts as a fraction. 1F1B saves one for each
     following rank and itself, interleaved 1F1B more (Narayanan et al. 2021).
+
+    stage: the rank's index. ranks: pipeline ranks. virtual: stages per rank. micro_batches: per
+    step.
     """
     if virtual == 1:
         return min(micro_batches, ranks - stage)
@@ -235,7 +244,10 @@ def in_flight(stage: int, ranks: int, virtual: int, micro_batches: int) -> float
 
 @dataclass(frozen=True)
 class Fresh:
-    """Bytes of gradients allocated during a step: per layer, of the embedding, in total."""
+    """Bytes of gradients that each step allocates and its optimizer update frees.
+
+    layer: of one layer. embedding: of the embedding. total: of all trained parameters.
+    """
 
     layer: float = 0.0
     embedding: float = 0.0
@@ -256,10 +268,10 @@ def fresh_gradients(
     return Fresh(4.0 * own.trained.layer, 4.0 * embedding, 4.0 * own.trained.total)
 
 
-def behind(
+def peak_activation_bytes(
     found: Activations,
     runs: Iterable[tuple[str, int]],
-    flying: float,
+    in_flight: float,
     last: bool,
     fresh: Fresh | None = None,
 ) -> float:
@@ -271,12 +283,12 @@ def behind(
     Args:
         found: Activation bytes of one micro-batch.
         runs: (region, number of consecutive layers), in order.
-        flying: Micro-batches in flight, see `in_flight`.
+        in_flight: Micro-batches in flight, see `micro_batches_in_flight`.
         last: Whether the rank computes the loss.
-        fresh: Gradients that the step allocates.
+        fresh: Bytes of gradients allocated during the step; None: none.
     """
     runs, fresh = list(runs), fresh or Fresh()
-    alive = flying * sum(found.saved[name] * count for name, count in runs)
+    alive = in_flight * sum(found.saved[name] * count for name, count in runs)
     layers = sum(count for _, count in runs)
     most = max(0.0, alive + found.head_peak - fresh.total) if last else 0.0
     for name, count in reversed(runs):

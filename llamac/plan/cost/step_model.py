@@ -22,9 +22,9 @@ from llamac.passes.analysis.peak_memory import (
     Memory,
     Sharding,
     StageParameters,
-    behind,
     fresh_gradients,
-    in_flight,
+    micro_batches_in_flight,
+    peak_activation_bytes,
     stage_parameters,
     states,
 )
@@ -293,10 +293,11 @@ class StepModel:
         if self.sharding != "zero3":
             state["gradients"] *= self.setting.profile.gradient_bytes / 4
         virtual = self.spec.parallel.pipeline_virtual
-        flying = in_flight(rank, self.pp, virtual, self.micro_batches) if self.pp > 1 else 1
+        schedule = (self.pp, virtual, self.micro_batches)
+        in_flight = micro_batches_in_flight(rank, *schedule) if self.pp > 1 else 1
         runs = [(name, len(list(run))) for name, run in groupby(layers)]
         fresh = fresh_gradients(self.program, own, dtype, self.sharding, self.micro_batches)
-        alive, logits = self._alive(runs, flying, last, fresh)
+        alive, logits = self._alive(runs, in_flight, last, fresh)
         tensors = sum(state.values()) + alive + logits
         process = CONTEXT if self.setting.device.is_gpu else CPU_PROCESS
         process += self.setting.profile.communicator * self.communicators
@@ -305,7 +306,7 @@ class StepModel:
         )
 
     def _alive(
-        self, runs: Sequence[tuple[str, int]], flying: float, last: bool, fresh: Fresh
+        self, runs: Sequence[tuple[str, int]], in_flight: float, last: bool, fresh: Fresh
     ) -> tuple[float, float]:
         """Return (activations, logits) in bytes at a pipeline rank's memory peak.
 
@@ -315,11 +316,13 @@ class StepModel:
         """
         found = self.activations
         if last and self.setting.profile.logit_bytes is not None:
-            return behind(found, runs, flying, True, fresh), found.logits
-        alive = behind(found, runs, flying, False, fresh)
+            return peak_activation_bytes(found, runs, in_flight, True, fresh), found.logits
+        alive = peak_activation_bytes(found, runs, in_flight, False, fresh)
         if last:
             peak, there = head_peak(self.program, found.logits)
-            head = behind(replace(found, head_peak=peak), runs, flying, True, fresh)
+            head = peak_activation_bytes(
+                replace(found, head_peak=peak), runs, in_flight, True, fresh
+            )
             if head > alive:
                 return head - there, there
         return alive, 0.0

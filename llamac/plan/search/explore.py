@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llamac.ir.program import Program
-from llamac.passes.analysis.peak_memory import Memory, activations, in_flight
+from llamac.passes.analysis.peak_memory import Memory, activations, micro_batches_in_flight
 from llamac.passes.analysis.timing import Clock
 from llamac.passes.cut import region_seconds, spread
 from llamac.plan.cost.step_model import StepModel
@@ -286,10 +286,12 @@ class _Sizes:
 
     def saved_bytes(self, stages: Sequence[int], schedule: PipelineSchedule) -> float:
         """Return a lower bound of bytes that the first pipeline rank saves, at micro-batch 1."""
-        flying = 1.0
+        in_flight = 1.0
         if schedule.pipeline > 1:
-            flying = in_flight(0, schedule.pipeline, schedule.virtual, schedule.micro_batches)
-        return self.layer * sum(stages[:: schedule.pipeline]) * flying
+            in_flight = micro_batches_in_flight(
+                0, schedule.pipeline, schedule.virtual, schedule.micro_batches
+            )
+        return self.layer * sum(stages[:: schedule.pipeline]) * in_flight
 
 
 def _reason(memory: Memory, capacity: float) -> str:

@@ -27,9 +27,9 @@ def objections(
     windowed: bool,
     deterministic: bool,
 ) -> Iterator[str]:
-    """Yield the reasons why `kernel` cannot run an attention; none if it can.
+    """Yield the reasons why a kernel cannot run the spec's attention; none if it can.
 
-    kernel: cudnn, xformers, flex, sdpa or math. dtype: as in the IR. positions: positions of a
+    kernel: cudnn, xformers, flex, sdpa or math. dtype: `bf16` or `f32`. positions: positions of a
     sequence per call. device: `cpu`, `cuda`, or `auto`, known only when the trainer starts.
     masked: whether `data.document_mask` applies. windowed: whether `model.sliding_window` does.
     deterministic: whether `kernels.deterministic` requires a fixed order of sums.
@@ -73,16 +73,16 @@ def objections(
 
 
 def expected_device(device: str, asked: str) -> str:
-    """Return the device that kernels are chosen for.
+    """Return the device for which kernels are chosen, given `hardware.kernels_for`.
 
-    Asking for cudnn or xformers implies CUDA, unless the spec says otherwise; elsewhere the
-    trainer falls back to sdpa.
+    asked: `kernels.attention`; cudnn and xformers imply CUDA under device = auto. On another device
+    the trainer falls back to sdpa.
     """
     return "cuda" if asked in ("cudnn", "xformers") and device == "auto" else device
 
 
 def context_chunks(parallel: Parallel) -> int:
-    """Return the number of chunks of a sequence in attention: two per context rank."""
+    """Return the number of chunks into which context parallelism splits a sequence, or 1."""
     return 2 * parallel.context if parallel.context > 1 else 1
 
 

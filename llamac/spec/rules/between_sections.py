@@ -132,7 +132,7 @@ RULES: tuple[Callable[..., Iterator[Problem]], ...] = (
 
 
 def broken_rules(sections: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield the problems between the given valid sections."""
+    """Yield the violated rules between sections. sections: those valid by themselves, by name."""
     for rule in RULES:
         names = list(inspect.signature(rule).parameters)
         if all(name in sections for name in names):

@@ -75,7 +75,10 @@ def _micro_batches(count: int) -> str:
 
 
 def keep_busy(micro_batches: int, ranks: int, virtual: int) -> bool:
-    """Return whether micro-batches keep all pipeline ranks busy; interleaved, in equal rounds."""
+    """Return whether a step's micro-batches keep all pipeline ranks busy.
+
+    ranks: pipeline ranks. virtual: stages per rank; above 1, equal rounds are needed as well.
+    """
     rounds = max(1, micro_batches // ranks) if virtual > 1 else 1
     return micro_batches >= ranks and micro_batches % rounds == 0
 
@@ -133,7 +136,10 @@ def _fewer_stages(parallel: Parallel, model: Model, batch: Batch) -> Iterator[st
 
 
 def complaints(layout: Layout, sequence: bool, model: Model, batch: Batch) -> dict[str, str]:
-    """Return the problems of a layout by the key to blame."""
+    """Return what prevents a layout, as messages by the key of [parallel] to blame.
+
+    layout: tensor and context degree. sequence: whether sequence parallelism is used.
+    """
     tensor, context = layout
     length, vocabulary, kv_heads = batch.sequence_length, model.vocab_size, model.n_kv_heads
     if context > 1 and length % (2 * context):

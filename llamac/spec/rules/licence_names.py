@@ -27,9 +27,9 @@ KNOWN = {name.lower(): name for name in _NAMES.split()}
 
 
 def closest(name: str) -> str | None:
-    """Return the known name most like an unknown one; empty if none is like it.
+    """Return the known name most like an unknown one, or "" if none is like it.
 
-    None: the name is known, or one of the user's own, as SPDX writes them.
+    None if the name is known, or is the user's own (`LicenseRef-…` in SPDX).
     """
     lower = name.lower()
     if lower.removesuffix("+") in KNOWN or lower.startswith("licenseref-"):

@@ -23,7 +23,7 @@ _EXAMPLE = "write --set section.key=value, for instance --set optimizer.lr=3e-4"
 
 
 def apply_overrides(document: TomlDocument, overrides: Sequence[str]) -> None:
-    """Apply each `key=value` to `document`, in order. Raises SpecError with all failures."""
+    """Set each `key=value` in `document`, in place, in order. Raises SpecError for all errors."""
     failures: list[Diagnostic] = []
     document.roots[OPTION] = FilePath.cwd()
     for text in overrides:

@@ -22,7 +22,10 @@ _ABSOLUTE = re.compile(r"/|~|[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def with_whole_paths(section: S, document: TomlDocument, at: Path = ()) -> S:
-    """Return `section`, found at `at` in `document`, with its paths made absolute."""
+    """Return a section with its paths made absolute.
+
+    document: the document that the section was read from. at: the section's path in it.
+    """
     changes = {}
     for key, value in section:
         path = (*at, key)

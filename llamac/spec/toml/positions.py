@@ -36,7 +36,10 @@ class Place:
 
 
 def scan(text: str, file: str) -> dict[Path, Place]:
-    r"""Return the place of every key, table and array element in valid TOML without `\r\n`."""
+    r"""Return the place of every key, table and array element of a document, by its path.
+
+    text: valid TOML without `\r\n`. file: its name in locations.
+    """
     lines = Lines(text, file)
     return {
         path: Place(lines.locate(*key), lines.locate(*value))
@@ -45,7 +48,7 @@ def scan(text: str, file: str) -> dict[Path, Place]:
 
 
 def spans(text: str) -> dict[Path, tuple[Span, Span]]:
-    """Return offsets of every key and value: `text[slice(*span)]` is its source."""
+    """Return the character offsets (begin, end) of every key and value of valid TOML, by path."""
     scanner = _Scanner(text)
     scanner.document()
     return scanner.spans
@@ -59,7 +62,7 @@ class Lines:
         self._starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def locate(self, start: int, end: int) -> Location:
-        """Return the location of text[start:end], cut at the end of its first line."""
+        """Return the location of text[start:end], shortened to its first line."""
         line = bisect_right(self._starts, start)
         begin, source = self._starts[line - 1], self._lines[line - 1]
         length = max(1, min(end, begin + len(source)) - start)

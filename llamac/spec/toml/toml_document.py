@@ -43,26 +43,29 @@ _RENAMED_SECTIONS = {"activation": "recompute"}
 
 
 def current_name(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the current path of a renamed key or section."""
+    """Return the current path of a key or section, which differs if it was renamed."""
     path = (*_RENAMED.get(path[:2], path[:2]), *path[2:])
     return (_RENAMED_SECTIONS.get(path[0], path[0]), *path[1:]) if path else path
 
 
 @dataclass
 class TomlDocument:
-    """Parsed TOML data, and the position of every path in it."""
+    """Parsed TOML data, and the position of every key in it.
+
+    A `Path` is the keys and indices that lead to a value: `("data", "source", 0, "share")`.
+    """
 
     file: str
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, Place] = field(default_factory=dict)
     files: tuple[FilePath, ...] = ()  # what was read: the file, and all that it extends
     roots: dict[str, FilePath] = field(default_factory=dict)
-    """Directory by the name of a file in places: that that relative paths in it start from."""
+    """File, as named in `places` → the directory to which paths in it are relative."""
     shipped: set[str] = field(default_factory=set)  # of them, those that travel with llamac
     notes: list[str] = field(default_factory=list)  # what a person should know and is no error
 
     def value(self, path: Path) -> Any:
-        """Return the value at `path`; KeyError if there is none."""
+        """Return the value at `path`. Raises KeyError if there is none."""
         value: Any = self.data
         for part in path:
             try:
@@ -80,7 +83,11 @@ class TomlDocument:
         return Place(whole, whole)
 
     def put(self, path: Path, value: Any, place: Place) -> None:
-        """Set the value at `path`, creating missing tables."""
+        """Set the value at `path`, creating missing tables.
+
+        place: its position. Removes a key that `path` excludes: `schedule.tokens` for
+        `schedule.steps`.
+        """
         self._drop_alternative(path)
         parent: Any = self.data
         for size, part in enumerate(path[:-1], start=1):
@@ -93,7 +100,7 @@ class TomlDocument:
         self.places[path] = place
 
     def rename(self) -> None:
-        """Rename keys and sections with former names, adding a note on each."""
+        """Give keys and sections with former names their current ones, and note each in `notes`."""
         for path in [path for path in self.places if len(path) <= 2]:
             names = tuple(map(str, path))
             if (new := current_name(names)) == names:
@@ -106,7 +113,7 @@ class TomlDocument:
             self.drop((old,))
 
     def note_renamed(self, old: tuple[str, ...], new: tuple[str, ...], place: Place) -> None:
-        """Note that a key or section is read under its current name."""
+        """Add a message to `notes`: the key or section `old`, at `place`, is now called `new`."""
         at = place.key
         where = f"--set {at.source}" if at.file == OPTION else f"{at.file}:{at.line}"
         self.notes.append(f"{where}: `{'.'.join(old)}` is now called `{'.'.join(new)}`")
@@ -151,14 +158,17 @@ class TomlDocument:
 def read(file: str) -> TomlDocument:
     """Return the document in `file`, merged over the one that its `extends` names.
 
-    Raises SpecError.
+    file: a path, or the name of a shipped spec. Raises SpecError.
     """
     path = find_spec_file(file, Location(file))
     return _read(file if path == FilePath(file) else _relative(path), path, [])
 
 
 def find_spec_file(name: str, blame: Location, near: FilePath | None = None) -> FilePath:
-    """Return the path of a spec by name, as `find_spec`. Raises SpecError at `blame`."""
+    """Return the file of a spec: a path, or the name of a shipped spec.
+
+    near: directory in which to look first. Raises SpecError at the location `blame`.
+    """
     if "\0" in name:
         raise _failure(blame, "cannot read the spec: no path holds the character U+0000")
     try:
@@ -267,7 +277,7 @@ def _others(path: FilePath) -> str:
 
 
 def parse(text: str, file: str) -> TomlDocument:
-    """Return TOML `text` and its places. Raises SpecError on a syntax error."""
+    """Return the document that TOML `text` holds. Raises SpecError on a syntax error."""
     too_long = re.search(rf"[0-9_]{{{LONGEST_INTEGER},}}", text)
     try:
         document = TomlDocument(file, tomllib.loads(text), scan(text, file))

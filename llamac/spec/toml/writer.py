@@ -10,7 +10,7 @@ from llamac.spec.validation.errors import toml_key
 
 
 def to_toml(document: Mapping[str, Any]) -> str:
-    """Return TOML of a document whose top-level tables are sections. None is left out."""
+    """Return a document, whose top-level tables are sections, as TOML text."""
     return "\n".join(_lines(document)) + "\n"
 
 
@@ -46,7 +46,7 @@ def _is_array_of_tables(value: Any) -> bool:
 
 
 def toml_literal(value: Any) -> str:
-    """Return one TOML value. Whole numbers get thousands separators: 1_400_000_000_000."""
+    """Return a value as TOML. Integers get thousands separators: 1_400_000_000_000."""
     match value:
         case bool():
             return str(value).lower()
@@ -64,5 +64,5 @@ def toml_literal(value: Any) -> str:
 
 
 def string(text: str) -> str:
-    """Return a basic TOML string: JSON's escapes, and DEL, which JSON leaves bare."""
+    """Return text as a quoted TOML string, with control characters escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -21,7 +21,11 @@ OPTION, REPLACED = "--set", "replace"
 
 @dataclass(frozen=True)
 class Problem:
-    """A violated rule at `path`; `at` says whether the key or its value is to blame."""
+    """A violated rule of a spec.
+
+    path: of the key to blame. message: what is wrong. help: what to do. at: whether to point at the
+    key or at its value.
+    """
 
     path: Path
     message: str
@@ -30,7 +34,7 @@ class Problem:
 
 
 class Broken(ValueError):
-    """Exception of a section's validator with all its problems."""
+    """All problems of one section, raised within Pydantic's validation."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -39,7 +43,11 @@ class Broken(ValueError):
 
 @dataclass(frozen=True)
 class Location:
-    """A range of one source line. `line` and `column` count from 1; line 0 is the whole file."""
+    """A range of one source line.
+
+    line, column: counted from 1; line 0 means the whole file. length: in characters. source: the
+    line's text.
+    """
 
     file: str
     line: int = 0
@@ -95,7 +103,7 @@ def _width(char: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters masked, so that it cannot control the terminal."""
+    """Return `text` with control characters, which could control the terminal, as U+FFFD."""
     return "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
 
 
@@ -126,17 +134,18 @@ def toml_key(key: str | int) -> str:
 
 
 def dotted(path: Sequence[str | int]) -> str:
+    """Return a path as a dotted TOML key: `data.source.0.share`."""
     return ".".join(toml_key(part) for part in path)
 
 
 def either(options: Iterable[Any]) -> str:
-    """Join options as `a`, `a or b`, `a, b or c`."""
+    """Return the options joined: `a`, `a or b`, `a, b or c`."""
     words = [str(option) for option in options]
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def nearest_multiples(value: int, of: int) -> list[int]:
-    """Return the positive multiples of `of` just below and above `value`."""
+    """Return the positive multiples of `of` next to `value`: at or below it, and above it."""
     below = value // of * of
     return [multiple for multiple in (below, below + of) if multiple > 0]
 

@@ -43,7 +43,7 @@ _BOUNDS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any) -> list[Problem]:
-    """Return the problems in `error`, raised by validating `data` as `model`."""
+    """Return the problems in the `error` that validating `data` as `model` raised."""
     problems: list[Problem] = []
     for detail in error.errors(include_url=False):
         if not _is_consequence(detail):

@@ -22,7 +22,10 @@ Whole = TypeVar("Whole", bound=Section)
 
 
 def validated(kind: type[Whole], document: TomlDocument, more: MoreRules | None = None) -> Whole:
-    """Return the document's data as `kind`, the model of a whole spec. Raises SpecError."""
+    """Return a document's data as `kind`, the model of a whole spec.
+
+    more: rules to check besides the models' own. Raises SpecError with all problems.
+    """
     stem = PurePath(document.file).name.removesuffix(".toml")
     data = {"name": stem, **document.data}
     problems: list[Problem] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamac.passes.analysis.peak_memory import in_flight
+from llamac.passes.analysis.peak_memory import micro_batches_in_flight
 from llamac.plan.timeline.pipeline_order import turns
 
 SCHEDULES = [(1, 1, 3), (4, 1, 4), (4, 1, 11), (2, 2, 4), (4, 2, 8), (4, 3, 12), (3, 2, 4)]
@@ -59,4 +59,4 @@ def test_as_many_micro_batches_wait_as_memory_is_counted_for(
         for turn in turns(rank, ranks, virtual, micro_batches):
             waiting += 1 if turn.direction == "forward" else -1
             most = max(most, waiting)
-        assert most / virtual <= in_flight(rank, ranks, virtual, micro_batches)
+        assert most / virtual <= micro_batches_in_flight(rank, ranks, virtual, micro_batches)
