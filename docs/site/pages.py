@@ -125,7 +125,8 @@ ABOUT = {
         "Translates the spec into the paper's operations; the only pass that reads the spec. "
         "LoRA's adapters are added to the linears that they adapt."
     ),
-    "pack": "Merges linears that read the same value into one matmul: wq, wk and wv; w1 and w3.",
+    "pack": "Merges linears that read the same value into one matmul: wq, wk and wv; w1 and w3. "
+    "The A matrices of LoRA's adapters on them are merged as well.",
     "fuse": "Merges neighbouring memory-bound ops: addition and norm, the two ropes, SwiGLU.",
     "select_kernels": "Chooses a kernel for attention that supports the device, dtype and mask.",
     "context": "Splits positions over `cp` ranks. This spec has one, so nothing changes.",
