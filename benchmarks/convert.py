@@ -61,7 +61,8 @@ def make(directory: Path, layers: int) -> None:
     }
     directory.mkdir()
     hf_export._write_shards(directory, tensors, SHARD)
-    (directory / "config.json").write_text(json.dumps(config_of(spec.model, 2048, 1, 2)))
+    config = config_of(spec.model, 2048, 1, 2, "bfloat16")
+    (directory / "config.json").write_text(json.dumps(config))
 
 
 def timed(*command: object) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Finetune(Section):
     alpha: Positive = Field(
         default=32.0, description="Adapters of lora are scaled by alpha / rank."
     )
+    # `_adapters` in passes/lower.py adds them to `layers.*`, where all of these linears are.
     targets: Annotated[tuple[Linear, ...], FromArray, Field(min_length=1)] = Field(
         default=("wq", "wk", "wv", "wo"),
         description="Linears of every layer that lora adapts, by their canonical names: wq, wk, wv "

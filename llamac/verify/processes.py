@@ -33,9 +33,9 @@ from llamac.verify.verdicts import Emit
 ROUNDING = 1e-5
 """Tolerance on relative errors in fp32, where only the order of summation differs."""
 
-NEGLIGIBLE = 1e-2
-"""Fraction of the largest gradient to which smaller gradients are compared: those that are zero in
-exact arithmetic are sums of cancelling values, with fp32's seven digits each."""
+NEGLIGIBLE_FP32 = 1e-2
+"""`oracle.NEGLIGIBLE` for float32: gradients that are zero in exact arithmetic are sums of
+cancelling values, with seven digits each."""
 
 CLIPPED = 0.5
 """Clipping norm as a fraction of the gradients' norm."""
@@ -121,7 +121,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
         for count in counts:
             for name, degrees in LAYOUTS[count].items():
                 if count == 1:
-                    yield Found(name, errors(single, right, NEGLIGIBLE))
+                    yield Found(name, errors(single, right, NEGLIGIBLE_FP32))
                     continue
                 try:
                     layout = twin.replace({f"parallel.{key}": n for key, n in degrees.items()})
@@ -131,7 +131,7 @@ def compare_layouts(spec: Spec, counts: list[int], emit: Emit) -> Iterator[Found
                 try:
                     made = list(stages(layout, decided=decided))
                     found = _run(server, emit(layout, made), layout, task)
-                    yield Found(name, errors(found, single, NEGLIGIBLE))
+                    yield Found(name, errors(found, single, NEGLIGIBLE_FP32))
                 except RuntimeError as error:
                     yield Found(name, {}, problem=str(error))
 

@@ -98,10 +98,13 @@ def _objections(family: Family, model: Model) -> str:
     return ", ".join(found)
 
 
-def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[str, Any]:
+def config_of(
+    model: Model, context: int, begin: int | None, end: Any, dtype: str
+) -> dict[str, Any]:
     """Return config.json for a [model], as transformers 4 and 5 both read it.
 
-    context: max_position_embeddings. begin, end: ids of the tokens that begin and end text.
+    context: max_position_embeddings. begin, end: ids of the tokens that begin and end text. dtype:
+    of the weights, such as "bfloat16".
     Raises ConversionError as `family_for` does.
     """
     kind = family_for(model)
@@ -109,6 +112,7 @@ def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[s
         "architectures": [FAMILIES[kind].architecture],
         "attention_dropout": 0.0,
         "bos_token_id": begin,
+        "dtype": dtype,  # transformers 5
         "eos_token_id": end,
         "head_dim": model.head_dim,
         "hidden_act": "silu",
@@ -123,6 +127,7 @@ def config_of(model: Model, context: int, begin: int | None, end: Any) -> dict[s
         "rms_norm_eps": model.norm_eps,
         **_rope_config(model),
         "tie_word_embeddings": model.tied_embeddings,
+        "torch_dtype": dtype,  # transformers 4
         "use_cache": True,
         "vocab_size": model.vocab_size,
     }

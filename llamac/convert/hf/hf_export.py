@@ -32,13 +32,12 @@ def write_hf(
     opened, model = trained.opened, trained.spec.model
     ends = list(opened.end)
     end = ends[0] if len(ends) == 1 else ends or None
-    config = config_of(model, opened.context, opened.bos, end)
     tensors = {
         hf_name(name): reordered(name, tensor, model, "half_split")
         for name, tensor in trained.cast(dtype).items()
     }
     named = commonest_dtype(tensors)
-    config |= {"dtype": named, "torch_dtype": named}  # transformers 5, and 4
+    config = config_of(model, opened.context, opened.bos, end, named)
     _write_json(directory / "config.json", config)
     settings = {"bos_token_id": opened.bos, "eos_token_id": end, **opened.generation}
     _write_json(

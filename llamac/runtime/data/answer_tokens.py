@@ -235,14 +235,14 @@ def encoder_of(model: Tokenizer, supervision: Supervision) -> AnswerEncoder:
 def read_supervised(
     path: str, kind: str, encoder: AnswerEncoder, skipped: Skipped
 ) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Yield (line or record from 1, text, tokens) of a file; count what cannot be learned.
+    """Yield (line or record from 1, text, tokens) of a file's records; count the others as skipped.
 
     text: the conversation as JSON. tokens: from `AnswerEncoder.encode`.
     """
     for number, record in read_conversations(path, skipped, PARSERS[kind]):
         try:
             yield number, record.text, encoder.encode(record)
-        except MalformedRecord as error:
+        except MalformedRecord as error:  # of `encode`: the reader skips what it cannot parse
             skipped.add(error.reason, error.at(path, number))
 
 

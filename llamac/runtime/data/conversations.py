@@ -7,7 +7,8 @@ A record is in the first of these forms whose fields it has:
     instruction, output               and `input`, which may be absent or empty: Alpaca's
     prompt, completion                two texts, or two lists of messages
 
-Nothing is mended: what a model could not be meant to learn from raises MalformedRecord.
+A record that is incomplete or inconsistent raises MalformedRecord instead of being repaired. The
+readers of files catch it and count the record as skipped (`skipped.py`).
 """
 
 from __future__ import annotations

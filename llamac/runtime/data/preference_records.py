@@ -6,7 +6,7 @@ A record has `chosen` and `rejected`, and `prompt` unless both are whole chats:
     chosen, rejected                  two whole chats, which begin with the same messages
     prompt, chosen, rejected          a text, and two whole chats that begin with it
 
-As with supervised data nothing is mended: MalformedRecord says what cannot be learned from.
+As in `conversations`, an incomplete or inconsistent record raises MalformedRecord and is skipped.
 """
 
 from __future__ import annotations

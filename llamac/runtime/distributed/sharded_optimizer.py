@@ -69,10 +69,10 @@ class ShardedOptimizer(MixedPrecisionOptimizer):
         return outcome
 
     @torch.no_grad()
-    def totals(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, targets and gradient norm, reduced over all ranks."""
+    def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, targets and L2 norm of the gradients, summed over all ranks."""
         if self.mesh.size == 1:
-            return super().totals(loss, targets)
+            return super().loss_targets_norm(loss, targets)
         if self.sharding.size > 1:
             self._add_over_tensor_ranks()
         replicas = self.mesh.degrees["dp_replicate"]

@@ -78,7 +78,7 @@ class MixedPrecisionOptimizer:
         Returns float32 [3]: mean loss, norm of its gradient before clipping, 1.0 if the step was
         skipped because either is not finite (then parameters and moments are as before). `read` it.
         """
-        loss, targets, norm = self.totals(loss, targets)
+        loss, targets, norm = self.loss_targets_norm(loss, targets)
         targets = targets.clamp(min=1)
         loss, norm = loss / targets, norm / targets
         skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
@@ -91,8 +91,11 @@ class MixedPrecisionOptimizer:
         self.round_to_model()
         return torch.stack([loss.float(), norm, skipped])
 
-    def totals(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss, targets and the norm of the gradients, as scalars on the device."""
+    def loss_targets_norm(self, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, targets and L2 norm of the gradients, 0-d on the device, for one rank.
+
+        `ShardedOptimizer` overrides it for several ranks: change both, or their norms differ.
+        """
         gradients = [m.grad for m in self.masters.values() if m.grad is not None]
         return loss, targets, torch.nn.utils.get_total_norm(gradients)
 
