@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import llamac
 from llamac.emit.inference import render_inference
 from llamac.emit.model import render_model
+from llamac.emit.python_source import WIDTH
 from llamac.emit.trainer import PACKAGE, runtime_files
 from llamac.ir.execute import logits, loss_gradient, run_graph
 from llamac.ir.graph import op_of, ops_in
@@ -201,6 +202,14 @@ def test_the_compiler_writes_the_golden(case: Case, update_goldens: bool) -> Non
                 lineterm="",
             )
             pytest.fail("\n".join([*diff, HOW]), pytrace=False)
+
+
+def test_no_emitted_line_exceeds_the_width() -> None:
+    roots = (GOLDEN, GOLDEN.parent / "sharding" / "golden")
+    texts = {path: path.read_text(encoding="utf-8") for r in roots for path in r.rglob("*.py")}
+    lines = [(path, line) for path, text in texts.items() for line in text.splitlines()]
+    assert lines
+    assert not [place for place in lines if len(place[1]) > WIDTH]
 
 
 def test_no_golden_is_stale(update_goldens: bool) -> None:

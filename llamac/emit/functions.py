@@ -280,7 +280,10 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
     if (opening >= 0 or "," not in right) and len(inside) + indent + 4 <= WIDTH:
         yield f"{margin}    {inside}"
     else:
-        yield from (f"{margin}    {item}," for item in _elements(inside))
+        for item in _elements(inside):
+            bare = item[1:-1] if item.startswith("(") else item  # `wrapped` adds a tuple's brackets
+            fits = len(item) + indent + 5 <= WIDTH or not item.endswith(")")
+            yield from [f"{margin}    {item},"] if fits else wrapped("", bare, ",", indent + 4)
     yield f"{margin}{tail}{comment}"
 
 

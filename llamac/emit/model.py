@@ -49,6 +49,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "version": llamac.__version__,
         "layers": len(program.layers),
         "sizes": sizes.constants(),
+        "legend": sizes.legend(),
         "prefers": bool(type_of(output_of(program.regions["head"].forward.graph)).shape),
         "windowed": "WINDOW" in sizes.values,
         "parameters": program.parameter_count,
@@ -65,7 +66,7 @@ def render_model(program: Program, fsdp: bool = False) -> str:
         "context": program.mesh.get("cp", 1),
         "eos": program.eos,
         "PADDING": PADDING,
-        "tables_of": "tokens.shape[1]" if program.eos is None else "tokens",
+        "shared_of": "tokens.shape[1]" if program.eos is None else "tokens",
         "stages": program.stages,
         "sharing": _sharing(program),
         "regions": sources,
@@ -226,7 +227,7 @@ def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
         "layers": _layer_functions(program),
         # Variants differ in their saved sets only.
         "eager": f"x{', _' if signature(region).saved else ''} = "
-        f"{region.name}_forward(x, *tables, *layer.weights())",
+        f"{region.name}_forward(x, *shared, *layer.weights())",
     }
 
 
@@ -262,7 +263,7 @@ def _last(name: str) -> str:
 def _parameter(
     left: str, parameter: Parameter, sizes: Sizes, indent: int, end: str = ""
 ) -> Iterator[str]:
-    made = f"torch.empty({', '.join(map(str, sizes.shape(parameter)))}, **placement)"
+    made = f"torch.empty({', '.join(map(str, sizes.shape(parameter)))}, **factory_kwargs)"
     made += "" if parameter.trainable else ", requires_grad=False"
     yield from wrapped(left, f"nn.Parameter({made})", end, indent)
 

@@ -31,7 +31,8 @@ COLUMNS = {"wo": QUERIES, "w2": "FFN_DIM"}
 """Columns likewise."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "eps": ("EPS",),
+    "eps": ("NORM_EPS",),
+    "factor": ("LORA_SCALE",),
     "head_dim": ("HEAD_DIM",),
     "scale": ("HEAD_DIM**-0.5",),
     "heads": ("N_HEADS + N_KV_HEADS",),
@@ -95,7 +96,8 @@ class Sizes:
             "VOCAB_SIZE": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
             "MAX_POSITIONS": positions,
             "WINDOW": given.get("window"),
-            "EPS": given.get("eps"),
+            "NORM_EPS": given.get("eps"),
+            "LORA_SCALE": given.get("factor"),
             "LOSS_CHUNK": given.get("chunk"),
         }
         known = {name: value for name, value in values.items() if value is not None}
@@ -105,6 +107,7 @@ class Sizes:
         """Return the assignments of the constants, one line each."""
         notes = {
             "LOSS_CHUNK": "tokens per block of logits",
+            "LORA_SCALE": "alpha / rank",
             "WINDOW": "keys that a query attends to, its own included",
         }
         if self.ranks > 1:
@@ -113,6 +116,11 @@ class Sizes:
             f"{name} = {python_literal(value)}" + (f"  # {notes[name]}" if name in notes else "")
             for name, value in self.values.items()
         ]
+
+    def legend(self) -> str:
+        """Return which sizes the numbers in shape comments are: `256 = DIM, 704 = FFN_DIM`."""
+        names = ("DIM", "FFN_DIM", "VOCAB_SIZE")
+        return ", ".join(f"{self.values[name]} = {name}" for name in names)
 
     def attribute(self, key: str, value: Any) -> Any:
         """Return the value of an op's attribute `key` as an Expression, or unchanged."""

@@ -120,7 +120,7 @@ attention = Op(
     ),
     dims="bShD,bShD,bShD,bS->bShD,bhS",
     cost="save",
-    results=("context", "logsumexp"),
+    results=("attn_context", "logsumexp"),
 )
 attention_backward = Op(
     "attention_backward",

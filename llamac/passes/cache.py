@@ -130,7 +130,7 @@ class _Prefill(_Cached):
         ]
         kernel = "math" if node.kwargs["kernel"] == "math" else "sdpa"
         given = {**attributes(node), "kernel": kernel, **_windowed(self.window)}
-        names = ("context", "logsumexp")
+        names = ("attn_context", "logsumexp")
         return self.build.op(op_of(node), q, *kept, *starts, name=names, **given)
 
     rules: ClassVar = {**_Packed.rules, "attention": attention}
@@ -154,7 +154,7 @@ class _Decode(_Cached):
         )
         scale = node.kwargs["scale"]
         context = self.build.op(
-            cached_attention, q, keys, values, seen, scale=scale, name="context"
+            cached_attention, q, keys, values, seen, scale=scale, name="attn_context"
         )
         return context, None
 

@@ -96,8 +96,8 @@ class _Lowering:
         pre = self.model.norm_position == "pre"
         weights = self._block_weights(g)
 
-        attention_in = self._norm(g, x, weights, "attention_norm", "attention_in") if pre else x
-        attn_out = self._attention(g, attention_in, tables, weights)
+        attn_in = self._norm(g, x, weights, "attention_norm", "attn_in") if pre else x
+        attn_out = self._attention(g, attn_in, tables, weights)
         h = g.op(add, x, attn_out, name="h" if pre else "h_sum")
         if not pre:
             h = self._norm(g, h, weights, "attention_norm", "h")
@@ -167,7 +167,7 @@ class _Lowering:
             scale=self.model.head_dim**-0.5,
             kernel="math",
             **({} if window is None else {"window": window}),
-            name=("context", "logsumexp"),
+            name=("attn_context", "logsumexp"),
             where=self._at("kernels.attention") or attention_at,
         )
         merged = g.op(merge_heads, context, name="merged", where=attention_at)
@@ -205,7 +205,7 @@ class _Lowering:
             return g.op(linear, x, weights[key], *bias, **meta)
         name, at = meta["name"], self._at("finetune.method")
         base = g.op(linear, x, weights[key], *bias, **{**meta, "name": f"{name}_base"})
-        low = g.op(linear, x, down, name=f"{name}_low", where=at)
+        low = g.op(linear, x, down, name=f"{name}_low_rank", where=at)
         factor = self.spec.finetune.scale
         scaled = g.op(scale_by, low, factor=factor, name=f"{name}_scaled", where=at)
         return g.op(add_linear, base, scaled, up, name=name, where=at)

@@ -120,7 +120,7 @@ def _join_linears(graph: fx.Graph, group: tuple[str, ...], packed: list[fx.Node]
             linear,
             operands(linears[0])[0],
             *packed,
-            name=f"{name}_low" if adapter else name,
+            name=f"{name}_low_rank" if adapter else name,
         )
         ends = linears
         if adapter:

@@ -196,7 +196,7 @@ EDITS = {
     "FFN_DIM": "model.ffn_dim=56",
     "VOCAB_SIZE": "model.vocab_size=400",
     "MAX_POSITIONS": "batch.sequence_length=32",
-    "EPS": "model.norm_eps=1e-2",
+    "NORM_EPS": "model.norm_eps=1e-2",
     "N_LAYERS": "model.n_layers=3",
 }
 
@@ -234,7 +234,7 @@ def test_headings_stand_over_the_halves_of_a_block(base: str, ranks: int) -> Non
     for half in (forward, backward):
         headed = re.split("    # (.*)\n", half)
         sections = dict(zip(headed[1::2], headed[2::2], strict=True))
-        assert "merged = context.flatten(-2)" in sections["attention"]
+        assert "merged = attn_context.flatten(-2)" in sections["attention"]
 
 
 @pytest.mark.parametrize("spec", ["65b", "gpt3-block", "llama2-70b"])

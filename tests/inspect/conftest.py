@@ -15,9 +15,9 @@ TINY = load_spec("tiny").model
 FFN = TINY.ffn_dim / TINY.dim
 LOGSUMEXP = TINY.n_heads / TINY.dim  # float32, as all of tiny
 KEPT = 1 + 3 + 1 + LOGSUMEXP + 1 + 2 * FFN  # x, qkv_rotated, context, attn_out, gate_up
-# x, attention_in, q, k, v, context, h, ffn_in, gate_up, hidden
+# x, attn_in, q, k, v, context, h, ffn_in, gate_up, hidden
 EVERYTHING = 1 + 1 + 3 + 1 + LOGSUMEXP + 1 + 1 + 2 * FFN + FFN
-# attention_in, qkv, qkv_rotated, context, attn_out, h, ffn_in, gate_up, hidden, ffn_out, out
+# attn_in, qkv, qkv_rotated, context, attn_out, h, ffn_in, gate_up, hidden, ffn_out, out
 COMPUTED = 1 + 3 + 3 + 1 + LOGSUMEXP + 1 + 1 + 1 + 2 * FFN + FFN + 1 + 1
 
 

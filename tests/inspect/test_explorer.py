@@ -113,10 +113,10 @@ def test_kept_and_recomputed_values_say_why() -> None:
     assert values["gate_up"]["status"] == "saved"
     assert values["gate_up"]["why"] == "computing it again would take a matmul"
     assert values["attn_out"]["why"] == "having it again would take a matmul and a transfer"
-    assert values["context"]["why"] == "computing it again would take an attention"
+    assert values["attn_context"]["why"] == "computing it again would take an attention"
     assert "no more than" in values["qkv_rotated"]["why"]
     assert values["hidden"]["why"] == "memory-bound: computing it again costs less than keeping it"
-    assert values["merged"]["why"] == "no data of its own: it is a view of context"
+    assert values["merged"]["why"] == "no data of its own: it is a view of attn_context"
     assert values["out"]["status"] == "not needed"
 
 
@@ -126,7 +126,7 @@ def test_a_chip_for_each_axis_says_what_it_means() -> None:
     def chips(key: str) -> dict[str, tuple[str, str]]:
         return {axis: (place, words) for axis, place, words in nodes[key]["values"][0]["chips"]}
 
-    assert chips("block.f.attention_in") == {
+    assert chips("block.f.attn_in") == {
         "dp_shard": ("S(0)", "each of the 256 data ranks works on sequences of its own"),
         "tp": ("S(1)", "split along dimension 1 (S/tp): 256 on each of 8 ranks"),
     }

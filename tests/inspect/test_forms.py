@@ -68,7 +68,7 @@ def test_json_tells_the_whole_program() -> None:
     assert len(nodes) == len(list(ops_in(program.regions["block"].forward.graph)))
     attention = next(node for node in nodes if node["op"] == "attention")
     assert attention["operands"] == ["q", "k", "v"]
-    assert [result["name"] for result in attention["results"]] == ["context", "logsumexp"]
+    assert [result["name"] for result in attention["results"]] == ["attn_context", "logsumexp"]
     assert attention["results"][1] == {
         "name": "logsumexp",
         "dtype": "f32",
@@ -116,7 +116,7 @@ def test_diff_says_what_checkpointing_saves() -> None:
     shown = [readable_bytes(round(sbh * stream_bytes(after))) for sbh in columns]
     assert f"block, one of {TINY.n_layers} {' '.join(shown)}" in lines
     assert "newly kept: qkv_rotated, attn_out" in lines
-    assert "no longer kept: attention_in, q, k, v, merged, h, ffn_in, hidden" in lines
+    assert "no longer kept: attn_in, q, k, v, merged, h, ffn_in, hidden" in lines
     assert f"+ %hidden: f32[B,S,{TINY.ffn_dim}] = packed_swiglu(%gate_up) # tiny.toml:10" in lines
     found = diff_json(before, after, ("differentiate", "checkpoint"))
     activations, saved = (found["bytes"]["block"][key] for key in ("activations", "saved"))

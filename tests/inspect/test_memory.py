@@ -52,7 +52,7 @@ def test_selective_keeps_what_llama_kept(spec: str) -> None:
     assert kept(of_block(spec)) == [
         "x",
         "qkv_rotated",
-        "context",
+        "attn_context",
         "logsumexp",
         "attn_out",
         "gate_up",
@@ -102,7 +102,7 @@ def test_what_everything_would_come_to_does_not_depend_on_the_policy(spec: str) 
 def test_a_view_costs_nothing_and_a_kept_view_keeps_what_it_looks_into() -> None:
     program = compiled("tiny")["differentiate"]
     region = program.regions["block"]
-    assert {"q", "k", "v", "merged", "context"} <= set(region.saved)
+    assert {"q", "k", "v", "merged", "attn_context"} <= set(region.saved)
     by_name = {value.name: value for value in region_memory(region, program.symbols).values}
     assert by_name["qkv_rotated"].status == "saved"
     assert by_name["q"].status == "view"
@@ -114,7 +114,7 @@ def test_a_view_costs_nothing_and_a_kept_view_keeps_what_it_looks_into() -> None
 
 def test_every_forward_value_has_its_status() -> None:
     status = {value.name: value.status for value in of_block("tiny").values}
-    assert status["hidden"] == status["h"] == status["attention_in"] == "recomputed"
+    assert status["hidden"] == status["h"] == status["attn_in"] == "recomputed"
     assert status["qkv"] == status["out"] == status["ffn_out"] == "not needed"
     assert status["gate_up"] == "saved"
 

@@ -98,7 +98,7 @@ def test_the_picture_is_well_formed_and_the_same_each_time() -> None:
     for shape in shapes:
         assert float(shape.attrib.get("x", 0)) + float(shape.attrib["width"]) <= width
     hovers = [one.text or "" for one in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert any("d_attention_in = reduce_scatter" in one for one in hovers)
+    assert any("d_attn_in = reduce_scatter" in one for one in hovers)
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ def test_selective_keeps_what_llama_kept() -> None:
     assert set(block.saved) == {
         "x",
         "qkv_rotated",
-        "context",
+        "attn_context",
         "logsumexp",
         "attn_out",
         "gate_up",

@@ -98,23 +98,23 @@ def modules(of: Program) -> list[tuple[str, fx.GraphModule, tuple[str, ...]]]:
 def test_weight_gradients_run_while_input_gradients_are_summed() -> None:
     block = Overlap().apply(checkpointed("65b", "sequence")).regions["block"]
     assert "linear_weight_gradient d_w2" in between(block.backward, "d_ffn_in")
-    assert "linear_weight_gradient d_wo" in between(block.backward, "d_attention_in")
+    assert "linear_weight_gradient d_wo" in between(block.backward, "d_attn_in")
     shown = lines(block.backward)
-    for dgrad, wgrad in (("d_ffn_in_gathered", "d_w13"), ("d_attention_in_gathered", "d_wqkv")):
+    for dgrad, wgrad in (("d_ffn_in_gathered", "d_w13"), ("d_attn_in_gathered", "d_wqkv")):
         first = shown.index(f"linear_input_gradient {dgrad}")
         assert first < shown.index(f"linear_weight_gradient {wgrad}")
 
 
 def test_without_sequence_parallelism_they_run_under_the_all_reduce() -> None:
     block = Overlap().apply(checkpointed("65b", "tensor alone")).regions["block"]
-    for name in ("d_ffn_in", "d_attention_in"):
+    for name in ("d_ffn_in", "d_attn_in"):
         assert f"all_reduce_start {name}_started" in lines(block.backward)
         assert [one for one in between(block.backward, name) if "weight_gradient" in one], name
 
 
 def test_what_recompute_gathers_again_is_gathered_under_other_work() -> None:
     block = Overlap().apply(checkpointed("65b", "sequence")).regions["block"]
-    for name in ("ffn_in_gathered", "attention_in_gathered"):
+    for name in ("ffn_in_gathered", "attn_in_gathered"):
         assert any("gradient" in line for line in between(block.backward, name)), name
 
 

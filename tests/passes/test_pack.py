@@ -180,13 +180,13 @@ def test_adapters_of_some_packed_linears_share_their_first_matmul() -> None:
           param layers.*.attention.wv_lora_a as %wv_lora_a: f32[2,8]
           param layers.*.attention.wv_lora_b as %wv_lora_b: f32[4,2]
           %q_base: f32[B,S,8] = linear(%x, layers.*.attention.wq)
-          %q_low: f32[B,S,2] = linear(%x, layers.*.attention.wq_lora_a)
-          %q_scaled: f32[B,S,2] = scale_by(%q_low, factor=2.0)
+          %q_low_rank: f32[B,S,2] = linear(%x, layers.*.attention.wq_lora_a)
+          %q_scaled: f32[B,S,2] = scale_by(%q_low_rank, factor=2.0)
           %q: f32[B,S,8] = add_linear(%q_base, %q_scaled, layers.*.attention.wq_lora_b)
           %k: f32[B,S,4] = linear(%x, layers.*.attention.wk)
           %v_base: f32[B,S,4] = linear(%x, layers.*.attention.wv)
-          %v_low: f32[B,S,2] = linear(%x, layers.*.attention.wv_lora_a)
-          %v_scaled: f32[B,S,2] = scale_by(%v_low, factor=2.0)
+          %v_low_rank: f32[B,S,2] = linear(%x, layers.*.attention.wv_lora_a)
+          %v_scaled: f32[B,S,2] = scale_by(%v_low_rank, factor=2.0)
           %v: f32[B,S,4] = add_linear(%v_base, %v_scaled, layers.*.attention.wv_lora_b)
           %kv: f32[B,S,4] = mul(%k, %v)
           %both: f32[B,S,12] = concat(%q, %kv, dim=-1)
@@ -206,8 +206,8 @@ def test_adapters_of_some_packed_linears_share_their_first_matmul() -> None:
     param layers.*.attention.wv_lora_b as %wv_lora_b: f32[4,2]
     %qkv: f32[B,S,16] = linear(%x, layers.*.attention.wqkv)
     %q_base: f32[B,S,8], %k: f32[B,S,4], %v_base: f32[B,S,4] = split(%qkv, sizes=(8, 4, 4), dim=-1)
-    %qkv_low: f32[B,S,4] = linear(%x, layers.*.attention.wqkv_lora_a)
-    %qkv_scaled: f32[B,S,4] = scale_by(%qkv_low, factor=2.0)
+    %qkv_low_rank: f32[B,S,4] = linear(%x, layers.*.attention.wqkv_lora_a)
+    %qkv_scaled: f32[B,S,4] = scale_by(%qkv_low_rank, factor=2.0)
     %q_scaled: f32[B,S,2], %v_scaled: f32[B,S,2] = split(%qkv_scaled, sizes=(2, 2), dim=-1)
     %q: f32[B,S,8] = add_linear(%q_base, %q_scaled, layers.*.attention.wq_lora_b)
     %v: f32[B,S,4] = add_linear(%v_base, %v_scaled, layers.*.attention.wv_lora_b)

@@ -69,7 +69,7 @@ def test_json_holds_ops_and_collectives_where_they_are_asked_for(capsys: Capture
 def test_ops_and_collectives_are_tables(capsys: Captured) -> None:
     out = printed(capsys, "65b", "--ops", "--collectives")
     assert "linear_weight_gradient" in out
-    assert "block backward: d_attention_in" in out
+    assert "block backward: d_attn_in" in out
     assert "within a node" in out
 
 

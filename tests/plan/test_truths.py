@@ -127,7 +127,7 @@ def kept_by(*names: str) -> SavedSet:
 
 
 # What Megatron keeps: what is gathered over positions is gathered again, from what a rank has.
-OWN = ("attention_in", "qkv", "context", "h", "ffn_in", "wide", "hidden")
+OWN = ("attn_in", "qkv", "attn_context", "h", "ffn_in", "wide", "hidden")
 
 
 def test_all_is_kept_under_sequence_parallelism() -> None:

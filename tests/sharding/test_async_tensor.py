@@ -80,7 +80,7 @@ def test_it_is_read_back_and_emitted() -> None:
     text = print_program(program)
     assert print_program(parse_program(text)) == text
     emitted = render_model(program)
-    assert '_, qkv = gather_linear(attention_in, wqkv, "tp")' in emitted
+    assert '_, qkv = gather_linear(attn_in, wqkv, "tp")' in emitted
     assert 'attn_out = linear_scatter(merged, wo, "tp")' in emitted
 
 

@@ -210,7 +210,7 @@ def test_a_step_s_loss_and_gradients_are_trl_s(
     wanted = trl(policy, reference, BETA, 0.1).sum()
     wanted.backward()
 
-    names = trainer.model.make_tables.__globals__
+    names = trainer.model.make_rope_tables.__globals__
     monkeypatch.setitem(names, "rope_tables", partial(names["rope_tables"], dtype=torch.float64))
     ours = trainer.model(dtype=torch.float64)
     with torch.no_grad():

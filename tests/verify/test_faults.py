@@ -292,7 +292,7 @@ def test_padding_of_a_vocabulary_that_takes_part_in_the_loss(
     [
         ('layout="interleaved"', 'layout="half_split"'),
         ("theta=10000.0", "theta=10001.0"),
-        ("EPS = 1e-05", "EPS = 2e-05"),
+        ("NORM_EPS = 1e-05", "NORM_EPS = 2e-05"),
         ("scale=HEAD_DIM**-0.5", "scale=1.0"),
         ("return d_x, d_attention_norm,", "return d_x, d_ffn_norm,"),
         ("*inputs, *saved)", "*saved, *inputs)"),

@@ -173,7 +173,8 @@ class Mesh:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         model.to_empty(device=self.device)
-        if callable(fill := getattr(model, "make_tables", None)):  # learned positions have none
+        fill = getattr(model, "make_rope_tables", None)  # learned positions have none
+        if callable(fill):
             fill(self.device)
         return model
 

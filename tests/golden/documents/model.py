@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 256 = DIM, 704 = FFN_DIM, 4096 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ HEAD_DIM = 32
 FFN_DIM = 704
 VOCAB_SIZE = 4096
 MAX_POSITIONS = 256
-EPS = 1e-05
+NORM_EPS = 1e-05
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 3_704_064
@@ -46,7 +48,7 @@ FLOPS_PER_TOKEN = 17_498_112
 # End-of-document token; attention is masked between documents.
 EOS = 2
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -61,8 +63,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
         ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
@@ -73,7 +75,7 @@ PACKS = {
         ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 
 
 # embed --------------------------------------------------------------------------------------------
@@ -133,26 +135,26 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = linear(attention_in, wqkv)  # [B, S, 768]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = linear(attn_in, wqkv)  # [B, S, 768]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 32]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 24, 32]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 32] each
-    context, logsumexp = attention(
+    attn_context, logsumexp = attention(
         q, k, v, scale=HEAD_DIM**-0.5, starts=starts
     )  # [B, S, 8, 32], [B, 8, S]
-    merged = context.flatten(-2)  # [B, S, 256]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out = linear(merged, wo)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out = linear(hidden, w2)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
-    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
+    return out, (qkv_rotated, attn_context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
@@ -168,7 +170,7 @@ def block_backward(
     w13: Tensor,  # [1408, 256]
     w2: Tensor,  # [256, 704]
     qkv_rotated: Tensor,  # [B, S, 24, 32]
-    context: Tensor,  # [B, S, 8, 32]
+    attn_context: Tensor,  # [B, S, 8, 32]
     logsumexp: Tensor,  # [B, 8, S]
     attn_out: Tensor,  # [B, S, 256]
     gate_up: Tensor,  # [B, S, 1408]
@@ -179,21 +181,21 @@ def block_backward(
     d_w2 = weight_gradient(d_out, hidden)  # [256, 704]
     d_hidden = input_gradient(d_out, w2)  # [B, S, 704]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 1408]
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each, recomputed
     d_w13 = weight_gradient(d_gate_up, ffn_in)  # [1408, 256]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 256]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=EPS
+        d_out, d_ffn_in, h, ffn_norm, eps=NORM_EPS
     )  # [B, S, 256], [256]
 
     # attention
-    merged = context.flatten(-2)  # [B, S, 256]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     d_wo = weight_gradient(d_h, merged)  # [256, 256]
     d_merged = input_gradient(d_h, wo)  # [B, S, 256]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 32] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5, starts=starts
+        d_attn_context, q, k, v, attn_context, logsumexp, scale=HEAD_DIM**-0.5, starts=starts
     )  # [B, S, 8, 32] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 24, 32]
     d_qkv_heads = rope(
@@ -205,11 +207,11 @@ def block_backward(
         inverse=True,
     )  # [B, S, 24, 32]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 768]
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256], recomputed
-    d_wqkv = weight_gradient(d_qkv, attention_in)  # [768, 256]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 256]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256], recomputed
+    d_wqkv = weight_gradient(d_qkv, attn_in)  # [768, 256]
+    d_attn_in = input_gradient(d_qkv, wqkv)  # [B, S, 256]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S, 256], [256]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 256]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -243,7 +245,7 @@ def head_forward(
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 256], [4096, 256]
@@ -260,7 +262,7 @@ def head_backward(
     """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 256]
     d_output = d_output_per_loss * d_loss  # [4096, 256]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 256], [256]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S, 256], [256]
     return d_x, d_norm, d_output
 
 
@@ -293,7 +295,7 @@ def evaluate_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
@@ -307,7 +309,7 @@ def logits_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits
 
@@ -318,23 +320,23 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs)
                 ),
-                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **factory_kwargs)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **factory_kwargs)),
             }
         )
 
@@ -348,9 +350,9 @@ class Block(nn.Module):
             self.feed_forward["w2"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S, 256] → [B, S, 256]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -360,31 +362,34 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        factory_kwargs = {"device": device, "dtype": dtype}
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **factory_kwargs))
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
-        self.make_tables(device)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **factory_kwargs))
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, tokens: Tensor) -> tuple[Tensor, ...]:
+    def shared_inputs(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Return the inputs common to all layers: constant tables and document starts."""
         positions, starts = tokens.shape[1], document_starts(tokens, EOS)
         return self.rope_cos[:positions], self.rope_sin[:positions], starts
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens)
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens)
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -394,10 +399,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 4096] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens)
+        shared = self.shared_inputs(tokens)
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 

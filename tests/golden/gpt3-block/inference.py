@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.attention_sdpa import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
@@ -59,8 +59,8 @@ def prefill_forward(
 ) -> Tensor:
     """Run one layer over whole prompts, filling the key-value cache."""
     # attention
-    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
-    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    attn_in = layer_norm(x, attention_norm, attention_norm_bias, eps=NORM_EPS)  # [B, S, 768]
+    qkv = packed_linear(attn_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
@@ -69,15 +69,15 @@ def prefill_forward(
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     k_kept = fill_cache(k_heads, k_cache)  # [B, S, 12, 64]
     v_kept = fill_cache(v_heads, v_cache)  # [B, S, 12, 64]
-    context, _ = attention(
+    attn_context, _ = attention(
         q_heads, k_kept, v_kept, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64], [B, 12, S]
-    merged = context.flatten(-2)  # [B, S, 768]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = packed_linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attn_out  # [B, S, 768]
 
     # feed-forward
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=NORM_EPS)  # [B, S, 768]
     wide = packed_linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
     ffn_out = packed_linear(hidden, w2, w2_bias)  # [B, S, 768]
@@ -121,8 +121,8 @@ def decode_forward(
 ) -> Tensor:
     """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
-    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
-    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    attn_in = layer_norm(x, attention_norm, attention_norm_bias, eps=NORM_EPS)  # [B, S, 768]
+    qkv = packed_linear(attn_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
@@ -131,13 +131,15 @@ def decode_forward(
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     keys = append_cache(k_heads, k_cache, positions)  # [B, 12, C, 64]
     values = append_cache(v_heads, v_cache, positions)  # [B, 12, C, 64]
-    context = cached_attention(q_heads, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64]
-    merged = context.flatten(-2)  # [B, S, 768]
+    attn_context = cached_attention(
+        q_heads, keys, values, seen, scale=HEAD_DIM**-0.5
+    )  # [B, S, 12, 64]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = packed_linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attn_out  # [B, S, 768]
 
     # feed-forward
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=NORM_EPS)  # [B, S, 768]
     wide = packed_linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
     ffn_out = packed_linear(hidden, w2, w2_bias)  # [B, S, 768]
@@ -155,7 +157,7 @@ def logits_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=NORM_EPS)  # [B, S, 768]
     logits = packed_linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits
 

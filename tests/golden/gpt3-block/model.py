@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 768 = DIM, 3072 = FFN_DIM, 32000 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ HEAD_DIM = 64
 FFN_DIM = 3072
 VOCAB_SIZE = 32000
 MAX_POSITIONS = 1024
-EPS = 1e-05
+NORM_EPS = 1e-05
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 39_539_712
@@ -41,7 +43,7 @@ PARAMETERS = 39_539_712
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 251_265_024
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "pos_embeddings": ("normal", 0.02),
@@ -64,8 +66,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "norm_bias": ("zeros", 0.0),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
         ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
@@ -77,7 +79,7 @@ PACKS = {
         ("layers.*.attention.wv_bias", N_KV_HEADS * HEAD_DIM),
     ),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 
 
 # embed --------------------------------------------------------------------------------------------
@@ -143,28 +145,28 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = layer_norm(x, attention_norm, attention_norm_bias, eps=EPS)  # [B, S, 768]
-    qkv = linear(attention_in, wqkv, wqkv_bias)  # [B, S, 2304]
+    attn_in = layer_norm(x, attention_norm, attention_norm_bias, eps=NORM_EPS)  # [B, S, 768]
+    qkv = linear(attn_in, wqkv, wqkv_bias)  # [B, S, 2304]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
-    context, logsumexp = attention(
+    attn_context, logsumexp = attention(
         q_heads, k_heads, v_heads, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64], [B, 12, S]
-    merged = context.flatten(-2)  # [B, S, 768]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = linear(merged, wo, wo_bias)  # [B, S, 768]
     h = x + attn_out  # [B, S, 768]
 
     # feed-forward
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768]
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=NORM_EPS)  # [B, S, 768]
     wide = linear(ffn_in, w1, w1_bias)  # [B, S, 3072]
     hidden = F.gelu(wide)  # [B, S, 3072]
     ffn_out = linear(hidden, w2, w2_bias)  # [B, S, 768]
     out = h + ffn_out  # [B, S, 768]
-    return out, (qkv, context, logsumexp, attn_out, wide)
+    return out, (qkv, attn_context, logsumexp, attn_out, wide)
 
 
 def block_backward(
@@ -179,7 +181,7 @@ def block_backward(
     w1: Tensor,  # [3072, 768]
     w2: Tensor,  # [768, 3072]
     qkv: Tensor,  # [B, S, 2304]
-    context: Tensor,  # [B, S, 12, 64]
+    attn_context: Tensor,  # [B, S, 12, 64]
     logsumexp: Tensor,  # [B, 12, S]
     attn_out: Tensor,  # [B, S, 768]
     wide: Tensor,  # [B, S, 3072]
@@ -192,21 +194,21 @@ def block_backward(
     d_w2_bias = bias_gradient(d_out)  # [768]
     d_wide = gelu_backward(d_hidden, wide)  # [B, S, 3072]
     h = x + attn_out  # [B, S, 768], recomputed
-    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=EPS)  # [B, S, 768], recomputed
+    ffn_in = layer_norm(h, ffn_norm, ffn_norm_bias, eps=NORM_EPS)  # [B, S, 768], recomputed
     d_w1 = weight_gradient(d_wide, ffn_in)  # [3072, 768]
     d_ffn_in = input_gradient(d_wide, w1)  # [B, S, 768]
     d_w1_bias = bias_gradient(d_wide)  # [3072]
     d_h_from_layer_norm, d_ffn_norm, d_ffn_norm_bias = layer_norm_backward(
-        d_ffn_in, h, ffn_norm, eps=EPS
+        d_ffn_in, h, ffn_norm, eps=NORM_EPS
     )  # [B, S, 768], [768], [768]
 
     # attention
     d_h = d_out + d_h_from_layer_norm  # [B, S, 768]
-    merged = context.flatten(-2)  # [B, S, 768]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     d_wo = weight_gradient(d_h, merged)  # [768, 768]
     d_merged = input_gradient(d_h, wo)  # [B, S, 768]
     d_wo_bias = bias_gradient(d_h)  # [768]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 768] each
@@ -214,20 +216,20 @@ def block_backward(
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     d_q_heads, d_k_heads, d_v_heads = attention_backward(
-        d_context, q_heads, k_heads, v_heads, context, logsumexp, scale=HEAD_DIM**-0.5
+        d_attn_context, q_heads, k_heads, v_heads, attn_context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64] each
     d_v = d_v_heads.flatten(-2)  # [B, S, 768]
     d_k = d_k_heads.flatten(-2)  # [B, S, 768]
     d_q = d_q_heads.flatten(-2)  # [B, S, 768]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 2304]
-    attention_in = layer_norm(
-        x, attention_norm, attention_norm_bias, eps=EPS
+    attn_in = layer_norm(
+        x, attention_norm, attention_norm_bias, eps=NORM_EPS
     )  # [B, S, 768], recomputed
-    d_wqkv = weight_gradient(d_qkv, attention_in)  # [2304, 768]
-    d_attention_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
+    d_wqkv = weight_gradient(d_qkv, attn_in)  # [2304, 768]
+    d_attn_in = input_gradient(d_qkv, wqkv)  # [B, S, 768]
     d_wqkv_bias = bias_gradient(d_qkv)  # [2304]
     d_x_from_layer_norm, d_attention_norm, d_attention_norm_bias = layer_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S, 768], [768], [768]
     d_x = d_h + d_x_from_layer_norm  # [B, S, 768]
     return (
@@ -302,7 +304,7 @@ def head_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=NORM_EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_tok_embeddings_per_loss = linear_cross_entropy_with_gradients(
         normed, tok_embeddings, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 768], [32000, 768]
@@ -320,7 +322,7 @@ def head_backward(
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_tok_embeddings = d_tok_embeddings_per_loss * d_loss  # [32000, 768]
     d_x, d_norm, d_norm_bias = layer_norm_backward(
-        d_normed, x, norm, eps=EPS
+        d_normed, x, norm, eps=NORM_EPS
     )  # [B, S, 768], [768], [768]
     return d_x, d_norm, d_norm_bias, d_tok_embeddings
 
@@ -355,7 +357,7 @@ def evaluate_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=NORM_EPS)  # [B, S, 768]
     loss = linear_cross_entropy(normed, tok_embeddings, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
@@ -370,7 +372,7 @@ def logits_forward(
     tok_embeddings: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = layer_norm(x, norm, norm_bias, eps=EPS)  # [B, S, 768]
+    normed = layer_norm(x, norm, norm_bias, eps=NORM_EPS)  # [B, S, 768]
     logits = linear(normed, tok_embeddings)  # [B, S, 32000]
     return logits
 
@@ -381,31 +383,31 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.attention_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm_bias = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.attention_norm_bias = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm_bias = nn.Parameter(torch.empty(DIM, **factory_kwargs))
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs)
                 ),
                 "wqkv_bias": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, **factory_kwargs)
                 ),
-                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
-                "wo_bias": nn.Parameter(torch.empty(DIM, **placement)),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs)),
+                "wo_bias": nn.Parameter(torch.empty(DIM, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w1": nn.Parameter(torch.empty(FFN_DIM, DIM, **placement)),
-                "w1_bias": nn.Parameter(torch.empty(FFN_DIM, **placement)),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
-                "w2_bias": nn.Parameter(torch.empty(DIM, **placement)),
+                "w1": nn.Parameter(torch.empty(FFN_DIM, DIM, **factory_kwargs)),
+                "w1_bias": nn.Parameter(torch.empty(FFN_DIM, **factory_kwargs)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **factory_kwargs)),
+                "w2_bias": nn.Parameter(torch.empty(DIM, **factory_kwargs)),
             }
         )
 
@@ -425,9 +427,9 @@ class Block(nn.Module):
             self.feed_forward["w2_bias"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S, 768] → [B, S, 768]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -437,24 +439,27 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
-        self.pos_embeddings = nn.Parameter(torch.empty(MAX_POSITIONS, DIM, **placement))
+        factory_kwargs = {"device": device, "dtype": dtype}
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **factory_kwargs))
+        self.pos_embeddings = nn.Parameter(torch.empty(MAX_POSITIONS, DIM, **factory_kwargs))
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.norm_bias = nn.Parameter(torch.empty(DIM, **placement))
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.norm_bias = nn.Parameter(torch.empty(DIM, **factory_kwargs))
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         return ()
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings, self.pos_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.norm_bias, self.tok_embeddings)
         return HeadFunction.apply(x, labels, self.norm, self.norm_bias, self.tok_embeddings)
@@ -464,10 +469,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 32000] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings, self.pos_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.norm_bias, self.tok_embeddings)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
@@ -53,8 +53,8 @@ def prefill_forward(
 ) -> Tensor:
     """Run one layer over whole prompts, filling the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 10240]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 8192]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 10240]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 80, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -64,12 +64,14 @@ def prefill_forward(
     )  # [B, S, 64, 128], [B, S, 8, 128], [B, S, 8, 128]
     k_kept = fill_cache(k, k_cache)  # [B, S, 8, 128]
     v_kept = fill_cache(v, v_cache)  # [B, S, 8, 128]
-    context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 64, 128], [B, 64, S]
-    merged = context.flatten(-2)  # [B, S, 8192]
+    attn_context, _ = attention(
+        q, k_kept, v_kept, scale=HEAD_DIM**-0.5
+    )  # [B, S, 64, 128], [B, 64, S]
+    merged = attn_context.flatten(-2)  # [B, S, 8192]
     attn_out = packed_linear(merged, wo)  # [B, S, 8192]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 8192] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 57344]
     hidden = packed_swiglu(gate_up)  # [B, S, 28672]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 8192]
@@ -109,8 +111,8 @@ def decode_forward(
 ) -> Tensor:
     """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 10240]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 8192]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 10240]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 80, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -120,12 +122,12 @@ def decode_forward(
     )  # [B, S, 64, 128], [B, S, 8, 128], [B, S, 8, 128]
     keys = append_cache(k, k_cache, positions)  # [B, 8, C, 128]
     values = append_cache(v, v_cache, positions)  # [B, 8, C, 128]
-    context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 64, 128]
-    merged = context.flatten(-2)  # [B, S, 8192]
+    attn_context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 64, 128]
+    merged = attn_context.flatten(-2)  # [B, S, 8192]
     attn_out = packed_linear(merged, wo)  # [B, S, 8192]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 8192] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 57344]
     hidden = packed_swiglu(gate_up)  # [B, S, 28672]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 8192]
@@ -142,7 +144,7 @@ def logits_forward(
     output: Tensor,  # [32000, 8192]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 8192]
     logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, LORA_SCALE, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
@@ -61,13 +61,13 @@ def prefill_forward(
 ) -> Tensor:
     """Run one layer over whole prompts, filling the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 768]
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    qkv_low = packed_linear(attention_in, wqkv_lora_a)  # [B, S, 32]
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    qkv_low_rank = packed_linear(attn_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32]
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
@@ -78,22 +78,22 @@ def prefill_forward(
     k_rotated = rope(k_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
     k_kept = fill_cache(k_rotated, k_cache)  # [B, S, 8, 32]
     v_kept = fill_cache(v_heads, v_cache)  # [B, S, 8, 32]
-    context, _ = attention(
+    attn_context, _ = attention(
         q_rotated, k_kept, v_kept, scale=HEAD_DIM**-0.5
     )  # [B, S, 8, 32], [B, 8, S]
-    merged = context.flatten(-2)  # [B, S, 256]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out_base = packed_linear(merged, wo)  # [B, S, 256]
-    attn_out_low = packed_linear(merged, wo_lora_a)  # [B, S, 16]
-    attn_out_scaled = attn_out_low * 2.0  # [B, S, 16]
+    attn_out_low_rank = packed_linear(merged, wo_lora_a)  # [B, S, 16]
+    attn_out_scaled = attn_out_low_rank * LORA_SCALE  # [B, S, 16]
     attn_out = add_linear(attn_out_base, attn_out_scaled, wo_lora_b)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out_base = packed_linear(hidden, w2)  # [B, S, 256]
-    ffn_out_low = packed_linear(hidden, w2_lora_a)  # [B, S, 16]
-    ffn_out_scaled = ffn_out_low * 2.0  # [B, S, 16]
+    ffn_out_low_rank = packed_linear(hidden, w2_lora_a)  # [B, S, 16]
+    ffn_out_scaled = ffn_out_low_rank * LORA_SCALE  # [B, S, 16]
     ffn_out = add_linear(ffn_out_base, ffn_out_scaled, w2_lora_b)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
     return out
@@ -138,13 +138,13 @@ def decode_forward(
 ) -> Tensor:
     """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 768]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 768]
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    qkv_low = packed_linear(attention_in, wqkv_lora_a)  # [B, S, 32]
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    qkv_low_rank = packed_linear(attn_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32]
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
@@ -155,20 +155,22 @@ def decode_forward(
     k_rotated = rope(k_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
     keys = append_cache(k_rotated, k_cache, positions)  # [B, 8, C, 32]
     values = append_cache(v_heads, v_cache, positions)  # [B, 8, C, 32]
-    context = cached_attention(q_rotated, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 8, 32]
-    merged = context.flatten(-2)  # [B, S, 256]
+    attn_context = cached_attention(
+        q_rotated, keys, values, seen, scale=HEAD_DIM**-0.5
+    )  # [B, S, 8, 32]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out_base = packed_linear(merged, wo)  # [B, S, 256]
-    attn_out_low = packed_linear(merged, wo_lora_a)  # [B, S, 16]
-    attn_out_scaled = attn_out_low * 2.0  # [B, S, 16]
+    attn_out_low_rank = packed_linear(merged, wo_lora_a)  # [B, S, 16]
+    attn_out_scaled = attn_out_low_rank * LORA_SCALE  # [B, S, 16]
     attn_out = add_linear(attn_out_base, attn_out_scaled, wo_lora_b)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out_base = packed_linear(hidden, w2)  # [B, S, 256]
-    ffn_out_low = packed_linear(hidden, w2_lora_a)  # [B, S, 16]
-    ffn_out_scaled = ffn_out_low * 2.0  # [B, S, 16]
+    ffn_out_low_rank = packed_linear(hidden, w2_lora_a)  # [B, S, 16]
+    ffn_out_scaled = ffn_out_low_rank * LORA_SCALE  # [B, S, 16]
     ffn_out = add_linear(ffn_out_base, ffn_out_scaled, w2_lora_b)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
     return out
@@ -183,7 +185,7 @@ def logits_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     logits = packed_linear(normed, output)  # [B, S, 4096]
     return logits
 

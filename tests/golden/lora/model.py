@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 256 = DIM, 704 = FFN_DIM, 4096 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ HEAD_DIM = 32
 FFN_DIM = 704
 VOCAB_SIZE = 4096
 MAX_POSITIONS = 256
-EPS = 1e-05
+NORM_EPS = 1e-05
+LORA_SCALE = 2.0  # alpha / rank
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 3_783_936
@@ -44,7 +47,7 @@ PARAMETERS = 3_783_936
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 12_668_928
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -67,8 +70,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
         ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
@@ -83,7 +86,7 @@ PACKS = {
         ("layers.*.attention.wv_lora_a", 16),
     ),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 
 
 # embed --------------------------------------------------------------------------------------------
@@ -121,13 +124,13 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = linear(attention_in, wqkv)  # [B, S, 768]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = linear(attn_in, wqkv)  # [B, S, 768]
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256] each
-    qkv_low = linear(attention_in, wqkv_lora_a)  # [B, S, 32]
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    qkv_low_rank = linear(attn_in, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32]
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 256]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
@@ -136,27 +139,38 @@ def block_forward(
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     q_rotated = rope(q_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
     k_rotated = rope(k_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
-    context, logsumexp = attention(
+    attn_context, logsumexp = attention(
         q_rotated, k_rotated, v_heads, scale=HEAD_DIM**-0.5
     )  # [B, S, 8, 32], [B, 8, S]
-    merged = context.flatten(-2)  # [B, S, 256]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out_base = linear(merged, wo)  # [B, S, 256]
-    attn_out_low = linear(merged, wo_lora_a)  # [B, S, 16]
-    attn_out_scaled = attn_out_low * 2.0  # [B, S, 16]
+    attn_out_low_rank = linear(merged, wo_lora_a)  # [B, S, 16]
+    attn_out_scaled = attn_out_low_rank * LORA_SCALE  # [B, S, 16]
     attn_out = add_linear(attn_out_base, attn_out_scaled, wo_lora_b)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out_base = linear(hidden, w2)  # [B, S, 256]
-    ffn_out_low = linear(hidden, w2_lora_a)  # [B, S, 16]
-    ffn_out_scaled = ffn_out_low * 2.0  # [B, S, 16]
+    ffn_out_low_rank = linear(hidden, w2_lora_a)  # [B, S, 16]
+    ffn_out_scaled = ffn_out_low_rank * LORA_SCALE  # [B, S, 16]
     ffn_out = add_linear(ffn_out_base, ffn_out_scaled, w2_lora_b)  # [B, S, 256]
     out = h + ffn_out  # [B, S, 256]
     return (
         out,
-        (qkv_low, v, q_rotated, k_rotated, context, logsumexp, attn_out_low, attn_out, gate_up, ffn_out_low),
+        (
+            qkv_low_rank,
+            v,
+            q_rotated,
+            k_rotated,
+            attn_context,
+            logsumexp,
+            attn_out_low_rank,
+            attn_out,
+            gate_up,
+            ffn_out_low_rank,
+        ),
     )
 
 
@@ -178,47 +192,47 @@ def block_backward(
     wo_lora_b: Tensor,  # [256, 16]
     w2_lora_a: Tensor,  # [16, 704]
     w2_lora_b: Tensor,  # [256, 16]
-    qkv_low: Tensor,  # [B, S, 32]
+    qkv_low_rank: Tensor,  # [B, S, 32]
     v: Tensor,  # [B, S, 256]
     q_rotated: Tensor,  # [B, S, 8, 32]
     k_rotated: Tensor,  # [B, S, 8, 32]
-    context: Tensor,  # [B, S, 8, 32]
+    attn_context: Tensor,  # [B, S, 8, 32]
     logsumexp: Tensor,  # [B, 8, S]
-    attn_out_low: Tensor,  # [B, S, 16]
+    attn_out_low_rank: Tensor,  # [B, S, 16]
     attn_out: Tensor,  # [B, S, 256]
     gate_up: Tensor,  # [B, S, 1408]
-    ffn_out_low: Tensor,  # [B, S, 16]
+    ffn_out_low_rank: Tensor,  # [B, S, 16]
 ) -> tuple[Tensor, ...]:
     """Return the gradients of `block_forward`."""
     # feed-forward
-    ffn_out_scaled = ffn_out_low * 2.0  # [B, S, 16], recomputed
+    ffn_out_scaled = ffn_out_low_rank * LORA_SCALE  # [B, S, 16], recomputed
     d_w2_lora_b = weight_gradient(d_out, ffn_out_scaled)  # [256, 16]
     d_ffn_out_scaled = input_gradient(d_out, w2_lora_b)  # [B, S, 16]
-    d_ffn_out_low = d_ffn_out_scaled * 2.0  # [B, S, 16]
+    d_ffn_out_low_rank = d_ffn_out_scaled * LORA_SCALE  # [B, S, 16]
     hidden = packed_swiglu(gate_up)  # [B, S, 704], recomputed
-    d_w2_lora_a = weight_gradient(d_ffn_out_low, hidden)  # [16, 704]
-    d_hidden_from_linear = input_gradient(d_ffn_out_low, w2_lora_a)  # [B, S, 704]
+    d_w2_lora_a = weight_gradient(d_ffn_out_low_rank, hidden)  # [16, 704]
+    d_hidden_from_linear = input_gradient(d_ffn_out_low_rank, w2_lora_a)  # [B, S, 704]
     d_hidden_from_linear_1 = input_gradient(d_out, w2)  # [B, S, 704]
     d_hidden = d_hidden_from_linear + d_hidden_from_linear_1  # [B, S, 704]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 1408]
     d_ffn_in = input_gradient(d_gate_up, w13)  # [B, S, 256]
-    h, _ = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each, recomputed
-    d_h, _ = add_rms_norm_backward(d_out, d_ffn_in, h, ffn_norm, eps=EPS)  # [B, S, 256], [256]
+    h, _ = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each, recomputed
+    d_h, _ = add_rms_norm_backward(d_out, d_ffn_in, h, ffn_norm, eps=NORM_EPS)  # [B, S, 256], [256]
 
     # attention
-    attn_out_scaled = attn_out_low * 2.0  # [B, S, 16], recomputed
+    attn_out_scaled = attn_out_low_rank * LORA_SCALE  # [B, S, 16], recomputed
     d_wo_lora_b = weight_gradient(d_h, attn_out_scaled)  # [256, 16]
     d_attn_out_scaled = input_gradient(d_h, wo_lora_b)  # [B, S, 16]
-    d_attn_out_low = d_attn_out_scaled * 2.0  # [B, S, 16]
-    merged = context.flatten(-2)  # [B, S, 256]
-    d_wo_lora_a = weight_gradient(d_attn_out_low, merged)  # [16, 256]
-    d_merged_from_linear = input_gradient(d_attn_out_low, wo_lora_a)  # [B, S, 256]
+    d_attn_out_low_rank = d_attn_out_scaled * LORA_SCALE  # [B, S, 16]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
+    d_wo_lora_a = weight_gradient(d_attn_out_low_rank, merged)  # [16, 256]
+    d_merged_from_linear = input_gradient(d_attn_out_low_rank, wo_lora_a)  # [B, S, 256]
     d_merged_from_linear_1 = input_gradient(d_h, wo)  # [B, S, 256]
     d_merged = d_merged_from_linear + d_merged_from_linear_1  # [B, S, 256]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     d_q_rotated, d_k_rotated, d_v_heads = attention_backward(
-        d_context, q_rotated, k_rotated, v_heads, context, logsumexp, scale=HEAD_DIM**-0.5
+        d_attn_context, q_rotated, k_rotated, v_heads, attn_context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 8, 32] each
     d_k_heads = rope(
         d_k_rotated, rope_cos, rope_sin, layout="interleaved", inverse=True
@@ -227,7 +241,7 @@ def block_backward(
         d_q_rotated, rope_cos, rope_sin, layout="interleaved", inverse=True
     )  # [B, S, 8, 32]
     d_v = d_v_heads.flatten(-2)  # [B, S, 256]
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32], recomputed
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32], recomputed
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     d_wv_lora_b = weight_gradient(d_v, v_scaled)  # [256, 16]
     d_v_scaled = input_gradient(d_v, wv_lora_b)  # [B, S, 16]
@@ -236,15 +250,15 @@ def block_backward(
     d_wq_lora_b = weight_gradient(d_q, q_scaled)  # [256, 16]
     d_q_scaled = input_gradient(d_q, wq_lora_b)  # [B, S, 16]
     d_qkv_scaled = torch.cat((d_q_scaled, d_v_scaled), dim=-1)  # [B, S, 32]
-    d_qkv_low = d_qkv_scaled * 2.0  # [B, S, 32]
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256], recomputed
-    d_wqkv_lora_a = weight_gradient(d_qkv_low, attention_in)  # [32, 256]
-    d_attention_in_from_linear = input_gradient(d_qkv_low, wqkv_lora_a)  # [B, S, 256]
+    d_qkv_low_rank = d_qkv_scaled * LORA_SCALE  # [B, S, 32]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256], recomputed
+    d_wqkv_lora_a = weight_gradient(d_qkv_low_rank, attn_in)  # [32, 256]
+    d_attn_in_from_linear = input_gradient(d_qkv_low_rank, wqkv_lora_a)  # [B, S, 256]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 768]
-    d_attention_in_from_linear_1 = input_gradient(d_qkv, wqkv)  # [B, S, 256]
-    d_attention_in = d_attention_in_from_linear + d_attention_in_from_linear_1  # [B, S, 256]
+    d_attn_in_from_linear_1 = input_gradient(d_qkv, wqkv)  # [B, S, 256]
+    d_attn_in = d_attn_in_from_linear + d_attn_in_from_linear_1  # [B, S, 256]
     d_x_from_rms_norm, _ = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S, 256], [256]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 256]
     return (
@@ -313,7 +327,7 @@ def head_forward(
     output: Tensor,  # [4096, 256]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     loss, d_normed_per_loss = linear_cross_entropy_with_gradients_of_x(
         normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 256]
@@ -328,7 +342,7 @@ def head_backward(
 ) -> Tensor:
     """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 256]
-    d_x, _ = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 256], [256]
+    d_x, _ = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S, 256], [256]
     return d_x
 
 
@@ -361,7 +375,7 @@ def evaluate_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
@@ -375,7 +389,7 @@ def logits_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     logits = linear(normed, output)  # [B, S, 4096]
     return logits
 
@@ -386,35 +400,37 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement),
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs),
                     requires_grad=False,
                 ),
                 "wo": nn.Parameter(
-                    torch.empty(DIM, N_HEADS * HEAD_DIM, **placement), requires_grad=False
+                    torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs), requires_grad=False
                 ),
-                "wqkv_lora_a": nn.Parameter(torch.empty(32, DIM, **placement)),
-                "wq_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
-                "wv_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
-                "wo_lora_a": nn.Parameter(torch.empty(16, DIM, **placement)),
-                "wo_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
+                "wqkv_lora_a": nn.Parameter(torch.empty(32, DIM, **factory_kwargs)),
+                "wq_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
+                "wv_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
+                "wo_lora_a": nn.Parameter(torch.empty(16, DIM, **factory_kwargs)),
+                "wo_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
                 "w13": nn.Parameter(
-                    torch.empty(2 * FFN_DIM, DIM, **placement), requires_grad=False
+                    torch.empty(2 * FFN_DIM, DIM, **factory_kwargs), requires_grad=False
                 ),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement), requires_grad=False),
-                "w2_lora_a": nn.Parameter(torch.empty(16, 704, **placement)),
-                "w2_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
+                "w2": nn.Parameter(
+                    torch.empty(DIM, FFN_DIM, **factory_kwargs), requires_grad=False
+                ),
+                "w2_lora_a": nn.Parameter(torch.empty(16, 704, **factory_kwargs)),
+                "w2_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
             }
         )
 
@@ -435,9 +451,9 @@ class Block(nn.Module):
             self.feed_forward["w2_lora_b"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S, 256] → [B, S, 256]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -447,32 +463,37 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
+        factory_kwargs = {"device": device, "dtype": dtype}
         self.tok_embeddings = nn.Parameter(
-            torch.empty(VOCAB_SIZE, DIM, **placement), requires_grad=False
+            torch.empty(VOCAB_SIZE, DIM, **factory_kwargs), requires_grad=False
         )
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
-        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement), requires_grad=False)
-        self.make_tables(device)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
+        self.output = nn.Parameter(
+            torch.empty(VOCAB_SIZE, DIM, **factory_kwargs), requires_grad=False
+        )
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -482,10 +503,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 4096] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
@@ -61,16 +61,18 @@ def prefill_forward(
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
     k_kept = fill_cache(k, k_cache)  # [B, S, 12, 64]
     v_kept = fill_cache(v, v_cache)  # [B, S, 12, 64]
-    context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64], [B, 12, S]
-    merged = context.flatten(-2)  # [B, S, 768]
+    attn_context, _ = attention(
+        q, k_kept, v_kept, scale=HEAD_DIM**-0.5
+    )  # [B, S, 12, 64], [B, 12, S]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = packed_linear(merged, wo)  # [B, S, 768]
-    _, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
+    _, h = add_rms_norm(x, attn_out, attention_norm, eps=NORM_EPS)  # [B, S, 768] each
 
     # feed-forward
     gate_up = packed_linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 768]
-    _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
+    _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 768] each
     return out
 
 
@@ -114,16 +116,16 @@ def decode_forward(
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
     keys = append_cache(k, k_cache, positions)  # [B, 12, C, 64]
     values = append_cache(v, v_cache, positions)  # [B, 12, C, 64]
-    context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64]
-    merged = context.flatten(-2)  # [B, S, 768]
+    attn_context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = packed_linear(merged, wo)  # [B, S, 768]
-    _, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
+    _, h = add_rms_norm(x, attn_out, attention_norm, eps=NORM_EPS)  # [B, S, 768] each
 
     # feed-forward
     gate_up = packed_linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 768]
-    _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
+    _, out = add_rms_norm(h, ffn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 768] each
     return out
 
 
@@ -136,7 +138,7 @@ def logits_forward(
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 768]
     logits = packed_linear(normed, output)  # [B, S, 32000]
     return logits
 

@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 768 = DIM, 2048 = FFN_DIM, 32000 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ HEAD_DIM = 64
 FFN_DIM = 2048
 VOCAB_SIZE = 32000
 MAX_POSITIONS = 1024
-EPS = 1e-05
+NORM_EPS = 1e-05
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 63_311_616
@@ -42,7 +44,7 @@ PARAMETERS = 63_311_616
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 251_265_024
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -57,8 +59,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", N_HEADS * HEAD_DIM),
         ("layers.*.attention.wk", N_KV_HEADS * HEAD_DIM),
@@ -69,7 +71,7 @@ PACKS = {
         ("layers.*.feed_forward.w3", FFN_DIM),
     ),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 
 
 # embed --------------------------------------------------------------------------------------------
@@ -134,17 +136,17 @@ def block_forward(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 36, 64]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
-    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64], [B, 12, S]
-    merged = context.flatten(-2)  # [B, S, 768]
+    attn_context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 12, 64], [B, 12, S]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     attn_out = linear(merged, wo)  # [B, S, 768]
-    h_total, h = add_rms_norm(x, attn_out, attention_norm, eps=EPS)  # [B, S, 768] each
+    h_total, h = add_rms_norm(x, attn_out, attention_norm, eps=NORM_EPS)  # [B, S, 768] each
 
     # feed-forward
     gate_up = linear(h, w13)  # [B, S, 4096]
     hidden = packed_swiglu(gate_up)  # [B, S, 2048]
     ffn_out = linear(hidden, w2)  # [B, S, 768]
-    out_total, out = add_rms_norm(h, ffn_out, ffn_norm, eps=EPS)  # [B, S, 768] each
-    return out, (qkv_rotated, context, logsumexp, h_total, h, gate_up, hidden, out_total)
+    out_total, out = add_rms_norm(h, ffn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 768] each
+    return out, (qkv_rotated, attn_context, logsumexp, h_total, h, gate_up, hidden, out_total)
 
 
 def block_backward(
@@ -159,7 +161,7 @@ def block_backward(
     w13: Tensor,  # [4096, 768]
     w2: Tensor,  # [768, 2048]
     qkv_rotated: Tensor,  # [B, S, 36, 64]
-    context: Tensor,  # [B, S, 12, 64]
+    attn_context: Tensor,  # [B, S, 12, 64]
     logsumexp: Tensor,  # [B, 12, S]
     h_total: Tensor,  # [B, S, 768]
     h: Tensor,  # [B, S, 768]
@@ -170,7 +172,7 @@ def block_backward(
     """Return the gradients of `block_forward`."""
     # feed-forward
     d_out_total, d_ffn_norm = add_rms_norm_backward(
-        None, d_out, out_total, ffn_norm, eps=EPS
+        None, d_out, out_total, ffn_norm, eps=NORM_EPS
     )  # [B, S, 768], [768]
     d_w2 = weight_gradient(d_out_total, hidden)  # [768, 2048]
     d_hidden = input_gradient(d_out_total, w2)  # [B, S, 2048]
@@ -181,15 +183,15 @@ def block_backward(
     # attention
     d_h = d_out_total + d_h_from_linear  # [B, S, 768]
     d_h_total, d_attention_norm = add_rms_norm_backward(
-        None, d_h, h_total, attention_norm, eps=EPS
+        None, d_h, h_total, attention_norm, eps=NORM_EPS
     )  # [B, S, 768], [768]
-    merged = context.flatten(-2)  # [B, S, 768]
+    merged = attn_context.flatten(-2)  # [B, S, 768]
     d_wo = weight_gradient(d_h_total, merged)  # [768, 768]
     d_merged = input_gradient(d_h_total, wo)  # [B, S, 768]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 12, 64]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 12, 64] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
+        d_attn_context, q, k, v, attn_context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 12, 64] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 36, 64]
     d_qkv_heads = rope(
@@ -235,7 +237,7 @@ def head_forward(
     output: Tensor,  # [32000, 768]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 768]
     loss, d_normed_per_loss, d_output_per_loss = linear_cross_entropy_with_gradients(
         normed, output, labels, chunk=LOSS_CHUNK
     )  # scalar, [B, S, 768], [32000, 768]
@@ -252,7 +254,7 @@ def head_backward(
     """Return the gradients of `head_forward`."""
     d_normed = d_normed_per_loss * d_loss  # [B, S, 768]
     d_output = d_output_per_loss * d_loss  # [32000, 768]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 768], [768]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S, 768], [768]
     return d_x, d_norm, d_output
 
 
@@ -285,7 +287,7 @@ def evaluate_forward(
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 768]
     loss = linear_cross_entropy(normed, output, labels, chunk=LOSS_CHUNK)  # scalar
     return loss
 
@@ -299,7 +301,7 @@ def logits_forward(
     output: Tensor,  # [32000, 768]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 768]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 768]
     logits = linear(normed, output)  # [B, S, 32000]
     return logits
 
@@ -310,23 +312,23 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs)
                 ),
-                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **factory_kwargs)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **factory_kwargs)),
             }
         )
 
@@ -340,9 +342,9 @@ class Block(nn.Module):
             self.feed_forward["w2"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S, 768] → [B, S, 768]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -352,30 +354,33 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
+        factory_kwargs = {"device": device, "dtype": dtype}
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **factory_kwargs))
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **placement))
-        self.make_tables(device)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE, DIM, **factory_kwargs))
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -385,10 +390,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 32000] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
@@ -58,28 +58,28 @@ def prefill_forward(
 ) -> Tensor:
     """Run one layer over whole prompts, filling the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 384]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = packed_linear(attn_in, wqkv, wqkv_bias)  # [B, S, 384]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256], [B, S, 64], [B, S, 64]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 2, 32]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 2, 32]
-    q_normed = rms_norm(q_heads, q_norm, eps=EPS)  # [B, S, 8, 32]
-    k_normed = rms_norm(k_heads, k_norm, eps=EPS)  # [B, S, 2, 32]
+    q_normed = rms_norm(q_heads, q_norm, eps=NORM_EPS)  # [B, S, 8, 32]
+    k_normed = rms_norm(k_heads, k_norm, eps=NORM_EPS)  # [B, S, 2, 32]
     q_rotated = rope(q_normed, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
     k_rotated = rope(k_normed, rope_cos, rope_sin, layout="interleaved")  # [B, S, 2, 32]
     k_kept = fill_cache(k_rotated, k_cache)  # [B, S, 2, 32]
     v_kept = fill_cache(v_heads, v_cache)  # [B, S, 2, 32]
-    context, _ = attention(
+    attn_context, _ = attention(
         q_rotated, k_kept, v_kept, scale=HEAD_DIM**-0.5, window=WINDOW
     )  # [B, S, 8, 32], [B, 8, S]
-    merged = context.flatten(-2)  # [B, S, 256]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out = packed_linear(merged, wo)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 256]
@@ -122,26 +122,28 @@ def decode_forward(
 ) -> Tensor:
     """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 256]
-    qkv = packed_linear(attention_in, wqkv, wqkv_bias)  # [B, S, 384]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 256]
+    qkv = packed_linear(attn_in, wqkv, wqkv_bias)  # [B, S, 384]
     q, k, v = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 256], [B, S, 64], [B, S, 64]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 32]
     k_heads = k.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 2, 32]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 2, 32]
-    q_normed = rms_norm(q_heads, q_norm, eps=EPS)  # [B, S, 8, 32]
-    k_normed = rms_norm(k_heads, k_norm, eps=EPS)  # [B, S, 2, 32]
+    q_normed = rms_norm(q_heads, q_norm, eps=NORM_EPS)  # [B, S, 8, 32]
+    k_normed = rms_norm(k_heads, k_norm, eps=NORM_EPS)  # [B, S, 2, 32]
     q_rotated = rope(q_normed, rope_cos, rope_sin, layout="interleaved")  # [B, S, 8, 32]
     k_rotated = rope(k_normed, rope_cos, rope_sin, layout="interleaved")  # [B, S, 2, 32]
     keys = append_cache(k_rotated, k_cache, positions)  # [B, 2, C, 32]
     values = append_cache(v_heads, v_cache, positions)  # [B, 2, C, 32]
-    context = cached_attention(q_rotated, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 8, 32]
-    merged = context.flatten(-2)  # [B, S, 256]
+    attn_context = cached_attention(
+        q_rotated, keys, values, seen, scale=HEAD_DIM**-0.5
+    )  # [B, S, 8, 32]
+    merged = attn_context.flatten(-2)  # [B, S, 256]
     attn_out = packed_linear(merged, wo)  # [B, S, 256]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 256] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 256] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 1408]
     hidden = packed_swiglu(gate_up)  # [B, S, 704]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 256]
@@ -158,7 +160,7 @@ def logits_forward(
     output: Tensor,  # [4096, 256]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 256]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 256]
     logits = packed_linear(normed, output)  # [B, S, 4096]
     return logits
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import EPS, HEAD_DIM, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_math import attention
@@ -53,8 +53,8 @@ def prefill_forward(
 ) -> Tensor:
     """Run one layer over whole prompts, filling the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 64]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 128]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 16]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="half_split"
@@ -64,12 +64,12 @@ def prefill_forward(
     )  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
     k_kept = fill_cache(k, k_cache)  # [B, S, 2, 16]
     v_kept = fill_cache(v, v_cache)  # [B, S, 2, 16]
-    context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16], [B, 4, S]
-    merged = context.flatten(-2)  # [B, S, 64]
+    attn_context, _ = attention(q, k_kept, v_kept, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16], [B, 4, S]
+    merged = attn_context.flatten(-2)  # [B, S, 64]
     attn_out = packed_linear(merged, wo)  # [B, S, 64]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 64] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 384]
     hidden = packed_swiglu(gate_up)  # [B, S, 192]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 64]
@@ -109,8 +109,8 @@ def decode_forward(
 ) -> Tensor:
     """Run one layer over new tokens, which attend to the key-value cache."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 64]
-    qkv = packed_linear(attention_in, wqkv)  # [B, S, 128]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 64]
+    qkv = packed_linear(attn_in, wqkv)  # [B, S, 128]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 16]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="half_split"
@@ -120,12 +120,12 @@ def decode_forward(
     )  # [B, S, 4, 16], [B, S, 2, 16], [B, S, 2, 16]
     keys = append_cache(k, k_cache, positions)  # [B, 2, C, 16]
     values = append_cache(v, v_cache, positions)  # [B, 2, C, 16]
-    context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16]
-    merged = context.flatten(-2)  # [B, S, 64]
+    attn_context = cached_attention(q, keys, values, seen, scale=HEAD_DIM**-0.5)  # [B, S, 4, 16]
+    merged = attn_context.flatten(-2)  # [B, S, 64]
     attn_out = packed_linear(merged, wo)  # [B, S, 64]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 64] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 64] each
     gate_up = packed_linear(ffn_in, w13)  # [B, S, 384]
     hidden = packed_swiglu(gate_up)  # [B, S, 192]
     ffn_out = packed_linear(hidden, w2)  # [B, S, 64]
@@ -142,7 +142,7 @@ def logits_forward(
     tok_embeddings: Tensor,  # [512, 64]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 64]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 64]
     logits = packed_linear(normed, tok_embeddings)  # [B, S, 512]
     return logits
 

@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 8192 = DIM, 2752 = FFN_DIM, 32000 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ HEAD_DIM = 128
 FFN_DIM = 2752  # on one tensor-parallel rank
 VOCAB_SIZE = 32000
 MAX_POSITIONS = 2048
-EPS = 1e-05
+NORM_EPS = 1e-05
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 2_143_330_304
@@ -51,7 +53,7 @@ PARAMETERS = 2_143_330_304
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 11_689_525_248
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -66,8 +68,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "tok_embeddings": (("tok_embeddings", 32000),),
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", 8192),
@@ -80,7 +82,7 @@ PACKS = {
     ),
     "output": (("output", 32000),),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 # Sharding over 8 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
 SHARD_DIM = {
@@ -156,28 +158,28 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192]
-    attention_in_shared = attention_in  # [B, S, 8192]
-    qkv = linear(attention_in_shared, wqkv)  # [B, S, 3072]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 8192]
+    attn_in_shared = attn_in  # [B, S, 8192]
+    qkv = linear(attn_in_shared, wqkv)  # [B, S, 3072]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 24, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
     )  # [B, S, 24, 128]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 128] each
-    context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 8, 128], [B, 8, S]
-    merged = context.flatten(-2)  # [B, S, 1024]
+    attn_context, logsumexp = attention(q, k, v, scale=HEAD_DIM**-0.5)  # [B, S, 8, 128], [B, 8, S]
+    merged = attn_context.flatten(-2)  # [B, S, 1024]
     attn_out_partial = linear(merged, wo)  # [B, S, 8192]
     attn_out = all_reduce(attn_out_partial, axis="tp")  # [B, S, 8192]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 8192] each
     ffn_in_shared = ffn_in  # [B, S, 8192]
     gate_up = linear(ffn_in_shared, w13)  # [B, S, 5504]
     hidden = packed_swiglu(gate_up)  # [B, S, 2752]
     ffn_out_partial = linear(hidden, w2)  # [B, S, 8192]
     ffn_out = all_reduce(ffn_out_partial, axis="tp")  # [B, S, 8192]
     out = h + ffn_out  # [B, S, 8192]
-    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
+    return out, (qkv_rotated, attn_context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
@@ -192,7 +194,7 @@ def block_backward(
     w13: Tensor,  # [5504, 8192]
     w2: Tensor,  # [8192, 2752]
     qkv_rotated: Tensor,  # [B, S, 24, 128]
-    context: Tensor,  # [B, S, 8, 128]
+    attn_context: Tensor,  # [B, S, 8, 128]
     logsumexp: Tensor,  # [B, 8, S]
     attn_out: Tensor,  # [B, S, 8192]
     gate_up: Tensor,  # [B, S, 5504]
@@ -203,22 +205,22 @@ def block_backward(
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S, 5504]
     d_ffn_in_shared = input_gradient(d_gate_up, w13)  # [B, S, 8192]
     d_ffn_in_started = all_reduce_start(d_ffn_in_shared, "tp")  # [B, S, 8192]
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S, 8192] each, recomputed
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S, 8192] each, recomputed
     hidden = packed_swiglu(gate_up)  # [B, S, 2752], recomputed
     d_w2 = weight_gradient(d_out, hidden)  # [8192, 2752]
     ffn_in_shared = ffn_in  # [B, S, 8192]
     d_w13 = weight_gradient(d_gate_up, ffn_in_shared)  # [5504, 8192]
     d_ffn_in = all_reduce_wait(d_ffn_in_started, "tp")  # [B, S, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=EPS
+        d_out, d_ffn_in, h, ffn_norm, eps=NORM_EPS
     )  # [B, S, 8192], [8192]
 
     # attention
     d_merged = input_gradient(d_h, wo)  # [B, S, 1024]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 128]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 8, 128]
     q, k, v = qkv_rotated.split((N_HEADS, N_KV_HEADS, N_KV_HEADS), dim=2)  # [B, S, 8, 128] each
     d_q, d_k, d_v = attention_backward(
-        d_context, q, k, v, context, logsumexp, scale=HEAD_DIM**-0.5
+        d_attn_context, q, k, v, attn_context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 8, 128] each
     d_qkv_rotated = torch.cat((d_q, d_k, d_v), dim=2)  # [B, S, 24, 128]
     d_qkv_heads = rope(
@@ -230,16 +232,16 @@ def block_backward(
         inverse=True,
     )  # [B, S, 24, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S, 3072]
-    d_attention_in_shared = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
-    d_attention_in_started = all_reduce_start(d_attention_in_shared, "tp")  # [B, S, 8192]
-    merged = context.flatten(-2)  # [B, S, 1024]
+    d_attn_in_shared = input_gradient(d_qkv, wqkv)  # [B, S, 8192]
+    d_attn_in_started = all_reduce_start(d_attn_in_shared, "tp")  # [B, S, 8192]
+    merged = attn_context.flatten(-2)  # [B, S, 1024]
     d_wo = weight_gradient(d_h, merged)  # [8192, 1024]
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S, 8192], recomputed
-    attention_in_shared = attention_in  # [B, S, 8192]
-    d_wqkv = weight_gradient(d_qkv, attention_in_shared)  # [3072, 8192]
-    d_attention_in = all_reduce_wait(d_attention_in_started, "tp")  # [B, S, 8192]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S, 8192], recomputed
+    attn_in_shared = attn_in  # [B, S, 8192]
+    d_wqkv = weight_gradient(d_qkv, attn_in_shared)  # [3072, 8192]
+    d_attn_in = all_reduce_wait(d_attn_in_started, "tp")  # [B, S, 8192]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S, 8192], [8192]
     d_x = d_h + d_x_from_rms_norm  # [B, S, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -273,7 +275,7 @@ def head_forward(
     output: Tensor,  # [4000, 8192]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
     (
         loss,
@@ -297,7 +299,7 @@ def head_backward(
     d_normed_started = all_reduce_start(d_normed_shared, "tp")  # [B, S, 8192]
     d_output = d_output_per_loss * d_loss  # [4000, 8192]
     d_normed = all_reduce_wait(d_normed_started, "tp")  # [B, S, 8192]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S, 8192], [8192]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S, 8192], [8192]
     return d_x, d_norm, d_output
 
 
@@ -330,7 +332,7 @@ def evaluate_forward(
     output: Tensor,  # [4000, 8192]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
     loss = parallel_linear_cross_entropy(
         normed_shared, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
@@ -347,7 +349,7 @@ def logits_forward(
     output: Tensor,  # [4000, 8192]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S, 8192]
     normed_shared = normed  # [B, S, 8192]
     logits = linear(normed_shared, output)  # [B, S, 4000]
     logits_gathered = all_gather(logits, "tp", dim=2)  # [B, S, 32000]
@@ -361,23 +363,23 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs)
                 ),
-                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **factory_kwargs)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **factory_kwargs)),
             }
         )
 
@@ -391,9 +393,9 @@ class Block(nn.Module):
             self.feed_forward["w2"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S, 8192] → [B, S, 8192]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -403,30 +405,33 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **placement))
+        factory_kwargs = {"device": device, "dtype": dtype}
+        self.tok_embeddings = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **factory_kwargs))
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.output = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **placement))
-        self.make_tables(device)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.output = nn.Parameter(torch.empty(VOCAB_SIZE // 8, DIM, **factory_kwargs))
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -436,10 +441,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 32000] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 

@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 4096 = DIM, 5504 = FFN_DIM, 32000 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ HEAD_DIM = 128
 FFN_DIM = 5504  # on one tensor-parallel rank
 VOCAB_SIZE = 32000
 MAX_POSITIONS = 2048
-EPS = 1e-05
+NORM_EPS = 1e-05
+LORA_SCALE = 2.0  # alpha / rank
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 668_667_904
@@ -52,7 +55,7 @@ PARAMETERS = 668_667_904
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 2_355_134_464
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -77,8 +80,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "tok_embeddings": (("tok_embeddings", 32000),),
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", 4096),
@@ -98,7 +101,7 @@ PACKS = {
     "layers.*.feed_forward.w1_lora_b": (("layers.*.feed_forward.w1_lora_b", 11008),),
     "output": (("output", 32000),),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 # Sharding over 2 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
 SHARD_DIM = {
@@ -163,14 +166,14 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/tp, 4096]
-    attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S, 4096]
-    qkv = linear(attention_in_gathered, wqkv)  # [B, S, 6144]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S/tp, 4096]
+    attn_in_gathered = all_gather(attn_in, "tp", dim=1)  # [B, S, 4096]
+    qkv = linear(attn_in_gathered, wqkv)  # [B, S, 6144]
     q_base, k, v_base = qkv.split(
         (N_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM, N_KV_HEADS * HEAD_DIM), dim=-1
     )  # [B, S, 2048] each
-    qkv_low = linear(attention_in_gathered, wqkv_lora_a)  # [B, S, 32]
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32]
+    qkv_low_rank = linear(attn_in_gathered, wqkv_lora_a)  # [B, S, 32]
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32]
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     q = add_linear(q_base, q_scaled, wq_lora_b)  # [B, S, 2048]
     q_heads = q.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 16, 128]
@@ -179,34 +182,47 @@ def block_forward(
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 16, 128]
     q_rotated = rope(q_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 16, 128]
     k_rotated = rope(k_heads, rope_cos, rope_sin, layout="interleaved")  # [B, S, 16, 128]
-    context, logsumexp = attention(
+    attn_context, logsumexp = attention(
         q_rotated, k_rotated, v_heads, scale=HEAD_DIM**-0.5
     )  # [B, S, 16, 128], [B, 16, S]
-    merged = context.flatten(-2)  # [B, S, 2048]
+    merged = attn_context.flatten(-2)  # [B, S, 2048]
     attn_out_base_partial = linear(merged, wo)  # [B, S, 4096]
-    attn_out_low_partial = linear(merged, wo_lora_a)  # [B, S, 16]
-    attn_out_scaled = attn_out_low_partial * 2.0  # [B, S, 16]
+    attn_out_low_rank_partial = linear(merged, wo_lora_a)  # [B, S, 16]
+    attn_out_scaled = attn_out_low_rank_partial * LORA_SCALE  # [B, S, 16]
     attn_out_partial = add_linear(attn_out_base_partial, attn_out_scaled, wo_lora_b)  # [B, S, 4096]
     attn_out = reduce_scatter(attn_out_partial, "tp", dim=1)  # [B, S/tp, 4096]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/tp, 4096] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S/tp, 4096] each
     ffn_in_gathered = all_gather(ffn_in, "tp", dim=1)  # [B, S, 4096]
     gate_up = linear(ffn_in_gathered, w13)  # [B, S, 11008]
     gate_base, up = gate_up.split((FFN_DIM, FFN_DIM), dim=-1)  # [B, S, 5504] each
-    gate_low = linear(ffn_in_gathered, w1_lora_a)  # [B, S, 16]
-    gate_scaled = gate_low * 2.0  # [B, S, 16]
+    gate_low_rank = linear(ffn_in_gathered, w1_lora_a)  # [B, S, 16]
+    gate_scaled = gate_low_rank * LORA_SCALE  # [B, S, 16]
     gate = add_linear(gate_base, gate_scaled, w1_lora_b)  # [B, S, 5504]
     hidden = swiglu(gate, up)  # [B, S, 5504]
     ffn_out_base_partial = linear(hidden, w2)  # [B, S, 4096]
-    ffn_out_low_partial = linear(hidden, w2_lora_a)  # [B, S, 16]
-    ffn_out_scaled = ffn_out_low_partial * 2.0  # [B, S, 16]
+    ffn_out_low_rank_partial = linear(hidden, w2_lora_a)  # [B, S, 16]
+    ffn_out_scaled = ffn_out_low_rank_partial * LORA_SCALE  # [B, S, 16]
     ffn_out_partial = add_linear(ffn_out_base_partial, ffn_out_scaled, w2_lora_b)  # [B, S, 4096]
     ffn_out = reduce_scatter(ffn_out_partial, "tp", dim=1)  # [B, S/tp, 4096]
     out = h + ffn_out  # [B, S/tp, 4096]
     return (
         out,
-        (qkv_low, v, q_rotated, k_rotated, context, logsumexp, attn_out_low_partial, attn_out, gate_up, gate_low, gate, ffn_out_low_partial),
+        (
+            qkv_low_rank,
+            v,
+            q_rotated,
+            k_rotated,
+            attn_context,
+            logsumexp,
+            attn_out_low_rank_partial,
+            attn_out,
+            gate_up,
+            gate_low_rank,
+            gate,
+            ffn_out_low_rank_partial,
+        ),
     )
 
 
@@ -230,37 +246,39 @@ def block_backward(
     w1_lora_b: Tensor,  # [5504, 16]
     w2_lora_a: Tensor,  # [16, 5504]
     w2_lora_b: Tensor,  # [4096, 16]
-    qkv_low: Tensor,  # [B, S, 32]
+    qkv_low_rank: Tensor,  # [B, S, 32]
     v: Tensor,  # [B, S, 2048]
     q_rotated: Tensor,  # [B, S, 16, 128]
     k_rotated: Tensor,  # [B, S, 16, 128]
-    context: Tensor,  # [B, S, 16, 128]
+    attn_context: Tensor,  # [B, S, 16, 128]
     logsumexp: Tensor,  # [B, 16, S]
-    attn_out_low_partial: Tensor,  # [B, S, 16]
+    attn_out_low_rank_partial: Tensor,  # [B, S, 16]
     attn_out: Tensor,  # [B, S/tp, 4096]
     gate_up: Tensor,  # [B, S, 11008]
-    gate_low: Tensor,  # [B, S, 16]
+    gate_low_rank: Tensor,  # [B, S, 16]
     gate: Tensor,  # [B, S, 5504]
-    ffn_out_low_partial: Tensor,  # [B, S, 16]
+    ffn_out_low_rank_partial: Tensor,  # [B, S, 16]
 ) -> tuple[Tensor, ...]:
     """Return the gradients of `block_forward`."""
     # feed-forward
     d_ffn_out_partial_started = all_gather_start(d_out, "tp", dim=1)  # [B, S, 4096]
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/tp, 4096] each, recomputed
+    h, ffn_in = add_rms_norm(
+        x, attn_out, ffn_norm, eps=NORM_EPS
+    )  # [B, S/tp, 4096] each, recomputed
     ffn_in_gathered_started = all_gather_start(ffn_in, "tp", dim=1)  # [B, S, 4096], recomputed
-    ffn_out_scaled = ffn_out_low_partial * 2.0  # [B, S, 16], recomputed
+    ffn_out_scaled = ffn_out_low_rank_partial * LORA_SCALE  # [B, S, 16], recomputed
     _, up = gate_up.split((FFN_DIM, FFN_DIM), dim=-1)  # [B, S, 5504] each
     hidden = swiglu(gate, up)  # [B, S, 5504], recomputed
     d_ffn_out_partial = all_gather_wait(d_ffn_out_partial_started, "tp", dim=1)  # [B, S, 4096]
     d_ffn_out_scaled = input_gradient(d_ffn_out_partial, w2_lora_b)  # [B, S, 16]
-    d_ffn_out_low_partial = d_ffn_out_scaled * 2.0  # [B, S, 16]
-    d_hidden_from_linear = input_gradient(d_ffn_out_low_partial, w2_lora_a)  # [B, S, 5504]
+    d_ffn_out_low_rank_partial = d_ffn_out_scaled * LORA_SCALE  # [B, S, 16]
+    d_hidden_from_linear = input_gradient(d_ffn_out_low_rank_partial, w2_lora_a)  # [B, S, 5504]
     d_hidden_from_linear_1 = input_gradient(d_ffn_out_partial, w2)  # [B, S, 5504]
     d_hidden = d_hidden_from_linear + d_hidden_from_linear_1  # [B, S, 5504]
     d_gate, d_up = swiglu_backward(d_hidden, gate, up)  # [B, S, 5504] each
     d_gate_scaled = input_gradient(d_gate, w1_lora_b)  # [B, S, 16]
-    d_gate_low = d_gate_scaled * 2.0  # [B, S, 16]
-    d_ffn_in_gathered_from_linear = input_gradient(d_gate_low, w1_lora_a)  # [B, S, 4096]
+    d_gate_low_rank = d_gate_scaled * LORA_SCALE  # [B, S, 16]
+    d_ffn_in_gathered_from_linear = input_gradient(d_gate_low_rank, w1_lora_a)  # [B, S, 4096]
     d_gate_up = torch.cat((d_gate, d_up), dim=-1)  # [B, S, 11008]
     d_ffn_in_gathered_from_linear_1 = input_gradient(d_gate_up, w13)  # [B, S, 4096]
     d_ffn_in_gathered = (
@@ -268,31 +286,31 @@ def block_backward(
     )  # [B, S, 4096]
     d_ffn_in_started = reduce_scatter_start(d_ffn_in_gathered, "tp", dim=1)  # [B, S/tp, 4096]
     d_w2_lora_b = weight_gradient(d_ffn_out_partial, ffn_out_scaled)  # [4096, 16]
-    d_w2_lora_a = weight_gradient(d_ffn_out_low_partial, hidden)  # [16, 5504]
-    gate_scaled = gate_low * 2.0  # [B, S, 16], recomputed
+    d_w2_lora_a = weight_gradient(d_ffn_out_low_rank_partial, hidden)  # [16, 5504]
+    gate_scaled = gate_low_rank * LORA_SCALE  # [B, S, 16], recomputed
     d_w1_lora_b = weight_gradient(d_gate, gate_scaled)  # [5504, 16]
     ffn_in_gathered = all_gather_wait(ffn_in_gathered_started, "tp", dim=1)  # [B, S, 4096]
-    d_w1_lora_a = weight_gradient(d_gate_low, ffn_in_gathered)  # [16, 4096]
-    attn_out_scaled = attn_out_low_partial * 2.0  # [B, S, 16], recomputed
-    qkv_scaled = qkv_low * 2.0  # [B, S, 32], recomputed
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/tp, 4096], recomputed
+    d_w1_lora_a = weight_gradient(d_gate_low_rank, ffn_in_gathered)  # [16, 4096]
+    attn_out_scaled = attn_out_low_rank_partial * LORA_SCALE  # [B, S, 16], recomputed
+    qkv_scaled = qkv_low_rank * LORA_SCALE  # [B, S, 32], recomputed
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S/tp, 4096], recomputed
     d_ffn_in = reduce_scatter_wait(d_ffn_in_started, "tp", dim=1)  # [B, S/tp, 4096]
-    d_h, _ = add_rms_norm_backward(d_out, d_ffn_in, h, ffn_norm, eps=EPS)  # [B, S/tp, 4096], [4096]
+    d_h, _ = add_rms_norm_backward(
+        d_out, d_ffn_in, h, ffn_norm, eps=NORM_EPS
+    )  # [B, S/tp, 4096], [4096]
 
     # attention
     d_attn_out_partial = all_gather(d_h, "tp", dim=1)  # [B, S, 4096]
-    attention_in_gathered_started = all_gather_start(
-        attention_in, "tp", dim=1
-    )  # [B, S, 4096], recomputed
+    attn_in_gathered_started = all_gather_start(attn_in, "tp", dim=1)  # [B, S, 4096], recomputed
     d_attn_out_scaled = input_gradient(d_attn_out_partial, wo_lora_b)  # [B, S, 16]
-    d_attn_out_low_partial = d_attn_out_scaled * 2.0  # [B, S, 16]
-    d_merged_from_linear = input_gradient(d_attn_out_low_partial, wo_lora_a)  # [B, S, 2048]
+    d_attn_out_low_rank_partial = d_attn_out_scaled * LORA_SCALE  # [B, S, 16]
+    d_merged_from_linear = input_gradient(d_attn_out_low_rank_partial, wo_lora_a)  # [B, S, 2048]
     d_merged_from_linear_1 = input_gradient(d_attn_out_partial, wo)  # [B, S, 2048]
     d_merged = d_merged_from_linear + d_merged_from_linear_1  # [B, S, 2048]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 16, 128]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 16, 128]
     v_heads = v.unflatten(-1, (-1, HEAD_DIM))  # [B, S, 16, 128]
     d_q_rotated, d_k_rotated, d_v_heads = attention_backward(
-        d_context, q_rotated, k_rotated, v_heads, context, logsumexp, scale=HEAD_DIM**-0.5
+        d_attn_context, q_rotated, k_rotated, v_heads, attn_context, logsumexp, scale=HEAD_DIM**-0.5
     )  # [B, S, 16, 128] each
     d_k_heads = rope(
         d_k_rotated, rope_cos, rope_sin, layout="interleaved", inverse=True
@@ -305,30 +323,26 @@ def block_backward(
     d_q = d_q_heads.flatten(-2)  # [B, S, 2048]
     d_q_scaled = input_gradient(d_q, wq_lora_b)  # [B, S, 16]
     d_qkv_scaled = torch.cat((d_q_scaled, d_v_scaled), dim=-1)  # [B, S, 32]
-    d_qkv_low = d_qkv_scaled * 2.0  # [B, S, 32]
-    d_attention_in_gathered_from_linear = input_gradient(d_qkv_low, wqkv_lora_a)  # [B, S, 4096]
+    d_qkv_low_rank = d_qkv_scaled * LORA_SCALE  # [B, S, 32]
+    d_attn_in_gathered_from_linear = input_gradient(d_qkv_low_rank, wqkv_lora_a)  # [B, S, 4096]
     d_k = d_k_heads.flatten(-2)  # [B, S, 2048]
     d_qkv = torch.cat((d_q, d_k, d_v), dim=-1)  # [B, S, 6144]
-    d_attention_in_gathered_from_linear_1 = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
-    d_attention_in_gathered = (
-        d_attention_in_gathered_from_linear + d_attention_in_gathered_from_linear_1
+    d_attn_in_gathered_from_linear_1 = input_gradient(d_qkv, wqkv)  # [B, S, 4096]
+    d_attn_in_gathered = (
+        d_attn_in_gathered_from_linear + d_attn_in_gathered_from_linear_1
     )  # [B, S, 4096]
-    d_attention_in_started = reduce_scatter_start(
-        d_attention_in_gathered, "tp", dim=1
-    )  # [B, S/tp, 4096]
+    d_attn_in_started = reduce_scatter_start(d_attn_in_gathered, "tp", dim=1)  # [B, S/tp, 4096]
     d_wo_lora_b = weight_gradient(d_attn_out_partial, attn_out_scaled)  # [4096, 16]
-    merged = context.flatten(-2)  # [B, S, 2048]
-    d_wo_lora_a = weight_gradient(d_attn_out_low_partial, merged)  # [16, 2048]
+    merged = attn_context.flatten(-2)  # [B, S, 2048]
+    d_wo_lora_a = weight_gradient(d_attn_out_low_rank_partial, merged)  # [16, 2048]
     q_scaled, v_scaled = qkv_scaled.split((16, 16), dim=-1)  # [B, S, 16] each
     d_wv_lora_b = weight_gradient(d_v, v_scaled)  # [2048, 16]
     d_wq_lora_b = weight_gradient(d_q, q_scaled)  # [2048, 16]
-    attention_in_gathered = all_gather_wait(
-        attention_in_gathered_started, "tp", dim=1
-    )  # [B, S, 4096]
-    d_wqkv_lora_a = weight_gradient(d_qkv_low, attention_in_gathered)  # [32, 4096]
-    d_attention_in = reduce_scatter_wait(d_attention_in_started, "tp", dim=1)  # [B, S/tp, 4096]
+    attn_in_gathered = all_gather_wait(attn_in_gathered_started, "tp", dim=1)  # [B, S, 4096]
+    d_wqkv_lora_a = weight_gradient(d_qkv_low_rank, attn_in_gathered)  # [32, 4096]
+    d_attn_in = reduce_scatter_wait(d_attn_in_started, "tp", dim=1)  # [B, S/tp, 4096]
     d_x_from_rms_norm, _ = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S/tp, 4096], [4096]
     d_x = d_h + d_x_from_rms_norm  # [B, S/tp, 4096]
     return (
@@ -403,7 +417,7 @@ def head_forward(
     output: Tensor,  # [16000, 4096]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 4096]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/tp, 4096]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 4096]
     loss, d_normed_gathered_per_loss = parallel_linear_cross_entropy_with_gradients_of_x(
         normed_gathered, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
@@ -420,7 +434,7 @@ def head_backward(
     """Return the gradients of `head_forward`."""
     d_normed_gathered = d_normed_gathered_per_loss * d_loss  # [B, S, 4096]
     d_normed = reduce_scatter(d_normed_gathered, "tp", dim=1)  # [B, S/tp, 4096]
-    d_x, _ = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S/tp, 4096], [4096]
+    d_x, _ = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S/tp, 4096], [4096]
     return d_x
 
 
@@ -453,7 +467,7 @@ def evaluate_forward(
     output: Tensor,  # [16000, 4096]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 4096]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/tp, 4096]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 4096]
     loss = parallel_linear_cross_entropy(
         normed_gathered, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
@@ -470,7 +484,7 @@ def logits_forward(
     output: Tensor,  # [16000, 4096]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/tp, 4096]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/tp, 4096]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S, 4096]
     logits = linear(normed_gathered, output)  # [B, S, 16000]
     logits_gathered = all_gather(logits, "tp", dim=2)  # [B, S, 32000]
@@ -484,37 +498,39 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement),
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs),
                     requires_grad=False,
                 ),
                 "wo": nn.Parameter(
-                    torch.empty(DIM, N_HEADS * HEAD_DIM, **placement), requires_grad=False
+                    torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs), requires_grad=False
                 ),
-                "wqkv_lora_a": nn.Parameter(torch.empty(32, DIM, **placement)),
-                "wq_lora_b": nn.Parameter(torch.empty(DIM // 2, 16, **placement)),
-                "wv_lora_b": nn.Parameter(torch.empty(DIM // 2, 16, **placement)),
-                "wo_lora_a": nn.Parameter(torch.empty(16, DIM // 2, **placement)),
-                "wo_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
+                "wqkv_lora_a": nn.Parameter(torch.empty(32, DIM, **factory_kwargs)),
+                "wq_lora_b": nn.Parameter(torch.empty(DIM // 2, 16, **factory_kwargs)),
+                "wv_lora_b": nn.Parameter(torch.empty(DIM // 2, 16, **factory_kwargs)),
+                "wo_lora_a": nn.Parameter(torch.empty(16, DIM // 2, **factory_kwargs)),
+                "wo_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
                 "w13": nn.Parameter(
-                    torch.empty(2 * FFN_DIM, DIM, **placement), requires_grad=False
+                    torch.empty(2 * FFN_DIM, DIM, **factory_kwargs), requires_grad=False
                 ),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement), requires_grad=False),
-                "w1_lora_a": nn.Parameter(torch.empty(16, DIM, **placement)),
-                "w1_lora_b": nn.Parameter(torch.empty(5504, 16, **placement)),
-                "w2_lora_a": nn.Parameter(torch.empty(16, 5504, **placement)),
-                "w2_lora_b": nn.Parameter(torch.empty(DIM, 16, **placement)),
+                "w2": nn.Parameter(
+                    torch.empty(DIM, FFN_DIM, **factory_kwargs), requires_grad=False
+                ),
+                "w1_lora_a": nn.Parameter(torch.empty(16, DIM, **factory_kwargs)),
+                "w1_lora_b": nn.Parameter(torch.empty(5504, 16, **factory_kwargs)),
+                "w2_lora_a": nn.Parameter(torch.empty(16, 5504, **factory_kwargs)),
+                "w2_lora_b": nn.Parameter(torch.empty(DIM, 16, **factory_kwargs)),
             }
         )
 
@@ -537,9 +553,9 @@ class Block(nn.Module):
             self.feed_forward["w2_lora_b"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S/tp, 4096] → [B, S/tp, 4096]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -549,34 +565,37 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
+        factory_kwargs = {"device": device, "dtype": dtype}
         self.tok_embeddings = nn.Parameter(
-            torch.empty(VOCAB_SIZE // 2, DIM, **placement), requires_grad=False
+            torch.empty(VOCAB_SIZE // 2, DIM, **factory_kwargs), requires_grad=False
         )
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement), requires_grad=False)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs), requires_grad=False)
         self.output = nn.Parameter(
-            torch.empty(VOCAB_SIZE // 2, DIM, **placement), requires_grad=False
+            torch.empty(VOCAB_SIZE // 2, DIM, **factory_kwargs), requires_grad=False
         )
-        self.make_tables(device)
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         return self.rope_cos[:positions], self.rope_sin[:positions]
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -586,10 +605,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 32000] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 

@@ -6,7 +6,9 @@ Each region of the model is a pair of functions. The forward returns its output 
 for the backward, which recomputes the others and returns the gradients. An autograd.Function
 combines each pair, so that optimizers and wrappers see an ordinary nn.Module.
 
-Shapes in comments: B sequences, S positions.
+Shapes in comments: B sequences, S positions, 8192 = DIM, 1792 = FFN_DIM, 32003 = VOCAB_SIZE.
+`d_x`: gradient of the loss in x; `d_x_per_loss`: for d_loss = 1. `output` projects to logits.
+Targets are the labels that are not padding (-1).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ HEAD_DIM = 128
 FFN_DIM = 1792  # on one tensor-parallel rank
 VOCAB_SIZE = 32003
 MAX_POSITIONS = 4096
-EPS = 1e-05
+NORM_EPS = 1e-05
 LOSS_CHUNK = 1024  # tokens per block of logits
 
 PARAMETERS = 2_235_654_144
@@ -60,7 +62,7 @@ PARAMETERS = 2_235_654_144
 # parameters of matmuls. Attention counts in full, not its causal half.
 FLOPS_PER_TOKEN = 12_645_974_016
 
-# Initialisation of each canonical parameter: a distribution and its standard deviation.
+# Initialisation of each canonical parameter: kind and standard deviation (ones, zeros: unused).
 INIT = {
     "tok_embeddings": ("normal", 0.02),
     "layers.*.attention_norm": ("ones", 0.0),
@@ -75,8 +77,8 @@ INIT = {
     "norm": ("ones", 0.0),
     "output": ("normal", 0.02),
 }
-# Packed parameters: the canonical ones in each, as rows along dim 0.
-PACKS = {
+# Packed parameters: the canonical ones in each and their rows, along dim 0; `*` is any layer.
+PACKED_PATTERNS = {
     "tok_embeddings": (("tok_embeddings", 32003),),
     "layers.*.attention.wqkv": (
         ("layers.*.attention.wq", 8192),
@@ -89,7 +91,7 @@ PACKS = {
     ),
     "output": (("output", 32003),),
 }
-PACKED = expand_layers(PACKS, N_LAYERS)
+PACKED = expand_layers(PACKED_PATTERNS, N_LAYERS)  # with each layer's number for `*`
 # Sharding over 16 tensor-parallel ranks: the dimension along which a parameter is split, the number
 # of ranks with the same rows, and the parameters whose gradients are partial sums.
 SHARD_DIM = {
@@ -166,9 +168,9 @@ def block_forward(
 ) -> tuple[Tensor, ...]:
     """Run one layer on the residual stream."""
     # attention
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/cp/tp, 8192]
-    attention_in_gathered = all_gather(attention_in, "tp", dim=1)  # [B, S/cp, 8192]
-    qkv = linear(attention_in_gathered, wqkv)  # [B, S/cp, 768]
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192]
+    attn_in_gathered = all_gather(attn_in, "tp", dim=1)  # [B, S/cp, 8192]
+    qkv = linear(attn_in_gathered, wqkv)  # [B, S/cp, 768]
     qkv_heads = qkv.unflatten(-1, (-1, HEAD_DIM))  # [B, S/cp, 6, 128]
     qkv_rotated = rope(
         qkv_heads, rope_cos, rope_sin, heads=N_HEADS + N_KV_HEADS, layout="interleaved"
@@ -181,22 +183,22 @@ def block_forward(
     k_whole = position_order(k_gathered, dim=1, size=2)  # [B, S, 1, 128]
     v_gathered = all_gather_wait(v_gathered_started, "cp", dim=1)  # [B, S, 1, 128]
     v_whole = position_order(v_gathered, dim=1, size=2)  # [B, S, 1, 128]
-    context, logsumexp = context_attention(
+    attn_context, logsumexp = context_attention(
         attention, q, k_whole, v_whole, "cp", scale=HEAD_DIM**-0.5
     )  # [B, S/cp, 4, 128], [B, 4, S/cp]
-    merged = context.flatten(-2)  # [B, S/cp, 512]
+    merged = attn_context.flatten(-2)  # [B, S/cp, 512]
     attn_out_partial = linear(merged, wo)  # [B, S/cp, 8192]
     attn_out = reduce_scatter(attn_out_partial, "tp", dim=1)  # [B, S/cp/tp, 8192]
 
     # feed-forward
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/cp/tp, 8192] each
+    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192] each
     ffn_in_gathered = all_gather(ffn_in, "tp", dim=1)  # [B, S/cp, 8192]
     gate_up = linear(ffn_in_gathered, w13)  # [B, S/cp, 3584]
     hidden = packed_swiglu(gate_up)  # [B, S/cp, 1792]
     ffn_out_partial = linear(hidden, w2)  # [B, S/cp, 8192]
     ffn_out = reduce_scatter(ffn_out_partial, "tp", dim=1)  # [B, S/cp/tp, 8192]
     out = h + ffn_out  # [B, S/cp/tp, 8192]
-    return out, (qkv_rotated, context, logsumexp, attn_out, gate_up)
+    return out, (qkv_rotated, attn_context, logsumexp, attn_out, gate_up)
 
 
 def block_backward(
@@ -211,7 +213,7 @@ def block_backward(
     w13: Tensor,  # [3584, 8192]
     w2: Tensor,  # [8192, 1792]
     qkv_rotated: Tensor,  # [B, S/cp, 6, 128]
-    context: Tensor,  # [B, S/cp, 4, 128]
+    attn_context: Tensor,  # [B, S/cp, 4, 128]
     logsumexp: Tensor,  # [B, 4, S/cp]
     attn_out: Tensor,  # [B, S/cp/tp, 8192]
     gate_up: Tensor,  # [B, S/cp, 3584]
@@ -224,14 +226,16 @@ def block_backward(
     )  # [B, S/cp, 4, 128], [B, S/cp, 1, 128], [B, S/cp, 1, 128]
     k_gathered_started = all_gather_start(k, "cp", dim=1)  # [B, S, 1, 128], recomputed
     v_gathered_started = all_gather_start(v, "cp", dim=1)  # [B, S, 1, 128], recomputed
-    h, ffn_in = add_rms_norm(x, attn_out, ffn_norm, eps=EPS)  # [B, S/cp/tp, 8192] each, recomputed
+    h, ffn_in = add_rms_norm(
+        x, attn_out, ffn_norm, eps=NORM_EPS
+    )  # [B, S/cp/tp, 8192] each, recomputed
     ffn_in_gathered_started = all_gather_start(ffn_in, "tp", dim=1)  # [B, S/cp, 8192], recomputed
     k_gathered = all_gather_wait(k_gathered_started, "cp", dim=1)  # [B, S, 1, 128]
     k_whole = position_order(k_gathered, dim=1, size=2)  # [B, S, 1, 128], recomputed
     hidden = packed_swiglu(gate_up)  # [B, S/cp, 1792], recomputed
     v_gathered = all_gather_wait(v_gathered_started, "cp", dim=1)  # [B, S, 1, 128]
     v_whole = position_order(v_gathered, dim=1, size=2)  # [B, S, 1, 128], recomputed
-    attention_in = rms_norm(x, attention_norm, eps=EPS)  # [B, S/cp/tp, 8192], recomputed
+    attn_in = rms_norm(x, attention_norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192], recomputed
     d_ffn_out_partial = all_gather_wait(d_ffn_out_partial_started, "tp", dim=1)  # [B, S/cp, 8192]
     d_hidden = input_gradient(d_ffn_out_partial, w2)  # [B, S/cp, 1792]
     d_gate_up = packed_swiglu_backward(d_hidden, gate_up)  # [B, S/cp, 3584]
@@ -242,23 +246,21 @@ def block_backward(
     d_w13 = weight_gradient(d_gate_up, ffn_in_gathered)  # [3584, 8192]
     d_ffn_in = reduce_scatter_wait(d_ffn_in_started, "tp", dim=1)  # [B, S/cp/tp, 8192]
     d_h, d_ffn_norm = add_rms_norm_backward(
-        d_out, d_ffn_in, h, ffn_norm, eps=EPS
+        d_out, d_ffn_in, h, ffn_norm, eps=NORM_EPS
     )  # [B, S/cp/tp, 8192], [8192]
 
     # attention
     d_attn_out_partial = all_gather(d_h, "tp", dim=1)  # [B, S/cp, 8192]
-    attention_in_gathered_started = all_gather_start(
-        attention_in, "tp", dim=1
-    )  # [B, S/cp, 8192], recomputed
+    attn_in_gathered_started = all_gather_start(attn_in, "tp", dim=1)  # [B, S/cp, 8192], recomputed
     d_merged = input_gradient(d_attn_out_partial, wo)  # [B, S/cp, 512]
-    d_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S/cp, 4, 128]
+    d_attn_context = d_merged.unflatten(-1, (-1, HEAD_DIM))  # [B, S/cp, 4, 128]
     d_q, d_k_whole, d_v_whole = context_attention_backward(
         attention_backward,
-        d_context,
+        d_attn_context,
         q,
         k_whole,
         v_whole,
-        context,
+        attn_context,
         logsumexp,
         "cp",
         scale=HEAD_DIM**-0.5,
@@ -267,7 +269,7 @@ def block_backward(
     d_v_started = reduce_scatter_start(d_v_gathered, "cp", dim=1)  # [B, S/cp, 1, 128]
     d_k_gathered = rank_order(d_k_whole, dim=1, size=2)  # [B, S, 1, 128]
     d_k_started = reduce_scatter_start(d_k_gathered, "cp", dim=1)  # [B, S/cp, 1, 128]
-    merged = context.flatten(-2)  # [B, S/cp, 512]
+    merged = attn_context.flatten(-2)  # [B, S/cp, 512]
     d_wo = weight_gradient(d_attn_out_partial, merged)  # [8192, 512]
     d_v = reduce_scatter_wait(d_v_started, "cp", dim=1)  # [B, S/cp, 1, 128]
     d_k = reduce_scatter_wait(d_k_started, "cp", dim=1)  # [B, S/cp, 1, 128]
@@ -281,17 +283,13 @@ def block_backward(
         inverse=True,
     )  # [B, S/cp, 6, 128]
     d_qkv = d_qkv_heads.flatten(-2)  # [B, S/cp, 768]
-    d_attention_in_gathered = input_gradient(d_qkv, wqkv)  # [B, S/cp, 8192]
-    d_attention_in_started = reduce_scatter_start(
-        d_attention_in_gathered, "tp", dim=1
-    )  # [B, S/cp/tp, 8192]
-    attention_in_gathered = all_gather_wait(
-        attention_in_gathered_started, "tp", dim=1
-    )  # [B, S/cp, 8192]
-    d_wqkv = weight_gradient(d_qkv, attention_in_gathered)  # [768, 8192]
-    d_attention_in = reduce_scatter_wait(d_attention_in_started, "tp", dim=1)  # [B, S/cp/tp, 8192]
+    d_attn_in_gathered = input_gradient(d_qkv, wqkv)  # [B, S/cp, 8192]
+    d_attn_in_started = reduce_scatter_start(d_attn_in_gathered, "tp", dim=1)  # [B, S/cp/tp, 8192]
+    attn_in_gathered = all_gather_wait(attn_in_gathered_started, "tp", dim=1)  # [B, S/cp, 8192]
+    d_wqkv = weight_gradient(d_qkv, attn_in_gathered)  # [768, 8192]
+    d_attn_in = reduce_scatter_wait(d_attn_in_started, "tp", dim=1)  # [B, S/cp/tp, 8192]
     d_x_from_rms_norm, d_attention_norm = rms_norm_backward(
-        d_attention_in, x, attention_norm, eps=EPS
+        d_attn_in, x, attention_norm, eps=NORM_EPS
     )  # [B, S/cp/tp, 8192], [8192]
     d_x = d_h + d_x_from_rms_norm  # [B, S/cp/tp, 8192]
     return d_x, d_attention_norm, d_wqkv, d_wo, d_ffn_norm, d_w13, d_w2
@@ -325,7 +323,7 @@ def head_forward(
     output: Tensor,  # [2001, 8192]
 ) -> tuple[Tensor, ...]:
     """Return the loss, summed over all targets."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 8192]
     (
         loss,
@@ -349,7 +347,7 @@ def head_backward(
     d_normed_started = reduce_scatter_start(d_normed_gathered, "tp", dim=1)  # [B, S/cp/tp, 8192]
     d_output = d_output_per_loss * d_loss  # [2001, 8192]
     d_normed = reduce_scatter_wait(d_normed_started, "tp", dim=1)  # [B, S/cp/tp, 8192]
-    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=EPS)  # [B, S/cp/tp, 8192], [8192]
+    d_x, d_norm = rms_norm_backward(d_normed, x, norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192], [8192]
     return d_x, d_norm, d_output
 
 
@@ -382,7 +380,7 @@ def evaluate_forward(
     output: Tensor,  # [2001, 8192]
 ) -> Tensor:
     """Return the loss of `head_forward` without its gradients, for validation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 8192]
     loss = parallel_linear_cross_entropy(
         normed_gathered, output, labels, chunk=LOSS_CHUNK, axis="tp", vocab_size=VOCAB_SIZE
@@ -399,7 +397,7 @@ def logits_forward(
     output: Tensor,  # [2001, 8192]
 ) -> Tensor:
     """Return the logits of the next tokens, for generation."""
-    normed = rms_norm(x, norm, eps=EPS)  # [B, S/cp/tp, 8192]
+    normed = rms_norm(x, norm, eps=NORM_EPS)  # [B, S/cp/tp, 8192]
     normed_gathered = all_gather(normed, "tp", dim=1)  # [B, S/cp, 8192]
     logits = linear(normed_gathered, output)  # [B, S/cp, 2001]
     logits_gathered = all_gather(logits, "tp", dim=2)  # [B, S/cp, 32016]
@@ -415,23 +413,23 @@ def logits_forward(
 class Block(nn.Module):
     """One layer: its weights, and the autograd.Function that runs it."""
 
-    def __init__(self, function: Any, placement: dict[str, Any]) -> None:
+    def __init__(self, function: Any, factory_kwargs: dict[str, Any]) -> None:
         super().__init__()
         self.function = function
-        self.attention_norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.ffn_norm = nn.Parameter(torch.empty(DIM, **placement))
+        self.attention_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.ffn_norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
         self.attention = nn.ParameterDict(
             {
                 "wqkv": nn.Parameter(
-                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **placement)
+                    torch.empty((N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, DIM, **factory_kwargs)
                 ),
-                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **placement)),
+                "wo": nn.Parameter(torch.empty(DIM, N_HEADS * HEAD_DIM, **factory_kwargs)),
             }
         )
         self.feed_forward = nn.ParameterDict(
             {
-                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **placement)),
-                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **placement)),
+                "w13": nn.Parameter(torch.empty(2 * FFN_DIM, DIM, **factory_kwargs)),
+                "w2": nn.Parameter(torch.empty(DIM, FFN_DIM, **factory_kwargs)),
             }
         )
 
@@ -445,9 +443,9 @@ class Block(nn.Module):
             self.feed_forward["w2"],
         )
 
-    def forward(self, x: Tensor, *tables: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *shared: Tensor) -> Tensor:
         """x [B, S/cp/tp, 8192] → [B, S/cp/tp, 8192]."""
-        return self.function.apply(x, *tables, *self.weights())
+        return self.function.apply(x, *shared, *self.weights())
 
 
 class Model(nn.Module):
@@ -457,31 +455,34 @@ class Model(nn.Module):
         self, device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         super().__init__()
-        placement = {"device": device, "dtype": dtype}
-        self.tok_embeddings = nn.Parameter(torch.empty(2001, DIM, **placement))
+        factory_kwargs = {"device": device, "dtype": dtype}
+        self.tok_embeddings = nn.Parameter(torch.empty(2001, DIM, **factory_kwargs))
         layers = (BlockFunction,) * N_LAYERS
-        self.layers = nn.ModuleList(Block(function, placement) for function in layers)
-        self.norm = nn.Parameter(torch.empty(DIM, **placement))
-        self.output = nn.Parameter(torch.empty(2001, DIM, **placement))
-        self.make_tables(device)
+        self.layers = nn.ModuleList(Block(function, factory_kwargs) for function in layers)
+        self.norm = nn.Parameter(torch.empty(DIM, **factory_kwargs))
+        self.output = nn.Parameter(torch.empty(2001, DIM, **factory_kwargs))
+        self.make_rope_tables(device)
 
-    def make_tables(self, device: torch.device | str | None) -> None:
-        """Compute the constant tables that layers read."""
+    def make_rope_tables(self, device: torch.device | str | None) -> None:
+        """Compute the cosines and sines of rotary embeddings, which all layers read."""
         cos, sin = rope_tables(MAX_POSITIONS, HEAD_DIM, theta=10000.0, device=device)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
 
-    def tables(self, positions: int) -> tuple[Tensor, ...]:
+    def shared_inputs(self, positions: int) -> tuple[Tensor, ...]:
         """Return the constant tables that layers read, for this many positions."""
         tables = (table[: 2 * positions] for table in (self.rope_cos, self.rope_sin))
         return tuple(take_part(rank_order(table, 0, 2), "cp", dim=0) for table in tables)
 
     def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S]."""
-        tables = self.tables(tokens.shape[1])
+        """Return the sum of cross-entropies over targets, in nats. tokens, labels: int64 [B, S].
+
+        Under torch.no_grad it calls `evaluate`, which computes no gradients.
+        """
+        shared = self.shared_inputs(tokens.shape[1])
         x = EmbedFunction.apply(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x = layer(x, *tables)
+            x = layer(x, *shared)
         if not torch.is_grad_enabled():
             return self.evaluate(x, labels, self.norm, self.output)
         return HeadFunction.apply(x, labels, self.norm, self.output)
@@ -491,10 +492,10 @@ class Model(nn.Module):
     @torch.no_grad()
     def logits(self, tokens: Tensor) -> Tensor:
         """Return logits [B, S, 32003] of tokens, int64 [B, S]. Not compiled, as S varies."""
-        tables = self.tables(tokens.shape[1])
+        shared = self.shared_inputs(tokens.shape[1])
         x = embed_forward(tokens, self.tok_embeddings)
         for layer in self.layers:
-            x, _ = block_forward(x, *tables, *layer.weights())
+            x, _ = block_forward(x, *shared, *layer.weights())
         return logits_forward(x, self.norm, self.output)
 
 
