@@ -30,7 +30,7 @@ Piece = Annotated[int | str, BeforeValidator(_piece)]
 
 
 class TokenizerSection(Section):
-    """Splits text into tokens: a SentencePiece model trained on the sources, or what is given."""
+    """Tokenizer of the run: a SentencePiece model trained on the sources, or a given one."""
 
     FILES = ("path", "chat_template")
 

@@ -32,9 +32,11 @@ class StepSequences:
         return len(self.rows)
 
     def read_sequences(self, starts, count):
+        """Return `count` sequences from each of `starts`, int64 [len(starts) · count, S + 1]."""
         return torch.cat([self.rows[start : start + count] for start in starts]).numpy()
 
     def answers(self, starts, count):
+        """Return the numbers of these sequences, which index their reference log-probabilities."""
         rows = torch.arange(len(self.rows))
         return torch.cat([rows[start : start + count] for start in starts]).numpy()
 

@@ -65,22 +65,27 @@ class SimulatedGroup:
 
     @property
     def rank(self) -> int:
+        """Return the calling thread's index on the axis."""
         return self.here.coordinates[self.axis]
 
     def _exchange(self, kind: str, x: Tensor) -> list[Tensor]:
         return self.meetings[self._key(self.here.coordinates)].exchange(self.rank, kind, x)
 
     def start_all_gather(self, x: Tensor) -> Tensor:
+        """Return x of all ranks, concatenated along dim 0."""
         return torch.cat(self._exchange("all_gather", x))
 
     def start_reduce_scatter(self, x: Tensor) -> Tensor:
+        """Return this rank's chunk, along dim 0, of the sum over ranks."""
         return _sum(self._exchange("reduce_scatter", x)).chunk(self.size)[self.rank].clone()
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
+        """Return the sum over ranks or, for any other `operation`, the maximum."""
         shown = self._exchange(f"all_reduce {operation}", x)
         return _sum(shown) if operation == "sum" else torch.stack(shown).amax(0)
 
     def wait(self, x: Tensor) -> Tensor:
+        """Return x, the result of a start: simulated transfers end at once."""
         return x
 
 

@@ -46,6 +46,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Return the sum of all purposes in bytes."""
         return sum(getattr(self, field.name) for field in fields(self))
 
 
