@@ -181,7 +181,7 @@ def prepare_here(
     from llamac.runtime.data.token_shards import cores
 
     with reported_errors(spec):
-        if manifest := preparing.moved(spec, directory):
+        if manifest := preparing.moved_manifest(spec, directory):
             return manifest
         preparation = preparing.planned(spec, directory)
         engines = {

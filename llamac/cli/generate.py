@@ -81,7 +81,7 @@ def generate(
 ) -> None:
     """Continue texts with the weights of a run or import, by code compiled from its spec.
 
-    Defaults come from the keys in brackets of the run's spec. The code is compiled from that spec
+    Each default is the key of the run's spec shown in brackets. The code is compiled from that spec
     and must equal the directory's code; --trust runs the directory's own code instead.
     """
     if not prompt and prompts is None:

@@ -89,9 +89,9 @@ def explain(
     merges: Annotated[int | None, typer.Option(min=1, help="Number of merges to show")] = None,
 ) -> None:
     """Show byte-pair encoding step by step, learnt from TEXT or as a tokenizer applies it."""
-    from llamac.data.tokenization.tokenizers import explained, find_tokenizer
+    from llamac.data.tokenization.tokenizers import find_tokenizer, merge_lines
 
-    for line in explained(text, None if tokenizer is None else find_tokenizer(tokenizer), merges):
+    for line in merge_lines(text, None if tokenizer is None else find_tokenizer(tokenizer), merges):
         print(line)
 
 

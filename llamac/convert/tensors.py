@@ -85,7 +85,10 @@ class Stored:
         return replace(self, read=lambda: change(self.read()))
 
     def cast(self, dtype: torch.dtype | None) -> Stored:
-        """Return the tensor with another dtype, rounded on writing; None keeps its own."""
+        """Return this tensor with `dtype` declared (None: unchanged).
+
+        `read` still returns the file's dtype; writers convert block by block (`blocks_of`).
+        """
         return self if dtype is None else replace(self, dtype=dtype)
 
     def equals(self, other: Stored) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from llamac.data.readers import checked_inputs
 from llamac.data.stages import StageError, quality
 from llamac.data.stages.common import arrays, ngram_model
-from llamac.data.stages.common.words import Hashes, hashed
+from llamac.data.stages.common.words import Hashes, hash_texts
 from llamac.data.streaming import filtered, filters, stream_documents
 from llamac.runtime.durable_files import write_json
 from llamac.spec.data import Data, Source
@@ -174,8 +174,8 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
         if len(page.text) < stage.min_chars:
             continue
         url = str(page.meta.get("url") or "")
-        key = int(hashed([page.text.encode()])[0])
-        address = hashed([address_of(url).encode()])[0] if url else None
+        key = int(hash_texts([page.text.encode()])[0])
+        address = hash_texts([address_of(url).encode()])[0] if url else None
         sample = positives if address is not None and _among(cited, address) else negatives
         sample.offer(key, len(page.text), quality.features(page.text, stage.buckets))
     count = min(len(positives.lowest), len(negatives.lowest))
@@ -220,12 +220,12 @@ def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
         "trained_on": len(learnt),
         "held_out": len(evaluation_pages),
         "threshold": stage.threshold,
-        **judged(scores, truth, stage.threshold),
+        **classifier_metrics(scores, truth, stage.threshold),
         "median_characters": lengths,
     }
 
 
-def judged(
+def classifier_metrics(
     scores: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float
 ) -> dict[str, float | None]:
     """Return precision and recall at `threshold`, and the area under the ROC curve.
@@ -260,7 +260,7 @@ def _citations(reference: Source) -> Hashes:
     references = importlib.import_module("llamac.data.readers.wikipedia").references
     found = [np.empty(0, np.uint64)]
     for path in checked_inputs(reference):
-        found.append(hashed([address_of(url).encode() for url in references(path)]))
+        found.append(hash_texts([address_of(url).encode() for url in references(path)]))
     return np.unique(np.concatenate(found))
 
 

@@ -54,7 +54,7 @@ class Survey(Protocol):
     """
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Write to `found` what a part's documents, in order, contribute to the decision."""
+        """Read one part's documents, in order, and write its findings to the file `found`."""
         ...
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:

@@ -25,7 +25,7 @@ from llamac.runtime.errors import RunError
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work.
+    """A call that writes its results to disk once, and may run in any process.
 
     call: a module-level function. size: input bytes; larger jobs start first. done: returns whether
     the results exist, given the same arguments.

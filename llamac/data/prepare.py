@@ -107,7 +107,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
         return token_shards.reuse(preparation.job, data_settings.settings_of(preparation.job))
 
 
-def moved(spec: Spec, directory: Path) -> dict[str, Any] | None:
+def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
     """Return the manifest of prepared data that was moved here without its `.work`; otherwise None.
 
     The files that such data was made from may be gone. Raises PreparedDataMismatch if the data is

@@ -15,7 +15,7 @@ from lm_eval.config.task import TaskConfig
 
 from llamac.evaluate.question_files import QuestionSet
 from llamac.evaluate.tasks.question import Question
-from llamac.runtime.evaluate.choice_metrics import ANSWER, judged
+from llamac.runtime.evaluate.choice_metrics import ANSWER, question_metrics
 
 CodeJudge = Callable[[str, Question], str]
 """(answer, question) → what went wrong when the program ran; empty if it is right."""
@@ -112,7 +112,7 @@ class HarnessTask(Task):
             values, count = [value for value, _ in results], len(question.choices)
             lengths = [len(choice.lstrip()) for choice in question.choices]
             without = values[count:] or None
-            return judged(question.gold, values[:count], lengths, without)
+            return question_metrics(question.gold, values[:count], lengths, without)
         if task.runs_code:
             answers = results[0] if self.votes > 1 else [results[0]]
             assert self.judge_code is not None

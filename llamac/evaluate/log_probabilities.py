@@ -30,7 +30,7 @@ POSITIONS_AT_ONCE = 256  # whose scores, [N, V], are in memory together
 
 @dataclass(frozen=True)
 class Scored:
-    """Log-probability of a continuation, and whether greedy decoding gives it."""
+    """Log-probability of a continuation in nats, and whether greedy decoding gives it."""
 
     log_probability: float
     greedy: bool
@@ -56,7 +56,7 @@ class _Kept:
 
 
 class Scorer:
-    """Scores continuations with the emitted Inference of a model.
+    """Computes log-probabilities of continuations, in nats, with a model's emitted Inference.
 
     make: (rows, positions) → an Inference. most_tokens: tokens in one batch, with padding.
     """
@@ -69,9 +69,10 @@ class Scorer:
     def score(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], progress: Progress
     ) -> list[Scored]:
-        """Score (context, continuation) pairs; neither is empty, and both fit the model's context.
+        """Return log P(continuation | context) of (context, continuation) pairs of token ids.
 
-        Pairs that differ only in the last token are processed as one sequence.
+        Neither is empty, and together they fit the model's context. Pairs that differ only in
+        the last token are processed as one sequence.
         """
         read: dict[tuple[int, ...], dict[int, set[int]]] = {}
         for context, continuation in pairs:

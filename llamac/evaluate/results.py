@@ -20,8 +20,8 @@ class TaskResult:
     """A model's results on one task.
 
     results: metric → value and standard error. metric: the paper's metric. questions:
-    number answered, out of `of`. skipped: reason → rows left out. chance: accuracy of guessing.
-    files: path → sha256.
+    number answered; of: number asked. skipped: reason → rows left out. chance: accuracy of
+    guessing. files: path → sha256.
     """
 
     task: str

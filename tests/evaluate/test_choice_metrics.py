@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamac.runtime.evaluate.choice_metrics import against, chosen, judged, per_unit
+from llamac.runtime.evaluate.choice_metrics import against, chosen, per_unit, question_metrics
 
 # Answers of 20, 10 and 4 characters, and of 3, 4 and 2 tokens.
 LOG = [-9.0, -5.0, -3.0]
@@ -29,12 +29,12 @@ def test_each_rule_chooses_another_answer() -> None:
     ],
 )
 def test_a_question_is_judged_by_every_rule(gold: int, wanted: dict[str, float]) -> None:
-    assert judged(gold, LOG, CHARACTERS, WITHOUT) == wanted
+    assert question_metrics(gold, LOG, CHARACTERS, WITHOUT) == wanted
 
 
 def test_without_another_context_there_is_no_such_metric_and_ties_go_to_the_first() -> None:
-    assert judged(0, [-1.0, -1.0], [1, 1]) == {"acc": 1.0, "acc_norm": 1.0}
-    assert judged(1, [-1.0, -1.0], [1, 1]) == {"acc": 0.0, "acc_norm": 0.0}
+    assert question_metrics(0, [-1.0, -1.0], [1, 1]) == {"acc": 1.0, "acc_norm": 1.0}
+    assert question_metrics(1, [-1.0, -1.0], [1, 1]) == {"acc": 0.0, "acc_norm": 0.0}
 
 
 def test_accuracies_are_those_of_the_harness_on_the_same_log_probabilities() -> None:
@@ -43,6 +43,6 @@ def test_accuracies_are_those_of_the_harness_on_the_same_log_probabilities() -> 
     for _ in range(200):
         log, lengths = -random.exponential(5, 4), random.integers(1, 30, 4)
         for gold in range(4):
-            found = judged(gold, log.tolist(), lengths.tolist())
+            found = question_metrics(gold, log.tolist(), lengths.tolist())
             assert found["acc"] == float(numpy.argmax(log) == gold)
             assert found["acc_norm"] == float(numpy.argmax(log / lengths) == gold)

@@ -39,7 +39,7 @@ ALIGNMENT = 64  # bytes to which torch aligns tensors
 
 @dataclass(frozen=True)
 class StorageBytes:
-    """Position and CRC-32 of a storage's bytes in a file."""
+    """Bytes of a torch storage within a file: offset and size in bytes, and their CRC-32."""
 
     path: Path
     offset: int

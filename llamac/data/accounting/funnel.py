@@ -93,7 +93,7 @@ def _around(before: str, after: str) -> tuple[str, str]:
 
 
 def encodable(text: str) -> str:
-    """Replace characters that cannot be written as UTF-8."""
+    """Return `text` with lone surrogates, which UTF-8 cannot encode, replaced by `?`."""
     return text.encode(errors="replace").decode()
 
 

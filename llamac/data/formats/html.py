@@ -40,8 +40,8 @@ def page_text(
     meta: title, url and language, where the page itself names them.
     """
     html = decode_page(data, charset, where, skipped)
-    tree = None if html is None else parsed(html, where, skipped)
-    return None if tree is None else (extracted(tree, main), _meta(tree))
+    tree = None if html is None else parse_html(html, where, skipped)
+    return None if tree is None else (extract_text(tree, main), _meta(tree))
 
 
 def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
@@ -62,7 +62,7 @@ def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) 
     return text.removesuffix("\ufffd").replace("\0", "")
 
 
-def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
+def parse_html(html: str, where: str, skipped: Skipped) -> Any | None:
     """Parse HTML as a tree; if that would exceed the limit `WORK`, count it and return None."""
     module = package("resiliparse.parse.html", where)
     tags = html.count("<")
@@ -74,7 +74,7 @@ def parsed(html: str, where: str, skipped: Skipped) -> Any | None:
     return tree
 
 
-def extracted(tree: Any, main: bool) -> str:
+def extract_text(tree: Any, main: bool) -> str:
     """Return the text of a tree. main: see `page_text`."""
     extract = package("resiliparse.extract.html2text", "html").extract_plain_text
     return extract(tree, main_content=main, alt_texts=False)

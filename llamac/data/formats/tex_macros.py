@@ -33,7 +33,7 @@ _SECTIONS = frozenset(
 )
 
 
-def expanded(text: str) -> str:
+def expand_macros(text: str) -> str:
     """Return the text with its own macros expanded and their definitions removed.
 
     Definitions that cannot be parsed, and expansions without end, stay as they are.

@@ -21,7 +21,7 @@ from llamac.data.document import Document
 from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.sniff import CONTROLS
 from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
-from llamac.data.formats.tex_macros import expanded
+from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.runtime.data.decompress import stem
 from llamac.runtime.data.records import accepted
@@ -85,7 +85,7 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
         verbatim, wording = Verbatim(), dialect(texts.values())
         texts = {name: without_comments(text, verbatim, wording) for name, text in texts.items()}
         main, whole = join_files(texts)
-        text = body(expanded(whole)) if whole is not None else ""
+        text = body(expand_macros(whole)) if whole is not None else ""
         if whole is None or verbatim.size(text) > PAPER_CHARS:
             skipped.add("paper too long", where)
             continue

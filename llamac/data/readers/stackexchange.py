@@ -14,7 +14,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from llamac.data.document import Document
-from llamac.data.formats.html import extracted, parsed
+from llamac.data.formats.html import extract_text, parse_html
 from llamac.data.formats.xml import records
 from llamac.runtime.data.records import accepted
 from llamac.runtime.data.skipped import Skipped
@@ -122,5 +122,5 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
 
 def _text(post: _Post, path: str, skipped: Skipped) -> str:
     """Return a post's body as text; if it cannot be read, count it and return ""."""
-    tree = parsed(post.body, f"{path}:{post.line}", skipped)
-    return "" if tree is None else extracted(tree, main=False).strip()
+    tree = parse_html(post.body, f"{path}:{post.line}", skipped)
+    return "" if tree is None else extract_text(tree, main=False).strip()

@@ -72,10 +72,10 @@ def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
     """
     skipped = Skipped() if skipped is None else skipped
     for _, _, wikitext in _articles(path, site_of(path), skipped):
-        yield from dict.fromkeys(cited(wikitext))
+        yield from dict.fromkeys(cited_addresses(wikitext))
 
 
-def cited(wikitext: str) -> Iterator[str]:
+def cited_addresses(wikitext: str) -> Iterator[str]:
     """Yield the addresses that a page's wikitext cites, repeats included."""
     text = _without_comments(wikitext)
     for match in _ADDRESS.finditer(text):

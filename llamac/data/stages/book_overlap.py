@@ -79,7 +79,7 @@ class _BookOverlap:
                 place = segments.place(parts[owner], holder - int(starts[owner]))
                 detail = f"{within[book][holder]:.0%} in {place}"
                 dropped[part][book - int(starts[part])] = detail
-        segments.dropped(decided, dropped)
+        segments.write_dropped(decided, dropped)
 
     def judge(self, decided: Path, part: int) -> Filter:
         return segments.drop(decided, part, "overlapping book")

@@ -22,7 +22,7 @@ from llamac.data.document import Document, Filter, Rejected, Survey
 from llamac.data.stages import StageError
 from llamac.data.stages.common import segments
 from llamac.data.stages.common.need import file_bytes, sha256
-from llamac.data.stages.common.words import Hashes, hashed, ngrams, normalised_words
+from llamac.data.stages.common.words import Hashes, hash_texts, ngrams, normalised_words
 from llamac.spec.stages import Decontaminate
 
 SHORTEST = 8
@@ -105,7 +105,7 @@ def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
     Keys `items` and `words`; empty if there are none.
     """
     found = normalised_words(text).split()
-    hashes = hashed(found)
+    hashes = hash_texts(found)
     items: set[int] = set()
     words = ""
     for size, (runs, owners) in sets.runs.items():
@@ -133,7 +133,7 @@ def evaluation(stage: Decontaminate) -> Evaluation:
             names.append(name)
         size = min(stage.ngram, len(item))
         ends = np.cumsum([0, *map(len, item)])
-        grams = ngrams(hashed(item), size)[ends[size:] - ends[:-size] >= FEWEST_BYTES]
+        grams = ngrams(hash_texts(item), size)[ends[size:] - ends[:-size] >= FEWEST_BYTES]
         pieces.setdefault(size, []).append(grams)
         owners.setdefault(size, []).append(np.full(len(grams), len(names) - 1))
     if not names:

@@ -59,7 +59,7 @@ class _ExactDedup:
             {n: f"same as {place}" for n, place in segments.kept_first(losers.of(part), parts)}
             for part in range(len(parts))
         )
-        segments.dropped(decided, details)
+        segments.write_dropped(decided, details)
         losers.remove()
 
     def judge(self, decided: Path, part: int) -> Filter:

@@ -94,7 +94,7 @@ class Repeats:
         self.keys, self.without, self.unit = keys, without, unit
 
     def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Return the keys of a part, sorted, and which of them occur in it more than once."""
+        """Write to `found` a part's sorted keys, and which of them occur in it more than once."""
         batches = [
             self.keys(document.text)
             for document in documents

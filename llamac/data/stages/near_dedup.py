@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llamac.data.document import Document, Filter, Survey
 from llamac.data.stages.common import arrays, segments
 from llamac.data.stages.common.disjoint_sets import join, roots
-from llamac.data.stages.common.words import Hashes, mixed, ngrams, words
+from llamac.data.stages.common.words import Hashes, mix_bits, ngrams, words
 from llamac.spec.stages import NearDedup
 
 Signatures = NDArray[np.uint32]
@@ -59,7 +59,7 @@ def minhash(shingles: Hashes, permutations: int) -> Signatures:
 
 def _permutations(count: int) -> tuple[Signatures, Signatures]:
     """Return multipliers and offsets, uint32 [count, 1] each, the same on every machine."""
-    values = mixed(np.arange(1, 2 * count + 1, dtype=np.uint64))
+    values = mix_bits(np.arange(1, 2 * count + 1, dtype=np.uint64))
     high = (values >> np.uint64(32)).astype(np.uint32)
     return (high[:count] | np.uint32(1))[:, None], high[count:, None]
 
@@ -97,7 +97,7 @@ class _NearDedup:
         for row in range(self.rows):
             keys *= np.uint64(0x9E3779B97F4A7C15)
             keys += signatures[:, row : self.bands * self.rows : self.rows].T
-        return mixed(keys)
+        return mix_bits(keys)
 
     def merge(self, found: Sequence[Path], decided: Path) -> None:
         """Find the sets of near-duplicates. Labels are mapped from a file, not held in memory."""
@@ -112,7 +112,7 @@ class _NearDedup:
                 first, second = first[apart], second[apart]
                 alike = similarity(parts, starts, first, second) >= self.threshold
                 join(labels, first[alike], second[alike])
-        segments.dropped(
+        segments.write_dropped(
             decided,
             (_losers(parts, starts, labels, part) for part in range(len(parts))),
         )

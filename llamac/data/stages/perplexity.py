@@ -41,7 +41,7 @@ class _Perplexity:
         parts = [arrays.load(path)["scores"] for path in found]
         total = sum(map(len, parts))
         ends = (self.stage.head, min(self.stage.head + self.stage.middle, 1.0))
-        bounds = np.array([ranked(parts, round(end * total) - 1) for end in ends], "<f4")
+        bounds = np.array([value_of_rank(parts, round(end * total) - 1) for end in ends], "<f4")
         segments.write(decided, (bounds.tobytes() + scores.tobytes() for scores in parts))
 
     def judge(self, decided: Path, part: int) -> Filter:
@@ -61,7 +61,7 @@ class _Perplexity:
         return judge
 
 
-def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
+def value_of_rank(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
     """Return the value of a given rank among positive float32 values in several arrays.
 
     Positive floats are ordered like their bits, so two counts suffice: by upper and by lower half.

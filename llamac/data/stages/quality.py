@@ -17,7 +17,7 @@ from llamac.data.document import Document, Filter, Rejected
 from llamac.data.stages import StageError
 from llamac.data.stages.common import arrays
 from llamac.data.stages.common.need import file_bytes, require_readable, sha256
-from llamac.data.stages.common.words import hashed, ngrams, normalised_words
+from llamac.data.stages.common.words import hash_texts, ngrams, normalised_words
 from llamac.spec.stages import Quality
 
 HELP = "`llamac data classifier SPEC` trains it"
@@ -63,7 +63,7 @@ def save(model: Trained, path: Path) -> None:
 def features(text: str, buckets: int) -> Features:
     """Return the feature buckets of a page, uint32, sorted; empty for a page without words."""
     # Words rarely have more than 15 letters; the cut avoids reading a whole book.
-    words = hashed(normalised_words(text[: WORDS * 16]).split()[:WORDS])
+    words = hash_texts(normalised_words(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])
     return np.unique((both % np.uint64(buckets)).astype(np.uint32))
 

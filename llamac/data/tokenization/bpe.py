@@ -28,7 +28,7 @@ class Merge:
     score: float | None = None
 
 
-def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
+def learn_merges(text: str, limit: int | None = None) -> Iterator[Merge]:
     """Yield the merges that BPE training on `text` alone makes, at most `limit` of them.
 
     Each step merges the most frequent pair, until no pair occurs twice. Ties go to the shorter
@@ -46,7 +46,7 @@ def learnt(text: str, limit: int | None = None) -> Iterator[Merge]:
         made += 1
 
 
-def applied(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
+def apply_merges(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
     """Yield the merges by which a BPE model encodes `text`.
 
     Each step merges the pair whose piece has the highest score; ties go to the leftmost. Text that

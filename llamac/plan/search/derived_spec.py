@@ -37,7 +37,11 @@ def derived_toml(
 
 
 def whole_toml(spec: Spec, name: str, above: Sequence[str], notes: Mapping[str, str]) -> str:
-    """Return the TOML of a complete spec without `extends`, needed when a key is removed."""
+    """Return the TOML of a spec with every key written out.
+
+    Needed where a key is removed, which a spec that `extends` another cannot do. above: leading
+    comment lines. notes: comments on sections, by name.
+    """
     return _commented({**spec.written(), "name": name}, above, notes)
 
 

@@ -45,7 +45,10 @@ class StepTimeline:
     # -- regions -----------------------------------------------------------------------------------
 
     def chunk(self, number: int) -> list[tuple[str, int | None]]:
-        """Return the regions of one of the rank's stages, in order, with layer numbers."""
+        """Return (region, layer number) in order, for stage `number` of this rank's stages.
+
+        number: 0 unless pipeline_virtual > 1. The layer is None for embed and head.
+        """
         counts = self.program.stages or (len(self.program.layers),)
         stage = number * self.ranks + self.rank
         begin = sum(counts[:stage])

@@ -219,9 +219,10 @@ def find(
     """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
     `resume` is "auto" (the newest complete checkpoint of `run`), "never" (none; checkpoints that
-    would be overwritten must not exist) or a path (a checkpoint of this run or, if it has none, of
-    another). Raises RunError if the checkpoint was trained with other `settings`; a new run from
-    another run's checkpoint may change `same_settings.BRANCHED`. All ranks call this and get the
+    would be overwritten must not exist) or a path: a checkpoint of this run or, if this run has no
+    checkpoints, of another run. Raises RunError if the checkpoint holds weights only, or was
+    trained with other `settings`; a new run from another run's checkpoint may change
+    `same_settings.BRANCHED`. Removes what interrupted saves left. All ranks call this and get the
     same result.
     """
     ranks.on_first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))

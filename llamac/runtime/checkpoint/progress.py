@@ -55,7 +55,7 @@ class Progress:
         self.following = following
 
     def due(self, every: int, last: int) -> bool:
-        """Return whether what happens every so many steps, and after step `last`, happens now."""
+        """Return whether this step is a multiple of `every`, or step `last`."""
         return self.step == last or self.step % every == 0
 
     def count_skipped(self, skipped: bool) -> None:

@@ -34,7 +34,7 @@ SPEAKERS = {"human": "user", "gpt": "assistant"} | {role: role for role in ROLES
 
 
 class MalformedRecord(ValueError):
-    """A record that cannot be learned from.
+    """A record of supervised data that is incomplete or inconsistent.
 
     reason: a few words without values, by which such records are counted. detail: what it has.
     """

@@ -28,7 +28,7 @@ NESTED = ("meta", "metadata")  # objects whose fields are treated as the record'
 
 
 class Record(NamedTuple):
-    """One record.
+    """A text with its position in the file and its metadata.
 
     text: valid Unicode, not blank. line: where it begins, in lines or records from 1. meta: its
     fields in `META` that are strings or finite numbers.

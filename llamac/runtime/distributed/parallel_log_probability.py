@@ -47,7 +47,7 @@ def parallel_linear_log_probability_backward(
     axis: str,
     vocab_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """d_rows [B] → (this rank's part of the sum d_x [B, S, D], d_weight [V', D])."""
+    """Return (this rank's part of the sum d_x [B, S, D], d_weight [V', D]) from d_rows [B]."""
     score = score_of(axis, vocab_size)
     return whole.linear_log_probability_backward(x, weight, labels, d_rows, chunk, score)
 

@@ -12,12 +12,12 @@ ANSWER = "Answer:"  # the context that stands for no question (Brown et al. 2020
 
 
 def chosen(scores: Sequence[float]) -> int:
-    """Return the number of the largest score."""
+    """Return the index of the largest score; the first of equal ones."""
     return max(range(len(scores)), key=lambda number: (scores[number], -number))
 
 
 def per_unit(log_probabilities: Sequence[float], lengths: Sequence[int]) -> list[float]:
-    """Divide by lengths, such as characters or tokens."""
+    """Return each log-probability divided by its answer's length in characters or tokens."""
     return [value / length for value, length in zip(log_probabilities, lengths, strict=True)]
 
 
@@ -26,15 +26,16 @@ def against(log_probabilities: Sequence[float], without: Sequence[float]) -> lis
     return [value - other for value, other in zip(log_probabilities, without, strict=True)]
 
 
-def judged(
+def question_metrics(
     gold: int,
     log_probabilities: Sequence[float],
     characters: Sequence[int],
     without: Sequence[float] | None = None,
 ) -> Mapping[str, float]:
-    """Return each metric of one question: 1.0 where its rule chooses the answer `gold`.
+    """Return each metric of one question: 1.0 where its rule chooses the answer `gold`, else 0.0.
 
-    characters: of each answer. without: log P(answer | "Answer:"), for `acc_answer`.
+    log_probabilities: of the answers, in nats. characters: length of each answer. without: log
+    P(answer | "Answer:"), for `acc_answer`.
     """
     scores = {"acc": log_probabilities, "acc_norm": per_unit(log_probabilities, characters)}
     if without is not None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..errors import RunError
 from ..kernels.padding import PADDING
-from .choice_metrics import judged
+from .choice_metrics import question_metrics
 
 
 class Encodes(Protocol):
@@ -186,7 +186,7 @@ class Questions:
                 break
             some, count = values[at:after], len(question.characters)
             without = some[count:] if question.compared else None
-            verdict = judged(question.gold, some[:count], question.characters, without)
+            verdict = question_metrics(question.gold, some[:count], question.characters, without)
             found.setdefault(question.task, []).append(verdict)
             at = after
         row: dict[str, float] = {}

@@ -23,7 +23,7 @@ Score = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def whole_score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Score of logits that have the whole vocabulary."""
+    """Return the score of logits that have the whole vocabulary, [n, V]."""
     log_total = logits.logsumexp(-1, keepdim=True)
     target = targets.unsqueeze(-1)
     found = (logits.gather(-1, target) - log_total).squeeze(-1)
@@ -34,7 +34,7 @@ def whole_score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor
 
 
 def log_probability(logits: Tensor, labels: Tensor, score: Score = whole_score) -> Tensor:
-    """logits [B, S, V], labels int64 [B, S] → log-probabilities of the sequences, float32 [B]."""
+    """Return sequences' log-probabilities, float32 [B]; logits [B, S, V], labels int64 [B, S]."""
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
     found, _ = score(rows, targets.clamp(min=0), False)
     return torch.where(targets != PADDING, found, 0).view_as(labels).sum(-1)
@@ -43,7 +43,7 @@ def log_probability(logits: Tensor, labels: Tensor, score: Score = whole_score) 
 def log_probability_backward(
     d_rows: Tensor, logits: Tensor, labels: Tensor, score: Score = whole_score
 ) -> Tensor:
-    """d_rows [B] → d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows."""
+    """Return d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows."""
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
     _, errors = score(rows, targets.clamp(min=0), True)
     assert errors is not None
@@ -53,7 +53,10 @@ def log_probability_backward(
 def linear_log_probability(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, score: Score = whole_score
 ) -> Tensor:
-    """x [B, S, D], weight [V, D], labels int64 [B, S] → float32 [B], in chunks of tokens."""
+    """Return log-probabilities, float32 [B]; x [B, S, D], weight [V, D], labels int64 [B, S].
+
+    chunk: tokens whose logits exist at a time.
+    """
     found = []
     for rows, targets in token_chunks(chunk, x.flatten(0, -2), labels.flatten()):
         one, _ = score(upcast(linear(rows, weight)), targets.clamp(min=0), False)
@@ -69,7 +72,7 @@ def linear_log_probability_backward(
     chunk: int,
     score: Score = whole_score,
 ) -> tuple[Tensor, Tensor]:
-    """d_rows [B] → (d_x [B, S, D], d_weight [V, D])."""
+    """Return (d_x [B, S, D], d_weight [V, D]) from d_rows [B]."""
     d_x: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=upcast(x).dtype)
     tokens = x.flatten(0, -2), labels.flatten(), _factors(d_rows, labels)

@@ -14,12 +14,12 @@ from .numerics import upcast
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """y = x / sqrt(mean(x²) + eps) · weight."""
+    """Return y = x / sqrt(mean(x²) + eps) · weight."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """d_y → (d_x, d_weight)."""
+    """Return (d_x, d_weight) of `rms_norm`, from d_y."""
     wide = upcast(x)
     inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     normalised = wide * inverse

@@ -19,7 +19,7 @@ from ..optimizers.update_rule import Algorithm
 
 
 class Outcome(NamedTuple):
-    """Result of one step, on the host."""
+    """Mean loss (nats), gradient norm before clipping, and whether the step was skipped."""
 
     loss: float
     grad_norm: float

@@ -40,7 +40,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """Return 130 after Ctrl-C, as for a program that it ends; else 0."""
+        """Return the exit status: 130 (128 + SIGINT) after Ctrl-C, else 0, also after SIGTERM."""
         return 130 if self.received == signal.SIGINT else 0
 
     def __enter__(self) -> StopSignals:

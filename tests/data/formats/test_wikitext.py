@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llamac.data.formats.wikitext import plain
-from llamac.data.readers.wikipedia import _is_redirect, cited
+from llamac.data.readers.wikipedia import _is_redirect, cited_addresses
 from tests.data.readers import assert_linear, read, write
 
 DROPPED = frozenset(("file", "image", "category"))
@@ -123,7 +123,7 @@ def test_what_is_repeated_takes_linear_time(piece: str) -> None:
     """Of 100,000 any square would take hours, as mwparserfromhell's of `<ref>` does."""
     for end in ("", "</nowiki>-->", "</ref>"):
         assert_linear(lambda size, end=end: plain(piece * size + end, DROPPED), 3_000)
-        assert_linear(lambda size, end=end: list(cited(piece * size + end)), 3_000)
+        assert_linear(lambda size, end=end: list(cited_addresses(piece * size + end)), 3_000)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.data.formats.tex import Verbatim, without_chunks, without_comments
-from llamac.data.formats.tex_macros import expanded
+from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.readers.arxiv import body
 from tests.data.readers import read, write
 
@@ -87,7 +87,7 @@ def test_of_lines_with_comments_the_text_is_left(lines: list[tuple[str, str]]) -
     ],
 )  # fmt: skip
 def test_macros_are_written_out(tex: str, text: str) -> None:
-    assert expanded(uncommented(tex)).strip() == text
+    assert expand_macros(uncommented(tex)).strip() == text
 
 
 BODY = st.lists(st.sampled_from(["a", "+", "#1", "#2"]), min_size=1, max_size=5).map("".join)
@@ -107,20 +107,20 @@ def test_macros_within_macros_come_out_as_substitution_says(
         pair = (first, second) if number % 2 == 0 else (second, first)
         expected += content.replace("#1", pair[0]).replace("#2", pair[1])
     use = f"\\m{chr(96 + len(bodies))}{{{first}}}{{{second}}}"
-    assert expanded(uncommented(tex + use)).strip() == expected
+    assert expand_macros(uncommented(tex + use)).strip() == expected
 
 
 @given(st.text("\\{}[]#1%\nab@", max_size=120))
 def test_no_tex_is_an_error(text: str) -> None:
     prefix = "\\newcommand{\\a}[2][b]{#1#2\\b}\\def\\b#1{\\a#1}"
-    body(expanded(uncommented(without_chunks(prefix + text))))
+    body(expand_macros(uncommented(without_chunks(prefix + text))))
 
 
 @pytest.mark.slow
 def test_macros_that_double_forever_are_bounded() -> None:
     names = "abcdefghijklmnopqrstuvwx"
     bomb = "".join(f"\\def\\x{one}{{\\x{two}\\x{two}}}" for one, two in pairwise(names))
-    assert len(expanded(bomb + "\\def\\xx{laugh}\\xa")) < 1 << 24
+    assert len(expand_macros(bomb + "\\def\\xx{laugh}\\xa")) < 1 << 24
 
 
 # --- What of a paper is kept -------------------------------------------------------------------

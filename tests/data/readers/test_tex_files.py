@@ -12,7 +12,7 @@ import pytest
 
 from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.tex import Verbatim, dialect, without_comments
-from llamac.data.formats.tex_macros import expanded
+from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.readers.arxiv import PAPER_CHARS, body, join_files
 from tests.data.readers import assert_linear, read, write
 
@@ -74,7 +74,7 @@ def test_what_is_verbatim_and_what_is_not(tex: str, text: str) -> None:
 )
 def test_addresses_with_names_are_written_out(tex: str, text: str) -> None:
     verbatim = Verbatim()
-    assert verbatim.restored(expanded(without_comments(tex, verbatim))) == text
+    assert verbatim.restored(expand_macros(without_comments(tex, verbatim))) == text
 
 
 # --- Encodings ---------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ WORKS: dict[str, Callable[[int], object]] = {
     "spaces": lambda size: uncommented((" " * 9 + "\n") * size + "\\verb" + " " * size + "%"),
     "environments": lambda size: uncommented("\\begin{verbatim}" * size),
     "commands": lambda size: uncommented("\\newcommand{" * size + "\\let" + " " * size),
-    "urldef": lambda size: expanded("\\urldef\\a" * size + " " * size),
+    "urldef": lambda size: expand_macros("\\urldef\\a" * size + " " * size),
     "odd bytes": lambda size: decode_text(b"\xe9 " * size),
     "odd runs": lambda size: decode_text(b"\xc3\xa9\xe9" * size),
 }

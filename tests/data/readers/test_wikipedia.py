@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.data.formats.wikitext import plain
-from llamac.data.readers.wikipedia import cited, references
+from llamac.data.readers.wikipedia import cited_addresses, references
 from tests.data.readers import read, write
 
 DROPPED = frozenset(("file", "image", "category", "bild"))
@@ -89,7 +89,7 @@ def test_wikitext_that_is_well_formed_reads_as_in_mwparserfromhell(wikitext: str
 @given(st.text("[]{}|<>/ref='!-\n:*# ahtp.", max_size=200))
 def test_no_wikitext_is_an_error(wikitext: str) -> None:
     plain(wikitext, DROPPED)
-    list(cited(wikitext))
+    list(cited_addresses(wikitext))
 
 
 def page(title: str, text: str, ns: int = 0, more: str = "") -> str:
@@ -177,14 +177,14 @@ def test_entities_of_ones_own_are_never_expanded(tmp_path: Path) -> None:
     ],
 )
 def test_references_of_every_form_are_found(wikitext: str) -> None:
-    assert list(cited(wikitext)) == ["http://a.org/b"]
+    assert list(cited_addresses(wikitext)) == ["http://a.org/b"]
 
 
 def test_what_is_not_cited_is_no_reference() -> None:
-    assert list(cited("<!-- http://a.org/b --> [[http://x]] // comment http:// [//c.org/d e]")) == [
-        "https://c.org/d"
-    ]
-    assert list(cited("[http://a.org/b_(c) x]")) == ["http://a.org/b_(c)"]
+    assert list(
+        cited_addresses("<!-- http://a.org/b --> [[http://x]] // comment http:// [//c.org/d e]")
+    ) == ["https://c.org/d"]
+    assert list(cited_addresses("[http://a.org/b_(c) x]")) == ["http://a.org/b_(c)"]
 
 
 def test_each_article_cites_an_address_once(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from llamac.cli.data import app
-from llamac.data.classifier import address_of, judged, train_models
+from llamac.data.classifier import address_of, classifier_metrics, train_models
 from llamac.data.document import Rejected
 from llamac.data.stages import StageError, build, facts, quality
 from llamac.data.stages.common import arrays, hash_table, ngram_model
-from llamac.data.stages.common.words import mixed
-from llamac.data.stages.perplexity import ranked
+from llamac.data.stages.common.words import mix_bits
+from llamac.data.stages.perplexity import value_of_rank
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Length, Perplexity, Quality
 from tests.data.stages.judged import filtered, reasons, surveyed
@@ -43,12 +43,12 @@ def salad(seed: int, words: int = 150) -> str:
 
 @pytest.mark.parametrize("count", [0, 1, 5, 1000])
 def test_a_table_gives_each_key_its_values_and_no_other(count: int) -> None:
-    keys = mixed(np.arange(1, count + 1, dtype=np.uint64))
+    keys = mix_bits(np.arange(1, count + 1, dtype=np.uint64))
     values = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     slots, stored = hash_table.build(keys, values)
     assert (stored[hash_table.find(slots, keys)] == values).all()
     assert (
-        hash_table.find(slots, mixed(np.arange(count + 1, 2 * count + 9, dtype=np.uint64))) < 0
+        hash_table.find(slots, mix_bits(np.arange(count + 1, 2 * count + 9, dtype=np.uint64))) < 0
     ).all()
 
 
@@ -67,7 +67,7 @@ def test_probabilities_after_a_word_sum_to_one() -> None:
 
 def _probability(model: ngram_model.Model, pair: np.ndarray) -> float:
     """p(second | first), by the definition of back-off."""
-    single = hash_table.find(model["slots1"], mixed(pair))
+    single = hash_table.find(model["slots1"], mix_bits(pair))
     both = hash_table.find(model["slots2"], ngram_model.ngrams(pair, 2))[0]
     if both >= 0:
         return math.exp(model["values2"][both, 0])
@@ -112,7 +112,7 @@ def test_ranks_are_those_of_a_sort() -> None:
     scores = np.r_[draw.lognormal(5, 2, 500), np.inf, 7.0, 7.0].astype(np.float32)
     parts = np.split(scores, [100, 100, 350])
     for rank in (0, 1, 250, 501, 502):
-        assert ranked(parts, rank) == np.sort(scores)[rank]
+        assert value_of_rank(parts, rank) == np.sort(scores)[rank]
 
 
 # --- The classifier ------------------------------------------------------------------------
@@ -146,8 +146,10 @@ def test_the_classifier_is_scikit_learns() -> None:
 
 def test_precision_recall_and_auc() -> None:
     scores, truth = np.array([0.9, 0.8, 0.4, 0.3]), np.array([True, False, True, False])
-    assert judged(scores, truth, 0.5) == {"precision": 0.5, "recall": 0.5, "auc": 0.75}
-    assert judged(scores[:0], truth[:0], 0.5) == dict.fromkeys(("precision", "recall", "auc"))
+    assert classifier_metrics(scores, truth, 0.5) == {"precision": 0.5, "recall": 0.5, "auc": 0.75}
+    assert classifier_metrics(scores[:0], truth[:0], 0.5) == dict.fromkeys(
+        ("precision", "recall", "auc")
+    )
 
 
 @pytest.mark.parametrize(

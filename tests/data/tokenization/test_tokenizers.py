@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.cli import main
-from llamac.data.tokenization.bpe import applied, learnt, merge_pair, starting
-from llamac.data.tokenization.tokenizers import NoTokenizerError, explained, find_tokenizer
+from llamac.data.tokenization.bpe import apply_merges, learn_merges, merge_pair, starting
+from llamac.data.tokenization.tokenizers import NoTokenizerError, find_tokenizer, merge_lines
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import train_tokenizer
 from llamac.runtime.tokenizers.tokenizer_json import JsonTokenizer
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_merges_are_learnt_as_in_the_textbook_s_example() -> None:
     """Gage's: aaabdaaabac → ZabdZabac → ZYdZYac → XdXac, with Z = aa, Y = ab, X = ZY."""
-    steps = list(learnt("aaabdaaabac"))
+    steps = list(learn_merges("aaabdaaabac"))
     assert [step.pair for step in steps] == [("a", "a"), ("a", "b"), ("aa", "ab")]
     assert [step.count for step in steps] == [2, 2, 2]
     assert [" ".join(step.pieces) for step in steps] == [
@@ -50,7 +50,7 @@ def test_merges_are_learnt_as_in_the_textbook_s_example() -> None:
 
 @given(st.text("ab c", max_size=40))
 def test_what_is_learnt_spells_the_text_and_leaves_no_pair_twice(text: str) -> None:
-    steps = list(learnt(text))
+    steps = list(learn_merges(text))
     for step in steps:
         assert "".join(step.pieces) == text
         assert step.count > 1
@@ -66,7 +66,7 @@ def test_the_merges_of_a_model_end_at_the_pieces_sentencepiece_gives(
     model: Path, text: str
 ) -> None:
     tokenizer = load_tokenizer_file(model)
-    steps = list(applied(tokenizer, text))
+    steps = list(apply_merges(tokenizer, text))
     pieces = steps[-1].pieces if steps else starting(tokenizer, text)
     assert list(pieces) == [tokenizer.piece(int(i)) for i in tokenizer.encode(text)]
     scores = [step.score for step in steps]
@@ -95,7 +95,7 @@ def test_explain_stops_where_it_is_told(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_unigram_model_has_no_merges_to_show() -> None:
     unigram = train_tokenizer(LINES, kind="unigram", vocab_size=299)
     with pytest.raises(NoTokenizerError, match="only be shown for SentencePiece BPE models"):
-        list(explained("text", unigram, None))
+        list(merge_lines("text", unigram, None))
 
 
 # -- compare and train -----------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_sources_that_need_cleaning_are_read_through_their_filters(
 
 
 def test_the_end_of_a_line_does_not_end_the_line_that_explains(model: Path) -> None:
-    lines = list(explained("the\n12", find_tokenizer(str(model)), None))
+    lines = list(merge_lines("the\n12", find_tokenizer(str(model)), None))
     assert not any("\n" in line for line in lines)
     assert r"\n" in lines[0]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamac.data.stages.common import arrays, hash_table
-from llamac.data.stages.common.words import Hashes, hashed, mixed, ngrams, normalised_words
+from llamac.data.stages.common.words import Hashes, hash_texts, mix_bits, ngrams, normalised_words
 
 UNKNOWN = np.uint64(0x5851F42D4C957F2D)
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -26,7 +26,7 @@ Model = dict[str, NDArray]
 
 def modelled_words(text: str) -> Hashes:
     """Return the words of a text as the model reads them."""
-    return hashed(normalised_words(text).translate(_DIGITS).split())
+    return hash_texts(normalised_words(text).translate(_DIGITS).split())
 
 
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
@@ -79,7 +79,7 @@ def perplexity(model: Model, text: str) -> float:
     words = modelled_words(text)
     if not len(words):
         return float("inf")
-    unknown = hash_table.find(model["slots1"], mixed(words)) < 0
+    unknown = hash_table.find(model["slots1"], mix_bits(words)) < 0
     words = np.where(unknown, UNKNOWN, words)
     logs, backoff = np.zeros(0, np.float32), np.zeros(0, np.float32)
     for size in range(1, min(len(model) // 2, len(words)) + 1):
@@ -108,7 +108,7 @@ class _Level:
 
 
 def _grams(words: Hashes, size: int) -> Hashes:
-    return mixed(words) if size == 1 else ngrams(words, size)
+    return mix_bits(words) if size == 1 else ngrams(words, size)
 
 
 def _continuations(level: _Level, longer: _Level) -> NDArray[np.int64]:

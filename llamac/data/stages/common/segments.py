@@ -71,7 +71,7 @@ class Spill:
         shutil.rmtree(self.folder)
 
 
-def dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
+def write_dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
     """Write which documents of each part are dropped, by number, each with its detail."""
     segments = (
         json.dumps({str(number): details[number] for number in sorted(details)}).encode()
@@ -93,14 +93,17 @@ def drop(decided: Path, part: int, reason: str) -> Filter:
 
 
 def places(documents: Iterable[str]) -> dict[str, NDArray]:
-    """Return the places of documents, `file:line`, as arrays, to name one that another repeats."""
+    """Encode places (`file:line`) as arrays for `place`: UTF-8 bytes, and the end of each.
+
+    They name the kept document where another is dropped as its duplicate.
+    """
     encoded = [place.encode(errors="surrogateescape") for place in documents]
     ends = np.cumsum([len(place) for place in encoded], dtype=np.int64)
     return {"places": np.frombuffer(b"".join(encoded), np.uint8), "place_ends": ends}
 
 
 def place(found: Mapping[str, NDArray], number: int) -> str:
-    """Return one of `places` as text."""
+    """Return the place of document `number`, `file:line`, from the arrays of `places`."""
     begin = found["place_ends"][number - 1] if number else 0
     return bytes(found["places"][begin : found["place_ends"][number]]).decode(errors="replace")
 

@@ -31,10 +31,10 @@ def normalised_words(text: str) -> bytes:
 
 def words(text: str) -> Hashes:
     """Return a hash for each word of the text, in order."""
-    return hashed(normalised_words(text).split())
+    return hash_texts(normalised_words(text).split())
 
 
-def hashed(texts: list[bytes]) -> Hashes:
+def hash_texts(texts: list[bytes]) -> Hashes:
     """Return a 64-bit hash of each text."""
     digests = b"".join(map(need("xxhash").xxh3_64_digest, texts))
     return np.frombuffer(digests, ">u8").astype(np.uint64)
@@ -50,10 +50,10 @@ def ngrams(hashes: Hashes, size: int) -> Hashes:
     for at in range(1, size):
         found *= _FACTOR
         found += hashes[at : at + count]
-    return mixed(found)
+    return mix_bits(found)
 
 
-def mixed(hashes: Hashes) -> Hashes:
+def mix_bits(hashes: Hashes) -> Hashes:
     """Mix the bits of 64-bit values by a permutation (MurmurHash3's finalizer)."""
     hashes = hashes ^ (hashes >> np.uint64(33))
     hashes *= np.uint64(0xFF51AFD7ED558CCD)
