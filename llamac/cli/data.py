@@ -196,11 +196,11 @@ def prepare_here(
 def classifier(spec: SpecArgument, overrides: SetOption = None) -> None:
     """Train the models that stages need: the page classifier and the language model."""
     loaded = load(spec, overrides)
-    from llamac.data.classifier import told_of, train_models
+    from llamac.data.classifier import report_line, train_models
 
     with reported_errors(loaded):
         for report in train_models(loaded.data, typer.echo).values():
-            typer.echo(told_of(report))
+            typer.echo(report_line(report))
 
 
 @app.command()

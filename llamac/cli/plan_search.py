@@ -75,7 +75,7 @@ def print_advice(setting: Setting, target: str, as_json: bool) -> None:
         raise typer.BadParameter(message, param_hint="--why-not")
 
     from llamac.plan.predict import predict
-    from llamac.plan.search.what_if import advice, combined, what_if, what_if_section
+    from llamac.plan.search.what_if import advice, speedup_if_all_double, what_if, what_if_section
 
     program = setting.compile()
     prediction = predict(setting, program)
@@ -89,7 +89,7 @@ def print_advice(setting: Setting, target: str, as_json: bool) -> None:
 
     lines = [
         headline(prediction),
-        *advice(changes, float(number[1]), combined(prediction, program)),
+        *advice(changes, float(number[1]), speedup_if_all_double(prediction, program)),
     ]
     show(*lines, what_if_section(changes))
 
@@ -162,7 +162,7 @@ def size(
         budget_heading,
         budget_json,
         budget_tables,
-        chosen,
+        optimum_named,
         sized_toml,
     )
 
@@ -170,7 +170,7 @@ def size(
     flops = parse_flops(compute) if compute is not None else flops_of(gpu_days or 0.0, on)
     budget = ComputeBudget(flops, on)
     if output is not None:
-        best = chosen(budget, choice)
+        best = optimum_named(budget, choice)
         text, shape = sized_toml(best, budget, overrides, output)
         write_output(output, text, (), overwrite)
     if as_json:

@@ -19,7 +19,7 @@ def is_half(canonical: str) -> bool:
 
 
 def adapted_weight(half: str) -> str:
-    """Return the canonical name of the weight that an adapter's A or B matrix adapts."""
+    """Return the name of the weight that an adapter's A or B adapts: `…wq_lora_a` → `…wq`."""
     return half.removesuffix(A).removesuffix(B)
 
 

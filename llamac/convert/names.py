@@ -57,7 +57,7 @@ def is_rotated(canonical: str) -> bool:
     return canonical.removesuffix("_bias").endswith(ROTATED)
 
 
-def reordered(canonical: str, tensor: Stored, model: Model, layout: str) -> Stored:
+def reorder_rows(canonical: str, tensor: Stored, model: Model, layout: str) -> Stored:
     """Return a tensor of `model` with its rows as this RoPE layout orders them."""
     if model.rope_layout == layout or not is_rotated(canonical):
         return tensor

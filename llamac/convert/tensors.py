@@ -65,7 +65,7 @@ MEMORY = ReusedMemory()
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file. where: file and name, for messages. read: reads it, contiguous."""
+    """A tensor in a file. where: file and name, for messages. read: loads it, contiguous."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]

@@ -61,7 +61,7 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
     return reports
 
 
-def told_of(report: dict[str, Any]) -> str:
+def report_line(report: dict[str, Any]) -> str:
     """Return the training report of a stage's model as one line of text."""
     if "order" in report:
         return (

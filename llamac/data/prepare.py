@@ -34,7 +34,7 @@ from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.prepare_job import PrepareJob, silent
 from llamac.runtime.data.prepared import exclusive
-from llamac.runtime.data.vocabulary import given, say_lost
+from llamac.runtime.data.vocabulary import given_tokenizer, say_lost
 from llamac.runtime.durable_files import fingerprint, note_or_nothing
 from llamac.spec import Spec
 from llamac.spec.data import CONVERSATIONS
@@ -100,7 +100,7 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
     waiting = Step(f"waiting for the process at {preparation.root}", ())
     with exclusive(preparation.root, lambda: report(waiting, 0, 0)):
         settle(preparation)
-        if model := given(preparation.job):
+        if model := given_tokenizer(preparation.job):
             say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
             run(preparation_steps(preparation), engine, report)

@@ -66,7 +66,7 @@ class TaskResult:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Return the standard error of a mean; None of fewer than two values."""
+    """Return the standard error of a mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)

@@ -36,12 +36,12 @@ class Setting:
 
     @property
     def rank_micro_batches(self) -> int:
-        """Micro-batches per data-parallel rank per step."""
+        """Return the micro-batches per data-parallel rank per step."""
         return self.micro_batches or self.spec.micro_batches
 
     @property
     def tokens(self) -> int:
-        """Tokens per step over all ranks."""
+        """Return the tokens per step over all ranks."""
         batch = self.spec.batch
         tokens = self.rank_micro_batches * batch.micro_batch * batch.sequence_length
         return tokens * self.spec.parallel.data_ranks

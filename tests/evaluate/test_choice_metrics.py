@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llamac.runtime.evaluate.choice_metrics import against, chosen, per_unit, question_metrics
+from llamac.runtime.evaluate.choice_metrics import (
+    best_index,
+    log_ratios,
+    per_unit,
+    question_metrics,
+)
 
 # Answers of 20, 10 and 4 characters, and of 3, 4 and 2 tokens.
 LOG = [-9.0, -5.0, -3.0]
@@ -13,11 +18,11 @@ WITHOUT = [-10.0, -11.0, -3.0]  # log P(answer | "Answer:")
 
 
 def test_each_rule_chooses_another_answer() -> None:
-    assert chosen(LOG) == 2
-    assert chosen(per_unit(LOG, CHARACTERS)) == 0  # -0.45, -0.5, -0.75
-    assert chosen(per_unit(LOG, TOKENS)) == 1  # -3.0, -1.0, -1.5
-    assert chosen(against(LOG, WITHOUT)) == 1  # 1, 6, 0
-    assert chosen(per_unit(LOG, TOKENS)) != chosen(per_unit(LOG, CHARACTERS))
+    assert best_index(LOG) == 2
+    assert best_index(per_unit(LOG, CHARACTERS)) == 0  # -0.45, -0.5, -0.75
+    assert best_index(per_unit(LOG, TOKENS)) == 1  # -3.0, -1.0, -1.5
+    assert best_index(log_ratios(LOG, WITHOUT)) == 1  # 1, 6, 0
+    assert best_index(per_unit(LOG, TOKENS)) != best_index(per_unit(LOG, CHARACTERS))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from llamac.plan.device.device import load_device
 from llamac.plan.energy import energy
 from llamac.plan.predict import predict
 from llamac.plan.prediction import Prediction
-from llamac.plan.search.what_if import combined, what_if
+from llamac.plan.search.what_if import speedup_if_all_double, what_if
 from llamac.plan.target import device_for, setting_for
 from llamac.plan.uncertainty import fit_within, regime_of, uncertainty
 from llamac.spec import load_spec
@@ -78,7 +78,7 @@ def test_what_if_names_what_brings_most() -> None:
     assert [one.doubled for one in found] == sorted((one.doubled for one in found), reverse=True)
     slopes = [one.elasticity for one in found if one.elasticity is not None]
     assert all(0 <= slope <= 1.001 for slope in slopes)
-    assert 1.5 < combined(prediction, program) <= 2.001
+    assert 1.5 < speedup_if_all_double(prediction, program) <= 2.001
 
 
 @pytest.mark.slow

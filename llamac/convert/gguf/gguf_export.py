@@ -14,7 +14,7 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.gguf.gguf_import import FREQUENCIES, LAYOUTS
 from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf.hf_config import family_for
-from llamac.convert.names import gguf_name, reordered
+from llamac.convert.names import gguf_name, reorder_rows
 from llamac.convert.tensors import Stored, read_ahead
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
@@ -35,7 +35,7 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
     model = trained.spec.model
     family = _architecture(trained)
     tensors = {
-        gguf_name(name): reordered(name, tensor, model, LAYOUTS[family])
+        gguf_name(name): reorder_rows(name, tensor, model, LAYOUTS[family])
         for name, tensor in trained.tensors.items()
     }
     metadata = _metadata(trained, family)

@@ -13,7 +13,7 @@ from llamac.convert.hf.card import model_card
 from llamac.convert.hf.hf_config import config_of
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.hf.tokenizer_export import hf_files
-from llamac.convert.names import hf_name, reordered
+from llamac.convert.names import hf_name, reorder_rows
 from llamac.convert.tensors import Stored, commonest_dtype
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
@@ -33,7 +33,7 @@ def write_hf(
     ends = list(opened.end)
     end = ends[0] if len(ends) == 1 else ends or None
     tensors = {
-        hf_name(name): reordered(name, tensor, model, "half_split")
+        hf_name(name): reorder_rows(name, tensor, model, "half_split")
         for name, tensor in trained.cast(dtype).items()
     }
     named = commonest_dtype(tensors)

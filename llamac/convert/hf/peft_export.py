@@ -11,7 +11,7 @@ import torch
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.merge_adapters import B, adapted_weight
-from llamac.convert.names import hf_name, reordered
+from llamac.convert.names import hf_name, reorder_rows
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel
 
@@ -46,7 +46,7 @@ def peft_name(name: str) -> str:
 def _named(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
     """Return peft's name of half an adapter; the rows of B are ordered as the base's are."""
     if name.endswith(B):
-        tensor = reordered(adapted_weight(name), tensor, trained.spec.model, "half_split")
+        tensor = reorder_rows(adapted_weight(name), tensor, trained.spec.model, "half_split")
     return peft_name(name), tensor
 
 

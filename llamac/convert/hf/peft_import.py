@@ -17,7 +17,7 @@ from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.hf.tokenizer_files import begins_with, chat_template_of, passed_through
 from llamac.convert.merge_adapters import B, adapted_weight, is_half
 from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
-from llamac.convert.names import LAYER, reordered
+from llamac.convert.names import LAYER, reorder_rows
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, checked
 from llamac.runtime.checkpoint.adapters import require_all_weights
@@ -160,4 +160,4 @@ def _as_base(name: str, tensor: Stored, model: Model) -> Stored:
     if not name.endswith(B):
         return tensor
     theirs = model.model_copy(update={"rope_layout": "half_split"})
-    return reordered(adapted_weight(name), tensor, theirs, model.rope_layout)
+    return reorder_rows(adapted_weight(name), tensor, theirs, model.rope_layout)

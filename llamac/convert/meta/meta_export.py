@@ -13,7 +13,7 @@ from llamac.convert.hf.hf_config import LLAMA
 from llamac.convert.hf.tokenizer_export import is_sentencepiece
 from llamac.convert.meta.meta_import import FIRST, SECOND, SPLIT, TABLE
 from llamac.convert.meta.pth import write_pth
-from llamac.convert.names import meta_name, reordered
+from llamac.convert.names import meta_name, reorder_rows
 from llamac.convert.tensors import Stored
 from llamac.convert.trained import TrainedModel
 from llamac.runtime.tokenizers.sentencepiece_file import begun_by
@@ -34,7 +34,7 @@ def write_meta(
     own = trained.opened.tokenizer_file if trained.opened.imported else None
     tiktoken = tokenizer is not None and not is_sentencepiece(tokenizer)
     tensors = {
-        name: reordered(name, tensor, model, "interleaved")
+        name: reorder_rows(name, tensor, model, "interleaved")
         for name, tensor in trained.cast(dtype).items()
     }
     if model.tied_embeddings:  # Meta's code has no ties: it would start from a random output

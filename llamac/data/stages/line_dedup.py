@@ -79,7 +79,7 @@ class Repeats:
     """Remove repeated pieces of documents, such as lines, by their keys.
 
     keys(text): uint64, one for each piece, 0 for those that are never dropped.
-    without(text, again): the text without the pieces that bool array marks.
+    without(text, mask): the text without the pieces that `mask`, bool, one for each, marks.
     """
 
     def __init__(

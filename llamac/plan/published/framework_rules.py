@@ -66,7 +66,7 @@ def framework_of(row: Row, device: Device) -> str:
         return "nanotron"
     if says(given, *MEGATRON):
         later = says(given, *CORE) or device.has_async_matmuls
-        return "megatron-core" if later and not unfused(row) else "megatron"
+        return "megatron-core" if later and not materialises_scores(row) else "megatron"
     if says(given, *COMPILED) and not says(given, r"\beager\b", "no.compile"):
         return "compiled"
     if not says(given, *EAGER) and sharding_of(row) == "zero1" and _splits_model(row):
@@ -141,7 +141,7 @@ def _attention_kernel(row: Row) -> str:
 
 def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
     """Return the traffic of attention scores; None if they are never materialised."""
-    if not unfused(row):
+    if not materialises_scores(row):
         return None
     kernel, megatron = _attention_kernel(row), says(text(row, "framework"), *MEGATRON)
     if megatron and not llama:
@@ -150,7 +150,7 @@ def scores_of(row: Row, llama: bool) -> ScoreTraffic | None:
     return FUSED_SOFTMAX if fused else TORCH_SOFTMAX
 
 
-def unfused(row: Row) -> bool:
+def materialises_scores(row: Row) -> bool:
     """Return whether attention materialises its scores, as before FlashAttention or on V100s."""
     kernel, framework = _attention_kernel(row), text(row, "framework")
     if kernel in EMPTY:
@@ -172,10 +172,11 @@ class Checkpointing:
     """Activation checkpointing of a row.
 
     Attributes:
-        policy: Of layers that are not checkpointed whole.
-        core: Attention is computed again.
-        parts, of: Layers checkpointed whole, out of so many; of = 0: of a stage's.
-        understood: The column was read; else nothing is taken to be checkpointed.
+        policy: Checkpointing policy of layers that are not fully checkpointed.
+        core: Attention is recomputed in the backward pass.
+        parts, of: `parts` out of every `of` layers are fully checkpointed; of = 0: out of the
+            layers of a pipeline rank.
+        understood: The column was read; otherwise no checkpointing is assumed.
     """
 
     policy: str = "none"
@@ -261,7 +262,7 @@ KNOWN_DTYPES = ("bf16", "bfloat", "fp", "float", "half", "tf32", "amp", "mixed")
 KNOWN_MLPS = ("gelu", "relu", "silu", "glu", "gated", "standard", "mlp")
 
 
-def unread(row: Row, device: Device) -> Iterator[tuple[str, str, str]]:
+def unread_values(row: Row, device: Device) -> Iterator[tuple[str, str, str]]:
     """Yield (column, value, assumption made instead) for each value that is not understood."""
     kernel, mlp = _attention_kernel(row), text(row, "mlp")
     known = (*FLASH, *LATEST_FLASH, *FUSED_SCORES, *TORCH_SCORES)

@@ -18,14 +18,14 @@ from llamac.plan.published.framework_rules import (
     checkpointing,
     framework_of,
     gathers_again,
+    materialises_scores,
     profile_of,
     sharding_of,
     splits_positions,
-    unfused,
-    unread,
+    unread_values,
 )
 from llamac.plan.published.rows import EMPTY, Row, RowError, count, flag, needed, number, says, text
-from llamac.plan.search.graph_cache import block_program, laid_out
+from llamac.plan.search.graph_cache import block_program, with_layout
 from llamac.plan.setting import Setting
 from llamac.spec import Spec, SpecError
 
@@ -75,10 +75,10 @@ def published_run(row: Row) -> PublishedRun:
         profile,
         sharding=sharding_of(row),
         fp8=says(dtype, "fp8", "fp4"),
-        recomputes_attention=checkpointing(row).core and unfused(row),
+        recomputes_attention=checkpointing(row).core and materialises_scores(row),
         micro_batches=layout.micro_batches,
     )
-    return PublishedRun(setting, _program(setting, row), tuple(unread(row, device)))
+    return PublishedRun(setting, _program(setting, row), tuple(unread_values(row, device)))
 
 
 # -- computation ------------------------------------------------------------------------------
@@ -93,12 +93,12 @@ def _program(setting: Setting, row: Row) -> Program:
     policy = "regather" if kept.policy == "none" and gathers_again(row) else kept.policy
     if share in (0.0, 1.0):
         policy = policy if share == 0 else "full"
-        return laid_out(block_program(spec, policy, fused), spec, stages)
+        return with_layout(block_program(spec, policy, fused), spec, stages)
     plain, full = (block_program(spec, one, fused) for one in (policy, "full"))
     region = replace(full.regions["block"], name="block_full")
     turns = [int((n + 1) * share) > int(n * share) for n in range(layers)]
     names = ["block_full" if turn else "block" for turn in turns]
-    return laid_out(plain, spec, stages, names, [region])
+    return with_layout(plain, spec, stages, names, [region])
 
 
 def layers_of_stages(spec: Spec, split: StageSplit) -> list[int]:
@@ -255,7 +255,7 @@ def _spec(row: Row, layout: RowLayout, device: Device) -> Spec:
             ("parallel.data_replicate", 1 if sharded else layout.data),
             ("precision.compute", "fp32" if says(dtype, "^fp32", "tf32", "float32") else "bf16"),
             ("recompute.policy", "none"),
-            ("kernels.attention", "math" if unfused(row) else "sdpa"),
+            ("kernels.attention", "math" if materialises_scores(row) else "sdpa"),
             ("kernels.loss_chunk", 2**30),
         )
     )

@@ -68,7 +68,7 @@ def comparable_peak(row: Row, prediction: Prediction) -> float:
     return memory.total
 
 
-def predicted(row: Row, found: Prediction) -> dict[str, str]:
+def predicted_columns(row: Row, found: Prediction) -> dict[str, str]:
     """Return the columns added to a row: predicted speed, peak memory and whether it fits."""
     values = (
         f"{found.tokens_per_second_per_gpu:.6g}",
@@ -118,7 +118,7 @@ def score(table: str) -> Scores:
     for number, row in enumerate(rows, start=1):
         try:
             run = published_run(row)
-            found: Mapping[str, str] = predicted(row, predict_run(run))
+            found: Mapping[str, str] = predicted_columns(row, predict_run(run))
             scores.unread.update(run.unread)
             scores.done += 1
         except RowError as error:

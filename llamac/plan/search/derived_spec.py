@@ -53,7 +53,7 @@ def _commented(document: Mapping[str, Any], above: Sequence[str], notes: Mapping
     return "\n".join([*lines, ""])
 
 
-def overridden(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
+def override_values(spec: Spec, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the values that `--set` gave, by dotted key.
 
     A key inside an array or table gives the whole of it: a spec that extends another cannot set a

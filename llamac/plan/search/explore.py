@@ -16,7 +16,7 @@ from llamac.passes.analysis.peak_memory import Memory, activations, micro_batche
 from llamac.passes.analysis.timing import Clock
 from llamac.passes.cut import region_seconds, spread
 from llamac.plan.cost.step_model import StepModel
-from llamac.plan.search.graph_cache import block_program, laid_out
+from llamac.plan.search.graph_cache import block_program, with_layout
 from llamac.plan.search.layout_enumeration import (
     ModelSplit,
     PipelineSchedule,
@@ -147,7 +147,7 @@ class _Explorer:
             if node.bound >= min(self._limit(), self.best.like(node.every[0])):
                 self.tally["slower"] += node.count
             else:
-                self._try_all(node, laid_out(block, node.spec, node.stages))
+                self._try_all(node, with_layout(block, node.spec, node.stages))
 
     def _nodes(self, policy: str, block: Program) -> Iterator[_Node]:
         """Yield schedules whose activations may fit the device."""
@@ -163,7 +163,7 @@ class _Explorer:
                     self.tally[ACTIVATIONS] += node.count
                     continue
                 if model is None:
-                    whole = laid_out(block, node.spec, [self.spec.model.n_layers])
+                    whole = with_layout(block, node.spec, [self.spec.model.n_layers])
                     model = StepModel(replace(self.setting, spec=node.spec), whole)
                 fits = True
                 yield replace(node, bound=_pipelined(model, schedule))

@@ -83,7 +83,7 @@ def _first() -> int:
     return NAMES.index(ActivationCheckpoint.name) - NAMES.index(Lower.name) - 1
 
 
-def laid_out(
+def with_layout(
     program: Program,
     spec: Spec,
     stages: Sequence[int],

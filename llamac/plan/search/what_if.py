@@ -42,7 +42,7 @@ def what_if(prediction: Prediction, program: Program) -> list[Change]:
     return sorted(found, key=lambda one: -one.doubled)
 
 
-def combined(prediction: Prediction, program: Program) -> float:
+def speedup_if_all_double(prediction: Prediction, program: Program) -> float:
     """Return the speed-up if all figures of the device double."""
     setting = prediction.setting
     device = setting.device

@@ -15,7 +15,7 @@ from llamac.plan.render.prediction_tables import (
     percent,
     readable_days,
 )
-from llamac.plan.search.derived_spec import derived_toml, overridden, whole_toml
+from llamac.plan.search.derived_spec import derived_toml, override_values, whole_toml
 from llamac.plan.search.explore import WHY
 from llamac.plan.search.rank_layout import Layout
 from llamac.plan.search.search import Ranked, Search
@@ -85,7 +85,7 @@ def winner_toml(found: Search, base: str, overrides: Sequence[str], out: Path) -
     (best, *others), device = found.best, found.setting.device
     prediction, layout = best.prediction, best.layout
     spec, seconds = prediction.setting.spec, prediction.seconds
-    changes = overridden(found.setting.spec, overrides) | _whole(layout)
+    changes = override_values(found.setting.spec, overrides) | _whole(layout)
     if device.name in device_names():
         changes["hardware.gpu"] = device.name
     terms = ", ".join(f"{term} {getattr(seconds, term):.3f}" for term in TERMS)

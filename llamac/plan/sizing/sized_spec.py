@@ -10,7 +10,7 @@ from typing import Any
 from llamac.look.text_table import TextTable
 from llamac.plan.device.device import Device
 from llamac.plan.render.prediction_tables import digits, percent, quantity
-from llamac.plan.search.derived_spec import derived_toml, overridden
+from llamac.plan.search.derived_spec import derived_toml, override_values
 from llamac.plan.sizing.model_shape import ModelShape, llama_with
 from llamac.plan.sizing.scaling_laws import (
     USE,
@@ -117,7 +117,7 @@ def choices() -> tuple[str, ...]:
     return (*(one.key for one in optima(1e20)), LLAMA)
 
 
-def chosen(budget: ComputeBudget, key: str) -> Optimum:
+def optimum_named(budget: ComputeBudget, key: str) -> Optimum:
     """Return a law's optimum; `llama`: half the refitted optimum, with tokens for its loss."""
     found = optima(budget.flops)
     if key != LLAMA:
@@ -176,5 +176,5 @@ def sized_toml(
         "parallel": "one rank, until it is laid out",
     }
     name = f"sized-{quantity(shape.parameters).lower()}"
-    changes = overridden(recipe, overrides) | changes
+    changes = override_values(recipe, overrides) | changes
     return derived_toml(RECIPE, out, name, changes, above, notes), shape

@@ -24,8 +24,8 @@ WITHIN, BETWEEN = "within a node", "between nodes"
 class RegionCost:
     """A region's graph on the slowest rank.
 
-    count: Runs per step. seconds: Of one run, waits included. waits: Exposed transfers. flops,
-    nbytes: Of one run, moved in device memory.
+    count: Runs per step. Per run: seconds, waits included; waits: seconds of exposed transfers;
+    flops; nbytes: bytes moved in device memory.
     """
 
     region: str
@@ -45,7 +45,8 @@ class RegionCost:
 class OpCost:
     """Ops of one kind and shape, in one region and direction.
 
-    count: Ops per step. seconds, flops, nbytes: Per op. bound: Its bottleneck.
+    count: Ops per step. seconds, flops, nbytes: Per op. bound: Its bottleneck
+    (`bound_of`).
     """
 
     region: str
@@ -67,9 +68,9 @@ class OpCost:
 class TransferCost:
     """Transfers of one kind.
 
-    nbytes: Bytes that a rank sends per transfer. ranks, link: Of its group. count: Transfers per
-    step. seconds: Per transfer; exposed: of them, waited for by compute. node: Region, direction
-    and name, if it belongs to a graph.
+    ranks: Size of the group; link: the slowest link that it crosses. nbytes: Bytes that a rank
+    sends per transfer. count: Transfers per step. seconds: Per transfer; exposed: those of them for
+    which compute waits. node: (region, direction, name) of a transfer that belongs to a graph.
     """
 
     where: str

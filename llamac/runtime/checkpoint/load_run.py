@@ -89,7 +89,7 @@ def load_weights(
 
 
 def chat_of(directory: Path) -> dict[str, Any]:
-    """Return how supervised data was prepared in a directory, from its manifest; empty if not.
+    """Return the chat settings of prepared supervised data; empty for other data or none.
 
     bos: text of BOS. begin: ids that begin a text. end: id that ends an answer. Raises RunError.
     """

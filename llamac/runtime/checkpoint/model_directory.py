@@ -86,9 +86,9 @@ def open_model(
 
     which: "newest" (the newest whole checkpoint, telling `say` of damaged ones), a step, or the
     path of a checkpoint. data: the run's prepared data, where it is not the directory that its
-    spec.toml names. spec: what the weights are, where the directory has no
-    spec.toml. Raises load_run.BadRequest for what is not there, or RunError for what is
-    damaged; without `need_tokenizer` a missing tokenizer is None.
+    spec.toml names. spec: the resolved spec, where the directory has no spec.toml.
+    need_tokenizer: whether a missing tokenizer is an error instead of None. Raises
+    load_run.BadRequest for missing files, or RunError for damaged ones.
     """
     path = load_run.choose(directory, which, say)
     spec = read_spec(directory) if spec is None else spec

@@ -52,7 +52,7 @@ class MalformedRecord(ValueError):
 class Conversation:
     """A record of supervised data.
 
-    messages: of a chat, or None for a prompt and a completion that no template is for.
+    messages: of a chat; None for a prompt with its completion, which no chat template renders.
     """
 
     messages: list[dict[str, Any]] | None
@@ -68,7 +68,7 @@ class Conversation:
 
     @property
     def said(self) -> str:
-        """Return what is said, as plain text."""
+        """Return the text of all messages, or of prompt and completion, without roles."""
         if self.messages is None:
             return f"{self.prompt}{self.completion}"
         return "\n".join(message["content"] for message in self.messages)

@@ -11,7 +11,7 @@ from .answer_tokens import chat_settings
 from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepare_job import PrepareJob
 from .prepared import NAME
-from .vocabulary import given
+from .vocabulary import given_tokenizer
 
 FORMAT = 1  # of the directory: a change of it makes older directories a mismatch
 RESERVED = {"manifest.json", "tokenizer.json", "tokenizer.model", CHAT_TEMPLATE}
@@ -79,7 +79,7 @@ def input_fingerprints(job: PrepareJob) -> dict[str, Any]:
         for source in job.sources
         if source["kind"] not in PYTHON
     }
-    if model := given(job):
+    if model := given_tokenizer(job):
         inputs |= {"tokenizer.path": model.pieces_sha256, "tokenizer.eos": model.eos}
         if job.supervised:
             inputs["tokenizer.chat_template"] = chat_settings(job.tokenizer, model).written()

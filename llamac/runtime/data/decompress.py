@@ -73,12 +73,12 @@ def decompressed(path: str, skipped: Skipped) -> Iterator[bytes]:
 
 
 def stream(path: str, skipped: Skipped) -> io.BufferedReader:
-    """Return `chunks` as a readable file without seeking."""
+    """Return the bytes of `decompressed` as a readable file without seeking."""
     return as_file(decompressed(path, skipped))
 
 
 def utf8_chunks(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """Yield `chunks` of a text file as UTF-8 without a byte order mark.
+    """Yield the bytes of a text file, decompressed, as UTF-8 without a byte order mark.
 
     UTF-16 and UTF-32 are recognised by their marks. Invalid characters in them become invalid
     UTF-8, which only affects their document.

@@ -160,7 +160,7 @@ def input_fingerprint(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def listing_of(sizes: list[tuple[str, int]]) -> dict[str, Any]:
-    """Return the `fingerprint` of inputs with known sizes."""
+    """Return `input_fingerprint` of inputs, given as (name, bytes)."""
     return {
         "files": len(sizes),
         "bytes": sum(size for _, size in sizes),

@@ -45,7 +45,7 @@ class Pairs:
         return found.reshape(-1, self.sequence_length + 1)
 
     def answers(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return the number of each row among all different ones, -1 beyond the end, int64 [n]."""
+        """Return the index of each row among the split's answers, int64 [n]; -1 beyond the end."""
         found = [self._pairs(start // 2, count // 2) for start in starts]
         pairs = np.concatenate(found)[:, None]
         return np.where(pairs < 0, -1, 2 * pairs + [0, 1]).reshape(-1)
@@ -64,7 +64,7 @@ class Pairs:
 
 
 class InOrder:
-    """The same pairs in the order of their numbers, each once, and padding beyond the last."""
+    """Pairs in order of their indices, unshuffled, each once, followed by padding."""
 
     padding_input = 0
 

@@ -31,7 +31,7 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Preference:
-    """Two conversations that differ in their last answers, of which alone is learned."""
+    """A chosen and a rejected conversation, of which only the last answers have a loss."""
 
     chosen: Conversation
     rejected: Conversation

@@ -25,7 +25,7 @@ UNKNOWN_SHARE = 0.01  # largest fraction of a source's tokens that may be the un
 ENOUGH = 1 << 20  # tokens after which the fraction is first checked
 
 
-def given(job: PrepareJob) -> Tokenizer | None:
+def given_tokenizer(job: PrepareJob) -> Tokenizer | None:
     """Return the tokenizer of `tokenizer.path`; None if one is to be trained.
 
     Raises TokenizerError, before anything is written, if it does not fit the spec.
@@ -60,7 +60,7 @@ def tokenizer_of(job: PrepareJob, key: str, train: Callable[[PrepareJob], Tokeni
     path = job.root / "tokenizer.model"
     if is_settled(job, key):
         return load_tokenizer_file(path)
-    model = given(job) or train(job)
+    model = given_tokenizer(job) or train(job)
     sha256 = write(path, model.model)
     write_note(job.root / "tokenizer.json", {"key": key, "file_sha256": sha256})
     return model

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 ANSWER = "Answer:"  # the context that stands for no question (Brown et al. 2020, section 2.4)
 
 
-def chosen(scores: Sequence[float]) -> int:
+def best_index(scores: Sequence[float]) -> int:
     """Return the index of the largest score; the first of equal ones."""
     return max(range(len(scores)), key=lambda number: (scores[number], -number))
 
@@ -21,7 +21,7 @@ def per_unit(log_probabilities: Sequence[float], lengths: Sequence[int]) -> list
     return [value / length for value, length in zip(log_probabilities, lengths, strict=True)]
 
 
-def against(log_probabilities: Sequence[float], without: Sequence[float]) -> list[float]:
+def log_ratios(log_probabilities: Sequence[float], without: Sequence[float]) -> list[float]:
     """Return log of P(answer | question) / P(answer | another context)."""
     return [value - other for value, other in zip(log_probabilities, without, strict=True)]
 
@@ -39,5 +39,5 @@ def question_metrics(
     """
     scores = {"acc": log_probabilities, "acc_norm": per_unit(log_probabilities, characters)}
     if without is not None:
-        scores["acc_answer"] = against(log_probabilities, without)
-    return {metric: float(chosen(values) == gold) for metric, values in scores.items()}
+        scores["acc_answer"] = log_ratios(log_probabilities, without)
+    return {metric: float(best_index(values) == gold) for metric, values in scores.items()}

@@ -28,7 +28,7 @@ from .choice_metrics import question_metrics
 
 
 class Encodes(Protocol):
-    """A tokenizer, as far as questions go."""
+    """Interface of the tokenizer that encodes questions."""
 
     eos: int
 
@@ -36,7 +36,7 @@ class Encodes(Protocol):
 
 
 class DataRanks(Protocol):
-    """The mesh, as far as questions go."""
+    """Interface of the mesh that `Questions` uses."""
 
     @property
     def device(self) -> torch.device: ...

@@ -46,7 +46,7 @@ class GenerationSpeed:
         )
 
 
-def rounded(positions: int) -> int:
+def round_up(positions: int) -> int:
     """Return a number of positions rounded up to whole steps."""
     return -(-positions // STEP) * STEP
 
@@ -81,7 +81,7 @@ class Generation:
         self.generators = [row_generator(seed, row) for row in rows]
         self.left = [count] * len(prompts)
         needed = min(context, max(map(len, self.tokens)) + count)
-        self.length = rounded(needed)
+        self.length = round_up(needed)
         # One position more than attention reads: torch.compile takes equal sizes for the same one.
         self.steps = make(len(prompts), self.length + 1)
         self.present: Tensor | None = None
@@ -127,7 +127,7 @@ class Generation:
         """Run one decoding step; return logits. Finished rows repeat their last step."""
         at = [min(len(tokens), self.context) - 1 for tokens in self.tokens]
         newest = torch.tensor([tokens[-1] for tokens in self.tokens], device=self.device)
-        filled = min(rounded(max(at) + 1), self.length)
+        filled = min(round_up(max(at) + 1), self.length)
         return self.steps.decode(newest, torch.tensor(at, device=self.device), filled)
 
     def _choose(self, scores: Tensor) -> list[int]:

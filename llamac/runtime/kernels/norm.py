@@ -40,7 +40,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 def add_rms_norm_backward(
     d_total: Tensor | None, d_y: Tensor, total: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (d_x, which is also d_residual; d_weight). d_total is None if only y was used."""
+    """Return (d_x, d_weight); d_residual equals d_x. d_total: None if only y was used."""
     d_x, d_weight = rms_norm_backward(d_y, total, weight, eps)
     return (d_x if d_total is None else d_total + d_x), d_weight
 

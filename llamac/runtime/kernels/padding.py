@@ -20,7 +20,7 @@ def count_targets(labels: Tensor) -> Tensor:
 
 
 def without_loss(ids: Any) -> Any:
-    """Return ids (an array or a tensor) as they are stored without a loss, or the ids stored so."""
+    """Map ids t (array or tensor) to -2 - t, the stored form of tokens without a loss, and back."""
     return PADDING - 1 - ids
 
 

@@ -7,7 +7,12 @@ import pytest
 from llamac.plan.cost.framework import FRAMEWORKS
 from llamac.plan.device.device import load_device
 from llamac.plan.published.decoder import decoder_of
-from llamac.plan.published.framework_rules import checkpointing, profile_of, sharding_of, unfused
+from llamac.plan.published.framework_rules import (
+    checkpointing,
+    materialises_scores,
+    profile_of,
+    sharding_of,
+)
 from llamac.plan.published.row_setting import published_run
 from llamac.plan.published.rows import RowError, count, number
 
@@ -199,7 +204,7 @@ def test_frameworks_have_their_habits(framework: str, notes: str, profile: str) 
     ],
 )
 def test_whether_scores_are_written_out(kernel: str, gpu: str, written: bool) -> None:
-    assert unfused({"attn_kernel": kernel, "gpu": gpu}) == written
+    assert materialises_scores({"attn_kernel": kernel, "gpu": gpu}) == written
 
 
 @pytest.mark.parametrize(

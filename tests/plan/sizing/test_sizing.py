@@ -21,7 +21,7 @@ from llamac.plan.sizing.scaling_laws import (
     parse_flops,
     smaller,
 )
-from llamac.plan.sizing.sized_spec import ComputeBudget, choices, chosen
+from llamac.plan.sizing.sized_spec import ComputeBudget, choices, optimum_named
 from llamac.spec import load_spec
 
 LLAMAS = {"7b": 6_738_415_616, "13b": 13_015_864_320, "33b": 32_528_943_616, "65b": 65_285_660_672}
@@ -154,7 +154,10 @@ def test_the_chosen_size_is_written_as_a_spec_that_check_accepts(
     assert main(["plan", "--compute", flops, "--choose", law, "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert main(["check", str(out)]) == 0
-    spec, best = load_spec(out), chosen(ComputeBudget(float(flops), load_device("a100-80gb")), law)
+    spec, best = (
+        load_spec(out),
+        optimum_named(ComputeBudget(float(flops), load_device("a100-80gb")), law),
+    )
     shape = llama(spec.model.dim, spec.model.n_layers)
     assert shape.parameters == pytest.approx(best.parameters, rel=0.03)
     assert spec.schedule.tokens == pytest.approx(best.tokens)

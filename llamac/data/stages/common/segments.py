@@ -81,7 +81,7 @@ def write_dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
 
 
 def drop(decided: Path, part: int, reason: str) -> Filter:
-    """Reject the documents that `dropped` named, by their number in the part."""
+    """Return a filter that rejects the documents named by `write_dropped` for this part."""
     details: dict[str, str] = json.loads(read(decided, part))
     numbers = count()
 
