@@ -94,7 +94,7 @@ def _values(spec: Spec) -> dict[str, Any]:
     elif spec.parallel.pipeline > 1:
         step = "model.step(tokens, labels)"
     elif graphs:
-        step = "accumulate(graph, tokens, labels, MICRO_BATCH)"
+        step = "accumulate(run_micro_batch, tokens, labels, MICRO_BATCH)"
     return {
         "spec": spec,
         "ranks": ranks,
@@ -144,7 +144,7 @@ def _values(spec: Spec) -> dict[str, Any]:
             **({"reduce_each": True} if spec.parallel.reduces_each else {}),
         },
         "sample": {
-            "count": spec.eval.sample_tokens,
+            "max_new_tokens": spec.eval.sample_tokens,
             "context": spec.batch.sequence_length,
             "temperature": spec.eval.temperature,
             "top_p": spec.eval.top_p,

@@ -29,7 +29,7 @@ from .errors import RunError
 from .terminal import escaped
 
 
-def exit_code(work: Callable[[], int]) -> Callable[[], int]:
+def report_errors(work: Callable[[], int]) -> Callable[[], int]:
     """Decorate the main function of a program, so that it returns an exit code.
 
     Errors that the user can fix become one `error: …` line, even of several ranks, and exit code 1.

@@ -45,7 +45,7 @@ class Supervised:
     """Step and evaluation of a trainer whose loss is a sum over targets."""
 
     def __init__(self, train, model, mesh, sequences):
-        self.tokens, self.labels = mesh.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
+        self.tokens, self.labels = mesh.batch(sequences, 0, train.GLOBAL_BATCH, train.MICRO_BATCH)
         self.count = train.count_targets(self.labels)
         staged = mesh.degrees["pp"] > 1
         accumulate = model.step if staged else partial(train.accumulate, model, mesh=mesh)
@@ -61,10 +61,10 @@ class Preferred:
 
         scores = {sequences.split: scores}
         preferences = Preferences(model, mesh, scores, **train.PREFERENCE)
-        batch = preferences.batch(sequences, 0, train.SEQUENCES, train.MICRO_BATCH)
+        batch = preferences.batch(sequences, 0, train.GLOBAL_BATCH, train.MICRO_BATCH)
         self.count = count_pairs(batch[1])
         self.step = lambda: preferences.accumulate(batch, train.MICRO_BATCH)[0]
-        given = sequences, train.SEQUENCES, train.MICRO_BATCH
+        given = sequences, train.GLOBAL_BATCH, train.MICRO_BATCH
         self.evaluate = lambda: preferences.evaluate(*given)["validation_loss"]
 
 
@@ -139,7 +139,7 @@ def spoil(optimizer):
 
 def pipeline(train, mesh):
     """Return this rank's pipeline stages, built as in train.py."""
-    shapes = train.SEQUENCES // train.GLOBAL_MICRO_BATCH, train.STREAM, train.POSITIONS
+    shapes = train.GLOBAL_BATCH // train.GLOBAL_MICRO_BATCH, train.STREAM, train.POSITIONS
     return train.Pipeline(train.Model, len(train.STAGES), mesh, train.DTYPE, *shapes)
 
 

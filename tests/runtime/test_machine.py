@@ -149,7 +149,7 @@ def test_what_a_person_can_mend_is_one_line(capsys, error, code, says):
     def work() -> int:
         raise error
 
-    assert machine.exit_code(work)() == code
+    assert machine.report_errors(work)() == code
     printed = capsys.readouterr().err
     assert printed.endswith(says)
     assert printed.count("\n") == bool(says)
@@ -162,7 +162,7 @@ def outside(code: str, **options) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.slow
 def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
-    code = "machine.exit_code(lambda: machine.say('× 6N·L 長'))()"
+    code = "machine.report_errors(lambda: machine.say('× 6N·L 長'))()"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = outside(code, env=environment, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, rb"\xd7 6N\xb7L \u9577" + b"\n")
@@ -214,7 +214,7 @@ def test_peak_memory_covers_this_process():
     ids=["cpu", "python", "cuda"],
 )
 def test_running_out_of_memory_is_one_error_with_a_way_out(capsys, work):
-    assert machine.exit_code(work)() == 1
+    assert machine.report_errors(work)() == 1
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory: set a smaller batch.micro_batch")
     assert said.count("\n") == 1
@@ -222,4 +222,4 @@ def test_running_out_of_memory_is_one_error_with_a_way_out(capsys, work):
 
 def test_other_errors_of_torch_are_raised():
     with pytest.raises(RuntimeError, match="shapes"):
-        machine.exit_code(lambda: int(torch.ones(2, 3).mm(torch.ones(2, 3)).sum()))()
+        machine.report_errors(lambda: int(torch.ones(2, 3).mm(torch.ones(2, 3)).sum()))()

@@ -134,7 +134,7 @@ def test_what_is_not_said_is_as_in_the_spec(fp32_generator, fp32_straight, fp32)
     sample = fp32.train.SAMPLE
     assert fp32_generator.text(fp32_straight) == fp32_generator.text(
         fp32_straight,
-        f"--tokens={sample['count']}",
+        f"--tokens={sample['max_new_tokens']}",
         f"--temperature={sample['temperature']}",
         f"--top-p={sample['top_p']}",
         f"--seed={sample['seed']}",

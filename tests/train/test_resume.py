@@ -226,7 +226,7 @@ def test_other_data_under_the_same_settings_is_refused(fp32, patched, tmp_path, 
 
 @pytest.mark.slow
 def test_evaluating_and_sampling_do_not_disturb_training(fp32, fp32_straight, patched, tmp_path):
-    patched(EVAL_EVERY=1, SAMPLE=fp32.train.SAMPLE | {"count": 2}, CHECKPOINT_EVERY=3)
+    patched(EVAL_EVERY=1, SAMPLE=fp32.train.SAMPLE | {"max_new_tokens": 2}, CHECKPOINT_EVERY=3)
     assert fp32.run(tmp_path) == 0
     assert [c[:5] for c in curve(tmp_path)] == [c[:5] for c in curve(fp32_straight)]
 

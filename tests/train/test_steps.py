@@ -48,7 +48,7 @@ def test_the_first_loss_is_the_mean_over_the_whole_batch(fp32, tmp_path):
         model.named_parameters(), train.INIT, train.ParamSharding(train.PACKED), train.SEED
     )
     mixture = train.Mixture(train.DATA_DIRECTORY, "train", train.SEQUENCE_LENGTH, train.SEED)
-    batch = torch.from_numpy(mixture.sequences(0, train.SEQUENCES))
+    batch = torch.from_numpy(mixture.sequences(0, train.GLOBAL_BATCH))
     logits = model.logits(batch[:, :-1])
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     assert rows(tmp_path)[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
@@ -102,7 +102,7 @@ def test_what_is_printed_from_start_to_end(fp32, patched, tmp_path, capsys):
         "torch.float32 on cpu, eager (kernels.compile",
         "rhymes",
         "nats per token",
-        "128 tokens a step, 12 steps",
+        "steps: 12 of ",
         "6N + 12·L·d·s FLOPs per token (PaLM)",
         "sample after step 5: Number {{ 7 }} [bold]",
     ):
@@ -188,7 +188,7 @@ def test_a_spec_for_any_device_is_captured_on_a_gpu_and_the_same_run_on_a_cpu(
     spec = make_spec('precision.compute="fp32"', 'hardware.device="auto"')
     anywhere = Trainer(tmp_path / "built", spec)
     assert (
-        "accumulate(graph, tokens, labels, MICRO_BATCH)"
+        "accumulate(run_micro_batch, tokens, labels, MICRO_BATCH)"
         in (tmp_path / "built" / "train.py").read_text()
     )
     assert anywhere.run(tmp_path / "run") == 0
@@ -210,7 +210,7 @@ def test_the_start_says_where_its_seconds_went(fp32, tmp_path, capsys):
     assert out.count("first step after ") == 1
     found = [event for event in events(tmp_path) if event["event"] == "first_step"]
     assert [event["step"] for event in found] == [1]
-    parts = ["imports", "data", "weights", "this machine", "first step"]
+    parts = ["imports", "data", "weights", "compiler and peak", "first step"]
     assert [part for part in found[0]["seconds"] if part != "set-up and build"] == parts
 
 
@@ -251,7 +251,7 @@ def test_a_step_leaves_no_tensors_to_the_garbage_collector(trainer):
         model.named_parameters(), train.INIT, train.ParamSharding(train.PACKED), train.SEED
     )
     optimizer, mesh = trainer.optimizer(model), train.Mesh(train.DEGREES, torch.device("cpu"))
-    tokens = torch.randint(64, (train.SEQUENCES, train.SEQUENCE_LENGTH))
+    tokens = torch.randint(64, (train.GLOBAL_BATCH, train.SEQUENCE_LENGTH))
 
     def step() -> None:
         loss = train.accumulate(model, tokens, tokens, mesh)

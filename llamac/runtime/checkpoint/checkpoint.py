@@ -213,7 +213,7 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
     return None
 
 
-def find(
+def find_resume_point(
     run: Path, resume: str, settings: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.

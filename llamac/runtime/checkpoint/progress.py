@@ -13,7 +13,7 @@ from ..errors import RunError
 class Progress:
     """Progress of a run: the data it used is `sequences`, skipped steps included.
 
-    following: checksum of the next sequence, from `Mixture.checksum`; 0: unknown.
+    following: checksum of the next sequence, from `Mixture.batch_checksum`; 0: unknown.
     """
 
     step: int = 0
@@ -54,7 +54,7 @@ class Progress:
         self.tokens += tokens
         self.following = following
 
-    def due(self, every: int, last: int) -> bool:
+    def is_due(self, every: int, last: int) -> bool:
         """Return whether this step is a multiple of `every`, or step `last`."""
         return self.step == last or self.step % every == 0
 

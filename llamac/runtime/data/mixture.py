@@ -98,7 +98,7 @@ class Mixture:
         if (self.shuffled and short) or len(short) == len(streams):
             source = next(s for s in manifest["sources"] if s["name"] == short[0])
             raise PreparedDataError(_too_short(source, split, sequence_length))
-        self.left_out, self.checksum = tuple(short), 0
+        self.left_out, self.batch_checksum = tuple(short), 0
         self.streams = [stream for stream in streams if stream.name not in short]
         self.names = tuple(stream.name for stream in self.streams)
         self.windows = np.array([stream.windows for stream in self.streams], dtype=np.int64)
@@ -163,10 +163,10 @@ class Mixture:
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
         """Return `sequences(start, count)` for each start, concatenated.
 
-        `checksum` becomes a checksum of the beginning of the first of them.
+        `batch_checksum` becomes that of the beginning of the first of them.
         """
         found = np.concatenate([self.sequences(start, count) for start in starts])
-        self.checksum = crc32(found[0, :BEGINNING].tobytes())
+        self.batch_checksum = crc32(found[0, :BEGINNING].tobytes())
         return found
 
     def epochs_at(self, index: int) -> dict[str, float]:

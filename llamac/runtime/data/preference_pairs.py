@@ -32,8 +32,8 @@ class Pairs:
         return int(self.first[-1])
 
     @property
-    def checksum(self) -> int:
-        return self.mixture.checksum
+    def batch_checksum(self) -> int:
+        return self.mixture.batch_checksum
 
     def __len__(self) -> int:
         """Return the number of rows in the validation split."""

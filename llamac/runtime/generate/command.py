@@ -30,8 +30,8 @@ from .text import Decoder
 class EmittedProgram:
     """The settings and classes of an emitted generate.py.
 
-    sample: defaults of count, context, temperature, top_p and seed. longer: whether positions may
-    exceed those of training.
+    sample: defaults of max_new_tokens, context, temperature, top_p and seed. longer: whether
+    positions may exceed those of training.
     """
 
     name: str
@@ -128,7 +128,7 @@ def settings(
 def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
     """Continue all prompts, one batch at a time, and print the results."""
     prompts = read_prompts(args)
-    count = program.sample["count"] if args.count is None else args.count
+    count = program.sample["max_new_tokens"] if args.count is None else args.count
     for name, value, low in (
         ("tokens", count, 0),
         ("seed", args.seed, 0),
@@ -278,7 +278,7 @@ def generate_sample(
     tokenizer: Any,
     prompt: str,
     *,
-    count: int,
+    max_new_tokens: int,
     context: int,
     temperature: float,
     top_p: float,
@@ -296,7 +296,7 @@ def generate_sample(
     rows = Generation(
         partial(inference, model),
         [begin],
-        count,
+        max_new_tokens,
         context=context,
         device=next(model.parameters()).device,
         sampling=Sampling(temperature, top_p),

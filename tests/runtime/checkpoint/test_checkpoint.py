@@ -48,7 +48,9 @@ def damage_something(path: Path) -> None:
 
 
 def found(run: Path, resume: str = "auto", said: list[str] | None = None) -> Path | None:
-    path, _ = checkpoint.find(run, resume, SETTINGS, (said if said is not None else []).append)
+    path, _ = checkpoint.find_resume_point(
+        run, resume, SETTINGS, (said if said is not None else []).append
+    )
     return path
 
 
@@ -261,7 +263,7 @@ def test_changed_settings_are_refused_and_each_is_named(tmp_path):
     save(tmp_path, 1)
     now = {"seed": 1, "optimizer": {"lr": 0.2, "betas": (0.9, 0.95), "eps": 1e-8}}
     with pytest.raises(RunError) as error:
-        checkpoint.find(tmp_path, "auto", now, print)
+        checkpoint.find_resume_point(tmp_path, "auto", now, print)
     assert "optimizer.lr: 0.1 → 0.2" in str(error.value)
     assert "optimizer.eps: nothing → 1e-08" in str(error.value)
     assert "betas" not in str(error.value)
@@ -362,14 +364,14 @@ def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
     path = save(tmp_path / "old", 3)
     now = SETTINGS | {"optimizer": {"lr": 0.01, "betas": (0.9, 0.95)}}
     with pytest.raises(RunError, match=r"optimizer\.lr: 0\.1 → 0\.01"):
-        checkpoint.find(tmp_path / "old", str(path), now, print)
+        checkpoint.find_resume_point(tmp_path / "old", str(path), now, print)
     said: list[str] = []
-    found, state = checkpoint.find(tmp_path / "new", str(path), now, said.append)
+    found, state = checkpoint.find_resume_point(tmp_path / "new", str(path), now, said.append)
     assert found == path
     checkpoint.restore(path, state, tensors(0.0), now, tmp_path / "new", print)
     assert "optimizer.lr: 0.1 → 0.01" in said[0]
     with pytest.raises(RunError, match="seed: 1 → 2"):  # it would be given other data
-        checkpoint.find(tmp_path / "new", str(path), now | {"seed": 2}, print)
+        checkpoint.find_resume_point(tmp_path / "new", str(path), now | {"seed": 2}, print)
 
 
 @pytest.mark.parametrize(
@@ -504,7 +506,7 @@ def test_a_state_of_wrong_values_is_an_error_that_names_it(tmp_path, change):
     remade(path)
 
     def resume() -> None:
-        _, state = checkpoint.find(tmp_path, str(path), SETTINGS, print)
+        _, state = checkpoint.find_resume_point(tmp_path, str(path), SETTINGS, print)
         checkpoint.restore(path, state, tensors(0.0), SETTINGS, tmp_path, print)
 
     with pytest.raises(RunError, match=r"state"):
@@ -534,7 +536,7 @@ def test_a_link_out_of_the_run_is_not_followed(tmp_path, name):
     run.mkdir()
     (run / name).symlink_to(Path("../victim") / name)
     with pytest.raises((RunError, OSError), match=name), checkpoint.run_lock(run):
-        checkpoint.find(run, "auto", SETTINGS, print)
+        checkpoint.find_resume_point(run, "auto", SETTINGS, print)
     assert (victim / ".lock").read_text() == "precious"
     assert (path.parent / ".writing-x").is_dir()
     with pytest.raises((RunError, OSError)), checkpoint.run_lock(run):

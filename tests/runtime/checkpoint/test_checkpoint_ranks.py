@@ -105,7 +105,7 @@ def names(directory: Path) -> list[str]:
 def resume(ranks: Ranks, directory: Path, dim: int) -> None:
     said: list[str] = []
     with checkpoint.run_lock(directory, ranks):
-        path, state = checkpoint.find(directory, "auto", {}, said.append, ranks)
+        path, state = checkpoint.find_resume_point(directory, "auto", {}, said.append, ranks)
         assert path is not None
         assert state["step"] == 2
         assert bool(said) == (ranks.rank == 0)  # of the damaged one after it
@@ -117,7 +117,7 @@ def resume(ranks: Ranks, directory: Path, dim: int) -> None:
 def find_with_trouble(ranks: Ranks, directory: Path) -> None:
     """What one rank cannot do, all are told."""
     with pytest.raises(RunError, match="already has checkpoints, up to step 3"):
-        checkpoint.find(directory, "never", {}, print, ranks)
+        checkpoint.find_resume_point(directory, "never", {}, print, ranks)
     name = "gone" if ranks.rank == 1 else "wq"
     asked = {"model": {name: torch.zeros(8, 12)}}
     with pytest.raises(RunError, match=r"cannot be read: it has no tensor model\.gone"):
@@ -236,7 +236,7 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(tmp_path, momen
     assert run(killed, 2, tmp_path, moment, background) == expected
     directory = tmp_path / "run"
     assert checkpoint.steps(directory) == [1]
-    path, _ = checkpoint.find(directory, "auto", {}, print)
+    path, _ = checkpoint.find_resume_point(directory, "auto", {}, print)
     assert path is not None
     assert names(directory) == ["step-00000001"]
     into = split(0, Ranks(), fill=-1.0)

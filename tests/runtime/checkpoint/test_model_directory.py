@@ -79,4 +79,4 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_imported_weights_are_no_run_to_resume(imported: Path, tmp_path: Path) -> None:
     path = str(imported / "checkpoints/step-00000000")
     with pytest.raises(RunError, match=r"\[init\] from"):
-        checkpoint.find(imported, path, {"model": {"dim": 8}}, print)
+        checkpoint.find_resume_point(imported, path, {"model": {"dim": 8}}, print)
