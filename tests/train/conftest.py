@@ -238,11 +238,11 @@ class Noted(train.{reader}):
     def __init__(self, directory, split, *rest, **options):
         super().__init__(directory, split, *rest, **options)
         self.file = "{directory}/read-" + split + os.environ["RANK"]
-    def picked(self, starts, count):
+    def read_sequences(self, starts, count):
         starts = list(starts)
         with open(self.file, "a") as file:
             file.writelines(f"{{n}}\\n" for start in starts for n in range(start, start + count))
-        return super().picked(starts, count)
+        return super().read_sequences(starts, count)
 train.{reader} = Noted
 """
 
