@@ -269,7 +269,13 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
     line = f"{margin}{left}{right}{comment}"
     if len(line) <= WIDTH:
         yield line
-        return
+    else:
+        yield from _split(left, right, comment, indent)
+
+
+def _split(left: str, right: str, comment: str, indent: int) -> Iterator[str]:
+    """Yield `left` and `right` on several lines; arguments as for `wrapped`."""
+    margin = " " * indent
     opening = right.find("(") if right.endswith(")") and not right.startswith("(") else -1
     if "," in right[: max(opening, 0)]:  # the bracket belongs to a later element of a tuple
         opening = -1
@@ -281,9 +287,9 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
         yield f"{margin}    {inside}"
     else:
         for item in _elements(inside):
-            bare = item[1:-1] if item.startswith("(") else item  # `wrapped` adds a tuple's brackets
+            bare = item[1:-1] if item.startswith("(") else item  # `_split` adds a tuple's brackets
             fits = len(item) + indent + 5 <= WIDTH or not item.endswith(")")
-            yield from [f"{margin}    {item},"] if fits else wrapped("", bare, ",", indent + 4)
+            yield from [f"{margin}    {item},"] if fits else _split("", bare, ",", indent + 4)
     yield f"{margin}{tail}{comment}"
 
 

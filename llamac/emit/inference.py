@@ -35,7 +35,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
     named |= {"EOS"} if program.eos is not None else set()
     named -= {"WINDOW"}  # model.py has no WINDOW if training's sequences are not longer
-    own = f"from {module} import {', '.join([*sorted(named), 'Model'])}"
+    own = f"from {module} import {', '.join([*sorted(named, key=str.lower), 'Model'])}"
     imports = [*runtime_imports(regions, "runtime", more)]
     imports.insert(0 if module < "runtime" else len(imports), own)
     values = {

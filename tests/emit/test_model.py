@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from llamac.emit.functions import wrapped
 from llamac.emit.model import node_lines, render_model
+from llamac.emit.python_source import WIDTH
 from llamac.emit.sizes import Sizes
 from llamac.ir.graph import ops_in
 from llamac.ir.values import values_of
@@ -249,3 +252,15 @@ def test_every_node_has_its_lines_and_every_line_names_its_node(spec: str) -> No
                 lines = [text[number - 1] for number, one in found.items() if one is node]
                 assert lines, f"{region.name}: {node}"
                 assert all(value.name in "".join(lines) for value in values_of(node))
+
+
+@pytest.mark.parametrize("length", range(60, 110))
+def test_a_line_is_the_same_code_however_it_is_split(length: int) -> None:
+    saved = f"({'q' * (length // 2)}, {'k' * (length - length // 2)})"
+    call = f"f({'x' * (length // 2)}, {'y' * (length - length // 2)})"
+    for right in (f"out, {saved}", f"out, {call}", call):
+        lines = list(wrapped("return ", right))
+        assert ast.dump(ast.parse("\n".join(["def f():", *lines]))) == ast.dump(
+            ast.parse(f"def f():\n    return {right}")
+        )
+        assert length > 85 or max(map(len, lines)) <= WIDTH

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import HEAD_DIM, NORM_EPS, N_HEADS, N_KV_HEADS, Model
+from model import HEAD_DIM, N_HEADS, N_KV_HEADS, NORM_EPS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_sdpa import attention
