@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llamac.verify.rank_server import RankServer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,3 +31,22 @@ def browser() -> Iterator[Any]:
 
     with chromium() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def rank_server() -> Iterator[RankServer]:
+    """A server that forks ranks; the process starts with the first launch."""
+    with RankServer() as server:
+        yield server
+
+
+@pytest.fixture
+def rank_program(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes code to a file for `rank_server` to run."""
+
+    def write(code: str) -> Path:
+        path = tmp_path / "program.py"
+        path.write_text(code)
+        return path
+
+    return write

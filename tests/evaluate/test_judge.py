@@ -51,7 +51,7 @@ def question_set(tmp_path: Path, name: str, rows: list[Any]) -> QuestionSet:
 def test_closed_book_prompts_hold_their_examples_and_never_the_question(
     tmp_path: Path, name: str, shots: int
 ) -> None:
-    """As in the paper's appendix A: "Answer these questions:", then Q: and A: lines."""
+    """The form is that of the paper's appendix A: "Answer these questions:", then Q: and A:."""
     answer = PUBLISHED[name]["answer"]
     rows = [{"question": f"who wrote book {n}?", "answer": answer} for n in range(70)]
     first = "The Poet" if name == "nq" else "Ann"

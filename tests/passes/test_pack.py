@@ -13,6 +13,14 @@ W13 = """\
     """
 
 
+def attention_parameters(*table: tuple[str, str, str]) -> str:
+    """Return declarations of a layer's parameters from (name, shape, initialisation)."""
+    return "".join(
+        f"parameter layers.*.attention.{name}: f32[{shape}] = {init}\n"
+        for name, shape, init in table
+    )
+
+
 def test_gate_and_up_become_one_matmul() -> None:
     before = program(
         """
@@ -49,16 +57,13 @@ def test_gate_and_up_become_one_matmul() -> None:
 
 
 def test_queries_keys_and_values_become_one_matmul_with_their_biases() -> None:
-    header = "".join(
-        f"parameter layers.*.attention.{name}: f32[{shape}] = {init}\n"
-        for name, shape, init in (
-            ("wq", "8,8", "normal(0.1)"),
-            ("wq_bias", "8", "zeros"),
-            ("wk", "4,8", "normal(0.1)"),
-            ("wk_bias", "4", "zeros"),
-            ("wv", "4,8", "normal(0.1)"),
-            ("wv_bias", "4", "zeros"),
-        )
+    header = attention_parameters(
+        ("wq", "8,8", "normal(0.1)"),
+        ("wq_bias", "8", "zeros"),
+        ("wk", "4,8", "normal(0.1)"),
+        ("wk_bias", "4", "zeros"),
+        ("wv", "4,8", "normal(0.1)"),
+        ("wv_bias", "4", "zeros"),
     )
     before = program(
         """
@@ -156,17 +161,14 @@ def test_the_program_given_is_left_as_it_was() -> None:
 
 
 def test_adapters_of_some_packed_linears_share_their_first_matmul() -> None:
-    header = "".join(
-        f"parameter layers.*.attention.{name}: f32[{shape}] = {init}\n"
-        for name, shape, init in (
-            ("wq", "8,8", "normal(0.1)"),
-            ("wk", "4,8", "normal(0.1)"),
-            ("wv", "4,8", "normal(0.1)"),
-            ("wq_lora_a", "2,8", "uniform(0.2)"),
-            ("wq_lora_b", "8,2", "zeros"),
-            ("wv_lora_a", "2,8", "uniform(0.2)"),
-            ("wv_lora_b", "4,2", "zeros"),
-        )
+    header = attention_parameters(
+        ("wq", "8,8", "normal(0.1)"),
+        ("wk", "4,8", "normal(0.1)"),
+        ("wv", "4,8", "normal(0.1)"),
+        ("wq_lora_a", "2,8", "uniform(0.2)"),
+        ("wq_lora_b", "8,2", "zeros"),
+        ("wv_lora_a", "2,8", "uniform(0.2)"),
+        ("wv_lora_b", "4,2", "zeros"),
     )
     before = program(
         """

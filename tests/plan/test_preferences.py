@@ -102,7 +102,7 @@ def test_the_plan_shows_the_pass_over_the_reference(capsys: pytest.CaptureFixtur
     ids=["one GPU", "preferences", "switched off", "two ranks", "CPU"],
 )
 def test_plan_inspect_and_trainer_agree_on_cuda_graphs(captured, overrides) -> None:
-    """Of a captured micro-batch no kernel is started by the host."""
+    """Plans count no host time for the kernels of a captured micro-batch."""
     spec = load_spec("tiny", overrides)
     setting, compiled = Setting(spec, A100), list(stages(spec))
     program = compiled[-1].program

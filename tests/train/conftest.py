@@ -151,24 +151,23 @@ def imported(directory: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def start_ranks() -> Iterator[Callable[..., RanksEnded]]:
+def start_ranks(rank_server: RankServer) -> Callable[..., RanksEnded]:
     """Starts a spec's trainer on all its ranks, each after the code in `before`.
 
     The ranks are forked; `test_ranks.torchrun` starts them as users do.
     """
-    with RankServer() as server:
 
-        def start(
-            directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
-        ) -> RanksEnded:
-            program = write_program(directory, spec, before)
-            environment = torchrun_environment(spec)
-            given = ("--run", str(run), *arguments)
-            return server.run(
-                program, *given, ranks=spec.parallel.ranks, timeout=200, environment=environment
-            )
+    def start(
+        directory: Path, spec: Spec, run: Path, *arguments: str, before: str = ""
+    ) -> RanksEnded:
+        program = write_program(directory, spec, before)
+        environment = torchrun_environment(spec)
+        given = ("--run", str(run), *arguments)
+        return rank_server.run(
+            program, *given, ranks=spec.parallel.ranks, timeout=200, environment=environment
+        )
 
-        yield start
+    return start
 
 
 def write_program(directory: Path, spec: Spec, before: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import pytest
 from llamac.verify.rank_server import RankServer
 
 pytestmark = pytest.mark.slow
+
+Write = Callable[[str], Path]
 
 SUM = """
 import os, sys
@@ -35,39 +37,32 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RankServer]:
-    with RankServer() as started:
-        yield started
-
-
-def program(tmp_path: Path, code: str) -> Path:
-    (tmp_path / "program.py").write_text(code)
-    return tmp_path / "program.py"
-
-
-def test_ranks_form_a_group_and_see_what_they_are_given(server: RankServer, tmp_path: Path) -> None:
-    done = server.run(
-        program(tmp_path, SUM), "argument", ranks=3, timeout=60, environment={"GIVEN": "value"}
+def test_ranks_form_a_group_and_see_what_they_are_given(
+    rank_server: RankServer, rank_program: Write, tmp_path: Path
+) -> None:
+    done = rank_server.run(
+        rank_program(SUM), "argument", ranks=3, timeout=60, environment={"GIVEN": "value"}
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"6.0 argument value {tmp_path}\n" * 3
 
 
-def test_one_rank_has_no_group(server: RankServer, tmp_path: Path) -> None:
+def test_one_rank_has_no_group(rank_server: RankServer, rank_program: Write) -> None:
     code = 'import os\nprint("RANK" in os.environ, __name__)'
-    done = server.run(program(tmp_path, code), ranks=1, timeout=60)
+    done = rank_server.run(rank_program(code), ranks=1, timeout=60)
     assert (done.returncode, done.stdout) == (0, "False __main__\n")
 
 
-def test_a_rank_that_fails_ends_the_others(server: RankServer, tmp_path: Path) -> None:
-    done = server.run(program(tmp_path, ONE_FAILS), ranks=2, timeout=60)
+def test_a_rank_that_fails_ends_the_others(rank_server: RankServer, rank_program: Write) -> None:
+    done = rank_server.run(rank_program(ONE_FAILS), ranks=2, timeout=60)
     assert done.returncode == 1
     assert done.stderr.endswith("ValueError: rank 1 found something\n")
-    assert server.run(program(tmp_path, ONE_IS_KILLED), ranks=2, timeout=60).returncode == -9
+    assert rank_server.run(rank_program(ONE_IS_KILLED), ranks=2, timeout=60).returncode == -9
 
 
-def test_an_exit_code_is_kept_and_so_is_the_time_limit(server: RankServer, tmp_path: Path) -> None:
-    assert server.run(program(tmp_path, "raise SystemExit(7)"), ranks=2, timeout=60).returncode == 7
-    forever = program(tmp_path, "import time\ntime.sleep(600)")
-    assert server.run(forever, ranks=2, timeout=0.2).returncode == 124
+def test_an_exit_code_is_kept_and_so_is_the_time_limit(
+    rank_server: RankServer, rank_program: Write
+) -> None:
+    assert rank_server.run(rank_program("raise SystemExit(7)"), ranks=2, timeout=60).returncode == 7
+    forever = rank_program("import time\ntime.sleep(600)")
+    assert rank_server.run(forever, ranks=2, timeout=0.2).returncode == 124

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from llamac.verify import processes
 from llamac.verify.rank_server import RankServer
 
 pytestmark = pytest.mark.slow
+
+Write = Callable[[str], Path]
 
 TOGETHER = """
 import os, time
@@ -53,19 +55,10 @@ ONE_IS_KILLED = ONE_FAILS.replace(
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RankServer]:
-    with RankServer() as started:
-        yield started
-
-
-def program(tmp_path: Path, code: str) -> Path:
-    (tmp_path / "program.py").write_text(code)
-    return tmp_path / "program.py"
-
-
-def test_no_rank_leaves_before_all_have_worked(server: RankServer, tmp_path: Path) -> None:
-    done = server.run(program(tmp_path, TOGETHER), ranks=3, timeout=60)
+def test_no_rank_leaves_before_all_have_worked(
+    rank_server: RankServer, rank_program: Write
+) -> None:
+    done = rank_server.run(rank_program(TOGETHER), ranks=3, timeout=60)
     assert (done.returncode, done.stderr, done.failed) == (0, "", None)
 
 
@@ -77,7 +70,7 @@ def test_no_rank_leaves_before_all_have_worked(server: RankServer, tmp_path: Pat
     ],
 )
 def test_the_cause_is_reported_and_not_what_follows_on_other_ranks(
-    server: RankServer, tmp_path: Path, code: str, error: str
+    rank_server: RankServer, rank_program: Write, code: str, error: str
 ) -> None:
     with pytest.raises(RuntimeError, match=f"^{re.escape(error)}$"):
-        processes._start(server, program(tmp_path, code), ranks=3)
+        processes._start(rank_server, rank_program(code), ranks=3)
