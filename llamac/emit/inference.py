@@ -27,7 +27,7 @@ def render_inference(program: Program, module: str = "model") -> str:
     more = [("kernels.documents", "document_starts")] if program.eos is not None else []
     [head] = _packed(program, "logits")
     tied = head == "tok_embeddings"  # the embedding needs the plain layout
-    more += [("kernels.packed_linear", "packed" if tied else "pack_weights")]
+    more += [("kernels.packed_linear", "pack_weight" if tied else "pack_weights")]
     more += [("kernels.packed_linear", "pack_weights")] if tied else []
     more += [("generate.compiled", "compile_step")]
     buffer = next(iter(program.buffers.values()), None)

@@ -154,12 +154,12 @@ def test_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
 def test_without_the_library_pytorch_s_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = packed(SHAPES[1])
     monkeypatch.setenv("CXX", "no-such-compiler")
-    attention_cpu.library.cache_clear()
+    attention_cpu.load_library.cache_clear()
     try:
         with pytest.warns(UserWarning, match="attention runs PyTorch's slower kernel: .*no-such"):
             found = own(*inputs)
     finally:
-        attention_cpu.library.cache_clear()
+        attention_cpu.load_library.cache_clear()
     assert_near(found, exact(*inputs))
 
 
@@ -167,10 +167,10 @@ def test_avx2_gives_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
     if attention_cpu.CAPABILITY != "AVX512":
         pytest.skip("it is what the other tests run")
     monkeypatch.setattr(attention_cpu, "CAPABILITY", "AVX2")
-    attention_cpu.library.cache_clear()
+    attention_cpu.load_library.cache_clear()
     try:
         for shape in SHAPES:
             inputs = packed(shape)
             assert_near(own(*inputs), exact(*inputs))
     finally:
-        attention_cpu.library.cache_clear()
+        attention_cpu.load_library.cache_clear()

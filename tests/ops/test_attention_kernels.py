@@ -167,7 +167,7 @@ def test_a_window_makes_no_square() -> None:
     with Watch():
         out, logsumexp = attention_sdpa.attention(q, k, v, SCALE, window=window)
         attention_sdpa.attention_backward(d_out, q, k, v, out, logsumexp, SCALE, window=window)
-    seen = attention_sdpa.BLOCK + window + attention_sdpa.ALIGNED
+    seen = attention_sdpa.BLOCK + window + attention_sdpa.KEY_ALIGNMENT
     assert largest <= max(q.numel(), attention_sdpa.BLOCK * seen) < BLOCKS**2 / 2
 
 
@@ -513,7 +513,7 @@ def test_documents_on_cuda_make_no_square() -> None:
         starts = starts_of(row)
         with Watch():
             long = attention_documents.long_documents(starts)
-            sizes.add(attention_documents.bounds_of(starts, long).shape)
+            sizes.add(attention_documents.document_bounds(starts, long).shape)
             attention_documents.block_mask(starts, long, torch.bfloat16)
     assert len(sizes) == 1
     assert most == 2 * WIDTH * length < length**2 / 8

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..durable_files import read_json, write
 from ..errors import SourceError
-from ..kernels.padding import PADDING, without_loss
+from ..kernels.padding import PADDING, toggle_loss
 from ..tokenizers.chat_template import (
     CHAT_TEMPLATE,
     ChatTemplate,
@@ -179,7 +179,7 @@ class AnswerEncoder:
             raise MalformedRecord("the chat template leaves out the answer")
         if len(ids) > self.context:
             raise MalformedRecord("longer than the context", f"{len(ids):,} > {self.context:,}")
-        return np.where(answers, ids, without_loss(ids)).astype(np.int32)
+        return np.where(answers, ids, toggle_loss(ids)).astype(np.int32)
 
     def _tokens(self, conversation: Conversation) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and whether each is of an answer."""

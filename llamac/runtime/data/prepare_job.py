@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.padding import PADDING, without_loss
+from ..kernels.padding import PADDING, toggle_loss
 from .input_files import CONVERSATIONS
 from .prepared import token_dtype
 
@@ -61,7 +61,7 @@ class PrepareJob:
         if not self.supervised:
             return tokens
         stored = np.append(tokens, np.int32(PADDING))
-        stored[0] = min(stored[0], without_loss(stored[0]))
+        stored[0] = min(stored[0], toggle_loss(stored[0]))
         return stored
 
     def is_held_out(self, data: bytes) -> bool:

@@ -32,7 +32,7 @@ import numpy as np
 
 from ..durable_files import Damaged, NewFile, check_once, read_note
 from ..errors import RunError, way_out
-from ..kernels.padding import PADDING, without_loss
+from ..kernels.padding import PADDING, toggle_loss
 
 SPLITS = ("train", "validation")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # valid names of a source and of its directory
@@ -212,7 +212,7 @@ def document_end(manifest: dict[str, Any]) -> int:
 def token_ids(stored: np.ndarray) -> np.ndarray:
     """Return the ids of stored tokens, with a loss or without."""
     signed = stored.dtype.kind == "i"
-    return np.where(stored < PADDING, without_loss(stored), stored) if signed else stored
+    return np.where(stored < PADDING, toggle_loss(stored), stored) if signed else stored
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -1,10 +1,10 @@
 """Attention on CPUs: PyTorch's flash kernel and, in compiled regions, llamac's own causal one.
 
-PyTorch's kernel takes float32 at about a third of the matmul peak for sequences of a few hundred
-tokens. attention_cpu.cpp reaches twice that, forward and backward, on AVX-512 and AVX2. It needs
-the C++ compiler that torch.compile needs, so compiled regions use it, with a causal mask and a head
-dimension of whole vectors. bfloat16 is converted to float32 and back, which is still faster than
-PyTorch's bfloat16 kernel except on CPUs with AMX.
+In float32, PyTorch's kernel reaches about a third of the matmul peak on sequences of a few hundred
+tokens. attention_cpu.cpp reaches twice that, forward and backward, on AVX-512 and AVX2. It needs a
+C++ compiler, as torch.compile does, so only compiled regions use it, and only for causal attention
+whose head dimension is a multiple of the vector length. bfloat16 is converted to float32 and back,
+which is still faster than PyTorch's bfloat16 kernel except on CPUs with AMX.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention).
 """
@@ -34,7 +34,7 @@ INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"),
 }
 LANES = {"AVX2": 8, "AVX512": 16}
-"""Floats in a vector, by instruction set; a head dimension must be a multiple."""
+"""Float32 values per vector register; the head dimension must be a multiple."""
 
 DTYPES = (torch.float32,) if torch.cpu._is_amx_tile_supported() else (torch.float32, torch.bfloat16)
 
@@ -42,11 +42,11 @@ DTYPES = (torch.float32,) if torch.cpu._is_amx_tile_supported() else (torch.floa
 def attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the output [B, S, H, D] and the float32 log-sum-exp of scores [B, H, S].
+    """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
-    mask: added to the scores, [B or 1, H or 1, S, S].
+    mask: added to the scores, [B or 1, H or 1, S, S] in q's dtype.
     """
-    if _own(q, causal, mask):
+    if _uses_own_kernel(q, causal, mask):
         out, logsumexp = causal_attention(q.float(), k.float(), v.float(), scale)
         return out.to(q.dtype), logsumexp
     return _attention(q, k, v, scale, causal, mask)
@@ -64,7 +64,7 @@ def attention_backward(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (d_q, d_k, d_v), shaped as q, k, v."""
-    if _own(q, causal, mask):
+    if _uses_own_kernel(q, causal, mask):
         read = (x.float() for x in (d_out, q, k, v, out))
         gradients = causal_attention_backward(*read, logsumexp, scale)
         d_q, d_k, d_v = (gradient.to(q.dtype) for gradient in gradients)
@@ -72,11 +72,10 @@ def attention_backward(
     return _attention_backward(d_out, q, k, v, out, logsumexp, scale, causal, mask)
 
 
-def _own(q: Tensor, causal: bool, mask: Tensor | None) -> bool:
-    """Return whether llamac's kernel computes this attention."""
-    wanted = torch.compiler.is_compiling() and causal and mask is None
-    whole_vectors = CAPABILITY in LANES and q.shape[-1] % LANES[CAPABILITY] == 0
-    return wanted and whole_vectors and q.dtype in DTYPES
+def _uses_own_kernel(q: Tensor, causal: bool, mask: Tensor | None) -> bool:
+    """Return whether llamac's kernel supports this attention and a compiled region calls it."""
+    supported = CAPABILITY in LANES and q.shape[-1] % LANES[CAPABILITY] == 0 and q.dtype in DTYPES
+    return torch.compiler.is_compiling() and causal and mask is None and supported
 
 
 def _attention(
@@ -112,8 +111,11 @@ def _attention_backward(
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled attention_cpu.cpp, from the cache or built; None if that fails."""
+def load_library() -> ctypes.CDLL | None:
+    """Load attention_cpu.cpp, compiled into Inductor's cache directory unless it is there already.
+
+    Returns None, with a warning, if it cannot be compiled or loaded.
+    """
     separate_caches()
     compiler = os.environ.get("CXX", "g++")
     flags = ("-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", *INSTRUCTIONS[CAPABILITY])
@@ -134,17 +136,21 @@ def library() -> ctypes.CDLL | None:
 
 
 def _call(function: str, tensors: tuple[Tensor, ...], sizes: tuple[int, ...], scale: float) -> None:
-    """Call the library. tensors: in the order of its arguments; log-sum-exp has no strides."""
+    """Call `function` of the library.
+
+    tensors: in the order of its parameters; strides are passed for the 4-D ones, so not for the
+    log-sum-exp.
+    """
     pointers = [ctypes.c_void_p(x.data_ptr()) for x in tensors]
     strides = [stride for x in tensors if x.dim() == 4 for stride in x.stride()[:3]]
     integers = [
         (ctypes.c_int64 * len(row))(*row) for row in ((*sizes, torch.get_num_threads()), strides)
     ]
-    getattr(library(), function)(*pointers, *integers, ctypes.c_float(scale))
+    getattr(load_library(), function)(*pointers, *integers, ctypes.c_float(scale))
 
 
-def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return the tensors with gaps in no row."""
+def _contiguous_rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors; those whose last dimension is not contiguous are copied."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
@@ -155,10 +161,13 @@ def _fake_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tens
 
 @opaque("causal_attention", _fake_attention)
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return (out, log-sum-exp) as `attention` does; float32."""
-    if library() is None:
+    """Compute float32 causal attention with llamac's kernel; return (out, log-sum-exp).
+
+    PyTorch's kernel computes it if the library could not be loaded.
+    """
+    if load_library() is None:
         return _attention(q, k, v, scale, True, None)
-    q, k, v = _rows(q, k, v)
+    q, k, v = _contiguous_rows(q, k, v)
     out, logsumexp = _fake_attention(q, k, v, scale)
     batch, length, heads, head_dim = q.shape
     sizes = (batch, length, heads, k.shape[2], head_dim)
@@ -176,10 +185,10 @@ def _fake_backward(
 def causal_attention_backward(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v) as `attention_backward` does; float32."""
-    if library() is None:
+    """Return (d_q, d_k, d_v) of `causal_attention`, float32, shaped as q, k, v."""
+    if load_library() is None:
         return _attention_backward(d_out, q, k, v, out, logsumexp, scale, True, None)
-    d_out, q, k, v, out = _rows(d_out, q, k, v, out)
+    d_out, q, k, v, out = _contiguous_rows(d_out, q, k, v, out)
     gradients = _fake_backward(d_out, q, k, v, out, logsumexp, scale)
     batch, length, heads, head_dim = q.shape
     sizes = (batch, length, heads, k.shape[2], head_dim)

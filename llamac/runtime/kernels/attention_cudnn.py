@@ -1,10 +1,10 @@
 """Causal attention with cuDNN, on Hopper and later, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention,
-which cuDNN supports). It calls PyTorch's operators without autograd, so that the emitted model
-decides where forward and backward run. The backward sums d_q in no fixed order, so the last bits of
-a repetition may differ. Other devices fall back to PyTorch's kernels (attention_sdpa) with a
-notice.
+which cuDNN supports). The functions call PyTorch's operators without autograd, so that the emitted
+model decides where forward and backward run. The backward sums d_q in no fixed order, so its last
+bits may differ between runs. Other devices use PyTorch's kernels (attention_sdpa) instead; rank 0
+says so on stderr.
 """
 
 from __future__ import annotations

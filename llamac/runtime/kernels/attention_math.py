@@ -1,8 +1,8 @@
-"""Causal attention written out: the reference for the kernels, and the fallback on any device.
+"""Causal attention in plain PyTorch: the reference for the kernels, and the fallback on any device.
 
 q [B, S, H, D]; k, v [B, S, K, D], where K divides H (grouped-query attention: each key head serves
-H/K query heads). Scores and softmax in float32. O(S²) memory. Under a window, keys may begin before
-the queries, and end with them.
+H/K query heads). Scores and softmax are float32; memory is O(S²). There may be more keys than
+queries: the last key has the position of the last query.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _scores(
     starts: Tensor | None,
     window: int | None,
 ) -> Tensor:
-    """Return scores [B, K, H/K, S, S], minus infinity where attention is masked."""
+    """Return the scores [B, K, H/K, S, S], minus infinity where masked."""
     grouped = q.unflatten(2, (k.shape[2], -1))
     scores = upcast(torch.einsum("bskgd,btkd->bkgst", grouped, k)) * scale
     if not causal:
@@ -40,10 +40,11 @@ def attention(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return attention's output [B, S, H, D] and the log-sum-exp of its scores [B, H, S].
+    """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
-    starts: int64 [B, S], the first key of each query's document, for a document mask. window: the
-    number of keys that a query attends to, its own included.
+    starts: index of the first key of each query's document, int64 [B, S]; None for no document
+    mask. window: number of keys that a query attends to, its own included. Without `causal`, both
+    are ignored.
     """
     scores = _scores(q, k, scale, causal, starts, window)
     weights = scores.softmax(-1).to(v.dtype)
@@ -63,7 +64,7 @@ def attention_backward(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), with attention weights recomputed from the log-sum-exp."""
+    """Return (d_q, d_k, d_v), shaped as q, k, v; weights are recomputed from the log-sum-exp."""
     heads = (k.shape[2], -1)
     scores = _scores(q, k, scale, causal, starts, window)
     weights = torch.exp(scores - logsumexp.unflatten(1, heads).unsqueeze(-1))

@@ -5,8 +5,8 @@ kernel takes 16-bit values and no mask: other dtypes use the memory-efficient ke
 masks use both (see attention_documents). On Hopper, the flash operators run FlashAttention 3 if its
 package is installed. The CPU has its own flash kernels, for every floating dtype (attention_cpu).
 
-The flash kernel for CUDA supports windows. With the others, a block of queries at a time attends to
-the keys visible to any of them, under a mask of that size: memory and work are linear in S.
+The flash kernel for CUDA supports windows. With the others, each block of queries attends to the
+keys visible to any of them, under a mask of that size: memory and work are linear in S.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ aten = torch.ops.aten
 use_flash3()
 
 BLOCK = 256
-"""Queries that attend at once under a window. Fewer make small matmuls, more read keys in vain."""
+"""Queries per block under a window: fewer make small matmuls, more compute scores that are masked.
+"""
 
-ALIGNED = 16
-"""Keys of a block begin at a multiple of this: CUDA's kernel wants its mask's rows aligned."""
+KEY_ALIGNMENT = 16
+"""A block's first key is a multiple of this, because CUDA's kernel needs aligned rows of the mask.
+"""
 
 
 def _uses_flash(q: Tensor) -> bool:
@@ -41,12 +43,12 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _repeat(x: Tensor, heads: int) -> Tensor:
-    """Repeat each key head for the query heads it serves: [B, S, K, D] → [B, S, heads, D]."""
+    """Repeat each key head for its query heads: [B, S, K, D] → [B, S, heads, D]."""
     return x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], dim=2)
 
 
 def _reduce(d_x: Tensor, heads: int) -> Tensor:
-    """Return the adjoint of `_repeat`."""
+    """Sum the copies of each key head: [B, S, H, D] → [B, S, heads, D], adjoint of `_repeat`."""
     return d_x if d_x.shape[2] == heads else d_x.unflatten(2, (heads, -1)).sum(3)
 
 
@@ -72,13 +74,13 @@ def attention(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return attention's output [B, S, H, D] and float32 log-sum-exp of scores [B, H, S].
+    """Return (out [B, S, H, D], log-sum-exp of the scores [B, H, S], float32 or wider).
 
-    starts: int64 [B, S], the first key of each query's document, for a document mask. window: the
-    number of keys that a query attends to, its own included. Under a window, keys may begin before
-    the queries, and end with them.
+    starts: index of the first key of each query's document, int64 [B, S]; None for no document
+    mask. window: number of keys that a query attends to, its own included; there may then be more
+    keys than queries, where the last key has the position of the last query.
     """
-    window = _narrow(window, q, k)
+    window = _effective_window(window, q, k)
     if _uses_flash(q) and starts is None:
         return aten._flash_attention_forward(
             q,
@@ -101,7 +103,7 @@ def attention(
     return _attention(q, k, v, scale, causal and starts is None, _mask(q, k, starts))
 
 
-def _narrow(window: int | None, q: Tensor, k: Tensor) -> int | None:
+def _effective_window(window: int | None, q: Tensor, k: Tensor) -> int | None:
     """Return the window, or None if it masks no key."""
     return None if window is not None and window >= q.shape[1] == k.shape[1] else window
 
@@ -137,7 +139,7 @@ def attention_backward(
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (d_q, d_k, d_v), shaped as q, k, v."""
-    window = _narrow(window, q, k)
+    window = _effective_window(window, q, k)
     if _uses_flash(q) and starts is None:
         unused = no_seed(q)
         d_q, d_k, d_v = aten._flash_attention_backward(
@@ -209,14 +211,14 @@ def _attention_backward(
 def _blocks(
     q: Tensor, k: Tensor, window: int, starts: Tensor | None
 ) -> Iterator[tuple[slice, slice, Tensor | None]]:
-    """Yield each block's queries, the keys visible to any of them, and the mask."""
-    ahead = k.shape[1] - q.shape[1]
+    """Yield (range of queries, range of keys visible to any of them, mask) of each block."""
+    offset = k.shape[1] - q.shape[1]
     for begin in range(0, q.shape[1], BLOCK):
         rows = slice(begin, min(begin + BLOCK, q.shape[1]))
-        first = max(0, begin + ahead - window + 1) // ALIGNED * ALIGNED
-        keys = slice(first, rows.stop + ahead)
-        within = None if starts is None else starts[:, rows] - first
-        yield rows, keys, _mask(q[:, rows], k[:, keys], within, window)
+        first = max(0, begin + offset - window + 1) // KEY_ALIGNMENT * KEY_ALIGNMENT
+        keys = slice(first, rows.stop + offset)
+        block_starts = None if starts is None else starts[:, rows] - first
+        yield rows, keys, _mask(q[:, rows], k[:, keys], block_starts, window)
 
 
 def _fake_blocked(
@@ -230,11 +232,14 @@ def _fake_blocked(
 def blocked_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int, starts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Attend block by block; return (out, log-sum-exp) as `attention` does."""
+    """Attend under a window, one block of queries at a time.
+
+    Returns (out, log-sum-exp) as `attention` does.
+    """
     out, logsumexp = _fake_blocked(q, k, v, scale, window, starts)
     for rows, keys, mask in _blocks(q, k, window, starts):
-        made = _attention(q[:, rows], k[:, keys], v[:, keys], scale, False, mask)
-        out[:, rows], logsumexp[:, :, rows] = made
+        block = _attention(q[:, rows], k[:, keys], v[:, keys], scale, False, mask)
+        out[:, rows], logsumexp[:, :, rows] = block
     return out, logsumexp
 
 
@@ -264,13 +269,13 @@ def blocked_attention_backward(
     window: int,
     starts: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v). A key's gradient is summed over blocks in float32."""
+    """Return (d_q, d_k, d_v) of `blocked_attention`; blocks are summed in float32 or wider."""
     d_q = torch.empty_like(q)
     d_k, d_v = (torch.zeros_like(x, dtype=_wide(x)) for x in (k, v))
     for rows, keys, mask in _blocks(q, k, window, starts):
-        read = (d_out[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows])
+        block = (d_out[:, rows], q[:, rows], k[:, keys], v[:, keys], out[:, rows])
         total = logsumexp[:, :, rows].contiguous()
-        d_rows, d_keys, d_values = _attention_backward(*read, total, scale, False, mask)
+        d_rows, d_keys, d_values = _attention_backward(*block, total, scale, False, mask)
         d_q[:, rows] = d_rows
         d_k[:, keys] += d_keys
         d_v[:, keys] += d_values
@@ -290,11 +295,14 @@ def _fake_documents(
 def document_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, starts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attend within documents; return (out, log-sum-exp) as `attention` does."""
-    long, bounds, mask = documents.layout_of(starts, q.dtype)
+    """Attend causally within documents; return (out, log-sum-exp) as `attention` does.
+
+    starts: position at which each token's document begins, int64 [B, S].
+    """
+    long, bounds, mask = documents.document_layout(starts, q.dtype)
     out, total = documents.flash_forward(q, k, v, bounds, scale)
-    keys, values = documents.with_block_before(k), documents.with_block_before(v)
-    short = _attention(documents.in_blocks(q), keys, values, scale, False, mask)
+    keys, values = documents.with_previous_block(k), documents.with_previous_block(v)
+    short = _attention(documents.to_blocks(q), keys, values, scale, False, mask)
     shape = q.shape[:2]
     short_out = documents.from_blocks(short[0], *shape)
     short_total = documents.from_blocks(short[1].transpose(1, 2), *shape).transpose(1, 2)
@@ -328,21 +336,21 @@ def document_attention_backward(
     scale: float,
     starts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_q, d_k, d_v), summed over the kernels for long and for short documents."""
-    long, bounds, mask = documents.layout_of(starts, q.dtype)
+    """Return (d_q, d_k, d_v) of `document_attention`, the sum of both kernels' gradients."""
+    long, bounds, mask = documents.document_layout(starts, q.dtype)
     heads = long[:, :, None, None]
     # An infinite log-sum-exp makes every attention weight of a row zero.
     total = torch.where(long.unsqueeze(1), logsumexp, float("inf"))
     through_long = documents.flash_backward(
         torch.where(heads, d_out, 0), q, k, v, out, total, bounds, scale
     )
-    blocks = documents.in_blocks
+    blocks = documents.to_blocks
     short_total = blocks(logsumexp.transpose(1, 2)).transpose(1, 2).contiguous()
     d_queries, *d_pairs = _attention_backward(
         blocks(torch.where(heads, 0, d_out)),
         blocks(q),
-        documents.with_block_before(k),
-        documents.with_block_before(v),
+        documents.with_previous_block(k),
+        documents.with_previous_block(v),
         blocks(out),
         short_total,
         scale,
@@ -352,7 +360,7 @@ def document_attention_backward(
     shape = q.shape[:2]
     d_q = through_long[0] + documents.from_blocks(d_queries, *shape)
     d_k, d_v = (
-        whole + documents.add_block_before(pair, *shape)
+        whole + documents.add_previous_block(pair, *shape)
         for whole, pair in zip(through_long[1:], d_pairs, strict=True)
     )
     return d_q, d_k, d_v

@@ -1,9 +1,9 @@
 """Causal attention with xformers' kernels, which LLaMA used, with an explicit backward.
 
 q [B, S, H, D]; k, v [B, S, K, D], 16-bit, on CUDA, where K divides H (grouped-query attention).
-Each call is one opaque operator to torch.compile, because xformers picks its kernel in Python.
-Without a CUDA device or xformers, it falls back to PyTorch's kernels (attention_sdpa) with a
-notice.
+Each call is one opaque operator to torch.compile, because xformers chooses its kernel in Python.
+Without a CUDA device or xformers, PyTorch's kernels (attention_sdpa) are used instead; rank 0 says
+so on stderr.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Key-value cache for generation, and attention to it.
 
-A cache of keys (or of values) is [B, K, C, D]: sequences, key heads, positions, head size. It is
-updated in place. Positions not yet written are masked.
+A cache of keys or of values is [B, K, C, D]: sequences, key heads, positions, head dimension. It
+is updated in place. Positions not yet written are masked.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from .visible import seen_keys
 
 
 def fill_cache(new: Tensor, cache: Tensor) -> Tensor:
-    """Write new [B, S, K, D] to the first S positions of the cache; return new."""
+    """Write new [B, S, K, D] to the first S positions of the cache in place; return new."""
     cache[:, :, : new.shape[1]] = new.transpose(1, 2)
     return new
 
 
 def append_cache(new: Tensor, cache: Tensor, positions: Tensor) -> Tensor:
-    """Write new [B, S, K, D] to the cache at positions, int64 [B, S]; return the cache."""
+    """Write new [B, S, K, D] to the cache in place, at positions [B, S]; return the cache.
+
+    positions: int64, different ones within a sequence.
+    """
     rows = torch.arange(new.shape[0], device=new.device).unsqueeze(1)
     cache[rows, :, positions] = new
     return cache
@@ -32,24 +35,25 @@ def cache_mask(
 ) -> Tensor:
     """Return the mask of cached positions that each query attends to: bool [B, S, C].
 
-    positions: int64 [B, S], the queries'. slots: int64 [C], 0 to C - 1. starts: int64 [B, S], where
-    the query's document begins. window: how many positions a query sees, its own included.
+    positions: position of each query, int64 [B, S]. slots: positions of the cache, int64 [C], 0 to
+    C - 1. starts: position at which each query's document begins, int64 [B, S]. window: number of
+    positions that a query attends to, its own included.
     """
     return seen_keys(positions, slots, starts, window)
 
 
 def cached_attention(q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
-    """Attend from q [B, S, H, D] to caches [B, K, C, D] under mask seen [B, S, F] → [B, S, H, D].
+    """Attend from q [B, S, H, D] to the caches [B, K, C, D]; return [B, S, H, D].
 
-    Of the caches, only the first F positions are read, F ≤ C. The H/K query heads of a key head
-    attend together, so each cached value is read once.
+    seen: mask from `cache_mask`, bool [B, S, F]; only the first F ≤ C positions of the caches are
+    read. The H/K query heads of a key head attend together, so each cached value is read once.
     """
     groups, filled = keys.shape[1], seen.shape[-1]
     keys, values = keys[:, :, :filled], values[:, :, :filled]
     grouped = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # B K (H/K S) D
     mask = seen[:, None, None].expand(-1, 1, q.shape[2] // groups, -1, -1).flatten(2, 3)
     if torch.compiler.is_compiling() and q.device.type == "cpu" and q.shape[1] == 1:
-        # Inductor makes three loops of this, which for one query are ahead of flash attention.
+        # Inductor makes three loops of this, which for one query are faster than flash attention.
         scores = (upcast(grouped).unsqueeze(3) * keys.unsqueeze(2)).sum(-1) * scale
         weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
         out = (weights.unsqueeze(-1) * values.unsqueeze(2)).sum(3).to(q.dtype)

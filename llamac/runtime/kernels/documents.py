@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def document_starts(tokens: Tensor, eos: int) -> Tensor:
-    """Return the position at which each token's document begins, int64 [B, S] as `tokens`.
+    """Return the position at which each token's document begins, int64 [B, S].
 
-    A document ends with its `eos`. A document that began before the window starts at position 0.
+    tokens: int64 [B, S]. eos: id of the token that ends a document. A document that began in an
+    earlier sequence starts at position 0.
     """
     positions = torch.arange(tokens.shape[1], device=tokens.device)
     first = F.pad(tokens[:, :-1] == eos, (1, 0))

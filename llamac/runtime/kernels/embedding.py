@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def embedding_gradient(d_x: Tensor, tokens: Tensor, vocab_size: int) -> Tensor:
-    """Scatter-add d_x [B, S, D] by tokens [B, S] into the gradient [vocab_size, D]."""
+    """Return the table's gradient [vocab_size, D]: d_x [B, S, D] summed by token id [B, S]."""
     return torch.ops.aten.embedding_dense_backward(d_x, tokens, vocab_size, -1, False)
 
 
@@ -17,6 +17,6 @@ def add_positions(x: Tensor, table: Tensor) -> Tensor:
 
 
 def position_gradient(d_x: Tensor, positions: int) -> Tensor:
-    """Sum d_x [B, S, D] over sequences into the table's gradient [positions, D], zero beyond S."""
-    summed = d_x.sum(0)
-    return torch.nn.functional.pad(summed, (0, 0, 0, positions - summed.shape[0]))
+    """Return the table's gradient [positions, D]: d_x [B, S, D] summed over B, zero beyond S."""
+    d_rows = d_x.sum(0)
+    return torch.nn.functional.pad(d_rows, (0, 0, 0, positions - d_rows.shape[0]))

@@ -1,4 +1,4 @@
-"""FlashAttention 3 behind PyTorch's flash operators, on Hopper, where its package is installed."""
+"""FlashAttention 3 for PyTorch's flash operators, on Hopper, if its package is installed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch.nn import attention
 
 
 def use_flash3() -> bool:
-    """Switch torch's flash operators to FlashAttention 3, if installed; return whether it is.
+    """Switch torch's flash operators to FlashAttention 3 for the whole process, if possible.
 
-    The operators and their shapes stay the same. The backward is deterministic if torch's setting
-    requires deterministic algorithms.
+    Returns whether it did: the GPU must be Hopper and `flash_attn_interface` installed. Operators
+    and shapes stay the same. The backward is deterministic if
+    `torch.use_deterministic_algorithms` is set.
     """
     if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
         return False

@@ -1,10 +1,10 @@
 """The three matmuls of `y = x @ weight.T + bias`, over any leading dimensions: y, d_x and d_weight.
 
-On a CPU with AVX-512, in float32, y and d_x are taken with oneDNN, as PyTorch itself does in
-bfloat16 only: its matmuls are 10 to 20 % faster than MKL's there (benchmarks/matmuls.py). d_weight,
-whose sum runs over tokens, is faster with MKL. With AVX2 alone MKL is ahead in d_x and d_weight and
-even in y, and takes all three. The instruction set decides, not a measurement at start-up, so that
-a run started again on the same machine takes the same sums in the same order.
+On CPUs with AVX-512, float32 y and d_x are computed by oneDNN, which PyTorch uses in bfloat16 only:
+its matmuls are 10 to 20 % faster than MKL's there (benchmarks/matmuls.py). d_weight, whose sum runs
+over tokens, is faster with MKL. With AVX2 alone, MKL is faster in d_x and d_weight and equal in y,
+so it computes all three. The instruction set decides, not a measurement at start-up, so that a
+resumed run sums in the same order on the same machine.
 
 With a weight as narrow as an adapter's, both compute equally fast, but a call of oneDNN takes 25 µs
 more than one of MKL, a quarter of the matmul's own time.
@@ -25,7 +25,7 @@ ONEDNN = (
 )
 
 NARROW = 64
-"""Weights with fewer rows or columns are multiplied by MKL."""
+"""Weights with fewer rows or columns than this use MKL."""
 
 
 def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -35,11 +35,12 @@ def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 # A custom operator, because Inductor uses oneDNN for constant weights only.
 @opaque("onednn_linear", _fake_linear)
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `linear` with oneDNN; float32, on a CPU."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x @ weight.T + bias: [..., O]; x [..., I], weight [O, I], bias [O]."""
+    """Return y [..., O] = x @ weight.T + bias; x [..., I], weight [O, I], bias [O]."""
     wide = min(weight.shape) >= NARROW
     if ONEDNN and wide and x.device.type == "cpu" and x.dtype == torch.float32:
         return onednn_linear(x, weight, bias)

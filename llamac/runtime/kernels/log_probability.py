@@ -1,11 +1,12 @@
 """Log-probabilities of whole sequences (nats), from logits or fused with the output projection.
 
-A sequence's is the sum over its labels; a label of PADDING does not count. Fused, the logits
-[B, S, V] never exist whole: they are computed a few tokens at a time, and again in the backward
-pass, as the gradient of a sequence is only known when all sequences of a loss are.
+A sequence's log-probability is the sum over its labels, without those that are PADDING. The fused
+form never materialises all logits [B, S, V]: it computes them in chunks of tokens, and again in the
+backward pass, as the gradient of a sequence depends on the other sequences of the loss.
 
-A *score* gives (log-probability of each target [n], softmax - one_hot [n, V]) for logits [n, V] and
-targets [n] of which none is padding; the second is None unless `gradient`.
+`score` computes, for logits [n, V] and targets [n] without padding, (log-probability of each target
+[n], softmax(logits) - one_hot(targets) [n, V]); the second is None unless `gradient` is set. Vocab
+parallelism replaces it (distributed/vocab_parallel.py). Labels are int64 [B, S].
 """
 
 from __future__ import annotations
@@ -22,28 +23,33 @@ from .padding import PADDING
 Score = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
-def whole_score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the score of logits that have the whole vocabulary, [n, V]."""
+def full_vocab_score(
+    logits: Tensor, targets: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Score logits of the whole vocabulary: the `score` of an unsharded model."""
     log_total = logits.logsumexp(-1, keepdim=True)
     target = targets.unsqueeze(-1)
-    found = (logits.gather(-1, target) - log_total).squeeze(-1)
+    scores = (logits.gather(-1, target) - log_total).squeeze(-1)
     if not gradient:
-        return found, None
-    hot = torch.arange(logits.shape[-1], device=logits.device) == target
-    return found, torch.exp(logits - log_total) - hot.to(logits.dtype)
+        return scores, None
+    one_hot = torch.arange(logits.shape[-1], device=logits.device) == target
+    return scores, torch.exp(logits - log_total) - one_hot.to(logits.dtype)
 
 
-def log_probability(logits: Tensor, labels: Tensor, score: Score = whole_score) -> Tensor:
-    """Return sequences' log-probabilities, float32 [B]; logits [B, S, V], labels int64 [B, S]."""
+def log_probability(logits: Tensor, labels: Tensor, score: Score = full_vocab_score) -> Tensor:
+    """Return each sequence's log-probability [B], float32 or wider, from logits [B, S, V]."""
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
-    found, _ = score(rows, targets.clamp(min=0), False)
-    return torch.where(targets != PADDING, found, 0).view_as(labels).sum(-1)
+    scores, _ = score(rows, targets.clamp(min=0), False)
+    return torch.where(targets != PADDING, scores, 0).view_as(labels).sum(-1)
 
 
 def log_probability_backward(
-    d_rows: Tensor, logits: Tensor, labels: Tensor, score: Score = whole_score
+    d_rows: Tensor, logits: Tensor, labels: Tensor, score: Score = full_vocab_score
 ) -> Tensor:
-    """Return d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows."""
+    """Return d_logits [B, S, V] = (one_hot(labels) - softmax(logits)) · d_rows.
+
+    d_rows: gradient of each sequence's log-probability, [B].
+    """
     rows, targets = upcast(logits).flatten(0, -2), labels.flatten()
     _, errors = score(rows, targets.clamp(min=0), True)
     assert errors is not None
@@ -51,17 +57,17 @@ def log_probability_backward(
 
 
 def linear_log_probability(
-    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, score: Score = whole_score
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, score: Score = full_vocab_score
 ) -> Tensor:
-    """Return log-probabilities, float32 [B]; x [B, S, D], weight [V, D], labels int64 [B, S].
+    """Return each sequence's log-probability [B], float32 or wider, under logits x @ weight.T.
 
-    chunk: tokens whose logits exist at a time.
+    x [B, S, D], weight [V, D]. chunk: number of tokens whose logits exist at a time.
     """
-    found = []
+    chunks = []
     for rows, targets in token_chunks(chunk, x.flatten(0, -2), labels.flatten()):
-        one, _ = score(upcast(linear(rows, weight)), targets.clamp(min=0), False)
-        found.append(torch.where(targets != PADDING, one, 0))
-    return torch.cat(found).view_as(labels).sum(-1)
+        scores, _ = score(upcast(linear(rows, weight)), targets.clamp(min=0), False)
+        chunks.append(torch.where(targets != PADDING, scores, 0))
+    return torch.cat(chunks).view_as(labels).sum(-1)
 
 
 def linear_log_probability_backward(
@@ -70,9 +76,12 @@ def linear_log_probability_backward(
     labels: Tensor,
     d_rows: Tensor,
     chunk: int,
-    score: Score = whole_score,
+    score: Score = full_vocab_score,
 ) -> tuple[Tensor, Tensor]:
-    """Return (d_x [B, S, D], d_weight [V, D]) from d_rows [B]."""
+    """Return (d_x [B, S, D], d_weight [V, D]), recomputing the logits of each chunk.
+
+    d_rows: gradient of each sequence's log-probability, [B].
+    """
     d_x: list[Tensor] = []
     d_weight = torch.zeros_like(weight, dtype=upcast(x).dtype)
     tokens = x.flatten(0, -2), labels.flatten(), _factors(d_rows, labels)
@@ -87,25 +96,26 @@ def linear_log_probability_backward(
 
 
 def linear_log_probability_with_gradients_of_x(
-    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, score: Score = whole_score
+    x: Tensor, weight: Tensor, labels: Tensor, chunk: int, score: Score = full_vocab_score
 ) -> tuple[Tensor, Tensor]:
-    """Compute `linear_log_probability` of a frozen weight and its gradient of x, logits once.
+    """Compute `linear_log_probability` and its gradient of x from the same logits.
 
-    Returns (log-probabilities [B], d_x [B, S, D] for a d_rows of ones).
+    For a frozen weight. Returns (log-probabilities [B], d_x [B, S, D] for a d_rows of ones), which
+    the backward pass scales by `scale_rows`.
     """
-    found, d_x = [], []
+    chunks, d_x = [], []
     tokens = x.flatten(0, -2), labels.flatten()
     for rows, targets in token_chunks(chunk, *tokens):
-        one, errors = score(upcast(linear(rows, weight)), targets.clamp(min=0), True)
+        scores, errors = score(upcast(linear(rows, weight)), targets.clamp(min=0), True)
         assert errors is not None
         counted = targets != PADDING
-        found.append(torch.where(counted, one, 0))
+        chunks.append(torch.where(counted, scores, 0))
         d_x.append(input_gradient((-errors * counted.unsqueeze(-1)).to(x.dtype), weight))
-    return torch.cat(found).view_as(labels).sum(-1), torch.cat(d_x).view_as(x)
+    return torch.cat(chunks).view_as(labels).sum(-1), torch.cat(d_x).view_as(x)
 
 
 def scale_rows(x: Tensor, factors: Tensor) -> Tensor:
-    """Multiply each sequence of x [B, S, D] by its factor [B]."""
+    """Return x [B, S, D] with each sequence multiplied by its factor [B]."""
     return x * factors.to(x.dtype)[:, None, None]
 
 

@@ -19,7 +19,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return (d_x, d_weight) of `rms_norm`, from d_y."""
+    """Return (d_x, d_weight) of `rms_norm`."""
     wide = upcast(x)
     inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     normalised = wide * inverse
@@ -40,7 +40,10 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 def add_rms_norm_backward(
     d_total: Tensor | None, d_y: Tensor, total: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (d_x, d_weight); d_residual equals d_x. d_total: None if only y was used."""
+    """Return (d_x, d_weight) of `add_rms_norm`; d_residual equals d_x.
+
+    total: x + residual. d_total: its gradient from other uses; None if it has none.
+    """
     d_x, d_weight = rms_norm_backward(d_y, total, weight, eps)
     return (d_x if d_total is None else d_total + d_x), d_weight
 
@@ -53,7 +56,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def layer_norm_backward(
     d_y: Tensor, x: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (d_x, d_weight, d_bias)."""
+    """Return (d_x, d_weight, d_bias) of `layer_norm`."""
     wide = upcast(x)
     centred = wide - wide.mean(-1, keepdim=True)
     inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)

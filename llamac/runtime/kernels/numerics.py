@@ -1,4 +1,4 @@
-"""Precision of kernels, whose sums and exponentials are taken in float32, and chunks of tokens."""
+"""Conversion to float32 for sums and exponentials, and chunks of tokens."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def token_chunks(size: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield corresponding chunks of `size` tokens of all tensors, along dim 0."""
+    """Yield corresponding chunks of all tensors, each of at most `size` tokens along dim 0."""
     return zip(*(tensor.split(size) for tensor in tensors), strict=True)

@@ -10,15 +10,16 @@ from torch import Tensor
 
 
 def no_seed(q: Tensor) -> Tensor:
-    """Return the random seed argument of torch's attention operators without dropout."""
+    """Return an empty int64 tensor, the seed of torch's attention operators without dropout."""
     return torch.empty(0, dtype=torch.int64, device=q.device)
 
 
 def opaque(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate a function as the operator `llamac::<name>`; `fake` makes results without values.
+    """Return a decorator that registers a function as the operator `llamac::<name>`.
 
-    Operators are global to the process: if another copy of this module has registered the name, its
-    operator is used, because registering it again would destroy an operator in use.
+    fake: returns uninitialised results of the same shapes and dtypes, for tracing. Operators are
+    global to the process: if another copy of this module has registered the name, the decorator
+    returns that operator, because registering it again would destroy an operator in use.
     """
 
     def register(function: Callable[..., Any]) -> Any:

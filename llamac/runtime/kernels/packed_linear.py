@@ -1,6 +1,6 @@
-"""Linear layers with constant weights, prepacked on a CPU for its matmul kernel.
+"""Linear layers with constant weights, packed once for oneDNN's matmul on CPUs.
 
-oneDNN reads a weight in blocks and reorders a plain one in every call, which for the few rows
+oneDNN reads weights in blocks and reorders a plain weight in every call, which for the few rows
 of a decoding step takes as long as the matmul itself: with AVX-512, packed weights are up to twice
 as fast in float32 and bfloat16, and no slower for whole prompts (benchmarks/generate.py).
 """
@@ -16,21 +16,24 @@ from .linear import ONEDNN
 PACKABLE = (torch.float32, torch.bfloat16)
 
 
-def packed(weight: Tensor) -> Tensor:
-    """Return weight [O, I] prepacked for `packed_linear`, or itself if packing is not faster."""
+def pack_weight(weight: Tensor) -> Tensor:
+    """Return weight [O, I] packed for `packed_linear`; itself where packing is not faster."""
     if not (ONEDNN and weight.device.type == "cpu" and weight.dtype in PACKABLE):
         return weight
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())
 
 
 def pack_weights(module: nn.Module, *names: str) -> None:
-    """Replace the module's linear weights by packed ones, and free the originals."""
+    """Replace parameters of `module` by packed weights in place, freeing the originals.
+
+    names: names below `module`, such as "attention.wqkv". They are no longer parameters afterwards.
+    """
     for name in names:
-        owner, _, leaf = name.rpartition(".")
-        holder = module.get_submodule(owner)
-        weight = packed(getattr(holder, leaf))
-        delattr(holder, leaf)
-        setattr(holder, leaf, weight)
+        path, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(path)
+        weight = pack_weight(getattr(owner, attribute))
+        delattr(owner, attribute)
+        setattr(owner, attribute, weight)
 
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -8,27 +8,33 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PADDING = -1
-"""Label without a loss; as an input, any token.
+"""Label of a position without a target; as an input, it stands for an arbitrary token.
 
-In supervised data it follows each document, and a token t without a loss is stored as -2 - t.
+Supervised data stores it after each document, and a token t that has no loss as -2 - t.
 """
 
 
 def count_targets(labels: Tensor) -> Tensor:
-    """Count the labels that are not padding: an int64 scalar on their device."""
+    """Return the number of labels that are not padding, an int64 scalar on their device."""
     return (labels != PADDING).sum()
 
 
-def without_loss(ids: Any) -> Any:
-    """Map ids t (array or tensor) to -2 - t, the stored form of tokens without a loss, and back."""
+def toggle_loss(ids: Any) -> Any:
+    """Map token ids t to -2 - t, the stored form of tokens without a loss, and back.
+
+    ids: array or tensor of integers; a new one is returned.
+    """
     return PADDING - 1 - ids
 
 
 def input_tokens(sequences: Tensor, padding: int = 0) -> Tensor:
-    """Return the ids of stored tokens; `padding` is the one that padding becomes."""
-    return sequences.where(sequences >= PADDING, without_loss(sequences)).clamp(min=padding)
+    """Return the token ids of stored sequences, without the marks of tokens that have no loss.
+
+    padding: id that replaces PADDING.
+    """
+    return sequences.where(sequences >= PADDING, toggle_loss(sequences)).clamp(min=padding)
 
 
 def loss_labels(sequences: Tensor) -> Tensor:
-    """Return stored tokens as labels: those without a loss become PADDING."""
+    """Return the labels of stored sequences: tokens without a loss become PADDING."""
     return sequences.clamp(min=PADDING)

@@ -21,7 +21,7 @@ def rope_tables(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Return cos and sin tables, each [positions, head_dim / 2]; angles are computed in float64."""
+    """Return (cos, sin) tables in `dtype`, each [positions, head_dim / 2], computed in float64."""
     frequencies = scaled_frequencies(head_dim, theta, scaling)
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
@@ -30,7 +30,11 @@ def rope_tables(
 def scaled_frequencies(
     head_dim: int, theta: float, scaling: dict[str, float | str] | None
 ) -> Tensor:
-    """Return the rotation angle of each coordinate pair per position: float64 [head_dim / 2]."""
+    """Return each coordinate pair's rotation angle per position, in radians: fp64 [head_dim / 2].
+
+    scaling: `kind` ("linear" or "llama3"), `factor` and, for llama3, `low_freq_factor`,
+    `high_freq_factor` and `original_context`. Raises ValueError for another kind.
+    """
     frequencies = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if scaling is None:
         return frequencies
@@ -54,14 +58,15 @@ def rope(
     heads: int | None = None,
     inverse: bool = False,
 ) -> Tensor:
-    """Rotate the first `heads` heads of x [B, S, H, D] by their position; pass the others through.
+    """Rotate the first `heads` heads of x [B, S, H, D] by position; return x's shape and dtype.
 
-    cos, sin: [S, D/2], or [B, S, D/2] where sequences differ in their positions. `inverse` rotates
-    back, which is also the backward pass. Angles are applied in the tables' dtype (float32 in
-    training); the result has x's dtype.
+    cos, sin: [S, D/2], or [B, S, D/2] where sequences differ in their positions. layout:
+    "interleaved" or "half_split". heads: None rotates all; the others are copied unchanged.
+    inverse: rotate back, which is also the backward pass. The rotation is computed in the tables'
+    dtype, float32 in training.
     """
     heads = x.shape[-2] if heads is None else heads
-    turned, passed = x[..., :heads, :], x[..., heads:, :]
+    turned, unrotated = x[..., :heads, :], x[..., heads:, :]
     cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)  # the heads of a position share the angle
     if inverse:
         sin = -sin
@@ -72,4 +77,4 @@ def rope(
         a, b = turned.chunk(2, dim=-1)
         rotated = torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
     rotated = rotated.to(x.dtype)
-    return torch.cat((rotated, passed), dim=-2) if heads < x.shape[-2] else rotated
+    return torch.cat((rotated, unrotated), dim=-2) if heads < x.shape[-2] else rotated

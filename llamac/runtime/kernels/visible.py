@@ -7,20 +7,20 @@ from torch import Tensor
 
 
 def seen_keys(
-    at: Tensor, keys: Tensor, starts: Tensor | None = None, window: int | None = None
+    queries: Tensor, keys: Tensor, starts: Tensor | None = None, window: int | None = None
 ) -> Tensor:
-    """Return the mask of keys that each query attends to: bool [B, queries, keys].
+    """Return the causal mask of keys that each query attends to: bool [B, Q, K].
 
-    at int64 [B, queries] and keys int64 [keys]: positions. starts int64 [B, queries]: the position
-    at which each query's document begins. window: number of positions that a query sees, its own
-    included: query i sees key j if i - window < j <= i.
+    queries, keys: positions, int64 [B, Q] and [K]. starts: position at which each query's document
+    begins, int64 [B, Q]; earlier keys are masked. window: number of positions that a query attends
+    to, its own included: query i sees key j if i - window < j <= i.
     """
-    at = at.unsqueeze(-1)
-    seen = keys <= at
+    queries = queries.unsqueeze(-1)
+    seen = keys <= queries
     if starts is not None:
         seen = seen & (keys >= starts.unsqueeze(-1))
     if window is not None:
-        seen = seen & (keys > at - window)
+        seen = seen & (keys > queries - window)
     return seen
 
 
@@ -31,9 +31,10 @@ def hidden_keys(
     starts: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Return the mask of hidden keys; the last query is at the position of the last key.
+    """Return the mask of keys hidden from each query: bool [1 or B, queries, keys].
 
-    bool [1 or B, queries, keys]; starts and window as in `seen_keys`.
+    queries, keys: their numbers; the last query has the position of the last key. starts, window:
+    as in `seen_keys`.
     """
-    at = torch.arange(keys - queries, keys, device=device).unsqueeze(0)
-    return seen_keys(at, torch.arange(keys, device=device), starts, window).logical_not()
+    positions = torch.arange(keys - queries, keys, device=device).unsqueeze(0)
+    return seen_keys(positions, torch.arange(keys, device=device), starts, window).logical_not()

@@ -20,7 +20,7 @@ from runtime.kernels.activation import packed_swiglu
 from runtime.kernels.attention_math import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
 from runtime.kernels.norm import add_rms_norm, rms_norm
-from runtime.kernels.packed_linear import pack_weights, packed, packed_linear
+from runtime.kernels.packed_linear import pack_weight, pack_weights, packed_linear
 from runtime.kernels.rope import rope, rope_tables
 
 # embed --------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def pack(model: Model) -> None:
     """Lay the linears' weights out for generating, in place: the model trains no more."""
     for layer in model.layers:
         pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
-    model.output = packed(model.tok_embeddings)  # a copy: tokens are looked up in the other
+    model.output = pack_weight(model.tok_embeddings)  # a copy: tokens are looked up in the other
 
 
 def decode_step(

@@ -17,7 +17,7 @@ from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare, token_counts
 from llamac.runtime.errors import SourceError
-from llamac.runtime.kernels.padding import PADDING, without_loss
+from llamac.runtime.kernels.padding import PADDING, toggle_loss
 from llamac.runtime.tokenizers.chat_template import ChatTemplate, ChatTemplateError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
@@ -46,7 +46,7 @@ def encoder(directory: Path, template: str, context: int = CONTEXT) -> AnswerEnc
 
 def split(stored: np.ndarray) -> tuple[list[int], list[int]]:
     """Ids, and labels as transformers has them: -100 where there is no loss."""
-    ids = np.where(stored < 0, without_loss(stored), stored)
+    ids = np.where(stored < 0, toggle_loss(stored), stored)
     return ids.tolist(), np.where(stored < 0, -100, stored).tolist()
 
 
