@@ -77,7 +77,7 @@ def _first_line(error: Exception) -> str:
     return said or type(error).__name__
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print, until stdout fails (closed pipe, full disk); then discard output.
 
     Control characters, which samples and file names may contain, are escaped. A lost log must not

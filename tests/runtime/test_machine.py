@@ -162,7 +162,7 @@ def outside(code: str, **options) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.slow
 def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
-    code = "machine.report_errors(lambda: machine.say('× 6N·L 長'))()"
+    code = "machine.report_errors(lambda: machine.log('× 6N·L 長'))()"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = outside(code, env=environment, stdout=subprocess.PIPE)
     assert (done.returncode, done.stdout) == (0, rb"\xd7 6N\xb7L \u9577" + b"\n")
@@ -172,7 +172,7 @@ def test_characters_that_the_terminal_lacks_are_written_with_backslashes():
 def test_what_nobody_reads_any_more_stops_nothing():
     reading, writing = os.pipe()
     os.close(reading)
-    code = "for _ in range(9): machine.say('x')\nprint('y')\nraise SystemExit(7)"
+    code = "for _ in range(9): machine.log('x')\nprint('y')\nraise SystemExit(7)"
     done = outside(code, stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (7, b"")

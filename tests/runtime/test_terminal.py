@@ -49,12 +49,12 @@ class Terminal:
 def test_a_trainer_says_samples_escaped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.say(HOSTILE)
+    machine.log(HOSTILE)
     assert capsys.readouterr().out == SHOWN + "\n"
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     display = Display(0, 10, 1)
-    display.say("sample: " + HOSTILE)
+    display.log("sample: " + HOSTILE)
     assert "sample: a\\x1b]0;title" in terminal.text
     assert "\x1b]0;" not in terminal.text
     assert "\x07" not in terminal.text

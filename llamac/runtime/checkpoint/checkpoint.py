@@ -38,7 +38,7 @@ T = TypeVar("T")
 ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
 
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 ALONE = Ranks()
 
 
@@ -199,8 +199,8 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
-    """Return `run`'s newest checkpoint with valid checksums, reporting damaged ones to `say`."""
+def newest_whole(run: Path, log: Log, ranks: Ranks = ALONE) -> Path | None:
+    """Return `run`'s newest checkpoint with valid checksums, reporting damaged ones to `log`."""
     own = ranks.on_first(lambda: steps(run))
     for step in reversed(own):
         path = checkpoint_path(run, step)
@@ -209,12 +209,12 @@ def newest_whole(run: Path, say: Say, ranks: Ranks = ALONE) -> Path | None:
             return path
         fall = ": falling back to the one before" if step != own[0] else ""
         if ranks.rank == 0:
-            say(f"checkpoint {path.name} is damaged ({problem}){fall}")
+            log(f"checkpoint {path.name} is damaged ({problem}){fall}")
     return None
 
 
 def find_resume_point(
-    run: Path, resume: str, settings: Mapping[str, Any], say: Say, ranks: Ranks = ALONE
+    run: Path, resume: str, settings: Mapping[str, Any], log: Log, ranks: Ranks = ALONE
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
 
@@ -227,7 +227,7 @@ def find_resume_point(
     """
     ranks.on_first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
     try:
-        path = _choose(run, resume, say, ranks)
+        path = _choose(run, resume, log, ranks)
     except RunError as error:
         raise RunError(str(error), teller=0) from error  # every rank raises the same error
     if path is None:
@@ -236,7 +236,7 @@ def find_resume_point(
     step = state["step"]
     words = ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, step, run))
     if words[0] and ranks.rank == 0:
-        say(words[0])
+        log(words[0])
     return path, state
 
 
@@ -252,7 +252,7 @@ def _resumable(path: Path) -> dict[str, Any]:
     return state
 
 
-def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
+def _choose(run: Path, resume: str, log: Log, ranks: Ranks) -> Path | None:
     own = ranks.on_first(lambda: steps(run))
     if resume == "never":
         if own:
@@ -264,7 +264,7 @@ def _choose(run: Path, resume: str, say: Say, ranks: Ranks) -> Path | None:
         return None
     if resume != "auto":
         return _chosen(Path(resume).resolve(), run, bool(own), ranks)
-    newest = newest_whole(run, say, ranks)
+    newest = newest_whole(run, log, ranks)
     if own and newest is None:
         raise RunError(
             f"every checkpoint of {run} is damaged or incomplete: restore one from a backup, "
@@ -292,7 +292,7 @@ def restore(
     tensors: Tensors,
     settings: Mapping[str, Any],
     run: Path,
-    say: Say,
+    log: Log,
     ranks: Ranks = ALONE,
 ) -> None:
     """Resume from the result of `find`: load `tensors` and the random state.
@@ -306,15 +306,15 @@ def restore(
         set_random_state(state["random"], ranks)
     except RunError as error:
         raise RunError(f"{path}: {error}; {ELSEWHERE}") from error
-    set_aside(run, state["step"], say, ranks)
+    set_aside(run, state["step"], log, ranks)
 
 
-def set_aside(run: Path, after: int, say: Say, ranks: Ranks = ALONE) -> None:
+def set_aside(run: Path, after: int, log: Log, ranks: Ranks = ALONE) -> None:
     """Rename checkpoints beyond step `after`, from which the run resumes."""
-    ranks.on_first(lambda: _set_aside(run, after, say))
+    ranks.on_first(lambda: _set_aside(run, after, log))
 
 
-def _set_aside(run: Path, after: int, say: Say) -> None:
+def _set_aside(run: Path, after: int, log: Log) -> None:
     for step in steps(run):
         if step > after:
             path = checkpoint_path(run, step)
@@ -324,7 +324,7 @@ def _set_aside(run: Path, after: int, say: Say) -> None:
                 count += 1
                 aside = path.with_name(f"aside-{path.name}-{count}")
             path.rename(aside)
-            say(f"checkpoint {path.name} is later than step {after}: moved aside to {aside.name}")
+            log(f"checkpoint {path.name} is later than step {after}: moved aside to {aside.name}")
 
 
 def _flush_tree(root: Path) -> None:

@@ -30,7 +30,7 @@ def find_initial(
     source: str,
     model: Mapping[str, Any],
     run: Path,
-    say: checkpoint.Say,
+    log: checkpoint.Log,
     ranks: Ranks,
     finetune: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def find_initial(
     the hash of its MANIFEST.json, which covers every weight, and likewise `adapters_sha256`. Raises
     RunError if the source is missing, damaged, of another [model], or has other adapters.
     """
-    return ranks.on_first(lambda: _find(Path(source).expanduser(), model, finetune, run, say))
+    return ranks.on_first(lambda: _find(Path(source).expanduser(), model, finetune, run, log))
 
 
-def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
+def checkpoint_and_home(source: Path, log: checkpoint.Log) -> tuple[Path, Path]:
     """Return an undamaged checkpoint, and the run or import that it is in.
 
     source: a checkpoint, or a run or import, whose newest checkpoint is used. Raises RunError.
@@ -54,7 +54,7 @@ def checkpoint_and_home(source: Path, say: checkpoint.Say) -> tuple[Path, Path]:
         if problem := integrity.damage(source):
             raise RunError(f"init.from: {source} cannot be used: {problem}")
         return source, source.parent.parent
-    return load_run.choose(source, "newest", say), source
+    return load_run.choose(source, "newest", log), source
 
 
 def _find(
@@ -62,16 +62,16 @@ def _find(
     model: Mapping[str, Any],
     finetune: Mapping[str, Any] | None,
     run: Path,
-    say: checkpoint.Say,
+    log: checkpoint.Log,
 ) -> dict[str, Any]:
     if not source.is_dir():
         raise RunError(f"init.from: {source} does not exist")
-    path, home = checkpoint_and_home(source, say)
+    path, home = checkpoint_and_home(source, log)
     _require_same_model(path, model)
     adapters = None
     if finetune and is_adapter(path):
         _require_same_adapters(path, finetune)
-        say(f"adapters: from {path}")
+        log(f"adapters: from {path}")
         adapters, path = path, frozen_weights_of(path)
     require_all_weights(path)
     known = model_note(home)
@@ -88,7 +88,7 @@ def _find(
     }
     if (home / CHAT_TEMPLATE).is_file():
         durable_files.write(run / CHAT_TEMPLATE, (home / CHAT_TEMPLATE).read_bytes())
-    say(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…")
+    log(f"weights: from {path}, sha256 {note['weights_sha256'][:16]}…")
     return durable_files.write_note(run / INIT_NOTE, note)
 
 

@@ -38,17 +38,17 @@ def read_prompt(argument: str) -> str:
         raise BadRequest(f"the prompt is not UTF-8: {error}") from error
 
 
-def choose(run: Path, which: str, say: checkpoint.Say) -> Path:
+def choose(run: Path, which: str, log: checkpoint.Log) -> Path:
     """Return the checkpoint of `run` that `which` names.
 
-    which: "newest" (the newest undamaged one; damaged ones are reported to `say`), a step, or a
+    which: "newest" (the newest undamaged one; damaged ones are reported to `log`), a step, or a
     path. Raises BadRequest, or RunError if it is damaged.
     """
     own = checkpoint.steps(run)
     if which == "newest":
         if not own:
             raise BadRequest(f"{run} has no checkpoint yet: train it until it saves one")
-        if newest := checkpoint.newest_whole(run, say):
+        if newest := checkpoint.newest_whole(run, log):
             return newest
         raise RunError(
             f"every checkpoint of {run} is damaged or incomplete: restore one from a backup"

@@ -77,20 +77,20 @@ def is_import(directory: Path) -> bool:
 def open_model(
     directory: Path,
     which: str,
-    say: checkpoint.Say,
+    log: checkpoint.Log,
     data: Path | None = None,
     need_tokenizer: bool = True,
     spec: Mapping[str, Any] | None = None,
 ) -> ModelDirectory:
     """Open a run or an import for use.
 
-    which: "newest" (the newest whole checkpoint, telling `say` of damaged ones), a step, or the
+    which: "newest" (the newest whole checkpoint, telling `log` of damaged ones), a step, or the
     path of a checkpoint. data: the run's prepared data, where it is not the directory that its
     spec.toml names. spec: the resolved spec, where the directory has no spec.toml.
     need_tokenizer: whether a missing tokenizer is an error instead of None. Raises
     load_run.BadRequest for missing files, or RunError for damaged ones.
     """
-    path = load_run.choose(directory, which, say)
+    path = load_run.choose(directory, which, log)
     spec = read_spec(directory) if spec is None else spec
     length, note = spec["batch"]["sequence_length"], model_note(directory)
     chat, home = dict[str, Any](), directory

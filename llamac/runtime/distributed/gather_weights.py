@@ -37,7 +37,7 @@ def generate_sample_on_first(
     None on the other ranks, and if rank 0 has not enough memory for the weights.
     """
     make = partial(model, dtype=dtype)
-    whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.say)
+    whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.log)
     inference, *rest = text
     made = mesh.ranks.on_first(
         lambda: generate_sample(inference, whole, *rest, **sampling) if whole else None
@@ -51,19 +51,19 @@ def gather_weights(
     packed: Mapping[str, Pieces],
     chunks: Mapping[str, TensorChunk],
     ranks: Ranks,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Any:
     """Gather the model on rank 0, one tensor at a time; return it there, and None elsewhere.
 
     All ranks call this. make: creates the uninitialised model of one process on the CPU. packed:
     its table. chunks: canonical name → this rank's part; of equal parts, that of the lowest rank is
-    taken. If rank 0 has not enough memory, reports this to `say` and returns None there too.
+    taken. If rank 0 has not enough memory, reports this to `log` and returns None there too.
     """
     with torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
     free = ranks.on_first(free_memory)
     if free is not None and free < SPARE * needed:
-        say(
+        log(
             f"no sample: the weights take {needed / 1e9:.1f} GB, but rank 0 has {free / 1e9:.1f} "
             "GB of memory free"
         )

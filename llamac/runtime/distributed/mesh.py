@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import RunError
 from ..kernels.padding import input_tokens, loss_labels
-from ..machine import say, to_device
+from ..machine import log, to_device
 from .collectives import GROUPS, ProcessGroup, take_part
 from .context_parallel import rank_order
 from .process_group import process_group
@@ -109,9 +109,9 @@ class Mesh:
         kind = self.device.type
         return f"{' × '.join(shared)} = {self.size} ranks of {kind}" if shared else kind
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         if self.is_first:
-            say(text)
+            log(text)
 
     def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
         """Return this rank's tokens and labels of `count` sequences, int64 [n, positions] each.

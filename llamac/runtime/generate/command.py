@@ -137,9 +137,9 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
         if not low <= value < 2**63:
             raise BadRequest(f"--{name} {value} is not {low} or more, and below 2**63")
     settings(program, args, {})  # check requests before reading weights
-    say = lambda line: print(escaped(line), file=sys.stderr)  # noqa: E731
+    log = lambda line: print(escaped(line), file=sys.stderr)  # noqa: E731
     data = Path(program.data) if program.data else None
-    opened = open_model(args.run, args.checkpoint, say, data, spec=program.spec)
+    opened = open_model(args.run, args.checkpoint, log, data, spec=program.spec)
     sampling = settings(program, args, opened.generation)
     device = machine.choose_device(program.device)
     torch.set_num_threads(program.threads or torch.get_num_threads())
@@ -151,7 +151,7 @@ def generate(program: EmittedProgram, args: argparse.Namespace) -> None:
         sizes = {min(args.batch, len(rows)), len(rows) % args.batch or args.batch}
         filled = 16 * STEP  # a usual number of positions, by which Inductor chooses loops
         for size in sorted(sizes, reverse=True):
-            say(f"compiling decoding for {size} rows")
+            log(f"compiling decoding for {size} rows")
             token = torch.zeros(size, dtype=torch.int64, device=device)
             program.inference(model, size, filled + 1).decode(token, token, filled)
     else:

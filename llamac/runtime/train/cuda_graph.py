@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from ..machine import say
+from ..machine import log
 
 if TYPE_CHECKING:
     from ..distributed.mesh import Mesh
@@ -143,7 +143,7 @@ class CudaGraph:
             for name in self.optimizer.shadowed:  # what was captured has no values
                 self.optimizer.parameters[name].grad = None
             why = str(error).partition("\n")[0]
-            say(f"no CUDA graph: its capture failed ({why}); kernels.cuda_graphs = false avoids it")
+            log(f"no CUDA graph: its capture failed ({why}); kernels.cuda_graphs = false avoids it")
 
 
 def accumulate(graph: CudaGraph, tokens: Tensor, labels: Tensor, micro_batch: int) -> Tensor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import durable_files, events
 from ..errors import way_out
-from ..machine import forget_peak_memory, peak_memory_bytes, say
+from ..machine import forget_peak_memory, log, peak_memory_bytes
 from ..terminal import escaped, takes_escapes
 from .plan_file import WARM, deviation, read_plan
 from .start_times import StartTimes
@@ -44,9 +44,9 @@ class Metrics:
         resumed: int,
         run_info: Row | None = None,
         times: StartTimes | None = None,
-        **log: Any,
+        **tracker_settings: Any,
     ) -> None:
-        """Open the files. log: settings of trackers, as arguments of `trackers`."""
+        """Open the files. tracker_settings: arguments of `trackers`."""
         self._times = times
         self._compiles = (run_info or {}).get("compute", "").startswith("torch.compile")
         self.run, self.path, self._step = run, run / "metrics.jsonl", resumed
@@ -59,13 +59,13 @@ class Metrics:
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "wb", buffering=0)
         run_info = {"id": events.identity(run, resumed), **(run_info or {})}
         events.record(run, "start", resumed, dropped_rows=dropped, **run_info)
-        self._trackers = trackers(run, resumed, run_info, **log)
+        self._trackers = trackers(run, resumed, run_info, **tracker_settings)
 
     def write(self, row: Row) -> None:
         self._step = row["step"]
         if self._times is not None:
             self._times.end("compiling and first step" if self._compiles else "first step")
-            say(str(self._times))
+            log(str(self._times))
             events.record(self.run, "first_step", self._step, seconds=self._times.seconds)
             self._times = None
         finite = {k: None if _is_nan(v) else v for k, v in row.items()}  # JSON has no NaN
@@ -107,7 +107,7 @@ class Metrics:
             if not self._said:
                 self._said = True
                 said = f"{self.path} cannot be written ({error.strerror})"
-                say(f"{said}: the run continues without it; to record its rows, {way_out(error)}")
+                log(f"{said}: the run continues without it; to record its rows, {way_out(error)}")
 
     def _truncate(self, resumed: int) -> int:
         """Drop damaged rows and those after step `resumed`; return the number of the latter."""
@@ -120,7 +120,7 @@ class Metrics:
             damaged.remove(len(lines))
         if damaged:
             rows = f"{len(damaged)} damaged rows, from line {damaged[0]} on"
-            say(f"{self.path} has {rows}, which are ignored")
+            log(f"{self.path} has {rows}, which are ignored")
         kept = [
             line for line, n in zip(lines, steps, strict=True) if n is not None and n <= resumed
         ]
@@ -196,7 +196,7 @@ class NoOutput:
 
     def sync(self) -> None: ...
 
-    def say(self, text: str) -> None: ...
+    def log(self, text: str) -> None: ...
 
     def step(self, row: Row) -> None: ...
 
@@ -229,7 +229,7 @@ class Display:
             with contextlib.suppress(OSError):
                 self._live.stop()
 
-    def say(self, text: str, style: str = "") -> None:
+    def log(self, text: str, style: str = "") -> None:
         """Print `text`, its control characters escaped, above the live line if there is one.
 
         style: of rich, for that case.
@@ -241,7 +241,7 @@ class Display:
                     line, style=style, markup=False, highlight=False, soft_wrap=True
                 )
         else:
-            say(text)
+            log(text)
 
     def step(self, row: Row) -> None:
         self._steps += 1
@@ -250,7 +250,7 @@ class Display:
         seconds = statistics.median_low(self._recent) if self._recent else None
         warm = self._steps == WARM and "predicted_step_seconds" in row
         if warm and (off := deviation(row | {"step_seconds": seconds})):
-            self.say(off, "yellow")
+            self.log(off, "yellow")
         remaining = None if seconds is None else (self.stop - row["step"]) * seconds
         line = step_line(row, self.stop, remaining)
         if self._live is not None and self._task is not None:
@@ -259,19 +259,19 @@ class Display:
             self._live.update(self._task, completed=row["step"], description=short)
             skipped = "skipped_steps" in row
             if skipped or "validation_loss" in row:
-                self.say(line, "red" if skipped else "")
+                self.log(line, "red" if skipped else "")
         elif row["step"] % self.every == 0 or row["step"] == self.stop:
-            self.say(line)
+            self.log(line)
 
 
-def stage_printer(say: Callable[[str], None]) -> Callable[[str, int], None]:
+def stage_printer(log: Callable[[str], None]) -> Callable[[str, int], None]:
     """Return a progress callback that prints each stage as it begins."""
     said: list[str] = []
 
     def progress(stage: str, _: int) -> None:
         if stage not in said:
             said.append(stage)
-            say(f"{stage} …")
+            log(f"{stage} …")
 
     return progress
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..durable_files import read_json
-from ..machine import say
+from ..machine import log
 
 WARM = 10  # steps to skip: compilation and first use of memory
 MOST = 0.15  # relative deviation above which it is reported
@@ -59,7 +59,7 @@ def read_plan(directory: Path, device: torch.device) -> PlannedStep | None:
             raise ValueError("it has no predicted time or memory")
         return found
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-        say(f"{path} is damaged ({error}): the run is not compared with its plan")
+        log(f"{path} is damaged ({error}): the run is not compared with its plan")
         return None
 
 

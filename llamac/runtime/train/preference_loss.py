@@ -155,7 +155,7 @@ def preferences_of(
     scores = mesh.ranks.on_first(lambda: _read(homes, of, found, splits))
     if scores is None:
         pairs = sum(one.pairs for one in splits)
-        mesh.say(f"reference: {pairs:,} pairs under the weights that training begins from")
+        mesh.log(f"reference: {pairs:,} pairs under the weights that training begins from")
         scores = {one.split: _computed(model, mesh, one, micro_batch) for one in splits}
         mesh.ranks.on_first(lambda: (run / NOTE).unlink(missing_ok=True))
     mesh.ranks.on_first(lambda: _write(run, of, scores))
@@ -170,7 +170,7 @@ def _computed(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> n
     said = time.monotonic()
     for start in range(0, len(scores), together):
         if time.monotonic() > said + EVERY:
-            mesh.say(f"reference: {start // 2:,} of {pairs.pairs:,} pairs of {pairs.split}")
+            mesh.log(f"reference: {start // 2:,} of {pairs.pairs:,} pairs of {pairs.split}")
             said = time.monotonic()
         tokens, labels = mesh.batch(ordered, start, together, micro_batch)
         (own,) = mesh.own(start, together, micro_batch)

@@ -10,7 +10,7 @@ import signal
 import threading
 from types import FrameType
 
-from ..machine import say, this_command
+from ..machine import log, this_command
 
 AGENT = os.getppid()
 """The process that started this one: torchrun's agent, where torchrun did."""
@@ -54,7 +54,7 @@ class StopSignals:
         """Save and stop if torchrun is killed, since nothing else stops or restarts its ranks."""
         while not self._left.wait(1):
             if os.getppid() != AGENT:
-                say("torchrun was killed: saving, then stopping")
+                log("torchrun was killed: saving, then stopping")
                 self._handle(signal.SIGTERM, None)
                 return
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .. import durable_files
-from ..machine import say
+from ..machine import log
 
 Row = dict[str, Any]
 PATIENCE = 30.0  # seconds to wait at the end of a run for queued rows
@@ -81,7 +81,7 @@ class Board:
             yield
         except Exception as error:
             self._writer = None
-            say(f"TensorBoard's files cannot be written ({error}): the run continues without them")
+            log(f"TensorBoard's files cannot be written ({error}): the run continues without them")
 
 
 class Online:
@@ -105,7 +105,7 @@ class Online:
         self._rows.put(None)
         self._thread.join(PATIENCE)
         if self._thread.is_alive():
-            say(
+            log(
                 f"{self.package} did not accept all rows within {PATIENCE:.0f} s: metrics.jsonl "
                 "has them"
             )
@@ -120,13 +120,13 @@ class Online:
             session.finish()
         except BaseException as error:  # a service may raise anything, or exit
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            say(f"{self.package} does not work here ({reason}): the run continues without it")
+            log(f"{self.package} does not work here ({reason}): the run continues without it")
 
     def _offline(self, module: Any) -> dict[str, str]:
         """Return wandb's offline mode for users who are not logged in, for a later `wandb sync`."""
         if self.package != "wandb" or "WANDB_MODE" in os.environ or module.api.api_key:
             return {}
-        say(
+        log(
             "wandb: not logged in, so rows are kept in the run directory; upload them with `wandb "
             "sync`"
         )

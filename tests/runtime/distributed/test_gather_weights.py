@@ -13,14 +13,14 @@ from llamac.runtime.distributed.ranks import Ranks
 PACKED = {"weight": (("upper", 2), ("lower", 1))}
 
 
-def gather(say=print):
+def gather(log=print):
     whole = torch.arange(12.0).view(3, 4)
     chunks = {
         "upper": TensorChunk(whole[:2], (2, 4), (0, 0)),
         "lower": TensorChunk(whole[2:], (1, 4), (0, 0)),
     }
     make = lambda: nn.Linear(4, 3, bias=False, dtype=torch.bfloat16)  # noqa: E731
-    return whole, gathering.gather_weights(make, PACKED, chunks, Ranks(), say)
+    return whole, gathering.gather_weights(make, PACKED, chunks, Ranks(), log)
 
 
 def test_parts_become_the_packed_parameters_in_the_models_dtype() -> None:

@@ -190,7 +190,7 @@ def test_on_a_terminal_the_line_is_live_and_text_is_never_markup(monkeypatch):
     terminal = on_terminal(monkeypatch)
     with Display(0, 4, 10) as display:
         display.step(row(1))
-        display.say("sample: [bold]a[/nonsense] {x}")
+        display.log("sample: [bold]a[/nonsense] {x}")
     assert "sample: [bold]a[/nonsense] {x}" in terminal.getvalue()
     assert "step 1/4" in terminal.getvalue()
 
