@@ -1,4 +1,4 @@
-"""Write an import: a directory that train, generate and export take, and the text of its spec."""
+"""Write an imported model as a directory for train, generate and export, with its spec."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
 from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
 from llamac.convert.spec_text import spec_text
-from llamac.convert.staging import written_beside
+from llamac.convert.staging import staged_directory
 from llamac.convert.tensors import Stored, commonest_dtype
-from llamac.convert.typed_table import checked
+from llamac.convert.typed_table import validate_table
 from llamac.convert.weights import write_weights
 from llamac.passes.lower import Lower
 from llamac.runtime import durable_files
@@ -44,14 +44,17 @@ def write_import(
     spec_path: Path,
     dtype: torch.dtype | None,
     overwrite: bool,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     write_spec: Callable[[str], None],
 ) -> None:
-    """Write the import's directory beside `spec_path`, with the same name, atomically.
+    """Write an import to a directory beside `spec_path`, named as the spec without ".toml".
 
-    dtype: of the weights; None keeps the source's. write_spec: writes the spec's text to
-    `spec_path` after the directory; if it raises, the directory is removed. Raises
-    ConversionError, or OSError for the disk.
+    The directory appears complete or not at all.
+    dtype: dtype of the written weights; None keeps the source's.
+    overwrite: replace an existing import. Other directories are never replaced.
+    write_spec: called with the spec's text once the directory is in place; it writes `spec_path`.
+    If it raises, the directory is removed again.
+    Raises ConversionError if the source is damaged or unsupported, OSError if writing fails.
     """
     name = spec_path.name.removesuffix(".toml")
     if not re.fullmatch(SLUG, name):
@@ -62,46 +65,46 @@ def write_import(
     if final.exists() and not (overwrite and is_import(final)):
         what = "replace it with --overwrite" if is_import(final) else "it is not an import"
         raise ConversionError(f"{final} exists ({what}): or choose another spec with -o")
-    _require_ids(source, checked(Model, source.model, source.title).vocab_size)
+    _require_ids(source, validate_table(Model, source.model, source.title).vocab_size)
     text = ""
-    with written_beside(final, lambda: write_spec(text)) as directory:
+    with staged_directory(final, lambda: write_spec(text)) as directory:
         for file, content in source.tokenizer.items():
             (directory / file).write_bytes(content)
         tensors = source.tensors(shapes_of(_spec_of(source, directory, name)[0]))
         tensors = {name: tensor.cast(dtype) for name, tensor in tensors.items()}
-        stored = commonest_dtype(tensors)
-        spec, text = _spec_of(source, directory, name, stored)
+        dtype_name = commonest_dtype(tensors)
+        spec, text = _spec_of(source, directory, name, dtype_name)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        say(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
+        log(f"{source.title}: {source.family}, {len(tensors):,} tensors, {size / 1e9:,.2f} GB")
         if source.chat_template is not None:
             (directory / CHAT_TEMPLATE).write_text(source.chat_template, encoding="utf-8")
         (directory / "spec.toml").write_text(_resolved(spec, source.frozen), encoding="utf-8")
         with ThreadPoolExecutor(1) as hasher:  # hashing leaves the interpreter to others
-            hashes = hasher.submit(untrusted_files.hashes, source.files)
+            file_hashes = hasher.submit(untrusted_files.hash_files, source.files)
             _write_checkpoint(directory, spec, tensors, source.frozen)
-            note = _note(source, stored, hashes.result())
+            note = _note(source, dtype_name, file_hashes.result())
         durable_files.write_note(directory / IMPORT_NOTE, note)
 
 
 def _require_ids(source: ForeignModel, vocabulary: int) -> None:
     bos = () if source.bos is None else (source.bos,)
     for what, ids in (("bos", bos), ("begin", source.begin), ("end", source.end)):
-        if beyond := [one for one in ids if one >= vocabulary]:
+        if invalid := [token for token in ids if token >= vocabulary]:
             raise ConversionError(
-                f"{source.title}: the {what} token is {beyond[0]:,}, but the vocabulary has "
+                f"{source.title}: the {what} token is {invalid[0]:,}, but the vocabulary has "
                 f"{vocabulary:,} tokens"
             )
 
 
 def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") -> tuple[Spec, str]:
-    """Return the import's spec and its text. dtype: of the weights."""
-    there = next((n for n in TOKENIZER_FILES if n in source.tokenizer), None)
+    """Return the import's spec and its TOML text. dtype: name of the weights' dtype."""
+    tokenizer_file = next((n for n in TOKENIZER_FILES if n in source.tokenizer), None)
     text = spec_text(
         name,
         source.model,
         title=source.title,
-        tokenizer=there or TOKENIZER_FILES[0],
-        eos=_eos(source, directory / there) if there else None,
+        tokenizer=tokenizer_file or TOKENIZER_FILES[0],
+        eos=_eos(source, directory / tokenizer_file) if tokenizer_file else None,
         context=source.context,
         exact=source.frozen.exact if source.frozen else dtype in ("float32", "float64"),
         finetune=source.frozen.finetune if source.frozen else {},
@@ -114,17 +117,17 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
 
 
 def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
-    """Return the end-of-document id, or None if the tokenizer's files give the same."""
+    """Return the source's end-of-document id, or None if the tokenizer's files name the same id."""
     try:
-        found = load_tokenizer_file(tokenizer).eos
+        file_eos = load_tokenizer_file(tokenizer).eos
     except TokenizerError as error:
         reason = str(error).removeprefix(f"{tokenizer}: ")
         raise ConversionError(f"{tokenizer.name} of {source.title}: {reason}") from error
-    return source.end[0] if source.end and source.end[0] != found else None
+    return source.end[0] if source.end and source.end[0] != file_eos else None
 
 
 def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:
-    """Return the text of the import's spec.toml, for one process and with paths beside it."""
+    """Return the text of the import's spec.toml: one process, with paths relative to the file."""
     table = spec.replace(ONE_RANK).written()
     table.pop("init", None)
     if frozen:
@@ -134,7 +137,7 @@ def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:
 
 
 def shapes_of(spec: Spec) -> Shapes:
-    """Return the shape of every tensor of the model, by canonical name."""
+    """Return the shapes of the parameters that `spec` trains or freezes, by canonical name."""
     table = Lower().apply(spec).parameters
     shapes: dict[str, tuple[int, ...]] = {}
     for name, parameter in table.items():

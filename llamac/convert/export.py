@@ -6,8 +6,8 @@ from pathlib import Path
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.formats import dtype_of
-from llamac.convert.staging import written_beside
-from llamac.convert.trained import Say, open_trained
+from llamac.convert.staging import staged_directory
+from llamac.convert.trained_model import Log, open_trained
 
 MARKERS = {
     "hf": "config.json",
@@ -15,7 +15,7 @@ MARKERS = {
     "gguf": "model.gguf",
     "peft": "adapter_config.json",
 }
-"""A file by which an export of the format is known."""
+"""The file by which an earlier export of each format is recognised."""
 
 
 def write_export(
@@ -26,20 +26,22 @@ def write_export(
     dtype: str | None,
     parts: int,
     overwrite: bool,
-    say: Say,
+    log: Log,
 ) -> None:
-    """Write the directory `output`.
+    """Export the model of a run or an import to the directory `output`, complete or not at all.
 
-    format: hf, meta, gguf or peft. which: a step, a path, or "newest".
-    dtype: name of the weights' dtype; None keeps theirs. parts: number of files in Meta's format.
-    Raises ConversionError if the format does not support the model, RunError for a damaged
-    checkpoint.
+    format: "hf", "meta", "gguf" or "peft". which: checkpoint: a step, a path, or "newest".
+    dtype: name of the written weights' dtype; None keeps the checkpoint's.
+    parts: number of model-parallel ranks, and thus of files, in Meta's format.
+    overwrite: replace an earlier export of this format.
+    Raises ConversionError if the format does not support the model or `output` must not be
+    replaced, RunError if the checkpoint is damaged.
     """
     marker = MARKERS[format]
     require_output(output, overwrite, marker)
-    to = None if format == "gguf" else dtype_of(dtype)
-    trained = open_trained(run, which, say)
-    with written_beside(output) as directory:
+    torch_dtype = None if format == "gguf" else dtype_of(dtype)
+    trained = open_trained(run, which, log)
+    with staged_directory(output) as directory:
         if format == "gguf":
             from llamac.convert.gguf.gguf_export import write_gguf
 
@@ -47,23 +49,26 @@ def write_export(
         elif format == "peft":
             from llamac.convert.hf.peft_export import write_peft
 
-            write_peft(trained, directory, to)
+            write_peft(trained, directory, torch_dtype)
         elif format == "hf":
             from llamac.convert.hf.hf_export import write_hf
 
-            write_hf(trained, directory, to)
+            write_hf(trained, directory, torch_dtype)
         else:
             from llamac.convert.meta.meta_export import write_meta
 
-            write_meta(trained, directory, to, parts)
+            write_meta(trained, directory, torch_dtype, parts)
 
 
 def require_output(output: Path, overwrite: bool, marker: str) -> None:
-    """Raise ConversionError if an export must not replace an existing directory or file."""
+    """Raise ConversionError unless `output` is absent, an empty directory, or may be overwritten.
+
+    marker: the file that identifies an earlier export, the only thing that `overwrite` replaces.
+    """
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise ConversionError(f"{output} exists and is not a directory: choose another with -o")
     if output.exists() and any(output.iterdir()):
-        ours = (output / marker).is_file()
-        if not (overwrite and ours):
-            way = "replace it with --overwrite, or " if ours else ""
-            raise ConversionError(f"{output} is not empty: {way}choose another with -o")
+        is_export = (output / marker).is_file()
+        if not (overwrite and is_export):
+            advice = "replace it with --overwrite, or " if is_export else ""
+            raise ConversionError(f"{output} is not empty: {advice}choose another with -o")

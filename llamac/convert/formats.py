@@ -14,11 +14,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def open_source(
-    path: Path, base: Path | None = None, say: Callable[[str], None] = print
+    path: Path, base: Path | None = None, log: Callable[[str], None] = print
 ) -> ForeignModel:
-    """Return the model at `path`, whose format is found from its files. Raises ConversionError.
+    """Open the model at `path`, detecting its format, without reading the weights.
 
-    base: the import or run that peft adapters were trained on; only for a directory of adapters.
+    path: a directory of Hugging Face's, Meta's or peft's format, or a .gguf file.
+    base: the import or run that peft adapters were trained on; None for any other format.
+    log: called with each note to the user. Raises ConversionError.
     """
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         if base is None:
@@ -28,7 +30,7 @@ def open_source(
             )
         from llamac.convert.hf.peft_import import open_peft
 
-        return open_peft(path, base, say)
+        return open_peft(path, base, log)
     if base is not None:
         raise ConversionError(f"{path} holds no adapters (adapter_config.json): leave out --base")
     if path.is_file():
@@ -52,7 +54,7 @@ def open_source(
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """Return the torch dtype that `--dtype` names; None keeps each tensor's own.
+    """Return the torch dtype named by `--dtype`, or None if there is no name.
 
     Raises ConversionError for an unknown name.
     """

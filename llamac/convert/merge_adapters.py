@@ -1,4 +1,4 @@
-"""Low-rank adapters beside the weights that they change: merged, or named for peft."""
+"""LoRA adapters: their names, and merging them into the base weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from llamac.convert.tensors import Stored
 
-HALVES = A, B = ("_lora_a", "_lora_b")
+SUFFIXES = A, B = ("_lora_a", "_lora_b")
 
 
-def is_half(canonical: str) -> bool:
-    """Return whether a canonical name is that of an adapter's A or B."""
-    return canonical.endswith(HALVES)
+def is_adapter_name(canonical: str) -> bool:
+    """Return whether a canonical name denotes an adapter's A or B."""
+    return canonical.endswith(SUFFIXES)
 
 
 def adapted_weight(half: str) -> str:
@@ -26,14 +26,15 @@ def adapted_weight(half: str) -> str:
 def merge_adapters(tensors: Mapping[str, Stored], scale: float) -> dict[str, Stored]:
     """Add low-rank adapters to the base weights: W + scale·B·A, summed in float32.
 
-    tensors: base and adapters by canonical name. The sum has the base's dtype once it is written.
+    tensors: base weights and adapters by canonical name. The result has the names of the base
+    weights, and is written in their dtypes.
     """
-    found: dict[str, Stored] = {}
+    merged: dict[str, Stored] = {}
     for name, base in tensors.items():
-        a, b = (tensors.get(f"{name}{half}") for half in HALVES)
-        if not is_half(name):
-            found[name] = base if a is None or b is None else _sum(base, a, b, scale)
-    return found
+        a, b = (tensors.get(f"{name}{suffix}") for suffix in SUFFIXES)
+        if not is_adapter_name(name):
+            merged[name] = base if a is None or b is None else _sum(base, a, b, scale)
+    return merged
 
 
 def _sum(base: Stored, a: Stored, b: Stored, scale: float) -> Stored:

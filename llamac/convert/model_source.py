@@ -1,4 +1,4 @@
-"""Description of a model in any format, with tensors that are not yet read."""
+"""Description of a model in any format, with lazily read tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """The frozen weights that imported adapters are added to.
+    """The frozen base weights of imported adapters.
 
-    checkpoint: absolute path of the weights. finetune: the [finetune] table of the adapters.
-    exact: whether the weights are computed with in float32.
+    checkpoint: absolute path of the base's checkpoint. finetune: [finetune] table of the adapters.
+    exact: whether the base computes in float32.
     """
 
     checkpoint: Path
@@ -28,14 +28,17 @@ class FrozenBase:
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A model in another format.
+    """A model opened from another format.
 
-    family: as in import.json. title: display name. model: the [model] table. tensors: function from
-    the expected shapes to tensors by canonical name, in the spec's row order; raises
-    ConversionError if some are missing. files: files read, to be hashed. tokenizer: contents of the
-    import's tokenizer files by name. bos: BOS id. begin, end: ids that begin and that end a text.
-    context: largest number of positions. generation: default generation settings. frozen: the base
-    weights, if `tensors` are adapters only.
+    family: model_type of transformers or GGUF's architecture, or "peft". title: display name.
+    model: the spec's [model] table.
+    tensors: function from the expected shapes to lazily read tensors by canonical name, in the row
+    order of model.rope_layout; raises ConversionError if tensors are missing.
+    files: source files, to be hashed. context: maximum number of positions.
+    tokenizer: contents of the tokenizer files by name.
+    bos: BOS id. begin, end: ids that begin and that end a text.
+    generation: default sampling settings.
+    frozen: the base weights if `tensors` are LoRA adapters, else None.
     """
 
     family: str

@@ -26,7 +26,7 @@ LAYER = {
     "feed_forward.w3": ("mlp.up_proj", "ffn_up"),
 }
 ROTATED = ("attention.wq", "attention.wk", "attention.q_norm", "attention.k_norm")
-"""Tensors that RoPE turns: their rows are ordered as its layout pairs them."""
+"""Tensors whose rows are ordered by the RoPE layout."""
 
 
 def hf_name(canonical: str) -> str:
@@ -54,21 +54,25 @@ def _name(canonical: str, column: int, layers: str) -> str:
 
 
 def is_rotated(canonical: str) -> bool:
+    """Return whether the rows of a parameter are ordered by the RoPE layout."""
     return canonical.removesuffix("_bias").endswith(ROTATED)
 
 
 def reorder_rows(canonical: str, tensor: Stored, model: Model, layout: str) -> Stored:
-    """Return a tensor of `model` with its rows as this RoPE layout orders them."""
+    """Return a tensor of `model` with its rows reordered for another RoPE layout.
+
+    layout: "half_split" or "interleaved". Tensors that RoPE does not affect are unchanged.
+    """
     if model.rope_layout == layout or not is_rotated(canonical):
         return tensor
-    change = {"half_split": to_half_split, "interleaved": to_interleaved}[layout]
-    return tensor.mapped(lambda rows: change(rows, model.head_dim))
+    reorder = {"half_split": to_half_split, "interleaved": to_interleaved}[layout]
+    return tensor.mapped(lambda rows: reorder(rows, model.head_dim))
 
 
 def to_half_split(rows: Tensor, head_dim: int) -> Tensor:
-    """Reorder interleaved pairs of each head (2i, 2i+1) to halves (i, i + head_dim/2).
+    """Reorder interleaved pairs (2i, 2i+1) of each head to halves (i, i + head_dim/2).
 
-    rows: [heads * head_dim, ...]: a weight of q or k, its bias, or the gains of one head.
+    rows: [heads * head_dim, ...], a q or k weight or bias, or the norm gains of one head.
     """
     pairs = rows.unflatten(0, (-1, head_dim // 2, 2))
     return MEMORY.copy(pairs.transpose(1, 2)).view(rows.shape)

@@ -13,9 +13,9 @@ from llamac.spec.model import Model
 from llamac.spec.toml.writer import string, toml_literal
 
 SHAPE = ("dim", "n_layers", "n_heads")
-"""Keys of [model] that every spec gives."""
+"""Keys of [model] without defaults."""
 
-LONGEST = 2048  # tokens of a training sequence that an import begins with
+MAX_SEQUENCE_LENGTH = 2048  # tokens of a training sequence that an import begins with
 COMMENTS = {
     "n_kv_heads": "key and value heads, each shared by a group of query heads",
     "rope_layout": "RoPE layout of the source",
@@ -37,14 +37,16 @@ def spec_text(
     exact: bool,
     finetune: Mapping[str, Any],
 ) -> str:
-    """Return the TOML of a spec that continues training the import in the directory `name`.
+    """Return the TOML text of a spec that continues training the import in the directory `name`.
 
-    table: its [model]. title: display name of the source. tokenizer: file name in the import.
-    eos: end-of-document id, if the tokenizer's files do not name it. exact: whether the weights are
-    float32. finetune: the [finetune] table of imported adapters.
+    table: the import's [model] table. title: display name of the source.
+    tokenizer: name of the tokenizer file in the import.
+    eos: end-of-document id, or None if the tokenizer's files name it.
+    context: maximum number of positions. exact: whether to compute in float32.
+    finetune: [finetune] table of imported adapters; empty for a full model.
     """
     base = _base(table, name, context)
-    given = _differing(table, base[1] if base else None)
+    overrides = _overrides(table, base[1] if base else None)
     lines = [
         f"# {_one_line(title)}, imported: `llamac generate {name} --prompt TEXT` runs it,",
         "# `llamac train` continues its training: name your own text below.",
@@ -53,8 +55,8 @@ def spec_text(
     lines += ["", "[init]", f"from = {string(name)}  # weights; the optimizer starts afresh"]
     if finetune:
         lines += ["", "[finetune]", *(_line(key, value) for key, value in finetune.items())]
-    if given:
-        lines += ["", "[model]", *(_line(key, value) for key, value in given.items())]
+    if overrides:
+        lines += ["", "[model]", *(_line(key, value) for key, value in overrides.items())]
     lines += ["", "[tokenizer]", f"path = {string(f'{name}/{tokenizer}')}"]
     lines += [f"eos = {eos}  # ends a document"] if eos is not None else []
     lines += [
@@ -66,7 +68,7 @@ def spec_text(
         "share = 1.0",
     ]
     if not base:
-        length = toml_literal(min(context, LONGEST))
+        length = toml_literal(min(context, MAX_SEQUENCE_LENGTH))
         lines += ["", "[batch]", f"sequence_length = {length}", "sequences = 8", "micro_batch = 1"]
     lines += ["", "[optimizer]", "lr = 1e-5  # small, as the weights are trained already"]
     lines += ["", "[schedule]", "steps = 1_000", "warmup_steps = 50"]
@@ -85,28 +87,28 @@ def _line(key: str, value: Any) -> str:
 
 
 def _base(table: Mapping[str, Any], name: str, context: int) -> tuple[str, Model] | None:
-    """Return name and model of the shipped spec with the import's shape, or None."""
+    """Return (file name, model) of the closest shipped spec with the import's shape, or None."""
     model = Model.model_validate(dict(table))
     shape = (*SHAPE, "n_kv_heads", "head_dim", "ffn_dim", "vocab_size")
-    found = []
+    candidates = []
     for stem, path in shipped_specs().items():
         spec = load_spec(str(path))
         other = spec.model
         same = all(getattr(other, key) == getattr(model, key) for key in shape)
         if same and stem != name and not spec.init.source and spec.batch.sequence_length <= context:
-            found.append((len(_differing(table, other)), path.name, other))
-    if not found:
+            candidates.append((len(_overrides(table, other)), path.name, other))
+    if not candidates:
         return None
-    _, file, other = min(found, key=lambda one: one[:2])
+    _, file, other = min(candidates, key=lambda candidate: candidate[:2])
     return file, other
 
 
-def _differing(table: Mapping[str, Any], base: Model | None) -> dict[str, Any]:
-    """Return the keys that a spec must give: those that neither `base` nor a default has."""
-    return {key: value for key, value in table.items() if value != _usual(key, table, base)}
+def _overrides(table: Mapping[str, Any], base: Model | None) -> dict[str, Any]:
+    """Return the keys of [model] whose values are neither in `base` nor defaults."""
+    return {key: value for key, value in table.items() if value != _default(key, table, base)}
 
 
-def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
+def _default(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
     """Return the default of a [model] key, or None if the spec must give it."""
     if base is None and key not in SHAPE:
         needed = {k: table[k] for k in (*SHAPE, "head_dim") if k != key and k in table}
@@ -114,5 +116,5 @@ def _usual(key: str, table: Mapping[str, Any], base: Model | None) -> Any:
             base = Model.model_validate(needed)
         except ValidationError:  # dim does not divide into n_heads
             return None
-    found: Any = getattr(base, key, None)
-    return found.model_dump() if hasattr(found, "model_dump") else found
+    value: Any = getattr(base, key, None)
+    return value.model_dump() if hasattr(value, "model_dump") else value

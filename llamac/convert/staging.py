@@ -1,4 +1,4 @@
-"""Atomic creation of a directory: written under a temporary name, then renamed."""
+"""Create directories atomically: write under a temporary name, then rename."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from llamac.runtime.checkpoint.checkpoint import run_lock
 
 
 @contextmanager
-def written_beside(final: Path, then: Callable[[], None] = lambda: None) -> Iterator[Path]:
+def staged_directory(
+    final: Path, after_rename: Callable[[], None] = lambda: None
+) -> Iterator[Path]:
     """Yield a temporary directory that replaces `final` when the block succeeds.
 
-    It is locked for this process and deleted after an error, which leaves `final` unchanged. then:
-    called after the renaming; if it raises, the renaming is undone. Raises RunError while another
-    process writes it.
+    It is locked for this process. An error deletes it and leaves `final` unchanged.
+    after_rename: called once `final` is replaced; if it raises, the replacement is undone.
+    Raises RunError if another process is writing the same directory.
     """
     temporary, old = (final.with_name(f".{final.name}.{what}") for what in ("writing", "replaced"))
     with run_lock(temporary):
@@ -32,20 +34,20 @@ def written_beside(final: Path, then: Callable[[], None] = lambda: None) -> Iter
             for path in temporary.iterdir():
                 durable_files.flush(path)
             shutil.rmtree(old, ignore_errors=True)
-            _exchange(temporary, final, old, then)
+            _exchange(temporary, final, old, after_rename)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exchange(temporary: Path, final: Path, old: Path, then: Callable[[], None]) -> None:
-    """Rename `final` to `old` and `temporary` to `final`, and call `then`; all of it or nothing."""
+def _exchange(temporary: Path, final: Path, old: Path, after_rename: Callable[[], None]) -> None:
+    """Replace `final` by `temporary` and call `after_rename`; undo the renames if it raises."""
     try:
         if final.exists():
             final.rename(old)
         temporary.rename(final)
         durable_files.flush(final.parent)
-        then()
+        after_rename()
     except BaseException:
         if not temporary.exists():
             final.rename(temporary)

@@ -1,4 +1,4 @@
-"""Tables of untrusted files (config.json, params.json, GGUF's metadata), read by key and type."""
+"""Validation of tables in untrusted files: config.json, params.json, GGUF metadata."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Number = Annotated[float, Field(gt=0)]
 
 
 class Table(BaseModel):
-    """Typed table of the keys in use; other keys are ignored."""
+    """Base class of strictly typed tables; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def checked(kind: type[M], table: Any, where: str) -> M:
-    """Validate an untrusted table and return it as a `kind`.
+def validate_table(kind: type[M], table: Any, where: str) -> M:
+    """Validate an untrusted table as an instance of `kind`.
 
     where: the file. Raises ConversionError, which names the file and the key.
     """
@@ -33,12 +33,12 @@ def checked(kind: type[M], table: Any, where: str) -> M:
 
 
 def _reason(error: ValidationError) -> str:
-    found = error.errors()
-    if missing := [str(one["loc"][0]) for one in found if _is_missing(one)]:
+    errors = error.errors()
+    if missing := [str(entry["loc"][0]) for entry in errors if _is_missing(entry)]:
         return f" lacks {', '.join(missing)}"
-    if unknown := [str(one["loc"][0]) for one in found if one["type"] == "extra_forbidden"]:
+    if unknown := [str(entry["loc"][0]) for entry in errors if entry["type"] == "extra_forbidden"]:
         return f" has {', '.join(unknown)}, which is not supported"
-    first = found[0]
+    first = errors[0]
     broken = getattr(first.get("ctx", {}).get("error"), "problems", ())
     message = broken[0].message if broken else first["msg"]
     key = str(first["loc"][0]) if first["loc"] else "its shape"

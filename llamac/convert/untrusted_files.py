@@ -1,4 +1,4 @@
-"""Files of an untrusted directory: inside it, of bounded size and depth, hashed."""
+"""Read and hash files of an untrusted directory, with bounded size and nesting."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from llamac.convert.errors import ConversionError
 from llamac.runtime import durable_files
 
-LARGEST_JSON = 64 << 20  # bytes; a tokenizer.json has some 30 MB
-DEEPEST = 64  # levels of nesting
+MAX_JSON_BYTES = 64 << 20  # bytes; a tokenizer.json has some 30 MB
+MAX_DEPTH = 64  # levels of nesting in JSON
 
 
-def inside(directory: Path, name: str) -> Path:
-    """Return the path of a file in `directory`, refusing paths that leave it.
+def path_inside(directory: Path, name: str) -> Path:
+    """Return the path of an existing file in `directory`.
 
-    Hugging Face's cache keeps a snapshot's files in `blobs` beside it; links there are followed.
-    Raises ConversionError.
+    Symbolic links may lead to the `blobs` directory of a Hugging Face cache.
+    Raises ConversionError for a missing file, and for a path that leaves the directory.
     """
     path, root = directory / name, directory.resolve()
     places = [root]
@@ -36,16 +36,23 @@ def inside(directory: Path, name: str) -> Path:
     return path
 
 
-def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
-    """Return the JSON object in a file of bounded size and depth. Raises ConversionError."""
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    max_bytes: max_bytes file that is read. Raises ConversionError if the file is larger, nested
+    more than MAX_DEPTH levels deep, has duplicate keys, or is not a JSON object.
+    """
     size = path.stat().st_size
-    if size > largest:
-        raise ConversionError(f"{path} has {size:,} bytes, more than the limit of {largest:,}")
+    if size > max_bytes:
+        raise ConversionError(f"{path} has {size:,} bytes, more than the limit of {max_bytes:,}")
     return json_object(path.read_bytes(), str(path))
 
 
 def json_object(text: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in `text`. Raises ConversionError, naming `where`."""
+    """Return the JSON object in `text`, which must not be deeply nested or have duplicate keys.
+
+    where: the source of the text, for messages. Raises ConversionError.
+    """
     try:
         value = json.loads(text, object_pairs_hook=_unique)
         _require_shallow(value)
@@ -58,18 +65,18 @@ def json_object(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"it has the key {twice!r} twice")
-    return found
+        duplicate = next(name for name in table if names.count(name) > 1)
+        raise ValueError(f"it has the key {duplicate!r} twice")
+    return table
 
 
 def _require_shallow(value: Any) -> None:
     level, depth = [value], 0
     while level:
-        if (depth := depth + 1) > DEEPEST:
+        if (depth := depth + 1) > MAX_DEPTH:
             raise RecursionError
         inner = (v.values() if isinstance(v, dict) else v for v in level)
         level = [
@@ -81,7 +88,7 @@ def _require_shallow(value: Any) -> None:
         ]
 
 
-def hashes(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return bytes and sha256 of files, by name."""
-    found = zip(files, durable_files.sha256_of_all(files), strict=True)
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha} for path, sha in found}
+def hash_files(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return {"bytes": size, "sha256": hex digest} of each file, by name."""
+    hashed = zip(files, durable_files.sha256_of_all(files), strict=True)
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha} for path, sha in hashed}

@@ -1,7 +1,7 @@
-"""Weights of checkpoints, read from any layout and written tensor by tensor.
+"""Read and write checkpoint weights in DCP's format, tensor by tensor.
 
-DCP itself needs all tensors in memory at once. In its files, each part of a tensor is a
-`torch.save` of its own at an offset given in `.metadata`.
+DCP itself needs all tensors in memory at once. In its files, each chunk of a tensor is a separate
+`torch.save`, at an offset given in `.metadata`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import MEMORY, Stored, raw, read_ahead, read_at
+from llamac.convert.tensors import MEMORY, Stored, byte_view, read_ahead, read_at
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint.dcp_metadata import read_metadata
 
@@ -38,7 +38,7 @@ FILE = 512 << 20  # bytes after which a new file is begun: several readers can c
 
 
 class Window(io.RawIOBase):
-    """File-like view of a part of a file, for `torch.load`."""
+    """File-like view of a byte range of a file, for `torch.load`."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
         self._file, self._offset, self._length, self._at = file, offset, length, 0
@@ -66,8 +66,9 @@ class Window(io.RawIOBase):
 
 
 def read_weights(checkpoint: Path) -> dict[str, Stored]:
-    """Return the weights of a checkpoint by canonical name, not yet read.
+    """Return the weights of a checkpoint by canonical name, to be read lazily.
 
+    The checkpoint may have been saved by any number of ranks.
     Raises ConversionError if its metadata is damaged.
     """
     directory = checkpoint / "tensors"
@@ -87,24 +88,24 @@ def _stored(directory: Path, name: str, entry: TensorStorageMetadata, places: An
     where = f"{name.removeprefix(SECTION)} in {directory.parent}"
 
     def read() -> Tensor:
-        there = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
-        if there != math.prod(shape):
+        count = sum(math.prod(chunk.sizes) for chunk in entry.chunks)
+        if count != math.prod(shape):
             raise ConversionError(
-                f"{where} is incomplete: {there:,} of {math.prod(shape):,} elements"
+                f"{where} is incomplete: {count:,} of {math.prod(shape):,} elements"
             )
         if len(entry.chunks) == 1:
-            return _part(directory, name, entry.chunks[0], dtype, places)
-        whole = MEMORY.empty(shape, dtype)
+            return _read_chunk(directory, name, entry.chunks[0], dtype, places)
+        values = MEMORY.empty(shape, dtype)
         for chunk in entry.chunks:
             ends = zip(chunk.offsets, chunk.sizes, strict=True)
-            place = tuple(slice(begin, begin + size) for begin, size in ends)
-            whole[place] = _part(directory, name, chunk, dtype, places)
-        return whole
+            region = tuple(slice(begin, begin + size) for begin, size in ends)
+            values[region] = _read_chunk(directory, name, chunk, dtype, places)
+        return values
 
     return Stored(dtype, shape, where, read)
 
 
-def _part(
+def _read_chunk(
     directory: Path, name: str, chunk: ChunkStorageMetadata, dtype: torch.dtype, places: Any
 ) -> Tensor:
     info = places[MetadataIndex(name, chunk.offsets)]
@@ -125,65 +126,67 @@ def _part(
     return part.contiguous()
 
 
-def _alone(values: Tensor) -> Tensor:
-    """Return contiguous values in a storage of just their bytes, not copied.
+def _own_storage(values: Tensor) -> Tensor:
+    """Return the same values in a storage of exactly their bytes, without copying.
 
-    torch.save writes the whole storage of a tensor.
+    torch.save would write the whole storage of a contiguous slice.
     """
     if values.nbytes == values.untyped_storage().nbytes():
         return values
-    return torch.from_numpy(raw(values).obj).view(values.dtype).view(values.shape)
+    return torch.from_numpy(byte_view(values).obj).view(values.dtype).view(values.shape)
 
 
 @contextmanager
 def _without_crc32() -> Iterator[None]:
-    """Leave CRC-32 out of what torch.save writes: the manifest has the files' sha256."""
-    before = torch.serialization.get_crc32_options()
+    """Disable CRC-32 in torch.save, since the manifest has the files' sha256."""
+    previous = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
         yield
     finally:
-        torch.serialization.set_crc32_options(before)
+        torch.serialization.set_crc32_options(previous)
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Stored]) -> dict[str, dict[str, Any]]:
-    """Write weights as DCP's files in `directory`, two tensors in memory at a time.
+    """Write weights to a new directory in DCP's format, with two tensors in memory at a time.
 
-    Returns bytes and sha256 of each data file, by name.
+    Returns {"bytes": size, "sha256": hex digest} of each data file, by name.
     """
     directory.mkdir(parents=True)
-    described: dict[str, Any] = {}
-    places: dict[MetadataIndex, _StorageInfo] = {}
-    file, ended = None, []
+    tensor_metadata: dict[str, Any] = {}
+    storage: dict[MetadataIndex, _StorageInfo] = {}
+    file, files = None, []
     # A file goes to the disk while the next is written.
     with _without_crc32(), ThreadPoolExecutor(1) as closer:
         for name, (tensor, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
             row = max(1, values[:1].nbytes)
             chunks, begin, dtype = [], 0, tensor.dtype
             for rows in values.split(max(1, PART // row)):
-                part = _alone(rows if rows.dtype == dtype else MEMORY.copy(rows, dtype))
+                part = _own_storage(rows if rows.dtype == dtype else MEMORY.copy(rows, dtype))
                 if file is None:
-                    file = durable_files.NewFile(directory / f"__0_{len(ended)}.distcp")
+                    file = durable_files.NewFile(directory / f"__0_{len(files)}.distcp")
                 start = file.tell()
                 torch.save(part, file)  # type: ignore[arg-type]
                 offsets = torch.Size([begin] + [0] * (part.ndim - 1))
                 index = MetadataIndex(SECTION + name, offsets, len(chunks))
-                places[index] = _StorageInfo(file.path.name, start, file.tell() - start)
+                storage[index] = _StorageInfo(file.path.name, start, file.tell() - start)
                 chunks.append(ChunkStorageMetadata(offsets, part.shape))
                 begin += len(part)
                 if file.tell() >= FILE:
-                    ended.append((file, closer.submit(file.commit)))
+                    files.append((file, closer.submit(file.commit)))
                     file = None
             properties = TensorProperties(dtype)
-            described[SECTION + name] = TensorStorageMetadata(properties, values.size(), chunks)
+            tensor_metadata[SECTION + name] = TensorStorageMetadata(
+                properties, values.size(), chunks
+            )
         if file is not None:
-            ended.append((file, closer.submit(file.commit)))
+            files.append((file, closer.submit(file.commit)))
         written = {
             file.path.name: {"bytes": file.size, "sha256": hashing.result()}
-            for file, hashing in ended
+            for file, hashing in files
         }
-    data = {key: tuple(key.split(".", 1)) for key in described}
-    metadata = Metadata(described, data, places, StorageMeta())
+    data = {key: tuple(key.split(".", 1)) for key in tensor_metadata}
+    metadata = Metadata(tensor_metadata, data, storage, StorageMeta())
     with open(directory / ".metadata", "xb") as out:
         pickle.dump(metadata, out)
     return written

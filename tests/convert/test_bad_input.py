@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf import hf_export
 from llamac.convert.hf.config_reading import model_of, read_config
-from llamac.convert.typed_table import checked
+from llamac.convert.typed_table import validate_table
 from llamac.spec.model import Model
 from tests.convert.conftest import SHAPE, exports, imports, llamac, make_run
 
@@ -290,7 +290,7 @@ LYING = [
 def test_a_config_that_no_model_has_is_refused(changes) -> None:
     def read() -> Model:
         table, where = {"model_type": "llama", **SHAPE, **changes}, "config.json"
-        return checked(
+        return validate_table(
             Model, model_of(table["model_type"], read_config(table, where), where), where
         )
 

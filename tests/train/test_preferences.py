@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llamac.convert.directory import shapes_of
 from llamac.convert.hf.hf_export import write_hf
-from llamac.convert.trained import open_trained
+from llamac.convert.trained_model import open_trained
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.data.preference_pairs import InOrder, Pairs
 from llamac.runtime.kernels.padding import PADDING, input_tokens, loss_labels

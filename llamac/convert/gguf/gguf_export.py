@@ -1,4 +1,4 @@
-"""Export to GGUF, for llama.cpp and its kin, through the gguf package's writer."""
+"""Export to GGUF, llama.cpp's format, with the gguf package's writer."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from llamac.convert.gguf.gguf_tokenizer import KEY, metadata_of
 from llamac.convert.hf.hf_config import family_for
 from llamac.convert.names import gguf_name, reorder_rows
 from llamac.convert.tensors import Stored, read_ahead
-from llamac.convert.trained import TrainedModel
+from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.kernels.rope import scaled_frequencies
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0", "float64": "F32"}
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}  # llama.cpp's LLAMA_FTYPE
-Q8_BLOCK = 32  # values of a row that are quantised together
+Q8_BLOCK = 32  # values of a row that share one scale
 
 
 def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
-    """Write the file at `path`.
+    """Write a model's metadata, tokenizer and weights to one GGUF file.
 
-    dtype: float32, float16, bfloat16 or q8_0, of matrices; None keeps theirs. Vectors are float32,
-    as llama.cpp requires. Raises ConversionError for a model without a llama.cpp architecture.
+    dtype: type of the matrices: float32, float16, bfloat16 or q8_0; None keeps the checkpoint's.
+    Vectors are float32, as llama.cpp requires. With q8_0, matrices whose rows are not a multiple
+    of 32 are float16.
+    Raises ConversionError for a model that llama.cpp cannot run.
     """
     if dtype is not None and dtype not in TYPES:
         raise ConversionError(f"unknown --dtype {dtype}; known: {', '.join([*TYPES][:4])}")
@@ -40,9 +42,9 @@ def write_gguf(trained: TrainedModel, path: Path, dtype: str | None) -> None:
     }
     metadata = _metadata(trained, family)
     if model.rope_scaling is not None and model.rope_scaling.kind == "llama3":
-        plain = scaled_frequencies(model.head_dim, model.rope_theta, None)
+        unscaled = scaled_frequencies(model.head_dim, model.rope_theta, None)
         scaling = model.rope_scaling.model_dump()
-        divisors = plain / scaled_frequencies(model.head_dim, model.rope_theta, scaling)
+        divisors = unscaled / scaled_frequencies(model.head_dim, model.rope_theta, scaling)
         shape = (model.head_dim // 2,)
         tensors[FREQUENCIES] = Stored(torch.float32, shape, FREQUENCIES, divisors.float)
     types = {name: _type_of(tensor, dtype) for name, tensor in tensors.items()}
@@ -73,7 +75,7 @@ def _type_of(tensor: Stored, dtype: str | None) -> str:
 
 def _metadata(trained: TrainedModel, family: str) -> dict[str, Any]:
     opened, model = trained.opened, trained.spec.model
-    own: dict[str, Any] = {
+    architecture_keys: dict[str, Any] = {
         "context_length": opened.context,
         "embedding_length": model.dim,
         "block_count": model.n_layers,
@@ -89,19 +91,22 @@ def _metadata(trained: TrainedModel, family: str) -> dict[str, Any]:
     }
     scaling = model.rope_scaling
     if scaling is not None and scaling.kind == "linear":
-        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling.factor)}
-    found = {f"{family}.{key}": value for key, value in own.items()}
-    found["general.name"] = opened.note.get("title") if opened.imported else trained.spec.name
+        architecture_keys |= {
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": float(scaling.factor),
+        }
+    metadata = {f"{family}.{key}": value for key, value in architecture_keys.items()}
+    metadata["general.name"] = opened.note.get("title") if opened.imported else trained.spec.name
     if opened.tokenizer is not None:
-        found |= metadata_of(opened.tokenizer, model.vocab_size)
-        found[f"{KEY}add_bos_token"] = bool(opened.begin)
+        metadata |= metadata_of(opened.tokenizer, model.vocab_size)
+        metadata[f"{KEY}add_bos_token"] = bool(opened.begin)
         if opened.bos is not None:
-            found[f"{KEY}bos_token_id"] = opened.bos
+            metadata[f"{KEY}bos_token_id"] = opened.bos
         for name, token in zip(("eos", "eot", "eom"), opened.end, strict=False):
-            found[f"{KEY}{name}_token_id"] = token
+            metadata[f"{KEY}{name}_token_id"] = token
     if opened.chat_template is not None:
-        found["tokenizer.chat_template"] = opened.chat_template
-    return found
+        metadata["tokenizer.chat_template"] = opened.chat_template
+    return metadata
 
 
 def _write(
@@ -126,7 +131,7 @@ def _write(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, (_, values) in zip(tensors, read_ahead(tensors.values()), strict=True):
-        writer.write_tensor_data(_packed(values, types[name]))
+        writer.write_tensor_data(_encode(values, types[name]))
     writer.close()
 
 
@@ -144,8 +149,8 @@ def _add(writer: Any, key: str, value: Any) -> None:
             writer.add_array(key, value)
 
 
-def _packed(tensor: Tensor, kind: str) -> np.ndarray:
-    """Return a tensor's bytes in a type of GGUF."""
+def _encode(tensor: Tensor, kind: str) -> np.ndarray:
+    """Return a tensor's bytes (uint8) in a GGUF tensor type."""
     if kind == "Q8_0":
         from gguf import GGMLQuantizationType
         from gguf.quants import quantize

@@ -1,4 +1,4 @@
-"""Read GGUF files: metadata and positions of tensors, with all counts validated.
+"""Read GGUF files: metadata and tensor offsets, with every count validated before use.
 
 The gguf package's own reader trusts the file's counts, so only its tables of quantised blocks and
 its dequantisation are used. Format: ggml/docs/gguf.md.
@@ -35,14 +35,14 @@ SCALARS = {
     12: "d",
 }
 STRING, ARRAY = 8, 9
-MOST_TENSORS, MOST_KEYS, MOST_DIMS = 1 << 17, 1 << 16, 4
-PLAIN = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
-"""Tensor types that torch has; all others are quantised."""
+MAX_TENSORS, MAX_KEYS, MAX_DIMS = 1 << 17, 1 << 16, 4
+UNQUANTIZED = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
+"""GGUF tensor types with a torch dtype; all others are quantised."""
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A file's metadata by key, and its tensors by name, not yet read."""
+    """Contents of a GGUF file: metadata by key, and lazily read tensors by name."""
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Stored]
@@ -87,7 +87,10 @@ class _Header:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Read the header of a GGUF file. Raises ConversionError if it is damaged."""
+    """Read the header of a GGUF file, versions 2 and 3; tensors are read later.
+
+    Raises ConversionError if the file is damaged, truncated or of another version.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = _Header(file, path, size)
@@ -99,7 +102,7 @@ def read_gguf(path: Path) -> GGUFFile:
                 f"{path} has GGUF version {version}; versions 2 and 3 are supported"
             )
         tensors, keys = header.number("Q"), header.number("Q")
-        if tensors > MOST_TENSORS or keys > MOST_KEYS:
+        if tensors > MAX_TENSORS or keys > MAX_KEYS:
             raise ConversionError(
                 f"{path} claims {tensors:,} tensors and {keys:,} keys, more than it can hold"
             )
@@ -109,31 +112,31 @@ def read_gguf(path: Path) -> GGUFFile:
             if name in metadata:
                 raise ConversionError(f"{path} has the key {name} twice")
             metadata[name] = header.value(header.number("I"))
-        places = [_place(header) for _ in range(tensors)]
+        entries = [_read_tensor_info(header) for _ in range(tensors)]
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 1 << 16:
             raise ConversionError(f"{path} has general.alignment = {alignment!r}")
         data = -(-file.tell() // alignment) * alignment
-    found, ended, before = {}, 0, ""
-    for name, shape, kind, offset in sorted(places, key=lambda place: place[3]):
-        if name in found:
+    stored, end, previous = {}, 0, ""
+    for name, shape, kind, offset in sorted(entries, key=lambda entry: entry[3]):
+        if name in stored:
             raise ConversionError(f"{path} has two tensors named {name}")
         rows, row_bytes = _rows_of(shape, kind, f"{name} in {path}")
-        if offset < ended:
-            raise ConversionError(f"{name} in {path} begins within {before}")
-        ended, before = offset + rows * row_bytes, name
-        if data + ended > size:
+        if offset < end:
+            raise ConversionError(f"{name} in {path} begins within {previous}")
+        end, previous = offset + rows * row_bytes, name
+        if data + end > size:
             raise ConversionError(
                 f"{name} in {path} does not lie within the file: it was truncated"
             )
-        found[name] = _stored(path, name, shape, kind, data + offset, row_bytes)
-    return GGUFFile(metadata, found)
+        stored[name] = _stored(path, name, shape, kind, data + offset, row_bytes)
+    return GGUFFile(metadata, stored)
 
 
-def _place(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
-    """Return name, shape (as torch orders it), type and offset of the next tensor."""
+def _read_tensor_info(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
+    """Return name, shape (outermost dimension first, as in torch), type and offset of a tensor."""
     name, dims = header.text(), header.number("I")
-    if dims > MOST_DIMS:
+    if dims > MAX_DIMS:
         raise ConversionError(f"{name} in {header.path} has {dims} dimensions")
     shape = tuple(header.number("Q") for _ in range(dims))[::-1]
     if any(not 0 < n < 2**40 for n in shape):
@@ -142,7 +145,7 @@ def _place(header: _Header) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _rows_of(shape: tuple[int, ...], kind: int, where: str) -> tuple[int, int]:
-    """Return (number of rows, bytes of a row) of a tensor."""
+    """Return (number of rows, bytes per row) of a tensor."""
     block, block_bytes = _block_of(kind, where)
     if shape[-1] % block:
         raise ConversionError(
@@ -155,25 +158,25 @@ def _stored(
     path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, row_bytes: int
 ) -> Stored:
     where = f"{name} in {path}"
-    if kind in PLAIN:
-        dtype = PLAIN[kind]
+    if kind in UNQUANTIZED:
+        dtype = UNQUANTIZED[kind]
         return Stored(dtype, shape, where, lambda: read_at(path, offset, dtype, shape))
 
     def read() -> Tensor:
         rows = math.prod(shape[:-1])
-        whole = MEMORY.empty((rows, shape[-1]), torch.float32)
+        values = MEMORY.empty((rows, shape[-1]), torch.float32)
         step = max(1, BLOCK // (4 * shape[-1]))
         for begin in range(0, rows, step):
             count = min(step, rows - begin)
             packed = read_at(path, offset + begin * row_bytes, torch.uint8, (count, row_bytes))
-            whole[begin : begin + count] = _dequantised(packed, kind, where)
-        return whole.reshape(shape)
+            values[begin : begin + count] = _dequantize(packed, kind, where)
+        return values.reshape(shape)
 
     return Stored(torch.float32, shape, where, read)
 
 
 def _block_of(kind: int, where: str) -> tuple[int, int]:
-    """Return (values, bytes) of a block of a tensor type."""
+    """Return (values per block, bytes per block) of a tensor type."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
@@ -182,7 +185,7 @@ def _block_of(kind: int, where: str) -> tuple[int, int]:
         raise ConversionError(f"{where} has unknown type {kind}") from None
 
 
-def _dequantised(packed: Tensor, kind: int, where: str) -> Tensor:
+def _dequantize(packed: Tensor, kind: int, where: str) -> Tensor:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 

@@ -12,20 +12,20 @@ from pydantic import Field
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.gguf.gguf_file import GGUFFile, read_gguf
-from llamac.convert.gguf.gguf_tokenizer import KEY, begin_of, tokenizer_from
+from llamac.convert.gguf.gguf_tokenizer import KEY, gguf_prefix_ids, tokenizer_from
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import LAYER, gguf_name
 from llamac.convert.tensors import Stored, require_tensors
-from llamac.convert.typed_table import Number, Size, Table, TokenId, checked
+from llamac.convert.typed_table import Number, Size, Table, TokenId, validate_table
 from llamac.spec.model import BIASED
 
 LAYOUTS = {"llama": "interleaved", "qwen2": "half_split", "qwen3": "half_split"}
-"""Architectures, and how llama.cpp's RoPE pairs coordinates there (llama-model.cpp)."""
+"""RoPE layout of each supported architecture (llama_model_rope_type in llama-model.cpp)."""
 
 FREQUENCIES = "rope_freqs.weight"
 
 
-CHANGING = (
+UNSUPPORTED_KEYS = (
     "attention.clamp_kqv",
     "attention.logit_softcapping",
     "attention.scale",
@@ -37,11 +37,11 @@ CHANGING = (
     "residual_scale",
     "rope.scale_linear",
 )
-"""Keys of other architectures, which change what is computed; 0 and 1 mean that they are unused."""
+"""Keys of features that llamac lacks. The values 0 and 1 mean that the feature is unused."""
 
 
 class GgufConfig(Table):
-    """The keys of an architecture that determine the model, without their prefix."""
+    """Hyperparameters in GGUF metadata, under keys without the architecture's prefix."""
 
     embedding_length: Size
     block_count: Size
@@ -63,8 +63,8 @@ class GgufConfig(Table):
         return self.key_length or self.embedding_length // self.head_count
 
 
-class Texts(Table):
-    """Keys of general metadata, independent of the architecture."""
+class GeneralMetadata(Table):
+    """GGUF metadata that is independent of the architecture."""
 
     architecture: str = Field(alias="general.architecture")
     name: str | None = Field(None, alias="general.name")
@@ -76,36 +76,39 @@ class Texts(Table):
 
 
 def open_gguf(path: Path) -> ForeignModel:
-    """Return the model in a GGUF file, its tensors not yet read. Raises ConversionError."""
+    """Open a GGUF file, without reading its tensors.
+
+    Raises ConversionError if the file is damaged or of an unsupported architecture.
+    """
     file, where = read_gguf(path), str(path)
-    texts = checked(Texts, file.metadata, where)
-    if (family := texts.architecture) not in LAYOUTS:
+    general = validate_table(GeneralMetadata, file.metadata, where)
+    if (family := general.architecture) not in LAYOUTS:
         raise ConversionError(
             f"{where} has architecture {family!r:.60}, which cannot be imported; known: "
             f"{', '.join(LAYOUTS)}"
         )
     prefix = f"{family}."
-    own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
-    if changing := [key for key in CHANGING if own.get(key, 0) not in (0, 1)]:
+    keys = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
+    if unsupported := [key for key in UNSUPPORTED_KEYS if keys.get(key, 0) not in (0, 1)]:
         raise ConversionError(
-            f"{where} has {prefix}{changing[0]} = {own[changing[0]]!r:.60}, "
+            f"{where} has {prefix}{unsupported[0]} = {keys[unsupported[0]]!r:.60}, "
             "which llamac does not support"
         )
-    config = checked(GgufConfig, own, where)
-    ends = (texts.eos, texts.eot, texts.eom)
+    config = validate_table(GgufConfig, keys, where)
+    ends = (general.eos, general.eot, general.eom)
     tokenizer = tokenizer_from(file.metadata, where)
     return ForeignModel(
         family=family,
-        title=texts.name or path.stem,
+        title=general.name or path.stem,
         model=_model_of(file, family, config, where),
         tensors=lambda shapes: _tensors(file, shapes, where),
         files=(path,),
         context=config.context_length,
         tokenizer=tokenizer,
-        bos=texts.bos,
-        begin=begin_of(file.metadata) if tokenizer else (),
-        end=tuple(dict.fromkeys(one for one in ends if one is not None)),
-        chat_template=texts.chat_template,
+        bos=general.bos,
+        begin=gguf_prefix_ids(file.metadata) if tokenizer else (),
+        end=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        chat_template=general.chat_template,
     )
 
 
@@ -115,14 +118,14 @@ def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> di
     table, head_dim = file.tensors.get("token_embd.weight"), config.head_dim
     if table is None or len(table.shape) != 2:
         raise ConversionError(f"{where} lacks token_embd.weight")
-    for what, wanted in (("rotated", head_dim), ("value_length", head_dim)):
-        if (found := getattr(config, what)) not in (None, wanted):
-            raise ConversionError(f"{where} has heads of {head_dim}, but {what} = {found}")
+    for key, expected in (("rotated", head_dim), ("value_length", head_dim)):
+        if (actual := getattr(config, key)) not in (None, expected):
+            raise ConversionError(f"{where} has heads of {head_dim}, but {key} = {actual}")
     if config.vocab_size not in (None, table.shape[0]):
         raise ConversionError(
             f"{table.where} has {table.shape[0]:,} rows, and vocab_size is {config.vocab_size:,}"
         )
-    theta = _short(config.freq_base)
+    theta = _shortest_decimal(config.freq_base)
     model = {
         "dim": config.embedding_length,
         "n_layers": config.block_count,
@@ -131,7 +134,7 @@ def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> di
         "head_dim": head_dim,
         "vocab_size": table.shape[0],
         "ffn_dim": config.feed_forward_length,
-        "norm_eps": _short(config.norm_eps),
+        "norm_eps": _shortest_decimal(config.norm_eps),
         "rope_theta": theta,
         "rope_layout": LAYOUTS[family],
         "rope_scaling": _scaling_of(file, config, theta, where),
@@ -142,17 +145,19 @@ def _model_of(file: GGUFFile, family: str, config: GgufConfig, where: str) -> di
     return {key: value for key, value in model.items() if value is not None}
 
 
-def _short(value: float) -> float:
-    """Return the shortest decimal that rounds to a float32: 1e-05, not 9.999999747e-06."""
+def _shortest_decimal(value: float) -> float:
+    """Return a float32 as its shortest decimal: 1e-05, not 9.999999747e-06."""
     return float(str(np.float32(value)))
 
 
 def _bias_of(tensors: Mapping[str, Stored]) -> bool | str:
-    """Return the least value of model.bias that has room for the first block's biases."""
+    """Return the value of model.bias with the fewest biases that include the first block's."""
     biased = {
         key.rpartition(".")[2] for key in LAYER if gguf_name(f"layers.0.{key}_bias") in tensors
     }
-    return next(value for value, own in BIASED.items() if biased & {*BIASED[True]} <= {*own})
+    return next(
+        value for value, linears in BIASED.items() if biased & {*BIASED[True]} <= {*linears}
+    )
 
 
 def _scaling_of(
@@ -160,7 +165,7 @@ def _scaling_of(
 ) -> dict[str, Any] | None:
     kind, factor = config.scaling_type, config.scaling_factor
     if kind == "linear" and factor != 1.0:
-        return {"kind": "linear", "factor": _short(factor)}
+        return {"kind": "linear", "factor": _shortest_decimal(factor)}
     if kind not in ("none", "linear"):
         raise ConversionError(f"{where}: RoPE scaling {kind!r:.60} is not supported")
     if (divisors := file.tensors.get(FREQUENCIES)) is None:
@@ -185,7 +190,7 @@ def _llama3_scaling(
     waves = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     candidates = {2**n for n in range(4, 20)}
     for divisor, wave in zip(divisors, waves, strict=True):
-        if 1.0001 < divisor < factor * 0.9999:  # between: its blend tells the context
+        if 1.0001 < divisor < factor * 0.9999:  # a blended frequency determines the context
             blend = (1 / divisor - 1 / factor) / (1 - 1 / factor)
             candidates.add(round(wave * (1 + 3 * blend)))
     for context in sorted(candidates, key=lambda n: (n != 8192, n)):
@@ -202,6 +207,6 @@ def _llama3_scaling(
 
 
 def _tensors(file: GGUFFile, shapes: Shapes, where: str) -> dict[str, Stored]:
-    found = {name: tensor for name, tensor in file.tensors.items() if name != FREQUENCIES}
-    require_tensors(found, {gguf_name(name): shape for name, shape in shapes.items()}, where)
-    return {name: found[gguf_name(name)] for name in shapes}
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name != FREQUENCIES}
+    require_tensors(tensors, {gguf_name(name): shape for name, shape in shapes.items()}, where)
+    return {name: tensors[gguf_name(name)] for name in shapes}

@@ -1,8 +1,8 @@
-"""Conversion of tokenizers between GGUF's metadata and tokenizer.json.
+"""Convert tokenizers between GGUF metadata and tokenizer.json.
 
-SentencePiece models are stored as pieces, scores and types; byte-level BPE as pieces, merges and
-the name of a pre-tokenizer, `tokenizer.ggml.pre`. llama.cpp defines these in llama-vocab.cpp;
-`SPLITS` has those of the supported families.
+GGUF stores a SentencePiece model as pieces, scores and types, and byte-level BPE as pieces, merges
+and the name of a pre-tokenizer, `tokenizer.ggml.pre`. llama.cpp defines the pre-tokenizers in
+llama-vocab.cpp; `SPLITS` has those of the supported families.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from llamac.convert.hf.sentencepiece_json import (
     USER_DEFINED,
     ScoredPiece,
     SentencePiece,
-    begins,
     parse,
+    prefix_post_processor,
     sentencepiece_json,
 )
 from llamac.convert.hf.tokenizer_export import is_sentencepiece
@@ -55,9 +55,10 @@ SAME = {"default": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
 def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
-    """Return tokenizer.json and tokenizer_config.json by name; empty without a tokenizer.
+    """Return tokenizer.json and tokenizer_config.json, as bytes by file name.
 
-    Raises ConversionError for one of an unknown kind.
+    The result is empty if the metadata has no tokenizer. where: the GGUF file, for messages.
+    Raises ConversionError for a tokenizer that is incomplete or of an unsupported kind.
     """
     kind = metadata.get(f"{KEY}model")
     if kind in (None, "no_vocab", "none"):
@@ -70,34 +71,37 @@ def tokenizer_from(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
         raise ConversionError(
             f"{where} has {len(names):,} pieces, but another number of piece types"
         )
-    begin = begin_of(metadata)
-    if any(one >= len(names) for one in begin):
+    begin = gguf_prefix_ids(metadata)
+    if any(value >= len(names) for value in begin):
         raise ConversionError(f"{where} has BOS = {begin[0]:,}, and {len(names):,} pieces")
     if kind == "llama":
         scores = metadata.get(f"{KEY}scores")
         scores = scores if isinstance(scores, list) else []
-        if len(scores) != len(names) or not all(type(one) is float for one in scores):
+        if len(scores) != len(names) or not all(type(value) is float for value in scores):
             raise ConversionError(f"{where} has a tokenizer without scores")
-        pieces = [ScoredPiece(*one) for one in zip(names, scores, types, strict=True)]
+        pieces = [ScoredPiece(*value) for value in zip(names, scores, types, strict=True)]
         model = SentencePiece(
             pieces,
             bpe=True,
             byte_fallback=BYTE in types,
             dummy_prefix=bool(metadata.get(f"{KEY}add_space_prefix", True)),
         )
-        described = sentencepiece_json(model, begin)
+        tokenizer_json = sentencepiece_json(model, begin)
     elif kind == "gpt2":
-        described = _bpe_json(metadata, names, types, begin, where)
+        tokenizer_json = _bpe_json(metadata, names, types, begin, where)
     else:
         raise ConversionError(
             f"{where} has a tokenizer of kind {kind!r}; supported: llama (SentencePiece) and gpt2 "
             "(byte-level BPE)"
         )
-    return {"tokenizer.json": described, "tokenizer_config.json": _config(metadata, names)}
+    return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": _config(metadata, names)}
 
 
-def begin_of(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the ids that begin a text; by default llama.cpp adds BOS for SentencePiece."""
+def gguf_prefix_ids(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the ids that the tokenizer puts before a text: BOS or nothing.
+
+    Without `add_bos_token`, llama.cpp adds BOS for SentencePiece only.
+    """
     bos = metadata.get(f"{KEY}bos_token_id")
     adds = metadata.get(f"{KEY}add_bos_token", metadata.get(f"{KEY}model") == "llama")
     return (bos,) if adds and type(bos) is int and bos >= 0 else ()
@@ -127,7 +131,7 @@ def _bpe_json(
     if split is None:
         raise ConversionError(
             f"{where} has the unsupported pre-tokenizer {pre!r} (tokenizer.ggml.pre); supported: "
-            f"{', '.join(SPLITS)} are; import the model from Hugging Face's format"
+            f"{', '.join(SPLITS)}; import the model from Hugging Face's format"
         )
     merges = metadata.get(f"{KEY}merges")
     if not isinstance(merges, list) or not all(isinstance(m, str) and " " in m for m in merges):
@@ -137,14 +141,14 @@ def _bpe_json(
         for i in range(len(names))
         if types[i] in (CONTROL, UNKNOWN, USER_DEFINED)
     ]
-    described = {
+    tokenizer_json = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
         "normalizer": {"type": "NFC"} if pre == "qwen2" else None,
         "pre_tokenizer": split,
-        "post_processor": begins(begin, names),
+        "post_processor": prefix_post_processor(begin, names),
         "decoder": BY_LEVEL | {"use_regex": True},
         "model": {
             "type": "BPE",
@@ -153,11 +157,11 @@ def _bpe_json(
             "ignore_merges": SAME.get(pre, pre) == "llama-bpe",
         },
     }
-    return json.dumps(described, ensure_ascii=False).encode()
+    return json.dumps(tokenizer_json, ensure_ascii=False).encode()
 
 
 def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
-    """Return the tokenizer's part of a GGUF's metadata, for a model of `size` tokens.
+    """Return a tokenizer as GGUF metadata, padded to a vocabulary of `size` tokens.
 
     Raises ConversionError for a tokenizer that llama.cpp does not support.
     """
@@ -170,7 +174,7 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
             )
         pieces = [*model.pieces]
         pieces += [ScoredPiece(f"[PAD{i}]", -1e4, UNUSED) for i in range(len(pieces), size)]
-        found: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "model": "llama",
             "pre": "default",
             "tokens": [piece.text for piece in pieces],
@@ -180,20 +184,22 @@ def metadata_of(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
             "unknown_token_id": model.unk if model.unk >= 0 else None,
         }
     else:
-        found = _bpe_metadata(json_object(tokenizer.model, "the tokenizer"), size)
-    return {f"{KEY}{key}": value for key, value in found.items() if value is not None}
+        metadata = _bpe_metadata(json_object(tokenizer.model, "the tokenizer"), size)
+    return {f"{KEY}{key}": value for key, value in metadata.items() if value is not None}
 
 
-def _bpe_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
-    model = described["model"]
-    pre = next((p for p, s in SPLITS.items() if _same_split(described["pre_tokenizer"], s)), None)
+def _bpe_metadata(tokenizer_json: Mapping[str, Any], size: int) -> dict[str, Any]:
+    model = tokenizer_json["model"]
+    pre = next(
+        (p for p, s in SPLITS.items() if _same_split(tokenizer_json["pre_tokenizer"], s)), None
+    )
     if model.get("type") != "BPE" or pre is None:
-        return _spm_metadata(described, size)
+        return _spm_metadata(tokenizer_json, size)
     names: dict[int, str] = {i: name for name, i in model["vocab"].items()}
     types = dict.fromkeys(names, NORMAL)
-    for one in described.get("added_tokens") or ():
-        names[one["id"]] = one["content"]
-        types[one["id"]] = CONTROL if one["special"] else USER_DEFINED
+    for token in tokenizer_json.get("added_tokens") or ():
+        names[token["id"]] = token["content"]
+        types[token["id"]] = CONTROL if token["special"] else USER_DEFINED
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return {
         "model": "gpt2",
@@ -205,15 +211,15 @@ def _bpe_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
+def _spm_metadata(tokenizer_json: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return the GGUF metadata of a tokenizer.json converted from SentencePiece's BPE.
 
-    Scores are the ranks of merges: of equal ones SentencePiece takes the leftmost.
+    Scores are negative merge ranks; among equal scores, SentencePiece merges the leftmost pair.
     """
-    model, normalizer = described["model"], described.get("normalizer") or {}
+    model, normalizer = tokenizer_json["model"], tokenizer_json.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
     kinds = [step.get("type") for step in steps]
-    known = model.get("type") == "BPE" and not described.get("pre_tokenizer")
+    known = model.get("type") == "BPE" and not tokenizer_json.get("pre_tokenizer")
     if not known or not {"Replace"} <= {*kinds} <= {"Prepend", "Replace"}:
         raise ConversionError(
             "llama.cpp has no pre-tokenizer that splits text as this tokenizer.json does; it has "
@@ -224,10 +230,10 @@ def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
         i: BYTE if len(name) == 6 and name.startswith("<0x") else NORMAL
         for i, name in names.items()
     }
-    for one in described.get("added_tokens") or ():
-        names[one["id"]] = one["content"]
-        unknown = one["content"] == model.get("unk_token")
-        types[one["id"]] = UNKNOWN if unknown else CONTROL if one["special"] else USER_DEFINED
+    for token in tokenizer_json.get("added_tokens") or ():
+        names[token["id"]] = token["content"]
+        unknown = token["content"] == model.get("unk_token")
+        types[token["id"]] = UNKNOWN if unknown else CONTROL if token["special"] else USER_DEFINED
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
         ranks.setdefault("".join(merge.split(" ", 1) if isinstance(merge, str) else merge), rank)
@@ -243,15 +249,15 @@ def _spm_metadata(described: Mapping[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def _same_split(found: Any, known: Any) -> bool:
+def _same_split(a: Any, b: Any) -> bool:
     """Return whether two pre-tokenizers split text equally, ignoring offset options."""
-    return _bare(found) == _bare(known)
+    return _normalized(a) == _normalized(b)
 
 
-def _bare(value: Any) -> Any:
+def _normalized(value: Any) -> Any:
     if isinstance(value, dict):
-        settings = {key: _bare(one) for key, one in value.items() if key != "trim_offsets"}
+        settings = {key: _normalized(item) for key, item in value.items() if key != "trim_offsets"}
         if settings.get("type") == "ByteLevel":
             settings.setdefault("use_regex", True)
         return settings
-    return [_bare(one) for one in value] if isinstance(value, list) else value
+    return [_normalized(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The model card of an export: model, training data and loss."""
+"""Write the model card of a Hugging Face export."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import llamac
 from llamac.convert.hf.hf_config import family_for
-from llamac.convert.trained import TrainedModel
+from llamac.convert.trained_model import TrainedModel
 from llamac.runtime import durable_files
 from llamac.runtime.terminal import escaped
 from llamac.spec.toml.writer import to_toml
@@ -26,7 +26,10 @@ tokenizer = %(tokenizer)s.from_pretrained("PATH")
 
 
 def model_card(trained: TrainedModel, dtype: str) -> str:
-    """Return README.md: the shape, the data, the loss, the hardware, the spec."""
+    """Return the text of README.md: shape, training data, loss, hardware and spec.
+
+    dtype: name of the weights' dtype, such as "bfloat16".
+    """
     spec = trained.spec
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", ""]
     lines += [f"# {spec.name}", ""]
@@ -43,8 +46,8 @@ def _use(trained: TrainedModel) -> str:
     For Qwen2, AutoTokenizer of transformers 5 ignores tokenizer_config.json and uses Qwen2's own
     pre-tokenizer.
     """
-    foreign = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
-    return USE % {"tokenizer": "PreTrainedTokenizerFast" if foreign else "AutoTokenizer"}
+    ignored_config = not trained.opened.imported and family_for(trained.spec.model) == "qwen2"
+    return USE % {"tokenizer": "PreTrainedTokenizerFast" if ignored_config else "AutoTokenizer"}
 
 
 def _origin(trained: TrainedModel) -> Iterator[str]:
@@ -69,8 +72,8 @@ def _shape(trained: TrainedModel) -> str:
 def _data(trained: TrainedModel) -> Iterator[str]:
     manifest: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        place = trained.spec.data.directory or trained.opened.directory / "data"
-        manifest = durable_files.read_json(Path(place) / "manifest.json")
+        directory = trained.spec.data.directory or trained.opened.directory / "data"
+        manifest = durable_files.read_json(Path(directory) / "manifest.json")
     if not isinstance(manifest, dict) or "sources" not in manifest:
         yield "The run directory has no record of its data."
         return
@@ -85,8 +88,10 @@ def _data(trained: TrainedModel) -> Iterator[str]:
 
 def _training(trained: TrainedModel) -> Iterator[str]:
     spec, row = trained.spec, _last_row(trained)
-    read, planned = (steps * spec.batch.tokens for steps in (trained.step, spec.total_steps))
-    yield f"- tokens: {read:,} of {planned:,}"
+    trained_tokens, total_tokens = (
+        steps * spec.batch.tokens for steps in (trained.step, spec.total_steps)
+    )
+    yield f"- tokens: {trained_tokens:,} of {total_tokens:,}"
     for key, what in (("loss", "training loss"), ("validation_loss", "held-out loss")):
         if key in row:
             yield f"- {what}: {row[key]:.4f} nats per token"
@@ -96,19 +101,19 @@ def _training(trained: TrainedModel) -> Iterator[str]:
 
 
 def _last_row(trained: TrainedModel) -> dict[str, Any]:
-    """Return the row of metrics.jsonl of the exported step, with the newest held-out loss."""
-    found: dict[str, Any] = {}
+    """Return the newest value of each metric up to the exported step, from metrics.jsonl."""
+    latest: dict[str, Any] = {}
     with suppress(OSError, UnicodeDecodeError):
         for line in (trained.opened.directory / "metrics.jsonl").read_text().splitlines():
             with suppress(ValueError):
                 row = json.loads(line)
                 if isinstance(row, dict) and row.get("step", 0) <= trained.step:
-                    found |= {key: value for key, value in row.items() if value is not None}
-    return found
+                    latest |= {key: value for key, value in row.items() if value is not None}
+    return latest
 
 
 def _spec_text(trained: TrainedModel) -> str:
-    """Return the parts of the spec on model and training, without paths."""
+    """Return the TOML of the spec's model and training sections, which contain no paths."""
     sections = ("model", "batch", "optimizer", "schedule", "precision")
     written = trained.spec.written()
     if trained.opened.imported:

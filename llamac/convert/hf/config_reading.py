@@ -9,11 +9,11 @@ from pydantic import Field
 
 from llamac.convert.errors import ConversionError
 from llamac.convert.hf.hf_config import FAMILIES, family_of
-from llamac.convert.typed_table import Number, Size, Table, TokenId, checked
+from llamac.convert.typed_table import Number, Size, Table, TokenId, validate_table
 
 
 class RopeSettings(Table):
-    """RoPE's settings in config.json: `rope_parameters` of transformers 5, `rope_scaling` of 4."""
+    """RoPE settings in config.json: `rope_parameters` (transformers 5) or `rope_scaling` (4)."""
 
     rope_type: str | None = None
     type: str | None = None  # the older name
@@ -59,14 +59,18 @@ class HfConfig(Table):
 
 
 def read_config(table: Mapping[str, Any], where: str) -> HfConfig:
-    """Return a config.json with its family's defaults. Raises ConversionError."""
-    absent = FAMILIES[family_of(table, where)].absent
-    return checked(HfConfig, {**absent, **table}, where)
+    """Validate a config.json, with its family's defaults for missing keys.
+
+    where: the file, for messages. Raises ConversionError.
+    """
+    defaults = FAMILIES[family_of(table, where)].defaults
+    return validate_table(HfConfig, {**defaults, **table}, where)
 
 
 def model_of(kind: str, config: HfConfig, where: str) -> dict[str, Any]:
-    """Return the [model] table of a config.json of this model_type.
+    """Return the [model] table of the spec that is equivalent to a config.json.
 
+    kind: its model_type, a key of `FAMILIES`. where: the file, for messages.
     Raises ConversionError naming features that llamac does not support.
     """
     if config.hidden_act not in ("silu", "swish"):
@@ -114,29 +118,31 @@ def _bias_of(kind: str, config: HfConfig, where: str) -> bool | str:
 
 def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
     """Return rope_theta and rope_scaling of [model]."""
-    found = [
-        checked(RopeSettings, given, f"{where}: {key}")
+    settings = [
+        validate_table(RopeSettings, table, f"{where}: {key}")
         for key in ("rope_scaling", "rope_parameters")
-        if (given := getattr(config, key))
+        if (table := getattr(config, key))
     ]
-    rope = found[0] if found else RopeSettings()
+    rope = settings[0] if settings else RopeSettings()
     if any(isinstance(value, dict) for value in (config.rope_parameters or {}).values()):
         raise ConversionError(f"{where}: rope_parameters differ from layer to layer")
-    thetas = [one.rope_theta for one in (*found, config) if one.rope_theta]
-    for name, given in (
-        ("rope_type", [one.kind for one in found]),
-        ("factor", [one.factor for one in found]),
+    thetas = [source.rope_theta for source in (*settings, config) if source.rope_theta]
+    for name, values in (
+        ("rope_type", [source.kind for source in settings]),
+        ("factor", [source.factor for source in settings]),
         ("rope_theta", thetas),
     ):
-        if len(set(given)) > 1:
-            raise ConversionError(f"{where} contradicts itself: {name} = {given[0]} and {given[1]}")
+        if len(set(values)) > 1:
+            raise ConversionError(
+                f"{where} contradicts itself: {name} = {values[0]} and {values[1]}"
+            )
     partial = config.partial_rotary_factor or rope.partial_rotary_factor or 1
     if partial != 1:
         raise ConversionError(
             f"{where}: partial_rotary_factor = {partial}, but RoPE must cover "
             "all dimensions of a head"
         )
-    table: dict[str, Any] = {"rope_theta": thetas[0] if thetas else 10_000.0}
+    rope_table: dict[str, Any] = {"rope_theta": thetas[0] if thetas else 10_000.0}
     if rope.kind == "linear":
         scaling = {"factor": rope.factor}
     elif rope.kind == "llama3":
@@ -147,15 +153,15 @@ def _rope_of(config: HfConfig, where: str) -> dict[str, Any]:
             "original_context": rope.original_max_position_embeddings,
         }
     elif rope.kind == "default":
-        return table
+        return rope_table
     else:
         raise ConversionError(
             f"{where}: rope_type = {rope.kind!r} is not supported; supported: default, linear and "
             "llama3"
         )
-    if lacking := [key for key, value in scaling.items() if value is None]:
-        raise ConversionError(f"{where}: RoPE scaling lacks {', '.join(lacking)}")
-    return table | {"rope_scaling": {"kind": rope.kind, **scaling}}
+    if missing := [key for key, value in scaling.items() if value is None]:
+        raise ConversionError(f"{where}: RoPE scaling lacks {', '.join(missing)}")
+    return rope_table | {"rope_scaling": {"kind": rope.kind, **scaling}}
 
 
 def _window_of(kind: str, config: HfConfig, where: str) -> int | None:
@@ -168,7 +174,7 @@ def _window_of(kind: str, config: HfConfig, where: str) -> int | None:
     if not types and kind.startswith("qwen"):
         full = min(config.max_window_layers, layers)
         types = ["full_attention"] * full + ["sliding_attention"] * (layers - full)
-    sliding = {one == "sliding_attention" for one in types or ["sliding_attention"]}
+    sliding = {layer_type == "sliding_attention" for layer_type in types or ["sliding_attention"]}
     if config.sliding_window is None or sliding == {False}:
         return None
     if len(sliding) > 1:

@@ -1,6 +1,6 @@
-"""Families of Hugging Face's format, and the config.json of a spec's [model].
+"""Model classes of transformers that a spec can be exported to, and the config.json of a spec.
 
-A family is a model class of transformers; its features are a row of `FAMILIES`. Sources:
+A family is one model class of transformers; its features are a row of `FAMILIES`. Sources:
 transformers' modeling_llama.py, modeling_mistral.py, modeling_qwen2.py, modeling_qwen3.py and their
 configs.
 """
@@ -17,17 +17,17 @@ from llamac.spec.model import Model
 
 @dataclass(frozen=True)
 class Family:
-    """A model class of transformers, and the features of a spec that it can hold.
+    """A model class of transformers, and the features of a spec that it supports.
 
-    absent: the class's defaults of keys that config.json may leave out.
+    biases: supported values of model.bias. windows: whether it supports sliding windows.
+    defaults: the class's defaults for keys that config.json may omit.
     """
 
     architecture: str
-    biases: tuple[bool | str, ...]  # values of model.bias that it can hold
+    biases: tuple[bool | str, ...]
     qk_norm: bool = False
     windows: bool = False
-    head_dim: bool = True  # may differ from dim / n_heads
-    absent: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 FAMILIES = {
@@ -36,76 +36,83 @@ FAMILIES = {
         "MistralForCausalLM",
         (False,),
         windows=True,
-        absent={"num_key_value_heads": 8, "sliding_window": 4096},
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
     ),
-    "qwen2": Family("Qwen2ForCausalLM", ("qkv",), windows=True, absent={"num_key_value_heads": 32}),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", ("qkv",), windows=True, defaults={"num_key_value_heads": 32}
+    ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         (False, "attention"),
         qk_norm=True,
         windows=True,
-        absent={"num_key_value_heads": 32, "head_dim": 128},
+        defaults={"num_key_value_heads": 32, "head_dim": 128},
     ),
 }
-"""Families by model_type. An export takes the first that can hold the spec."""
+"""Families by model_type. An export uses the first one that supports the spec."""
 
 LLAMA = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
-"""Values of [model] that every format here is made for."""
+"""Values of [model] that every export format requires."""
 
 
 def family_of(config: Mapping[str, Any], where: str) -> str:
-    """Return the config's model_type. Raises ConversionError if no family matches."""
+    """Return the model_type of a config.json. Raises ConversionError if it is not supported."""
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in FAMILIES:
         return kind
     known = ", ".join(FAMILIES)
-    lacks = ""
+    hint = ""
     if any(key in config for key in ("num_local_experts", "num_experts", "n_routed_experts")):
-        lacks = "; it is a mixture of experts, which llamac does not support"
+        hint = "; it is a mixture of experts, which llamac does not support"
     raise ConversionError(
-        f"{where} has model_type {kind!r:.60}, which cannot be imported; known: {known}{lacks}"
+        f"{where} has model_type {kind!r:.60}, which cannot be imported; known: {known}{hint}"
     )
 
 
 def family_for(model: Model) -> str:
-    """Return the family that supports a [model]. Raises ConversionError with a way out."""
-    for key, wanted in LLAMA.items():
-        if (found := getattr(model, key)) != wanted:
+    """Return the model_type of the first family that supports a [model].
+
+    Raises ConversionError, naming what each family lacks, if there is none.
+    """
+    for key, required in LLAMA.items():
+        if (actual := getattr(model, key)) != required:
             raise ConversionError(
-                f"transformers has no class for model.{key} = {found!r} in such a model (its "
-                f"Llama-like classes have {wanted!r}); use the run's generate.py and model.py "
+                f"transformers has no class for model.{key} = {actual!r} in such a model (its "
+                f"Llama-like classes have {required!r}); use the run's generate.py and model.py "
                 "instead"
             )
     for kind, family in FAMILIES.items():
         if not _objections(family, model):
             return kind
-    each = "; ".join(f"{kind}: {_objections(family, model)}" for kind, family in FAMILIES.items())
+    reasons = "; ".join(
+        f"{kind}: {_objections(family, model)}" for kind, family in FAMILIES.items()
+    )
     raise ConversionError(
-        f"transformers has no class for this [model] ({each}); use the run's generate.py and "
+        f"transformers has no class for this [model] ({reasons}); use the run's generate.py and "
         "model.py instead"
     )
 
 
 def _objections(family: Family, model: Model) -> str:
     bias, qk_norm = model.bias, model.qk_norm
-    found = []
+    objections = []
     if bias not in family.biases:
-        found.append(f"no bias = {bias!r}".replace("True", "true").replace("False", "false"))
+        objections.append(f"no bias = {bias!r}".replace("True", "true").replace("False", "false"))
     if qk_norm != family.qk_norm:
-        found.append("no qk_norm" if qk_norm else "always qk_norm")
+        objections.append("no qk_norm" if qk_norm else "always qk_norm")
     if model.sliding_window and not family.windows:
-        found.append("no sliding_window")
-    return ", ".join(found)
+        objections.append("no sliding_window")
+    return ", ".join(objections)
 
 
 def config_of(
     model: Model, context: int, begin: int | None, end: Any, dtype: str
 ) -> dict[str, Any]:
-    """Return config.json for a [model], as transformers 4 and 5 both read it.
+    """Return the contents of config.json for a [model], readable by transformers 4 and 5.
 
-    context: max_position_embeddings. begin, end: ids of the tokens that begin and end text. dtype:
-    of the weights, such as "bfloat16".
-    Raises ConversionError as `family_for` does.
+    context: maximum number of positions. begin: BOS id. end: EOS id, or a list of them.
+    dtype: name of the weights' dtype, such as "bfloat16".
+    Raises ConversionError if transformers has no class for the model.
     """
     kind = family_for(model)
     config: dict[str, Any] = {

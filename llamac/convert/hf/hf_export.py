@@ -15,10 +15,10 @@ from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.hf.tokenizer_export import hf_files
 from llamac.convert.names import hf_name, reorder_rows
 from llamac.convert.tensors import Stored, commonest_dtype
-from llamac.convert.trained import TrainedModel
+from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 
-SHARD = 5_000_000_000  # bytes of a file of tensors, as Hugging Face's hub advises
+SHARD = 5_000_000_000  # bytes of tensors per file, as the Hugging Face hub recommends
 
 
 def write_hf(
@@ -26,8 +26,9 @@ def write_hf(
 ) -> None:
     """Write every file of a Hugging Face model into `directory`.
 
-    dtype: of the weights; None: as they are. shard: most bytes of a file, unless one tensor has
-    more. Raises ConversionError for a [model] that transformers has no class for.
+    dtype: dtype of the written weights; None keeps the checkpoint's.
+    shard: maximum bytes of tensors per safetensors file, exceeded only by a single larger tensor.
+    Raises ConversionError if transformers has no class for the model.
     """
     opened, model = trained.opened, trained.spec.model
     ends = list(opened.end)
@@ -36,8 +37,8 @@ def write_hf(
         hf_name(name): reorder_rows(name, tensor, model, "half_split")
         for name, tensor in trained.cast(dtype).items()
     }
-    named = commonest_dtype(tensors)
-    config = config_of(model, opened.context, opened.bos, end, named)
+    dtype_name = commonest_dtype(tensors)
+    config = config_of(model, opened.context, opened.bos, end, dtype_name)
     _write_json(directory / "config.json", config)
     settings = {"bos_token_id": opened.bos, "eos_token_id": end, **opened.generation}
     _write_json(
@@ -48,15 +49,15 @@ def write_hf(
         (directory / name).write_bytes(content)
     if opened.chat_template is not None:
         (directory / CHAT_TEMPLATE).write_text(opened.chat_template, encoding="utf-8")
-    (directory / "README.md").write_text(model_card(trained, named), encoding="utf-8")
+    (directory / "README.md").write_text(model_card(trained, dtype_name), encoding="utf-8")
     _write_shards(directory, tensors, shard)
 
 
-def _write_shards(directory: Path, tensors: Mapping[str, Stored], largest: int) -> None:
+def _write_shards(directory: Path, tensors: Mapping[str, Stored], max_bytes: int) -> None:
     shards: list[dict[str, Stored]] = [{}]
     shard_bytes = 0
     for name, tensor in tensors.items():
-        if shard_bytes and shard_bytes + tensor.nbytes > largest:
+        if shard_bytes and shard_bytes + tensor.nbytes > max_bytes:
             shards.append({})
             shard_bytes = 0
         shards[-1][name] = tensor
@@ -64,13 +65,13 @@ def _write_shards(directory: Path, tensors: Mapping[str, Stored], largest: int) 
     if len(shards) == 1:
         write_safetensors(directory / "model.safetensors", tensors)
         return
-    places = {}
+    weight_map = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_safetensors(directory / file, shard)
-        places |= dict.fromkeys(shard, file)
+        weight_map |= dict.fromkeys(shard, file)
     total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     _write_json(directory / "model.safetensors.index.json", index)
 
 

@@ -1,4 +1,4 @@
-"""Export of adapters in peft's format, which loads them beside the model they were trained on."""
+"""Export LoRA adapters in peft's format, which adds them to the model they were trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamac.convert.hf.safetensors_file import write_safetensors
 from llamac.convert.merge_adapters import B, adapted_weight
 from llamac.convert.names import hf_name, reorder_rows
 from llamac.convert.tensors import Stored
-from llamac.convert.trained import TrainedModel
+from llamac.convert.trained_model import TrainedModel
 
 PREFIX = "base_model.model."
 
@@ -21,14 +21,15 @@ PREFIX = "base_model.model."
 def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None) -> None:
     """Write adapter_config.json and adapter_model.safetensors into `directory`.
 
-    dtype: of the adapters; None: as they are. Raises ConversionError for a model without adapters.
+    dtype: dtype of the written adapters; None keeps the checkpoint's.
+    Raises ConversionError for a model without adapters.
     """
     if not trained.adapters:
         raise ConversionError(
             f"{trained.opened.directory} has no adapters: --format peft is for runs with "
             '[finetune] method = "lora"; use --format hf'
         )
-    tensors = dict(_named(trained, name, tensor) for name, tensor in trained.adapters.items())
+    tensors = dict(_peft_entry(trained, name, tensor) for name, tensor in trained.adapters.items())
     write_safetensors(
         directory / "adapter_model.safetensors",
         {name: tensor.cast(dtype) for name, tensor in tensors.items()},
@@ -38,13 +39,13 @@ def write_peft(trained: TrainedModel, directory: Path, dtype: torch.dtype | None
 
 
 def peft_name(name: str) -> str:
-    """Return peft's name of half an adapter: `layers.0.attention.wq_lora_a` → `….lora_A.weight`."""
+    """Return peft's name of an adapter's A or B: `…attention.wq_lora_a` → `….lora_A.weight`."""
     module = hf_name(adapted_weight(name)).removesuffix(".weight")
     return f"{PREFIX}{module}.lora_{name[-1].upper()}.weight"
 
 
-def _named(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
-    """Return peft's name of half an adapter; the rows of B are ordered as the base's are."""
+def _peft_entry(trained: TrainedModel, name: str, tensor: Stored) -> tuple[str, Stored]:
+    """Return peft's name and tensor of an adapter's A or B; B has the row order of peft's base."""
     if name.endswith(B):
         tensor = reorder_rows(adapted_weight(name), tensor, trained.spec.model, "half_split")
     return peft_name(name), tensor

@@ -1,4 +1,4 @@
-"""Import adapters in peft's format, beside the import or run that they were trained on."""
+"""Import LoRA adapters in peft's format, for the import or run that they were trained on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llamac.convert.errors import ConversionError
 from llamac.convert.hf.hf_import import READERS
 from llamac.convert.hf.peft_export import peft_name
 from llamac.convert.hf.tokenizer_export import hf_files
-from llamac.convert.hf.tokenizer_files import begins_with, chat_template_of, passed_through
-from llamac.convert.merge_adapters import B, adapted_weight, is_half
+from llamac.convert.hf.tokenizer_files import chat_template_of, hf_prefix_ids, read_tokenizer_files
+from llamac.convert.merge_adapters import B, adapted_weight, is_adapter_name
 from llamac.convert.model_source import ForeignModel, FrozenBase, Shapes
 from llamac.convert.names import LAYER, reorder_rows
 from llamac.convert.tensors import Stored, require_tensors
-from llamac.convert.typed_table import Number, Size, Table, checked
+from llamac.convert.typed_table import Number, Size, Table, validate_table
 from llamac.runtime.checkpoint.adapters import require_all_weights
 from llamac.runtime.checkpoint.initial_weights import checkpoint_and_home
 from llamac.runtime.checkpoint.model_directory import TOKENIZER_FILES, is_import, open_model
@@ -34,17 +34,17 @@ MODULES = {  # peft's: ours
     for name in LAYER
     if name.rpartition(".")[2] in get_args(Linear)
 }
-WITHOUT_EFFECT = {  # on what saved adapters compute
+WITHOUT_EFFECT = {  # keys that do not change what saved adapters compute
     *("auto_mapping", "peft_version", "revision", "inference_mode", "exclude_modules"),
     *("megatron_config", "megatron_core", "qalora_group_size", "eva_config", "runtime_config"),
     *("task_type", "ensure_weight_tying"),
 }
 BASE_UNCHANGED = (None, True, False, "gaussian", "eva", "orthogonal")
-"""Values of init_lora_weights that leave the base as it is; others train beside a changed one."""
+"""Values of init_lora_weights that keep the base weights; others train with modified ones."""
 
 
 class AdapterConfig(Table):
-    """The keys of adapter_config.json that are supported; any other that is set is refused."""
+    """Supported keys of adapter_config.json; `_validate_config` rejects any other that is set."""
 
     peft_type: str
     r: Size
@@ -56,21 +56,23 @@ class AdapterConfig(Table):
     init_lora_weights: bool | str | None = True
 
 
-def open_peft(directory: Path, base: Path, say: Callable[[str], None]) -> ForeignModel:
-    """Return the adapters in `directory`, for the weights of `base`: an import, run or checkpoint.
+def open_peft(directory: Path, base: Path, log: Callable[[str], None]) -> ForeignModel:
+    """Open LoRA adapters in peft's format, without reading their weights.
 
-    Raises ConversionError for options whose adapters compute something else, naming them.
+    base: import, run or checkpoint with the weights that the adapters are added to.
+    log: called with each note to the user.
+    Raises ConversionError for damaged files and for options other than plain LoRA.
     """
-    where = untrusted_files.inside(directory, CONFIG)
-    config = _supported(untrusted_files.read_json(where), where)
+    where = untrusted_files.path_inside(directory, CONFIG)
+    config = _validate_config(untrusted_files.read_json(where), where)
     weights = _weight_file(directory)
     tensors = READERS[weights.suffix](weights)
-    path, home = checkpoint_and_home(base, say)
+    path, home = checkpoint_and_home(base, log)
     require_all_weights(path)
-    opened = open_model(home, str(path), say, need_tokenizer=not is_import(home))
+    opened = open_model(home, str(path), log, need_tokenizer=not is_import(home))
     title = config.base_model_name_or_path or opened.note.get("title") or home.resolve().name
     if config.lora_dropout:
-        say(f"note: lora_dropout = {config.lora_dropout} is not applied when training goes on")
+        log(f"note: lora_dropout = {config.lora_dropout} is not applied when training goes on")
     spec = load_spec(str(home / "spec.toml"))
     finetune = {
         "method": "lora",
@@ -78,18 +80,17 @@ def open_peft(directory: Path, base: Path, say: Callable[[str], None]) -> Foreig
         "alpha": config.lora_alpha,
         "targets": _targets(config, tensors, where),
     }
-    tokenizer, template, begin = passed_through(directory), opened.chat_template, opened.begin
+    tokenizer, template, begin = read_tokenizer_files(directory), opened.chat_template, opened.begin
     if any(name in tokenizer for name in TOKENIZER_FILES):
-        begin = begins_with(directory, tokenizer, opened.bos)
+        begin = hf_prefix_ids(directory, tokenizer, opened.bos)
         template = chat_template_of(directory, tokenizer) or template
     else:
         tokenizer = hf_files(opened)
 
     def read(shapes: Shapes) -> dict[str, Stored]:
-        halves = {name: shape for name, shape in shapes.items() if is_half(name)}
+        halves = {name: shape for name, shape in shapes.items() if is_adapter_name(name)}
         require_tensors(tensors, {peft_name(n): s for n, s in halves.items()}, str(directory))
-        found = {name: tensors[peft_name(name)] for name in halves}
-        return {name: _as_base(name, tensor, spec.model) for name, tensor in found.items()}
+        return {name: _in_base_order(name, tensors[peft_name(name)], spec.model) for name in halves}
 
     return ForeignModel(
         family="peft",
@@ -108,9 +109,9 @@ def open_peft(directory: Path, base: Path, say: Callable[[str], None]) -> Foreig
     )
 
 
-def _supported(table: Mapping[str, Any], where: Path) -> AdapterConfig:
-    """Return the configuration; raise ConversionError if it asks for more than plain LoRA."""
-    config = checked(AdapterConfig, table, str(where))
+def _validate_config(table: Mapping[str, Any], where: Path) -> AdapterConfig:
+    """Validate the configuration; raise ConversionError for anything other than plain LoRA."""
+    config = validate_table(AdapterConfig, table, str(where))
     known = WITHOUT_EFFECT | AdapterConfig.model_fields.keys()
     unsupported = [key for key, value in table.items() if value and key not in known]
     unsupported += ["bias"] if config.bias != "none" else []
@@ -128,14 +129,14 @@ def _supported(table: Mapping[str, Any], where: Path) -> AdapterConfig:
 def _weight_file(directory: Path) -> Path:
     for name in WEIGHTS:
         if (directory / name).exists():
-            return untrusted_files.inside(directory, name)
+            return untrusted_files.path_inside(directory, name)
     raise ConversionError(f"{directory} has no {' or '.join(WEIGHTS)}")
 
 
 def _targets(config: AdapterConfig, tensors: Iterable[str], where: Path) -> list[str]:
     """Return the adapted linears, in the configuration's order where it lists them.
 
-    A pattern in `target_modules` may mean any modules: then the tensors say which.
+    If `target_modules` is a pattern, they are found from the tensors' names.
     """
     matches = (re.search(r"(\w+)\.lora_[AB]\.weight$", name) for name in tensors)
     adapted = dict.fromkeys(match[1] for match in matches if match)
@@ -155,9 +156,9 @@ def _targets(config: AdapterConfig, tensors: Iterable[str], where: Path) -> list
     return list(dict.fromkeys(MODULES[name] for name in (*listed, *adapted)))
 
 
-def _as_base(name: str, tensor: Stored, model: Model) -> Stored:
-    """Return half an adapter with the rows of B ordered as the base's are."""
+def _in_base_order(name: str, tensor: Stored, model: Model) -> Stored:
+    """Return an adapter's A or B, with the rows of B in the base's RoPE layout."""
     if not name.endswith(B):
         return tensor
-    theirs = model.model_copy(update={"rope_layout": "half_split"})
-    return reorder_rows(adapted_weight(name), tensor, theirs, model.rope_layout)
+    peft_model = model.model_copy(update={"rope_layout": "half_split"})
+    return reorder_rows(adapted_weight(name), tensor, peft_model, model.rope_layout)

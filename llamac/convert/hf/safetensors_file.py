@@ -1,8 +1,8 @@
 """Read and write safetensors files by offsets, with one tensor in memory at a time.
 
-A file has a length (8 bytes, little-endian), a JSON header of that length with dtype, shape and
+A file consists of a header length (8 bytes, little-endian), a JSON header with dtype, shape and
 data_offsets of each tensor, and the tensors without gaps. The safetensors library maps whole files
-or keeps all written tensors in memory, which would grow with the model.
+and keeps all written tensors in memory, so its memory use would grow with the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import Stored, blocks_of, raw, read_ahead, read_at, write_all
+from llamac.convert.tensors import Stored, blocks_of, byte_view, read_ahead, read_at, write_all
 from llamac.convert.untrusted_files import json_object
 
 DTYPES = {
@@ -34,23 +34,26 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LARGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+MAX_HEADER_BYTES = 100_000_000  # bytes, as in the safetensors library
 
 
 def read_safetensors(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a file, not yet read. Raises ConversionError if it is damaged."""
+    """Return the tensors of a file by name, to be read lazily.
+
+    Raises ConversionError if the header is damaged or does not match the file's size.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(LARGEST_HEADER, size - 8):
+        if length > min(MAX_HEADER_BYTES, size - 8):
             raise ConversionError(
                 f"{path} is not a complete safetensors file: its header would have {length:,} "
                 f"bytes, but the file has {size:,}"
             )
         header = json_object(file.read(length), f"the header of {path}")
     header.pop("__metadata__", None)
-    data, spans, found = 8 + length, [], {}
+    data, spans, tensors = 8 + length, [], {}
     for name, entry in header.items():
         dtype, shape, (begin, end) = _entry(entry, f"{name} in {path}")
         if end - begin != torch.Size(shape).numel() * dtype.itemsize:
@@ -59,7 +62,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
                 f"in {dtype}"
             )
         spans.append((begin, end, name))
-        found[name] = _stored(path, name, dtype, shape, data + begin)
+        tensors[name] = _stored(path, name, dtype, shape, data + begin)
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
@@ -68,7 +71,7 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     if data + at != size:
         what = "was truncated" if data + at > size else "has more at its end"
         raise ConversionError(f"{path} {what}: {size:,} bytes, where its header says {data + at:,}")
-    return found
+    return tensors
 
 
 def _stored(
@@ -92,7 +95,10 @@ def _entry(entry: Any, where: str) -> tuple[torch.dtype, tuple[int, ...], tuple[
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """Write a file in the order of the safetensors library: large dtypes first, then by name."""
+    """Write tensors to a new file, ordered as by the safetensors library.
+
+    Tensors with larger items come first, then by name. Two tensors are in memory at a time.
+    """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
@@ -110,4 +116,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Stored]) -> None:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor, values in read_ahead(tensors[name] for name in order):
             for block in blocks_of(values, tensor.dtype):
-                write_all(file, raw(block))
+                write_all(file, byte_view(block))

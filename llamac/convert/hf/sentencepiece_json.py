@@ -26,7 +26,7 @@ BPE = 2  # TrainerSpec.model_type; 1 is unigram
 
 
 class ScoredPiece(NamedTuple):
-    """A piece of the vocabulary; its kind is NORMAL, UNKNOWN or another."""
+    """A vocabulary entry. kind: SentencePiece's type of piece, such as NORMAL or CONTROL."""
 
     text: str
     score: float
@@ -35,7 +35,10 @@ class ScoredPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class SentencePiece:
-    """A SentencePiece model's pieces and rules of encoding. bos, eos: -1 where it has none."""
+    """Vocabulary and encoding options of a SentencePiece model.
+
+    bpe: BPE rather than unigram. bos, eos: token ids; -1 if the model has none.
+    """
 
     pieces: Sequence[ScoredPiece]
     bpe: bool
@@ -53,15 +56,18 @@ class SentencePiece:
 
 
 def parse(model: bytes) -> SentencePiece:
-    """Read a SentencePiece model. Raises ConversionError for what tokenizers cannot do."""
+    """Parse a SentencePiece model file.
+
+    Raises ConversionError for a kind of model that the tokenizers library cannot reproduce.
+    """
     pieces: list[ScoredPiece] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     for number, value, _ in fields(model):
         if number == PIECES:
-            one = _values(value)
-            score = struct.unpack("<f", one[2])[0] if 2 in one else 0.0
-            pieces.append(ScoredPiece(one[1].decode(), score, one.get(3, NORMAL)))
+            entry = _values(value)
+            score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
+            pieces.append(ScoredPiece(entry[1].decode(), score, entry.get(3, NORMAL)))
         elif number == TRAINER:
             trainer |= _values(value)
         elif number == NORMALIZER:
@@ -90,7 +96,7 @@ def parse(model: bytes) -> SentencePiece:
 
 
 def _values(message: bytes) -> dict[int, Any]:
-    """Return a protobuf's last value of each field: varints as integers, all else as bytes."""
+    """Return the last value of each protobuf field: varints as integers, others as bytes."""
     return {number: value for number, value, _ in fields(message)}
 
 
@@ -99,24 +105,30 @@ def _signed(value: int) -> int:
 
 
 def sentencepiece_json(model: SentencePiece, begin: Sequence[int] = ()) -> bytes:
-    """Return the tokenizer.json of a model. begin: ids to put before a text."""
+    """Return the contents of tokenizer.json for a SentencePiece model.
+
+    begin: ids that the tokenizer puts before a text.
+    """
     names = [piece.text for piece in model.pieces]
-    described = {
+    tokenizer_json = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": list(_added(model)),
         "normalizer": _normalizer(model),
         "pre_tokenizer": None,
-        "post_processor": begins(begin, names),
+        "post_processor": prefix_post_processor(begin, names),
         "decoder": _decoder(model),
         "model": _bpe(model) if model.bpe else _unigram(model),
     }
-    return json.dumps(described, ensure_ascii=False).encode()
+    return json.dumps(tokenizer_json, ensure_ascii=False).encode()
 
 
-def begins(begin: Sequence[int], names: Sequence[str]) -> dict[str, Any] | None:
-    """Return the post-processor that puts tokens before a text; None for no tokens."""
+def prefix_post_processor(begin: Sequence[int], names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the post-processor of tokenizer.json that puts tokens before a text.
+
+    begin: ids of these tokens; None is returned if it is empty. names: the vocabulary by id.
+    """
     if not begin:
         return None
     first = [{"SpecialToken": {"id": names[i], "type_id": 0}} for i in begin]

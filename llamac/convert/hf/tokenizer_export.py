@@ -1,4 +1,4 @@
-"""The tokenizer's files in Hugging Face's form, for a run or an import."""
+"""Tokenizer files in Hugging Face's format, for a run or an import."""
 
 from __future__ import annotations
 
@@ -6,52 +6,56 @@ import json
 from typing import Any
 
 from llamac.convert import untrusted_files
-from llamac.convert.hf.sentencepiece_json import begins, parse, sentencepiece_json
-from llamac.convert.hf.tokenizer_files import KEPT
+from llamac.convert.hf.sentencepiece_json import parse, prefix_post_processor, sentencepiece_json
+from llamac.convert.hf.tokenizer_files import TOKENIZER_FILE_NAMES
 from llamac.runtime.checkpoint.model_directory import ModelDirectory
 from llamac.runtime.tokenizers.tiktoken_file import special_token
 from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 
 def hf_files(opened: ModelDirectory) -> dict[str, bytes]:
-    """Return the tokenizer's files by name; none where there is no tokenizer.
+    """Return the contents of Hugging Face's tokenizer files by name.
 
-    An import's files are its source's, unchanged, plus tokenizer.json and tokenizer_config.json if
-    missing.
+    The result is empty for a model without a tokenizer. An import's own files are returned
+    unchanged; tokenizer.json and tokenizer_config.json are added where they are missing.
     """
     tokenizer = opened.tokenizer
     if tokenizer is None:
         return {}
-    found: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     if opened.imported:
-        paths = (opened.directory / name for name in KEPT)
-        found = {path.name: path.read_bytes() for path in paths if path.is_file()}
+        paths = (opened.directory / name for name in TOKENIZER_FILE_NAMES)
+        files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     elif is_sentencepiece(tokenizer):
-        found["tokenizer.model"] = tokenizer.model
-    if "tokenizer.json" not in found:
-        found["tokenizer.json"] = tokenizer_json(tokenizer, opened.begin)
-    if "tokenizer_config.json" not in found:
-        found["tokenizer_config.json"] = _config(tokenizer, opened)
-    return found
+        files["tokenizer.model"] = tokenizer.model
+    if "tokenizer.json" not in files:
+        files["tokenizer.json"] = tokenizer_json(tokenizer, opened.begin)
+    if "tokenizer_config.json" not in files:
+        files["tokenizer_config.json"] = _config(tokenizer, opened)
+    return files
 
 
 def is_sentencepiece(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer is a SentencePiece model, not one of the subclasses."""
     return type(tokenizer) is Tokenizer
 
 
 def tokenizer_json(tokenizer: Tokenizer, begin: tuple[int, ...]) -> bytes:
-    """Return a tokenizer.json that gives the tokenizer's ids, and puts `begin` before a text."""
+    """Return the contents of a tokenizer.json equivalent to `tokenizer`.
+
+    begin: ids that it puts before a text.
+    """
     if is_sentencepiece(tokenizer):
         return sentencepiece_json(parse(tokenizer.model), begin)
-    described = untrusted_files.json_object(tokenizer.model, "the tokenizer")
-    described.pop("eos", None)
+    table = untrusted_files.json_object(tokenizer.model, "the tokenizer")
+    table.pop("eos", None)
     names = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
-    added = [one for one in described.get("added_tokens") or () if one["id"] != tokenizer.eos]
+    added = [token for token in table.get("added_tokens") or () if token["id"] != tokenizer.eos]
     if tokenizer.eos >= 0:
         added.append(special_token(tokenizer.eos, names[tokenizer.eos]))
-    described["added_tokens"] = sorted(added, key=lambda one: one["id"])
-    described["post_processor"] = begins(begin, names)
-    return json.dumps(described, ensure_ascii=False).encode()
+    table["added_tokens"] = sorted(added, key=lambda token: token["id"])
+    table["post_processor"] = prefix_post_processor(begin, names)
+    return json.dumps(table, ensure_ascii=False).encode()
 
 
 def _config(tokenizer: Tokenizer, opened: ModelDirectory) -> bytes:

@@ -1,4 +1,4 @@
-"""Tokenizer files of a Hugging Face directory: those kept, and their BOS settings."""
+"""Read the tokenizer files of a Hugging Face directory: contents, chat template and BOS."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import Field
 
 from llamac.convert import untrusted_files
 from llamac.convert.errors import ConversionError
-from llamac.convert.typed_table import Table, TokenId, checked
+from llamac.convert.typed_table import Table, TokenId, validate_table
 from llamac.runtime.tokenizers.chat_template import CHAT_TEMPLATE
 
-KEPT = (
+TOKENIZER_FILE_NAMES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -24,20 +24,23 @@ KEPT = (
 )
 
 
-def passed_through(directory: Path) -> dict[str, bytes]:
-    """Return the tokenizer's files as they are, by name. Raises ConversionError."""
-    found = {}
-    for name in KEPT:
+def read_tokenizer_files(directory: Path) -> dict[str, bytes]:
+    """Return the contents of the directory's tokenizer files, by name.
+
+    Raises ConversionError for a file that is too large or leads out of the directory.
+    """
+    contents = {}
+    for name in TOKENIZER_FILE_NAMES:
         if (directory / name).exists():
-            path = untrusted_files.inside(directory, name)
-            if path.stat().st_size > untrusted_files.LARGEST_JSON:
+            path = untrusted_files.path_inside(directory, name)
+            if path.stat().st_size > untrusted_files.MAX_JSON_BYTES:
                 raise ConversionError(f"{path} is too large for a tokenizer's file")
-            found[name] = path.read_bytes()
-    return found
+            contents[name] = path.read_bytes()
+    return contents
 
 
 class NamedTemplate(Table):
-    """One of several chat templates."""
+    """A named chat template in tokenizer_config.json."""
 
     name: str
     template: str
@@ -51,43 +54,47 @@ class TokenizerConfig(Table):
 
 
 def chat_template_of(directory: Path, tokenizer: Mapping[str, bytes]) -> str | None:
-    """Return the chat template: a file of its own, or an entry of tokenizer_config.json.
+    """Return the chat template, or None if there is none.
 
-    Raises ConversionError.
+    It is chat_template.jinja, else the `chat_template` of tokenizer_config.json (of several, the
+    one named "default"). tokenizer: the tokenizer files by name. Raises ConversionError.
     """
     if (directory / CHAT_TEMPLATE).exists():
-        path = untrusted_files.inside(directory, CHAT_TEMPLATE)
+        path = untrusted_files.path_inside(directory, CHAT_TEMPLATE)
         return path.read_bytes().decode(errors="replace")
-    found = _configured(directory, tokenizer).chat_template
-    if isinstance(found, list):
-        return {one.name: one.template for one in found}.get("default")
-    return found
+    template = _tokenizer_config(directory, tokenizer).chat_template
+    if isinstance(template, list):
+        return {named.name: named.template for named in template}.get("default")
+    return template
 
 
-def begins_with(
+def hf_prefix_ids(
     directory: Path, tokenizer: Mapping[str, bytes], bos: int | None
 ) -> tuple[int, ...]:
-    """Return the ids that the tokenizer puts before a text. bos: bos_token_id of config.json.
+    """Return the ids that the tokenizer puts before a text.
 
+    tokenizer: the tokenizer files by name. bos: bos_token_id of config.json.
     Raises ConversionError.
     """
     first = () if bos is None else (bos,)
-    add_bos = _configured(directory, tokenizer).add_bos_token
+    add_bos = _tokenizer_config(directory, tokenizer).add_bos_token
     if add_bos is not None:
         return first if add_bos else ()
     if "tokenizer.json" in tokenizer:
         where = str(directory / "tokenizer.json")
-        described = untrusted_files.json_object(tokenizer["tokenizer.json"], where)
-        return tuple(_template_start(described.get("post_processor"), where))
+        table = untrusted_files.json_object(tokenizer["tokenizer.json"], where)
+        return tuple(_template_start(table.get("post_processor"), where))
     return first if "tokenizer.model" in tokenizer else ()
 
 
-def _configured(directory: Path, tokenizer: Mapping[str, bytes]) -> TokenizerConfig:
+def _tokenizer_config(directory: Path, tokenizer: Mapping[str, bytes]) -> TokenizerConfig:
     name = "tokenizer_config.json"
     if name not in tokenizer:
         return TokenizerConfig()
     where = str(directory / name)
-    return checked(TokenizerConfig, untrusted_files.json_object(tokenizer[name], where), where)
+    return validate_table(
+        TokenizerConfig, untrusted_files.json_object(tokenizer[name], where), where
+    )
 
 
 class SpecialTokens(Table):
@@ -97,7 +104,7 @@ class SpecialTokens(Table):
 
 
 class PostProcessor(Table):
-    """The part of a tokenizer's post-processor that adds tokens before a text."""
+    """A post-processor of tokenizer.json, as far as it adds tokens before a text."""
 
     type: str
     processors: list[PostProcessor] = Field(default_factory=list)
@@ -107,7 +114,7 @@ class PostProcessor(Table):
     def start(self) -> list[int]:
         """Return the ids of the special tokens before a single text."""
         if self.type == "Sequence":
-            return [i for one in self.processors for i in one.start()]
+            return [i for processor in self.processors for i in processor.start()]
         ids: list[int] = []
         for part in self.single if self.type == "TemplateProcessing" else ():
             if "SpecialToken" not in part:
@@ -120,6 +127,6 @@ def _template_start(processor: Any, where: str) -> list[int]:
     if processor is None:
         return []
     try:
-        return checked(PostProcessor, processor, f"{where}: post_processor").start()
+        return validate_table(PostProcessor, processor, f"{where}: post_processor").start()
     except (KeyError, TypeError) as error:
         raise ConversionError(f"{where}: its post_processor is damaged: {error!r}") from error

@@ -15,7 +15,7 @@ from llamac.convert.meta.meta_import import FIRST, SECOND, SPLIT, TABLE
 from llamac.convert.meta.pth import write_pth
 from llamac.convert.names import meta_name, reorder_rows
 from llamac.convert.tensors import Stored
-from llamac.convert.trained import TrainedModel
+from llamac.convert.trained_model import TrainedModel
 from llamac.runtime.tokenizers.sentencepiece_file import begun_by
 from llamac.spec.model import Model
 
@@ -25,13 +25,15 @@ META = {**LLAMA, "bias": False, "qk_norm": False, "sliding_window": None}
 def write_meta(
     trained: TrainedModel, directory: Path, dtype: torch.dtype | None, parts: int
 ) -> None:
-    """Write every file of a Meta checkpoint for `parts` model-parallel ranks into `directory`.
+    """Write every file of a Meta checkpoint into `directory`.
 
+    dtype: dtype of the written weights; None keeps the checkpoint's.
+    parts: number of model-parallel ranks, each with a consolidated.NN.pth.
     Raises ConversionError for a [model] that Meta's code cannot run or split into `parts`.
     """
     model, tokenizer = trained.spec.model, trained.opened.tokenizer
     _require_llama(model, parts)
-    own = trained.opened.tokenizer_file if trained.opened.imported else None
+    source_tokenizer = trained.opened.tokenizer_file if trained.opened.imported else None
     tiktoken = tokenizer is not None and not is_sentencepiece(tokenizer)
     tensors = {
         name: reorder_rows(name, tensor, model, "interleaved")
@@ -46,12 +48,12 @@ def write_meta(
         }
         write_pth(directory / f"consolidated.{rank:02d}.pth", stored)
     if tokenizer is not None and is_sentencepiece(tokenizer):
-        bos, own_model = trained.opened.bos, tokenizer.model
+        bos, sentencepiece = trained.opened.bos, tokenizer.model
         if bos not in (None, tokenizer.bos):  # Meta's code puts the file's BOS before every text
-            own_model = begun_by(own_model, tokenizer.piece(bos))
-        (directory / "tokenizer.model").write_bytes(own_model)
-    elif own is not None and own.name == "tokenizer.model":  # Llama 3's, as it came
-        (directory / "tokenizer.model").write_bytes(own.read_bytes())
+            sentencepiece = begun_by(sentencepiece, tokenizer.piece(bos))
+        (directory / "tokenizer.model").write_bytes(sentencepiece)
+    elif source_tokenizer is not None and source_tokenizer.name == "tokenizer.model":  # Llama 3's
+        (directory / "tokenizer.model").write_bytes(source_tokenizer.read_bytes())
     elif tokenizer is not None:
         (directory / "tokenizer.json").write_bytes(tokenizer.model)
     text = json.dumps(_params(model), indent=2) + "\n"
@@ -59,10 +61,10 @@ def write_meta(
 
 
 def _require_llama(model: Model, parts: int) -> None:
-    for key, wanted in META.items():
-        if (found := getattr(model, key)) != wanted:
+    for key, required in META.items():
+        if (actual := getattr(model, key)) != required:
             raise ConversionError(
-                f"Meta's code does not support model.{key} = {found!r}: use --format hf"
+                f"Meta's code does not support model.{key} = {actual!r}: use --format hf"
             )
     if model.head_dim * model.n_heads != model.dim:
         raise ConversionError(
@@ -113,10 +115,10 @@ def _params(model: Model) -> dict[str, Any]:
         params["rope_theta"] = model.rope_theta
     if (scaling := model.rope_scaling) is not None and scaling.kind == "llama3":
         params["use_scaled_rope"] = True
-        usual = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        defaults = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         names = {"factor": "rope_scaling_factor", "original_context": "rope_original_context"}
-        for key, value in (usual | {"original_context": 8192}).items():
-            if getattr(scaling, key) != value:  # Meta's code has the usual ones built in
+        for key, value in (defaults | {"original_context": 8192}).items():
+            if getattr(scaling, key) != value:  # the defaults are built into Meta's code
                 params[names.get(key, f"rope_{key}")] = getattr(scaling, key)
     return params
 
@@ -124,16 +126,16 @@ def _params(model: Model) -> dict[str, Any]:
 def _ffn_params(model: Model) -> dict[str, Any]:
     """Return the parameters of Meta's rule (8/3 of dim, times a factor, rounded up) for ffn_dim."""
     rows = int(2 * (4 * model.dim) / 3)
-    if _rounded(rows, model.multiple_of) == model.ffn_dim:
+    if _round_up(rows, model.multiple_of) == model.ffn_dim:
         return {"multiple_of": model.multiple_of}
     power = model.ffn_dim & -model.ffn_dim  # the largest power of two that divides it
     multiple = min(power, 4096)
     for digits in range(1, 12):
         factor = round(model.ffn_dim / rows, digits)
-        if _rounded(int(factor * rows), multiple) == model.ffn_dim:
+        if _round_up(int(factor * rows), multiple) == model.ffn_dim:
             return {"multiple_of": multiple, "ffn_dim_multiplier": factor}
     return {"multiple_of": model.ffn_dim}
 
 
-def _rounded(rows: int, multiple: int) -> int:
+def _round_up(rows: int, multiple: int) -> int:
     return multiple * -(-rows // multiple)

@@ -1,4 +1,4 @@
-"""Import Meta's checkpoints: params.json and one consolidated.NN.pth a model-parallel rank."""
+"""Import Meta's checkpoints: params.json and one consolidated.NN.pth per model-parallel rank."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llamac.convert.meta.pth import read_pth
 from llamac.convert.model_source import ForeignModel, Shapes
 from llamac.convert.names import meta_name
 from llamac.convert.tensors import Stored, require_tensors
-from llamac.convert.typed_table import Number, Size, Table, checked
+from llamac.convert.typed_table import Number, Size, Table, validate_table
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tiktoken_file import is_tiktoken
 from llamac.runtime.tokenizers.tokenizer import TokenizerError
 
 FIRST, SECOND = 0, 1
-SPLIT = {  # the dim that model-parallel ranks share (llama/model.py); norms are whole on each
+SPLIT = {  # the dim that model-parallel ranks split (llama/model.py); norms are replicated
     "attention.wq": FIRST,
     "attention.wk": FIRST,
     "attention.wv": FIRST,
@@ -38,7 +38,7 @@ LLAMA3 = (128_000, (128_001, 128_008, 128_009))  # BOS; end of text, of a messag
 
 
 class Params(Table):
-    """params.json: the arguments of Meta's model. Unknown ones are refused."""
+    """Contents of params.json, the arguments of Meta's model. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -61,7 +61,7 @@ class Params(Table):
 
     @property
     def context(self) -> int:
-        """Return the context length, which published models' files lack, by their settings."""
+        """Return the context length; if params.json lacks it, that of the published model."""
         if self.max_seq_len:
             return self.max_seq_len
         if self.use_scaled_rope:
@@ -70,7 +70,10 @@ class Params(Table):
 
     @property
     def ffn_dim(self) -> int | None:
-        """Return the width by Meta's rule: 8/3 of dim, times a factor, rounded up."""
+        """Return the FFN width by Meta's rule: 8/3 · dim · ffn_dim_multiplier, rounded up.
+
+        None if params.json has no multiple_of.
+        """
         if self.multiple_of is None:
             return None
         rows = int((self.ffn_dim_multiplier or 1.0) * int(2 * (4 * self.dim) / 3))
@@ -78,21 +81,24 @@ class Params(Table):
 
 
 def open_meta(directory: Path) -> ForeignModel:
-    """Return the model in a directory of Meta's format. Raises ConversionError."""
-    where = untrusted_files.inside(directory, "params.json")
-    params = checked(Params, untrusted_files.read_json(where), str(where))
+    """Open a directory of Meta's format, without reading its weights.
+
+    Raises ConversionError if files are missing, damaged or of an unsupported model.
+    """
+    where = untrusted_files.path_inside(directory, "params.json")
+    params = validate_table(Params, untrusted_files.read_json(where), str(where))
     paths = [
-        untrusted_files.inside(directory, p.name)
+        untrusted_files.path_inside(directory, p.name)
         for p in sorted(directory.glob("consolidated.*.pth"))
     ]
     if not paths:
         raise ConversionError(f"{directory} has no consolidated.00.pth")
     if [path.name for path in paths] != [f"consolidated.{n:02d}.pth" for n in range(len(paths))]:
         raise ConversionError(f"{directory} lacks one of its consolidated.NN.pth files")
-    parts = [_named(path) for path in paths]
+    parts = [_read_part(path) for path in paths]
     tokenizer = {}
     if (directory / "tokenizer.model").exists():
-        tokenizer["tokenizer.model"] = untrusted_files.inside(
+        tokenizer["tokenizer.model"] = untrusted_files.path_inside(
             directory, "tokenizer.model"
         ).read_bytes()
     tiktoken = is_tiktoken(tokenizer.get("tokenizer.model", b""))
@@ -114,26 +120,27 @@ def open_meta(directory: Path) -> ForeignModel:
 
 
 def _bos_and_eos(path: Path) -> tuple[int | None, tuple[int, ...]]:
-    """Return the ids that a SentencePiece model names, as far as it does."""
+    """Return (BOS id or None, EOS ids) of a SentencePiece model."""
     try:
-        found = load_tokenizer_file(path)
+        tokenizer = load_tokenizer_file(path)
     except TokenizerError as error:
         raise ConversionError(str(error)) from error
-    return found.bos if found.bos >= 0 else None, (found.eos,) if found.eos >= 0 else ()
+    bos = tokenizer.bos if tokenizer.bos >= 0 else None
+    return bos, (tokenizer.eos,) if tokenizer.eos >= 0 else ()
 
 
-def _named(path: Path) -> dict[str, Stored]:
-    """Return a file's tensors without `rope.freqs` of older files, which is recomputed."""
+def _read_part(path: Path) -> dict[str, Stored]:
+    """Return a file's tensors, without the `rope.freqs` of older files, which is recomputed."""
     return {name: tensor for name, tensor in read_pth(path).items() if name != "rope.freqs"}
 
 
 def _model_of(params: Params, parts: Sequence[Mapping[str, Stored]], where: Path) -> dict[str, Any]:
     first = parts[0]
-    whole = {name: first.get(meta_name(name)) for name in (TABLE, "layers.0.feed_forward.w1")}
-    for name, tensor in whole.items():
+    required = {name: first.get(meta_name(name)) for name in (TABLE, "layers.0.feed_forward.w1")}
+    for name, tensor in required.items():
         if tensor is None or len(tensor.shape) != 2:
             raise ConversionError(f"consolidated.00.pth beside {where} lacks {meta_name(name)}")
-    table, w1 = whole[TABLE], whole["layers.0.feed_forward.w1"]
+    table, w1 = required[TABLE], required["layers.0.feed_forward.w1"]
     assert table is not None
     assert w1 is not None
     by_rows = table.shape[1] == params.dim
@@ -184,8 +191,8 @@ def _is_tied(parts: Sequence[Mapping[str, Stored]]) -> bool:
 def _tensors(
     parts: Sequence[Mapping[str, Stored]], shapes: Shapes, directory: Path
 ) -> dict[str, Stored]:
-    """Return the tensors joined from the ranks' parts; of replicas, the first is taken."""
-    dropped = {"output.weight"} if "output" not in shapes else set()
+    """Return the full tensors: the ranks' parts joined, or the first rank's copy of a replica."""
+    unused = {"output.weight"} if "output" not in shapes else set()
     joined: dict[str, Stored] = {}
     for name in parts[0]:
         copies = [part[name] for part in parts if name in part]
@@ -197,7 +204,7 @@ def _tensors(
             raise ConversionError(
                 f"{copies[0].where} has different shapes in other consolidated.NN.pth files"
             )
-        if name not in dropped:
+        if name not in unused:
             canonical = name.removesuffix(".weight")
             joined[name] = _joined(copies, _dim(canonical, copies[0], shapes))
     for part in parts[1:]:
@@ -210,8 +217,8 @@ def _tensors(
 def _dim(canonical: str, part: Stored, shapes: Shapes) -> int | None:
     """Return the dimension along which ranks split a tensor, or None for replicas."""
     if canonical == TABLE:
-        whole = shapes.get(TABLE, part.shape)
-        return SECOND if part.shape[0] == whole[0] else FIRST
+        shape = shapes.get(TABLE, part.shape)
+        return SECOND if part.shape[0] == shape[0] else FIRST
     stem = canonical.split(".", 2)[2] if canonical.startswith("layers.") else canonical
     return SPLIT.get(stem)
 

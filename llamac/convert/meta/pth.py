@@ -1,4 +1,4 @@
-"""Read and write files of torch.save by offsets, without executing code in them.
+"""Read and write files of torch.save by offsets, without executing code that they contain.
 
 Such a file is a ZIP archive, stored without compression: `data.pkl` describes the tensors, and
 `data/0`, `data/1`, … are their bytes, each with a CRC-32, which torch itself does not check.
@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._utils import _rebuild_tensor_v2
 
 from llamac.convert.errors import ConversionError
-from llamac.convert.tensors import BLOCK, Stored, blocks_of, raw, read_ahead, read_at
+from llamac.convert.tensors import BLOCK, Stored, blocks_of, byte_view, read_ahead, read_at
 
 HEADER = 30  # bytes of an entry before its name
 ZIP64 = 20  # bytes that zipfile adds to the header of an entry that may be large
@@ -39,7 +39,7 @@ ALIGNMENT = 64  # bytes to which torch aligns tensors
 
 @dataclass(frozen=True)
 class StorageBytes:
-    """Bytes of a torch storage within a file: offset and size in bytes, and their CRC-32."""
+    """Position of a torch storage in a file: offset and size in bytes, and its CRC-32."""
 
     path: Path
     offset: int
@@ -47,23 +47,24 @@ class StorageBytes:
     crc: int
 
     def check(self, name: str, data: Tensor | None = None) -> None:
-        """Compare the bytes with their CRC-32. data: all of them, if they have been read.
+        """Verify the CRC-32 of the bytes, reading them unless they are given.
 
-        Raises ConversionError, naming the tensor.
+        data: all bytes of the storage, if already read. Raises ConversionError, naming the tensor.
         """
-        found = 0 if data is None else zlib.crc32(raw(data))
+        crc = 0 if data is None else zlib.crc32(byte_view(data))
         for begin in range(0, self.size if data is None else 0, BLOCK):
             shape = [min(BLOCK, self.size - begin)]
             block = read_at(self.path, self.offset + begin, torch.uint8, shape)
-            found = zlib.crc32(raw(block), found)
-        if found != self.crc:
+            crc = zlib.crc32(byte_view(block), crc)
+        if crc != self.crc:
             raise ConversionError(f"{name} in {self.path} is damaged: it does not match its CRC-32")
 
 
 def read_pth(path: Path) -> dict[str, Stored]:
-    """Return the tensors of a state dict in a file of torch.save, not yet read.
+    """Return the tensors of a saved state dict by name, to be read lazily.
 
-    Raises ConversionError if it is damaged, or holds anything but tensors by name.
+    path: file written by torch.save (1.6 or later). Raises ConversionError if it is damaged or
+    contains anything except tensors by name.
     """
     try:
         records = _records(path)
@@ -86,15 +87,15 @@ def read_pth(path: Path) -> dict[str, Stored]:
 def _reason(error: Exception) -> str:
     """Return torch's reason for refusing a file, without its advice to disable checks."""
     text = str(error)
-    if asked := re.search(r"GLOBAL (\S+)", text):
-        return f"it refers to {asked[1]}"
-    if told := re.search("WeightsUnpickler error: (.*)", text):
-        return told[1][:200]
+    if match := re.search(r"GLOBAL (\S+)", text):
+        return f"it refers to {match[1]}"
+    if match := re.search("WeightsUnpickler error: (.*)", text):
+        return match[1][:200]
     return (text.splitlines() or [type(error).__name__])[0][:200]
 
 
 def _records(path: Path) -> dict[int, StorageBytes]:
-    """Return the records of an archive by their offsets, all others checked.
+    """Return the storages of an archive by offset, and verify the CRC-32 of all other entries.
 
     Raises ConversionError, or zipfile's errors.
     """
@@ -103,7 +104,7 @@ def _records(path: Path) -> dict[int, StorageBytes]:
             f"{path} is damaged, truncated, or in the format before torch 1.6: if it is old, save "
             "it again with torch.save"
         )
-    found = {}
+    records = {}
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         entries = archive.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
@@ -118,8 +119,8 @@ def _records(path: Path) -> dict[int, StorageBytes]:
             header = file.read(HEADER)
             lengths = (int.from_bytes(header[n : n + 2], "little") for n in (26, 28))
             offset = entry.header_offset + HEADER + sum(lengths)
-            found[offset] = StorageBytes(path, offset, entry.file_size, entry.CRC)
-    return found
+            records[offset] = StorageBytes(path, offset, entry.file_size, entry.CRC)
+    return records
 
 
 def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: Tensor) -> Stored:
@@ -146,7 +147,10 @@ def _stored(path: Path, records: Mapping[int, StorageBytes], name: str, tensor: 
 
 
 def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
-    """Write a state dict as torch.save does, two tensors in memory at a time."""
+    """Write a state dict in the format of torch.save, with two tensors in memory at a time.
+
+    Names that map to the same tensor share one storage.
+    """
     unique = {id(tensor): tensor for tensor in tensors.values()}
     keys = {key: str(number) for number, key in enumerate(unique)}
     pickled = io.BytesIO()
@@ -164,7 +168,7 @@ def write_pth(path: Path, tensors: Mapping[str, Stored]) -> None:
             entry.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             with archive.open(entry, "w", force_zip64=True) as file:
                 for block in blocks_of(values, tensor.dtype):
-                    file.write(raw(block))
+                    file.write(byte_view(block))
 
 
 class _Pickler(pickle.Pickler):

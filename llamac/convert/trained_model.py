@@ -1,4 +1,4 @@
-"""Open a run or an import for export, with its weights not yet read."""
+"""Open a run or an import for export, with lazily read weights."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from llamac.runtime.checkpoint.same_settings import changed_keys
 from llamac.spec import Spec, load_spec
 from llamac.spec.finetune import Finetune
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model to export.
+    """A trained model to export.
 
-    tensors: by canonical name, in the row order of spec.model.rope_layout.
-    spec: of `tensors`, into which adapters are merged. adapters: the adapters alone; empty
-    if all weights were trained. finetune: the settings that trained them.
+    opened: its directory: checkpoint, tokenizer and import notes. spec: spec of the merged weights.
+    tensors: weights with adapters merged, by canonical name, in the row order of
+    spec.model.rope_layout.
+    adapters: the adapters by canonical name; empty if all weights were trained.
+    finetune: [finetune] settings of the run.
     """
 
     opened: ModelDirectory
@@ -40,16 +42,21 @@ class TrainedModel:
 
     @property
     def step(self) -> int:
+        """Return the number of optimizer steps in the checkpoint; 0 for an import."""
         return integrity.read_state(self.opened.checkpoint)["step"]
 
     def cast(self, dtype: torch.dtype | None) -> dict[str, Stored]:
-        """Return the tensors in `dtype`; None leaves each in its own."""
+        """Return the tensors with another declared dtype; None keeps the checkpoint's."""
         return {name: tensor.cast(dtype) for name, tensor in self.tensors.items()}
 
 
-def open_trained(run: Path, which: str, say: Say) -> TrainedModel:
-    """Open a run or an import with a complete checkpoint. Raises RunError."""
-    opened = open_model(run, which, say, need_tokenizer=not is_import(run))
+def open_trained(run: Path, which: str, log: Log) -> TrainedModel:
+    """Open a run or an import, without reading its weights.
+
+    which: checkpoint: a step, a path, or "newest". Raises RunError without a complete checkpoint,
+    ConversionError if it does not match spec.toml.
+    """
+    opened = open_model(run, which, log, need_tokenizer=not is_import(run))
     spec = load_spec(str(run / "spec.toml"))
     saved_model = integrity.read_state(opened.checkpoint)["curve"].get("model", {})
     if changed := changed_keys(saved_model, opened.spec["model"]):
