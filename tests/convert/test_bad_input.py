@@ -341,7 +341,7 @@ def test_a_stopped_export_leaves_nothing(error, format, bases, tmp_path, monkeyp
     def stopped(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("llamac.convert.weights._part", stopped)
+    monkeypatch.setattr("llamac.convert.weights._read_chunk", stopped)
     code = llamac("export", tmp_path / "run", "-o", tmp_path / "out", "--format", format)
     assert code == (130 if error is KeyboardInterrupt else 1)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
