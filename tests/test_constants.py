@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from llamac.runtime.data import input_files
+from llamac.runtime.data.sources import input_files
 from llamac.runtime.kernels import padding
 from llamac.spec import data, root
 from llamac.verify import reference

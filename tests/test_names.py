@@ -133,4 +133,6 @@ def test_no_two_functions_of_one_name_are_imported_by_it() -> None:
 def test_the_search_for_imports_finds_some() -> None:
     importers = imported()
     assert "llamac.passes.pass_list" in importers["llamac.passes.lower", "Lower"]
-    assert importers["llamac.runtime.data.parquet", "rows"] == ["llamac.runtime.data.records"]
+    assert importers["llamac.runtime.data.sources.parquet", "rows"] == [
+        "llamac.runtime.data.sources.records"
+    ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data.document import Document
-from llamac.runtime.data.decompress import package
+from llamac.runtime.data.sources.decompress import package
 from llamac.runtime.durable_files import NewFile
 from llamac.runtime.errors import RunError
 

@@ -21,9 +21,9 @@ from llamac.data.source_plan import CleaningPass, Part, SourcePlan
 from llamac.data.stages import build
 from llamac.data.state import locked
 from llamac.runtime.data.answer_tokens import read_supervised
-from llamac.runtime.data.input_files import PYTHON
-from llamac.runtime.data.skipped import EXAMPLES, Skipped
-from llamac.runtime.data.sources import documents
+from llamac.runtime.data.sources.input_files import PYTHON
+from llamac.runtime.data.sources.skipped import EXAMPLES, Skipped
+from llamac.runtime.data.sources.source_documents import documents
 from llamac.runtime.durable_files import note_or_nothing, write_note
 from llamac.runtime.errors import RunError, SourceError
 from llamac.spec.data import Source

@@ -16,7 +16,7 @@ from typing import Any
 from llamac.data.readers import checked_inputs
 from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.data_settings import source_settings
-from llamac.runtime.data.input_files import PYTHON, input_bytes, listing_of
+from llamac.runtime.data.sources.input_files import PYTHON, input_bytes, listing_of
 from llamac.spec.data import Source
 
 PART_BYTES = 256 << 20

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamac.data.document import Document, Filter, Rejected
 from llamac.data.readers import checked_inputs, reader_for
 from llamac.data.stages import build
-from llamac.runtime.data import sources
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.skipped import Skipped
+from llamac.runtime.data.sources.source_documents import documents
 from llamac.spec.data import CONVERSATIONS, Source
 
 
@@ -48,5 +48,5 @@ def filtered(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[D
 def texts(source: Source) -> Iterator[str]:
     """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
     if not source.cleaned and source.kind not in CONVERSATIONS:
-        return sources.documents(source.model_dump())
+        return documents(source.model_dump())
     return (document.text for document in filtered(stream_documents(source), filters(source)))

@@ -55,7 +55,8 @@ def runtime_files(*sources: str) -> list[str]:
         module = pending.pop()
         file = f"{module.replace('.', '/')}.py"
         if file not in needed:
-            needed |= {file, "__init__.py", str(PurePosixPath(file).parent / "__init__.py")}
+            packages = PurePosixPath(file).parents
+            needed |= {file, *(str(package / "__init__.py") for package in packages)}
             path = PACKAGE / "runtime" / file
             if path.with_suffix(".cpp").exists():
                 needed.add(str(PurePosixPath(file).with_suffix(".cpp")))

@@ -14,8 +14,8 @@ from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.results import TaskResult, standard_error
 from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
-from llamac.runtime.data.input_files import CONVERSATIONS
 from llamac.runtime.data.prepared import is_signed, load_manifest, token_ids
+from llamac.runtime.data.sources.input_files import CONVERSATIONS
 from llamac.runtime.data.token_streams import Concatenated, open_tokens
 from llamac.runtime.errors import RunError
 from llamac.runtime.kernels.padding import PADDING

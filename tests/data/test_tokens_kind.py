@@ -11,8 +11,8 @@ import pytest
 from llamac.cli import main
 from llamac.data.readers import tokens as reader
 from llamac.data.tokenization.token_formats import FORMATS
-from llamac.runtime.data.input_files import file_list, input_bytes
 from llamac.runtime.data.prepared import load_manifest
+from llamac.runtime.data.sources.input_files import file_list, input_bytes
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import EOS, train_tokenizer
 

@@ -68,7 +68,7 @@ def _file(at: Path, path: str | None, what: str) -> Iterator[Problem]:
 
 def _inputs(at: Path, source: Source) -> Iterator[Problem]:
     from llamac.data.readers import named_inputs
-    from llamac.runtime.data.conversations import check_inputs
+    from llamac.runtime.data.sources.conversations import check_inputs
     from llamac.runtime.errors import InputError, SourceError
 
     found, whole = list[str](), True

@@ -10,7 +10,7 @@ import codecs
 import re
 from collections.abc import Iterator
 
-from llamac.runtime.data.decompress import package
+from llamac.runtime.data.sources.decompress import package
 
 HEAD_BYTES = 4096  # bytes in which a page must declare its encoding; the standard says 1024
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from llamac.data.formats.charsets import charset_of
 from llamac.data.formats.sniff import CONTROLS, HEAD_BYTES, is_binary
-from llamac.runtime.data.decompress import package
+from llamac.runtime.data.sources.decompress import package
 
 HEADER_BYTES = 1 << 16
 BODY_BYTES = 1 << 24  # largest decoded body; the rest of a decompression bomb is dropped

@@ -7,8 +7,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamac.runtime.data.decompress import decompressed, stem, stream
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.decompress import decompressed, stem, stream
+from llamac.runtime.data.sources.skipped import Skipped
 
 ENTRY_BYTES = 1 << 24  # longest file: longer ones are data, not written text
 HEADER_BYTES = 1 << 20  # longest name or extended header of a tar member

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from llamac.data.formats.http import HEADER_BYTES, headers
-from llamac.runtime.data.decompress import CHUNK_BYTES
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.decompress import CHUNK_BYTES
+from llamac.runtime.data.sources.skipped import Skipped
 
 RECORD_BYTES = 1 << 24  # longest page: Common Crawl cuts pages at 1 or 5 MB
 _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")

@@ -19,10 +19,10 @@ from typing import get_args
 from llamac.data.document import Document
 from llamac.data.formats import wikitext
 from llamac.data.readers import files
-from llamac.runtime.data.conversations import check_inputs
-from llamac.runtime.data.decompress import stem
-from llamac.runtime.data.input_files import RECORDS, file_list, unknown_name
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.conversations import check_inputs
+from llamac.runtime.data.sources.decompress import stem
+from llamac.runtime.data.sources.input_files import RECORDS, file_list, unknown_name
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import SourceError, naming
 from llamac.spec.data import CONVERSATIONS, PYTHON, Source
 

@@ -23,9 +23,9 @@ from llamac.data.formats.sniff import CONTROLS
 from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
 from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
-from llamac.runtime.data.decompress import stem
-from llamac.runtime.data.records import accepted
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.decompress import stem
+from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 SOURCES = (".tex", ".ltx", ".latex", ".rnw", ".rtex", ".snw")

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from llamac.data.document import Document
 from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.trees import entries
-from llamac.runtime.data.decompress import stem
-from llamac.runtime.data.records import accepted
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.decompress import stem
+from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".txt", ".md", ".text", ".tar", ".tgz")

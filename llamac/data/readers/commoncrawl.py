@@ -13,9 +13,9 @@ from llamac.data.formats.html import PAGE_BYTES, decode_page, page_text
 from llamac.data.formats.sniff import is_markup
 from llamac.data.formats.trees import files, is_tar, members
 from llamac.data.formats.warc import WarcRecord, arc_records, warc_records
-from llamac.runtime.data.decompress import stem, stream
-from llamac.runtime.data.records import accepted
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.decompress import stem, stream
+from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 WARC, ARC = (".warc", ".wet"), (".arc",)

@@ -1,4 +1,4 @@
-"""Read text files, JSON, CSV and parquet as documents, with `runtime.data.records`."""
+"""Read text files, JSON, CSV and parquet as documents, with `runtime.data.sources.records`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.runtime.data.input_files import format_of
-from llamac.runtime.data.records import read_file
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.input_files import format_of
+from llamac.runtime.data.sources.records import read_file
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.runtime.data.conversations import read_conversations
-from llamac.runtime.data.preference_records import preference_of
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.conversations import read_conversations
+from llamac.runtime.data.sources.preference_records import preference_of
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 

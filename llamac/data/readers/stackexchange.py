@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 from llamac.data.document import Document
 from llamac.data.formats.html import extract_text, parse_html
 from llamac.data.formats.xml import records
-from llamac.runtime.data.records import accepted
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".xml",)

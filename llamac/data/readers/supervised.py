@@ -1,6 +1,6 @@
 """Read supervised data as text, for training and comparing tokenizers.
 
-`runtime.data.conversations` reads the records. Preparation tokenises them with
+`runtime.data.sources.conversations` reads the records. Preparation tokenises them with
 `runtime.data.answer_tokens`, which says what of them is learned.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llamac.data.document import Document
-from llamac.runtime.data.conversations import conversation_of, read_conversations
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.conversations import conversation_of, read_conversations
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from llamac.data.document import Document
-from llamac.runtime.data.indexed_tokens import token_documents
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.indexed_tokens import token_documents
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import SourceError
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, TokenizerError

@@ -15,8 +15,8 @@ from llamac.data.document import Document
 from llamac.data.formats.wikis import NAMESPACES, REDIRECTS
 from llamac.data.formats.wikitext import plain
 from llamac.data.formats.xml import records, utf8_pieces
-from llamac.runtime.data.records import accepted
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.records import accepted
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.spec.data import Source
 
 ENDINGS = (".xml",)

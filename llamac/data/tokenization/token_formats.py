@@ -1,6 +1,6 @@
 """Export prepared data to Megatron-LM's .bin and .idx, or datatrove's .ds.
 
-`runtime.data.indexed_tokens` reads these formats and documents their layout.
+`runtime.data.sources.indexed_tokens` reads these formats and documents their layout.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from llamac.runtime.data.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.data.packing import document_lengths
 from llamac.runtime.data.prepared import SPLITS, is_signed, load_manifest
+from llamac.runtime.data.sources.indexed_tokens import DTYPES, HEADER, MAGIC
 from llamac.runtime.durable_files import NewFile, whole
 
 FORMATS = ("megatron", "datatrove")

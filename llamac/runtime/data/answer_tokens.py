@@ -28,15 +28,15 @@ from ..tokenizers.chat_template import (
 )
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer
-from .conversations import (
+from .sources.conversations import (
     Conversation,
     MalformedRecord,
     conversation_of,
     read_conversations,
 )
-from .input_files import file_list
-from .preference_records import Preference, preference_of
-from .skipped import Skipped
+from .sources.input_files import file_list
+from .sources.preference_records import Preference, preference_of
+from .sources.skipped import Skipped
 
 ALPACA = "alpaca"  # names the template below
 ALPACA_TEMPLATE = """\

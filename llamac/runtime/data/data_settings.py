@@ -8,9 +8,9 @@ from typing import Any
 from ..errors import SourceError
 from ..tokenizers.chat_template import CHAT_TEMPLATE
 from .answer_tokens import chat_settings
-from .input_files import PYTHON, input_fingerprint, needs_cleaning
 from .prepare_job import PrepareJob
 from .prepared import NAME
+from .sources.input_files import PYTHON, input_fingerprint, needs_cleaning
 from .vocabulary import given_tokenizer
 
 FORMAT = 1  # of the directory: a change of it makes older directories a mismatch

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..kernels.padding import PADDING, toggle_loss
-from .input_files import CONVERSATIONS
 from .prepared import token_dtype
+from .sources.input_files import CONVERSATIONS
 
 Progress = Callable[[str, int], None]  # (what is being done, bytes of text done so far)
 

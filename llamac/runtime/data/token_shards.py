@@ -27,9 +27,7 @@ from .answer_tokens import (
     supervised_documents,
     write_chat_template,
 )
-from .conversations import check_source
 from .data_settings import changed_settings, input_fingerprints, settings_of
-from .input_files import CONVERSATIONS, needs_cleaning
 from .prepare_job import PrepareJob, Progress, silent
 from .prepared import (
     SPLITS,
@@ -41,8 +39,10 @@ from .prepared import (
     token_ids,
     verify_once,
 )
-from .skipped import Skipped
-from .sources import documents
+from .sources.conversations import check_source
+from .sources.input_files import CONVERSATIONS, needs_cleaning
+from .sources.skipped import Skipped
+from .sources.source_documents import documents
 from .vocabulary import Unknown, say_lost, tokenizer_of, train_on_sources
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def prepare(
 ) -> dict[str, Any]:
     """Tokenise the sources into shards under `directory`; return the manifest.
 
-    sources: `[[data.source]]` tables (see `sources.documents`) with `name` and `share`.
+    sources: `[[data.source]]` tables (see `source_documents.documents`) with `name` and `share`.
     tokenizer: `path` of a SentencePiece model, or `kind` and `train_bytes` to train one.
     validation: fraction of documents held out, chosen by a hash of the document, so that equal
     documents fall on the same side and no document moves when others are added.

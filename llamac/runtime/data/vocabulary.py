@@ -18,8 +18,8 @@ from ..tokenizers.tokenizer import (
     training_lines,
 )
 from .prepare_job import PrepareJob
-from .skipped import Skipped
-from .sources import documents
+from .sources.skipped import Skipped
+from .sources.source_documents import documents
 
 UNKNOWN_SHARE = 0.01  # largest fraction of a source's tokens that may be the unknown piece
 ENOUGH = 1 << 20  # tokens after which the fraction is first checked

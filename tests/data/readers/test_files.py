@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from llamac.data.readers import KINDS, reader_for
-from llamac.runtime.data.records import PART_BYTES
+from llamac.runtime.data.sources.records import PART_BYTES
 from llamac.runtime.errors import SourceError
 from llamac.spec.data import CONVERSATIONS
 from tests.data.readers import read, write

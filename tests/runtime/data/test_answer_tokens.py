@@ -12,9 +12,9 @@ import pytest
 from llamac.runtime.checkpoint.load_run import chat_of
 from llamac.runtime.data import answer_tokens
 from llamac.runtime.data.answer_tokens import AnswerEncoder, chat_settings
-from llamac.runtime.data.conversations import MalformedRecord, conversation_of
 from llamac.runtime.data.mixture import Mixture
 from llamac.runtime.data.packing import pack
+from llamac.runtime.data.sources.conversations import MalformedRecord, conversation_of
 from llamac.runtime.data.token_shards import PreparedDataMismatch, prepare, token_counts
 from llamac.runtime.errors import SourceError
 from llamac.runtime.kernels.padding import PADDING, toggle_loss

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from llamac.runtime.data.answer_tokens import AnswerEncoder, ChatSettings, supervised_documents
-from llamac.runtime.data.conversations import MalformedRecord
-from llamac.runtime.data.preference_records import preference_of
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.conversations import MalformedRecord
+from llamac.runtime.data.sources.preference_records import preference_of
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import InputError
 from llamac.runtime.kernels.padding import PADDING
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
@@ -132,7 +132,7 @@ def test_bad_lines_are_counted_and_named_and_not_stored(
 
 
 def test_a_file_without_the_fields_is_an_error(tmp_path: Path) -> None:
-    from llamac.runtime.data.conversations import check_inputs
+    from llamac.runtime.data.sources.conversations import check_inputs
 
     path = write_lines(tmp_path / "chats.jsonl", [{"messages": [QUESTION, TWO]}])
     with pytest.raises(InputError, match="has no chosen and rejected; it has messages"):

@@ -11,7 +11,7 @@ import codecs
 import re
 from functools import lru_cache
 
-from llamac.runtime.data.decompress import package
+from llamac.runtime.data.sources.decompress import package
 
 FILE_CHARS = 1 << 18  # a longer file contains more than a licence
 TAG_WITHIN = 5000  # characters at the top of a file that may name its licence

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from llamac.runtime.data.conversations import (
+from llamac.runtime.data.sources.conversations import (
     MalformedRecord,
     check_source,
     conversation_of,
     read_conversations,
 )
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import InputError
 from tests.chats import write_lines
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 from .decompress import SUFFIXES, stem
 
 PYTHON = ("python-docs", "python-source")  # kinds that come with Python, without files of their own

@@ -18,12 +18,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from llamac.runtime.data import decompress, records
-from llamac.runtime.data import input_files as inputs
-from llamac.runtime.data.conversations import check_source
-from llamac.runtime.data.input_files import file_list
-from llamac.runtime.data.records import Record, read_file
-from llamac.runtime.data.skipped import Skipped
+from llamac.runtime.data.sources import decompress, records
+from llamac.runtime.data.sources import input_files as inputs
+from llamac.runtime.data.sources.conversations import check_source
+from llamac.runtime.data.sources.input_files import file_list
+from llamac.runtime.data.sources.records import Record, read_file
+from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.errors import InputError
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {

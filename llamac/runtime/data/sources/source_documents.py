@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
+from ...errors import SourceError
 from .input_files import file_list
 from .records import read_file
 from .skipped import Skipped

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..errors import InputError, naming
+from ...errors import InputError, naming
 from .input_files import CONVERSATIONS, PYTHON, file_list
 from .records import check_field, fields_of, read_records
 from .skipped import Skipped

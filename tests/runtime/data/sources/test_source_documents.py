@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from llamac.runtime.data import decompress, records
-from llamac.runtime.data import sources as module
-from llamac.runtime.data.input_files import file_list, input_fingerprint
-from llamac.runtime.data.sources import Skipped, documents
+from llamac.runtime.data.sources import decompress, records
+from llamac.runtime.data.sources import source_documents as module
+from llamac.runtime.data.sources.input_files import file_list, input_fingerprint
+from llamac.runtime.data.sources.source_documents import Skipped, documents
 from llamac.runtime.errors import SourceError
 
 

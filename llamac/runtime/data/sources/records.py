@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ...errors import InputError
 from .decompress import LINE_BYTES, lines, utf8_chunks
 from .input_files import ENDINGS, format_of, unknown_name
 from .parquet import column_names, rows, whole_rows

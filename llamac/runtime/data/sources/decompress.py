@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-from ..errors import SourceError
+from ...errors import SourceError
 from .skipped import Skipped
 
 CHUNK_BYTES = 1 << 20
