@@ -63,9 +63,9 @@ def launch(
     run = output or Path("runs") / loaded.name
     print_status(f"building {loaded.name} into {run} …")
 
-    from llamac.emit.run_directory import bring_up_to_date
+    from llamac.emit.run_directory import update_run_directory
 
-    for word in bring_up_to_date(run, loaded, overwrite, partial(plan_json, loaded)):
+    for word in update_run_directory(run, loaded, overwrite, partial(plan_json, loaded)):
         print_status(word)
     sys.stdout.flush()
     raise typer.Exit(start(backend, loaded, run))

@@ -81,14 +81,14 @@ def train(
     if not (directory_of(loaded, run) / "manifest.json").is_file():
         load(spec, overrides, files=True)
 
-    from llamac.emit.run_directory import bring_up_to_date
+    from llamac.emit.run_directory import update_run_directory
 
-    def foresee(program: Program) -> str:
+    def make_plan(program: Program) -> str:
         if not anyway:
             require_memory(loaded, program)
         return plan_json(loaded, program)
 
-    for word in bring_up_to_date(run, loaded, overwrite, foresee):
+    for word in update_run_directory(run, loaded, overwrite, make_plan):
         print_status(word)
     _require_data(loaded, run)
     command = [*_started_by(loaded), str(run / "train.py"), "--resume", resume]

@@ -1,4 +1,4 @@
-"""Write an emitted directory, replacing only files that llamac wrote, each atomically."""
+"""Write emitted directories: each file atomically, replacing only files that llamac wrote."""
 
 from __future__ import annotations
 
@@ -28,19 +28,24 @@ MANIFEST = "MANIFEST.json"
 
 
 class BuildError(Exception):
-    """The directory cannot be written; the message says why and what to do."""
+    """The directory cannot be written. The message says why, and what to do."""
 
     exit_code = 2
 
 
-Foresee = Callable[[Program], str]
-"""Function that returns a Program's plan.json; passed in, since `emit` does not import `plan`."""
+MakePlan = Callable[[Program], str]
+"""Function that returns the text of plan.json for a Program; `emit` does not import `plan`."""
 
 
-def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None) -> dict[str, str]:
-    """Return the text of every emitted file by relative path; deterministic for a spec.
+def files_of(
+    spec: Spec, stages: Iterable[Stage], make_plan: MakePlan | None = None
+) -> dict[str, str]:
+    """Return the text of every file that is emitted for a spec, by relative path.
 
-    stages: of the spec's compilation, in order. foresee: None leaves plan.json out.
+    The same spec and llamac version give the same text.
+
+    stages: the Program after each pass, in order.
+    make_plan: function that returns plan.json; None emits no plan.json.
     """
     files: dict[str, str] = {}
     last = None
@@ -57,9 +62,9 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
     inference = compile_inference(spec)
     files["ir/inference.ir"] = print_program(inference)
     files["inference.py"] = render_inference(inference, holder)
-    files |= render_trainer(spec, planned=foresee is not None)
-    if foresee is not None:
-        files["plan.json"] = foresee(last.program)
+    files |= render_trainer(spec, has_plan=make_plan is not None)
+    if make_plan is not None:
+        files["plan.json"] = make_plan(last.program)
     files["spec.toml"] = spec.to_toml()
     programs = [text for name, text in files.items() if name.endswith(".py")]
     for name in runtime_files(*programs):
@@ -67,8 +72,8 @@ def files_of(spec: Spec, stages: Iterable[Stage], foresee: Foresee | None = None
     return files
 
 
-def is_for_show(name: str) -> bool:
-    """Return whether an emitted file is informational only: README.md, plan.json or ir/."""
+def is_informational(name: str) -> bool:
+    """Return whether an emitted file only informs, as README.md, plan.json and ir/ do."""
     return name in ("README.md", "plan.json") or name.startswith("ir/")
 
 
@@ -77,25 +82,27 @@ def write_directory(
 ) -> list[str]:
     """Write `files` (text by relative path) into `directory`, leaving other files untouched.
 
-    Returns one message per edited informational file, which is kept under another name. Raises
-    BuildError, before it writes anything, if llamac did not create the directory, or if another of
-    its files was edited since (unless `overwrite` is true).
+    An informational file that was edited is renamed first; the returned list has one message for
+    each. Files that an earlier build recorded and this one does not emit are deleted.
+
+    Raises BuildError, before writing anything, if llamac did not create the directory, or if
+    another of its files was edited since (unless `overwrite` is true).
     """
     recorded = _recorded(directory, overwrite)
     _refuse_links(directory, {*recorded, *files})
     _refuse_shadows(directory, {*recorded, *files})
     edited = _edited(directory, files, recorded)
     if not overwrite:
-        _refuse_edited(directory, [name for name in edited if not is_for_show(name)])
+        _refuse_edited(directory, [name for name in edited if not is_informational(name)])
     hashes = {name: _digest(text.encode()) for name, text in sorted(files.items())}
     manifest = {"llamac": llamac.__version__, "sha256": hashes}
     # Record old and new hashes first, so that an interrupted build can be repeated.
     if any(recorded.get(name) != [digest] for name, digest in hashes.items()):
         before = {name: sorted(set(known)) for name, known in sorted(recorded.items())}
         _replace(directory / MANIFEST, _json(manifest | {"replacing": before}))
-    shown = [name for name in edited if is_for_show(name)]
-    shown += ["ir"] * (directory / "ir").is_file()
-    backups = [_set_aside(directory / name) for name in shown]
+    informational = [name for name in edited if is_informational(name)]
+    informational += ["ir"] * (directory / "ir").is_file()
+    backups = [_set_aside(directory / name) for name in informational]
     for name, text in files.items():
         path = directory / name
         if not (path.is_file() and _digest(path.read_bytes()) == hashes[name]):
@@ -108,8 +115,8 @@ def write_directory(
     if (directory / MANIFEST).read_text(encoding="utf-8") != _json(manifest):
         _replace(directory / MANIFEST, _json(manifest))
     return [
-        f"{directory / name} had been edited or damaged; it is kept as {aside.name}"
-        for name, aside in zip(shown, backups, strict=True)
+        f"{directory / name} was edited or damaged; renamed to {new_path.name}"
+        for name, new_path in zip(informational, backups, strict=True)
     ]
 
 
@@ -219,7 +226,7 @@ def _edited(
     def is_edited(name: str) -> bool:
         path = directory / name
         if not path.is_file():
-            return path.is_dir() and is_for_show(name)
+            return path.is_dir() and is_informational(name)
         found = _digest(path.read_bytes())
         return found not in recorded.get(name, ()) and found != _digest(
             files.get(name, "").encode()
@@ -241,9 +248,9 @@ def _refuse_edited(directory: Path, edited: Sequence[str]) -> None:
 def _set_aside(path: Path) -> Path:
     """Rename a file (or a directory in its place) to a free name, and return that."""
     names = (path.with_name(f"{path.name}.edited{number or ''}") for number in itertools.count())
-    aside = next(name for name in names if not (name.exists() or name.is_symlink()))
-    path.rename(aside)
-    return aside
+    new_path = next(name for name in names if not (name.exists() or name.is_symlink()))
+    path.rename(new_path)
+    return new_path
 
 
 def _digest(data: bytes) -> str:

@@ -1,7 +1,7 @@
-"""Dry run: one step of the emitted model and optimizer as rank 0 of a fake process group.
+"""Dry run: one training step of the emitted code as rank 0 of a fake process group.
 
-Fake tensors hold no data, so a step of 65B on 2,048 ranks fits a laptop; the emitted model.py and
-runtime run op by op.
+Tensors are fake and hold no data, so that a step of 65B on 2,048 ranks fits on a laptop. The
+emitted model.py and runtime run op by op.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ from llamac.spec import Spec
 class Report:
     """Memory and communication of rank 0 in one training step.
 
-    ranks: number of all ranks. parameters: number of trained elements on rank 0; parameter_bytes:
-    their size in the compute dtype. state_bytes: optimizer state, master weights included.
-    micro_batches: per step. collectives: (kind, group size) → [calls, input bytes].
+    ranks: number of ranks of the run.
+    parameters: elements of rank 0's trained parameters; parameter_bytes: their bytes in the compute
+    dtype.
+    state_bytes: bytes of optimizer state on rank 0, master weights included.
+    micro_batches: micro-batches of rank 0 per step.
+    collectives: (kind, ranks of the group) → [calls, input bytes].
     """
 
     ranks: int
@@ -42,12 +45,12 @@ class Report:
     collectives: dict[tuple[str, int], list[int]] = field(default_factory=dict)
 
 
-class _Counting(TorchDispatchMode):
+class _CollectiveCounter(TorchDispatchMode):
     """Dispatch mode that counts functional and FSDP collectives by kind and group size."""
 
-    def __init__(self, report: Report, times: int) -> None:
+    def __init__(self, report: Report, repeats: int) -> None:
         super().__init__()
-        self.report, self.times = report, times
+        self.report, self.repeats = report, repeats
 
     def __torch_dispatch__(
         self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -55,10 +58,10 @@ class _Counting(TorchDispatchMode):
         namespace = op.namespace
         sends = not any(word in op.__name__ for word in ("wait", "recv"))
         if namespace in ("c10d", "_c10d_functional") and sends:
-            kind, size, moved = _described(op, args)
+            kind, size, moved = _collective_of(op, args)
             entry = self.report.collectives.setdefault((kind, size), [0, 0])
-            entry[0] += self.times
-            entry[1] += self.times * moved
+            entry[0] += self.repeats
+            entry[1] += self.repeats * moved
         return op(*args, **(kwargs or {}))
 
 
@@ -71,7 +74,7 @@ KINDS = {
 }
 
 
-def _described(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:
+def _collective_of(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:
     """Return a collective's kind, number of ranks and input bytes per rank."""
     name = op.__name__.lstrip("_")
     kind = next((kind for start, kind in KINDS.items() if start in name), name.partition(".")[0])
@@ -80,8 +83,8 @@ def _described(op: Any, args: tuple[Any, ...]) -> tuple[str, int, int]:
         return kind, group.size(), args[0].nbytes
     groups = [arg for arg in args if isinstance(arg, torch.ScriptObject)]
     size = dist.ProcessGroup.unbox(groups[0]).size() if groups else dist.get_world_size()
-    given = args[1] if kind in ("all_gather", "reduce_scatter") else args[0]
-    return kind, size, sum(tensor.nbytes for tensor in _tensors(given))
+    payload = args[1] if kind in ("all_gather", "reduce_scatter") else args[0]
+    return kind, size, sum(tensor.nbytes for tensor in _tensors(payload))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -93,10 +96,10 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def dry_run(spec: Spec, module: Any) -> Report:
-    """Run one step of rank 0 on fake tensors in a fake process group.
+    """Run one training step of rank 0 on fake tensors and return its memory and communication.
 
-    Returns its parameter, state and collective bytes. module: an imported emitted model.py; the
-    package `runtime` that is importable must be its own.
+    module: the imported model.py that was emitted for `spec`. The importable package `runtime` must
+    be the one emitted with it.
     """
     parallel = spec.parallel
     report = Report(parallel.ranks)
@@ -140,28 +143,28 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
     shape = (batch.micro_batch, batch.sequence_length)
     total = torch.zeros(())
     simulated = min(report.micro_batches, 1 + (mesh.degrees["pp"] > 1))  # the first and the last
-    times = [1] * simulated
+    repeats = [1] * simulated
     if report.micro_batches > simulated:
-        times.insert(simulated - 1, report.micro_batches - simulated)
-    for number, count in enumerate(times, 1):
-        last = number == len(times)
-        with _Counting(report, count):
+        repeats.insert(simulated - 1, report.micro_batches - simulated)
+    for number, count in enumerate(repeats, 1):
+        last = number == len(repeats)
+        with _CollectiveCounter(report, count):
             tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
             for model in models:
                 mesh.reduce_gradients(model, last or spec.parallel.reduces_each)
                 if mesh.fsdp_mesh and mesh.degrees["pp"] > 1:  # as PipelineStage has it
                     model.set_reshard_after_backward(last)
             if mesh.degrees["pp"] > 1:
-                _through(models, mesh, tokens)
+                _run_stages(models, mesh, tokens)
                 continue
             loss = models[0](tokens, labels)
             loss.backward()
             total += loss.detach()
-    with _Counting(report, 1):
+    with _CollectiveCounter(report, 1):
         optimizer.step(spec.optimizer.lr, total, torch.ones(()))
 
 
-def _through(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
+def _run_stages(models: list[Any], mesh: Any, tokens: torch.Tensor) -> None:
     """Run forward and backward of one micro-batch through rank 0's pipeline stages in turn.
 
     The transfers do not depend on the schedule's order. None of these stages is the last.

@@ -1,7 +1,7 @@
 """Generate readable Python source of a region's forward and backward functions.
 
-Each statement has a line of its own with the result's shape in a comment. Comments mark the
-attention and feed-forward halves and the values recomputed in the backward pass.
+Each statement is on a line of its own, with the result's shape in a comment. Comments also mark the
+attention and feed-forward halves of a block and the values recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from llamac.ir.types import TensorType
 
 RUNTIME = "llamac.runtime."
 PLAIN = Sizes()
-"""Sizes without named constants, so that numbers are written as literals."""
+"""Sizes without named constants: all numbers are written as literals."""
 
-OF_SEQUENCES = "Return the log-probability of each sequence's targets."
+SEQUENCES_PURPOSE = "Return the log-probability of each sequence's targets."
 PURPOSE = {
     "embed": "Map token ids to the residual stream.",
     "head": "Return the loss, summed over all targets.",
@@ -51,24 +51,29 @@ LAYER = "Run one layer on the residual stream."
 
 @dataclass(frozen=True)
 class Signature:
-    """Names of the arguments and results of a region's forward and backward function.
+    """Names of the arguments and results of a region's forward and backward functions.
 
-    The forward function takes `inputs` and returns `output`, then `saved`, the computed values of
-    the saved set. The backward function takes `cotangent` (the output's gradient), `restored` (the
-    forward inputs that it reads) and `saved`, and returns `gradients`: one per forward input, None
-    for an input without a gradient.
+        forward(*inputs) -> output, saved
+        backward(cotangent, *saved_inputs, *saved) -> gradients
+
+    saved: computed values of the saved set.
+    saved_inputs: inputs of the forward function that the backward function reads.
+    cotangent: gradient of `output`. gradients: one name per input, None if it has no gradient.
     """
 
     inputs: tuple[str, ...]
     output: str
     saved: tuple[str, ...]
     cotangent: str
-    restored: tuple[str, ...]
+    saved_inputs: tuple[str, ...]
     gradients: tuple[str | None, ...]
 
 
 def signature(region: Region) -> Signature:
-    """Return the names in the signatures of a region's functions."""
+    """Return the names of the arguments and results of a region's functions.
+
+    Without a backward graph only `inputs` and `output` are set.
+    """
     forward = region.forward.graph
     arguments = placeholders(forward, "input", "constant", "param")
     inputs = tuple(node.name for node in arguments)
@@ -82,7 +87,7 @@ def signature(region: Region) -> Signature:
         output=output,
         saved=tuple(name for name in region.saved if name not in inputs),
         cotangent=placeholders(backward, "cotangent")[0].name,
-        restored=tuple(
+        saved_inputs=tuple(
             name for name in inputs if name in {node.name for node in placeholders(backward)}
         ),
         gradients=tuple(
@@ -92,23 +97,23 @@ def signature(region: Region) -> Signature:
 
 
 def forward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_forward`. sizes: constants to write in place of numbers."""
+    """Return the source of the function `<region>_forward`, with `sizes` in place of numbers."""
     return _joined(source_lines(region, "forward", sizes))
 
 
 def backward_source(region: Region, sizes: Sizes = PLAIN) -> str:
-    """Return the source of `<region>_backward`. sizes: constants to write in place of numbers."""
+    """Return the source of the function `<region>_backward`, with `sizes` in place of numbers."""
     return _joined(source_lines(region, "backward", sizes))
 
 
 SourceLine = tuple[str, fx.Node | None]
-"""A line of source and the graph node from which it was generated, if any."""
+"""A line of source and the graph node that it was generated from, if any."""
 
 
 def source_lines(
     region: Region, direction: Literal["forward", "backward"], sizes: Sizes = PLAIN
 ) -> Iterator[SourceLine]:
-    """Yield (line, node or None) of a region's forward or backward function."""
+    """Yield the lines of a region's forward or backward function, with the node of each."""
     return (_forward_lines if direction == "forward" else _backward_lines)(region, sizes)
 
 
@@ -125,7 +130,7 @@ def _forward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     yield from _definition(f"{region.name}_forward", placeholders(graph), bool(sign.saved))
     yield f'    """{_purpose(region)}"""', None
     yield from _body(graph, forward_halves(region), frozenset(), sizes)
-    yield from _of(graph.output_node(), wrapped("return ", value))
+    yield from _with_node(graph.output_node(), wrap_statement("return ", value))
 
 
 def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
@@ -134,15 +139,15 @@ def _backward_lines(region: Region, sizes: Sizes) -> Iterator[SourceLine]:
     graph = region.backward.graph
     value = ", ".join(name for name in sign.gradients if name is not None)
     arguments = {node.name: node for node in placeholders(graph)}
-    order = [arguments[name] for name in (sign.cotangent, *sign.restored, *sign.saved)]
+    order = [arguments[name] for name in (sign.cotangent, *sign.saved_inputs, *sign.saved)]
     yield from _definition(f"{region.name}_backward", order, "," in value)
     yield f'    """Return the gradients of `{region.name}_forward`."""', None
     yield from _body(graph, backward_halves(region), recomputed_ops(graph), sizes)
-    yield from _of(graph.output_node(), wrapped("return ", value))
+    yield from _with_node(graph.output_node(), wrap_statement("return ", value))
 
 
 def functions_used(region: Region) -> Iterator[tuple[str, str]]:
-    """Yield (module below `runtime`, name) of each runtime function that the source calls."""
+    """Yield (module below `runtime`, name) of each runtime function that a region's code calls."""
     for module in filter(None, (region.forward, region.backward)):
         for node in ops_in(module.graph):
             if kernel := node.kwargs.get("kernel"):
@@ -167,18 +172,18 @@ def _runtime_module(op: Op, function: str) -> str:
 
 
 def runtime_imports(
-    regions: Iterable[Region], package: str, more: Iterable[tuple[str, str]] = ()
+    regions: Iterable[Region], package: str, extra: Iterable[tuple[str, str]] = ()
 ) -> Iterator[str]:
-    """Yield the import statements of all runtime functions that the regions' sources call.
+    """Yield the statements that import the runtime functions which the regions' sources call.
 
-    package: prefix of the modules: `runtime`, or `llamac.runtime`. more: further functions, as
-    `functions_used` yields them.
+    package: where the modules are, `runtime` or `llamac.runtime`.
+    extra: further functions to import, as `functions_used` yields them.
     """
     used: dict[str, set[str]] = {}
-    for module, function in chain(more, *map(functions_used, regions)):
+    for module, function in chain(extra, *map(functions_used, regions)):
         used.setdefault(module, set()).add(function)
     for module, functions in sorted(used.items()):
-        yield from wrapped(
+        yield from wrap_statement(
             f"from {package}.{module} import ", ", ".join(sorted(functions)), indent=0
         )
 
@@ -189,11 +194,11 @@ def _key(node: fx.Node) -> str:
 
 def _purpose(region: Region) -> str:
     if region.name == "head" and type_of(output_of(region.forward.graph)).shape:
-        return OF_SEQUENCES
+        return SEQUENCES_PURPOSE
     return PURPOSE.get(region.name, LAYER)
 
 
-def _of(node: fx.Node, lines: Iterable[str]) -> Iterator[SourceLine]:
+def _with_node(node: fx.Node, lines: Iterable[str]) -> Iterator[SourceLine]:
     return ((line, node) for line in lines)
 
 
@@ -216,7 +221,7 @@ def _body(
         if node in headings:
             yield from ([("", None)] if number else [])
             yield f"    # {headings[node]}", None
-        yield from _of(node, _statement(node, recomputed, sizes))
+        yield from _with_node(node, _statement(node, recomputed, sizes))
 
 
 def _statement(node: fx.Node, recomputed: frozenset[fx.Node], sizes: Sizes) -> Iterator[str]:
@@ -224,16 +229,16 @@ def _statement(node: fx.Node, recomputed: frozenset[fx.Node], sizes: Sizes) -> I
     names = ["_" if value is None else value.name for value in values]
     kinds = node.meta["type"]
     shapes = [shape(kind) for kind in ([kinds] if isinstance(kinds, TensorType) else kinds)]
-    alike = len(shapes) > 1 and len(set(shapes)) == 1
-    comment = "  # " + (f"{shapes[0]} each" if alike else ", ".join(shapes))
+    same_shape = len(shapes) > 1 and len(set(shapes)) == 1
+    comment = "  # " + (f"{shapes[0]} each" if same_shape else ", ".join(shapes))
     if node in recomputed and op_of(node).cost != "view":
         comment += ", recomputed"
     left, call = f"{', '.join(names)} = ", _expression(node, sizes)
     if len(names) > 1 and 4 + len(left) + call.find("(") >= WIDTH:
         yield from ("    (", *(f"        {name}," for name in names))
-        yield from wrapped(") = ", call, comment)
+        yield from wrap_statement(") = ", call, comment)
     else:
-        yield from wrapped(left, call, comment)
+        yield from wrap_statement(left, call, comment)
 
 
 def _expression(node: fx.Node, sizes: Sizes) -> str:
@@ -242,8 +247,8 @@ def _expression(node: fx.Node, sizes: Sizes) -> str:
     operands = ["None" if operand is None else str(operand) for operand in node.args]
     if op.emit is not None:
         return op.emit(*operands, **{key: _Source(value) for key, value in attributes.items()})
-    named = [f"{key}={python_literal(value)}" for key, value in attributes.items()]
-    return f"{op.eager.__name__}({', '.join(operands + named)})"
+    keywords = [f"{key}={python_literal(value)}" for key, value in attributes.items()]
+    return f"{op.eager.__name__}({', '.join(operands + keywords)})"
 
 
 class _Source:
@@ -259,11 +264,12 @@ class _Source:
         return python_literal(self.value)
 
 
-def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
-    """Yield `left` and `right` on one line or, if it is too long, on several as ruff formats it.
+def wrap_statement(left: str, right: str, comment: str = "", indent: int = 4) -> Iterator[str]:
+    """Yield `left + right` on one line, or on several in ruff's format if the line is too long.
 
-    left: up to and including `= ` or `return `. right: a call, a tuple without parentheses, or an
-    expression without commas. comment: with its `  # `. indent: spaces before the line.
+    left: the statement up to and including `= ` or `return `.
+    right: a call, a tuple without parentheses, or an expression without commas.
+    comment: comment of the statement, including `  # `. indent: spaces before the statement.
     """
     margin = " " * indent
     line = f"{margin}{left}{right}{comment}"
@@ -274,7 +280,7 @@ def wrapped(left: str, right: str, comment: str = "", indent: int = 4) -> Iterat
 
 
 def _split(left: str, right: str, comment: str, indent: int) -> Iterator[str]:
-    """Yield `left` and `right` on several lines; arguments as for `wrapped`."""
+    """Yield `left` and `right` on several lines; arguments as for `wrap_statement`."""
     margin = " " * indent
     opening = right.find("(") if right.endswith(")") and not right.startswith("(") else -1
     if "," in right[: max(opening, 0)]:  # the bracket belongs to a later element of a tuple
@@ -306,5 +312,5 @@ def _elements(text: str) -> Iterator[str]:
 
 
 def shape(kind: TensorType) -> str:
-    """Return a type's shape as comments show it: `[B, S, 256]`, or `scalar`."""
+    """Format a type's shape as in comments: `[B, S, 256]`, or `scalar`."""
     return f"[{', '.join(map(str, kind.shape))}]" if kind.shape else "scalar"

@@ -1,4 +1,4 @@
-"""Assign each op of a block to its attention or feed-forward half, for section comments."""
+"""Assign each op of a block to the attention or feed-forward half, for section comments."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llamac.ir.program import Region
 
 ATTENTION, FEED_FORWARD = "attention", "feed-forward"
 FEW = 4
-"""Minimum length of a section amid the other half: fewer ops were moved there by `overlap`."""
+"""Minimum length of a section inside the other half; `overlap` moves shorter runs of ops there."""
 
 
 def forward_halves(region: Region) -> dict[fx.Node, str]:
-    """Return the half of each op of a block's forward graph; empty for other regions.
+    """Map each op of a block's forward graph to its half; empty for other regions.
 
     An op belongs to the half whose parameter it reads, else to that of its operands.
     """
@@ -33,7 +33,7 @@ def forward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def backward_halves(region: Region) -> dict[fx.Node, str]:
-    """Return the half of each op of a block's backward graph; empty for other regions.
+    """Map each op of a block's backward graph to its half; empty for other regions.
 
     An op belongs to the half whose parameter it reads or differentiates, else to that of the
     forward value that it recomputes or differentiates, else to that of its operands.
@@ -59,10 +59,9 @@ def backward_halves(region: Region) -> dict[fx.Node, str]:
 
 
 def half_starts(halves: dict[fx.Node, str]) -> dict[fx.Node, str]:
-    """Return the nodes before which a section comment belongs, with the half's name.
+    """Map the first op of each section to the name of its half.
 
-    halves: the half of each op, in the graph's order. A few ops of the other half among many do not
-    begin a section.
+    A few ops of the other half among many do not start a section. halves: in the graph's order.
     """
     runs = [(half, list(run)) for half, run in groupby(halves, key=lambda node: halves[node])]
     first_nodes: dict[fx.Node, str] = {}

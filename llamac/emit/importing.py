@@ -1,4 +1,4 @@
-"""Import the modules of an emitted directory as a user's Python would."""
+"""Import emitted modules from their text."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from types import ModuleType
 from typing import Any
 
 # The emitted directory's own modules.
-ROOTS = ("model", "whole_model", "inference", "generate", "train", "runtime")
+EMITTED_MODULES = ("model", "whole_model", "inference", "generate", "train", "runtime")
 
 
 @contextmanager
-def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
-    """Context manager that imports an emitted module together with its `runtime` package.
+def import_emitted(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
+    """Context manager that imports an emitted module, together with its `runtime` package.
 
-    Modules of the same names that this process has already imported are restored at the end. The
-    module remains usable then, except for imports that it makes later.
+    On exit, modules of the same names that were imported before are put back into `sys.modules`.
+    The emitted module remains usable, except for imports that it makes later.
 
-    files: text of the emitted files by relative path. name: the module to import.
+    files: text of the emitted files by relative path. name: name of the module to import.
     """
     with TemporaryDirectory(prefix="llamac-emitted-") as directory:
         for file, text in files.items():
             path = Path(directory, file)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        aside = _take_modules()
+        previous = _take_modules()
         sys.path.insert(0, directory)
         importlib.invalidate_caches()
         try:
@@ -37,9 +37,9 @@ def imported(files: Mapping[str, str], name: str = "model") -> Iterator[Any]:
         finally:
             sys.path.remove(directory)
             _take_modules()
-            sys.modules.update(aside)
+            sys.modules.update(previous)
 
 
 def _take_modules() -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] in ROOTS]
+    names = [name for name in sys.modules if name.partition(".")[0] in EMITTED_MODULES]
     return {name: sys.modules.pop(name) for name in names}

@@ -1,11 +1,11 @@
-"""Generate inference.py: functions that produce text with a key-value cache."""
+"""Generate inference.py: functions that generate text with a key-value cache."""
 
 from __future__ import annotations
 
 import re
 
 import llamac
-from llamac.emit.functions import forward_source, runtime_imports, shape, wrapped
+from llamac.emit.functions import forward_source, runtime_imports, shape, wrap_statement
 from llamac.emit.model import rope_call
 from llamac.emit.python_source import environment
 from llamac.emit.sizes import Sizes
@@ -17,26 +17,26 @@ ORDER = ("embed", "prefill", "visible", "decode", "logits")
 
 
 def render_inference(program: Program, module: str = "model") -> str:
-    """Return the text of inference.py for a Program from the pass `cache`.
+    """Return the text of inference.py for a Program after the pass `cache`.
 
-    module: name of the emitted module whose Model holds the weights.
+    module: name of the emitted module that defines the Model with the weights.
     """
     regions, sizes = [program.regions[name] for name in ORDER], Sizes.of(program)
     sources = {region.name: forward_source(region, sizes) for region in regions}
     text = "\n".join(sources.values())
-    more = [("kernels.documents", "document_starts")] if program.eos is not None else []
+    extra = [("kernels.documents", "document_starts")] if program.eos is not None else []
     [head] = _packed(program, "logits")
     tied = head == "tok_embeddings"  # the embedding needs the plain layout
-    more += [("kernels.packed_linear", "pack_weight" if tied else "pack_weights")]
-    more += [("kernels.packed_linear", "pack_weights")] if tied else []
-    more += [("generate.compiled", "compile_step")]
+    extra += [("kernels.packed_linear", "pack_weight" if tied else "pack_weights")]
+    extra += [("kernels.packed_linear", "pack_weights")] if tied else []
+    extra += [("generate.compiled", "compile_step")]
     buffer = next(iter(program.buffers.values()), None)
-    more += [("kernels.rope", "rope_tables")] if buffer else []
+    extra += [("kernels.rope", "rope_tables")] if buffer else []
     named = {"N_KV_HEADS", "HEAD_DIM"} | {n for n in sizes.values if re.search(rf"\b{n}\b", text)}
     named |= {"EOS"} if program.eos is not None else set()
     named -= {"WINDOW"}  # model.py has no WINDOW if training's sequences are not longer
     own = f"from {module} import {', '.join([*sorted(named, key=str.lower), 'Model'])}"
-    imports = [*runtime_imports(regions, "runtime", more)]
+    imports = [*runtime_imports(regions, "runtime", extra)]
     imports.insert(0 if module < "runtime" else len(imports), own)
     values = {
         "name": program.name,
@@ -48,7 +48,7 @@ def render_inference(program: Program, module: str = "model") -> str:
         "sources": sources,
         "calls": {name: _call(program, name) for name in ("embed", "visible", "logits")},
         "tables": {name: _tables(program, name) for name in ("prefill", "decode")},
-        "packed": list(wrapped("", _pack_call(_packed(program, "decode")), indent=8)),
+        "packed": list(wrap_statement("", _pack_call(_packed(program, "decode")), indent=8)),
         "tied": tied,
         "learned": "pos_embeddings" in program.parameters,
         "rope": buffer and list(rope_call(dict(buffer.arguments), sizes, "length")),

@@ -1,4 +1,4 @@
-"""Generate model.py: the regions' functions and the nn.Module that chains them."""
+"""Generate model.py: the regions' functions, and the nn.Module that calls them in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamac.emit.functions import (
     shape,
     signature,
     source_lines,
-    wrapped,
+    wrap_statement,
 )
 from llamac.emit.python_source import WIDTH, environment, python_literal
 from llamac.emit.sizes import Sizes
@@ -29,7 +29,7 @@ from llamac.runtime.kernels.padding import PADDING
 def render_model(program: Program, fsdp: bool = False) -> str:
     """Return the text of model.py for a Program after the last pass.
 
-    fsdp: whether FSDP will wrap its layers.
+    fsdp: whether the trainer wraps the model's layers with FSDP.
     """
     blocks = list(dict.fromkeys(program.layers))
     order = [
@@ -83,9 +83,10 @@ def render_model(program: Program, fsdp: bool = False) -> str:
 
 
 def node_lines(program: Program, source: str, sizes: Sizes) -> dict[int, fx.Node]:
-    """Return the node from which each line of a Python source was generated, by number from 1.
+    """Map each line number of a generated source, from 1, to the node that the line computes.
 
-    source: the text of `render_model`, or another with the regions' functions. sizes: as there.
+    source: text that contains the regions' functions, such as model.py.
+    sizes: the named constants with which it was generated.
     """
     found: dict[int, fx.Node] = {}
     for region in program.regions.values():
@@ -168,20 +169,20 @@ def _wrapper(region: Region) -> dict[str, Any]:
     sign = signature(region)
     saved = "*inputs"
     saves: list[str] = []
-    if sign.restored != sign.inputs:
-        picked = [name if name in sign.restored else "_" for name in sign.inputs]
-        saves, saved = list(_unpacked(picked, "inputs")), ", ".join(sign.restored)
+    if sign.saved_inputs != sign.inputs:
+        picked = [name if name in sign.saved_inputs else "_" for name in sign.inputs]
+        saves, saved = list(_unpacked(picked, "inputs")), ", ".join(sign.saved_inputs)
     if sign.saved:
         saved += ", *saved"
-    saves += wrapped("", f"ctx.save_for_backward({saved})", indent=8)
+    saves += wrap_statement("", f"ctx.save_for_backward({saved})", indent=8)
     weights = len(placeholders(region.forward.graph, "param"))
-    before, own = sign.gradients[:-weights], sign.gradients[-weights:]
-    flowing = [name for name in before if name is not None]
-    if None in own and weights > 1:  # some weights are frozen
-        made, returned = [*flowing, *filter(None, own)], [*before, *own]
+    before, d_each = sign.gradients[:-weights], sign.gradients[-weights:]
+    activations = [name for name in before if name is not None]
+    if None in d_each and weights > 1:  # some weights are frozen
+        made, returned = [*activations, *filter(None, d_each)], [*before, *d_each]
     else:
-        d_weights = str(own[0]) if weights == 1 else "*d_weights" if flowing else "d_weights"
-        made = [name for name in (*flowing, d_weights) if name != "None"]
+        d_weights = str(d_each[0]) if weights == 1 else "*d_weights" if activations else "d_weights"
+        made = [name for name in (*activations, d_weights) if name != "None"]
         returned = [*before, d_weights if weights == 1 else "*d_weights"]
     function = f"{_function(region)}.run_backward({sign.cotangent}, *ctx.saved_tensors)"
     return {
@@ -191,7 +192,7 @@ def _wrapper(region: Region) -> dict[str, Any]:
         "saves": saves,
         "calls": [
             *_unpacked(made, function),
-            *wrapped("return ", ", ".join(map(str, returned)), indent=8),
+            *wrap_statement("return ", ", ".join(map(str, returned)), indent=8),
         ],
     }
 
@@ -223,7 +224,7 @@ def _block(program: Program, sizes: Sizes) -> dict[str, Any]:
     weights = ", ".join(_attribute(name) for name in names)
     return {
         "attributes": attributes,
-        "weights": list(wrapped("return ", weights, indent=8)),
+        "weights": list(wrap_statement("return ", weights, indent=8)),
         "layers": _layer_functions(program),
         # Variants differ in their saved sets only.
         "eager": f"x{', _' if signature(region).saved else ''} = "
@@ -265,7 +266,7 @@ def _parameter(
 ) -> Iterator[str]:
     made = f"torch.empty({', '.join(map(str, sizes.shape(parameter)))}, **factory_kwargs)"
     made += "" if parameter.trainable else ", requires_grad=False"
-    yield from wrapped(left, f"nn.Parameter({made})", end, indent)
+    yield from wrap_statement(left, f"nn.Parameter({made})", end, indent)
 
 
 def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
@@ -273,9 +274,7 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
     once = [p for p in program.parameters.values() if not p.per_layer]
     first = [p for p in once if p.name in _embedding(program)]
     last = [p for p in once if p not in first]
-    deeper = (
-        12 if program.stages else 8
-    )  # indented under an `if`: parameters of the first or the last stage
+    indent = 12 if program.stages else 8  # a stage's parameters are inside an `if`
     calls = {}
     for name in ("embed", "head", "evaluate", "logits"):
         if name in program.regions:
@@ -286,9 +285,9 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
     buffer = next(iter(program.buffers.values()), None)
     return {
         "before": [
-            line for p in first for line in _parameter(f"self.{p.name} = ", p, sizes, deeper)
+            line for p in first for line in _parameter(f"self.{p.name} = ", p, sizes, indent)
         ],
-        "after": [line for p in last for line in _parameter(f"self.{p.name} = ", p, sizes, deeper)],
+        "after": [line for p in last for line in _parameter(f"self.{p.name} = ", p, sizes, indent)],
         "calls": calls,
         "tables": buffer and list(rope_call(dict(buffer.arguments), sizes)),
     }
@@ -297,7 +296,8 @@ def _model(program: Program, sizes: Sizes) -> dict[str, Any]:
 def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> Iterator[str]:
     """Yield the source lines of the call of `rope_tables`, which computes the rotary tables.
 
-    arguments: those of the Program's `Buffer`. positions: expression in place of its number.
+    arguments: those of the Program's `Buffer`.
+    positions: Python expression for the number of positions; "" takes it from `arguments`.
     """
     values = {key: arguments[key] for key in ("theta", "scaling") if arguments[key] is not None}
     shape = [str(sizes.attribute(key, arguments[key])) for key in ("positions", "head_dim")]
@@ -305,7 +305,7 @@ def rope_call(arguments: dict[str, Any], sizes: Sizes, positions: str = "") -> I
     short = [f"{key}={python_literal(value, used=-WIDTH)}" for key, value in values.items()]
     inside = ", ".join([*shape, *short, "device=device"])
     if len(inside) + 12 <= WIDTH:
-        yield from wrapped("cos, sin = ", f"rope_tables({inside})", indent=8)
+        yield from wrap_statement("cos, sin = ", f"rope_tables({inside})", indent=8)
         return
     long = [
         f"{key}={python_literal(value, len(key) + 14, indent=12)}" for key, value in values.items()

@@ -1,4 +1,4 @@
-"""Python literals formatted as by `ruff format`, and the templates' Jinja environment."""
+"""Python literals in ruff's format, and the Jinja environment of the templates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WIDTH = 100
 
 
 def environment() -> Environment:
-    """Return the Jinja environment of the shipped templates.
+    """Return the Jinja environment for the templates that llamac ships.
 
-    Undefined names raise. Templates write the spec's values with the filter `py` (or `constant`) in
-    Python and `sh` in shell scripts.
+    An undefined name raises. Templates write values of the spec with `py` or `constant` in Python
+    and with `sh` in shell scripts, which quote and escape them.
     """
     templates = Environment(
         loader=FileSystemLoader(directory("templates")),
@@ -34,7 +34,7 @@ def environment() -> Environment:
 
 
 def constant(name: str, value: Any) -> str:
-    """Return the statement `NAME = literal`, on several lines if it is too long."""
+    """Return the statement `NAME = literal`, wrapped if the line is too long."""
     text = python_literal(value, used=len(name) + 3)
     if isinstance(value, str) and len(name) + 3 + _width(text) > WIDTH >= _width(text) + 4:
         text = f"(\n    {text}\n)"
@@ -42,9 +42,9 @@ def constant(name: str, value: Any) -> str:
 
 
 def python_literal(value: Any, used: int = 0, indent: int = 0) -> str:
-    """Return a TOML value as a Python literal, formatted as by ruff.
+    """Return a TOML value as a Python literal in ruff's format.
 
-    used: columns before it on its first line. indent: spaces before that line.
+    used: columns to the left of it on its first line. indent: spaces at the start of that line.
     """
     if isinstance(value, str):
         return _string(value)

@@ -1,4 +1,4 @@
-"""Update the emitted files of a run directory, if the run in it can continue."""
+"""Update the emitted files of a run directory, provided that its run can continue with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamac.emit.build import MANIFEST, BuildError, Foresee, files_of, write_directory
+from llamac.emit.build import MANIFEST, BuildError, MakePlan, files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
 from llamac.runtime.checkpoint.same_settings import PLANNED, differs
@@ -20,16 +20,17 @@ NOT_CURVE = ("data.directory", "optimizer.max_skipped_steps")
 LENGTH = ("schedule.steps", "schedule.tokens")  # may be raised; the trainer reports the effect
 
 
-def bring_up_to_date(
-    run: Path, spec: Spec, overwrite: bool = False, foresee: Foresee | None = None
+def update_run_directory(
+    run: Path, spec: Spec, overwrite: bool = False, make_plan: MakePlan | None = None
 ) -> list[str]:
-    """Write a spec's emitted files into the run directory `run`; return messages to the user.
+    """Write the files emitted for `spec` into a run directory; return messages for the user.
 
-    Raises BuildError and changes nothing if a trainer is running in `run`, or if its checkpoints
-    were made with other values than the spec's. overwrite, foresee: as of `write_directory` and
-    `files_of`.
+    Raises BuildError and changes nothing if a trainer is running there, or if the checkpoints were
+    made with other values of the settings that determine the loss curve.
+
+    overwrite: discard edits. make_plan: as for `files_of`.
     """
-    files = files_of(spec, stages(spec), foresee)
+    files = files_of(spec, stages(spec), make_plan)
     if not (run / MANIFEST).is_file():
         return write_directory(run, files, overwrite)
     try:

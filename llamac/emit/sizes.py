@@ -1,4 +1,4 @@
-"""Named constants for the model's sizes in model.py, such as `HEAD_DIM` for 128."""
+"""Named constants for the sizes in model.py, such as `HEAD_DIM` in place of 128."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ROWS = {
     "q_norm": "HEAD_DIM",
     "k_norm": "HEAD_DIM",
 }
-"""Number of rows of a parameter, by the last part of its name; all others have DIM."""
+"""Rows of a parameter's shape, by the last part of its name; others have DIM rows."""
 
 COLUMNS = {"wo": QUERIES, "w2": "FFN_DIM"}
-"""Columns likewise."""
+"""Columns of a parameter's shape, by the last part of its name; others have DIM columns."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "eps": ("NORM_EPS",),
@@ -48,14 +48,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "(FFN_DIM, FFN_DIM)",
     ),
 }
-"""Constants that may replace the value of an op's attribute, by attribute name."""
+"""Expressions that may replace an attribute of an op, by the attribute's name."""
 
 SHARED = ("N_HEADS", "N_KV_HEADS", "FFN_DIM")
-"""Constants whose value is divided over tensor-parallel ranks."""
+"""Constants whose values are divided by the number of tensor-parallel ranks."""
 
 
 class Expression:
-    """Python source, such as `N_HEADS * HEAD_DIM`, whose `repr` is itself."""
+    """Python source, such as `N_HEADS * HEAD_DIM`; its `repr` is the source itself."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -66,10 +66,11 @@ class Expression:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Named constants of a model.py, and conversion of numbers to expressions of them.
+    """Named constants of a model.py, which replace numbers in its source.
 
-    An expression is used only if it evaluates to the number; otherwise the literal stays. values:
-    the constants by name. ranks: number of tensor-parallel ranks.
+    An expression replaces a number only if it evaluates to it; otherwise the literal stays.
+
+    values: the constants by name. ranks: number of tensor-parallel ranks.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class Sizes:
         regions = [region.forward.graph for region in program.regions.values()]
         attention = next(node for g in regions for node in ops_in(g) if "scale" in node.kwargs)
         q, k = (type_of(operand).shape for operand in attention.all_input_nodes[:2])
-        given = {
+        attributes = {
             key: value for g in regions for node in ops_in(g) for key, value in node.kwargs.items()
         }
         table = program.parameters.get("pos_embeddings")
@@ -95,16 +96,16 @@ class Sizes:
             "FFN_DIM": program.parameters["layers.*.feed_forward.w2"].type.shape[1],
             "VOCAB_SIZE": type_of(output_of(program.regions["logits"].forward.graph)).shape[-1],
             "MAX_POSITIONS": positions,
-            "WINDOW": given.get("window"),
-            "NORM_EPS": given.get("eps"),
-            "LORA_SCALE": given.get("factor"),
-            "LOSS_CHUNK": given.get("chunk"),
+            "WINDOW": attributes.get("window"),
+            "NORM_EPS": attributes.get("eps"),
+            "LORA_SCALE": attributes.get("factor"),
+            "LOSS_CHUNK": attributes.get("chunk"),
         }
         known = {name: value for name, value in values.items() if value is not None}
         return cls(known, program.mesh.get("tp", 1))
 
     def constants(self) -> list[str]:
-        """Return the assignments of the constants, one line each."""
+        """Return one assignment per constant, with a comment where its name does not say enough."""
         notes = {
             "LOSS_CHUNK": "tokens per block of logits",
             "LORA_SCALE": "alpha / rank",
@@ -118,30 +119,33 @@ class Sizes:
         ]
 
     def legend(self) -> str:
-        """Return which sizes the numbers in shape comments are: `256 = DIM, 704 = FFN_DIM`."""
+        """Return the sizes that occur in shape comments: `256 = DIM, 704 = FFN_DIM`."""
         names = ("DIM", "FFN_DIM", "VOCAB_SIZE")
         return ", ".join(f"{self.values[name]} = {name}" for name in names)
 
     def attribute(self, key: str, value: Any) -> Any:
-        """Return the value of an op's attribute `key` as an Expression, or unchanged."""
-        return self._written(value, ATTRIBUTES.get(key, ()))
+        """Return an op's attribute `key` as an Expression; unchanged if no expression fits."""
+        return self._as_expression(value, ATTRIBUTES.get(key, ()))
 
     def shape(self, parameter: Parameter) -> list[Any]:
-        """Return a parameter's shape on one rank as Expressions, or as numbers if none fits."""
+        """Return a parameter's shape on one rank, as Expressions where they fit, else numbers."""
         name = parameter.name.rpartition(".")[2]
         texts = (ROWS.get(name.removesuffix("_bias"), "DIM"), COLUMNS.get(name, "DIM"))
         return [
-            self._written(n, (text,)) for n, text in zip(parameter.type.shape, texts, strict=False)
+            self._as_expression(n, (text,))
+            for n, text in zip(parameter.type.shape, texts, strict=False)
         ]
 
     def rows(self, piece: Piece) -> Any:
-        """Return a canonical parameter's full number of rows as an Expression, or as a number."""
+        """Return the rows of a canonical parameter over all ranks, as an Expression if one fits."""
         name = piece.name.rpartition(".")[2].removesuffix("_bias")
         return (
-            self._written(piece.rows, (ROWS.get(name, "DIM"),)) if self.ranks == 1 else piece.rows
+            self._as_expression(piece.rows, (ROWS.get(name, "DIM"),))
+            if self.ranks == 1
+            else piece.rows
         )
 
-    def _written(self, value: Any, texts: tuple[str, ...]) -> Any:
+    def _as_expression(self, value: Any, texts: tuple[str, ...]) -> Any:
         for text in texts:
             for written in (text, f"{text} // {self.ranks}"):  # the vocabulary may be sharded
                 try:

@@ -1,7 +1,7 @@
-"""Render the files beside model.py: train.py, generate.py, README.md and the rest of `FILES`.
+"""Render the files beside model.py: train.py, generate.py, README.md and the others in `FILES`.
 
-The spec's values are written as literals in Python and quoted in shell; undefined names in a
-template raise. Python is formatted as by `ruff format`, without needing ruff.
+Values of the spec are written as literals in Python and quoted in shell. Generated Python has
+ruff's format, without needing ruff.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ PACKAGE = Path(llamac.__file__).parent
 FILES = ("train.py", "generate.py", "README.md", "requirements.txt", "ruff.toml")
 
 
-def render_trainer(spec: Spec, planned: bool = False) -> dict[str, str]:
-    """Return the text of the trainer's files by relative path; deterministic for a spec.
+def render_trainer(spec: Spec, has_plan: bool = False) -> dict[str, str]:
+    """Return the text of the trainer's files by relative path.
 
-    planned: whether plan.json is emitted too, which the files then mention.
+    The same spec and llamac version give the same text.
+
+    has_plan: whether plan.json is emitted too; the files mention it then.
     """
-    values, templates = _values(spec) | {"planned": planned}, environment()
+    values, templates = _values(spec) | {"has_plan": has_plan}, environment()
     names = (*FILES, *launch_files(spec.launch))
     return {name: templates.get_template(f"{name}.j2").render(values) for name in names}
 
 
 def launch_files(launch: Launch) -> tuple[str, ...]:
-    """Return the relative paths of a spec's launch files.
+    """Return the relative paths of the launch scripts that are emitted for a spec.
 
-    Kubernetes is among them only if `launch.image` and `launch.volume` are set.
+    The Kubernetes manifest needs `launch.image` and `launch.volume`.
     """
     names = ("launch/local.sh", "launch/slurm.sbatch", "launch/skypilot.yaml")
     kubernetes = launch.image and launch.volume
@@ -46,9 +48,11 @@ def launch_files(launch: Launch) -> tuple[str, ...]:
 
 
 def runtime_files(*sources: str) -> list[str]:
-    """Return the sorted paths, below `runtime/`, of files that Python sources import.
+    """Return the runtime files that sources import, directly or indirectly, sorted.
 
-    Files that those import are included, as is the C++ source beside a module.
+    Paths are relative to `runtime/` and include packages' `__init__.py` and C++ sources of modules.
+
+    sources: texts of Python modules.
     """
     needed, pending = set(), [module for text in sources for module in _imports(text)]
     while pending:
@@ -66,16 +70,16 @@ def runtime_files(*sources: str) -> list[str]:
 
 
 def stream_shape(spec: Spec) -> tuple[int, int, int]:
-    """Return the residual stream's shape on one rank for a micro-batch: [B, positions, dim]."""
+    """Return the residual stream's shape on one rank: (micro-batch, positions, dim)."""
     parallel, batch = spec.parallel, spec.batch
     sharing = parallel.context * (parallel.tensor if parallel.sequence else 1)
     return batch.micro_batch, batch.sequence_length // sharing, spec.model.dim
 
 
 def has_whole_model(spec: Spec) -> bool:
-    """Return whether whole_model.py is emitted, the model without parallelism.
+    """Return whether whole_model.py, the model without parallelism, is emitted.
 
-    One process generates text with it if no rank of the trainer has the whole model.
+    Text is generated with it where each rank of the trainer has only a part of the model.
     """
     return spec.parallel.tensor * spec.parallel.context * spec.parallel.pipeline > 1
 

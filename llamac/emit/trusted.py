@@ -1,4 +1,4 @@
-"""Get the program of a run or an import for execution, only if it is llamac's own code."""
+"""Obtain the code of a run or import for execution, if it is the code that llamac emits."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from llamac.spec import load_spec
 
 
 class UntrustedError(Exception):
-    """The directory's code is not what llamac emits."""
+    """The directory's code differs from what llamac emits for its spec."""
 
     exit_code = 2
 
 
 def trusted_program(run: Path) -> dict[str, str]:
-    """Return the program that this llamac emits for the spec in `run`, as relative path → text.
+    """Return the files that determine what a run's program computes, as text by relative path.
 
-    run: directory of a run or an import. Raises UntrustedError if it holds different code: that
-    code might not be llamac's, and the emitted program might not be the one that trained the
-    weights.
+    They are generated from the directory's spec.toml, not read from the directory. Raises
+    UntrustedError if it holds different ones: they might not be llamac's code, or not the code that
+    trained the weights.
+
+    run: directory of a run or of an import, which holds no code.
     """
     spec = load_spec(str(run / "spec.toml"))
     files = {name: text for name, text in files_of(spec, stages(spec)).items() if decides(name)}
@@ -31,9 +33,9 @@ def trusted_program(run: Path) -> dict[str, str]:
     other = [name for name, text in files.items() if not _holds(run / name, text)]
     if other:
         raise UntrustedError(
-            f"{run} holds other code than this llamac emits for its spec: {', '.join(other)}. If "
-            "you know who wrote it, `llamac generate --trust` runs it; or bring it up to date with "
-            f"`llamac build {run}/spec.toml -o {run}`"
+            f"the code in {run} differs from what this llamac emits for its spec: "
+            f"{', '.join(other)}. If you know who wrote it, `llamac generate --trust` runs it; to "
+            f"update it, run `llamac build {run}/spec.toml -o {run}`"
         )
     return files
 

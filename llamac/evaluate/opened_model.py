@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llamac.emit.importing import imported
+from llamac.emit.importing import import_emitted
 from llamac.emit.trusted import trusted_program
 from llamac.runtime import durable_files, machine
 from llamac.runtime.checkpoint.load_run import load_weights
@@ -66,7 +66,7 @@ def open_for_evaluation(
 
     checkpoint: "newest", a step or a path. context: tokens to read at most, if fewer than it can.
     """
-    with imported(trusted_program(run), "generate") as module:
+    with import_emitted(trusted_program(run), "generate") as module:
         program = module.PROGRAM
     data = Path(program.data) if program.data else None
     opened = open_model(run, checkpoint, say, data, spec=program.spec)

@@ -24,9 +24,12 @@ DIFF_STYLES = (("(?m)^\\+.*", "added"), ("(?m)^-.*", "removed"), ("(?m)^@@.*", "
 
 @dataclass(frozen=True)
 class GraphChange:
-    """One graph before and after. Nodes go by the names of their values.
+    """Difference between two versions of one graph; false if there is none.
 
-    counts: op → (before, after), for ops whose number changed.
+    Nodes are matched by the names of their values.
+
+    counts: op → (before, after), for ops whose number of nodes changed.
+    added, removed: `value = op` of nodes that only one version has.
     changed: nodes of the same name with another op, operands or attributes.
     newly_saved, no_longer_saved: forward values added to and removed from the saved set.
     """
@@ -47,7 +50,12 @@ class GraphChange:
 
 
 def graph_changes(before: Program, after: Program, only: str | None = None) -> list[GraphChange]:
-    """Return the graphs that differ between two programs, or that only one of them has."""
+    """Return the graphs that differ between two programs, in the order in which they run.
+
+    A graph that only one program has is compared with an empty graph.
+
+    only: name of the region to compare; None compares all.
+    """
     names = [name for name in {**before.regions, **after.regions} if only in (None, name)]
     changes = (
         _change(before.regions.get(name), after.regions.get(name), direction)
@@ -60,7 +68,11 @@ def graph_changes(before: Program, after: Program, only: str | None = None) -> l
 def diff_text(
     before: Program, after: Program, names: tuple[str, str], only: str | None = None
 ) -> str:
-    """Return the whole comparison as text. names: the two stages' names."""
+    """Return the bytes, the changed nodes and the unified IR diff of two stages as text.
+
+    names: the two stages' names, for headings.
+    only: name of the region to compare; None compares all.
+    """
     lines = [f"{after.name}: {names[0]} → {names[1]}", "", *_bytes(before, after, names, only)]
     changes = graph_changes(before, after, only)
     for change in changes:
@@ -74,7 +86,10 @@ def diff_text(
 def diff_json(
     before: Program, after: Program, names: tuple[str, str], only: str | None = None
 ) -> dict[str, Any]:
-    """Return the comparison as JSON values; a pair is always (before, after)."""
+    """Return the comparison of two stages as JSON values; each pair is [before, after].
+
+    names: the two stages' names. only: name of the region to compare; None compares all.
+    """
     return {
         "program": after.name,
         "stages": list(names),
@@ -99,13 +114,14 @@ def diff_json(
 
 
 def ir_diff(before: str, after: str, names: tuple[str, str]) -> list[str]:
-    """Return the unified diff of two IR texts."""
+    """Return the lines of the unified diff of two IR texts, with two lines of context."""
     return list(
         difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=2)
     )
 
 
 def op_counts(graph: fx.Graph | None) -> Counter[str]:
+    """Count the nodes of each op in a graph, by the op's name; empty for None."""
     return Counter(op_of(node).name for node in ops_in(graph)) if graph else Counter()
 
 
@@ -175,9 +191,9 @@ def _graph_lines(change: GraphChange, names: tuple[str, str]) -> Iterator[str]:
             yield f"  {title}:"
             yield from (f"    {node}" for node in nodes)
     if change.newly_saved:
-        yield f"  newly kept: {', '.join(change.newly_saved)}"
+        yield f"  newly saved: {', '.join(change.newly_saved)}"
     if change.no_longer_saved:
-        yield f"  no longer kept: {', '.join(change.no_longer_saved)}"
+        yield f"  no longer saved: {', '.join(change.no_longer_saved)}"
 
 
 def _byte_rows(
@@ -207,7 +223,7 @@ def _bytes(
         label = f"{name}, one of {count}" if count > 1 else name
         rows.append((label, *map(readable_bytes, computed), *map(readable_bytes, saved)))
     yield "bytes of activations"
-    yield from _rows(("", "computed", "", "kept", ""), rows)
+    yield from _rows(("", "computed", "", "saved", ""), rows)
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

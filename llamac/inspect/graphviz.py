@@ -1,4 +1,4 @@
-"""A Program in Graphviz's language: a cluster per graph, saved values as edges between clusters."""
+"""A Program as a Graphviz digraph: a cluster per graph, saved values as edges between clusters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from llamac.ir.values import forward_by_name, operands_of, values_of
 
 
 def program_dot(program: Program, stage: str, only: str | None = None) -> str:
-    """Return the program as text for `dot -Tsvg`.
+    """Return the program as a Graphviz digraph, for `dot -Tsvg`.
 
-    Parameters and constant tables are written in the nodes that read them.
+    Parameters and constant tables have no nodes; the ops that read them list them in their labels.
+
+    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
     """
     lines = [f"digraph {quoted(program.name)} {{"]
     lines.append(f"  label={quoted(f'{program.name} after {stage}')}; labelloc=t;")
@@ -27,7 +29,7 @@ def program_dot(program: Program, stage: str, only: str | None = None) -> str:
 
 
 def quoted(text: str) -> str:
-    """Quote a string for Graphviz; newlines in it break the label's line."""
+    """Quote and escape a string for Graphviz; a newline starts a new line of the label."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 

@@ -1,6 +1,6 @@
-"""Account for the values that each region's forward pass saves for its backward pass.
+"""Memory of the values that each region's forward pass saves for its backward pass.
 
-Memory is counted by storage: a view has none of its own, and saving a view saves its whole base.
+Memory is counted per storage: a view has none of its own, and saving a view saves its whole base.
 Parameters and constant tables are not counted, as they stay in memory anyway.
 """
 
@@ -29,10 +29,11 @@ Status = Literal["saved", "recomputed", "view", "not needed"]
 
 @dataclass(frozen=True)
 class ValueMemory:
-    """Memory of one value of a region's forward graph, in bytes.
+    """Memory of one value of a region's forward graph.
 
-    nbytes: its size, with B and S of the program. base: the value whose memory it uses (itself
-    unless `status` is `view`). saved_bytes: its contribution to the saved bytes.
+    nbytes: size in bytes, with the program's B and S.
+    base: name of the value whose storage it uses; its own name unless `status` is `view`.
+    saved_bytes: bytes it adds to the saved set; 0 unless `status` is `saved`.
     """
 
     name: str
@@ -45,10 +46,11 @@ class ValueMemory:
 
 @dataclass(frozen=True)
 class RegionMemory:
-    """One region, run once. Sizes are in bytes.
+    """Activation memory of one region.
 
-    count: runs per forward pass of the model. saved: saved bytes per run. everything: saved bytes
-    without recomputation.
+    count: runs per forward pass of the model.
+    saved: bytes saved for the backward pass by one run.
+    everything: bytes that one run would save if nothing were recomputed.
     """
 
     name: str
@@ -60,7 +62,11 @@ class RegionMemory:
 
 @dataclass(frozen=True)
 class ProgramMemory:
-    """Memory of all regions. unit: bytes of batch·seq·dim elements, called sbh in papers."""
+    """Activation memory of all regions, and parameter memory, of one rank in bytes.
+
+    unit: bytes of batch·seq·dim elements in the compute dtype; papers call this number sbh.
+    parameters: number of parameters.
+    """
 
     regions: tuple[RegionMemory, ...]
     unit: int
@@ -69,18 +75,21 @@ class ProgramMemory:
 
     @property
     def saved(self) -> int:
+        """Bytes saved by one forward pass of the model."""
         return sum(region.saved * region.count for region in self.regions)
 
     @property
     def everything(self) -> int:
+        """Bytes that one forward pass would save if nothing were recomputed."""
         return sum(region.everything * region.count for region in self.regions)
 
     def sbh(self, nbytes: float) -> float:
+        """Convert bytes to multiples of `unit`."""
         return nbytes / self.unit
 
 
 def program_memory(program: Program) -> ProgramMemory:
-    """Return the memory of every region with a backward graph."""
+    """Return the memory of each region that has a backward graph, and of the parameters."""
     sizes = (
         parameter.type.nbytes({}) * program.copies(parameter)
         for parameter in program.parameters.values()
@@ -98,7 +107,10 @@ def program_memory(program: Program) -> ProgramMemory:
 
 
 def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) -> RegionMemory:
-    """Return the memory of one differentiated region."""
+    """Return the memory of one region, which must have a backward graph.
+
+    symbols: sizes of B and S. count: runs of the region per forward pass of the model.
+    """
     assert region.backward is not None, f"{region.name} has no backward graph"
     forward = forward_by_name(region)
     kept = {base_of(forward[name]).name for name in region.saved}
@@ -116,19 +128,19 @@ def region_memory(region: Region, symbols: Mapping[str, int], count: int = 1) ->
 
 
 def activation_bytes(region: Region, symbols: Mapping[str, int]) -> int:
-    """Return the bytes that one run of a region's forward pass computes, without views."""
+    """Return the bytes of all values that one forward run of a region computes, without views."""
     computed = (v for node in ops_in(region.forward.graph) for v in values_of(node))
     return sum(type_of(v).nbytes(symbols) for v in computed if base_of(v) is v)
 
 
 def stream_bytes(program: Program) -> int:
-    """Return the bytes of the residual stream: batch·seq·dim elements in the compute dtype."""
+    """Return the size in bytes of the residual stream, [B, S, D] in the compute dtype."""
     layer = program.regions[program.layers[0]]
     return type_of(placeholders(layer.forward.graph, "input")[0]).nbytes(program.symbols)
 
 
 def readable_bytes(nbytes: float) -> str:
-    """Format bytes with three digits and a binary unit: 1536 → `1.50 KiB`."""
+    """Format bytes with three significant digits and a binary unit: 1536 → `1.50 KiB`."""
     size, unit = float(nbytes), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if size < 1024:

@@ -1,4 +1,4 @@
-"""Mapping from backward ops to the forward ops that they recompute or differentiate, by name."""
+"""Match backward ops with the forward ops that they recompute or differentiate, by value names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from llamac.ops.elementwise import add
 
 
 def origins(region: Region) -> dict[fx.Node, fx.Node]:
-    """Map backward ops to forward ops, or to inputs whose gradients they sum.
+    """Map each backward op to the forward op that it recomputes or whose gradient it computes.
 
-    Ops without a corresponding name in the forward pass are left out.
+    An op that sums the gradients of an input is mapped to that input's placeholder. Ops whose
+    values match no forward value by name are left out.
     """
     assert region.backward is not None, f"{region.name} has no backward graph"
     graph = region.backward.graph

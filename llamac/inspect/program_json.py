@@ -33,7 +33,10 @@ from llamac.ir.types import TensorType
 
 
 def program_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
-    """Return the program in the form described above. only: one region."""
+    """Return the program as JSON values in the module's format.
+
+    stage: name of the last pass. only: name of the region to include; None includes all.
+    """
     return {
         "format": "llamac-program",
         "version": 1,
@@ -52,7 +55,7 @@ def program_json(program: Program, stage: str, only: str | None = None) -> dict[
 
 
 def dump(value: Any) -> str:
-    """Return deterministic JSON text that ends in a newline."""
+    """Serialise JSON values, indented, with keys in insertion order and a newline at the end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

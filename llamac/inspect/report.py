@@ -1,4 +1,4 @@
-"""The memory table: the status and bytes of every forward value."""
+"""Tables of activation memory: the status and bytes of each forward value."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STATUS_STYLES = {"saved": "kept", "recomputed": "again"}
 def memory_tables(
     program: Program, stage: str, only: str | None = None
 ) -> Iterator[str | TextTable]:
-    """Yield the tables of each region's values, and the model's total.
+    """Yield text and tables: the values of each region, then the totals of the model.
 
-    only: one region, without the total.
+    only: name of the region to show, without the totals; None shows all.
     """
     memory = program_memory(program)
-    yield f"{program.name} after {stage}: what the forward pass keeps for the backward pass"
+    yield f"{program.name} after {stage}: activations saved for the backward pass"
     yield _units(program, memory)
     for region in memory.regions:
         if only in (None, region.name):
@@ -38,7 +38,11 @@ def memory_tables(
 
 
 def memory_json(program: Program, stage: str, only: str | None = None) -> dict[str, Any]:
-    """Return the table as JSON values: bytes, and units of batch·seq·dim elements."""
+    """Return the figures of `memory_tables` as JSON values, in bytes and in sbh.
+
+    sbh: multiples of batch·seq·dim elements. only: name of the region to list; the totals are those
+    of the model in any case.
+    """
     memory = program_memory(program)
     return {
         "program": program.name,
@@ -70,11 +74,12 @@ def memory_json(program: Program, stage: str, only: str | None = None) -> dict[s
 
 
 def status_text(value: ValueMemory) -> str:
+    """Return a value's status, with the base of a view: `view of qkv`."""
     return f"view of {value.base}" if value.status == "view" else value.status
 
 
 def times(region: RegionMemory) -> str:
-    """Return `block × 80`, or the name alone for a region that runs once."""
+    """Format a region with its number of runs, `block × 80`; the name alone if it runs once."""
     return region.name if region.count == 1 else f"{region.name} × {region.count}"
 
 
@@ -102,10 +107,10 @@ def _region(region: RegionMemory, memory: ProgramMemory) -> Iterator[str | TextT
                 Text(status_text(value), STATUS_STYLES.get(value.status, "note")),
             )
         )
-    head = ("value", "type", "bytes" + each, "sbh", "kept so far", "")
+    head = ("value", "type", "bytes" + each, "sbh", "saved so far", "")
     yield TextTable(times(region), head, rows, "<<>>><")
-    yield f"  kept{each}: {_both(region.saved, memory)}"
-    yield f"  if nothing were recomputed: {_both(region.everything, memory)}"
+    yield f"  saved{each}: {_both(region.saved, memory)}"
+    yield f"  without recomputation: {_both(region.everything, memory)}"
 
 
 def _total(program: Program, memory: ProgramMemory) -> Iterator[str | TextTable]:
@@ -123,7 +128,7 @@ def _total(program: Program, memory: ProgramMemory) -> Iterator[str | TextTable]
         readable_bytes(memory.everything),
         f"{memory.sbh(memory.everything):.1f}",
     )
-    head = ("region", "kept", "sbh", "if nothing were recomputed", "sbh")
+    head = ("region", "saved", "sbh", "without recomputation", "sbh")
     yield TextTable("the model", head, [*rows, ("total", *whole)], "<>>>>", total=True)
     dtype = next(iter(program.parameters.values())).type.dtype
     size = readable_bytes(memory.parameter_bytes)

@@ -1,6 +1,7 @@
-"""Estimate when the ops of each graph run: compute on a lane, each mesh axis on its own.
+"""Estimated schedules of graphs: when each op runs on the compute stream and on each mesh axis.
 
-Transfers inside an op are not shown, such as the vocabulary-parallel loss's few numbers per token.
+Communication inside an op is not shown, such as the few numbers per token that the
+vocabulary-parallel loss exchanges.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from llamac.ir.values import layer_count
 from llamac.look.text_table import Part, TextTable, hanging
 from llamac.passes.analysis.timing import A100, COMPUTE, Clock, Rates, Span, Timeline, timeline
 
-LANE_WIDTH = 96  # characters of a lane, where there is room
+LANE_WIDTH = 96  # characters of a lane, at most
 BUSY, HIDDEN, EXPOSED, IDLE = "█", "─", "▒", " "
 MARGIN = 9
 
 
 def rates_text(rates: Rates) -> str:
-    """Return a sentence on the rates of the estimate."""
+    """Describe the hardware rates that the estimate assumes, in one sentence."""
     return (
         f"an estimate, not a measurement: {rates.flops / 1e12:.3g} TFLOP/s, "
         f"{rates.memory / 1e12:.2g} TB/s of memory, {rates.wire / 1e9:.3g} GB/s between ranks "
@@ -33,7 +34,10 @@ def rates_text(rates: Rates) -> str:
 
 @dataclass(frozen=True)
 class GraphSchedule:
-    """The schedule of one run of a graph. graph: `block.backward`. count: runs per micro-batch."""
+    """Estimated schedule of one run of a graph.
+
+    graph: region and direction, such as `block.backward`. count: runs per micro-batch.
+    """
 
     graph: str
     count: int
@@ -41,11 +45,14 @@ class GraphSchedule:
 
     @property
     def title(self) -> str:
-        """`block.backward × 80`."""
+        """Name and number of runs: `block.backward × 80`."""
         return f"{self.graph} × {self.count}" if self.count > 1 else self.graph
 
     def lines(self, width: int) -> Iterator[Text]:
-        """Yield a heading, a lane of marks for compute and for each axis, and the collectives."""
+        """Yield a heading, a bar for compute and for each mesh axis, and a table of collectives.
+
+        width: columns of the terminal.
+        """
         line = self.timeline
         yield from hanging(f"{self.title}: {summary(line)}", width, "title")
         yield from _lanes(line, min(LANE_WIDTH, width - MARGIN - 4))
@@ -55,7 +62,10 @@ class GraphSchedule:
 def schedules(
     program: Program, only: str | None = None, rates: Rates = A100
 ) -> list[GraphSchedule]:
-    """Return the schedule of every graph that communicates, in order. only: one region."""
+    """Return the schedule of each graph that communicates, in the order in which they run.
+
+    only: name of the region to schedule; None schedules all.
+    """
     clock, found = Clock(program.symbols, program.mesh, rates), []
     for region in program.regions.values():
         count = layer_count(region.name, program.layers)
@@ -70,9 +80,9 @@ def schedules(
 def schedule_parts(
     program: Program, stage: str, only: str | None = None, rates: Rates = A100
 ) -> Iterator[Part]:
-    """Yield each graph as lanes to its own scale, with a row for each collective.
+    """Yield the schedule as text and charts; each graph is drawn to its own time scale.
 
-    only: one region.
+    only: name of the region to show; None shows all.
     """
     yield f"{program.name} after {stage}: schedule of one rank; {mesh_text(program)}"
     yield f"  {rates_text(rates)}"
@@ -83,13 +93,13 @@ def schedule_parts(
     found = schedules(program, only, rates)
     yield from found
     if not found:
-        yield "\n  nothing passes between ranks"
+        yield "\n  no communication between ranks"
 
 
 def schedule_json(
     program: Program, stage: str, only: str | None = None, rates: Rates = A100
 ) -> dict[str, Any]:
-    """Return the schedules as JSON values, in seconds of one run of each graph."""
+    """Return the schedules as JSON values; times are seconds within one run of a graph."""
     return {
         "program": program.name,
         "stage": stage,
@@ -120,12 +130,16 @@ def schedule_json(
 
 
 def mesh_text(program: Program) -> str:
+    """Format the sizes of the mesh axes, `tp = 8 · cp = 2`; `one rank` if there are none."""
     axes = " · ".join(f"{axis} = {size}" for axis, size in program.mesh.items())
     return axes or "one rank"
 
 
 def summary(line: Timeline) -> str:
-    """Return `3355 µs; 627 µs of transfers, 549 hidden and 78 exposed`."""
+    """Format total, communication, hidden and exposed time in one line.
+
+    `3355 µs; 627 µs of transfers, 549 hidden (88 %), 78 exposed`
+    """
     hidden = line.communication - line.exposed
     share = f" ({100 * hidden / line.communication:.0f} %)" if line.communication else ""
     return (
@@ -135,23 +149,24 @@ def summary(line: Timeline) -> str:
 
 
 def microseconds(seconds: float) -> str:
-    """Format seconds as microseconds with three digits or more."""
+    """Format seconds as microseconds: three significant digits below 100 µs, else whole ones."""
     micro = seconds * 1e6
     return f"{micro:,.0f}" if micro >= 100 else f"{micro:.3g}"
 
 
 def collectives(line: Timeline) -> list[Span]:
+    """Return the spans of collectives, in the order in which they start."""
     return [span for span in line.spans if span.kind == "collective"]
 
 
 def result_name(span: Span) -> str:
-    """Return the name of an op's result, or of the first used one of several: `d_w2`."""
+    """Return the name of the first used result of an op, without `_started`: `d_w2`."""
     value = next((value for value in results(span.node) if value is not None), span.node)
     return value.name.removesuffix("_started")
 
 
 def kind_name(span: Span) -> str:
-    """Return a collective's kind, whole or started: `all_gather`."""
+    """Return the kind of a collective, synchronous or started: `all_gather`."""
     return op_of(span.node).name.removesuffix("_start")
 
 

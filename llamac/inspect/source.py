@@ -1,4 +1,4 @@
-"""The functions of a stage as Python, with the imports that they need."""
+"""Python source of any stage, with the imports that its functions need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from llamac.ir.program import Program
 
 
 def stage_source(program: Program, stage: str, only: str | None = None) -> str:
-    """Return a Python module: each region's forward and, where it exists, backward function."""
+    """Return a Python module with each region's forward and, if there is one, backward function.
+
+    stage: name of the last pass, for the module's docstring.
+    only: name of the region to include; None includes all.
+    """
     regions = [region for region in program.regions.values() if only in (None, region.name)]
     title = f"{program.name} after {stage}"
     lines = ['"""' + "".join(c if c.isprintable() and c not in '"\\' else "?" for c in title)]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.emit.importing import imported
+from llamac.emit.importing import import_emitted
 from llamac.ir.execute import loss_gradient
 from llamac.runtime.checkpoint.dcp import TensorChunk
 from llamac.runtime.distributed.context_parallel import rank_order
@@ -27,7 +27,7 @@ def run_emitted(files: Mapping[str, str], oracle: Oracle, mesh: Mapping[str, int
 
     files: text of the emitted files by relative path.
     """
-    with imported(files) as module:
+    with import_emitted(files) as module:
         if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
         return _run_mesh(module, oracle, mesh) if mesh else _run_alone(module, oracle)

@@ -342,7 +342,7 @@ def test_a_file_in_the_place_of_the_ir_stops_nothing(tmp_path: Path) -> None:
     write_directory(tmp_path, {"model.py": ""})
     (tmp_path / "ir").write_text("")
     [said] = write_directory(tmp_path, SHOWN)
-    assert said.endswith("it is kept as ir.edited")
+    assert said.endswith("renamed to ir.edited")
     assert (tmp_path / "ir/01-lower.ir").read_text() == "%x\n"
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from llamac.emit.functions import wrapped
+from llamac.emit.functions import wrap_statement
 from llamac.emit.model import node_lines, render_model
 from llamac.emit.python_source import WIDTH
 from llamac.emit.sizes import Sizes
@@ -259,7 +259,7 @@ def test_a_line_is_the_same_code_however_it_is_split(length: int) -> None:
     saved = f"({'q' * (length // 2)}, {'k' * (length - length // 2)})"
     call = f"f({'x' * (length // 2)}, {'y' * (length - length // 2)})"
     for right in (f"out, {saved}", f"out, {call}", call):
-        lines = list(wrapped("return ", right))
+        lines = list(wrap_statement("return ", right))
         assert ast.dump(ast.parse("\n".join(["def f():", *lines]))) == ast.dump(
             ast.parse(f"def f():\n    return {right}")
         )

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from llamac.emit.importing import imported
+from llamac.emit.importing import import_emitted
 from llamac.evaluate.log_probabilities import Scorer
 from tests.emit.conftest import files, small
 
@@ -22,7 +22,7 @@ MODELS = {
 
 @pytest.mark.parametrize("sets", MODELS.values(), ids=MODELS)
 def test_scores_equal_those_of_each_sequence_read_alone(sets: list[str]) -> None:
-    with imported(files(small(*sets)), "inference") as inference:
+    with import_emitted(files(small(*sets)), "inference") as inference:
         holder = sys.modules["model"]
         model = holder.Model()
         holder.initialise(model, 0)

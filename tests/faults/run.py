@@ -62,7 +62,7 @@ class Subject:
     def build(self, run: Path) -> None:
         """As `llamac train` does; it is compiled once for all."""
         with patch.object(emission, "files_of", lambda *_: self.files):
-            for word in emission.bring_up_to_date(run, self.spec):
+            for word in emission.update_run_directory(run, self.spec):
                 print(word, file=sys.stderr)
 
     def start(

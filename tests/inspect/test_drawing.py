@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from llamac.inspect.drawing.crossings import reduce_crossings
 from llamac.inspect.drawing.place import (
     CHARACTER,
     PADDING,
@@ -16,10 +17,17 @@ from llamac.inspect.drawing.place import (
     place,
     width_of,
 )
-from llamac.inspect.drawing.route import Line, Routed, route
-from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS, Sheet, sheet_of
+from llamac.inspect.drawing.route import Line, Routing, route
+from llamac.inspect.drawing.sheet import (
+    BACKWARD,
+    FORWARD,
+    RECOMPUTED,
+    SAVED,
+    WEIGHTS,
+    Sheet,
+    sheet_of,
+)
 from llamac.inspect.drawing.svg import PARTS, program_svg, region_svg
-from llamac.inspect.drawing.untangle import untangle
 from llamac.ir.graph import ops_in, recomputed_ops
 from llamac.ir.program import Program
 from tests.inspect.conftest import compiled, last
@@ -60,15 +68,15 @@ def test_every_op_has_its_box_and_every_edge_its_ends(spec: str, policy: str, st
             ops = {f"b.{node.name}" for node in ops_in(region.backward.graph)}
             assert ops | {f"k.{name}" for name in region.saved} <= set(keys)
             again = {f"b.{node.name}" for node in recomputed_ops(region.backward.graph)}
-            assert {box.key for box in sheet.boxes if box.again} == again
+            assert {box.key for box in sheet.boxes if box.recomputed} == again
         assert {end for edge in sheet.edges for end in (edge.source, edge.target)} == set(keys)
 
 
 def test_the_backward_pass_stands_level_with_the_forward_op_it_belongs_to() -> None:
     places = boxes_of(last("tiny"), "block")
     for forward, other, column in [
-        ("f.gate_up", "k.gate_up", KEPT),
-        ("f.hidden", "b.hidden", AGAIN),
+        ("f.gate_up", "k.gate_up", SAVED),
+        ("f.hidden", "b.hidden", RECOMPUTED),
         ("f.hidden", "b.d_gate_up", BACKWARD),
         ("f.gate_up", "b.d_w13", WEIGHTS),
         ("f.gate_up", "b.d_ffn_in", BACKWARD),
@@ -86,11 +94,11 @@ def test_nothing_overlaps_and_no_line_runs_through_a_box(
 ) -> None:
     for sheet in sheets(compiled(spec, policy)[stage]):
         columns = list(columns_of([sheet]))
-        routed = untangle(route(sheet, columns))
-        rects = list(routed.placed.rects.values())
+        routing = reduce_crossings(route(sheet, columns))
+        rects = list(routing.placement.rects.values())
         for one, two in combinations(rects, 2):
             assert one.column != two.column or one.bottom < two.top or two.bottom < one.top
-        for line in routed.lines:
+        for line in routing.lines:
             for before, after in pairwise(line.stops):
                 assert before.y == after.y or (before.at, before.index) == (after.at, after.index)
                 if before.y == after.y:
@@ -107,9 +115,9 @@ def test_nothing_overlaps_and_no_line_runs_through_a_box(
 @pytest.mark.parametrize(("spec", "policy", "stage"), CASES)
 def test_no_two_values_share_a_stretch_of_line(spec: str, policy: str, stage: str) -> None:
     for sheet in sheets(compiled(spec, policy)[stage]):
-        routed = untangle(route(sheet, list(columns_of([sheet]))))
-        uprights = list(_uprights(routed.lines))
-        for (lane, top, bottom, net), (other, start, end, whose) in combinations(uprights, 2):
+        routing = reduce_crossings(route(sheet, list(columns_of([sheet]))))
+        verticals = list(_uprights(routing.lines))
+        for (lane, top, bottom, net), (other, start, end, whose) in combinations(verticals, 2):
             assert lane != other or net == whose or bottom < start or end < top
 
 
@@ -151,15 +159,15 @@ def test_a_crowded_channel_moves_its_row_down() -> None:
 def test_untangling_only_reorders_lanes() -> None:
     (sheet,) = (one for one in sheets(last("gpt3-block", "none")) if one.region == "block")
     before = route(sheet, list(columns_of([sheet])))
-    after = untangle(before)
+    after = reduce_crossings(before)
     assert _without_lanes(before) == _without_lanes(after)
     assert before.lines != after.lines
 
 
-def _without_lanes(routed: Routed) -> list[Line]:
+def _without_lanes(routing: Routing) -> list[Line]:
     return [
         replace(line, stops=tuple(replace(stop, lane=0) for stop in line.stops))
-        for line in routed.lines
+        for line in routing.lines
     ]
 
 
@@ -187,7 +195,7 @@ def test_the_svg_says_what_is_kept_and_is_the_same_each_time() -> None:
     program = last("65b")
     text = program_svg(program, "checkpoint", "block")
     assert "block × 80" in text
-    assert "keeps 2.85 GiB a layer = 11.39 sbh; with nothing recomputed, 4.02 GiB" in text
+    assert "saves 2.85 GiB a layer = 11.39 sbh; without recomputation, 4.02 GiB" in text
     assert text == program_svg(program, "checkpoint", "block")
     assert "linear_cross_entropy" not in text
 

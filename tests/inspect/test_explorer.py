@@ -111,11 +111,11 @@ def test_kept_and_recomputed_values_say_why() -> None:
         v["name"]: v for key, n in nodes.items() if key.startswith("block.f.") for v in n["values"]
     }
     assert values["gate_up"]["status"] == "saved"
-    assert values["gate_up"]["why"] == "computing it again would take a matmul"
-    assert values["attn_out"]["why"] == "having it again would take a matmul and a transfer"
-    assert values["attn_context"]["why"] == "computing it again would take an attention"
+    assert values["gate_up"]["why"] == "recomputing it would take a matmul"
+    assert values["attn_out"]["why"] == "recomputing it would take a matmul and a transfer"
+    assert values["attn_context"]["why"] == "recomputing it would take an attention"
     assert "no more than" in values["qkv_rotated"]["why"]
-    assert values["hidden"]["why"] == "memory-bound: computing it again costs less than keeping it"
+    assert values["hidden"]["why"] == "memory-bound: recomputing it costs less than saving it"
     assert values["merged"]["why"] == "no data of its own: it is a view of attn_context"
     assert values["out"]["status"] == "not needed"
 

@@ -146,7 +146,7 @@ def test_clicking_pins_and_the_address_keeps_it(show) -> None:
     assert count(page, ".code[data-pane=spec] .pinned") == 1
     assert page.locator(".code[data-pane=Python] .pinned").first.is_visible()
     panel = page.locator("#node").inner_text()
-    for words in ("tp S(2)", "dp_shard", "kept for the backward pass", "bound by", "d_w13"):
+    for words in ("tp S(2)", "dp_shard", "saved for the backward pass", "bound by", "d_w13"):
         assert words in panel
     assert count(page, ".code .kin") >= 4  # its gradients, in IR and in Python
     page.locator('#node button[data-node="block.b.d_w13"]').click()

@@ -115,8 +115,8 @@ def test_diff_says_what_checkpointing_saves() -> None:
     columns = (COMPUTED, COMPUTED, EVERYTHING, KEPT)
     shown = [readable_bytes(round(sbh * stream_bytes(after))) for sbh in columns]
     assert f"block, one of {TINY.n_layers} {' '.join(shown)}" in lines
-    assert "newly kept: qkv_rotated, attn_out" in lines
-    assert "no longer kept: attn_in, q, k, v, merged, h, ffn_in, hidden" in lines
+    assert "newly saved: qkv_rotated, attn_out" in lines
+    assert "no longer saved: attn_in, q, k, v, merged, h, ffn_in, hidden" in lines
     assert f"+ %hidden: f32[B,S,{TINY.ffn_dim}] = packed_swiglu(%gate_up) # tiny.toml:10" in lines
     found = diff_json(before, after, ("differentiate", "checkpoint"))
     activations, saved = (found["bytes"]["block"][key] for key in ("activations", "saved"))

@@ -158,8 +158,8 @@ def test_the_table_reads_like_one() -> None:
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "qkv_rotated f32[B,S,24,32] 6.00 MiB 3.00 8.00 MiB saved" in lines
     assert "q f32[B,S,8,32] 2.00 MiB 1.00 8.00 MiB view of qkv_rotated" in lines
-    assert f"kept a layer: {readable_bytes(kept)} = {KEPT:.2f} sbh" in lines
-    without = f"if nothing were recomputed: {readable_bytes(everything)} = {EVERYTHING:.2f} sbh"
+    assert f"saved a layer: {readable_bytes(kept)} = {KEPT:.2f} sbh" in lines
+    without = f"without recomputation: {readable_bytes(everything)} = {EVERYTHING:.2f} sbh"
     assert without in lines
     model = (readable_bytes(layers * kept), layers * KEPT, readable_bytes(layers * everything))
     row = "block × {} {} {:.1f} {}".format(layers, *model)

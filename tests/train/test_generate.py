@@ -390,7 +390,7 @@ def test_the_verb_runs_a_run_s_own_code_only_if_told_to(
     command = ["-m", "llamac.cli", "generate", str(run), "--prompt", "--help", *GIVEN]
     done = process(*command)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert "holds other code than this llamac emits" in done.stderr.decode()
+    assert "differs from what this llamac emits" in done.stderr.decode()
     assert "runtime/generate/text.py" in done.stderr.decode()
     found = process(*command, "--trust").stdout.decode()
     plain = f"--help{fp32_generator.text(fp32_straight, *GIVEN, prompt='--help')}\n"

@@ -1,4 +1,4 @@
-"""The schedule as an SVG picture, with time to the right at one scale for all graphs."""
+"""Draw schedules as an SVG image: time runs to the right, on the same scale for all graphs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ BORDER, LABEL, LENGTH = 28.0, 76.0, 1500.0  # around, for the lanes' names, of t
 HEIGHT, BETWEEN, HEADING, CAPTION = 30.0, 10.0, 46.0, 13.0
 END = "end"
 LETTER = 6.7  # a letter's width
-HIDDEN, EXPOSED = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455")  # fill, border
+# (fill, border) of a transfer, and of an interval in which compute waits
+HIDDEN, EXPOSED, IDLE = ("#d7efe9", "#0d9488"), ("#fbdde3", "#be3455"), ("#fdf1f3", "#f3c3cd")
 
 
 def schedule_svg(program: Program, stage: str, only: str | None = None, rates: Rates = A100) -> str:
-    """Draw every graph that communicates, one below the other. only: one region."""
+    """Draw the schedule of each graph that communicates, one below the other, as an SVG image.
+
+    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
+    """
     found = schedules(program, only, rates)
     longest = max((one.timeline.seconds for one in found), default=1.0)
     width = 2 * BORDER + LABEL + LENGTH
@@ -40,7 +44,7 @@ def schedule_svg(program: Program, stage: str, only: str | None = None, rates: R
         body += _graph(one, LENGTH / longest, y)
         y += HEADING + _tops(one.timeline, LENGTH / longest)[END] + 34.0
     if not found:
-        body.append(style.text(BORDER, y + 14, "nothing passes between ranks", "muted"))
+        body.append(style.text(BORDER, y + 14, "no communication between ranks", "muted"))
         y += 40.0
     body += _legend(BORDER, y)
     y += 14 + BORDER
@@ -70,7 +74,7 @@ def _graph(one: GraphSchedule, scale: float, top: float) -> Iterator[str]:
         if span.exposed:
             begin = left + (span.end - min(span.exposed, span.end)) * scale
             yield style.plain_rectangle(
-                begin, rows[COMPUTE], max(span.exposed * scale, 1.0), HEIGHT, 3, *_ghost()
+                begin, rows[COMPUTE], max(span.exposed * scale, 1.0), HEIGHT, 3, *IDLE
             )
     for span in line.spans:
         yield from _span(span, left, rows[span.lane], scale)
@@ -103,11 +107,6 @@ def _captions(line: Timeline, lane: Lane, scale: float) -> list[tuple[float, int
     return found
 
 
-def _ghost() -> tuple[str, str]:
-    """Draw an interval in which compute waits."""
-    return "#fdf1f3", "#f3c3cd"
-
-
 def _span(span: Span, left: float, y: float, scale: float) -> Iterator[str]:
     x, width = left + span.begin * scale, max((span.end - span.begin) * scale, 1.0)
     name, kind = result_name(span), kind_name(span)
@@ -119,7 +118,7 @@ def _span(span: Span, left: float, y: float, scale: float) -> Iterator[str]:
         yield style.plain_rectangle(x, y, width, HEIGHT, 3, *style.BOXES[_looks(op_of(span.node))])
     else:
         exposed = min(span.exposed, takes)
-        yield f"<title>{escape(f'{hover}, {microseconds(exposed)} µs of them exposed')}</title>"
+        yield f"<title>{escape(f'{hover}, of which {microseconds(exposed)} µs exposed')}</title>"
         open_width = exposed * scale
         yield style.plain_rectangle(
             x, y, width, HEIGHT, 3, *(EXPOSED if exposed == takes else HIDDEN)
@@ -165,7 +164,7 @@ def _legend(x: float, y: float) -> Iterator[str]:
         (style.BOXES["plain"], "memory-bound"),
         (HIDDEN, "transfer under compute: hidden"),
         (EXPOSED, "transfer that compute waits for: exposed"),
-        (_ghost(), "compute stands still"),
+        (IDLE, "compute waits"),
     ]
     for colours, label in entries:
         yield style.plain_rectangle(x, y, style.SWATCH, 14, 3, *colours)

@@ -1,4 +1,4 @@
-"""Place the boxes of a sheet. Units are pixels; y grows downwards."""
+"""Place the boxes of a diagram. Units are pixels; y grows downwards."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llamac.inspect.drawing.sheet import AGAIN, KEPT, Box, Column, Sheet
+from llamac.inspect.drawing.sheet import RECOMPUTED, SAVED, Box, Column, Sheet
 
 CHARACTER = 0.62  # width of a monospaced letter, as a fraction of the font's size
 TITLE, TEXT, LINE = 11.0, 11.0, 15.0
 PADDING = (10.0, 7.0)
-ROOM = 28.0  # between rows
+ROW_GAP = 28.0  # between rows
 ROUND = ("end", "kept")
 
 
 @dataclass(frozen=True)
 class Rect:
-    """A box's vertical extent and column, counted from the left; `Frame` gives its x."""
+    """A box's column, counted from the left, and vertical extent; its x depends on the page."""
 
     column: int
     top: float
@@ -26,17 +26,18 @@ class Rect:
 
     @property
     def ports(self) -> tuple[float, float]:
-        """Return the part of a box's sides at which lines may end."""
+        """Return the interval of y in which lines may touch the box's sides."""
         margin = 10.0 if self.round else 8.0
         return self.top + margin, self.bottom - margin
 
     @property
     def middle(self) -> float:
+        """The y of the box's centre."""
         return (self.top + self.bottom) / 2
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placement:
     """Placed boxes. rects: by key. rows: top and bottom of each row. height: of the sheet."""
 
     rects: dict[str, Rect]
@@ -45,7 +46,7 @@ class Placed:
 
 
 def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
-    """Return the columns that any sheet uses, from left to right, and the width of each."""
+    """Return the width of each column that any diagram uses, from left to right."""
     widths: dict[Column, float] = {}
     for sheet in sheets:
         for box in sheet.boxes:
@@ -54,14 +55,14 @@ def columns_of(sheets: Sequence[Sheet]) -> dict[Column, float]:
 
 
 def width_of(box: Box) -> float:
-    """Return the width of the longest line, with two spaces between a value and its type."""
+    """Return a box's width: its longest line and padding, with two spaces before a type."""
     title = len(box.title) * TITLE
     lines = [(len(left) + len(right) + 2 * bool(right)) * TEXT for left, right in box.lines]
     return max(title, *lines) * CHARACTER + 2 * PADDING[0]
 
 
 def heights_of(sheet: Sheet) -> dict[str, float]:
-    """Return heights with room for the text and for each line that enters from another column."""
+    """Return each box's height: room for its text and for each line from another column."""
     column = {box.key: box.column for box in sheet.boxes}
     lines = Counter(
         edge.target for edge in sheet.edges if column[edge.source] != column[edge.target]
@@ -72,10 +73,10 @@ def heights_of(sheet: Sheet) -> dict[str, float]:
     }
 
 
-def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placed:
-    """Place rows from top to bottom, each as high as its highest stack.
+def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -> Placement:
+    """Place rows from top to bottom, each as high as its highest stack of boxes.
 
-    extra: more room above a row.
+    extra: additional space above a row, by row number.
     """
     stacks: dict[int, dict[Column, list[Box]]] = {}
     for box in sheet.boxes:
@@ -90,20 +91,20 @@ def place(sheet: Sheet, columns: Sequence[Column], extra: Mapping[int, float]) -
     rows = []
     y = 0.0
     for row in sorted(stacks):
-        y += (ROOM if row else 0.0) + extra.get(row, 0.0)
+        y += (ROW_GAP if row else 0.0) + extra.get(row, 0.0)
         height = max(map(high, stacks[row].values()))
         for column, stack in stacks[row].items():
             top = y + (height - high(stack)) / 2
-            down = column[0] <= AGAIN  # other columns run upwards: the first box is lowest
+            down = column[0] <= RECOMPUTED  # other columns run upwards: the first box is lowest
             for box in stack if down else reversed(stack):
                 bottom = top + heights[box.key]
                 rects[box.key] = Rect(columns.index(column), top, bottom, box.kind in ROUND)
                 top = bottom + _space(column)
         rows.append((y, y + height))
         y += height
-    return Placed(rects, tuple(rows), y)
+    return Placement(rects, tuple(rows), y)
 
 
 def _space(column: Column) -> float:
     """Return the gap between boxes of a row: room for an arrow, except between saved values."""
-    return 8.0 if column[0] == KEPT else 14.0
+    return 8.0 if column[0] == SAVED else 14.0

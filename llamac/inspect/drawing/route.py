@@ -1,7 +1,7 @@
-"""Orthogonal routing of lines between boxes, with no two values on one segment.
+"""Route the lines between boxes orthogonally, so that lines of two values share no segment.
 
-Between columns there is a gutter with lanes for vertical segments, and between rows there is space
-for horizontal ones. If a horizontal segment finds no space, a row is moved down.
+Vertical segments run in lanes of the gutters between columns, horizontal ones between rows. If a
+horizontal segment finds no space, the row below it is moved down.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llamac.inspect.drawing.place import Placed, Rect, place
+from llamac.inspect.drawing.place import Placement, Rect, place
 from llamac.inspect.drawing.sheet import FORWARD, Column, Edge, Sheet
 
 APART = 6.0  # distance between parallel segments
@@ -23,7 +23,9 @@ Side = Literal["left", "right"]
 class Stop:
     """A corner or an end of a line.
 
-    x names a place: a column's `left`, `right` or `middle`, or a gutter's lane.
+    at: an edge or the middle of a column, or a lane of a gutter; with `index` and `lane` it stands
+    for an x coordinate, which is known once the gutters have their widths.
+    index: number of the column or gutter.
     """
 
     at: Literal["left", "right", "middle", "lane"]
@@ -34,29 +36,29 @@ class Stop:
 
 @dataclass(frozen=True)
 class Line:
-    """A routed edge: the corners that its line passes, from end to end."""
+    """A routed edge: its corners, from its source to its target."""
 
     edge: Edge
     stops: tuple[Stop, ...]
 
 
 @dataclass(frozen=True)
-class Routed:
+class Routing:
     """Routed lines. lanes: the number that each gutter needs; gutter i is left of column i."""
 
-    placed: Placed
+    placement: Placement
     lines: tuple[Line, ...]
     lanes: tuple[int, ...]
 
 
-def route(sheet: Sheet, columns: Sequence[Column]) -> Routed:
-    """Place a sheet's boxes and route its lines."""
+def route(sheet: Sheet, columns: Sequence[Column]) -> Routing:
+    """Place a diagram's boxes and route its lines, adding space between rows if needed."""
     extra: dict[int, float] = {}
     while True:
         router = _Router(sheet, columns, place(sheet, columns, extra))
         lines = tuple(router.run())
         if not router.crowded:
-            return Routed(router.placed, lines, tuple(map(len, router.lanes)))
+            return Routing(router.placement, lines, tuple(map(len, router.lanes)))
         for row in router.crowded:
             extra[row] = extra.get(row, 0.0) + 2 * APART
 
@@ -65,7 +67,7 @@ def route(sheet: Sheet, columns: Sequence[Column]) -> Routed:
 class _Router:
     sheet: Sheet
     columns: Sequence[Column]
-    placed: Placed
+    placement: Placement
     crowded: set[int] = field(default_factory=set)
     # Horizontal segments: y, first and last slot (gutter g is 2g, column c is 2c + 1), value.
     level: list[tuple[float, int, int, str]] = field(default_factory=list)
@@ -81,7 +83,7 @@ class _Router:
         return (Line(edge, found[edge]) for edge in self.sheet.edges)
 
     def _ends(self, edge: Edge) -> tuple[Rect, Rect]:
-        return self.placed.rects[edge.source], self.placed.rects[edge.target]
+        return self.placement.rects[edge.source], self.placement.rects[edge.target]
 
     def _in_order(self) -> list[Edge]:
         """Return lines by distance of columns, then by length, so that short lines stay near boxes.
@@ -120,7 +122,7 @@ class _Router:
         """Route a line straight to the next box of its column."""
         down = source.bottom < target.top
         top, bottom = (source.bottom, target.top) if down else (target.bottom, source.top)
-        for rect in self.placed.rects.values():
+        for rect in self.placement.rects.values():
             if rect.column == source.column and rect.top < bottom and rect.bottom > top:
                 return ()
         ends = (top, bottom) if down else (bottom, top)
@@ -199,7 +201,7 @@ class _Router:
         )
 
     def _between_rows(self, edge: Edge, source: Rect, target: Rect, span: tuple[int, int]) -> float:
-        rows = self.placed.rows
+        rows = self.placement.rows
         row = next(i for i, (top, bottom) in enumerate(rows) if top <= target.middle <= bottom)
         above = source.middle < target.middle or row == len(rows) - 1
         row = max(row if above else row + 1, 1)
@@ -280,7 +282,7 @@ class _Router:
         between = range(min(one, other) + 1, max(one, other))
         return not any(
             rect.column in between and rect.top - APART < y < rect.bottom + APART
-            for rect in self.placed.rects.values()
+            for rect in self.placement.rects.values()
         )
 
     def _free(self, y: float, span: tuple[int, int], net: str, apart: float = APART) -> bool:

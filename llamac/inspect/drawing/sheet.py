@@ -1,8 +1,8 @@
-"""Arrangement of a region as boxes in columns and rows, and edges, independent of pixels.
+"""Arrange a region as boxes in columns and rows, joined by edges, independent of pixels.
 
 Columns, from left to right: the forward pass, downwards; its saved values; recomputation, also
 downwards; gradients of weights; gradients of activations, upwards. Every backward op is in the row
-of its forward op, so that values cross over horizontally.
+of its forward op, so that edges between the passes are horizontal.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ from llamac.ir.values import (
 Kind = Literal["matmul", "attention", "plain", "view", "end", "kept"]
 Flow = Literal["value", "kept", "recomputed", "gradient"]
 
-FORWARD, KEPT, AGAIN, WEIGHTS, BACKWARD = range(5)
+FORWARD, SAVED, RECOMPUTED, WEIGHTS, BACKWARD = range(5)
 Column = tuple[int, int]  # one of the above, and a lane within it
 
 
 @dataclass(frozen=True)
 class Box:
-    """A box of the drawing. lines: (values, their type) pairs. hover: the full description."""
+    """A box of the diagram: an op, an input or output, or a saved value.
+
+    lines: pairs of value names and their type.
+    hover: the node's line of IR, shown as a tooltip.
+    """
 
     key: str
     column: Column
@@ -49,13 +53,13 @@ class Box:
     kind: Kind
     title: str
     lines: tuple[tuple[str, str], ...]
-    again: bool = False
+    recomputed: bool = False
     hover: str = ""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A value that flows from one box to another."""
+    """A value that flows from one box to another. source, target: keys of boxes."""
 
     source: str
     target: str
@@ -64,7 +68,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The boxes of one region's drawing. Boxes of one column and row are stacked upwards."""
+    """Diagram of one region. Boxes in the same column and row are stacked."""
 
     region: str
     boxes: tuple[Box, ...]
@@ -74,21 +78,22 @@ class Sheet:
 def sheet_of(
     program: Program, region: Region, lines: dict[int, str], bytes_of: Callable[[fx.Node], str]
 ) -> Sheet:
-    """Return the arrangement of a region.
+    """Arrange a region as a diagram.
 
-    lines: node → its line of IR, by id. bytes_of: formats the size of a kept value.
+    lines: line of IR of each node, by the node's id().
+    bytes_of: function that formats the size of a saved value.
     """
     forward = _Forward(program, region, lines)
     boxes, edges = list(forward.boxes()), list(forward.edges())
     if region.backward is not None:
         backward = _Backward(program, region, forward, lines, bytes_of)
-        boxes += [*backward.kept(), *backward.boxes()]
+        boxes += [*backward.saved_boxes(), *backward.boxes()]
         edges += backward.edges()
     return Sheet(region.name, tuple(boxes), tuple(dict.fromkeys(edges)))
 
 
 def lines_of(node: fx.Node) -> tuple[tuple[str, str], ...]:
-    """Return the names of an op's values with their types; values of one type share a line."""
+    """Return pairs (names, type) of an op's values; values of one type share a pair."""
     by_type: dict[str, list[str]] = {}
     for value in values_of(node):
         by_type.setdefault(str(type_of(value)), []).append(value.name)
@@ -96,6 +101,7 @@ def lines_of(node: fx.Node) -> tuple[tuple[str, str], ...]:
 
 
 def kind_of(node: fx.Node, program: Program) -> Kind:
+    """Return the kind of an op's box: attention, matmul, view, or plain."""
     op = op_of(node)
     if op.name.startswith("attention"):
         return "attention"
@@ -105,7 +111,7 @@ def kind_of(node: fx.Node, program: Program) -> Kind:
 
 
 def title_of(node: fx.Node) -> str:
-    """Return a box's title: the op and the parameters it reads."""
+    """Return a box's title: the op's name and the parameters that it reads."""
     weights = [one.name for one in operands_of(node) if one.meta.get("role") == "param"]
     return f"{op_of(node).name} · {', '.join(weights)}" if weights else op_of(node).name
 
@@ -117,7 +123,7 @@ class _Forward:
         self.program, self.region, self.lines = program, region, lines
         graph = region.forward.graph
         inputs = placeholders(graph, "input")
-        # The stream is drawn; labels, unless kept, are only in the hover text of what reads them.
+        # The stream is drawn; labels, unless saved, are only in the hover text of what reads them.
         self.inputs = [n for n in inputs if n is inputs[0] or n.name in region.saved]
         self.ops = list(ops_in(graph))
         self.row: dict[fx.Node, int] = dict.fromkeys(self.inputs, 0)
@@ -188,10 +194,10 @@ class _Backward:
         }
         self.place: dict[fx.Node, tuple[Column, int]] = {}
         row = forward.last
-        again = recomputed_ops(self.graph)
+        recomputed = recomputed_ops(self.graph)
         for node in ops_in(self.graph):
-            if node in again:
-                self.place[node] = (AGAIN, 0), self._row_again(node)
+            if node in recomputed:
+                self.place[node] = (RECOMPUTED, 0), self._recomputed_row(node)
                 continue
             wished = self._row_of_gradient(node)
             weights = self._only_weights(node)
@@ -201,7 +207,7 @@ class _Backward:
             row = row if wished is None else min(wished, row)  # gradients flow up
             self.place[node] = (BACKWARD, 0), row
 
-    def _row_again(self, node: fx.Node) -> int:
+    def _recomputed_row(self, node: fx.Node) -> int:
         """Return the row of the recomputed forward op.
 
         Part of a forward op, such as the gather in a `gather_linear`, is beside its operands.
@@ -221,14 +227,14 @@ class _Backward:
         owner = self.origins.get(node)
         return None if owner is None else self.forward.row.get(owner)
 
-    def kept(self) -> Iterator[Box]:
+    def saved_boxes(self) -> Iterator[Box]:
         for name in self.region.saved:
             value = self.by_name[name]
             base = base_of(value)
             size = self.bytes_of(value) if base is value else f"view of {base.name}"
             row = self.row_of_value[name]
             kind = str(type_of(value))
-            yield Box(f"k.{name}", (KEPT, 0), row, "kept", name, ((size, ""),), hover=kind)
+            yield Box(f"k.{name}", (SAVED, 0), row, "kept", name, ((size, ""),), hover=kind)
 
     def boxes(self) -> Iterator[Box]:
         (seed,) = placeholders(self.graph, "cotangent")
@@ -241,7 +247,7 @@ class _Backward:
                 kind_of(node, self.program),
                 title_of(node),
                 lines_of(node),
-                again=column[0] == AGAIN,
+                recomputed=column[0] == RECOMPUTED,
                 hover=self.lines.get(id(node), ""),
             )
         for value in self._returned():
@@ -265,8 +271,8 @@ class _Backward:
                 elif role == "cotangent":
                     yield Edge(f"b.{source.name}", f"b.{node.name}", "gradient")
                 elif role is None:
-                    again = self.place[source][0][0] == AGAIN
-                    flow: Flow = "recomputed" if again else "gradient"
+                    recomputed = self.place[source][0][0] == RECOMPUTED
+                    flow: Flow = "recomputed" if recomputed else "gradient"
                     yield Edge(f"b.{source.name}", f"b.{node.name}", flow)
         for value in self._returned():
             yield Edge(f"b.{producer(value)[0].name}", f"out.{value.name}", "gradient")

@@ -1,24 +1,24 @@
-"""Colours, letters and strokes of the drawings, and their legend."""
+"""SVG elements of the diagrams: colours, fonts, strokes and the legend."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape, quoteattr
 
-from llamac.inspect.drawing.sheet import AGAIN, BACKWARD, FORWARD, KEPT, WEIGHTS
+from llamac.inspect.drawing.sheet import BACKWARD, FORWARD, RECOMPUTED, SAVED, WEIGHTS
 
 Point = tuple[float, float]
 
 PAPER, INK, MUTED = "#fbfaf7", "#1f2937", "#5b6472"
 HEADINGS = {
     FORWARD: "forward ↓",
-    KEPT: "kept",
-    AGAIN: "computed again ↓",
+    SAVED: "saved",
+    RECOMPUTED: "recomputed ↓",
     WEIGHTS: "gradients of weights",
     BACKWARD: "backward ↑",
 }
 FLOWS = {"value": "#475569", "kept": "#d97706", "recomputed": "#0d9488", "gradient": "#be3455"}
-# kind → fill, border
+# kind of a box → (fill, border)
 BOXES = {
     "matmul": ("#dbe7fb", "#2f5fb3"),
     "attention": ("#e8defa", "#6d3fb8"),
@@ -34,12 +34,12 @@ LEGEND_BOXES = (
     ("attention", False, "attention"),
     ("plain", False, "memory-bound"),
     ("view", False, "view, no data of its own"),
-    ("kept", False, "kept for the backward pass"),
-    ("plain", True, "computed again"),
+    ("kept", False, "saved for the backward pass"),
+    ("plain", True, "recomputed"),
 )
 LEGEND_FLOWS = (
     ("value", "value"),
-    ("kept", "kept value"),
+    ("kept", "saved value"),
     ("recomputed", "recomputed value"),
     ("gradient", "gradient"),
 )
@@ -49,10 +49,11 @@ HATCH = (
     f'patternTransform="rotate(45)"><rect width="2" height="7" fill="{FLOWS["recomputed"]}" '
     'fill-opacity="0.18"/></pattern></defs>'
 )
-"""Fill of values that are computed again, by reference."""
+"""Fill pattern of recomputed values, referred to as `url(#again)`."""
 
 
 def opening(width: float, height: float, title: str) -> Iterator[str]:
+    """Yield the opening of a standalone SVG image: title, style sheet and background."""
     w, h = _n(width), _n(height)
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" '
@@ -64,7 +65,7 @@ def opening(width: float, height: float, title: str) -> Iterator[str]:
     yield f".h1 {{ font: 600 20px {SANS}; }} .h2 {{ font: 600 15px {SANS}; }}"
     yield f".muted {{ font: 12px {SANS}; fill: {MUTED}; }}"
     yield f".head {{ font: 600 12px {SANS}; text-anchor: middle; fill: {MUTED}; }}"
-    for group, flow in ((KEPT, "kept"), (AGAIN, "recomputed"), (WEIGHTS, "gradient")):
+    for group, flow in ((SAVED, "kept"), (RECOMPUTED, "recomputed"), (WEIGHTS, "gradient")):
         yield f".g{group} {{ fill: {FLOWS[flow]}; }}"
     yield f".g{BACKWARD} {{ fill: {FLOWS['gradient']}; }}"
     yield f".op {{ fill: {MUTED}; }}"
@@ -80,7 +81,7 @@ def opening(width: float, height: float, title: str) -> Iterator[str]:
 
 
 def embedded(width: float, height: float, title: str) -> str:
-    """Open a drawing inside a page, whose own style gives colours and letters by class."""
+    """Return the opening tag of an SVG element in a page, whose CSS classes set the colours."""
     w, h = _n(width), _n(height)
     return (
         f'<svg class="drawing" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="group" '
@@ -89,37 +90,40 @@ def embedded(width: float, height: float, title: str) -> str:
 
 
 def text(x: float, y: float, content: str, css: str) -> str:
+    """Return a text element. css: names of its classes."""
     return f'<text x="{_n(x)}" y="{_n(y)}" class="{css}">{escape(content)}</text>'
 
 
 def band(x: float, y: float, width: float, height: float) -> str:
-    """Draw the background of the column of saved values."""
+    """Return the background of the column of saved values."""
     return _rect(x, y, width, height, 8, "#fdf3d9", "none", ' class="band"')
 
 
 def rectangle(
-    x: float, y: float, width: float, height: float, kind: str, again: bool
+    x: float, y: float, width: float, height: float, kind: str, recomputed: bool
 ) -> Iterator[str]:
+    """Yield a box in the style of its kind, hatched if its value is recomputed."""
     fill, border = BOXES[kind]
     dashed = ' stroke-dasharray="4 3"' if kind == "view" else ""
     heavy = ' stroke-width="1.6"' if kind in ("matmul", "attention") else ""
     radius = {"end": 14.0, "kept": 12.0}.get(kind, 6.0)
-    if again:
+    if recomputed:
         border = FLOWS["recomputed"]
-    css = f' class="box {kind}{" again" if again else ""}"'
+    css = f' class="box {kind}{" again" if recomputed else ""}"'
     yield _rect(x, y, width, height, radius, fill, border, dashed + heavy + css)
-    if again:
+    if recomputed:
         yield _rect(x, y, width, height, radius, "url(#again)", "none", "")
 
 
 def plain_rectangle(
     x: float, y: float, width: float, height: float, radius: float, fill: str, border: str
 ) -> str:
+    """Return a rectangle with the given fill and border colours."""
     return _rect(x, y, width, height, radius, fill, border, "")
 
 
 def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
-    """Draw a faint base line; level unless `to_y` is given."""
+    """Return a faint base line; it is horizontal unless `to_y` is given."""
     end = y if to_y is None else to_y
     return (
         f'<path class="line" d="M{_n(x)} {_n(y)}L{_n(to_x)} {_n(end)}" stroke="#d8d5cc" '
@@ -128,7 +132,7 @@ def rail(x: float, y: float, to_x: float, to_y: float | None = None) -> str:
 
 
 def halo(points: Sequence[Point]) -> str:
-    """Return a wide line in the colour of paper, to lie under a line and set it off from others."""
+    """Return a wide line in the background colour, drawn under a line to set it off from others."""
     return (
         f'<path class="line halo" d="{_path(points)}" stroke="{PAPER}" stroke-width="4.5" '
         'stroke-opacity="0.9"/>'
@@ -136,7 +140,10 @@ def halo(points: Sequence[Point]) -> str:
 
 
 def arrow(points: Sequence[Point], flow: str) -> str:
-    """Draw a line with round corners and an arrow head at its last point."""
+    """Return a line with rounded corners and an arrow head at its last point.
+
+    flow: key of `FLOWS`, which gives the colour.
+    """
     colour = FLOWS[flow]
     width = 2.0 if flow == "kept" else 1.5
     (x0, y0), (x, y) = points[-2], points[-1]
@@ -153,11 +160,11 @@ def arrow(points: Sequence[Point], flow: str) -> str:
 
 
 def legend(x: float, y: float, width: float) -> Iterator[str]:
-    """Draw the legend, in as many rows as the width needs."""
+    """Yield the legend, wrapped to the width."""
     places = list(_legend_places(width))
     boxes = len(LEGEND_BOXES)
-    for (kind, again, label), (dx, dy) in zip(LEGEND_BOXES, places, strict=False):
-        yield from rectangle(x + dx, y + dy, SWATCH, 14, kind, again)
+    for (kind, recomputed, label), (dx, dy) in zip(LEGEND_BOXES, places, strict=False):
+        yield from rectangle(x + dx, y + dy, SWATCH, 14, kind, recomputed)
         yield text(x + dx + SWATCH + 8, y + dy + 11.5, label, "legend")
     for (flow, label), (dx, dy) in zip(LEGEND_FLOWS, places[boxes:], strict=True):
         yield arrow([(x + dx, y + dy + 7), (x + dx + SWATCH, y + dy + 7)], flow)
@@ -165,6 +172,7 @@ def legend(x: float, y: float, width: float) -> Iterator[str]:
 
 
 def legend_height(width: float) -> float:
+    """Return the height of the legend in pixels when it is wrapped to a width."""
     return max(y for _, y in _legend_places(width)) + STEP
 
 

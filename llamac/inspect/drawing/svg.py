@@ -1,4 +1,4 @@
-"""Draw regions as an SVG picture, without any library; deterministic for a Program."""
+"""Draw regions as SVG, without a library. The same Program always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from xml.sax.saxutils import escape, quoteattr
 from torch import fx
 
 from llamac.inspect.drawing import style
+from llamac.inspect.drawing.crossings import reduce_crossings
 from llamac.inspect.drawing.place import LINE, PADDING, TITLE, Rect, columns_of
-from llamac.inspect.drawing.route import APART, Line, Routed, Stop, route
+from llamac.inspect.drawing.route import APART, Line, Routing, Stop, route
 from llamac.inspect.drawing.sheet import (
-    AGAIN,
     BACKWARD,
     FORWARD,
-    KEPT,
+    RECOMPUTED,
+    SAVED,
     WEIGHTS,
     Box,
     Column,
     Sheet,
     sheet_of,
 )
-from llamac.inspect.drawing.untangle import untangle
 from llamac.inspect.memory import program_memory, readable_bytes, stream_bytes
 from llamac.ir.graph import type_of
 from llamac.ir.printer import graph_lines
@@ -35,19 +35,22 @@ HEADING = 80.0  # above each region
 
 
 def program_svg(program: Program, stage: str, only: str | None = None) -> str:
-    """Draw the regions one below the other, with aligned columns. only: one region."""
+    """Draw the regions one below the other, with aligned columns, as an SVG image.
+
+    stage: name of the last pass, for the title. only: name of the region to draw; None draws all.
+    """
     size = _sizes(program)
     regions = [region for region in program.regions.values() if only in (None, region.name)]
     sheets = [sheet_of(program, region, _ir_lines(region), size) for region in regions]
     widths = columns_of(sheets)
-    routed = [untangle(route(sheet, list(widths))) for sheet in sheets]
+    routing = [reduce_crossings(route(sheet, list(widths))) for sheet in sheets]
     title, summary = f"{program.name} after {stage}", _summary(program)
-    frame = _frame(widths, routed, least=max(12.5 * len(title), 7.0 * len(summary)))
+    frame = _frame(widths, routing, least=max(12.5 * len(title), 7.0 * len(summary)))
     body: list[str] = []
     y = BORDER + 58.0
-    for region, sheet, one in zip(regions, sheets, routed, strict=True):
+    for region, sheet, one in zip(regions, sheets, routing, strict=True):
         body += _region(program, region, sheet, one, frame, y)
-        y += HEADING + one.placed.height + 40.0
+        y += HEADING + one.placement.height + 40.0
     body += style.legend(BORDER, y, frame.width - 2 * BORDER)
     y += style.legend_height(frame.width - 2 * BORDER) + BORDER
     return "\n".join(
@@ -62,17 +65,17 @@ def program_svg(program: Program, stage: str, only: str | None = None) -> str:
 
 
 PARTS = {
-    "all": (FORWARD, KEPT, AGAIN, WEIGHTS, BACKWARD),
-    "forward": (FORWARD, KEPT),
-    "backward": (KEPT, AGAIN, WEIGHTS, BACKWARD),
+    "all": (FORWARD, SAVED, RECOMPUTED, WEIGHTS, BACKWARD),
+    "forward": (FORWARD, SAVED),
+    "backward": (SAVED, RECOMPUTED, WEIGHTS, BACKWARD),
 }
-"""Columns that a drawing in a page shows."""
+"""Columns that each part of a drawing shows."""
 
 
 def region_svg(program: Program, region: Region, part: str = "all") -> str:
-    """Draw one region for a page, without title and legend.
+    """Draw one region as an SVG element for a page, without title and legend.
 
-    Each node is in a group with `data-key`, each line in one with `data-from` and `data-to`.
+    Each node is a group with the attribute `data-key`; each line has `data-from` and `data-to`.
 
     part: a key of PARTS.
     """
@@ -82,13 +85,13 @@ def region_svg(program: Program, region: Region, part: str = "all") -> str:
     edges = tuple(one for one in whole.edges if {one.source, one.target} <= shown)
     sheet = Sheet(whole.region, boxes, edges)
     widths = columns_of([sheet])
-    routed = untangle(route(sheet, list(widths)))
-    frame = _frame(widths, [routed], least=0.0)
+    routing = reduce_crossings(route(sheet, list(widths)))
+    frame = _frame(widths, [routing], least=0.0)
     top = BORDER + 14.0
     return "".join(
         [
-            style.embedded(frame.width, top + routed.placed.height + BORDER, region.name),
-            *_sheet(sheet, routed, frame, top),
+            style.embedded(frame.width, top + routing.placement.height + BORDER, region.name),
+            *_sheet(sheet, routing, frame, top),
             "</svg>",
         ]
     )
@@ -111,8 +114,8 @@ class _Frame:
         return {"left": left, "right": right, "middle": (left + right) / 2}[stop.at]
 
 
-def _frame(widths: dict[Column, float], routed: Sequence[Routed], least: float) -> _Frame:
-    counts = [max(counts) for counts in zip(*(one.lanes for one in routed), strict=True)]
+def _frame(widths: dict[Column, float], routing: Sequence[Routing], least: float) -> _Frame:
+    counts = [max(counts) for counts in zip(*(one.lanes for one in routing), strict=True)]
     lefts, rights, lanes = [], [], []
     x = BORDER
     for index, width in enumerate([*widths.values(), 0.0]):
@@ -158,19 +161,19 @@ def _summary(program: Program) -> str:
 
 
 def _region(
-    program: Program, region: Region, sheet: Sheet, routed: Routed, frame: _Frame, top: float
+    program: Program, region: Region, sheet: Sheet, routing: Routing, frame: _Frame, top: float
 ) -> Iterator[str]:
     count = layer_count(region.name, program.layers)
     yield style.text(BORDER, top + 18, region.name + (f" × {count}" if count > 1 else ""), "h2")
     yield style.text(BORDER, top + 35, _about(program, region), "muted")
-    yield from _sheet(sheet, routed, frame, top + HEADING)
+    yield from _sheet(sheet, routing, frame, top + HEADING)
 
 
-def _sheet(sheet: Sheet, routed: Routed, frame: _Frame, top: float) -> Iterator[str]:
+def _sheet(sheet: Sheet, routing: Routing, frame: _Frame, top: float) -> Iterator[str]:
     used = {frame.columns.index(box.column) for box in sheet.boxes}
-    yield from _columns(frame, used, top, routed.placed.height)
+    yield from _columns(frame, used, top, routing.placement.height)
     by_source: dict[str, list[Line]] = {}
-    for line in routed.lines:
+    for line in routing.lines:
         by_source.setdefault(line.edge.source, []).append(line)
     for lines in by_source.values():  # the halo of one value's lines does not cut its own
         paths = [[(frame.x(stop), top + stop.y) for stop in line.stops] for line in lines]
@@ -179,7 +182,7 @@ def _sheet(sheet: Sheet, routed: Routed, frame: _Frame, top: float) -> Iterator[
             ends = f"data-from={quoteattr(line.edge.source)} data-to={quoteattr(line.edge.target)}"
             yield f"<g {ends}>{style.arrow(path, line.edge.flow)}</g>"
     for box in sheet.boxes:
-        yield from _box(box, routed.placed.rects[box.key], frame, top)
+        yield from _box(box, routing.placement.rects[box.key], frame, top)
 
 
 def _about(program: Program, region: Region) -> str:
@@ -188,9 +191,9 @@ def _about(program: Program, region: Region) -> str:
     memory = program_memory(program)
     (one,) = (m for m in memory.regions if m.name == region.name)
     each = " a layer" if one.count > 1 else ""
-    text = f"keeps {readable_bytes(one.saved)}{each} = {memory.sbh(one.saved):.2f} sbh"
+    text = f"saves {readable_bytes(one.saved)}{each} = {memory.sbh(one.saved):.2f} sbh"
     if one.everything != one.saved:
-        text += f"; with nothing recomputed, {readable_bytes(one.everything)}"
+        text += f"; without recomputation, {readable_bytes(one.everything)}"
         text += f" = {memory.sbh(one.everything):.2f} sbh"
     return text
 
@@ -201,7 +204,7 @@ def _columns(frame: _Frame, used: set[int], top: float, height: float) -> Iterat
         groups.setdefault(frame.columns[index][0], []).append(index)
     for group, members in groups.items():
         left, right = frame.left[members[0]], frame.right[members[-1]]
-        if group == KEPT:
+        if group == SAVED:
             yield style.band(left - 6, top - 8, right - left + 12, height + 16)
         yield style.text((left + right) / 2, top - 14, style.HEADINGS[group], f"head g{group}")
 
@@ -212,7 +215,9 @@ def _box(box: Box, rect: Rect, frame: _Frame, top: float) -> Iterator[str]:
     yield f"<g data-key={quoteattr(box.key)}>"
     if box.hover:
         yield f"<title>{escape(box.hover)}</title>"
-    yield from style.rectangle(left, y, right - left, rect.bottom - rect.top, box.kind, box.again)
+    yield from style.rectangle(
+        left, y, right - left, rect.bottom - rect.top, box.kind, box.recomputed
+    )
     y += PADDING[1] + TITLE
     yield style.text(left + PADDING[0], y, box.title, f"op {box.kind}")
     for names, kind in box.lines:

@@ -20,9 +20,9 @@ SCRIPTS = (
 
 
 def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None) -> str:
-    """Return the page of one compiled spec, or of two.
+    """Render the explorer of one compiled spec, or of two side by side, as an HTML page.
 
-    comparison: what differs between two sides' plans, as JSON values.
+    comparison: difference between the plans of two specs, as JSON values.
     """
     title = " and ".join(side.title for side in sides)
     body = (WEB / "explorer.html").read_text(encoding="utf-8")
@@ -34,7 +34,11 @@ def explorer_page(sides: Sequence[CompiledSpec], comparison: dict[str, Any] | No
 def explorer_data(
     sides: Sequence[CompiledSpec], comparison: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the page's data: lines stored once, the sides, and how two of them differ."""
+    """Return the page's data as JSON values.
+
+    `lines` holds each distinct line of text once; other entries refer to lines by index. `sides`
+    has one entry per spec, and `comparison` exists only for two.
+    """
     lines = LineTable()
     found: dict[str, Any] = {"sides": [side_data(side, lines) for side in sides]}
     table = lines.table()

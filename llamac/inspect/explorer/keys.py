@@ -1,4 +1,4 @@
-"""Keys of nodes, which join the panes: `block.f.qkv`, region, direction and name in the graph."""
+"""Keys that identify a node in all panes: region, direction and name, such as `block.f.qkv`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Direction = Literal["forward", "backward"]
 
 
 def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
-    """Yield every graph of a program, in the order in which it is printed."""
+    """Yield (region, direction, graph) for each graph of a program, in printing order."""
     for region in program.regions.values():
         yield region, "forward", region.forward.graph
         if region.backward is not None:
@@ -22,13 +22,13 @@ def graphs(program: Program) -> Iterator[tuple[Region, Direction, fx.Graph]]:
 
 
 def key_of(region: str, direction: Direction, node: fx.Node) -> str:
-    """Return the key of a node; a result of a multi-result op has the key of that op."""
+    """Return a node's key. All results of an op share the op's key."""
     maker, _ = producer(node)
     return f"{region}.{direction[0]}.{'return' if maker.op == 'output' else maker.name}"
 
 
 def keys_of(program: Program) -> dict[fx.Node, str]:
-    """Return the key of every node."""
+    """Map every node of a program to its key."""
     return {
         node: key_of(region.name, direction, node)
         for region, direction, graph in graphs(program)

@@ -6,14 +6,15 @@ from collections.abc import Iterable
 
 
 class LineTable:
-    """Distinct lines of text, numbered from 0 in order of addition."""
+    """Lines of text, each stored once and numbered from 0 in the order of first addition."""
 
     def __init__(self) -> None:
         self._number: dict[str, int] = {}
 
     def add(self, lines: Iterable[str]) -> list[int]:
-        """Return the numbers of these lines, adding those that are new."""
+        """Return the number of each line, adding lines that are new."""
         return [self._number.setdefault(line, len(self._number)) for line in lines]
 
     def table(self) -> list[str]:
+        """Return all lines, by number."""
         return list(self._number)

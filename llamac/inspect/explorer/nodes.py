@@ -9,7 +9,7 @@ from torch import fx
 
 from llamac.inspect.drawing.sheet import kind_of
 from llamac.inspect.explorer.keys import Direction, graphs, keys_of
-from llamac.inspect.explorer.meaning import Holds, chips, reason
+from llamac.inspect.explorer.meaning import TensorKind, chips, reason
 from llamac.inspect.memory import ValueMemory, region_memory
 from llamac.inspect.origin import origins
 from llamac.ir.graph import is_op, op_of, output_of, producer, recomputed_ops, type_of
@@ -19,10 +19,11 @@ from llamac.spec import Spec
 
 
 def node_data(program: Program, spec: Spec) -> dict[str, dict[str, Any]]:
-    """Return every node by key.
+    """Return the description of every node of the last stage as JSON values, by key.
 
-    values: its results with type, layout and status. reads, users: keys. origin: the forward node
-    of a backward node. backward: the backward nodes of a forward node.
+    values: results, each with type, placements and, in forward graphs, memory status.
+    reads, users: keys of the nodes that it reads and that read it.
+    origin: of a backward node, the key of its forward node; `backward` is the inverse.
     """
     keys = keys_of(program)
     found: dict[str, dict[str, Any]] = {}
@@ -90,7 +91,13 @@ class _About:
             "type": str(kind),
             "bytes": kind.nbytes(symbols),
             "chips": list(
-                chips(kind, self._holds(value), self.spec.parallel.mesh, self.program.mesh, symbols)
+                chips(
+                    kind,
+                    self._tensor_kind(value),
+                    self.spec.parallel.mesh,
+                    self.program.mesh,
+                    symbols,
+                )
             ),
         }
         if (memory := self.memory.get(value.name)) is not None:
@@ -98,7 +105,7 @@ class _About:
             found["why"] = reason(value, memory, self.spec.recompute.policy)
         return found
 
-    def _holds(self, value: fx.Node) -> Holds:
+    def _tensor_kind(self, value: fx.Node) -> TensorKind:
         if value.meta.get("role") == "param":
             return "parameter"
         return "gradient" if value.name in self.gradients else "value"

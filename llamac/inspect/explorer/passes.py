@@ -14,11 +14,17 @@ from llamac.passes.lower import Lower
 from llamac.passes.pass_list import ROWS, Stage
 
 Hunk = tuple[int, int, int, int, list[tuple[int, int]]]
-"""LineTable before [i, j), lines after [k, m), and the pairs of them side by side; -1 for none."""
+"""(i, j, k, m, pairs): lines [i, j) of the old text are replaced by lines [k, m) of the new one.
+
+Pairs are line numbers shown side by side, with -1 for a line that has no counterpart.
+"""
 
 
 def pass_data(stages: Sequence[Stage], lines: LineTable) -> list[dict[str, Any]]:
-    """Return each stage with what its pass changed. lines: where IR is stored."""
+    """Return the IR of each stage, and its differences from the previous stage, as JSON values.
+
+    lines: table to which the IR's lines are added.
+    """
     found = []
     before: Stage | None = None
     text: list[str] = []
@@ -49,7 +55,7 @@ def _new_notes(before: Stage | None, stage: Stage) -> list[str]:
 
 
 def about(name: str) -> str:
-    """Return a pass's description: the first line of its module, without its name."""
+    """Return a pass's description: the first line of its module's docstring, without its name."""
     kinds = {kind.name: kind for kind in (Lower, *(row.kind for row in ROWS))}
     text = (sys.modules[kinds[name].__module__].__doc__ or "").partition("\n")[0]
     return text.partition(": ")[2] or text
@@ -68,9 +74,9 @@ def hunks(before: Sequence[str], after: Sequence[str]) -> list[Hunk]:
 def pairs(
     before: Sequence[str], after: Sequence[str], first: int = 0, second: int = 0
 ) -> list[tuple[int, int]]:
-    """Pair lines that define the same values; others stand alone.
+    """Pair lines of IR that define the same values; a line without a counterpart is paired with -1.
 
-    first, second: line numbers of the texts' first lines.
+    first, second: line numbers of `before[0]` and `after[0]`.
     """
     keys = [_defined(line) for line in before], [_defined(line) for line in after]
     found: list[tuple[int, int]] = []

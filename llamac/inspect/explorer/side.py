@@ -20,10 +20,11 @@ from llamac.spec import Spec
 
 @dataclass(frozen=True)
 class CompiledSpec:
-    """A compiled spec.
+    """A compiled spec to explore.
 
-    title: its name, or its layout when compared with the same spec. step: the predicted step as
-    JSON values; None before the last pass.
+    title: the spec's name; its layout when two layouts of one spec are compared.
+    stages: the Program after each pass.
+    step: the predicted training step as JSON values; None if not all passes have run.
     """
 
     title: str
@@ -33,11 +34,15 @@ class CompiledSpec:
 
     @property
     def program(self) -> Program:
+        """The Program after the last pass that has run."""
         return self.stages[-1].program
 
 
 def side_data(side: CompiledSpec, lines: LineTable) -> dict[str, Any]:
-    """Return the panes' data of one side. lines: where IR and Python are stored."""
+    """Return the data of all panes for one compiled spec as JSON values.
+
+    lines: table to which the lines of texts are added.
+    """
     program, stage = side.program, side.stages[-1].name
     keys = keys_of(program)
     nodes = node_data(program, side.spec)

@@ -18,13 +18,13 @@ from llamac.passes.pass_list import NAMES
 from llamac.spec import Spec
 
 ELSEWHERE = "not in a file"
-"""Title of what `--set` and defaults say."""
+"""Title of the text that lists values set by `--set` or by default."""
 
 
 def spec_data(spec: Spec, places: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the spec's files, and the places that are in none of them, as texts of lines.
+    """Return the spec's files as lists of lines, and one more list of the places outside any file.
 
-    places: of nodes, such as `65b.toml:14`, `default` or `--set model.dim=512`.
+    places: origins of nodes, such as `65b.toml:14`, `default` or `--set model.dim=512`.
     """
     found: list[dict[str, Any]] = []
     for path in spec.files:
@@ -36,7 +36,7 @@ def spec_data(spec: Spec, places: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def ir_data(program: Program, keys: Mapping[fx.Node, str]) -> list[tuple[str, str]]:
-    """Return the lines of a printed program, each with the key of its node or an empty text."""
+    """Return the lines of the printed program, each with its node's key, or "" without one."""
     body: list[tuple[str, str]] = []
     for region, direction, _ in graphs(program):
         body.append(("", ""))
@@ -51,7 +51,10 @@ def ir_data(program: Program, keys: Mapping[fx.Node, str]) -> list[tuple[str, st
 def emitted_data(
     program: Program, stage: str, spec: Spec, keys: Mapping[fx.Node, str]
 ) -> dict[str, Any]:
-    """Return the emitted model.py, or functions of an earlier stage. lines: number → key."""
+    """Return the source of model.py, or of an earlier stage's functions, as JSON values.
+
+    nodes: line number, counted from 1, → key of the node that the line computes.
+    """
     if stage == NAMES[-1]:
         fsdp = spec.parallel.fsdp
         name, source, sizes = "model.py", render_model(program, fsdp), Sizes.of(program)

@@ -51,7 +51,7 @@ const eventTitle = (event) => {
   return `${event.kind} of ${event.layer < 0 ? `the ${event.name}` : `layer ${event.layer}`}`;
 };
 
-// What is held from each moment on: kept activations, those of the running region, logits.
+// Memory over time: saved activations, those of the running region, logits.
 function momentsOf(view, graphs, kept) {
   if (view.moments) return view.moments;
   const found = [];

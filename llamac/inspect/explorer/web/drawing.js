@@ -1,14 +1,14 @@
 // The drawing of one region: whole, or one direction of it, at a size that can be read.
 
 const LEGEND = [["box matmul", "matmul"], ["box attention", "attention"], ["box plain", "memory-bound"],
-  ["box view", "view, no data of its own"], ["box kept", "kept for the backward pass"],
-  ["box again", "computed again"], ["flow value", "value"], ["flow kept", "kept value"],
+  ["box view", "view, no data of its own"], ["box kept", "saved for the backward pass"],
+  ["box again", "recomputed"], ["flow value", "value"], ["flow kept", "saved value"],
   ["flow recomputed", "recomputed value"], ["flow gradient", "gradient"]];
 
 const drawnRegion = () => (side().drawings[state.region] ? state.region : side().layers.runs[0][0]);
 const drawnPart = () => (side().drawings[drawnRegion()][state.part] ? state.part : "all");
 
-// The node of a box: `f.` and `b.` name it, `k.` a kept value, `out.` what a graph returns.
+// The node of a box: `f.` and `b.` name it, `k.` a saved value, `out.` a result of the graph.
 function boxNode(key, region) {
   const [kind, ...rest] = key.split("."), name = rest.join(".");
   if (kind === "f" || kind === "b") return makerOf(region, kind, name);
@@ -102,8 +102,8 @@ function drawingView() {
       h("div", { class: "choice", role: "group", "aria-label": "Size" }, button("−", "Smaller", () => zoomBy(0.8)),
         button("fit", "Fit the width", () => set({ zoom: "fit" })), button("1:1", "Full size", () => set({ zoom: "1" })),
         button("+", "Larger", () => zoomBy(1.25)))),
-    h("p", { class: "small" }, layers > 1 && `one of ${layers} layers alike; `, kept
-      ? `keeps ${sbh(kept.saved)} for the backward pass; with nothing computed again, ${sbh(kept.everything)}`
+    h("p", { class: "small" }, layers > 1 && `one of ${layers} identical layers; `, kept
+      ? `saves ${sbh(kept.saved)} for the backward pass; without recomputation, ${sbh(kept.everything)}`
       : "forward only"),
     h("ul", { class: "legend" }, LEGEND.map(([css, words]) => h("li", {}, h("span", { class: css }), words))),
     drawnSvg(region, part));

@@ -1,4 +1,4 @@
-// The frame: views, the search, keys; and drawing again what changed.
+// The frame: views, search and keyboard; redraws the parts whose state changed.
 
 const VIEWS = [["passes", "Passes", passView], ["links", "Spec · IR · Python", linksView],
   ["drawing", "Drawing", drawingView], ["memory", "Memory", memoryView], ["timeline", "Timeline", timelineView],
@@ -25,7 +25,7 @@ function renderHead() {
   if (document.activeElement !== $("query")) $("query").value = state.q;
 }
 
-// What has the focus, in words that hold after it is drawn again.
+// A selector of the focused element that also finds it after a redraw.
 function focusMark(element) {
   if (!element || element === document.body) return null;
   if (element.id) return `#${CSS.escape(element.id)}`;

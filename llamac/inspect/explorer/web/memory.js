@@ -2,7 +2,7 @@
 
 const HELD_COLOURS = { overhead: "hold-1", optimizer: "hold-2", parameters: "hold-3", gradients: "hold-4",
   communication: "hold-5" };
-const MOVING = [["saved", "activations kept", "move-1"], ["working", "of the layer that runs", "move-2"],
+const MOVING = [["saved", "saved activations", "move-1"], ["working", "of the layer that runs", "move-2"],
   ["logits", "logits", "move-3"]];
 const CHART = { width: 960, height: 400, left: 52, right: 12, top: 26, bottom: 62 };
 
@@ -112,7 +112,7 @@ function timeTicks(view, axis, left, top) {
   return parts;
 }
 
-// Who lives at a moment: what is held all along, kept by which layers, and alive in the region.
+// Memory at a moment: constant terms, saved activations by layer, and values of the running region.
 function livingAt(model, moment) {
   const event = moment.event, nodes = side().nodes;
   const valueRow = (region, way, name) => {
@@ -139,7 +139,7 @@ function livingAt(model, moment) {
     h("h3", {}, `${gigabytes(total)} GB at ${duration(moment.time)}`),
     h("p", { class: "small aside" }, eventTitle(event), runsGraph(event) && `, micro-batch ${event.batch + 1}`),
     h("h4", {}, "all along"), table(["", "GB"], along.map(([words, nbytes]) => [words, gigabytes(nbytes)])),
-    h("h4", {}, `kept for the backward pass: ${gigabytes(moment.saved)} GB`), keptView,
+    h("h4", {}, `saved for the backward pass: ${gigabytes(moment.saved)} GB`), keptView,
     runsGraph(event) && [h("h4", {}, `alive in ${event.name} ${event.kind}: ${gigabytes(moment.working + moment.logits)} GB`),
       table(["value", "bytes"], rows), moment.logits > 0 && h("p", { class: "small" }, `logits of a chunk: ${binary(moment.logits)}`),
       unseen > 1e6 && h("p", { class: "small aside" }, `and ${binary(unseen)} that kernels write for themselves`)]);

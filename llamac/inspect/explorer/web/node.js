@@ -1,7 +1,7 @@
 // All that is known of the pinned node.
 
-const STATUS = { saved: "kept for the backward pass", recomputed: "computed again",
-  view: "a view", "not needed": "not needed again" };
+const STATUS = { saved: "saved for the backward pass", recomputed: "recomputed",
+  view: "a view", "not needed": "not needed" };
 
 function nodeLink(key) {
   const node = nodeOf(key);
@@ -65,12 +65,12 @@ function nodePanel() {
   const facts = Object.entries(node.attributes ?? {}).map(([name, value]) => `${name} = ${value}`).join(", ");
   return panel.replaceChildren(...shownOf([close,
     h("h2", {}, node.op, node.parameter && ` ${node.parameter}`),
-    h("p", { class: "aside small" }, `${node.region}, ${node.direction}`, node.again && ", computed again",
+    h("p", { class: "aside small" }, `${node.region}, ${node.direction}`, node.again && ", recomputed",
       node.where && [", from ", h("button", { type: "button", class: "link", data: { place: node.where },
         on: { click: () => set({ node: `@${node.where}`, view: "links" }) } }, node.where)]),
     facts && h("p", { class: "small mono" }, facts),
     node.values.map(valueView), costView(target, node),
     nodeLinks("reads", node.reads), nodeLinks("users", node.users),
-    nodeLinks(node.again ? "computes again" : "comes from", node.origin && [node.origin]),
+    nodeLinks(node.again ? "recomputes" : "comes from", node.origin && [node.origin]),
     nodeLinks("gives rise to", node.backward)]));
 }

@@ -48,20 +48,20 @@ function passList(shown, chosen) {
   return shown.length ? list : h("p", { class: "aside" }, "No pass has that.");
 }
 
-// One row a graph: what there is more or less of, in ops and in values kept.
+// One row per graph: changes of op counts and of saved values.
 function passTables(one) {
   const count = ([op, [was, now]]) => h("span", {}, h("code", {}, op), ` ${was} → `,
     h("b", { class: now > was ? "good" : "bad" }, now));
   const names = (words, list) => list.length > 0 && h("span", {}, words, " ", h("code", {}, list.join(", ")));
   const rows = one.graphs.map((graph) => [`${graph.region}.${graph.direction}`, h("div", { class: "counts" },
-    Object.entries(graph.ops).map(count), names("now kept:", graph.newly_kept),
-    names("no longer kept:", graph.no_longer_kept))]).filter(([, cell]) => cell.childElementCount);
+    Object.entries(graph.ops).map(count), names("now saved:", graph.newly_kept),
+    names("no longer saved:", graph.no_longer_kept))]).filter(([, cell]) => cell.childElementCount);
   const sizes = Object.entries(one.bytes).flatMap(([region, { count: layers, activations, saved }]) => {
     const pair = (words, [was, now]) => was !== now && h("span", {}, `${words} ${binary(was)} → `, h("b", {}, binary(now)));
-    const cell = h("div", { class: "counts" }, shownOf([pair("computed", activations), pair("kept", saved)]));
+    const cell = h("div", { class: "counts" }, shownOf([pair("computed", activations), pair("saved", saved)]));
     return cell.childElementCount ? [[layers > 1 ? `${region}, one of ${layers}` : region, cell]] : [];
   });
-  return h("div", { class: "tables" }, rows.length > 0 && table(["graph", "ops, and what is kept"], rows, [0, 1]),
+  return h("div", { class: "tables" }, rows.length > 0 && table(["graph", "ops, and saved values"], rows, [0, 1]),
     sizes.length > 0 && table(["region", "bytes of activations"], sizes, [0, 1]));
 }
 

@@ -1,4 +1,4 @@
-// What is shown, kept in the address: a view can be shared with the file.
+// What is shown, stored in the address: a view can be shared with the file.
 
 const DEFAULTS = {
   view: "passes", side: "0", pass: "", mode: "", hide: "", whole: "", find: "", q: "",
