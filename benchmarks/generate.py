@@ -41,11 +41,11 @@ from torch._inductor import config as inductor
 from train_cpu import machine
 
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 
 HERE = Path(__file__).resolve().parent
 PROMPT, NEW = 64, 64
@@ -79,7 +79,7 @@ def llamac(
     compiled: bool = False,
 ) -> Run:
     # Until the stack ends: what is compiled at the first run imports its modules.
-    inference = stack.enter_context(imported(files_of(spec, stages(spec)), "inference"))
+    inference = stack.enter_context(import_emitted(files_of(spec, stages(spec)), "inference"))
     model = emitted_model(sys.modules["model"], weights, "cpu", dtype)
     if compiled:
         inference.compile_decode(torch.device("cpu"))

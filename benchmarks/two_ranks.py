@@ -48,10 +48,10 @@ from torch.nn.parallel import DistributedDataParallel
 from train_cpu import machine, pairwise, summary
 
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime.distributed.process_group import process_group
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 
 HERE = Path(__file__).resolve().parent
 SPEC = HERE / "bench-14m.toml"
@@ -94,7 +94,7 @@ class Waiting:
 
 def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
     """The emitted model on the mesh that the spec asks for, as the emitted trainer runs it."""
-    with imported(files_of(spec, stages(spec))) as module:
+    with import_emitted(files_of(spec, stages(spec))) as module:
         runtime = {name: importlib.import_module(f"runtime.distributed.{name}") for name in MODULES}
         algorithm = importlib.import_module("runtime.optimizers.adamw").AdamW
     waiting.watch(runtime["collectives"].ProcessGroup)
@@ -137,7 +137,7 @@ def plain(name: str, spec: Spec, weights: dict[str, Tensor]) -> Step:
         model: nn.Module = DistributedDataParallel(hf)
         loss_of = hf_loss(model)
     else:
-        with imported(files_of(spec, stages(spec))) as module:
+        with import_emitted(files_of(spec, stages(spec))) as module:
             emitted = emitted_model(module, weights, "cpu", torch.float32)
         model = DistributedDataParallel(emitted)
         loss_of = mean_loss(model)

@@ -130,12 +130,12 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
         )
     from llamac.emit.build import files_of
     from llamac.emit.dry_run import dry_run
+    from llamac.emit.importing import import_emitted
     from llamac.look.console import show
     from llamac.look.text_table import TextTable
     from llamac.passes.pass_list import stages
-    from llamac.verify.emitted_model import imported
 
-    with imported(files_of(spec, list(stages(spec)))) as module:
+    with import_emitted(files_of(spec, list(stages(spec)))) as module:
         report = dry_run(spec, module)
     calls = [(*key, *value) for key, value in sorted(report.collectives.items())]
     if as_json:

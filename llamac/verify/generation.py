@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from llamac.emit.importing import import_emitted
 from llamac.ir.execute import run_graph
 from llamac.ir.graph import output_of, placeholders, type_of
 from llamac.ir.parts import ALONE, gather
@@ -21,7 +22,6 @@ from llamac.ir.program import Program
 from llamac.runtime.kernels.documents import document_starts
 from llamac.runtime.kernels.rope import rope_tables
 from llamac.runtime.parameters import canonical_views
-from llamac.verify.emitted_model import imported
 
 
 def prompt_lengths(rows: int, positions: int) -> Tensor:
@@ -49,7 +49,7 @@ def run_emitted_inference(
 
     files: text by relative path. weights: canonical name → float64 tensor.
     """
-    with imported(files, "inference") as module:
+    with import_emitted(files, "inference") as module:
         if hasattr(module, "rope_tables"):  # call the emitted code, but with float64 tables
             module.rope_tables = partial(module.rope_tables, dtype=torch.float64)
         holder = sys.modules[module.Model.__module__]  # model.py, or whole_model.py

@@ -15,13 +15,13 @@ from llamac.cli import main
 from llamac.convert.directory import shapes_of
 from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime import durable_files
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.parameters import canonical_views
 from llamac.runtime.tokenizers.tokenizer import Tokenizer, train_tokenizer, training_lines
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 
 SHAPE = {
     "vocab_size": 331,
@@ -101,7 +101,7 @@ def log_probabilities(directory: Path, tokens: Tensor) -> Tensor:
     """What the model that is emitted for an import or a run says in float64: [B, S, V]."""
     spec = load_spec(str(directory / "spec.toml"))
     weights = read_weights(checkpoint.checkpoint_path(directory, checkpoint.steps(directory)[-1]))
-    with imported(files_of(spec, stages(spec))) as module:
+    with import_emitted(files_of(spec, stages(spec))) as module:
         model = module.Model(dtype=torch.float64)
         for held, parameter in model.named_parameters():
             for name, view in canonical_views(held, parameter, module.PACKED):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from llamac.convert.weights import read_weights
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint import checkpoint
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 from tests.convert.conftest import GROUPED, LLAMA3, imports, tokens_of
 
 FAMILIES = [
@@ -37,7 +37,7 @@ COUNT = 64
 def continued(spec: Spec, directory: Path, prompts: list[list[int]]) -> list[list[int]]:
     """Return what the inference program emitted for the spec adds to the prompts, in float64."""
     weights = read_weights(checkpoint.checkpoint_path(directory, 0))
-    with imported(files_of(spec, stages(spec)), "inference") as inference:
+    with import_emitted(files_of(spec, stages(spec)), "inference") as inference:
         holder = sys.modules["model"]
         model = holder.Model(dtype=torch.float64)
         for held, parameter in model.named_parameters():

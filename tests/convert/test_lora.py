@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llamac.convert.names import hf_name, to_interleaved
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime.distributed.mesh import Mesh
 from llamac.runtime.distributed.param_sharding import ParamSharding
@@ -21,7 +22,6 @@ from llamac.runtime.distributed.sharded_optimizer import ShardedOptimizer
 from llamac.runtime.optimizers.adamw import AdamW
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import load_spec
-from llamac.verify.emitted_model import imported
 from tests.convert.conftest import (
     GROUPED,
     exports,
@@ -84,7 +84,7 @@ def test_gradients_and_a_step_are_peft_s(hf, layout: str) -> None:
             return to_interleaved(values, 8)
         return values
 
-    with imported(files_of(spec, list(stages(spec)))) as module:
+    with import_emitted(files_of(spec, list(stages(spec)))) as module:
         ours = module.Model(dtype=torch.float32)
         views = partial(canonical_views, packed=module.PACKED)
         with torch.no_grad():

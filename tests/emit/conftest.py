@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import stages
 from llamac.runtime.parameters import canonical_views
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 
 SMALL = (
     "model.dim=48",
@@ -48,7 +48,7 @@ def files(spec: Spec) -> dict[str, str]:
 def emitted() -> Iterator[Callable[[Spec], Any]]:
     """`emitted(spec)`: the module model.py, until the test ends."""
     with ExitStack() as stack:
-        yield lambda spec: stack.enter_context(imported(files(spec)))
+        yield lambda spec: stack.enter_context(import_emitted(files(spec)))
 
 
 def random_weights(spec: Spec, module: Any) -> dict[str, Tensor]:

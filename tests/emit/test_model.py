@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from llamac.emit.functions import wrap_statement
+from llamac.emit.importing import import_emitted
 from llamac.emit.model import node_lines, render_model
 from llamac.emit.python_source import WIDTH
 from llamac.emit.sizes import Sizes
@@ -19,7 +20,6 @@ from llamac.ir.graph import ops_in
 from llamac.ir.values import values_of
 from llamac.passes.pass_list import compile_spec
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 from tests.emit.conftest import (
     batch,
     files,
@@ -215,10 +215,10 @@ def test_a_size_is_written_once(base: str, name: str) -> None:
     ours, theirs = files(given), files(wanted)
     edited = re.sub(rf"(?m)^{name} = \S+", f"{name} = {float(value):g}", ours["model.py"])
     assert edited != ours["model.py"]
-    with imported(theirs) as module:
+    with import_emitted(theirs) as module:
         weights = random_weights(wanted, module)
         expected = run(module, wanted, weights)
-    with imported({**ours, "model.py": edited}) as module:
+    with import_emitted({**ours, "model.py": edited}) as module:
         loss, found = run(module, wanted, weights)
     assert torch.equal(loss, expected[0])
     assert found.keys() == expected[1].keys()

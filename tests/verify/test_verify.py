@@ -12,9 +12,9 @@ import torch
 
 from llamac.cli import main
 from llamac.emit.build import files_of
+from llamac.emit.importing import import_emitted
 from llamac.passes.pass_list import NAMES, Stage, compile_spec
 from llamac.spec import Spec, load_spec
-from llamac.verify.emitted_model import imported
 from llamac.verify.oracle import TOLERANCE, ModelOutput, consult, errors, relative_error
 from llamac.verify.packed_parameters import module_packing_problem, packing_problem
 from llamac.verify.twin import shrink
@@ -283,10 +283,10 @@ def test_importing_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch)
         "runtime/__init__.py": "",
         "runtime/x.py": "y=1",
     }
-    with imported(files) as model:
+    with import_emitted(files) as model:
         assert model.y == 1
         assert sys.modules["runtime"] is not mine
     assert sys.modules["runtime"] is mine
-    with pytest.raises(ZeroDivisionError), imported({"model.py": "1 / 0"}):
+    with pytest.raises(ZeroDivisionError), import_emitted({"model.py": "1 / 0"}):
         pass
     assert (sys.path, set(sys.modules)) == (path, known)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from llamac.verify.emitted_model import imported
+from llamac.emit.importing import import_emitted
 from tests.emit.conftest import files, small
 
 EOS = 2
@@ -22,7 +22,7 @@ MODELS = {
 
 @pytest.mark.parametrize("sets", MODELS.values(), ids=MODELS)
 def test_extending_a_shared_prefix_equals_reading_everything(sets: list[str]) -> None:
-    with imported(files(small(*sets)), "inference") as inference:
+    with import_emitted(files(small(*sets)), "inference") as inference:
         holder = sys.modules["model"]
         model = holder.Model()
         holder.initialise(model, 0)

@@ -11,12 +11,12 @@ import torch
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
+from llamac.emit.importing import import_emitted
 from llamac.runtime.generate.compiled import compile_step
 from llamac.runtime.generate.engine import Generation
 from llamac.runtime.generate.sampling import Sampling, choose
 from llamac.runtime.generate.text import Decoder
 from llamac.runtime.kernels.linear import ONEDNN
-from llamac.verify.emitted_model import imported
 from tests.emit.conftest import files, small
 
 GREEDY = Sampling(temperature=0.0)
@@ -25,7 +25,7 @@ PROMPTS = [[1, 2, 3], [5], [7, 8, 9, 10, 11, 12, 13]]
 
 @pytest.fixture
 def generated() -> Any:
-    with imported(files(small("model.n_kv_heads=2")), "inference") as inference:
+    with import_emitted(files(small("model.n_kv_heads=2")), "inference") as inference:
         holder = sys.modules["model"]
         model = holder.Model()
         holder.initialise(model, 0)
@@ -79,7 +79,7 @@ def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch
     monkeypatch.setattr(
         torch, "compile", lambda step, **options: compiler(step, backend=counter, **options)
     )
-    with imported(files(small()), "inference") as inference, restored_settings():
+    with import_emitted(files(small()), "inference") as inference, restored_settings():
         holder = sys.modules["model"]
         models = [holder.Model(), holder.Model()]
         for seed, model in enumerate(models):
@@ -103,7 +103,7 @@ def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch
 
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_packed_weights_give_the_same_scores(tied: str) -> None:
-    with imported(files(small(f"model.tied_embeddings={tied}")), "inference") as inference:
+    with import_emitted(files(small(f"model.tied_embeddings={tied}")), "inference") as inference:
         holder = sys.modules["model"]
         model = holder.Model()
         holder.initialise(model, 0)
