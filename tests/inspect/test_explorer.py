@@ -114,7 +114,7 @@ def test_kept_and_recomputed_values_say_why() -> None:
     assert values["gate_up"]["why"] == "recomputing it would take a matmul"
     assert values["attn_out"]["why"] == "recomputing it would take a matmul and a transfer"
     assert values["attn_context"]["why"] == "recomputing it would take an attention"
-    assert "no more than" in values["qkv_rotated"]["why"]
+    assert "no more memory than" in values["qkv_rotated"]["why"]
     assert values["hidden"]["why"] == "memory-bound: recomputing it costs less than saving it"
     assert values["merged"]["why"] == "no data of its own: it is a view of attn_context"
     assert values["out"]["status"] == "not needed"
