@@ -116,7 +116,7 @@ def test_kept_and_recomputed_values_say_why() -> None:
     assert values["attn_context"]["why"] == "recomputing it would take an attention"
     assert "no more memory than" in values["qkv_rotated"]["why"]
     assert values["hidden"]["why"] == "memory-bound: recomputing it costs less than saving it"
-    assert values["merged"]["why"] == "no data of its own: it is a view of attn_context"
+    assert values["merged"]["why"] == "a view of attn_context, without memory of its own"
     assert values["out"]["status"] == "not needed"
 
 
