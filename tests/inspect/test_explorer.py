@@ -132,7 +132,7 @@ def test_a_chip_for_each_axis_says_what_it_means() -> None:
     }
     assert chips("block.f.attn_out_partial")["tp"][0] == "P"
     assert chips("block.f.attention_norm")["tp"] == ("R", "the same on each of the 8 ranks")
-    assert chips("block.f.wqkv")["dp_shard"][1].startswith("rests in 256 parts")
+    assert chips("block.f.wqkv")["dp_shard"][1].startswith("sharded over 256 ranks")
     assert chips("block.b.d_w2")["dp_shard"][0] == "P"
 
 
