@@ -312,7 +312,9 @@ def emitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
 
     def load(case: Case) -> ModuleType:
         golden = read(case)
-        source = golden["model.py"].replace("runtime.kernels.attention_xformers", STANDS_IN)
+        source = golden["model.py"].replace(
+            "runtime.kernels.attention.attention_xformers", STANDS_IN
+        )
         (tmp_path / "model.py").write_text(source, encoding="utf-8")
         (tmp_path / "inference.py").write_text(golden["inference.py"], encoding="utf-8")
         (tmp_path / "runtime").mkdir()
@@ -330,9 +332,8 @@ def emitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
 
 
 EMITTED = ("model", "inference", "runtime")
-STANDS_IN = (
-    "runtime.kernels.attention_math"  # xformers is not here; the functions have one signature
-)
+# For xformers, which is not here; the functions have one signature.
+STANDS_IN = "runtime.kernels.attention.attention_math"
 
 
 @pytest.mark.slow

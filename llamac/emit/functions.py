@@ -151,7 +151,10 @@ def functions_used(region: Region) -> Iterator[tuple[str, str]]:
     for module in filter(None, (region.forward, region.backward)):
         for node in ops_in(module.graph):
             if kernel := node.kwargs.get("kernel"):
-                yield f"kernels.attention_{kernel}", op_of(node).name.removeprefix("context_")
+                yield (
+                    f"kernels.attention.attention_{kernel}",
+                    op_of(node).name.removeprefix("context_"),
+                )
             called = re.match(r"(\w+)\(", _expression(node, PLAIN))
             if called and called[1] not in ("attention", "attention_backward"):
                 yield _runtime_module(op_of(node), called[1]), called[1]

@@ -28,7 +28,7 @@ KERNELS = ("cudnn", "xformers", "sdpa", "math")
 def kernel_module(kernel: str) -> Any:
     """Return the runtime module of an attention kernel. kernel: one of `KERNELS`."""
     # Looked up when run: xformers can be chosen for a machine other than this one.
-    return import_module(f"llamac.runtime.kernels.attention_{kernel}")
+    return import_module(f"llamac.runtime.kernels.attention.attention_{kernel}")
 
 
 def _eager(

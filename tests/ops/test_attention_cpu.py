@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llamac.runtime.kernels import attention_cpu, attention_sdpa
+from llamac.runtime.kernels.attention import attention_cpu, attention_sdpa
 
 pytestmark = pytest.mark.skipif(
     attention_cpu.CAPABILITY not in attention_cpu.INSTRUCTIONS or not shutil.which("g++"),

@@ -19,7 +19,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llamac.runtime.kernels import attention_documents, attention_math, attention_sdpa, flash3
+from llamac.runtime.kernels.attention import (
+    attention_documents,
+    attention_math,
+    attention_sdpa,
+    flash3,
+)
 from tests.compare import assert_close
 
 B, S, H, D, SCALE = 2, 64, 8, 16, 0.2
@@ -225,7 +230,7 @@ def test_on_cuda_a_block_of_a_window_fits_pytorch_s_operators(groups: int) -> No
 
 def imported(name: str, capability: tuple[int, int] | None) -> ModuleType:
     """A kernel's module as a machine with such a GPU, or with none, imports it."""
-    ours = f"llamac.runtime.kernels.{name}"
+    ours = f"llamac.runtime.kernels.attention.{name}"
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, ours, raising=False)
         patch.setattr(torch.cuda, "is_available", lambda: capability is not None)
@@ -586,7 +591,7 @@ def kernel() -> Iterator[ModuleType]:
         memory_efficient_attention_backward=_backward,
     )
     modules = {"xformers": ModuleType("xformers"), "xformers.ops": ops, "xformers.ops.fmha": fmha}
-    ours = "llamac.runtime.kernels.attention_xformers"
+    ours = "llamac.runtime.kernels.attention.attention_xformers"
     with pytest.MonkeyPatch.context() as patch:
         for name, module in modules.items():
             patch.setitem(sys.modules, name, module)
@@ -638,7 +643,7 @@ def test_xformers_operators_describe_themselves_truly(kernel: SimpleNamespace, g
 def test_without_cuda_or_xformers_pytorch_s_kernels_take_over_and_say_so(
     cuda: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours = "llamac.runtime.kernels.attention_xformers"
+    ours = "llamac.runtime.kernels.attention.attention_xformers"
     monkeypatch.delitem(sys.modules, ours, raising=False)
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)

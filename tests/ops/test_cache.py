@@ -7,7 +7,7 @@ import torch
 
 from llamac.ir.types import TensorType, TypeRuleError
 from llamac.ops.cache import cache_append, cache_fill, cache_mask, cached_attention
-from llamac.runtime.kernels.attention_math import attention
+from llamac.runtime.kernels.attention.attention_math import attention
 
 
 def test_what_is_written_is_where_it_was_written_and_nothing_else_changes() -> None:

@@ -137,7 +137,7 @@ def test_runtime_files_are_what_is_imported_directly_or_not():
     assert "train/optimizer.py" not in files
     schedule = ["__init__.py", "train/__init__.py", "train/lr_schedule.py"]
     assert runtime_files("from runtime.train import lr_schedule") == schedule
-    attention = runtime_files("from runtime.kernels import attention_sdpa")
-    assert "kernels/attention_cpu.cpp" in attention  # the C++ source of a module
+    attention = runtime_files("from runtime.kernels.attention import attention_sdpa")
+    assert "kernels/attention/attention_cpu.cpp" in attention  # the C++ source of a module
     assert runtime_files("from runtime import errors") == ["__init__.py", "errors.py"]
     assert runtime_files("import runtime_other\nfrom x.runtime import y") == []

@@ -22,7 +22,7 @@ from llamac.passes.pack import Pack
 from llamac.passes.select_kernels import SelectKernels
 from llamac.passes.shard import Shard
 from llamac.runtime.distributed import vocab_parallel
-from llamac.runtime.kernels import attention_sdpa
+from llamac.runtime.kernels.attention import attention_sdpa
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .attention.visible import seen_keys
 from .numerics import upcast
-from .visible import seen_keys
 
 
 def fill_cache(new: Tensor, cache: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.kernels.activation import packed_swiglu, packed_swiglu_backward
-from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.attention.attention_sdpa import attention, attention_backward
 from runtime.kernels.cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_with_gradients_of_x,

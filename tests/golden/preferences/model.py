@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runtime.kernels.activation import packed_swiglu, packed_swiglu_backward
-from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.attention.attention_sdpa import attention, attention_backward
 from runtime.kernels.embedding import embedding_gradient
 from runtime.kernels.linear import input_gradient, linear, weight_gradient
 from runtime.kernels.log_probability import linear_log_probability, linear_log_probability_backward

@@ -17,7 +17,7 @@ from torch import Tensor
 from model import HEAD_DIM, N_HEADS, N_KV_HEADS, NORM_EPS, Model
 from runtime.generate.compiled import compile_step
 from runtime.kernels.activation import packed_swiglu
-from runtime.kernels.attention_math import attention
+from runtime.kernels.attention.attention_math import attention
 from runtime.kernels.cache import append_cache, cache_mask, cached_attention, fill_cache
 from runtime.kernels.norm import add_rms_norm, rms_norm
 from runtime.kernels.packed_linear import pack_weight, pack_weights, packed_linear

@@ -32,7 +32,7 @@ from runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients_of_x,
 )
 from runtime.kernels.activation import swiglu, swiglu_backward
-from runtime.kernels.attention_xformers import attention, attention_backward
+from runtime.kernels.attention.attention_xformers import attention, attention_backward
 from runtime.kernels.linear import add_linear, input_gradient, linear, weight_gradient
 from runtime.kernels.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.kernels.rope import rope, rope_tables

@@ -36,7 +36,7 @@ from runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients,
 )
 from runtime.kernels.activation import gelu_backward
-from runtime.kernels.attention_sdpa import attention, attention_backward
+from runtime.kernels.attention.attention_sdpa import attention, attention_backward
 from runtime.kernels.embedding import add_positions, position_gradient
 from runtime.kernels.linear import bias_gradient, input_gradient, linear, weight_gradient
 from runtime.kernels.norm import layer_norm, layer_norm_backward

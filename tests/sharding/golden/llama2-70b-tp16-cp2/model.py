@@ -40,7 +40,7 @@ from runtime.distributed.vocab_parallel import (
     parallel_linear_cross_entropy_with_gradients,
 )
 from runtime.kernels.activation import packed_swiglu, packed_swiglu_backward
-from runtime.kernels.attention_xformers import attention, attention_backward
+from runtime.kernels.attention.attention_xformers import attention, attention_backward
 from runtime.kernels.linear import input_gradient, linear, weight_gradient
 from runtime.kernels.norm import add_rms_norm, add_rms_norm_backward, rms_norm, rms_norm_backward
 from runtime.kernels.rope import rope, rope_tables

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..operators import no_seed, opaque
 from . import attention_cpu
 from . import attention_documents as documents
 from .flash3 import use_flash3
-from .operators import no_seed, opaque
 from .visible import hidden_keys
 
 aten = torch.ops.aten

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .numerics import upcast
+from ..numerics import upcast
 from .visible import hidden_keys
 
 

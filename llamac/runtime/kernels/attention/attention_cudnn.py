@@ -15,8 +15,8 @@ import sys
 import torch
 from torch import Tensor
 
+from ..operators import no_seed
 from . import attention_sdpa
-from .operators import no_seed
 
 aten = torch.ops.aten
 

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..machine import separate_caches
-from .operators import opaque
+from ...machine import separate_caches
+from ..operators import opaque
 
 aten = torch.ops.aten
 

@@ -14,8 +14,8 @@ import sys
 import torch
 from torch import Tensor
 
+from ..operators import opaque
 from . import attention_sdpa
-from .operators import opaque
 
 WHY_NOT = ""  # why xformers is not used; empty if it is
 try:

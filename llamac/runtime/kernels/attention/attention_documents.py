@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .operators import no_seed
+from ..operators import no_seed
 
 aten = torch.ops.aten
 
