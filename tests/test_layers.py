@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,25 @@ def parts(path: Path) -> Iterator[str]:
 def test_every_part_has_its_place() -> None:
     found = {path.relative_to(PACKAGE).parts[0] for path in FILES if path.parent != PACKAGE}
     assert found == set(BELOW)
+
+
+def test_the_diagram_of_the_docs_is_true() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^(\w+) +→ ([\w, ]+)$", page, re.M))
+    assert rows.pop("cli") == "all others"
+    shown = {part: set(below.split(", ")) - {"none"} for part, below in rows.items()}
+    assert shown == {part: below for part, below in BELOW.items() if part != "cli"}
+
+
+def test_within_the_compiler_few_files_see_a_whole_spec() -> None:
+    inner = {"ir", "ops", "passes", "runtime", "look"}
+    reading = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if path.relative_to(PACKAGE).parts[0] in inner
+        and any(name in ("llamac.spec.Spec", "llamac.spec.root.Spec") for name, _ in imports(path))
+    }
+    assert reading == {"passes/lower.py", "passes/pass_list.py"}
 
 
 def test_no_two_parts_stand_on_each_other() -> None:

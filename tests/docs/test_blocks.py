@@ -163,6 +163,19 @@ def test_the_readme_shows_what_is_emitted(tmp_path: Path) -> None:
     assert excerpt in (tmp_path / "65b" / "model.py").read_text(encoding="utf-8")
 
 
+def test_the_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`([a-z_]+/[\w/]*(?:\.\w+)?|\w+\.py)`", PAGES["docs/architecture.md"])
+    emitted = {"model.py", "train.py", "generate.py", "inference.py", "whole_model.py"}
+    found = [
+        f"/{p.relative_to(ROOT)}"
+        for d in ("llamac", "templates", "tests", "benchmarks")
+        for p in (ROOT / d, *(ROOT / d).rglob("*"))
+    ]
+    assert len(named) > 50
+    for path in set(named) - emitted:
+        assert any(name.endswith(f"/{path.rstrip('/')}") for name in found), path
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_verbs_it_names_exist(page: str) -> None:
     if page in OWN_TEST:
