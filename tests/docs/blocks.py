@@ -101,8 +101,9 @@ class Runner:
         trained = TRAINED.match(line)
         run = self.directory / "runs" / trained[1] if trained else None
         key = (line, *(path.read_text() for path in sorted(self.directory.glob("*.toml"))))
-        if run and key in self.runs:  # as on an earlier page
-            shutil.copytree(self.runs[key], run)
+        if run and key in self.runs:  # as above, or on an earlier page
+            if not run.exists():
+                shutil.copytree(self.runs[key], run)
             return
         capfd.readouterr()
         if program == "llamac":
