@@ -119,7 +119,7 @@ def layout(spec: Spec, weights: dict[str, Tensor], waiting: Waiting) -> Step:
 
     def step(tokens: Tensor, labels: Tensor) -> tuple[float, float]:
         own = slice(mesh.data_rank, None, mesh.data_ranks)
-        mesh.reduce_gradients(model, True)
+        mesh.set_gradient_sync(model, True)
         loss = model(tokens[own], labels[own])
         loss.backward()
         outcome = optimizer.read(

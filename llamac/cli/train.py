@@ -161,11 +161,11 @@ def _require_processes(spec: Spec, nproc: int | None) -> None:
     """Raise ProcessesError unless `nproc` equals the spec's number of ranks."""
     ranks, nodes = spec.parallel.ranks, spec.launch.nodes(spec.parallel.ranks)
     if nproc is not None and nproc != ranks:
-        way_out = f"use --nproc {ranks}, or degrees in [parallel] that multiply to {nproc}"
+        remedy = f"use --nproc {ranks}, or degrees in [parallel] that multiply to {nproc}"
         if ranks == 1:
-            way_out = f"to share the work among {nproc}, add --set parallel.data_shard={nproc}"
+            remedy = f"to share the work among {nproc}, add --set parallel.data_shard={nproc}"
         raise ProcessesError(
-            f"{spec.name} is for {_processes(ranks)}, not for --nproc {nproc}: {way_out}"
+            f"{spec.name} is for {_processes(ranks)}, not for --nproc {nproc}: {remedy}"
         )
     if nproc is None and nodes > 1:
         raise ProcessesError(

@@ -21,7 +21,7 @@ from llamac.ir.printer import print_program
 from llamac.ir.program import Program
 from llamac.passes.pass_list import Stage, compile_inference, compile_spec, on_one_rank
 from llamac.runtime import durable_files
-from llamac.runtime.errors import way_out
+from llamac.runtime.errors import remedy
 from llamac.spec import Spec
 
 MANIFEST = "MANIFEST.json"
@@ -262,6 +262,6 @@ def _replace(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         durable_files.write(path, text.encode(), mode=0o755 if path.suffix == ".sh" else None)
     except OSError as error:
-        raise BuildError(f"cannot write {path}: {error.strerror}: {way_out(error)}") from None
+        raise BuildError(f"cannot write {path}: {error.strerror}: {remedy(error)}") from None
     except durable_files.Damaged as error:  # it is a directory
         raise BuildError(str(error)) from None

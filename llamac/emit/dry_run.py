@@ -149,9 +149,9 @@ def _step(spec: Spec, mesh: Any, models: list[Any], optimizer: Any, report: Repo
     for number, count in enumerate(repeats, 1):
         last = number == len(repeats)
         with _CollectiveCounter(report, count):
-            tokens, labels = mesh.own_positions(*torch.zeros(2, *shape, dtype=torch.int64))
+            tokens, labels = mesh.local_positions(*torch.zeros(2, *shape, dtype=torch.int64))
             for model in models:
-                mesh.reduce_gradients(model, last or spec.parallel.reduces_each)
+                mesh.set_gradient_sync(model, last or spec.parallel.reduces_each)
                 if mesh.fsdp_mesh and mesh.degrees["pp"] > 1:  # as PipelineStage has it
                     model.set_reshard_after_backward(last)
             if mesh.degrees["pp"] > 1:

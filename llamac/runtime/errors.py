@@ -10,17 +10,17 @@ from contextlib import contextmanager
 class RunError(Exception):
     """A run cannot continue; the message says what the user can do.
 
-    teller: the rank that prints it if all ranks raise it; None if each rank prints its own.
+    printing_rank: the rank that prints it if all ranks raise it; None if each rank prints its own.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, teller: int | None = None) -> None:
+    def __init__(self, message: str, printing_rank: int | None = None) -> None:
         super().__init__(message)
-        self.teller = teller
+        self.printing_rank = printing_rank
 
 
-WAYS_OUT = {
+REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS), "make the directory writable for this user"
@@ -32,9 +32,9 @@ WAYS_OUT = {
 }
 
 
-def way_out(error: BaseException) -> str:
+def remedy(error: BaseException) -> str:
     """Return what the user can do about an error of the file system."""
-    return WAYS_OUT.get(getattr(error, "errno", None) or 0, "fix that")
+    return REMEDIES.get(getattr(error, "errno", None) or 0, "fix that")
 
 
 class SourceError(RunError, ValueError):
@@ -60,7 +60,7 @@ class InputError(SourceError):
 
 
 @contextmanager
-def naming(source: str) -> Iterator[None]:
+def add_source_name(source: str) -> Iterator[None]:
     """Context manager that adds the source's name to InputErrors."""
     try:
         yield

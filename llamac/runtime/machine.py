@@ -44,7 +44,7 @@ def report_errors(work: Callable[[], int]) -> Callable[[], int]:
         try:
             return work()
         except (RunError, OSError) as error:  # OSError: disk full, read-only, not a directory, …
-            if getattr(error, "teller", None) in (None, int(os.environ.get("RANK", "0"))):
+            if getattr(error, "printing_rank", None) in (None, int(os.environ.get("RANK", "0"))):
                 with contextlib.suppress(OSError):
                     print(escaped(f"error: {error}"), file=sys.stderr)
             return 1

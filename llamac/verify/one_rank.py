@@ -139,17 +139,17 @@ def spoil(optimizer):
 
 def pipeline(train, mesh):
     """Return this rank's pipeline stages, built as in train.py."""
-    shapes = train.GLOBAL_BATCH // train.GLOBAL_MICRO_BATCH, train.STREAM, train.POSITIONS
+    shapes = train.GLOBAL_BATCH // train.GLOBAL_MICRO_BATCH, train.ACTIVATION_SHAPE, train.POSITIONS
     return train.Pipeline(train.Model, len(train.STAGES), mesh, train.DTYPE, *shapes)
 
 
 @torch.no_grad()
 def fill(model, sharding, weights) -> None:
     """Copy this rank's parts of full canonical weights into its model."""
-    from runtime.distributed.param_sharding import local
+    from runtime.distributed.param_sharding import local_shard
 
     for name, parameter in model.named_parameters():
-        values = local(parameter)
+        values = local_shard(parameter)
         values.zero_()
         for canonical, chunk in sharding.chunks(name, parameter, values):
             place = zip(chunk.offsets, chunk.tensor.shape, strict=True)

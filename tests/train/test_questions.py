@@ -109,7 +109,7 @@ def test_every_layout_gives_the_same_answers(
 class _Alone:
     device, degrees, size, data_ranks, data_rank = torch.device("cpu"), {"tp": 1}, 1, 1, 0
 
-    def own_positions(self, *several: torch.Tensor) -> list[torch.Tensor]:
+    def local_positions(self, *several: torch.Tensor) -> list[torch.Tensor]:
         return list(several)
 
     def any(self, flag: bool) -> bool:

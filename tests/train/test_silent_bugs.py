@@ -66,7 +66,7 @@ COPIES = {
     ),
     "gains whose gradients are not added under sequence parallelism": (
         ("parallel.tensor=2", "checkpoint.every=2"),
-        "train.ShardedOptimizer._add_over_tensor_ranks = lambda self: None",
+        "train.ShardedOptimizer._sum_over_tensor_ranks = lambda self: None",
     ),
 }
 

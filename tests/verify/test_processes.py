@@ -85,8 +85,8 @@ def test_gains_whose_parts_nobody_adds_are_found(
         files = emit(spec, made)
         if "runtime/distributed/sharded_optimizer.py" in files:
             text = files["runtime/distributed/sharded_optimizer.py"]
-            assert "self._add_over_tensor_ranks()" in text
-            call = "            self._add_over_tensor_ranks()\n"
+            assert "self._sum_over_tensor_ranks()" in text
+            call = "            self._sum_over_tensor_ranks()\n"
             files["runtime/distributed/sharded_optimizer.py"] = text.replace(
                 call, "            pass\n"
             )
@@ -133,8 +133,8 @@ FAULTS = {
     "mean of context ranks' means": (
         "cp2",
         "runtime/distributed/mesh.py",
-        "loss / same",
-        "loss / targets * 15 / same",
+        "loss / tensor",
+        "loss / targets * 15 / tensor",
         "the loss",
     ),
     "the norm alone": (
@@ -147,15 +147,15 @@ FAULTS = {
     "copies counted once a rank": (
         "tp2+sp",
         "runtime/distributed/sharded_optimizer.py",
-        "get_total_norm(gradients).square() / holders",
+        "get_total_norm(gradients).square() / copies",
         "get_total_norm(gradients).square()",
         "the gradient .*",
     ),
     "clipping on each stage's own norm": (
         "pp2",
         "runtime/distributed/sharded_optimizer.py",
-        "loss, targets, squares = self.mesh.add_up(loss, targets, squares)",
-        "loss, targets = self.mesh.add_up(loss, targets)",
+        "loss, targets, squares = self.mesh.sum_scalars(loss, targets, squares)",
+        "loss, targets = self.mesh.sum_scalars(loss, targets)",
         "rank 0 does not skip a step with a NaN among its gradients",  # it is on rank 1
     ),
     "no clipping": (

@@ -23,7 +23,7 @@ from llamac.runtime.data.sources.conversations import check_inputs
 from llamac.runtime.data.sources.decompress import stem
 from llamac.runtime.data.sources.input_files import RECORDS, file_list, unknown_name
 from llamac.runtime.data.sources.skipped import Skipped
-from llamac.runtime.errors import SourceError, naming
+from llamac.runtime.errors import SourceError, add_source_name
 from llamac.spec.data import CONVERSATIONS, PYTHON, Source
 
 # Scripts outside this tree import `plain` from its former place.
@@ -75,7 +75,7 @@ def checked_inputs(source: Source) -> list[str]:
 
     Raises InputError with the source's name; SourceError if a package is missing.
     """
-    with naming(source.name):
+    with add_source_name(source.name):
         paths = named_inputs(source)
         check_inputs(source.kind, filter(files.has_records, paths), source.text_field)
     return paths

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from .. import durable_files
 from ..distributed.ranks import Ranks
-from ..errors import RunError, way_out
+from ..errors import RunError, remedy
 from . import dcp, integrity
 from .dcp import Tensors
 from .progress import Progress
@@ -59,7 +59,7 @@ def _locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock = os.open(run / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise RunError(f"{error.filename}: {error.strerror}: {way_out(error)}") from error
+        raise RunError(f"{error.filename}: {error.strerror}: {remedy(error)}") from error
     with os.fdopen(lock, "r+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,7 +141,7 @@ def _attempt(work: Callable[[], T], run: Path) -> T:
         raise
     except (OSError, RuntimeError) as error:
         free = f"{shutil.disk_usage(run).free / 1e6:,.0f} MB free there"
-        raise RunError(f"{_first_line(error)} ({free}): {way_out(error)}, then resume") from error
+        raise RunError(f"{_first_line(error)} ({free}): {remedy(error)}, then resume") from error
 
 
 def complete(
@@ -229,7 +229,7 @@ def find_resume_point(
     try:
         path = _choose(run, resume, log, ranks)
     except RunError as error:
-        raise RunError(str(error), teller=0) from error  # every rank raises the same error
+        raise RunError(str(error), printing_rank=0) from error  # every rank raises the same error
     if path is None:
         return None, {}
     state = ranks.on_first(lambda: _resumable(path))

@@ -72,5 +72,5 @@ class Progress:
                 "optimizer.lr, a longer warm-up, fp32), start another run with -o DIR (train.py: "
                 "--run DIR), from "
                 "step 0 or, with --resume PATH, from a checkpoint of this run",
-                teller=0,
+                printing_rank=0,
             )

@@ -249,15 +249,15 @@ def _period(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _too_short(source: dict[str, Any], split: str, sequence_length: int) -> str:
     documents = sum(source[split]["documents"] for split in SPLITS)
     if documents < FEW_DOCUMENTS:
-        way_out = (
+        remedy = (
             f"it got {source[split]['documents']} of the source's {documents} documents; add "
             "documents (a short text file is one, each line of a .jsonl is one)"
         )
     elif split == "train":
-        way_out = "give it more text or lower batch.sequence_length"
+        remedy = "give it more text or lower batch.sequence_length"
     else:
-        way_out = "raise data.validation or lower batch.sequence_length"
+        remedy = "raise data.validation or lower batch.sequence_length"
     return (
         f"source {source['name']!r} has fewer than {sequence_length + 1} tokens in its {split} "
-        f"split, not enough for one sequence: {way_out}"
+        f"split, not enough for one sequence: {remedy}"
     )

@@ -31,7 +31,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..durable_files import Damaged, NewFile, check_once, read_note
-from ..errors import RunError, way_out
+from ..errors import RunError, remedy
 from ..kernels.padding import PADDING, toggle_loss
 
 SPLITS = ("train", "validation")
@@ -168,7 +168,7 @@ def exclusive(root: Path, waiting: Callable[[], None]) -> Iterator[None]:
         if not (root / "manifest.json").is_file():
             raise PreparedDataError(
                 f"cannot prepare data in {root} ({error.filename}: {error.strerror}): "
-                f"{way_out(error)}, or set data.directory to another directory"
+                f"{remedy(error)}, or set data.directory to another directory"
             ) from error
         file = None
     try:

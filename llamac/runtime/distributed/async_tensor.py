@@ -1,9 +1,12 @@
 """Async tensor parallelism: linear layers whose collective is pipelined with their matmul.
 
-On CUDA the matmul is decomposed into the ranks' parts. Each part starts as soon as it arrives, or
-is sent as soon as it is computed, by direct copies between GPUs (torch's symmetric memory; Wang et
-al. 2023, "Overlap communication with dependent computation via decomposition"). Elsewhere the
-collective and the matmul run in sequence with the same result.
+On CUDA the matmul is decomposed into one part per rank, which starts as soon as its input arrives,
+or is sent as soon as it is computed, by direct copies between GPUs (torch's symmetric memory; Wang
+et al. 2023, "Overlap communication with dependent computation via decomposition"). On other devices
+the collective and the matmul run one after the other, with the same result.
+
+All n ranks of mesh axis `axis` call these functions together. O and I are the sizes of this rank's
+part of the weight.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from .collectives import GROUPS, all_gather, reduce_scatter
 
 
 def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """All-gather x [B, S/n, I] and apply weight [O, I] → (x [B, S, I], y [B, S, O])."""
+    """All-gather x [B, S/n, I] and apply weight [O, I]; return (x [B, S, I], y [B, S, O])."""
     if x.is_cuda:
         return _gather_matmul(x, weight.T, axis)
     gathered = all_gather(x, axis, dim=1)
@@ -25,7 +28,7 @@ def gather_linear(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]
 
 
 def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
-    """All-gather d_y [B, S/n, O], weight [O, I] → (d_y [B, S, O], d_x [B, S, I])."""
+    """All-gather d_y [B, S/n, O]; return (d_y [B, S, O], d_x [B, S, I] = d_y @ weight)."""
     if d_y.is_cuda:
         return _gather_matmul(d_y, weight, axis)
     gathered = all_gather(d_y, axis, dim=1)
@@ -33,14 +36,14 @@ def gather_input_gradient(d_y: Tensor, weight: Tensor, axis: str) -> tuple[Tenso
 
 
 def linear_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """Apply weight [O, I] to x [B, S, I] and reduce-scatter → this rank's y [B, S/n, O]."""
+    """Apply weight [O, I] to x [B, S, I] and reduce-scatter over S; return y [B, S/n, O]."""
     if x.is_cuda:
         return _matmul_scatter(x, weight.T, axis)
     return reduce_scatter(linear(x, weight), axis, dim=1)
 
 
 def input_gradient_scatter(d_y: Tensor, weight: Tensor, axis: str) -> Tensor:
-    """Reduce-scatter the input gradient: d_y [B, S, O], weight [O, I] → d_x [B, S/n, I]."""
+    """Compute d_y [B, S, O] @ weight [O, I] and reduce-scatter over S; return d_x [B, S/n, I]."""
     if d_y.is_cuda:
         return _matmul_scatter(d_y, weight, axis)
     return reduce_scatter(input_gradient(d_y, weight), axis, dim=1)
@@ -48,20 +51,20 @@ def input_gradient_scatter(d_y: Tensor, weight: Tensor, axis: str) -> Tensor:
 
 def _gather_matmul(x: Tensor, weight: Tensor, axis: str) -> tuple[Tensor, Tensor]:
     gathered, (y,) = torch.ops.symm_mem.fused_all_gather_matmul(
-        x.contiguous(), [weight], 1, _symmetric(axis)
+        x.contiguous(), [weight], 1, _symmetric_group(axis)
     )
     return gathered, y
 
 
 def _matmul_scatter(x: Tensor, weight: Tensor, axis: str) -> Tensor:
     return torch.ops.symm_mem.fused_matmul_reduce_scatter(
-        x.contiguous(), weight, "sum", 1, _symmetric(axis)
+        x.contiguous(), weight, "sum", 1, _symmetric_group(axis)
     )
 
 
 @torch.compiler.assume_constant_result
-def _symmetric(axis: str) -> str:
-    """Return the name of the axis's group, after enabling symmetric memory on it.
+def _symmetric_group(axis: str) -> str:
+    """Return the name of the axis's group; the first call enables symmetric memory on it.
 
     Raises RunError if the GPUs do not support it.
     """

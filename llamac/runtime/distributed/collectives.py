@@ -1,9 +1,10 @@
 """Collectives over one named axis of the device mesh.
 
-Parts are ordered by rank along a tensor dimension. Each collective exists as a synchronous function
-and as a start, which returns at once, and a wait, which returns the result. They call the
-functional collectives of torch.distributed, which torch.compile supports. All ranks of a group must
-call the same collectives in the same order.
+The ranks' parts are ordered by rank along a tensor dimension. Each collective exists as a function
+that blocks, and as a pair: `…_start` returns a handle (a tensor whose values are not ready) at
+once, and `…_wait` returns the result. They call the functional collectives of torch.distributed,
+which torch.compile supports and which do not modify their inputs. All ranks of a group must call
+the same collectives in the same order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 
 class Group(Protocol):
-    """The ranks along one mesh axis. `wait` returns the result of a handle from `start_…`."""
+    """The ranks along one mesh axis, of which this process has number `rank`."""
 
     size: int
 
@@ -23,22 +24,24 @@ class Group(Protocol):
     def rank(self) -> int: ...
 
     def start_all_gather(self, x: Tensor) -> Tensor:
-        """Start to concatenate the ranks' parts: [n, …] → [size · n, …]."""
+        """Start to concatenate the ranks' parts along dim 0: [n, ...] → [size · n, ...]."""
         ...
 
     def start_reduce_scatter(self, x: Tensor) -> Tensor:
-        """Start to sum over ranks and scatter: [size · n, …] → [n, …], this rank's part."""
+        """Start to sum over ranks; this rank gets its part of dim 0: [size · n, ...] → [n, ...]."""
         ...
 
     def start_all_reduce(self, x: Tensor, operation: str) -> Tensor:
-        """Start the elementwise `sum` or `max` over ranks."""
+        """Start the elementwise reduction over ranks. operation: "sum" or "max"."""
         ...
 
-    def wait(self, x: Tensor) -> Tensor: ...
+    def wait(self, x: Tensor) -> Tensor:
+        """Return the result of a collective. x: handle from one of the start methods."""
+        ...
 
 
 class ProcessGroup:
-    """A torch.distributed process group, by name."""
+    """`Group` over the process group of torch.distributed that has the given name."""
 
     def __init__(self, name: str, size: int, rank: int) -> None:
         self.name, self.size, self.rank = name, size, rank
@@ -57,16 +60,16 @@ class ProcessGroup:
 
 
 GROUPS: dict[str, Group] = {}
-"""The group this process belongs to on each mesh axis."""
+"""This process's group on each mesh axis of more than one rank; `Mesh` fills it."""
 
 
 def all_gather_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Start to concatenate the ranks' parts of `x` along `dim`."""
+    """Start to concatenate the ranks' parts of `x` along `dim`; return a handle."""
     return GROUPS[axis].start_all_gather(x.contiguous())
 
 
 def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Wait for an all-gather; return all ranks' parts, concatenated along `dim`."""
+    """Return the result of an all-gather, concatenated along `dim`. started: its handle."""
     group = GROUPS[axis]
     gathered = group.wait(started)
     if dim == 0:
@@ -75,12 +78,12 @@ def all_gather_wait(started: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def all_gather(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Concatenate the ranks' parts of `x` along `dim`: [.., n, ..] → [.., size · n, ..]."""
+    """Concatenate the ranks' parts of `x` along `dim`: [..., n, ...] → [..., size · n, ...]."""
     return all_gather_wait(all_gather_start(x, axis, dim), axis, dim)
 
 
 def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Start to sum `x` over ranks, each of which keeps its part along `dim`."""
+    """Start to sum `x` over ranks, each of which gets its part along `dim`; return a handle."""
     group = GROUPS[axis]
     if dim != 0:
         x = x.unflatten(dim, (group.size, -1)).movedim(dim, 0).flatten(0, 1)
@@ -88,44 +91,44 @@ def reduce_scatter_start(x: Tensor, axis: str, dim: int) -> Tensor:
 
 
 def reduce_scatter_wait(started: Tensor, axis: str, dim: int) -> Tensor:
-    """Wait for a reduce-scatter; return this rank's part of the sum."""
+    """Return this rank's part of the sum of a reduce-scatter. started: its handle."""
     return GROUPS[axis].wait(started)
 
 
 def reduce_scatter(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Sum `x` over the ranks; each keeps its part: [.., size · n, ..] → [.., n, ..]."""
+    """Sum `x` over ranks; return this rank's part: [..., size · n, ...] → [..., n, ...]."""
     return reduce_scatter_wait(reduce_scatter_start(x, axis, dim), axis, dim)
 
 
 def all_reduce_start(x: Tensor, axis: str) -> Tensor:
-    """Start to sum `x` over ranks."""
+    """Start to sum `x` over ranks; return a handle."""
     return GROUPS[axis].start_all_reduce(x.contiguous(), "sum")
 
 
 def all_reduce_wait(started: Tensor, axis: str) -> Tensor:
-    """Wait for an all-reduce; return the sum."""
+    """Return the sum of an all-reduce. started: its handle."""
     return GROUPS[axis].wait(started)
 
 
 def all_reduce(x: Tensor, axis: str) -> Tensor:
-    """Sum `x` over the ranks."""
+    """Return the elementwise sum of `x` over ranks."""
     return all_reduce_wait(all_reduce_start(x, axis), axis)
 
 
 def all_reduce_max(x: Tensor, axis: str) -> Tensor:
-    """Return the largest of the ranks' values, element by element."""
+    """Return the elementwise maximum of `x` over ranks."""
     group = GROUPS[axis]
     return group.wait(group.start_all_reduce(x.contiguous(), "max"))
 
 
 def take_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Return this rank's part of a replicated tensor: [.., size · n, ..] → [.., n, ..]."""
+    """Return this rank's part of a replicated x: [..., size · n, ...] → [..., n, ...], a view."""
     group = GROUPS[axis]
     return x.chunk(group.size, dim)[group.rank]
 
 
 def place_part(x: Tensor, axis: str, dim: int) -> Tensor:
-    """Pad this rank's part with zeros to full size: [.., n, ..] → [.., size · n, ..]."""
+    """Return this rank's part amid zeros: [..., n, ...] → [..., size · n, ...], a partial sum."""
     group = GROUPS[axis]
     parts = [torch.zeros_like(x)] * group.size
     parts[group.rank] = x

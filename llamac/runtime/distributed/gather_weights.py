@@ -17,8 +17,8 @@ from ..parameters import Pieces, canonical_views
 from .mesh import Mesh
 from .ranks import Ranks
 
-SPARE = 1.25
-"""Free memory needed, as a multiple of the weights: caches and the process itself grow too."""
+MEMORY_MARGIN = 1.25
+"""Free memory required, as a multiple of the weights' size, to leave room for key-value caches."""
 
 
 def generate_sample_on_first(
@@ -27,22 +27,23 @@ def generate_sample_on_first(
     model: type[Any],
     packed: Mapping[str, Pieces],
     dtype: torch.dtype,
-    *text: Any,
+    inference: type[Any],
+    *arguments: Any,
     **sampling: Any,
 ) -> str | None:
     """Call `generate_sample` on rank 0 with gathered weights, while the other ranks wait.
 
-    All ranks call this. model, packed: class and table of the model of one process. text, sampling:
-    the other arguments of `generate_sample`, of which the first is the class Inference. Returns
-    None on the other ranks, and if rank 0 has not enough memory for the weights.
+    All ranks call this. chunks: canonical name → this rank's part of a weight. model: class of the
+    unsharded model. packed: its parameter → canonical pieces. dtype: dtype of its weights.
+    inference, arguments, sampling: arguments of `generate_sample` but the model. Returns None on
+    the other ranks, and on rank 0 if its memory is too small for the weights.
     """
     make = partial(model, dtype=dtype)
-    whole = gather_weights(make, packed, chunks, mesh.ranks, mesh.log)
-    inference, *rest = text
-    made = mesh.ranks.on_first(
-        lambda: generate_sample(inference, whole, *rest, **sampling) if whole else None
+    gathered = gather_weights(make, packed, chunks, mesh.ranks, mesh.log)
+    text = mesh.ranks.on_first(
+        lambda: generate_sample(inference, gathered, *arguments, **sampling) if gathered else None
     )
-    return made if mesh.is_first else None
+    return text if mesh.is_first else None
 
 
 @torch.no_grad()
@@ -53,16 +54,17 @@ def gather_weights(
     ranks: Ranks,
     log: Callable[[str], None],
 ) -> Any:
-    """Gather the model on rank 0, one tensor at a time; return it there, and None elsewhere.
+    """Gather the weights on rank 0's CPU, one tensor at a time; return the model there.
 
-    All ranks call this. make: creates the uninitialised model of one process on the CPU. packed:
-    its table. chunks: canonical name → this rank's part; of equal parts, that of the lowest rank is
-    taken. If rank 0 has not enough memory, reports this to `log` and returns None there too.
+    All ranks call this; the others get None. make: creates the uninitialised unsharded model on the
+    CPU. packed: its parameter → canonical pieces. chunks: canonical name → this rank's part; of
+    copies, the lowest rank sends its own. If rank 0's free memory is too small, it reports this to
+    `log` and gets None too.
     """
     with torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
     free = ranks.on_first(free_memory)
-    if free is not None and free < SPARE * needed:
+    if free is not None and free < MEMORY_MARGIN * needed:
         log(
             f"no sample: the weights take {needed / 1e9:.1f} GB, but rank 0 has {free / 1e9:.1f} "
             "GB of memory free"
@@ -70,10 +72,10 @@ def gather_weights(
         return None
     parts = {(name, chunk.offsets): chunk.tensor for name, chunk in chunks.items()}
     parts = {key: tensor for key, tensor in parts.items() if tensor.numel()}
-    mine = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in parts.items()}
+    types = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in parts.items()}
     sources: dict[tuple[str, tuple[int, ...]], tuple[int, tuple[int, ...], torch.dtype]] = {}
-    for rank, theirs in enumerate(ranks.on_each(lambda: mine)):
-        for key, (shape, dtype) in theirs.items():
+    for rank, rank_types in enumerate(ranks.on_each(lambda: types)):
+        for key, (shape, dtype) in rank_types.items():
             sources.setdefault(key, (rank, shape, dtype))
 
     model, views = None, {}
@@ -100,7 +102,7 @@ def _write(view: Tensor, offsets: tuple[int, ...], values: Tensor) -> None:
 
 
 def free_memory() -> int | None:
-    """Return the available memory of this machine in bytes; None if unknown."""
+    """Return this machine's available memory in bytes, from /proc/meminfo; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024 * int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))

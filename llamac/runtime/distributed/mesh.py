@@ -1,4 +1,4 @@
-"""The processes of a run as a mesh of named axes, outermost first; torchrun starts them.
+"""Device mesh of a run: its processes, which torchrun starts, along named axes, outermost first.
 
 pp             pipeline ranks, each with one or several stages of layers
 dp_replicate   copies of the sharded model (HSDP)
@@ -34,19 +34,21 @@ from .replicas import Replicas
 
 
 class Sequences(Protocol):
-    """Numbered sequences, such as `runtime.data.mixture.Mixture`."""
+    """Source of numbered training sequences, such as `runtime.data.mixture.Mixture`."""
 
-    padding_input: int  # the token that padding becomes
+    padding_input: int  # id of the token that replaces padding in inputs
 
     def read_sequences(self, starts: Iterable[int], count: int) -> np.ndarray:
-        """Return `count` sequences from each start on, int64 [n, sequence_length + 1]."""
+        """Return the `count` sequences from each of n starts: int64 [n · count, length + 1]."""
         ...
 
 
 class Mesh:
     """The device mesh as seen from this rank. Create it with `start_mesh`.
 
-    A mesh of one rank needs no process group, and has no collectives.
+    degrees: mesh axis → number of ranks along it. coordinates: mesh axis → this rank's position.
+    ranks: all ranks over a separate gloo group. Methods that reduce are collectives, which all
+    ranks must call; a mesh of one rank has no process group, and they return their input.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Mesh:
             self.replicas = Replicas(mesh.get_group("dp_replicate"))
 
     def _fsdp_mesh(self, kind: str) -> DeviceMesh | None:
-        """Return the mesh for FSDP: one dimension, or two for HSDP; None without sharding.
+        """Return the mesh for FSDP, 1-D, or 2-D for HSDP; None if FSDP is not used.
 
-        Replicas of pipeline stages are FSDP's too, as torch's schedules know when it reduces.
+        Unsharded replicas of pipeline stages use FSDP too, because torch's pipeline schedules
+        control when FSDP reduces gradients.
         """
         stages, replicas = self.degrees["pp"], self.degrees["dp_replicate"]
         shards, tensor = self.degrees["dp_shard"] * self.degrees["cp"], self.degrees["tp"]
@@ -88,16 +91,17 @@ class Mesh:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this is rank 0, which prints and writes for all."""
+        """Return whether this is rank 0, which prints and writes files for all ranks."""
         return self.rank == 0
 
     @property
     def data_ranks(self) -> int:
-        """Return the number of ranks, or groups of ranks, with sequences of their own."""
+        """Return the data-parallel degree: replicas times FSDP ranks, without context ranks."""
         return self.degrees["dp_replicate"] * self.degrees["dp_shard"]
 
     @property
     def data_rank(self) -> int:
+        """Return this rank's data-parallel number, equal on its `cp`, `tp` and `pp` ranks."""
         return (
             self.coordinates["dp_replicate"] * self.degrees["dp_shard"]
             + self.coordinates["dp_shard"]
@@ -105,51 +109,54 @@ class Mesh:
 
     def __str__(self) -> str:
         """Return `cpu` or, for several ranks, `dp_shard 2 × tp 4 = 8 ranks of cuda`."""
-        shared = [f"{axis} {ranks}" for axis, ranks in self.degrees.items() if ranks > 1]
+        axes = [f"{axis} {ranks}" for axis, ranks in self.degrees.items() if ranks > 1]
         kind = self.device.type
-        return f"{' × '.join(shared)} = {self.size} ranks of {kind}" if shared else kind
+        return f"{' × '.join(axes)} = {self.size} ranks of {kind}" if axes else kind
 
     def log(self, text: str) -> None:
+        """Print `text` on rank 0."""
         if self.is_first:
             log(text)
 
     def batch(self, mixture: Sequences, start: int, count: int, micro_batch: int) -> list[Tensor]:
-        """Return this rank's tokens and labels of `count` sequences, int64 [n, positions] each.
+        """Return this rank's [tokens, labels] of a step, int64 [n, positions] on its device.
 
-        Ranks take `micro_batch` sequences in turn, so a step has the same sequences on any number
-        of ranks. Labels without a loss are PADDING; padding's token is `mixture.padding_input`.
+        start, count: range of the step's sequences over all ranks. Data ranks take `micro_batch`
+        sequences in turn, so a step has the same sequences on any number of ranks. Context ranks
+        get their positions of the same sequences. Labels without a loss are PADDING; among the
+        tokens, padding is `mixture.padding_input`.
         """
-        own = self.own(start, count, micro_batch)
-        sequences = to_device(mixture.read_sequences(own, micro_batch), self.device)
+        starts = self.sequence_starts(start, count, micro_batch)
+        sequences = to_device(mixture.read_sequences(starts, micro_batch), self.device)
         tokens = input_tokens(sequences[:, :-1], mixture.padding_input)
-        return self.own_positions(tokens, loss_labels(sequences[:, 1:]))
+        return self.local_positions(tokens, loss_labels(sequences[:, 1:]))
 
-    def own(self, start: int, count: int, micro_batch: int) -> range:
-        """Return the first sequence of each of this rank's micro-batches."""
+    def sequence_starts(self, start: int, count: int, micro_batch: int) -> range:
+        """Return the number of the first sequence of each of this rank's micro-batches."""
         begin = start + self.data_rank * micro_batch
         return range(begin, start + count, micro_batch * self.data_ranks)
 
-    def own_positions(self, *several: Tensor) -> list[Tensor]:
-        """Return this context rank's positions (dim 1) of full sequences."""
-        return [self._own(x).contiguous() for x in several]
-
-    def _own(self, x: Tensor) -> Tensor:
+    def local_positions(self, *tensors: Tensor) -> list[Tensor]:
+        """Return this context rank's positions (dim 1) of full sequences, in `rank_order`."""
         ranks = self.degrees["cp"]
-        return take_part(rank_order(x, 1, ranks), "cp", 1) if ranks > 1 else x
+        if ranks > 1:
+            tensors = tuple(take_part(rank_order(x, 1, ranks), "cp", 1) for x in tensors)
+        return [x.contiguous() for x in tensors]
 
     def build_model(self, make: Callable[..., nn.Module], dtype: torch.dtype) -> nn.Module:
-        """Build an uninitialised model on this rank's device, under FSDP if its state is sharded.
+        """Build an uninitialised model on this rank's device, with FSDP if the mesh has it.
 
-        make: called with (device, dtype). FSDP keeps parameters in fp32, computes in `dtype`, and
-        reduces gradients in fp32; each layer's parameters are gathered while the previous layer
-        runs. Under pipeline parallelism a stage's parameters stay gathered during a step, since
-        gathering them for every micro-batch would take too long.
+        make: called as `make(device, dtype)`. Without FSDP, parameters are `dtype`. FSDP keeps
+        trained parameters in fp32 and frozen ones in `dtype`, computes in `dtype`, and sums
+        gradients over its ranks in fp32; each layer's parameters are gathered while the previous
+        layer runs. Under pipeline parallelism a stage's parameters stay gathered during a step,
+        since gathering them for every micro-batch would take too long.
         """
         if self.fsdp_mesh is None:
             return make(self.device, dtype)
         model = make("meta", torch.float32)
         for parameter in model.parameters():
-            if not parameter.requires_grad:  # frozen weights need no float32 master
+            if not parameter.requires_grad:  # frozen weights need no fp32 master
                 parameter.data = parameter.data.to(dtype)
         policy = MixedPrecisionPolicy(
             param_dtype=dtype,
@@ -165,11 +172,11 @@ class Mesh:
                 reshard_after_forward=self.degrees["pp"] == 1,
             )
         fully_shard(model, mesh=self.fsdp_mesh, mp_policy=policy)
-        for layer, after in pairwise(layers):
-            layer.set_modules_to_forward_prefetch([after])
-            after.set_modules_to_backward_prefetch([layer])
+        for layer, following in pairwise(layers):
+            layer.set_modules_to_forward_prefetch([following])
+            following.set_modules_to_backward_prefetch([layer])
         modules: list[Any] = [*layers, model]
-        for module in modules:  # FSDP would average: the loss is a sum over all ranks
+        for module in modules:  # FSDP averages by default, but the loss is a sum over all ranks
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         model.to_empty(device=self.device)
@@ -178,39 +185,42 @@ class Mesh:
             fill(self.device)
         return model
 
-    def reduce_gradients(self, model: nn.Module, last: bool) -> None:
-        """Set whether the next backward reduces gradients: only the last micro-batch's does."""
+    def set_gradient_sync(self, model: nn.Module, last: bool) -> None:
+        """Set whether the next backward pass reduces gradients over data and context ranks.
+
+        last: whether it is a step's last micro-batch; the others accumulate gradients locally.
+        """
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(last)
         elif self.replicas is not None:
             self.replicas.begin(last)
 
     def wait_for_gradients(self) -> None:
-        """Wait for what the last backward pass reduces over replicas; FSDP waits by itself."""
+        """Wait for gradients that the last backward pass reduces over replicas; FSDP needs none."""
         if self.replicas is not None:
             self.replicas.wait()
 
-    def add_up(self, loss: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
-        """Sum scalars over all ranks; return float32 values in the order given.
+    def sum_scalars(self, loss: Tensor, targets: Tensor, *rest: Tensor) -> Tensor:
+        """Sum scalars over all ranks in one all-reduce; return them as float32 [2 + len(rest)].
 
-        loss: sum over this rank's targets; 0 without the last pipeline stage. targets: their
-        number. Both count once per data and context rank, not per `tp` or `pp` rank. rest: summed
-        over all ranks.
+        loss: sum over this rank's targets; 0 on ranks without the last pipeline stage. targets:
+        their number. Both are counted once per data and context rank, though all `tp` ranks pass
+        the same loss, and all `tp` and `pp` ranks the same targets. rest: summed over all ranks.
         """
-        same = self.degrees["tp"]
-        counted = targets / (same * self.degrees["pp"])
-        totals = torch.stack([x.detach().float() for x in (loss / same, counted, *rest)])
+        tensor = self.degrees["tp"]
+        own_targets = targets / (tensor * self.degrees["pp"])
+        totals = torch.stack([x.detach().float() for x in (loss / tensor, own_targets, *rest)])
         if self.size > 1:
             dist.all_reduce(totals)
         return totals
 
     def mean(self, loss: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss over all ranks, from each rank's sum and number of targets."""
-        total, count = self.add_up(loss, targets)
+        """Return the mean loss per target over all ranks. loss, targets: as in `sum_scalars`."""
+        total, count = self.sum_scalars(loss, targets)
         return total / count.clamp(min=1)
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum a tensor over all ranks; copies on tensor-parallel ranks count once."""
+        """Sum a tensor over all ranks; tensor-parallel copies count once. May overwrite x."""
         if self.size == 1:
             return x
         x = x if self.coordinates["tp"] == 0 else torch.zeros_like(x)
@@ -218,29 +228,33 @@ class Mesh:
         return x
 
     def any(self, flag: bool) -> bool:
-        """Return whether `flag` holds on any rank."""
-        return flag if self.size == 1 else bool(self.any_of(flag))
+        """Return whether `flag` is true on any rank; waits for all ranks and the device."""
+        return flag if self.size == 1 else bool(self.any_on_device(flag))
 
-    def any_of(self, flag: bool) -> Tensor:
-        """Return a float32 scalar that is above 0 if `flag` holds on any rank, without waiting."""
-        found = torch.full((), float(flag), device=self.device)
+    def any_on_device(self, flag: bool) -> Tensor:
+        """Return a float32 scalar, above 0 if `flag` is true on any rank, on the device.
+
+        On CUDA this does not wait for the result.
+        """
+        flags = torch.full((), float(flag), device=self.device)
         if self.size > 1:
-            dist.all_reduce(found)
-        return found
+            dist.all_reduce(flags)
+        return flags
 
 
 @contextmanager
 def start_mesh(degrees: Mapping[str, int], device: torch.device) -> Iterator[Mesh]:
     """Context manager that joins the processes of the run and yields the mesh.
 
-    Raises RunError if the number of processes differs from the mesh's ranks.
+    degrees: mesh axis → number of ranks, outermost first. On CUDA, sets the process's GPU to its
+    LOCAL_RANK. Raises RunError if WORLD_SIZE differs from the mesh's number of ranks.
     """
-    expected, found = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
-    if found != expected:
+    expected, started = prod(degrees.values()), int(os.environ.get("WORLD_SIZE", "1"))
+    if started != expected:
         raise RunError(
-            f"this trainer needs {expected} processes, not {found}: start it with torchrun "
+            f"this trainer needs {expected} processes, not {started}: start it with torchrun "
             f"--nproc-per-node {expected}, or with a script in launch/",
-            teller=0,
+            printing_rank=0,
         )
     if expected == 1:
         yield Mesh(degrees, device)

@@ -1,8 +1,9 @@
-"""Log-probabilities of sequences where each rank has some rows of the vocabulary.
+"""Log-probabilities of sequences with a vocabulary-parallel output projection.
 
-As `kernels.log_probability`, whose functions run with a score of their own: of each token, ranks
-exchange what `vocab_parallel` says. Results [B] are the same on every rank; of d_x each rank has
-its part of the sum.
+The functions are those of `kernels.log_probability` with another score, which exchanges three
+numbers per token (`vocab_parallel`). All ranks of mesh axis `axis` call them together. V' is the
+number of vocabulary rows on a rank; vocab_size is the whole vocabulary without padding. Results
+[B] are equal on all ranks; d_x is a partial sum.
 """
 
 from __future__ import annotations
@@ -10,32 +11,40 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..kernels import log_probability as whole
-from .vocab_parallel import score_of
+from .vocab_parallel import vocab_parallel_score
 
 
 def parallel_log_probability(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
     """Return each sequence's log-probability in nats, float32 [B].
 
-    logits: this rank's columns [B, S, V']. labels: int64 [B, S].
+    logits: this rank's columns, [B, S, V']. labels: int64 [B, S].
     """
-    return whole.log_probability(logits, labels, score_of(axis, vocab_size))
+    return whole.log_probability(logits, labels, vocab_parallel_score(axis, vocab_size))
 
 
 def parallel_log_probability_backward(
     d_rows: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
 ) -> Tensor:
-    """Return d_logits, this rank's columns [B, S, V'], from d_rows [B]."""
-    return whole.log_probability_backward(d_rows, logits, labels, score_of(axis, vocab_size))
+    """Return d_logits, this rank's columns [B, S, V'].
+
+    d_rows: gradient of each sequence's log-probability, [B].
+    """
+    return whole.log_probability_backward(
+        d_rows, logits, labels, vocab_parallel_score(axis, vocab_size)
+    )
 
 
 def parallel_linear_log_probability(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """Return each sequence's log-probability in nats, float32 [B], in chunks of tokens.
+    """Return each sequence's log-probability in nats, float32 [B], from x @ weight.T.
 
-    x: [B, S, D]. weight: this rank's rows [V', D]. labels: int64 [B, S].
+    x: [B, S, D]. weight: this rank's rows, [V', D]. labels: int64 [B, S]. chunk: number of tokens
+    whose logits exist at a time.
     """
-    return whole.linear_log_probability(x, weight, labels, chunk, score_of(axis, vocab_size))
+    return whole.linear_log_probability(
+        x, weight, labels, chunk, vocab_parallel_score(axis, vocab_size)
+    )
 
 
 def parallel_linear_log_probability_backward(
@@ -47,14 +56,17 @@ def parallel_linear_log_probability_backward(
     axis: str,
     vocab_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return (this rank's part of the sum d_x [B, S, D], d_weight [V', D]) from d_rows [B]."""
-    score = score_of(axis, vocab_size)
+    """Return (d_x [B, S, D], a partial sum; d_weight of this rank's rows [V', D]).
+
+    d_rows: gradient of each sequence's log-probability, [B].
+    """
+    score = vocab_parallel_score(axis, vocab_size)
     return whole.linear_log_probability_backward(x, weight, labels, d_rows, chunk, score)
 
 
 def parallel_linear_log_probability_with_gradients_of_x(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (log-probabilities [B], this rank's part of the sum d_x for a d_rows of ones)."""
-    score = score_of(axis, vocab_size)
+    """Return (log-probabilities [B], d_x [B, S, D] for a d_rows of ones, a partial sum)."""
+    score = vocab_parallel_score(axis, vocab_size)
     return whole.linear_log_probability_with_gradients_of_x(x, weight, labels, chunk, score)

@@ -1,7 +1,7 @@
-"""Mapping from a rank's parameters to parts of canonical ones, and gradients to be reduced.
+"""Mapping between a rank's parameters and their parts of the canonical ones.
 
-Tensor parallelism splits the canonical pieces of a packed parameter along dim 0, piece by piece, or
-the whole along dim 1; FSDP then splits the result along dim 0, at any row.
+Tensor parallelism splits the canonical pieces of a packed parameter along dim 0, each on its own,
+or the packed parameter along dim 1; FSDP then splits the result along dim 0, at any row.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from ..parameters import Pieces, initial_value, pattern
 
 @dataclass(frozen=True)
 class ParamSharding:
-    """Sharding tables of model.py, for one of `size` tensor-parallel ranks.
+    """Sharding of a model's parameters over tensor-parallel ranks, from the tables of model.py.
 
-    packed: parameter of the model → its canonical pieces, unless it is a whole canonical one.
-    shard_dim: pattern of a parameter → dim that the ranks split. replicas: pattern of a canonical
-    parameter → number of ranks with the same part. partial_gradients: patterns of replicated
-    parameters whose gradient is a partial sum on each rank.
+    A pattern is a name in which the layer's number is `*`. packed: name of a packed parameter →
+    its (canonical name, rows) pieces in order; other parameters are canonical themselves.
+    shard_dim: pattern → dim that the ranks split; other parameters are replicated. replicas:
+    pattern of a canonical parameter → number of ranks with the same part, 1 by default.
+    partial_gradients: patterns of replicated parameters whose gradient is a partial sum on each
+    rank. size, rank: number of tensor-parallel ranks, and this one's.
     """
 
     packed: Mapping[str, Pieces]
@@ -38,33 +40,29 @@ class ParamSharding:
     def chunks(
         self, name: str, parameter: Tensor, values: Tensor
     ) -> Iterator[tuple[str, TensorChunk]]:
-        """Yield (canonical name, chunk) of each piece in this rank's part of a parameter.
+        """Yield (canonical name, chunk) of each canonical piece in this rank's part of `parameter`.
 
-        Padding and pieces on other ranks are left out. values: shaped as this rank's part of
-        `parameter`.
+        values: local shard of the parameter, or its gradient or state in the same shape; chunks
+        are views of it. Padding rows and pieces that lie on other ranks are left out.
         """
         rows, first = parameter.shape[0], _first_row(parameter)
         begin = 0
-        for canonical, whole in self.packed.get(name, ((name, rows),)):
-            part, start, count = self._rows(name, canonical, whole)
+        for canonical, full_rows in self.packed.get(name, ((name, rows),)):
+            shard_rows, start, count = self._rows(name, canonical, full_rows)
             low, high = max(begin, first), min(begin + count, first + values.shape[0])
             if low < high:
-                yield (
-                    canonical,
-                    self._chunk(
-                        name, values[low - first : high - first], whole, start + low - begin
-                    ),
-                )
-            begin += part
+                view = values[low - first : high - first]
+                yield canonical, self._chunk(name, view, full_rows, start + low - begin)
+            begin += shard_rows
 
-    def _rows(self, name: str, canonical: str, whole: int) -> tuple[int, int, int]:
-        """Return (rows held, first canonical row, rows that are not padding)."""
+    def _rows(self, name: str, canonical: str, full_rows: int) -> tuple[int, int, int]:
+        """Return a piece's (rows on this rank, first canonical row, rows that are not padding)."""
         if self.shard_dim.get(pattern(name)) != 0:
-            return whole, 0, whole
-        replicas = self.replicas.get(pattern(canonical), 1)
-        part = -(-whole * replicas // self.size)
-        start = self.rank // replicas * part
-        return part, start, max(0, min(part, whole - start))
+            return full_rows, 0, full_rows
+        replicas = self.replicas_of(canonical)
+        shard_rows = -(-full_rows * replicas // self.size)
+        start = self.rank // replicas * shard_rows
+        return shard_rows, start, max(0, min(shard_rows, full_rows - start))
 
     def _chunk(self, name: str, view: Tensor, rows: int, start: int) -> TensorChunk:
         shape, offsets = [rows, *view.shape[1:]], [start] + [0] * (view.ndim - 1)
@@ -73,30 +71,33 @@ class ParamSharding:
         return TensorChunk(view, tuple(shape), tuple(offsets))
 
     def replicas_of(self, canonical: str) -> int:
+        """Return how many tensor-parallel ranks have the same part of a canonical parameter."""
         return self.replicas.get(pattern(canonical), 1)
 
     def has_partial_gradient(self, name: str) -> bool:
+        """Return whether a parameter's gradient must be summed over tensor-parallel ranks."""
         return pattern(name) in self.partial_gradients
 
     def is_split(self, name: str) -> bool:
+        """Return whether tensor-parallel ranks split a parameter."""
         return pattern(name) in self.shard_dim
 
 
 def _first_row(parameter: Tensor) -> int:
-    """Return the first row of a parameter in this rank's FSDP shard."""
+    """Return the index of the first row in this rank's FSDP shard of a parameter."""
     if not isinstance(parameter, DTensor):
         return 0
     first, rows = 0, parameter.shape[0]
     mesh = parameter.device_mesh
     for axis, placement in enumerate(parameter.placements):
         if placement == Shard(0):
-            part = -(-rows // mesh.size(axis))  # torch.chunk's rule
-            first += min(part * mesh.get_local_rank(axis), rows)
+            shard_rows = -(-rows // mesh.size(axis))  # torch.chunk's rule
+            first += min(shard_rows * mesh.get_local_rank(axis), rows)
     return first
 
 
-def local(parameter: Tensor) -> Tensor:
-    """Return the local shard of a parameter or gradient; a plain tensor is returned unchanged."""
+def local_shard(parameter: Tensor) -> Tensor:
+    """Return the local shard of an FSDP parameter or gradient; other tensors unchanged."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
@@ -107,13 +108,17 @@ def initialise_sharded(
     sharding: ParamSharding,
     seed: int,
 ) -> None:
-    """Initialise every parameter as on one rank; padding becomes zero."""
+    """Initialise this rank's parameters in place, to the same values as on a single rank.
+
+    init: pattern of a canonical parameter → (distribution, value), see `initial_value`. Padding
+    becomes zero.
+    """
     for name, parameter in parameters:
-        values = local(parameter)
+        values = local_shard(parameter)
         values.zero_()
         for canonical, chunk in sharding.chunks(name, parameter, values):
-            place = tuple(
+            index = tuple(
                 slice(start, start + size)
                 for start, size in zip(chunk.offsets, chunk.tensor.shape, strict=True)
             )
-            chunk.tensor.copy_(initial_value(canonical, chunk.shape, init, seed)[place])
+            chunk.tensor.copy_(initial_value(canonical, chunk.shape, init, seed)[index])

@@ -1,4 +1,4 @@
-"""A model cut into stages of layers; pipeline rank r of n runs stages r, r + n and so on.
+"""Pipeline parallelism: rank r of n runs stages r, r + n, … of the model's layers.
 
 Stages exchange activations and their gradients for each micro-batch, in a schedule of
 torch.distributed.pipelining: 1F1B with one stage per rank (Narayanan et al. 2019), interleaved 1F1B
@@ -22,11 +22,15 @@ from .mesh import Mesh
 
 
 class Pipeline:
-    """This rank's stages of `count`, each made by `make(device, dtype, stage=number)`.
+    """This rank's pipeline stages and their schedule.
 
-    A stage's input is the previous stage's output, or tokens for the first; the last also takes
-    labels and returns the loss, summed over targets. micro_batches: per step on this rank.
-    stream: shape of activations between stages, [sequences per micro-batch, positions, dim].
+    A stage's input is the previous stage's output, or tokens for the first one; the last one also
+    takes labels and returns the loss, summed over targets.
+
+    make: builds a stage, as `make(device, dtype, stage=number)`. count: number of stages on all
+    ranks. micro_batches: number of micro-batches per step on this rank. activation_shape: shape of
+    activations between stages, (sequences per micro-batch, positions, dim). positions: number of
+    tokens per sequence on this rank.
     """
 
     def __init__(
@@ -36,15 +40,20 @@ class Pipeline:
         mesh: Mesh,
         dtype: torch.dtype,
         micro_batches: int,
-        stream: tuple[int, int, int],
+        activation_shape: tuple[int, int, int],
         positions: int,
     ) -> None:
-        self.count, self.mesh, self.dtype, self.stream = count, mesh, dtype, stream
+        self.count, self.mesh, self.dtype, self.activation_shape = (
+            count,
+            mesh,
+            dtype,
+            activation_shape,
+        )
         own = range(mesh.coordinates["pp"], count, mesh.degrees["pp"])
         self.models = {n: mesh.build_model(partial(make, stage=n), dtype) for n in own}
 
-        tokens = torch.empty(stream[0], positions, dtype=torch.int64, device="meta")
-        x = torch.empty(stream, dtype=dtype, device="meta", requires_grad=True)
+        tokens = torch.empty(activation_shape[0], positions, dtype=torch.int64, device="meta")
+        x = torch.empty(activation_shape, dtype=dtype, device="meta", requires_grad=True)
         loss = torch.empty((), device="meta", requires_grad=True)
         stages: list[Any] = [
             PipelineStage(
@@ -64,47 +73,53 @@ class Pipeline:
             self.schedule = ScheduleInterleaved1F1B(stages, micro_batches, _loss, scale_grads=False)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Yield the parameters of this rank's stages; layers are numbered as in the whole model."""
+        """Iterate over the parameters of this rank's stages, named as in the full model."""
         return chain.from_iterable(model.named_parameters() for model in self.models.values())
 
     @property
-    def first(self) -> bool:
+    def has_first(self) -> bool:
+        """Return whether this rank has the first stage, which reads the tokens."""
         return 0 in self.models
 
     @property
-    def last(self) -> bool:
+    def has_last(self) -> bool:
+        """Return whether this rank has the last stage, which computes the loss."""
         return self.count - 1 in self.models
 
     def step(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Run forward and backward of a step's micro-batches, int64 [sequences, positions].
+        """Run forward and backward of all micro-batches of a step, accumulating gradients.
 
-        Returns the sum of losses on the rank with the last stage, else 0.
+        tokens, labels: int64 [sequences, positions]. All ranks of the pipeline call this. Returns
+        the sum of losses on the rank with the last stage, and 0 on the others.
         """
         losses: list[Tensor] = []
-        given = (tokens,) if self.first else ()
-        named: dict[str, Any] = {"labels": labels, "target": labels} if self.last else {}
-        self.schedule.step(*given, **named, losses=losses, return_outputs=False)
-        return torch.stack(losses).sum().detach() if losses else self._none()
+        inputs = (tokens,) if self.has_first else ()
+        named: dict[str, Any] = {"labels": labels, "target": labels} if self.has_last else {}
+        self.schedule.step(*inputs, **named, losses=losses, return_outputs=False)
+        return torch.stack(losses).sum().detach() if losses else self._zero_loss()
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of one micro-batch on the rank with the last stage, else 0."""
+        """Return the loss of one micro-batch on the rank with the last stage, and 0 on the others.
+
+        tokens, labels: int64 [sequences, positions]. All ranks of the pipeline call this.
+        """
         ranks, group = self.mesh.degrees["pp"], self.mesh.pipeline
-        loss = self._none()
+        loss = self._zero_loss()
         for number, model in self.models.items():
-            given = tokens
+            x = tokens
             if number:
-                shape = (len(tokens), *self.stream[1:])
-                given = torch.empty(shape, dtype=self.dtype, device=self.mesh.device)
-                dist.recv(given, group=group, group_src=(number - 1) % ranks)
-            out = model(given, labels)
+                shape = (len(tokens), *self.activation_shape[1:])
+                x = torch.empty(shape, dtype=self.dtype, device=self.mesh.device)
+                dist.recv(x, group=group, group_src=(number - 1) % ranks)
+            out = model(x, labels)
             if number == self.count - 1:
                 loss = out
             else:
                 dist.send(out, group=group, group_dst=(number + 1) % ranks)
         return loss
 
-    def _none(self) -> Tensor:
+    def _zero_loss(self) -> Tensor:
         return torch.zeros((), device=self.mesh.device)
 
 

@@ -12,15 +12,16 @@ import torch.distributed as dist
 from ..errors import RunError
 
 T = TypeVar("T")
-PREPARING = timedelta(hours=12)
-"""How long ranks wait for the first one: it prepares the data for all."""
+PREPARE_TIMEOUT = timedelta(hours=12)
+"""Timeout of the group: ranks wait while the first one prepares the data for all."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """All ranks of a run as seen from one; without a group, a single process.
+    """All ranks of a run as seen from one of them; without a group, a single process.
 
-    Every rank must call the same methods in the same order; each call synchronises them.
+    Methods are collectives: every rank must call the same ones in the same order, and each call
+    synchronises the ranks.
     """
 
     rank: int = 0
@@ -29,21 +30,22 @@ class Ranks:
 
     @classmethod
     def world(cls) -> Ranks:
-        """Return all processes of torch.distributed over a new gloo group; all ranks call this.
+        """Create a gloo group of all ranks; all ranks call this.
 
-        The group is separate, so its traffic neither delays the collectives of training nor mixes
-        with those of another thread. It needs no GPU.
+        As the group is separate, its traffic neither delays the collectives of training nor mixes
+        with those of another thread. Without a process group, returns a single rank.
         """
         if not dist.is_initialized() or dist.get_world_size() == 1:
             return cls()
-        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PREPARING))
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PREPARE_TIMEOUT))
         return cls(dist.get_rank(), dist.get_world_size(), group)
 
     def on_each(self, work: Callable[[], T]) -> list[T]:
-        """Run `work` on every rank and return the results by rank.
+        """Run `work` on every rank and return all results, in order of rank, on every rank.
 
-        If it raises RunError, OSError or ValueError on a rank, all raise RunError with the message
-        of the lowest such rank. Also raises RunError if a rank has died.
+        Results are pickled. If `work` raises RunError, OSError or ValueError on any rank, all ranks
+        raise RunError with the message of the lowest such rank. Also raises RunError if the
+        connection to a rank is lost. Without a group, errors of `work` are raised unchanged.
         """
         if self.group is None:
             return [work()]
@@ -54,18 +56,18 @@ class Ranks:
             error = raised
         gathered: list[tuple[T, str | None]] = [(cast(T, None), None)] * self.size
         try:
-            mine = (result, None if error is None else str(error))
-            dist.all_gather_object(gathered, mine, self.group)
+            outcome = (result, None if error is None else str(error))
+            dist.all_gather_object(gathered, outcome, self.group)
         except RuntimeError as lost:
             reason = str(lost).splitlines()[0]
             raise RunError(
                 f"rank {self.rank} lost its connection to another rank: {reason}"
             ) from lost
-        problems = ((rank, said) for rank, (_, said) in enumerate(gathered) if said is not None)
-        for rank, said in problems:
-            raise RunError(said, teller=rank) from error
+        for rank, (_, message) in enumerate(gathered):
+            if message is not None:
+                raise RunError(message, printing_rank=rank) from error
         return [value for value, _ in gathered]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """Run `work` on rank 0 only and return its result on all ranks; errors as in `on_each`."""
+        """Run `work` on rank 0 only; return its result, or raise its error, on all ranks."""
         return self.on_each(lambda: work() if self.rank == 0 else cast(T, None))[0]

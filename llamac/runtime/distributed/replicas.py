@@ -1,4 +1,4 @@
-"""Data parallelism without sharding: replicas sum their gradients while the backward pass runs."""
+"""Data parallelism without sharding: gradients are all-reduced while the backward pass runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-LARGE = 2**18
-"""Elements from which a gradient is reduced on its own; smaller ones cost mostly latency."""
+OWN_REDUCTION_SIZE = 2**18
+"""Gradients of fewer elements are reduced together, because their cost is mostly latency."""
 
 
 class Replicas:
-    """All-reduce of gradients over the replicas of a whole model.
+    """Sum of gradients over the replicas of an unsharded model.
 
-    Each large gradient is reduced as soon as it is complete, under the rest of the backward pass;
-    the small ones are reduced together at the end. Plain collectives from autograd's hooks can be
-    part of a CUDA graph, unlike FSDP's, and need no gathering of parameters.
+    Each large gradient is all-reduced as soon as it is complete, while the backward pass goes on;
+    the small ones are reduced together at the end. Unlike FSDP's, these collectives can be captured
+    in a CUDA graph.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -28,43 +28,47 @@ class Replicas:
         self._started: list[Any] = []
 
     def begin(self, reduce: bool) -> None:
-        """Set whether the next backward pass completes the gradients and so reduces them."""
+        """Set whether the next backward pass reduces gradients; drop pending reductions."""
         self.reducing = reduce
-        self._small, self._started = [], []  # of a capture that failed
+        self._small, self._started = [], []  # a failed capture may have left some
 
     def watch(self, parameter: Parameter, master: Tensor) -> None:
-        """Reduce `master.grad` when autograd has accumulated the gradient of `parameter`."""
+        """Register a hook that reduces `master.grad` in place once that of `parameter` is complete.
+
+        Large gradients are reduced asynchronously at once, small ones in `wait`.
+        """
 
         def reduce(_: Tensor) -> None:
             if not self.reducing:
                 return
             assert master.grad is not None
-            if master.grad.numel() < LARGE:
+            if master.grad.numel() < OWN_REDUCTION_SIZE:
                 self._small.append(master.grad)
             else:
-                started = dist.all_reduce(master.grad, group=self.group, async_op=True)
-                self._started.append(started)
+                work = dist.all_reduce(master.grad, group=self.group, async_op=True)
+                self._started.append(work)
 
         parameter.register_post_accumulate_grad_hook(reduce)
 
     @torch.no_grad()
     def wait(self) -> None:
-        """Reduce the small gradients, and wait for all; on CUDA only the stream waits."""
+        """Reduce the small gradients in place, and wait for all; on CUDA only the stream waits."""
         if self._small:
             flat = flatten(self._small)
             dist.all_reduce(flat, group=self.group)
             unflatten(flat, self._small)
-        for started in self._started:
-            started.wait()
+        for work in self._started:
+            work.wait()
         self._small, self._started = [], []
 
 
 def flatten(tensors: list[Tensor]) -> Tensor:
+    """Concatenate the elements of all tensors: [total number of elements]."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def unflatten(flat: Tensor, into: list[Tensor]) -> None:
-    """Copy the parts of `flat` back into the tensors it was made of."""
-    parts = flat.split([tensor.numel() for tensor in into])
-    for tensor, part in zip(into, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+    """Copy the elements of `flat` to the tensors `into` in place: the inverse of `flatten`."""
+    values = flat.split([tensor.numel() for tensor in into])
+    for tensor, elements in zip(into, values, strict=True):
+        tensor.copy_(elements.view_as(tensor))

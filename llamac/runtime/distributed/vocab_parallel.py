@@ -1,9 +1,10 @@
-"""Vocabulary-parallel embedding and cross-entropy: each rank has some rows of the vocabulary.
+"""Vocabulary-parallel embedding and cross-entropy: each rank has V' rows of the vocabulary.
 
-Rank r has rows r·V' … (r+1)·V' - 1; a vocabulary that does not divide is padded in the last ones,
-and padding has no probability and no gradient. Logits are never gathered: ranks exchange, for each
-token, a maximum, a sum of exponentials and the target's logit (Megatron-LM's
-vocab_parallel_cross_entropy).
+Rank r has rows r·V' to (r+1)·V' - 1; if vocab_size does not divide, the last rows are padding,
+which has no probability and no gradient. Logits are never gathered: ranks exchange, for each token,
+a maximum, a sum of exponentials and the target's logit (Megatron-LM's
+vocab_parallel_cross_entropy). All ranks of mesh axis `axis` call these functions together. Losses
+are sums over targets in nats, equal on all ranks; labels are int64 [B, S].
 """
 
 from __future__ import annotations
@@ -19,27 +20,30 @@ from ..kernels.numerics import token_chunks, upcast
 from .collectives import GROUPS, all_reduce, all_reduce_max
 
 
-def _own(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
-    """Return (index into this rank's rows, 0 for other ranks' ids; whether the id is its own)."""
+def _own_rows(ids: Tensor, rows: int, axis: str) -> tuple[Tensor, Tensor]:
+    """Return (index of each id in this rank's rows, 0 if elsewhere; mask of ids in its rows)."""
     index = ids - GROUPS[axis].rank * rows
-    mine = (index >= 0) & (index < rows)
-    return index.where(mine, 0), mine
+    own = (index >= 0) & (index < rows)
+    return index.where(own, 0), own
 
 
 def parallel_embedding(tokens: Tensor, table: Tensor, axis: str) -> Tensor:
-    """Look up tokens [B, S] in table [V', D] → [B, S, D]; other ranks' tokens give zero."""
-    index, mine = _own(tokens, table.shape[0], axis)
-    return table[index] * mine.unsqueeze(-1)
+    """Look up tokens [B, S] in this rank's rows [V', D]: [B, S, D], zero for other ranks' tokens.
+
+    The result is a partial sum, which the caller reduces.
+    """
+    index, own = _own_rows(tokens, table.shape[0], axis)
+    return table[index] * own.unsqueeze(-1)
 
 
 def parallel_embedding_gradient(d_x: Tensor, tokens: Tensor, axis: str, rows: int) -> Tensor:
-    """Return the table's gradient: d_x [B, S, D] → [V', D], summed over this rank's tokens."""
-    index, mine = _own(tokens, rows, axis)
-    return embedding_gradient(d_x * mine.unsqueeze(-1), index, rows)
+    """Return the gradient of this rank's table [rows, D], from d_x [B, S, D] and tokens [B, S]."""
+    index, own = _own_rows(tokens, rows, axis)
+    return embedding_gradient(d_x * own.unsqueeze(-1), index, rows)
 
 
 def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """Set the logits of padding rows to minus infinity."""
+    """Return this rank's logits [..., V'] with minus infinity for padding rows."""
     rows, group = logits.shape[-1], GROUPS[axis]
     if rows * group.size == vocab_size:
         return logits
@@ -48,39 +52,39 @@ def _without_padding(logits: Tensor, axis: str, vocab_size: int) -> Tensor:
 
 
 def _losses(logits: Tensor, targets: Tensor, axis: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss of each target, and the values that its gradient needs.
+    """Return the loss of each target [n], and the values that its gradient needs.
 
-    logits [n, V'], targets [n] → losses [n], log of the sum of exponentials [n, 1], and the targets
-    as `_own` gives them.
+    logits [n, V'], targets [n]. The values: log of the sum of exponentials [n, 1], and the two
+    results of `_own_rows`.
     """
-    index, mine = _own(targets, logits.shape[-1], axis)
+    index, own = _own_rows(targets, logits.shape[-1], axis)
     top = all_reduce_max(logits.amax(-1), axis)
-    chosen = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1).where(mine, 0)
-    sums = torch.stack([(logits - top.unsqueeze(-1)).exp().sum(-1), chosen])
+    own_target = logits.gather(-1, index.unsqueeze(-1)).squeeze(-1).where(own, 0)
+    sums = torch.stack([(logits - top.unsqueeze(-1)).exp().sum(-1), own_target])
     total, target = all_reduce(sums, axis)
     log_total = total.log() + top
-    return log_total - target, log_total.unsqueeze(-1), index, mine
+    return log_total - target, log_total.unsqueeze(-1), index, own
 
 
-def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, mine: Tensor) -> Tensor:
+def _d_logits(logits: Tensor, log_total: Tensor, index: Tensor, own: Tensor) -> Tensor:
     """Return softmax(logits) - one_hot(targets), this rank's columns [n, V']."""
-    hot = torch.arange(logits.shape[-1], device=logits.device) == index.unsqueeze(-1)
-    return (logits - log_total).exp() - (hot & mine.unsqueeze(-1)).to(logits.dtype)
+    one_hot = torch.arange(logits.shape[-1], device=logits.device) == index.unsqueeze(-1)
+    return (logits - log_total).exp() - (one_hot & own.unsqueeze(-1)).to(logits.dtype)
 
 
-def score_of(axis: str, vocab_size: int) -> Score:
-    """Return the score of logits [n, V'] that `kernels.log_probability` reads."""
+def vocab_parallel_score(axis: str, vocab_size: int) -> Score:
+    """Return the `score` function of `kernels.log_probability` for this rank's logits [n, V']."""
 
     def score(logits: Tensor, targets: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        own = _without_padding(logits, axis, vocab_size)
-        losses, *found = _losses(own, targets, axis)
-        return -losses, _d_logits(own, *found) if gradient else None
+        logits = _without_padding(logits, axis, vocab_size)
+        losses, *saved = _losses(logits, targets, axis)
+        return -losses, _d_logits(logits, *saved) if gradient else None
 
     return score
 
 
 def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size: int) -> Tensor:
-    """Sum the losses: logits [B, S, V'], labels int64 [B, S] → scalar, equal on every rank."""
+    """Return the summed loss, a scalar, from this rank's logits [B, S, V']."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
     losses = _losses(rows, labels.flatten(), axis)[0]
     return (losses * target_mask(labels.flatten(), losses.dtype).squeeze(-1)).sum()
@@ -89,17 +93,20 @@ def parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: str, vocab_size
 def parallel_cross_entropy_backward(
     d_loss: Tensor, logits: Tensor, labels: Tensor, axis: str, vocab_size: int
 ) -> Tensor:
-    """Return d_logits, this rank's columns [B, S, V']."""
+    """Return d_logits of `parallel_cross_entropy`, this rank's columns [B, S, V']."""
     rows = _without_padding(upcast(logits).flatten(0, -2), axis, vocab_size)
-    _, *found = _losses(rows, labels.flatten(), axis)
+    _, *saved = _losses(rows, labels.flatten(), axis)
     scale = d_loss * target_mask(labels.flatten(), rows.dtype)
-    return (_d_logits(rows, *found) * scale).to(logits.dtype).view_as(logits)
+    return (_d_logits(rows, *saved) * scale).to(logits.dtype).view_as(logits)
 
 
 def parallel_linear_cross_entropy(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> Tensor:
-    """Sum the losses in chunks: x [B, S, D], weight [V', D], labels int64 [B, S] → scalar."""
+    """Return the summed loss of logits x @ weight.T, computed `chunk` tokens at a time.
+
+    x [B, S, D]; weight: this rank's rows, [V', D].
+    """
     x, labels = x.flatten(0, -2), labels.flatten()
     total = x.new_zeros((), dtype=upcast(x).dtype)
     for rows, targets in token_chunks(chunk, x, labels):
@@ -112,9 +119,9 @@ def parallel_linear_cross_entropy(
 def parallel_linear_cross_entropy_with_gradients(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute `parallel_linear_cross_entropy` and its gradients in one pass over the chunks.
+    """Compute `parallel_linear_cross_entropy` and its gradients for a d_loss of one.
 
-    Returns (loss, this rank's part of the sum d_x [B, S, D], d_weight [V', D]).
+    Returns (loss, d_x [B, S, D], a partial sum, d_weight of this rank's rows [V', D]).
     """
     loss, d_x, d_weight = _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=False)
     assert d_weight is not None
@@ -124,9 +131,9 @@ def parallel_linear_cross_entropy_with_gradients(
 def parallel_linear_cross_entropy_with_gradients_of_x(
     x: Tensor, weight: Tensor, labels: Tensor, chunk: int, axis: str, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute `parallel_linear_cross_entropy` of a frozen weight, and its other gradient.
+    """Compute `parallel_linear_cross_entropy` and its gradient of x only, for a frozen weight.
 
-    Returns (loss, this rank's part of the sum d_x [B, S, D]).
+    Returns (loss, d_x [B, S, D] for a d_loss of one, a partial sum).
     """
     return _chunked(x, weight, labels, chunk, axis, vocab_size, frozen=True)[:2]
 
@@ -147,9 +154,9 @@ def _chunked(
     for rows, targets in token_chunks(chunk, flat, labels):
         counted = target_mask(targets, total.dtype)
         logits = _without_padding(upcast(linear(rows, weight)), axis, vocab_size)
-        losses, *found = _losses(logits, targets, axis)
+        losses, *saved = _losses(logits, targets, axis)
         total = total + (losses * counted.squeeze(-1)).sum()
-        d_logits = (_d_logits(logits, *found) * counted).to(x.dtype)
+        d_logits = (_d_logits(logits, *saved) * counted).to(x.dtype)
         d_rows.append(input_gradient(d_logits, weight))
         if d_weight is not None:
             # Summed over chunks in float32: a bfloat16 sum would lose the later chunks' digits.

@@ -48,7 +48,7 @@ class DataRanks(Protocol):
     def data_ranks(self) -> int: ...
     @property
     def data_rank(self) -> int: ...
-    def own_positions(self, *several: Tensor) -> list[Tensor]: ...
+    def local_positions(self, *several: Tensor) -> list[Tensor]: ...
     def any(self, flag: bool) -> bool: ...
 
 
@@ -149,7 +149,7 @@ class Questions:
         while done < len(self.pairs):
             own = done + mesh.data_rank
             pair = self.pairs[own] if own < len(self.pairs) else None
-            loss = score(*mesh.own_positions(*self._batch(pair, mesh.device)))
+            loss = score(*mesh.local_positions(*self._batch(pair, mesh.device)))
             if pair is not None:
                 values[own] = -loss.detach().float() / mesh.degrees["tp"]
             done = min(done + ranks, len(self.pairs))

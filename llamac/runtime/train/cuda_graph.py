@@ -125,7 +125,7 @@ class CudaGraph:
         return graph.loss
 
     def _run(self, inputs: tuple[Tensor, ...], reduces: bool) -> Tensor:
-        self.mesh.reduce_gradients(self.model, reduces)
+        self.mesh.set_gradient_sync(self.model, reduces)
         loss = self.model(*inputs)
         loss.backward()
         self.mesh.wait_for_gradients()

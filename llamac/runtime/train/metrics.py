@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import durable_files, events
-from ..errors import way_out
+from ..errors import remedy
 from ..machine import forget_peak_memory, log, peak_memory_bytes
 from ..terminal import escaped, takes_escapes
 from .plan_file import WARM, deviation, read_plan
@@ -107,7 +107,7 @@ class Metrics:
             if not self._said:
                 self._said = True
                 said = f"{self.path} cannot be written ({error.strerror})"
-                log(f"{said}: the run continues without it; to record its rows, {way_out(error)}")
+                log(f"{said}: the run continues without it; to record its rows, {remedy(error)}")
 
     def _truncate(self, resumed: int) -> int:
         """Drop damaged rows and those after step `resumed`; return the number of the latter."""

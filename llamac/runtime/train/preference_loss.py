@@ -88,7 +88,7 @@ class Preferences:
         As `Mesh.batch`; the last float32 [n].
         """
         tokens, labels = self.mesh.batch(pairs, start, count, micro_batch)
-        rows = pairs.answers(self.mesh.own(start, count, micro_batch), micro_batch)
+        rows = pairs.answers(self.mesh.sequence_starts(start, count, micro_batch), micro_batch)
         scores = self.scores[pairs.split][torch.from_numpy(rows).clamp(min=0)]
         return [tokens, labels, scores.to(self.mesh.device)]
 
@@ -103,7 +103,7 @@ class Preferences:
         total = torch.zeros(len(MEANS), device=self.mesh.device)
         parts = list(zip(*(x.split(micro_batch) for x in batch), strict=True))
         for number, (tokens, labels, reference) in enumerate(parts, 1):
-            self.mesh.reduce_gradients(self.model, self.reduce_each or number == len(parts))
+            self.mesh.set_gradient_sync(self.model, self.reduce_each or number == len(parts))
             found = self.model(tokens, labels)  # log-probabilities of the answers
             sums, d_found = preference(found.detach(), reference, labels, **self.options)
             found.backward(d_found)
@@ -173,7 +173,7 @@ def _computed(model: nn.Module, mesh: Mesh, pairs: Pairs, micro_batch: int) -> n
             mesh.log(f"reference: {start // 2:,} of {pairs.pairs:,} pairs of {pairs.split}")
             said = time.monotonic()
         tokens, labels = mesh.batch(ordered, start, together, micro_batch)
-        (own,) = mesh.own(start, together, micro_batch)
+        (own,) = mesh.sequence_starts(start, together, micro_batch)
         scores[own : own + micro_batch] = model(tokens, labels).float()
     return mesh.total(scores)[: 2 * pairs.pairs].cpu().numpy()
 

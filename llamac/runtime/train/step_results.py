@@ -77,7 +77,7 @@ class StepResults:
         if self.delay == 0:
             self.stopping = mesh.any(told)
         else:
-            self._stop = mesh.any_of(told)
+            self._stop = mesh.any_on_device(told)
 
     def read(self, now: bool) -> list[Row]:
         """Return the rows of metrics of steps that are due, the oldest first.

@@ -375,7 +375,7 @@ def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "way_out"),
+    ("number", "remedy"),
     [
         (errno.ENOSPC, "make room"),
         (errno.EROFS, "make the directory writable"),
@@ -383,12 +383,12 @@ def test_a_run_from_another_one_s_checkpoint_may_learn_otherwise(tmp_path):
         (errno.EIO, "fix that"),
     ],
 )
-def test_what_the_disk_refuses_is_told_with_its_own_way_out(tmp_path, monkeypatch, number, way_out):
+def test_what_the_disk_refuses_is_told_with_its_own_way_out(tmp_path, monkeypatch, number, remedy):
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(RunError, match=rf"{os.strerror(number)}.*: {way_out}"):
+    with pytest.raises(RunError, match=rf"{os.strerror(number)}.*: {remedy}"):
         save(tmp_path, 2)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ...errors import InputError, naming
+from ...errors import InputError, add_source_name
 from .input_files import CONVERSATIONS, PYTHON, file_list
 from .records import check_field, fields_of, read_records
 from .skipped import Skipped
@@ -94,7 +94,7 @@ def check_source(source: dict[str, Any]) -> None:
     See `check_inputs`.
     """
     if source["kind"] not in PYTHON:
-        with naming(source["name"]):
+        with add_source_name(source["name"]):
             check_inputs(source["kind"], file_list(source), source.get("text_field", "text"))
 
 

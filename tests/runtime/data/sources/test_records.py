@@ -93,7 +93,7 @@ def test_the_compression_is_told_by_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "way_out"),
+    ("name", "remedy"),
     [
         ("a.html", 'kind = "commoncrawl" or "c4"'),
         ("a.warc.gz", 'kind = "commoncrawl" or "c4"'),
@@ -109,7 +109,7 @@ def test_the_compression_is_told_by_content(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_name_is_refused_with_what_would_do(
-    tmp_path: Path, name: str, way_out: str
+    tmp_path: Path, name: str, remedy: str
 ) -> None:
     (tmp_path / name).write_bytes(b"x")
     for refused in (
@@ -119,7 +119,7 @@ def test_an_unknown_name_is_refused_with_what_would_do(
         with pytest.raises(InputError) as error:
             refused()
         assert name in str(error.value)
-        assert way_out in str(error.value)
+        assert remedy in str(error.value)
         assert ".jsonlines" in str(error.value)
         assert error.value.exit_code == 2
 
