@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,21 @@ def _spec_of(source: ForeignModel, directory: Path, name: str, dtype: str = "") 
 
 
 def _eos(source: ForeignModel, tokenizer: Path) -> int | None:
-    """Return the source's end-of-document id, or None if the tokenizer's files name the same id."""
+    """Return the end-of-document id, or None if the tokenizer's files name it.
+
+    Ids that are ordinary text in the tokenizer, as those of another tokenizer, are left out.
+    """
     try:
         file_eos = load_tokenizer_file(tokenizer).eos
     except TokenizerError as error:
         reason = str(error).removeprefix(f"{tokenizer}: ")
         raise ConversionError(f"{tokenizer.name} of {source.title}: {reason}") from error
-    return source.end[0] if source.end and source.end[0] != file_eos else None
+    for end in source.end:
+        if end == file_eos:
+            return None
+        with suppress(TokenizerError):
+            return load_tokenizer_file(tokenizer, end).eos
+    return None
 
 
 def _resolved(spec: Spec, frozen: FrozenBase | None) -> str:

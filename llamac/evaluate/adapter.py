@@ -159,7 +159,7 @@ class Adapter(TemplateLM):
             first_row=first_row,
         )
         tokenizer = self.opened.tokenizer
-        decoders = [Decoder(tokenizer, prompt[-1], stops) for prompt in prompts]
+        decoders = [Decoder(tokenizer, prompt, stops) for prompt in prompts]
         texts = ["" for _ in prompts]
         for step in generation:
             for row, token in step:

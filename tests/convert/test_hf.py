@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from llamac.runtime.checkpoint.model_directory import open_model
+from llamac.spec import load_spec
 from tests.convert.conftest import (
     GROUPED,
     LLAMA3,
@@ -146,6 +148,22 @@ def test_special_ids_leave_as_they_came_without_a_tokenizer(hf) -> None:
     for name in ("config.json", "generation_config.json"):
         held = json.loads((back / name).read_text())
         assert (held["bos_token_id"], held["eos_token_id"]) == (7, [9, 11])
+
+
+def test_an_eos_id_that_is_text_in_the_tokenizer_ends_generation_alone(hf) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    letters = {letter: n for n, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<|end|>"])
+    directory, _ = hf(eos_token_id=[2, 300, 256])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    imported = imports(directory)
+    assert load_spec(f"{imported}.toml").tokenizer.eos == 256
+    assert open_model(imported, "newest", print).end == (2, 300, 256)
+    held = json.loads((exports(imported) / "generation_config.json").read_text())
+    assert held["eos_token_id"] == [2, 300, 256]
 
 
 def test_shards_are_listed_exactly(tmp_path, tokenizer, monkeypatch) -> None:

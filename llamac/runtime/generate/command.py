@@ -232,7 +232,7 @@ def _print(
     assert opened.tokenizer is not None
     streamed = len(prompts) == 1 and not args.json
     starts = [list(tokens) for tokens in batch.tokens]
-    decoders = [Decoder(opened.tokenizer, tokens[-1], args.stop) for tokens in starts]
+    decoders = [Decoder(opened.tokenizer, tokens, args.stop) for tokens in starts]
     texts = ["" for _ in starts]
     reasons = ["length" for _ in starts]
     made: list[list[int]] = [[] for _ in starts]
@@ -303,7 +303,7 @@ def generate_sample(
         seed=seed,
         ends=(tokenizer.eos, *ends),
     )
-    decoder = Decoder(tokenizer, rows.tokens[0][-1])
+    decoder = Decoder(tokenizer, rows.tokens[0])
     tokens = (token for step in rows for _, token in step if token not in rows.ends)
     text = "".join(map(decoder.feed, tokens)) + decoder.finish()
     return f"{prompt} → {text}" if start else prompt + text

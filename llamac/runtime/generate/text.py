@@ -17,32 +17,43 @@ class Decoder:
     """Incremental decoder of one row, which returns text as soon as it is final.
 
     A character may consist of several tokens and decodes to U+FFFD before the last one, so such an
-    end is held back, as is an end that may begin a stop string. The previous token is decoded too,
-    because LLaMA's tokenizer drops the leading space of a text's first token.
+    end is held back, as is an end that may begin a stop string. New tokens are decoded after those
+    of the last final text: LLaMA's tokenizer drops the leading space of a text's first token, and
+    tokenizers' ByteFallback decodes a run of byte tokens only as a whole.
     """
 
-    def __init__(self, tokenizer: SpeaksTokens, before: int, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: SpeaksTokens, prompt: Sequence[int], stops: Sequence[str] = ()
+    ) -> None:
+        """prompt: the tokens before the text. stops: strings that end it."""
         self.tokenizer, self.stops = tokenizer, [stop for stop in stops if stop]
-        self.tokens, self.known = [before], tokenizer.decode([before])
+        self.final, self.final_text = [*prompt], tokenizer.decode(prompt)
+        self.new: list[int] = []
         self.waiting, self.stopped = "", ""
 
     def feed(self, token: int) -> str:
         """Add a token; return the text that is now final. `stopped`: the stop string found."""
-        self.tokens.append(token)
-        text = self.tokenizer.decode(self.tokens)
+        self.new.append(token)
+        text = self._decoded()
         if text.endswith("\ufffd"):
             return ""
-        new = text[len(self.known) :]
-        self.tokens, self.known = [token], self.tokenizer.decode([token])
-        return self._certain(new)
+        if text:  # tokens without text, such as special ones, do not matter to those after them
+            self.final, self.final_text = self.new, self.tokenizer.decode(self.new)
+        self.new = []
+        return self._certain(text)
 
     def finish(self) -> str:
         """Return the text held back, at the end of generation."""
-        new = self.tokenizer.decode(self.tokens)[len(self.known) :]
-        text = self._certain(new)
+        text = self._certain(self._decoded())
         if not self.stopped:
             text, self.waiting = text + self.waiting, ""
         return text
+
+    def _decoded(self) -> str:
+        text = self.tokenizer.decode([*self.final, *self.new])
+        if text.startswith(self.final_text):
+            return text[len(self.final_text) :]
+        return self.tokenizer.decode(self.new)  # an invalid byte changes the text of its whole run
 
     def _certain(self, new: str) -> str:
         if self.stopped:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.decoders import ByteFallback
 from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
@@ -167,8 +168,34 @@ class Letters:
     ],
 )
 def test_text_ends_before_a_stop_string(stops: list[str], text: str, wanted: str) -> None:
-    decoder = Decoder(Letters(), ord("."), stops)
+    decoder = Decoder(Letters(), [ord(".")], stops)
     assert "".join(decoder.feed(ord(c)) for c in text) + decoder.finish() == wanted
+
+
+class ByteTokens:
+    """Byte tokens (ids below 256) as tokenizers' ByteFallback decodes them, and letters."""
+
+    def encode(self, text: str) -> list[int]:
+        return [one for c in text for one in ([ord(c) + 256] if c.isascii() else c.encode())]
+
+    def decode(self, ids: Any) -> str:
+        pieces = [chr(i - 256) if i >= 256 else f"<0x{i:02X}>" for i in ids]
+        return ByteFallback().decode(pieces)
+
+
+@pytest.mark.parametrize("prompt", ["", "a", "\u00e9"])
+def test_characters_of_several_tokens_are_given_one_by_one(prompt: str) -> None:
+    tokenizer, text = ByteTokens(), "\U0001f600\u65e5\u672cb\u00e9\u00e9\ufffd\ufffdc"
+    decoder = Decoder(tokenizer, tokenizer.encode(prompt))
+    given = [decoder.feed(token) for token in tokenizer.encode(text)]
+    assert [one for one in given if one] == [*text[:-3], text[-3:]]
+    assert decoder.finish() == ""
+
+
+def test_an_invalid_byte_does_not_change_the_text_before_it() -> None:
+    decoder = Decoder(ByteTokens(), [])
+    tokens = [*"\u00e9".encode(), 0x80, 256 + ord("a")]
+    assert [decoder.feed(token) for token in tokens] == ["", "\u00e9", "", "\ufffda"]
 
 
 def test_decoding_is_compiled_in_the_cache_of_its_instruction_set(monkeypatch):
