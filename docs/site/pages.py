@@ -206,7 +206,7 @@ ERRORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("There is no such checkpoint", "llamac train tiny --resume runs/none"),
         ("There is no such run", "llamac report runs/none"),
         ("There is nothing to generate from", "llamac generate runs/none --prompt Hello"),
-        ("A verb is misspelled", "llamac trian tiny"),
+        ("A command is misspelled", "llamac trian tiny"),
     ),
 }
 

@@ -55,12 +55,12 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in VERBS.items())
     return (
-        "Usage: llamac VERB SPEC [--set section.key=value]… [OPTIONS]\n\n"
+        "Usage: llamac COMMAND [SPEC] [--set section.key=value]… [OPTIONS]\n\n"
         "Compiles a declarative spec of a LLaMA-style pretraining run into a trainer you can\n"
         "read, own and launch. SPEC is a TOML file, or a shipped spec such as tiny or 65b.\n\n"
-        f"Verbs:\n{verbs}\n\n"
+        f"Commands:\n{verbs}\n\n"
         "Options:\n"
-        "  -h, --help     this page; llamac VERB --help for one verb\n"
+        "  -h, --help     this page; llamac COMMAND --help for one command\n"
         "  -V, --version  the version"
     )
 
@@ -78,7 +78,7 @@ def _unknown(verb: str) -> int:
 
     close = get_close_matches(verb[:80], VERBS, n=1)
     hint = f"did you mean `{close[0]}`?" if close else f"there are {', '.join(VERBS)}"
-    print(f"llamac: there is no verb {printable(verb)!r}; {hint}", file=sys.stderr)
+    print(f"llamac: there is no command {printable(verb)!r}; {hint}", file=sys.stderr)
     return USAGE
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 OutputOption = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where to write [build/<name>]")
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Directory to write [build/<name>]"),
 ]
 PrintAfterOption = Annotated[
     str | None,

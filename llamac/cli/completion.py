@@ -52,7 +52,7 @@ complete -c llamac -a '(__llamac)'
 
 @app.command()
 def completion(
-    shell: Annotated[Shell, typer.Argument(help="Whose script to print")],
+    shell: Annotated[Shell, typer.Argument(help="Shell of the script")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="WORD", hidden=True, help="For the script itself")
     ] = None,

@@ -85,7 +85,7 @@ def directory_of(spec: Spec, run: Path | None) -> Path:
 
 @app.callback()
 def data() -> None:
-    """Clean, mix and report on SPEC's training text."""
+    """Prepare SPEC's training text and report on it."""
 
 
 @app.command()
@@ -93,9 +93,9 @@ def prepare(
     spec: SpecArgument,
     run: RunOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes [one for each core]")
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes [one per core]")
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="What runs the jobs")] = EngineName.processes,
+    engine: Annotated[EngineName, typer.Option(help="Executor of the jobs")] = EngineName.processes,
     render: Annotated[Cluster | None, typer.Option(help="Print a job script for a cluster")] = None,
     tasks: Annotated[
         int,
@@ -214,7 +214,9 @@ def stats(
     samples: Annotated[
         bool, typer.Option("--samples", help="Show examples of dropped and kept text")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, samples included")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON only, samples included")
+    ] = False,
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,
 ) -> None:
@@ -278,9 +280,11 @@ class TokenFormat(StrEnum):
 @app.command()
 def export(
     spec: SpecArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory to write")
+    ],
     kind: Annotated[
-        TokenFormat, typer.Option("--format", help="Whose files")
+        TokenFormat, typer.Option("--format", help="File format")
     ] = TokenFormat.megatron,
     run: RunOption = None,
     overrides: SetOption = None,
@@ -298,9 +302,11 @@ def export(
 def where(
     spec: SpecArgument,
     source: Annotated[str, typer.Argument(help="Name of a source")],
-    tokens: Annotated[str, typer.Argument(metavar="TOKEN[:END]", help="Numbers from 0")],
+    tokens: Annotated[
+        str, typer.Argument(metavar="TOKEN[:END]", help="Position of a token or range, from 0")
+    ],
     validation: Annotated[
-        bool, typer.Option("--validation", help="Look in the validation split")
+        bool, typer.Option("--validation", help="Use the validation split")
     ] = False,
     text: Annotated[bool, typer.Option("--text", help="Show the tokens' text as well")] = False,
     run: RunOption = None,
@@ -337,9 +343,14 @@ def where(
 @app.command()
 def questions(
     tasks: Annotated[str, typer.Option(metavar="NAME,…", help="Multiple-choice tasks")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="JSON lines")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="File to write, as JSON lines")
+    ],
     data: Annotated[
-        list[str], typer.Option(metavar="DIR|TASK=FILE", help="As for `llamac eval`; repeatable")
+        list[str],
+        typer.Option(
+            metavar="DIR|TASK=FILE", help="Directory or TASK=FILE with questions; repeatable"
+        ),
     ],
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="First N questions of each task")

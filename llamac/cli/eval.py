@@ -39,7 +39,7 @@ def eval(
         ),
     ] = None,
     shots: Annotated[
-        str | None, typer.Option(metavar="N,…", help="Examples before a question (the paper's)")
+        str | None, typer.Option(metavar="N,…", help="Few-shot examples per question [the paper's]")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="First N questions or windows only")
@@ -48,7 +48,10 @@ def eval(
         int, typer.Option(min=1, metavar="K", help="maj@k: the most frequent of K sampled answers")
     ] = 1,
     checkpoint: Annotated[
-        str, typer.Option(metavar="STEP|PATH", help="Checkpoint to use [newest valid one]")
+        str,
+        typer.Option(
+            metavar="STEP|PATH", help="Checkpoint to use; newest: the newest undamaged one"
+        ),
     ] = "newest",
     context: Annotated[
         int | None,
@@ -61,7 +64,7 @@ def eval(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Run code written by the model, in a sandbox")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only")] = False,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Also write the results as JSON"),

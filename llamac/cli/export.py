@@ -30,16 +30,24 @@ def export(
         ),
     ] = "hf",
     checkpoint: Annotated[
-        str, typer.Option(metavar="STEP|PATH", help="Checkpoint to use [newest valid one]")
+        str,
+        typer.Option(
+            metavar="STEP|PATH", help="Checkpoint to use; newest: the newest undamaged one"
+        ),
     ] = "newest",
     dtype: Annotated[
         str | None,
         typer.Option(
-            metavar="float32|bfloat16|float16|q8_0", help="Dtype of the weights [as they are]"
+            metavar="float32|bfloat16|float16|q8_0", help="Dtype of the written weights [unchanged]"
         ),
     ] = None,
     parts: Annotated[
-        int, typer.Option(min=1, metavar="N", help="meta: files, one for each model-parallel rank")
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --format meta: number of files, one per model-parallel rank",
+        ),
     ] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export")

@@ -21,11 +21,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def generate(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Run of `llamac train`, or what `llamac import` wrote"),
+        typer.Argument(metavar="RUN", help="Directory of `llamac train` or `llamac import`"),
     ],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="Text to continue, again for several; - reads stdin"),
+        typer.Option(metavar="TEXT", help="Text to continue; repeatable; - reads standard input"),
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -34,7 +34,8 @@ def generate(
         ),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Prompts are messages to the model's chat template")
+        bool,
+        typer.Option("--chat", help="Render prompts as messages with the model's chat template"),
     ] = False,
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System message of --chat")
@@ -44,7 +45,8 @@ def generate(
         typer.Option(metavar="N", help="Maximum number of new tokens (eval.sample_tokens)"),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="0: greedy (eval.temperature)")
+        float | None,
+        typer.Option(metavar="T", help="Sampling temperature; 0: greedy (eval.temperature)"),
     ] = None,
     top_p: Annotated[
         float | None, typer.Option(metavar="P", help="Nucleus sampling (eval.top_p)")
@@ -57,7 +59,8 @@ def generate(
         typer.Option(metavar="P", help="Smallest probability relative to the most likely"),
     ] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(metavar="R", help="Above 1: repeat less")
+        float | None,
+        typer.Option(metavar="R", help="Divide scores of tokens that occurred; 1: off"),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; repeatable")
@@ -70,7 +73,7 @@ def generate(
         bool, typer.Option("--json", help="Print one JSON object per prompt")
     ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile decoding: pays for thousands of tokens")
+        bool, typer.Option("--compile", help="Compile decoding; worthwhile for thousands of tokens")
     ] = False,
     checkpoint: Annotated[
         str | None, typer.Option(metavar="STEP|PATH", help="Checkpoint to use (newest valid one)")
@@ -81,7 +84,7 @@ def generate(
 ) -> None:
     """Continue texts with the weights of a run or import, by code compiled from its spec.
 
-    Each default is the key of the run's spec shown in brackets. The code is compiled from that spec
+    Defaults are the values of the spec keys in parentheses. The code is compiled from that spec
     and must equal the directory's code; --trust runs the directory's own code instead.
     """
     if not prompt and prompts is None:

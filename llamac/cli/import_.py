@@ -14,7 +14,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DtypeOption = Annotated[
     str | None,
-    typer.Option(metavar="float32|bfloat16|float16", help="Dtype of the weights [as they are]"),
+    typer.Option(
+        metavar="float32|bfloat16|float16", help="Dtype of the written weights [unchanged]"
+    ),
 ]
 
 
@@ -24,7 +26,7 @@ def import_(
         Path,
         typer.Argument(
             metavar="DIR|FILE",
-            help="A directory of Hugging Face, Meta (params.json, *.pth) or peft, or a .gguf",
+            help="A Hugging Face, Meta (params.json, *.pth) or peft directory, or a .gguf file",
         ),
     ],
     output: Annotated[
@@ -38,7 +40,9 @@ def import_(
     ],
     base: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Of adapters: the import or run they were trained on"),
+        typer.Option(
+            metavar="DIR", help="With adapters: the import or run on which they were trained"
+        ),
     ] = None,
     dtype: DtypeOption = None,
     overwrite: Annotated[

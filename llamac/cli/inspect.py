@@ -40,10 +40,10 @@ def inspect(
     region: Annotated[
         str | None, typer.Option(metavar="NAME", help="One region: embed, block, head, …")
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="What to write")] = Format.text,
+    form: Annotated[Format, typer.Option("--format", help="Output format")] = Format.text,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="P Q", help="What changed between these two passes"),
+        typer.Option(metavar="P Q", help="Changes between these two passes"),
     ] = None,
     memory: Annotated[
         bool, typer.Option("--memory", help="Saved and recomputed values, in bytes")
@@ -60,7 +60,8 @@ def inspect(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to this file")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write [standard output]"),
     ] = None,
     overwrite: OverwriteFile = False,
     overrides: SetOption = None,

@@ -21,7 +21,7 @@ BackendName = Literal["local", "slurm", "kubernetes", "skypilot"]
 @app.command()
 def launch(
     spec: SpecArgument,
-    backend: Annotated[BackendName, typer.Option(help="Where to train")],
+    backend: Annotated[BackendName, typer.Option(help="Where to start the run")],
     output: Annotated[
         Path | None,
         typer.Option(

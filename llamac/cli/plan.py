@@ -66,17 +66,15 @@ def plan(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="A device, or a file of --calibrate [the spec's hardware.gpu]"
-        ),
+        typer.Option(metavar="NAME", help="A device, or a device file [the spec's hardware.gpu]"),
     ] = None,
     gpus: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Number of GPUs; data-parallel ranks follow [the spec's ranks]"
+            metavar="N", min=1, help="Number of GPUs; sets the data-parallel ranks [the spec's]"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: nothing but JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only")] = False,
     ops: Annotated[bool, typer.Option("--ops", help="List the time per region and per op")] = False,
     collectives: Annotated[
         bool, typer.Option("--collectives", help="List all collectives: bytes, group, link, time")
@@ -98,16 +96,18 @@ def plan(
     ] = Framework.llamac,
     sharding: Annotated[
         Sharding | None,
-        typer.Option(help="Sharded training state [as in the emitted trainer]"),
+        typer.Option(help="ZeRO stage [that of the emitted trainer]"),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine for --device (one minute)")
+        bool,
+        typer.Option("--calibrate", help="Measure this machine for use as --device (one minute)"),
     ] = False,
     search: Annotated[
         bool, typer.Option("--search", help="Find the fastest layouts of these GPUs that fit")
     ] = False,
     top: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Of --search: how many to show [10]")
+        int | None,
+        typer.Option(metavar="K", min=1, help="With --search: number of layouts to show [10]"),
     ] = None,
     why: Annotated[
         tuple[str, str] | None,
@@ -118,21 +118,27 @@ def plan(
     ] = None,
     compute: Annotated[
         str | None,
-        typer.Option(metavar="FLOPS", help="Size a model for training FLOPs such as 1e22"),
+        typer.Option(
+            metavar="FLOPS", help="Size a model for this many training FLOPs, such as 1e22"
+        ),
     ] = None,
     gpu_days: Annotated[
         float | None,
-        typer.Option("--gpu-days", metavar="N", help="Size a model for days of one --device"),
+        typer.Option(
+            "--gpu-days", metavar="N", help="Size a model for this many days of one --device"
+        ),
     ] = None,
     choose: Annotated[
         Law | None,
-        typer.Option(help="Whose size -o writes [refitted]; llama: half of it, to the same loss"),
+        typer.Option(
+            help="Law of the size that -o writes [refitted]; llama: half of it, to the same loss"
+        ),
     ] = None,
     why_not: Annotated[
         str | None,
         typer.Option(
             metavar="2x",
-            help="Find the change of hardware or layout for a speed-up such as 2x",
+            help="Find changes of hardware or layout that give this speed-up, such as 2x",
         ),
     ] = None,
     output: Annotated[

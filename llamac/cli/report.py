@@ -29,7 +29,7 @@ def report(
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--png", metavar="DIR", help="Write the curves as pictures into DIR as well"),
+        typer.Option("--png", metavar="DIR", help="Also write the curves as PNG files into DIR"),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve the page on this machine and update it")

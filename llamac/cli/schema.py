@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def schema(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write to this file instead.")
+        Path | None, typer.Option("-o", "--output", help="File to write [standard output]")
     ] = None,
     overwrite: OverwriteFile = False,
 ) -> None:

@@ -28,7 +28,8 @@ def tokenizer() -> None:
 def train(
     spec: SpecArgument,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="[<name>.model]")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="File to write [<name>.model]"),
     ] = None,
     overrides: SetOption = None,
     overwrite: OverwriteFile = False,
@@ -52,13 +53,11 @@ def compare(
     a: Model,
     b: Model,
     spec: Annotated[
-        str, typer.Option("--spec", metavar="SPEC", help="Spec whose sources to compare them on")
+        str, typer.Option("--spec", metavar="SPEC", help="Spec whose sources are encoded")
     ] = "tiny",
     overrides: SetOption = None,
-    sample: Annotated[
-        str, typer.Option(metavar="BYTES", help="Text to take of each source")
-    ] = "2MB",
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+    sample: Annotated[str, typer.Option(metavar="BYTES", help="Text to encode per source")] = "2MB",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only")] = False,
 ) -> None:
     """Compare two tokenizers: bytes of each source's text per token."""
     from llamac.data.tokenization.tokenizers import Compared, compare_tokenizers, find_tokenizer

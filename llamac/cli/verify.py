@@ -27,7 +27,9 @@ def verify(
     ranks: Annotated[
         str | None,
         typer.Option(
-            "--ranks", metavar="N,…", help="Also run layouts of these numbers of processes: 1, 2, 4"
+            "--ranks",
+            metavar="N,…",
+            help="Also compare layouts of these numbers of processes, such as 1,2,4",
         ),
     ] = None,
     verbose: Annotated[

@@ -65,9 +65,9 @@ def test_set_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
         (["check"], "llamac check: Missing argument 'SPEC'"),
         (["check", "tiny", "--sett", "x"], "llamac check: No such option"),
         (["check", "tiny", "65b"], "llamac check: Got unexpected extra argument"),
-        (["chek", "tiny"], "there is no verb 'chek'; did you mean `check`?"),
-        (["\x1b[31m"], "there is no verb"),
-        (["--verbose"], "there is no verb '--verbose'"),
+        (["chek", "tiny"], "there is no command 'chek'; did you mean `check`?"),
+        (["\x1b[31m"], "there is no command"),
+        (["--verbose"], "there is no command '--verbose'"),
     ],
 )
 def test_usage_and_spec_errors_exit_with_2(

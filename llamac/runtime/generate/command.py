@@ -60,7 +60,10 @@ def main(program: EmittedProgram) -> int:
         print(escaped(f"error: {error}"), file=sys.stderr)
         return 2 if isinstance(error, BadRequest) else 1
     except torch.OutOfMemoryError:
-        print("error: the GPU is full; CUDA_VISIBLE_DEVICES= hides it from me", file=sys.stderr)
+        print(
+            "error: the GPU is out of memory; set CUDA_VISIBLE_DEVICES= to use the CPU",
+            file=sys.stderr,
+        )
         return 1
     except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,16 +73,21 @@ def main(program: EmittedProgram) -> int:
 
 
 def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
-    about = f"Continue prompts with what {program.name} has learnt."
+    about = f"Continue prompts with the newest weights of {program.name}."
     parser = argparse.ArgumentParser(description=about, allow_abbrev=False)
     add = parser.add_argument
-    add("--prompt", action="append", metavar="TEXT", help="repeat for several; - reads stdin")
+    add(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="text to continue; repeatable; - reads stdin",
+    )
     add(
         "--prompts",
         metavar="FILE",
         help='one prompt per line, or JSON lines: a string or {"prompt": …}',
     )
-    add("--chat", action="store_true", help="prompts are messages to the model's chat template")
+    add("--chat", action="store_true", help="render prompts as messages with the chat template")
     add("--system", metavar="TEXT", help="system message of --chat")
     add("--tokens", dest="count", type=int, metavar="N", help="maximum number of new tokens")
     add("--temperature", type=float, metavar="T", help="sampling temperature; 0: greedy")
@@ -90,13 +98,17 @@ def _parser(program: EmittedProgram) -> argparse.ArgumentParser:
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="repetition penalty; above 1: repeat less",
+        help="divide scores of tokens that occurred; 1: off",
     )
     add("--stop", action="append", default=[], metavar="TEXT", help="stop before this text")
     add("--seed", type=int, default=program.sample["seed"], metavar="S")
     add("--batch", type=int, default=8, metavar="N", help="prompts generated together")
     add("--json", action="store_true", help="print one JSON object per prompt")
-    add("--compile", action="store_true", help="compile decoding: pays for thousands of tokens")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile decoding; worthwhile for thousands of tokens",
+    )
     add("--checkpoint", default="newest", metavar="STEP|PATH")
     add("--run", type=Path, default=program.directory, metavar="DIR", help="run or import")
     return parser
