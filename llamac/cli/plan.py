@@ -152,8 +152,8 @@ def plan(
 ) -> None:
     """Predict a run before it starts: its memory, speed and duration, and the reasons.
 
-    With --search find its best layout; with --compute the best model for a budget. Exits with 3
-    if the run does not fit the device's memory.
+    --search finds the best layout, --compute the best model size for a budget. Exits with 3 if the
+    run does not fit the device's memory.
     """
     forms.check(
         {

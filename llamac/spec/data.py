@@ -59,15 +59,15 @@ class Source(Section):
     paths: Annotated[tuple[NonEmpty, ...], FromArray] = Field(
         default=(),
         description="Globs of the source's files. kind = files reads text, JSON, CSV and parquet, "
-        "told apart by extension, compressed or not; the other kinds read the files "
-        "of their dumps.",
+        "by extension, compressed or not; the other kinds read the files of their "
+        "dumps.",
     )
     text_field: NonEmpty = Field(
         default="text", description="Field or column that holds the text in JSON, CSV and parquet."
     )
     tokenizer: NonEmpty | None = Field(
         default=None,
-        description="Tokenizer that the token files were made with: a .model or tokenizer.json. "
+        description="Tokenizer with which the token files were made: a .model or tokenizer.json. "
         'Required for kind "tokens", whose text is decoded with it.',
     )
     max_bytes: Bytes | None = Field(
@@ -121,7 +121,7 @@ class Source(Section):
 
 
 class Phase(Section):
-    """Shares of the sources from a given point of training on."""
+    """Shares of the sources after a number of training tokens."""
 
     at: Annotated[Tokens, Field(gt=0)] = Field(
         description="Tokens trained on before the phase begins."

@@ -20,7 +20,7 @@ Linear = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
 
 
 class Finetune(Section):
-    """Choose what is trained of the weights of `init.from`: all of them, or adapters beside them.
+    """Fine-tuning of the weights of `init.from`: all of them, or only adapters.
 
     An adapter of a linear with weight W adds (alpha / rank)·B·A to it, A [rank, in] and B
     [out, rank]; W is frozen (LoRA, arXiv:2106.09685, section 4.1).
@@ -29,7 +29,7 @@ class Finetune(Section):
     method: Literal["full", "lora"] = Field(
         default="full",
         description="full trains every weight; lora freezes them and trains a low-rank adapter of "
-        "each linear in `targets`. Checkpoints then hold the adapters alone.",
+        "each linear in `targets`, and checkpoints contain only the adapters.",
     )
     rank: Annotated[int, Field(ge=1, le=2**14)] = Field(
         default=16, description="Rank of the adapters of lora."
@@ -51,11 +51,11 @@ class Finetune(Section):
     )
     beta: Positive = Field(
         default=0.1,
-        description="Factor of dpo's rewards: the log-probability of an answer beyond that under "
-        "the weights that training began from.",
+        description="Factor of dpo's rewards: an answer's reward is beta times its log-probability "
+        "minus that under the initial weights.",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        default=0.0, description="Fraction of the pairs that dpo takes to be labelled wrongly."
+        default=0.0, description="Fraction of pairs that dpo assumes to be mislabelled."
     )
 
     @property

@@ -25,7 +25,7 @@ _From: Any = create_model("_From", __base__=Section, **FIELDS)
 
 
 class InitialWeights(_From):
-    """The weights that a run begins from, where they are not drawn at random."""
+    """Initial weights of a run, if they are not random."""
 
     FILES = ("from",)
 

@@ -55,7 +55,7 @@ class LinearScaling(Section):
 
 
 class Llama3Scaling(Section):
-    """LLaMA 3.1's RoPE scaling, which stretches only wavelengths long against the old context."""
+    """LLaMA 3.1's RoPE scaling: stretches only wavelengths that are long for the old context."""
 
     kind: Literal["llama3"]
     factor: Factor
@@ -140,8 +140,8 @@ class Model(Section):
     )
     sliding_window: Annotated[int, Field(ge=1, le=2**31)] | None = Field(
         default=None,
-        description="Tokens that a query attends to, its own included (Mistral). Default: all up "
-        "to its own.",
+        description="Number of tokens that a query attends to, including its own (Mistral). "
+        "Default: all tokens up to its own.",
     )
     tied_embeddings: bool = Field(
         default=False, description="Use the token embedding's weights for the output projection."

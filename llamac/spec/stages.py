@@ -210,13 +210,13 @@ class Licence(Section):
 
 
 class HeaderComments(Section):
-    """Remove the comment at the top of a code file that holds its licence or copyright."""
+    """Remove the comment at the top of a code file if it states a licence or copyright."""
 
     stage: Literal["header_comments"] = "header_comments"
 
 
 class Code(Section):
-    """Keep code that people wrote: no data, minified or generated files (LLaMA, section 2.1)."""
+    """Drop data, minified code and generated code (LLaMA, section 2.1)."""
 
     stage: Literal["code"] = "code"
     max_line: Count = Field(default=1000, description="Longest line allowed, characters.")
@@ -248,7 +248,7 @@ class NearDedup(Section):
 
 
 class BookOverlap(Section):
-    """Drop books most of which is in another, larger one (LLaMA, section 2.1)."""
+    """Drop books that are mostly contained in another, larger book (LLaMA, section 2.1)."""
 
     stage: Literal["book_overlap"] = "book_overlap"
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -303,7 +303,7 @@ class Length(Section):
 
 
 class LargestSites(Section):
-    """Keep documents of the sites that have most of them (LLaMA, section 2.1: StackExchange)."""
+    """Keep documents of the sites with the most documents (LLaMA, section 2.1: StackExchange)."""
 
     stage: Literal["largest_sites"] = "largest_sites"
     sites: Count = Field(default=28, description="Number of sites to keep.")

@@ -42,13 +42,13 @@ class TokenizerSection(Section):
     )
     eos: Piece | None = Field(
         default=None,
-        description="Piece that ends a document, as id or text. Default: the tokenizer's own; 2 "
+        description="Token that ends a document, as id or text. Default: the tokenizer's own; 2 "
         "for a trained one.",
     )
     chat_template: NonEmpty | None = Field(
         default=None,
-        description='File of the Jinja template of chats in supervised data, or "alpaca" for '
-        "Alpaca's prompts. Default: that beside `path`, chat_template.jinja or the one in "
+        description='Jinja file that renders the chats of supervised data, or "alpaca" for '
+        "Alpaca's prompts. Default: the template beside `path`, in chat_template.jinja or "
         "tokenizer_config.json.",
     )
     train_bytes: Bytes = Field(
