@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite tests/golden/ to what the compiler produces today, instead of comparing",
     )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # torch's million objects: to go through them takes a second each time
+
+
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # pytest collects garbage several times as it ends
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write in this process need not outlive a power failure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture

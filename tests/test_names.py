@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in MODULES.items()}
 
 # Rooms whose modules are named after one another: an op, its pass, what computes it; a data set's
 # reader and its cleaning stages.
@@ -38,10 +38,15 @@ OF_EACH_LAYER = {"errors"}  # what a layer raises, where Python packages keep it
 SAME_BY_DESIGN = {"AdamW", "Lion"}
 
 
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text("utf-8"))
+
+
 def top_level(kind: type[ast.ClassDef] | type[ast.FunctionDef]) -> Iterator[tuple[str, str]]:
     """(name, module) of each class or function at the top level of a module; no command."""
-    for module, tree in TREES.items():
-        for node in tree.body:
+    for module in MODULES:
+        for node in tree_of(module).body:
             if isinstance(node, kind) and not any("command" in d for d in decorators(node)):
                 yield node.name, module
 
@@ -53,7 +58,7 @@ def decorators(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
 def imports_in(module: str) -> Iterator[tuple[str, str]]:
     """(module, name) of each `from … import` of a module, without those for type checkers."""
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
-    tree = TREES[module]
+    tree = tree_of(module)
     for_types = {
         inner
         for node in ast.walk(tree)
@@ -111,6 +116,7 @@ def test_imports_form_no_cycle() -> None:
     assert sorted(waiting) == []  # what is in a cycle, or above one
 
 
+@pytest.mark.slow
 def test_no_two_classes_share_a_name() -> None:
     shared = grouped(top_level(ast.ClassDef))
     assert {name: shared[name] for name in shared.keys() - SAME_BY_DESIGN} == {}

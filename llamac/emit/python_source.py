@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from llamac.resources import directory
 WIDTH = 100
 
 
+@functools.cache
 def environment() -> Environment:
     """Return the Jinja environment for the templates that llamac ships.
 

@@ -7,6 +7,7 @@ ruff's format, without needing ruff.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -170,7 +171,8 @@ def _mixing(spec: Spec) -> dict[str, Any]:
     return found
 
 
-def _imports(source: str, within: str = "") -> list[str]:
+@functools.lru_cache(256)  # the runtime has about a hundred modules
+def _imports(source: str, within: str = "") -> tuple[str, ...]:
     """Return the modules of `runtime` that a source imports, as names below it (`kernels.norm`).
 
     within: the source's own dotted name, for relative imports.
@@ -189,4 +191,4 @@ def _imports(source: str, within: str = "") -> list[str]:
             names += [f"{inner}.{alias.name}".lstrip(".") for alias in node.names]
         else:
             names.append(inner)
-    return names
+    return tuple(names)

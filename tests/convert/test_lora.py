@@ -65,6 +65,7 @@ def peft_name(canonical: str) -> str:
     return f"base_model.model.{module}.lora_{half.upper()}.default.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["half_split", "interleaved"])
 def test_gradients_and_a_step_are_peft_s(hf, layout: str) -> None:
     """An AdamW step of llamac's optimizer on the emitted model, and torch's on peft's, agree."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +49,7 @@ def test_the_choices_of_a_long_question_share_it() -> None:
     assert all(group.is_single for group in group_by_prefix(short, 64))
 
 
+@pytest.mark.timeout(60)
 def test_thousands_of_sequences_that_begin_each_other_are_no_problem() -> None:
     rows = [tuple([1] * length) for length in range(1, 3000)]
     assert sum(len(group.rows) for group in group_by_prefix(rows, 64)) == len(rows)

@@ -7,22 +7,14 @@ in, and those of their gradients on the way out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 HF_NAMES = {
     "attention_norm": "input_layernorm",
@@ -51,6 +43,8 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
     `attention` is HF's attn_implementation: "sdpa" or "eager". ValueError if the section declares
     what none of HF's classes here has.
     """
+    import transformers  # takes seconds
+
     llama = {"norm": "rmsnorm", "norm_position": "pre", "activation": "swiglu", "position": "rope"}
     for field, wanted in llama.items():
         if (found := getattr(model, field)) != wanted:
@@ -78,18 +72,20 @@ def build_hf(model: Any, max_positions: int = 2048, attention: str = "sdpa") -> 
     if model.qk_norm:
         if model.bias not in (False, "attention"):
             raise ValueError(f"Qwen3ForCausalLM has biases in attention, not bias = {model.bias!r}")
-        return Qwen3ForCausalLM(Qwen3Config(**config, attention_bias=bool(model.bias)))
+        return transformers.Qwen3ForCausalLM(
+            transformers.Qwen3Config(**config, attention_bias=bool(model.bias))
+        )
     if model.bias == "qkv":
-        return Qwen2ForCausalLM(Qwen2Config(**config))
+        return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**config))
     if window is not None:
         if model.bias:
             raise ValueError(f"MistralForCausalLM has bias = False, the spec says {model.bias!r}")
-        return MistralForCausalLM(MistralConfig(**config))
+        return transformers.MistralForCausalLM(transformers.MistralConfig(**config))
     biases: dict[str, Any] = {
         "attention_bias": model.bias in (True, "attention"),
         "mlp_bias": model.bias in (True, "feed_forward"),
     }
-    return LlamaForCausalLM(LlamaConfig(**config, **biases))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**config, **biases))
 
 
 class InFloat64(TorchFunctionMode):

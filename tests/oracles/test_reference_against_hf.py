@@ -58,6 +58,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+@pytest.mark.slow  # imports transformers, two seconds
 @pytest.mark.parametrize(
     "changes",
     [
@@ -94,6 +95,7 @@ def test_logits_and_gradients_are_those_of_transformers(changes: dict, attention
         assert relative_error(gradient, wanted[name]) < 1e-5, name
 
 
+@pytest.mark.slow  # imports transformers, two seconds
 @pytest.mark.parametrize(
     "changes",
     [
@@ -153,6 +155,7 @@ def test_the_row_permutations_are_inverse_and_put_pairs_apart() -> None:
     assert torch.equal(interleaved_rows(split, head_dim=8), rows)
 
 
+@pytest.mark.slow  # imports transformers, two seconds
 def test_hf_refuses_what_its_models_have_not() -> None:
     with pytest.raises(ValueError, match="activation"):
         build_hf(section(activation="gelu"))

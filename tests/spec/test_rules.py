@@ -406,6 +406,7 @@ def test_wrong_values_in_plain_words(errors: Errors, override: str, message: str
         "batch.micro_batch={n}",
     ],
 )
+@pytest.mark.timeout(60)
 def test_a_suggestion_takes_no_longer_for_large_degrees(errors: Errors, broken: str) -> None:
     """Not linear in what the spec says: 2 billion, where 4 million took seconds."""
     began = time.process_time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import subprocess
@@ -103,6 +104,7 @@ class Trainer:
 
     def run(self, run: Path, *arguments: str) -> int:
         """train.py in this process, for its exit code."""
+        gc.freeze()  # it collects garbage first: only its own, not the test session's
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["train.py", "--run", str(run), *arguments])
             return self.train.main()
@@ -180,14 +182,18 @@ def write_program(directory: Path, spec: Spec, before: str) -> Path:
 
 
 @pytest.fixture(scope="session", params=["fp32", "bf16"])
-def trainer(request, tmp_path_factory, make_spec) -> Trainer:
-    spec = make_spec(f'precision.compute="{request.param}"')
-    return Trainer(tmp_path_factory.mktemp(request.param), spec)
+def trainer(request) -> Trainer:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")
 def fp32(tmp_path_factory, make_spec) -> Trainer:
     return Trainer(tmp_path_factory.mktemp("only-fp32"), make_spec('precision.compute="fp32"'))
+
+
+@pytest.fixture(scope="session")
+def bf16(tmp_path_factory, make_spec) -> Trainer:
+    return Trainer(tmp_path_factory.mktemp("only-bf16"), make_spec('precision.compute="bf16"'))
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,7 @@ PREFIXES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("piece", REPEATED)
+@pytest.mark.timeout(60)
 def test_what_is_repeated_takes_linear_time(piece: str) -> None:
     """Of 100,000 any square would take hours, as mwparserfromhell's of `<ref>` does."""
     for end in ("", "</nowiki>-->", "</ref>"):
@@ -127,6 +128,7 @@ def test_what_is_repeated_takes_linear_time(piece: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.timeout(60)
 def test_spaces_take_linear_time(prefix: str) -> None:
     assert_linear(lambda size: plain(prefix + " " * size + "x", DROPPED), 20_000)
     assert_linear(lambda size: _is_redirect(prefix + " " * size + "x"), 20_000)
@@ -134,6 +136,7 @@ def test_spaces_take_linear_time(prefix: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("piece", ["<page>", "<siteinfo>", "<mediawiki ", "<page><revision>"])
+@pytest.mark.timeout(60)
 def test_a_dumps_tags_repeated_take_linear_time(piece: str, tmp_path: Path) -> None:
     def work(size: int) -> None:
         read("wikipedia", write(tmp_path / "a.xml", piece * size))

@@ -212,6 +212,7 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.parametrize("wide", [False, True], ids=["utf-8", "utf-16"])
+@pytest.mark.timeout(60)
 def test_time_does_not_grow_with_the_square_of_a_page(case: str, wide: bool) -> None:
     """Refused, or read in time in proportion to the length: else each step is 4 times the last."""
 
@@ -223,6 +224,7 @@ def test_time_does_not_grow_with_the_square_of_a_page(case: str, wide: bool) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_pages_made_to_take_forever_are_counted(tmp_path: Path) -> None:
     for case in list(HOSTILE)[:10]:
         data = page(HOSTILE[case](20_000))
@@ -232,6 +234,7 @@ def test_pages_made_to_take_forever_are_counted(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.timeout(60)
 def test_long_pages_are_read(tmp_path: Path) -> None:
     rows = "".join(f"<tr><td><b class=c{i}>a</b><td><i id=i{i}>x</i>" for i in range(4_000))
     wide = "<p " + " ".join(f"data-a{i}='{i}'" for i in range(300)) + ">x"

@@ -221,6 +221,7 @@ def test_codings_without_end_are_refused() -> None:
         lambda n: gzip.compress(b"") * (n // 3),
     ],
 )
+@pytest.mark.timeout(60)
 def test_time_grows_with_the_length_of_a_body(body: Callable[[int], bytes]) -> None:
     assert_linear(lambda size: decoded("gzip", body(size), "chunked"), 30_000)
 

@@ -112,6 +112,7 @@ def test_posts_are_read_however_their_xml_is_written(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.timeout(60)
 def test_a_body_made_to_take_forever_costs_itself(case: str, tmp_path: Path) -> None:
     path = dump(
         tmp_path,
@@ -127,6 +128,7 @@ def test_a_body_made_to_take_forever_costs_itself(case: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_time_grows_with_the_length_of_a_dump(tmp_path: Path) -> None:
     for unit in ('<row Id="1" ', "/>", '<row Body="/>', "<row />", '"', "<row '\""):
         assert_linear(

@@ -283,6 +283,7 @@ WORKS: dict[str, Callable[[int], object]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
+@pytest.mark.timeout(60)
 def test_repetition_takes_linear_time(name: str) -> None:
     assert_linear(WORKS[name], 10_000)
 
@@ -291,6 +292,7 @@ def test_repetition_takes_linear_time(name: str) -> None:
     "tex",
     ["\\title" * 9_000, "\\title{" * 9_000, "\\title{a{" * 9_000, "\\title" + " " * 90_000],
 )
+@pytest.mark.timeout(60)
 def test_titles_take_no_time(tex: str, tmp_path: Path) -> None:
     def work(size: int) -> None:
         read("arxiv", write(tmp_path / "a.tex", tex[: len(tex) * size // 4] + "\\section{A} b"))

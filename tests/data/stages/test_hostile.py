@@ -74,6 +74,7 @@ def test_surveys_take_any_text(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+@pytest.mark.timeout(60)
 def test_long_runs_of_anything_are_over_soon(text: str, tmp_path: Path) -> None:
     for stage in FILTERS:
         filtered(stage, text)

@@ -64,6 +64,12 @@ def test_every_document_is_in_one_split_whole_and_in_order(texts: Path, tmp_path
     assert 10 < len(found["validation"]) < 60
 
 
+def test_entropy_is_in_nats() -> None:
+    assert token_shards.entropy(np.array([2, 0, 1, 1])) == pytest.approx(1.0397208)  # 1.5 bits
+    assert token_shards.entropy(np.array([0, 9])) == 0
+    assert token_shards.entropy(np.ones(256)) == pytest.approx(5.5451774)  # 8 bits
+
+
 def test_the_manifest_counts_what_is_there(texts: Path, tmp_path: Path) -> None:
     manifest = prepare(tmp_path / "data", **arguments(texts))
     distributions = []
@@ -81,11 +87,11 @@ def test_the_manifest_counts_what_is_there(texts: Path, tmp_path: Path) -> None:
         p = np.bincount(tokens(tmp_path / "data", manifest, number, "train"), minlength=VOCAB)
         distributions.append(p / p.sum())
         entropy = source["train"]["unigram_entropy"]
-        assert entropy == pytest.approx(-sum(x * np.log(x) for x in distributions[-1] if x))
+        assert entropy == pytest.approx(token_shards.entropy(distributions[-1]))
     size = os.path.getsize(texts / "a.jsonl")
     assert 0 < sum(manifest["sources"][0][s]["bytes"] for s in ("train", "validation")) < size
     mixed = 0.75 * distributions[0] + 0.25 * distributions[1]
-    assert manifest["unigram_entropy"] == pytest.approx(-sum(x * np.log(x) for x in mixed if x))
+    assert manifest["unigram_entropy"] == pytest.approx(token_shards.entropy(mixed))
     assert [source["share"] for source in manifest["sources"]] == [0.75, 0.25]
     assert manifest["dtype"] == "<u2"
     assert manifest["tokenizer"]["lossless"] is True

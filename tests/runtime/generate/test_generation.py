@@ -75,6 +75,7 @@ def restored_settings() -> Any:
     return inductor.patch({name: getattr(inductor, name) for name in names})
 
 
+@pytest.mark.slow
 def test_the_decoding_step_is_compiled_once_for_caches_of_any_length(monkeypatch) -> None:
     counter, compiler = CompileCounter(), torch.compile
     monkeypatch.setattr(

@@ -10,6 +10,11 @@ import pytest
 from llamac.runtime.train.garbage import GarbageCollection
 
 
+@pytest.fixture(autouse=True)
+def _session_frozen() -> None:
+    gc.freeze()  # it collects garbage: only its own, not the test session's
+
+
 @pytest.fixture
 def runs() -> Iterator[list[int]]:
     """The generations that were collected, in order."""

@@ -285,6 +285,7 @@ def test_what_json_allows_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.timeout(60)
 def test_deep_json_is_counted_in_linear_time(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b'{"text": "one"}\n' + b'{"text": ' * 200_000 + b"\n" + b'{"text": "two"}\n')
