@@ -54,14 +54,16 @@ def reported_errors(spec: Spec) -> Iterator[None]:
     Errors of a stage or of a source's input are shown with their line of the spec.
     """
     from llamac.data.stages import StageError
-    from llamac.data.state import Changed
+    from llamac.data.state import SettingsChangedError
     from llamac.runtime.data.token_shards import PreparedDataMismatch
     from llamac.runtime.errors import InputError, RunError
 
     try:
         yield
     except RunError as error:
-        at_odds = isinstance(error, Changed | PreparedDataMismatch | StageError | InputError)
+        at_odds = isinstance(
+            error, SettingsChangedError | PreparedDataMismatch | StageError | InputError
+        )
         message = str(error)
         if isinstance(error, StageError) and error.at:
             source, stage = error.at
@@ -144,25 +146,27 @@ def _script(
     spec: Spec, directory: Path, name: str, overrides: list[str], tasks: int, options: str
 ) -> str:
     from llamac.data.cluster import slurm_script
-    from llamac.data.prepare import planned, preparation_steps
+    from llamac.data.prepare import plan_preparation, preparation_steps
 
     command = ["data", "prepare", name, *(part for o in overrides for part in ("--set", o))]
     with reported_errors(spec):
         command += ["--set", f"data.directory={json.dumps(str(directory))}"]
-        return slurm_script(preparation_steps(planned(spec, directory)), command, tasks, options)
+        return slurm_script(
+            preparation_steps(plan_preparation(spec, directory)), command, tasks, options
+        )
 
 
 def _task(spec: Spec, directory: Path, step: int, task: str) -> str:
     from llamac.data.cluster import parse_task, run_task
-    from llamac.data.prepare import planned, preparation_steps, settle
+    from llamac.data.prepare import plan_preparation, preparation_steps, record_settings
 
     try:
         number, count = parse_task(task)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--task") from None
     with reported_errors(spec):
-        preparation = planned(spec, directory)
-        settle(preparation)
+        preparation = plan_preparation(spec, directory)
+        record_settings(preparation)
         todo = preparation_steps(preparation)
         jobs = run_task(todo, step, number, count)
         return f"step {step} ({todo[step].name}), task {task}: {jobs} jobs are done"
@@ -183,9 +187,9 @@ def prepare_here(
     with reported_errors(spec):
         if manifest := preparing.moved_manifest(spec, directory):
             return manifest
-        preparation = preparing.planned(spec, directory)
+        preparation = preparing.plan_preparation(spec, directory)
         engines = {
-            "processes": lambda: executor.processes(workers or cores()),
+            "processes": lambda: executor.process_engine(workers or cores()),
             "ray": lambda: executor.ray(os.environ.get("RAY_ADDRESS")),
         }
         with engines[engine.value]() as run, reported() as report:
@@ -241,7 +245,7 @@ def stats(
     from llamac.data.accounting import stats as tables
     from llamac.look.console import show
 
-    show(*(tables.samples if samples else tables.funnels)(found))
+    show(*(tables.samples if samples else tables.funnel_tables)(found))
 
 
 @app.command()

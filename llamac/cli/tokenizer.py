@@ -60,14 +60,18 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only")] = False,
 ) -> None:
     """Compare two tokenizers: bytes of each source's text per token."""
-    from llamac.data.tokenization.tokenizers import Compared, compare_tokenizers, find_tokenizer
+    from llamac.data.tokenization.tokenizers import (
+        TokenizerComparison,
+        compare_tokenizers,
+        find_tokenizer,
+    )
     from llamac.spec.units import parse_bytes
 
     try:
         size = parse_bytes(sample)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--sample") from error
-    rows: list[Compared] = compare_tokenizers(
+    rows: list[TokenizerComparison] = compare_tokenizers(
         find_tokenizer(a), find_tokenizer(b), load(spec, overrides), size
     )
     if as_json:

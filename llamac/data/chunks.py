@@ -1,7 +1,4 @@
-"""Store documents on disk between steps, in chunks of compressed JSON lines.
-
-Chunks are written atomically.
-"""
+"""Store documents on disk between steps, in atomically written chunks of compressed JSON lines."""
 
 from __future__ import annotations
 
@@ -24,14 +21,17 @@ LEVEL = 1  # zstd level: a chunk is written once and read a few times
 
 @dataclass(frozen=True)
 class SavedChunk:
-    """A chunk on disk, with its sha256 from when it was written."""
+    """A chunk on disk, with the sha256 recorded when it was written."""
 
     path: Path
     sha256: str
 
 
-class Chunk:
-    """Writer of one chunk: a temporary file that is renamed to `path` when it is closed."""
+class ChunkWriter:
+    """Writer of one chunk: a temporary file that `close` renames to `path`.
+
+    bytes: uncompressed JSON bytes written so far. documents: their number.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.bytes, self.documents = path, 0, 0
@@ -39,6 +39,7 @@ class Chunk:
         self._stream: Any = None
 
     def add(self, document: Document) -> None:
+        """Append a document."""
         if self._file is None:
             self._file = NewFile(self.path)
             compressor = package("zstandard", str(self.path)).ZstdCompressor(level=LEVEL)
@@ -57,7 +58,7 @@ class Chunk:
         self.documents += 1
 
     def close(self) -> list[str]:
-        """Finish the chunk and return [sha256]; an empty chunk writes no file and returns []."""
+        """Finish the file and return [sha256]; without documents, write no file and return []."""
         if self._file is None:
             return []
         self._stream.close()
@@ -65,16 +66,20 @@ class Chunk:
 
 
 def path_of(folder: Path, number: int) -> Path:
+    """Return the path of chunk `number` in a folder."""
     return folder / f"{number:05}{SUFFIX}"
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """Return the chunks in a folder, in order."""
+    """Return the paths of a folder's chunks, in order."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
 def read(chunk: SavedChunk) -> Iterator[Document]:
-    """Yield a chunk's documents. Raises RunError if the chunk is damaged or missing."""
+    """Yield the documents of a chunk, after verifying its sha256.
+
+    Raises RunError if the file is damaged or missing.
+    """
     zstandard = package("zstandard", str(chunk.path))
     try:
         data = chunk.path.read_bytes()
@@ -90,6 +95,7 @@ def read(chunk: SavedChunk) -> Iterator[Document]:
 
 
 def read_all(chunks: Iterable[SavedChunk]) -> Iterator[Document]:
+    """Yield the documents of all chunks, in order."""
     for chunk in chunks:
         yield from read(chunk)
 

@@ -1,8 +1,8 @@
-"""Train the models that the `quality` and `perplexity` stages need: `llamac data classifier`.
+"""Train the models of the `quality` and `perplexity` stages: `llamac data classifier`.
 
-`quality`: pages of the source that Wikipedia cites, against the same number of other pages drawn
-at random. Both pass the filters before the stage and its minimum length. `perplexity`: an n-gram
-language model of the Wikipedia source, in the languages that the source keeps.
+`quality` is a classifier of pages that Wikipedia cites against the same number of random other
+pages; both have passed the filters before the stage and its minimum length. `perplexity` is an
+n-gram language model of the Wikipedia source, in the languages that the source keeps.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llamac.data.readers import checked_inputs
+from llamac.data.readers import validated_inputs
 from llamac.data.stages import StageError, quality
 from llamac.data.stages.common import arrays, ngram_model
 from llamac.data.stages.common.words import Hashes, hash_texts
-from llamac.data.streaming import filtered, filters, stream_documents
+from llamac.data.streaming import apply_filters, filters, stream_documents
 from llamac.runtime.durable_files import write_json
 from llamac.spec.data import Data, Source
 from llamac.spec.stages import Language, Perplexity, Quality
 
-FEWEST = 20
+MIN_PAGES = 20
 """Minimum number of cited pages to train a classifier on."""
 
 HELD_OUT = 10  # one page in this many is held out for evaluation
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
-    """Train and write the models of `perplexity` and `quality` stages; return reports by path.
+def train_models(data: Data, log: Log = print) -> dict[str, dict[str, Any]]:
+    """Train and write the models of all `perplexity` and `quality` stages.
 
-    Each report is also written as JSON beside its model. Raises StageError.
+    Returns training reports by model path; each is also written as JSON beside its model.
+    log: called with each line of progress. Raises StageError if no source has such a stage, or its
+    reference source is missing or too small.
     """
     reports: dict[str, dict[str, Any]] = {}
     for source in data.source:
@@ -47,7 +49,7 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
             reference = _reference(data, source, stage)
             path = Path(stage.model)
             path.parent.mkdir(parents=True, exist_ok=True)
-            say(f"{source.name}: {stage.stage} from {reference.name}")
+            log(f"{source.name}: {stage.stage} from {reference.name}")
             if isinstance(stage, Perplexity):
                 report = _language_model(source, stage, reference, path)
             else:
@@ -62,7 +64,7 @@ def train_models(data: Data, say: Say = print) -> dict[str, dict[str, Any]]:
 
 
 def report_line(report: dict[str, Any]) -> str:
-    """Return the training report of a stage's model as one line of text."""
+    """Format the training report of a model as one line of text."""
     if "order" in report:
         return (
             f"  {report['model']}: {report['order']}-grams of {report['documents']:,} documents, "
@@ -82,17 +84,17 @@ def report_line(report: dict[str, Any]) -> str:
 def _reference(data: Data, source: Source, stage: Perplexity | Quality) -> Source:
     where = f"{source.name}: {stage.stage}"
     if stage.reference is not None:
-        found = [other for other in data.source if other.name == stage.reference]
-        if not found:
+        candidates = [other for other in data.source if other.name == stage.reference]
+        if not candidates:
             raise StageError(f"{where}: unknown source `{stage.reference}` in `reference`")
     else:
-        found = [other for other in data.source if other.kind == "wikipedia"]
-        if not found:
+        candidates = [other for other in data.source if other.kind == "wikipedia"]
+        if not candidates:
             hint = "add one, or name a source with `reference`"
             raise StageError(f"{where}: needs a source of kind wikipedia to train on; {hint}")
-    if isinstance(stage, Quality) and found[0].kind != "wikipedia":
-        raise StageError(f"{where}: `reference` = {found[0].name!r} is not of kind wikipedia")
-    return found[0]
+    if isinstance(stage, Quality) and candidates[0].kind != "wikipedia":
+        raise StageError(f"{where}: `reference` = {candidates[0].name!r} is not of kind wikipedia")
+    return candidates[0]
 
 
 # --- The language model --------------------------------------------------------------------
@@ -139,10 +141,7 @@ class _Page:
 
 @dataclass
 class _Sample:
-    """Random sample of the offered pages: the `size` pages with the lowest hashes.
-
-    The sample does not depend on the order of the pages.
-    """
+    """Uniform sample of pages: the `size` distinct pages with the lowest hashes, in any order."""
 
     size: int
     largest: list[int] = field(default_factory=list)
@@ -151,7 +150,7 @@ class _Sample:
 
     def offer(self, key: int, length: int, page: quality.Features) -> None:
         self.offered += 1
-        if key in self.lowest:  # the same text again
+        if key in self.lowest:  # a duplicate text
             return
         if len(self.lowest) < self.size:
             heapq.heappush(self.largest, -key)
@@ -170,20 +169,20 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     assert isinstance(stage, Quality)
     cited = _citations(reference)
     positives, negatives = _Sample(stage.max_pages), _Sample(stage.max_pages)
-    for page in filtered(stream_documents(source), filters(source, number)):
+    for page in apply_filters(stream_documents(source), filters(source, number)):
         if len(page.text) < stage.min_chars:
             continue
         url = str(page.meta.get("url") or "")
         key = int(hash_texts([page.text.encode()])[0])
         address = hash_texts([address_of(url).encode()])[0] if url else None
-        sample = positives if address is not None and _among(cited, address) else negatives
+        sample = positives if address is not None and _contains(cited, address) else negatives
         sample.offer(key, len(page.text), quality.features(page.text, stage.buckets))
     count = min(len(positives.lowest), len(negatives.lowest))
-    if count < FEWEST:
+    if count < MIN_PAGES:
         raise StageError(
             f"{source.name}: quality: {reference.name} cites {len(cited)} addresses; "
             f"{positives.offered} pages of the crawl are cited and {negatives.offered} are not, "
-            f"but at least {FEWEST} of each are needed"
+            f"but at least {MIN_PAGES} of each are needed"
         )
     pages = positives.pages(count, True) + negatives.pages(count, False)
     report = _held_out(pages, stage)
@@ -199,7 +198,7 @@ def _classifier(source: Source, number: int, reference: Source, path: Path) -> d
     }
 
 
-def _train(pages: list[_Page], stage: Quality) -> quality.Trained:
+def _train(pages: list[_Page], stage: Quality) -> quality.QualityModel:
     return quality.train(
         [page.features for page in pages], [page.cited for page in pages], stage.buckets
     )
@@ -208,8 +207,8 @@ def _train(pages: list[_Page], stage: Quality) -> quality.Trained:
 def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
     """Evaluate a model on held-out pages; return its counts and scores."""
     evaluation_pages = [page for page in pages if page.key % HELD_OUT == 0]
-    learnt = [page for page in pages if page.key % HELD_OUT]
-    model = _train(learnt, stage)
+    training_pages = [page for page in pages if page.key % HELD_OUT]
+    model = _train(training_pages, stage)
     scores = np.array([model.probability(page.features) for page in evaluation_pages])
     truth = np.array([page.cited for page in evaluation_pages], bool)
     lengths = {
@@ -217,7 +216,7 @@ def _held_out(pages: list[_Page], stage: Quality) -> dict[str, Any]:
         for name, cited in (("cited", True), ("random", False))
     }
     return {
-        "trained_on": len(learnt),
+        "trained_on": len(training_pages),
         "held_out": len(evaluation_pages),
         "threshold": stage.threshold,
         **classifier_metrics(scores, truth, stage.threshold),
@@ -230,23 +229,21 @@ def classifier_metrics(
 ) -> dict[str, float | None]:
     """Return precision and recall at `threshold`, and the area under the ROC curve.
 
-    scores: float [n]. truth: bool [n]. A figure is None where it is undefined.
+    scores: predicted probabilities, float [n]. truth: labels, bool [n]. A metric is None where it
+    is undefined.
     """
-    taken = scores >= threshold
-    right = int((taken & truth).sum())
-    above = scores[truth][:, None] - scores[~truth][None, :]
+    predicted = scores >= threshold
+    true_positives = int((predicted & truth).sum())
+    margins = scores[truth][:, None] - scores[~truth][None, :]
     return {
-        "precision": right / int(taken.sum()) if taken.any() else None,
-        "recall": right / int(truth.sum()) if truth.any() else None,
-        "auc": float((above > 0).mean() + (above == 0).mean() / 2) if above.size else None,
+        "precision": true_positives / int(predicted.sum()) if predicted.any() else None,
+        "recall": true_positives / int(truth.sum()) if truth.any() else None,
+        "auc": float((margins > 0).mean() + (margins == 0).mean() / 2) if margins.size else None,
     }
 
 
 def address_of(url: str) -> str:
-    """Normalise a URL for comparison.
-
-    Drops scheme, `www.`, default port, fragment and final slash.
-    """
+    """Normalise a URL for comparison: drop scheme, `www.`, default port, fragment, final slash."""
     address = url.strip().split("#")[0]
     scheme, separator, rest = address.partition("://")
     address = rest if separator else scheme
@@ -256,14 +253,14 @@ def address_of(url: str) -> str:
 
 
 def _citations(reference: Source) -> Hashes:
-    """Return the sorted hashes of the addresses that the dumps cite."""
+    """Return the sorted distinct hashes of the addresses that the reference's dumps cite."""
     references = importlib.import_module("llamac.data.readers.wikipedia").references
-    found = [np.empty(0, np.uint64)]
-    for path in checked_inputs(reference):
-        found.append(hash_texts([address_of(url).encode() for url in references(path)]))
-    return np.unique(np.concatenate(found))
+    hashes = [np.empty(0, np.uint64)]
+    for path in validated_inputs(reference):
+        hashes.append(hash_texts([address_of(url).encode() for url in references(path)]))
+    return np.unique(np.concatenate(hashes))
 
 
-def _among(hashes: Hashes, value: np.uint64) -> bool:
+def _contains(hashes: Hashes, value: np.uint64) -> bool:
     at = int(np.searchsorted(hashes, value))
     return at < len(hashes) and hashes[at] == value

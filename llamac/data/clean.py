@@ -1,8 +1,8 @@
 """Run one cleaning pass over one part: read documents, filter them, write chunks of documents.
 
-Each finished chunk is a checkpoint. A pass that was killed resumes after its last chunk and
-writes the rest byte for byte as an undisturbed run would: chunk ends, counts and samples depend on
-the documents alone.
+Each finished chunk is a checkpoint. A killed pass resumes after its last chunk and writes the same
+bytes as an uninterrupted run, because chunk boundaries, counts and samples depend only on the
+documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamac.data.document import Document, Filter, Rejected
 from llamac.data.readers import reader_for
 from llamac.data.source_plan import CleaningPass, Part, SourcePlan
 from llamac.data.stages import build
-from llamac.data.state import locked
+from llamac.data.state import folder_lock
 from llamac.runtime.data.answer_tokens import read_supervised
 from llamac.runtime.data.sources.input_files import PYTHON
 from llamac.runtime.data.sources.skipped import EXAMPLES, Skipped
@@ -33,53 +33,54 @@ INPUT_PER_CHUNK = 16  # a chunk also ends after reading this many times its size
 
 
 def clean(plan: SourcePlan, number: int, part: Part) -> None:
-    """Run or resume a pass over a part, then delete the chunks of the pass before."""
+    """Run or resume pass `number` over a part, then delete the chunks of the previous pass."""
     folder = plan.folder(number, part.number)
-    with locked(folder):
+    with folder_lock(folder):
         state = _State.load(folder)
         if not state.done:
             _resume(plan, plan.passes[number], part, state)
         if number:
-            _drop(plan, number, part)
+            _delete_previous_chunks(plan, number, part)
 
 
 def is_clean(plan: SourcePlan, number: int, part: Part) -> bool:
-    left = number and chunks.paths_in(plan.folder(number - 1, part.number))
-    return not left and _State.load(plan.folder(number, part.number)).done
+    """Return whether pass `number` over a part is complete."""
+    previous_chunks = number and chunks.paths_in(plan.folder(number - 1, part.number))
+    return not previous_chunks and _State.load(plan.folder(number, part.number)).done
 
 
-def rows_of(plan: SourcePlan, part: Part) -> list[StepCounts]:
-    """Return the counts of a part's steps so far."""
+def step_counts(plan: SourcePlan, part: Part) -> list[StepCounts]:
+    """Return the counts of a part's reader and stages so far."""
     states = [_State.load(plan.folder(step.number, part.number)) for step in plan.passes]
     return [row for state in states for row in state.rows]
 
 
 def funnel_of(plan: SourcePlan) -> list[StepCounts]:
-    """Return the counts of a source's steps so far, summed over its parts."""
-    return funnel.total([rows_of(plan, part) for part in plan.parts])
+    """Return the counts of a source's reader and stages so far, summed over its parts."""
+    return funnel.total([step_counts(plan, part) for part in plan.parts])
 
 
 def require_text(plan: SourcePlan) -> None:
-    """Raise SourceError, with the most frequent reasons, if cleaning rejected every document."""
+    """Raise SourceError with the most frequent reasons if cleaning rejected every document."""
     rows = funnel_of(plan)
     if rows[-1].left[0]:
         return
     reasons = {f"{row.name}: {why}": n for row in rows for why, (n, _) in row.rejected.items()}
-    most = sorted(reasons.items(), key=lambda item: -item[1])[:5]
-    why = ", ".join(f"{count} × {reason}" for reason, count in most) or "its files are empty"
+    frequent = sorted(reasons.items(), key=lambda item: -item[1])[:5]
+    why = ", ".join(f"{count} × {reason}" for reason, count in frequent) or "its files are empty"
     raise SourceError(
         f"source {plan.source.name!r} has no documents left to train on ({why}): see "
         "`llamac data stats --samples`"
     )
 
 
-def skipped_in(plan: SourcePlan, part: Part) -> list[str]:
-    """Return examples of what the reader of a part left out."""
+def skipped_examples(plan: SourcePlan, part: Part) -> list[str]:
+    """Return examples of what a part's reader skipped, as text."""
     return _State.load(plan.folder(0, part.number)).skipped
 
 
 def chunks_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[chunks.SavedChunk]:
-    """Return the chunks that pass `number` (default: the last one) wrote for a part."""
+    """Return the chunks that pass `number` wrote for a part; None means the last pass."""
     folder = plan.folder(plan.last if number is None else number, part.number)
     hashes = _State.load(folder).chunks
     return [chunks.SavedChunk(chunks.path_of(folder, i), sha256) for i, sha256 in enumerate(hashes)]
@@ -89,8 +90,8 @@ def chunks_of(plan: SourcePlan, part: Part, number: int | None = None) -> list[c
 class _State:
     """Progress of a pass over a part, as saved in `state.json`.
 
-    chunks: sha256 of each chunk written. input: number of inputs read whole. document: number of
-    documents read of the next input. read: bytes of text read from the part.
+    chunks: sha256 of each chunk written. input: number of inputs read completely. document: number
+    of documents read from the next input. read: bytes of text read from the part.
     """
 
     folder: Path
@@ -117,12 +118,12 @@ class _State:
 def _resume(plan: SourcePlan, step: CleaningPass, part: Part, state: _State) -> None:
     """Run a pass over the rest of a part, and commit each chunk as it fills."""
     judge, filters = _filters(plan, step, part)
-    reads, limit = step.number == 0, part.most if step.number == 0 else None
+    reads, limit = step.number == 0, part.max_text_bytes if step.number == 0 else None
     state.rows = state.rows or _empty_rows(plan.source, step)
     output, inputs = _Output(state, plan.chunk_bytes), _inputs(plan, step, part)
     for index, read in enumerate(inputs):
         if index < state.input:
-            _show(judge, read)
+            _feed_judge(judge, read)
             continue
         skipped = Skipped()
         for count, document in _remaining(read(skipped), state.document, judge):
@@ -130,7 +131,7 @@ def _resume(plan: SourcePlan, step: CleaningPass, part: Part, state: _State) -> 
                 break
             size = len(document.text.encode())
             state.read += size
-            output.add(_through(document, size, state.rows, filters, reads), size)
+            output.add(_apply_filters(document, size, state.rows, filters, reads), size)
             if output.is_full:
                 state.input, state.document = index, count + 1
                 output.commit()
@@ -148,11 +149,11 @@ def _filters(
 ) -> tuple[Filter | None, list[Filter]]:
     """Return (the survey's judge or None, all filters of the pass with that judge first)."""
     source = plan.source
-    filters = [_filter(build(source.stage[index], source)) for index in step.filters]
+    filters = [_guarded(build(source.stage[index], source)) for index in step.filters]
     if step.survey is None:
         return None, filters
     survey: Any = build(source.stage[step.survey], source)
-    judge = _filter(survey.judge(plan.decided(step.number), part.number))
+    judge = _guarded(survey.judge(plan.decision_path(step.number), part.number))
     return judge, [judge, *filters]
 
 
@@ -162,8 +163,8 @@ def _empty_rows(source: Source, step: CleaningPass) -> list[StepCounts]:
     return [*reader, *(StepCounts(source.stage[index].stage) for index in indices)]
 
 
-def _show(judge: Filter | None, read: Read) -> None:
-    """Give the judge the documents of a finished input: it must see all of a part, in order."""
+def _feed_judge(judge: Filter | None, read: Read) -> None:
+    """Show the judge a finished input's documents: it must see all of a part, in order."""
     if judge is not None:
         for document in read(Skipped()):
             judge(document)
@@ -181,10 +182,10 @@ def _remaining(
 
 
 class _Output:
-    """Writer of a pass's chunks; it commits each with the state that it leads to.
+    """Writer of a pass's chunks, which commits each chunk together with the state after it.
 
-    A chunk is full by its own size or by that of the text read for it, so that a pass that keeps
-    little still saves its progress.
+    A chunk ends at a limit on its own size or on the text read for it, so that a pass that keeps
+    few documents still saves its progress.
     """
 
     def __init__(self, state: _State, chunk_bytes: int) -> None:
@@ -193,7 +194,7 @@ class _Output:
 
     def _begin(self) -> None:
         path = chunks.path_of(self.state.folder, len(self.state.chunks))
-        self.chunk, self.text_bytes = chunks.Chunk(path), 0
+        self.chunk, self.text_bytes = chunks.ChunkWriter(path), 0
 
     def add(self, document: Document | None, size: int) -> None:
         """Append a document, if one was kept. size: bytes of the text it was made from."""
@@ -213,7 +214,7 @@ class _Output:
         self._begin()
 
 
-def _through(
+def _apply_filters(
     document: Document, size: int, rows: list[StepCounts], filters: list[Filter], reads: bool
 ) -> Document | None:
     """Pass a document through the filters and count it in `rows`; return None if one rejects it.
@@ -238,10 +239,10 @@ def _through(
     return document
 
 
-def _filter(judge: Any) -> Filter:
+def _guarded(judge: Any) -> Filter:
     """Wrap a filter so that a document it raises on is rejected and counted."""
 
-    def judged(document: Document) -> Document | Rejected:
+    def guarded(document: Document) -> Document | Rejected:
         try:
             return judge(document)
         except (RunError, KeyboardInterrupt):
@@ -249,7 +250,7 @@ def _filter(judge: Any) -> Filter:
         except Exception as error:
             return Rejected("the stage failed", f"{type(error).__name__}: {error}")
 
-    return judged
+    return guarded
 
 
 def _count_skipped(state: _State, skipped: Skipped) -> None:
@@ -266,12 +267,12 @@ Read = Callable[[Skipped], Iterator[Document]]
 def _inputs(plan: SourcePlan, step: CleaningPass, part: Part) -> list[Read]:
     """Return a reading function for each input of a pass: a file of the dump, or a chunk."""
     if step.number == 0:
-        return [_reads(plan, path) for path in part.inputs]
+        return [_reader_of(plan, path) for path in part.inputs]
     before = chunks_of(plan, part, step.number - 1)
     return [lambda _, chunk=chunk: chunks.read(chunk) for chunk in before]
 
 
-def _reads(plan: SourcePlan, path: str) -> Read:
+def _reader_of(plan: SourcePlan, path: str) -> Read:
     source, supervision = plan.source, plan.supervision
 
     def read(skipped: Skipped) -> Iterator[Document]:
@@ -295,6 +296,6 @@ def _reads(plan: SourcePlan, path: str) -> Read:
     return read
 
 
-def _drop(plan: SourcePlan, number: int, part: Part) -> None:
+def _delete_previous_chunks(plan: SourcePlan, number: int, part: Part) -> None:
     for path in chunks.paths_in(plan.folder(number - 1, part.number)):
         path.unlink(missing_ok=True)

@@ -11,10 +11,10 @@ from llamac.runtime.errors import RunError
 
 
 def slurm_script(steps: Sequence[Step], command: Sequence[str], tasks: int, options: str) -> str:
-    """Return a bash script that submits each step as an array job, dependent on the step before.
+    """Return a bash script that submits each step as a SLURM array job that depends on the last.
 
-    command: `llamac data prepare SPEC …` as called here. tasks: maximum array size of a step.
-    options: further options of sbatch, such as `--partition=cpu --time=600`.
+    command: arguments of llamac, such as ["data", "prepare", "SPEC"]. tasks: maximum array size.
+    options: further options of sbatch, such as "--partition=cpu --time=600".
     """
     return "\n".join(_lines(steps, command, tasks, options)) + "\n"
 
@@ -46,7 +46,7 @@ def _lines(
 
 
 def parse_task(text: str) -> tuple[int, int]:
-    """Parse `3/64` as (3, 64). Raises ValueError unless 0 ≤ task < tasks."""
+    """Parse "3/64" as (task, tasks) = (3, 64). Raises ValueError unless 0 ≤ task < tasks."""
     number, slash, tasks = text.partition("/")
     if not (slash and number.isdecimal() and tasks.isdecimal() and int(number) < int(tasks)):
         raise ValueError(f"{text!r} is not a task number: give I/N, for instance 0/64 to 63/64")
@@ -54,22 +54,23 @@ def parse_task(text: str) -> tuple[int, int]:
 
 
 def run_task(steps: Sequence[Step], number: int, task: int, tasks: int) -> int:
-    """Run the jobs of one task of a step; return their number.
+    """Run the unfinished jobs of one task of step `number`; return the task's number of jobs.
 
-    Raises RunError if the step before is unfinished.
+    Task `task` of `tasks` has every `tasks`-th job. Raises RunError if the step is unknown, or the
+    previous step is unfinished.
     """
     if not 0 <= number < len(steps):
         raise RunError(f"unknown step {number}: steps are numbered 0 to {len(steps) - 1}")
     if number:
-        before = steps[number - 1]
-        left = sum(not job.is_done for job in before.jobs)
-        if left:
+        previous = steps[number - 1]
+        unfinished = sum(not job.is_done for job in previous.jobs)
+        if unfinished:
             raise RunError(
-                f"step {number} ({steps[number].name}) cannot begin: {left} of "
-                f"{len(before.jobs)} jobs of step {number - 1} ({before.name}) are unfinished"
+                f"step {number} ({steps[number].name}) cannot begin: {unfinished} of "
+                f"{len(previous.jobs)} jobs of step {number - 1} ({previous.name}) are unfinished"
             )
-    mine: Sequence[Job] = steps[number].jobs[task::tasks]
-    for job in mine:
+    task_jobs: Sequence[Job] = steps[number].jobs[task::tasks]
+    for job in task_jobs:
         if not job.is_done:
             job.run()
-    return len(mine)
+    return len(task_jobs)

@@ -1,8 +1,8 @@
-"""Define documents, and the interfaces of the stages that keep, change or reject them.
+"""Documents, and the interfaces of the stages that keep, change or reject them.
 
-A reader turns a file into documents. A stage keeps a document, changed or not, or rejects it for
-a reason that is counted. Stages come in two forms: a `Filter` judges each document on its own; a
-`Survey` sees all of a source before it judges any document, as deduplication must.
+A reader turns a file into documents. A stage keeps a document, possibly changed, or rejects it for
+a reason that is counted. There are two kinds of stage: a `Filter` judges each document alone; a
+`Survey` sees a whole source before it judges any document, as deduplication must.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 class Document:
     """One document of a source.
 
-    text: valid Unicode. file, line: where it begins; line counts lines or records from 1. meta:
-    JSON values such as url, title, language, licence, score. tokens: the ids that the text was
-    decoded from; None once a stage has changed the text.
+    text: valid Unicode. file, line: position of its beginning; line counts lines or records from 1.
+    meta: JSON values such as url, title, language, licence, score. tokens: ids that the text was
+    decoded from; None if there are none, or a stage has changed the text.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A stage's verdict against a document.
+    """Result of a stage that rejects a document.
 
-    reason: a few words without values; rejections are counted by it. detail: the value that
-    decided, such as `0.43 < 0.50`.
+    reason: a few words without values, by which rejections are counted. detail: the deciding
+    value, such as "0.43 < 0.50".
     """
 
     reason: str
@@ -42,25 +42,28 @@ class Rejected:
 
 
 Filter = Callable[[Document], Document | Rejected]
-"""Judges one document, deterministically; may change it in place."""
+"""Function that returns the document, which it may change in place, or rejects it.
+
+Deterministic.
+"""
 
 
 class Survey(Protocol):
-    """A stage in three steps, each of which writes or reads a file.
+    """A stage that sees a whole source before it judges documents, in three steps.
 
-    Parts are scanned in parallel; their findings are merged, in memory that does not grow with the
-    corpus; each part is judged by the merged decision. The same parts give the same bytes, whatever
-    the order in which they were scanned.
+    Parts are scanned in parallel, their findings are merged in memory that does not grow with the
+    corpus, and each part is judged by the merged decision. The files are the same whatever the
+    order in which parts were scanned.
     """
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Read one part's documents, in order, and write its findings to the file `found`."""
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
+        """Read the documents of one part, in order, and write the file `findings`."""
         ...
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Combine the findings of all parts, in order of the parts, into one decision file."""
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        """Combine the findings of all parts, in the parts' order, into the file `decision`."""
         ...
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        """Return a filter for the documents of that part, to be called once on each, in order."""
+    def judge(self, decision: Path, part: int) -> Filter:
+        """Return a filter for part number `part`, to be called on its documents once, in order."""
         ...

@@ -1,8 +1,8 @@
 """Run steps of independent jobs, in processes on this machine or on a Ray cluster.
 
 A job writes its results under a temporary name, renames them when they are complete, and does
-nothing if they exist. Jobs of a step may therefore run anywhere, repeatedly and in any order; a
-step begins after the one before has ended.
+nothing if they exist. The jobs of a step may therefore run anywhere, repeatedly and in any order. A
+step begins after the previous one has ended.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from llamac.runtime.errors import RunError
 
 @dataclass(frozen=True)
 class Job:
-    """A call that writes its results to disk once, and may run in any process.
+    """A function call that writes its results to disk once, and may run in any process.
 
-    call: a module-level function. size: input bytes; larger jobs start first. done: returns whether
-    the results exist, given the same arguments.
+    call: a module-level function, called with `arguments`. size: input bytes; larger jobs start
+    first. done: module-level function of the same arguments: whether the results exist.
     """
 
     call: Callable[..., None]
@@ -37,33 +37,39 @@ class Job:
     done: Callable[..., bool]
 
     def run(self) -> None:
+        """Do the work in this process."""
         self.call(*self.arguments)
 
     @property
     def is_done(self) -> bool:
+        """Return whether the results exist."""
         return self.done(*self.arguments)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Jobs that may run in parallel; a step begins when the one before it has ended."""
+    """Jobs that may run in parallel, once the previous step has ended."""
 
     name: str
     jobs: Sequence[Job]
 
     @cached_property
     def size(self) -> int:
+        """Return the input bytes of all jobs."""
         return sum(job.size for job in self.jobs)
 
 
 Report = Callable[[Step, int, int], None]
-"""Called with (step, jobs done, bytes done)."""
+"""Progress callback, called with (step, jobs done, input bytes done)."""
 Engine = Callable[[Iterable[Job]], Iterator[Job]]
-"""Runs jobs and yields each when it is done, in any order."""
+"""Function that runs jobs and yields each when it is done, in any order."""
 
 
 def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
-    """Run the unfinished jobs of each step in turn. The first error of a job ends the run."""
+    """Run the unfinished jobs of each step in turn, largest first.
+
+    The first error of a job ends the run and is raised.
+    """
     for step in steps:
         pending = [job for job in step.jobs if not job.is_done]
         done = len(step.jobs) - len(pending)
@@ -76,10 +82,13 @@ def run(steps: Iterable[Step], engine: Engine, report: Report) -> None:
 
 
 @contextmanager
-def processes(workers: int) -> Iterator[Engine]:
-    """Yield an engine of `workers` processes; with one worker, jobs run in this process."""
+def process_engine(workers: int) -> Iterator[Engine]:
+    """Yield an engine of `workers` processes; with one worker, jobs run in this process.
+
+    On an error, running workers are terminated. They exit as well if this process dies.
+    """
     if workers == 1:
-        yield _here
+        yield _run_here
         return
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
@@ -97,7 +106,10 @@ def processes(workers: int) -> Iterator[Engine]:
 
 @contextmanager
 def ray(address: str | None) -> Iterator[Engine]:
-    """Yield an engine on a Ray cluster whose nodes have llamac installed and share the disk."""
+    """Yield an engine on a Ray cluster, whose nodes must have llamac installed and share the disk.
+
+    address: of the cluster; None starts or finds one as ray.init does. Raises RunError without ray.
+    """
     try:
         ray = importlib.import_module("ray")
     except ImportError:
@@ -122,7 +134,7 @@ def ray(address: str | None) -> Iterator[Engine]:
         ray.shutdown()
 
 
-def _here(jobs: Iterable[Job]) -> Iterator[Job]:
+def _run_here(jobs: Iterable[Job]) -> Iterator[Job]:
     for job in jobs:
         job.run()
         yield job

@@ -1,4 +1,4 @@
-"""Write the manifest that training reads and each source's counts: the last step."""
+"""Write the manifest that training reads, and the counts of each source: the last step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from llamac.data.accounting import funnel
-from llamac.data.clean import funnel_of, skipped_in
+from llamac.data.clean import funnel_of, skipped_examples
 from llamac.data.source_plan import SourcePlan
 from llamac.data.stages.decontaminate import contaminated
-from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, tokenized
+from llamac.data.tokenization.token_parts import INDEX, UNKNOWN, read_part_state
 from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import write_chat_template
 from llamac.runtime.data.prepare_job import PrepareJob
@@ -28,6 +28,10 @@ FUNNEL, CONTAMINATED = "funnel.json", "contaminated.jsonl"
 
 
 def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+    """Write manifest.json and the sources' counts, and empty the surveys' decision files.
+
+    work: folder of the tokenising steps. Raises SourceError if a source has no training documents.
+    """
     model = load_tokenizer_file(job.root / "tokenizer.model")
     if job.supervised:
         write_chat_template(job.root, token_shards.answer_encoder(job, model).chat)
@@ -36,7 +40,7 @@ def finish_preparation(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...
         _write_contaminated(job, plan)
         # Delete the content but keep the file, which marks the step as done.
         for step in plan.passes[1:]:
-            write(plan.decided(step.number), b"", sealed=True)
+            write(plan.decision_path(step.number), b"", sealed=True)
     manifest = {
         "settings": data_settings.settings_of(job),
         "inputs": data_settings.input_fingerprints(job),
@@ -51,25 +55,26 @@ def _write_contaminated(job: PrepareJob, plan: SourcePlan) -> None:
     reports: list[dict[str, Any]] = []
     for step in plan.passes[1:]:
         assert step.survey is not None
-        decided = plan.decided(step.number)
+        decision = plan.decision_path(step.number)
         if plan.source.stage[step.survey].stage == "decontaminate":
-            if not decided.stat().st_size:
+            if not decision.stat().st_size:
                 return  # an earlier run wrote it and was then interrupted
-            reports += contaminated(decided, len(plan.parts))
+            reports += contaminated(decision, len(plan.parts))
     if reports:
         path = job.root / plan.source.name / CONTAMINATED
         write(path, "".join(json.dumps(hit) + "\n" for hit in reports).encode())
 
 
 def is_finished(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+    """Return whether the manifest has been written."""
     return (job.root / "manifest.json").is_file()
 
 
 def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> dict[str, Any]:
     name, rows = plan.source.name, funnel_of(plan)
-    done = [tokenized(work, plan, part) for part in plan.parts]
-    counted = np.array([part.get(UNKNOWN, (0, 0)) for part in done]).sum(0).tolist()
-    Unknown(name, model, counted).check()
+    done = [read_part_state(work, plan, part) for part in plan.parts]
+    unknown = np.array([part.get(UNKNOWN, (0, 0)) for part in done]).sum(0).tolist()
+    Unknown(name, model, unknown).check()
     splits = {split: _split(name, split, [part[split] for part in done]) for split in SPLITS}
     if not splits["train"]["tokens"]:
         raise SourceError(
@@ -81,16 +86,16 @@ def _source(job: PrepareJob, work: Path, plan: SourcePlan, model: Tokenizer) -> 
     for shard in splits["train"]["shards"]:
         tokens = np.memmap(job.root / shard["file"], job.dtype, "r")
         for start in range(0, len(tokens), 1 << 24):
-            some = tokens[start : start + (1 << 24)]
-            unigrams += token_shards.count_learned(some, job.vocab_size)
+            block = tokens[start : start + (1 << 24)]
+            unigrams += token_shards.count_learned(block, job.vocab_size)
     splits["train"] |= token_shards.learned(plan.source.kind, unigrams)
-    counted = write_array(job.root / name / "unigrams.npy", unigrams)
+    digest = write_array(job.root / name / "unigrams.npy", unigrams)
     write_json(job.root / name / FUNNEL, funnel.to_json(rows))
-    examples = [example for part in plan.parts for example in skipped_in(plan, part)]
+    examples = [example for part in plan.parts for example in skipped_examples(plan, part)]
     return {
         "name": name,
         "kind": plan.source.kind,
-        "unigrams_sha256": counted,
+        "unigrams_sha256": digest,
         **splits,
         "skipped": {reason: amount[0] for reason, amount in sorted(rows[0].rejected.items())},
         "skipped_examples": examples[:EXAMPLES],

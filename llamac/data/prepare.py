@@ -1,8 +1,8 @@
 """Prepare a spec's sources as a directory that training reads: `llamac data prepare`.
 
 The work is a sequence of steps of independent jobs: reading; scan, merge and judge for each survey,
-all sources side by side; then the tokenizer, the tokens and the manifest. Intermediate files are
-kept in `.work` of the directory, by source, and in `.work/.tokens`.
+for all sources in parallel; then the tokenizer, the tokens and the manifest. Intermediate files are
+in the directory's `.work`, by source, and in `.work/.tokens`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ from typing import Any
 from llamac.data.clean import clean, is_clean
 from llamac.data.executor import Engine, Job, Report, Step, run
 from llamac.data.finish import finish_preparation, is_finished
-from llamac.data.source_plan import USUAL, PartSizes, SourcePlan, plan_source, settings_of_source
-from llamac.data.state import FORMAT, Changed, differences_from, note
+from llamac.data.source_plan import (
+    DEFAULT_SIZES,
+    PartSizes,
+    SourcePlan,
+    plan_source,
+    settings_of_source,
+)
+from llamac.data.state import FORMAT, SettingsChangedError, differences_from, note
 from llamac.data.survey import is_merged, is_scanned, merge, scan_part
 from llamac.data.tokenization.token_parts import is_tokenized, tokenize
 from llamac.data.tokenization.training_text import (
+    choose_tokenizer,
     count_text,
     draw_lines,
     has_tokenizer,
     is_counted,
     is_drawn,
-    settle_tokenizer,
 )
 from llamac.runtime.data import data_settings, token_shards
 from llamac.runtime.data.answer_tokens import Supervision
@@ -44,13 +50,14 @@ WORK, TOKENS = ".work", ".tokens"
 
 @dataclass(frozen=True)
 class Preparation:
-    """Sources to prepare, and the plan for each."""
+    """Plan of a preparation: one per source, and the settings of the job as a whole."""
 
     job: PrepareJob
     plans: tuple[SourcePlan, ...]
 
     @property
     def root(self) -> Path:
+        """Return the directory of the prepared data."""
         return self.job.root
 
     @property
@@ -59,10 +66,10 @@ class Preparation:
         return self.root / WORK / TOKENS
 
 
-def planned(spec: Spec, directory: Path, sizes: PartSizes = USUAL) -> Preparation:
-    """Plan the preparation of a spec in a directory. Writes nothing.
+def plan_preparation(spec: Spec, directory: Path, sizes: PartSizes = DEFAULT_SIZES) -> Preparation:
+    """Plan the preparation of a spec's data in a directory, without writing anything.
 
-    Raises StageError, SourceError.
+    Raises StageError if a stage lacks a file or package, SourceError if a source has no input.
     """
     tuning = Supervision(tuple(spec.tokenizer.written().items()), spec.batch.sequence_length)
     plans = tuple(
@@ -78,7 +85,7 @@ def planned(spec: Spec, directory: Path, sizes: PartSizes = USUAL) -> Preparatio
 
 
 def job_of(spec: Spec, directory: Path) -> PrepareJob:
-    """Return the arguments with which the emitted trainer prepares the same data."""
+    """Return the job by which the emitted trainer would prepare the same data."""
     return PrepareJob(
         directory,
         [source.written() for source in spec.data.source],
@@ -93,13 +100,14 @@ def job_of(spec: Spec, directory: Path) -> PrepareJob:
 
 
 def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[str, Any]:
-    """Do the remaining work under the directory's lock; return the manifest.
+    """Do the remaining work, holding the directory's lock, and return the manifest.
 
-    Raises Changed, PreparedDataError, SourceError, StageError, TokenizerError.
+    engine: runs the jobs. report: called with progress.
+    Raises SettingsChangedError, PreparedDataError, SourceError, StageError or TokenizerError.
     """
     waiting = Step(f"waiting for the process at {preparation.root}", ())
     with exclusive(preparation.root, lambda: report(waiting, 0, 0)):
-        settle(preparation)
+        record_settings(preparation)
         if model := given_tokenizer(preparation.job):
             say_lost(model.lost, lambda text, _: report(Step(text, ()), 0, 0))
         if not is_finished(preparation.job, preparation.work, preparation.plans):
@@ -108,10 +116,9 @@ def prepare(preparation: Preparation, engine: Engine, report: Report) -> dict[st
 
 
 def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
-    """Return the manifest of prepared data that was moved here without its `.work`; otherwise None.
+    """Return the manifest of prepared data that was moved here without its `.work`, else None.
 
-    The files that such data was made from may be gone. Raises PreparedDataMismatch if the data is
-    of another spec.
+    The raw data may no longer exist. Raises PreparedDataMismatch if the data is of another spec.
     """
     if (directory / WORK).exists() or not (directory / "manifest.json").is_file():
         return None
@@ -119,54 +126,54 @@ def moved_manifest(spec: Spec, directory: Path) -> dict[str, Any] | None:
     return token_shards.reuse(job, data_settings.settings_of(job))
 
 
-def settle(preparation: Preparation) -> None:
+def record_settings(preparation: Preparation) -> None:
     """Record the settings that the work depends on.
 
-    Raises Changed, naming each changed key and what to delete, if the directory was begun with
-    others.
+    Raises SettingsChangedError, naming each changed key and what to delete, if the work was begun
+    with other settings.
     """
-    job, noted, stale, changes = preparation.job, [], [], []
+    job, records, stale, changes = preparation.job, [], [], []
     for plan in preparation.plans:
         path, settings = plan.work / "plan.json", settings_of_source(plan)
-        noted.append((path, settings))
+        records.append((path, settings))
         if changed := differences_from(path, settings):
             changes += changed
             stale.append(plan.work)
-    keys = [fingerprint(one) for _, one in noted]
+    keys = [fingerprint(settings) for _, settings in records]
     settings = data_settings.settings_of(job)
     inputs = data_settings.input_fingerprints(job)
     settings["tokenizer.path: the pieces"] = inputs.get("tokenizer.path")
     if job.tokenizer.get("eos") is not None:
         settings["tokenizer.eos: the piece"] = inputs.get("tokenizer.eos")
     key = hashlib.sha256(json.dumps([FORMAT, settings, keys]).encode()).hexdigest()
-    noted.append((preparation.work / "plan.json", settings | {"key": key}))
-    later = differences_from(preparation.work / "plan.json", settings)
+    records.append((preparation.work / "plan.json", settings | {"key": key}))
+    later_changes = differences_from(preparation.work / "plan.json", settings)
     manifest = note_or_nothing(job.root / "manifest.json").get("settings")
-    later += (
+    later_changes += (
         data_settings.changed_settings(manifest, data_settings.settings_of(job)) if manifest else []
     )
-    if changes or later:
+    if changes or later_changes:
         stale += [p for p in (preparation.work, job.root / "manifest.json") if p.exists()]
-        raise Changed(
+        raise SettingsChangedError(
             f"{job.root} was prepared, or begun, with other settings:\n"
-            + "\n".join(dict.fromkeys(changes + later))
+            + "\n".join(dict.fromkeys(changes + later_changes))
             + "\nUndo the change, set data.directory to another directory, or prepare the affected "
             f"data again after:\n  rm -r {' '.join(map(str, stale))}"
         )
-    for path, settings in noted:
+    for path, settings in records:
         note(path, settings)
 
 
 def preparation_steps(preparation: Preparation) -> list[Step]:
-    """Return all steps, done or not: the same list for the same spec and files."""
+    """Return all steps, finished or not. The list depends only on the spec and its files."""
     job, work, plans = preparation.job, preparation.work, preparation.plans
-    found = [list(_cleaning(plan)) for plan in plans]
+    steps_by_source = [list(_cleaning(plan)) for plan in plans]
     cleaning = [
         Step(
-            ", ".join(dict.fromkeys(step.name for step in together if step)),
-            [job for step in together if step for job in step.jobs],
+            ", ".join(dict.fromkeys(step.name for step in parallel if step)),
+            [job for step in parallel if step for job in step.jobs],
         )
-        for together in zip_longest(*found)
+        for parallel in zip_longest(*steps_by_source)
     ]
     parts = [(plan.only(part), part) for plan in plans for part in plan.parts]
     training = [
@@ -178,7 +185,7 @@ def preparation_steps(preparation: Preparation) -> list[Step]:
     return [
         *cleaning,
         *(training if not job.tokenizer.get("path") else []),
-        Step("tokenizer", [Job(settle_tokenizer, (job, work, plans), 0, has_tokenizer)]),
+        Step("tokenizer", [Job(choose_tokenizer, (job, work, plans), 0, has_tokenizer)]),
         Step(
             "tokens", [Job(tokenize, (job, work, *at), at[1].bytes, is_tokenized) for at in parts]
         ),

@@ -2,8 +2,8 @@
 
 The plan follows from the spec and the files alone, so every process on every machine computes the
 same one. A part is a group of consecutive inputs of about `PART_BYTES`; files are not split, since
-few formats can be entered in the middle. A pass begins with the reader or with a survey's
-judgement, and includes the filters that follow.
+few formats can be read from the middle. A pass begins with the reader or with the decision of a
+survey, and includes the filters that follow.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamac.data.readers import checked_inputs
+from llamac.data.readers import validated_inputs
 from llamac.runtime.data.answer_tokens import Supervision
 from llamac.runtime.data.data_settings import source_settings
 from llamac.runtime.data.sources.input_files import PYTHON, input_bytes, listing_of
 from llamac.spec.data import Source
 
 PART_BYTES = 256 << 20
-# Most parts of a source: a survey's merge and a training run map one file per part.
-MOST_PARTS = 2048
+# Maximum number of parts: a survey's merge and a training run map one file per part.
+MAX_PARTS = 2048
 CHUNK_BYTES = 8 << 20  # bytes of text in a chunk: the most work lost when a process is killed
 
 
@@ -33,29 +33,29 @@ class PartSizes:
     chunk: int = CHUNK_BYTES
 
 
-USUAL = PartSizes()
+DEFAULT_SIZES = PartSizes()
 
 
 @dataclass(frozen=True)
 class Part:
     """A group of a source's inputs.
 
-    inputs: files, or directories for kinds that read them. bytes: size on disk. most: maximum bytes
-    of text to read from the part; None for no limit.
+    inputs: files, or directories for kinds that read trees. bytes: size on disk. max_text_bytes:
+    maximum bytes of text to read from the part; None for no limit.
     """
 
     number: int
     inputs: tuple[str, ...]
     bytes: int
-    most: int | None = None
+    max_text_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class CleaningPass:
     """One pass over the text of a part.
 
-    survey: index of the stage that judges first, None for the reader. filters: indices of the
-    stages that follow.
+    number: index of the pass. survey: index of the stage whose decision is applied first; None for
+    the first pass, which begins with the reader. filters: indices of the stages that follow.
     """
 
     number: int
@@ -67,19 +67,20 @@ class CleaningPass:
 class SourcePlan:
     """Parts and cleaning passes of one source, and the folders of its intermediate text.
 
-    supervision: how the conversations of a supervised source become tokens.
+    work: folder of the intermediate text. inputs: fingerprint of all input files.
+    supervision: how to tokenise conversations; None for other sources.
     """
 
     source: Source
-    work: Path  # folder of the intermediate text
+    work: Path
     chunk_bytes: int
     passes: tuple[CleaningPass, ...]
     parts: tuple[Part, ...]
-    inputs: dict[str, Any]  # fingerprint
+    inputs: dict[str, Any]
     supervision: Supervision | None = None
 
     def folder(self, number: int, part: int) -> Path:
-        """Return the folder of what a pass writes for a part."""
+        """Return the folder of the chunks that pass `number` writes for a part."""
         return self.work / f"pass-{number}" / f"{part:05}"
 
     def only(self, part: Part) -> SourcePlan:
@@ -88,22 +89,27 @@ class SourcePlan:
 
     @property
     def last(self) -> int:
+        """Return the index of the last pass."""
         return len(self.passes) - 1
 
-    def found(self, number: int, part: int) -> Path:
+    def findings_path(self, number: int, part: int) -> Path:
         """Return the path of a part's findings for the survey that pass `number` begins with."""
         return self.work / f"pass-{number}" / "found" / f"{part:05}"
 
-    def decided(self, number: int) -> Path:
+    def decision_path(self, number: int) -> Path:
         """Return the path of the decision of the survey that pass `number` begins with."""
         return self.work / f"pass-{number}" / "decided"
 
 
 def plan_source(
-    source: Source, work: Path, sizes: PartSizes = USUAL, supervision: Supervision | None = None
+    source: Source,
+    work: Path,
+    sizes: PartSizes = DEFAULT_SIZES,
+    supervision: Supervision | None = None,
 ) -> SourcePlan:
-    """Plan the work on a source.
+    """Plan the work on a source, from its spec and input files.
 
+    work: folder for the intermediate text. supervision: for sources of conversations only.
     Raises StageError if a stage lacks a file or package, SourceError if there is no input.
     """
     parts, listing = _parts(source, sizes.part)
@@ -112,9 +118,9 @@ def plan_source(
 
 
 def settings_of_source(plan: SourcePlan) -> dict[str, Any]:
-    """Return all that the cleaned text depends on, flat, with keys named as in the spec.
+    """Return all settings that the cleaned text depends on, with keys named as in the spec.
 
-    This includes the files, the models of the stages and the sizes of parts and chunks.
+    They include the input files, the models of the stages and the sizes of parts and chunks.
     """
     from llamac.data.readers.tokens import source_tokenizer
     from llamac.data.stages import facts
@@ -151,21 +157,21 @@ def _passes(source: Source) -> Iterator[CleaningPass]:
 def _parts(source: Source, part_bytes: int) -> tuple[tuple[Part, ...], dict[str, Any]]:
     if source.kind in PYTHON:
         return (Part(0, (source.kind,), 0, source.max_bytes),), {}
-    sizes = [(path, input_bytes(path)) for path in checked_inputs(source)]
-    whole = sum(size for _, size in sizes)
-    groups = list(_groups(sizes, max(part_bytes, -(-whole // MOST_PARTS))))
+    sizes = [(path, input_bytes(path)) for path in validated_inputs(source)]
+    total = sum(size for _, size in sizes)
+    groups = list(_groups(sizes, max(part_bytes, -(-total // MAX_PARTS))))
     return tuple(
-        Part(number, tuple(path for path, _ in group), size, _share(source.max_bytes, size, whole))
+        Part(number, tuple(path for path, _ in group), size, _share(source.max_bytes, size, total))
         for number, group in enumerate(groups)
         for size in (sum(size for _, size in group),)
     ), listing_of(sizes)
 
 
-def _groups(sizes: list[tuple[str, int]], most: int) -> Iterator[list[tuple[str, int]]]:
+def _groups(sizes: list[tuple[str, int]], max_bytes: int) -> Iterator[list[tuple[str, int]]]:
     group: list[tuple[str, int]] = []
     nbytes = 0
     for path, size in sizes:
-        if group and nbytes + size > most:
+        if group and nbytes + size > max_bytes:
             yield group
             group, nbytes = [], 0
         group.append((path, size))
@@ -173,6 +179,6 @@ def _groups(sizes: list[tuple[str, int]], most: int) -> Iterator[list[tuple[str,
     yield group
 
 
-def _share(most: int | None, size: int, whole: int) -> int | None:
+def _share(max_bytes: int | None, size: int, total: int) -> int | None:
     """Return a part's portion of `max_bytes`, proportional to its input size, in bytes."""
-    return None if most is None else -(-most * size // max(whole, 1))
+    return None if max_bytes is None else -(-max_bytes * size // max(total, 1))

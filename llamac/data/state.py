@@ -1,4 +1,4 @@
-"""Locks and recorded settings, which make preparation restartable."""
+"""Locks and recorded settings, with which preparation can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from llamac.runtime.durable_files import Damaged, read_note, write_note
 from llamac.runtime.errors import RunError
 
 FORMAT = 2
-"""Version of the files under `.work`, and of what readers and stages produce.
+"""Version of the files under `.work`, and of the results of readers and stages.
 
-Work of another version is reported as begun with other settings.
+Work of another version counts as begun with other settings.
 """
 
 
-class Changed(RunError, ValueError):
-    """The settings differ from those with which the work was begun."""
+class SettingsChangedError(RunError, ValueError):
+    """Settings differ from those with which the preparation was begun."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Create the folder and hold its lock; wait while another process holds it.
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Create a folder and hold its lock; wait while another process holds it.
 
-    That process may belong to a killed preparation and be about to end. The kernel releases the
-    lock of a process that dies.
+    The other process may belong to a killed preparation and be about to exit. The kernel releases
+    the lock of a process that dies.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:
@@ -37,20 +37,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def differences_from(path: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Return a line `key: A before, B now` for each setting that differs from the record at `path`.
+    """Return a line "key: A before, B now" for each setting that differs from the record at `path`.
 
-    Empty if there is no record. Raises Damaged.
+    The result is empty if there is no record. Raises Damaged if the record is.
     """
     try:
-        noted = read_note(path) or {}
+        recorded = read_note(path) or {}
     except Damaged as error:
         raise Damaged(f"{error}: prepare the data again, after\n  rm -r {path.parent}") from error
-    noted = {key: value for key, value in noted.items() if key not in ("key", "sha256")}
-    return changed_settings(noted, {"format": FORMAT, **settings}) if noted else []
+    recorded = {key: value for key, value in recorded.items() if key not in ("key", "sha256")}
+    return changed_settings(recorded, {"format": FORMAT, **settings}) if recorded else []
 
 
 def note(path: Path, settings: Mapping[str, Any]) -> None:
-    """Record the settings that work is begun with; an existing record stays."""
+    """Record the settings that work is begun with at `path`, unless there is a record already."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_note(path, {"format": FORMAT, **settings})

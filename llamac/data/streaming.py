@@ -1,6 +1,6 @@
-"""Stream a source's documents through its reader and filters, without surveys.
+"""Stream a source's documents through its reader and filters, but not its surveys.
 
-Used to train or measure models on a source before it is prepared.
+This is used to train or measure models on a source that is not prepared yet.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from llamac.data.document import Document, Filter, Rejected
-from llamac.data.readers import checked_inputs, reader_for
+from llamac.data.readers import reader_for, validated_inputs
 from llamac.data.stages import build
 from llamac.runtime.data.sources.skipped import Skipped
 from llamac.runtime.data.sources.source_documents import documents
@@ -16,9 +16,12 @@ from llamac.spec.data import CONVERSATIONS, Source
 
 
 def stream_documents(source: Source) -> Iterator[Document]:
-    """Yield the documents that the source's reader finds, up to `max_bytes`. Raises SourceError."""
+    """Yield the documents of a source's files, up to its `max_bytes` of text.
+
+    Raises SourceError, or InputError for files that the reader does not support.
+    """
     read, skipped, seen = reader_for(source.kind), Skipped(), 0
-    for path in checked_inputs(source):
+    for path in validated_inputs(source):
         for document in read(path, source, skipped):
             if source.max_bytes is not None and seen >= source.max_bytes:
                 return
@@ -27,26 +30,26 @@ def stream_documents(source: Source) -> Iterator[Document]:
 
 
 def filters(source: Source, end: int | None = None) -> list[Filter]:
-    """Return the stages before number `end` that judge documents alone. Raises StageError."""
+    """Return the filters among the first `end` stages; None means all stages. Raises StageError."""
     built = (build(stage, source) for stage in source.stage[:end])
     return [stage for stage in built if callable(stage)]
 
 
-def filtered(found: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
+def apply_filters(documents: Iterable[Document], filters: Sequence[Filter]) -> Iterator[Document]:
     """Yield the documents that pass all filters."""
-    for document in found:
-        made: Document | Rejected = document
+    for document in documents:
+        outcome: Document | Rejected = document
         for judge in filters:
-            made = judge(document)
-            if isinstance(made, Rejected):
+            outcome = judge(document)
+            if isinstance(outcome, Rejected):
                 break
-            document = made
-        if not isinstance(made, Rejected):
+            document = outcome
+        if not isinstance(outcome, Rejected):
             yield document
 
 
 def texts(source: Source) -> Iterator[str]:
-    """Yield the source's text as it would be tokenised, but without surveys (deduplication)."""
+    """Yield the texts of a source as they would be tokenised, except that surveys are left out."""
     if not source.cleaned and source.kind not in CONVERSATIONS:
         return documents(source.model_dump())
-    return (document.text for document in filtered(stream_documents(source), filters(source)))
+    return (document.text for document in apply_filters(stream_documents(source), filters(source)))

@@ -10,39 +10,44 @@ from llamac.data import chunks
 from llamac.data.clean import chunks_of
 from llamac.data.source_plan import Part, SourcePlan
 from llamac.data.stages import build
-from llamac.data.state import locked
+from llamac.data.state import folder_lock
 from llamac.runtime import durable_files
 
 
 def scan_part(plan: SourcePlan, number: int, part: Part) -> None:
-    """Scan a part for the survey that pass `number` begins with, and write its findings."""
-    found = plan.found(number, part.number)
-    with locked(found.with_name(f"{found.name}.scan")):
+    """Scan a part for the survey of pass `number`, and write its findings."""
+    findings = plan.findings_path(number, part.number)
+    with folder_lock(findings.with_name(f"{findings.name}.scan")):
         if not is_scanned(plan, number, part):
             documents = chunks.read_all(chunks_of(plan, part, number - 1))
-            _survey(plan, number).scan(documents, _aside(found))
-            durable_files.adopt(_aside(found), found)
+            _survey(plan, number).scan(documents, _temporary(findings))
+            durable_files.adopt(_temporary(findings), findings)
 
 
 def merge(plan: SourcePlan, number: int) -> None:
     """Merge the findings of all parts into the survey's decision, then delete them."""
-    decided = plan.decided(number)
-    with locked(decided.with_name("merge")):
-        if not durable_files.is_whole(decided):
-            found = [durable_files.check(plan.found(number, part.number)) for part in plan.parts]
-            _survey(plan, number).merge(found, _aside(decided))
-            durable_files.adopt(_aside(decided), decided)
-        shutil.rmtree(plan.found(number, 0).parent, ignore_errors=True)
+    decision = plan.decision_path(number)
+    with folder_lock(decision.with_name("merge")):
+        if not durable_files.is_whole(decision):
+            findings = [
+                durable_files.check(plan.findings_path(number, part.number)) for part in plan.parts
+            ]
+            _survey(plan, number).merge(findings, _temporary(decision))
+            durable_files.adopt(_temporary(decision), decision)
+        shutil.rmtree(plan.findings_path(number, 0).parent, ignore_errors=True)
 
 
 def is_scanned(plan: SourcePlan, number: int, part: Part) -> bool:
-    found = plan.found(number, part.number)
-    return any(map(durable_files.is_whole, (found, plan.decided(number))))
+    """Return whether the findings of a part, or already the decision, are complete."""
+    findings = plan.findings_path(number, part.number)
+    return any(map(durable_files.is_whole, (findings, plan.decision_path(number))))
 
 
 def is_merged(plan: SourcePlan, number: int) -> bool:
+    """Return whether the decision is complete and the findings are deleted."""
     return (
-        durable_files.is_whole(plan.decided(number)) and not plan.found(number, 0).parent.exists()
+        durable_files.is_whole(plan.decision_path(number))
+        and not plan.findings_path(number, 0).parent.exists()
     )
 
 
@@ -52,5 +57,5 @@ def _survey(plan: SourcePlan, number: int) -> Any:
     return build(plan.source.stage[survey], plan.source)
 
 
-def _aside(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".new")

@@ -123,11 +123,11 @@ def test_prepare_says_which_line_cannot_be_read(
 
 
 def test_check_knows_the_names_of_a_dump_s_parts(tmp_path: Path) -> None:
-    from llamac.data.readers import named_inputs
+    from llamac.data.readers import input_paths
     from llamac.spec.data import Source
 
     names = ["enwiki-latest-pages-articles1.xml-p1p41242.bz2", "a.xml-p000000010p000030302-cut.bz2"]
     for name in names:
         (tmp_path / name).write_bytes(b"")
     source = Source(name="w", kind="wikipedia", share=1, paths=(f"{tmp_path}/*",))
-    assert len(named_inputs(source)) == len(names)
+    assert len(input_paths(source)) == len(names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llamac.data import executor
-from llamac.data.prepare import Preparation, planned, prepare
+from llamac.data.prepare import Preparation, plan_preparation, prepare
 from llamac.data.source_plan import PartSizes
 from llamac.spec import load_spec
 
@@ -80,14 +80,14 @@ max_bytes = 10_000
 def preparation(
     spec: Path, directory: Path, *overrides: str, sizes: PartSizes = SMALL
 ) -> Preparation:
-    return planned(load_spec(spec, overrides), directory, sizes)
+    return plan_preparation(load_spec(spec, overrides), directory, sizes)
 
 
 def prepared(
     spec: Path, directory: Path, *overrides: str, sizes: PartSizes = SMALL, workers: int = 1
 ) -> dict[str, Any]:
     plan = preparation(spec, directory, *overrides, sizes=sizes)
-    with executor.processes(workers) as engine:
+    with executor.process_engine(workers) as engine:
         return prepare(plan, engine, lambda step, done, size: None)
 
 

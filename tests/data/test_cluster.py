@@ -12,7 +12,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.data.cluster import parse_task, run_task, slurm_script
-from llamac.data.prepare import preparation_steps, settle
+from llamac.data.prepare import preparation_steps, record_settings
 from llamac.runtime.errors import RunError
 from tests.data.preparing import hashes, preparation, prepared, write_corpus, write_spec
 
@@ -44,7 +44,7 @@ def test_tasks_of_steps_give_the_bytes_of_one_process(corpus: Path, tmp_path: Pa
     spec = write_spec(corpus)
     prepared(spec, tmp_path / "one")
     plan = preparation(spec, tmp_path / "many")
-    settle(plan)
+    record_settings(plan)
     todo = preparation_steps(plan)
     assert len(todo[0].jobs) > 3
     for number in range(len(todo)):

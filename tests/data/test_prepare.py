@@ -115,7 +115,7 @@ def test_parts_share_what_may_be_read(corpus: Path, tmp_path: Path) -> None:
     notes = load_spec(write_spec(corpus)).data.source[1]
     plan = plan_source(notes, tmp_path, SMALL)
     assert notes.max_bytes is not None
-    most = [part.most for part in plan.parts if part.most is not None]
+    most = [part.max_text_bytes for part in plan.parts if part.max_text_bytes is not None]
     assert len(most) == len(plan.parts) > 1
     assert notes.max_bytes <= sum(most) < notes.max_bytes + len(most)
 

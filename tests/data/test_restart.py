@@ -15,7 +15,7 @@ import pytest
 
 from llamac.cli import main
 from llamac.data import executor
-from llamac.data.state import Changed
+from llamac.data.state import SettingsChangedError
 from llamac.runtime.errors import RunError
 from tests.data.preparing import hashes, prepared, write_corpus, write_spec
 
@@ -106,7 +106,7 @@ def test_a_changed_key_is_named_and_nothing_is_touched(corpus: Path, tmp_path: P
     spec = write_spec(corpus)
     dies_at_a_rename(spec, tmp_path, 12, after=True)
     before = hashes(tmp_path)
-    with pytest.raises(Changed) as raised:
+    with pytest.raises(SettingsChangedError) as raised:
         prepared(spec, tmp_path, "data.source.0.stage.0.min_chars=13", "tokenizer.train_bytes=9K")
     message = str(raised.value)
     assert "data.source.web.stage.0.length.min_chars: 12 before, 13 now" in message
@@ -119,7 +119,9 @@ def test_changed_files_are_named(corpus: Path, tmp_path: Path) -> None:
     spec = write_spec(tmp_path)
     dies_at_a_rename(spec, tmp_path / "out", 8, after=True)
     write_corpus(tmp_path / "web", files=3)
-    with pytest.raises(Changed, match=r"web.paths: the files: .*'files': 2.*'files': 3"):
+    with pytest.raises(
+        SettingsChangedError, match=r"web.paths: the files: .*'files': 2.*'files': 3"
+    ):
         prepared(spec, tmp_path / "out")
 
 
@@ -129,7 +131,7 @@ def test_other_tokens_need_no_cleaning_anew(corpus: Path, tmp_path: Path) -> Non
     spec = write_spec(corpus)
     prepared(spec, tmp_path)
     text = {k: v for k, v in hashes(tmp_path).items() if k.startswith((".work/web", ".work/notes"))}
-    with pytest.raises(Changed) as raised:
+    with pytest.raises(SettingsChangedError) as raised:
         prepared(spec, tmp_path, "data.validation=0.2")
     assert "data.validation: 0.1 before, 0.2 now" in str(raised.value)
     command = str(raised.value).splitlines()[-1].split()
@@ -153,7 +155,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_the_way_out() -> None:
     job = executor.Job(killed, (1,), 0, never)
     with (
         pytest.raises(RunError, match=r"a worker process was killed .*: run again to resume"),
-        executor.processes(2) as engine,
+        executor.process_engine(2) as engine,
     ):
         list(engine([job]))
 

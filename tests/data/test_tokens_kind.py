@@ -176,7 +176,7 @@ def test_another_tokenizer_in_the_same_file_is_noticed(
     model.write_bytes((made / "t.model").read_bytes())
     assert main(["data", "prepare", *spec(made, "same", source)]) == 0
     model.write_bytes(train_tokenizer(TEXTS * 5, kind="bpe", vocab_size=330).model)
-    reader._loaded.cache_clear()  # as a process of its own would find it
+    reader._load.cache_clear()  # as a process of its own would find it
     assert main(["data", "prepare", *spec(made, "same", source)]) == 2
     assert "data.source.web.tokenizer: the pieces" in capsys.readouterr().err
 

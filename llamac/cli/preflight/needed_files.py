@@ -67,14 +67,14 @@ def _file(at: Path, path: str | None, what: str) -> Iterator[Problem]:
 
 
 def _inputs(at: Path, source: Source) -> Iterator[Problem]:
-    from llamac.data.readers import named_inputs
+    from llamac.data.readers import input_paths
     from llamac.runtime.data.sources.conversations import check_inputs
     from llamac.runtime.errors import InputError, SourceError
 
     found, whole = list[str](), True
     for number, pattern in enumerate(source.paths):
         try:
-            found += named_inputs(source.model_copy(update={"paths": (pattern,)}))
+            found += input_paths(source.model_copy(update={"paths": (pattern,)}))
         except InputError as error:
             hint = RELATIVE if str(error).startswith("no ") else ""
             yield Problem((*at, "paths", number), f"source {source.name}: {error}", hint)

@@ -24,9 +24,9 @@ COUNTS = ("documents", "bytes", "tokens")
 class Account:
     """Counts and samples of one source's preparation.
 
-    share: fraction of the mixture. rows: of `funnel`, the reader's first. splits: documents, bytes
-    and tokens of each split; empty until the manifest is written. examples: places where the reader
-    left something out.
+    share: fraction of the mixture. rows: counts of the reader and of each stage, in order.
+    splits: documents, bytes and tokens of each split; empty until the manifest is written.
+    examples: positions in the input that the reader skipped, each with the reason.
     """
 
     source: Source
@@ -37,14 +37,16 @@ class Account:
 
     @property
     def finished(self) -> bool:
+        """Return whether the source has been tokenised."""
         return bool(self.splits)
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens in all splits."""
         return sum(split["tokens"] for split in self.splits.values())
 
-    def tokens_of(self, size: int) -> float | None:
-        """Estimate the tokens in `size` bytes of text, at the source's final tokens per byte.
+    def estimate_tokens(self, size: int) -> float | None:
+        """Estimate the number of tokens in `size` bytes of the source's text.
 
         None if nothing has been tokenised yet.
         """
@@ -52,7 +54,10 @@ class Account:
         return size * self.tokens / text if text else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON values; in the reader's step, `entered` counts inputs and bytes on disk."""
+        """Return the account as JSON values.
+
+        In the reader's step, `entered` is [inputs, bytes on disk] instead of [documents, bytes].
+        """
         return {
             "source": self.source.name,
             "kind": self.source.kind,
@@ -65,19 +70,22 @@ class Account:
 
 
 def accounts(data: Data, root: Path) -> list[Account]:
-    """Return one account per source. Raises PreparedDataError if nothing has been prepared."""
+    """Read one account per source, in the spec's order.
+
+    root: directory of the prepared data. Raises PreparedDataError if it holds none.
+    """
     manifest = note_or_nothing(root / "manifest.json")
     done = {entry["name"]: entry for entry in manifest.get("sources", [])}
     total = sum(source.share for source in data.source)
-    found = [
+    per_source = [
         _account(source, source.share / total, root, done.get(source.name, {}))
         for source in data.source
     ]
-    if not any(account.rows or account.finished for account in found):
+    if not any(account.rows or account.finished for account in per_source):
         raise PreparedDataError(
             f"{root} has no prepared data: run `llamac data prepare`, or name the run with --run"
         )
-    return found
+    return per_source
 
 
 def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) -> Account:
@@ -97,11 +105,11 @@ def _account(source: Source, share: float, root: Path, entry: dict[str, Any]) ->
 
 
 def _unfinished(work: Path) -> Iterator[list[StepCounts]]:
-    """Yield the rows of each part, from the passes that it has been through so far."""
+    """Yield the step counts of each part, from the passes that it has completed or begun."""
     for part in sorted(path.name for path in work.glob("pass-0/*")):
-        states = (note_or_nothing(path / part / STATE) for path in _in_order(work))
+        states = (note_or_nothing(path / part / STATE) for path in _pass_folders(work))
         yield [row for state in states for row in funnel.from_json(state.get("rows", []))]
 
 
-def _in_order(work: Path) -> list[Path]:
+def _pass_folders(work: Path) -> list[Path]:
     return sorted(work.glob("pass-*"), key=lambda path: int(path.name.partition("-")[2]))

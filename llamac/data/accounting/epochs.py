@@ -37,11 +37,12 @@ class Epochs:
 
 
 def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
-    """Return one entry per source.
+    """Count the tokens and epochs that a run draws from each source.
 
     If the prepared data is ready to train on, the run's actual sequences are counted; otherwise
     tokens are estimated from the shares. Counted tokens take precedence over the spec's
     `unique_tokens`.
+    directory: prepared data. run: run directory, for the tokens consumed so far.
     """
     total = run_tokens(spec)
     done = min(tokens_done(run), total)
@@ -57,19 +58,23 @@ def epochs(spec: Spec, directory: Path, run: Path) -> list[Epochs]:
         if mixture is not None:
             index = tokens // spec.batch.sequence_length
             return mixture.tokens_at(index)[name], mixture.epochs_at(index)[name]
-        of_source, whole = _by_share(spec, name, tokens), unique[name]
-        return of_source, of_source / whole if whole else None
+        of_source, available = _by_share(spec, name, tokens), unique[name]
+        return of_source, of_source / available if available else None
 
-    found = []
-    for name, known in unique.items():
-        (planned, often), (consumed, so_far) = drawn(name, total), drawn(name, done)
+    rows = []
+    for name, unique_tokens in unique.items():
+        (planned, run_epochs), (consumed, epochs_so_far) = drawn(name, total), drawn(name, done)
         share, prepared = _by_share(spec, name, 1), name in counted
-        found.append(Epochs(name, share, known, prepared, planned, consumed, often, so_far))
-    return found
+        rows.append(
+            Epochs(
+                name, share, unique_tokens, prepared, planned, consumed, run_epochs, epochs_so_far
+            )
+        )
+    return rows
 
 
 def _mixture(spec: Spec, directory: Path) -> Mixture | None:
-    """Return the mixture that a run of the spec draws from; None if data is not ready."""
+    """Return the mixture that a run of the spec draws from; None if data is not prepared."""
     shares = {source.name: source.share for source in spec.data.source}
     phases = [{"at": 0, "shares": shares}, *(phase.model_dump() for phase in spec.data.phase)]
     length, packing = spec.batch.sequence_length, spec.data.packing
@@ -90,7 +95,7 @@ def run_tokens(spec: Spec) -> int:
 
 
 def tokens_done(run: Path) -> int:
-    """Return the tokens trained on so far, from the last whole row of the metrics; 0 if none."""
+    """Return the tokens trained on, from the last complete row of metrics.jsonl; 0 if none."""
     try:
         with (run / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))

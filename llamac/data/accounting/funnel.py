@@ -1,7 +1,7 @@
-"""Count what enters and leaves each cleaning step, and why documents are rejected.
+"""Count the documents that enter and leave each cleaning step, and sample them.
 
-Counts and samples of parts add up to those of the source in any order. The samples are the
-documents with the lowest hashes: unbiased, and the same on every run.
+Counts and samples of parts can be merged in any order. The samples are the documents with the
+lowest hashes, so they are unbiased and the same on every run.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ SAMPLES = 6
 EXCERPT = 600  # characters of a sample
 
 Amount = list[int]
-"""[documents, bytes of UTF-8]; for what enters a reader, [inputs, bytes on disk]."""
+"""[documents, bytes of UTF-8]; for the input of a reader, [inputs, bytes on disk]."""
 
 
 @dataclass
 class StepCounts:
-    """Counts of one step: `read`, or a stage.
+    """Counts of one step: the reader, named `read`, or a stage.
 
-    rejected: amounts by reason. changed: documents kept with a changed text. samples: by reason of
-    rejection; "" for kept documents, "changed" for changed ones.
+    entered, left: amounts before and after the step. rejected: amounts by reason.
+    changed: number of documents kept with a changed text.
+    samples: excerpts by reason of rejection; kept documents are under "", changed ones under
+    "changed".
     """
 
     name: str
@@ -35,15 +37,18 @@ class StepCounts:
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def keep(self, document: Document, size: int, sampled: bool = True) -> None:
+        """Count a kept document. size: bytes of its text. sampled: whether to sample it."""
         _add(self.left, size)
         if sampled:
             self._sample("", document)
 
     def reject(self, document: Document, size: int, rejected: Rejected) -> None:
+        """Count and sample a rejected document. size: bytes of its text."""
         _add(self.rejected.setdefault(rejected.reason, [0, 0]), size)
         self._sample(rejected.reason, document, detail=rejected.detail)
 
     def change(self, document: Document, before: str) -> None:
+        """Count and sample a document whose text was changed. before: its previous text."""
         self.changed += 1
         self._sample("changed", document, before=before)
 
@@ -51,18 +56,18 @@ class StepCounts:
         where = f"{document.file}:{document.line}"
         name = f"{self.name}\0{kind}\0{where}".encode(errors="surrogateescape")
         rank = hashlib.blake2b(name, digest_size=8).hexdigest()
-        held = self.samples.setdefault(kind, [])
-        if len(held) == SAMPLES and rank >= held[-1]["rank"]:
+        samples = self.samples.setdefault(kind, [])
+        if len(samples) == SAMPLES and rank >= samples[-1]["rank"]:
             return
         sample: dict[str, Any] = {"rank": rank, "where": encodable(where)}
         sample |= {"detail": detail[:EXCERPT]} if detail else {}
         if before:
-            sample |= dict(zip(("before", "text"), _around(before, document.text), strict=True))
+            sample |= dict(zip(("before", "text"), _excerpts(before, document.text), strict=True))
         else:
             sample["text"] = document.text[:EXCERPT]
-        held.append(sample)
-        held.sort(key=lambda sample: sample["rank"])
-        del held[SAMPLES:]
+        samples.append(sample)
+        samples.sort(key=lambda sample: sample["rank"])
+        del samples[SAMPLES:]
 
     def add(self, other: StepCounts) -> None:
         """Add the counts and samples of the same step on another part."""
@@ -82,7 +87,7 @@ def _add(amount: Amount, size: int) -> None:
     amount[1] += size
 
 
-def _around(before: str, after: str) -> tuple[str, str]:
+def _excerpts(before: str, after: str) -> tuple[str, str]:
     """Return an excerpt of both texts, from shortly before their first difference."""
     same = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
@@ -98,15 +103,17 @@ def encodable(text: str) -> str:
 
 
 def to_json(rows: list[StepCounts]) -> list[dict[str, Any]]:
+    """Return step counts as JSON values."""
     return [asdict(row) for row in rows]
 
 
 def from_json(rows: list[dict[str, Any]]) -> list[StepCounts]:
+    """Restore step counts from JSON values. Raises TypeError for unknown keys."""
     return [StepCounts(**row) for row in rows]
 
 
 def total(parts: list[list[StepCounts]]) -> list[StepCounts]:
-    """Sum the rows of all parts, step by step."""
+    """Sum the counts of all parts, step by step. Parts may have completed different steps."""
     rows: list[StepCounts] = []
     for part in parts:
         for index, row in enumerate(part):

@@ -1,4 +1,4 @@
-"""Render the accounts as one self-contained HTML page of charts, counts and samples."""
+"""Render data accounts as one self-contained HTML page of charts, counts and samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llamac.data.accounting.accounts import Account
 from llamac.data.accounting.funnel import Amount, StepCounts
-from llamac.data.accounting.stats import counted, format_count, megabytes
+from llamac.data.accounting.stats import count_noun, format_count, megabytes
 from llamac.look.page import page
 
 WIDTH, LABEL, FIGURES, BAR, GAP = 960, 150, 240, 22, 8  # width of a chart, pixels
@@ -19,6 +19,7 @@ STYLES = (Path(__file__).with_name("data_page.css"),)
 
 
 def data_page(name: str, accounts: Sequence[Account]) -> str:
+    """Return the HTML page of a run's data. name: the spec's name, for the title."""
     title = f"The data of {name}"
     parts = [
         f"<header><h1>{escape(title)}</h1>",
@@ -46,11 +47,12 @@ def _mixture(accounts: Sequence[Account]) -> Iterator[str]:
     yield '<th class="left">source</th>' + "".join(f"<th>{text}</th>" for text in head) + "</tr>"
     for number, account in enumerate(accounts):
         name = f"{_key(_colour(number, SOURCES))} {escape(account.source.name)}"
-        yield f'<tr><td class="left">{name}</td><td>{account.share:.2%}</td>{_ends(account)}</tr>'
+        share, cells = f"<td>{account.share:.2%}</td>", _split_cells(account)
+        yield f'<tr><td class="left">{name}</td>{share}{cells}</tr>'
     yield "</table></div>"
 
 
-def _ends(account: Account) -> str:
+def _split_cells(account: Account) -> str:
     if not account.finished:
         return '<td colspan="5">unfinished</td>'
     train, held_out = account.splits["train"], account.splits["validation"]
@@ -87,18 +89,18 @@ def _source(account: Account) -> Iterator[str]:
         yield f'<p class="aside">{kind}; nothing has been read yet.</p>'
         return
     inputs, size = account.rows[0].entered
-    given = f"{counted(inputs, 'input')}, {megabytes(size)} on disk"
-    yield f'<p class="aside">{kind}; {given}.</p>'
+    on_disk = f"{count_noun(inputs, 'input')}, {megabytes(size)} on disk"
+    yield f'<p class="aside">{kind}; {on_disk}.</p>'
     yield _svg(_funnel(account), len(account.rows))
     yield from _table(account)
     yield from _samples(account)
 
 
 def _funnel(account: Account) -> Iterator[str]:
-    """Draw a bar per step: the text it leaves, then what it removed, by reason."""
-    most = max(max(row.entered[1] for row in account.rows[1:]), 1) if account.rows[1:] else 1
-    most = max(most, account.rows[0].left[1])
-    scale = (WIDTH - LABEL - FIGURES) / most
+    """Draw a bar per step: the text that is left, then the text removed, by reason."""
+    longest = max(max(row.entered[1] for row in account.rows[1:]), 1) if account.rows[1:] else 1
+    longest = max(longest, account.rows[0].left[1])
+    scale = (WIDTH - LABEL - FIGURES) / longest
     for number, row in enumerate(account.rows):
         top, x = number * (BAR + GAP), LABEL + row.left[1] * scale
         yield _text(0, top, row.name)
@@ -106,13 +108,13 @@ def _funnel(account: Account) -> Iterator[str]:
         for colour, label, size in _losses(row):
             yield _rect(x, top, size * scale, colour, f"{label}: {megabytes(size)}")
             x += size * scale
-        tokens = account.tokens_of(row.left[1])
-        about = "" if tokens is None else f", ≈ {format_count(tokens)} tokens"
-        yield _text(x + 8, top, f"{row.left[0]:,} · {megabytes(row.left[1])}{about}", "aside")
+        tokens = account.estimate_tokens(row.left[1])
+        tokens_note = "" if tokens is None else f", ≈ {format_count(tokens)} tokens"
+        yield _text(x + 8, top, f"{row.left[0]:,} · {megabytes(row.left[1])}{tokens_note}", "aside")
 
 
 def _losses(row: StepCounts) -> Iterator[tuple[str, str, int]]:
-    """Yield (colour, label, bytes) of what a step removed, cuts within kept documents first."""
+    """Yield (colour, label, bytes removed) for each reason; cuts within kept documents first."""
     if row.entered[1] and row.changed:
         rejected = sum(size for _, size in row.rejected.values())
         cut = row.entered[1] - row.left[1] - rejected
@@ -148,14 +150,14 @@ def _samples(account: Account) -> Iterator[str]:
         yield "</pre></details>"
     last = account.rows[-1]
     for row in account.rows:
-        for kind, held in row.samples.items():
+        for kind, samples in row.samples.items():
             if kind == "" and row is not last:
                 continue  # only the last step's kept documents are final
-            many = {"": row.left[0], "changed": row.changed}.get(kind)
-            many = row.rejected[kind][0] if many is None else many
+            count = {"": row.left[0], "changed": row.changed}.get(kind)
+            count = row.rejected[kind][0] if count is None else count
             title = f"<b>{row.name}</b>: {escape(kind or 'kept')}"
-            yield f"<details><summary>{title}, {len(held)} of {many:,}</summary>"
-            yield from (_sample(sample, kind) for sample in held)
+            yield f"<details><summary>{title}, {len(samples)} of {count:,}</summary>"
+            yield from (_sample(sample, kind) for sample in samples)
             yield "</details>"
 
 
@@ -191,5 +193,5 @@ def _key(colour: str) -> str:
     return f'<span class="key" style="background:{colour}"></span>'
 
 
-def _colour(number: int, of: Sequence[str]) -> str:
-    return of[number % len(of)]
+def _colour(number: int, colours: Sequence[str]) -> str:
+    return colours[number % len(colours)]

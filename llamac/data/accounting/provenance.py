@@ -24,10 +24,10 @@ from llamac.runtime.tokenizers.loading import load_tokenizer_file
 
 @dataclass(frozen=True)
 class DocumentSpan:
-    """A document's position in a split and in the raw data.
+    """Position of a document in a split and in the raw data.
 
-    document: number in the split, from 0. begin, end: its token range [begin, end), EOS included.
-    file, line: where its text begins, as in `Document`.
+    document: index in the split. begin, end: token range [begin, end) in the split, including EOS.
+    file, line: position of its text in the raw data, as in `Document`.
     """
 
     document: int
@@ -40,9 +40,10 @@ class DocumentSpan:
 def documents_at(
     root: Path, source: str, begin: int, end: int, split: str = "train"
 ) -> Iterator[DocumentSpan]:
-    """Yield the documents that contain a source's tokens [begin, end), in order.
+    """Yield the documents that contain the tokens [begin, end) of a source's split, in order.
 
-    Raises PreparedDataError if the range is out of bounds, or the data has no index of documents.
+    root: directory of the prepared data. Raises PreparedDataError if the range is out of bounds,
+    or the data has no document index.
     """
     parts = _index(root, source, split)
     starts = [0, *accumulate(part["tokens"] for part in parts)]
@@ -59,7 +60,7 @@ def documents_at(
 
 
 def span_text(root: Path, source: str, begin: int, end: int, split: str = "train") -> str:
-    """Decode a source's tokens [begin, end); the end of a document becomes a newline."""
+    """Decode the tokens [begin, end) of a source's split; EOS becomes a newline."""
     manifest = load_manifest(root)
     entry = next(entry for entry in manifest["sources"] if entry["name"] == source)
     shards = entry[split]["shards"]
@@ -79,18 +80,18 @@ def span_text(root: Path, source: str, begin: int, end: int, split: str = "train
 def _in_part(
     root: Path, part: dict[str, Any], begin: int, end: int, before: int, start: int
 ) -> Iterator[DocumentSpan]:
-    """Yield the places of tokens [begin, end) of a part.
+    """Yield the documents that contain the tokens [begin, end) of a part.
 
-    before, start: number of documents and tokens in the parts before.
+    before, start: numbers of documents and of tokens in all earlier parts.
     """
-    docs, texts = (_checked(root, part, kind) for kind in INDEX)
+    docs, texts = (_verified_path(root, part, kind) for kind in INDEX)
     records = np.memmap(docs, RECORD, "r")
     ends = records["end"]
     number = int(np.searchsorted(ends, max(begin, 0), side="right"))
     with texts.open("rb") as names:
         while number < len(records) and (number == 0 or ends[number - 1] < end):
             names.seek(int(records["name"][number]))
-            name = _until_nul(names)
+            name = _read_until_nul(names)
             first = int(ends[number - 1]) if number else 0
             line = int(records["line"][number])
             last = int(ends[number])
@@ -98,19 +99,19 @@ def _in_part(
             number += 1
 
 
-def _checked(root: Path, part: dict[str, Any], kind: str) -> Path:
-    """Return the path of a part's index file, after verifying it."""
+def _verified_path(root: Path, part: dict[str, Any], kind: str) -> Path:
+    """Return the path of a part's index file, after verifying its sha256."""
     try:
         return check(root / f"{part['file']}.{kind}", part["sha256"][kind])
     except Damaged as error:
         raise PreparedDataError(f"{error}: {ANEW.format(root)}") from error
 
 
-def _until_nul(names: IO[bytes]) -> str:
-    found = b""
-    while b"\0" not in found and (block := names.read(256)):
-        found += block
-    return found.partition(b"\0")[0].decode(errors="surrogateescape")
+def _read_until_nul(names: IO[bytes]) -> str:
+    data = b""
+    while b"\0" not in data and (block := names.read(256)):
+        data += block
+    return data.partition(b"\0")[0].decode(errors="surrogateescape")
 
 
 def _index(root: Path, source: str, split: str) -> list[dict[str, Any]]:

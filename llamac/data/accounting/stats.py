@@ -1,4 +1,4 @@
-"""Render the accounts as tables on a terminal."""
+"""Render data accounts as terminal tables."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ REASONS = 6  # reasons shown per step; the HTML page has all
 LINES = 6  # characters shown of a sample
 
 
-def funnels(accounts: Sequence[Account]) -> Iterator[TextTable]:
-    """Yield a table for each source, and one of the mixture."""
+def funnel_tables(accounts: Sequence[Account]) -> Iterator[TextTable]:
+    """Yield a table of the cleaning steps per source, then one of the mixture."""
     for account in accounts:
         yield funnel_table(account)
     yield mixture_table(accounts)
 
 
 def source_heading(account: Account) -> Text:
+    """Return a line with the source's name, kind, share and input size."""
     source = account.source
     text = Text()
     text.append(source.name, "title")
     text.append(f"  {source.kind}, {account.share:.1%} of the mixture")
     if account.rows:
         inputs, size = account.rows[0].entered
-        text.append(f"; {counted(inputs, 'input')}, {megabytes(size)} on disk")
+        text.append(f"; {count_noun(inputs, 'input')}, {megabytes(size)} on disk")
     if not account.finished:
         text.append("  unfinished", "warn")
     return text
 
 
 def funnel_table(account: Account) -> TextTable:
-    """Return a table with a row per step: what it leaves, and what it removes for which reasons."""
+    """Return a table with a row per cleaning step: text left, and documents removed by reason."""
     head = ("step", "documents", "text", "tokens", "left", "removed")
     rows: list[tuple[str, ...]] = []
     for index, row in enumerate(account.rows):
-        tokens = account.tokens_of(row.left[1])
+        tokens = account.estimate_tokens(row.left[1])
         rows.append(
             (
                 row.name,
@@ -49,7 +50,7 @@ def funnel_table(account: Account) -> TextTable:
                 megabytes(row.left[1]),
                 "" if tokens is None else f"≈ {format_count(tokens)}",
                 f"{row.left[1] / row.entered[1]:.1%}" if index and row.entered[1] else "",
-                escaped(", ".join(reasons(row))),
+                escaped(", ".join(rejection_reasons(row))),
             )
         )
     if account.finished:
@@ -67,8 +68,8 @@ def funnel_table(account: Account) -> TextTable:
     return TextTable(source_heading(account), head if rows else [""] * 6, rows, "<>>>><")
 
 
-def reasons(row: StepCounts) -> Iterator[str]:
-    """Yield phrases such as `12 × short document`, most frequent first, then the number changed."""
+def rejection_reasons(row: StepCounts) -> Iterator[str]:
+    """Yield phrases such as "12 × short document", most frequent first, then the number changed."""
     ordered = sorted(row.rejected.items(), key=lambda item: (-item[1][0], item[0]))
     for reason, (documents, _) in ordered[:REASONS]:
         yield f"{documents:,} × {reason}"
@@ -79,6 +80,7 @@ def reasons(row: StepCounts) -> Iterator[str]:
 
 
 def mixture_table(accounts: Sequence[Account]) -> TextTable:
+    """Return a table with the share, documents and tokens of each finished source."""
     head = ("source", "share", "documents", "train tokens", "validation", "bytes per token")
     rows = []
     for account in accounts:
@@ -102,11 +104,11 @@ def samples(accounts: Sequence[Account]) -> Iterator[Cell]:
     for account in accounts:
         yield source_heading(account)
         for row in account.rows:
-            for kind, held in row.samples.items():
+            for kind, excerpts in row.samples.items():
                 if kind == "" and row is not account.rows[-1]:
                     continue  # only the last step's kept documents are final
                 yield Text(escaped(f"  {row.name}: {kind or 'kept'}"), "title")
-                for sample in held:
+                for sample in excerpts:
                     detail = f"  ({sample['detail']})" if "detail" in sample else ""
                     yield Text(escaped(f"    {sample['where']}{detail}"), "place")
                     if "before" in sample:
@@ -119,34 +121,38 @@ def epochs_table(rows: Sequence[Epochs]) -> TextTable:
     consumed = any(row.consumed for row in rows)
     head = ["source", "share", "unique tokens", "planned tokens", "epochs"]
     head += ["consumed tokens", "epochs so far"] if consumed else []
-    found = []
+    table_rows = []
     for row in rows:
         unique = "not known" if row.unique is None else format_count(row.unique)
         cells = [row.name, f"{row.share:.1%}", unique, format_count(row.planned)]
         cells.append(_epochs(row.epochs))
         if consumed:
             cells += [format_count(row.consumed), _epochs(row.epochs_consumed)]
-        found.append(cells)
+        table_rows.append(cells)
     total = ["in all", "", "", format_count(sum(row.planned for row in rows)), ""]
     if consumed:
         total += [format_count(sum(row.consumed for row in rows)), ""]
     align = "<" + ">" * (len(head) - 1)
-    return TextTable("tokens and epochs of each source", head, [*found, total], align, total=True)
+    return TextTable(
+        "tokens and epochs of each source", head, [*table_rows, total], align, total=True
+    )
 
 
 def format_count(number: float) -> str:
-    """Format a number: 1.4e12 as "1.40T"; numbers below a million unscaled."""
+    """Format a number with a unit: 1.4e12 as "1.40T", and 999,999 or less in full."""
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6)):
         if number >= scale:
             return f"{number / scale:,.2f}{unit}"
     return f"{number:,.0f}"
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
+    """Return a number and its noun, such as "1 input" or "2 inputs"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def megabytes(size: int) -> str:
+    """Format bytes as MB, or as GB from 10 GB on (decimal units)."""
     return f"{size / 1e6:,.1f} MB" if size < 1e10 else f"{size / 1e9:,.1f} GB"
 
 

@@ -1,7 +1,7 @@
-"""Detect and decode the character encodings of web pages, by the WHATWG standards.
+"""Detect and decode the character encodings of web pages, by the WHATWG Encoding Standard.
 
-webencodings resolves the labels and Python's codecs decode; where browsers accept more than those
-codecs, an error handler supplies the missing characters.
+webencodings resolves labels, and Python's codecs decode; an error handler decodes characters that
+browsers accept but those codecs do not.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16le"),
     (codecs.BOM_UTF16_BE, "utf-16be"),
 )
-_FIRST = (
+_MARKUP_STARTS = (
     (b"<\0\0", "utf-32-le"),
     (b"\0\0\0<", "utf-32-be"),
     (b"<\0", "utf-16le"),
     (b"\0<", "utf-16be"),
 )
 # Python codecs that are supersets of those named by webencodings.
-_WIDER = {"gbk": "gb18030", "euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp_ext"}
+_SUPERSETS = {"gbk": "gb18030", "euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp_ext"}
 
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.S)
 _META = re.compile(rb"<meta[\s/]([^>]*)", re.I)
@@ -41,20 +41,24 @@ _XML = re.compile(rb"""\s*<\?xml\s[^>]{0,200}?encoding\s*=\s*["']([^"'>]{1,40})"
 def encoding_of(data: bytes, charset: str | None) -> str:
     """Return the WHATWG name of a page's encoding.
 
-    Checked in order: the byte order mark; `charset`, as HTTP declares it; the page's own
-    declaration; valid UTF-8; statistics of the bytes. Labels that browsers do not know are
-    ignored. A page without zero bytes is never UTF-16.
+    charset: label declared by HTTP, or None. Checked in order: the byte order mark; `charset`; the
+    page's own declaration; valid UTF-8; statistics of the bytes. Labels that browsers do not know
+    are ignored. A page without zero bytes is never UTF-16.
     """
-    for mark, name in (*_MARKS, *_FIRST):
+    for mark, name in (*_MARKS, *_MARKUP_STARTS):
         if data.startswith(mark):
             return name
-    if charset and (name := _standard(charset)) and not (_wide(name) and b"\0" not in data[:1024]):
+    if (
+        charset
+        and (name := _standard_name(charset))
+        and not (_is_utf16(name) and b"\0" not in data[:1024])
+    ):
         return name
-    for label in _declared(data[:HEAD_BYTES]):
-        if name := _standard(label.decode("latin-1")):
+    for label in _declared_labels(data[:HEAD_BYTES]):
+        if name := _standard_name(label.decode("latin-1")):
             # The declaration was readable as ASCII, so the page is not UTF-16: the standard says
             # UTF-8.
-            return "utf-8" if _wide(name) else name.replace("x-user-defined", "windows-1252")
+            return "utf-8" if _is_utf16(name) else name.replace("x-user-defined", "windows-1252")
     if b"\x1b$" not in data[:HEAD_BYTES]:  # ISO-2022-JP is valid UTF-8 too
         try:
             codecs.utf_8_decode(data, "strict", False)
@@ -63,11 +67,11 @@ def encoding_of(data: bytes, charset: str | None) -> str:
             pass
     detect = package("resiliparse.parse.encoding", "html").detect_encoding
     guess = detect(data, html5_compatible=False) or "windows-1252"
-    return _standard(guess) or guess
+    return _standard_name(guess) or guess
 
 
 def decode(data: bytes, encoding: str) -> str:
-    """Decode bytes without their byte order mark; invalid bytes become U+FFFD.
+    """Decode a page without its byte order mark; invalid bytes become U+FFFD.
 
     encoding: a name from `encoding_of`.
     """
@@ -76,7 +80,7 @@ def decode(data: bytes, encoding: str) -> str:
             data = data.removeprefix(mark)
     known = package("webencodings", "html").lookup(encoding)
     try:
-        codec = codecs.lookup(_WIDER[encoding]) if encoding in _WIDER else known.codec_info
+        codec = codecs.lookup(_SUPERSETS[encoding]) if encoding in _SUPERSETS else known.codec_info
     except (AttributeError, LookupError):  # the statistical guess is unknown to browsers and Python
         codec = _python_codec(encoding)
     native = encoding.startswith("utf") or encoding == "replacement"
@@ -85,12 +89,12 @@ def decode(data: bytes, encoding: str) -> str:
 
 
 def charset_of(parameters: str) -> str | None:
-    """Return the charset parameter of a Content-Type."""
-    found = _CHARSET.search(parameters.encode("utf-8", "replace"))
-    return next(filter(None, found.groups()), b"").decode("latin-1") or None if found else None
+    """Return the charset in a Content-Type's parameters, or None."""
+    match = _CHARSET.search(parameters.encode("utf-8", "replace"))
+    return next(filter(None, match.groups()), b"").decode("latin-1") or None if match else None
 
 
-def _standard(label: str) -> str | None:
+def _standard_name(label: str) -> str | None:
     known = package("webencodings", "html").lookup(label)
     return known.name if known else None
 
@@ -102,11 +106,11 @@ def _python_codec(name: str) -> codecs.CodecInfo:
         return codecs.lookup("cp1252")
 
 
-def _wide(name: str) -> bool:
+def _is_utf16(name: str) -> bool:
     return name.startswith("utf-16")
 
 
-def _declared(head: bytes) -> Iterator[bytes]:
+def _declared_labels(head: bytes) -> Iterator[bytes]:
     """Yield the encoding labels in a page's `<meta>` elements and XML declaration."""
     for tag in _META.findall(_COMMENT.sub(b"", head)):
         values = {
@@ -116,14 +120,13 @@ def _declared(head: bytes) -> Iterator[bytes]:
         if b"charset" in values:
             yield values[b"charset"]
         elif values.get(b"http-equiv", b"").strip().lower() == b"content-type":
-            found = _CHARSET.search(values.get(b"content", b""))
-            yield next(filter(None, found.groups()), b"") if found else b""
-    if found := _XML.match(head):
-        yield found[1]
+            match = _CHARSET.search(values.get(b"content", b""))
+            yield next(filter(None, match.groups()), b"") if match else b""
+    if match := _XML.match(head):
+        yield match[1]
 
 
-# --- Characters that browsers accept and Python's codecs do not
-# ---------------------------------------------
+# --- Characters that browsers accept and Python's codecs do not -------------------------------
 
 _HANDLER = "llamac-as-browsers"
 

@@ -1,7 +1,7 @@
-"""Decode texts in older encodings: TeX sources and books.
+"""Decode texts of unknown, possibly old encodings: TeX sources and books.
 
-Tried in order: UTF-8; what the text declares; then Windows-1252, Macintosh Roman and DOS Latin, if
-the result looks like text in Latin script. Anything else is rejected as noise.
+Tried in order: UTF-8; the encodings that the text declares; then Windows-1252, Macintosh Roman and
+DOS Latin, if the result looks like text in Latin script. Other data is rejected.
 """
 
 from __future__ import annotations
@@ -37,59 +37,63 @@ _HIGH = re.compile(rb"[\x80-\xff]+")
 
 
 def decode_text(data: bytes, declared: Iterable[str] = ()) -> str | None:
-    """Decode a text and drop the control characters of a few stray bytes; None for noise.
+    """Decode a text and drop a few stray control characters; return None if it is not text.
 
     declared: names of encodings, most likely first.
     """
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return _sound(data.decode("utf-16", "replace"))
+        return _without_controls(data.decode("utf-16", "replace"))
     try:
-        return _sound(data.decode("utf-8-sig"))
+        return _without_controls(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         pass
     names = [name.strip().lower() for name in declared]
-    known = [codec for name in names if (codec := _codec(name))]
-    for codec in known:
-        if codec != "utf-8" and (text := _sound(data.decode(codec, "replace"))) is not None:
+    codecs_declared = [codec for name in names if (codec := _codec(name))]
+    for codec in codecs_declared:
+        if (
+            codec != "utf-8"
+            and (text := _without_controls(data.decode(codec, "replace"))) is not None
+        ):
             return text
-    if names and not known:
+    if names and not codecs_declared:
         return None
     text = data.decode("utf-8", "surrogateescape")
     if len(_ODD_BYTE.findall(text)) <= len(_BEYOND_ASCII.findall(text)):
-        return _sound(text.translate(_ODD_BYTES))
+        return _without_controls(text.translate(_ODD_BYTES))
     runs = _HIGH.findall(data)
     if sum(len(run) for run in runs if len(run) >= RUN) * 4 > sum(map(len, runs)):
         return None
     texts = [data.decode(codec, "replace") for codec in _LATIN]
     misfits = [_misfits(text) for text in texts]
-    best = misfits.index(min(misfits))
-    return _sound(texts[best]) if misfits[best] <= MISFITS else None
+    index = misfits.index(min(misfits))
+    return _without_controls(texts[index]) if misfits[index] <= MISFITS else None
 
 
 def _misfits(text: str) -> float:
-    """Return the fraction of non-ASCII characters after a letter that are no fitting letters.
+    """Return the fraction of non-ASCII characters after a letter that are implausible there.
 
     A high fraction indicates a wrong encoding: "PoincarŽ" should read "Poincaré".
     """
-    found = _WITHIN.findall(text)
-    bad = sum(
+    matches = _WITHIN.findall(text)
+    misfits = sum(
         not (sign.isalpha() and (sign.islower() or before.isupper())) and sign not in "’´ªº–—"
-        for before, sign in found
+        for before, sign in matches
     )
-    return bad / max(1, len(found))
+    return misfits / max(1, len(matches))
 
 
 def _codec(name: str) -> str:
     """Return Python's name of an encoding; "" if unknown."""
     try:
-        found = codecs.lookup(_CODECS.get(name, name)).name
-        b"".decode(found)  # some of Python's codecs are not text encodings
+        codec = codecs.lookup(_CODECS.get(name, name)).name
+        b"".decode(codec)  # some of Python's codecs are not text encodings
     except (LookupError, ValueError):
         return ""
-    return found
+    return codec
 
 
-def _sound(text: str) -> str | None:
+def _without_controls(text: str) -> str | None:
+    """Return the text without stray control characters, or None if it has too many."""
     if "\0" in text:
         return text  # the reader counts it
     if not (odd := len(_CONTROLS.findall(text))):

@@ -34,10 +34,10 @@ _CANONICAL = 'link[rel="canonical"]'
 def page_text(
     data: bytes, charset: str | None, main: bool, where: str, skipped: Skipped
 ) -> tuple[str, dict[str, str]] | None:
-    """Return (text, meta) of a page; if it cannot be read, count the reason and return None.
+    """Return (text, meta) of a page, or count the reason in `skipped` and return None.
 
-    charset: as HTTP declares it. main: leave out navigation, headers and footers.
-    meta: title, url and language, where the page itself names them.
+    charset: label declared by HTTP, or None. main: extract the main content only, without
+    navigation, headers and footers. meta: title and url, where the page itself gives them.
     """
     html = decode_page(data, charset, where, skipped)
     tree = None if html is None else parse_html(html, where, skipped)
@@ -45,9 +45,9 @@ def page_text(
 
 
 def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) -> str | None:
-    """Decode a page or plain text; on failure, count the reason and return None.
+    """Decode a page or plain text, or count the reason in `skipped` and return None.
 
-    Rejected are data over `PAGE_BYTES`, binary data, and text with over 1 % invalid characters.
+    Data over `PAGE_BYTES`, binary data, and text with over 1 % invalid characters are rejected.
     NULs, which HTML does not allow, are removed.
     """
     if len(data) > PAGE_BYTES:
@@ -63,19 +63,19 @@ def decode_page(data: bytes, charset: str | None, where: str, skipped: Skipped) 
 
 
 def parse_html(html: str, where: str, skipped: Skipped) -> Any | None:
-    """Parse HTML as a tree; if that would exceed the limit `WORK`, count it and return None."""
+    """Parse HTML as a resiliparse tree; if that would exceed `WORK`, count it and return None."""
     module = package("resiliparse.parse.html", where)
     tags = html.count("<")
-    if _attributes(html) > WORK or _reopened(html, tags) > WORK:
+    if _attribute_cost(html) > WORK or _reopening_cost(html, tags) > WORK:
         return skipped.add("page too intricate", where)
     tree = module.HTMLTree.parse(html)
-    if tags * tags > 2 * WORK and _depths(module, tree) > WORK:
+    if tags * tags > 2 * WORK and _depth_sum(module, tree) > WORK:
         return skipped.add("page too intricate", where)
     return tree
 
 
 def extract_text(tree: Any, main: bool) -> str:
-    """Return the text of a tree. main: see `page_text`."""
+    """Return the plain text of a tree. main: extract the main content only."""
     extract = package("resiliparse.extract.html2text", "html").extract_plain_text
     return extract(tree, main_content=main, alt_texts=False)
 
@@ -83,31 +83,33 @@ def extract_text(tree: Any, main: bool) -> str:
 # --- Limits --------------------------------------------------------------------------------------
 
 
-def _attributes(html: str) -> int:
+def _attribute_cost(html: str) -> int:
     """Return the cost of parsing attributes, which is quadratic in their number per tag."""
     total = at = 0
     if len(html) ** 2 > 4 * WORK:  # an attribute has at least two characters
-        while found := _LONG.search(html, at):
-            tag = _TAG.match(html, found.start())
+        while match := _LONG.search(html, at):
+            tag = _TAG.match(html, match.start())
             assert tag is not None
             total, at = total + len(_ATTRIBUTE.findall(tag[0])) ** 2, tag.end()
     return total
 
 
-def _reopened(html: str, tags: int) -> int:
+def _reopening_cost(html: str, tags: int) -> int:
     """Return an upper bound of the cost of unclosed formatting elements.
 
     The parser reopens them in every block; the cost is the sum of the resulting depths.
     """
     if tags * (3 * tags) ** 2 <= WORK:
         return 0
-    most = 3 * len(set(_FORMATTED.findall(html)))  # the parser keeps at most three equal ones
-    if tags * most * most <= WORK:
+    max_open = 3 * len(
+        set(_FORMATTED.findall(html))
+    )  # the parser keeps at most three equal ones
+    if tags * max_open * max_open <= WORK:
         return 0
-    return tags * min(most, _unclosed(html)) ** 2
+    return tags * min(max_open, _max_open_formatting(html)) ** 2
 
 
-def _unclosed(html: str) -> int:
+def _max_open_formatting(html: str) -> int:
     """Return an upper bound of the number of formatting elements open at once.
 
     A closing tag is only counted within the innermost scope, so the bound is never below what the
@@ -115,22 +117,22 @@ def _unclosed(html: str) -> int:
     """
     formatting, scopes = frozenset(_FORMATTING.split("|")), frozenset(_SCOPES.split("|"))
     opened: Counter[str] = Counter()
-    beyond = most = 0
+    outside = max_open = 0
     for tag in _TAG.findall(html):
         name = tag.lower()
         if name in formatting:
             opened[name] += 1
-            most = max(most, beyond + opened.total())
+            max_open = max(max_open, outside + opened.total())
         elif name in scopes:
-            beyond += opened.total()
+            outside += opened.total()
             opened.clear()
         elif opened.get(name[1:]) and name[0] == "/":
             opened[name[1:]] -= 1
-    return most
+    return max_open
 
 
-def _depths(module: Any, tree: Any) -> int:
-    """Return the sum of all nodes' depths: main content extraction visits every ancestor."""
+def _depth_sum(module: Any, tree: Any) -> int:
+    """Return the sum of all nodes' depths, the cost of extraction, which visits all ancestors."""
     total = 0
 
     def visit(context: Any) -> None:

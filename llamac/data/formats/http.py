@@ -1,4 +1,4 @@
-"""Parse HTTP responses from crawl archives, as leniently as browsers do."""
+"""Parse the HTTP responses of crawl archives, as leniently as browsers do."""
 
 from __future__ import annotations
 
@@ -31,21 +31,24 @@ class ResponseError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parsed response.
+    """A parsed HTTP response.
 
-    content_type: lower case, without parameters; "" if missing. body: with transfer and content
-    codings undone. whole: whether the body ends where its codings say.
+    content_type: lower case, without parameters; "" if missing. charset: declared label, or None.
+    body: with transfer and content codings decoded. complete: False if the body was cut off.
     """
 
     status: int
     content_type: str
     charset: str | None
     body: bytes
-    whole: bool
+    complete: bool
 
 
 def response(data: bytes) -> Response:
-    """Parse the final response, skipping interim ones (1xx). Raises ResponseError."""
+    """Parse an HTTP response and decode its body, skipping interim responses (1xx).
+
+    Raises ResponseError if the bytes are not a response, or the body cannot be decoded.
+    """
     # Leading blank lines are skipped, as RFC 9112 asks of servers.
     file = io.BytesIO(data.lstrip(b"\r\n"))
     while True:
@@ -56,40 +59,40 @@ def response(data: bytes) -> Response:
         if status[1][:1] != b"1":
             break
     content_type, charset = mime_type(fields.get("content-type", ""))
-    body, whole = _decoded(file.read(), fields)
-    return Response(int(status[1]), content_type, charset, body, whole)
+    body, complete = _decode_body(file.read(), fields)
+    return Response(int(status[1]), content_type, charset, body, complete)
 
 
 def headers(file: IO[bytes]) -> dict[str, str] | None:
-    """Read header fields up to the blank line, by lower-case name.
+    """Read header fields up to the blank line, and return their values by lower-case name.
 
     Folded lines and repeated fields are joined; lines without a colon are ignored. Returns None if
     there is no blank line within `HEADER_BYTES`.
     """
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     name, size = "", 0
     while line := file.readline(HEADER_BYTES):
         size += len(line)
         if line in (b"\n", b"\r\n"):
-            return found
+            return fields
         if size > HEADER_BYTES:
             return None
         text = line.decode("utf-8", "replace")
         if text[0] in " \t":
-            if name and (more := text.strip()):
-                found[name] = f"{found[name]} {more}".strip()
+            if name and (continuation := text.strip()):
+                fields[name] = f"{fields[name]} {continuation}".strip()
             continue
         name, colon, value = text.partition(":")
         name, value = name.strip().lower() if colon else "", value.strip()
         if name:
-            found[name] = f"{found[name]}, {value}" if name in found else value
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
     return None
 
 
 def mime_type(value: str) -> tuple[str, str | None]:
-    """Return (type in lower case, charset) of a Content-Type, as the Fetch standard extracts them.
+    """Return (MIME type in lower case, charset or None) of a Content-Type, by the Fetch standard.
 
-    Of several values the last counts; it keeps the charset of an earlier one of the same type.
+    The last of several values counts; it inherits the charset of an earlier one of its type.
     """
     kind, charset = "", None
     for part in value.split(","):
@@ -104,7 +107,7 @@ def mime_type(value: str) -> tuple[str, str | None]:
 # --- Codings -----------------------------------------------------------------------------------
 
 
-def _decoded(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
+def _decode_body(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
     codings = [
         coding.partition(";")[0].strip().lower()
         for name in ("content-encoding", "transfer-encoding")
@@ -113,14 +116,14 @@ def _decoded(body: bytes, fields: dict[str, str]) -> tuple[bytes, bool]:
     codings = [coding for coding in codings if coding == "chunked" or coding in _INFLATE]
     if len(codings) > CODINGS:
         raise ResponseError
-    whole = True
+    all_complete = True
     for coding in reversed(codings):
-        body, complete = _unchunked(body) if coding == "chunked" else _inflated(body, coding)
-        whole &= complete
-    return body, whole
+        body, complete = _join_chunks(body) if coding == "chunked" else _decompress(body, coding)
+        all_complete &= complete
+    return body, all_complete
 
 
-def _unchunked(data: bytes) -> tuple[bytes, bool]:
+def _join_chunks(data: bytes) -> tuple[bytes, bool]:
     """Join the chunks up to the first one that is truncated or misplaced; return (body, complete).
 
     A body that does not begin with a chunk size is returned as it is: crawlers undo the coding and
@@ -137,20 +140,20 @@ def _unchunked(data: bytes) -> tuple[bytes, bool]:
     return b"".join(pieces), match is not None
 
 
-def _inflated(data: bytes, coding: str) -> tuple[bytes, bool]:
+def _decompress(data: bytes, coding: str) -> tuple[bytes, bool]:
     """Decompress a body; return (bytes, complete). Raises ResponseError.
 
     Plain text is returned as it is: crawlers undo the coding and keep the header.
     """
     for magic, make in _INFLATE[coding]:
         if magic and data.startswith(magic):
-            return _members(data, make, magic)
+            return _decompress_members(data, make, magic)
     if _is_plain(data):
         return data, True
     for magic, make in _INFLATE[coding]:
         if not magic:
             try:
-                return _members(data, make, magic)
+                return _decompress_members(data, make, magic)
             except ResponseError:
                 continue
     if is_binary(data):
@@ -169,31 +172,33 @@ def _is_plain(data: bytes) -> bool:
         return False
 
 
-def _members(data: bytes, make: Callable[[], Any], magic: bytes) -> tuple[bytes, bool]:
+def _decompress_members(data: bytes, make: Callable[[], Any], magic: bytes) -> tuple[bytes, bool]:
     """Decompress all members of a stream; return (bytes, whether the last member is complete).
 
     Trailing data that is not a member is ignored, as in browsers. Raises ResponseError if a
     member is damaged, but not if it is merely truncated.
     """
-    pieces, size, machine, whole = [], 0, make(), False
+    pieces, size, decompressor, complete = [], 0, make(), False
     rest = memoryview(data)
     while rest and size <= BODY_BYTES:
         piece, rest = rest[:SLICE_BYTES], rest[SLICE_BYTES:]
-        pieces.append(machine.decompress(piece))
+        pieces.append(decompressor.decompress(piece))
         size += len(pieces[-1])
-        if whole := machine.eof:
-            rest = memoryview(data)[len(data) - len(rest) - len(machine.unused_data) :]
+        if complete := decompressor.eof:
+            rest = memoryview(data)[len(data) - len(rest) - len(decompressor.unused_data) :]
             if not magic or rest[: len(magic)] != magic:
                 break
-            machine = make()
-    return b"".join(pieces), whole or size > BODY_BYTES
+            decompressor = make()
+    return b"".join(pieces), complete or size > BODY_BYTES
 
 
-class _Machine:
+class _Decompressor:
     """Adapter that gives any library's decompressor zlib's interface."""
 
-    def __init__(self, machine: Any, step: Callable[[Any], bytes], error: type[Exception]) -> None:
-        self._machine, self._step, self._error = machine, step, error
+    def __init__(
+        self, decompressor: Any, step: Callable[[Any], bytes], error: type[Exception]
+    ) -> None:
+        self._decompressor, self._step, self._error = decompressor, step, error
 
     def decompress(self, data: memoryview) -> bytes:
         try:
@@ -203,42 +208,42 @@ class _Machine:
 
     @property
     def eof(self) -> bool:
-        machine = self._machine
-        return machine.eof if hasattr(machine, "eof") else machine.is_finished()
+        decompressor = self._decompressor
+        return decompressor.eof if hasattr(decompressor, "eof") else decompressor.is_finished()
 
     @property
     def unused_data(self) -> bytes:
-        return getattr(self._machine, "unused_data", b"")
+        return getattr(self._decompressor, "unused_data", b"")
 
 
-def _zlib(wbits: int) -> Callable[[], _Machine]:
-    def make() -> _Machine:
-        machine = zlib.decompressobj(wbits)
-        return _Machine(machine, machine.decompress, zlib.error)
+def _zlib(wbits: int) -> Callable[[], _Decompressor]:
+    def make() -> _Decompressor:
+        decompressor = zlib.decompressobj(wbits)
+        return _Decompressor(decompressor, decompressor.decompress, zlib.error)
 
     return make
 
 
-def _brotli() -> _Machine:
+def _brotli() -> _Decompressor:
     brotli = package("brotli", "HTTP response")
-    machine = brotli.Decompressor()
+    decompressor = brotli.Decompressor()
     # A full buffer means more than BODY_BYTES, after which nothing is decompressed.
-    return _Machine(
-        machine,
-        lambda data: machine.process(data, output_buffer_limit=BODY_BYTES + 1),
+    return _Decompressor(
+        decompressor,
+        lambda data: decompressor.process(data, output_buffer_limit=BODY_BYTES + 1),
         brotli.error,
     )
 
 
-def _zstd() -> _Machine:
+def _zstd() -> _Decompressor:
     zstandard = package("zstandard", "HTTP response")
-    machine = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
-    return _Machine(machine, machine.decompress, zstandard.ZstdError)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES).decompressobj()
+    return _Decompressor(decompressor, decompressor.decompress, zstandard.ZstdError)
 
 
 # (first bytes, decompressor) in order of attempts. Servers confuse the first two names.
 _DEFLATE = ((b"\x1f\x8b", _zlib(31)), (b"", _zlib(15)), (b"", _zlib(-15)))
-_INFLATE: dict[str, tuple[tuple[bytes, Callable[[], _Machine]], ...]] = {
+_INFLATE: dict[str, tuple[tuple[bytes, Callable[[], _Decompressor]], ...]] = {
     "gzip": _DEFLATE,
     "x-gzip": _DEFLATE,
     "deflate": _DEFLATE,

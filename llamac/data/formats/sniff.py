@@ -1,4 +1,4 @@
-"""Tell pages from binary data, after the WHATWG MIME Sniffing Standard."""
+"""Distinguish pages from binary data, following the WHATWG MIME Sniffing Standard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BEGINS = re.compile(
 def is_binary(data: bytes) -> bool:
     """Return whether data is not text in any encoding other than UTF-16.
 
-    More lenient than the standard, where one control character decides: real pages have a few.
+    More lenient than the standard, which tolerates no control characters: real pages have a few.
     """
     head = data[:HEAD_BYTES]
     controls = len(head) - len(head.translate(None, CONTROLS))
@@ -29,7 +29,7 @@ def is_binary(data: bytes) -> bool:
 
 
 def is_markup(data: bytes) -> bool:
-    """Return whether data of undeclared type is HTML: its first tag is an HTML one."""
+    """Return whether data of undeclared type begins with an HTML tag, possibly after comments."""
     head = data[:HEAD_BYTES]
     if head.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):  # UTF-16
         head = head.lstrip(b"\xff\xfe").replace(b"\0", b"")

@@ -1,4 +1,4 @@
-"""Render wiki templates as their readers see them, from the patterns in `wikis.TEMPLATES`."""
+"""Render wiki templates as readers see them, by the patterns in `wikis.TEMPLATES`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ _QUANTITY = re.compile(r"[-+−]?[0-9][0-9.,/+ ]*")
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Arguments of a template. positional: in order. named: the others; `1=…` names a position."""
+    """Arguments of a template.
+
+    positional: unnamed arguments, in order. named: by name; `1=…` sets position 1.
+    """
 
     positional: list[str]
     named: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, key: str) -> str:
-        """Return the argument of that name or number; "" if it is missing."""
+        """Return the argument of a name, or of a position from "1"; "" if it is missing."""
         if key in self.named:
             return self.named[key]
         number = int(key) if _NUMBER.fullmatch(key) else 0
@@ -39,8 +42,8 @@ class Arguments:
 
     def all(self) -> list[str]:
         """Return the non-empty positional arguments."""
-        most = max((int(key) for key in self.named if _NUMBER.fullmatch(key)), default=0)
-        numbers = range(1, max(most, len(self.positional)) + 1)
+        last = max((int(key) for key in self.named if _NUMBER.fullmatch(key)), default=0)
+        numbers = range(1, max(last, len(self.positional)) + 1)
         return [text for number in numbers if (text := self[str(number)])]
 
 
@@ -50,12 +53,12 @@ Rule = Callable[[Arguments], str]
 PARSER_FUNCTIONS = frozenset(("formatnum", "lc", "uc", "lcfirst", "ucfirst"))
 
 
-def rule(name: str, language: str, within: bool) -> Rule | None:
-    """Return the rule that renders the template `name`; None if it shows nothing.
+def rule(name: str, language: str, in_sentence: bool) -> Rule | None:
+    """Return the function that renders the template `name`; None if it shows nothing.
 
-    The name of a parser function ends in a colon and its argument. within: whether the template
-    stands within a sentence; an unknown one then shows its only argument, as most templates there
-    do.
+    name: as in wikitext; that of a parser function is followed by a colon and its argument.
+    language: the wiki's; "" if unknown. in_sentence: whether the template is inside a sentence,
+    where an unknown template shows its only argument, as most templates there do.
     """
     known, title, name = _rules(language), name, name.lower()
     if name in known:
@@ -63,12 +66,14 @@ def rule(name: str, language: str, within: bool) -> Rule | None:
     if name.startswith(("lang-", "ipa-")):
         return known[name[: name.index("-") + 1]]
     if "_" in name:
-        return rule(title.replace("_", " "), language, within)
+        return rule(title.replace("_", " "), language, in_sentence)
     if ":" in name and (function := name.partition(":")[0].rstrip()) in PARSER_FUNCTIONS:
         return known[function]
     if "siècle" in name:  # {{XIXe siècle}}
         return lambda arguments: title
-    return first if within and name else None  # {{#tag:ref|...}} and {{{1}}} have no name
+    return (
+        only_argument if in_sentence and name else None
+    )  # {{#tag:ref|...}} and {{{1}}} have no name
 
 
 @cache
@@ -79,34 +84,33 @@ def _rules(language: str) -> dict[str, Rule | None]:
     """
     languages = ("en", language) if language else (*reversed(TEMPLATES),)
     return {
-        name: _FUNCTIONS.get(pattern) or (_filling(pattern) if pattern else None)
-        for one in languages
-        for pattern, names in TEMPLATES.get(one, ())
+        name: _FUNCTIONS.get(pattern) or (_pattern_rule(pattern) if pattern else None)
+        for code in languages
+        for pattern, names in TEMPLATES.get(code, ())
         for name in names.split(", ")
     }
 
 
-def _filling(pattern: str) -> Rule:
-    def filled(arguments: Arguments) -> str:
+def _pattern_rule(pattern: str) -> Rule:
+    def render(arguments: Arguments) -> str:
         def value(match: re.Match[str]) -> str:
             if match[1] == "*":
                 return (match[2] or "").join(arguments.all())
             return next((text for key in match[1].split("|") if (text := arguments[key])), "")
 
         def option(match: re.Match[str]) -> str:
-            given = all(value(found) for found in _FIELD.finditer(match[1]))
-            return match[1] if given else ""
+            complete = all(value(match_) for match_ in _FIELD.finditer(match[1]))
+            return match[1] if complete else ""
 
         return _FIELD.sub(value, _OPTION.sub(option, pattern))
 
-    return filled
+    return render
 
 
-def first(arguments: Arguments) -> str:
-    """Render an unknown template within a sentence: its only argument.
+def only_argument(arguments: Arguments) -> str:
+    """Render an unknown template inside a sentence as its only argument.
 
-    Empty if there are several, or if the argument is a number, which belongs to something else,
-    or an address.
+    Empty if there are several, or if the argument is a number or an address.
     """
     if len(arguments.positional) != 1 or arguments.named:
         return ""
@@ -116,17 +120,17 @@ def first(arguments: Arguments) -> str:
 
 def _convert(arguments: Arguments) -> str:
     """Render `5|to|10|km|mi` as "5 to 10 km", `6|ft|2|in|m` as "6 ft 2 in" (no conversion)."""
-    given = arguments.all()
-    shown = given[:1]
+    values = arguments.all()
+    rendered = values[:1]
     at = 1
-    while at + 1 < len(given) and given[at] in _RANGES:
-        shown += (_RANGES[given[at]], given[at + 1])
+    while at + 1 < len(values) and values[at] in _RANGES:
+        rendered += (_RANGES[values[at]], values[at + 1])
         at += 2
-    if at < len(given):
-        shown.append(f" {_UNITS.get(given[at], given[at])}")
-        if at + 2 < len(given) and _QUANTITY.fullmatch(given[at + 1]):
-            shown.append(f" {given[at + 1]} {given[at + 2]}")
-    return "".join(shown)
+    if at < len(values):
+        rendered.append(f" {_UNITS.get(values[at], values[at])}")
+        if at + 2 < len(values) and _QUANTITY.fullmatch(values[at + 1]):
+            rendered.append(f" {values[at + 1]} {values[at + 2]}")
+    return "".join(rendered)
 
 
 def _val(arguments: Arguments) -> str:
@@ -154,12 +158,12 @@ def _frac(arguments: Arguments) -> str:
 
 def _date(arguments: Arguments) -> str:
     """Render `1970|5|3|df=y` as "3 May 1970", without df as "May 3, 1970"; join other forms."""
-    given = arguments.all()
-    if given and (found := _ISO.fullmatch(given[0])):
-        given = list(found.groups())
-    if not given or not (given[0].isdecimal() and len(given[0]) == 4):
-        return " ".join(given)
-    year, *rest = given
+    values = arguments.all()
+    if values and (match := _ISO.fullmatch(values[0])):
+        values = list(match.groups())
+    if not values or not (values[0].isdecimal() and len(values[0]) == 4):
+        return " ".join(values)
+    year, *rest = values
     if not rest or not (rest[0].isdecimal() and 1 <= int(rest[0]) <= 12):
         return year
     month = _MONTHS.split("|")[int(rest[0]) - 1]
@@ -181,8 +185,8 @@ def _as_of(arguments: Arguments) -> str:
 def _sounds(arguments: Arguments) -> str:
     """Render `lang|æ|n|_|ˈ|b` as "/æn ˈb/", without the codes before and after the sounds."""
     words = ("lang", "pron", "us", "uk", "also", "local", "ipa", "en-us", "en-uk")
-    shown = "".join(part for part in arguments.all() if part.lower() not in words)
-    return f"/{shown.replace('_', ' ')}/"
+    sounds = "".join(part for part in arguments.all() if part.lower() not in words)
+    return f"/{sounds.replace('_', ' ')}/"
 
 
 def _lines(arguments: Arguments) -> str:

@@ -1,6 +1,6 @@
 """Remove comments from LaTeX source, and R code from Sweave source.
 
-Verbatim text is taken out first and restored last, so that it stays untouched.
+Verbatim passages are replaced by placeholders first and restore last, so that they stay unchanged.
 """
 
 from __future__ import annotations
@@ -45,38 +45,42 @@ _CHUNK = re.compile(
     r"^<<[^\n]*>>=[^\n]*\n(?:(?!@[ \t]*(?:%[^\n]*)?$)[^\n]*\n)*(?:@[^\n]*\n?)?", re.M
 )
 _INLINE = re.compile(r"\\Sexpr\{[^{}\n]{0,500}\}")
-_KEPT = re.compile("\0([0-9]+)\0")
+_PLACEHOLDER = re.compile("\0([0-9]+)\0")
 
 
-def without_chunks(text: str) -> str:
-    """Return a Sweave or knitr document without its R code, inline or in chunks."""
+def remove_r_code(text: str) -> str:
+    """Remove the R code of a Sweave or knitr document, inline and in chunks."""
     return _INLINE.sub("", _CHUNK.sub("", text))
 
 
 @dataclass(slots=True)
 class Verbatim:
-    """Verbatim passages taken out of a text; numbers between NULs mark their places."""
+    """Verbatim passages of a text, replaced in it by placeholders: their index between NULs."""
 
     texts: list[str] = field(default_factory=list)
 
-    def keep(self, text: str) -> str:
+    def store(self, text: str) -> str:
+        """Store a passage and return its placeholder."""
         self.texts.append(text)
         return f"\0{len(self.texts) - 1}\0"
 
     def size(self, text: str) -> int:
-        """Return the length of `restored(text)`; macros may repeat verbatim passages."""
-        return len(text) + sum(len(self.texts[int(found[1])]) for found in _KEPT.finditer(text))
+        """Return the length of `restore(text)`, in which macros may have repeated passages."""
+        return len(text) + sum(
+            len(self.texts[int(match[1])]) for match in _PLACEHOLDER.finditer(text)
+        )
 
-    def restored(self, text: str) -> str:
-        return _KEPT.sub(lambda match: self.texts[int(match[1])], text)
+    def restore(self, text: str) -> str:
+        """Return the text with all placeholders replaced by their passages."""
+        return _PLACEHOLDER.sub(lambda match: self.texts[int(match[1])], text)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    r"""A paper's commands and environments for verbatim text, its own definitions included.
+    r"""Commands and environments for verbatim text in a paper, including its own definitions.
 
-    environments, code, addresses: names. shorts: characters that abbreviate `\verb` with that
-    delimiter.
+    environments: their names. code: commands such as `\verb`. addresses: commands such as `\url`.
+    shorts: characters that delimit verbatim text without a command.
     """
 
     environments: frozenset[str] = VERBATIM
@@ -86,14 +90,14 @@ class Dialect:
 
 
 def dialect(texts: Iterable[str]) -> Dialect:
-    """Collect the verbatim commands that a paper's files define."""
+    """Return the standard verbatim commands and those that a paper's files define."""
     environments, code, addresses = set[str](VERBATIM), set[str](CODE), set[str](ADDRESSES)
     shorts: set[str] = set()
     for text in texts:
-        for found in _DEFINED.finditer(text):
-            kind, name = found.lastgroup, found[found.lastgroup or 0]
+        for match in _DEFINED.finditer(text):
+            kind, name = match.lastgroup, match[match.lastgroup or 0]
             if kind == "original":
-                (code if name in CODE else addresses).add(found["alias"])
+                (code if name in CODE else addresses).add(match["alias"])
             elif kind == "language":
                 environments.add(f"{name}code")
             else:
@@ -114,10 +118,10 @@ def _marks(dialect: Dialect) -> re.Pattern[str]:
     )
 
 
-def without_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()) -> str:
-    """Return the text without its comments.
+def remove_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()) -> str:
+    """Return the text without its comments, and with verbatim passages moved to `verbatim`.
 
-    An escaped per cent sign stays, as does one in code or an address. As in TeX, a comment includes
+    Escaped per cent signs stay, as do those in code and addresses. As in TeX, a comment includes
     its line end, unless that ends a paragraph.
     """
     pieces: list[str] = []
@@ -136,19 +140,19 @@ def without_comments(text: str, verbatim: Verbatim, dialect: Dialect = Dialect()
                 continue
             at = end + len(close)
             if name not in DROPPED:
-                pieces.append(verbatim.keep(text[match.start() : at]))
+                pieces.append(verbatim.store(text[match.start() : at]))
         elif match["command"] or match["short"]:
             address = match["command"] in dialect.addresses
             end = _end(text, at - bool(match["short"]), match["command"] or "", address)
-            found = text[match.start() : end]
+            passage = text[match.start() : end]
             if address:
-                found = _CONTINUED.sub("", found)
-            if not end or (found[-1] == "}" and _PARAMETER.search(found)):  # within a macro
+                passage = _CONTINUED.sub("", passage)
+            if not end or (passage[-1] == "}" and _PARAMETER.search(passage)):  # within a macro
                 pieces.append(match[0])
                 continue
             at = end
-            bare = address and "%" not in found.replace(r"\%", "")
-            pieces.append(found if bare else verbatim.keep(found))
+            is_plain = address and "%" not in passage.replace(r"\%", "")
+            pieces.append(passage if is_plain else verbatim.store(passage))
         elif match["comment"] is None:
             pieces.append(match[0])
         elif not (before := pieces[-1].rpartition("\n"))[2].strip() and (

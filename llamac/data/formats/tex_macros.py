@@ -34,9 +34,9 @@ _SECTIONS = frozenset(
 
 
 def expand_macros(text: str) -> str:
-    """Return the text with its own macros expanded and their definitions removed.
+    """Expand the macros that a text defines, and remove their definitions.
 
-    Definitions that cannot be parsed, and expansions without end, stay as they are.
+    Definitions that cannot be parsed, and macros nested deeper than DEPTH, stay unchanged.
     """
     expander = _Expander(GROWTH * len(text) + SLACK)
     return expander.expand(text, frozenset())
@@ -45,7 +45,7 @@ def expand_macros(text: str) -> str:
 class _Expander:
     def __init__(self, budget: int) -> None:
         self.macros: dict[str, _Macro] = {}
-        self.budget = budget  # budget: characters that may still be scanned or inserted
+        self.budget = budget  # characters that may still be scanned or inserted
 
     def expand(self, text: str, active: frozenset[str]) -> str:
         pieces: list[str] = []
@@ -53,13 +53,13 @@ class _Expander:
         while self.budget > 0 and (match := _CONTROL.search(text, at)):
             at = match.end()
             name = match[1] or match[0][1]
-            found = self.definition(name, text, at) if match[1] else None
-            if found is None and name in self.macros and name not in active:
+            replacement = self.definition(name, text, at) if match[1] else None
+            if replacement is None and name in self.macros and name not in active:
                 starred = match[0].endswith("*") and match[1]
-                found = self.use(name, text, at - bool(starred), active)
-            if found is not None:
-                pieces += (text[done : match.start()], found[0])
-                at = done = found[1]
+                replacement = self.use(name, text, at - bool(starred), active)
+            if replacement is not None:
+                pieces += (text[done : match.start()], replacement[0])
+                at = done = replacement[1]
         pieces.append(text[done:])
         return "".join(pieces)
 
@@ -67,19 +67,19 @@ class _Expander:
         """Record a definition and return ("", its end); None if there is none at `at`."""
         if name not in _DEFINES and name not in ("def", "urldef", _OPERATOR):
             return None
-        if not (named := _NAME.match(text, at)):
+        if not (name_match := _NAME.match(text, at)):
             return None
-        macro, at, count, default = named[1] or named[2], named.end(), 0, None
+        macro, at, count, default = name_match[1] or name_match[2], name_match.end(), 0, None
         if name == "urldef":
             return self.address(macro, text, at)
         if name == "def":
             if not (parameters := _PARAMETERS.match(text, at)):
                 return None
             at, count = parameters.end(), parameters[1].count("#")
-        elif name != _OPERATOR and (found := _COUNT.match(text, at)):
-            at, count = found.end(), int(found[1])
-            if found := _DEFAULT.match(text, at):
-                at, default = found.end(), found[1]
+        elif name != _OPERATOR and (match := _COUNT.match(text, at)):
+            at, count = match.end(), int(match[1])
+            if match := _DEFAULT.match(text, at):
+                at, default = match.end(), match[1]
         if (body := self.argument(text, at)) is None:
             return None
         content, end = body
@@ -93,32 +93,32 @@ class _Expander:
 
     def address(self, macro: str, text: str, at: int) -> tuple[str, int] | None:
         r"""Record `\urldef\name\url{...}`, whose address may have been taken out as verbatim."""
-        if not (found := _ADDRESS.match(text, at)):
+        if not (match := _ADDRESS.match(text, at)):
             return None
-        self.macros[macro] = _Macro(0, None, found[1])
-        return "", found.end()
+        self.macros[macro] = _Macro(0, None, match[1])
+        return "", match.end()
 
     def use(self, name: str, text: str, at: int, active: frozenset[str]) -> tuple[str, int] | None:
         """Return (the expansion of a macro with its arguments, their end), or None."""
         macro = self.macros[name]
         arguments: list[str] = []
         if macro.default is not None:
-            found = _DEFAULT.match(text, at)
-            arguments.append(found[1] if found else macro.default)
-            at = found.end() if found else at
+            match = _DEFAULT.match(text, at)
+            arguments.append(match[1] if match else macro.default)
+            at = match.end() if match else at
         while len(arguments) < macro.arguments:
             if (argument := self.argument(text, at)) is None:
                 return None
             arguments.append(argument[0])
             at = argument[1]
 
-        def filled(match: re.Match[str]) -> str:
+        def substitute(match: re.Match[str]) -> str:
             number = int(match[2])
             argument = arguments[number - 1] if number <= len(arguments) else ""
             gap = " " if match[1] and argument[:1].isalpha() else ""
             return f"{match[1] or ''}{gap}{argument}"
 
-        content = _PARAMETER.sub(filled, macro.body)
+        content = _PARAMETER.sub(substitute, macro.body)
         self.budget -= len(content)
         if self.budget <= 0:
             return None

@@ -16,10 +16,10 @@ HEADER_BYTES = 1 << 20  # longest name or extended header of a tar member
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file with its content.
+    """A file of a tree or archive, with its content.
 
-    name: path in the tree, with slashes. file, line: where it is stored; in an archive, line is the
-    number of the member.
+    name: path in the tree, with slashes. file: path on disk, of the archive if it is in one.
+    line: number of the archive's member, from 1.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Entry:
     line: int = 1
 
 
-Wanted = Callable[[str], bool]
+NameFilter = Callable[[str], bool]
 
 
 def files(path: str) -> Iterator[str]:
@@ -45,10 +45,11 @@ def files(path: str) -> Iterator[str]:
 
 
 def is_tar(path: str) -> bool:
+    """Return whether a file is a tar archive by its name, possibly compressed."""
     return stem(path).endswith((".tar", ".tgz"))
 
 
-def entries(path: str, skipped: Skipped, select: Wanted = lambda name: True) -> Iterator[Entry]:
+def entries(path: str, skipped: Skipped, select: NameFilter = lambda name: True) -> Iterator[Entry]:
     """Yield a single file, or the files of a tree or archive whose names satisfy `select`.
 
     Files over `ENTRY_BYTES` are counted in `skipped`.
@@ -65,7 +66,7 @@ def entries(path: str, skipped: Skipped, select: Wanted = lambda name: True) -> 
 
 
 def contents(path: str, skipped: Skipped) -> bytes | None:
-    """Return a file's decompressed bytes; if it is empty or too long, count it and return None."""
+    """Return a file's decompressed bytes; None if it is empty or too long."""
     pieces, size = [], 0
     for chunk in decompressed(path, skipped):
         size += len(chunk)
@@ -95,8 +96,11 @@ _HEADERS = (
 )
 
 
-def members(path: str, skipped: Skipped, select: Wanted) -> Iterator[Entry]:
-    """Yield the wanted members of a tar archive, reading it as a stream without unpacking."""
+def members(path: str, skipped: Skipped, select: NameFilter) -> Iterator[Entry]:
+    """Yield the members of a tar archive whose names satisfy `select`, without unpacking it.
+
+    Members that cannot be read, and a damaged archive, are counted in `skipped`.
+    """
     number = 0
     try:
         with (

@@ -21,9 +21,10 @@ _VERSION = re.compile(rb"WARC/\d+\.\d+[ \t]*\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class WarcRecord:
-    """A record of an archive.
+    """A record of a web archive.
 
-    number: from 1. kind: `WARC-Type`. content_type: as declared. body: the block as stored.
+    number: position in the file, from 1. kind: `WARC-Type` in lower case. content_type: as
+    declared by the record. body: the record's block, not decoded.
     """
 
     number: int
@@ -46,9 +47,10 @@ class _Head:
 def warc_records(
     file: IO[bytes], path: str, types: frozenset[str], skipped: Skipped
 ) -> Iterator[WarcRecord]:
-    """Yield the records of the given `WARC-Type`s.
+    """Yield the records of a WARC file, decompressed, whose type is in `types`.
 
-    After a damaged record, reading continues at the next line that begins a record.
+    types: `WARC-Type` values in lower case. Damaged and too long records are counted in `skipped`;
+    after a damaged one, reading continues at the next line that begins a record.
     """
 
     def head(line: bytes) -> _Head | None:
@@ -68,7 +70,8 @@ def arc_records(
 ) -> Iterator[WarcRecord]:
     """Yield the records of an ARC file, version 1 or 2, as `warc_records` does.
 
-    HTTP responses have type `response`, notes of the crawler `metadata`, others `resource`.
+    Types follow from the URL: HTTP responses are `response`, the crawler's own records `metadata`,
+    others `resource`.
     """
     return _records(file, path, "ARC", _arc_head, _arc_head, types, skipped)
 
@@ -111,20 +114,20 @@ def _records(
                 skipped.add(f"broken {name} record", where)
                 lost = True
             continue
-        found = head(line)
-        number, lost = number + 1, found is None
-        if found is None:
+        header = head(line)
+        number, lost = number + 1, header is None
+        if header is None:
             skipped.add(f"broken {name} record", where)
-        elif found.kind in types and found.size <= RECORD_BYTES:
-            body = file.read(found.size)
-            if len(body) < found.size:
+        elif header.kind in types and header.size <= RECORD_BYTES:
+            body = file.read(header.size)
+            if len(body) < header.size:
                 skipped.add(f"truncated {name} record", where)
                 return
-            yield WarcRecord(number, found.kind, found.url, found.content_type, body)
+            yield WarcRecord(number, header.kind, header.url, header.content_type, body)
         else:
-            if found.kind in types:
+            if header.kind in types:
                 skipped.add("page too long", where)
-            if not _skip(file, found.size):
+            if not _skip(file, header.size):
                 skipped.add(f"truncated {name} record", where)
                 return
 

@@ -1,4 +1,4 @@
-"""Clean up the lines of a page after its markup: headings, lists, remains of templates."""
+"""Clean up the lines of a page whose brackets are resolved: headings, lists, empty remains."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _CHOICE = re.compile(r"[ \t\n]*+([a-z]{2,3}(?:-[a-z]{2,5})?)[ \t]*+:(?!//)(.*)",
 
 
 def tidy(text: str) -> str:
-    """Return the text without its last markup.
+    """Remove the line-based markup of wikitext: quotes, magic words, entities, list markers.
 
-    A heading stays only where text follows it; one blank line separates paragraphs.
+    Headings without text below them are dropped; one blank line separates paragraphs.
     """
     text = _QUOTES.sub("", text)
     if "-{" in text:
@@ -39,14 +39,14 @@ def tidy(text: str) -> str:
 
 
 def _variant(match: re.Match[str]) -> str:
-    """Return what `-{flags|content}-` shows; of `-{zh-hans:one;zh-hant:other}-`, one variant."""
+    """Return the text that `-{flags|content}-` shows, one of several script variants."""
     flags, bar, content = match[1].rpartition("|")
     if bar and set("HT-DN") & {flag.strip() for flag in flags.split(";")}:
         return ""
     choices: dict[str, str] = {}
     for piece in content.split(";"):
-        if found := _CHOICE.fullmatch(piece):
-            choices.setdefault(found[1], found[2].strip())
+        if match_ := _CHOICE.fullmatch(piece):
+            choices.setdefault(match_[1], match_[2].strip())
     if not choices or "R" in flags:
         return content
     chosen = next((name for name in _VARIANTS if name in choices), "")
@@ -64,7 +64,7 @@ def _lines(text: str) -> Iterator[str]:
     gap = False
     for raw in text.split("\n"):
         literal = raw.startswith(LITERAL)
-        line = (raw.rstrip() if literal else _tidied(raw)).translate(_SIGNS)
+        line = (raw.rstrip() if literal else _clean_line(raw)).translate(_SIGNS)
         if not line:
             gap = True
         elif not literal and (level := _level(line)):
@@ -91,7 +91,7 @@ def _level(line: str) -> int:
     return level if 2 * level < len(line) else 0
 
 
-def _tidied(line: str) -> str:
+def _clean_line(line: str) -> str:
     """Return a line without list markers and the remains of removed templates."""
     line = _SPACES.sub(" ", line).strip()
     if marker := _LIST.match(line):

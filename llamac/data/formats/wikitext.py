@@ -1,7 +1,7 @@
 """Convert wikitext to plain text, in one pass over its brackets and in linear time.
 
-Comments, templates, tables, references, files and categories are removed, except for what readers
-see of templates within a sentence; links become their labels; headings, paragraphs and list items
+Comments, tables, references, files and categories are removed, and templates except for the text
+that they show inside sentences; links become their labels; headings, paragraphs and list items
 stay. mwparserfromhell parses the language more fully, but at a twentieth of the speed, and needs
 minutes for a few thousand unclosed `<ref>`.
 """
@@ -72,10 +72,10 @@ class _OpenBracket:
 
 
 def plain(text: str, dropped: frozenset[str], language: str = "") -> str:
-    """Return the plain text of a page; blank lines separate paragraphs.
+    """Convert a page's wikitext to plain text; blank lines separate paragraphs.
 
-    dropped: lower-case names of the namespaces whose links show no text: files, categories.
-    language: the wiki's, which decides what templates mean; "" if unknown.
+    dropped: lower-case names of the namespaces whose links are removed: files, categories.
+    language: code of the wiki's language, for its templates; "" if unknown.
     """
     return tidy(_WikitextScanner(text, dropped, language).scan())
 
@@ -172,8 +172,8 @@ class _WikitextScanner:
                 return self.next("-->", end)[1]
             return self.tag(token, end)
         elif token == "\n":
-            if (again := self.end_section(start)) != start:
-                return again
+            if (restart := self.end_section(start)) != start:
+                return restart
             self.write(token)
         elif start in self.unclosed:
             if token.endswith("{|"):
@@ -208,16 +208,16 @@ class _WikitextScanner:
         If there is none, that is (end of the text, `at`). Each position is searched once and
         cached.
         """
-        found = self.ahead.get(mark)
-        if found is None or found[0] < at:
+        span = self.ahead.get(mark)
+        if span is None or span[0] < at:
             if mark.isalpha():
                 match = (_REF if mark == "REF" else _closing(mark)).search(self.text, at)
-                found = match.span() if match else (len(self.text), 0)
+                span = match.span() if match else (len(self.text), 0)
             else:
                 start = self.text.find(mark, at)
-                found = (start, start + len(mark)) if start >= 0 else (len(self.text), 0)
-            self.ahead[mark] = found
-        return found if found[1] else (found[0], at)
+                span = (start, start + len(mark)) if start >= 0 else (len(self.text), 0)
+            self.ahead[mark] = span
+        return span if span[1] else (span[0], at)
 
     def tag(self, token: str, end: int) -> int:
         match = _TAG.match(token)
@@ -276,7 +276,7 @@ class _WikitextScanner:
         return _LANGUAGE.fullmatch(name) is not None and name not in SITES
 
     def rule(self, start: int, end: int) -> Rule | None:
-        """Return the rule of the template that is opened at `start`."""
+        """Return the rule of the template that opens at `start`; its name begins at `end`."""
         name = _NAME.match(self.text, end)
         before = self.text[start - 1]
         within = before in _GAPS

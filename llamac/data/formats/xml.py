@@ -1,7 +1,7 @@
-"""Cut the records out of XML dumps and parse each on its own.
+"""Find the records of XML dumps by their tags, and parse each separately.
 
-Only records reach the parser. A damaged record therefore affects no other, memory is bounded by
-the largest record allowed, and document types with their entities are never read.
+Only records reach the parser. A damaged record therefore affects no other one, memory is bounded by
+the largest allowed record, and document types with their entities are never parsed.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def records(
     start: bytes,
     end: bytes,
     skipped: Skipped,
-    thinned: Callable[[bytes], bytes] | None = None,
+    trim: Callable[[bytes], bytes] | None = None,
 ) -> Iterator[tuple[int, ElementTree.Element]]:
-    """Yield (line, element) for each record between `start` and `end`, both included.
+    """Yield (line number, parsed element) for each record of an XML file.
 
-    Neither can occur elsewhere in XML text: `start` begins with `<`, and so does `end`, unless a
-    record is a single tag.
-
-    thinned: removes unwanted parts from a record or from its beginning, so that the size limit
-    applies to the rest.
+    start, end: bytes that a record begins and ends with. Neither may occur elsewhere in XML text:
+    `start` begins with `<`, and so does `end`, unless a record is a single tag.
+    trim: function that removes unneeded parts from a record, or from its beginning, so that the
+    limit `RECORD_BYTES` applies to the rest; None keeps records unchanged.
+    Damaged and too long records are counted in `skipped`.
     """
     found = False
-    for line, data in _frames(path, start, end, skipped, thinned):
+    for line, data in _frames(path, start, end, skipped, trim):
         found = True
         try:
             data.decode()
-            element, odd = _parsed(data)
-            if odd:
+            element, had_illegal = _parse(data)
+            if had_illegal:
                 skipped.add("illegal characters", f"{path}:{line}")
             yield line, element
         except UnicodeDecodeError:
@@ -55,7 +55,7 @@ def records(
         skipped.add("no records in file", path)
 
 
-def _parsed(data: bytes) -> tuple[ElementTree.Element, bool]:
+def _parse(data: bytes) -> tuple[ElementTree.Element, bool]:
     """Parse a record; return it, and whether characters that XML forbids were left out of it.
 
     Raises ElementTree.ParseError.
@@ -83,67 +83,65 @@ def _frames(
     start: bytes,
     end: bytes,
     skipped: Skipped,
-    thinned: Callable[[bytes], bytes] | None,
+    trim: Callable[[bytes], bytes] | None,
 ) -> Iterator[tuple[int, bytes]]:
     buffer, line = b"", 1
-    in_record, looked = (
-        False,
-        0,
-    )  # within a record; length of the buffer that was searched for its end
-    taken = 0  # line ends removed from the record by `thinned`
+    in_record, searched = False, 0  # searched: length of the buffer without the record's end
+    trimmed_lines = 0  # line ends removed from the record by `trim`
     quoted, quotes = 0, 0  # quotes in the record so far, if `end` ends a tag
     for piece in utf8_pieces(path, skipped):
         buffer += piece
-        at, ended = 0, -1  # ended: where the next end is, or that of the buffer, once looked for
+        at, record_end = 0, -1  # record_end: position of the next end, or the buffer's length
         while True:
             if not in_record:
-                found = buffer.find(start, at)
-                stop = found if found >= 0 else max(at, len(buffer) - len(start) + 1)
+                match_at = buffer.find(start, at)
+                stop = match_at if match_at >= 0 else max(at, len(buffer) - len(start) + 1)
                 line += buffer.count(b"\n", at, stop)
                 at = stop
-                if found < 0:
+                if match_at < 0:
                     break
-                in_record, looked = True, at + len(start)
+                in_record, searched = True, at + len(start)
                 quoted, quotes = at, 0
-            if ended < looked:
-                ended = buffer.find(end, looked)
-                ended = ended if ended >= 0 else len(buffer)
-            found = ended if ended < len(buffer) else -1
-            next_start = buffer.find(start, looked, ended)
-            if found >= 0 > next_start and not end.startswith(b"<"):
-                quotes += buffer.count(b'"', quoted, found)
-                quoted = found
+            if record_end < searched:
+                record_end = buffer.find(end, searched)
+                record_end = record_end if record_end >= 0 else len(buffer)
+            match_at = record_end if record_end < len(buffer) else -1
+            next_start = buffer.find(start, searched, record_end)
+            if match_at >= 0 > next_start and not end.startswith(b"<"):
+                quotes += buffer.count(b'"', quoted, match_at)
+                quoted = match_at
                 if quotes % 2:  # inside an attribute
-                    looked = found + len(end)
+                    searched = match_at + len(end)
                     continue
-            stop = found + len(end) if found >= 0 else len(buffer)
+            stop = match_at + len(end) if match_at >= 0 else len(buffer)
             if next_start >= 0:
                 skipped.add("broken XML", f"{path}:{line}")
                 stop = next_start
             else:
                 record = buffer[at:stop]
-                if thinned and len(less := thinned(record)) < len(record):
-                    record = less
+                if trim and len(trimmed := trim(record)) < len(record):
+                    record = trimmed
                 if len(record) > RECORD_BYTES:
                     skipped.add("record too long", f"{path}:{line}")
-                elif found >= 0:
+                elif match_at >= 0:
                     yield line, record
                 else:
-                    taken += buffer.count(b"\n", at) - record.count(b"\n")
+                    trimmed_lines += buffer.count(b"\n", at) - record.count(b"\n")
                     buffer, at = record, 0
-                    looked = max(len(start), len(buffer) - max(len(start), len(end)) + 1)
+                    searched = max(len(start), len(buffer) - max(len(start), len(end)) + 1)
                     break
-            line += buffer.count(b"\n", at, stop) + taken
-            at, in_record, taken = stop, False, 0
-        buffer, looked, quoted = buffer[at:], looked - at, quoted - at
+            line += buffer.count(b"\n", at, stop) + trimmed_lines
+            at, in_record, trimmed_lines = stop, False, 0
+        buffer, searched, quoted = buffer[at:], searched - at, quoted - at
     if in_record:
         skipped.add("truncated XML", f"{path}:{line}")
 
 
 def utf8_pieces(path: str, skipped: Skipped) -> Iterator[bytes]:
-    """Yield a file's bytes as UTF-8, decoded as its byte order mark or declaration says.
+    """Yield a file's bytes converted to UTF-8 from the encoding that it declares.
 
-    What is invalid in that encoding becomes invalid UTF-8.
+    The encoding is that of the byte order mark or XML declaration. Bytes that are invalid in it
+    become invalid UTF-8.
     """
     with stream(path, skipped) as file:
         piece = file.read(CHUNK_BYTES)

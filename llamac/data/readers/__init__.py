@@ -30,10 +30,10 @@ from llamac.spec.data import CONVERSATIONS, PYTHON, Source
 sys.modules[f"{__name__}.wikitext"] = wikitext
 
 Reader = Callable[[str, Source, Skipped], Iterator[Document]]
-"""Called with (path, source, skipped); the path is a directory for kinds that read trees."""
+"""Function of (path, source, skipped) that yields documents; reads a directory for some kinds."""
 
 KINDS = tuple(k for k in get_args(Source.model_fields["kind"].annotation) if k not in PYTHON)
-"""The kinds of source that read files."""
+"""Kinds of source that read files."""
 
 # Page range in the name of a part of a Wikipedia dump.
 _PAGES = re.compile(r"(?<=\.xml)-p\d+p\d+(?:-[\w-]*)?$")
@@ -46,16 +46,16 @@ def reader_for(kind: str) -> Reader:
     """
     if kind not in KINDS:
         raise SourceError(f"no reader for kind {kind!r}; known kinds: {', '.join(KINDS)}")
-    own: Reader = importlib.import_module(f"llamac.data.readers.{kind}").read
+    kind_reader: Reader = importlib.import_module(f"llamac.data.readers.{kind}").read
 
     def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
         as_text = files.has_records(path) and kind not in CONVERSATIONS
-        return (files.read if as_text else own)(path, source, skipped)
+        return (files.read if as_text else kind_reader)(path, source, skipped)
 
     return read
 
 
-def named_inputs(source: Source) -> list[str]:
+def input_paths(source: Source) -> list[str]:
     """Return the files and directories that a source is read from, in order.
 
     Raises InputError if a path matches nothing, or a file whose name the reader does not know.
@@ -70,12 +70,12 @@ def named_inputs(source: Source) -> list[str]:
     return paths
 
 
-def checked_inputs(source: Source) -> list[str]:
-    """Return `named_inputs`, after checking for the needed fields at the beginning of a few files.
+def validated_inputs(source: Source) -> list[str]:
+    """Return `input_paths`, after checking the first records of a few files for the needed fields.
 
-    Raises InputError with the source's name; SourceError if a package is missing.
+    Raises InputError with the source's name, or SourceError if a package is missing.
     """
     with add_source_name(source.name):
-        paths = named_inputs(source)
+        paths = input_paths(source)
         check_inputs(source.kind, filter(files.has_records, paths), source.text_field)
     return paths

@@ -20,7 +20,7 @@ from itertools import islice
 from llamac.data.document import Document
 from llamac.data.formats.decoding import decode_text
 from llamac.data.formats.sniff import CONTROLS
-from llamac.data.formats.tex import Verbatim, dialect, without_chunks, without_comments
+from llamac.data.formats.tex import Verbatim, dialect, remove_comments, remove_r_code
 from llamac.data.formats.tex_macros import expand_macros
 from llamac.data.formats.trees import ENTRY_BYTES, Entry, entries, is_tar
 from llamac.runtime.data.sources.decompress import stem
@@ -76,27 +76,29 @@ _OTHERS = (b"%!PS", b"%PDF", b"<", b"\x89PNG", b"PK")  # other formats in which 
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield one document per paper: per file, per archive, or for all files of a directory."""
+    """Yield one document per paper; a directory, or a tar of loose TeX files, is one paper."""
     for paper, file, line in _papers(path, skipped):
         where = f"{file}:{line}"
         texts = _texts(paper, where, skipped)
         if not texts:
             continue
-        verbatim, wording = Verbatim(), dialect(texts.values())
-        texts = {name: without_comments(text, verbatim, wording) for name, text in texts.items()}
-        main, whole = join_files(texts)
-        text = body(expand_macros(whole)) if whole is not None else ""
-        if whole is None or verbatim.size(text) > PAPER_CHARS:
+        verbatim, verbatim_commands = Verbatim(), dialect(texts.values())
+        texts = {
+            name: remove_comments(text, verbatim, verbatim_commands) for name, text in texts.items()
+        }
+        main, joined = join_inputs(texts)
+        text = paper_body(expand_macros(joined)) if joined is not None else ""
+        if joined is None or verbatim.size(text) > PAPER_CHARS:
             skipped.add("paper too long", where)
             continue
-        title = _title(whole)
-        text = verbatim.restored(text)
+        title = _title(joined)
+        text = verbatim.restore(text)
         text = "\n".join(line.rstrip() for line in text.split("\n"))
         text = re.sub(r"\n{3,}", "\n\n", text).strip("\n")
         if accepted(text, where, skipped):
             meta = {"path": main}
             if title:
-                meta["title"] = verbatim.restored(title)
+                meta["title"] = verbatim.restore(title)
             yield Document(f"{text}\n", file, line, meta)
 
 
@@ -104,19 +106,19 @@ def _title(text: str) -> str:
     """Return the first non-empty title."""
     for start in islice(_TITLE.finditer(text), 10):
         depth = 1
-        for found in _BRACES.finditer(text, start.end(), start.end() + TITLE_CHARS):
-            depth += {"{": 1, "}": -1}.get(found[0], 0)
+        for brace in _BRACES.finditer(text, start.end(), start.end() + TITLE_CHARS):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                if title := text[start.end() : found.start()].replace("\\\\", " ").split():
+                if title := text[start.end() : brace.start()].replace("\\\\", " ").split():
                     return " ".join(title)
                 break
     return ""
 
 
-def body(text: str) -> str:
-    r"""Return the text from the first section to the end of the document, without its bibliography.
+def paper_body(text: str) -> str:
+    r"""Return the text from the first section to the end of the document, without bibliography.
 
-    A text without sections is kept from its \begin{document}, or whole.
+    A text without sections is kept from its \begin{document}, or from its beginning.
     """
     if begin := _BEGIN.search(text):
         text = text[begin.end() :]
@@ -154,23 +156,23 @@ def _papers(path: str, skipped: Skipped) -> Iterator[tuple[list[Entry], str, int
         return
     if not is_tar(path):
         for entry in entries(path, skipped):
-            yield _unpacked(entry, skipped), path, 1
+            yield _unpack(entry, skipped), path, 1
         return
     loose_files: list[Entry] = []
-    found, before = False, skipped.counts.total()
+    has_papers, before = False, skipped.counts.total()
     for entry in entries(path, skipped, _is_paper):
-        found = True
+        has_papers = True
         if entry.name.endswith(".gz"):
-            yield _unpacked(entry, skipped), path, entry.line
+            yield _unpack(entry, skipped), path, entry.line
         else:
             loose_files.append(entry)
     if loose_files:
         yield loose_files, path, loose_files[0].line
-    elif not found and skipped.counts.total() == before:
+    elif not has_papers and skipped.counts.total() == before:
         skipped.add("no TeX in archive", path)
 
 
-def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
+def _unpack(entry: Entry, skipped: Skipped) -> list[Entry]:
     """Decompress a file of an archive; return the TeX files in it."""
     data, where = entry.data, f"{entry.file}:{entry.line}"
     if data.startswith(b"\x1f\x8b"):
@@ -188,21 +190,21 @@ def _unpacked(entry: Entry, skipped: Skipped) -> list[Entry]:
             skipped.add("not TeX", where)
             return []
         return [Entry(entry.name, data, entry.file, entry.line)]
-    found = []
+    files = []
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
                 if member.isreg() and not member.issparse() and _is_source(member.name):
                     content = archive.extractfile(member)
                     name = member.name.removeprefix("./")
-                    found.append(
+                    files.append(
                         Entry(name, content.read() if content else b"", entry.file, entry.line)
                     )
     except (tarfile.TarError, EOFError, ValueError, OverflowError):
         skipped.add("broken tar", where)
-    if not found:
+    if not files:
         skipped.add("no TeX in archive", where)
-    return found
+    return files
 
 
 def _is_tar(data: bytes) -> bool:
@@ -217,7 +219,7 @@ def _is_tar(data: bytes) -> bool:
 def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
     """Return the decoded text of each file of a paper, by name; skip files that are not text."""
     texts: dict[str, str] = {}
-    whole: list[str] | None = None  # encodings that any file declares, computed if needed
+    paper_encodings: list[str] | None = None  # encodings that any file declares, computed if needed
     for entry in paper:
         data = entry.data
         if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -225,9 +227,11 @@ def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
         try:
             text: str | None = data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            if whole is None:
-                whole = [name for other in paper for name in _declared(other.data)]
-            text = _decoded(data, _declared(data) or whole)
+            if paper_encodings is None:
+                paper_encodings = [
+                    name for other in paper for name in _declared_encodings(other.data)
+                ]
+            text = _decode(data, _declared_encodings(data) or paper_encodings)
         if text is None:
             skipped.add("unknown encoding", f"{where} {entry.name}")
         elif "\0" in text:
@@ -235,22 +239,22 @@ def _texts(paper: list[Entry], where: str, skipped: Skipped) -> dict[str, str]:
         else:
             text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n")
             sweave = stem(entry.name).endswith(SWEAVE)
-            texts[entry.name] = without_chunks(text) if sweave else text
+            texts[entry.name] = remove_r_code(text) if sweave else text
     return texts
 
 
-def _declared(data: bytes) -> list[str]:
+def _declared_encodings(data: bytes) -> list[str]:
     """Return the encodings that a file declares, most likely first (the last option)."""
     names: list[bytes] = []
     if b"inputen" in data or b"codepage" in data:
-        for found in _DECLARED.finditer(data):
-            names += reversed(re.sub(rb"%[^\n]*", b"", found[1]).split(b","))
+        for match in _DECLARED.finditer(data):
+            names += reversed(re.sub(rb"%[^\n]*", b"", match[1]).split(b","))
     names += _CJK.findall(data)
-    names += (found[1] for found in islice(_EDITED.finditer(data[:4096]), 1))
+    names += (match[1] for match in islice(_EDITED.finditer(data[:4096]), 1))
     return [name.decode("ascii", "replace").strip() for name in names]
 
 
-def _decoded(data: bytes, names: list[str]) -> str | None:
+def _decode(data: bytes, names: list[str]) -> str | None:
     """Decode a file that is not UTF-8, following its own switches of encoding.
 
     names: encodings that the file or its paper declares.
@@ -270,33 +274,33 @@ def _decoded(data: bytes, names: list[str]) -> str | None:
 # --- Files within files ------------------------------------------------------------------------
 
 
-def join_files(texts: dict[str, str]) -> tuple[str, str | None]:
+def join_inputs(texts: dict[str, str]) -> tuple[str, str | None]:
     """Return (name of the main file, its text with all inputs included).
 
-    The text is None if it is too long. Without a main file, all files that no other file inputs are
-    joined, in the order of their names.
+    texts: text of each file, by name. The result is None if it is too long. Without a main file,
+    all files that no other file includes are joined, in the order of their names.
     """
-    join = _Join(texts)
-    inputs = {join.found(call, "", name)[0] for name in texts for call in join.calls[name]}
+    join = _InputJoiner(texts)
+    inputs = {join.resolve(call, "", name)[0] for name in texts for call in join.calls[name]}
     roots = [name for name in sorted(texts) if name not in inputs] or sorted(texts)
     mains = [name for name in sorted(texts) if _CLASS.search(texts[name])]
     mains = [name for name in mains if name in roots] or mains
     if mains:
         roots = [max(mains, key=join.size)]
-    pieces = [join.whole(name, posixpath.dirname(name), ()) for name in roots]
-    return roots[0], "\n\n".join(pieces) if join.left > 0 else None
+    pieces = [join.expand(name, posixpath.dirname(name), ()) for name in roots]
+    return roots[0], "\n\n".join(pieces) if join.budget > 0 else None
 
 
-class _Join:
+class _InputJoiner:
     r"""Replaces \input commands by the files they name, within a bound on the total work."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = {name: _ENDINPUT.split(text, 1)[0] for name, text in texts.items()}
         self.calls = {name: list(_INPUT.finditer(text)) for name, text in self.texts.items()}
-        self.left = PAPER_CHARS  # characters, plus a cost for each call
+        self.budget = PAPER_CHARS  # characters, plus a cost for each call
         self.sizes: dict[str, int] = {}
 
-    def found(self, call: re.Match[str], base: str, by: str) -> tuple[str, str]:
+    def resolve(self, call: re.Match[str], base: str, by: str) -> tuple[str, str]:
         r"""Resolve an \input: return (file or "", folder for the inputs of that file)."""
         target = call["file"] or call["braced"] or call["bare"]
         target = posixpath.join((call["folder"] or "").strip(), target.strip().strip('"'))
@@ -309,15 +313,15 @@ class _Join:
         return "", base
 
     def size(self, name: str, depth: int = 0) -> int:
-        """Estimate the length of `whole`; files that input each other count once."""
+        """Estimate the length of `expand`; files that input each other count once."""
         if name not in self.sizes:
             self.sizes[name] = 0
-            inner = (self.found(call, "", name)[0] for call in self.calls[name])
-            deeper = sum(self.size(one, depth + 1) for one in inner if one and depth < DEPTH)
+            inner = (self.resolve(call, "", name)[0] for call in self.calls[name])
+            deeper = sum(self.size(file, depth + 1) for file in inner if file and depth < DEPTH)
             self.sizes[name] = min(PAPER_CHARS, len(self.texts[name]) + deeper)
         return self.sizes[name]
 
-    def whole(self, name: str, base: str, within: tuple[str, ...]) -> str:
+    def expand(self, name: str, base: str, within: tuple[str, ...]) -> str:
         r"""Return a file's text with its inputs in place.
 
         An included file that is a document in itself (subfiles, standalone pictures) contributes
@@ -329,17 +333,17 @@ class _Join:
             first = begin.end()
             end = _END.search(text, first)
             last = end.start() if end else last
-        self.left -= last - first
+        self.budget -= last - first
         pieces, at = [], first
         for call in self.calls[name]:
             if not first <= call.start() < last or len(within) >= DEPTH:
                 continue
-            self.left -= CALL
-            if self.left <= 0:
+            self.budget -= CALL
+            if self.budget <= 0:
                 break
-            inner, folder = self.found(call, base, name)
+            inner, folder = self.resolve(call, base, name)
             if inner and inner not in (*within, name):
-                piece = self.whole(inner, folder, (*within, name))
+                piece = self.expand(inner, folder, (*within, name))
                 pieces += (text[at : call.start()], piece)
                 at = call.end()
         return "".join((*pieces, text[at:last]))

@@ -55,13 +55,13 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def book(text: str) -> tuple[str, str]:
-    """Return (the book without Gutenberg's notices, its title or "")."""
+    """Return (text without Project Gutenberg's notices, title or "")."""
     starts = list(_START.finditer(text, 0, HEAD))  # old files have both notices
     start = starts[-1] if starts else None
-    named = _TITLE.search(text, 0, start.start()) if start else None
+    title = _TITLE.search(text, 0, start.start()) if start else None
     first = start.end() if start else 0
     if start and (credit := _CREDIT.match(text, first)):
         first = credit.end()
     end = _END.search(text, max(first, len(text) - TAIL))
     body = text[first : end.start()] if end else text[first:]
-    return body.strip("\n") + "\n", named[1].strip() if named else ""
+    return body.strip("\n") + "\n", title[1].strip() if title else ""

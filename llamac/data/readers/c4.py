@@ -15,4 +15,5 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """Yield pages with all their text, including navigation."""
     return pages(path, False, skipped)

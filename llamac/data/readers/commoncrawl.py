@@ -27,14 +27,15 @@ PAGE_RECORDS = frozenset(("response", "resource", "conversion"))
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """Yield pages with their main content only."""
     return pages(path, True, skipped)
 
 
 def pages(path: str, main: bool, skipped: Skipped) -> Iterator[Document]:
-    """Yield the documents of an archive, a page, or a directory of these, or a tar of pages.
+    """Yield the pages in an archive, an HTML file, a directory of these, or a tar of HTML files.
 
-    A file that is named in the spec may have any name: its first bytes tell its format. main: see
-    `html.page_text`.
+    The format of a file of another name is detected from its first bytes. main: extract the main
+    content only.
     """
     if is_tar(path):
         for entry in members(path, skipped, lambda name: stem(name).endswith(PAGES)):
@@ -81,7 +82,7 @@ def _archive(
                 skipped.add("HTTP status", where)
                 continue
             kind, charset, body = answer.content_type, answer.charset, answer.body
-            if not answer.whole:  # the text before the cut is used
+            if not answer.complete:  # the text before the cut is used
                 skipped.add("truncated HTTP body", where)
         if kind in UNKNOWN_TYPES and is_markup(body):
             kind = HTML_TYPES[0]
@@ -108,6 +109,6 @@ def _page(
     where: str,
     skipped: Skipped,
 ) -> Iterator[Document]:
-    found = page_text(data, charset, main, where, skipped)
-    if found is not None and accepted(found[0], where, skipped):
-        yield Document(found[0], file, line, found[1] | meta)
+    extracted = page_text(data, charset, main, where, skipped)
+    if extracted is not None and accepted(extracted[0], where, skipped):
+        yield Document(extracted[0], file, line, extracted[1] | meta)

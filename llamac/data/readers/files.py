@@ -13,10 +13,11 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """Yield a document per record, or one for a text file."""
     for text, line, meta in read_file(path, source.text_field, skipped):
         yield Document(text, path, line, meta)
 
 
 def has_records(path: str) -> bool:
-    """Return whether the file holds records, which are read the same way for every kind."""
+    """Return whether the file is JSON, CSV or parquet, which every kind reads the same way."""
     return format_of(path) not in (None, "text") and not os.path.isdir(path)

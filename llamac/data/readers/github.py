@@ -84,13 +84,13 @@ BINARY_WITHIN = 8000  # bytes that git searches for a NUL to detect binary files
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield the files of code of a tree, a tar archive, or a single file.
+    """Yield the source files of a directory or tar archive, or a single file.
 
-    For a single file, the licence is searched in the folders above it.
+    The licence of a single file is looked up in the folders above it.
     """
-    known = _of_file(os.path.dirname(os.path.abspath(path)))
+    known = _file_licences(os.path.dirname(os.path.abspath(path)))
     if is_tar(path) or os.path.isdir(path):
-        known = _of_tree(path)
+        known = _tree_licences(path)
     for entry in entries(path, skipped, _in_sources):
         yield from _document(entry, known, skipped)
 
@@ -111,18 +111,19 @@ def _document(entry: Entry, known: Licences, skipped: Skipped) -> Iterator[Docum
     text = utf8(entry.data, where, skipped)
     if text is not None and accepted(text, where, skipped):
         meta = {"path": entry.name, "language": language}
-        if licence := known.of(entry.name, text):
+        if licence := known.licence_of(entry.name, text):
             meta["licence"] = licence
         yield Document(text, entry.file, entry.line, meta)
 
 
 def language_of(name: str) -> str | None:
+    """Return the programming language of a file, by its name; None if it is not code."""
     base = posixpath.basename(name).lower()
     _, dot, ending = base.rpartition(".")
     return _BY_NAME.get(base) or (_BY_ENDING.get(ending) if dot else None)
 
 
-def _of_tree(path: str) -> Licences:
+def _tree_licences(path: str) -> Licences:
     """Return the licences of a tree or archive.
 
     An archive is read a second time for this: a licence may follow the files it covers.
@@ -134,28 +135,29 @@ def _of_tree(path: str) -> Licences:
             names.append(name)
         return (is_licence(name) or is_manifest(name)) and _in_sources(name)
 
-    said = {entry.name: decode_licence(entry.data) for entry in entries(path, Skipped(), wanted)}
-    return licences(said, names)
+    texts = {entry.name: decode_licence(entry.data) for entry in entries(path, Skipped(), wanted)}
+    return licences(texts, names)
 
 
 @lru_cache(maxsize=256)
-def _of_file(folder: str) -> Licences:
+def _file_licences(folder: str) -> Licences:
     """Return the licences from the nearest folder above with licence files or debian/copyright."""
-    above = folder
+    parent = folder
     while True:
-        found = [
+        names = [
             name
-            for name in (*_listing(above), "debian/copyright")
-            if (is_licence(name) or is_manifest(name)) and os.path.isfile(os.path.join(above, name))
+            for name in (*_listing(parent), "debian/copyright")
+            if (is_licence(name) or is_manifest(name))
+            and os.path.isfile(os.path.join(parent, name))
         ]
-        if any(map(is_licence, found)) or os.path.dirname(above) == above:
+        if any(map(is_licence, names)) or os.path.dirname(parent) == parent:
             break
-        above = os.path.dirname(above)
-    said = {}
-    for name in found:
-        data = contents(os.path.join(above, name), Skipped())
-        said[name] = decode_licence(data or b"")
-    return licences(said)
+        parent = os.path.dirname(parent)
+    texts = {}
+    for name in names:
+        data = contents(os.path.join(parent, name), Skipped())
+        texts[name] = decode_licence(data or b"")
+    return licences(texts)
 
 
 def _listing(folder: str) -> list[str]:

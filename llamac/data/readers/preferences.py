@@ -12,5 +12,6 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """Yield a document per preference: the prompt with the chosen, then the rejected answer."""
     for line, preference in read_conversations(path, skipped, preference_of):
         yield Document(f"{preference.chosen.said}\n{preference.rejected.said}", path, line)

@@ -1,6 +1,6 @@
 """Read a StackExchange site's Posts.xml: one document per question, with its answers.
 
-The posts of a thread may be anywhere in the file, so they are gathered in a database on disk.
+The posts of a thread may be anywhere in the file, so they are sorted in a database on disk.
 meta: site (the name of the file's directory), title, score, tags, answers (their number).
 """
 
@@ -107,8 +107,8 @@ def _document(thread: list[_Post], path: str, site: str, skipped: Skipped) -> It
         for answer in thread:
             skipped.add("answer without its question", f"{path}:{answer.line}")
         return
-    for again in (post for post in answers if not post.answer):
-        skipped.add("question twice", f"{path}:{again.line}")
+    for duplicate in (post for post in answers if not post.answer):
+        skipped.add("question twice", f"{path}:{duplicate.line}")
     texts = [_text(post, path, skipped) for post in answers if post.answer]
     texts = [text for text in texts if text]
     parts = (question.title.strip(), _text(question, path, skipped))

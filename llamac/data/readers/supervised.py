@@ -1,7 +1,7 @@
 """Read supervised data as text, for training and comparing tokenizers.
 
 `runtime.data.sources.conversations` reads the records. Preparation tokenises them with
-`runtime.data.answer_tokens`, which says what of them is learned.
+`runtime.data.answer_tokens`, which marks the tokens that have a loss.
 """
 
 from __future__ import annotations
@@ -15,5 +15,6 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
+    """Yield a document per conversation: the text of all its messages."""
     for line, conversation in read_conversations(path, skipped, conversation_of):
         yield Document(conversation.said, path, line)

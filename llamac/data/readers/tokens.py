@@ -15,13 +15,13 @@ from llamac.spec.data import Source
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield the documents of a .ds, or of an .idx with its .bin beside it.
+    """Yield the documents of a .ds file, or of an .idx file with its .bin file beside it.
 
     A document's line is its number in the file.
     """
     tokenizer = source_tokenizer(source)
-    found = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
-    for number, tokens in found:
+    documents = token_documents(path, tokenizer.eos, tokenizer.vocab_size, skipped)
+    for number, tokens in documents:
         text = tokenizer.decode(tokens)
         if text.strip():
             yield Document(text, path, number, tokens=tokens.tolist())
@@ -30,12 +30,12 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def source_tokenizer(source: Source) -> Tokenizer:
-    """Load the tokenizer that the source's files were made with. Raises SourceError."""
-    return _loaded(str(source.tokenizer))
+    """Load the tokenizer that the source's files were tokenised with. Raises SourceError."""
+    return _load(str(source.tokenizer))
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: str) -> Tokenizer:
+def _load(path: str) -> Tokenizer:
     try:
         return load_tokenizer_file(path)
     except TokenizerError as error:

@@ -40,10 +40,11 @@ _SPACES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Properties of the wiki that a dump was made of.
+    """Language and namespaces of the wiki that a dump was made from.
 
-    language: "" if the dump does not name it. dropped: see `wikitext.plain`. spaces: names of all
-    namespaces except the articles', in lower case.
+    language: code such as "en"; "" if the dump does not name it. dropped: lower-case names of the
+    namespaces whose links show no text (files, categories). spaces: lower-case names of all
+    namespaces except that of articles.
     """
 
     language: str
@@ -52,7 +53,7 @@ class Site:
 
 
 def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
-    """Yield the articles: pages of namespace 0 whose newest revision is wikitext, no redirect."""
+    """Yield a dump's articles: pages of namespace 0 whose newest revision is not a redirect."""
     site = site_of(path)
     for line, title, wikitext in _articles(path, site, skipped):
         text = plain(wikitext, site.dropped, site.language)
@@ -65,10 +66,10 @@ def read(path: str, source: Source, skipped: Skipped) -> Iterator[Document]:
 
 
 def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
-    """Yield the addresses that a dump's articles cite, each once per article.
+    """Yield the web addresses that a dump's articles cite, each once per article.
 
-    Sources are `<ref>` in any form, citation templates and bare links. The address of an archived
-    copy is replaced by that of the original.
+    Citations are `<ref>` in any form, citation templates and bare links. The address of an archived
+    copy is replaced by that of the original. skipped: counts pages that are not articles.
     """
     skipped = Skipped() if skipped is None else skipped
     for _, _, wikitext in _articles(path, site_of(path), skipped):
@@ -76,18 +77,18 @@ def references(path: str, skipped: Skipped | None = None) -> Iterator[str]:
 
 
 def cited_addresses(wikitext: str) -> Iterator[str]:
-    """Yield the addresses that a page's wikitext cites, repeats included."""
+    """Yield the web addresses in a page's wikitext, in order, with repeats."""
     text = _without_comments(wikitext)
     for match in _ADDRESS.finditer(text):
         before = text[max(0, match.start() - 6) : match.start()]
         scheme = next((name for name in ("https:", "http:") if before.endswith(name)), "")
         if scheme or before.endswith("["):
-            url = _ARCHIVE.sub("", _trimmed((scheme or "https:") + match[0]))
+            url = _ARCHIVE.sub("", _without_punctuation((scheme or "https:") + match[0]))
             if re.match(r"https?://[^/]+\.[^/.]+", url):
                 yield url
 
 
-def _trimmed(url: str) -> str:
+def _without_punctuation(url: str) -> str:
     """Return the address without the punctuation of the surrounding sentence."""
     return url.rstrip(".,;:!?'*" if "(" in url else ".,;:!?'*)")
 
@@ -99,12 +100,12 @@ def _without_comments(text: str) -> str:
         if match.start() < at:
             continue
         end = "-->" if match[0] == "<!--" else "</nowiki>"
-        found = -1 if end in missing else text.find(end, match.end())
-        if found < 0:
+        end_at = -1 if end in missing else text.find(end, match.end())
+        if end_at < 0:
             missing.add(end)
         else:
             pieces.append(text[at : match.start()])
-            at = found + len(end)
+            at = end_at + len(end)
     return "".join((*pieces, text[at:]))
 
 
@@ -149,10 +150,10 @@ def _is_redirect(text: str) -> bool:
     It is one if it begins with `#WORD [[…]]`, where `REDIRECTS` has the word, or where nothing
     follows the link.
     """
-    found = _REDIRECT.match(text)
-    if found is None:
+    match = _REDIRECT.match(text)
+    if match is None:
         return False
-    return found[1].lower() in REDIRECTS or not plain(text[found.end() :], _EVERYWHERE)
+    return match[1].lower() in REDIRECTS or not plain(text[match.end() :], _EVERYWHERE)
 
 
 def _last(revisions: list[ElementTree.Element]) -> ElementTree.Element | None:
@@ -187,7 +188,7 @@ def _newest(page: bytes) -> bytes:
 
 
 def site_of(path: str) -> Site:
-    """Return the wiki's properties, read from the head of a dump."""
+    """Read the wiki's language and namespaces from the beginning of a dump."""
     head = b""
     for piece in utf8_pieces(path, Skipped()):
         head += piece

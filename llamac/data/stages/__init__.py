@@ -1,7 +1,7 @@
 """Cleaning stages, one module each, named as in a spec.
 
-A module's `build(stage)` returns the object that judges documents. If the outcome depends on more
-than the spec, such as a model file, its `facts(stage)` returns these dependencies. Both read the
+A module's `build(stage)` returns the `Filter` or `Survey`. If its result depends on more than the
+spec, such as a model file, the module's `facts(stage)` returns these dependencies. Both read the
 files they need.
 """
 
@@ -18,41 +18,42 @@ from llamac.runtime.errors import RunError
 class StageError(RunError, ValueError):
     """A stage cannot run: a file or package that it needs is missing or unusable.
 
-    at: the source's name and the stage's number in it, where they are known.
+    at: (name of the source, index of the stage in it), or None if unknown.
     """
 
     at: tuple[str, int] | None = None
 
 
 def build(stage: Any, source: Any = None) -> Filter | Survey:
-    """Build the stage that a section of `spec.stages` describes; errors name `source`.
+    """Build a stage from its section of the spec.
 
-    Filters and surveys can be built anew in each process. Raises StageError.
+    source: the stage's source, named in errors. Raises StageError if a file or package is missing.
     """
     try:
         return _module(stage).build(stage)
     except StageError as error:
-        raise _of(stage, source, error) from None
+        raise _with_place(stage, source, error) from None
 
 
 def facts(stage: Any, source: Any = None) -> dict[str, Any]:
-    """Return JSON values that a stage's outcome depends on beyond the spec. Raises StageError.
+    """Return what a stage's result depends on besides the spec, as JSON values.
 
-    They are hashes of model files and versions of engines; when they change, the data must be
-    prepared again.
+    These are hashes of model files and versions of libraries; if one changes, the data must be
+    prepared again. source: named in errors. Raises StageError.
     """
     module = _module(stage)
     try:
         return module.facts(stage) if hasattr(module, "facts") else {}
     except StageError as error:
-        raise _of(stage, source, error) from None
+        raise _with_place(stage, source, error) from None
 
 
 def _module(stage: Any) -> ModuleType:
     return importlib.import_module(f"{__name__}.{stage.stage}")
 
 
-def _of(stage: Any, source: Any, error: StageError) -> StageError:
+def _with_place(stage: Any, source: Any, error: StageError) -> StageError:
+    """Return the error with its source and stage named."""
     if source is None:
         return StageError(f"{stage.stage}: {error}")
     named_error = StageError(f"{source.name}: {stage.stage}: {error}")

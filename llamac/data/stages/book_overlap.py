@@ -1,7 +1,7 @@
-"""Drop books most of which is contained in another book (LLaMA, section 2.1).
+"""Drop books whose content is mostly contained in another book (LLaMA paper, section 2.1).
 
-A book is represented by a sample of its word n-grams, one in 16, chosen by hash. Of two overlapping
-books the smaller one is dropped, and of equal ones the later one.
+A book is represented by one in 16 of its word n-grams, chosen by hash (shingles). Of two
+overlapping books the smaller one is dropped, and of equal ones the later one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from llamac.data.stages.common.words import ngrams, words
 from llamac.spec.stages import BookOverlap
 
 SAMPLE_BITS = 4
-MOST_HOLDERS = 64
-"""Books that a shingle is looked for in, largest first. What more of them share, a licence for
-instance, would else make pairs of all of them."""
+MAX_HOLDERS = 64
+"""Maximum number of books that a shingle is compared with, largest first.
+
+Text that many books share, such as a licence, would otherwise pair all of them.
+"""
 
 _FOUND = np.dtype([("key", "<u8"), ("book", "<u4")])
 _PAIR = np.dtype([("book", "<u4"), ("other", "<u4")])
 
 
 def build(stage: BookOverlap) -> Survey:
+    """Return the survey that drops overlapping books."""
     return _BookOverlap(stage.threshold, stage.ngram)
 
 
@@ -34,8 +37,8 @@ class _BookOverlap:
     def __init__(self, threshold: float, ngram: int) -> None:
         self.threshold, self.ngram = threshold, ngram
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Return the sampled shingles, sorted, the book that has each, and the count per book."""
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
+        """Write the sorted sampled shingles with their books, and their number per book."""
         records, sizes, places = [np.empty(0, _FOUND)], [], []
         for number, document in enumerate(documents):
             shingles = np.unique(ngrams(words(document.text), self.ngram))
@@ -48,22 +51,22 @@ class _BookOverlap:
         shared = np.concatenate(records)
         shared = shared[np.argsort(shared["key"], kind="stable")]
         sizes = np.array(sizes, np.int64)
-        arrays.save(found, {"shingles": shared, "sizes": sizes, **segments.places(places)})
+        arrays.save(findings, {"shingles": shared, "sizes": sizes, **segments.places(places)})
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Decide which books are dropped. Memory: 24 bytes per book, whatever their length."""
-        parts = [arrays.load(path) for path in found]
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        """Decide which books are dropped, in 24 bytes of memory per book."""
+        parts = [arrays.load(path) for path in findings]
         starts = np.cumsum([0, *(len(part["sizes"]) for part in parts)])
         sizes = np.concatenate([part["sizes"] for part in parts] or [np.empty(0, np.int64)])
         rank = np.empty(len(sizes), np.int64)
         by_size = np.argsort(-sizes, kind="stable")
         rank[by_size] = np.arange(len(sizes))
-        spill = segments.Spill(decided.with_name(decided.name + ".spill"), _PAIR)
+        spill = segments.Spill(decision.with_name(decision.name + ".spill"), _PAIR)
         for pairs in _shared(parts, starts, rank):
             spill.add(np.searchsorted(starts, pairs["book"], side="right") - 1, pairs)
         within: dict[int, dict[int, float]] = {}
         for part in range(len(parts)):
-            for book, other, overlap in _overlaps(spill.of(part), sizes, self.threshold):
+            for book, other, overlap in _overlaps(spill.read_part(part), sizes, self.threshold):
                 within.setdefault(book, {})[other] = overlap
         spill.remove()
         dropped: list[dict[int, str]] = [{} for _ in parts]
@@ -79,16 +82,16 @@ class _BookOverlap:
                 place = segments.place(parts[owner], holder - int(starts[owner]))
                 detail = f"{within[book][holder]:.0%} in {place}"
                 dropped[part][book - int(starts[part])] = detail
-        segments.write_dropped(decided, dropped)
+        segments.write_dropped(decision, dropped)
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        return segments.drop(decided, part, "overlapping book")
+    def judge(self, decision: Path, part: int) -> Filter:
+        return segments.drop(decision, part, "overlapping book")
 
 
 def _shared(
     parts: list[arrays.Arrays], starts: NDArray, rank: NDArray[np.int64]
 ) -> Iterator[NDArray]:
-    """Yield (book, other) for each shingle of a book that a larger book has too."""
+    """Yield arrays of (book, other) pairs: one per shingle that a larger book `other` has too."""
     for cut in arrays.ranges([part["shingles"]["key"] for part in parts]):
         taken = [part["shingles"][piece] for part, piece in zip(parts, cut, strict=True)]
         if not taken:
@@ -99,7 +102,7 @@ def _shared(
         )
         order = np.lexsort((rank[books], keys))
         keys, books = keys[order], books[order]
-        for _ in range(MOST_HOLDERS):
+        for _ in range(MAX_HOLDERS):
             # The largest remaining book of each shingle, against all after it.
             new = np.r_[True, keys[1:] != keys[:-1]][: len(keys)]
             first = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))

@@ -17,10 +17,11 @@ _POLICIES = re.compile(
 
 
 def build(stage: C4) -> Filter:
-    bad = _bad_words(stage)
+    """Return the filter that applies C4's rules; it removes lines of documents in place."""
+    bad_words = _bad_words(stage)
 
     def judge(document: Document) -> Document | Rejected:
-        kept, count, lines = [], 0, document.text.splitlines()
+        kept_lines, count, lines = [], 0, document.text.splitlines()
         for line in lines:
             line = line.strip()
             if "[" in line:
@@ -39,20 +40,21 @@ def build(stage: C4) -> Filter:
                 return Rejected("curly bracket", line[max(at - 40, 0) : at + 40])
             if _POLICIES.search(lower):
                 continue
-            if bad and (word := bad.search(lower)):
+            if bad_words and (word := bad_words.search(lower)):
                 return Rejected("bad word", word[0])
-            kept.append(line)
+            kept_lines.append(line)
             count += len(split_sentences(line))
         if count < stage.min_sentences:
-            detail = f"{count} < {stage.min_sentences} in {len(kept)} of {len(lines)} lines"
+            detail = f"{count} < {stage.min_sentences} in {len(kept_lines)} of {len(lines)} lines"
             return Rejected("few sentences", detail)
-        document.text = "\n".join(kept).strip()
+        document.text = "\n".join(kept_lines).strip()
         return document
 
     return judge
 
 
 def facts(stage: C4) -> dict[str, str]:
+    """Return the sha256 of the list of bad words."""
     return {"bad_words": sha256(_bad_words_file(stage.bad_words))} if stage.bad_words else {}
 
 

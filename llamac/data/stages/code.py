@@ -1,7 +1,7 @@
-"""Drop data, minified and generated files from code by heuristics (LLaMA, section 2.1).
+"""Drop data, minified and generated files from code by heuristics (LLaMA paper, section 2.1).
 
-The paper names line length and the proportion of alphanumeric characters; the limits are those of
-its replications.
+The paper names line length and the proportion of alphanumeric characters. The default limits are
+those of its replications.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _ASCII_OTHERS = bytes(byte for byte in range(128) if not chr(byte).isalnum())
 
 
 def build(stage: Code) -> Filter:
+    """Return the filter for line lengths and the share of alphanumeric characters."""
+
     def judge(document: Document) -> Document | Rejected:
         lines = document.text.splitlines()
         lengths = list(map(len, lines))
@@ -35,7 +37,7 @@ def build(stage: Code) -> Filter:
 
 
 def alphanumeric(text: str) -> float:
-    """Return the share of a text's characters that are letters or digits of any script."""
+    """Return the fraction of characters that are letters or digits of any script."""
     if text.isascii():
         return len(text.encode().translate(None, _ASCII_OTHERS)) / len(text)
     return len(_OTHERS.sub("", text)) / len(text)

@@ -1,6 +1,6 @@
 """Drop documents that share a run of words with an evaluation set (Brown et al. 2020, appendix C).
 
-An evaluation item shorter than the run is matched as a whole, if it has 8 words or more. Shorter
+An evaluation item shorter than a run is matched completely, if it has 8 words or more. Shorter
 items, and runs of very short words such as `a 1 b 2 c 3 d 4`, are ignored, because they would match
 by chance.
 """
@@ -25,16 +25,21 @@ from llamac.data.stages.common.need import file_bytes, sha256
 from llamac.data.stages.common.words import Hashes, hash_texts, ngrams, normalised_words
 from llamac.spec.stages import Decontaminate
 
-SHORTEST = 8
-FEWEST_BYTES = 30  # fewest bytes in a run's words
+MIN_WORDS = 8
+MIN_RUN_BYTES = 30  # fewest bytes in a run's words
 _SIEVE_BITS = 24
-_NOTHING = f"`paths`: no item has {SHORTEST} words or more"
+_NOTHING = f"`paths`: no item has {MIN_WORDS} words or more"
 _NAMED = 20  # items named in a detail
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Word runs to search for: per length, sorted hashes and the items they come from."""
+    """Word runs of evaluation sets to search for.
+
+    items: names of the evaluation items, as "file:line". runs: by number of words, the sorted
+    hashes of runs and the index of each run's item. sieve: bool [2^24], whether a run's hash has
+    these upper bits.
+    """
 
     items: list[str]
     runs: dict[int, tuple[Hashes, NDArray[np.int64]]]
@@ -42,70 +47,76 @@ class Evaluation:
 
 
 def build(stage: Decontaminate) -> Survey:
+    """Return the survey that drops contaminated documents.
+
+    Raises StageError if an evaluation file is missing.
+    """
     _files(stage)
     return _Decontaminate(stage)
 
 
 def facts(stage: Decontaminate) -> dict[str, Any]:
+    """Return the sha256 of each evaluation file, and the numbers of texts and of too short ones."""
     contents = {path: sha256(file_bytes(path, "`paths` names this file")) for path in _files(stage)}
     items = [item for _, _, item in _items(stage)]
-    short = sum(len(item) < SHORTEST for item in items)
+    short = sum(len(item) < MIN_WORDS for item in items)
     if short == len(items):
         raise StageError(_NOTHING)
     return {"sets": contents, "texts": len(items), "too_short": short}
 
 
-def contaminated(decided: Path, parts: int) -> Iterator[dict[str, Any]]:
-    """Yield an entry for each dropped document.
+def contaminated(decision: Path, parts: int) -> Iterator[dict[str, Any]]:
+    """Yield an entry for each dropped document, from the decision file.
 
-    Keys: file, line; items, by file and line; words, the first run that is shared.
+    Keys: `file` and `line` of the document; `items`, the evaluation items as "file:line"; `words`,
+    the first shared run.
     """
     for part in range(parts):
-        yield from _hits(decided, part).values()
+        yield from _hits(decision, part).values()
 
 
-def _hits(decided: Path, part: int) -> dict[str, dict[str, Any]]:
-    return json.loads(segments.read(decided, part))
+def _hits(decision: Path, part: int) -> dict[str, dict[str, Any]]:
+    return json.loads(segments.read(decision, part))
 
 
 class _Decontaminate:
     def __init__(self, stage: Decontaminate) -> None:
         self.stage = stage
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
         """Find contaminated documents of a part. Only this step reads the evaluation sets."""
         sets, hits = evaluation(self.stage), {}
         for number, document in enumerate(documents):
             if hit := contamination(document.text, sets):
                 hits[str(number)] = {"file": document.file, "line": document.line, **hit}
-        found.write_text(json.dumps(hits), encoding="utf-8")
+        findings.write_text(json.dumps(hits), encoding="utf-8")
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        segments.write(decided, (path.read_bytes() for path in found))
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        segments.write(decision, (path.read_bytes() for path in findings))
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        hits, numbers = _hits(decided, part), count()
+    def judge(self, decision: Path, part: int) -> Filter:
+        hits, numbers = _hits(decision, part), count()
 
         def judge(document: Document) -> Document | Rejected:
             hit = hits.get(str(next(numbers)))
-            return Rejected("evaluation data", _told(hit)) if hit else document
+            return Rejected("evaluation data", _detail(hit)) if hit else document
 
         return judge
 
 
-def _told(hit: dict[str, Any]) -> str:
+def _detail(hit: dict[str, Any]) -> str:
     items = hit["items"]
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return f"{', '.join(items[:_NAMED])}{more}: {hit['words']}"
+    rest = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return f"{', '.join(items[:_NAMED])}{rest}: {hit['words']}"
 
 
 def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
-    """Return the evaluation items that a text shares words with, and the first shared run.
+    """Return the evaluation items that share a run of words with a text.
 
-    Keys `items` and `words`; empty if there are none.
+    Keys: `items`, their names; `words`, the first shared run. Empty if there are none.
     """
-    found = normalised_words(text).split()
-    hashes = hash_texts(found)
+    text_words = normalised_words(text).split()
+    hashes = hash_texts(text_words)
     items: set[int] = set()
     words = ""
     for size, (runs, owners) in sets.runs.items():
@@ -115,25 +126,25 @@ def contamination(text: str, sets: Evaluation) -> dict[str, Any]:
         for at in np.flatnonzero(sets.sieve[grams >> np.uint64(64 - _SIEVE_BITS)]):
             low, high = np.searchsorted(runs, grams[at]), np.searchsorted(runs, grams[at], "right")
             if low < high:
-                words = words or b" ".join(found[at : at + size]).decode(errors="replace")
+                words = words or b" ".join(text_words[at : at + size]).decode(errors="replace")
                 items.update(owners[low:high].tolist())
     return {"items": [sets.items[item] for item in sorted(items)], "words": words} if items else {}
 
 
 def evaluation(stage: Decontaminate) -> Evaluation:
-    """Read the evaluation sets that the stage names. Raises StageError if they hold nothing."""
+    """Read the stage's evaluation sets. Raises StageError if no item is long enough."""
     names: list[str] = []
     pieces: dict[int, list[Hashes]] = {}
     owners: dict[int, list[NDArray[np.int64]]] = {}
     for path, line, item in _items(stage):
-        if len(item) < SHORTEST:
+        if len(item) < MIN_WORDS:
             continue
         name = f"{Path(path).name}:{line}"
         if not names or names[-1] != name:
             names.append(name)
         size = min(stage.ngram, len(item))
         ends = np.cumsum([0, *map(len, item)])
-        grams = ngrams(hash_texts(item), size)[ends[size:] - ends[:-size] >= FEWEST_BYTES]
+        grams = ngrams(hash_texts(item), size)[ends[size:] - ends[:-size] >= MIN_RUN_BYTES]
         pieces.setdefault(size, []).append(grams)
         owners.setdefault(size, []).append(np.full(len(grams), len(names) - 1))
     if not names:
@@ -141,21 +152,21 @@ def evaluation(stage: Decontaminate) -> Evaluation:
     sieve = np.zeros(1 << _SIEVE_BITS, bool)
     runs = {}
     for size in sorted(pieces):
-        grams, whose = np.concatenate(pieces[size]), np.concatenate(owners[size])
+        grams, run_owners = np.concatenate(pieces[size]), np.concatenate(owners[size])
         order = np.argsort(grams, kind="stable")
-        runs[size] = grams[order], whose[order]
+        runs[size] = grams[order], run_owners[order]
         sieve[grams >> np.uint64(64 - _SIEVE_BITS)] = True
     return Evaluation(names, runs, sieve)
 
 
 def _files(stage: Decontaminate) -> list[str]:
-    found: set[str] = set()
+    paths: set[str] = set()
     for pattern in stage.paths:
         matches = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
         if not matches:
             raise StageError(f"`paths`: no file matches {pattern!r}")
-        found.update(matches)
-    return sorted(found)
+        paths.update(matches)
+    return sorted(paths)
 
 
 def _items(stage: Decontaminate) -> Iterator[tuple[str, int, list[bytes]]]:

@@ -1,4 +1,4 @@
-"""Drop documents whose text equals that of an earlier one."""
+"""Drop documents whose text equals that of an earlier document of the source."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from llamac.data.stages.common.need import need
 from llamac.spec.stages import ExactDedup
 
 _KEY = np.dtype([("key", "<u8"), ("low", "<u8"), ("document", "<i8")])
-_LOSER = np.dtype([("document", "<i8"), ("part", "<i8"), ("first", "<i8")])
+_DUPLICATE = np.dtype([("document", "<i8"), ("part", "<i8"), ("first", "<i8")])
 
 
 def build(stage: ExactDedup) -> Survey:
+    """Return the survey that drops exact duplicates."""
     return _ExactDedup()
 
 
 class _ExactDedup:
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Write a 128-bit hash of each text, sorted, to `found`."""
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
+        """Write the sorted 128-bit hashes of the texts to `findings`."""
         hash128 = need("xxhash").xxh3_128_digest
         digests, places = [], []
         for document in documents:
@@ -33,12 +34,12 @@ class _ExactDedup:
         keys["key"], keys["low"] = halves.T
         keys["document"] = np.arange(len(digests))
         order = np.lexsort((keys["document"], keys["low"], keys["key"]))
-        arrays.save(found, {"keys": keys[order], **segments.places(places)})
+        arrays.save(findings, {"keys": keys[order], **segments.places(places)})
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        parts = [arrays.load(path) for path in found]
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        parts = [arrays.load(path) for path in findings]
         runs = [part["keys"] for part in parts]
-        losers = segments.Spill(decided.with_name(decided.name + ".spill"), _LOSER)
+        duplicates = segments.Spill(decision.with_name(decision.name + ".spill"), _DUPLICATE)
         for cut in arrays.ranges([run["key"] for run in runs]):
             taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
             keys = np.concatenate(taken) if taken else np.empty(0, _KEY)
@@ -50,17 +51,20 @@ class _ExactDedup:
             starts = np.flatnonzero(np.r_[True, ~same]) if len(keys) else np.empty(0, np.int64)
             first = np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
             later = np.flatnonzero(first != np.arange(len(keys)))
-            records = np.empty(len(later), _LOSER)
+            records = np.empty(len(later), _DUPLICATE)
             records["document"] = keys["document"][later]
             records["part"] = owners[first[later]]
             records["first"] = keys["document"][first[later]]
-            losers.add(owners[later], records)
+            duplicates.add(owners[later], records)
         details = (
-            {n: f"same as {place}" for n, place in segments.kept_first(losers.of(part), parts)}
+            {
+                n: f"same as {place}"
+                for n, place in segments.duplicates_of_part(duplicates.read_part(part), parts)
+            }
             for part in range(len(parts))
         )
-        segments.write_dropped(decided, details)
-        losers.remove()
+        segments.write_dropped(decision, details)
+        duplicates.remove()
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        return segments.drop(decided, part, "exact duplicate")
+    def judge(self, decision: Path, part: int) -> Filter:
+        return segments.drop(decision, part, "exact duplicate")

@@ -1,6 +1,6 @@
 """Remove comments at the top of a code file that state its licence or copyright.
 
-Kept are lines that must stay at the top: `#!`, encoding and mode lines, `<?php`, XML declarations.
+Lines that must be at the top are kept: `#!`, encoding and mode lines, `<?php`, XML declarations.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _LONGEST = 40_000  # longest comment, characters: a longer one is not a licence 
 
 
 def build(stage: HeaderComments) -> Filter:
+    """Return the filter that removes legal comments at the top, in place."""
+
     def judge(document: Document) -> Document:
         document.text = without_header(document.text)
         return document
@@ -44,7 +46,7 @@ def build(stage: HeaderComments) -> Filter:
 
 
 def without_header(text: str) -> str:
-    """Return the text without legal comments before its first line of code."""
+    """Return the text without the comments before its first line of code that are legal notices."""
     first = _FIRST.match(text)
     assert first is not None
     position, remaining = first.end(), [text[: first.end()]]

@@ -1,4 +1,4 @@
-"""Keep documents in given languages, with fastText's classifier (as CCNet) or py3langid."""
+"""Keep documents in given languages, identified by fastText (as in CCNet) or py3langid."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ MODEL = "lid.176.ftz"
 
 
 def build(stage: Language) -> Filter:
+    """Return the filter by language, which records the language in `meta`.
+
+    Raises StageError if the model or a package is missing.
+    """
     wanted = frozenset(stage.languages)
     if stage.by == "source":
-        return lambda document: _as_told(document, wanted)
+        return lambda document: _declared_language(document, wanted)
     identify = _fasttext(model_file(stage)) if _engine(stage) == "fasttext" else _langid()
 
     def judge(document: Document) -> Document | Rejected:
@@ -39,6 +43,7 @@ def build(stage: Language) -> Filter:
 
 
 def facts(stage: Language) -> dict[str, Any]:
+    """Return the version of the engine, and name and sha256 of its model."""
     if stage.by == "source":
         return {}
     if _engine(stage) == "langid":
@@ -52,7 +57,7 @@ def facts(stage: Language) -> dict[str, Any]:
     }
 
 
-def _as_told(document: Document, wanted: frozenset[str]) -> Document | Rejected:
+def _declared_language(document: Document, wanted: frozenset[str]) -> Document | Rejected:
     language = document.meta.get("language")
     if language is None:
         return Rejected("language unknown")
@@ -66,7 +71,10 @@ def _engine(stage: Language) -> str:
 
 
 def model_file(stage: Language) -> str:
-    """Return the path of the fastText model. Raises StageError."""
+    """Return the path of fastText's language identification model.
+
+    Raises StageError if neither the stage nor an installed package has one.
+    """
     if stage.model:
         return stage.model
     try:

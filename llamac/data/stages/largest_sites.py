@@ -1,4 +1,4 @@
-"""Keep the sites with most documents, such as the 28 largest of StackExchange (LLaMA, 2.1)."""
+"""Keep the sites with the most documents (LLaMA paper, section 2.1: 28 of StackExchange)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llamac.spec.stages import LargestSites
 
 
 def build(stage: LargestSites) -> Survey:
+    """Return the survey that keeps the largest sites."""
     return _LargestSites(stage.sites)
 
 
@@ -19,20 +20,20 @@ class _LargestSites:
     def __init__(self, sites: int) -> None:
         self.sites = sites
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
         sites = Counter(_site(document) for document in documents)
-        found.write_text(json.dumps(sites, sort_keys=True), encoding="utf-8")
+        findings.write_text(json.dumps(sites, sort_keys=True), encoding="utf-8")
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
         """Write the largest sites; ties are broken by name."""
         sites: Counter[str] = Counter()
-        for path in found:
+        for path in findings:
             sites.update(json.loads(path.read_text(encoding="utf-8")))
         largest = sorted(sites, key=lambda site: (-sites[site], site))[: self.sites]
-        decided.write_text(json.dumps(sorted(largest)), encoding="utf-8")
+        decision.write_text(json.dumps(sorted(largest)), encoding="utf-8")
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        kept = set(json.loads(decided.read_text(encoding="utf-8")))
+    def judge(self, decision: Path, part: int) -> Filter:
+        kept = set(json.loads(decision.read_text(encoding="utf-8")))
 
         def judge(document: Document) -> Document | Rejected:
             site = _site(document)

@@ -7,6 +7,8 @@ from llamac.spec.stages import Length
 
 
 def build(stage: Length) -> Filter:
+    """Return the filter by number of characters."""
+
     def judge(document: Document) -> Document | Rejected:
         length = len(document.text)
         if length < stage.min_chars:

@@ -24,6 +24,7 @@ _LONGEST = 100  # informal words of licence expressions
 
 
 def build(stage: Licence) -> Filter:
+    """Return the filter by licence, which records the licence in `meta`."""
     allowed = tuple(name.lower() for name in stage.allowed)
 
     def judge(document: Document) -> Document | Rejected:
@@ -38,13 +39,16 @@ def build(stage: Licence) -> Filter:
 
 
 def permits(expression: str, allowed: tuple[str, ...]) -> bool:
-    """Return whether an SPDX expression, or Debian's form of one, permits use under `allowed`.
+    """Return whether a licence expression is satisfied by allowed licences.
 
-    allowed: licences or families, in lower case. One alternative (`OR`, `/`) suffices; of licences
-    that apply together (`AND`, a comma) all must be allowed.
+    expression: in SPDX's or Debian's syntax. allowed: licences or families, in lower case. One
+    alternative (`OR`, `/`) suffices; of licences that apply together (`AND`, a comma) all must be
+    allowed.
     """
-    spelled = expression.lower().replace("and/or", "or").replace("/", " or ").replace(",", " and ")
-    tokens = _TOKEN.findall(spelled)
+    normalized = (
+        expression.lower().replace("and/or", "or").replace("/", " or ").replace(",", " and ")
+    )
+    tokens = _TOKEN.findall(normalized)
     tokens = [
         token for at, token in enumerate(tokens) if token != "and" or not _repeats(tokens, at)
     ]
@@ -54,30 +58,30 @@ def permits(expression: str, allowed: tuple[str, ...]) -> bool:
 
     def alternatives() -> bool:
         nonlocal position
-        found = together()
+        permitted = conjunction()
         while position < len(tokens) and tokens[position] == "or":
             position += 1
-            found = together() or found
-        return found
+            permitted = conjunction() or permitted
+        return permitted
 
-    def together() -> bool:
+    def conjunction() -> bool:
         nonlocal position
-        found = one()
+        permitted = licence()
         while position < len(tokens) and tokens[position] not in ("or", ")"):
             if tokens[position] == "and":
                 position += 1
-            found = one() and found
-        return found
+            permitted = licence() and permitted
+        return permitted
 
-    def one() -> bool:
+    def licence() -> bool:
         nonlocal position
         if position >= len(tokens):
             return False
         token, position = tokens[position], position + 1
         if token == "(":
-            found = alternatives()
+            permitted = alternatives()
             position += 1
-            return found
+            return permitted
         if position < len(tokens) and tokens[position] == "with":
             position += 2
             if "exception" not in tokens[position - 1 : position + 1][0]:

@@ -22,7 +22,7 @@ from llamac.spec.stages import LineDedup
 
 Keys = NDArray[np.uint64]
 
-_FOUND = np.dtype([("key", "<u8"), ("again", "?")])
+_FOUND = np.dtype([("key", "<u8"), ("repeated", "?")])
 _ASCII = bytes.maketrans(b"123456789", b"000000000")
 _CONTROL = [code for code in range(32) if code != 10]
 _DELETED = bytes([*_CONTROL, 127]) + string.punctuation.encode()
@@ -40,13 +40,14 @@ _PUNCTUATION = re.compile(
 
 
 def build(stage: LineDedup) -> Survey:
+    """Return the survey that drops repeated lines."""
     return Repeats(stage.min_chars, stage.keep == "first", line_keys, _without_lines)
 
 
 def line_keys(text: str) -> Keys:
-    """Return a key for each line; 0 for a blank one, which is never dropped.
+    """Return a key for each line, uint64 [lines]; 0 for blank lines, which are never dropped.
 
-    Lines of punctuation only have equal keys, as in CCNet.
+    All lines of punctuation only have the same key, as in CCNet.
     """
     hash64 = need("xxhash").xxh3_64_digest
     lines = [line.strip() for line in normalised_lines(text).split(b"\n")]
@@ -59,7 +60,7 @@ def line_keys(text: str) -> Keys:
 
 
 def normalised_lines(text: str) -> bytes:
-    """Return the normalised text whose lines are compared, UTF-8, line for line."""
+    """Return the text as UTF-8 with its lines normalised for comparison."""
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub("", _DIGIT.sub("0", text))
@@ -76,10 +77,12 @@ def _without_lines(text: str, repeated_mask: NDArray[np.bool_]) -> str:
 
 
 class Repeats:
-    """Remove repeated pieces of documents, such as lines, by their keys.
+    """Survey that removes repeated pieces of documents, such as lines, identified by keys.
 
-    keys(text): uint64, one for each piece, 0 for those that are never dropped.
-    without(text, mask): the text without the pieces that `mask`, bool, one for each, marks.
+    min_chars: shorter documents are rejected. keep_first: keep the first occurrence of a piece.
+    keys(text): function that returns a key for each piece, uint64 [pieces]; 0: never dropped.
+    without(text, mask): function that removes the pieces with a true `mask`, bool [pieces].
+    unit: what messages call a piece.
     """
 
     def __init__(
@@ -93,8 +96,8 @@ class Repeats:
         self.min_chars, self.keep_first = min_chars, keep_first
         self.keys, self.without, self.unit = keys, without, unit
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Write to `found` a part's sorted keys, and which of them occur in it more than once."""
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
+        """Write a part's sorted distinct keys, and whether each occurs in it more than once."""
         batches = [
             self.keys(document.text)
             for document in documents
@@ -108,13 +111,13 @@ class Repeats:
         np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
         records = np.empty(np.count_nonzero(first[:-1]), _FOUND)
         records["key"] = keys[first[:-1]]
-        records["again"] = ~first[1:][first[:-1]]
-        arrays.save(found, {"keys": records})
+        records["repeated"] = ~first[1:][first[:-1]]
+        arrays.save(findings, {"keys": records})
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Write for each part its sorted repeated keys, and those of which it keeps the first."""
-        runs = [arrays.load(path)["keys"] for path in found]
-        spill = segments.Spill(decided.with_name(decided.name + ".spill"), _FOUND)
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        """Write each part's sorted repeated keys, and whether it has the occurrence to keep."""
+        runs = [arrays.load(path)["keys"] for path in findings]
+        spill = segments.Spill(decision.with_name(decision.name + ".spill"), _FOUND)
         for cut in arrays.ranges([run["key"] for run in runs]):
             taken = [run[piece] for run, piece in zip(runs, cut, strict=True)]
             records = np.concatenate(taken) if taken else np.empty(0, _FOUND)
@@ -124,28 +127,28 @@ class Repeats:
             first = np.r_[True, records["key"][1:] != records["key"][:-1]][: len(records)]
             begins = np.flatnonzero(first)
             times = np.diff(np.r_[begins, len(records)])
-            repeated = records["again"] | np.repeat(times > 1, times)
-            # From here on, `again` marks the part that has the occurrence to keep.
-            records["again"] = first & self.keep_first
+            repeated = records["repeated"] | np.repeat(times > 1, times)
+            # From here on, `repeated` marks the part that has the occurrence to keep.
+            records["repeated"] = first & self.keep_first
             spill.add(parts[repeated], records[repeated])
-        segments.write(decided, (spill.of(part).tobytes() for part in range(len(runs))))
+        segments.write(decision, (spill.read_part(part).tobytes() for part in range(len(runs))))
         spill.remove()
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        records = np.frombuffer(segments.read(decided, part), _FOUND)
-        repeated, keep_once = records["key"].copy(), records["again"].copy()
+    def judge(self, decision: Path, part: int) -> Filter:
+        records = np.frombuffer(segments.read(decision, part), _FOUND)
+        repeated, keep_once = records["key"].copy(), records["repeated"].copy()
 
         def judge(document: Document) -> Document | Rejected:
             text = document.text
             if len(text) < self.min_chars:
                 return Rejected("short document", f"{len(text)} < {self.min_chars} characters")
             keys = self.keys(text)
-            again = repeats(keys, repeated, keep_once)
-            if again.any():
-                document.text = self.without(text, again)
+            drop = repeats(keys, repeated, keep_once)
+            if drop.any():
+                document.text = self.without(text, drop)
             left = len(document.text)
             if left < max(self.min_chars, 1):
-                detail = f"{again.sum()} of {len(keys)} {self.unit}s, {left} characters left"
+                detail = f"{drop.sum()} of {len(keys)} {self.unit}s, {left} characters left"
                 return Rejected(f"repeated {self.unit}s", detail)
             return document
 
@@ -153,12 +156,16 @@ class Repeats:
 
 
 def repeats(keys: Keys, repeated: Keys, keep_once: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mark a document's repeated keys; keys to keep once are used up, in place."""
+    """Return which of a document's keys to drop, bool [keys].
+
+    repeated: sorted keys of the part that occur more than once. keep_once: whether the next
+    occurrence of each is kept; it is set to False when that is found.
+    """
     if not len(repeated):
         return np.zeros(len(keys), bool)
     at = np.minimum(np.searchsorted(repeated, keys), len(repeated) - 1)
-    again = repeated[at] == keys
-    for index in np.flatnonzero(again & keep_once[at]):  # rare: once per key of the source
+    drop = repeated[at] == keys
+    for index in np.flatnonzero(drop & keep_once[at]):  # rare: once per key of the source
         if keep_once[at[index]]:
-            keep_once[at[index]] = again[index] = False
-    return again
+            keep_once[at[index]] = drop[index] = False
+    return drop

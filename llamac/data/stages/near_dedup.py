@@ -1,8 +1,8 @@
-"""Drop near-duplicate documents: MinHash signatures, banding, verified pairs (Broder 1997).
+"""Drop near-duplicate documents by MinHash signatures with banding (Broder 1997).
 
 A document is the set of its word n-grams. Documents with an equal band of their signatures are
 candidate pairs. Pairs whose estimated Jaccard similarity reaches the threshold are connected, and
-of each connected component the first document is kept.
+the first document of each connected component is kept.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from numpy.typing import NDArray
 
 from llamac.data.document import Document, Filter, Survey
 from llamac.data.stages.common import arrays, segments
-from llamac.data.stages.common.disjoint_sets import join, roots
+from llamac.data.stages.common.disjoint_sets import find_roots, union
 from llamac.data.stages.common.words import Hashes, mix_bits, ngrams, words
 from llamac.spec.stages import NearDedup
 
 Signatures = NDArray[np.uint32]
 
-FOUND_AT_THRESHOLD = 0.95
-"""Least probability that a pair as similar as the threshold meets in a band."""
+RECALL_AT_THRESHOLD = 0.95
+"""Minimum probability that a pair with the threshold similarity has an equal band."""
 
 _BLOCK = 512  # shingles per block, so that products stay in the cache
 
 
 def build(stage: NearDedup) -> Survey:
+    """Return the survey that drops near-duplicates."""
     return _NearDedup(stage.threshold, stage.ngram, stage.permutations)
 
 
 def bands(threshold: float, permutations: int) -> tuple[int, int]:
-    """Return (bands, rows per band): the longest rows that still find pairs at the threshold.
+    """Return (number of bands, rows per band) with the most rows that reach the required recall.
 
-    Long rows avoid candidate pairs of low similarity, which would have to be verified.
+    More rows per band give fewer candidate pairs of low similarity.
     """
     for rows in range(permutations, 1, -1):
-        if 1 - (1 - threshold**rows) ** (permutations // rows) >= FOUND_AT_THRESHOLD:
+        if 1 - (1 - threshold**rows) ** (permutations // rows) >= RECALL_AT_THRESHOLD:
             return permutations // rows, rows
     return permutations, 1
 
 
 def minhash(shingles: Hashes, permutations: int) -> Signatures:
-    """Return the minimum of the shingles under each permutation, uint32 [permutations].
+    """Return a document's MinHash signature, uint32 [permutations].
 
-    A permutation is an odd multiple plus a constant modulo 2^32 of the hash's upper half.
+    shingles: hashes of its n-grams, uint64. A permutation maps the upper half h of a hash to
+    a * h + b modulo 2^32, with odd a.
     """
     multipliers, offsets = _permutations(permutations)
-    least = np.full(permutations, 2**32 - 1, np.uint32)
+    minima = np.full(permutations, 2**32 - 1, np.uint32)
     values = (shingles >> np.uint64(32)).astype(np.uint32)
     for begin in range(0, len(values), _BLOCK):
         products = multipliers * values[begin : begin + _BLOCK]
         products += offsets
-        np.minimum(least, products.min(1), out=least)
-    return least
+        np.minimum(minima, products.min(1), out=minima)
+    return minima
 
 
 def _permutations(count: int) -> tuple[Signatures, Signatures]:
@@ -69,20 +71,20 @@ class _NearDedup:
         self.threshold, self.ngram, self.permutations = threshold, ngram, permutations
         self.bands, self.rows = bands(threshold, permutations)
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
-        """Return signatures [n, permutations]; per band, sorted keys and their documents."""
-        signatures, places, worded = [], [], []
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
+        """Write signatures [n, permutations] and, per band, sorted keys with their documents."""
+        signatures, places, has_words = [], [], []
         for document in documents:
             shingles = ngrams(words(document.text), self.ngram)
             signatures.append(minhash(shingles, self.permutations))
-            worded.append(len(shingles) > 0)
+            has_words.append(len(shingles) > 0)
             places.append(f"{document.file}:{document.line}")
         stacked = np.array(signatures, np.uint32).reshape(-1, self.permutations)
-        numbers = np.flatnonzero(worded).astype(np.uint32)
+        numbers = np.flatnonzero(has_words).astype(np.uint32)
         keys = self._keys(stacked[numbers])
         order = np.argsort(keys, axis=1, kind="stable")
         arrays.save(
-            found,
+            findings,
             {
                 "signatures": stacked,
                 "keys": np.take_along_axis(keys, order, 1),
@@ -99,30 +101,30 @@ class _NearDedup:
             keys += signatures[:, row : self.bands * self.rows : self.rows].T
         return mix_bits(keys)
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
-        """Find the sets of near-duplicates. Labels are mapped from a file, not held in memory."""
-        parts = [arrays.load(path) for path in found]
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
+        """Find the sets of near-duplicates; labels are in a temporary memory-mapped file."""
+        parts = [arrays.load(path) for path in findings]
         starts = np.cumsum([0, *(len(part["signatures"]) for part in parts)])
-        labels_path = decided.with_name(decided.name + ".labels")
+        labels_path = decision.with_name(decision.name + ".labels")
         np.arange(starts[-1], dtype=np.int64).tofile(labels_path)
         labels = np.memmap(labels_path, np.int64, "r+") if starts[-1] else np.empty(0, np.int64)
         for band in range(self.bands):
-            for first, second in self._meetings(parts, starts, band):
-                apart = roots(labels, first) != roots(labels, second)
-                first, second = first[apart], second[apart]
-                alike = similarity(parts, starts, first, second) >= self.threshold
-                join(labels, first[alike], second[alike])
+            for first, second in self._candidate_pairs(parts, starts, band):
+                distinct = find_roots(labels, first) != find_roots(labels, second)
+                first, second = first[distinct], second[distinct]
+                similar = similarity(parts, starts, first, second) >= self.threshold
+                union(labels, first[similar], second[similar])
         segments.write_dropped(
-            decided,
-            (_losers(parts, starts, labels, part) for part in range(len(parts))),
+            decision,
+            (_dropped(parts, starts, labels, part) for part in range(len(parts))),
         )
         del labels
         labels_path.unlink()
 
-    def _meetings(
+    def _candidate_pairs(
         self, parts: list[arrays.Arrays], starts: NDArray, band: int
     ) -> Iterator[tuple[NDArray, NDArray]]:
-        """Return pairs with equal keys: each document with the first and the previous one."""
+        """Yield pairs with equal keys: each document with the first and with the previous one."""
         for cut in arrays.ranges([part["keys"][band] for part in parts]):
             keys = np.concatenate(
                 [part["keys"][band][taken] for part, taken in zip(parts, cut, strict=True)]
@@ -146,14 +148,18 @@ class _NearDedup:
                 distant = batch[first[batch] < batch - 1]
                 yield documents[distant - 1], documents[distant]
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        return segments.drop(decided, part, "near-duplicate")
+    def judge(self, decision: Path, part: int) -> Filter:
+        return segments.drop(decision, part, "near-duplicate")
 
 
 def similarity(
     parts: list[arrays.Arrays], starts: NDArray, first: NDArray, second: NDArray
 ) -> NDArray[np.float64]:
-    """Return the estimated Jaccard similarity of pairs of documents, numbered over all parts."""
+    """Return the estimated Jaccard similarity of pairs of documents, float64 [pairs].
+
+    starts: number of the first document of each part. first, second: documents, numbered over all
+    parts.
+    """
     estimates = np.empty(len(first))
     for begin in range(0, len(first), 1 << 14):
         batch = slice(begin, begin + (1 << 14))
@@ -171,19 +177,19 @@ def _signatures(parts: list[arrays.Arrays], starts: NDArray, documents: NDArray)
     return rows
 
 
-def _losers(
+def _dropped(
     parts: list[arrays.Arrays], starts: NDArray, labels: NDArray, part: int
 ) -> dict[int, str]:
     documents = np.arange(starts[part], starts[part + 1])
-    representatives = roots(labels, documents)
-    losers = representatives != documents
-    documents, representatives = documents[losers], representatives[losers]
+    representatives = find_roots(labels, documents)
+    dropped = representatives != documents
+    documents, representatives = documents[dropped], representatives[dropped]
     owners = np.searchsorted(starts, representatives, side="right") - 1
     details = {}
-    alike = similarity(parts, starts, documents, representatives)
-    for document, keeper, owner, estimate in zip(
-        documents, representatives, owners, alike, strict=True
+    similarities = similarity(parts, starts, documents, representatives)
+    for document, kept, owner, estimate in zip(
+        documents, representatives, owners, similarities, strict=True
     ):
-        place = segments.place(parts[owner], int(keeper - starts[owner]))
+        place = segments.place(parts[owner], int(kept - starts[owner]))
         details[int(document - starts[part])] = f"{estimate:.2f} like {place}"
     return details

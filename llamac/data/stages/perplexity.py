@@ -19,11 +19,16 @@ HELP = "`llamac data classifier SPEC` trains it"
 
 
 def build(stage: Perplexity) -> Survey:
+    """Return the survey that splits documents by perplexity.
+
+    Raises StageError if the language model is missing.
+    """
     require_readable(stage.model, HELP)
     return _Perplexity(stage)
 
 
 def facts(stage: Perplexity) -> dict[str, str]:
+    """Return the sha256 of the language model."""
     return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
@@ -31,21 +36,21 @@ class _Perplexity:
     def __init__(self, stage: Perplexity) -> None:
         self.stage = stage
 
-    def scan(self, documents: Iterable[Document], found: Path) -> None:
+    def scan(self, documents: Iterable[Document], findings: Path) -> None:
         model = load_model(Path(self.stage.model))
         scores = [perplexity(model, document.text) for document in documents]
-        arrays.save(found, {"scores": np.array(scores, "<f4")})
+        arrays.save(findings, {"scores": np.array(scores, "<f4")})
 
-    def merge(self, found: Sequence[Path], decided: Path) -> None:
+    def merge(self, findings: Sequence[Path], decision: Path) -> None:
         """Write each part's segment: the two bounds, then its documents' perplexities."""
-        parts = [arrays.load(path)["scores"] for path in found]
+        parts = [arrays.load(path)["scores"] for path in findings]
         total = sum(map(len, parts))
         ends = (self.stage.head, min(self.stage.head + self.stage.middle, 1.0))
         bounds = np.array([value_of_rank(parts, round(end * total) - 1) for end in ends], "<f4")
-        segments.write(decided, (bounds.tobytes() + scores.tobytes() for scores in parts))
+        segments.write(decision, (bounds.tobytes() + scores.tobytes() for scores in parts))
 
-    def judge(self, decided: Path, part: int) -> Filter:
-        head, middle, *scores = np.frombuffer(segments.read(decided, part), "<f4").tolist()
+    def judge(self, decision: Path, part: int) -> Filter:
+        head, middle, *scores = np.frombuffer(segments.read(decision, part), "<f4").tolist()
         numbers = count()
 
         def judge(document: Document) -> Document | Rejected:
@@ -62,9 +67,10 @@ class _Perplexity:
 
 
 def value_of_rank(parts: Sequence[NDArray[np.float32]], rank: int) -> float:
-    """Return the value of a given rank among positive float32 values in several arrays.
+    """Return the value of rank `rank`, from 0, among the positive float32 values of all arrays.
 
-    Positive floats are ordered like their bits, so two counts suffice: by upper and by lower half.
+    A negative rank gives -1. Positive floats are ordered like their bits, so two histograms, of the
+    upper and of the lower 16 bits, suffice instead of sorting.
     """
     if rank < 0:
         return -1.0

@@ -1,6 +1,6 @@
 """Mask personal data: mail addresses, telephone numbers, public IP addresses.
 
-The patterns are conservative, so that other kinds of numbers stay.
+The patterns are conservative, so that other numbers stay.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _MASKS = {"email": "<email>", "phone": "<phone>", "ip": "<ip>"}
 
 
 def build(stage: Pii) -> Filter:
+    """Return the filter that masks personal data in place; it counts the masks in `meta`."""
     kinds = sorted(set(stage.mask), key=list(_MASKS).index)
 
     def judge(document: Document) -> Document:
@@ -61,15 +62,15 @@ def _ips(text: str) -> tuple[str, int]:
     """
     count = 0
 
-    def mask(found: re.Match[str]) -> str:
+    def mask(match: re.Match[str]) -> str:
         nonlocal count
-        if found[0].count(".") == 3 and all(int(part) < SMALL for part in found[0].split(".")):
-            return found[0]
+        if match[0].count(".") == 3 and all(int(part) < SMALL for part in match[0].split(".")):
+            return match[0]
         try:
-            if not ipaddress.ip_address(found[0]).is_global:
-                return found[0]
+            if not ipaddress.ip_address(match[0]).is_global:
+                return match[0]
         except ValueError:
-            return found[0]
+            return match[0]
         count += 1
         return _MASKS["ip"]
 

@@ -1,7 +1,8 @@
-"""Keep pages like those that Wikipedia cites, by a linear classifier (LLaMA, section 2.1).
+"""Keep pages similar to those that Wikipedia cites, by a classifier (LLaMA paper, section 2.1).
 
-Logistic regression on the words and word pairs at a page's beginning, hashed to n buckets of value
-1 / √n. Only the beginning is read, so that length has little influence.
+The classifier is a logistic regression on the distinct words and word pairs among a page's first
+500 words, hashed to buckets; each of a page's n features has the value 1 / √n. Only the beginning
+is read, so that length has little influence.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ from llamac.spec.stages import Quality
 HELP = "`llamac data classifier SPEC` trains it"
 WORDS = 500
 PENALTY = 0.1
-"""Weight of half the squared weights against the sum of the pages' losses; scikit-learn's 1 / C."""
+"""L2 regularisation: 1 / C of scikit-learn's LogisticRegression."""
 
 Features = NDArray[np.uint32]
 
 
 def build(stage: Quality) -> Filter:
+    """Return the filter by quality, which records the probability in `meta`.
+
+    Raises StageError if the classifier is missing or of another size.
+    """
     model = load(stage)
 
     def judge(document: Document) -> Document | Rejected:
@@ -43,25 +48,27 @@ def build(stage: Quality) -> Filter:
 
 
 def facts(stage: Quality) -> dict[str, str]:
+    """Return the sha256 of the classifier."""
     return {"sha256": sha256(file_bytes(stage.model, HELP))}
 
 
-def load(stage: Quality) -> Trained:
-    """Read the classifier that the stage names. Raises StageError."""
+def load(stage: Quality) -> QualityModel:
+    """Read the classifier of a stage. Raises StageError if it is missing or of another size."""
     require_readable(stage.model, HELP)
     model = arrays.load(Path(stage.model))
     if len(model["weights"]) != stage.buckets:
-        found = f"{stage.model} has {len(model['weights'])} buckets, not {stage.buckets}"
-        raise StageError(f"{found}: train it again, or set `buckets` to that number")
-    return Trained(model["weights"], float(model["bias"][0]))
+        message = f"{stage.model} has {len(model['weights'])} buckets, not {stage.buckets}"
+        raise StageError(f"{message}: train it again, or set `buckets` to that number")
+    return QualityModel(model["weights"], float(model["bias"][0]))
 
 
-def save(model: Trained, path: Path) -> None:
+def save(model: QualityModel, path: Path) -> None:
+    """Write a classifier to a file that `load` reads."""
     arrays.save(path, {"weights": model.weights, "bias": np.array([model.bias])})
 
 
 def features(text: str, buckets: int) -> Features:
-    """Return the feature buckets of a page, uint32, sorted; empty for a page without words."""
+    """Return the sorted buckets of a page's features, uint32 [n]; empty without words."""
     # Words rarely have more than 15 letters; the cut avoids reading a whole book.
     words = hash_texts(normalised_words(text[: WORDS * 16]).split()[:WORDS])
     both = np.concatenate([words, ngrams(words, 2)])
@@ -69,8 +76,8 @@ def features(text: str, buckets: int) -> Features:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """Trained classifier. weights: float32 [buckets]."""
+class QualityModel:
+    """Logistic regression on hashed features. weights: float32 [buckets]."""
 
     weights: NDArray[np.float32]
     bias: float
@@ -81,19 +88,23 @@ class Trained:
         return float(1 / (1 + np.exp(-score)))
 
 
-def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Trained:
-    """Fit a logistic regression by L-BFGS, in float32, to its unique optimum."""
+def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> QualityModel:
+    """Fit a logistic regression by L-BFGS in float32.
+
+    pages: features of each page. labels: whether Wikipedia cites it. The loss is strictly convex,
+    so its optimum is unique.
+    """
     import torch
     import torch.nn.functional as F
 
     lengths = torch.tensor([len(page) for page in pages])
     # The optimal weight of an unused bucket is 0.
-    seen, compact = np.unique(np.concatenate(pages), return_inverse=True)
-    indices = torch.from_numpy(compact.astype(np.int64))
+    used_buckets, positions = np.unique(np.concatenate(pages), return_inverse=True)
+    indices = torch.from_numpy(positions.astype(np.int64))
     offsets = torch.cumsum(lengths, 0) - lengths
     scales = lengths.clamp(min=1).rsqrt()
     targets = torch.tensor(labels, dtype=torch.float32)
-    weights = torch.zeros(len(seen), 1, requires_grad=True)
+    weights = torch.zeros(len(used_buckets), 1, requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weights, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe"
@@ -101,18 +112,16 @@ def train(pages: Sequence[Features], labels: Sequence[bool], buckets: int) -> Tr
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        summed = F.embedding_bag(indices, weights, offsets, mode="sum")[:, 0]
-        losses = F.binary_cross_entropy_with_logits(
-            summed * scales + bias, targets, reduction="sum"
-        )
+        sums = F.embedding_bag(indices, weights, offsets, mode="sum")[:, 0]
+        losses = F.binary_cross_entropy_with_logits(sums * scales + bias, targets, reduction="sum")
         loss = (losses + PENALTY / 2 * weights.square().sum()) / len(targets)
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    whole = np.zeros(buckets, np.float32)
-    whole[seen] = weights.detach()[:, 0].numpy()
-    return Trained(whole, bias.item())
+    all_weights = np.zeros(buckets, np.float32)
+    all_weights[used_buckets] = weights.detach()[:, 0].numpy()
+    return QualityModel(all_weights, bias.item())
 
 
 def _norm(page: Features) -> float:

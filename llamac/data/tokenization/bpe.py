@@ -1,7 +1,7 @@
-"""Show byte-pair encoding step by step: learning merges from a text, and applying a model's.
+"""Byte-pair encoding step by step: learn merges from a text, or apply those of a model.
 
-Sennrich et al. 2016 (arXiv:1508.07909), after Gage 1994. Written to be read, not to be fast:
-training and encoding use SentencePiece.
+Sennrich et al. 2016 (arXiv:1508.07909), after Gage 1994. This is written to be read, not to be
+fast; actual training and encoding use SentencePiece.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from llamac.runtime.tokenizers.tokenizer import SPACE_MARK, Tokenizer
 
 @dataclass(frozen=True)
 class Merge:
-    """One merge.
+    """A merge of two adjacent pieces.
 
-    pair: the two pieces joined. count: occurrences of the pair. pieces: the text after the merge.
-    score: the merged piece's score, for merges that a model applies.
+    pair: the two pieces. count: occurrences that were merged. pieces: the whole text after the
+    merge. score: score of the merged piece in the model; None when merges are learnt.
     """
 
     pair: tuple[str, str]
@@ -29,7 +29,7 @@ class Merge:
 
 
 def learn_merges(text: str, limit: int | None = None) -> Iterator[Merge]:
-    """Yield the merges that BPE training on `text` alone makes, at most `limit` of them.
+    """Yield the merges of BPE training on `text`, at most `limit` of them (None: all).
 
     Each step merges the most frequent pair, until no pair occurs twice. Ties go to the shorter
     pair, then to the first in order of characters, as in SentencePiece.
@@ -49,11 +49,11 @@ def learn_merges(text: str, limit: int | None = None) -> Iterator[Merge]:
 def apply_merges(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
     """Yield the merges by which a BPE model encodes `text`.
 
-    Each step merges the pair whose piece has the highest score; ties go to the leftmost. Text that
-    has no piece stays as characters.
+    Each step merges the pair whose merged piece has the highest score; ties go to the leftmost.
+    Characters that are in no piece stay unmerged.
     """
     known = {tokenizer.piece(i): tokenizer.score(i) for i in range(tokenizer.vocab_size)}
-    pieces = starting(tokenizer, text)
+    pieces = initial_pieces(tokenizer, text)
     while True:
         scores = [
             (known[a + b], -at) for at, (a, b) in enumerate(_neighbours(pieces)) if a + b in known
@@ -67,15 +67,15 @@ def apply_merges(tokenizer: Tokenizer, text: str) -> Iterator[Merge]:
 
 
 def merges_by_score(tokenizer: Tokenizer) -> bool:
-    """Return whether the model is BPE, whose scores are the merge ranks 0, -1, -2, …."""
+    """Return whether a SentencePiece model is BPE: its scores are negated merge ranks."""
     scores = [tokenizer.score(i) for i in range(tokenizer.vocab_size)]
     return min(scores) < 0 and all(score == int(score) <= 0 for score in scores)
 
 
-def starting(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Return the characters that the model starts from.
+def initial_pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Return the characters that a model begins to merge.
 
-    A space is written as U+2581; some models also put one at the beginning.
+    Spaces are U+2581; some models also put one at the beginning of the text.
     """
     marked = text.replace(" ", SPACE_MARK)
     first = tokenizer.encode(text[:1]) if text else []
@@ -85,13 +85,13 @@ def starting(tokenizer: Tokenizer, text: str) -> list[str]:
 
 def merge_pair(pieces: Sequence[str], pair: tuple[str, str]) -> list[str]:
     """Return the pieces with each occurrence of `pair` merged, from left to right."""
-    found: list[str] = []
+    merged: list[str] = []
     at = 0
     while at < len(pieces):
-        here = tuple(pieces[at : at + 2]) == pair
-        found.append("".join(pair) if here else pieces[at])
-        at += 2 if here else 1
-    return found
+        is_pair = tuple(pieces[at : at + 2]) == pair
+        merged.append("".join(pair) if is_pair else pieces[at])
+        at += 2 if is_pair else 1
+    return merged
 
 
 def _pairs(pieces: Sequence[str]) -> Counter[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Export prepared data to Megatron-LM's .bin and .idx, or datatrove's .ds.
+"""Export prepared data in Megatron-LM's .bin and .idx format, or datatrove's .ds format.
 
 `runtime.data.sources.indexed_tokens` reads these formats and documents their layout.
 """
@@ -27,10 +27,11 @@ class ExportError(ValueError):
 
 
 def export(directory: Path, out: Path, kind: str) -> list[Path]:
-    """Write each split of each source, EOS included, and return the files.
+    """Write each split of each source in another format, including EOS, and return the files.
 
-    They are `<out>/<source>_<split>.bin` and `.idx`, or `.ds` and `.ds.index`. Raises ExportError
-    before anything is written.
+    kind: "megatron" writes `<out>/<source>_<split>.bin` and `.idx`; "datatrove" writes `.ds` and
+    `.ds.index`. Raises ExportError, before anything is written, for supervised data and if a file
+    exists.
     """
     manifest = load_manifest(directory)
     if is_signed(manifest):
@@ -46,8 +47,8 @@ def export(directory: Path, out: Path, kind: str) -> list[Path]:
     ]
     ends = (".bin", ".idx") if kind == "megatron" else (".ds", ".ds.index")
     outputs = [stem.with_name(stem.name + end) for stem, _ in jobs for end in ends]
-    if there := [path for path in outputs if path.exists()]:
-        raise ExportError(f"{there[0]} already exists: give another -o DIR, or remove it")
+    if existing := [path for path in outputs if path.exists()]:
+        raise ExportError(f"{existing[0]} already exists: give another -o DIR, or remove it")
     out.mkdir(parents=True, exist_ok=True)
     for stem, shards in jobs:
         lengths = np.concatenate([*document_lengths(directory, manifest, shards)])

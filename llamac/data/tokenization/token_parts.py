@@ -1,7 +1,7 @@
 """Write cleaned text as token shards with an index of their documents, part by part.
 
-A part's files grow chunk by chunk, and their lengths are recorded after each chunk. A process that
-resumes truncates them to the recorded lengths and appends the same bytes again.
+A part's files grow chunk by chunk, and their lengths are recorded after each chunk. A resuming
+process truncates them to the recorded lengths and appends the same bytes again.
 
     <source>/train-00007-00000.bin   first shard of part 7, in the format of `runtime.data.prepared`
     <source>/train-00007.docs        one `RECORD` per document of the part
@@ -22,7 +22,7 @@ from llamac.data.clean import chunks_of
 from llamac.data.document import Document
 from llamac.data.readers.tokens import source_tokenizer
 from llamac.data.source_plan import Part, SourcePlan
-from llamac.data.state import locked
+from llamac.data.state import folder_lock
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.prepared import SPLITS, token_ids
 from llamac.runtime.data.token_shards import BATCH_BYTES
@@ -42,9 +42,12 @@ its file's name in the `.names` file. line: as in `Document`.
 
 
 def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
-    """Tokenise a part, chunk by chunk, from where it was left."""
+    """Tokenise a part chunk by chunk, resuming after the last recorded chunk.
+
+    work: folder of the parts' recorded state.
+    """
     state = _state(work, plan, part)
-    with locked(state.with_name(f"{part.number:05}.tokenize")):
+    with folder_lock(state.with_name(f"{part.number:05}.tokenize")):
         if is_tokenized(job, work, plan, part):
             return
         model = load_tokenizer_file(job.root / "tokenizer.model")
@@ -63,39 +66,41 @@ def tokenize(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
         names = chunks_of(plan, part)
         for number in range(saved.get("chunks", 0), len(names)):
             _append(job, encode, chunks.read(names[number]), writers)
-            noted = {split: writer.flush() for split, writer in writers.items()}
-            counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
-            write_note(state, {"chunks": number + 1, "done": False, **noted, **counted})
-        noted = {split: writer.close() for split, writer in writers.items()}
-        counted = {UNKNOWN: [unknown.unknown, unknown.tokens]}
-        write_note(state, {"chunks": len(names), "done": True, **noted, **counted})
+            split_states = {split: writer.flush() for split, writer in writers.items()}
+            unknown_counts = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+            write_note(
+                state, {"chunks": number + 1, "done": False, **split_states, **unknown_counts}
+            )
+        split_states = {split: writer.close() for split, writer in writers.items()}
+        unknown_counts = {UNKNOWN: [unknown.unknown, unknown.tokens]}
+        write_note(state, {"chunks": len(names), "done": True, **split_states, **unknown_counts})
 
 
 def is_tokenized(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
-    """Return whether the part is done and all its files exist unchanged."""
-    noted = note_or_nothing(_state(work, plan, part))
-    if not (noted.get("done", False) and _shards_are_whole(job, noted)):
+    """Return whether the part is complete and all its files are unchanged."""
+    state = note_or_nothing(_state(work, plan, part))
+    if not (state.get("done", False) and _shards_are_whole(job, state)):
         return False
     stem = job.root / plan.source.name
     return all(
-        is_whole(stem / f"{split}-{part.number:05}.{kind}", noted[split]["hashes"][kind])
+        is_whole(stem / f"{split}-{part.number:05}.{kind}", state[split]["hashes"][kind])
         for split in SPLITS
         for kind in INDEX
     )
 
 
-def _shards_are_whole(job: PrepareJob, noted: dict[str, Any]) -> bool:
-    shards = [shard for split in SPLITS for shard in noted.get(split, {}).get("shards", [])]
+def _shards_are_whole(job: PrepareJob, state: dict[str, Any]) -> bool:
+    shards = [shard for split in SPLITS for shard in state.get(split, {}).get("shards", [])]
     return all(is_whole(job.root / shard["file"], shard["sha256"]) for shard in shards)
 
 
-def tokenized(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
-    """Return documents, bytes, tokens and shards of each split of a part, and UNKNOWN."""
+def read_part_state(work: Path, plan: SourcePlan, part: Part) -> dict[str, Any]:
+    """Return the recorded state of a part: `_SplitState` values by split, and UNKNOWN."""
     return note_or_nothing(_state(work, plan, part))
 
 
 Encode = Callable[[list[Document]], list[np.ndarray]]
-"""Returns the tokens of each document with its end, int32 [n], as they are stored."""
+"""Function that returns the stored tokens of each document, including EOS, int32 [n]."""
 
 
 def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unknown) -> Encode:
@@ -107,9 +112,9 @@ def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unkno
     """
 
     def stored(batch: list[Document]) -> list[np.ndarray]:
-        found = [np.array(document.tokens, np.int32) for document in batch]
-        unknown.add([document.text for document in batch], list(map(token_ids, found)))
-        return list(map(job.stored, found))
+        tokens = [np.array(document.tokens, np.int32) for document in batch]
+        unknown.add([document.text for document in batch], list(map(token_ids, tokens)))
+        return list(map(job.stored, tokens))
 
     if plan.supervision:
         return stored
@@ -117,15 +122,17 @@ def _encoder(job: PrepareJob, model: Tokenizer, plan: SourcePlan, unknown: Unkno
     same = same and source_tokenizer(plan.source).pieces_sha256 == model.pieces_sha256
 
     def encode(batch: list[Document]) -> list[np.ndarray]:
-        given = [document.tokens if same else None for document in batch]
-        texts = [d.text for d, tokens in zip(batch, given, strict=True) if tokens is None]
+        existing = [document.tokens if same else None for document in batch]
+        texts = [d.text for d, tokens in zip(batch, existing, strict=True) if tokens is None]
         encoded = iter(model.encode_batch(texts))
-        found = [
+        token_arrays = [
             next(encoded) if tokens is None else np.array([t for t in tokens if t != model.eos])
-            for tokens in given
+            for tokens in existing
         ]
-        unknown.add([document.text for document in batch], found)
-        return [job.stored(np.append(tokens, model.eos).astype(np.int32)) for tokens in found]
+        unknown.add([document.text for document in batch], token_arrays)
+        return [
+            job.stored(np.append(tokens, model.eos).astype(np.int32)) for tokens in token_arrays
+        ]
 
     return encode
 
@@ -158,7 +165,7 @@ def _state(work: Path, plan: SourcePlan, part: Part) -> Path:
 
 
 @dataclass
-class _Noted:
+class _SplitState:
     """Recorded state of one split of a part.
 
     held: tokens in the unfinished shard. docs, names: bytes of the index files. hashes: sha256 of
@@ -178,61 +185,61 @@ class _Noted:
 class _Split:
     """Writer of the files of one split of a part."""
 
-    def __init__(self, folder: Path, name: str, job: PrepareJob, noted: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, name: str, job: PrepareJob, state: dict[str, Any]) -> None:
         self.folder, self.name = folder, name
-        self.dtype, self.most = job.dtype, job.shard_tokens
+        self.dtype, self.shard_tokens = job.dtype, job.shard_tokens
         # The last file name written, and its offset.
-        self.noted, self.last, self.at = _Noted(**noted), "", 0
-        self.docs = self._file("docs", f"{name}.docs", self.noted.docs)
-        self.names = self._file("names", f"{name}.names", self.noted.names)
-        self.shard = self._shard(self.noted.held)
+        self.state, self.last, self.at = _SplitState(**state), "", 0
+        self.docs = self._file("docs", f"{name}.docs", self.state.docs)
+        self.names = self._file("names", f"{name}.names", self.state.names)
+        self.shard = self._shard(self.state.held)
 
     def add(self, document: Document, tokens: np.ndarray, text_bytes: int) -> None:
-        """Append a document. tokens: with EOS."""
-        noted = self.noted
-        noted.documents += 1
-        noted.bytes += text_bytes
-        noted.tokens += len(tokens)
+        """Append a document. tokens: its stored tokens, including EOS."""
+        state = self.state
+        state.documents += 1
+        state.bytes += text_bytes
+        state.tokens += len(tokens)
         if document.file != self.last:
             self.last, self.at = document.file, self.names.size
             self.names.write(document.file.encode(errors="surrogateescape") + b"\0")
-        self.docs.write(np.array((noted.tokens, self.at, document.line), RECORD).tobytes())
+        self.docs.write(np.array((state.tokens, self.at, document.line), RECORD).tobytes())
         while len(tokens):
-            head, tokens = np.split(tokens, [self.most - noted.held])
+            head, tokens = np.split(tokens, [self.shard_tokens - state.held])
             self.shard.write(head.astype(self.dtype).tobytes())
-            noted.held += len(head)
-            if noted.held == self.most:
+            state.held += len(head)
+            if state.held == self.shard_tokens:
                 self._finish_shard()
 
     def flush(self) -> dict[str, Any]:
-        """Flush all files to disk; return the state to record."""
+        """Flush all files to disk and return the state to record."""
         for file in (self.docs, self.names, self.shard):
             file.sync()
-        self.noted.docs, self.noted.names, self.last = self.docs.size, self.names.size, ""
+        self.state.docs, self.state.names, self.last = self.docs.size, self.names.size, ""
         files = {"docs": self.docs, "names": self.names, "shard": self.shard}
-        self.noted.hashes = {kind: file.sha256 for kind, file in files.items()}
-        return asdict(self.noted)
+        self.state.hashes = {kind: file.sha256 for kind, file in files.items()}
+        return asdict(self.state)
 
     def close(self) -> dict[str, Any]:
-        if self.noted.held:
+        if self.state.held:
             self._finish_shard()
-        noted = self.flush()
+        state = self.flush()
         self.shard.discard()
         self.docs.commit()
         self.names.commit()
-        return noted
+        return state
 
     def _shard(self, held: int) -> NewFile:
-        name = f"{self.name}-{len(self.noted.shards):05}.bin"
+        name = f"{self.name}-{len(self.state.shards):05}.bin"
         return self._file("shard", name, held * self.dtype.itemsize)
 
     def _file(self, kind: str, name: str, size: int) -> NewFile:
-        resume = (size, self.noted.hashes[kind]) if size else None
+        resume = (size, self.state.hashes[kind]) if size else None
         return NewFile(self.folder / name, resume)
 
     def _finish_shard(self) -> None:
         file = f"{self.folder.name}/{self.shard.path.name}"
         digest = self.shard.commit()
-        self.noted.shards.append({"file": file, "tokens": self.noted.held, "sha256": digest})
-        self.noted.held = 0
+        self.state.shards.append({"file": file, "tokens": self.state.held, "sha256": digest})
+        self.state.held = 0
         self.shard = self._shard(0)

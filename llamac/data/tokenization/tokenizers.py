@@ -23,7 +23,7 @@ from llamac.runtime.tokenizers.tokenizer import (
 )
 from llamac.spec import Spec
 
-LOOKED_AT = 32  # text to draw a sample from, as a multiple of the sample's size
+SAMPLE_FACTOR = 32  # text to draw a sample from, as a multiple of the sample's size
 
 
 class NoTokenizerError(ValueError):
@@ -33,26 +33,30 @@ class NoTokenizerError(ValueError):
 
 
 def find_tokenizer(name: str) -> Tokenizer:
-    """Load the tokenizer of a file, of a directory of prepared data, or of a run.
+    """Load a tokenizer from its file, a directory of prepared data, or a run directory.
 
-    Raises NoTokenizerError.
+    Raises NoTokenizerError if there is none or it cannot be read.
     """
     path = Path(name)
     if path.is_dir():
         places = (path / "tokenizer.model", path / "data" / "tokenizer.model")
-        path = next((place for place in places if place.is_file()), None) or _nowhere(path)
+        path = next((place for place in places if place.is_file()), None) or _raise_missing(path)
     try:
         return load_tokenizer_file(path)
     except TokenizerError as error:
         raise NoTokenizerError(str(error)) from error
 
 
-def _nowhere(path: Path) -> Path:
+def _raise_missing(path: Path) -> Path:
     raise NoTokenizerError(f"no tokenizer.model in {path} or {path / 'data'}")
 
 
-def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
-    """Train a spec's tokenizer on a sample of its sources, in proportion to their shares."""
+def train_for(spec: Spec, log: Callable[[str], None]) -> Tokenizer:
+    """Train a spec's tokenizer on samples of its sources, in proportion to their shares.
+
+    log: called with each line of progress. Raises NoTokenizerError if the spec has a tokenizer
+    already, or a source has no text.
+    """
     if spec.tokenizer.path:
         raise NoTokenizerError(
             f"the spec has an existing tokenizer, {spec.tokenizer.path}: remove tokenizer.path to "
@@ -70,23 +74,23 @@ def train_for(spec: Spec, say: Callable[[str], None]) -> Tokenizer:
     )
     lines: list[str] = []
     for source, share in zip(spec.data.source, job.shares, strict=True):
-        say(f"sampling {source.name} …")
+        log(f"sampling {source.name} …")
         trained_on = (text for text in texts(source) if not job.is_held_out(text.encode()))
         budget = int(spec.tokenizer.train_bytes * share)
         drawn = sample_lines(trained_on, budget, f"{spec.seed}\0{source.name}")
         if not drawn:
             raise NoTokenizerError(f"source {source.name!r} has no text to train a tokenizer")
         lines += training_lines(drawn)
-    say("training the tokenizer …")
+    log("training the tokenizer …")
     return train_tokenizer(lines, kind=spec.tokenizer.kind, vocab_size=spec.model.vocab_size)
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Comparison of two tokenizers on one source.
+class TokenizerComparison:
+    """Comparison of two tokenizers, a and b, on one source.
 
-    nbytes: bytes of text. tokens: of either tokenizer. lost: characters of the texts that either
-    tokenizer does not restore exactly.
+    nbytes: bytes of text. tokens: tokens of (a, b). lost: characters in texts that (a, b) does not
+    restore exactly.
     """
 
     source: str
@@ -96,15 +100,18 @@ class Compared:
 
     @property
     def bytes_per_token(self) -> tuple[float, float]:
+        """Return the compression of (a, b)."""
         a, b = self.tokens
         return self.nbytes / max(a, 1), self.nbytes / max(b, 1)
 
     @property
     def ratio(self) -> float:
+        """Return b's bytes per token relative to a's; above 1, b compresses better."""
         a, b = self.bytes_per_token
         return b / a if a else float("nan")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the comparison as JSON values."""
         names = ("a", "b")
         return {
             "source": self.source,
@@ -116,24 +123,31 @@ class Compared:
         }
 
 
-def compare_tokenizers(a: Tokenizer, b: Tokenizer, spec: Spec, size: int) -> list[Compared]:
-    """Compare tokenizers on about `size` bytes of each source of a spec, then on all sources."""
+def compare_tokenizers(
+    a: Tokenizer, b: Tokenizer, spec: Spec, size: int
+) -> list[TokenizerComparison]:
+    """Compare tokenizers on a sample of about `size` bytes of each source of a spec.
+
+    With several sources, the last entry is their sum.
+    """
     rows = []
     for source in spec.data.source:
-        most = size * LOOKED_AT
-        limited = source.model_copy(update={"max_bytes": min(source.max_bytes or most, most)})
+        max_bytes = size * SAMPLE_FACTOR
+        limited = source.model_copy(
+            update={"max_bytes": min(source.max_bytes or max_bytes, max_bytes)}
+        )
         drawn = sample_lines(texts(limited), size, source.name)
         nbytes = sum(len(text.encode()) for text in drawn)
-        counted = [_counted(tokenizer, drawn) for tokenizer in (a, b)]
-        tokens, lost = zip(*counted, strict=True)
-        rows.append(Compared(source.name, nbytes, tokens, lost))
+        counts = [_count_tokens(tokenizer, drawn) for tokenizer in (a, b)]
+        tokens, lost = zip(*counts, strict=True)
+        rows.append(TokenizerComparison(source.name, nbytes, tokens, lost))
     if len(rows) > 1:
         sums = np.array([[row.nbytes, *row.tokens, *row.lost] for row in rows]).sum(0).tolist()
-        rows.append(Compared("all", sums[0], (sums[1], sums[2]), (sums[3], sums[4])))
+        rows.append(TokenizerComparison("all", sums[0], (sums[1], sums[2]), (sums[3], sums[4])))
     return rows
 
 
-def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
+def _count_tokens(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
     """Return (tokens, characters of texts that decoding does not restore)."""
     tokens = lost = 0
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
@@ -143,13 +157,18 @@ def _counted(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, int]:
 
 
 def merge_lines(text: str, tokenizer: Tokenizer | None, limit: int | None) -> Iterator[str]:
-    """Yield lines that show the merges one by one."""
+    """Yield lines that show the merges of a text one by one, and a summary.
+
+    tokenizer: a BPE model whose merges are applied; None learns merges from the text.
+    limit: maximum number of merges shown; None shows all.
+    Raises NoTokenizerError for another kind of tokenizer.
+    """
     if tokenizer is None:
-        yield f"start: {_shown(text)}"
+        yield f"start: {_one_line(text)}"
         steps = learn_merges(text, limit)
     else:
         if not merges_by_score(tokenizer):
-            raise NoTokenizerError("merges can only be shown for SentencePiece BPE models")
+            raise NoTokenizerError("merges can only be listing for SentencePiece BPE models")
         steps = apply_merges(tokenizer, text)
     pieces: tuple[str, ...] = tuple(text)
     number = 0
@@ -158,16 +177,16 @@ def merge_lines(text: str, tokenizer: Tokenizer | None, limit: int | None) -> It
             break
         pieces = step.pieces
         why = f"{step.count} times" if step.score is None else f"score {step.score:g}"
-        yield f"{number}: {_shown(step.pair, ' + ')}  ({why})  →  {_shown(pieces)}"
+        yield f"{number}: {_one_line(step.pair, ' + ')}  ({why})  →  {_one_line(pieces)}"
     if tokenizer is None:
         summary = f"{len(pieces)} pieces, {len({*pieces})} distinct"
         yield f"end: {number} merges, {len(text)} characters in {summary}"
         return
     ids = tokenizer.encode(text)
-    shown = _shown(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
-    yield f"end: {len(text.encode())} bytes in {len(ids)} tokens: {shown}"
+    listing = _one_line(f"{tokenizer.piece(int(i))}={int(i)}" for i in ids)
+    yield f"end: {len(text.encode())} bytes in {len(ids)} tokens: {listing}"
 
 
-def _shown(pieces: Iterable[str], between: str = " ") -> str:
+def _one_line(pieces: Iterable[str], between: str = " ") -> str:
     """Join pieces into one line, with line ends and tabs escaped."""
     return escaped(between.join(pieces)).replace("\n", "\\n").replace("\t", "\\t")

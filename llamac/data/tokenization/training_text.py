@@ -1,4 +1,4 @@
-"""Draw the tokenizer's training text: a sample of each source's cleaned text, by its share."""
+"""Sample the tokenizer's training text from each source's cleaned text, by its share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamac.data import chunks
-from llamac.data.clean import chunks_of, require_text, rows_of
+from llamac.data.clean import chunks_of, require_text, step_counts
 from llamac.data.source_plan import Part, SourcePlan
-from llamac.data.state import locked
+from llamac.data.state import folder_lock
 from llamac.runtime.data.prepare_job import PrepareJob
 from llamac.runtime.data.vocabulary import is_settled, tokenizer_of
 from llamac.runtime.durable_files import is_whole, note_or_nothing, write, write_note
@@ -21,27 +21,31 @@ from llamac.runtime.tokenizers.tokenizer import (
 
 
 def count_text(work: Path, plan: SourcePlan) -> None:
-    """Record the bytes of cleaned text of each part; sample sizes depend on all of them."""
-    sizes = [rows_of(plan, part)[-1].left[1] for part in plan.parts]
-    path = _counts(work, plan)
-    with locked(path.parent):
+    """Record the bytes of cleaned text of each part, which determine the sample sizes."""
+    sizes = [step_counts(plan, part)[-1].left[1] for part in plan.parts]
+    path = _counts_path(work, plan)
+    with folder_lock(path.parent):
         write_note(path, {"bytes": sizes})
 
 
 def is_counted(work: Path, plan: SourcePlan) -> bool:
-    return bool(note_or_nothing(_counts(work, plan)))
+    """Return whether `count_text` is done."""
+    return bool(note_or_nothing(_counts_path(work, plan)))
 
 
 def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> None:
-    """Write a part's training lines, in proportion to its share of the source's text."""
-    path = _drawn(work, plan, part)
-    sizes = note_or_nothing(_counts(work, plan))["bytes"]
+    """Write a part's training lines, in proportion to its share of the source's text.
+
+    Held-out documents are excluded.
+    """
+    path = _lines_path(work, plan, part)
+    sizes = note_or_nothing(_counts_path(work, plan))["bytes"]
     share = next(
         s for x, s in zip(job.sources, job.shares, strict=True) if x["name"] == _name(plan)
     )
     line_bytes = int(job.tokenizer["train_bytes"] * share)
     budget = min(line_bytes, sum(sizes)) * sizes[part.number] // max(sum(sizes), 1)
-    with locked(path.with_name(f"{path.name}.draw")):
+    with folder_lock(path.with_name(f"{path.name}.draw")):
         if not is_whole(path):
             documents = chunks.read_all(chunks_of(plan, part))
             texts = (d.text for d in documents if not job.is_held_out(d.text.encode()))
@@ -52,11 +56,12 @@ def draw_lines(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> Non
 
 
 def is_drawn(job: PrepareJob, work: Path, plan: SourcePlan, part: Part) -> bool:
-    return is_whole(_drawn(work, plan, part))
+    """Return whether `draw_lines` is done."""
+    return is_whole(_lines_path(work, plan, part))
 
 
-def settle_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
-    """Write tokenizer.model: the given one, or one trained on the drawn lines.
+def choose_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> None:
+    """Write tokenizer.model: the spec's tokenizer, or one trained on the sampled lines.
 
     Raises SourceError, before anything is tokenised, if a source has no text left.
     """
@@ -64,15 +69,16 @@ def settle_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...])
         require_text(plan)
 
     def train(job: PrepareJob) -> Tokenizer:
-        drawn = (_drawn(work, plan, part) for plan in plans for part in plan.parts)
+        paths = (_lines_path(work, plan, part) for plan in plans for part in plan.parts)
         kind = job.tokenizer["kind"]
-        return train_tokenizer(_lines(drawn), kind=kind, vocab_size=job.vocab_size)
+        return train_tokenizer(_lines(paths), kind=kind, vocab_size=job.vocab_size)
 
-    with locked(work):
+    with folder_lock(work):
         tokenizer_of(job, _key(work), train)
 
 
 def has_tokenizer(job: PrepareJob, work: Path, plans: tuple[SourcePlan, ...]) -> bool:
+    """Return whether `choose_tokenizer` is done."""
     return is_settled(job, _key(work))
 
 
@@ -92,9 +98,9 @@ def _name(plan: SourcePlan) -> str:
     return plan.source.name
 
 
-def _counts(work: Path, plan: SourcePlan) -> Path:
+def _counts_path(work: Path, plan: SourcePlan) -> Path:
     return work / _name(plan) / "text.json"
 
 
-def _drawn(work: Path, plan: SourcePlan, part: Part) -> Path:
+def _lines_path(work: Path, plan: SourcePlan, part: Part) -> Path:
     return work / _name(plan) / f"{part.number:05}.lines"

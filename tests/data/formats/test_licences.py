@@ -12,7 +12,7 @@ import pytest
 
 from llamac.data.formats.licences.dep5 import spdx
 from llamac.data.formats.licences.licence_detection import Licences, is_licence, licences
-from llamac.data.formats.licences.licence_texts import recognised, tag_of
+from llamac.data.formats.licences.licence_texts import identify_licence, tag_of
 from llamac.data.stages.licence import permits
 
 
@@ -30,21 +30,21 @@ AGPL = GPL.replace("GENERAL", "AFFERO GENERAL").replace("29 June", "19 November"
 def of(**texts: str) -> str | None:
     """Of a file beside licence files of these names, `_` for `-` and `__` for `.`."""
     said = {name.replace("__", ".").replace("_", "-"): text for name, text in texts.items()}
-    return licences(said).of("a.py", "a = 1\n")
+    return licences(said).licence_of("a.py", "a = 1\n")
 
 
 # --- Texts -----------------------------------------------------------------------------------
 
 
 def test_licences_are_told_apart_by_their_texts() -> None:
-    assert recognised(MIT) == "MIT"
-    assert recognised(BSD2) == "BSD-2-Clause"
-    assert recognised(BSD3) == "BSD-3-Clause"
-    assert recognised(APACHE) == "Apache-2.0"
-    assert recognised(GPL) == "GPL-3.0"
-    assert recognised(AGPL) == "AGPL-3.0"
-    assert recognised("free as in beer") is None
-    assert recognised("") is None
+    assert identify_licence(MIT) == "MIT"
+    assert identify_licence(BSD2) == "BSD-2-Clause"
+    assert identify_licence(BSD3) == "BSD-3-Clause"
+    assert identify_licence(APACHE) == "Apache-2.0"
+    assert identify_licence(GPL) == "GPL-3.0"
+    assert identify_licence(AGPL) == "AGPL-3.0"
+    assert identify_licence("free as in beer") is None
+    assert identify_licence("") is None
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_what_frames_a_licence_does_not_hide_it(text: str, name: str) -> None:
         "For Thing software\n\n" + text,
         text.upper(),
     ):
-        assert recognised(framed) == name
+        assert identify_licence(framed) == name
 
 
 def test_a_licence_cut_off_after_its_beginning_is_recognised() -> None:
-    assert recognised(MIT[: MIT.index("including")]) == "MIT"
-    assert recognised("MIT License\n\nCopyright (c) 2020 A") == "MIT"
-    assert recognised("Apache License\n  Version 2.0, January 2004\n") == "Apache-2.0"
+    assert identify_licence(MIT[: MIT.index("including")]) == "MIT"
+    assert identify_licence("MIT License\n\nCopyright (c) 2020 A") == "MIT"
+    assert identify_licence("Apache License\n  Version 2.0, January 2004\n") == "Apache-2.0"
 
 
 RIDERS = [
@@ -89,7 +89,7 @@ RIDERS = [
 @pytest.mark.parametrize("rider", RIDERS)
 @pytest.mark.parametrize("text", [MIT, BSD3, APACHE], ids=["MIT", "BSD", "Apache"])
 def test_a_file_that_says_more_is_of_no_known_licence(text: str, rider: str) -> None:
-    assert recognised(rider.format(text)) is None
+    assert identify_licence(rider.format(text)) is None
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ def test_a_file_that_says_more_is_of_no_known_licence(text: str, rider: str) -> 
     ],
 )
 def test_a_mention_is_no_licence(text: str) -> None:
-    assert recognised(text) in (None, "JSON")
+    assert identify_licence(text) in (None, "JSON")
 
 
 def test_a_tag_may_stand_for_a_text() -> None:
-    assert recognised("SPDX-License-Identifier: MIT OR Apache-2.0\n") == "MIT OR Apache-2.0"
-    assert recognised(f"SPDX-License-Identifier: MIT\n\n{MIT}") == "MIT"
-    assert recognised(f"SPDX-License-Identifier: MIT\n\n{APACHE}") == "MIT AND Apache-2.0"
+    assert identify_licence("SPDX-License-Identifier: MIT OR Apache-2.0\n") == "MIT OR Apache-2.0"
+    assert identify_licence(f"SPDX-License-Identifier: MIT\n\n{MIT}") == "MIT"
+    assert identify_licence(f"SPDX-License-Identifier: MIT\n\n{APACHE}") == "MIT AND Apache-2.0"
 
 
 def test_several_licences_in_one_file_apply_together() -> None:
-    both = recognised(f"{MIT}\n\n{APACHE}")
+    both = identify_licence(f"{MIT}\n\n{APACHE}")
     assert both == "MIT AND Apache-2.0"
 
 
@@ -182,17 +182,17 @@ def test_a_manifest_may_say_that_one_may_choose() -> None:
     assert of(**two, package__json='{"license": "MIT"}') == together
     assert of(**two, package__json='{"license": "MIT OR ISC"}') == together
     assert of(**two, package__json="[" * 100_000) == together
-    assert licences({"package.json": '{"license": "MIT"}'}).of("a.js", "") is None
+    assert licences({"package.json": '{"license": "MIT"}'}).licence_of("a.js", "") is None
 
 
 def test_the_nearest_folder_speaks_even_where_it_is_not_understood() -> None:
     found = licences({"LICENSE": MIT, "ee/LICENSE": "All rights reserved.", "lib/COPYING": GPL})
-    assert found.of("src/a.py", "") == "MIT"
-    assert found.of("ee/deep/a.py", "") is None
-    assert found.of("lib/a.py", "") == "GPL-3.0"
+    assert found.licence_of("src/a.py", "") == "MIT"
+    assert found.licence_of("ee/deep/a.py", "") is None
+    assert found.licence_of("lib/a.py", "") == "GPL-3.0"
     inner = licences({"LICENSE": GPL, "third_party/x/LICENSE": MIT})
-    assert inner.of("third_party/x/a.c", "") == "MIT"
-    assert inner.of("third_party/b.c", "") == "GPL-3.0"
+    assert inner.licence_of("third_party/x/a.c", "") == "MIT"
+    assert inner.licence_of("third_party/b.c", "") == "GPL-3.0"
 
 
 # --- A file's own head -----------------------------------------------------------------------
@@ -232,10 +232,10 @@ def test_a_tag_in_a_string_or_sentence_is_none() -> None:
 
 def test_a_copyleft_notice_in_a_file_counts_against_its_folder() -> None:
     notice = " * under the terms of the GNU General Public\n * License as the FSF has it.\n"
-    expression = licences({"LICENSE": MIT}).of("a.c", f"/*\n{notice} */\n")
+    expression = licences({"LICENSE": MIT}).licence_of("a.c", f"/*\n{notice} */\n")
     assert expression == "MIT AND LicenseRef-copyleft-notice"
     assert not permits(expression, ("mit", "gpl"))
-    assert licences({"LICENSE": GPL}).of("a.c", notice) == "GPL-3.0"
+    assert licences({"LICENSE": GPL}).licence_of("a.c", notice) == "GPL-3.0"
 
 
 # --- Names and speed -------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_versions_are_of_their_family() -> None:
 def test_long_files_take_no_longer_than_they_are(unit: str) -> None:
     text = "# SPDX-License-Identifier:" + unit * (200_000 // len(unit))
     start = time.perf_counter()
-    recognised(text)
+    identify_licence(text)
     tag_of(text)
-    Licences("", (), {"": {"LICENSE": MIT}}).of("a.py", text)
+    Licences("", (), {"": {"LICENSE": MIT}}).licence_of("a.py", text)
     assert time.perf_counter() - start < 5

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamac.data.formats.tex import Verbatim, without_chunks, without_comments
+from llamac.data.formats.tex import Verbatim, remove_comments, remove_r_code
 from llamac.data.formats.tex_macros import expand_macros
-from llamac.data.readers.arxiv import body
+from llamac.data.readers.arxiv import paper_body
 from tests.data.readers import read, write
 
 
 def uncommented(text: str) -> str:
     verbatim = Verbatim()
-    return verbatim.restored(without_comments(text, verbatim))
+    return verbatim.restore(remove_comments(text, verbatim))
 
 
 # --- Comments ----------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_macros_within_macros_come_out_as_substitution_says(
 @given(st.text("\\{}[]#1%\nab@", max_size=120))
 def test_no_tex_is_an_error(text: str) -> None:
     prefix = "\\newcommand{\\a}[2][b]{#1#2\\b}\\def\\b#1{\\a#1}"
-    body(expand_macros(uncommented(without_chunks(prefix + text))))
+    paper_body(expand_macros(uncommented(remove_r_code(prefix + text))))
 
 
 @pytest.mark.slow
@@ -132,21 +132,24 @@ def test_macros_that_double_forever_are_bounded() -> None:
 )
 def test_a_paper_begins_with_its_first_heading(heading: str) -> None:
     tex = f"\\title{{T}}\\begin{{document}}Abstract. {heading} Text.\\end{{document}} After."
-    assert body(tex) == f"{heading} Text."
+    assert paper_body(tex) == f"{heading} Text."
 
 
 def test_without_headings_nothing_vanishes() -> None:
-    assert body("\\begin{document}Letter.\\end{document}") == "Letter."
-    assert body("A part that another file inputs.") == "A part that another file inputs."
+    assert paper_body("\\begin{document}Letter.\\end{document}") == "Letter."
+    assert paper_body("A part that another file inputs.") == "A part that another file inputs."
 
 
 def test_the_bibliography_goes_and_what_follows_stays() -> None:
     entries = "\\begin{thebibliography}{9}\\bibitem{a} A.\\end{thebibliography}"
     tex = f"\\section{{A}}Text.\\section*{{References}}\n{entries}\\section{{Appendix}}More."
-    assert body(tex) == "\\section{A}Text.\\section{Appendix}More."
+    assert paper_body(tex) == "\\section{A}Text.\\section{Appendix}More."
     tex = "\\section{A}Text.\\bibliographystyle{plain}\\bibliography{a,b}\\nocite{*}"
-    assert body(tex) == "\\section{A}Text."
-    assert body("\\section{A}Text.\\begin{thebibliography}{9}\\bibitem cut") == "\\section{A}Text."
+    assert paper_body(tex) == "\\section{A}Text."
+    assert (
+        paper_body("\\section{A}Text.\\begin{thebibliography}{9}\\bibitem cut")
+        == "\\section{A}Text."
+    )
 
 
 # --- A paper's files ---------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def decoded(encoding: str, body: bytes, transfer: str = "") -> tuple[bytes, bool
     if transfer:
         lines.append(f"Transfer-Encoding: {transfer}\r\n")
     found = response_of("".join(lines).encode(), body)
-    return found.body, found.whole
+    return found.body, found.complete
 
 
 # --- Chunks ------------------------------------------------------------------------------------
@@ -157,10 +157,10 @@ def test_a_compressed_body_that_is_cut_off_keeps_what_came_before(codec: str) ->
         "zstd": lambda data: b"".join(map(zstandard.compress, (data[:20_000], data[20_000:]))),
     }[codec]
     packed = pack(text)
-    found, whole = decoded(codec.partition(" ")[0], packed[: len(packed) * 9 // 10])
+    found, complete = decoded(codec.partition(" ")[0], packed[: len(packed) * 9 // 10])
     assert text.startswith(found)
     assert len(found) > len(text) // 3
-    assert not whole
+    assert not complete
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])

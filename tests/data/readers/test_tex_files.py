@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from llamac.data.formats.decoding import decode_text
-from llamac.data.formats.tex import Verbatim, dialect, without_comments
+from llamac.data.formats.tex import Verbatim, dialect, remove_comments
 from llamac.data.formats.tex_macros import expand_macros
-from llamac.data.readers.arxiv import PAPER_CHARS, body, join_files
+from llamac.data.readers.arxiv import PAPER_CHARS, join_inputs, paper_body
 from tests.data.readers import assert_linear, read, write
 
 
 def uncommented(text: str) -> str:
     verbatim = Verbatim()
-    return verbatim.restored(without_comments(text, verbatim, dialect([text])))
+    return verbatim.restore(remove_comments(text, verbatim, dialect([text])))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_is_verbatim_and_what_is_not(tex: str, text: str) -> None:
 )
 def test_addresses_with_names_are_written_out(tex: str, text: str) -> None:
     verbatim = Verbatim()
-    assert verbatim.restored(expand_macros(without_comments(tex, verbatim))) == text
+    assert verbatim.restore(expand_macros(remove_comments(tex, verbatim))) == text
 
 
 # --- Encodings ---------------------------------------------------------------------------------
@@ -187,9 +187,9 @@ SUB = "\\documentclass[main]{{subfiles}}\n\\begin{{document}}\n{}\n\\end{{docume
 
 
 def whole(files: dict[str, str]) -> str:
-    text = join_files(files)[1]
+    text = join_inputs(files)[1]
     assert text is not None
-    return " ".join(body(text).split())
+    return " ".join(paper_body(text).split())
 
 
 @pytest.mark.parametrize(
@@ -255,16 +255,16 @@ def test_what_stands_after_a_subfile_stays(tmp_path: Path) -> None:
 # --- Bounds ------------------------------------------------------------------------------------
 
 WORKS: dict[str, Callable[[int], object]] = {
-    "input": lambda size: join_files(
+    "input": lambda size: join_inputs(
         {"a": "\\input{" + " " * size, "b": "\\input{ x" + " " * size}
     ),
-    "inputs": lambda size: join_files({"a": "\\input{" * size}),
-    "imports": lambda size: join_files({"a": "\\import{a}" * size}),
-    "nocite": lambda size: body("\\nocite" + " " * size),
-    "bibliography": lambda size: body("\\bibliography[" * size),
-    "section": lambda size: body("\\section*" + " " * size),
-    "references": lambda size: body("\\section{references}" + " " * size),
-    "begin": lambda size: body("\\begin" + " " * size),
+    "inputs": lambda size: join_inputs({"a": "\\input{" * size}),
+    "imports": lambda size: join_inputs({"a": "\\import{a}" * size}),
+    "nocite": lambda size: paper_body("\\nocite" + " " * size),
+    "bibliography": lambda size: paper_body("\\bibliography[" * size),
+    "section": lambda size: paper_body("\\section*" + " " * size),
+    "references": lambda size: paper_body("\\section{references}" + " " * size),
+    "begin": lambda size: paper_body("\\begin" + " " * size),
     "verb": lambda size: uncommented(
         "".join(f"\\verb{chr(0x4E00 + n % 9999)}" for n in range(size))
     ),
@@ -305,7 +305,7 @@ def test_inputs_of_nothing_are_bounded_by_the_work_they_make(text: str) -> None:
     """40 ** 8 files of no length are no more to read than one, but would take for ever."""
     files = {f"{n}.tex": f"\\input{{{n + 1}}}" * 40 for n in range(8)}
     files |= {"8.tex": text, "empty.tex": "", "0.tex": "\\documentclass{a}" + "\\input{1}" * 40}
-    assert join_files(files) == ("0.tex", None)
+    assert join_inputs(files) == ("0.tex", None)
 
 
 def test_verbatim_text_that_a_macro_repeats_is_bounded(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_table_gives_each_key_its_values_and_no_other(count: int) -> None:
 
 def test_probabilities_after_a_word_sum_to_one() -> None:
     model = ngram_model.train([prose(seed) for seed in range(5)], 2, 10_000)
-    words = ngram_model.modelled_words(prose(0))
-    vocabulary = np.unique(ngram_model.modelled_words(" ".join(prose(seed) for seed in range(5))))
+    words = ngram_model.model_words(prose(0))
+    vocabulary = np.unique(ngram_model.model_words(" ".join(prose(seed) for seed in range(5))))
     for context in np.unique(words[:-1])[:5]:
         pairs = np.stack([np.full_like(vocabulary, context), vocabulary], 1)
         total = sum(_probability(model, pair) for pair in pairs)
@@ -200,7 +200,7 @@ def spec(folder: Path, dump: Path, crawl: Path, **quality_keys: object) -> Data:
 
 def test_models_are_trained_from_a_dump_and_a_crawl(tmp_path: Path) -> None:
     data = spec(tmp_path, *crawl(tmp_path))
-    reports = train_models(data, say=lambda _: None)
+    reports = train_models(data, log=lambda _: None)
     report = reports[str(tmp_path / "models/quality")]
     assert (report["pages_cited"], report["pages_not_cited"]) == (60, 200)
     assert report["trained_on"] + report["held_out"] == 120
@@ -245,7 +245,7 @@ def test_training_again_gives_the_same_bytes(tmp_path: Path) -> None:
     data = spec(tmp_path, *crawl(tmp_path))
     written = []
     for _ in range(2):
-        train_models(data, say=lambda _: None)
+        train_models(data, log=lambda _: None)
         written.append([path.read_bytes() for path in sorted((tmp_path / "models").iterdir())])
     assert written[0] == written[1]
 
@@ -253,7 +253,7 @@ def test_training_again_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_a_crawl_that_is_not_cited_is_an_error(tmp_path: Path) -> None:
     data = spec(tmp_path, *crawl(tmp_path, cited=3))
     with pytest.raises(StageError, match="3 pages of the crawl are cited and 200 are not"):
-        train_models(data, say=lambda _: None)
+        train_models(data, log=lambda _: None)
     assert not (tmp_path / "models/quality").exists()
 
 
@@ -264,6 +264,6 @@ def test_a_model_that_is_not_there_says_how_to_have_it(stage: Perplexity | Quali
 
 
 def test_a_model_of_other_buckets_is_refused(tmp_path: Path) -> None:
-    quality.save(quality.Trained(np.zeros(1024, np.float32), 0.0), tmp_path / "model")
+    quality.save(quality.QualityModel(np.zeros(1024, np.float32), 0.0), tmp_path / "model")
     with pytest.raises(StageError, match="1024 buckets, not 2048"):
         build(Quality(model=str(tmp_path / "model"), buckets=2048))

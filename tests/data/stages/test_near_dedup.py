@@ -10,7 +10,7 @@ import pytest
 
 from llamac.data.document import Rejected
 from llamac.data.stages.common import arrays
-from llamac.data.stages.common.disjoint_sets import join, roots
+from llamac.data.stages.common.disjoint_sets import find_roots, union
 from llamac.data.stages.common.words import ngrams, words
 from llamac.data.stages.near_dedup import bands, minhash
 from llamac.spec.stages import NearDedup
@@ -131,14 +131,14 @@ def test_sets_are_joined_to_their_first_in_whatever_order() -> None:
     draw = np.random.default_rng(0)
     first, second = draw.integers(0, 200, (2, 150))
     labels = np.arange(200)
-    join(labels, first, second)
+    union(labels, first, second)
     shuffled, one_by_one = draw.permutation(150), np.arange(200)
     for edge in shuffled:
-        join(one_by_one, second[edge : edge + 1], first[edge : edge + 1])
+        union(one_by_one, second[edge : edge + 1], first[edge : edge + 1])
     everyone = np.arange(200)
     expected = _components(200, first, second)
-    assert roots(labels, everyone).tolist() == expected
-    assert roots(one_by_one, everyone).tolist() == expected
+    assert find_roots(labels, everyone).tolist() == expected
+    assert find_roots(one_by_one, everyone).tolist() == expected
 
 
 def _components(size: int, first: np.ndarray, second: np.ndarray) -> list[int]:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamac.cli import main
-from llamac.data.tokenization.bpe import apply_merges, learn_merges, merge_pair, starting
+from llamac.data.tokenization.bpe import apply_merges, initial_pieces, learn_merges, merge_pair
 from llamac.data.tokenization.tokenizers import NoTokenizerError, find_tokenizer, merge_lines
 from llamac.runtime.tokenizers.loading import load_tokenizer_file
 from llamac.runtime.tokenizers.tokenizer import train_tokenizer
@@ -67,7 +67,7 @@ def test_the_merges_of_a_model_end_at_the_pieces_sentencepiece_gives(
 ) -> None:
     tokenizer = load_tokenizer_file(model)
     steps = list(apply_merges(tokenizer, text))
-    pieces = steps[-1].pieces if steps else starting(tokenizer, text)
+    pieces = steps[-1].pieces if steps else initial_pieces(tokenizer, text)
     assert list(pieces) == [tokenizer.piece(int(i)) for i in tokenizer.encode(text)]
     scores = [step.score for step in steps]
     assert all(score is not None for score in scores)

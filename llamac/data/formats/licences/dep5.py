@@ -13,7 +13,7 @@ _NAMES = (
     (re.compile(r"(A?GPL|LGPL)-([123](?:\.\d)?)(?:\.0)?\+", re.I), r"\1-\2-or-later"),
     (re.compile(r"(?:ASL|Apache)-2(?:\.0)?", re.I), "Apache-2.0"),
 )
-_JOINTS = (
+_CONJUNCTIONS = (
     (re.compile(r" and/or | or | ?\| ?", re.I), " OR "),
     (re.compile(r",? and |, ", re.I), " AND "),
 )
@@ -21,12 +21,13 @@ _LONGEST = 500  # longest short name of one or several licences, characters
 
 
 def is_dep5(text: str) -> bool:
+    """Return whether a copyright file is in the machine-readable format (DEP-5)."""
     return _DEP5.search(text, 0, 2000) is not None
 
 
 def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Return (glob, licence) for each `Files` paragraph, in order."""
-    found = []
+    """Return (compiled glob, SPDX expression) for each glob of a DEP-5 file, in order."""
+    licences = []
     for paragraph in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
         fields: dict[str, list[str]] = {}
         last = ""
@@ -40,8 +41,8 @@ def dep5(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
         licence = fields.get("license", [""])[0]
         if licence:
             globs = " ".join(fields.get("files", [])).split()
-            found += [(_glob(glob), spdx(licence)) for glob in globs]
-    return tuple(found)
+            licences += [(_glob(glob), spdx(licence)) for glob in globs]
+    return tuple(licences)
 
 
 def _glob(glob: str) -> re.Pattern[str]:
@@ -55,9 +56,9 @@ def _glob(glob: str) -> re.Pattern[str]:
 
 
 def spdx(licence: str) -> str:
-    """Convert Debian's short name of one or several licences to an SPDX expression."""
+    """Convert Debian's short name of one or more licences to an SPDX expression."""
     licence = " ".join(licence.split())[:_LONGEST]
-    for pattern, replacement in _JOINTS:
+    for pattern, replacement in _CONJUNCTIONS:
         licence = pattern.sub(replacement, licence)
     return " ".join(map(_name, licence.split(" ")))
 

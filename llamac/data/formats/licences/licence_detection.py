@@ -17,9 +17,9 @@ from typing import Any
 
 from llamac.data.formats.licences.dep5 import dep5, is_dep5
 from llamac.data.formats.licences.licence_texts import (
+    identify_licence,
     join_expressions,
     names_copyleft,
-    recognised,
     tag_of,
 )
 
@@ -48,19 +48,20 @@ _POINTER_CHARS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Licences:
-    """Licence declarations of a tree.
+    """Licence declarations of a source tree.
 
-    globs: DEP-5's, compiled, relative to root. folders: directory → texts of its licence files and
-    manifests, by name. found: cached expressions of folders, None if unknown.
+    root: folder that globs are relative to, with a final slash; "" for the tree's own root.
+    globs: compiled DEP-5 globs with their licences. folders: texts of licence files and manifests,
+    by folder and name. cache: SPDX expressions of folders already determined; None if unknown.
     """
 
     root: str
     globs: tuple[tuple[re.Pattern[str], str], ...]
     folders: dict[str, dict[str, str]]
-    found: dict[str, str | None] = field(default_factory=dict)
+    cache: dict[str, str | None] = field(default_factory=dict)
 
-    def of(self, name: str, text: str) -> str | None:
-        """Return the licence of the file at path `name` with content `text`; None if unknown.
+    def licence_of(self, name: str, text: str) -> str | None:
+        """Return the SPDX expression of the file at path `name` with content `text`, or None.
 
         Raises SourceError if licenseclassifier is not installed.
         """
@@ -75,22 +76,22 @@ class Licences:
             if not folder:
                 return None
             folder = posixpath.dirname(folder)
-        if folder not in self.found:
-            self.found[folder] = _of_folder(self.folders[folder])
-        licence = self.found[folder]
+        if folder not in self.cache:
+            self.cache[folder] = _folder_licence(self.folders[folder])
+        licence = self.cache[folder]
         if licence and names_copyleft(text) and not _OF_COPYLEFT.search(licence):
             return join_expressions([licence, COPYLEFT])
         return licence
 
 
 def is_licence(name: str) -> bool:
-    """Return whether a file of that name states its folder's licence."""
+    """Return whether a file of that name is a licence file of its folder."""
     base = posixpath.basename(name)
     return base == "copyright" or _is_licence_file(base)
 
 
 def is_manifest(name: str) -> bool:
-    """Return whether a file of that name may declare a choice among a folder's licences."""
+    """Return whether a file of that name is a package manifest that may declare a licence."""
     return posixpath.basename(name) in _MANIFESTS
 
 
@@ -98,35 +99,35 @@ def _is_licence_file(base: str) -> bool:
     return _LICENCE_FILE.fullmatch(base) is not None
 
 
-def licences(said: dict[str, str], names: Iterable[str] = ()) -> Licences:
-    """Build the licence declarations of a tree.
+def licences(texts: dict[str, str], names: Iterable[str] = ()) -> Licences:
+    """Collect the licence declarations of a source tree.
 
-    said: texts of its licence files and manifests, by path. names: all file names; they locate
-    the sources' root where a Debian package is installed away from its copyright file.
+    texts: contents of its licence files and manifests, by path. names: paths of its other files,
+    which locate the sources of an installed Debian package (`usr/share/doc/*/copyright`).
     """
     globs: tuple[tuple[re.Pattern[str], str], ...] = ()
     folders: dict[str, dict[str, str]] = {}
     root = ""
-    for name in sorted(said):
+    for name in sorted(texts):
         folder, base = posixpath.split(name)
         if base != "copyright":
-            folders.setdefault(folder, {})[base] = said[name]
-        elif is_dep5(said[name]):
+            folders.setdefault(folder, {})[base] = texts[name]
+        elif is_dep5(texts[name]):
             if _INSTALLED.fullmatch(name):
                 sources = [name for name in names if not name.startswith("usr/share/doc/")]
                 shared = posixpath.commonpath(map(posixpath.dirname, sources)) if sources else ""
-                root, globs = f"{shared}/" if shared else "", dep5(said[name])
+                root, globs = f"{shared}/" if shared else "", dep5(texts[name])
             elif name.endswith(_DEBIAN_FILES) and not globs:
                 root, globs = (
                     name.removesuffix("copyright").removesuffix("debian/"),
-                    dep5(said[name]),
+                    dep5(texts[name]),
                 )
-    speaking = {name: texts for name, texts in folders.items() if any(map(is_licence, texts))}
-    return Licences(root, globs, speaking)
+    with_licence = {name: files for name, files in folders.items() if any(map(is_licence, files))}
+    return Licences(root, globs, with_licence)
 
 
-def _of_folder(texts: Mapping[str, str]) -> str | None:
-    """Return the joint expression of one folder's licence files; None if one is not recognised.
+def _folder_licence(texts: Mapping[str, str]) -> str | None:
+    """Return the joint expression of one folder's licence files; None if one is unknown.
 
     All of them apply, unless the folder declares a choice.
     """
@@ -138,10 +139,10 @@ def _of_folder(texts: Mapping[str, str]) -> str | None:
             break
     else:
         choice = False
-    found = {base: recognised(text) for base, text in files.items()}
-    if None in found.values():
+    identified = {base: identify_licence(text) for base, text in files.items()}
+    if None in identified.values():
         return None
-    expressions = [expression for expression in found.values() if expression]
+    expressions = [expression for expression in identified.values() if expression]
     names = set(expressions)
     # Rust's LICENSE-MIT beside LICENSE-APACHE.
     rust = names == {"MIT", "Apache-2.0"} and all(
@@ -163,14 +164,14 @@ def _base(identifier: str) -> str:
 
 
 def _declared(base: str, text: str) -> str:
-    """Return the expression in a package's manifest, or ""."""
+    """Return the licence expression of a package manifest, or ""."""
     try:
         data: Any = (tomllib if base.endswith(".toml") else json).loads(text)
         for section in ("package", "project"):
             data = data.get(section, data) if base.endswith(".toml") else data
-        found = data.get("license") or data.get("licenses") or ""
-        several = found if isinstance(found, list) else [found]
-        names = [one.get("type", "") if isinstance(one, dict) else str(one) for one in several]
+        value = data.get("license") or data.get("licenses") or ""
+        values = value if isinstance(value, list) else [value]
+        names = [item.get("type", "") if isinstance(item, dict) else str(item) for item in values]
         return " OR ".join(names).replace("/", " OR ")
     except (ValueError, AttributeError, RecursionError):
         return ""

@@ -1,8 +1,8 @@
 """Identify the licence of a licence file or of a source file's own tag, as an SPDX expression.
 
 Texts are matched by licenseclassifier, a port of Google's licensecheck; a match covers a whole
-licence, however it is wrapped or framed. A file that says more than a licence and a copyright
-notice, such as a condition, has no known licence.
+licence, regardless of line breaks and decoration. A file with further text than a licence and a
+copyright notice, such as a condition, has no known licence.
 """
 
 from __future__ import annotations
@@ -86,25 +86,28 @@ _OPENINGS = (
 
 
 def decode_licence(data: bytes) -> str:
-    """Decode a licence file of any encoding: only its ASCII part matters."""
+    """Decode a licence file; only its ASCII part matters, so other bytes may be replaced."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", "replace")
     return data.decode("utf-8-sig", "replace")
 
 
 def tag_of(text: str) -> str | None:
-    """Return the expression of the `SPDX-License-Identifier` comments near a file's top."""
+    """Return the expression of SPDX-License-Identifier comments at a file's top, or None."""
     if "SPDX-License-Identifier" not in text[:TAG_WITHIN]:
         return None
     return join_expressions([match[1] for match in _TAG.finditer(text, 0, TAG_WITHIN)])
 
 
 def join_expressions(expressions: list[str]) -> str | None:
-    """Join expressions with AND; None if there are none."""
-    found = list(dict.fromkeys(expressions))
-    if len(found) > 1:
-        found = [f"({one})" if " OR " in one.upper() else one for one in found]
-    return " AND ".join(found) or None
+    """Join SPDX expressions with AND, without repeats; None if there are none."""
+    distinct = list(dict.fromkeys(expressions))
+    if len(distinct) > 1:
+        distinct = [
+            f"({expression})" if " OR " in expression.upper() else expression
+            for expression in distinct
+        ]
+    return " AND ".join(distinct) or None
 
 
 def names_copyleft(text: str) -> bool:
@@ -115,8 +118,8 @@ def names_copyleft(text: str) -> bool:
     return _COPYLEFT.search(text, 0, TAG_WITHIN) is not None
 
 
-def recognised(text: str) -> str | None:
-    """Return the SPDX expression of a licence file; None if it holds no licence or more.
+def identify_licence(text: str) -> str | None:
+    """Return the SPDX expression of a licence file; None if it is not exactly a known licence.
 
     Raises SourceError if licenseclassifier is not installed.
     """
@@ -132,19 +135,19 @@ def _licence_of(text: str) -> str | None:
     """Return the SPDX expression of a licence text without its copyright notices."""
     tags = [match[1] for match in _TAG.finditer(text)]
     text = _TAG.sub("", text) if tags else text
-    found = package("licenseclassifier", "LICENSE").identify_license(text, 0.0)
-    left, at = [], 0
-    for match in found:
-        left.append(text[at : match.start])
+    matches = package("licenseclassifier", "LICENSE").identify_license(text, 0.0)
+    remainder, at = [], 0
+    for match in matches:
+        remainder.append(text[at : match.start])
         at = match.end
-    left = _without_notices("\n".join([*left, text[at:]]))
-    names = [match.id for match in found]
-    if not found and left:
-        opening = _opening(left)
+    remainder = _without_notices("\n".join([*remainder, text[at:]]))
+    names = [match.id for match in matches]
+    if not matches and remainder:
+        opening = _opening(remainder)
         if opening is None:
             return None
         names = [opening]
-    elif _says_more(left):
+    elif _says_more(remainder):
         return None
     if tags and all(name in " ".join(tags) for name in names):
         return join_expressions(tags)
@@ -172,9 +175,9 @@ def _without_notices(text: str) -> list[str]:
     ]
 
 
-def _says_more(left: list[str]) -> bool:
+def _says_more(remainder: list[str]) -> bool:
     """Return whether lines beside a licence may change what it allows."""
-    lines = [line for line in left if not _TITLE.issuperset(_words(line))]
+    lines = [line for line in remainder if not _TITLE.issuperset(_words(line))]
     text = "\n".join(lines)
     return len(_words(text)) > LEFT_WORDS or _RIDER.search(text) is not None or not text.isascii()
 
@@ -184,7 +187,7 @@ def _words(text: str) -> list[str]:
 
 
 def _opening(lines: list[str]) -> str | None:
-    """Return the licence whose title or beginning the lines are."""
+    """Return the licence whose title or opening words are these lines, or None."""
     text = " ".join(_words("\n".join(lines)))
     for name, title, phrase in _OPENINGS:
         titled = re.match(rf"{title}(?: |$)", text)

@@ -1,4 +1,4 @@
-"""Named NumPy arrays in one memory-mapped file: a survey's findings and decisions."""
+"""Store named NumPy arrays in one memory-mapped file: findings and decisions of surveys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from llamac.runtime.errors import RunError
 
 ALIGNMENT = 64
 IN_MEMORY = 1 << 20
-"""Keys that a merge holds at a time."""
+"""Number of keys that a merge has in memory at a time."""
 
 Arrays = dict[str, NDArray]
 
 
 def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write a line of JSON that describes the arrays, then the arrays. Deterministic."""
+    """Write arrays to a file: a line of JSON with names, dtypes and shapes, then the data.
+
+    Equal arrays give equal bytes.
+    """
     table, offset = {}, 0
     for name, array in arrays.items():
         table[name] = [array.dtype.descr if array.dtype.names else array.dtype.str]
@@ -36,7 +39,10 @@ def save(path: Path, arrays: Mapping[str, NDArray]) -> None:
 
 
 def load(path: Path) -> Arrays:
-    """Map the arrays of a file that `save` wrote, read-only; pages are read on first access."""
+    """Map the arrays of a file that `save` wrote into memory, read-only, by name.
+
+    Raises RunError if the file is damaged.
+    """
     with open(path, "rb") as file:
         header = file.readline()
     try:
@@ -56,9 +62,10 @@ def load(path: Path) -> Arrays:
 
 
 def ranges(runs: Sequence[NDArray[np.uint64]], limit: int = IN_MEMORY) -> Iterator[list[slice]]:
-    """Cut sorted runs of hashes at the same values, into about `limit` entries per cut.
+    """Partition sorted runs of 64-bit hashes at common values, for merging piece by piece.
 
-    Yields a slice of each run. Equal keys stay together.
+    Yields one slice per run and piece. A piece has about `limit` entries of all runs; equal keys
+    are in the same piece.
     """
     total = sum(map(len, runs))
     pieces = max(1, -(-total // limit))

@@ -1,6 +1,7 @@
 """Union-find over documents in one array, many edges at a time.
 
-labels, int64: each document's parent, itself for a root. A root is the first of its set.
+labels: int64 [documents], each document's parent; a root is its own parent, and the first of its
+set.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 
-def roots(labels: Numbers, documents: Numbers) -> Numbers:
-    """Return the first document of each document's set; compresses the paths it follows."""
-    found = labels[documents]
-    while (further := labels[found]).tobytes() != found.tobytes():
-        found = further
-    labels[documents] = found
-    return found
+def find_roots(labels: Numbers, documents: Numbers) -> Numbers:
+    """Return the root of each document's set, int64 [n]; compresses paths in `labels`."""
+    parents = labels[documents]
+    while (grandparents := labels[parents]).tobytes() != parents.tobytes():
+        parents = grandparents
+    labels[documents] = parents
+    return parents
 
 
-def join(labels: Numbers, first: Numbers, second: Numbers) -> None:
-    """Join the sets of first[i] and second[i], for all i; the result does not depend on order."""
+def union(labels: Numbers, first: Numbers, second: Numbers) -> None:
+    """Merge the sets of first[i] and second[i] for all i, in `labels`; the order is irrelevant."""
     while len(first):
-        one, other = roots(labels, first), roots(labels, second)
-        apart = one != other
-        first, second = first[apart], second[apart]
-        low = np.minimum(one[apart], other[apart])
-        high = np.maximum(one[apart], other[apart])
+        first_roots, second_roots = find_roots(labels, first), find_roots(labels, second)
+        distinct = first_roots != second_roots
+        first, second = first[distinct], second[distinct]
+        low = np.minimum(first_roots[distinct], second_roots[distinct])
+        high = np.maximum(first_roots[distinct], second_roots[distinct])
         np.minimum.at(labels, high, low)

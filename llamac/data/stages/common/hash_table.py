@@ -1,7 +1,7 @@
-"""Hash table from 64-bit keys to float32 values, as arrays that can be memory-mapped.
+"""Hash table from 64-bit keys to float32 vectors, as arrays that can be memory-mapped.
 
-Open addressing with linear probing; whole arrays of keys are looked up at a time. Keys must be well
-mixed hashes; 0 marks an empty slot.
+It uses open addressing with linear probing, and looks up arrays of keys at a time. Keys must be
+uniformly distributed hashes; 0 marks an empty slot.
 """
 
 from __future__ import annotations
@@ -13,42 +13,43 @@ Keys = NDArray[np.uint64]
 
 
 def build(keys: Keys, values: NDArray[np.float32]) -> tuple[Keys, NDArray[np.float32]]:
-    """Build a table: keys [n], distinct, and values [n, k] → slots [m], values [m, k].
+    """Build a table from distinct keys, uint64 [n], and values, float32 [n, k].
 
-    m is the least power of 2 that is 2n or more.
+    Returns the keys by slot, uint64 [m], and the values by slot, float32 [m, k]. m is the smallest
+    power of 2 that is at least 2n.
     """
     bits = max(1, int(2 * len(keys) - 1).bit_length())
     slots = np.zeros(1 << bits, np.uint64)
-    stored = np.zeros((1 << bits, values.shape[1]), np.float32)
-    waiting, at = np.arange(len(keys)), _home(keys, bits)
-    while len(waiting):
+    slot_values = np.zeros((1 << bits, values.shape[1]), np.float32)
+    pending, at = np.arange(len(keys)), _home(keys, bits)
+    while len(pending):
         free = slots[at] == 0
         _, first = np.unique(at[free], return_index=True)
-        placed = np.flatnonzero(free)[first]
-        slots[at[placed]] = keys[waiting[placed]]
-        stored[at[placed]] = values[waiting[placed]]
-        left = np.ones(len(waiting), bool)
-        left[placed] = False
-        waiting, at = waiting[left], (at[left] + 1) & (len(slots) - 1)
-    return slots, stored
+        inserted = np.flatnonzero(free)[first]
+        slots[at[inserted]] = keys[pending[inserted]]
+        slot_values[at[inserted]] = values[pending[inserted]]
+        remaining = np.ones(len(pending), bool)
+        remaining[inserted] = False
+        pending, at = pending[remaining], (at[remaining] + 1) & (len(slots) - 1)
+    return slots, slot_values
 
 
 def find(slots: Keys, keys: Keys) -> NDArray[np.int64]:
-    """Return the index of each key's slot, int64 [n], or -1 if absent.
+    """Return the slot of each key, int64 [n]; -1 if the key is absent.
 
-    slots: from `build`, uint64 [m]. keys: uint64 [n].
+    slots: keys by slot, from `build`, uint64 [m]. keys: uint64 [n].
     """
     at = _home(keys, len(slots).bit_length() - 1)
     occupants = slots[at]
-    found = np.where(occupants == keys, at, -1)
-    going = np.flatnonzero((occupants != keys) & (occupants != 0))
-    while len(going):
-        at[going] = (at[going] + 1) & (len(slots) - 1)
-        occupants = slots[at[going]]
-        same = occupants == keys[going]
-        found[going[same]] = at[going[same]]
-        going = going[~same & (occupants != 0)]
-    return found
+    indices = np.where(occupants == keys, at, -1)
+    pending = np.flatnonzero((occupants != keys) & (occupants != 0))
+    while len(pending):
+        at[pending] = (at[pending] + 1) & (len(slots) - 1)
+        occupants = slots[at[pending]]
+        same = occupants == keys[pending]
+        indices[pending[same]] = at[pending[same]]
+        pending = pending[~same & (occupants != 0)]
+    return indices
 
 
 def _home(keys: Keys, bits: int) -> NDArray[np.int64]:

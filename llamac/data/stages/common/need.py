@@ -1,4 +1,4 @@
-"""Import packages and read files that only some stages need; report missing ones clearly."""
+"""Import packages and read files that only some stages need, with clear errors if missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from llamac.data.stages import StageError
 
 
 def need(module: str, package: str = "") -> Any:
-    """Import and return a module. Raises StageError with how to install it."""
+    """Import and return a module. Raises StageError with the command that installs it.
+
+    package: its name on PyPI; "" if it is that of the module.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -20,12 +23,15 @@ def need(module: str, package: str = "") -> Any:
 
 
 def require_readable(path: str, help: str) -> None:
-    """Raise StageError with `help` if the file is missing or unreadable."""
+    """Raise StageError if the file cannot be read. help: what to do, for the message."""
     file_bytes(path, help, 0)
 
 
 def file_bytes(path: str, help: str, size: int = -1) -> bytes:
-    """Return a file's bytes, all or the first `size`. Raises StageError with `help`."""
+    """Return the first `size` bytes of a file; -1 means all. Raises StageError.
+
+    help: what to do if it cannot be read, for the message.
+    """
     try:
         with open(path, "rb") as file:
             return file.read(size)
@@ -34,9 +40,10 @@ def file_bytes(path: str, help: str, size: int = -1) -> bytes:
 
 
 def sha256(data: bytes) -> str:
+    """Return the SHA-256 digest in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def version(package: str) -> str:
-    """Return a package's name and version: `package 1.2.3`."""
+    """Return an installed package's name and version, such as "py3langid 1.0.0"."""
     return f"{package} {importlib.metadata.version(package)}"

@@ -1,9 +1,9 @@
 """N-gram language model over words: interpolated Kneser-Ney (Chen & Goodman 1999, section 2.7).
 
-Words are lower case, without punctuation, and with digits replaced by 0. Words seen once are
-trained on as the unknown word; its probability is divided by their number, because otherwise text
-full of unknown words would be likely. CCNet's 5-grams of word pieces span about as much as 3-grams
-of words.
+Words are in lower case, without punctuation, and with digits replaced by 0. Words that occur once
+are trained on as the unknown word. Its probability is divided by their number, because otherwise
+text of unknown words would be likely. CCNet's 5-grams of word pieces span about as much text as
+3-grams of words.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ Floats = NDArray[np.float32]
 Model = dict[str, NDArray]
 
 
-def modelled_words(text: str) -> Hashes:
-    """Return the words of a text as the model reads them."""
+def model_words(text: str) -> Hashes:
+    """Return the hashes of a text's words as the model normalises them, uint64 [words]."""
     return hash_texts(normalised_words(text).translate(_DIGITS).split())
 
 
 def train(texts: Iterable[str], order: int, max_words: int) -> Model:
-    """Train on the first `max_words` words; memory is about 100 bytes per word.
+    """Train a model on the first `max_words` words, in about 100 bytes of memory per word.
 
-    n-grams of three words or more that occur only once are dropped in favour of shorter ones.
+    order: longest n-gram. n-grams of three or more words that occur once are dropped.
+    Returns hash tables of log-probabilities and backoff weights, as arrays by name.
+    Raises ValueError if the text is shorter than `order` words.
     """
     batches, count = [], 0
     for text in texts:
-        batches.append(modelled_words(text))
+        batches.append(model_words(text))
         count += len(batches[-1])
         if count >= max_words:
             break
@@ -59,12 +61,14 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
             discount = _discount(counts)
             context = lower.index[higher.first]
             totals = np.bincount(context, counts, len(lower.keys))
-            kinds = np.bincount(context, minlength=len(lower.keys))
-            held = np.divide(discount * kinds, totals, where=totals > 0, out=np.ones_like(totals))
-            backoff = np.log(np.clip(held, 1e-12, 1))
-            seen = np.maximum(counts - discount, 0) / np.maximum(totals[context], 1)
+            distinct = np.bincount(context, minlength=len(lower.keys))
+            backoff_mass = np.divide(
+                discount * distinct, totals, where=totals > 0, out=np.ones_like(totals)
+            )
+            backoff = np.log(np.clip(backoff_mass, 1e-12, 1))
+            discounted = np.maximum(counts - discount, 0) / np.maximum(totals[context], 1)
             shorter = np.exp(logs[lower.index[higher.first + 1]])
-            next_logs = np.log(seen + held[context] * shorter)
+            next_logs = np.log(discounted + backoff_mass[context] * shorter)
         values = np.stack([logs[frequent], backoff[frequent]], 1).astype(np.float32)
         model[f"slots{size}"], model[f"values{size}"] = hash_table.build(
             lower.keys[frequent], values
@@ -75,8 +79,8 @@ def train(texts: Iterable[str], order: int, max_words: int) -> Model:
 
 
 def perplexity(model: Model, text: str) -> float:
-    """Return exp of the mean negative log-probability per word; infinite without words."""
-    words = modelled_words(text)
+    """Return the perplexity per word, exp(mean negative log-probability); inf without words."""
+    words = model_words(text)
     if not len(words):
         return float("inf")
     unknown = hash_table.find(model["slots1"], mix_bits(words)) < 0
@@ -84,17 +88,18 @@ def perplexity(model: Model, text: str) -> float:
     logs, backoff = np.zeros(0, np.float32), np.zeros(0, np.float32)
     for size in range(1, min(len(model) // 2, len(words)) + 1):
         at = hash_table.find(model[f"slots{size}"], _grams(words, size))
-        found = model[f"values{size}"][at]
+        entries = model[f"values{size}"][at]
         if size == 1:
-            logs = found[:, 0].copy()
+            logs = entries[:, 0].copy()
         else:
-            logs[size - 1 :] = np.where(at >= 0, found[:, 0], backoff[:-1] + logs[size - 1 :])
-        backoff = np.where(at >= 0, found[:, 1], 0)
-    shared = unknown.mean() * np.log(float(model["unknown"][0]))
-    return float(np.exp(shared - logs.mean(dtype=np.float64)))
+            logs[size - 1 :] = np.where(at >= 0, entries[:, 0], backoff[:-1] + logs[size - 1 :])
+        backoff = np.where(at >= 0, entries[:, 1], 0)
+    unknown_penalty = unknown.mean() * np.log(float(model["unknown"][0]))
+    return float(np.exp(unknown_penalty - logs.mean(dtype=np.float64)))
 
 
 def load_model(path: Path) -> Model:
+    """Map a saved model into memory. Raises RunError if the file is damaged."""
     return arrays.load(path)
 
 
@@ -112,7 +117,7 @@ def _grams(words: Hashes, size: int) -> Hashes:
 
 
 def _continuations(level: _Level, longer: _Level) -> NDArray[np.int64]:
-    """Return how many different words precede each n-gram; 1 for one that begins the text."""
+    """Return the number of distinct words that precede each n-gram, at least 1."""
     return np.maximum(np.bincount(level.index[longer.first + 1], minlength=len(level.keys)), 1)
 
 
@@ -124,5 +129,5 @@ def _discount(counts: NDArray[np.int64]) -> float:
 def _unigrams(words: _Level, pairs: _Level) -> NDArray[np.float64]:
     counts = _continuations(words, pairs)
     discount = _discount(counts)
-    held = discount * len(counts) / counts.sum()
-    return np.log((counts - discount) / counts.sum() + held / len(counts))
+    backoff_mass = discount * len(counts) / counts.sum()
+    return np.log((counts - discount) / counts.sum() + backoff_mass / len(counts))

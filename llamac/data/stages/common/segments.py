@@ -1,4 +1,4 @@
-"""Decision file with one segment per part; a judge reads the segment of its part."""
+"""Decision files with one segment of bytes per part, so that a judge reads its part only."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from llamac.runtime import durable_files
 from llamac.runtime.errors import RunError
 
 
-def write(decided: Path, segments: Iterable[bytes]) -> None:
-    """Write the segments, then where each ends, then their number; int64, little-endian."""
+def write(decision: Path, segments: Iterable[bytes]) -> None:
+    """Write a decision file: the segments, the offset of each end, their number (int64, LE)."""
     ends = []
-    with durable_files.whole(decided) as file:
+    with durable_files.whole(decision) as file:
         for segment in segments:
             file.write(segment)
             ends.append(file.tell())
         file.write(np.array([*ends, len(ends)], "<i8").tobytes())
 
 
-def read(decided: Path, part: int) -> bytes:
-    """Read one part's segment."""
-    size = os.path.getsize(decided)
-    with open(decided, "rb") as file:
+def read(decision: Path, part: int) -> bytes:
+    """Return the segment of a part. Raises RunError if the file has fewer segments."""
+    size = os.path.getsize(decision)
+    with open(decision, "rb") as file:
         file.seek(max(size - 8, 0))
         parts = int.from_bytes(file.read(8), "little", signed=True)
         table = size - 8 * (parts + 1)
         if not 0 <= part < parts or table < 0:
-            raise RunError(f"{decided} covers {parts} parts, so part {part} is missing: run again")
+            raise RunError(f"{decision} covers {parts} parts, so part {part} is missing: run again")
         file.seek(table + 8 * max(part - 1, 0))
         ends = np.frombuffer(file.read(8 if part == 0 else 16), "<i8").tolist()
         begin, end = [0, *ends] if part == 0 else ends
@@ -44,7 +44,10 @@ def read(decided: Path, part: int) -> bytes:
 
 
 class Spill:
-    """Records on disk, added in any order and read part by part."""
+    """Temporary records on disk that are written in any order and read by part.
+
+    folder: created, and emptied if it exists. dtype: structured dtype of the records.
+    """
 
     def __init__(self, folder: Path, dtype: np.dtype) -> None:
         self.folder, self.dtype = folder, dtype
@@ -52,37 +55,44 @@ class Spill:
         folder.mkdir(parents=True)
 
     def add(self, parts: NDArray[np.integer], records: NDArray) -> None:
-        """Add records; parts: the part of each. The order within a part is kept."""
+        """Append records. parts: number of each record's part; order within a part is kept."""
         if not len(parts):
             return
         order = np.argsort(parts, kind="stable")
         parts, records = parts[order], records[order]
-        found, starts = np.unique(parts, return_index=True)
-        for part, chunk in zip(found, np.split(records, starts[1:]), strict=True):
+        distinct, starts = np.unique(parts, return_index=True)
+        for part, chunk in zip(distinct, np.split(records, starts[1:]), strict=True):
             with open(self.folder / str(part), "ab") as file:
                 chunk.tofile(file)
 
-    def of(self, part: int) -> NDArray:
-        """Return a part's records."""
+    def read_part(self, part: int) -> NDArray:
+        """Return the records of a part, in the order of `add`."""
         path = self.folder / str(part)
         return np.fromfile(path, self.dtype) if path.exists() else np.empty(0, self.dtype)
 
     def remove(self) -> None:
+        """Delete the folder."""
         shutil.rmtree(self.folder)
 
 
-def write_dropped(decided: Path, parts: Iterable[Mapping[int, str]]) -> None:
-    """Write which documents of each part are dropped, by number, each with its detail."""
+def write_dropped(decision: Path, parts: Iterable[Mapping[int, str]]) -> None:
+    """Write a decision file of dropped documents.
+
+    parts: for each part, the detail of each dropped document by its number in the part.
+    """
     segments = (
         json.dumps({str(number): details[number] for number in sorted(details)}).encode()
         for details in parts
     )
-    write(decided, segments)
+    write(decision, segments)
 
 
-def drop(decided: Path, part: int, reason: str) -> Filter:
-    """Return a filter that rejects the documents named by `write_dropped` for this part."""
-    details: dict[str, str] = json.loads(read(decided, part))
+def drop(decision: Path, part: int, reason: str) -> Filter:
+    """Return a filter that rejects the documents of a part that `write_dropped` recorded.
+
+    It must be called on the part's documents once, in order.
+    """
+    details: dict[str, str] = json.loads(read(decision, part))
     numbers = count()
 
     def judge(document: Document) -> Document | Rejected:
@@ -93,22 +103,28 @@ def drop(decided: Path, part: int, reason: str) -> Filter:
 
 
 def places(documents: Iterable[str]) -> dict[str, NDArray]:
-    """Encode places (`file:line`) as arrays for `place`: UTF-8 bytes, and the end of each.
+    """Encode the positions of documents, as "file:line", in two arrays for `place`.
 
-    They name the kept document where another is dropped as its duplicate.
+    They identify the kept document in messages about its dropped duplicates.
     """
     encoded = [place.encode(errors="surrogateescape") for place in documents]
     ends = np.cumsum([len(place) for place in encoded], dtype=np.int64)
     return {"places": np.frombuffer(b"".join(encoded), np.uint8), "place_ends": ends}
 
 
-def place(found: Mapping[str, NDArray], number: int) -> str:
-    """Return the place of document `number`, `file:line`, from the arrays of `places`."""
-    begin = found["place_ends"][number - 1] if number else 0
-    return bytes(found["places"][begin : found["place_ends"][number]]).decode(errors="replace")
+def place(arrays: Mapping[str, NDArray], number: int) -> str:
+    """Return the position "file:line" of document `number` from the arrays of `places`."""
+    begin = arrays["place_ends"][number - 1] if number else 0
+    return bytes(arrays["places"][begin : arrays["place_ends"][number]]).decode(errors="replace")
 
 
-def kept_first(pairs: NDArray, found: list[dict[str, NDArray]]) -> Iterator[tuple[int, str]]:
-    """Yield (number, place of the document kept instead) of records (document, part, first)."""
+def duplicates_of_part(
+    pairs: NDArray, parts: list[dict[str, NDArray]]
+) -> Iterator[tuple[int, str]]:
+    """Yield (number of a dropped document, position of the kept one).
+
+    pairs: records (document, part, first), where `first` is the kept document in `part`.
+    parts: the arrays of `places` of each part.
+    """
     for pair in pairs:
-        yield int(pair["document"]), place(found[int(pair["part"])], int(pair["first"]))
+        yield int(pair["document"]), place(parts[int(pair["part"])], int(pair["first"]))

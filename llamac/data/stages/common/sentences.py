@@ -16,16 +16,16 @@ _ABBREVIATIONS = re.compile(
 
 
 def split_sentences(line: str) -> list[str]:
-    """Return the sentences of a line of prose; a line without an end mark is one sentence."""
-    found, begin = [], 0
+    """Split a line of prose into sentences; text after the last end mark is a sentence too."""
+    sentences, begin = [], 0
     for end in _END.finditer(line):
         if line[end.start()] == "." and _abbreviated(line, end.start()):
             continue
-        found.append(line[begin : end.end()].strip())
+        sentences.append(line[begin : end.end()].strip())
         begin = end.end()
     if rest := line[begin:].strip():
-        found.append(rest)
-    return found
+        sentences.append(rest)
+    return sentences
 
 
 def _abbreviated(line: str, stop: int) -> bool:

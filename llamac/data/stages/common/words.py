@@ -1,6 +1,6 @@
-"""Hash words and runs of words to 64 bits.
+"""Hash words and word n-grams to 64 bits.
 
-A word is a run of letters, digits and what is not ASCII, in lower case.
+A word is a run of letters, digits and non-ASCII characters, in lower case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PUNCTUATION = re.compile(
 
 
 def normalised_words(text: str) -> bytes:
-    """Return the normalised text as UTF-8, with words separated by single spaces."""
+    """Return the text in lower case as UTF-8, with ASCII and common other punctuation as spaces."""
     text = text.lower()
     if not text.isascii():
         text = _PUNCTUATION.sub(" ", text)
@@ -30,31 +30,31 @@ def normalised_words(text: str) -> bytes:
 
 
 def words(text: str) -> Hashes:
-    """Return a hash for each word of the text, in order."""
+    """Return the hashes of a text's words in order, uint64 [words]."""
     return hash_texts(normalised_words(text).split())
 
 
 def hash_texts(texts: list[bytes]) -> Hashes:
-    """Return a 64-bit hash of each text."""
+    """Return the xxh3 hash of each text, uint64 [texts]. Raises StageError without xxhash."""
     digests = b"".join(map(need("xxhash").xxh3_64_digest, texts))
     return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def ngrams(hashes: Hashes, size: int) -> Hashes:
-    """Return a hash for each run of `size` words; a shorter text has one hash."""
+    """Return the hash of each run of `size` words, uint64; a shorter text is one run."""
     size = min(size, len(hashes))
     if size == 0:
         return hashes
     count = len(hashes) - size + 1
-    found = hashes[:count].copy()
+    combined = hashes[:count].copy()
     for at in range(1, size):
-        found *= _FACTOR
-        found += hashes[at : at + count]
-    return mix_bits(found)
+        combined *= _FACTOR
+        combined += hashes[at : at + count]
+    return mix_bits(combined)
 
 
 def mix_bits(hashes: Hashes) -> Hashes:
-    """Mix the bits of 64-bit values by a permutation (MurmurHash3's finalizer)."""
+    """Mix the bits of 64-bit values with MurmurHash3's finalizer, a bijection."""
     hashes = hashes ^ (hashes >> np.uint64(33))
     hashes *= np.uint64(0xFF51AFD7ED558CCD)
     hashes ^= hashes >> np.uint64(33)
