@@ -23,8 +23,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from llamac.evaluate.adapter import Adapter
-from llamac.evaluate.judge import judge
-from llamac.evaluate.opened_model import open_for_evaluation
+from llamac.evaluate.judge import evaluate_task
+from llamac.evaluate.loaded_model import open_for_evaluation
 from llamac.evaluate.question_files import load_questions
 from llamac.evaluate.tasks.known_tasks import TASKS
 
@@ -63,7 +63,7 @@ def main() -> int:
         found = []
         for number, lm in enumerate((Adapter(ours), theirs)):
             began = clock()
-            found.append(judge(lm, questions, shots, limit=args.limit))
+            found.append(evaluate_task(lm, questions, shots, limit=args.limit))
             seconds[number] += (took := clock() - began)
             found.append(took)
         mine, mine_took, other, other_took = found

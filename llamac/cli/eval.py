@@ -102,7 +102,7 @@ def eval(
     sets = load_sets([name for name in names if name != HELDOUT], directory, given)
     if sets:
         _require_harness()
-    from llamac.evaluate.opened_model import open_for_evaluation
+    from llamac.evaluate.loaded_model import open_for_evaluation
 
     model = open_for_evaluation(run, checkpoint, print_status, context)
     samples_lines: list[str] = []
@@ -113,19 +113,21 @@ def eval(
     progress = counting_line()
     if sets:
         from llamac.evaluate.adapter import Adapter
-        from llamac.evaluate.judge import judge
+        from llamac.evaluate.judge import evaluate_task
 
         lm = Adapter(model, batch_tokens, seed, progress)
         for one in sets:
             for count in counts or [one.task.shots]:
                 progress(one.task.title, 0, 0)
                 results.append(
-                    judge(lm, one, count, limit=limit, votes=votes, seed=seed, keep=keep)
+                    evaluate_task(
+                        lm, one, count, limit=limit, votes=votes, seed=seed, on_sample=keep
+                    )
                 )
     if HELDOUT in names:
-        from llamac.evaluate.heldout import judge_heldout
+        from llamac.evaluate.heldout import evaluate_heldout
 
-        results += judge_heldout(model, limit, batch_tokens, partial(progress, HELDOUT))
+        results += evaluate_heldout(model, limit, batch_tokens, partial(progress, HELDOUT))
     progress("", 0, 0)
     found = _json(run, model, results, limit, seed)
     if output is not None:

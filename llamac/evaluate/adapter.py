@@ -1,4 +1,4 @@
-"""lm-evaluation-harness' LM over an emitted Inference."""
+"""Adapter of an emitted inference program to lm-evaluation-harness' LM interface."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from llamac.evaluate.loaded_model import LoadedModel
 from llamac.evaluate.log_probabilities import Progress, Scorer
-from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.prefix_groups import OVERHEAD, batches
 from llamac.runtime.checkpoint.load_run import BadRequest
 from llamac.runtime.generate.engine import Generation
@@ -23,48 +23,50 @@ NEW_TOKENS = 256  # at most, where a task does not say: lm-eval's own default
 
 
 class Adapter(TemplateLM):
-    """lm-eval LM for a run or an import, equivalent to HFLM.
+    """LM of lm-evaluation-harness for a run or an import, equivalent to its HFLM.
 
     Texts longer than the context are truncated on the left, as by HFLM. The model's begin tokens
-    are added to a text unless it has them.
+    are put before a text that does not start with them.
     """
 
     def __init__(
-        self, model: OpenedModel, most_tokens: int = 4096, seed: int = 0, progress: Any = None
+        self, model: LoadedModel, max_tokens: int = 4096, seed: int = 0, progress: Any = None
     ) -> None:
         """Wrap a model.
 
-        most_tokens: tokens per batch, with padding. seed: for sampled answers. progress: called
-        with (text, done, total).
+        max_tokens: maximum tokens per batch, including padding. seed: seed of sampled answers.
+        progress: called with (text, done, total); None reports nothing.
         """
         super().__init__()
-        self.opened, self.most_tokens, self.seed = model, most_tokens, seed
-        self.scorer = Scorer(model.make, model.device, most_tokens)
+        self.opened, self.max_tokens, self.seed = model, max_tokens, seed
+        self.scorer = Scorer(model.make, model.device, max_tokens)
         self._progress = progress or (lambda _what, _done, _total: None)
 
     @property
     def eot_token_id(self) -> int:
+        """Return the tokenizer's EOS id."""
         return self.opened.tokenizer.eos
 
     @property
     def prefix_token_id(self) -> int:
+        """Return the id that stands for an empty context."""
         return self.opened.prefix
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return the tokens of a text, preceded by the begin tokens unless disabled."""
+        """Return the tokens of a text after the begin tokens; False omits the begin tokens."""
         begin = self.opened.begin
         if add_special_tokens is False:
             return self.opened.encode(string)
-        if begin and string.startswith(written := self.opened.tokenizer.piece(begin[-1])):
-            string = string.removeprefix(written)
+        if begin and string.startswith(piece := self.opened.tokenizer.piece(begin[-1])):
+            string = string.removeprefix(piece)
         return [*begin, *self.opened.encode(string)]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """Return log P(continuation | context), and whether greedy decoding gives it."""
+        """Return (log P(continuation | context) in nats, whether it is the greedy continuation)."""
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(
@@ -73,15 +75,15 @@ class Adapter(TemplateLM):
         longest = self.opened.context + 1  # the last token is only predicted
         pairs = []
         for _, context, continuation in requests:
-            most = max(longest - len(continuation), 1)
-            pairs.append((context[-most:], continuation[-(longest - 1) :]))
-        scored = self.scorer.score(pairs, self._reading())
-        return [(one.log_probability, one.greedy) for one in scored]
+            max_context = max(longest - len(continuation), 1)
+            pairs.append((context[-max_context:], continuation[-(longest - 1) :]))
+        scores = self.scorer.score(pairs, self._reading())
+        return [(score.log_probability, score.greedy) for score in scores]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return the log-probability of whole texts, each token predicted once."""
+        """Return the log-probability of each text in nats; every token is predicted once."""
         windows: list[tuple[Any, list[int], list[int]]] = []
         owner = []
         for number, request in enumerate(requests):
@@ -100,26 +102,29 @@ class Adapter(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return the continuation of each prompt, up to a stop string or the end of the text."""
+        """Return a continuation of each prompt, up to a stop string, EOS or the token limit.
+
+        Raises BadRequest if the context has no room for the new tokens.
+        """
         answers = ["" for _ in requests]
-        alike: dict[str, list[int]] = {}
+        by_settings: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             _, settings = _arguments(request)
-            alike.setdefault(repr(settings), []).append(number)
+            by_settings.setdefault(repr(settings), []).append(number)
         done = 0
-        for numbers in alike.values():
+        for numbers in by_settings.values():
             _, settings = _arguments(requests[numbers[0]])
             new = int(settings.get("max_gen_toks", NEW_TOKENS))
-            room = self.opened.context - new
-            if room < 1:
+            max_prompt = self.opened.context - new
+            if max_prompt < 1:
                 raise BadRequest(
                     f"the model's context of {self.opened.context} tokens leaves no room for a "
                     f"prompt and {new} new tokens"
                 )
-            prompts = [self.tok_encode(_arguments(requests[n])[0])[-room:] for n in numbers]
+            prompts = [self.tok_encode(_arguments(requests[n])[0])[-max_prompt:] for n in numbers]
             prompts = [prompt or [self.prefix_token_id] for prompt in prompts]
             make = self._after_common_prefix(prompts)
-            for batch in batches([len(prompt) + new for prompt in prompts], self.most_tokens):
+            for batch in batches([len(prompt) + new for prompt in prompts], self.max_tokens):
                 texts = self._answer([prompts[row] for row in batch], new, settings, make, done)
                 for row, text in zip(batch, texts, strict=True):
                     answers[numbers[row]] = text
@@ -142,7 +147,7 @@ class Adapter(TemplateLM):
         until = settings.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         temperature = float(settings.get("temperature", 0.0))
-        drawn = settings.get("do_sample", temperature > 0)
+        do_sample = settings.get("do_sample", temperature > 0)
         generation = Generation(
             make,
             prompts,
@@ -150,7 +155,7 @@ class Adapter(TemplateLM):
             context=self.opened.context,
             device=self.opened.device,
             sampling=Sampling(
-                temperature=(temperature or 1.0) if drawn else 0.0,
+                temperature=(temperature or 1.0) if do_sample else 0.0,
                 top_p=float(settings.get("top_p", 1.0)),
                 top_k=int(settings.get("top_k", 0)),
             ),
@@ -171,14 +176,14 @@ class Adapter(TemplateLM):
         return [text + decoder.finish() for text, decoder in zip(texts, decoders, strict=True)]
 
     def _after_common_prefix(self, prompts: Sequence[list[int]]) -> Callable[[int, int], Any]:
-        """Return a constructor of Inferences that reuse the cache of the common prefix."""
-        least, most = min(prompts), max(prompts)  # what these two share, all share
-        pairs = enumerate(zip(least, most, strict=False))
-        shared = next((at for at, (a, b) in pairs if a != b), min(len(least), len(most)))
+        """Return a function like `make` whose Inferences reuse the cache of the common prefix."""
+        first, last = min(prompts), max(prompts)  # the common prefix of these two is that of all
+        pairs = enumerate(zip(first, last, strict=False))
+        shared = next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))
         shared = min(shared, *(len(prompt) - 1 for prompt in prompts))
         if shared < OVERHEAD or len(prompts) == 1:
             return self.opened.make
-        common = torch.tensor([least[:shared]], device=self.opened.device)
+        common = torch.tensor([first[:shared]], device=self.opened.device)
         prefix = self.opened.make(1, shared)
         prefix.prefill(common, torch.tensor([shared - 1], device=self.opened.device))
         return lambda rows, length: _AfterPrefix(self.opened.make(rows, length), prefix, common)

@@ -1,4 +1,4 @@
-"""Task for lm-evaluation-harness: prompts, requests, and scoring of answers."""
+"""Task of lm-evaluation-harness: few-shot prompts, requests, and metrics of the answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from llamac.evaluate.tasks.question import Question
 from llamac.runtime.evaluate.choice_metrics import ANSWER, question_metrics
 
 CodeJudge = Callable[[str, Question], str]
-"""(answer, question) → what went wrong when the program ran; empty if it is right."""
+"""Function of (answer, question) that returns the error of its program; "" if it is right."""
 
 
 class HarnessTask(Task):
-    """Harness task for the questions of a QuestionSet.
+    """Task of lm-evaluation-harness over a QuestionSet.
 
-    All questions (of one subject, if there are subjects) have the same few-shot examples, drawn
-    with `seed`, so that a model processes them only once.
+    All questions, or all of one subject, have the same few-shot examples, so that a model
+    processes these only once.
     """
 
     def __init__(
@@ -37,7 +37,11 @@ class HarnessTask(Task):
         votes: int = 1,
         judge_code: CodeJudge | None = None,
     ) -> None:
-        """Create the task. votes: answers sampled per question; the most frequent is judged."""
+        """Create the task.
+
+        shots: few-shot examples per question. seed: of their selection. votes: answers sampled per
+        question, of which the most frequent is judged. judge_code: required for tasks of code.
+        """
         task = questions.task
         self.VERSION = task.version
         self.OUTPUT_TYPE = "multiple_choice" if task.kind == "choice" else "generate_until"
@@ -51,37 +55,44 @@ class HarnessTask(Task):
         self._drawn: dict[str, list[Question]] = {}
 
     def download(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the questions are read from local files."""
+        """Do nothing, because questions are read from local files."""
 
     def has_training_docs(self) -> bool:
+        """Return False."""
         return False
 
     def has_validation_docs(self) -> bool:
+        """Return False."""
         return False
 
     def has_test_docs(self) -> bool:
+        """Return True."""
         return True
 
     def test_docs(self) -> list[dict[str, Any]]:
+        """Return the questions as dicts."""
         return self._docs
 
     def doc_to_text(self, doc: dict[str, Any]) -> str:
+        """Return a question's prompt, without examples."""
         return doc["prompt"]
 
     def doc_to_target(self, doc: dict[str, Any]) -> str:
+        """Return the right answer, or all right answers."""
         return doc["choices"][doc["gold"]] if doc["choices"] else "; ".join(doc["answers"])
 
     def fewshot_context(self, doc: dict[str, Any], num_fewshot: int, **kwargs: Any) -> str:
-        """Return the text before a question's prompt: the description and the examples."""
+        """Return the text before a question's prompt: the task's description and the examples."""
         task, question = self.set.task, Question(**doc)
         examples = [*self.examples_of(question), ""]
-        return task.describe(question.about) + task.between.join(examples)
+        return task.describe(question.subject) + task.between.join(examples)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
+        """Return a request per choice (twice for acc_answer), or one for a generated answer."""
         question, task = Question(**doc), self.set.task
         metadata = kwargs["metadata"]
         if task.kind == "choice":
-            each = zip(question.prompt_of_each, question.choices, strict=True)
+            each = zip(question.prompts_per_choice, question.choices, strict=True)
             pairs = [(ctx + prompt, choice) for prompt, choice in each]
             if task.metric == "acc_answer":
                 pairs += [(ANSWER, choice) for choice in question.choices]
@@ -100,6 +111,7 @@ class HarnessTask(Task):
         return [Instance("generate_until", doc, (prompt, settings), 0, metadata)]
 
     def apply_filters(self) -> list[Instance]:
+        """Store the answers unfiltered; with votes, all of them."""
         for instance in self._instances or []:
             instance.filtered_resps["none"] = (
                 list(instance.resps) if self.votes > 1 else instance.resps[0]
@@ -107,24 +119,27 @@ class HarnessTask(Task):
         return self._instances or []
 
     def process_results(self, doc: dict[str, Any], results: Sequence[Any]) -> Mapping[str, float]:
+        """Return the metrics of a question from the responses to its requests."""
         question, task = Question(**doc), self.set.task
         if task.kind == "choice":
             values, count = [value for value, _ in results], len(question.choices)
             lengths = [len(choice.lstrip()) for choice in question.choices]
-            without = values[count:] or None
-            return question_metrics(question.gold, values[:count], lengths, without)
+            baseline = values[count:] or None
+            return question_metrics(question.gold, values[:count], lengths, baseline)
         if task.runs_code:
             answers = results[0] if self.votes > 1 else [results[0]]
             assert self.judge_code is not None
-            right = [not self.judge_code(answer, question) for answer in answers]
-            return {task.metric: sum(right) / len(right)}
+            is_right = [not self.judge_code(answer, question) for answer in answers]
+            return {task.metric: sum(is_right) / len(is_right)}
         answer = _most_frequent(results[0], task.extract) if self.votes > 1 else results[0]
         return {task.metric: float(task.judge(answer, question))}
 
     def aggregation(self) -> dict[str, Callable[..., float]]:
+        """Return the mean for each metric."""
         return dict.fromkeys(self._metrics(), mean)
 
     def higher_is_better(self) -> dict[str, bool]:
+        """Return True for each metric."""
         return dict.fromkeys(self._metrics(), True)
 
     def _metrics(self) -> Sequence[str]:
@@ -133,23 +148,23 @@ class HarnessTask(Task):
         return ("acc", "acc_norm", *answer) if task.kind == "choice" else (task.metric,)
 
     def examples_of(self, question: Question) -> list[str]:
-        """Return the few-shot examples of a question, which never include the question itself.
+        """Return the texts of a question's few-shot examples, which exclude the question itself.
 
-        They are fewer than `shots` if the files have no more.
+        There are fewer than `shots` if the files have no more.
         """
         if not self.shots:
             return []
-        if question.about not in self._drawn:
-            alike = [one for one in self.set.examples if one.about == question.about]
-            count = self.shots + self.set.examples_are_asked
-            if self.set.task.examples == "dev":  # MMLU's five of a subject, in their order
-                drawn = alike[:count]
+        if question.subject not in self._drawn:
+            pool = [example for example in self.set.examples if example.subject == question.subject]
+            count = self.shots + self.set.examples_from_questions
+            if self.set.task.examples == "dev":  # MMLU's five examples of a subject, in their order
+                selected = pool[:count]
             else:
-                random_order = random.Random(f"{self.seed} {question.about}")
-                drawn = random_order.sample(alike, min(count, len(alike)))
-            self._drawn[question.about] = drawn
-        others = [one for one in self._drawn[question.about] if one != question]
-        return [one.example for one in others[: self.shots]]
+                random_order = random.Random(f"{self.seed} {question.subject}")
+                selected = random_order.sample(pool, min(count, len(pool)))
+            self._drawn[question.subject] = selected
+        others = [example for example in self._drawn[question.subject] if example != question]
+        return [example.example for example in others[: self.shots]]
 
 
 def _most_frequent(answers: Sequence[str], extract: Callable[[str], str]) -> str:

@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte on the held-out text of a run, source by source."""
+"""Compute perplexity and bits per byte on the held-out text of a run, for each source."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from llamac.evaluate.loaded_model import LoadedModel
 from llamac.evaluate.log_probabilities import Progress, Scorer
-from llamac.evaluate.opened_model import OpenedModel
 from llamac.evaluate.results import TaskResult, standard_error
 from llamac.evaluate.tasks.known_tasks import HELDOUT
 from llamac.runtime import machine
@@ -21,14 +21,16 @@ from llamac.runtime.errors import RunError
 from llamac.runtime.kernels.padding import PADDING
 
 
-def judge_heldout(
-    model: OpenedModel, limit: int | None, most_tokens: int, progress: Progress
+def evaluate_heldout(
+    model: LoadedModel, limit: int | None, max_tokens: int, progress: Progress
 ) -> list[TaskResult]:
-    """Score each source's validation split in windows of the run's sequence length.
+    """Evaluate each source's validation split in windows of the run's sequence length.
 
-    limit: windows per source. Each token but a window's first is predicted from the previous ones
-    in the window, as in validation during training. Beside supervised data, documents are scored
-    one by one, and only the tokens with a loss. Raises RunError without prepared data.
+    Each token except a window's first is predicted from the previous ones in the window, as in
+    validation during training. With supervised data, a passage is a document instead of a window,
+    and only tokens with a loss are scored.
+    limit: maximum number of passages per source; None means all. max_tokens: tokens per batch,
+    including padding. Raises RunError without prepared data or held-out text.
     """
     spec, run = model.directory.spec, model.directory.directory
     if model.directory.imported:
@@ -38,21 +40,21 @@ def judge_heldout(
     directory = machine.data_directory(spec["data"].get("directory"), run)
     manifest = load_manifest(directory)
     length = min(spec["batch"]["sequence_length"], model.context)
-    scorer = Scorer(model.make, model.device, most_tokens)
+    scorer = Scorer(model.make, model.device, max_tokens)
     results = []
     for source in manifest["sources"]:
-        found, of = _passages(Path(directory), manifest, source, length, limit)
-        if not found:
+        passages, available = _passages(Path(directory), manifest, source, length, limit)
+        if not passages:
             continue
-        pairs = [pair for passage in found for pair in passage]
+        pairs = [pair for passage in passages for pair in passage]
         scores = iter(scorer.score(pairs, progress))
-        nats = [-math.fsum(next(scores).log_probability for _ in passage) for passage in found]
-        lengths = [sum(len(answer) for _, answer in passage) for passage in found]
+        nats = [-math.fsum(next(scores).log_probability for _ in passage) for passage in passages]
+        lengths = [sum(len(answer) for _, answer in passage) for passage in passages]
         size = sum(_bytes(model, *pair) for pair in pairs)
         what = "of answers" if source["kind"] in CONVERSATIONS else f"in windows of {length}"
         note = f"{sum(lengths):,} tokens {what}"
-        files = {one["file"]: one["sha256"] for one in source["validation"]["shards"]}
-        results.append(_result(source["name"], nats, lengths, size, of, note, files))
+        files = {shard["file"]: shard["sha256"] for shard in source["validation"]["shards"]}
+        results.append(_result(source["name"], nats, lengths, size, available, note, files))
     if not results:
         raise RunError(
             f"no source of {directory} has {length} held-out tokens: raise data.validation"
@@ -60,15 +62,15 @@ def judge_heldout(
     return results
 
 
-Pair = tuple[list[int], list[int]]  # tokens, and those after them to be scored
+Pair = tuple[list[int], list[int]]  # (context, tokens to score)
 
 
 def _passages(
     root: Path, manifest: dict[str, Any], source: dict[str, Any], length: int, limit: int | None
 ) -> tuple[list[list[Pair]], int]:
-    """Return what is scored of a source, and how many passages it has in all.
+    """Return (pairs to score of each passage, number of passages that the source has).
 
-    A passage is a window of text; beside supervised data, it is a document's tokens with a loss.
+    A passage is a window of text, or with supervised data a document.
     """
     tokens = open_tokens(root, manifest, source, "validation")
     if is_signed(manifest):
@@ -76,8 +78,8 @@ def _passages(
         if len(stored):
             tokens.read(0, stored)
         documents = np.split(stored, np.flatnonzero(stored == PADDING) + 1)[:-1]
-        found = [_learned(document[: length + 1]) for document in documents[:limit]]
-        return [pairs for pairs in found if pairs], len(documents)
+        passages = [_pairs_with_loss(document[: length + 1]) for document in documents[:limit]]
+        return [pairs for pairs in passages if pairs], len(documents)
     stream = Concatenated(tokens, length, ring=False)
     windows = np.empty((min(stream.windows, limit or stream.windows), length + 1), dtype=np.int64)
     for number, window in enumerate(windows):
@@ -85,8 +87,8 @@ def _passages(
     return [[(row[:1], row[1:])] for row in windows.tolist()], stream.windows
 
 
-def _learned(stored: np.ndarray) -> list[Pair]:
-    """Return each run of a document's tokens with a loss, and all tokens before it."""
+def _pairs_with_loss(stored: np.ndarray) -> list[Pair]:
+    """Return a pair for each run of a document's tokens with a loss."""
     ids = token_ids(stored).tolist()
     edges = np.flatnonzero(np.diff(stored >= 0, prepend=False, append=False)).reshape(-1, 2)
     return [(ids[:begin], ids[begin:end]) for begin, end in edges.tolist()]
@@ -97,15 +99,21 @@ def _result(
     nats: Sequence[float],
     lengths: Sequence[int],
     size: int,
-    of: int,
+    available: int,
     note: str,
     files: dict[str, Any],
 ) -> TaskResult:
-    """Return the result of a source. nats, lengths: of each passage. size: bytes of all."""
+    """Return the result of a source.
+
+    nats, lengths: loss and number of tokens of each passage. size: bytes of all passages.
+    available: number of passages that the source has.
+    """
     tokens = sum(lengths)
-    mean, usual = math.fsum(nats) / tokens, tokens / len(lengths)
-    each = [mean + (n - mean * length) / usual for n, length in zip(nats, lengths, strict=True)]
-    error = standard_error(each)  # of a ratio of sums, to first order
+    mean, mean_length = math.fsum(nats) / tokens, tokens / len(lengths)
+    linearized = [
+        mean + (n - mean * length) / mean_length for n, length in zip(nats, lengths, strict=True)
+    ]
+    error = standard_error(linearized)  # of a ratio of sums, to first order
     rate = math.fsum(nats) / math.log(2) / max(size, 1)
     perplexity = math.exp(min(mean, 700.0))
     return TaskResult(
@@ -119,13 +127,13 @@ def _result(
             "nats_per_token": (mean, error),
         },
         questions=len(nats),
-        of=of,
+        available=available,
         files=files,
         notes=(note,),
     )
 
 
-def _bytes(model: OpenedModel, before: list[int], scored: list[int]) -> int:
+def _bytes(model: LoadedModel, before: list[int], scored: list[int]) -> int:
     """Return the number of UTF-8 bytes of the scored tokens."""
     decode = model.tokenizer.decode
     return len(decode(before + scored).encode()) - len(decode(before).encode())

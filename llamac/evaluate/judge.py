@@ -1,4 +1,4 @@
-"""Evaluation of an LM on a task by lm-evaluation-harness."""
+"""Evaluate an LM on a task with lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llamac.evaluate.few_shot_task import HarnessTask
 from llamac.evaluate.question_files import QuestionSet
 from llamac.evaluate.results import TaskResult
 from llamac.evaluate.sandbox import run_program
-from llamac.evaluate.tasks.answer_tasks import written_program
+from llamac.evaluate.tasks.answer_tasks import build_program
 
 Sample = Mapping[str, Any]
 
 
-def judge(
+def evaluate_task(
     lm: Any,
     questions: QuestionSet,
     shots: int,
@@ -23,11 +23,14 @@ def judge(
     limit: int | None = None,
     votes: int = 1,
     seed: int = 0,
-    keep: Callable[[Sample], None] | None = None,
+    on_sample: Callable[[Sample], None] | None = None,
 ) -> TaskResult:
-    """Evaluate an lm-eval LM on the first `limit` questions of a task.
+    """Evaluate an LM of lm-evaluation-harness on the first `limit` questions of a task.
 
-    keep: receives each request with its answer. Generated code is executed: get consent first.
+    Tasks of code execute generated programs in a sandbox; ask for consent first.
+    shots: few-shot examples per question. limit: None means all questions. votes: answers sampled
+    per question, of which the most frequent is judged. seed: of examples. on_sample: called with
+    each question's requests and answers.
     """
     from lm_eval.evaluator import evaluate
 
@@ -38,33 +41,35 @@ def judge(
         shots,
         seed=seed,
         votes=votes,
-        judge_code=lambda answer, one: run_program(written_program(task.name, one, answer)),
+        judge_code=lambda answer, question: run_program(build_program(task.name, question, answer)),
     )
-    found: Any = evaluate(
+    evaluation: Any = evaluate(
         lm=lm,
         task_dict={task.name: harness_task},
         limit=limit,
         log_samples=True,
         bootstrap_iters=100,
     )
-    values: Mapping[str, Any] = found["results"][task.name]
+    values: Mapping[str, Any] = evaluation["results"][task.name]
     results = {}
     for metric in harness_task.aggregation():
         error = values[f"{metric}_stderr,none"]
-        known = error if isinstance(error, int | float) else None
-        results[metric] = (float(values[f"{metric},none"]), known)
-    samples: Sequence[Any] = found["samples"][task.name]
-    for sample in samples if keep else ():
-        assert keep is not None
-        keep(_sample(task.name, shots, sample, list(results)))
+        standard_error = error if isinstance(error, int | float) else None
+        results[metric] = (float(values[f"{metric},none"]), standard_error)
+    samples: Sequence[Any] = evaluation["samples"][task.name]
+    for sample in samples if on_sample else ():
+        assert on_sample is not None
+        on_sample(_sample(task.name, shots, sample, list(results)))
     count = len(samples)
-    choices = [len(one.choices) for one in questions.questions[:count]]
+    choices = [len(question.choices) for question in questions.questions[:count]]
     notes = []
-    if shots and questions.examples_are_asked:
+    if shots and questions.examples_from_questions:
         notes.append(
             "examples are other questions of the same file, because there is no file of examples"
         )
-    fewest = min(len(harness_task.examples_of(one)) for one in questions.questions[:count])
+    fewest = min(
+        len(harness_task.examples_of(question)) for question in questions.questions[:count]
+    )
     if fewest < shots:
         notes.append(
             f"{task.name}: some questions have only {fewest} of {shots} examples before them, as "
@@ -77,7 +82,7 @@ def judge(
         metric=task.metric,
         results=results,
         questions=count,
-        of=len(questions.questions),
+        available=len(questions.questions),
         files=questions.files,
         version=task.version,
         votes=votes,

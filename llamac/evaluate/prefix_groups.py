@@ -1,4 +1,4 @@
-"""Grouping of token sequences by common prefixes, each of which is processed once."""
+"""Group token sequences by common prefixes, so that each prefix is processed once."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 OVERHEAD = 8
-"""Tokens that a group must save to be worth reading its prefix separately."""
+"""Minimum number of tokens that a group must save for its prefix to be processed separately."""
 
 
 SLACK, ENOUGH = 1.05, 8
-"""Tokens with padding over those without, once a batch holds 1/ENOUGH of what it may."""
+"""Maximum ratio of padded to real tokens in a batch that is at least 1/ENOUGH full."""
 
 
 @dataclass(frozen=True)
 class PrefixGroup:
-    """Sequences that share their first `shared` tokens; a single one shares all its tokens.
+    """Sequences with a common prefix of `shared` tokens; for a single sequence, its length.
 
-    rows: numbers of the sequences, in lexicographic order.
+    rows: indices of the sequences, in lexicographic order.
     """
 
     shared: int
@@ -26,28 +26,30 @@ class PrefixGroup:
 
     @property
     def is_single(self) -> bool:
+        """Return whether the group has one sequence."""
         return len(self.rows) == 1
 
 
-def group_by_prefix(sequences: Sequence[Sequence[int]], most_rows: int) -> list[PrefixGroup]:
-    """Divide distinct sequences into groups so that reading each shared prefix once saves most.
+def group_by_prefix(sequences: Sequence[Sequence[int]], max_rows: int) -> list[PrefixGroup]:
+    """Partition distinct sequences into groups that save the most tokens.
 
-    Each sequence keeps at least one token of its own. A group has at most `most_rows` rows; larger
-    ones are cut, and read their prefix once a part. Sorted sequences that share a prefix stand
-    together, so the candidates form a tree: each node is a maximal run of sequences with its
-    shortest common prefix. A node is taken whole if it saves more than its children do.
+    Each sequence keeps at least one token after the common prefix. Groups of more than `max_rows`
+    sequences are split, and each part processes the prefix.
+    Sorted sequences with a common prefix are adjacent, so the candidate groups form a tree: a node
+    is a maximal run of sequences with a common prefix of some length. A node becomes a group if it
+    saves more tokens than its children do.
     """
     order: list[int] = sorted(range(len(sequences)), key=lambda row: tuple(sequences[row]))
     common = [
         min(_common(sequences[a], sequences[b]), len(sequences[a]) - 1, len(sequences[b]) - 1)
         for a, b in itertools.pairwise(order)
     ]
-    found: list[tuple[int, int, int]] = []  # (begin, end, shared) over `order`
-    _divide(common, len(order), found)
+    runs: list[tuple[int, int, int]] = []  # (begin, end, shared) over `order`
+    _divide(common, len(order), runs)
     return [
-        _group(shared, order[at : min(at + most_rows, end)], sequences)
-        for begin, end, shared in found
-        for at in range(begin, end, most_rows)
+        _group(shared, order[at : min(at + max_rows, end)], sequences)
+        for begin, end, shared in runs
+        for at in range(begin, end, max_rows)
     ]
 
 
@@ -56,31 +58,31 @@ def _group(shared: int, rows: Sequence[int], sequences: Sequence[Sequence[int]])
     return PrefixGroup(len(sequences[rows[0]]) if single else shared, tuple(rows))
 
 
-def _divide(common: Sequence[int], count: int, found: list[tuple[int, int, int]]) -> None:
-    """Append the chosen runs. Scans the tree bottom-up with a stack, so depth is no limit."""
+def _divide(common: Sequence[int], count: int, runs: list[tuple[int, int, int]]) -> None:
+    """Append the chosen groups to `runs`, scanning the tree bottom-up without recursion."""
     # A finished node: (begin, end, saved, runs that save it). An open one: (shared, children).
     stack: list[tuple[int, list[tuple[int, int, int, list[tuple[int, int, int]]]]]] = []
 
     def close(shared: int, children: list) -> tuple[int, int, int, list[tuple[int, int, int]]]:
         begin, end = children[0][0], children[-1][1]
-        apart = sum(child[2] for child in children)
-        whole = shared * (end - begin - 1) - OVERHEAD
-        if whole > apart:
-            return begin, end, whole, [(begin, end, shared)]
-        return begin, end, apart, [run for child in children for run in child[3]]
+        saved_by_children = sum(child[2] for child in children)
+        saved = shared * (end - begin - 1) - OVERHEAD
+        if saved > saved_by_children:
+            return begin, end, saved, [(begin, end, shared)]
+        return begin, end, saved_by_children, [run for child in children for run in child[3]]
 
     for row in range(count):
         node = (row, row + 1, 0, [(row, row + 1, 0)])
-        ahead = common[row] if row + 1 < count else -1
-        while stack and stack[-1][0] > ahead:
+        next_common = common[row] if row + 1 < count else -1
+        while stack and stack[-1][0] > next_common:
             shared, children = stack.pop()
             node = close(shared, [*children, node])
-        if stack and stack[-1][0] == ahead:
+        if stack and stack[-1][0] == next_common:
             stack[-1][1].append(node)
-        elif ahead >= 0:
-            stack.append((ahead, [node]))
+        elif next_common >= 0:
+            stack.append((next_common, [node]))
         else:
-            found.extend(node[3])
+            runs.extend(node[3])
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -90,35 +92,38 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     )
 
 
-def batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
-    """Yield numbers of sequences, longest first, in batches of up to `most_tokens` with padding.
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield batches of sequence indices, longest first, with at most `max_tokens` padded tokens.
 
-    A batch that is large enough ends where padding would grow beyond SLACK.
+    A batch ends early where padding would exceed SLACK. A longer sequence is a batch of its own.
     """
     batch: list[int] = []
-    real = 0
+    tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         padded = lengths[batch[0] if batch else row] * (len(batch) + 1)
-        loose = real > most_tokens // ENOUGH and padded > SLACK * (real + lengths[row])
-        if batch and (loose or padded > most_tokens):
+        too_padded = tokens > max_tokens // ENOUGH and padded > SLACK * (tokens + lengths[row])
+        if batch and (too_padded or padded > max_tokens):
             yield batch
-            batch, real = [], 0
+            batch, tokens = [], 0
         batch.append(row)
-        real += lengths[row]
+        tokens += lengths[row]
     if batch:
         yield batch
 
 
-def waves(groups: Iterable[PrefixGroup], most_tokens: int) -> Iterator[list[PrefixGroup]]:
-    """Yield groups of about one length whose prefixes are kept together: up to `most_tokens`."""
+def waves(groups: Iterable[PrefixGroup], max_tokens: int) -> Iterator[list[PrefixGroup]]:
+    """Yield lists of groups of similar prefix length whose prefixes are cached at the same time.
+
+    max_tokens: maximum number of cached tokens of a list.
+    """
     wave: list[PrefixGroup] = []
     cached_tokens = 0
-    for group in sorted(groups, key=lambda one: -one.shared):
-        more = 0 if group.is_single else group.shared
-        if wave and cached_tokens + more > most_tokens:
+    for group in sorted(groups, key=lambda group: -group.shared):
+        prefix_tokens = 0 if group.is_single else group.shared
+        if wave and cached_tokens + prefix_tokens > max_tokens:
             yield wave
             wave, cached_tokens = [], 0
         wave.append(group)
-        cached_tokens += more
+        cached_tokens += prefix_tokens
     if wave:
         yield wave

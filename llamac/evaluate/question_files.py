@@ -1,4 +1,4 @@
-"""Reading of a task's questions from local files in their published formats."""
+"""Read a task's questions from local files in their published formats."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ EXAMPLES_MARK = ".examples"
 
 
 class NoQuestionsError(Exception):
-    """A task's file is missing or has no valid question; the message describes its format."""
+    """A task's file is missing or has no valid question. The message describes its format."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions of a task, and the pool of few-shot examples.
+    """Questions of a task, and its pool of few-shot examples.
 
-    files: path → sha256. skipped: rows that were left out, and why.
+    files: sha256 of each file, by path. skipped: counts of invalid rows, by reason.
     """
 
     task: EvalTask
@@ -37,36 +37,41 @@ class QuestionSet:
     skipped: Skipped = field(default_factory=Skipped)
 
     @property
-    def examples_are_asked(self) -> bool:
+    def examples_from_questions(self) -> bool:
         """Return whether few-shot examples come from the questions themselves."""
         return self.examples is self.questions
 
 
-def load_questions(task: EvalTask, data: Path | None, given: Mapping[str, Path]) -> QuestionSet:
-    """Read a task's questions from `given[task.name]`, or else from directory `data`.
+def load_questions(
+    task: EvalTask, data: Path | None, task_files: Mapping[str, Path]
+) -> QuestionSet:
+    """Read a task's questions from `task_files[task.name]`, or else from directory `data`.
 
-    There it is NAME.jsonl (.gz, .zst) or NAME.parquet, or files in NAME/ whose names begin with the
-    split. Examples are in NAME.examples.jsonl (…), or in NAME/ under their own split. Raises
-    NoQuestionsError.
+    In `data` they are in NAME.jsonl (.gz, .zst) or NAME.parquet, or in files in NAME/ whose names
+    begin with the split. Examples are in NAME.examples.jsonl (etc.), or in NAME/ under their own
+    split; without such files, the questions themselves are the examples.
+    Raises NoQuestionsError if there is no valid question.
     """
-    asked = _asked(task, data, given)
-    if not asked:
-        raise NoQuestionsError(wanted(task, data))
+    paths = _question_paths(task, data, task_files)
+    if not paths:
+        raise NoQuestionsError(expected_files(task, data))
     skipped = Skipped()
-    questions = list(_questions(task, asked, skipped))
+    questions = list(_questions(task, paths, skipped))
     if not questions:
-        why = "".join(f"\n  {one}" for one in skipped.examples[:5]) or "\n  they are empty"
+        why = "".join(f"\n  {example}" for example in skipped.examples[:5]) or "\n  they are empty"
         raise NoQuestionsError(
-            f"{task.name}: no question in {', '.join(map(str, asked))}:{why}\n{_fields(task)}"
+            f"{task.name}: no question in {', '.join(map(str, paths))}:{why}\n{_fields(task)}"
         )
-    others = [] if task.name in given else _found(task, data, EXAMPLES_MARK, task.examples)
-    examples = list(_questions(task, others, skipped)) or questions
-    files = {str(path): durable_files.sha256_of(path) for path in [*asked, *others]}
+    example_paths = (
+        [] if task.name in task_files else _find_files(task, data, EXAMPLES_MARK, task.examples)
+    )
+    examples = list(_questions(task, example_paths, skipped)) or questions
+    files = {str(path): durable_files.sha256_of(path) for path in [*paths, *example_paths]}
     return QuestionSet(task, questions, examples, files, skipped)
 
 
-def wanted(task: EvalTask, data: Path | None) -> str:
-    """Return a message on where a task's questions are expected."""
+def expected_files(task: EvalTask, data: Path | None) -> str:
+    """Return a message that says where a task's questions are expected, and in which format."""
     place = data or Path("DIR")
     missing = f"{data} has no questions of {task.name}" if data else "give --data DIR"
     return (
@@ -82,9 +87,11 @@ def _fields(task: EvalTask) -> str:
     return f"Each row holds:{fields}"
 
 
-def _asked(task: EvalTask, data: Path | None, given: Mapping[str, Path]) -> list[Path]:
-    if (path := given.get(task.name)) is None:
-        return _found(task, data, "", task.split)
+def _question_paths(
+    task: EvalTask, data: Path | None, task_files: Mapping[str, Path]
+) -> list[Path]:
+    if (path := task_files.get(task.name)) is None:
+        return _find_files(task, data, "", task.split)
     if not path.is_file():
         raise NoQuestionsError(f"--data {task.name}={path}: there is no such file")
     if not path.name.endswith(ENDINGS):
@@ -92,7 +99,7 @@ def _asked(task: EvalTask, data: Path | None, given: Mapping[str, Path]) -> list
     return [path]
 
 
-def _found(task: EvalTask, data: Path | None, mark: str, split: str) -> list[Path]:
+def _find_files(task: EvalTask, data: Path | None, mark: str, split: str) -> list[Path]:
     if data is None:
         return []
     for ending in ENDINGS:

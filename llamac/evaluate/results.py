@@ -12,16 +12,17 @@ from llamac.evaluate.tasks.published_results import PAPER, PUBLISHED, SIZES
 from llamac.look.text_table import TextTable
 
 Measured = tuple[float, float | None]
-"""A value and its standard error, None if unknown."""
+"""(value, standard error or None if unknown)."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
     """A model's results on one task.
 
-    results: metric → value and standard error. metric: the paper's metric. questions:
-    number answered; of: number asked. skipped: reason → rows left out. chance: accuracy of
-    guessing. files: path → sha256.
+    metric: the metric that the paper reports. results: values of all metrics, by name.
+    questions: number of questions evaluated. available: number of questions in the files.
+    files: sha256 of each file, by path. votes: answers per question. chance: accuracy of random
+    guessing, or None. skipped: numbers of invalid rows, by reason.
     """
 
     task: str
@@ -30,7 +31,7 @@ class TaskResult:
     metric: str
     results: Mapping[str, Measured]
     questions: int
-    of: int
+    available: int
     files: Mapping[str, str]
     version: int = 1
     votes: int = 1
@@ -40,11 +41,12 @@ class TaskResult:
 
     @property
     def paper(self) -> Mapping[str, float]:
-        """Return LLaMA's results with the same number of examples in per cent; empty if unknown."""
+        """Return the paper's results by model size, in per cent; empty if it has none."""
         row = PUBLISHED.get((self.task, self.shots, self.votes > 1))
         return dict(zip(SIZES, row, strict=True)) if row else {}
 
     def to_json(self) -> dict[str, Any]:
+        """Return the results as JSON values."""
         return {
             "task": self.task,
             "version": self.version,
@@ -56,7 +58,7 @@ class TaskResult:
                 for name, (value, error) in self.results.items()
             },
             "questions": self.questions,
-            "of": self.of,
+            "of": self.available,
             "skipped": dict(self.skipped),
             "chance": self.chance,
             "files": dict(self.files),
@@ -66,7 +68,7 @@ class TaskResult:
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Return the standard error of a mean; None for fewer than two values."""
+    """Return the standard error of the mean of the values; None for fewer than two."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -75,9 +77,9 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def results_tables(results: Sequence[TaskResult]) -> Iterator[TextTable]:
-    """Yield a table of tasks, in per cent beside LLaMA's, and one of held-out text."""
-    tasks = [one for one in results if not one.task.startswith(f"{HELDOUT}/")]
-    heldout = [one for one in results if one.task.startswith(f"{HELDOUT}/")]
+    """Yield a table of tasks beside the paper's results, in per cent, and one of held-out text."""
+    tasks = [result for result in results if not result.task.startswith(f"{HELDOUT}/")]
+    heldout = [result for result in results if result.task.startswith(f"{HELDOUT}/")]
     if tasks:
         head = ("task", "shots", "metric", "value", "±", "of", *SIZES)
         note = f"{SIZES[0]} to {SIZES[-1]}: {PAPER}; in per cent, ± is the standard error"
@@ -87,19 +89,21 @@ def results_tables(results: Sequence[TaskResult]) -> Iterator[TextTable]:
         names = ("bits_per_byte", "perplexity", "nats_per_token")
         head = ("", *(name.replace("_", " ") for name in names), "windows")
         rows = []
-        for one in heldout:
-            values = (_plain(*one.results[name]) for name in names)
-            rows.append((one.title, *values, f"{one.questions} of {one.of}"))
+        for result in heldout:
+            values = (_plain(*result.results[name]) for name in names)
+            rows.append((result.title, *values, f"{result.questions} of {result.available}"))
         yield TextTable("held-out text", head, rows, "<>>>>")
 
 
-def _row(one: TaskResult) -> tuple[str, ...]:
-    value, error = one.results[one.metric]
-    of = f"{one.questions:,}" + (f" of {one.of:,}" if one.questions < one.of else "")
-    paper = (f"{one.paper[size]:.1f}" if one.paper else "" for size in SIZES)
-    metric = f"{one.metric} maj@{one.votes}" if one.votes > 1 else one.metric
+def _row(result: TaskResult) -> tuple[str, ...]:
+    value, error = result.results[result.metric]
+    of = f"{result.questions:,}" + (
+        f" of {result.available:,}" if result.questions < result.available else ""
+    )
+    paper = (f"{result.paper[size]:.1f}" if result.paper else "" for size in SIZES)
+    metric = f"{result.metric} maj@{result.votes}" if result.votes > 1 else result.metric
     spread = "" if error is None else f"{100 * error:.2f}"
-    return (one.title, str(one.shots), metric, f"{100 * value:.2f}", spread, of, *paper)
+    return (result.title, str(result.shots), metric, f"{100 * value:.2f}", spread, of, *paper)
 
 
 def _plain(value: float, error: float | None) -> str:

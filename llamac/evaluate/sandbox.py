@@ -1,6 +1,6 @@
-"""Sandbox for generated programs: a separate process without network, with resource limits.
+"""Run generated programs in a process without network and with resource limits.
 
-It stops mistakes and common abuse: endless loops, unbounded memory, fork bombs, files outside a
+This stops mistakes and common abuse: endless loops, unbounded memory, fork bombs, files outside a
 temporary directory, and connections. It does not stop kernel exploits: run untrusted code in a
 virtual machine.
 """
@@ -19,7 +19,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """Limits of a program: wall time in seconds; bytes of memory, of a file and of output."""
+    """Limits of a program.
+
+    seconds: wall time. memory, file: maximum bytes of memory and of each file. output: bytes of
+    the output's end that are returned as the error.
+    """
 
     seconds: float = 10.0
     memory: int = 1 << 30
@@ -27,21 +31,21 @@ class SandboxLimits:
     output: int = 4096
 
 
-# What runs before the program: limits first, then a hook that refuses what has no limit of its own.
-# The hook cannot be removed, and names no module that the program could change.
+# Code that runs before the program. It sets resource limits, then an audit hook that refuses
+# everything else. The hook cannot be removed, and uses no module that the program could change.
 GUARD = """
 import sys
 
 def _guard():
     import contextlib, os, resource
     seconds, memory, file, directory = {limits!r}
-    for name, most in (
+    for name, limit in (
         ("RLIMIT_CPU", seconds), ("RLIMIT_AS", memory), ("RLIMIT_DATA", memory),
         ("RLIMIT_FSIZE", file), ("RLIMIT_CORE", 0), ("RLIMIT_NOFILE", 64), ("RLIMIT_NPROC", 1),
     ):
         if hasattr(resource, name):
             with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(getattr(resource, name), (most, most))
+                resource.setrlimit(getattr(resource, name), (limit, limit))
     real, inside, join = os.path.realpath, directory + os.sep, os.path.join
     write = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     fsdecode, getcwd = os.fsdecode, os.getcwd
@@ -85,24 +89,24 @@ del _guard
 
 
 def run_program(program: str, limits: SandboxLimits | None = None) -> str:
-    """Run a Python program; return its error, or "" if it succeeded.
+    """Run a Python program and return its error, or "" if it ran to its end.
 
-    It has an empty directory, an empty environment and no input. When it ends or exceeds its time,
-    all processes of its session are killed.
+    It has an empty working directory, an almost empty environment and no input. When it ends or
+    exceeds its time, all processes of its session are killed. limits: None means the defaults.
     """
     limits = limits or SandboxLimits()
     with tempfile.TemporaryDirectory(prefix="llamac-sandbox-") as directory:
-        own = Path(os.path.realpath(directory))
-        work = own / "work"
+        root = Path(os.path.realpath(directory))
+        work = root / "work"
         work.mkdir()
         guard = GUARD.format(
             limits=(int(limits.seconds) + 1, limits.memory, limits.file, str(work))
         )
-        mark = "llamac: ran to its end " + os.urandom(8).hex()
-        source = own / "program.py"
+        end_marker = "llamac: ran to its end " + os.urandom(8).hex()
+        source = root / "program.py"
         body = f"exec(compile({program!r}, 'answer.py', 'exec'), {{'__name__': '__main__'}})"
-        source.write_text(f"{guard}\n{body}\nprint({mark!r})\n", encoding="utf-8")
-        output = own / "output"
+        source.write_text(f"{guard}\n{body}\nprint({end_marker!r})\n", encoding="utf-8")
+        output = root / "output"
         with output.open("wb") as out:
             child = subprocess.Popen(
                 [*_without_network(), sys.executable, "-I", "-S", "-B", str(source)],
@@ -121,17 +125,17 @@ def run_program(program: str, limits: SandboxLimits | None = None) -> str:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        printed = _end_of(output, limits.output)
+        output_end = _read_end(output, limits.output)
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    if code or not printed.rstrip().endswith(mark):
-        return printed.strip() or f"ended early, with exit code {code}"
+    if code or not output_end.rstrip().endswith(end_marker):
+        return output_end.strip() or f"ended early, with exit code {code}"
     return ""
 
 
-def _end_of(path: Path, most: int) -> str:
+def _read_end(path: Path, size: int) -> str:
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - most, 0))
+        file.seek(max(path.stat().st_size - size, 0))
         return file.read().decode(errors="replace")
 
 

@@ -14,22 +14,22 @@ pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 from lm_eval.api.instance import Instance
 
 from llamac.evaluate.adapter import Adapter
-from llamac.evaluate.judge import judge
-from llamac.evaluate.opened_model import open_for_evaluation
+from llamac.evaluate.judge import evaluate_task
+from llamac.evaluate.loaded_model import open_for_evaluation
 from llamac.evaluate.question_files import load_questions
 from llamac.evaluate.tasks.known_tasks import TASKS
 
 CONTEXT = 640
 
 
-def both(made: tuple[Path, Path], context: int = CONTEXT, most_tokens: int = 500) -> list[Any]:
+def both(made: tuple[Path, Path], context: int = CONTEXT, max_tokens: int = 500) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 
     make: Any = HFLM
     theirs = make(
         pretrained=str(made[1]), device="cpu", dtype=torch.float32, batch_size=3, max_length=context
     )
-    return [Adapter(open_for_evaluation(made[0], "newest", print, context), most_tokens), theirs]
+    return [Adapter(open_for_evaluation(made[0], "newest", print, context), max_tokens), theirs]
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_every_task_gives_what_the_hf_model_gives(
             asked = load_questions(task, questions, {})
             kept: list[list[Any]] = [[], []]
             found = [
-                judge(lm, asked, shots, limit=limit, keep=kept[number].append).results
+                evaluate_task(lm, asked, shots, limit=limit, on_sample=kept[number].append).results
                 for number, lm in enumerate(lms)
             ]
             assert found[0] == found[1], name
@@ -106,9 +106,9 @@ def test_votes_take_the_most_frequent_answer_and_draws_differ(
     lm = Adapter(open_for_evaluation(run, "newest", print, 700))
     kept: list[Any] = []
     asked = load_questions(TASKS["gsm8k"], questions, {})
-    found = judge(lm, asked, 0, limit=2, votes=3, keep=kept.append)
+    found = evaluate_task(lm, asked, 0, limit=2, votes=3, on_sample=kept.append)
     assert found.votes == 3
     assert len(set(kept[0]["answered"][0])) == 3  # three answers were drawn, each its own
     again: list[Any] = []
-    judge(Adapter(lm.opened, 4000), asked, 0, limit=2, votes=3, keep=again.append)
+    evaluate_task(Adapter(lm.opened, 4000), asked, 0, limit=2, votes=3, on_sample=again.append)
     assert kept == again  # whatever is read together

@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval", reason="the extra eval is not installed")
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from llamac.evaluate.judge import judge
+from llamac.evaluate.judge import evaluate_task
 
 
 class Answering(LM):
@@ -56,7 +56,7 @@ def test_closed_book_prompts_hold_their_examples_and_never_the_question(
     rows = [{"question": f"who wrote book {n}?", "answer": answer} for n in range(70)]
     first = "The Poet" if name == "nq" else "Ann"
     lm = Answering(lambda prompt, draw: f" {first.lower()}")
-    found = judge(lm, question_set(tmp_path, name, rows), shots, limit=3)
+    found = evaluate_task(lm, question_set(tmp_path, name, rows), shots, limit=3)
     assert found.results["exact_match"][0] == 1
     assert len(lm.asked) == 3
     for n, prompt in enumerate(lm.asked):
@@ -74,7 +74,7 @@ def test_closed_book_prompts_hold_their_examples_and_never_the_question(
 def test_fewer_examples_than_shots_are_noted(tmp_path: Path) -> None:
     rows = [{**PUBLISHED["nq"], "question": f"who wrote book {n}?"} for n in range(4)]
     lm = Answering(lambda prompt, draw: "")
-    notes = [judge(lm, question_set(tmp_path, "nq", rows), n).notes for n in (3, 5)]
+    notes = [evaluate_task(lm, question_set(tmp_path, "nq", rows), n).notes for n in (3, 5)]
     assert not any("examples before them" in one for one in notes[0])
     assert any("nq: some questions have only 3 of 5 examples" in one for one in notes[1])
 
@@ -97,7 +97,7 @@ def test_the_most_frequent_answer_is_judged(
         most = 3 if "number 0" in prompt else 2
         return f"{right} (draw {draw})" if draw < most else wrong
 
-    found = judge(Answering(answer), question_set(tmp_path, name, rows), 0, votes=5)
+    found = evaluate_task(Answering(answer), question_set(tmp_path, name, rows), 0, votes=5)
     assert found.results["exact_match"][0] == 0.5
     assert found.votes == 5
 
@@ -111,7 +111,7 @@ def test_programs_pass_or_fail_their_tests(tmp_path: Path, name: str, right: str
     rows = [{**PUBLISHED[name], field: PUBLISHED[name][field] + "# 1\n" * n} for n in range(2)]
     lm = Answering(lambda prompt, draw: right if "# 1" in prompt and draw < 2 else "\n    x")
     asked = question_set(tmp_path, name, rows)
-    assert judge(lm, asked, 0).results["pass@1"][0] == 0.5
-    assert judge(lm, asked, 0, votes=4).results["pass@1"][0] == 0.25
+    assert evaluate_task(lm, asked, 0).results["pass@1"][0] == 0.5
+    assert evaluate_task(lm, asked, 0, votes=4).results["pass@1"][0] == 0.25
     if name == "humaneval":  # its line break belongs to what the model writes
         assert lm.asked[0] == "def one():"

@@ -40,9 +40,9 @@ def test_scores_equal_those_of_each_sequence_read_alone(sets: list[str]) -> None
     pairs += [(other, some(n)) for n in (3, 8, 2)] + [([7], some(20)), (some(5), some(2))]
     pairs += [pairs[0]]
     make = partial(inference.Inference, model)
-    for most_tokens in (20, 64, 4096):
+    for max_tokens in (20, 64, 4096):
         done: list[tuple[int, int]] = []
-        scorer = Scorer(make, torch.device("cpu"), most_tokens)
+        scorer = Scorer(make, torch.device("cpu"), max_tokens)
         found = scorer.score(pairs, lambda *progress, to=done: to.append(progress))
         assert done[-1][0] == done[-1][1]
         for (context, continuation), one in zip(pairs, found, strict=True):

@@ -34,7 +34,7 @@ def test_published_layouts_are_found_and_hashed(tmp_path: Path) -> None:
     found = load_questions(PIQA, tmp_path, {})
     assert [one.prompt for one in found.questions] == ["Question: open a jar\nAnswer:"]
     assert [one.prompt for one in found.examples] == ["Question: close a jar\nAnswer:"]
-    assert not found.examples_are_asked
+    assert not found.examples_from_questions
     assert len(found.files) == 2
     assert all(len(digest) == 64 for digest in found.files.values())
 
@@ -48,7 +48,7 @@ def test_compressed_files_and_parquet(tmp_path: Path) -> None:
     assert len(load_questions(PIQA, packed.parent, {}).questions) == 1
     found = load_questions(PIQA, None, {"piqa": tmp_path / "x.parquet"})
     assert len(found.questions) == 2
-    assert found.examples_are_asked
+    assert found.examples_from_questions
     (tmp_path / "x.parquet").write_bytes(b"PAR1 broken")
     with pytest.raises(NoQuestionsError, match="broken parquet"):
         load_questions(PIQA, None, {"piqa": tmp_path / "x.parquet"})

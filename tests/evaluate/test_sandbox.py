@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llamac.evaluate.sandbox import SandboxLimits, run_program
-from llamac.evaluate.tasks.answer_tasks import written_program
+from llamac.evaluate.tasks.answer_tasks import build_program
 from llamac.evaluate.tasks.known_tasks import TASKS
 from tests.evaluate.conftest import PUBLISHED
 
@@ -109,7 +109,7 @@ def test_memory_and_files_have_a_limit() -> None:
 def test_humaneval_and_mbpp_answers_run() -> None:
     asked = TASKS["humaneval"].read(PUBLISHED["humaneval"])
     for answer, right in (("    return 1\n", True), ("    return 2\n", False), ("", False)):
-        assert (run_program(written_program("humaneval", asked, answer), QUICK) == "") == right
+        assert (run_program(build_program("humaneval", asked, answer), QUICK) == "") == right
     asked = TASKS["mbpp"].read(PUBLISHED["mbpp"])
     for answer, right in (("def f():\n    return 1\n", True), ("def f(): pass", False)):
-        assert (run_program(written_program("mbpp", asked, answer), QUICK) == "") == right
+        assert (run_program(build_program("mbpp", asked, answer), QUICK) == "") == right

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from llamac.evaluate.tasks.answer_tasks import (
-    boxed,
+    is_exact_match,
+    last_boxed,
     last_number,
-    matches,
-    normalised,
-    plain_tex,
+    normalize_answer,
+    normalize_tex,
     same_math,
     same_number,
 )
@@ -93,9 +93,11 @@ def test_a_choice_that_is_not_there_is_refused(changes: dict[str, Any]) -> None:
 
 def test_exact_match_is_after_the_papers_normalisation() -> None:
     question = Question("", answers=("The Beatles", "U.S.A"))
-    assert normalised(" The  quick, a FOX!") == "quick fox"
-    assert all(matches(one, question) for one in ("beatles", "A Beatles.", "usa", " the U.S.A "))
-    assert not any(matches(one, question) for one in ("beatle", "", "the beatles band"))
+    assert normalize_answer(" The  quick, a FOX!") == "quick fox"
+    assert all(
+        is_exact_match(one, question) for one in ("beatles", "A Beatles.", "usa", " the U.S.A ")
+    )
+    assert not any(is_exact_match(one, question) for one in ("beatle", "", "the beatles band"))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +117,10 @@ def test_the_number_of_a_worked_answer(answer: str, number: str) -> None:
 def test_numbers_and_formulas_are_compared_by_value() -> None:
     assert same_number("thus 1,000", Question("", answers=("1000",)))
     assert not same_number("none", Question("", answers=("0",)))
-    assert boxed(r"a \boxed{1} then \boxed{\frac{1}{2}} ") == r"\frac{1}{2}"
-    assert boxed("nothing") == boxed(r"\boxed{open") == ""
+    assert last_boxed(r"a \boxed{1} then \boxed{\frac{1}{2}} ") == r"\frac{1}{2}"
+    assert last_boxed("nothing") == last_boxed(r"\boxed{open") == ""
     half = Question("", answers=(r"\frac{1}{2}",))
     assert same_math(r"So $\boxed{\dfrac12}$.", half)
     assert same_math(r"\boxed{ \frac 1 2 }", half)
     assert not same_math(r"\boxed{\frac{1}{3}}", half)
-    assert plain_tex(r"\left( 3, \text{m} \right)") == plain_tex("(3,m)")
+    assert normalize_tex(r"\left( 3, \text{m} \right)") == normalize_tex("(3,m)")

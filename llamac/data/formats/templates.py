@@ -99,7 +99,7 @@ def _pattern_rule(pattern: str) -> Rule:
             return next((text for key in match[1].split("|") if (text := arguments[key])), "")
 
         def option(match: re.Match[str]) -> str:
-            complete = all(value(match_) for match_ in _FIELD.finditer(match[1]))
+            complete = all(value(field) for field in _FIELD.finditer(match[1]))
             return match[1] if complete else ""
 
         return _FIELD.sub(value, _OPTION.sub(option, pattern))

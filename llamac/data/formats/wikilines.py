@@ -45,8 +45,8 @@ def _variant(match: re.Match[str]) -> str:
         return ""
     choices: dict[str, str] = {}
     for piece in content.split(";"):
-        if match_ := _CHOICE.fullmatch(piece):
-            choices.setdefault(match_[1], match_[2].strip())
+        if choice := _CHOICE.fullmatch(piece):
+            choices.setdefault(choice[1], choice[2].strip())
     if not choices or "R" in flags:
         return content
     chosen = next((name for name in _VARIANTS if name in choices), "")

@@ -168,7 +168,7 @@ def merge_lines(text: str, tokenizer: Tokenizer | None, limit: int | None) -> It
         steps = learn_merges(text, limit)
     else:
         if not merges_by_score(tokenizer):
-            raise NoTokenizerError("merges can only be listing for SentencePiece BPE models")
+            raise NoTokenizerError("merges can only be shown for SentencePiece BPE models")
         steps = apply_merges(tokenizer, text)
     pieces: tuple[str, ...] = tuple(text)
     number = 0

@@ -1,4 +1,4 @@
-"""The paper's tasks with free answers: closed-book questions, mathematics and code."""
+"""Tasks of the LLaMA paper with free answers: closed-book questions, mathematics and code."""
 
 from __future__ import annotations
 
@@ -17,43 +17,49 @@ from llamac.evaluate.tasks.question import (
 )
 
 
-def normalised(answer: str) -> str:
-    """Normalise an answer: lower case, no articles, punctuation or double spaces (LLaMA, A)."""
-    answer = "".join(one for one in answer.lower() if one not in string.punctuation)
+def normalize_answer(answer: str) -> str:
+    """Normalise an answer (LLaMA paper, appendix A).
+
+    The result is in lower case, without articles, punctuation and repeated spaces.
+    """
+    answer = "".join(char for char in answer.lower() if char not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", answer).split())
 
 
-def matches(answer: str, question: Question) -> bool:
-    """Return whether an answer equals one of the right ones after normalisation."""
-    return normalised(answer) in map(normalised, question.answers)
+def is_exact_match(answer: str, question: Question) -> bool:
+    """Return whether an answer equals one of the right answers after normalisation."""
+    return normalize_answer(answer) in map(normalize_answer, question.answers)
 
 
-def _asked(question: str) -> str:
+def _qa_prompt(question: str) -> str:
     return f"Q: {question.strip().rstrip('?')}?\nA:"
 
 
 def read_nq(row: Row) -> Question:
-    answers = list_field(row, "answer", least=1)
-    prompt = _asked(text_field(row, "question"))
+    """Read a row of NaturalQuestions: a question and a list of right answers."""
+    answers = list_field(row, "answer", min_length=1)
+    prompt = _qa_prompt(text_field(row, "question"))
     return Question(prompt, answers=tuple(answers), solution=f" {answers[0]}")
 
 
 def read_triviaqa(row: Row) -> Question:
+    """Read a row of TriviaQA: a question, its answer and the aliases of that."""
     answer = row.get("answer")
     if not isinstance(answer, Mapping):
         raise BadRowError("field 'answer' is not {value: …, aliases: […]}")
     with within_field("answer"):
-        aliases, value = list_field(answer, "aliases", least=1), text_field(answer, "value")
-    prompt = _asked(text_field(row, "question"))
+        aliases, value = list_field(answer, "aliases", min_length=1), text_field(answer, "value")
+    prompt = _qa_prompt(text_field(row, "question"))
     return Question(prompt, answers=(value, *aliases), solution=f" {value}")
 
 
 def describe_questions(_about: str) -> str:
+    """Return the instruction before closed-book questions."""
     return "Answer these questions:\n"
 
 
 def read_gsm8k(row: Row) -> Question:
-    """Read a question and a worked answer, whose last line is "#### NUMBER"."""
+    """Read a row of GSM8k: a question, and a worked answer that ends in "#### NUMBER"."""
     answer = text_field(row, "answer")
     _, mark, value = answer.rpartition("####")
     if not mark or not value.strip():
@@ -64,30 +70,31 @@ def read_gsm8k(row: Row) -> Question:
 
 
 def last_number(answer: str) -> str:
-    """Return the number after "####", or else the last number; empty without one."""
-    _, mark, after = answer.rpartition("####")
-    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", after if mark else answer)
+    """Return the number after "####", else the last number, as text; "" without a number."""
+    _, mark, marked = answer.rpartition("####")
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", marked if mark else answer)
     if not numbers:
         return ""
-    found = (numbers[0] if mark else numbers[-1]).replace(",", "")
-    return found.rstrip("0").rstrip(".") if "." in found else found
+    number = (numbers[0] if mark else numbers[-1]).replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def same_number(answer: str, question: Question) -> bool:
+    """Return whether an answer states the right number."""
     return last_number(answer) == last_number(question.answers[0])
 
 
 def read_math(row: Row) -> Question:
-    r"""Read a problem and a solution, whose last \boxed{…} is the answer."""
+    r"""Read a row of MATH: a problem, and a solution whose last \boxed{…} is the answer."""
     solution = text_field(row, "solution")
-    if not (value := boxed(solution)):
+    if not (value := last_boxed(solution)):
         raise BadRowError("field 'solution' has no \\boxed{…} with an answer")
     prompt = f"Problem:\n{text_field(row, 'problem')}\n\nSolution:\n"
     return Question(prompt, answers=(value,), solution=solution.strip())
 
 
-def boxed(solution: str) -> str:
-    r"""Return the content of the last \boxed{…}, with nested braces; empty without one."""
+def last_boxed(solution: str) -> str:
+    r"""Return the content of the last \boxed{…}, in which braces may be nested; "" without one."""
     at = solution.rfind("\\boxed{")
     depth = 0
     for end in range(at + 6, len(solution)) if at >= 0 else ():
@@ -97,8 +104,8 @@ def boxed(solution: str) -> str:
     return ""
 
 
-def plain_tex(answer: str) -> str:
-    """Normalise the TeX of an answer (Lewkowycz et al. 2022, D.1)."""
+def normalize_tex(answer: str) -> str:
+    """Normalise the TeX of an answer (Lewkowycz et al. 2022, appendix D.1)."""
     answer = answer.strip().strip("$").rstrip(".")
     for old, new in (
         (r"\\(?:left|right|displaystyle|,|!|;|\$)", ""),
@@ -115,18 +122,20 @@ def plain_tex(answer: str) -> str:
 
 
 def math_answer(answer: str) -> str:
-    return plain_tex(boxed(answer))
+    """Return the normalised content of the last boxed expression."""
+    return normalize_tex(last_boxed(answer))
 
 
 def same_math(answer: str, question: Question) -> bool:
-    return math_answer(answer) == plain_tex(question.answers[0])
+    """Return whether an answer has the right boxed expression after normalisation."""
+    return math_answer(answer) == normalize_tex(question.answers[0])
 
 
 def read_humaneval(row: Row) -> Question:
-    """Read a prompt, a test that defines check(candidate), and the name of the function.
+    """Read a row of HumanEval: a prompt, a test that defines check(candidate), the function's name.
 
-    The prompt ends without its line break, as in bigcode-evaluation-harness: many tokenizers have
-    one token for a line break with the indentation after it, which a model could not give then.
+    The prompt's final line break is removed, as in bigcode-evaluation-harness: many tokenizers have
+    one token for a line break with its indentation, which a model could not generate otherwise.
     """
     prompt = text_field(row, "prompt").rstrip()
     check = f"\n{text_field(row, 'test')}\n\ncheck({text_field(row, 'entry_point')})\n"
@@ -134,7 +143,8 @@ def read_humaneval(row: Row) -> Question:
 
 
 def read_mbpp(row: Row) -> Question:
-    tests = list_field(row, "test_list", least=1)
+    """Read a row of MBPP: a task, tests, and a solution."""
+    tests = list_field(row, "test_list", min_length=1)
     task = row.get("text") or text_field(row, "prompt")
     prompt = (
         f"You are an expert Python programmer, and here is your task: {task} Your code should "
@@ -145,8 +155,11 @@ def read_mbpp(row: Row) -> Question:
     return Question(prompt, check=check, solution=f"{text_field(row, 'code').strip()}\n[DONE]")
 
 
-def written_program(name: str, question: Question, answer: str) -> str:
-    """Return a program that succeeds only if the answer is right."""
+def build_program(name: str, question: Question, answer: str) -> str:
+    """Return a program that succeeds only if the answer is right.
+
+    name: the task's; only humaneval's answers continue the prompt.
+    """
     code = question.prompt + answer if name == "humaneval" else answer
     return code + "\n" + question.check
 
@@ -167,8 +180,8 @@ ANSWERS = (
         between="\n",
         until=("\n", ".", ","),
         tokens=16,
-        judge=matches,
-        extract=normalised,
+        judge=is_exact_match,
+        extract=normalize_answer,
     ),
     EvalTask(
         "triviaqa",
@@ -183,8 +196,8 @@ ANSWERS = (
         between="\n",
         until=("\n", ".", ","),
         tokens=24,
-        judge=matches,
-        extract=normalised,
+        judge=is_exact_match,
+        extract=normalize_answer,
     ),
     EvalTask(
         "gsm8k",

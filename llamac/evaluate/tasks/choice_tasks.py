@@ -1,4 +1,4 @@
-"""The paper's multiple-choice tasks (LLaMA paper, sections 3.1, 3.3 and 3.6)."""
+"""Multiple-choice tasks of the LLaMA paper (sections 3.1, 3.3 and 3.6)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from llamac.evaluate.tasks.question import (
 LETTERS = "ABCDEFGHIJ"
 
 
-def _after_space(choices: list[str]) -> tuple[str, ...]:
+def _with_leading_space(choices: list[str]) -> tuple[str, ...]:
     return tuple(f" {choice}" for choice in choices)
 
 
 def read_boolq(row: Row) -> Question:
-    """Read passage, question and a truth value."""
+    """Read a row of BoolQ: a passage, a question and a truth value."""
     answer = row.get("answer", row.get("label"))
     truths = {"true": 1, "false": 0, "1": 1, "0": 0, "yes": 1, "no": 0}
     if str(answer).lower() not in truths:
@@ -36,42 +36,49 @@ def read_boolq(row: Row) -> Question:
 
 
 def read_piqa(row: Row) -> Question:
-    if found := lettered_choices(row):
-        (choices, gold), goal = found, text_field(row, "question")
+    """Read a row of PIQA: a goal and two solutions."""
+    if lettered := lettered_choices(row):
+        (choices, gold), goal = lettered, text_field(row, "question")
     else:
         choices, gold = (
             [text_field(row, "sol1"), text_field(row, "sol2")],
             number_field(row, "label", 2),
         )
         goal = text_field(row, "goal")
-    return Question(f"Question: {goal}\nAnswer:", _after_space(choices), gold)
+    return Question(f"Question: {goal}\nAnswer:", _with_leading_space(choices), gold)
 
 
 def read_siqa(row: Row) -> Question:
-    if found := lettered_choices(row):
-        (choices, gold), context = found, text_field(row, "passage")
+    """Read a row of SIQA: a context, a question and three answers."""
+    if lettered := lettered_choices(row):
+        (choices, gold), context = lettered, text_field(row, "passage")
     else:
-        choices = [text_field(row, f"answer{one}") for one in "ABC"]
+        choices = [text_field(row, f"answer{letter}") for letter in "ABC"]
         context, gold = text_field(row, "context"), number_field(row, "label", 3, first=1)
-    return Question(f"Q: {context} {text_field(row, 'question')}\nA:", _after_space(choices), gold)
+    return Question(
+        f"Q: {context} {text_field(row, 'question')}\nA:", _with_leading_space(choices), gold
+    )
 
 
 def read_hellaswag(row: Row) -> Question:
-    """Read the published row, removing WikiHow's markup as the paper's harness did."""
+    """Read a row of HellaSwag, without WikiHow's markup, as in lm-evaluation-harness."""
 
-    def plain(words: str) -> str:
+    def without_markup(words: str) -> str:
         words = re.sub(r"\[.*?\]", "", words.strip().replace(" [title]", ". "))
         return words.replace("  ", " ")
 
     ending, activity = list_field(row, "endings"), text_field(row, "activity_label")
-    first, then = text_field(row, "ctx_a"), str(row.get("ctx_b", "")).capitalize()
+    first, continuation = text_field(row, "ctx_a"), str(row.get("ctx_b", "")).capitalize()
     gold = number_field(row, "label", len(ending))
-    prompt = plain(f"{activity}: {first} {then}").strip()
-    return Question(prompt, _after_space([plain(one) for one in ending]), gold)
+    prompt = without_markup(f"{activity}: {first} {continuation}").strip()
+    return Question(prompt, _with_leading_space([without_markup(text) for text in ending]), gold)
 
 
 def read_winogrande(row: Row) -> Question:
-    """Read a sentence with a gap; the text after the gap is scored with each of two options."""
+    """Read a row of WinoGrande: a sentence with a gap, and two options.
+
+    Each option is put into the gap, and the text after it is scored.
+    """
     sentence, options = (
         text_field(row, "sentence"),
         [text_field(row, "option1"), text_field(row, "option2")],
@@ -85,31 +92,34 @@ def read_winogrande(row: Row) -> Question:
 
 
 def read_arc(row: Row) -> Question:
+    """Read a row of ARC: a question and labelled choices."""
     choices, gold = arc_choices(row)
     return Question(
-        f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
+        f"Question: {text_field(row, 'question')}\nAnswer:", _with_leading_space(choices), gold
     )
 
 
 def read_obqa(row: Row) -> Question:
-    if found := lettered_choices(row):
-        (choices, gold), stem = found, text_field(row, "question")
+    """Read a row of OpenBookQA: a stem and labelled choices."""
+    if lettered := lettered_choices(row):
+        (choices, gold), stem = lettered, text_field(row, "question")
     else:
         (choices, gold), stem = arc_choices(row), text_field(row, "question_stem")
-    return Question(stem.strip(), _after_space(choices), gold)
+    return Question(stem.strip(), _with_leading_space(choices), gold)
 
 
 def read_csqa(row: Row) -> Question:
+    """Read a row of CommonsenseQA: a question and labelled choices."""
     choices, gold = lettered_choices(row) or arc_choices(row)
     return Question(
-        f"Question: {text_field(row, 'question')}\nAnswer:", _after_space(choices), gold
+        f"Question: {text_field(row, 'question')}\nAnswer:", _with_leading_space(choices), gold
     )
 
 
 def read_mmlu(row: Row) -> Question:
-    """Read a question whose answer is the letter of a choice."""
-    if found := lettered_choices(row):
-        choices, gold = found
+    """Read a row of MMLU: a question whose answer is the letter of a choice, and its subject."""
+    if lettered := lettered_choices(row):
+        choices, gold = lettered
     else:
         choices = list_field(row, "choices")
         gold = (
@@ -118,23 +128,25 @@ def read_mmlu(row: Row) -> Question:
             else number_field(row, "answer", len(choices))
         )
     letters = LETTERS[: len(choices)]
-    lines = [f"{one}. {choice}" for one, choice in zip(letters, choices, strict=True)]
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
     prompt = "\n".join([text_field(row, "question").strip(), *lines, "Answer:"])
-    about = str(row.get("subject") or "")
-    return Question(prompt, tuple(f" {one}" for one in letters), gold, about=about)
+    subject = str(row.get("subject") or "")
+    return Question(prompt, tuple(f" {letter}" for letter in letters), gold, subject=subject)
 
 
-def describe_mmlu(about: str) -> str:
-    subject = f" about {about.replace('_', ' ')}" if about else ""
-    return f"The following are multiple choice questions (with answers){subject}.\n\n"
+def describe_mmlu(subject: str) -> str:
+    """Return the instruction before MMLU's questions on a subject; "" names none."""
+    topic = f" about {subject.replace('_', ' ')}" if subject else ""
+    return f"The following are multiple choice questions (with answers){topic}.\n\n"
 
 
 def read_race(row: Row) -> Question:
+    """Read a row of RACE: an article, a question and lettered options."""
     choices = list_field(row, "options")
     gold = label_field(row, "answer", LETTERS[: len(choices)])
     article, question = text_field(row, "article"), text_field(row, "question")
     prompt = f"Article: {article}\n\nQuestion: {question}\nAnswer:"
-    return Question(prompt, _after_space(choices), gold)
+    return Question(prompt, _with_leading_space(choices), gold)
 
 
 GOAL = {"goal": "text", "sol1": "text", "sol2": "text", "label": "0 or 1"}

@@ -1,4 +1,4 @@
-"""Every task, by name."""
+"""All tasks of `llamac eval`, by name."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from llamac.evaluate.tasks.question import EvalTask
 TASKS: Mapping[str, EvalTask] = {task.name: task for task in (*CHOICES, *ANSWERS)}
 
 HELDOUT = "heldout"
-"""The task that reads a run's own held-out text; its results are named HELDOUT/SOURCE."""
+"""Task that evaluates a run's own held-out text; its results are named heldout/SOURCE."""

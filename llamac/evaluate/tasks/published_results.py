@@ -1,4 +1,4 @@
-"""The paper's results of each task, beside which `llamac eval` prints its own."""
+"""Results of LLaMA in its paper, which `llamac eval` prints for comparison."""
 
 from __future__ import annotations
 

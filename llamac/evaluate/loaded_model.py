@@ -1,4 +1,4 @@
-"""A trained model in memory, with the inference program that llamac emits."""
+"""Load a trained model with its emitted inference program."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from llamac.runtime.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class OpenedModel:
-    """A model to evaluate.
+class LoadedModel:
+    """A model loaded for evaluation.
 
-    make: (rows, positions) → an emitted Inference. context: largest number of positions. begin: ids
-    that begin every text. prefix: the id used in place of an empty context.
+    directory: its run or import. make: function of (rows, positions) that returns an emitted
+    Inference. context: maximum number of positions.
     """
 
     directory: ModelDirectory
@@ -34,24 +34,26 @@ class OpenedModel:
 
     @property
     def begin(self) -> tuple[int, ...]:
+        """Return the ids that begin every text."""
         return self.directory.begin
 
     @property
     def prefix(self) -> int:
+        """Return the id that stands for an empty context."""
         if self.begin:
             return self.begin[-1]
         return next(t for t in (self.bos, self.tokenizer.bos, self.tokenizer.eos, 0) if t >= 0)
 
     @property
     def bos(self) -> int:
-        """Return the id of tokenizer_config.json's BOS token, or -1."""
+        """Return the id of the BOS token that tokenizer_config.json names, or -1."""
         file = self.directory.tokenizer_file
         config = (file.parent / "tokenizer_config.json") if file else None
         if config is None or not config.is_file():
             return -1
-        named = durable_files.read_json(config).get("bos_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        pieces = (t for t in range(self.tokenizer.vocab_size) if self.tokenizer.piece(t) == named)
+        token = durable_files.read_json(config).get("bos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        pieces = (t for t in range(self.tokenizer.vocab_size) if self.tokenizer.piece(t) == token)
         return next(pieces, -1)
 
     def encode(self, text: str) -> list[int]:
@@ -61,10 +63,12 @@ class OpenedModel:
 
 def open_for_evaluation(
     run: Path, checkpoint: str, say: Callable[[str], None], context: int | None = None
-) -> OpenedModel:
-    """Load a run or an import. Raises RunError, UntrustedError and what load_spec raises.
+) -> LoadedModel:
+    """Load the model of a run or an import.
 
-    checkpoint: "newest", a step or a path. context: tokens to read at most, if fewer than it can.
+    checkpoint: "newest", a step or a path. context: maximum number of positions, if less than the
+    model's. Raises RunError, UntrustedError if its code is not what llamac emits, and the errors
+    of load_spec.
     """
     with import_emitted(trusted_program(run), "generate") as module:
         program = module.PROGRAM
@@ -77,7 +81,7 @@ def open_for_evaluation(
     load_weights(opened.checkpoint, model, program.packed, program.spec["model"])
     program.pack(model)
     longest = opened.context if program.longer else program.sample["context"]
-    return OpenedModel(
+    return LoadedModel(
         opened,
         opened.tokenizer,
         partial(program.inference, model),
