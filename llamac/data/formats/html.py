@@ -101,9 +101,7 @@ def _reopening_cost(html: str, tags: int) -> int:
     """
     if tags * (3 * tags) ** 2 <= WORK:
         return 0
-    max_open = 3 * len(
-        set(_FORMATTED.findall(html))
-    )  # the parser keeps at most three equal ones
+    max_open = 3 * len(set(_FORMATTED.findall(html)))  # the parser keeps at most three equal ones
     if tags * max_open * max_open <= WORK:
         return 0
     return tags * min(max_open, _max_open_formatting(html)) ** 2
