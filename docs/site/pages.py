@@ -215,7 +215,7 @@ ERRORS: dict[str, tuple[tuple[str, str], ...]] = {
         ("A device is unknown", "llamac plan 65b --device a1000"),
     ),
     "Running": (
-        ("The number of processes is not the spec's", "llamac train tiny --nproc 2"),
+        ("The number of processes differs from the spec", "llamac train tiny --nproc 2"),
         ("There is no such checkpoint", "llamac train tiny --resume runs/none"),
         ("There is no such run", "llamac report runs/none"),
         ("There is nothing to generate from", "llamac generate runs/none --prompt Hello"),

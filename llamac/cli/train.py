@@ -125,8 +125,8 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
     """Print rank 0's memory and traffic in one step of the emitted trainer; write nothing."""
     if spec.parallel.ranks == 1:
         raise ProcessesError(
-            f"{spec.name} is for one process: try it with --steps 1. A dry run simulates several: "
-            "add, for instance, --set parallel.tensor=8 --set parallel.data_shard=256"
+            f"{spec.name} has one rank: run one step with --steps 1. --dry-run simulates several "
+            "ranks: add, for instance, --set parallel.tensor=8 --set parallel.data_shard=256"
         )
     from llamac.emit.build import files_of
     from llamac.emit.dry_run import dry_run
@@ -149,8 +149,8 @@ def _print_dry_run(spec: Spec, as_json: bool) -> None:
         f"holds {report.parameters:,} parameters in {report.parameter_bytes / 1e6:,.1f} MB, "
         f"masters and moments in {report.state_bytes / 1e6:,.1f} MB",
         TextTable(
-            "what it sends",
-            ("collective", "ranks", "calls", "rank 0 puts in"),
+            "communication of rank 0",
+            ("collective", "ranks", "calls", "sent by rank 0"),
             [(kind, f"{n:,}", f"{c:,}", f"{sent / 1e6:,.1f} MB") for kind, n, c, sent in calls],
             "<>>>",
         ),
@@ -163,9 +163,9 @@ def _require_processes(spec: Spec, nproc: int | None) -> None:
     if nproc is not None and nproc != ranks:
         remedy = f"use --nproc {ranks}, or degrees in [parallel] that multiply to {nproc}"
         if ranks == 1:
-            remedy = f"to share the work among {nproc}, add --set parallel.data_shard={nproc}"
+            remedy = f"to train on {nproc} ranks, add --set parallel.data_shard={nproc}"
         raise ProcessesError(
-            f"{spec.name} is for {_processes(ranks)}, not for --nproc {nproc}: {remedy}"
+            f"{spec.name} needs {_processes(ranks)}, but --nproc is {nproc}: {remedy}"
         )
     if nproc is None and nodes > 1:
         raise ProcessesError(

@@ -61,4 +61,4 @@ def test_a_pipeline_rank_sends_activations_on_and_gradients_back(
 
 def test_one_process_needs_no_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL) == 2
-    assert "is for one process" in capsys.readouterr().err
+    assert "has one rank" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_trace_and_picture_are_written_whole_or_not_at_all(
         ([], "give a spec, such as tiny or 65b"),
         (["gone.toml"], "gone.toml: error: cannot read the spec"),
         (["65b", "--device", "h300"], "no device 'h300': did you mean h"),
-        (["65b", "--set", "hardware.gpu=z9"], "--set hardware.gpu=z9: no device 'z9': known are"),
+        (["65b", "--set", "hardware.gpu=z9"], "--set hardware.gpu=z9: no device 'z9': known: "),
         (["65b", "--gpus", "100"], "64 or 128 GPUs would do"),
         (["65b", "--gpus", "0"], "Invalid value for '--gpus'"),
         (["65b", "--set", "model.dim=100"], "error:"),

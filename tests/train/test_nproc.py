@@ -63,13 +63,13 @@ def test_one_rank_is_plain_python(started, nproc):
         (
             {},
             ["--nproc", "2"],
-            "tiny is for one process, not for --nproc 2: to share the work among 2, add "
+            "tiny needs one process, but --nproc is 2: to train on 2 ranks, add "
             "--set parallel.data_shard=2",
         ),
         (
             {"data_shard": 2, "data_replicate": 2},
             ["--nproc", "2"],
-            "tiny is for 4 processes, not for --nproc 2: use --nproc 4, or degrees in [parallel] "
+            "tiny needs 4 processes, but --nproc is 2: use --nproc 4, or degrees in [parallel] "
             "that multiply to 2",
         ),
         (

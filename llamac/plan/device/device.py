@@ -173,7 +173,7 @@ def load_device(name: str) -> Device:
         close = difflib.get_close_matches(name.lower(), device_names(), n=1, cutoff=0.4)
         hint = f"did you mean {close[0]}? " if close else ""
         known = ", ".join(device_names())
-        raise DeviceError(f"no device {name!r}: {hint}known are {known}, or give a .toml file")
+        raise DeviceError(f"no device {name!r}: {hint}known: {known}; or a .toml file")
     try:
         return _device(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
     except KeyError as error:

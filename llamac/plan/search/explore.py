@@ -36,7 +36,7 @@ STATE, GATHERED, ACTIVATIONS = "state", "gathered", "activations"
 WHY = {
     STATE: "parameters, gradients and optimizer state do not fit",
     GATHERED: "gathered parameters and gradients in transfer do not fit in addition",
-    ACTIVATIONS: "activations are too much besides",
+    ACTIVATIONS: "activations do not fit in addition",
 }
 """Reasons why a layout does not fit, in the order of their checks."""
 

@@ -149,7 +149,7 @@ def logits_forward(
 
 
 def pack(model: Model) -> None:
-    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    """Pack the linears' weights in place for generation; the model cannot train afterwards."""
     for layer in model.layers:
         pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w13", "feed_forward.w2")
     pack_weights(model, "output")

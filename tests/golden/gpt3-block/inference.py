@@ -166,12 +166,12 @@ def logits_forward(
 
 
 def head(model: Model) -> Tensor:
-    """The output projection: the embedding itself, or what `pack` made of it."""
+    """Return the output projection: the embedding, or its packed copy."""
     return getattr(model, "output", model.tok_embeddings)
 
 
 def pack(model: Model) -> None:
-    """Lay the linears' weights out for generating, in place: the model trains no more."""
+    """Pack the linears' weights in place for generation; the model cannot train afterwards."""
     for layer in model.layers:
         pack_weights(layer, "attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2")
     model.output = pack_weight(model.tok_embeddings)  # a copy: tokens are looked up in the other
