@@ -29,7 +29,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise Started
 
     monkeypatch.setattr(os, "execv", become)
-    monkeypatch.setattr("llamac.emit.run_directory.bring_up_to_date", lambda *_, **__: [])
+    monkeypatch.setattr("llamac.emit.run_directory.update_run_directory", lambda *_, **__: [])
     monkeypatch.setattr(os, "environ", dict(os.environ))
     return command
 
