@@ -168,9 +168,9 @@ def _write_checkpoint(
         curve |= {"finetune": table["finetune"], "init": sha256}
         note = {"checkpoint": str(frozen.checkpoint), "weights_sha256": sha256}
         durable_files.write_note(directory / INIT_NOTE, note)
-    state = checkpoint.state_of(checkpoint.Progress(), curve, "")
+    state = checkpoint.checkpoint_state(checkpoint.Progress(), curve, "")
     state |= {"weights_only": True, "random": [state["random"]]}
-    checkpoint.complete(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
+    checkpoint.finalize(path, state, [{f"tensors/{n}": entry for n, entry in written.items()}])
 
 
 def _note(source: ForeignModel, dtype: str, hashes: Mapping[str, Any]) -> dict[str, Any]:

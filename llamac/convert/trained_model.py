@@ -14,7 +14,7 @@ from llamac.convert.merge_adapters import merge_adapters
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.weights import read_weights
 from llamac.runtime.checkpoint import integrity
-from llamac.runtime.checkpoint.adapters import frozen_weights_of
+from llamac.runtime.checkpoint.adapters import find_base_weights
 from llamac.runtime.checkpoint.model_directory import ModelDirectory, is_import, open_model
 from llamac.runtime.checkpoint.same_settings import changed_keys
 from llamac.spec import Spec, load_spec
@@ -68,7 +68,7 @@ def open_trained(run: Path, which: str, log: Log) -> TrainedModel:
     adapters: dict[str, Stored] = {}
     if finetune.adapts:
         adapters = {name: tensors[name] for name in shapes if name in tensors}
-        tensors = read_weights(frozen_weights_of(opened.checkpoint)) | tensors
+        tensors = read_weights(find_base_weights(opened.checkpoint)) | tensors
     require_tensors(tensors, shapes, str(opened.checkpoint))
     tensors = {name: tensors[name] for name in shapes}
     if finetune.adapts:

@@ -10,7 +10,7 @@ from typing import Any
 from llamac.emit.build import MANIFEST, BuildError, MakePlan, files_of, write_directory
 from llamac.passes.pass_list import stages
 from llamac.runtime.checkpoint.checkpoint import run_lock
-from llamac.runtime.checkpoint.same_settings import PLANNED, differs
+from llamac.runtime.checkpoint.same_settings import IGNORED_KEYS, differs
 from llamac.runtime.errors import RunError
 from llamac.spec import Spec
 
@@ -86,7 +86,7 @@ def _values(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, dict):
             yield from _values(value, f"{name}.")
         elif name == "data.source":
-            drawn = [{k: v for k, v in one.items() if k not in PLANNED} for one in value]
+            drawn = [{k: v for k, v in one.items() if k not in IGNORED_KEYS} for one in value]
             yield name, drawn
         elif name not in NOT_CURVE:
             yield name, value

@@ -168,7 +168,7 @@ def random_tensors(spec: Spec, dtype: torch.dtype = torch.float32) -> dict[str, 
 
 def state_of(spec: Spec) -> dict[str, Any]:
     curve = {"model": tomllib.loads(spec.to_toml())["model"]}
-    return checkpoint.state_of(checkpoint.Progress(step=7), curve, "")
+    return checkpoint.checkpoint_state(checkpoint.Progress(step=7), curve, "")
 
 
 def make_run(

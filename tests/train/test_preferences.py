@@ -66,7 +66,7 @@ def home(tmp_path_factory) -> Path:
     write_model_files(home)
     spec = specified(home, "finetune.objective=cross_entropy", kind="supervised")
     curve = {"model": tomllib.loads(spec.to_toml())["model"]}
-    state = checkpoint.state_of(checkpoint.Progress(step=7), curve, "")
+    state = checkpoint.checkpoint_state(checkpoint.Progress(step=7), curve, "")
     (home / "base").mkdir()
     checkpoint.commit(home / "base", {"model": random_weights(spec)}, state, keep=1)
     return home

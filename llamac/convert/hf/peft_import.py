@@ -21,7 +21,7 @@ from llamac.convert.names import LAYER, reorder_rows
 from llamac.convert.tensors import Stored, require_tensors
 from llamac.convert.typed_table import Number, Size, Table, validate_table
 from llamac.runtime.checkpoint.adapters import require_all_weights
-from llamac.runtime.checkpoint.initial_weights import checkpoint_and_home
+from llamac.runtime.checkpoint.initial_weights import resolve_source
 from llamac.runtime.checkpoint.model_directory import TOKENIZER_FILES, is_import, open_model
 from llamac.spec import load_spec
 from llamac.spec.finetune import Linear
@@ -67,7 +67,7 @@ def open_peft(directory: Path, base: Path, log: Callable[[str], None]) -> Foreig
     config = _validate_config(untrusted_files.read_json(where), where)
     weights = _weight_file(directory)
     tensors = READERS[weights.suffix](weights)
-    path, home = checkpoint_and_home(base, log)
+    path, home = resolve_source(base, log)
     require_all_weights(path)
     opened = open_model(home, str(path), log, need_tokenizer=not is_import(home))
     title = config.base_model_name_or_path or opened.note.get("title") or home.resolve().name

@@ -1,7 +1,7 @@
-"""Checkpoints of LoRA adapters without the base model's frozen weights.
+"""Checkpoints of LoRA adapters, which do not contain the base model's frozen weights.
 
-The state of such a checkpoint has the run's [finetune] and the hash of the base weights; the run's
-init.json has their path.
+The state of such a checkpoint records the run's [finetune] section and the hash of the base
+weights; the run's init.json records their path.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..errors import RunError
 from . import integrity
 
 INIT_NOTE = "init.json"
-"""File of a run, or of imported adapters, that says which weights it began from."""
+"""File of a run, or of imported adapters, that records which weights it began from."""
 
 
 def require_all_weights(path: Path) -> None:
-    """Raise RunError if the checkpoint at `path` has adapters but no base weights."""
+    """Raise RunError if the checkpoint at `path` holds adapters without their base weights."""
     if is_adapter(path):
         raise RunError(
             f"{path} holds adapters but no model: merge them with `llamac export`, and import the "
@@ -27,25 +27,23 @@ def require_all_weights(path: Path) -> None:
 
 
 def is_adapter(path: Path) -> bool:
-    """Return whether the checkpoint at `path` has adapters but no base weights."""
-    return trained_as(path).get("method") == "lora"
+    """Return whether the checkpoint at `path` holds adapters without their base weights."""
+    return finetune_settings(path).get("method") == "lora"
 
 
-def trained_as(path: Path) -> dict[str, Any]:
-    """Return the [finetune] with which the checkpoint at `path` was trained; empty without one."""
+def finetune_settings(path: Path) -> dict[str, Any]:
+    """Return the [finetune] section of the run that saved the checkpoint at `path`, or {}."""
     return integrity.read_state(path)["curve"].get("finetune") or {}
 
 
-def frozen_weights_of(path: Path) -> Path:
-    """Return the checkpoint of the base weights that the adapters at `path` were trained on.
+def find_base_weights(path: Path) -> Path:
+    """Return the path of the base weights' checkpoint for the adapters at `path`.
 
-    The run's init.json has their path. Raises RunError if they are missing, damaged or differ from
-    those of the training.
+    Verifies all of its checksums. Raises RunError if it is missing or damaged, or if the adapters
+    were trained on other weights.
     """
-    run, expected_sha256 = (
-        path.resolve().parent.parent,
-        integrity.read_state(path)["curve"]["init"],
-    )
+    run = path.resolve().parent.parent
+    expected_sha256 = integrity.read_state(path)["curve"]["init"]
     note = durable_files.read_note(run / INIT_NOTE) or {}
     base = Path(note.get("checkpoint", run / "?"))
     where = f"the base weights of the adapters of {run}"

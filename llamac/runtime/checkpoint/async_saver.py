@@ -1,4 +1,4 @@
-"""Asynchronous checkpointing: a copy in host memory, written by a thread."""
+"""Asynchronous checkpointing: tensors are copied to host memory, which a thread writes to disk."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .dcp import TensorChunk, Tensors, as_chunk
 
 
 class CheckpointSaver:
-    """Saves checkpoints as `checkpoint.commit` does, in the background if `asynchronous`.
+    """Context manager that saves checkpoints, in the background if `asynchronous`.
 
-    All ranks construct it and call its methods together. The first save allocates host memory
-    for one copy of the rank's tensors (pinned for a GPU) and keeps it. Leaving the `with` block
-    waits for the save in progress.
+    All ranks construct it and call its methods together. If asynchronous, the first save allocates
+    host memory for a copy of the rank's tensors (pinned, if they are on a GPU), which later saves
+    use again. Leaving the `with` block waits for the save in progress.
     """
 
     def __init__(self, keep: int, asynchronous: bool) -> None:
-        """keep: number of newest checkpoints that are not deleted."""
+        """Create the saver's process group. keep: number of newest checkpoints to retain."""
         self.keep, self.asynchronous = keep, asynchronous
         self._ranks = Ranks.world()
         self._host: dict[tuple[str, str], Tensor] = {}
@@ -43,7 +43,7 @@ class CheckpointSaver:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        with suppress(*([RunError] if kind else [])):  # later errors usually follow from the first
+        with suppress(*([RunError] if kind else [])):  # usually a consequence of the first error
             self.wait()
 
     def save(
@@ -54,21 +54,21 @@ class CheckpointSaver:
         settings: Mapping[str, Any],
         spec_sha256: str,
     ) -> None:
-        """Save a checkpoint; tensors and random state may change as soon as this returns.
+        """Save a checkpoint of the run; tensors may be modified as soon as this returns.
 
-        Waits for the previous save, and raises its error.
+        Waits for the previous save first, and raises its error if it failed.
         """
         self.wait()
-        state = checkpoint.state_of(progress, settings, spec_sha256)
+        state = checkpoint.checkpoint_state(progress, settings, spec_sha256)
         if not self.asynchronous:
             self._commit(run, tensors, state)
             return
-        work = (run, self._copied(tensors), state)
+        work = (run, self._copy_to_host(tensors), state)
         self._thread = threading.Thread(target=self._try_commit, args=work, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the last save is complete; raise RunError if it failed."""
+        """Wait until the last save is complete; if it failed, raise its error once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -87,7 +87,7 @@ class CheckpointSaver:
         except BaseException as error:  # raised by `wait`, in the thread that trains
             self._error = error
 
-    def _copied(self, tensors: Tensors) -> dict[str, dict[str, TensorChunk]]:
+    def _copy_to_host(self, tensors: Tensors) -> dict[str, dict[str, TensorChunk]]:
         copied: dict[str, dict[str, TensorChunk]] = {}
         for section, parts in tensors.items():
             copied[section] = {}

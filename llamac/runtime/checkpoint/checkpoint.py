@@ -1,15 +1,15 @@
 """Atomic checkpoints: complete or absent, verified before use, never overwritten.
 
     RUN/checkpoints/step-00001000/
-        tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, in
-                        canonical names and coordinates, whatever the ranks that wrote it held
+        tensors/        torch.distributed.checkpoint: model, exp_avg, exp_avg_sq, all fp32, under
+                        canonical names, independent of how the run was sharded
         state.json      step, data position, random state, settings that determine the loss curve
         MANIFEST.json   size and sha256 of every file above
 
 A checkpoint is written to a temporary directory, flushed to disk and renamed, so a directory named
 `step-…` was complete when it appeared; the manifest detects later damage. Deletion renames first,
 for the same reason. Names that start with a dot are temporary and safe to remove. Each rank writes
-and verifies its own part; rank 0 creates directories and decides.
+its own tensors and verifies a share of the files; rank 0 creates directories and deletes them.
 """
 
 from __future__ import annotations
@@ -35,21 +35,22 @@ from .random_state import random_state, set_random_state
 from .same_settings import require_same_settings
 
 T = TypeVar("T")
-ELSEWHERE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
+RESUME_ADVICE = "resume from another checkpoint with --resume PATH, or restore it from a backup"
 
 
 Log = Callable[[str], None]
-ALONE = Ranks()
+SINGLE_RANK = Ranks()
 
 
 @contextmanager
-def run_lock(run: Path, ranks: Ranks = ALONE) -> Iterator[None]:
-    """Lock `run` for this process; the kernel releases the lock when the process ends.
+def run_lock(run: Path, ranks: Ranks = SINGLE_RANK) -> Iterator[None]:
+    """Context manager that locks `run` against other trainers, creating it if it does not exist.
 
-    Rank 0 takes the lock for all ranks; if it fails, all raise RunError.
+    Rank 0 locks RUN/.lock for all ranks. If another process has locked it, all ranks raise
+    RunError. The kernel releases the lock when the process ends, however it ends.
     """
-    with ExitStack() as held:
-        ranks.on_first(lambda: held.enter_context(_locked(run)))
+    with ExitStack() as stack:
+        ranks.on_first(lambda: stack.enter_context(_locked(run)))
         yield
 
 
@@ -77,22 +78,24 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
-def state_of(progress: Progress, settings: Mapping[str, Any], spec_sha256: str) -> dict[str, Any]:
-    """Return the contents of a checkpoint's state.json.
+def checkpoint_state(
+    progress: Progress, settings: Mapping[str, Any], spec_sha256: str
+) -> dict[str, Any]:
+    """Return the contents of a checkpoint's state.json, with the random state of this moment.
 
-    settings: must be unchanged to resume, see `find`; stored under the key "curve".
+    settings: settings that must be unchanged to resume (`find_resume_point`), stored under "curve".
     """
     state = asdict(progress) | {"spec_sha256": spec_sha256, "curve": dict(settings)}
     return state | {"random": random_state()}
 
 
 def commit(
-    run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, ranks: Ranks = ALONE
+    run: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, ranks: Ranks = SINGLE_RANK
 ) -> Path:
-    """Write the checkpoint of a step, then delete all but the newest `keep`. All ranks call this.
+    """Write the checkpoint of a step, delete all but the newest `keep`, and return its path.
 
-    `state` is from `state_of`. If a rank cannot write its part, raises RunError on all ranks and
-    deletes the files written.
+    All ranks call this. tensors: this rank's parts. state: from `checkpoint_state`. If any rank
+    cannot write its part, raises RunError on all ranks after deleting the files written.
     """
     directory = durable_files.inside(run, "checkpoints")
     final = checkpoint_path(run, state["step"])
@@ -109,7 +112,7 @@ def commit(
     def finish() -> None:
         random = [part[1] for part in parts]
         everything = {**state, "random": random[:1] if _all_equal(random) else random}
-        complete(temporary, everything, [part[0] for part in parts])
+        finalize(temporary, everything, [part[0] for part in parts])
         temporary.rename(final)
         durable_files.flush(directory)
 
@@ -134,7 +137,7 @@ def commit(
 
 
 def _attempt(work: Callable[[], T], run: Path) -> T:
-    """Call `work()`, turning an OSError into a RunError that says what to do."""
+    """Call `work()`; turn OSError and RuntimeError into a RunError that says what to do."""
     try:
         return work()
     except RunError:
@@ -144,12 +147,13 @@ def _attempt(work: Callable[[], T], run: Path) -> T:
         raise RunError(f"{_first_line(error)} ({free}): {remedy(error)}, then resume") from error
 
 
-def complete(
+def finalize(
     temporary: Path, state: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Add state and manifest to the tensors, and flush all of it to disk.
+    """Add state.json and MANIFEST.json to the tensors in `temporary`, and flush all to disk.
 
-    entries: the manifest's entries of files that ranks have already hashed.
+    entries: manifest entries of files that are already hashed, one mapping per rank; the remaining
+    files are hashed here.
     """
     (temporary / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True) + "\n")
     manifest = {name: entry for part in entries for name, entry in part.items()}
@@ -168,10 +172,11 @@ def _all_equal(values: Sequence[Any]) -> bool:
     return all(value == values[0] for value in values)
 
 
-def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
+def load(path: Path, tensors: Tensors, ranks: Ranks = SINGLE_RANK) -> dict[str, Any]:
     """Load a checkpoint of any layout into `tensors` in place; return its state.
 
-    Raises RunError on all ranks if one of them cannot read all its tensors.
+    All ranks call this, each with its own parts of the tensors. Raises RunError on all ranks if any
+    of them cannot read all its parts.
     """
 
     def work() -> dict[str, Any]:
@@ -182,7 +187,7 @@ def load(path: Path, tensors: Tensors, ranks: Ranks = ALONE) -> dict[str, Any]:
             why = _first_line(error)
             if "weights_only" in why:  # torch's message advises weights_only=False: unsafe
                 why = "one of its tensor files is damaged, or holds objects other than tensors"
-            raise RunError(f"{path} cannot be read: {why}; {ELSEWHERE}") from error
+            raise RunError(f"{path} cannot be read: {why}; {RESUME_ADVICE}") from error
 
     return ranks.on_each(work)[ranks.rank]
 
@@ -199,31 +204,43 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def newest_whole(run: Path, log: Log, ranks: Ranks = ALONE) -> Path | None:
-    """Return `run`'s newest checkpoint with valid checksums, reporting damaged ones to `log`."""
+def newest_undamaged(run: Path, log: Log, ranks: Ranks = SINGLE_RANK) -> Path | None:
+    """Return the newest checkpoint of `run` with valid checksums, or None.
+
+    All ranks call this, and verify a share of the files each. Rank 0 reports newer, damaged
+    checkpoints to `log`.
+    """
     own = ranks.on_first(lambda: steps(run))
     for step in reversed(own):
         path = checkpoint_path(run, step)
         problem = integrity.damage(path, ranks)
         if not problem:
             return path
-        fall = ": falling back to the one before" if step != own[0] else ""
+        fallback = ": falling back to the one before" if step != own[0] else ""
         if ranks.rank == 0:
-            log(f"checkpoint {path.name} is damaged ({problem}){fall}")
+            log(f"checkpoint {path.name} is damaged ({problem}){fallback}")
     return None
 
 
 def find_resume_point(
-    run: Path, resume: str, settings: Mapping[str, Any], log: Log, ranks: Ranks = ALONE
+    run: Path, resume: str, settings: Mapping[str, Any], log: Log, ranks: Ranks = SINGLE_RANK
 ) -> tuple[Path | None, dict[str, Any]]:
-    """Return the checkpoint to continue from, with its state, or (None, {}) to start afresh.
+    """Return (checkpoint to continue from, its state), or (None, {}) to start from step 0.
 
-    `resume` is "auto" (the newest complete checkpoint of `run`), "never" (none; checkpoints that
-    would be overwritten must not exist) or a path: a checkpoint of this run or, if this run has no
-    checkpoints, of another run. Raises RunError if the checkpoint holds weights only, or was
-    trained with other `settings`; a new run from another run's checkpoint may change
-    `same_settings.BRANCHED`. Removes what interrupted saves left. All ranks call this and get the
-    same result.
+    All ranks call this and get the same result. Deletes files left by interrupted saves.
+
+    Args:
+        run: directory of the run.
+        resume: "auto" for the newest undamaged checkpoint of `run`; "never" for none, which is an
+            error if the run has checkpoints; or a path: a checkpoint of this run or, if this run
+            has none, of another run.
+        settings: settings that determine the loss curve, compared with the checkpoint's. A new run
+            from another run's checkpoint may change those in `same_settings.BRANCH_SECTIONS`.
+        log: receives messages, on rank 0.
+        ranks: all ranks of the run.
+
+    Raises:
+        RunError: the checkpoint is damaged, holds weights only, or has other settings.
     """
     ranks.on_first(lambda: _remove_leftovers(durable_files.inside(run, "checkpoints")))
     try:
@@ -234,14 +251,14 @@ def find_resume_point(
         return None, {}
     state = ranks.on_first(lambda: _resumable(path))
     step = state["step"]
-    words = ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, step, run))
-    if words[0] and ranks.rank == 0:
-        log(words[0])
+    notes = ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, step, run))
+    if notes[0] and ranks.rank == 0:
+        log(notes[0])
     return path, state
 
 
 def _resumable(path: Path) -> dict[str, Any]:
-    """Return the state of the checkpoint at `path`. Raises RunError without optimizer state."""
+    """Return the state of the checkpoint at `path`. Raises RunError if it holds weights only."""
     state = integrity.read_state(path)
     if state.get("weights_only"):
         raise RunError(
@@ -263,8 +280,8 @@ def _choose(run: Path, resume: str, log: Log, ranks: Ranks) -> Path | None:
             )
         return None
     if resume != "auto":
-        return _chosen(Path(resume).resolve(), run, bool(own), ranks)
-    newest = newest_whole(run, log, ranks)
+        return _require_usable(Path(resume).resolve(), run, bool(own), ranks)
+    newest = newest_undamaged(run, log, ranks)
     if own and newest is None:
         raise RunError(
             f"every checkpoint of {run} is damaged or incomplete: restore one from a backup, "
@@ -275,7 +292,7 @@ def _choose(run: Path, resume: str, log: Log, ranks: Ranks) -> Path | None:
     return newest
 
 
-def _chosen(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
+def _require_usable(path: Path, run: Path, has_own: bool, ranks: Ranks) -> Path:
     if has_own and path.parent != (run / "checkpoints").resolve():
         raise RunError(
             f"{path} is not a checkpoint of {run}, which has checkpoints of its own: choose "
@@ -293,28 +310,31 @@ def restore(
     settings: Mapping[str, Any],
     run: Path,
     log: Log,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_RANK,
 ) -> None:
-    """Resume from the result of `find`: load `tensors` and the random state.
+    """Load the checkpoint that `find_resume_point` returned: `tensors` in place, and random state.
 
-    Later checkpoints of `run` are renamed. All ranks call this, and raise RunError if `settings`
-    differs from the checkpoint's.
+    Renames later checkpoints of `run`. All ranks call this, and raise RunError if the checkpoint
+    cannot be read or `settings` differ from its own.
     """
     ranks.on_each(lambda: require_same_settings(state["curve"], settings, path, run=run))
     load(path, tensors, ranks)
     try:
         set_random_state(state["random"], ranks)
     except RunError as error:
-        raise RunError(f"{path}: {error}; {ELSEWHERE}") from error
-    set_aside(run, state["step"], log, ranks)
+        raise RunError(f"{path}: {error}; {RESUME_ADVICE}") from error
+    move_later_aside(run, state["step"], log, ranks)
 
 
-def set_aside(run: Path, after: int, log: Log, ranks: Ranks = ALONE) -> None:
-    """Rename checkpoints beyond step `after`, from which the run resumes."""
-    ranks.on_first(lambda: _set_aside(run, after, log))
+def move_later_aside(run: Path, after: int, log: Log, ranks: Ranks = SINGLE_RANK) -> None:
+    """Rename checkpoints later than step `after` to `aside-step-…`; log each. All ranks call this.
+
+    They belong to an abandoned continuation of the run, which resumes from step `after`.
+    """
+    ranks.on_first(lambda: _move_later_aside(run, after, log))
 
 
-def _set_aside(run: Path, after: int, log: Log) -> None:
+def _move_later_aside(run: Path, after: int, log: Log) -> None:
     for step in steps(run):
         if step > after:
             path = checkpoint_path(run, step)

@@ -1,7 +1,8 @@
 """Read and write parts of tensors in torch.distributed.checkpoint (DCP), in any layout.
 
 A rank's part of a canonical tensor is described by its offsets. Files contain the parts of the
-layout that wrote them, from which a reader's parts are cut. Neither side needs to know the mesh.
+layout that wrote them, and a reader assembles its own parts from those. Neither side needs to know
+the other's mesh.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ from .dcp_metadata import read_metadata
 
 @dataclass(frozen=True)
 class TensorChunk:
-    """A rank's part of a canonical tensor."""
+    """A rank's part of a canonical tensor.
 
-    tensor: Tensor  # a local view; loading writes through it
-    shape: tuple[int, ...]  # of the whole canonical tensor
-    offsets: tuple[int, ...]  # where the part begins
+    tensor: the part, a view into which loading writes. shape: shape of the full canonical tensor.
+    offsets: index of the part's first element in each dimension. Raises ValueError if the part does
+    not lie within the shape.
+    """
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
 
     def __post_init__(self) -> None:
         ends = (o + n for o, n in zip(self.offsets, self.tensor.shape, strict=True))
@@ -62,25 +68,27 @@ class TensorChunk:
 
     @property
     def metadata(self) -> ChunkStorageMetadata:
+        """Return the offsets and sizes of the part, as DCP's metadata has them."""
         return ChunkStorageMetadata(torch.Size(self.offsets), self.tensor.shape)
 
 
 Parts = Mapping[str, Tensor | TensorChunk]
 Tensors = Mapping[str, Parts]
-"""Sections of canonical names, with what this rank holds of each: all of it, or a chunk."""
+"""Section ("model", …) → canonical name → this rank's part: a chunk, or the full tensor."""
 
 
 def as_chunk(part: Tensor | TensorChunk) -> TensorChunk:
+    """Return a full tensor as a chunk with zero offsets; return a chunk unchanged."""
     if isinstance(part, TensorChunk):
         return part
     return TensorChunk(part, tuple(part.shape), (0,) * part.ndim)
 
 
 def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
-    """Write the tensors of all ranks, each its parts, into `directory`; all ranks call this.
+    """Write the parts of all ranks into `directory`. All ranks call this, each with its own.
 
-    A part on several ranks is written once. Raises the same error on all ranks: OSError or
-    RuntimeError for the disk, RunError if the parts of a tensor do not cover it.
+    A part that several ranks have is written once. Raises the same error on all ranks: OSError or
+    RuntimeError if writing fails, RunError if the parts of a tensor overlap or do not cover it.
     """
     # No copying ahead: it would use the calling thread's CUDA device, which is GPU 0 in all
     # threads but the first, on every rank.
@@ -97,14 +105,14 @@ def write(directory: Path, tensors: Tensors, ranks: Ranks) -> None:
                 no_dist=single_process,
             )
         except CheckpointException as error:
-            raise _unwrapped(error) from error
+            raise _original_error(error) from error
 
 
 def read(directory: Path, tensors: Tensors) -> None:
-    """Fill this rank's parts from `directory`, in place and in their own dtypes.
+    """Fill this rank's parts from `directory` in place, converting to their dtypes.
 
-    Ranks read independently. Raises RunError if elements are missing from the files, and other
-    errors of reading damaged or missing files.
+    Ranks read independently: this is not a collective. Raises RunError if a tensor is missing or
+    has another shape, and various errors if files are missing or damaged.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,10 +124,10 @@ def read(directory: Path, tensors: Tensors) -> None:
                 no_dist=True,
             )
         except CheckpointException as error:
-            raise _unwrapped(error) from error
+            raise _original_error(error) from error
 
 
-def _unwrapped(error: CheckpointException) -> BaseException:
+def _original_error(error: CheckpointException) -> BaseException:
     """Return the original error of the first rank that failed; an interrupt takes priority."""
     return next((wrapped[0] for wrapped in error.failures.values()), error)
 
@@ -135,7 +143,7 @@ def _flat(tensors: Tensors) -> dict[str, TensorChunk]:
 
 
 class Writer(FileSystemWriter):
-    """DCP writer that raises the disk's error ("No space left on device"), not torch.save's."""
+    """DCP writer that raises the OSError ("No space left on device") behind torch.save's error."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
@@ -158,7 +166,10 @@ class Reader(FileSystemReader):
 
 
 class ChunkSavePlanner(DefaultSavePlanner):
-    """Save planner for parts of canonical tensors; the default planner handles duplicates."""
+    """Save planner for parts of canonical tensors.
+
+    The default planner writes copies once; this one also requires that parts cover their tensors.
+    """
 
     def set_up_planner(
         self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False
@@ -215,7 +226,10 @@ def _require_all_of_each(items: Iterable[WriteItem]) -> None:
 
 
 class ChunkLoadPlanner(DefaultLoadPlanner):
-    """Load planner that assembles each part from parts in the files, and refuses missing ones."""
+    """Load planner that assembles each part from the parts in the files.
+
+    Raises RunError if a tensor is missing, has another shape or is incomplete.
+    """
 
     def set_up_planner(
         self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False

@@ -1,8 +1,8 @@
-"""Read DCP's `.metadata` without executing code in it.
+"""Read DCP's `.metadata` file without executing code in it.
 
 torch unpickles that file, and a pickle may call any function. This reader replaces the classes of
 DCP's metadata by inert records, then builds torch's objects from their validated names, integers
-and dtypes. Anything else is an error.
+and dtypes. Anything else in the file is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RECORDS = {
         *("TensorProperties", "TensorStorageMetadata"),
     )
 } | {(f"{DCP}.filesystem", "_StorageInfo")}
-LEFT_OUT = {  # origin and memory layout of the saved tensors, which are not needed
+IGNORED_NAMES = {  # origin and memory layout of the saved tensors, which are not needed
     *(("pathlib", name) for name in ("Path", "PosixPath", "WindowsPath")),
     *(("pathlib._local", name) for name in ("Path", "PosixPath", "WindowsPath")),
     ("torch.serialization", "_get_layout"),
@@ -40,16 +40,16 @@ LEFT_OUT = {  # origin and memory layout of the saved tensors, which are not nee
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read DCP's metadata at `path`. Raises ValueError if it is damaged or holds anything else."""
+    """Read DCP's metadata at `path`. Raises ValueError if it is damaged or has other contents."""
     with open(path, "rb") as file:
         try:
-            return _metadata(_Inert(file).load())
+            return _metadata(_InertUnpickler(file).load())
         except Exception as error:  # a damaged pickle can raise almost any exception
             reason = error.args[0] if error.args else type(error).__name__
             raise ValueError(f"{path.name} is not valid checkpoint metadata: {reason}") from error
 
 
-class _Inert(pickle._Unpickler):
+class _InertUnpickler(pickle._Unpickler):
     """Restricted unpickler in pure Python; the one in C may allocate any amount of memory."""
 
     dispatch: ClassVar[dict[int, Any]] = {
@@ -64,7 +64,7 @@ class _Inert(pickle._Unpickler):
         self.known: dict[tuple[str, str], Callable[..., Any]] = {
             name: type(name[1], (_Record,), {}) for name in RECORDS
         }
-        self.known |= {name: lambda *_: None for name in LEFT_OUT}
+        self.known |= {name: lambda *_: None for name in IGNORED_NAMES}
         self.known["torch", "Size"] = lambda sizes: tuple(sizes)
 
     def find_class(self, module: str, name: str) -> Any:

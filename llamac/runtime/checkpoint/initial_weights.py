@@ -1,4 +1,4 @@
-"""Initialise a run from existing weights: an import, another run, or a checkpoint."""
+"""Start a run from existing weights: those of an import, of another run, or of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ from ..tokenizers.chat_template import CHAT_TEMPLATE
 from . import checkpoint, dcp, integrity, load_run
 from .adapters import (
     INIT_NOTE,
-    frozen_weights_of,
+    find_base_weights,
+    finetune_settings,
     is_adapter,
     require_all_weights,
-    trained_as,
 )
 from .model_directory import model_note, read_spec
 from .same_settings import changed_keys
 
-MAY_DIFFER = ("init_std", "norm_eps", "rope_theta", "rope_scaling", "sliding_window", "multiple_of")
-"""Keys of [model] that may change from one training to the next: weights fit all the same."""
+CHANGEABLE_KEYS = (
+    "init_std",
+    "norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "sliding_window",
+    "multiple_of",
+)
+"""Keys of [model] that may differ from the source's, because the weights' shapes stay the same."""
 
 
 def find_initial(
@@ -34,27 +41,42 @@ def find_initial(
     ranks: Ranks,
     finetune: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the initial weights' origin and record it in the run's init.json. All ranks call this.
+    """Find the initial weights, record their origin in the run's init.json, and return the record.
 
-    source: an import, a run (its newest whole checkpoint) or a checkpoint. model: the [model] of
-    the run. finetune: its [finetune], if it trains adapters; it may then begin from adapters too,
-    and the note's `adapters` is their checkpoint. The note has `checkpoint` and `weights_sha256`,
-    the hash of its MANIFEST.json, which covers every weight, and likewise `adapters_sha256`. Raises
-    RunError if the source is missing, damaged, of another [model], or has other adapters.
+    All ranks call this; rank 0 works for all. Also copies the source's chat template to the run.
+
+    Args:
+        source: directory of an import, of a run (its newest undamaged checkpoint is used) or of a
+            checkpoint.
+        model: the run's [model] section.
+        run: directory of the run.
+        log: receives messages, on rank 0.
+        ranks: all ranks of the run.
+        finetune: the run's [finetune] section, if it trains adapters. The source may then hold
+            adapters too, which training continues.
+
+    Returns:
+        The contents of init.json. Among them: `checkpoint`, the path of the weights;
+        `weights_sha256`, the hash of its MANIFEST.json, which covers every weight; `adapters` and
+        `adapters_sha256`, the same for adapters, or None.
+
+    Raises:
+        RunError: the source is missing or damaged, or has another [model] or other adapters.
     """
     return ranks.on_first(lambda: _find(Path(source).expanduser(), model, finetune, run, log))
 
 
-def checkpoint_and_home(source: Path, log: checkpoint.Log) -> tuple[Path, Path]:
-    """Return an undamaged checkpoint, and the run or import that it is in.
+def resolve_source(source: Path, log: checkpoint.Log) -> tuple[Path, Path]:
+    """Return (undamaged checkpoint, directory of its run or import).
 
-    source: a checkpoint, or a run or import, whose newest checkpoint is used. Raises RunError.
+    source: a checkpoint, or a run or import, whose newest undamaged checkpoint is used. Raises
+    RunError if there is none.
     """
     if (source / "MANIFEST.json").is_file() and (source / "tensors").is_dir():
         if problem := integrity.damage(source):
             raise RunError(f"init.from: {source} cannot be used: {problem}")
         return source, source.parent.parent
-    return load_run.choose(source, "newest", log), source
+    return load_run.choose_checkpoint(source, "newest", log), source
 
 
 def _find(
@@ -66,13 +88,13 @@ def _find(
 ) -> dict[str, Any]:
     if not source.is_dir():
         raise RunError(f"init.from: {source} does not exist")
-    path, home = checkpoint_and_home(source, log)
+    path, home = resolve_source(source, log)
     _require_same_model(path, model)
     adapters = None
     if finetune and is_adapter(path):
         _require_same_adapters(path, finetune)
         log(f"adapters: from {path}")
-        adapters, path = path, frozen_weights_of(path)
+        adapters, path = path, find_base_weights(path)
     require_all_weights(path)
     known = model_note(home)
     length = 0 if known else _sequence_length(home)
@@ -107,7 +129,7 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
     differ = [
         f"  model.{key}: {json.dumps(saved.get(key))} there, {json.dumps(model.get(key))} here"
         for key in changed_keys(saved, model)
-        if key not in MAY_DIFFER
+        if key not in CHANGEABLE_KEYS
     ]
     if differ:
         raise RunError(
@@ -116,7 +138,7 @@ def _require_same_model(path: Path, model: Mapping[str, Any]) -> None:
 
 
 def _require_same_adapters(path: Path, finetune: Mapping[str, Any]) -> None:
-    saved = trained_as(path)
+    saved = finetune_settings(path)
     differ = [
         f"  finetune.{key}: {json.dumps(saved.get(key))} there, "
         f"{json.dumps(finetune.get(key))} here"
@@ -132,12 +154,17 @@ def _unordered(value: Any) -> Any:
 
 
 def load_adapters(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
-    """Load this rank's parts of the adapters that the run begins from, if it begins from any."""
+    """Load this rank's parts of the initial adapters in place, if the run begins from any.
+
+    All ranks call this. note: from `find_initial`.
+    """
     if note["adapters"]:
         checkpoint.load(Path(note["adapters"]), {"model": weights}, ranks)
 
 
 def load_initial(note: Mapping[str, Any], weights: dcp.Parts, ranks: Ranks) -> None:
-    """Load this rank's parts of the initial weights in place. note: from `find_initial`."""
-    path = Path(note["checkpoint"])
-    checkpoint.load(path, {"model": weights}, ranks)
+    """Load this rank's parts of the initial weights in place.
+
+    All ranks call this. note: from `find_initial`.
+    """
+    checkpoint.load(Path(note["checkpoint"]), {"model": weights}, ranks)

@@ -1,4 +1,4 @@
-"""Integrity of a checkpoint: its manifest, its state, and what is damaged in it."""
+"""Integrity of a checkpoint: entries of its manifest, its state, and a search for damage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .. import durable_files
 from ..distributed.ranks import Ranks
 from .progress import Progress
 
-MOST = 1 << 62  # largest count of steps, sequences and tokens: arrays have 64 bits
-ALONE = Ranks()
+MAX_COUNT = 1 << 62  # largest count of steps, sequences and tokens: arrays have 64 bits
+SINGLE_RANK = Ranks()
 
 
 def manifest_entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
-    """Return the manifest's entries (size, sha256) for `files`."""
+    """Return path relative to `root` → {"bytes": size, "sha256": hash} for each of `files`."""
     return {
         str(path.relative_to(root)): {
             "bytes": path.stat().st_size,
@@ -27,23 +27,27 @@ def manifest_entries(files: Iterable[Path], root: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return state.json of the checkpoint at `path`. Raises OSError, or ValueError if damaged."""
+    """Return state.json of the checkpoint at `path`.
+
+    Raises OSError if it cannot be read, ValueError if it is damaged.
+    """
     state = durable_files.read_json(path / "state.json")
     kinds = {"step": int, "curve": dict, "random": list}
     if not isinstance(state, dict) or any(type(state.get(k)) is not t for k, t in kinds.items()):
         raise ValueError("state.json lacks required keys")
     for name in Progress.names():
-        if type(value := state.get(name, 0)) is not int or not 0 <= value < MOST:
+        if type(value := state.get(name, 0)) is not int or not 0 <= value < MAX_COUNT:
             raise ValueError(f"state.json says {name} is {value!r}")
-    if not state["random"] or any(not isinstance(one, dict) for one in state["random"]):
+    if not state["random"] or any(not isinstance(entry, dict) for entry in state["random"]):
         raise ValueError("state.json has no random state")
     return state
 
 
-def damage(path: Path, ranks: Ranks = ALONE) -> str | None:
-    """Return a description of damage to the checkpoint at `path`, or None.
+def damage(path: Path, ranks: Ranks = SINGLE_RANK) -> str | None:
+    """Return a description of damage to the checkpoint at `path`, or None if it is undamaged.
 
-    Each rank verifies a share of the files, as a large checkpoint has terabytes.
+    Compares the size and hash of every file with the manifest. All ranks call this, each verifies a
+    share of the files, and all get the same result.
     """
     return next(filter(None, ranks.on_each(lambda: _damage(path, ranks.rank, ranks.size))), None)
 
@@ -60,8 +64,8 @@ def _damage(path: Path, share: int, shares: int) -> str | None:
                 return f"MANIFEST.json lists {name}, which is outside the checkpoint"
             if (size := (path / name).stat().st_size) != entry["bytes"]:
                 return f"{name} has {size} bytes, not {entry['bytes']}"
-        found = durable_files.sha256_of_all(path / name for name, _ in own)
-        for (name, entry), sha256 in zip(own, found, strict=True):
+        hashes = durable_files.sha256_of_all(path / name for name, _ in own)
+        for (name, entry), sha256 in zip(own, hashes, strict=True):
             if sha256 != entry["sha256"]:
                 return f"{name} does not match its checksum"
         read_state(path)

@@ -1,6 +1,6 @@
 """Load the weights and the tokenizer of a run or an import for inference.
 
-Nothing here writes, so a run can be read while its trainer writes it.
+These functions write no files, so a run can be read while its trainer is running.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from ..parameters import Pieces, canonical_views
 from ..tokenizers.loading import load_tokenizer_file
 from ..tokenizers.tokenizer import Tokenizer, TokenizerError
 from . import checkpoint, integrity
-from .adapters import frozen_weights_of
+from .adapters import find_base_weights
 from .same_settings import changed_keys
 
 
 class BadRequest(RunError):
-    """The request is invalid, such as for a checkpoint that does not exist; exit code 2."""
+    """The user asked for something that does not exist, such as a checkpoint; exit code 2."""
 
 
 def read_prompt(argument: str) -> str:
-    """Return the prompt of a command line; "-" reads standard input."""
+    """Return the prompt given on a command line; "-" reads standard input.
+
+    Raises BadRequest if it is not UTF-8.
+    """
     try:
         if argument == "-":
             return sys.stdin.buffer.read().decode()
@@ -38,17 +41,17 @@ def read_prompt(argument: str) -> str:
         raise BadRequest(f"the prompt is not UTF-8: {error}") from error
 
 
-def choose(run: Path, which: str, log: checkpoint.Log) -> Path:
-    """Return the checkpoint of `run` that `which` names.
+def choose_checkpoint(run: Path, which: str, log: checkpoint.Log) -> Path:
+    """Return the path of a checkpoint of `run` after verifying its checksums.
 
     which: "newest" (the newest undamaged one; damaged ones are reported to `log`), a step, or a
-    path. Raises BadRequest, or RunError if it is damaged.
+    path. Raises BadRequest if it does not exist, RunError if it is damaged.
     """
     own = checkpoint.steps(run)
     if which == "newest":
         if not own:
             raise BadRequest(f"{run} has no checkpoint yet: train it until it saves one")
-        if newest := checkpoint.newest_whole(run, log):
+        if newest := checkpoint.newest_undamaged(run, log):
             return newest
         raise RunError(
             f"every checkpoint of {run} is damaged or incomplete: restore one from a backup"
@@ -64,14 +67,17 @@ def choose(run: Path, which: str, log: checkpoint.Log) -> Path:
 
 @torch.no_grad()
 def load_weights(
-    path: Path, model: nn.Module, packed: Mapping[str, Pieces], of: Mapping[str, Any]
+    path: Path, model: nn.Module, packed: Mapping[str, Pieces], settings: Mapping[str, Any]
 ) -> None:
-    """Load the checkpoint at `path` into `model`, rounding to the model's dtype.
+    """Load the checkpoint at `path` into `model` in place, rounding to the model's dtype.
 
-    Reads one tensor at a time and no optimizer moments, so memory stays near the model's size.
-    `of` is the [model] that the checkpoint must have been trained as. Raises RunError.
+    Reads one tensor at a time and no optimizer state, so memory stays near the model's size. Frozen
+    weights of adapters come from their base's checkpoint. packed: name of a packed parameter → its
+    canonical pieces. settings: [model] section that the checkpoint must have. Raises RunError if it
+    has another, or cannot be read.
     """
-    if changed := changed_keys(integrity.read_state(path)["curve"].get("model", {}), of):
+    saved = integrity.read_state(path)["curve"].get("model", {})
+    if changed := changed_keys(saved, settings):
         raise RunError(
             f"{path} holds another model ({', '.join(changed)}): use the trainer that wrote it"
         )
@@ -85,13 +91,14 @@ def load_weights(
     except RunError as error:
         raise RunError(f"{error}; if a trainer deleted it just now, try again") from error
     if frozen:
-        checkpoint.load(frozen_weights_of(path), {"model": frozen})
+        checkpoint.load(find_base_weights(path), {"model": frozen})
 
 
-def chat_of(directory: Path) -> dict[str, Any]:
-    """Return the chat settings of prepared supervised data; empty for other data or none.
+def read_chat_settings(directory: Path) -> dict[str, Any]:
+    """Return the chat settings in the manifest of prepared supervised data; {} for other data.
 
-    bos: text of BOS. begin: ids that begin a text. end: id that ends an answer. Raises RunError.
+    bos: text of the BOS token. begin: ids that every text begins with. end: ids that end an
+    answer. template_sha256: hash of the chat template. Raises RunError if the manifest is damaged.
     """
     if not (directory / "manifest.json").is_file():
         return {}
@@ -99,10 +106,10 @@ def chat_of(directory: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
-    """Return the tokenizer in a directory of prepared data, for the weights at `path`.
+    """Load the tokenizer in a directory of prepared data, for the checkpoint at `path`.
 
-    If the directory has a manifest, it must be of the data on which the weights were trained, so
-    that the tokenizer matches. Raises RunError.
+    Raises RunError if the tokenizer is missing or damaged, or if the directory has a manifest of
+    other data than the checkpoint was trained on.
     """
     file, manifest = directory / "tokenizer.model", directory / "manifest.json"
     if not file.is_file():
@@ -118,8 +125,8 @@ def load_tokenizer(directory: Path, path: Path) -> Tokenizer:
     if manifest.is_file():
         prepared = read_manifest(directory)
         trained_on = integrity.read_state(path)["curve"]["prepared_data"]
-        same = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
-        if not same or prepared["sha256"] != trained_on:
+        same_pieces = tokenizer.pieces_sha256 == prepared["tokenizer"]["pieces_sha256"]
+        if not same_pieces or prepared["sha256"] != trained_on:
             raise RunError(
                 f"{directory} was prepared again after {path.name} was saved: restore "
                 "the earlier data"

@@ -5,12 +5,12 @@ NAME/
                     tokens, context, the authors' generation settings
     init.json       runs that began from other weights: which ones, and the same settings;
                     imported adapters: their base weights
-    spec.toml       resolved: what the weights are
-    checkpoints/    as `checkpoint` describes them; an import has step 0, without moments
-    tokenizer.json, tokenizer.model, tokenizer_config.json    of an import: the source's own
-    data/           of a run: its tokenizer.model among the prepared data, and the chat template
-                    of supervised data
-    chat_template.jinja    where the source has one
+    spec.toml       resolved spec of the weights
+    checkpoints/    see `checkpoint`; an import has only step 0, without optimizer state
+    tokenizer.json, tokenizer.model, tokenizer_config.json    imports: copies of the source's files
+    data/           runs: prepared data, with tokenizer.model and, for supervised data, the chat
+                    template
+    chat_template.jinja    if the source has one
 """
 
 from __future__ import annotations
@@ -35,14 +35,22 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")  # the first one that ex
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A model for inference: its weights, tokenizer and generation settings.
+    """A model for inference: paths of its files, its tokenizer and generation settings.
 
-    checkpoint: directory of the weights. spec: the resolved spec, as TOML has it. begin: ids that
-    every text begins with. end: ids of which any one ends a text. context: most positions that the
-    model was made for. generation: temperature, top_p, top_k, min_p, repetition_penalty and
-    do_sample, as far as the authors of an imported model give them. bos_text: text of BOS, which a
-    chat template may write; empty if there is none. note: import.json, or a run's init.json; empty
-    for a run that began from nothing.
+    Attributes:
+        directory: the run or import.
+        checkpoint: directory of the weights.
+        spec: resolved spec, as TOML values.
+        tokenizer: None if there is none and it was not required.
+        tokenizer_file: file from which the tokenizer was loaded.
+        chat_template: text of the Jinja template; None if there is none.
+        begin: ids that every text begins with.
+        end: ids each of which ends a text.
+        context: largest number of positions that the model supports.
+        generation: temperature, top_p, top_k, min_p, repetition_penalty and do_sample, as far as
+            the authors of an imported model specify them.
+        bos_text: text of the BOS token, for chat templates; empty if there is none.
+        note: contents of import.json or init.json; empty for a run with random initial weights.
     """
 
     directory: Path
@@ -60,12 +68,13 @@ class ModelDirectory:
 
     @property
     def bos(self) -> int | None:
-        """Return the id of the BOS token, from `begin` or an import's source; None if unknown."""
-        named = self.note.get("bos") if self.imported else None
-        return next(iter(self.begin), named)
+        """Return the id of the BOS token: the first of `begin`, or an import's; None if unknown."""
+        source_bos = self.note.get("bos") if self.imported else None
+        return next(iter(self.begin), source_bos)
 
     @property
     def imported(self) -> bool:
+        """Return whether the model is an import, not a run."""
         return is_import(self.directory)
 
 
@@ -82,15 +91,21 @@ def open_model(
     need_tokenizer: bool = True,
     spec: Mapping[str, Any] | None = None,
 ) -> ModelDirectory:
-    """Open a run or an import for use.
+    """Open a run or an import for inference; weights are not loaded yet.
 
-    which: "newest" (the newest whole checkpoint, telling `log` of damaged ones), a step, or the
-    path of a checkpoint. data: the run's prepared data, where it is not the directory that its
-    spec.toml names. spec: the resolved spec, where the directory has no spec.toml.
-    need_tokenizer: whether a missing tokenizer is an error instead of None. Raises
-    load_run.BadRequest for missing files, or RunError for damaged ones.
+    Args:
+        directory: the run or import.
+        which: "newest" (the newest undamaged checkpoint), a step, or the path of a checkpoint.
+        log: receives messages about damaged checkpoints.
+        data: directory of the run's prepared data; None for the one in its spec.
+        need_tokenizer: whether a missing tokenizer is an error.
+        spec: resolved spec; None reads spec.toml.
+
+    Raises:
+        BadRequest: files are missing.
+        RunError: files are damaged.
     """
-    path = load_run.choose(directory, which, log)
+    path = load_run.choose_checkpoint(directory, which, log)
     spec = read_spec(directory) if spec is None else spec
     length, note = spec["batch"]["sequence_length"], model_note(directory)
     chat, home = dict[str, Any](), directory
@@ -106,7 +121,7 @@ def open_model(
         there = need_tokenizer or file.is_file()
         tokenizer = load_run.load_tokenizer(place, path) if there else None
         own = (tokenizer.eos,) if tokenizer and tokenizer.eos >= 0 else ()
-        chat = load_run.chat_of(place)
+        chat = load_run.read_chat_settings(place)
         begin = tuple(chat.get("begin", own))
         end = tuple(dict.fromkeys([*own, *chat.get("end", ()), *note.get("end", ())]))
         home = place if chat.get("template_sha256") else directory
@@ -134,7 +149,10 @@ def _bos_text(tokenizer: Tokenizer | None, begin: Sequence[int], note: Mapping[s
 
 
 def read_spec(directory: Path) -> dict[str, Any]:
-    """Return spec.toml of a run or an import. Raises load_run.BadRequest, RunError."""
+    """Return spec.toml of a run or an import, parsed.
+
+    Raises BadRequest if there is none, RunError if it cannot be read.
+    """
     path = directory / "spec.toml"
     if not path.is_file():
         raise load_run.BadRequest(
@@ -148,9 +166,9 @@ def read_spec(directory: Path) -> dict[str, Any]:
 
 
 def model_note(directory: Path) -> dict[str, Any]:
-    """Return import.json or else init.json, checked against its own hash; empty without either.
+    """Return the contents of import.json, or else of init.json; {} without either.
 
-    Raises RunError.
+    Raises RunError if the file cannot be read or does not match the hash that it contains.
     """
     path = directory / (IMPORT_NOTE if is_import(directory) else INIT_NOTE)
     try:

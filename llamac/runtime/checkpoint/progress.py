@@ -1,4 +1,4 @@
-"""A run's progress in steps, sequences and tokens, as a checkpoint stores it."""
+"""Progress of a run in steps, sequences and tokens, which checkpoints store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from ..errors import RunError
 
 @dataclass
 class Progress:
-    """Progress of a run: the data it used is `sequences`, skipped steps included.
+    """Progress of a run; its fields are keys of a checkpoint's state.
 
-    following: checksum of the next sequence, from `Mixture.batch_checksum`; 0: unknown.
+    step, sequences, tokens: totals, including those of skipped steps. skipped_steps: steps that did
+    not change the weights, because loss or gradients were not finite. skipped_in_a_row: number of
+    them at the end. following: checksum of the next step's data, from `Mixture.batch_checksum`; 0
+    if unknown.
     """
 
     step: int = 0
@@ -25,11 +28,12 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Progress:
-        """Read the progress from a checkpoint's state; an empty state is the beginning."""
+        """Return the progress in a checkpoint's state; missing keys are 0."""
         return cls(**{name: state.get(name, 0) for name in cls.names()})
 
     @classmethod
     def names(cls) -> list[str]:
+        """Return the names of the fields."""
         return [field.name for field in fields(cls)]
 
     @property
@@ -38,7 +42,10 @@ class Progress:
         return self.step - self.skipped_steps
 
     def require_next(self, following: int) -> None:
-        """Raise RunError unless the next sequence is the one recorded in the checkpoint."""
+        """Raise RunError unless the next step's data is that recorded in the checkpoint.
+
+        following: checksum of the data that the mixture reads next.
+        """
         if self.following not in (0, following):
             raise RunError(
                 f"the data does not continue where step {self.step} left it: the next sequence is "
@@ -48,7 +55,10 @@ class Progress:
             )
 
     def advance(self, sequences: int, tokens: int, following: int) -> None:
-        """Count a step that was enqueued; `count_skipped` its result before this is saved."""
+        """Count an enqueued step. Call `count_skipped` with its result before this is saved.
+
+        sequences, tokens: the step's numbers. following: checksum of the data after it.
+        """
         self.step += 1
         self.sequences += sequences
         self.tokens += tokens
@@ -59,11 +69,12 @@ class Progress:
         return self.step == last or self.step % every == 0
 
     def count_skipped(self, skipped: bool) -> None:
-        """Count whether a step was skipped, in the order of steps."""
+        """Record whether a step was skipped. Call this once per step, in order."""
         self.skipped_steps += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
 
     def give_up_after(self, limit: int) -> None:
+        """Raise RunError if the last `limit` steps were all skipped."""
         if self.skipped_in_a_row >= limit:
             raise RunError(
                 f"loss or gradients were not finite in the last {self.skipped_in_a_row} steps, up "

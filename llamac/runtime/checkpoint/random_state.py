@@ -1,4 +1,4 @@
-"""State of torch's random generators as text, for checkpoints."""
+"""State of torch's random generators in base64, for checkpoints."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from ..distributed.ranks import Ranks
 from ..durable_files import fingerprint
 from ..errors import RunError
 
-ALONE = Ranks()
+SINGLE_RANK = Ranks()
 
 
 def random_state() -> dict[str, str]:
-    """Return the state of torch's global generators as text."""
+    """Return the states of torch's global generators in base64, by device: "cpu", "cuda"."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return {name: b64encode(bytes(t.tolist())).decode() for name, t in state.items()}
 
 
-def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = ALONE) -> None:
-    """Restore the generators from a checkpoint's state["random"], as far as devices match.
+def set_random_state(saved: Sequence[Mapping[str, str]], ranks: Ranks = SINGLE_RANK) -> None:
+    """Set torch's global generators from a checkpoint's state["random"].
 
     saved: one `random_state` if all ranks had the same, or one per rank. If the number of ranks
-    changed, all ranks use one seed derived from them.
+    changed, all ranks use one seed derived from them. A CUDA state is ignored without CUDA. Raises
+    RunError if it is damaged.
     """
     if len(saved) not in (1, ranks.size):
         torch.manual_seed(int(fingerprint(list(saved))[:15], 16))

@@ -1,9 +1,8 @@
-"""Check that a run resumes with the same settings that determine its loss curve.
+"""Check that a run resumes with the settings that determine its loss curve unchanged.
 
-The settings are `SETTINGS` of the emitted train.py (`templates/train.py.j2`).
-
-`llamac train` compares specs before it rebuilds a run (`emit/run_directory.py`); changed text is
-refused by `data/token_shards.py`.
+The settings are `SETTINGS` of the emitted train.py (`templates/train.py.j2`). `llamac train` also
+compares specs before it rebuilds a run (`emit/run_directory.py`), and `data/token_shards.py`
+compares the training text.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Any
 from ..errors import RunError
 from ..train.lr_schedule import learning_rate
 
-PLANNED = ("unique_tokens",)  # keys of a source that do not affect the loss curve
-# Sections that a new run from another run's checkpoint may change.
-BRANCHED = ("optimizer", "precision", "schedule")
+IGNORED_KEYS = ("unique_tokens",)  # keys of a source that do not affect the loss curve
+BRANCH_SECTIONS = ("optimizer", "precision", "schedule")
+"""Sections that a new run from another run's checkpoint may change."""
 
 
 def require_same_settings(
@@ -28,23 +27,32 @@ def require_same_settings(
     step: int = 0,
     run: Path | None = None,
 ) -> str:
-    """Raise RunError if settings that determine the loss curve changed, naming each.
+    """Raise RunError that lists each changed setting, except for permitted changes.
 
-    Only the schedule may become longer. A `run` that starts from another run's checkpoint may
-    change the settings in `BRANCHED`. Returns a message on permitted differences and their effect
-    after `step` updates, or "". Sections missing from `now` are not compared.
+    `schedule.steps` may increase, and a run from another run's checkpoint may change
+    `BRANCH_SECTIONS`.
+
+    Args:
+        saved: settings stored in the checkpoint.
+        now: settings of this run; sections missing here are not compared.
+        path: the checkpoint.
+        step: updates applied so far, to state the effect on the learning rate; 0 omits it.
+        run: directory of this run; None permits no new run from another one's checkpoint.
+
+    Returns:
+        A message on permitted changes and their effect, or "".
     """
     old, new = _flat({section: saved.get(section) for section in now}), _flat(now)
-    raised = _is_raised(old, new)
+    longer = _has_more_steps(old, new)
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
-        if key.rpartition(".")[2] not in PLANNED and differs(old.get(key), new.get(key))
-        if not (raised and key == STEPS)
+        if key.rpartition(".")[2] not in IGNORED_KEYS and differs(old.get(key), new.get(key))
+        if not (longer and key == STEPS)
     ]
     lines = [f"  {key}: {_show(old, key)} → {_show(new, key)}" for key in changed]
     branches = run is not None and path.resolve().parent != (run / "checkpoints").resolve()
-    if changed and branches and all(key.partition(".")[0] in BRANCHED for key in changed):
+    if changed and branches and all(key.partition(".")[0] in BRANCH_SECTIONS for key in changed):
         return "\n".join([f"a new run from {path}, with changed settings:", *lines])
     if changed:
         raise RunError(
@@ -53,44 +61,44 @@ def require_same_settings(
             + "\nchange them back to resume, or start a new run with "
             "-o DIR (train.py: --run DIR)"
         )
-    return _longer(saved["schedule"], now["schedule"], step) if raised else ""
+    return _describe_longer(saved["schedule"], now["schedule"], step) if longer else ""
 
 
 def differs(old: Any, new: Any) -> bool:
-    """Return whether a setting changed; None and a disabled setting are equal.
+    """Return whether a setting changed; None and False count as equal.
 
-    So checkpoints saved before a setting existed resume as long as it is disabled.
+    Checkpoints saved before a setting existed can therefore be resumed while it is disabled.
     """
     return (None if old is False else old) != (None if new is False else new)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a section whose settings changed, as `differs` says."""
+    """Return the sorted keys of a section whose settings changed, according to `differs`."""
     return [key for key in sorted({*old, *new}) if differs(old.get(key), new.get(key))]
 
 
 STEPS = "schedule.steps"
 
 
-def _is_raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _has_more_steps(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     before, after = old.get(STEPS), new.get(STEPS)
     return isinstance(before, int) and isinstance(after, int) and after > before
 
 
-def _longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
-    """Return a message on the effect of a longer schedule after `step` updates, or ""."""
-    said = f"schedule: {new['steps']:,} steps, raised from {old['steps']:,}"
-    followed, there = (_rate(one, step) for one in (old, new))
-    if not step or math.isclose(followed, there, rel_tol=1e-9):
-        return said
-    said += (
+def _describe_longer(old: Mapping[str, Any], new: Mapping[str, Any], step: int) -> str:
+    """Return a message on the effect of a longer schedule after `step` updates."""
+    message = f"schedule: {new['steps']:,} steps, raised from {old['steps']:,}"
+    old_rate, new_rate = (_rate(schedule, step) for schedule in (old, new))
+    if not step or math.isclose(old_rate, new_rate, rel_tol=1e-9):
+        return message
+    message += (
         f". The {new['kind']} schedule is stretched: at step {step:,} the learning rate becomes "
-        f"{there:.3g} and was {followed:.3g}, so the loss curve differs from that of "
+        f"{new_rate:.3g} and was {old_rate:.3g}, so the loss curve differs from that of "
         f"{new['steps']:,} steps from the start"
     )
     if new["kind"] == "wsd":
-        said += "; to match it, resume from a checkpoint before the decay: --resume PATH"
-    return said
+        message += "; to match it, resume from a checkpoint before the decay: --resume PATH"
+    return message
 
 
 def _rate(schedule: Mapping[str, Any], step: int) -> float:

@@ -326,7 +326,7 @@ def chat_sample(directory: Path, tokenizer: Any, prompt: str) -> dict[str, Any]:
 
     They are empty without a prompt. Raises RunError.
     """
-    chat, file = load_run.chat_of(directory), directory / CHAT_TEMPLATE
+    chat, file = load_run.read_chat_settings(directory), directory / CHAT_TEMPLATE
     if not prompt:
         return {}
     if chat.get("template_sha256") is None:

@@ -33,7 +33,9 @@ def tensors(fill: float) -> dict[str, dict[str, torch.Tensor]]:
 def save(run: Path, step: int, keep: int = 10, fill: float | None = None) -> Path:
     progress = Progress(step, 4 * step, 8 * step, skipped_steps=1)
     weights = tensors(step if fill is None else fill)
-    return checkpoint.commit(run, weights, checkpoint.state_of(progress, SETTINGS, "hash"), keep)
+    return checkpoint.commit(
+        run, weights, checkpoint.checkpoint_state(progress, SETTINGS, "hash"), keep
+    )
 
 
 def names(run: Path) -> list[str]:
@@ -65,7 +67,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 
 def test_views_are_stored_as_themselves_not_as_the_tensor_they_show(tmp_path):
     whole = torch.zeros(1000, 1000)
-    state = checkpoint.state_of(Progress(1), {}, "")
+    state = checkpoint.checkpoint_state(Progress(1), {}, "")
     path = checkpoint.commit(tmp_path, {"model": {"w": whole[:1]}}, state, 1)
     assert sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) < whole.nbytes / 10
 
@@ -73,7 +75,7 @@ def test_views_are_stored_as_themselves_not_as_the_tensor_they_show(tmp_path):
 def test_random_state_comes_back():
     saved = json.loads(json.dumps([checkpoint.random_state()]))
     first = torch.rand(3)
-    for ranks in (checkpoint.ALONE, Ranks(1, 4)):  # a rank too had what all of them had
+    for ranks in (checkpoint.SINGLE_RANK, Ranks(1, 4)):  # a rank too had what all of them had
         checkpoint.set_random_state(saved, ranks)
         assert torch.equal(torch.rand(3), first)
 
@@ -250,7 +252,7 @@ def test_checkpoints_beyond_the_resumed_step_are_set_aside_not_deleted(tmp_path)
     for _ in range(2):
         for step in (1, 2):
             save(tmp_path, step) if step not in checkpoint.steps(tmp_path) else None
-        checkpoint.set_aside(tmp_path, 1, said.append)
+        checkpoint.move_later_aside(tmp_path, 1, said.append)
     assert names(tmp_path) == [
         "aside-step-00000002",
         "aside-step-00000002-2",
@@ -411,7 +413,7 @@ def test_what_stands_in_the_place_of_a_checkpoint_is_no_obstacle(tmp_path):
     (there / "step-00000003").symlink_to(elsewhere)
     assert found(run) == there / "step-00000003"
     state = integrity.read_state(elsewhere)
-    checkpoint.set_aside(run, 4, print)
+    checkpoint.move_later_aside(run, 4, print)
     checkpoint.commit(run, tensors(4.0), state | {"step": 4}, keep=1)
     assert names(run) == ["aside-step-00000005", "step-00000004", "step-7", "step-²"]
     assert integrity.damage(elsewhere) is None  # only the link to it went

@@ -90,7 +90,7 @@ def save(ranks: Ranks, directory: Path, step: int, dim: int = 0) -> Path:
 
 
 def state(step: int) -> dict[str, Any]:
-    return checkpoint.state_of(Progress(step), {}, "")
+    return checkpoint.checkpoint_state(Progress(step), {}, "")
 
 
 def save_and_wait(saver: CheckpointSaver, directory: Path, tensors: Tensors, step: int) -> None:
@@ -212,7 +212,7 @@ MOMENTS_OF_DEATH = [
     (1, dcp.Writer, "write_data"),  # its plan is with the others
     (0, dcp.Writer, "finish"),  # all parts are written, what they are is not
     (1, durable_files, "sha256_of"),  # the tensors are whole
-    (0, checkpoint, "complete"),
+    (0, checkpoint, "finalize"),
     (0, checkpoint, "_flush_tree"),  # only the name is missing
 ]
 

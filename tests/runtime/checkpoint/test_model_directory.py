@@ -20,7 +20,7 @@ NOTE = {"begin": [1], "end": [2, 7], "context": 64, "generation": {"temperature"
 @pytest.fixture
 def imported(tmp_path: Path) -> Path:
     """An import directory of one weight."""
-    state = checkpoint.state_of(checkpoint.Progress(), {"model": {"dim": 8}}, "")
+    state = checkpoint.checkpoint_state(checkpoint.Progress(), {"model": {"dim": 8}}, "")
     tensors = {"model": {"norm": torch.ones(8)}}
     checkpoint.commit(tmp_path, tensors, state | {"weights_only": True}, keep=1)
     durable_files.write_note(tmp_path / "import.json", NOTE)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llamac.runtime.checkpoint.load_run import chat_of
+from llamac.runtime.checkpoint.load_run import read_chat_settings
 from llamac.runtime.data import answer_tokens
 from llamac.runtime.data.answer_tokens import AnswerEncoder, chat_settings
 from llamac.runtime.data.mixture import Mixture
@@ -183,7 +183,7 @@ def test_prepared_data_holds_every_conversation_and_counts_the_rest(tmp_path: Pa
     train = tokens(tmp_path / "data", manifest, 0, "train")
     assert source["train"]["targets"] == (train >= 0).sum()
     assert f"({source['train']['targets']:,} of answers)" in token_counts(manifest)
-    assert chat_of(tmp_path / "data") == {
+    assert read_chat_settings(tmp_path / "data") == {
         "template_sha256": manifest["inputs"]["tokenizer.chat_template"]["template_sha256"],
         "bos": "<s>",
         "begin": [EOS],
